@@ -1,0 +1,22 @@
+"""Our <metadata> in libvirt's XML: the one place where declaring and enforcing meet.
+
+Written by `xmlgen`, read by the hooks (`hook/intent`), described by the RELAX NG schema in `xml/metadata.rng`.
+One top-level element per object, since libvirt keeps one per namespace::
+
+    <guestnet:network xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"
+                      topology="archnetwork" name="vlan1" guarded="yes">
+      <guestnet:subnet prefix="10.61.1.0/24" host="10.61.1.1"/>
+      <guestnet:uplink label="lan1" device="eth1"/>          <!-- mode bridge only: the NIC behind the bridge -->
+    </guestnet:network>
+
+    <guestnet:domain xmlns:guestnet="…" topology="archnetwork" guest="b" image="tiny">
+      <guestnet:port mac="52:54:00:61:0b:02" name="vlan2" network="vlan2" guarded="yes">
+        <guestnet:address ip="10.61.2.1"/>                    <!-- the port's own: as source, in ARP and ND -->
+        <guestnet:source prefix="0.0.0.0/0"/>                 <!-- routed: as IP source only -->
+        <guestnet:onlink prefix="10.61.2.0/24"/>              <!-- carved out of the routed sources -->
+      </guestnet:port>
+    </guestnet:domain>
+"""
+
+NAMESPACE = "https://libvirt-guestnet.org/xmlns/1"
+PREFIX = "guestnet"

@@ -1,0 +1,294 @@
+"""The topology as facts: what the user declared, with everything left out already derived.
+
+Pure data. `topology` makes it from YAML, `xmlgen` turns it into libvirt XML, `lab` runs it.
+Every tuple is in file order. Nothing here is ever half-filled: an instance is a complete, checked fact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeVar
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+
+class Mode(StrEnum):
+    """How a network reaches beyond its host (libvirt's forward modes; absent element = isolated)."""
+
+    NAT = "nat"
+    ISOLATED = "isolated"
+    BRIDGE = "bridge"
+    ROUTE = "route"
+    OPEN = "open"
+
+
+@dataclass(frozen=True)
+class PhysicalNetwork:
+    """A label for a network outside the host. Each host maps the label to one of its NICs or bridges.
+
+    `subnets` are what is known to live there; in a lab, `stand_in` are the addresses of the one host that
+    stands for the whole LAN (first address of each subnet unless given) and `host` the addresses this host
+    gets on it (second address of each subnet; none when the label only carries bridged networks).
+    """
+
+    label: str
+    subnets: tuple[IPNetwork, ...] = ()
+    stand_in: tuple[IPAddress, ...] = ()
+    host: tuple[IPAddress, ...] = ()
+
+
+@dataclass(frozen=True)
+class DhcpRange:
+    """First and last address the host's DHCP server hands out to guests without a reservation."""
+
+    start: IPv4Address
+    end: IPv4Address
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """One prefix of a network.
+
+    `gateway` is the address guests use as default gateway (the host's own address when the host is the gateway,
+    a guest's address when a guest is, None when there is none). `host` is the host's address in the subnet, or
+    None when the host has none. `dhcp` is IPv4 only. An IPv6 subnet with a host address is announced by RA.
+    """
+
+    prefix: IPNetwork
+    gateway: IPAddress | None = None
+    host: IPAddress | None = None
+    dhcp: DhcpRange | None = None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One direction of libvirt's <bandwidth>: average and peak in KiB/s, burst in KiB."""
+
+    average: int
+    peak: int | None = None
+    burst: int | None = None
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Traffic limits, seen from the guest: `inbound` is what it receives (libvirt's convention)."""
+
+    inbound: Rate | None = None
+    outbound: Rate | None = None
+
+
+@dataclass(frozen=True)
+class DnsHost:
+    """An extra name that the network's DNS server answers."""
+
+    address: IPAddress
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One guest network. `name` is the libvirt network's name.
+
+    `bridge` is the bridge device: made by libvirt for nat, route, open, isolated; for mode bridge it is the bridge
+    behind `physical_network`. `physical_network` is the uplink label: required for bridge, optional for nat and
+    route (traffic then leaves only through that label), else None. `gateway` is "host", a guest's name or None.
+    `mac` is the MAC address of the host's bridge interface (None for mode bridge). `guarded` is the default for
+    port security of all ports.
+    """
+
+    name: str
+    mode: Mode
+    bridge: str
+    mac: str | None = None
+    physical_network: str | None = None
+    gateway: str | None = None
+    subnets: tuple[Subnet, ...] = ()
+    domain: str | None = None
+    dns_hosts: tuple[DnsHost, ...] = ()
+    mtu: int | None = None
+    isolated_ports: bool = False
+    bandwidth: Bandwidth | None = None
+    guarded: bool = True
+    autostart: bool = True
+
+
+class Assignment(StrEnum):
+    """How the guest itself comes to a port's address."""
+
+    STATIC = "static"
+    DHCP = "dhcp"
+    SLAAC = "slaac"
+
+
+@dataclass(frozen=True)
+class PortAddress:
+    """An address that belongs to a port: the guest may use it as source, and nobody else may."""
+
+    ip: IPAddress
+    prefix_length: int
+    assignment: Assignment
+
+
+class PortKind(StrEnum):
+    """The libvirt <interface type=…> of a port."""
+
+    NETWORK = "network"
+    BRIDGE = "bridge"
+    ETHERNET = "ethernet"
+
+
+@dataclass(frozen=True)
+class Port:
+    """One NIC of a guest. `name` is unique within the guest (the network's name unless given).
+
+    `tap` is the host-side device (`vme` + 8 hex digits unless given). `sources` are prefixes the guest may use as
+    IP source beside its own addresses because it routes for them; `onlink` prefixes are carved out of them (a
+    router never sends from an address whose owner sits on the same link). `default_route`: the guest's default
+    route leaves through this port. `guarded`: port security applies.
+    """
+
+    name: str
+    network: str
+    kind: PortKind
+    mac: str
+    tap: str
+    addresses: tuple[PortAddress, ...] = ()
+    sources: tuple[IPNetwork, ...] = ()
+    onlink: tuple[IPNetwork, ...] = ()
+    default_route: bool = False
+    link_up: bool = True
+    isolated: bool = False
+    bandwidth: Bandwidth | None = None
+    guarded: bool = True
+
+
+class Protocol(StrEnum):
+    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6."""
+
+    ICMP = "icmp"
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A protocol with, for TCP and UDP, an inclusive range of destination ports (all when both are None)."""
+
+    protocol: Protocol
+    first_port: int | None = None
+    last_port: int | None = None
+
+    def __str__(self) -> str:
+        if self.first_port is None:
+            return str(self.protocol)
+        span = self.first_port if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
+        return f"{self.protocol}/{span}"
+
+
+@dataclass(frozen=True)
+class Allow:
+    """One line of a router's policy: new flows from network `source` towards `destination` (network or label).
+
+    `destination_prefixes` is the destination resolved to prefixes; replies always pass.
+    """
+
+    source: str
+    destination: str
+    services: tuple[Service, ...]
+    destination_prefixes: tuple[IPNetwork, ...] = ()
+
+
+@dataclass(frozen=True)
+class Router:
+    """A guest that forwards: only what `allow` lists, masquerading towards network `masquerade` when given."""
+
+    allow: tuple[Allow, ...] = ()
+    masquerade: str | None = None
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet; None means the
+    user's own libvirt domain of that name, whose NICs (and nothing else) guestnet manages."""
+
+    name: str
+    ports: tuple[Port, ...]
+    image: str | None = None
+    uuid: str | None = None
+    memory_mib: int = 128
+    router: Router | None = None
+    autostart: bool = False
+
+
+class Family(StrEnum):
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+@dataclass(frozen=True)
+class Expect:
+    """One line of `expect:`. Endpoints are a guest, a "guest.port", a physical-network label, or "host".
+
+    `can` / `cannot` list services ("layer2" is ARP/ND resolution seen with the peer's own MAC). `via` are the hops a
+    trace must show, in order, before the destination. `seen_as` is the endpoint whose address the destination sees
+    as source. `forge` lists the kinds of forged frame that must arrive nowhere. `without_forwarding` names a router
+    guest that has forwarding switched off while this line is checked.
+    """
+
+    source: str
+    destination: str | None = None
+    can: tuple[Service | str, ...] = ()
+    cannot: tuple[Service | str, ...] = ()
+    via: tuple[str, ...] = ()
+    seen_as: str | None = None
+    forge: tuple[str, ...] = ()
+    families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
+    without_forwarding: str | None = None
+
+
+FORGERIES = ("mac", "arp", "ipv4", "ipv6", "nd", "ra", "dhcp-offer")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A whole topology file, checked and with every default filled in."""
+
+    name: str
+    file: str
+    description: str = ""
+    physical_networks: tuple[PhysicalNetwork, ...] = ()
+    networks: tuple[Network, ...] = ()
+    guests: tuple[Guest, ...] = ()
+    expect: tuple[Expect, ...] = field(default=())
+
+    def network(self, name: str) -> Network:
+        """The network of that name; KeyError when there is none."""
+        return _named(self.networks, name)
+
+    def guest(self, name: str) -> Guest:
+        """The guest of that name; KeyError when there is none."""
+        return _named(self.guests, name)
+
+    def physical_network(self, label: str) -> PhysicalNetwork:
+        """The physical network with that label; KeyError when there is none."""
+        for physical in self.physical_networks:
+            if physical.label == label:
+                return physical
+        raise KeyError(label)
+
+    def ports_on(self, network: str) -> tuple[tuple[Guest, Port], ...]:
+        """Every (guest, port) attached to a network."""
+        return tuple((g, p) for g in self.guests for p in g.ports if p.network == network)
+
+
+_Named = TypeVar("_Named", Network, Guest)
+
+
+def _named(items: tuple[_Named, ...], name: str) -> _Named:
+    for item in items:
+        if item.name == name:
+            return item
+    raise KeyError(name)
