@@ -96,7 +96,7 @@ class Network:
     behind `physical_network`. `physical_network` is the uplink label: required for bridge, optional for nat and
     route (traffic then leaves only through that label), else None. `gateway` is "host", a guest's name or None.
     `mac` is the MAC address of the host's bridge interface (None for mode bridge). `guarded` is the default for
-    port security of all ports.
+    port security of all ports. `vlan` (1-4094) is the access VLAN of all ports.
     """
 
     name: str
@@ -113,6 +113,7 @@ class Network:
     bandwidth: Bandwidth | None = None
     guarded: bool = True
     autostart: bool = True
+    vlan: int | None = None
 
 
 class Assignment(StrEnum):
@@ -147,7 +148,8 @@ class Port:
     `tap` is the host-side device (`vme` + 8 hex digits unless given). `sources` are prefixes the guest may use as
     IP source beside its own addresses because it routes for them; `onlink` prefixes are carved out of them (a
     router never sends from an address whose owner sits on the same link). `default_route`: the guest's default
-    route leaves through this port. `guarded`: port security applies.
+    route leaves through this port. `isolated` and `guarded` (port security
+    applies) are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
     """
 
     name: str
@@ -163,6 +165,7 @@ class Port:
     isolated: bool = False
     bandwidth: Bandwidth | None = None
     guarded: bool = True
+    vlan: int | None = None
 
 
 class Protocol(StrEnum):
