@@ -1,0 +1,23 @@
+"""The topology as libvirt XML. Pure: nothing here asks libvirt or the kernel for anything.
+
+What a whole `<network>`, `<interface>` or `<domain>` of ours looks like is in the module of that name, top to bottom
+in the order in which libvirt prints it; `xml/` in the repository holds the output for every mode.
+"""
+
+from libvirt_guestnet.xmlgen.domain import domain
+from libvirt_guestnet.xmlgen.element import Element, api_text, to_string
+from libvirt_guestnet.xmlgen.interface import interface
+from libvirt_guestnet.xmlgen.metadata import domain_metadata, network_metadata
+from libvirt_guestnet.xmlgen.network import network, network_uuid
+
+__all__ = [
+    "Element",
+    "api_text",
+    "domain",
+    "domain_metadata",
+    "interface",
+    "network",
+    "network_metadata",
+    "network_uuid",
+    "to_string",
+]

@@ -1,0 +1,80 @@
+"""<domain>, for guests that run the project's own tiny image. Users' own domains are never generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest.config import guest_config
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.model import Guest, Topology
+from libvirt_guestnet.xmlgen.element import Element, node
+from libvirt_guestnet.xmlgen.interface import interface
+from libvirt_guestnet.xmlgen.metadata import domain_metadata
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.guest.image import TinyImage
+
+AGENT_CHANNEL = "org.libvirt-guestnet.agent.0"
+FIRMWARE_CONFIG = "opt/org.libvirt-guestnet/config"
+KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1"
+
+
+def domain(topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage, virt_type: str) -> Element:
+    """The complete <domain> of a tiny guest; `virt_type` is "kvm" or "qemu" (emulated).
+
+    Raises GuestnetError when the guest is the user's own domain, or a physical network it needs is not mapped.
+    """
+    if guest.image != "tiny":
+        raise GuestnetError(
+            f"guest {guest.name!r} has no image: tiny, so its domain is yours to define; only its NICs are generated"
+        )
+    return node(
+        "domain",
+        node("name", text=guest.name),
+        node("uuid", text=guest.uuid) if guest.uuid else None,
+        node("metadata", domain_metadata(topology, guest)),
+        node("memory", unit="MiB", text=str(guest.memory_mib)),
+        node("vcpu", text="1"),
+        _configuration(topology, guest),
+        _boot(image),
+        node("features", node("acpi")),
+        _cpu(virt_type),
+        node("clock", offset="utc"),
+        node("on_poweroff", text="destroy"),
+        node("on_reboot", text="restart"),
+        node("on_crash", text="destroy"),
+        node("devices", _devices(topology, guest, hostmap)),
+        type=virt_type,
+    )
+
+
+def _configuration(topology: Topology, guest: Guest) -> Element:
+    """The guest reads its addresses from QEMU's firmware configuration device: no disk, nothing to clean up."""
+    return node("sysinfo", node("entry", name=FIRMWARE_CONFIG, text=guest_config(topology, guest)), type="fwcfg")
+
+
+def _boot(image: TinyImage) -> Element:
+    return node(
+        "os",
+        node("type", arch="x86_64", machine="pc", text="hvm"),
+        node("kernel", text=str(image.kernel)),
+        node("initrd", text=str(image.initrd)),
+        node("cmdline", text=KERNEL_COMMAND_LINE),
+    )
+
+
+def _cpu(virt_type: str) -> Element:
+    if virt_type == "kvm":
+        return node("cpu", mode="host-passthrough")
+    return node("cpu", node("model", text="qemu64"), mode="custom", match="exact")
+
+
+def _devices(topology: Topology, guest: Guest, hostmap: HostMap) -> Iterator[Element]:
+    yield node("controller", type="usb", model="none")
+    for port in guest.ports:
+        yield interface(topology, guest, port, hostmap)
+    yield node("serial", type="pty")
+    yield node("channel", node("target", type="virtio", name=AGENT_CHANNEL), type="unix")
+    yield node("memballoon", model="none")

@@ -1,0 +1,49 @@
+"""<interface>."""
+
+from __future__ import annotations
+
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.model import Guest, Mode, Network, Port, PortKind, Topology
+from libvirt_guestnet.xmlgen.bandwidth import bandwidth
+from libvirt_guestnet.xmlgen.element import Element, maybe, node
+
+
+def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) -> Element:
+    """The <interface> of one port. The alias and the PCI address are libvirt's to choose.
+
+    Raises GuestnetError when a bridge port's physical network is not mapped on this host, and KeyError when the
+    port's network is not in the topology.
+    """
+    network = topology.network(port.network)
+    return node(
+        "interface",
+        node("mac", address=port.mac),
+        _source(network, port, hostmap),
+        bandwidth(port.bandwidth),
+        maybe(_isolated(network, port), "port", isolated=True),
+        node("target", dev=port.tap),
+        node("model", type="virtio"),
+        maybe(not port.link_up, "link", state="down"),
+        maybe(_needs_mtu(network, port), "mtu", size=network.mtu),
+        type=port.kind,
+    )
+
+
+def _source(network: Network, port: Port, hostmap: HostMap) -> Element | None:
+    if port.kind is PortKind.NETWORK:
+        return node("source", network=network.name)
+    if port.kind is PortKind.BRIDGE:
+        return node("source", bridge=hostmap.bridge(network))
+    return None
+
+
+def _isolated(network: Network, port: Port) -> bool:
+    """A NIC of type network inherits the network's setting; one of type bridge does not; ethernet is on no bridge."""
+    if port.kind is PortKind.ETHERNET:
+        return False
+    return port.isolated or (port.kind is PortKind.BRIDGE and network.isolated_ports)
+
+
+def _needs_mtu(network: Network, port: Port) -> bool:
+    """libvirt hands the MTU on only from a network whose bridge it makes, and refuses one on mode bridge."""
+    return network.mtu is not None and (port.kind is not PortKind.NETWORK or network.mode is Mode.BRIDGE)

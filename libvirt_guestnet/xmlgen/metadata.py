@@ -1,0 +1,54 @@
+"""Our own elements in <metadata>: what the hooks enforce. The schema is `xml/metadata.rng`."""
+
+from __future__ import annotations
+
+from lxml import etree
+
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.metadata import NAMESPACE, PREFIX
+from libvirt_guestnet.model import Guest, Network, Port, Topology
+from libvirt_guestnet.xmlgen.element import Child, Element, Value, fill
+
+
+def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> Element:
+    """<guestnet:network>: whose network this is, its subnets, and the NIC the hook puts under its bridge.
+
+    Raises GuestnetError when the network needs a physical network that the host does not map.
+    """
+    return _ours(
+        "network",
+        [_ours("subnet", prefix=subnet.prefix, host=subnet.host) for subnet in network.subnets],
+        _uplink(network, hostmap),
+        topology=topology.name,
+        name=network.name,
+        guarded=network.guarded,
+    )
+
+
+def domain_metadata(topology: Topology, guest: Guest) -> Element:
+    """<guestnet:domain>: what each of the guest's ports may send. Set on users' own domains too."""
+    return _ours("domain", map(_port, guest.ports), topology=topology.name, guest=guest.name, image=guest.image)
+
+
+def _port(port: Port) -> Element:
+    return _ours(
+        "port",
+        [_ours("address", ip=address.ip) for address in port.addresses],
+        [_ours("source", prefix=prefix) for prefix in port.sources],
+        [_ours("onlink", prefix=prefix) for prefix in port.onlink],
+        mac=port.mac,
+        name=port.name,
+        network=port.network,
+        guarded=port.guarded,
+    )
+
+
+def _uplink(network: Network, hostmap: HostMap) -> Element | None:
+    device = hostmap.uplink(network)
+    return None if device is None else _ours("uplink", label=network.physical_network, device=device)
+
+
+def _ours(tag: str, *children: Child, **attributes: Value) -> Element:
+    element = etree.Element(etree.QName(NAMESPACE, tag), nsmap={PREFIX: NAMESPACE})
+    fill(element, *children, **attributes)
+    return element

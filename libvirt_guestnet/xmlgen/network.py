@@ -1,0 +1,181 @@
+"""<network>."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv6Network
+from uuid import UUID, uuid5
+
+from lxml import etree
+
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.model import Assignment, Guest, IPAddress, Mode, Network, Port, PortAddress, Subnet, Topology
+from libvirt_guestnet.xmlgen.bandwidth import bandwidth
+from libvirt_guestnet.xmlgen.element import Element, fill, maybe, node
+from libvirt_guestnet.xmlgen.metadata import network_metadata
+
+UUID_ROOT = UUID("b0a4d7c9-5a0e-5a55-9f53-0c7d9c0b5f55")
+DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
+
+
+def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
+    """The complete <network>, in the order in which libvirt prints it.
+
+    Raises GuestnetError when the network needs a physical network that the host does not map, or asks for what
+    libvirt does not offer in its mode.
+    """
+    made_by_libvirt = network.mode is not Mode.BRIDGE
+    if network.bandwidth and not made_by_libvirt:
+        raise GuestnetError(
+            f"network {network.name!r}: libvirt limits the bandwidth of a whole network only on a bridge it makes "
+            f"itself, not in mode bridge; set bandwidth on the ports instead"
+        )
+    options = _dnsmasq_options(topology, network)
+    element = etree.Element("network", nsmap={"dnsmasq": DNSMASQ} if options is not None else None)
+    fill(
+        element,
+        node("name", text=network.name),
+        node("uuid", text=str(network_uuid(topology, network))),
+        node("metadata", network_metadata(topology, network, hostmap)),
+        _forward(network, hostmap),
+        _libvirts_bridge(network) if made_by_libvirt else node("bridge", name=hostmap.bridge(network)),
+        _services(topology, network) if made_by_libvirt else (),
+        maybe(network.isolated_ports, "port", isolated=True),
+        _addresses(topology, network) if made_by_libvirt else (),
+        options,
+        ipv6=_ipv6_between_guests(network),
+    )
+    return element
+
+
+def network_uuid(topology: Topology, network: Network) -> UUID:
+    """The same for the same names on every host, so that `virsh net-define` of a changed file is a redefinition."""
+    return uuid5(UUID_ROOT, f"{NAMESPACE} {topology.name} {network.name}")
+
+
+def _ipv6_between_guests(network: Network) -> bool | None:
+    """libvirt's firewall drops IPv6 between guests unless the host has an IPv6 address there, or is told otherwise."""
+    ipv6 = [subnet for subnet in network.subnets if isinstance(subnet.prefix, IPv6Network)]
+    needed = network.mode is not Mode.BRIDGE and ipv6 and all(subnet.host is None for subnet in ipv6)
+    return True if needed else None
+
+
+def _forward(network: Network, hostmap: HostMap) -> Element | None:
+    if network.mode is Mode.ISOLATED:
+        return None
+    leaves_through = network.physical_network if network.mode in (Mode.NAT, Mode.ROUTE) else None
+    translates_ipv6 = network.mode is Mode.NAT and any(s.prefix.version == 6 for s in network.subnets)
+    return node(
+        "forward",
+        maybe(translates_ipv6, "nat", ipv6=True),
+        mode=network.mode,
+        dev=hostmap.device(leaves_through, f"network {network.name!r}") if leaves_through else None,
+    )
+
+
+def _libvirts_bridge(network: Network) -> Iterator[Element]:
+    # STP off: a bridge with it on keeps a new tap silent for 3.8 s (libvirt 9.0, even with delay 0).
+    yield node("bridge", name=network.bridge, stp="off", delay=0)
+    if network.mtu:
+        yield node("mtu", size=network.mtu)
+    if network.mac:
+        yield node("mac", address=network.mac)
+
+
+def _services(topology: Topology, network: Network) -> Iterator[Element]:
+    if network.domain:
+        yield node("domain", name=network.domain, localOnly=True)
+    if not _has_host_address(network):
+        yield node("dns", enable=False)
+    elif hosts := _dns_hosts(topology, network):
+        yield node("dns", hosts)
+    limits = bandwidth(network.bandwidth)
+    if limits is not None:
+        yield limits
+
+
+def _has_host_address(network: Network) -> bool:
+    return any(subnet.host is not None for subnet in network.subnets)
+
+
+def _dns_hosts(topology: Topology, network: Network) -> list[Element]:
+    """One <host> per address: libvirt refuses a second one for the same address."""
+    names: dict[IPAddress, list[str]] = {}
+    for host in network.dns_hosts:
+        names.setdefault(host.address, []).extend(host.names)
+    for guest, port, address in _port_addresses(topology, network):
+        if address.assignment is not Assignment.DHCP:
+            names.setdefault(address.ip, []).append(_dns_name(guest, port))
+    return [_dns_host(address, dict.fromkeys(wanted)) for address, wanted in names.items()]
+
+
+def _dns_host(address: IPAddress, names: dict[str, None]) -> Element:
+    return node("host", [node("hostname", text=name) for name in names], ip=address)
+
+
+def _port_addresses(topology: Topology, network: Network) -> Iterator[tuple[Guest, Port, PortAddress]]:
+    for guest, port in topology.ports_on(network.name):
+        for address in port.addresses:
+            yield guest, port, address
+
+
+def _dns_name(guest: Guest, port: Port) -> str:
+    """The guest's name, except for its further ports on one network: two reservations cannot share a name."""
+    first = next(p for p in guest.ports if p.network == port.network)
+    return guest.name if port.name == first.name else f"{guest.name}-{port.name}"
+
+
+def _addresses(topology: Topology, network: Network) -> Iterator[Element]:
+    for subnet in network.subnets:
+        if subnet.host is not None:
+            yield node(
+                "ip",
+                _dhcp(topology, network, subnet),
+                family="ipv6" if subnet.host.version == 6 else None,
+                address=subnet.host,
+                prefix=subnet.prefix.prefixlen,
+            )
+
+
+def _dhcp(topology: Topology, network: Network, subnet: Subnet) -> Element | None:
+    reserved = [
+        node("host", mac=port.mac, name=_dns_name(guest, port), ip=address.ip)
+        for guest, port, address in _port_addresses(topology, network)
+        if address.assignment is Assignment.DHCP and address.ip in subnet.prefix
+    ]
+    pool = node("range", start=subnet.dhcp.start, end=subnet.dhcp.end) if subnet.dhcp else None
+    return maybe(pool is not None or reserved, "dhcp", pool, reserved)
+
+
+def _dnsmasq_options(topology: Topology, network: Network) -> Element | None:
+    """Names another gateway than the host, which libvirt's own elements cannot.
+
+    libvirt's DHCP server and router advertisements always offer the host, except in mode isolated where they offer
+    nobody.
+    """
+    values = dict.fromkeys(value for subnet in network.subnets for value in _gateway_options(topology, network, subnet))
+    if not values:
+        return None
+    options = etree.Element(etree.QName(DNSMASQ, "options"), nsmap={"dnsmasq": DNSMASQ})
+    for value in values:
+        fill(options, _option(value))
+    return options
+
+
+def _gateway_options(topology: Topology, network: Network, subnet: Subnet) -> Iterator[str]:
+    offered = None if network.mode is Mode.ISOLATED else subnet.host
+    if network.mode is Mode.BRIDGE or subnet.host is None or subnet.gateway == offered:
+        return
+    if subnet.prefix.version == 6:
+        if offered:
+            yield "ra-param=*,0,0"  # lifetime 0: prefixes are announced, no default router
+    elif _dhcp(topology, network, subnet) is not None:
+        yield f"dhcp-option=option:router,{subnet.gateway}" if subnet.gateway else "dhcp-option=option:router"
+
+
+def _option(value: str) -> Element:
+    option = etree.Element(etree.QName(DNSMASQ, "option"))
+    option.set("value", value)
+    return option
