@@ -1,0 +1,1 @@
+"""What the kernel must do for a port: `filters` plans it (pure), `kernel` does it."""

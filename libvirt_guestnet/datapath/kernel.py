@@ -1,0 +1,131 @@
+"""The only module that changes the kernel: nft batches, and bridges over netlink.
+
+pyroute2 takes 100 ms to import, so the port path does without it; only making, filling and removing bridges needs it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from libvirt_guestnet.errors import GuestnetError
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+NFT_SECONDS = 10.0
+_ALIAS = "libvirt-guestnet"
+
+
+def nft(batch: str) -> None:
+    """Applies an nft batch in one transaction: all of it or, with a GuestnetError, nothing."""
+    if not batch:
+        return
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"], input=batch.encode(), capture_output=True, timeout=NFT_SECONDS, check=False
+        )
+    except FileNotFoundError as error:
+        raise GuestnetError("nft is not installed: install the package nftables") from error
+    except subprocess.TimeoutExpired as error:
+        raise GuestnetError(f"nft did not finish within {NFT_SECONDS:.0f} s; nothing was changed") from error
+    if done.returncode != 0:
+        first = done.stderr[:2000].decode(errors="replace").strip().split("\n")[0]
+        raise GuestnetError(f"nft refused the change: {first}")
+
+
+def device_exists(name: str) -> bool:
+    """Whether this network namespace has such a device."""
+    import socket
+
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
+
+
+def ensure_uplink_bridge(bridge: str, device: str, network: str) -> bool:
+    """A bridge of ours with `device` in it, both up; True if this call made it. Raises GuestnetError, and changes
+    nothing, if the bridge is somebody else's, or the device is missing, in another bridge, or carries addresses (the
+    host would lose them)."""
+    with _netlink() as ipr:
+        uplink = _link(ipr, device)
+        if uplink is None:
+            raise GuestnetError(f"network {network!r}: device {device} does not exist on this host; map the label anew")
+        existing = _link(ipr, bridge)
+        if existing is not None and existing.get("ifalias") != _ALIAS:
+            raise GuestnetError(f"network {network!r}: {bridge} exists and is not ours; choose another bridge name")
+        _check_free(ipr, uplink, existing, network)
+        if existing is None:
+            ipr.link("add", ifname=bridge, kind="bridge", br_stp_state=0, br_forward_delay=0)
+            existing = _link(ipr, bridge)
+        index = existing["index"] if existing else 0
+        ipr.link("set", index=index, ifalias=_ALIAS, state="up")
+        ipr.link("set", index=uplink["index"], master=index, state="up")
+        return True
+
+
+def remove_bridge(bridge: str) -> None:
+    """Removes a bridge that `ensure_uplink_bridge` made; one that is gone, or not ours, is left as it is."""
+    with _netlink() as ipr:
+        link = _link(ipr, bridge)
+        if link is not None and link.get("ifalias") == _ALIAS:
+            ipr.link("del", index=link["index"])
+
+
+def enslave(tap: str, bridge: str) -> None:
+    """Puts a tap into a bridge and sets it up. Raises GuestnetError if either does not exist."""
+    with _netlink() as ipr:
+        port, master = _link(ipr, tap), _link(ipr, bridge)
+        if port is None or master is None:
+            raise GuestnetError(f"cannot put {tap} into {bridge}: no device {bridge if port else tap}")
+        ipr.link("set", index=port["index"], master=master["index"], state="up")
+
+
+def _check_free(ipr: IPRoute, uplink: Any, bridge: Any, network: str) -> None:
+    name, master = uplink.get("ifname"), uplink.get("master")
+    if master and (bridge is None or master != bridge["index"]):
+        raise GuestnetError(f"network {network!r}: device {name} is already in another bridge or bond; free it first")
+    kept = [a.get("address") for a in ipr.get_addr(index=uplink["index"]) if a.get("scope") == 0]
+    if kept:
+        raise GuestnetError(
+            f"network {network!r}: device {name} carries {', '.join(kept)}, which the host would lose; make a bridge "
+            f"with those addresses yourself and map the label to it"
+        )
+
+
+def _link(ipr: IPRoute, name: str) -> Any:
+    from pyroute2 import NetlinkError
+
+    try:
+        return next(iter(ipr.link("get", ifname=name)), None)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+
+
+@contextmanager
+def _netlink() -> Iterator[IPRoute]:
+    _activate_site_packages()
+    from pyroute2 import IPRoute, NetlinkError
+
+    try:
+        with IPRoute() as ipr:
+            yield ipr
+    except NetlinkError as error:
+        name = errno.errorcode.get(error.code, str(error.code))
+        raise GuestnetError(f"the kernel refused a network change: {name} ({os.strerror(error.code)})") from error
+
+
+def _activate_site_packages() -> None:
+    # Hooks run with `python3 -S`, which saves 5 ms where only the standard library is needed.
+    import site
+    import sys
+
+    if sys.flags.no_site:
+        site.main()

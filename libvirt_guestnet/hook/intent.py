@@ -1,0 +1,175 @@
+"""What the XML on a hook's stdin wants: pure reading of libvirt's XML and our metadata, no effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Network, ip_network, summarize_address_range
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.filters import PortGuard, Prefix, check_mac, eui64
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.xmlread import Node
+from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.state import NetworkReceipt, PortReceipt
+
+_TAPS = ("network", "bridge", "ethernet")
+_NetworkOf = Callable[[str], NetworkReceipt | None]
+
+
+class Uplink(NamedTuple):
+    """Mode bridge: the bridge our hook makes and the NIC it puts behind it."""
+
+    bridge: str
+    device: str
+
+
+def network_receipt(network: Node) -> NetworkReceipt | None:
+    """What a <network> element says, or None when it carries nothing of ours. Raises GuestnetError on bad values."""
+    ours = network.one(f"metadata|{NAMESPACE} network", "|")
+    if ours is None:
+        return None
+    bridge = network.one("bridge")
+    return NetworkReceipt(
+        name=network.text_of("name"),
+        topology=ours.get("topology"),
+        guarded=ours.get("guarded") != "no",
+        bridge=bridge.get("name") if bridge else "",
+        subnets=tuple(str(_prefix(s.get("prefix"))) for s in ours.all(f"{NAMESPACE} subnet", "|")),
+        hosts=tuple(ip.get("address") for ip in network.all("ip")),
+        reservations=tuple(_reservations(network)),
+        dynamic=tuple((r.get("start"), r.get("end")) for r in network.all("ip/dhcp/range")),
+    )
+
+
+def uplink(network: Node) -> Uplink | None:
+    """The bridge to make for a network of mode bridge whose label is mapped to a NIC, else None."""
+    ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} uplink", "|")
+    bridge = network.one("bridge")
+    if ours is None or bridge is None:
+        return None
+    return Uplink(bridge.get("name"), ours.get("device"))
+
+
+def port_receipts(domain: Node, network_of: _NetworkOf) -> list[PortReceipt]:
+    """The guarded ports of a <domain>, as they must be applied. Raises GuestnetError on anything it cannot guard.
+
+    A NIC's own policy in the domain's metadata wins; without one the defaults of a network that carries our metadata
+    apply; a NIC with neither is none of our business.
+    """
+    policies = {p.get("mac").lower(): p for p in domain.all(_DOMAIN_PORT, "|")}
+    receipts = (_port_receipt(domain, nic, policies, network_of) for nic in domain.all("devices/interface"))
+    return [receipt for receipt in receipts if receipt]
+
+
+_DOMAIN_PORT = f"metadata|{NAMESPACE} domain|{NAMESPACE} port"
+
+
+def _port_receipt(domain: Node, nic: Node, policies: dict[str, Node], network_of: _NetworkOf) -> PortReceipt | None:
+    mac = _attribute(nic, "mac", "address").lower()
+    name = _attribute(nic, "source", "network")
+    policy, network = policies.get(mac), network_of(name) if name else None
+    if not _guarded(policy, network):
+        return None
+    bare = PortReceipt(
+        tap=_tap(domain, nic, mac),
+        mac=check_mac(mac),
+        domain=domain.text_of("name"),
+        uuid=domain.text_of("uuid"),
+        network=name or (policy.get("network") if policy else ""),
+        portid=_attribute(nic, "source", "portid"),
+    )
+    if policy is not None:
+        return _by_policy(bare, policy, network)
+    return _by_network(bare, network) if network else None
+
+
+def _guarded(policy: Node | None, network: NetworkReceipt | None) -> bool:
+    if policy is not None:
+        return policy.get("guarded") != "no"
+    return network is not None and network.guarded
+
+
+def _tap(domain: Node, nic: Node, mac: str) -> str:
+    where = f"domain {domain.text_of('name')!r}: interface {mac}"
+    if nic.get("type") not in _TAPS:
+        raise GuestnetError(f"{where}: type {nic.get('type')!r} has no tap to guard; use type 'network' or 'bridge'")
+    tap = _attribute(nic, "target", "dev")
+    if not tap:
+        raise GuestnetError(f"{where}: no <target dev> in the live XML, so nothing to guard")
+    return tap
+
+
+def _by_policy(bare: PortReceipt, policy: Node, network: NetworkReceipt | None) -> PortReceipt:
+    owned = tuple(_texts(policy, "address", "ip"))
+    receipt = bare._replace(
+        owned=owned,
+        routed=tuple(_texts(policy, "source", "prefix")),
+        excluded=tuple(_texts(policy, "onlink", "prefix")),
+    )
+    if owned or network is None:
+        return receipt if owned else _unknown(receipt, network)
+    return _by_network(receipt, network)
+
+
+def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
+    reserved = tuple(ip for mac, ip in network.reservations if mac == bare.mac)
+    learnt = (*reserved, *_slaac(bare.mac, network))
+    if reserved:
+        return bare._replace(owned=learnt)
+    if network.dynamic:
+        taken = tuple(ip for _, ip in network.reservations)
+        return bare._replace(owned=(*learnt, *_dynamic(network)), excluded=(*bare.excluded, *taken))
+    return _unknown(bare, network)
+
+
+def _unknown(bare: PortReceipt, network: NetworkReceipt | None) -> PortReceipt:
+    """Nobody knows this port's address: any of the network's, or any at all, but never the host's or a reserved one."""
+    subnets = network.subnets if network and network.subnets else ("0.0.0.0/0", "::/0")
+    taken = (*network.hosts, *(ip for _, ip in network.reservations)) if network else ()
+    return bare._replace(owned=(*bare.owned, *subnets), excluded=(*bare.excluded, *taken))
+
+
+def _slaac(mac: str, network: NetworkReceipt) -> Iterator[str]:
+    for subnet in map(_prefix, network.subnets):
+        if isinstance(subnet, IPv6Network) and subnet.prefixlen == 64:
+            yield str(eui64(subnet, mac))
+
+
+def _dynamic(network: NetworkReceipt) -> Iterator[str]:
+    for start, end in network.dynamic:
+        if "." in start:
+            yield from map(str, summarize_address_range(IPv4Address(start), IPv4Address(end)))
+
+
+def guard_of(receipt: PortReceipt) -> PortGuard:
+    """The filter's terms for a receipt. Raises GuestnetError on text that is no address or prefix."""
+    return PortGuard(
+        tap=receipt.tap,
+        mac=receipt.mac,
+        owned=tuple(map(_prefix, receipt.owned)),
+        routed=tuple(map(_prefix, receipt.routed)),
+        excluded=tuple(map(_prefix, receipt.excluded)),
+    )
+
+
+def _reservations(network: Node) -> Iterator[tuple[str, str]]:
+    for host in network.all("ip/dhcp/host"):
+        if host.get("mac") and host.get("ip"):
+            yield host.get("mac").lower(), str(_prefix(host.get("ip")).network_address)
+
+
+def _texts(node: Node, child: str, attribute: str) -> Iterator[str]:
+    for element in node.all(f"{NAMESPACE} {child}", "|"):
+        yield str(_prefix(element.get(attribute)))
+
+
+def _prefix(text: str) -> Prefix:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise GuestnetError(f"metadata or network XML: {error}") from error
+
+
+def _attribute(node: Node, child: str, attribute: str) -> str:
+    found = node.one(child)
+    return found.get(attribute) if found else ""

@@ -1,0 +1,143 @@
+"""Installing the hooks under /etc/libvirt/hooks, and telling whether libvirt will run them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from libvirt_guestnet.errors import GuestnetError
+
+HOOKS = ("qemu", "network")
+FILE_NAME = "50-guestnet"
+# Drop-in directories beside the one hook file per driver: libvirt 6.5.0.
+OLDEST_LIBVIRT = (6, 5, 0)
+_DAEMONS = {"qemu": ("libvirtd", "virtqemud"), "network": ("libvirtd", "virtnetworkd")}
+_CLOCK_TICKS = 100
+
+
+@dataclass(frozen=True)
+class HookStatus:
+    """One hook file: whether it is there and current, and whether the running daemon has to be restarted for it."""
+
+    hook: str
+    path: str
+    installed: bool
+    current: bool
+    restart_needed: bool
+
+
+def install(root: Path = Path("/"), any_owner: bool = False) -> list[HookStatus]:
+    """Writes both hook files; doing it again changes nothing. Raises GuestnetError where libvirt is too old, or where
+    somebody other than root could change the code that libvirt would run as root (unless `any_owner`)."""
+    _check_libvirt()
+    if not any_owner:
+        _check_owner(_library())
+    for hook in HOOKS:
+        path, text = _path(root, hook), _text(hook)
+        if not path.exists() or path.read_text() != text:
+            _write(path, text)
+    return status(root)
+
+
+def uninstall(root: Path = Path("/")) -> list[HookStatus]:
+    """Removes both hook files; other people's hooks stay."""
+    for hook in HOOKS:
+        _path(root, hook).unlink(missing_ok=True)
+    return status(root)
+
+
+def status(root: Path = Path("/")) -> list[HookStatus]:
+    """The state of both hook files."""
+    result = []
+    for hook in HOOKS:
+        path = _path(root, hook)
+        installed = path.exists()
+        current = installed and path.read_text() == _text(hook)
+        result.append(HookStatus(hook, str(path), installed, current, installed and _restart_needed(root, hook)))
+    return result
+
+
+def _path(root: Path, hook: str) -> Path:
+    return root / "etc/libvirt/hooks" / f"{hook}.d" / FILE_NAME
+
+
+def _library() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+def _text(hook: str) -> str:
+    lines = _template(hook).read_text().replace("@LIBRARY@", str(_library())).split("\n")
+    return "\n".join([f"#!{sys.executable} -IS", *lines[1:]])
+
+
+def _template(hook: str) -> Path:
+    for folder in (_library() / "hooks", Path(sys.prefix) / "share/libvirt-guestnet/hooks"):
+        if (folder / hook).is_file():
+            return folder / hook
+    raise GuestnetError(f"the hook template {hook!r} is missing from this installation: reinstall libvirt-guestnet")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # libvirt runs every executable in the folder, so the draft is made executable only where it is not yet visible.
+    draft = path.parent.parent / f".{path.parent.name}-{path.name}"
+    draft.write_text(text)
+    draft.chmod(0o755)
+    draft.replace(path)
+
+
+def _check_libvirt() -> None:
+    version = libvirt_version()
+    if version is None:
+        raise GuestnetError("no libvirt daemon found: install the package libvirt-daemon-system")
+    if version < OLDEST_LIBVIRT:
+        found, wanted = (".".join(map(str, v)) for v in (version, OLDEST_LIBVIRT))
+        raise GuestnetError(
+            f"libvirt {found} does not run hooks from /etc/libvirt/hooks/qemu.d: upgrade to {wanted} or later, or call "
+            f"the two files in {_template('qemu').parent} from your own /etc/libvirt/hooks/qemu and network"
+        )
+
+
+def libvirt_version() -> tuple[int, ...] | None:
+    """The version of the installed libvirt daemon, or None."""
+    for daemon in ("libvirtd", "virtqemud"):
+        if binary := shutil.which(daemon, path="/usr/sbin:/usr/bin:/sbin:/bin"):
+            done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+            if found := re.search(r"(\d+)\.(\d+)\.(\d+)", done.stdout):
+                return tuple(map(int, found.groups()))
+    return None
+
+
+def _check_owner(library: Path) -> None:
+    package = library / "libvirt_guestnet"
+    for path in (Path(sys.executable).resolve(), package / "hook/entry.py", package, *package.parents):
+        mode = path.stat()
+        loose = mode.st_mode & stat.S_IWOTH and not mode.st_mode & stat.S_ISVTX
+        if mode.st_uid != 0 or loose:
+            raise GuestnetError(
+                f"{path} can be changed by others than root, and libvirt would run it as root: install "
+                f"libvirt-guestnet in a folder owned by root, or say --any-owner if that is what you want"
+            )
+
+
+def _restart_needed(root: Path, hook: str) -> bool:
+    """libvirt looks for a driver's hooks when it starts; the very first one needs a restart, later ones do not."""
+    files = [root / "etc/libvirt/hooks" / hook, *(root / "etc/libvirt/hooks" / f"{hook}.d").glob("*")]
+    seen = min((f.stat().st_ctime for f in files if f.is_file()), default=0.0)
+    return any(started < seen for started in map(_started, _DAEMONS[hook]) if started is not None)
+
+
+def _started(daemon: str) -> float | None:
+    """When a running daemon was started, in seconds since the epoch, or None if it does not run."""
+    try:
+        pid = int(Path(f"/run/{daemon}.pid").read_text())
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        return None
+    return int(boot.group(1)) + ticks / _CLOCK_TICKS if boot else None

@@ -1,0 +1,93 @@
+"""A throw-away network namespace with a real tap on a real bridge, and a peer that sees what the tap let through."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
+_TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+ETH_P_ALL = 0x0003
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/kernel/" in str(item.path):
+            item.add_marker(pytest.mark.kernel)
+
+
+@pytest.fixture
+def namespace() -> Iterator[None]:
+    """The test runs in a network namespace of its own."""
+    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+    if _LIBC.unshare(_CLONE_NEWNET) != 0:
+        pytest.fail(f"no network namespace: {os.strerror(ctypes.get_errno())}; these tests need root")
+    try:
+        ip("link set lo up")
+        yield
+    finally:
+        _LIBC.setns(home, _CLONE_NEWNET)
+        os.close(home)
+
+
+def ip(arguments: str) -> str:
+    return subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True, timeout=10).stdout
+
+
+class Wire:
+    """Frames written here come out of the tap as if a guest had sent them; `heard` is what a bridge neighbour got."""
+
+    def __init__(self, tap: str) -> None:
+        self.tap = tap
+        self.fd = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(self.fd, _TUNSETIFF, struct.pack("16sH22x", tap.encode(), _IFF_TAP | _IFF_NO_PI))
+        for command in (
+            "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            "link add peer0 type veth peer name peer1",
+            "link set peer0 master br0",
+            f"link set {tap} master br0",
+            "link set br0 up",
+            "link set peer0 up",
+            "link set peer1 up",
+            f"link set {tap} up",
+        ):
+            ip(command)
+        self.ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self.ear.bind(("peer1", 0))
+
+    def send(self, frame: bytes) -> None:
+        os.write(self.fd, frame)
+
+    def delivered(self, frame: bytes, within: float = 0.05) -> bool:
+        """Whether the neighbour receives exactly this frame (padding apart)."""
+        self.send(frame)
+        end = time.monotonic() + within
+        while (left := end - time.monotonic()) > 0:
+            if not select.select([self.ear], [], [], left)[0]:
+                return False
+            # A VLAN tag arrives beside the frame, not in it: everything after the addresses is what counts.
+            heard = self.ear.recv(65536)
+            if heard[6:12] == frame[6:12] and heard[-40:] in (frame[-40:], frame[-40:].ljust(40, b"\0")):
+                return True
+        return False
+
+    def close(self) -> None:
+        self.ear.close()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def wire(namespace: None) -> Iterator[Wire]:
+    wire = Wire("vme0000000a")
+    yield wire
+    wire.close()

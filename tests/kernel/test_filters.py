@@ -1,0 +1,96 @@
+"""The port filter against real frames through a real tap: honest ones arrive, forged ones do not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from ipaddress import ip_network
+
+import frames
+import pytest
+from conftest import Wire, ip
+
+from libvirt_guestnet.datapath import filters, kernel
+from libvirt_guestnet.errors import GuestnetError
+
+
+def _guard(tap: str, routed: tuple[str, ...] = (), onlink: tuple[str, ...] = ()) -> None:
+    port = filters.PortGuard(
+        tap=tap,
+        mac=frames.ME,
+        owned=(ip_network(frames.ME4), ip_network(frames.ME6)),
+        routed=tuple(map(ip_network, routed)),
+        excluded=tuple(map(ip_network, onlink)),
+    )
+    kernel.nft(filters.guard(port))
+
+
+def test_every_frame_is_delivered_without_a_guard(wire: Wire) -> None:
+    """The corpus is only worth something if nothing but the filter stops it."""
+    unheard = {n for n, f in {**frames.HONEST, **frames.FORGED}.items() if not wire.delivered(f)}
+    # These two never cross a bridge anyway: multicast sources are dropped, the nearest-bridge group is not forwarded.
+    assert unheard == {"mac: a multicast source MAC", "ethertype: LLDP"}
+
+
+def test_honest_frames_pass(wire: Wire) -> None:
+    _guard(wire.tap)
+    assert [name for name, frame in frames.HONEST.items() if not wire.delivered(frame)] == []
+
+
+def test_forged_frames_arrive_nowhere(wire: Wire) -> None:
+    _guard(wire.tap)
+    assert [name for name, frame in frames.FORGED.items() if wire.delivered(frame)] == []
+    assert wire.delivered(frames.HONEST["IPv4 UDP"])
+
+
+def test_a_router_sends_from_where_it_routes_and_not_from_its_neighbours(wire: Wire) -> None:
+    _guard(wire.tap, ("0.0.0.0/0", "::/0"), ("10.61.1.0/24", "fd61:1::/64"))
+    far4 = frames._mine(frames.IP(src="198.18.2.1", dst=frames.THEM4) / frames.ICMP() / frames._marked())
+    far6 = frames._mine(frames.IPv6(src="fd61:12::1", dst=frames.THEM6) / frames.ICMPv6EchoRequest() / frames._marked())
+    assert wire.delivered(far4)
+    assert wire.delivered(far6)
+    assert [name for name, frame in frames.HONEST.items() if not wire.delivered(frame)] == []
+    assert [name for name, frame in frames.FORGED.items() if wire.delivered(frame)] == []
+
+
+def test_guarding_again_and_releasing_twice(wire: Wire) -> None:
+    _guard(wire.tap)
+    before = _chains()
+    _guard(wire.tap)
+    assert _chains() == before
+    kernel.nft(filters.release([wire.tap]))
+    assert _chains() == []
+    kernel.nft(filters.release([wire.tap]))
+    assert wire.delivered(frames.FORGED["arp: another's address"])
+
+
+def test_a_chain_outliving_its_tap_is_replaced_for_the_next_owner(wire: Wire) -> None:
+    _guard(wire.tap)
+    ip(f"link del {wire.tap}")
+    kernel.nft(filters.release([wire.tap]))
+    assert _chains() == []
+
+
+def test_a_refused_batch_raises_and_changes_nothing(namespace: None) -> None:
+    good = filters.release(["tap0"])
+    with pytest.raises(GuestnetError, match="nft refused the change: .*No such file or directory"):
+        kernel.nft(f"{good}add chain netdev guestnet kept\nadd rule netdev nosuchtable nosuchchain accept\n")
+    assert _chains() == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "a b", "tap;x", 'tap"', "x" * 16, "tap\nflush ruleset"])
+def test_a_hostile_device_name_never_reaches_nft(name: str) -> None:
+    with pytest.raises(GuestnetError, match="cannot be guarded"):
+        filters.guard(filters.PortGuard(name, frames.ME))
+
+
+@pytest.mark.parametrize("mac", ["", "52:54:00:00:00", "01:00:5e:00:00:01", "52:54:00:00:00:0g", "5:4:0:0:0:a"])
+def test_a_bad_mac_never_reaches_nft(mac: str) -> None:
+    with pytest.raises(GuestnetError, match="not a unicast MAC"):
+        filters.guard(filters.PortGuard("tap0", mac))
+
+
+def _chains() -> list[str]:
+    done = subprocess.run(["nft", "-j", "list", "chains"], check=True, capture_output=True, timeout=10)
+    items = json.loads(done.stdout)["nftables"]
+    return sorted(item["chain"]["name"] for item in items if item.get("chain", {}).get("table") == "guestnet")
