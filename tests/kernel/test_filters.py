@@ -73,7 +73,7 @@ def test_a_chain_outliving_its_tap_is_replaced_for_the_next_owner(wire: Wire) ->
 
 def test_a_refused_batch_raises_and_changes_nothing(namespace: None) -> None:
     good = filters.release(["tap0"])
-    with pytest.raises(GuestnetError, match="nft refused the change: .*No such file or directory"):
+    with pytest.raises(GuestnetError, match=r"nft refused the change: .*No such file or directory"):
         kernel.nft(f"{good}add chain netdev guestnet kept\nadd rule netdev nosuchtable nosuchchain accept\n")
     assert _chains() == []
 
