@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.guest.config import guest_config
+from libvirt_guestnet.guest.config import CHANNEL, CMDLINE, FWCFG, guest_config
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model import Guest, Topology
 from libvirt_guestnet.xmlgen.element import Element, node
@@ -15,10 +15,6 @@ from libvirt_guestnet.xmlgen.metadata import domain_metadata
 
 if TYPE_CHECKING:
     from libvirt_guestnet.guest.image import TinyImage
-
-AGENT_CHANNEL = "org.libvirt-guestnet.agent.0"
-FIRMWARE_CONFIG = "opt/org.libvirt-guestnet/config"
-KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1"
 
 
 def domain(topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage, virt_type: str) -> Element:
@@ -52,7 +48,7 @@ def domain(topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage,
 
 def _configuration(topology: Topology, guest: Guest) -> Element:
     """The guest reads its addresses from QEMU's firmware configuration device: no disk, nothing to clean up."""
-    return node("sysinfo", node("entry", name=FIRMWARE_CONFIG, text=guest_config(topology, guest)), type="fwcfg")
+    return node("sysinfo", node("entry", name=FWCFG, text=guest_config(topology, guest)), type="fwcfg")
 
 
 def _boot(image: TinyImage) -> Element:
@@ -61,7 +57,7 @@ def _boot(image: TinyImage) -> Element:
         node("type", arch="x86_64", machine="pc", text="hvm"),
         node("kernel", text=str(image.kernel)),
         node("initrd", text=str(image.initrd)),
-        node("cmdline", text=KERNEL_COMMAND_LINE),
+        node("cmdline", text=CMDLINE),
     )
 
 
@@ -76,5 +72,5 @@ def _devices(topology: Topology, guest: Guest, hostmap: HostMap) -> Iterator[Ele
     for port in guest.ports:
         yield interface(topology, guest, port, hostmap)
     yield node("serial", type="pty")
-    yield node("channel", node("target", type="virtio", name=AGENT_CHANNEL), type="unix")
+    yield node("channel", node("target", type="virtio", name=CHANNEL), type="unix")
     yield node("memballoon", model="none")

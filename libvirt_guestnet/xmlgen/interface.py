@@ -6,21 +6,24 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model import Guest, Mode, Network, Port, PortKind, Topology
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
+from libvirt_guestnet.xmlgen.vlan import no_vlans_yet
 
 
 def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) -> Element:
     """The <interface> of one port. The alias and the PCI address are libvirt's to choose.
 
-    Raises GuestnetError when a bridge port's physical network is not mapped on this host, and KeyError when the
-    port's network is not in the topology.
+    Raises GuestnetError when a bridge port's physical network is not mapped on this host or the port has a VLAN, and
+    KeyError when the port's network is not in the topology.
     """
     network = topology.network(port.network)
+    if port.vlan is not None:
+        raise no_vlans_yet(f"guest {guest.name!r}: port {port.name!r}", port.vlan)
     return node(
         "interface",
         node("mac", address=port.mac),
         _source(network, port, hostmap),
         bandwidth(port.bandwidth),
-        maybe(_isolated(network, port), "port", isolated=True),
+        _isolation(network, port),
         node("target", dev=port.tap),
         node("model", type="virtio"),
         maybe(not port.link_up, "link", state="down"),
@@ -37,11 +40,11 @@ def _source(network: Network, port: Port, hostmap: HostMap) -> Element | None:
     return None
 
 
-def _isolated(network: Network, port: Port) -> bool:
-    """A NIC of type network inherits the network's setting; one of type bridge does not; ethernet is on no bridge."""
-    if port.kind is PortKind.ETHERNET:
-        return False
-    return port.isolated or (port.kind is PortKind.BRIDGE and network.isolated_ports)
+def _isolation(network: Network, port: Port) -> Element | None:
+    """Said only where it differs from what libvirt assumes: the network's setting for type network, no otherwise."""
+    assumed = network.isolated_ports if port.kind is PortKind.NETWORK else False
+    on_a_bridge = port.kind is not PortKind.ETHERNET
+    return maybe(on_a_bridge and port.isolated != assumed, "port", isolated=port.isolated)
 
 
 def _needs_mtu(network: Network, port: Port) -> bool:

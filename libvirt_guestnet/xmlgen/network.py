@@ -15,6 +15,7 @@ from libvirt_guestnet.model import Assignment, Guest, IPAddress, Mode, Network, 
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, fill, maybe, node
 from libvirt_guestnet.xmlgen.metadata import network_metadata
+from libvirt_guestnet.xmlgen.vlan import no_vlans_yet
 
 UUID_ROOT = UUID("b0a4d7c9-5a0e-5a55-9f53-0c7d9c0b5f55")
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
@@ -26,12 +27,8 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
     Raises GuestnetError when the network needs a physical network that the host does not map, or asks for what
     libvirt does not offer in its mode.
     """
+    _refuse_what_libvirt_ignores(network)
     made_by_libvirt = network.mode is not Mode.BRIDGE
-    if network.bandwidth and not made_by_libvirt:
-        raise GuestnetError(
-            f"network {network.name!r}: libvirt limits the bandwidth of a whole network only on a bridge it makes "
-            f"itself, not in mode bridge; set bandwidth on the ports instead"
-        )
     options = _dnsmasq_options(topology, network)
     element = etree.Element("network", nsmap={"dnsmasq": DNSMASQ} if options is not None else None)
     fill(
@@ -48,6 +45,16 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
         ipv6=_ipv6_between_guests(network),
     )
     return element
+
+
+def _refuse_what_libvirt_ignores(network: Network) -> None:
+    if network.vlan is not None:
+        raise no_vlans_yet(f"network {network.name!r}", network.vlan)
+    if network.bandwidth and network.mode is Mode.BRIDGE:
+        raise GuestnetError(
+            f"network {network.name!r}: libvirt limits the bandwidth of a whole network only on a bridge it makes "
+            f"itself, not in mode bridge; set bandwidth on the ports instead"
+        )
 
 
 def network_uuid(topology: Topology, network: Network) -> UUID:
@@ -124,7 +131,8 @@ def _port_addresses(topology: Topology, network: Network) -> Iterator[tuple[Gues
 def _dns_name(guest: Guest, port: Port) -> str:
     """The guest's name, except for its further ports on one network: two reservations cannot share a name."""
     first = next(p for p in guest.ports if p.network == port.network)
-    return guest.name if port.name == first.name else f"{guest.name}-{port.name}"
+    name = guest.name if port.name == first.name else f"{guest.name}-{port.name}"
+    return name.replace("_", "-")  # an underscore is no part of a host name, and libvirt's schema refuses it
 
 
 def _addresses(topology: Topology, network: Network) -> Iterator[Element]:
