@@ -52,17 +52,17 @@ def ensure_uplink_bridge(bridge: str, device: str, network: str) -> bool:
     """A bridge of ours with `device` in it, both up; True if this call made it. Raises GuestnetError, and changes
     nothing, if the bridge is somebody else's, or the device is missing, in another bridge, or carries addresses (the
     host would lose them)."""
-    with _netlink() as ipr:
-        uplink = _link(ipr, device)
+    with netlink() as ipr:
+        uplink = link(ipr, device)
         if uplink is None:
             raise GuestnetError(f"network {network!r}: device {device} does not exist on this host; map the label anew")
-        existing = _link(ipr, bridge)
+        existing = link(ipr, bridge)
         if existing is not None and existing.get("ifalias") != _ALIAS:
             raise GuestnetError(f"network {network!r}: {bridge} exists and is not ours; choose another bridge name")
         _check_free(ipr, uplink, existing, network)
         if existing is None:
             ipr.link("add", ifname=bridge, kind="bridge", br_stp_state=0, br_forward_delay=0)
-            existing = _link(ipr, bridge)
+            existing = link(ipr, bridge)
         index = existing["index"] if existing else 0
         ipr.link("set", index=index, ifalias=_ALIAS, state="up")
         ipr.link("set", index=uplink["index"], master=index, state="up")
@@ -71,16 +71,16 @@ def ensure_uplink_bridge(bridge: str, device: str, network: str) -> bool:
 
 def remove_bridge(bridge: str) -> None:
     """Removes a bridge that `ensure_uplink_bridge` made; one that is gone, or not ours, is left as it is."""
-    with _netlink() as ipr:
-        link = _link(ipr, bridge)
-        if link is not None and link.get("ifalias") == _ALIAS:
-            ipr.link("del", index=link["index"])
+    with netlink() as ipr:
+        found = link(ipr, bridge)
+        if found is not None and found.get("ifalias") == _ALIAS:
+            ipr.link("del", index=found["index"])
 
 
 def enslave(tap: str, bridge: str) -> None:
     """Puts a tap into a bridge and sets it up. Raises GuestnetError if either does not exist."""
-    with _netlink() as ipr:
-        port, master = _link(ipr, tap), _link(ipr, bridge)
+    with netlink() as ipr:
+        port, master = link(ipr, tap), link(ipr, bridge)
         if port is None or master is None:
             raise GuestnetError(f"cannot put {tap} into {bridge}: no device {bridge if port else tap}")
         ipr.link("set", index=port["index"], master=master["index"], state="up")
@@ -98,7 +98,8 @@ def _check_free(ipr: IPRoute, uplink: Any, bridge: Any, network: str) -> None:
         )
 
 
-def _link(ipr: IPRoute, name: str) -> Any:
+def link(ipr: IPRoute, name: str) -> Any:
+    """The kernel's description of a device, or None."""
     from pyroute2 import NetlinkError
 
     try:
@@ -110,8 +111,9 @@ def _link(ipr: IPRoute, name: str) -> Any:
 
 
 @contextmanager
-def _netlink() -> Iterator[IPRoute]:
-    _activate_site_packages()
+def netlink() -> Iterator[IPRoute]:
+    """A netlink socket; a refused request becomes a GuestnetError with its errno's name."""
+    activate_site_packages()
     from pyroute2 import IPRoute, NetlinkError
 
     try:
@@ -122,7 +124,8 @@ def _netlink() -> Iterator[IPRoute]:
         raise GuestnetError(f"the kernel refused a network change: {name} ({os.strerror(error.code)})") from error
 
 
-def _activate_site_packages() -> None:
+def activate_site_packages() -> None:
+    """Makes pyroute2 importable where the interpreter was started without site-packages."""
     # Hooks run with `python3 -S`, which saves 5 ms where only the standard library is needed.
     import site
     import sys

@@ -1,0 +1,123 @@
+"""`expect:` lines as single checks, each with everything it takes to run it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from libvirt_guestnet.lab import endpoints
+from libvirt_guestnet.model import FORGERIES, Expect, Family, IPAddress, Protocol, Service, Topology
+
+
+class Kind(StrEnum):
+    """What a check looks at."""
+
+    LAYER2 = "layer 2"
+    SERVICE = "service"
+    VIA = "route"
+    SEEN_AS = "source"
+    FORGE = "forge"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to try and what must come out of it.
+
+    `address` is the destination's. `allowed`: the try must succeed (False: it must fail). `hops` are, per hop of a
+    trace, the addresses it may show; `seen` the source addresses that the destination may see. `forgery` is one of
+    FORGERIES; `port` the guest's port it is sent from. `without_forwarding` names the router switched off meanwhile.
+    """
+
+    kind: Kind
+    source: str
+    destination: str
+    what: str
+    allowed: bool
+    family: Family | None = None
+    address: IPAddress | None = None
+    service: Service | None = None
+    mac: str | None = None
+    hops: tuple[tuple[IPAddress, ...], ...] = ()
+    seen: tuple[IPAddress, ...] = ()
+    forgery: str | None = None
+    port: str | None = None
+    without_forwarding: str | None = None
+
+
+def plan(topology: Topology) -> tuple[Check, ...]:
+    """Every check of a topology, in file order."""
+    return tuple(check for expect in topology.expect for check in _checks(topology, expect))
+
+
+def services(checks: tuple[Check, ...]) -> tuple[Service, ...]:
+    """Every single TCP and UDP port that a check speaks to: each destination must answer on it, or a check that it
+    is blocked would prove nothing."""
+    wanted = {c.service for c in checks if c.service and c.service.first_port}
+    return tuple(sorted(wanted, key=str))
+
+
+def _checks(topology: Topology, expect: Expect) -> Iterator[Check]:
+    if expect.forge:
+        yield from _forgeries(topology, expect)
+    if expect.destination is None:
+        return
+    for family in expect.families:
+        yield from _reach(topology, expect, family, expect.can, True)
+        yield from _reach(topology, expect, family, expect.cannot, False)
+        yield from _route(topology, expect, family)
+
+
+def _reach(
+    topology: Topology, expect: Expect, family: Family, items: tuple[Service | str, ...], allowed: bool
+) -> Iterator[Check]:
+    base = _base(topology, expect, family)
+    if base is None:
+        return
+    for item in items:
+        if isinstance(item, Service):
+            yield replace(base, kind=Kind.SERVICE, what=str(item), allowed=allowed, service=item)
+        else:
+            destination = endpoints.parse(expect.destination or "", topology)
+            mac = endpoints.mac(topology, destination, base.address) if base.address else None
+            yield replace(base, kind=Kind.LAYER2, what=item, allowed=allowed, mac=mac)
+
+
+def _route(topology: Topology, expect: Expect, family: Family) -> Iterator[Check]:
+    base = _base(topology, expect, family)
+    if base is None or base.address is None:
+        return
+    if expect.via:
+        hops = tuple(_known(topology, hop) for hop in expect.via)
+        path = " > ".join(expect.via)
+        yield replace(base, kind=Kind.VIA, what=f"via {path}", hops=(*hops, (base.address,)))
+    if expect.seen_as:
+        seen = _known(topology, expect.seen_as)
+        service = next((s for s in expect.can if isinstance(s, Service) and s.protocol is Protocol.TCP), None)
+        yield replace(base, kind=Kind.SEEN_AS, what=f"seen as {expect.seen_as}", seen=seen, service=service)
+
+
+def _forgeries(topology: Topology, expect: Expect) -> Iterator[Check]:
+    source = endpoints.parse(expect.source, topology)
+    guest = endpoints.guest_of(topology, source)
+    for port in guest.ports if guest else ():
+        if source.port in (None, port.name):
+            for forgery in (f for f in FORGERIES if f in expect.forge):
+                yield Check(
+                    Kind.FORGE, f"{source.name}.{port.name}", "anywhere", f"forged {forgery}", False, forgery=forgery,
+                    port=port.name,
+                )  # fmt: skip
+
+
+def _base(topology: Topology, expect: Expect, family: Family) -> Check | None:
+    source = endpoints.parse(expect.source, topology)
+    destination = endpoints.parse(expect.destination or "", topology)
+    address = endpoints.target(topology, source, destination, family)
+    if address is None:
+        return None
+    off = expect.without_forwarding
+    return Check(Kind.SERVICE, source.text, destination.text, "", True, family, address, without_forwarding=off)
+
+
+def _known(topology: Topology, text: str) -> tuple[IPAddress, ...]:
+    return endpoints.addresses(topology, endpoints.parse(text, topology))

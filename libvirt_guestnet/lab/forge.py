@@ -1,0 +1,153 @@
+"""Frames that pretend to be somebody else's, one small set per kind in `model.FORGERIES`. Pure, standard library only.
+
+Every frame ends in the caller's marker, by which a listener anywhere knows it again: in the UDP payload where there
+is one, else behind the packet as Ethernet padding.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from libvirt_guestnet.datapath.filters import link_local
+
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+_ALL_NODES, _ALL_NODES_MAC = IPv6Address("ff02::1"), "33:33:00:00:00:01"
+_IPV4, _ARP, _IPV6 = 0x0800, 0x0806, 0x86DD
+_UDP, _ICMPV6 = 17, 58
+_NA, _RA = 136, 134
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Somebody on a link: MAC, IPv4 and IPv6 address."""
+
+    mac: str
+    ip4: IPv4Address
+    ip6: IPv6Address
+
+
+def forged(kind: str, me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+    """The frames of one kind that `me` sends to pass for `them`. KeyError on an unknown kind."""
+    return _KINDS[kind](me, them, marker)
+
+
+def honest(mac: str, marker: bytes) -> bytes:
+    """A frame that every port may send: the listener must see it, or it proves nothing about forged ones."""
+    return _ethernet(mac, _ALL_NODES_MAC, _IPV6, _ip6_udp(link_local(mac), _ALL_NODES, 9, 9, marker))
+
+
+def _mac(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+    packet = _ip4_udp(me.ip4, IPv4Address("255.255.255.255"), 9, 9, marker)
+    return [_ethernet(them.mac, BROADCAST, _IPV4, packet)]
+
+
+def _arp(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+    claims = [(1, me.mac, them.ip4), (2, me.mac, them.ip4), (2, them.mac, me.ip4)]
+    return [_ethernet(me.mac, BROADCAST, _ARP, _arp_packet(*claim) + marker) for claim in claims]
+
+
+def _ipv4(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+    packet = _ip4_udp(them.ip4, IPv4Address("255.255.255.255"), 9, 9, marker)
+    return [_ethernet(me.mac, BROADCAST, _IPV4, packet)]
+
+
+def _ipv6(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+    return [_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, _ip6_udp(them.ip6, _ALL_NODES, 9, 9, marker))]
+
+
+def _nd(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+    """Neighbour advertisements (RFC 4861, 4.4): their address here, and mine at their MAC."""
+    frames = []
+    for target, option_mac in ((them.ip6, me.mac), (me.ip6, them.mac)):
+        message = struct.pack("!BBHI", _NA, 0, 0, 0x20000000) + target.packed + b"\2\1" + _octets(option_mac)
+        frames.append(_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, _ip6(me.ip6, _ICMPV6, message) + marker))
+    return frames
+
+
+def _ra(me: Identity, _them: Identity, marker: bytes) -> list[bytes]:
+    """A router advertisement (RFC 4861, 4.2) with a prefix of its own, plain and behind an extension header."""
+    prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 86400, 86400, 0) + IPv6Address("fd66:6666::").packed
+    message = struct.pack("!BBHBBHII", _RA, 0, 0, 64, 0, 1800, 0, 0) + prefix + b"\1\1" + _octets(me.mac)
+    source = link_local(me.mac)
+    plain = _ip6(source, _ICMPV6, message)
+    hidden = _ip6(source, 60, bytes([_ICMPV6, 0, 1, 4, 0, 0, 0, 0]) + message, _ICMPV6)
+    return [_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, packet + marker) for packet in (plain, hidden)]
+
+
+def _dhcp_offer(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+    """A DHCP offer (RFC 2131) that names the sender as router, from the server's port and from another."""
+    header = struct.pack("!BBBBIHH", 2, 1, 6, 0, 7, 0, 0x8000) + bytes(4) + them.ip4.packed + me.ip4.packed + bytes(4)
+    options = b"\x63\x82\x53\x63\x35\x01\x02\x36\x04" + me.ip4.packed + b"\x03\x04" + me.ip4.packed + b"\xff"
+    message = header + _octets(them.mac).ljust(16, b"\0") + bytes(192) + options + marker
+    everyone = IPv4Address("255.255.255.255")
+    packets = [_ip4_udp(me.ip4, everyone, port, 68, message) for port in (67, 4011)]
+    return [_ethernet(me.mac, BROADCAST, _IPV4, packet) for packet in packets]
+
+
+_KINDS = {
+    "mac": _mac,
+    "arp": _arp,
+    "ipv4": _ipv4,
+    "ipv6": _ipv6,
+    "nd": _nd,
+    "ra": _ra,
+    "dhcp-offer": _dhcp_offer,
+}
+
+
+def _octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def _ethernet(source: str, destination: str, ether_type: int, payload: bytes) -> bytes:
+    return _octets(destination) + _octets(source) + struct.pack("!H", ether_type) + payload.ljust(46, b"\0")
+
+
+def _arp_packet(operation: int, sender_mac: str, sender: IPv4Address) -> bytes:
+    return (
+        struct.pack("!HHBBH", 1, _IPV4, 6, 4, operation)
+        + _octets(sender_mac)
+        + sender.packed
+        + bytes(6)
+        + sender.packed
+    )
+
+
+def _ip4_udp(source: IPv4Address, destination: IPv4Address, sport: int, dport: int, payload: bytes) -> bytes:
+    datagram = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 1, 0, 64, _UDP, 0) + source.packed
+    header += destination.packed
+    return header[:10] + _checksum(header) + header[12:] + datagram
+
+
+def _ip6_udp(source: IPv6Address, destination: IPv6Address, sport: int, dport: int, payload: bytes) -> bytes:
+    datagram = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+    checksum = _checksum(_pseudo(source, destination, _UDP, datagram))
+    return _ip6_header(source, destination, _UDP, len(datagram), 64) + datagram[:6] + checksum + datagram[8:]
+
+
+def _ip6(source: IPv6Address, next_header: int, payload: bytes, upper: int | None = None) -> bytes:
+    """An ICMPv6 packet to all nodes with hop limit 255; `upper` is ICMPv6 where `next_header` is 8 octets before it."""
+    message = payload if upper is None else payload[8:]
+    checksum = _checksum(_pseudo(source, _ALL_NODES, _ICMPV6, message))
+    payload = payload[: len(payload) - len(message)] + message[:2] + checksum + message[4:]
+    return _ip6_header(source, _ALL_NODES, next_header, len(payload), 255) + payload
+
+
+def _ip6_header(source: IPv6Address, destination: IPv6Address, next_header: int, length: int, hops: int) -> bytes:
+    return struct.pack("!IHBB", 6 << 28, length, next_header, hops) + source.packed + destination.packed
+
+
+def _pseudo(source: IPv6Address, destination: IPv6Address, protocol: int, payload: bytes) -> bytes:
+    return source.packed + destination.packed + struct.pack("!II", len(payload), protocol) + payload
+
+
+def _checksum(data: bytes) -> bytes:
+    """The Internet checksum (RFC 1071)."""
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
