@@ -1,0 +1,94 @@
+"""What is left out of a topology file, derived from names: the same on every run and every host.
+
+Each value comes from SHA-256 over the names of what it belongs to. Nothing depends on the order of the file or on what
+else is in it, so adding a guest changes no other guest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from uuid import UUID
+
+from .model import DhcpRange, IPAddress, IPNetwork
+
+_TRIES = 64
+_IFNAME_BYTES = 15
+
+
+def mac(*names: str) -> str:
+    """A MAC address with QEMU's prefix, 52:54:00."""
+    return ":".join(["52", "54", "00", *(f"{byte:02x}" for byte in _digest("mac", *names)[:3])])
+
+
+def tap(*names: str) -> str:
+    """A tap device name: `vme` and 8 hex digits."""
+    return "vme" + _digest("tap", *names).hex()[:8]
+
+
+def guest_uuid(*names: str) -> str:
+    """A UUID of version 8 (RFC 9562: custom, here from SHA-256)."""
+    raw = bytearray(_digest("uuid", *names)[:16])
+    raw[6] = raw[6] & 0x0F | 0x80
+    raw[8] = raw[8] & 0x3F | 0x80
+    return str(UUID(bytes=bytes(raw)))
+
+
+def bridge(name: str) -> str:
+    """The bridge device of a network: `gn-` and its name, cut and completed by a hash when it does not fit."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
+    if plain == name and len(plain) + 3 <= _IFNAME_BYTES:
+        return f"gn-{plain}"
+    return f"gn-{plain[:6]}-{_digest('bridge', name).hex()[:5]}"
+
+
+def eui64(prefix: IPv6Network, mac_address: str) -> IPv6Address:
+    """The SLAAC address of a MAC in a /64 (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac_address.replace(":", ""))
+    identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return IPv6Address(int(prefix.network_address) | int.from_bytes(identifier, "big"))
+
+
+class Pool:
+    """The addresses of one subnet to derive from: not its first or (IPv4) last, not in the DHCP range, not taken."""
+
+    def __init__(self, prefix: IPNetwork, taken: Iterable[IPAddress] = (), dhcp: DhcpRange | None = None) -> None:
+        self._make = IPv6Address if isinstance(prefix, IPv6Network) else IPv4Address
+        self._first = int(prefix.network_address) + 1
+        self._last = int(prefix.broadcast_address) - (prefix.version == 4)
+        self._taken = {int(address) for address in taken}
+        self._dhcp = (int(dhcp.start), int(dhcp.end)) if dhcp else (0, -1)
+        self._derived: set[int] = set()
+        self._cursor = self._first
+
+    def derive(self, *names: str) -> IPAddress | None:
+        """The address these names lead to, whoever else was led there; None when all are taken."""
+        size = self._last - self._first + 1
+        for attempt in range(_TRIES):
+            number = int.from_bytes(_digest("address", *names, str(attempt)), "big")
+            if self._usable(candidate := self._first + number % size):
+                self._derived.add(candidate)
+                return self._make(candidate)
+        return self.free()
+
+    def free(self) -> IPAddress | None:
+        """The lowest address neither taken nor derived so far; None when there is none."""
+        while not self._usable(self._cursor) or self._cursor in self._derived:
+            low, high = self._dhcp
+            self._cursor = high + 1 if low <= self._cursor <= high else self._cursor + 1
+            if self._cursor > self._last:
+                return None
+        return self._make(self._cursor)
+
+    def take(self, address: IPAddress) -> None:
+        """From now on this address is somebody's."""
+        self._taken.add(int(address))
+
+    def _usable(self, number: int) -> bool:
+        low, high = self._dhcp
+        return self._first <= number <= self._last and number not in self._taken and not low <= number <= high
+
+
+def _digest(*names: str) -> bytes:
+    return sha256("\0".join(names).encode()).digest()

@@ -1,0 +1,141 @@
+"""Which addresses a port has: those given, checked; and one derived for each subnet that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Network
+
+from .. import addressing
+from ..model import Assignment, IPAddress, IPNetwork, Mode, PhysicalNetwork, PortAddress, Subnet
+from .keys import PortDecl
+from .networks import HOST, Scope, Segment, check_inside
+from .report import Report
+from .spec import At
+
+
+class Addresses:
+    """Every address of the topology and whose it is."""
+
+    def __init__(
+        self, scope: Scope, segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ...], report: Report
+    ) -> None:
+        self._topology = scope.topology
+        self._segments = segments
+        self._report = report
+        self._owners = dict(_fixed(segments, physicals))
+        self._derived: dict[IPAddress, str] = {}
+        self._pools: dict[tuple[str, IPNetwork], addressing.Pool] = {}
+        self._given: dict[str, list[IPAddress]] = {}
+        self._collisions: list[tuple[PortDecl, str, IPAddress, str, addressing.Pool]] = []
+        self._own_given(scope)
+
+    def of(self, guest: str, name: str, decl: PortDecl, mac: str, seg: Segment) -> tuple[PortAddress, ...]:
+        """The addresses of one port, in the order of the network's subnets; given ones first."""
+        given = [at.value for at in decl.addresses or ()]
+        found = list(_assigned(given, seg))
+        if seg.network.mode is not Mode.BRIDGE and decl.addresses != () and "addresses" not in decl.bad:
+            for subnet in seg.network.subnets:
+                if not any(address in subnet.prefix for address in given):
+                    found += self._derive((guest, name), decl, mac, seg, subnet)
+        return tuple(found)
+
+    def _own_given(self, scope: Scope) -> None:
+        """Given addresses come first, so that derived ones keep clear of them wherever they are in the file."""
+        for title, port in _ports(scope):
+            seg = self._segments.get(port.network.value)
+            for at in port.addresses or ():
+                if seg and check_inside(at, seg, self._report) and self._own(at, f"port '{title}'"):
+                    self._given.setdefault(seg.network.name, []).append(at.value)
+                    _check_range(at, seg, self._report)
+
+    def _own(self, at: At[IPAddress], title: str) -> bool:
+        if at.value in self._owners:
+            self._report.add(at.where, f"{at.value} is already the address of {self._owners[at.value]}")
+            return False
+        self._owners[at.value] = title
+        return True
+
+    def finish(self) -> None:
+        """Report the collisions between derived addresses, now that it is known which addresses are free."""
+        for decl, title, address, other, pool in self._collisions:
+            free = pool.free()
+            if free:
+                pool.take(free)
+            hint = f"addresses: [{free}]" if free else "an address from a larger subnet"
+            message = f"the address derived for port '{title}', {address}, is also that of {other}"
+            self._report.add(decl.at, f"{message}; give one of them {hint}")
+
+    def _derive(
+        self, names: tuple[str, str], decl: PortDecl, mac: str, seg: Segment, subnet: Subnet
+    ) -> Iterator[PortAddress]:
+        title = ".".join(names)
+        pool = self._pool(seg, subnet)
+        address: IPAddress | None
+        if isinstance(subnet.prefix, IPv6Network) and subnet.prefix.prefixlen == 64:
+            address = addressing.eui64(subnet.prefix, mac)
+        else:
+            address = pool.derive(self._topology, *names, str(subnet.prefix))
+        if address is None:
+            message = f"no address is free in {subnet.prefix} for port '{title}'"
+            self._report.add(decl.at, f"{message}; choose a larger subnet or a smaller DHCP range")
+            return
+        other = self._owners.get(address) or self._derived.get(address)
+        if other:
+            self._collisions.append((decl, title, address, other, pool))
+        self._derived.setdefault(address, f"port '{title}'")
+        yield PortAddress(address, subnet.prefix.prefixlen, _assignment(address, seg, given=False))
+
+    def _pool(self, seg: Segment, subnet: Subnet) -> addressing.Pool:
+        key = (seg.network.name, subnet.prefix)
+        if key not in self._pools:
+            fixed = [a for a in (subnet.host, subnet.gateway) if a]
+            given = self._given.get(seg.network.name, [])
+            self._pools[key] = addressing.Pool(subnet.prefix, [*given, *fixed], subnet.dhcp)
+        return self._pools[key]
+
+
+def _assigned(given: list[IPAddress], seg: Segment) -> Iterator[PortAddress]:
+    reserved = False
+    for address in given:
+        prefix = next((p for p in seg.prefixes if address in p), None)
+        if prefix is None:
+            continue
+        how = _assignment(address, seg, given=True)
+        if how is Assignment.DHCP and reserved:  # a MAC has one reservation; the guest adds the others itself
+            how = Assignment.STATIC
+        reserved = reserved or how is Assignment.DHCP
+        yield PortAddress(address, prefix.prefixlen, how)
+
+
+def _assignment(address: IPAddress, seg: Segment, *, given: bool) -> Assignment:
+    subnet = next((s for s in seg.network.subnets if address in s.prefix), None)
+    if subnet and subnet.dhcp and address.version == 4:
+        return Assignment.DHCP
+    announced = subnet is not None and subnet.host is not None and seg.network.gateway in (HOST, None)
+    if announced and not given and subnet is not None and subnet.prefix.version == 6 and subnet.prefix.prefixlen == 64:
+        return Assignment.SLAAC
+    return Assignment.STATIC
+
+
+def _check_range(at: At[IPAddress], seg: Segment, report: Report) -> None:
+    for subnet in seg.network.subnets:
+        dhcp = subnet.dhcp
+        if dhcp and isinstance(at.value, IPv4Address) and dhcp.start <= at.value <= dhcp.end:
+            message = f"{at.value} is in the DHCP range {dhcp.start}–{dhcp.end} of network '{seg.network.name}'"
+            report.add(at.where, f"{message}; choose an address outside it")
+
+
+def _fixed(segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ...]) -> Iterator[tuple[IPAddress, str]]:
+    for seg in segments.values():
+        for subnet in seg.network.subnets:
+            if subnet.host:
+                yield subnet.host, f"the host on network '{seg.network.name}'"
+    for physical in physicals:
+        yield from ((address, f"the host on physical network '{physical.label}'") for address in physical.host)
+        yield from ((address, f"the stand-in of physical network '{physical.label}'") for address in physical.stand_in)
+
+
+def _ports(scope: Scope) -> Iterator[tuple[str, PortDecl]]:
+    for name, guest in scope.guests.items():
+        for port in guest.ports if guest else ():
+            yield f"{name}.{(port.name or port.network).value}", port

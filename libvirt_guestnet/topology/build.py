@@ -1,0 +1,51 @@
+"""Declarations to the model. Every step reports what it finds wrong and goes on with what it can."""
+
+from __future__ import annotations
+
+from ..model import Guest, PhysicalNetwork, Topology
+from . import clashes, networks
+from .addresses import Addresses
+from .expectations import Endpoints
+from .guests import Guests
+from .keys import TopologyDecl
+from .networks import Scope, Segment
+from .report import Report
+from .spec import value
+
+
+def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
+    """The topology; worth something only when the report is empty."""
+    scope = Scope.of(decl)
+    physicals = _physicals(scope, decl, report)
+    segments = _segments(scope, decl, report)
+    addresses = Addresses(scope, segments, physicals, report)
+    builder = Guests(scope, segments, addresses, report)
+    guests = tuple(builder.build(name, guest) for name, guest in decl.guests or () if guest)
+    addresses.finish()
+    clashes.check(decl, scope, segments, builder.placed, report)
+    endpoints = Endpoints(scope, guests, physicals)
+    routers = _routers(scope, guests)
+    return Topology(
+        name=decl.name.value,
+        file=file,
+        description=value(decl.description) or "",
+        physical_networks=physicals,
+        networks=tuple(segment.network for segment in segments.values()),
+        guests=guests,
+        expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
+    )
+
+
+def _physicals(scope: Scope, decl: TopologyDecl, report: Report) -> tuple[PhysicalNetwork, ...]:
+    declared = decl.physical_networks or ()
+    return tuple(networks.physical(scope, name.value, each, report) for name, each in declared if each)
+
+
+def _segments(scope: Scope, decl: TopologyDecl, report: Report) -> dict[str, Segment]:
+    declared = decl.networks or ()
+    return {name.value: networks.segment(scope, name, each, report) for name, each in declared if each}
+
+
+def _routers(scope: Scope, guests: tuple[Guest, ...]) -> dict[str, bool]:
+    """Which guests forward; those we could not read may."""
+    return dict.fromkeys(scope.guests, True) | {guest.name: guest.router is not None for guest in guests}

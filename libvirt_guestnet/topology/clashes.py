@@ -1,0 +1,147 @@
+"""What must be unique on a host, and is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network
+
+from ..errors import Where
+from ..model import IPNetwork, Mode
+from .guests import Placed
+from .keys import TopologyDecl
+from .networks import HOST, NONE, Scope, Segment
+from .report import Report
+
+
+def check(
+    decl: TopologyDecl, scope: Scope, segments: Mapping[str, Segment], ports: list[Placed], report: Report
+) -> None:
+    """Report every clash of names, devices, MAC addresses, UUIDs and subnets."""
+    _check_names(decl, scope, report)
+    _check_devices(segments.values(), ports, report)
+    _check_macs(segments, ports, report)
+    _check_uuids(decl, report)
+    _check_subnets(decl, segments, report)
+
+
+def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:
+    for name, _ in decl.physical_networks or ():
+        if name.value == HOST:
+            report.add(name.where, f"a physical network cannot be named {HOST}: the host itself is meant by that")
+    port_names = {
+        f"{name}.{(port.name or port.network).value}": name
+        for name, guest in scope.guests.items()
+        for port in (guest.ports if guest else ())
+    }
+    for name, _ in decl.guests or ():
+        if name.value in (HOST, NONE):
+            report.add(name.where, f"a guest cannot be named '{name.value}': the word has a meaning of its own")
+        if name.value in scope.physicals:
+            report.add(name.where, f"'{name.value}' is also a physical network; endpoints would be ambiguous")
+    for name, _ in (*(decl.guests or ()), *(decl.physical_networks or ())):
+        if port_names.get(name.value, name.value) != name.value:
+            report.add(name.where, f"'{name.value}' also names a port of guest '{port_names[name.value]}'")
+
+
+def _check_devices(segments: Iterable[Segment], ports: list[Placed], report: Report) -> None:
+    owners: dict[str, tuple[str, str]] = {}
+    for where, device, title, group, key in sorted(_devices(segments, ports)):
+        owner, same = owners.setdefault(device, (title, group))
+        if same != group:
+            report.add(where, f"interface '{device}' of {title} is already that of {owner}; set {key}: on one of them")
+
+
+def _devices(segments: Iterable[Segment], ports: list[Placed]) -> Iterator[tuple[Where, str, str, str, str]]:
+    """(where, device, whose, group, key); owners of one group may share a device."""
+    for seg in segments:
+        where = seg.decl.bridge.where if seg.decl.bridge else seg.at.where
+        yield where, seg.network.bridge, f"network '{seg.network.name}'", seg.wire, "bridge"
+    for placed in ports:
+        where = placed.decl.tap.where if placed.decl.tap else placed.decl.at
+        yield where, placed.port.tap, f"port '{placed.title}'", f"port {placed.title}", "tap"
+
+
+def _check_macs(segments: Mapping[str, Segment], ports: list[Placed], report: Report) -> None:
+    """Given MAC addresses are unique in the file; derived ones need to be on their wire and in their guest (24 bits are
+    too few to ask more of thousands of ports)."""
+    anywhere: dict[str, str] = {}
+    nearby: dict[tuple[str, str], str] = {}
+    for where, mac, title, scopes, given in sorted(_macs(segments, ports)):
+        other = anywhere.get(mac) if given else None
+        other = other or next((nearby[scope, mac] for scope in scopes if (scope, mac) in nearby), None)
+        if other:
+            report.add(where, f"MAC address {mac} of {title} is already that of {other}; set mac: on one of them")
+        if given:
+            anywhere.setdefault(mac, title)
+        for scope in scopes:
+            nearby.setdefault((scope, mac), title)
+
+
+def _macs(
+    segments: Mapping[str, Segment], ports: list[Placed]
+) -> Iterator[tuple[Where, str, str, tuple[str, ...], bool]]:
+    for seg in segments.values():
+        if seg.network.mac:
+            where = seg.decl.mac.where if seg.decl.mac else seg.at.where
+            title = f"the host on network '{seg.network.name}'"
+            yield where, seg.network.mac, title, (f"wire {seg.wire}",), seg.decl.mac is not None
+    for placed in ports:
+        given, seg_ = placed.decl.mac, segments.get(placed.port.network)
+        scopes = (f"guest {placed.guest}", f"wire {seg_.wire if seg_ else ''}")
+        yield (
+            given.where if given else placed.decl.at,
+            placed.port.mac,
+            f"port '{placed.title}'",
+            scopes,
+            given is not None,
+        )
+
+
+def _check_uuids(decl: TopologyDecl, report: Report) -> None:
+    owners: dict[str, str] = {}
+    for name, guest in decl.guests or ():
+        if guest and guest.uuid:
+            owner = owners.setdefault(guest.uuid.value, name.value)
+            if owner != name.value:
+                report.add(guest.uuid.where, f"UUID {guest.uuid.value} is already that of guest '{owner}'")
+
+
+def _check_subnets(decl: TopologyDecl, segments: Mapping[str, Segment], report: Report) -> None:
+    """Subnets of one host must not overlap; a bridge network may repeat those of its label."""
+    open_: list[tuple[IPNetwork, Where, str, str]] = []
+    for prefix, where, title, wire in sorted(_subnets(decl, segments), key=lambda each: _sort_key(each[0])):
+        while open_ and not _contains(open_[-1][0], prefix):
+            open_.pop()
+        for outer, other_where, other, other_wire in open_:
+            if other_wire == wire and other != title:
+                continue
+            later, earlier = (where, other_where) if where > other_where else (other_where, where)
+            mine, theirs = (prefix, outer) if later == where else (outer, prefix)
+            whose = other if later == where else title
+            report.add(later, f"subnet {mine} overlaps {theirs} of {whose} (line {earlier.line})")
+        if len(open_) < 8:  # deeper nesting repeats what is already reported
+            open_.append((prefix, where, title, wire))
+
+
+def _subnets(decl: TopologyDecl, segments: Mapping[str, Segment]) -> Iterator[tuple[IPNetwork, Where, str, str]]:
+    for name, physical in decl.physical_networks or ():
+        for at in physical.subnets or () if physical else ():
+            yield at.value, at.where, f"physical network '{name.value}'", f"label {name.value}"
+    for seg in segments.values():
+        for at in seg.decl.subnets or ():
+            yield at.value, at.where, f"network '{seg.network.name}'", _wire(seg)
+
+
+def _wire(seg: Segment) -> str:
+    return seg.wire if seg.network.mode is Mode.BRIDGE else f"network {seg.network.name}"
+
+
+def _sort_key(prefix: IPNetwork) -> tuple[int, int, int]:
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
+
+
+def _contains(outer: IPNetwork, inner: IPNetwork) -> bool:
+    match outer, inner:
+        case (IPv4Network(), IPv4Network()) | (IPv6Network(), IPv6Network()):
+            return outer.overlaps(inner)
+    return False

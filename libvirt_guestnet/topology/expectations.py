@@ -1,0 +1,130 @@
+"""The `expect:` lines: endpoints that exist, questions that can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+
+from ..model import Expect, Family, Guest, PhysicalNetwork, Port
+from .keys import ExpectDecl
+from .networks import HOST, Scope
+from .report import Report, unknown
+from .spec import At, value, values
+
+_BOTH = frozenset(Family)
+
+
+class Endpoints:
+    """Everything an expectation can name, and the address families it has (both when that is not known)."""
+
+    def __init__(self, scope: Scope, guests: Iterable[Guest], physicals: Iterable[PhysicalNetwork]) -> None:
+        self._families: dict[str, frozenset[Family]] = {HOST: _BOTH}
+        self._guests = set(scope.guests)
+        self._ports: set[str] = set()
+        for name, decl in scope.guests.items():
+            self._families[name] = _BOTH
+            self._ports |= {f"{name}.{(port.name or port.network).value}" for port in (decl.ports if decl else ())}
+        self._families |= dict.fromkeys(self._ports, _BOTH)
+        self._families |= dict.fromkeys(scope.physicals, _BOTH)
+        self._families |= {p.label: _families(p.subnets) for p in physicals}
+        for guest in guests:
+            self._add(guest)
+
+    def _add(self, guest: Guest) -> None:
+        self._families[guest.name] = _of_ports(guest.ports)
+        for port in guest.ports:
+            self._families[f"{guest.name}.{port.name}"] = _of_ports((port,))
+
+    def expect(self, decl: ExpectDecl, routers: Mapping[str, bool], report: Report) -> Expect:
+        """One expectation, checked. `routers` says of every guest whether it forwards (or may, for all we know)."""
+        self._check(decl.source, report)
+        if decl.destination:
+            self._check(decl.destination, report)
+        if decl.seen_as:
+            self._check(decl.seen_as, report)
+        self._check_hops(decl, report)
+        _check_question(decl, report)
+        _check_services(decl, report)
+        if decl.forge:
+            self._check_forge(decl, report)
+        _check_router(decl, routers, report)
+        return Expect(
+            source=decl.source.value,
+            destination=value(decl.destination),
+            can=values(decl.can),
+            cannot=values(decl.cannot),
+            via=values(decl.via),
+            seen_as=value(decl.seen_as),
+            forge=values(decl.forge),
+            families=self._choose(decl, report),
+            without_forwarding=value(decl.without_forwarding),
+        )
+
+    def _check(self, at: At[str], report: Report) -> None:
+        if at.value not in self._families:
+            report.add(at.where, unknown("endpoint", at.value, self._families))
+
+    def _check_hops(self, decl: ExpectDecl, report: Report) -> None:
+        for hop in decl.via or ():
+            if hop.value not in self._guests and hop.value != HOST:
+                report.add(hop.where, unknown("hop", hop.value, [*self._guests, HOST]))
+
+    def _check_forge(self, decl: ExpectDecl, report: Report) -> None:
+        source = decl.source
+        if source.value in self._families and source.value not in self._guests | self._ports:
+            report.add(source.where, f"only a guest can forge frames; '{source.value}' is none")
+
+    def _choose(self, decl: ExpectDecl, report: Report) -> tuple[Family, ...]:
+        ends = [decl.source] + ([decl.destination] if decl.destination else [])
+        common = _BOTH.intersection(*(self._families.get(end.value, _BOTH) for end in ends))
+        for family in decl.families or ():
+            if family.value not in common:
+                report.add(family.where, f"not both ends have {family.value} addresses")
+        if decl.families is not None:
+            return values(decl.families)
+        if not common and decl.destination:
+            report.add(
+                decl.at, f"'{decl.source.value}' and '{decl.destination.value}' have no address family in common"
+            )
+        return tuple(family for family in Family if family in common)
+
+
+def _check_question(decl: ExpectDecl, report: Report) -> None:
+    asked = [decl.can, decl.cannot, decl.via, decl.seen_as]
+    broken = decl.bad & {"can", "cannot", "via", "seen-as", "forge", "to"}
+    if not any(asked) and not decl.forge and not broken:
+        report.add(decl.at, "nothing is expected here: say can, cannot, via, seen-as or forge")
+    if any(asked) and not decl.destination and "to" not in decl.bad:
+        report.add(decl.at, "the key 'to' is missing: only forge does without a destination")
+    if decl.destination and decl.destination.value == decl.source.value:
+        report.add(decl.destination.where, f"'{decl.source.value}' is both ends")
+
+
+def _check_services(decl: ExpectDecl, report: Report) -> None:
+    can = set(values(decl.can))
+    for service in decl.cannot or ():
+        if service.value in can:
+            report.add(service.where, f"{service.value} is expected both to work and not to work")
+
+
+def _check_router(decl: ExpectDecl, routers: Mapping[str, bool], report: Report) -> None:
+    at = decl.without_forwarding
+    if at and at.value not in routers:
+        report.add(at.where, unknown("guest", at.value, routers))
+    elif at and not routers[at.value]:
+        report.add(at.where, f"guest '{at.value}' does not forward: it has no router:")
+
+
+def _of_ports(ports: tuple[Port, ...]) -> frozenset[Family]:
+    if not all(port.addresses for port in ports):
+        return _BOTH  # a port whose addresses nobody told us can have any
+    return frozenset(
+        Family.IPV4 if isinstance(address.ip, IPv4Address) else Family.IPV6
+        for port in ports
+        for address in port.addresses
+    )
+
+
+def _families(subnets: Iterable[object]) -> frozenset[Family]:
+    found = frozenset(Family.IPV4 if isinstance(prefix, IPv4Network) else Family.IPV6 for prefix in subnets)
+    return found or _BOTH

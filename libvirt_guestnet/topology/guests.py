@@ -1,0 +1,135 @@
+"""Guests and their ports: names, devices and addresses, given or derived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .. import addressing
+from ..model import Guest, Mode, Port
+from . import routers
+from .addresses import Addresses
+from .keys import GuestDecl, PortDecl
+from .kinds import Image, Link
+from .networks import HOST, Scope, Segment, bandwidth
+from .report import Report, unknown
+from .spec import At, value
+
+_DEFAULT_MEMORY_MIB = 128
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A port with its place in the file, for the checks that compare ports."""
+
+    guest: str
+    decl: PortDecl
+    port: Port
+
+    @property
+    def title(self) -> str:
+        return f"{self.guest}.{self.port.name}"
+
+
+class Guests:
+    """Turns guest declarations into guests, one after the other."""
+
+    def __init__(self, scope: Scope, segments: Mapping[str, Segment], addresses: Addresses, report: Report) -> None:
+        self._scope = scope
+        self._segments = segments
+        self._addresses = addresses
+        self._report = report
+        self.placed: list[Placed] = []
+
+    def build(self, at: At[str], decl: GuestDecl) -> Guest:
+        """The guest, complete."""
+        name, image = at.value, value(decl.image)
+        self._check(at, decl)
+        leaves = self._default_port(decl)
+        ports = tuple(self._port(name, decl, index, index == leaves) for index in range(len(decl.ports)))
+        uuid = value(decl.uuid) or (addressing.guest_uuid(self._scope.topology, name) if image else None)
+        return Guest(
+            name=name,
+            ports=ports,
+            image=str(image) if image else None,
+            uuid=uuid,
+            memory_mib=value(decl.memory) or _DEFAULT_MEMORY_MIB,
+            router=routers.router(self._scope, self._segments, name, decl, self._report),
+            autostart=decl.autostart.value,
+        )
+
+    def _check(self, at: At[str], decl: GuestDecl) -> None:
+        if decl.image is None and "image" not in decl.bad:
+            for key, given in (
+                ("memory", decl.memory),
+                ("autostart", decl.autostart if decl.autostart.value else None),
+            ):
+                if given:
+                    self._report.add(given.where, f"{key} is for guests with an image; '{at.value}' is your own domain")
+        names: set[str] = set()
+        for port in decl.ports:
+            self._check_port(decl, port)
+            name = port.name or port.network
+            if name.value in names:
+                message = f"guest '{at.value}' has two ports named '{name.value}'; give one of them another name:"
+                self._report.add(name.where, message)
+            names.add(name.value)
+
+    def _check_port(self, guest: GuestDecl, decl: PortDecl) -> None:
+        network = decl.network
+        if network.value not in self._scope.networks:
+            self._report.add(network.where, unknown("network", network.value, self._scope.networks))
+        seg = self._segments.get(network.value)
+        if seg is None or seg.network.mode is not Mode.BRIDGE or value(guest.image) is not Image.TINY:
+            return
+        if decl.addresses is None and "addresses" not in decl.bad and seg.prefixes:
+            subnets = ", ".join(map(str, seg.prefixes))
+            message = f"a port on bridge network '{network.value}' needs addresses from {subnets}, or addresses: []"
+            self._report.add(network.where, message)
+
+    def _default_port(self, decl: GuestDecl) -> int | None:
+        chosen = [i for i, port in enumerate(decl.ports) if value(port.default_route)]
+        for index in chosen:
+            self._check_default(decl.ports[index], first=index == chosen[0])
+        if chosen:
+            return chosen[0]
+        free = [i for i, port in enumerate(decl.ports) if port.default_route is None]
+        return next((i for i in free if self._leads_out(decl, decl.ports[i])), None)
+
+    def _check_default(self, port: PortDecl, *, first: bool) -> None:
+        seg = self._segments.get(port.network.value)
+        where = port.default_route.where if port.default_route else port.at
+        if not first:
+            self._report.add(where, "a guest has one default-route; another port has it already")
+        elif seg and seg.network.gateway is None:
+            self._report.add(where, f"default-route: network '{seg.network.name}' has no gateway")
+
+    def _leads_out(self, decl: GuestDecl, port: PortDecl) -> bool:
+        seg = self._segments.get(port.network.value)
+        gateway = seg.network.gateway if seg else None
+        return gateway == HOST or (gateway is not None and self._scope.guests.get(gateway) is not decl)
+
+    def _port(self, guest: str, decl: GuestDecl, index: int, default_route: bool) -> Port:
+        given = decl.ports[index]
+        name = (given.name or given.network).value
+        seg = self._segments.get(given.network.value)
+        mac = value(given.mac) or addressing.mac(self._scope.topology, guest, name)
+        routed, onlink = routers.sources(self._scope, self._segments, guest, decl, given)
+        port = Port(
+            name=name,
+            network=given.network.value,
+            kind=given.kind.value,
+            mac=mac,
+            tap=value(given.tap) or addressing.tap(self._scope.topology, guest, name),
+            addresses=self._addresses.of(guest, name, given, mac, seg) if seg else (),
+            sources=routed,
+            onlink=onlink,
+            default_route=default_route,
+            link_up=given.link.value is Link.UP,
+            isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
+            bandwidth=bandwidth(given.bandwidth, self._report),
+            guarded=given.guarded.value if given.guarded else bool(seg is None or seg.network.guarded),
+            vlan=value(given.vlan),
+        )
+        self.placed.append(Placed(guest, given, port))
+        return port

@@ -1,0 +1,219 @@
+"""Every key of a topology file: the one source for the reader, the key checks and the JSON Schema."""
+
+# ruff: noqa: RUF009 (key() declares a field, as dataclasses.field does)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from ..model import FORGERIES, Family, IPAddress, IPNetwork, Mode, PortKind, Service
+from . import kinds
+from .kinds import Image, Link
+from .spec import At, Decl, ListOf, MapOf, Record, key
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicalDecl(Decl):
+    """A network outside the host. Each host maps the label to one of its NICs or bridges."""
+
+    subnets: tuple[At[IPNetwork], ...] | None = key(
+        ListOf(kinds.SUBNET), "The prefixes in use there, IPv4 and IPv6, at least a /30 or /126 each."
+    )
+    stand_in: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP),
+        "In a lab, the addresses of the one host that stands for the whole network. "
+        "Left out: the first address of each subnet.",
+    )
+    host: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP),
+        "In a lab, the addresses this host has there. "
+        "Left out: the second address of each subnet if a nat, route or open network uses the label, else none.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DhcpDecl(Decl):
+    """IPv4 addresses handed out by the host. `{}` takes the default range."""
+
+    range: tuple[At[IPv4Address], ...] | None = key(
+        ListOf(kinds.IPV4, length=2),
+        "First and last address for guests without an address of their own. Left out: the upper half of the subnet.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateDecl(Decl):
+    """A limit on one direction of traffic."""
+
+    average: At[int] = key(kinds.RATE, "Long-term rate in KiB/s.", required=True)
+    peak: At[int] | None = key(kinds.RATE, "Highest rate in KiB/s while a burst lasts.")
+    burst: At[int] | None = key(kinds.RATE, "Size of a burst in KiB.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandwidthDecl(Decl):
+    """Traffic limits, seen from the guest."""
+
+    inbound: RateDecl | None = key(Record(RateDecl), "What the guest receives.")
+    outbound: RateDecl | None = key(Record(RateDecl), "What the guest sends.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkDecl(Decl):
+    """A guest network; its name is the libvirt network's name."""
+
+    mode: At[Mode] = key(
+        kinds.MODE, "How the network reaches beyond its host, in libvirt's words for forward modes.", required=True
+    )
+    physical_network: At[str] | None = key(
+        kinds.WORD,
+        "Label of the network outside: required for bridge; for nat, route and open, "
+        "traffic then leaves only through it.",
+    )
+    subnets: tuple[At[IPNetwork], ...] | None = key(
+        ListOf(kinds.SUBNET), "The network's prefixes. Left out for bridge: those of its physical network."
+    )
+    gateway: At[str] | None = key(
+        kinds.OBJECT_NAME,
+        "Who forwards for the guests: host, none, or the name of a guest that has an address here. "
+        "Left out: host for nat, route and open, none for isolated and bridge.",
+    )
+    bridge: At[str] | None = key(
+        kinds.IFNAME, "The bridge device. Left out: gn- and the network's name (for bridge, the label), shortened."
+    )
+    mac: At[str] | None = key(
+        kinds.MAC, "MAC address of the host's interface on the network. Left out: derived from the names."
+    )
+    dhcp: DhcpDecl | None = key(Record(DhcpDecl), "Have the host hand out the IPv4 addresses.")
+    domain: At[str] | None = key(kinds.DNS_NAME, "DNS domain of the guests.")
+    dns: tuple[tuple[At[str], tuple[At[IPAddress], ...] | None], ...] | None = key(
+        MapOf(ListOf(kinds.IP), kinds.DNS_NAME), "More names the network's DNS server answers, each with its addresses."
+    )
+    mtu: At[int] | None = key(kinds.MTU, "Largest packet in bytes. Left out: the kernel's default, 1500.")
+    vlan: At[int] | None = key(kinds.VLAN, "Access VLAN of the network's ports.")
+    isolated_ports: At[bool] = key(kinds.BOOL, "Ports reach the host but not each other.", default=False)
+    bandwidth: BandwidthDecl | None = key(Record(BandwidthDecl), "Limits for all ports together.")
+    guarded: At[bool] = key(
+        kinds.BOOL, "Port security: a guest can only send from its own MAC and IP addresses.", default=True
+    )
+    autostart: At[bool] = key(kinds.BOOL, "Start the network together with the host.", default=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortDecl(Decl):
+    """A NIC of a guest."""
+
+    network: At[str] = key(kinds.OBJECT_NAME, "The network it is on.", required=True)
+    name: At[str] | None = key(
+        kinds.OBJECT_NAME, "Its name, once per guest; GUEST.PORT names it elsewhere. Left out: the network's name."
+    )
+    kind: At[PortKind] = key(
+        kinds.PORT_KIND, "Type of the libvirt interface: network, bridge or ethernet.", default=PortKind.NETWORK
+    )
+    mac: At[str] | None = key(kinds.MAC, "MAC address. Left out: derived from the names.")
+    tap: At[str] | None = key(
+        kinds.TAP, "The host-side device. Left out: vme and 8 hex digits, derived from the names."
+    )
+    vlan: At[int] | None = key(kinds.VLAN, "Access VLAN. Left out: the network's.")
+    addresses: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP),
+        "Its addresses, without prefix length; each must be in a subnet of the network. "
+        "Subnets without one get an address derived from the names, except on bridge networks; [] means none at all.",
+    )
+    default_route: At[bool] | None = key(
+        kinds.BOOL, "The guest's default route leaves here. Left out: true for the first port that has a gateway."
+    )
+    link: At[Link] = key(kinds.LINK, "Whether the cable is plugged in.", default=Link.UP)
+    isolated: At[bool] | None = key(
+        kinds.BOOL, "Cannot reach other isolated ports. Left out: the network's isolated-ports."
+    )
+    bandwidth: BandwidthDecl | None = key(Record(BandwidthDecl), "Limits for this port.")
+    guarded: At[bool] | None = key(kinds.BOOL, "Port security. Left out: the network's.")
+    sources: tuple[At[IPNetwork], ...] | None = key(
+        ListOf(kinds.PREFIX),
+        "Prefixes the guest forwards for: it may send from them. Left out: derived from `router`.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowDecl(Decl):
+    """New flows a router lets through. Replies always pass."""
+
+    source: At[str] = key(
+        kinds.OBJECT_NAME, "Network the flow comes from; the router is on it.", required=True, name="from"
+    )
+    destination: At[str] = key(kinds.OBJECT_NAME, "Network or label the flow goes to.", required=True, name="to")
+    services: tuple[At[Service], ...] = key(
+        ListOf(kinds.SERVICE), "icmp, tcp, udp, tcp/80, tcp/8000-8010, udp/53 …", required=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterDecl(Decl):
+    """The guest forwards, and only what is allowed."""
+
+    masquerade: At[str] | None = key(
+        kinds.OBJECT_NAME, "Network towards which the router hides everybody behind its own address."
+    )
+    allow: tuple[AllowDecl, ...] | None = key(ListOf(Record(AllowDecl)), "What may pass. Left out: nothing.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestDecl(Decl):
+    """A guest; its name is the libvirt domain's name."""
+
+    ports: tuple[PortDecl, ...] = key(ListOf(Record(PortDecl)), "Its NICs, in order.", required=True)
+    image: At[Image] | None = key(
+        kinds.IMAGE,
+        "tiny: the project's own small guest, defined and run by guestnet. "
+        "Left out: your own domain of that name, of which guestnet manages only the NICs.",
+    )
+    uuid: At[str] | None = key(
+        kinds.UUID_TEXT, "UUID of the domain. Left out: derived from the names for a guest with an image."
+    )
+    memory: At[int] | None = key(kinds.MEMORY, "Memory of a guest with an image, in MiB. Left out: 128.")
+    router: RouterDecl | None = key(Record(RouterDecl), "The guest forwards between its ports.")
+    autostart: At[bool] = key(kinds.BOOL, "Start a guest with an image together with the host.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectDecl(Decl):
+    """One thing `verify` checks. An endpoint is a guest, GUEST.PORT, a label or host."""
+
+    source: At[str] = key(kinds.OBJECT_NAME, "Endpoint that sends.", required=True, name="from")
+    destination: At[str] | None = key(kinds.OBJECT_NAME, "Endpoint it sends to; none with forge alone.", name="to")
+    can: tuple[At[Service | str], ...] | None = key(ListOf(kinds.PROBE), "Services that work; also layer2.")
+    cannot: tuple[At[Service | str], ...] | None = key(ListOf(kinds.PROBE), "Services that do not; also layer2.")
+    via: tuple[At[str], ...] | None = key(
+        ListOf(kinds.OBJECT_NAME), "The hops in between that a trace shows, in order: guests or host."
+    )
+    seen_as: At[str] | None = key(kinds.OBJECT_NAME, "Endpoint whose address the destination sees as source.")
+    forge: tuple[At[str], ...] | None = key(
+        ListOf(kinds.FORGERY, all_word="all", all_items=FORGERIES),
+        "Kinds of forged frame that must arrive nowhere, or all.",
+    )
+    families: tuple[At[Family], ...] | None = key(
+        ListOf(kinds.FAMILY), "Check only these. Left out: those that both ends have."
+    )
+    without_forwarding: At[str] | None = key(
+        kinds.OBJECT_NAME, "Router guest that has forwarding switched off while this is checked."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopologyDecl(Decl):
+    """Guest networks of one host, and what must and must not be reachable in them."""
+
+    name: At[str] = key(kinds.WORD, "Name of the topology: it marks everything guestnet makes for it.", required=True)
+    description: At[str] | None = key(kinds.TEXT, "One sentence for people.")
+    physical_networks: tuple[tuple[At[str], PhysicalDecl | None], ...] | None = key(
+        MapOf(Record(PhysicalDecl), kinds.WORD), "Labels for the networks outside the host."
+    )
+    networks: tuple[tuple[At[str], NetworkDecl | None], ...] | None = key(
+        MapOf(Record(NetworkDecl)), "The guest networks."
+    )
+    guests: tuple[tuple[At[str], GuestDecl | None], ...] | None = key(
+        MapOf(Record(GuestDecl)), "The guests and their ports."
+    )
+    expect: tuple[ExpectDecl, ...] | None = key(ListOf(Record(ExpectDecl)), "What `verify` checks.")

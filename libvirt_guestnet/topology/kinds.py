@@ -1,0 +1,248 @@
+"""The scalar values of a topology file: how each is read, and how an editor checks it.
+
+A reader gets the text and whether it was written without quotes; it raises ValueError with the complaint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
+from typing import Any, TypeVar
+from uuid import UUID
+
+from ..model import FORGERIES, Family, IPAddress, IPNetwork, Mode, PortKind, Protocol, Service
+from .report import shown, unknown
+
+_E = TypeVar("_E", bound=StrEnum)
+_WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
+_PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
+IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
+OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
+_TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of scalar: its reader and the JSON Schema of what the reader accepts."""
+
+    read: Callable[[str], Any]
+    schema: Mapping[str, Any]
+
+
+def _pattern(pattern: str) -> dict[str, str]:
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+def _read_text(text: str) -> str:
+    return text
+
+
+def _read_bool(text: str) -> bool:
+    if text in ("true", "false"):
+        return text == "true"
+    meant = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text.lower(), text.lower())
+    hint = f"; did you mean {meant}?" if meant in ("true", "false") else ""
+    raise ValueError(f"{shown(text)} is neither true nor false{hint}")
+
+
+def integer(low: int, high: int, what: str) -> Kind:
+    """A whole number between `low` and `high`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,12}", text):
+            raise ValueError(f"{what} must be a whole number from {low} to {high}, not {shown(text)}")
+        if not low <= int(text) <= high:
+            raise ValueError(f"{what} {int(text)} is outside {low}–{high}")
+        return int(text)
+
+    return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
+
+
+def choice(kind: type[_E], what: str) -> Kind:
+    """One word of an enumeration."""
+
+    def read(text: str) -> _E:
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(unknown(what, text, list(kind))) from None
+
+    return Kind(read, {"enum": [str(member) for member in kind]})
+
+
+def _read_word(text: str) -> str:
+    if not re.fullmatch(_WORD, text) or len(text) > 64:
+        raise ValueError(f"{shown(text)} is not a usable name: letters, digits, '.', '_', '-', at most 64 characters")
+    return text
+
+
+def _read_object_name(text: str) -> str:
+    bad = next((c for c in text if c == "/" or not c.isprintable()), None)
+    if bad:
+        raise ValueError(f"libvirt refuses the name {shown(text)}: it contains {bad!r}")
+    if not text.strip() or text != text.strip() or text.startswith("-") or text in (".", ".."):
+        raise ValueError(f"{shown(text)} is not a usable name for a libvirt object")
+    if len(text.encode()) > OBJECT_NAME_BYTES:
+        raise ValueError(f"the name {shown(text)} is longer than {OBJECT_NAME_BYTES} bytes")
+    return text
+
+
+def _read_ifname(text: str) -> str:
+    if len(text.encode()) > IFNAME_BYTES:
+        raise ValueError(f"interface name {shown(text)} is longer than {IFNAME_BYTES} characters, the kernel's limit")
+    if not re.fullmatch(_WORD, text):
+        raise ValueError(f"{shown(text)} is not a usable interface name: letters, digits, '.', '_' and '-' only")
+    if text in ("all", "default", "lo"):  # all and default are directories of /proc/sys/net/ipv4/conf
+        raise ValueError(f"the kernel keeps the interface name {shown(text)} for itself")
+    return text
+
+
+def _read_tap(text: str) -> str:
+    prefix = next((p for p in _TAP_PREFIXES if text.startswith(p)), None)
+    if prefix:
+        raise ValueError(f"libvirt keeps tap names that start with '{prefix}' for itself; choose another")
+    return _read_ifname(text)
+
+
+def _read_mac(text: str) -> str:
+    if not re.fullmatch(_MAC, text):
+        raise ValueError(f"{shown(text)} is not a MAC address such as 52:54:00:12:34:56")
+    first = int(text[:2], 16)
+    if first & 1:
+        raise ValueError(f"{text} is a multicast MAC address; the first byte must be even")
+    if text.lower().startswith("fe:"):  # virNetDevTapCreateInBridgePort refuses it
+        raise ValueError(
+            f"libvirt keeps MAC addresses that start with fe for its taps; {text} needs another first byte"
+        )
+    if int(text.replace(":", ""), 16) == 0:
+        raise ValueError("the MAC address is all zero")
+    return text.lower()
+
+
+def _read_ip(text: str) -> IPAddress:
+    if "/" in text:
+        raise ValueError(f"{shown(text)}: write the address without a prefix length; the subnet gives it")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not an IP address") from None
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise ValueError(f"{shown(text)}: an address with a scope cannot be used here")
+    return address
+
+
+def _read_ipv4(text: str) -> IPv4Address:
+    address = _read_ip(text)
+    if not isinstance(address, IPv4Address):
+        raise ValueError(f"{text} is not an IPv4 address")
+    return address
+
+
+def _read_prefix(text: str) -> IPNetwork:
+    if "/" not in text or "%" in text:
+        raise ValueError(f"{shown(text)} is not a prefix such as 192.0.2.0/24 or fd00:1::/64")
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        near = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a prefix such as 192.0.2.0/24 or fd00:1::/64") from None
+    raise ValueError(f"{shown(text)} has bits set beyond its prefix length; did you mean '{near}'?")
+
+
+def _read_subnet(text: str) -> IPNetwork:
+    prefix = _read_prefix(text)
+    reserved = IPv4Network("0.0.0.0/8")
+    if isinstance(prefix, IPv4Network) and (prefix.overlaps(reserved) or prefix.is_reserved):
+        raise ValueError(f"{prefix} is reserved: guests cannot use it")
+    if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local or prefix.network_address.is_unspecified:
+        raise ValueError(f"{prefix} is not for ordinary addresses: guests cannot use it")
+    if prefix.prefixlen > prefix.max_prefixlen - 2:
+        raise ValueError(f"{prefix} is too small for a network: /{prefix.max_prefixlen - 2} is the smallest")
+    return prefix
+
+
+def _read_service(text: str) -> Service:
+    protocol, slash, ports = text.partition("/")
+    if protocol not in list(Protocol):
+        raise ValueError(unknown("service", protocol, Protocol))
+    if not slash:
+        return Service(Protocol(protocol))
+    if protocol == Protocol.ICMP or not re.fullmatch(_PORTS, ports):
+        raise ValueError(f"{shown(text)} is not a service such as icmp, tcp, tcp/80 or udp/8000-8010")
+    first, last = int(ports.split("-")[0]), int(ports.split("-")[-1])
+    if not 1 <= first <= last <= 65535:
+        raise ValueError(f"{shown(text)}: ports go from 1 to 65535, the lower one first")
+    return Service(Protocol(protocol), first, last)
+
+
+def _read_probe(text: str) -> Service | str:
+    if text == LAYER2:
+        return text
+    if text.partition("/")[0] not in list(Protocol):
+        raise ValueError(unknown("service", text, [LAYER2, *Protocol]))
+    return _read_service(text)
+
+
+def _read_forgery(text: str) -> str:
+    if text not in FORGERIES:
+        raise ValueError(unknown("kind of forgery", text, [*FORGERIES, "all"]))
+    return text
+
+
+def _read_dns_name(text: str) -> str:
+    label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+    if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*", text):
+        raise ValueError(f"{shown(text)} is not a DNS name")
+    return text
+
+
+def _read_uuid(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", text):
+        raise ValueError(f"{shown(text)} is not a UUID such as 6ba7b810-9dad-41d1-80b4-00c04fd430c8")
+    if len(set(text.replace("-", ""))) == 1:  # virUUIDIsValid
+        raise ValueError(f"libvirt refuses the UUID {text}: all its digits are the same")
+    return str(UUID(text))
+
+
+class Image(StrEnum):
+    TINY = "tiny"
+
+
+class Link(StrEnum):
+    UP = "up"
+    DOWN = "down"
+
+
+LAYER2 = "layer2"
+TEXT = Kind(_read_text, {"type": "string"})
+BOOL = Kind(_read_bool, {"type": "boolean"})
+WORD = Kind(_read_word, _pattern(_WORD) | {"maxLength": 64})
+OBJECT_NAME = Kind(_read_object_name, _pattern(r"[^/\s-]([^/]*[^/\s])?") | {"maxLength": OBJECT_NAME_BYTES})
+IFNAME = Kind(_read_ifname, _pattern(_WORD) | {"maxLength": IFNAME_BYTES})
+TAP = Kind(_read_tap, _pattern(rf"(?!{'|'.join(_TAP_PREFIXES)}){_WORD}") | {"maxLength": IFNAME_BYTES})
+MAC = Kind(_read_mac, _pattern(_MAC))
+IP = Kind(_read_ip, _pattern("[0-9A-Fa-f:.]+"))
+IPV4 = Kind(_read_ipv4, {"type": "string", "format": "ipv4"})
+PREFIX = Kind(_read_prefix, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
+SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
+SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
+PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
+FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
+DNS_NAME = Kind(_read_dns_name, _pattern("[A-Za-z0-9_.-]+") | {"maxLength": 253})
+UUID_TEXT = Kind(_read_uuid, {"type": "string", "format": "uuid"})
+MODE = choice(Mode, "mode")
+PORT_KIND = choice(PortKind, "kind of port")
+FAMILY = choice(Family, "family")
+IMAGE = choice(Image, "image")
+LINK = choice(Link, "link state")
+MTU = integer(576, 9216, "MTU")
+VLAN = integer(1, 4094, "VLAN")
+MEMORY = integer(64, 1 << 20, "memory")
+RATE = integer(1, 1 << 31, "rate")

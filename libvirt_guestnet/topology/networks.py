@@ -1,0 +1,298 @@
+"""Physical networks and guest networks: defaults filled in, and what makes no sense together refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from .. import addressing
+from ..model import (
+    Bandwidth,
+    DhcpRange,
+    DnsHost,
+    IPAddress,
+    IPNetwork,
+    Mode,
+    Network,
+    PhysicalNetwork,
+    Rate,
+    Subnet,
+)
+from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl, TopologyDecl
+from .report import Report, unknown
+from .spec import At, value, values
+
+HOST, NONE = "host", "none"
+_HOSTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
+_IPV6_MIN_MTU = 1280
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Every name of the file. A value of None is something declared that could not be read: it exists, and that is all
+    we know."""
+
+    topology: str
+    physicals: Mapping[str, PhysicalDecl | None]
+    networks: Mapping[str, NetworkDecl | None]
+    guests: Mapping[str, GuestDecl | None]
+
+    @classmethod
+    def of(cls, decl: TopologyDecl) -> Scope:
+        physicals = {name.value: value for name, value in decl.physical_networks or ()}
+        networks = {name.value: value for name, value in decl.networks or ()}
+        guests = {name.value: value for name, value in decl.guests or ()}
+        return cls(decl.name.value, physicals, networks, guests)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A network as the checks see it. `prefixes` are where its ports' addresses lie; `sure` is false when some of that
+    could not be read. `wire` is the layer-2 network: bridge networks of one label share theirs."""
+
+    at: At[str]
+    decl: NetworkDecl
+    network: Network
+    prefixes: tuple[IPNetwork, ...]
+    sure: bool
+
+    @property
+    def wire(self) -> str:
+        return f"label {self.network.physical_network}" if self.network.mode is Mode.BRIDGE else self.network.name
+
+
+def usable(prefix: IPNetwork, address: IPAddress) -> bool:
+    """Whether a host may have the address: inside, not the first, and for IPv4 not the last."""
+    return why_unusable(prefix, address) is None
+
+
+def why_unusable(prefix: IPNetwork, address: IPAddress) -> str | None:
+    """Why a host cannot have an address in `prefix`; None when it can."""
+    if address not in prefix:
+        return f"{address} is outside {prefix}"
+    if address == prefix.network_address:
+        kind = "network" if isinstance(prefix, IPv4Network) else "subnet-router anycast"
+        return f"{address} is the {kind} address of {prefix}"
+    if isinstance(prefix, IPv4Network) and address == prefix.broadcast_address:
+        return f"{address} is the broadcast address of {prefix}"
+    return None
+
+
+def physical(scope: Scope, label: str, decl: PhysicalDecl, report: Report) -> PhysicalNetwork:
+    """A physical network with its lab addresses."""
+    subnets = values(decl.subnets)
+    hosted = any(
+        net and net.physical_network and net.physical_network.value == label and net.mode.value in _HOSTED
+        for net in scope.networks.values()
+    )
+    if "subnets" not in decl.bad:
+        for at in (*(decl.stand_in or ()), *(decl.host or ())):
+            _check_inside(at, subnets, f"physical network '{label}'", report)
+    stand_in = tuple(p[1] for p in subnets) if decl.stand_in is None else values(decl.stand_in)
+    host = tuple(p[2] for p in subnets if hosted) if decl.host is None else values(decl.host)
+    return PhysicalNetwork(label, subnets, stand_in, host)
+
+
+def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Segment:
+    """A network with every default filled in."""
+    _check_mode(scope, decl, report)
+    _check_options(decl, report)
+    mode, own = decl.mode.value, values(decl.subnets)
+    label = decl.physical_network.value if decl.physical_network else None
+    outside = scope.physicals.get(label or "")
+    prefixes, sure = own, "subnets" not in decl.bad
+    if mode is Mode.BRIDGE and decl.subnets is None:
+        prefixes = values(outside.subnets) if outside else ()
+        sure = sure and outside is not None and "subnets" not in outside.bad
+    gateway = _gateway(scope, at, decl, report)
+    network = Network(
+        name=at.value,
+        mode=mode,
+        bridge=_bridge(at, decl, label),
+        mac=_mac(scope, at, decl),
+        physical_network=label,
+        gateway=gateway,
+        subnets=_subnets(scope, at, decl, gateway, report),
+        domain=value(decl.domain),
+        dns_hosts=_dns_hosts(decl),
+        mtu=value(decl.mtu),
+        isolated_ports=decl.isolated_ports.value,
+        bandwidth=bandwidth(decl.bandwidth, report),
+        guarded=decl.guarded.value,
+        autostart=decl.autostart.value,
+        vlan=value(decl.vlan),
+    )
+    _check_mtu(decl, prefixes, report)
+    return Segment(at, decl, network, prefixes, sure)
+
+
+def bandwidth(decl: BandwidthDecl | None, report: Report) -> Bandwidth | None:
+    """Traffic limits; None when there are none."""
+    if decl is None:
+        return None
+    return Bandwidth(_rate(decl.inbound, report), _rate(decl.outbound, report))
+
+
+def _rate(decl: RateDecl | None, report: Report) -> Rate | None:
+    if decl is None:
+        return None
+    if decl.peak and decl.peak.value < decl.average.value:
+        report.add(decl.peak.where, f"peak {decl.peak.value} is lower than average {decl.average.value}")
+    return Rate(decl.average.value, value(decl.peak), value(decl.burst))
+
+
+def _bridge(at: At[str], decl: NetworkDecl, label: str | None) -> str:
+    if decl.bridge:
+        return decl.bridge.value
+    return addressing.bridge(label if label and decl.mode.value is Mode.BRIDGE else at.value)
+
+
+def _mac(scope: Scope, at: At[str], decl: NetworkDecl) -> str | None:
+    if decl.mode.value is Mode.BRIDGE:
+        return None
+    return decl.mac.value if decl.mac else addressing.mac(scope.topology, "network", at.value)
+
+
+def _dns_hosts(decl: NetworkDecl) -> tuple[DnsHost, ...]:
+    names: dict[IPAddress, list[str]] = {}
+    for name, addresses in decl.dns or ():
+        for address in addresses or ():
+            names.setdefault(address.value, []).append(name.value)
+    return tuple(DnsHost(address, tuple(found)) for address, found in names.items())
+
+
+def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
+    label, mode = decl.physical_network, decl.mode.value
+    if label and label.value not in scope.physicals:
+        report.add(label.where, unknown("physical network", label.value, scope.physicals))
+    if mode is Mode.ISOLATED and label:
+        report.add(label.where, "an isolated network has no physical network; remove it, or choose mode nat or route")
+    if mode is Mode.BRIDGE and not label and "physical-network" not in decl.bad:
+        report.add(decl.mode.where, "mode bridge needs a physical-network: the label of the network to bridge to")
+    if mode in _HOSTED and not decl.subnets and "subnets" not in decl.bad:
+        report.add(decl.mode.where, f"mode {mode} needs subnets, such as subnets: [10.0.1.0/24]")
+
+
+def _check_options(decl: NetworkDecl, report: Report) -> None:
+    if decl.mode.value is Mode.BRIDGE:
+        refused = (
+            (decl.dhcp and decl.dhcp.at, "dhcp", "DHCP on a bridged network is the business of the network outside"),
+            (decl.mac and decl.mac.where, "mac", "the host has no address on a bridged network"),
+            (decl.domain and decl.domain.where, "domain", "the host runs no DNS server there"),
+            (decl.dns and decl.dns[0][0].where, "dns", "the host runs no DNS server there"),
+            (decl.mtu and decl.mtu.where, "mtu", "libvirt takes it from the uplink"),
+            (decl.bandwidth and decl.bandwidth.at, "bandwidth", "set it on the ports"),
+        )
+        for where, name, why in refused:
+            if where:
+                report.add(where, f"mode bridge has no {name}: {why}")
+    elif decl.dns and not _has_host(decl):
+        report.add(decl.dns[0][0].where, "dns needs the host on the network: add dhcp: {} or gateway: host")
+
+
+def _check_mtu(decl: NetworkDecl, prefixes: tuple[IPNetwork, ...], report: Report) -> None:
+    if decl.mtu and decl.mtu.value < _IPV6_MIN_MTU and any(p.version == 6 for p in prefixes):
+        report.add(decl.mtu.where, f"MTU {decl.mtu.value} is too small for IPv6, which needs {_IPV6_MIN_MTU}")
+
+
+def _has_host(decl: NetworkDecl) -> bool:
+    """Whether the host has addresses on the network."""
+    given = decl.gateway.value if decl.gateway else None
+    return decl.mode.value in _HOSTED or (
+        decl.mode.value is Mode.ISOLATED and (given == HOST or decl.dhcp is not None or "dhcp" in decl.bad)
+    )
+
+
+def _gateway(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> str | None:
+    if decl.gateway is None:
+        return HOST if decl.mode.value in _HOSTED else None
+    given = decl.gateway.value
+    if given == HOST and decl.mode.value is Mode.BRIDGE:
+        report.add(decl.gateway.where, "the host cannot be the gateway of a bridged network: it has no address there")
+    if given in (HOST, NONE):
+        return None if given == NONE else HOST
+    if given not in scope.guests:
+        report.add(decl.gateway.where, unknown("gateway", given, [*scope.guests, HOST, NONE]))
+    elif scope.guests[given] and not _addresses_of(scope, given, at.value):
+        message = f"gateway '{given}' has no port with addresses on network '{at.value}'"
+        report.add(decl.gateway.where, f"{message}; add them under guests: {given}: ports:")
+    return given
+
+
+def _addresses_of(scope: Scope, guest: str, network: str) -> tuple[IPAddress, ...]:
+    decl = scope.guests.get(guest)
+    ports = [port for port in decl.ports if port.network.value == network] if decl else []
+    return tuple(address for port in ports for address in values(port.addresses))
+
+
+def _subnets(scope: Scope, at: At[str], decl: NetworkDecl, gateway: str | None, report: Report) -> tuple[Subnet, ...]:
+    ranges = _dhcp(decl, gateway, report)
+    candidates = _addresses_of(scope, gateway, at.value) if gateway and gateway != HOST else ()
+    subnets = []
+    for prefix in decl.subnets or ():
+        host = prefix.value[1] if _has_host(decl) else None
+        router = host if gateway == HOST else next((a for a in candidates if a in prefix.value), None)
+        if candidates and router is None and decl.gateway:
+            message = f"gateway '{gateway}' has no address in {prefix.value}; give its port on network '{at.value}' one"
+            report.add(decl.gateway.where, message)
+        subnets.append(Subnet(prefix.value, router, host, ranges.get(prefix.value)))
+    return tuple(subnets)
+
+
+def _dhcp(decl: NetworkDecl, gateway: str | None, report: Report) -> dict[IPNetwork, DhcpRange]:
+    """The subnet with DHCP, if any, and its range."""
+    if decl.dhcp is None or decl.mode.value is Mode.BRIDGE:
+        return {}
+    if decl.gateway and gateway != HOST and (gateway or decl.mode.value in _HOSTED):
+        why = "the host's DHCP server names the host as gateway"
+        report.add(decl.dhcp.at, f"dhcp cannot be combined with gateway: {decl.gateway.value}: {why}")
+        return {}
+    prefixes = [p.value for p in decl.subnets or () if isinstance(p.value, IPv4Network)]
+    if not prefixes:
+        if "subnets" not in decl.bad:
+            report.add(decl.dhcp.at, "dhcp needs an IPv4 subnet on the network")
+        return {}
+    if "range" in decl.dhcp.bad:
+        return {}
+    if decl.dhcp.range is None:
+        return {prefixes[0]: _upper_half(prefixes[0])}
+    return _given_range(decl.dhcp, prefixes, report)
+
+
+def _upper_half(prefix: IPv4Network) -> DhcpRange:
+    return DhcpRange(prefix[prefix.num_addresses // 2], prefix[-2])
+
+
+def _given_range(decl: DhcpDecl, prefixes: list[IPv4Network], report: Report) -> dict[IPNetwork, DhcpRange]:
+    start, end = decl.range or ()
+    prefix = next((p for p in prefixes if start.value in p), None)
+    if prefix is None:
+        report.add(start.where, f"DHCP range: {start.value} is outside {', '.join(map(str, prefixes))}")
+        return {}
+    bad = [(at, why) for at in (start, end) if (why := why_unusable(prefix, at.value))]
+    for at, why in bad:
+        report.add(at.where, f"DHCP range: {why}")
+    if end.value < start.value:
+        report.add(end.where, f"DHCP range: it ends at {end.value}, before its start {start.value}")
+    elif not bad and start.value <= prefix[1] <= end.value:
+        report.add(start.where, f"DHCP range: it holds {prefix[1]}, the host's own address; start at {prefix[2]}")
+    return {prefix: DhcpRange(start.value, end.value)} if start.value <= end.value and not bad else {}
+
+
+def _check_inside(at: At[IPAddress], prefixes: tuple[IPNetwork, ...], what: str, report: Report) -> None:
+    prefix = next((p for p in prefixes if at.value in p), None)
+    if prefix is None:
+        subnets = ", ".join(map(str, prefixes)) or "it has none"
+        report.add(at.where, f"{at.value} is outside the subnets of {what} ({subnets})")
+    elif why := why_unusable(prefix, at.value):
+        report.add(at.where, why)
+
+
+def check_inside(at: At[IPAddress], seg: Segment, report: Report) -> bool:
+    """Whether a port's address can be used on the network; the complaint, if not, goes to the report."""
+    if any(usable(p, at.value) for p in seg.prefixes):
+        return True
+    if seg.sure:
+        _check_inside(at, seg.prefixes, f"network '{seg.network.name}'", report)
+    return False

@@ -1,0 +1,42 @@
+"""Collects everything that is wrong with a topology file, and words the usual complaints."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from ..errors import Problem, TopologyError, Where
+
+_LISTED = 12
+
+
+class Report:
+    """The problems found so far. Checks add to it and go on, so that the user sees all of them at once."""
+
+    def __init__(self) -> None:
+        self._problems: set[Problem] = set()
+
+    def add(self, where: Where, message: str) -> None:
+        """Note one problem."""
+        self._problems.add(Problem(where, message))
+
+    def finish(self) -> None:
+        """Raise TopologyError with everything noted, in file order; do nothing when there is nothing."""
+        if self._problems:
+            raise TopologyError(sorted(self._problems))
+
+
+def unknown(what: str, text: str, known: Iterable[str]) -> str:
+    """The complaint about a name nobody knows: with the nearest known one, or with all of them when they are few."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(text[:100], names, n=1)
+    if near:
+        return f"unknown {what} {shown(text)}; did you mean '{near[0]}'?"
+    if 0 < len(names) <= _LISTED:
+        return f"unknown {what} {shown(text)}; known: {', '.join(names)}"
+    return f"unknown {what} {shown(text)}"
+
+
+def shown(text: str) -> str:
+    """Text from the file as it appears in a message: quoted, on one line, not endless."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")

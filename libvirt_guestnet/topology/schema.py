@@ -1,0 +1,62 @@
+"""The JSON Schema of topology files, for editors. It knows the keys and their values; relations are the loader's."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from .keys import TopologyDecl
+from .kinds import Kind
+from .spec import Decl, Key, ListOf, MapOf, Record, Type, keys_of
+
+_ID = "https://libvirt-guestnet.org/schema/topology-1.json"
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema (draft 2020-12) of a topology file."""
+    definitions: dict[str, Any] = {}
+    root = _record(TopologyDecl, definitions)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": _ID, "title": "guestnet topology"}
+    return head | root | {"$defs": dict(sorted(definitions.items()))}
+
+
+def _record(cls: type[Decl], definitions: dict[str, Any]) -> dict[str, Any]:
+    known = keys_of(cls)
+    schema: dict[str, Any] = {"type": "object", "description": " ".join((inspect.getdoc(cls) or "").split())}
+    schema["properties"] = {name: _key(key, definitions) for name, (_, key) in known.items()}
+    if required := [name for name, (_, key) in known.items() if key.required]:
+        schema["required"] = required
+    return schema | {"additionalProperties": False}
+
+
+def _key(key: Key, definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = _type(key.type, definitions) | {"description": key.doc}
+    return schema if key.default is None else schema | {"default": key.default}
+
+
+def _type(type_: Type, definitions: dict[str, Any]) -> dict[str, Any]:
+    match type_:
+        case Kind():
+            return dict(type_.schema)
+        case ListOf():
+            return _list(type_, definitions)
+        case MapOf():
+            value = _type(type_.value, definitions)
+            return {"type": "object", "propertyNames": dict(type_.key.schema), "additionalProperties": value}
+        case Record():
+            return _reference(type_.cls, definitions)
+
+
+def _list(type_: ListOf, definitions: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "array", "items": _type(type_.item, definitions)}
+    if type_.length is not None:
+        schema |= {"minItems": type_.length, "maxItems": type_.length}
+    return {"anyOf": [{"const": type_.all_word}, schema]} if type_.all_word else schema
+
+
+def _reference(cls: type[Decl], definitions: dict[str, Any]) -> dict[str, Any]:
+    name = cls.__name__.removesuffix("Decl").lower()
+    if name not in definitions:
+        definitions[name] = {}
+        definitions[name] = _record(cls, definitions)
+    return {"$ref": f"#/$defs/{name}"}

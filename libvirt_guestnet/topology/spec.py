@@ -1,0 +1,101 @@
+"""How keys are declared: once, as dataclass fields. Reading, key checking and the JSON Schema all follow from that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Generic, TypeVar
+
+from ..errors import Where
+from .kinds import OBJECT_NAME, Kind
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class At(Generic[T]):
+    """A value and where in the file it stands (where its record stands, for a default)."""
+
+    value: T
+    where: Where
+
+
+def value(at: At[T] | None) -> T | None:
+    """The bare value; None when the key was left out."""
+    return at.value if at else None
+
+
+def values(items: tuple[At[T], ...] | None) -> tuple[T, ...]:
+    """The bare values; empty when the key was left out."""
+    return tuple(at.value for at in items or ())
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list; `length` fixes how many, `all_word` is a word that stands for `all_items`."""
+
+    item: Kind | Record
+    length: int | None = None
+    all_word: str | None = None
+    all_items: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class MapOf:
+    """Names chosen by the user, each with a value."""
+
+    value: ListOf | Record
+    key: Kind = OBJECT_NAME
+
+
+@dataclass(frozen=True)
+class Record:
+    """A mapping with fixed keys: the fields of a Decl class."""
+
+    cls: type[Decl]
+
+
+Type = Kind | ListOf | MapOf | Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decl:
+    """What the file says about one thing. `bad` are the keys that are there but could not be understood (a check that
+    depends on them is pointless)."""
+
+    at: Where
+    bad: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a record. `default` is the value when the key is left out, unless the doc says how it is derived."""
+
+    name: str
+    type: Type
+    doc: str
+    required: bool
+    default: Any
+
+
+def key(type_: Type, doc: str, *, required: bool = False, default: Any = None, name: str | None = None) -> Any:
+    """Declare a key as a dataclass field. The YAML name is the field's, with dashes, unless given."""
+    extra = {"type": type_, "doc": doc, "required": required, "default": default, "name": name}
+    return field(metadata={"key": extra}) if required else field(default=None, metadata={"key": extra})
+
+
+def keys_of(cls: type[Decl]) -> dict[str, tuple[str, Key]]:
+    """YAML key → (field name, Key), in declaration order."""
+    if cls not in _KEYS:
+        pairs = [(each.name, _declared(each)) for each in fields(cls) if "key" in each.metadata]
+        _KEYS[cls] = {declared.name: (name, declared) for name, declared in pairs}
+    return _KEYS[cls]
+
+
+_KEYS: dict[type[Decl], dict[str, tuple[str, Key]]] = {}
+
+
+def _declared(each: Field[Any]) -> Key:
+    extra = dict(each.metadata["key"])
+    extra["name"] = extra["name"] or each.name.replace("_", "-")
+    return Key(**extra)
