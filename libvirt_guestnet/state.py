@@ -62,10 +62,6 @@ class State:
     def __init__(self, root: str = ROOT) -> None:
         self.root = root
 
-    def has_networks(self) -> bool:
-        """Whether any active network carries our metadata (one system call: this is every hook's first question)."""
-        return bool(_names(f"{self.root}/networks"))
-
     def network(self, name: str) -> NetworkReceipt | None:
         fields = self._read("networks", name)
         if fields is None:
@@ -99,6 +95,10 @@ class State:
         self._write("domains", uuid, {"taps": sorted(known)})
         for receipt in receipts:
             self._write("ports", receipt.tap, receipt._asdict())
+
+    def has_domain(self, uuid: str) -> bool:
+        """Whether anything is recorded for a domain."""
+        return self._read("domains", uuid) is not None
 
     def taps(self, uuid: str) -> list[str]:
         """The taps recorded for a domain that no other domain has taken over since."""

@@ -71,10 +71,12 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
 
 
 def _release(uuid: str, state: State, wanted: Callable[[PortReceipt], bool]) -> None:
+    if not state.has_domain(uuid):
+        return
     taps = [tap for tap in state.taps(uuid) if (receipt := state.port(tap)) is None or wanted(receipt)]
     if taps:
         kernel.nft(filters.release(taps))
-        state.drop_ports(uuid, taps)
+    state.drop_ports(uuid, taps)
 
 
 def prepare_network(hook_data: xmlread.Node, state: State) -> None:

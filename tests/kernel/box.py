@@ -1,0 +1,33 @@
+"""A box to run root programs in: network and mount namespaces of its own, an empty /run, gone with the test."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+_HOLD = 'mount -t tmpfs -o mode=755 run /run && mount -t sysfs sys /sys && ip link set lo up && echo ready && exec "$@"'
+
+
+class Box:
+    """`run` runs inside; the holder process dies with this process, and the namespaces with it."""
+
+    def __init__(self) -> None:
+        hold = ["unshare", "--net", "--mount", "--fork", "--kill-child", "sh", "-c", _HOLD, "box", "sleep", "600"]
+        self.holder = subprocess.Popen(hold, stdout=subprocess.PIPE, text=True)
+        assert self.holder.stdout is not None
+        assert self.holder.stdout.readline() == "ready\n", "no namespaces: these tests need root"
+        children = Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()
+        self.pid = children[0]
+
+    def run(self, *argv: str, stdin: bytes = b"", timeout: float = 30) -> subprocess.CompletedProcess[bytes]:
+        enter = ["nsenter", "-t", self.pid, "--net", "--mount", "--", *argv]
+        return subprocess.run(enter, input=stdin, capture_output=True, timeout=timeout)
+
+    def ok(self, *argv: str) -> str:
+        done = self.run(*argv)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    def close(self) -> None:
+        self.holder.kill()
+        self.holder.wait()
