@@ -29,7 +29,7 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
     """
     _refuse_what_libvirt_ignores(network)
     made_by_libvirt = network.mode is not Mode.BRIDGE
-    options = _dnsmasq_options(topology, network)
+    options = _no_default_router(network)
     element = etree.Element("network", nsmap={"dnsmasq": DNSMASQ} if options is not None else None)
     fill(
         element,
@@ -157,33 +157,16 @@ def _dhcp(topology: Topology, network: Network, subnet: Subnet) -> Element | Non
     return maybe(pool is not None or reserved, "dhcp", pool, reserved)
 
 
-def _dnsmasq_options(topology: Topology, network: Network) -> Element | None:
-    """Names another gateway than the host, which libvirt's own elements cannot.
+def _no_default_router(network: Network) -> Element | None:
+    """<dnsmasq:options> for an IPv6 network whose gateway is not the host.
 
-    libvirt's DHCP server and router advertisements always offer the host, except in mode isolated where they offer
-    nobody.
+    libvirt's router advertisements offer the host as default router in every mode but isolated, and no element of its
+    own changes that.
     """
-    values = dict.fromkeys(value for subnet in network.subnets for value in _gateway_options(topology, network, subnet))
-    if not values:
+    announced = [subnet for subnet in network.subnets if subnet.prefix.version == 6 and subnet.host is not None]
+    if network.mode in (Mode.BRIDGE, Mode.ISOLATED) or all(subnet.gateway == subnet.host for subnet in announced):
         return None
     options = etree.Element(etree.QName(DNSMASQ, "options"), nsmap={"dnsmasq": DNSMASQ})
-    for value in values:
-        fill(options, _option(value))
+    # Router lifetime 0: the prefixes are announced, nobody is offered as default router (RFC 4861, 6.2.3).
+    etree.SubElement(options, etree.QName(DNSMASQ, "option")).set("value", "ra-param=*,0,0")
     return options
-
-
-def _gateway_options(topology: Topology, network: Network, subnet: Subnet) -> Iterator[str]:
-    offered = None if network.mode is Mode.ISOLATED else subnet.host
-    if network.mode is Mode.BRIDGE or subnet.host is None or subnet.gateway == offered:
-        return
-    if subnet.prefix.version == 6:
-        if offered:
-            yield "ra-param=*,0,0"  # lifetime 0: prefixes are announced, no default router
-    elif _dhcp(topology, network, subnet) is not None:
-        yield f"dhcp-option=option:router,{subnet.gateway}" if subnet.gateway else "dhcp-option=option:router"
-
-
-def _option(value: str) -> Element:
-    option = etree.Element(etree.QName(DNSMASQ, "option"))
-    option.set("value", value)
-    return option

@@ -1,0 +1,85 @@
+"""The reference output in xml/: exactly what the generators make of labs/archnetwork.yaml and labs/modes.yaml.
+
+After a wanted change run `pytest --regenerate tests/unit/test_xmlgen_golden.py` and review the difference.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from libvirt_guestnet import xmlgen
+from libvirt_guestnet.guest.image import TinyImage
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.topology import load
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "xml"
+CACHE = Path("/var/cache/libvirt-guestnet/guest")
+IMAGE = TinyImage(kernel=CACHE / "vmlinuz", initrd=CACHE / "initrd")
+HOSTMAP = HostMap(
+    {"lan1": "eth1", "lan2": "eth2", "wan": "eth3", "office": "eth4", "servers": "br-servers"},
+    device_is_bridge=lambda device: device.startswith("br-"),
+)
+
+
+def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
+    """Every reference file's path below xml/, and the element it holds."""
+    yield from _archnetwork()
+    yield from _modes()
+
+
+def _archnetwork() -> Iterator[tuple[str, xmlgen.Element]]:
+    topology = load(ROOT / "labs/archnetwork.yaml")
+    for network in topology.networks:
+        yield f"archnetwork/network-{network.name}.xml", xmlgen.network(topology, network, HOSTMAP)
+    for guest in topology.guests:
+        yield f"archnetwork/domain-{guest.name}.xml", xmlgen.domain(topology, guest, HOSTMAP, IMAGE, "qemu")
+        for port in guest.ports:
+            name = f"archnetwork/interface-{guest.name}-{port.name}.xml"
+            yield name, xmlgen.interface(topology, guest, port, HOSTMAP)
+
+
+def _modes() -> Iterator[tuple[str, xmlgen.Element]]:
+    topology = load(ROOT / "labs/modes.yaml")
+    for network in topology.networks:
+        yield f"{network.mode}/network-{network.name}.xml", xmlgen.network(topology, network, HOSTMAP)
+        for guest, port in topology.ports_on(network.name):
+            name = f"{network.mode}/interface-{guest.name}-{port.name}.xml"
+            yield name, xmlgen.interface(topology, guest, port, HOSTMAP)
+    router = topology.guest("router")
+    yield "domain/domain-emulated.xml", xmlgen.domain(topology, router, HOSTMAP, IMAGE, "qemu")
+    yield "domain/domain-kvm.xml", xmlgen.domain(topology, router, HOSTMAP, IMAGE, "kvm")
+    yield "domain/metadata-of-a-users-domain.xml", xmlgen.domain_metadata(topology, topology.guest("vm"))
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    return {path: xmlgen.to_string(element) for path, element in golden_files()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def regenerated(request: pytest.FixtureRequest, generated: dict[str, str]) -> None:
+    if request.config.getoption("--regenerate", default=False):
+        for path, text in generated.items():
+            (GOLDEN / path).parent.mkdir(exist_ok=True)
+            (GOLDEN / path).write_text(text)
+        for stale in set(_files_there()) - set(generated):
+            (GOLDEN / stale).unlink()
+
+
+def _files_there() -> list[str]:
+    return sorted(str(file.relative_to(GOLDEN)) for file in GOLDEN.rglob("*.xml"))
+
+
+def test_there_is_a_file_for_everything_generated_and_no_other(generated: dict[str, str]) -> None:
+    assert _files_there() == sorted(generated)
+
+
+def test_the_reference_is_what_is_generated(generated: dict[str, str]) -> None:
+    differing = [path for path, text in generated.items() if (GOLDEN / path).read_text() != text]
+    assert not differing, f"xml/ differs in {differing}: review with pytest --regenerate and git diff"
+
+
+def test_generating_twice_gives_the_same_text(generated: dict[str, str]) -> None:
+    assert {path: xmlgen.to_string(element) for path, element in golden_files()} == generated
