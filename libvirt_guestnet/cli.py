@@ -1,0 +1,193 @@
+"""The command line: what each verb takes. The verbs themselves are in `commands` and `lab.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from libvirt_guestnet import __version__
+from libvirt_guestnet.errors import GuestnetError
+
+EXIT_STATUS = "exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage or topology; 3 plan found changes to make"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(arguments)
+    try:
+        if args.sandbox:
+            return _inside(args, arguments)
+        run: Callable[[argparse.Namespace], int] = _function(args.run)
+        return run(args)
+    except GuestnetError as error:
+        if args.debug:
+            raise
+        _report(error, args)
+        return error.exit_status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("guestnet: interrupted\n")
+        return 130
+
+
+def _report(error: GuestnetError, args: argparse.Namespace) -> None:
+    problems = getattr(error, "problems", ())
+    if getattr(args, "json", False) and problems and not isinstance(problems[0], str):
+        rows = [{"where": str(p.where), "message": p.message} for p in problems]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+    for line in str(error).split("\n"):
+        sys.stderr.write(f"guestnet: {line}\n" if not problems else f"{line}\n")
+
+
+def _function(name: str) -> Callable[[argparse.Namespace], int]:
+    """A verb's function by its dotted name: only the modules that a verb needs are imported."""
+    from importlib import import_module
+
+    module, _, function = name.rpartition(".")
+    found: Callable[[argparse.Namespace], int] = getattr(import_module(f"libvirt_guestnet.{module}"), function)
+    return found
+
+
+def _inside(args: argparse.Namespace, arguments: list[str]) -> int:
+    """The same command inside a sandbox, the topology on its standard input: a sandbox has a /tmp of its own."""
+    from libvirt_guestnet import sandbox
+
+    place = arguments.index("--sandbox") if "--sandbox" in arguments else -1
+    rest = arguments[:place] + arguments[place + 2 :] if place >= 0 else arguments[1:]
+    file = getattr(args, "topology", None)
+    if file is None or file == "-":
+        return sandbox.call(args.sandbox, rest)
+    rest = ["-" if word == file else word for word in rest]
+    try:
+        with Path(file).open("rb") as stdin:
+            return sandbox.call(args.sandbox, ["--topology-name", file, *rest], stdin)
+    except OSError as error:
+        raise GuestnetError(f"{file}: {error.strerror}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="guestnet",
+        description="Guest networks for libvirt, described once in a file and enforced by libvirt's own hooks.",
+        epilog=EXIT_STATUS,
+    )
+    parser.add_argument("--version", action="version", version=f"guestnet {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument(
+        "-c", "--connect", metavar="URI", help="libvirt connection (default: LIBVIRT_DEFAULT_URI, then qemu:///system)"
+    )
+    parser.add_argument("--sandbox", metavar="NAME", help="run the command inside this sandbox")
+    parser.add_argument("--topology-name", help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_topology_verbs(verbs)
+    _add_host_verbs(verbs)
+    _add_lab_verbs(verbs)
+    return parser
+
+
+_Verbs = argparse._SubParsersAction
+
+
+def _verb(verbs: _Verbs[argparse.ArgumentParser], name: str, run: str, text: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, epilog=EXIT_STATUS)
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _topology(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("topology", metavar="TOPOLOGY", help="the topology file, or - for standard input")
+
+
+def _map(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--map",
+        metavar="LABEL=DEVICE",
+        action="append",
+        default=[],
+        help="this host's NIC or bridge behind a physical network's label (default: /etc/libvirt-guestnet/host.yaml)",
+    )
+
+
+def _json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="for programs: a flat list with stable keys")
+
+
+def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    verb = _verb(verbs, "validate", "commands.validate", "check a topology file and report everything wrong with it")
+    _topology(verb)
+    _json(verb)
+    verb = _verb(verbs, "plan", "commands.plan", "show what apply would change, and whom it would interrupt")
+    _topology(verb)
+    _map(verb)
+    _json(verb)
+    verb = _verb(verbs, "apply", "commands.apply", "make libvirt's networks and interfaces match a topology file")
+    _topology(verb)
+    _map(verb)
+    verb.add_argument("--allow-interrupt", action="store_true", help="also make changes that interrupt running guests")
+    verb = _verb(verbs, "destroy", "commands.destroy", "remove everything that carries a topology's name and our mark")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="the topology file, or - for standard input")
+    what.add_argument("--name", help="the topology's name, where the file is gone")
+    verb = _verb(verbs, "render", "commands.render", "write the libvirt XML of a topology, for virsh")
+    _topology(verb)
+    _map(verb)
+    verb.add_argument("-o", "--output", metavar="DIRECTORY", help="write files here (default: print all)")
+    verb = _verb(verbs, "graph", "commands.graph", "draw a topology")
+    _topology(verb)
+    verb.add_argument("--view", choices=["logical", "physical"], default="logical", help="default: logical")
+    verb.add_argument("--format", choices=["svg", "png", "dot", "mermaid"], help="default: the output's ending, or dot")
+    verb.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    _verb(verbs, "schema", "commands.schema", "print the JSON Schema of topology files, for editors")
+
+
+def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    verb = _verb(verbs, "status", "commands.status", "show networks and ports: what is defined, running and guarded")
+    _json(verb)
+    text = "the hooks that libvirt runs: install, uninstall, status, or sync (guard what runs already)"
+    verb = _verb(verbs, "hooks", "commands.hooks", text)
+    verb.add_argument("action", choices=["install", "uninstall", "status", "sync"])
+    verb.add_argument("--any-owner", action="store_true", help="install even if others than root own the library")
+    _json(verb)
+    text = "private libvirt hosts in namespaces, which change nothing on this machine"
+    verb = _verb(verbs, "sandbox", "commands.sandboxes", text)
+    verb.add_argument("action", choices=["start", "stop", "list", "shell"])
+    verb.add_argument("name", nargs="?", default="default", help="default: default")
+    _json(verb)
+
+
+def _add_lab_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    lab = _verb(
+        verbs, "lab", "", "run a topology for real in a sandbox, with tiny guests and LAN stand-ins, and verify it"
+    )
+    actions = lab.add_subparsers(title="actions", metavar="ACTION", required=True)
+    texts = {
+        "run": "up, verify, down again",
+        "up": "start the networks, the LAN stand-ins and the guests",
+        "verify": "check every `expect:` line from inside the guests",
+        "down": "take everything away",
+        "shell": "a guest's console, or without GUEST a shell on the lab's host",
+    }
+    for action, text in texts.items():
+        verb = _verb(actions, action, f"lab.commands.{action}", text)
+        _topology(verb)
+        if action == "shell":
+            verb.add_argument("guest", nargs="?", metavar="GUEST")
+        else:
+            verb.add_argument("--here", action="store_true", help="on this host instead of in a sandbox")
+        if action in ("run", "up"):
+            _map(verb)
+        if action == "run":
+            verb.add_argument("--keep", action="store_true", help="leave the lab up")
+        if action in ("run", "verify"):
+            _json(verb)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

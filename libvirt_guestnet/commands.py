@@ -1,0 +1,251 @@
+"""The verbs on topologies and hosts. Each takes the parsed command line and returns an exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from libvirt_guestnet import topology
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.model import Topology
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.hostmap import HostMap
+    from libvirt_guestnet.snapshot import Snapshot, Wanted
+    from libvirt_guestnet.virt import Connection
+
+CHANGES_TO_MAKE = 3
+_LARGEST_TOPOLOGY = 1 << 20
+
+
+def load(args: Namespace) -> Topology:
+    """The topology named on the command line. Raises TopologyError."""
+    if args.topology != "-":
+        return topology.load(Path(args.topology))
+    text = sys.stdin.buffer.read(_LARGEST_TOPOLOGY + 1)
+    return topology.loads(text.decode(errors="replace"), args.topology_name or "-")
+
+
+def validate(args: Namespace) -> int:
+    """`guestnet validate`"""
+    found = load(args)
+    counts = f"{_count(found.networks, 'network')}, {_count(found.guests, 'guest')}"
+    if args.json:
+        print("[]")
+    else:
+        print(f"{found.file}: topology {found.name!r} is valid: {counts}")
+    return 0
+
+
+def plan(args: Namespace) -> int:
+    """`guestnet plan`"""
+    from libvirt_guestnet.plan import plan as make_plan
+    from libvirt_guestnet.virt import connect
+
+    found = load(args)
+    with connect(args.connect) as connection:
+        made = make_plan(_wanted(found, _hostmap(args)), _snapshot(connection))
+    print(json.dumps(made.json(), indent=2) if args.json else made.text() or "nothing to do")
+    return CHANGES_TO_MAKE if made.changes else 0
+
+
+def apply(args: Namespace) -> int:
+    """`guestnet apply`"""
+    found = load(args)
+    changed = apply_topology(found, _hostmap(args), args.connect, allow_interrupt=args.allow_interrupt)
+    print(f"{_count(changed, 'change')} made" if changed else "nothing to do")
+    return 0
+
+
+def apply_topology(
+    found: Topology, hostmap: HostMap, uri: str | None, *, allow_interrupt: bool = False, quiet: bool = False
+) -> Sequence[object]:
+    """Plans and makes the changes, telling each as it comes; returns them. Raises GuestnetError."""
+    from libvirt_guestnet import apply as applying
+    from libvirt_guestnet.plan import plan as make_plan
+    from libvirt_guestnet.virt import connect
+
+    wanted = _wanted(found, hostmap)
+    with applying.locked(), connect(uri) as connection:
+        made = make_plan(wanted, _snapshot(connection))
+        for note in made.notes:
+            print(f"note: {note}")
+
+        def tell(change: object) -> None:
+            if not quiet:
+                print(change.text(), flush=True)  # type: ignore[attr-defined]
+
+        applying.apply(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+    return made.changes
+
+
+def destroy(args: Namespace) -> int:
+    """`guestnet destroy`"""
+    name = args.name or load(args).name
+    changed = destroy_topology(name, args.connect)
+    print(f"{_count(changed, 'change')} made" if changed else f"nothing of topology {name!r} is left")
+    return 0
+
+
+def destroy_topology(name: str, uri: str | None) -> Sequence[object]:
+    """Removes everything of a topology, telling each step; returns the steps. Raises GuestnetError."""
+    from libvirt_guestnet import apply as applying
+    from libvirt_guestnet.plan import plan_destroy
+    from libvirt_guestnet.virt import connect
+
+    with applying.locked(), connect(uri) as connection:
+        made = plan_destroy(name, _snapshot(connection))
+        applying.destroy(made, connection, applying.KernelEffects(), lambda change: print(change.text(), flush=True))
+    return made.changes
+
+
+def render(args: Namespace) -> int:
+    """`guestnet render`"""
+    from libvirt_guestnet import render as rendering
+
+    found = load(args)
+    if args.output is None:
+        sys.stdout.write(rendering.render_text(found, _hostmap(args)))
+        return 0
+    for path in rendering.render(found, _hostmap(args), Path(args.output)):
+        print(path)
+    return 0
+
+
+def graph(args: Namespace) -> int:
+    """`guestnet graph`"""
+    from libvirt_guestnet import draw
+
+    ending = Path(args.output).suffix[1:] if args.output else ""
+    kind = args.format or (ending if ending in draw.FORMATS else "dot")
+    picture = draw.draw(load(args), args.view, kind)
+    if args.output:
+        Path(args.output).write_bytes(picture)
+    else:
+        sys.stdout.buffer.write(picture)
+    return 0
+
+
+def schema(_args: Namespace) -> int:
+    """`guestnet schema`"""
+    print(json.dumps(topology.json_schema(), indent=2))
+    return 0
+
+
+def status(args: Namespace) -> int:
+    """`guestnet status`"""
+    from libvirt_guestnet import status as reporting
+    from libvirt_guestnet.table import table
+    from libvirt_guestnet.virt import connect
+
+    with connect(args.connect) as connection:
+        networks, ports = reporting.status(_snapshot(connection))
+    if args.json:
+        print(json.dumps([*networks, *ports], indent=2))
+        return 0
+    for rows in (networks, ports):
+        if rows:
+            sys.stdout.write(table(rows, skip=("kind",)) + "\n")
+    return 0
+
+
+def hooks(args: Namespace) -> int:
+    """`guestnet hooks`"""
+    from libvirt_guestnet import install
+
+    if args.action == "sync":
+        return _sync(args)
+    if args.action == "install":
+        states = install.install(any_owner=args.any_owner)
+    else:
+        states = install.uninstall() if args.action == "uninstall" else install.status()
+    if args.json:
+        print(json.dumps([asdict(state) for state in states], indent=2))
+    else:
+        for state in states:
+            print(f"{state.path}: {_hook_text(state)}")
+    return 0
+
+
+def _hook_text(state: object) -> str:
+    from libvirt_guestnet.install import HookStatus
+
+    assert isinstance(state, HookStatus)
+    if not state.installed:
+        return "not installed"
+    text = "installed" if state.current else "installed, but of another version: run `guestnet hooks install`"
+    return f"{text}; restart the libvirt daemon once, so that it sees its first hook" if state.restart_needed else text
+
+
+def _sync(args: Namespace) -> int:
+    """Guards every running guest as its start would have."""
+    from libvirt_guestnet.apply import KernelEffects, host_snapshot
+    from libvirt_guestnet.snapshot import to_bytes
+    from libvirt_guestnet.virt import connect
+
+    failed = 0
+    with connect(args.connect) as connection:
+        snapshot = host_snapshot(connection)
+    for domain in snapshot.domains:
+        if domain.live is None:
+            continue
+        try:
+            KernelEffects().guard(to_bytes(domain.live))
+        except GuestnetError as error:
+            failed = 1
+            sys.stderr.write(f"guestnet: domain {domain.name}: {error}\n")
+    return failed
+
+
+def sandboxes(args: Namespace) -> int:
+    """`guestnet sandbox`"""
+    from libvirt_guestnet import sandbox
+
+    if args.action == "list":
+        names = [found.name for found in sandbox.list_all()]
+        print(json.dumps(names) if args.json else "\n".join(names))
+    elif args.action == "start":
+        sandbox.start(args.name, prepare=[HOOKS_INSTALL], keep=True)
+        print(f"sandbox {args.name} is up; try: guestnet --sandbox {args.name} status")
+    elif args.action == "stop":
+        sandbox.stop(args.name)
+    else:
+        return sandbox.shell(args.name)
+    return 0
+
+
+# What a sandbox runs inside before its libvirtd starts. Whoever may start a sandbox is root and runs this code anyway.
+HOOKS_INSTALL = (sys.executable, "-m", "libvirt_guestnet.cli", "hooks", "install", "--any-owner")
+
+
+def _hostmap(args: Namespace) -> HostMap:
+    from libvirt_guestnet.hostmap import load_hostmap
+
+    return load_hostmap(pairs=args.map)
+
+
+def _wanted(found: Topology, hostmap: HostMap) -> Wanted:
+    """The topology in libvirt's terms; building the guests' image first where one is wanted."""
+    from libvirt_guestnet import apply as applying
+    from libvirt_guestnet import xmlgen
+    from libvirt_guestnet.guest import image
+
+    if not any(guest.image for guest in found.guests):
+        return applying.wanted(found, hostmap)
+    built, kind = image.ensure_image(), image.virt_type()
+    return applying.wanted(found, hostmap, lambda guest: xmlgen.domain(found, guest, hostmap, built, kind))
+
+
+def _snapshot(connection: Connection) -> Snapshot:
+    from libvirt_guestnet.apply import host_snapshot
+
+    return host_snapshot(connection)
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
