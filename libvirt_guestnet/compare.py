@@ -79,6 +79,7 @@ _DEFAULTS: dict[tuple[str, str], str] = {
 _CONTAINERS = frozenset({"dhcp", "dns"})  # missing and empty are the same
 _DROPPED_AT_DEFAULT = frozenset({"link", "port"})
 _CASELESS = frozenset({"mac", "address", "uuid"})
+_SIZES = frozenset({"memory", "currentMemory", "maxMemory"})
 _Tags = frozenset[str]
 _KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "k": 1, "KiB": 1, "M": 1024, "MiB": 1024, "G": 1024**2, "GiB": 1024**2}
 
@@ -124,6 +125,8 @@ def _compare(wanted: Element, actual: Element, path: str, inherited: _Tags = fro
 def _compare_attributes(wanted: Element, actual: Element, path: str) -> Iterator[Difference]:
     tag = str(wanted.tag)
     for name, value in _attributes(wanted):
+        if name == "unit" and tag in _SIZES:
+            continue  # their text is compared in KiB
         found = actual.get(name)
         if found != value and not _same(tag, name, value, _effective(actual, tag, name)):
             yield Difference(_join(path, f"@{name}"), value, found)
@@ -168,7 +171,7 @@ def _as_address(value: str) -> object:
 
 def _text(element: Element) -> str:
     text = (element.text or "").strip()
-    if element.tag in ("memory", "currentMemory", "maxMemory") and text.isdecimal():
+    if element.tag in _SIZES and text.isdecimal():
         return f"{int(int(text) * _KIB.get(element.get('unit', 'KiB'), 1))} KiB"
     return text
 
