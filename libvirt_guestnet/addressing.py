@@ -58,19 +58,33 @@ class Pool:
         self._first = int(prefix.network_address) + 1
         self._last = int(prefix.broadcast_address) - (prefix.version == 4)
         self._taken = {int(address) for address in taken}
-        self._dhcp = (int(dhcp.start), int(dhcp.end)) if dhcp else (0, -1)
+        self._dhcp = (int(dhcp.start), int(dhcp.end)) if dhcp else (self._last + 1, self._last)
         self._derived: set[int] = set()
         self._cursor = self._first
 
     def derive(self, *names: str) -> IPAddress | None:
         """The address these names lead to, whoever else was led there; None when all are taken."""
         size = self._last - self._first + 1
+        number = 0
         for attempt in range(_TRIES):
             number = int.from_bytes(_digest("address", *names, str(attempt)), "big")
             if self._usable(candidate := self._first + number % size):
-                self._derived.add(candidate)
-                return self._make(candidate)
-        return self.free()
+                break
+        else:
+            candidate = self._search(number)
+        self._derived.add(candidate)
+        return self._make(candidate) if candidate else None
+
+    def _search(self, number: int) -> int:
+        """The first usable address from a hashed start; 0 for none. For subnets where few are left."""
+        low, high = self._dhcp
+        size = self._last - self._first - (high - low)
+        for step in range(min(size, len(self._taken) + 1)):
+            candidate = self._first + (number + step) % size
+            candidate += high - low + 1 if low <= candidate else 0
+            if self._usable(candidate):
+                return candidate
+        return 0
 
     def free(self) -> IPAddress | None:
         """The lowest address neither taken nor derived so far; None when there is none."""

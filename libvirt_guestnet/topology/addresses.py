@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Network
 from .. import addressing
 from ..model import Assignment, IPAddress, IPNetwork, Mode, PhysicalNetwork, PortAddress, Subnet
 from .keys import PortDecl
-from .networks import HOST, Scope, Segment, check_inside
+from .networks import Scope, Segment, check_inside
 from .report import Report
 from .spec import At
 
@@ -61,9 +61,9 @@ class Addresses:
             free = pool.free()
             if free:
                 pool.take(free)
-            hint = f"addresses: [{free}]" if free else "an address from a larger subnet"
+            hint = f"give one of them addresses: [{free}]" if free else "the subnet is full, choose a larger one"
             message = f"the address derived for port '{title}', {address}, is also that of {other}"
-            self._report.add(decl.at, f"{message}; give one of them {hint}")
+            self._report.add(decl.at, f"{message}; {hint}")
 
     def _derive(
         self, names: tuple[str, str], decl: PortDecl, mac: str, seg: Segment, subnet: Subnet
@@ -111,8 +111,13 @@ def _assignment(address: IPAddress, seg: Segment, *, given: bool) -> Assignment:
     subnet = next((s for s in seg.network.subnets if address in s.prefix), None)
     if subnet and subnet.dhcp and address.version == 4:
         return Assignment.DHCP
-    announced = subnet is not None and subnet.host is not None and seg.network.gateway in (HOST, None)
-    if announced and not given and subnet is not None and subnet.prefix.version == 6 and subnet.prefix.prefixlen == 64:
+    if (
+        subnet
+        and subnet.host
+        and not given
+        and isinstance(subnet.prefix, IPv6Network)
+        and subnet.prefix.prefixlen == 64
+    ):
         return Assignment.SLAAC
     return Assignment.STATIC
 

@@ -69,7 +69,7 @@ def _check_macs(segments: Mapping[str, Segment], ports: list[Placed], report: Re
     for where, mac, title, scopes, given in sorted(_macs(segments, ports)):
         other = anywhere.get(mac) if given else None
         other = other or next((nearby[scope, mac] for scope in scopes if (scope, mac) in nearby), None)
-        if other:
+        if other and other != title:
             report.add(where, f"MAC address {mac} of {title} is already that of {other}; set mac: on one of them")
         if given:
             anywhere.setdefault(mac, title)

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from ..model import Expect, Family, Guest, PhysicalNetwork, Port
 from .keys import ExpectDecl
 from .networks import HOST, Scope
-from .report import Report, unknown
+from .report import Report
 from .spec import At, value, values
 
 _BOTH = frozenset(Family)
@@ -62,12 +62,12 @@ class Endpoints:
 
     def _check(self, at: At[str], report: Report) -> None:
         if at.value not in self._families:
-            report.add(at.where, unknown("endpoint", at.value, self._families))
+            report.unknown(at.where, "endpoint", at.value, self._families)
 
     def _check_hops(self, decl: ExpectDecl, report: Report) -> None:
         for hop in decl.via or ():
             if hop.value not in self._guests and hop.value != HOST:
-                report.add(hop.where, unknown("hop", hop.value, [*self._guests, HOST]))
+                report.unknown(hop.where, "hop", hop.value, [*self._guests, HOST])
 
     def _check_forge(self, decl: ExpectDecl, report: Report) -> None:
         source = decl.source
@@ -110,7 +110,7 @@ def _check_services(decl: ExpectDecl, report: Report) -> None:
 def _check_router(decl: ExpectDecl, routers: Mapping[str, bool], report: Report) -> None:
     at = decl.without_forwarding
     if at and at.value not in routers:
-        report.add(at.where, unknown("guest", at.value, routers))
+        report.unknown(at.where, "guest", at.value, routers)
     elif at and not routers[at.value]:
         report.add(at.where, f"guest '{at.value}' does not forward: it has no router:")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
 from .networks import HOST, Scope, Segment, bandwidth
-from .report import Report, unknown
+from .report import Report, shown
 from .spec import At, value
 
 _DEFAULT_MEMORY_MIB = 128
@@ -45,6 +46,7 @@ class Guests:
         """The guest, complete."""
         name, image = at.value, value(decl.image)
         self._check(at, decl)
+        self._check_dns(at, decl)
         leaves = self._default_port(decl)
         ports = tuple(self._port(name, decl, index, index == leaves) for index in range(len(decl.ports)))
         uuid = value(decl.uuid) or (addressing.guest_uuid(self._scope.topology, name) if image else None)
@@ -75,10 +77,20 @@ class Guests:
                 self._report.add(name.where, message)
             names.add(name.value)
 
+    def _check_dns(self, at: At[str], decl: GuestDecl) -> None:
+        """The DNS server of a network with the host on it answers guest and port names."""
+        segments = [self._segments.get(port.network.value) for port in decl.ports]
+        if not any(subnet.host for seg in segments if seg for subnet in seg.network.subnets):
+            return
+        for name in (at, *(port.name or port.network for port in decl.ports)):
+            if not re.fullmatch("[A-Za-z0-9_.-]+", name.value):
+                message = f"{shown(name.value)} becomes a DNS name: only letters, digits, '.', '_' and '-' can be in it"
+                self._report.add(name.where, message)
+
     def _check_port(self, guest: GuestDecl, decl: PortDecl) -> None:
         network = decl.network
         if network.value not in self._scope.networks:
-            self._report.add(network.where, unknown("network", network.value, self._scope.networks))
+            self._report.unknown(network.where, "network", network.value, self._scope.networks)
         seg = self._segments.get(network.value)
         if seg is None or seg.network.mode is not Mode.BRIDGE or value(guest.image) is not Image.TINY:
             return

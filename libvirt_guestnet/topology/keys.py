@@ -68,8 +68,7 @@ class NetworkDecl(Decl):
     )
     physical_network: At[str] | None = key(
         kinds.WORD,
-        "Label of the network outside: required for bridge; for nat, route and open, "
-        "traffic then leaves only through it.",
+        "Label of the network outside. Required for bridge; with nat and route, traffic then leaves only through it.",
     )
     subnets: tuple[At[IPNetwork], ...] | None = key(
         ListOf(kinds.SUBNET), "The network's prefixes. Left out for bridge: those of its physical network."
@@ -145,7 +144,7 @@ class AllowDecl(Decl):
     )
     destination: At[str] = key(kinds.OBJECT_NAME, "Network or label the flow goes to.", required=True, name="to")
     services: tuple[At[Service], ...] = key(
-        ListOf(kinds.SERVICE), "icmp, tcp, udp, tcp/80, tcp/8000-8010, udp/53 …", required=True
+        ListOf(kinds.SERVICE), "icmp, tcp, udp, tcp/80, tcp/8000-8010, udp/53 …", required=True, default=()
     )
 
 
@@ -163,7 +162,7 @@ class RouterDecl(Decl):
 class GuestDecl(Decl):
     """A guest; its name is the libvirt domain's name."""
 
-    ports: tuple[PortDecl, ...] = key(ListOf(Record(PortDecl)), "Its NICs, in order.", required=True)
+    ports: tuple[PortDecl, ...] = key(ListOf(Record(PortDecl)), "Its NICs, in order.", required=True, default=())
     image: At[Image] | None = key(
         kinds.IMAGE,
         "tiny: the project's own small guest, defined and run by guestnet. "
@@ -205,7 +204,9 @@ class ExpectDecl(Decl):
 class TopologyDecl(Decl):
     """Guest networks of one host, and what must and must not be reachable in them."""
 
-    name: At[str] = key(kinds.WORD, "Name of the topology: it marks everything guestnet makes for it.", required=True)
+    name: At[str] = key(
+        kinds.WORD, "Name of the topology: it marks everything guestnet makes for it.", required=True, default="unnamed"
+    )
     description: At[str] | None = key(kinds.TEXT, "One sentence for people.")
     physical_networks: tuple[tuple[At[str], PhysicalDecl | None], ...] | None = key(
         MapOf(Record(PhysicalDecl), kinds.WORD), "Labels for the networks outside the host."

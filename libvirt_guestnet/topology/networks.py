@@ -20,7 +20,7 @@ from ..model import (
     Subnet,
 )
 from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl, TopologyDecl
-from .report import Report, unknown
+from .report import Report
 from .spec import At, value, values
 
 HOST, NONE = "host", "none"
@@ -165,7 +165,7 @@ def _dns_hosts(decl: NetworkDecl) -> tuple[DnsHost, ...]:
 def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
     label, mode = decl.physical_network, decl.mode.value
     if label and label.value not in scope.physicals:
-        report.add(label.where, unknown("physical network", label.value, scope.physicals))
+        report.unknown(label.where, "physical network", label.value, scope.physicals)
     if mode is Mode.ISOLATED and label:
         report.add(label.where, "an isolated network has no physical network; remove it, or choose mode nat or route")
     if mode is Mode.BRIDGE and not label and "physical-network" not in decl.bad:
@@ -181,14 +181,15 @@ def _check_options(decl: NetworkDecl, report: Report) -> None:
             (decl.mac and decl.mac.where, "mac", "the host has no address on a bridged network"),
             (decl.domain and decl.domain.where, "domain", "the host runs no DNS server there"),
             (decl.dns and decl.dns[0][0].where, "dns", "the host runs no DNS server there"),
-            (decl.mtu and decl.mtu.where, "mtu", "libvirt takes it from the uplink"),
             (decl.bandwidth and decl.bandwidth.at, "bandwidth", "set it on the ports"),
         )
         for where, name, why in refused:
             if where:
                 report.add(where, f"mode bridge has no {name}: {why}")
-    elif decl.dns and not _has_host(decl):
-        report.add(decl.dns[0][0].where, "dns needs the host on the network: add dhcp: {} or gateway: host")
+    elif not _has_host(decl):
+        for name, at in (("dns", decl.dns[0][0] if decl.dns else None), ("domain", decl.domain)):
+            if at:
+                report.add(at.where, f"{name} needs the host on the network: add dhcp: {{}} or gateway: host")
 
 
 def _check_mtu(decl: NetworkDecl, prefixes: tuple[IPNetwork, ...], report: Report) -> None:
@@ -213,7 +214,7 @@ def _gateway(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> st
     if given in (HOST, NONE):
         return None if given == NONE else HOST
     if given not in scope.guests:
-        report.add(decl.gateway.where, unknown("gateway", given, [*scope.guests, HOST, NONE]))
+        report.unknown(decl.gateway.where, "gateway", given, [*scope.guests, HOST, NONE])
     elif scope.guests[given] and not _addresses_of(scope, given, at.value):
         message = f"gateway '{given}' has no port with addresses on network '{at.value}'"
         report.add(decl.gateway.where, f"{message}; add them under guests: {given}: ports:")
@@ -227,7 +228,7 @@ def _addresses_of(scope: Scope, guest: str, network: str) -> tuple[IPAddress, ..
 
 
 def _subnets(scope: Scope, at: At[str], decl: NetworkDecl, gateway: str | None, report: Report) -> tuple[Subnet, ...]:
-    ranges = _dhcp(decl, gateway, report)
+    ranges = _dhcp(decl, report)
     candidates = _addresses_of(scope, gateway, at.value) if gateway and gateway != HOST else ()
     subnets = []
     for prefix in decl.subnets or ():
@@ -240,13 +241,9 @@ def _subnets(scope: Scope, at: At[str], decl: NetworkDecl, gateway: str | None, 
     return tuple(subnets)
 
 
-def _dhcp(decl: NetworkDecl, gateway: str | None, report: Report) -> dict[IPNetwork, DhcpRange]:
+def _dhcp(decl: NetworkDecl, report: Report) -> dict[IPNetwork, DhcpRange]:
     """The subnet with DHCP, if any, and its range."""
     if decl.dhcp is None or decl.mode.value is Mode.BRIDGE:
-        return {}
-    if decl.gateway and gateway != HOST and (gateway or decl.mode.value in _HOSTED):
-        why = "the host's DHCP server names the host as gateway"
-        report.add(decl.dhcp.at, f"dhcp cannot be combined with gateway: {decl.gateway.value}: {why}")
         return {}
     prefixes = [p.value for p in decl.subnets or () if isinstance(p.value, IPv4Network)]
     if not prefixes:

@@ -113,12 +113,12 @@ def _fill_in(
     for name, (field, key) in known.items():
         if field in values:
             continue
-        if key.required:
-            lost = True
-            if name not in bad:
-                report.add(where, f"the key '{name}' is missing")
-        elif key.default is not None:
-            values[field] = At(key.default, where)
+        if key.required and name not in bad:
+            report.add(where, f"the key '{name}' is missing")
+        if key.default is not None:
+            values[field] = () if isinstance(key.type, ListOf) else At(key.default, where)
+            bad |= {name} if key.required else set()
+        lost = lost or (key.required and key.default is None)
     if lost:
         raise _Bad
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ..errors import Problem, TopologyError, Where
 
 _LISTED = 12
+_COMPARISONS = 200_000  # a second or two; a file that is wrong everywhere need not be guessed at everywhere
 
 
 class Report:
@@ -15,10 +16,16 @@ class Report:
 
     def __init__(self) -> None:
         self._problems: set[Problem] = set()
+        self._comparisons = _COMPARISONS
 
     def add(self, where: Where, message: str) -> None:
         """Note one problem."""
         self._problems.add(Problem(where, message))
+
+    def unknown(self, where: Where, what: str, text: str, known: Collection[str]) -> None:
+        """Note a name nobody knows, with a guess at what was meant."""
+        self._comparisons -= len(known)
+        self.add(where, unknown(what, text, known if self._comparisons >= 0 else ()))
 
     def finish(self) -> None:
         """Raise TopologyError with everything noted, in file order; do nothing when there is nothing."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 from ..model import Allow, IPNetwork, Router
-from .keys import AllowDecl, GuestDecl, PortDecl, RouterDecl
+from .keys import AllowDecl, GuestDecl, PortDecl
 from .networks import Scope, Segment
-from .report import Report, unknown
+from .report import Report
 from .spec import At, value, values
 
 _EVERYTHING: Mapping[int, IPNetwork] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
@@ -40,16 +40,17 @@ def sources(scope: Scope, segments: Mapping[str, Segment], name: str, decl: Gues
     if seg.network.gateway == name:
         versions = sorted({prefix.version for prefix in onlink})
         return tuple(_EVERYTHING[version] for version in versions), onlink
-    return _routed(scope, segments, name, decl.router, port.network.value), ()
+    return _routed(scope, segments, name, decl, port.network.value), ()
 
 
 def _routed(
-    scope: Scope, segments: Mapping[str, Segment], name: str, decl: RouterDecl, towards: str
+    scope: Scope, segments: Mapping[str, Segment], name: str, decl: GuestDecl, towards: str
 ) -> tuple[IPNetwork, ...]:
     """Prefixes behind the router, seen from network `towards`: those it is the gateway of, those it lets flows come
     from, and those that answer flows from `towards`."""
-    found = [p for seg in segments.values() if seg.network.gateway == name for p in seg.prefixes]
-    for line in decl.allow or ():
+    own_ports = (segments.get(port.network.value) for port in decl.ports)
+    found = [p for seg in own_ports if seg and seg.network.gateway == name for p in seg.prefixes]
+    for line in decl.router.allow or () if decl.router else ():
         origin, target = line.source.value, line.destination.value
         found += _prefixes(scope, segments, target if origin == towards else origin)
     own = segments[towards].prefixes
@@ -64,13 +65,13 @@ def _allow(scope: Scope, segments: Mapping[str, Segment], decl: AllowDecl, repor
     target = decl.destination
     if target.value not in scope.networks and target.value not in scope.physicals:
         known = [*scope.networks, *scope.physicals]
-        report.add(target.where, unknown("network or physical network", target.value, known))
+        report.unknown(target.where, "network or physical network", target.value, known)
     elif _ambiguous(segments, scope, target.value):
         report.add(target.where, f"'{target.value}' is both a network and a physical network; rename one of them")
     prefixes = _prefixes(scope, segments, target.value)
     if not prefixes and _known(scope, segments, target.value):
         report.add(target.where, f"'{target.value}' has no subnets: the router cannot tell what leads there")
-    if not decl.services:
+    if not decl.services and "services" not in decl.bad:
         report.add(decl.at, "services is empty: list what may pass, or remove the line")
     return Allow(decl.source.value, target.value, values(decl.services), prefixes)
 
@@ -94,6 +95,6 @@ def _known(scope: Scope, segments: Mapping[str, Segment], name: str) -> bool:
 
 def _check_attached(scope: Scope, attached: set[str], guest: str, at: At[str], report: Report) -> None:
     if at.value not in scope.networks:
-        report.add(at.where, unknown("network", at.value, attached))
+        report.unknown(at.where, "network", at.value, scope.networks)
     elif at.value not in attached:
         report.add(at.where, f"guest '{guest}' has no port on network '{at.value}'")

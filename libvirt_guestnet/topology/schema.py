@@ -31,7 +31,7 @@ def _record(cls: type[Decl], definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _key(key: Key, definitions: dict[str, Any]) -> dict[str, Any]:
     schema = _type(key.type, definitions) | {"description": key.doc}
-    return schema if key.default is None else schema | {"default": key.default}
+    return schema if key.default is None or key.required else schema | {"default": key.default}
 
 
 def _type(type_: Type, definitions: dict[str, Any]) -> dict[str, Any]:

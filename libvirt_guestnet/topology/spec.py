@@ -69,7 +69,10 @@ class Decl:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a record. `default` is the value when the key is left out, unless the doc says how it is derived."""
+    """One key of a record. `default` is the value when the key is left out, unless the doc says how it is derived.
+
+    For a required key it stands in for a missing or unreadable value, so that the rest of the record is still checked.
+    """
 
     name: str
     type: Type
