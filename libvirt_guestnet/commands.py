@@ -184,8 +184,9 @@ def _hook_text(state: object) -> str:
 
 def _sync(args: Namespace) -> int:
     """Guards every running guest as its start would have."""
+    from lxml.etree import tostring
+
     from libvirt_guestnet.apply import KernelEffects, host_snapshot
-    from libvirt_guestnet.snapshot import to_bytes
     from libvirt_guestnet.virt import connect
 
     failed = 0
@@ -195,7 +196,7 @@ def _sync(args: Namespace) -> int:
         if domain.live is None:
             continue
         try:
-            KernelEffects().guard(to_bytes(domain.live))
+            KernelEffects().guard(tostring(domain.live))
         except GuestnetError as error:
             failed = 1
             sys.stderr.write(f"guestnet: domain {domain.name}: {error}\n")

@@ -1,0 +1,112 @@
+"""Bringing a lab up and down on this host, which is a sandbox's unless the user says otherwise."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from libvirt_guestnet import commands
+from libvirt_guestnet.datapath import lan
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest.agent import Agent, agent_script
+from libvirt_guestnet.guest.config import CHANNEL
+from libvirt_guestnet.hostmap import HostMap, load_hostmap
+from libvirt_guestnet.lab import standin
+from libvirt_guestnet.lab.endpoints import HOST
+from libvirt_guestnet.model import Topology
+from libvirt_guestnet.snapshot import parse_xml
+from libvirt_guestnet.virt import Connection, connect
+
+READY_SECONDS = 120.0
+
+
+class Progress:
+    """Says what is done and how long it took since the start; silent when not wanted."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet, self.began = quiet, time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        if not self.quiet:
+            print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
+
+
+def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) -> None:
+    """Stand-ins, networks, guests, in this order; returns when every guest has its addresses. Raises GuestnetError."""
+    real = load_hostmap(pairs=pairs).devices
+    made = standin.lans(topology, real)
+    for each in made:
+        lan.make_lan(each)
+        tell(f"LAN stand-in {each.namespace}: {', '.join(str(i.ip) for i in each.stand_in)}")
+    changes = commands.apply_topology(topology, _hostmap(topology, real), uri, quiet=True)
+    tell(f"applied: {len(changes)} changes")
+    with connect(uri) as connection, ThreadPoolExecutor() as pool:
+        names = [guest.name for guest in topology.guests if guest.image]
+        list(pool.map(connection.start_domain, names))
+        tell(f"guests started: {', '.join(names)}")
+        list(pool.map(lambda name: _await(connection, name), names))
+    tell("guests ready")
+
+
+def down(topology: Topology, uri: str | None) -> None:
+    """Takes a lab away; what is gone already does not matter. Raises GuestnetError after trying everything."""
+    with ExitStack() as stack:
+        for each in standin.lans(topology, {}):
+            stack.callback(lan.delete_lan, each)
+        commands.destroy_topology(topology.name, uri)
+
+
+@contextmanager
+def agents(topology: Topology, uri: str | None, mapped: Mapping[str, str]) -> Iterator[dict[str, Agent]]:
+    """An agent for every endpoint that `expect:` can name: the guests', and one each on the stand-ins and the host."""
+    with ExitStack() as stack, connect(uri) as connection:
+        found: dict[str, Agent] = {}
+        for guest in topology.guests:
+            if guest.image:
+                found[guest.name] = stack.enter_context(_guest_agent(connection, guest.name))
+        for each in topology.physical_networks:
+            if each.label not in mapped:
+                namespace = standin.device_name(each.label)
+                found[each.label] = stack.enter_context(_local_agent(each.label, ["ip", "netns", "exec", namespace]))
+        found[HOST] = stack.enter_context(_local_agent(HOST, []))
+        yield found
+
+
+def _hostmap(topology: Topology, real: Mapping[str, str]) -> HostMap:
+    made = {p.label: standin.device_name(p.label) for p in topology.physical_networks}
+    return HostMap({**made, **real})
+
+
+def _guest_agent(connection: Connection, name: str) -> Agent:
+    xml = connection.live_xml(name)
+    if xml is None:
+        raise GuestnetError(f"guest {name} is not running: start it with `virsh start {name}`")
+    for channel in parse_xml(xml).iterfind("devices/channel"):
+        target, source = channel.find("target"), channel.find("source")
+        if target is not None and source is not None and target.get("name") == CHANNEL:
+            return Agent.connect(source.get("path", ""), name=name)
+    raise GuestnetError(f"guest {name} has no agent channel {CHANNEL}: is it a guest of this lab?")
+
+
+@contextmanager
+def _local_agent(name: str, enter: list[str]) -> Iterator[Agent]:
+    """The guests' own agent, run here: it ends when its standard input does, so also when this process is killed."""
+    with TemporaryDirectory(prefix="guestnet-agent-") as directory:
+        path = Path(directory, "agent.sock")
+        argv = [*enter, "perl", str(agent_script()), "--listen", str(path)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+            try:
+                with Agent.connect(path, name=name) as agent:
+                    yield agent
+            finally:
+                process.kill()
+
+
+def _await(connection: Connection, name: str) -> None:
+    with _guest_agent(connection, name) as agent:
+        agent.ready(READY_SECONDS)

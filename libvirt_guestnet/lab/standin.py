@@ -1,0 +1,53 @@
+"""A host behind every physical-network label that no real device is mapped to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from ipaddress import ip_interface
+
+from libvirt_guestnet.datapath.lan import Interface, Lan
+from libvirt_guestnet.lab.endpoints import STAND_IN_DEVICE, stand_in_mac
+from libvirt_guestnet.model import IPAddress, Mode, PhysicalNetwork, Topology
+
+_PREFIX = "lan-"
+
+
+def lans(topology: Topology, mapped: Mapping[str, str]) -> tuple[Lan, ...]:
+    """The stand-ins a lab needs, given the labels that have a real device. Pure."""
+    return tuple(lan_of(topology, p) for p in topology.physical_networks if p.label not in mapped)
+
+
+def lan_of(topology: Topology, physical: PhysicalNetwork) -> Lan:
+    """The stand-in for one label. Its host sends what it has no better way for to this host, or, on a LAN where this
+    host has no address, to a guest on it: what must not get through is then at least tried."""
+    name = device_name(physical.label)
+    return Lan(
+        namespace=name,
+        device=name,
+        peer=STAND_IN_DEVICE,
+        mac=stand_in_mac(topology, physical),
+        host=tuple(_interface(physical, address) for address in physical.host),
+        stand_in=tuple(_interface(physical, address) for address in physical.stand_in),
+        gateways=tuple(map(str, _gateways(topology, physical))),
+    )
+
+
+def device_name(label: str) -> str:
+    """The namespace and the veth end of a label: readable where the label fits an interface name."""
+    if len(label) <= 15 - len(_PREFIX):
+        return _PREFIX + label
+    return _PREFIX + hashlib.sha256(label.encode()).hexdigest()[:8]
+
+
+def _gateways(topology: Topology, physical: PhysicalNetwork) -> tuple[IPAddress, ...]:
+    bridged = [n.name for n in topology.networks if n.mode is Mode.BRIDGE and n.physical_network == physical.label]
+    guests = (a.ip for n in bridged for _, port in topology.ports_on(n) for a in port.addresses)
+    candidates = [*physical.host, *guests]
+    per_family = (next((c for c in candidates if c.version == version), None) for version in (4, 6))
+    return tuple(address for address in per_family if address is not None)
+
+
+def _interface(physical: PhysicalNetwork, address: IPAddress) -> Interface:
+    length = next((s.prefixlen for s in physical.subnets if address in s), address.max_prefixlen)
+    return ip_interface(f"{address}/{length}")

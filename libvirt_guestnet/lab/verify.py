@@ -1,0 +1,190 @@
+"""Running the checks: from inside the guests, the stand-ins and the host, all at once where they do not disturb."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from libvirt_guestnet.guest.agent import Agent
+from libvirt_guestnet.lab import checks, endpoints, forge
+from libvirt_guestnet.lab.checks import Check, Kind
+from libvirt_guestnet.model import IPAddress, Port, Protocol, Topology
+
+_ETH_P_ALL = 3
+_FORGE_SECONDS = 0.5
+# Addresses of nobody, for forging where a link has no neighbour to pass for.
+_NOBODY = forge.Identity("52:54:02:00:00:01", IPv4Address("192.0.2.66"), IPv6Address("2001:db8::66"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check, what was seen, and whether that is as expected."""
+
+    check: Check
+    seen: str
+    passed: bool
+
+
+def verify(topology: Topology, agents: Mapping[str, Agent]) -> list[Result]:
+    """Every check's result, in file order. Raises GuestnetError when a check cannot be run at all."""
+    planned = checks.plan(topology)
+    _listen(agents, planned)
+    results: dict[int, Result] = {}
+    for group in _groups(planned):
+        with _without_forwarding(agents, group[0][1].without_forwarding), ThreadPoolExecutor(16) as pool:
+            found = pool.map(lambda item: (item[0], _run(topology, agents, item[1])), group)
+            results.update(found)
+    for index, check in enumerate(planned):
+        if check.kind is Kind.FORGE:
+            results[index] = _forge(topology, agents, check)
+    return [results[index] for index in sorted(results)]
+
+
+def _listen(agents: Mapping[str, Agent], planned: Sequence[Check]) -> None:
+    wanted = checks.services(tuple(planned))
+    ports = {p: sorted({s.first_port for s in wanted if s.protocol is p and s.first_port}) for p in Protocol}
+    for name in {endpoint.partition(".")[0] for c in planned for endpoint in (c.destination,)} & set(agents):
+        if name != endpoints.HOST:
+            agents[name].listen(tcp=ports[Protocol.TCP], udp=ports[Protocol.UDP])
+
+
+def _groups(planned: Sequence[Check]) -> Iterator[list[tuple[int, Check]]]:
+    """Checks that may run side by side: those with everything forwarding, then those with one router off."""
+    for router in dict.fromkeys(check.without_forwarding for check in planned):
+        group = [(i, c) for i, c in enumerate(planned) if c.without_forwarding == router and c.kind is not Kind.FORGE]
+        if group:
+            yield group
+
+
+@contextmanager
+def _without_forwarding(agents: Mapping[str, Agent], router: str | None) -> Iterator[None]:
+    if router is None:
+        yield
+        return
+    agents[router].set_forwarding(False)
+    try:
+        yield
+    finally:
+        agents[router].set_forwarding(True)
+
+
+def _run(topology: Topology, agents: Mapping[str, Agent], check: Check) -> Result:
+    agent = agents[endpoints.parse(check.source, topology).name]
+    seen, passed = _TRIES[check.kind](agent, check)
+    return Result(check, seen, passed)
+
+
+def _try_service(agent: Agent, check: Check) -> tuple[str, bool]:
+    answered = _answers(agent, check)
+    return "answers" if answered else "no answer", answered == check.allowed
+
+
+def _answers(agent: Agent, check: Check) -> bool:
+    address, service = str(check.address), check.service
+    if service is None or service.protocol is Protocol.ICMP:
+        # The first echo may be spent on address resolution along the way.
+        return agent.ping(address, count=2).received > 0
+    probe = agent.tcp if service.protocol is Protocol.TCP else agent.udp
+    return probe(address, service.first_port or 0).open
+
+
+def _try_layer2(agent: Agent, check: Check) -> tuple[str, bool]:
+    mac = agent.neighbour(str(check.address))
+    near = mac is not None and (check.mac is None or mac == check.mac)
+    return mac or "no neighbour", near == check.allowed
+
+
+def _try_via(agent: Agent, check: Check) -> tuple[str, bool]:
+    hops = agent.trace(str(check.address)).hops
+    wanted = [{str(address) for address in hop} for hop in check.hops]
+    passed = len(hops) == len(wanted) and all(h in known for h, known in zip(hops, wanted, strict=True))
+    return " > ".join(hop or "*" for hop in hops) or "nothing", passed
+
+
+def _try_seen_as(agent: Agent, check: Check) -> tuple[str, bool]:
+    port = check.service.first_port if check.service else None
+    seen = agent.tcp(str(check.address), port or 80).seen_as
+    return str(seen or "no answer"), seen in check.seen
+
+
+_TRIES: dict[Kind, Callable[[Agent, Check], tuple[str, bool]]] = {
+    Kind.SERVICE: _try_service,
+    Kind.LAYER2: _try_layer2,
+    Kind.VIA: _try_via,
+    Kind.SEEN_AS: _try_seen_as,
+}
+
+
+def _forge(topology: Topology, agents: Mapping[str, Agent], check: Check) -> Result:
+    """Sends the forged frames, between two honest ones that the listener must see."""
+    endpoint = endpoints.parse(check.source, topology)
+    guest = topology.guest(endpoint.name)
+    port = next(p for p in guest.ports if p.name == check.port)
+    marker = b"guestnet" + os.urandom(6)
+    honest, forged = marker + b"\x01", marker + b"\x02"
+    frames = forge.forged(check.forgery or "", identity(port), _neighbour(topology, port), forged)
+    with _Ear(port.tap) as ear:
+        agents[guest.name].send_frames(port.mac, [*frames, forge.honest(port.mac, honest)])
+        heard = ear.listen({honest: None, forged: None}, until=honest)
+    if honest not in heard:
+        return Result(check, "not even an honest frame arrived", False)
+    return Result(check, f"arrived at {heard[forged]}" if forged in heard else "arrived nowhere", forged not in heard)
+
+
+def identity(port: Port) -> forge.Identity:
+    """Who a port is, for forging: nobody's address where it has none."""
+    return forge.Identity(
+        port.mac,
+        next((a.ip for a in port.addresses if isinstance(a.ip, IPv4Address)), _NOBODY.ip4),
+        next((a.ip for a in port.addresses if isinstance(a.ip, IPv6Address)), _NOBODY.ip6),
+    )
+
+
+def _neighbour(topology: Topology, port: Port) -> forge.Identity:
+    """Somebody else on the port's network: another guest, else the network's gateway, else the LAN's own host."""
+    for _, other in topology.ports_on(port.network):
+        if other.mac != port.mac:
+            return identity(other)
+    network = topology.network(port.network)
+    known: list[IPAddress] = [s.host for s in network.subnets if s.host is not None]
+    mac = network.mac or _NOBODY.mac
+    if network.physical_network and not known:
+        physical = topology.physical_network(network.physical_network)
+        known, mac = list(physical.stand_in), endpoints.stand_in_mac(topology, physical)
+    ip4 = next((a for a in known if isinstance(a, IPv4Address)), _NOBODY.ip4)
+    return forge.Identity(mac, ip4, next((a for a in known if isinstance(a, IPv6Address)), _NOBODY.ip6))
+
+
+class _Ear:
+    """Hears every frame on every device of this host, except what comes in from one tap."""
+
+    def __init__(self, tap: str) -> None:
+        self.tap = tap
+
+    def __enter__(self) -> _Ear:
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def listen(self, markers: Mapping[bytes, None], until: bytes) -> dict[bytes, str]:
+        """The device on which each marker was first heard; a while longer than the first sight of `until`."""
+        heard: dict[bytes, str] = {}
+        deadline = time.monotonic() + 10 * _FORGE_SECONDS
+        while (left := deadline - time.monotonic()) > 0 and select.select([self.socket], [], [], left)[0]:
+            frame, (device, *_) = self.socket.recvfrom(65536)
+            for marker in markers:
+                if marker in frame and device != self.tap and marker not in heard:
+                    heard[marker] = device
+                    if marker == until:
+                        deadline = min(deadline, time.monotonic() + _FORGE_SECONDS)
+        return heard
