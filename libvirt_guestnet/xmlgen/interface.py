@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Guest, Network, Port, PortKind, Topology
+from libvirt_guestnet.model import Guest, Mode, Network, Port, PortKind, Topology
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
 from libvirt_guestnet.xmlgen.vlan import no_vlans_yet
@@ -48,5 +48,5 @@ def _isolation(network: Network, port: Port) -> Element | None:
 
 
 def _needs_mtu(network: Network, port: Port) -> bool:
-    """libvirt hands a network's MTU on to NICs of type network only."""
-    return network.mtu is not None and port.kind is not PortKind.NETWORK
+    """libvirt hands the MTU on only from a network whose bridge it makes, and refuses one on mode bridge."""
+    return network.mtu is not None and (port.kind is not PortKind.NETWORK or network.mode is Mode.BRIDGE)

@@ -29,7 +29,7 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
     """
     _refuse_what_libvirt_ignores(network)
     made_by_libvirt = network.mode is not Mode.BRIDGE
-    options = _no_default_router(network)
+    options = _other_gateway(topology, network)
     element = etree.Element("network", nsmap={"dnsmasq": DNSMASQ} if options is not None else None)
     fill(
         element,
@@ -157,16 +157,28 @@ def _dhcp(topology: Topology, network: Network, subnet: Subnet) -> Element | Non
     return maybe(pool is not None or reserved, "dhcp", pool, reserved)
 
 
-def _no_default_router(network: Network) -> Element | None:
-    """<dnsmasq:options> for an IPv6 network whose gateway is not the host.
+def _other_gateway(topology: Topology, network: Network) -> Element | None:
+    """<dnsmasq:options> for what libvirt's own elements cannot say: that the host is not the default gateway.
 
-    libvirt's router advertisements offer the host as default router in every mode but isolated, and no element of its
-    own changes that.
+    Its DHCP server and router advertisements offer the host, except in mode isolated where they offer nobody (rightly
+    even when the host is called the gateway: it forwards nothing).
     """
-    announced = [subnet for subnet in network.subnets if subnet.prefix.version == 6 and subnet.host is not None]
-    if network.mode in (Mode.BRIDGE, Mode.ISOLATED) or all(subnet.gateway == subnet.host for subnet in announced):
+    values = [value for subnet in network.subnets for value in _gateway_options(topology, network, subnet)]
+    if network.mode is Mode.BRIDGE or not values:
         return None
     options = etree.Element(etree.QName(DNSMASQ, "options"), nsmap={"dnsmasq": DNSMASQ})
-    # Router lifetime 0: the prefixes are announced, nobody is offered as default router (RFC 4861, 6.2.3).
-    etree.SubElement(options, etree.QName(DNSMASQ, "option")).set("value", "ra-param=*,0,0")
+    for value in dict.fromkeys(values):
+        etree.SubElement(options, etree.QName(DNSMASQ, "option")).set("value", value)
     return options
+
+
+def _gateway_options(topology: Topology, network: Network, subnet: Subnet) -> Iterator[str]:
+    isolated = network.mode is Mode.ISOLATED
+    if subnet.host is None or subnet.gateway == subnet.host or (isolated and subnet.gateway is None):
+        return
+    if subnet.prefix.version == 4 and _dhcp(topology, network, subnet) is not None:
+        # Stands after libvirt's own "dhcp-option=3" of mode isolated, and the last one wins (tried with dnsmasq 2.90).
+        yield f"dhcp-option=option:router,{subnet.gateway}" if subnet.gateway else "dhcp-option=option:router"
+    if subnet.prefix.version == 6 and not isolated:
+        # Router lifetime 0: the prefixes are announced, nobody is offered as default router (RFC 4861, 6.2.3).
+        yield "ra-param=*,0,0"

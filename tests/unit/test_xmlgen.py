@@ -1,7 +1,7 @@
 """What the reference output in xml/ cannot show: what is refused, and what must not depend on what."""
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 from lxml import etree
@@ -12,6 +12,7 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model import (
     Assignment,
     Bandwidth,
+    DhcpRange,
     DnsHost,
     Guest,
     Mode,
@@ -174,14 +175,32 @@ def test_no_dns_server_without_a_host_address() -> None:
     assert xml.find("ip") is None
 
 
-def test_no_router_is_announced_where_a_guest_is_the_gateway() -> None:
-    through_guest = replace(IPV6, gateway=ip_address("fd00::2"))
-    assert [o.get("value") for o in network_xml(replace(NET, subnets=(through_guest,))).iter("{*}option")] == [
-        "ra-param=*,0,0"
-    ]
-    assert not list(network_xml(replace(NET, subnets=(IPV6,))).iter("{*}option"))
-    # libvirt itself announces no router there
-    assert not list(network_xml(replace(NET, mode=Mode.ISOLATED, subnets=(through_guest,))).iter("{*}option"))
+def options(network: Network) -> list[str]:
+    return [option.get("value") for option in network_xml(network).iter("{*}option")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "gateways", "expected"),
+    [
+        (Mode.NAT, ("10.0.0.1", "fd00::1"), []),
+        (Mode.NAT, ("10.0.0.2", "fd00::2"), ["dhcp-option=option:router,10.0.0.2", "ra-param=*,0,0"]),
+        (Mode.ROUTE, (None, None), ["dhcp-option=option:router", "ra-param=*,0,0"]),
+        (Mode.ISOLATED, ("10.0.0.2", "fd00::2"), ["dhcp-option=option:router,10.0.0.2"]),
+        (Mode.ISOLATED, ("10.0.0.1", "fd00::1"), []),
+        (Mode.ISOLATED, (None, None), []),
+    ],
+)
+def test_guests_are_told_another_gateway_than_libvirt_would(
+    mode: Mode, gateways: tuple[str | None, str | None], expected: list[str]
+) -> None:
+    pool = DhcpRange(IPv4Address("10.0.0.9"), IPv4Address("10.0.0.99"))
+    ipv4, ipv6 = (ip_address(gateway) if gateway else None for gateway in gateways)
+    subnets = (replace(IPV4, gateway=ipv4, dhcp=pool), replace(IPV6, gateway=ipv6))
+    assert options(replace(NET, mode=mode, subnets=subnets)) == expected
+
+
+def test_no_dhcp_option_without_dhcp() -> None:
+    assert options(replace(NET, subnets=(replace(IPV4, gateway=None),))) == []
 
 
 # -- interfaces
@@ -208,10 +227,16 @@ def test_isolation_is_said_where_it_is_not_inherited(
 
 
 @pytest.mark.parametrize(
-    ("kind", "size"), [(PortKind.NETWORK, None), (PortKind.BRIDGE, "1400"), (PortKind.ETHERNET, "1400")]
+    ("mode", "kind", "size"),
+    [
+        (Mode.NAT, PortKind.NETWORK, None),
+        (Mode.NAT, PortKind.BRIDGE, "1400"),
+        (Mode.NAT, PortKind.ETHERNET, "1400"),
+        (Mode.BRIDGE, PortKind.NETWORK, "1400"),
+    ],
 )
-def test_mtu_is_said_where_it_is_not_inherited(kind: PortKind, size: str | None) -> None:
-    mtu = interface_xml(replace(PORT, kind=kind), replace(NET, mtu=1400)).find("mtu")
+def test_mtu_is_said_where_it_is_not_inherited(mode: Mode, kind: PortKind, size: str | None) -> None:
+    mtu = interface_xml(replace(PORT, kind=kind), replace(NET, mode=mode, mtu=1400)).find("mtu")
     assert (None if mtu is None else mtu.get("size")) == size
     assert interface_xml(replace(PORT, kind=kind)).find("mtu") is None
 
