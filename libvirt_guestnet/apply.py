@@ -104,11 +104,16 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
 def _wanted_guest(
     topology: Topology, guest: Guest, hostmap: HostMap, define: Callable[[Guest], Element] | None
 ) -> WantedGuest:
+    definition = None if guest.image is None or define is None else define(guest)
+    if definition is None:
+        nics = [interface(topology, guest, port, hostmap) for port in guest.ports]
+    else:
+        nics = definition.findall("devices/interface")
     return WantedGuest(
         name=guest.name,
-        interfaces=tuple(interface(topology, guest, port, hostmap) for port in guest.ports),
+        interfaces=tuple(nics),
         metadata=domain_metadata(topology, guest),
-        definition=None if guest.image is None or define is None else define(guest),
+        definition=definition,
         autostart=guest.autostart,
     )
 

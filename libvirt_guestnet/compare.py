@@ -317,6 +317,6 @@ def merged(wanted: Element, actual: Element) -> Element:
         kept = result.find(str(child.tag))
         if kept is None:
             result.append(deepcopy(child))
-        else:
+        elif child.tag != "model":  # which card a guest can drive is not the network's business
             kept.attrib.update(dict(child.attrib))
     return result

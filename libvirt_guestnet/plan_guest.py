@@ -124,7 +124,8 @@ def _change_interfaces(
     plugs: list[Change] = []
     moves: list[Change] = []
     for address, interface in new.items():
-        planner = _Nic(wanted.name, address, interface, inherited.get(source_network(interface) or "", frozenset()))
+        from_network = inherited.get(source_network(interface) or "", frozenset())
+        planner = _Nic(wanted.name, address, interface, from_network, own=not defined_here)
         planner.plan(state.live is not None, live.get(address), defined_here, config.get(address))
         changes.detach += planner.detach
         moves += planner.moves
@@ -134,12 +135,13 @@ def _change_interfaces(
 
 @dataclass
 class _Nic:
-    """The changes of one NIC that the topology wants."""
+    """The changes of one NIC that the topology wants; in a user's own domain (not `own`) its model is the user's."""
 
     domain: str
     address: str
     wanted: Element
     inherited: frozenset[str]
+    own: bool
     detach: list[Change] = field(default_factory=list)
     moves: list[Change] = field(default_factory=list)
     plugs: list[Change] = field(default_factory=list)
@@ -149,8 +151,8 @@ class _Nic:
         if live is not None:
             attach_live = self._change_live(live)
         attach_config = define and config is None
-        if define and config is not None and (found := differences(self.wanted, config)):
-            attach_config = self._change_config(config, found)
+        if define and config is not None:
+            attach_config = self._change_config(config)
         if attach_live or attach_config:
             self.plugs.append(
                 AttachInterface(
@@ -165,7 +167,7 @@ class _Nic:
 
     def _change_live(self, live: Element) -> bool:
         """Plan what the live NIC needs; True when it must be plugged in anew."""
-        found = differences(self.wanted, live, self.inherited)
+        found = self._differences(live, self.inherited)
         if not found:
             return False
         if not _in_place(found):
@@ -184,9 +186,13 @@ class _Nic:
             self.plugs.append(self._update(summary(found), live=_replace(old, new)))
         return False
 
-    def _change_config(self, config: Element, found: tuple[Difference, ...]) -> bool:
+    def _change_config(self, config: Element) -> bool:
+        """Plan what the defined NIC needs; True when it must be defined anew."""
+        found = self._differences(config)
+        if not found:
+            return False
         new = merged(self.wanted, config)
-        if all(d.path.startswith(("link", "bandwidth", "port", "vlan", "source")) for d in found):
+        if _in_place(found):
             self.plugs.append(self._update(f"defined: {summary(found)}", config=_replace(config, new)))
             return False
         self.detach.append(
@@ -195,6 +201,10 @@ class _Nic:
             )
         )
         return True
+
+    def _differences(self, actual: Element, inherited: frozenset[str] = frozenset()) -> tuple[Difference, ...]:
+        found = differences(self.wanted, actual, inherited)
+        return found if self.own else tuple(d for d in found if not d.path.startswith("model/"))
 
     def _update(
         self, detail: str, live: Replacement | None = None, config: Replacement | None = None

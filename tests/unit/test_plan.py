@@ -188,7 +188,7 @@ def test_destroy_goes_on_past_errors_and_reports_them(libvirt: Connection, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(libvirt, "stop_network", stuck)
-        with pytest.raises(DestroyError, match="remove network one: .*: one is stuck") as caught:
+        with pytest.raises(DestroyError, match=r"remove network one: .*: one is stuck") as caught:
             destroy(plan_destroy("lab", libvirt.snapshot()), libvirt, Recorder())
     assert len(caught.value.failures) == 1
     assert set(libvirt.snapshot().network) == {"default", "one"}
