@@ -71,10 +71,10 @@ class DestroyError(GuestnetError):
 class KernelEffects:
     """The real effects: netlink and nft, through the modules that own them (slow to import, so only when needed)."""
 
-    def enslave(self, tap: str, bridge: str) -> None:
+    def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
         from libvirt_guestnet.datapath.kernel import enslave
 
-        enslave(tap, bridge)
+        enslave(tap, bridge, isolated)
 
     def guard(self, domain_xml: bytes) -> None:
         from libvirt_guestnet.hook.entry import guard_domain

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Effects(Protocol):
     """What applying does to the kernel beside asking libvirt. All three are idempotent and raise GuestnetError."""
 
-    def enslave(self, tap: str, bridge: str) -> None:
-        """Make the tap a port of the bridge (again)."""
+    def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
+        """Make the tap a port of the bridge (again), isolated from other isolated ports or not."""
 
     def guard(self, domain_xml: bytes) -> None:
         """Put port security on every tap of a running domain, as its live XML says."""

@@ -16,6 +16,7 @@ class Plugged:
 
     domain: str
     tap: str
+    isolated: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def plug_taps(run: Run, taps: tuple[Plugged, ...], bridge: str | None) -> None:
     for plugged in taps:
         xml = run.libvirt.live_xml(plugged.domain)
         if xml is not None and bridge is not None:
-            run.effects.enslave(plugged.tap, bridge)
+            run.effects.enslave(plugged.tap, bridge, plugged.isolated)
             run.effects.guard(xml.encode())
 
 
@@ -88,6 +89,7 @@ class RestartNetwork(Change):
 
     xml: str
     bridge: str | None
+    taps: tuple[Plugged, ...]
     backup: NetworkBackup
     VERB = "restart"
     KIND = "network"
@@ -99,7 +101,7 @@ class RestartNetwork(Change):
         run.step("redefined")
         run.libvirt.start_network(self.name)
         run.step("started")
-        plug_taps(run, self.backup.taps, self.bridge)
+        plug_taps(run, self.taps, self.bridge)
         run.step("taps plugged")
 
 

@@ -28,6 +28,8 @@ from libvirt_guestnet.snapshot import (
     NetworkState,
     Snapshot,
     WantedNetwork,
+    interfaces,
+    mac,
     tap,
 )
 from libvirt_guestnet.xmlgen.element import api_text
@@ -46,7 +48,7 @@ def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
     if wanted.autostart != (state is not None and state.autostart):
         yield SetNetworkAutostart(wanted.name, "on" if wanted.autostart else "off", on=wanted.autostart)
     if state is None or state.live is None:
-        taps = _taps(wanted.name, snapshot)
+        taps = _taps(wanted.name, snapshot, wanted.element)
         yield StartNetwork(wanted.name, bridge=bridge_of(wanted.element), taps=taps)
 
 
@@ -72,6 +74,7 @@ def _change_network(element: Element, state: NetworkState, snapshot: Snapshot) -
             users,
             xml=to_text(element),
             bridge=bridge_of(element),
+            taps=_taps(state.name, snapshot, element),
             backup=_backup(state, snapshot),
         )
         return
@@ -159,13 +162,27 @@ def _backup(state: NetworkState, snapshot: Snapshot) -> NetworkBackup:
         live=None if state.live is None else to_text(state.live),
         autostart=state.autostart,
         bridge=state.bridge,
-        taps=_taps(state.name, snapshot),
+        taps=_taps(state.name, snapshot, state.current),
     )
 
 
-def _taps(network: str, snapshot: Snapshot) -> tuple[Plugged, ...]:
-    users = snapshot.plugged.get(network, ())
-    return tuple(Plugged(domain, device) for domain, interface in users if (device := tap(interface)) is not None)
+def _taps(network: str, snapshot: Snapshot, element: Element) -> tuple[Plugged, ...]:
+    """The running guests' taps on a network, for when it is as `element` says."""
+    everybody = _isolated(element)
+    return tuple(
+        Plugged(domain, device, everybody or _isolated(_defined(domain, interface, snapshot)))
+        for domain, interface in snapshot.plugged.get(network, ())
+        if (device := tap(interface)) is not None
+    )
+
+
+def _isolated(element: Element) -> bool:
+    return element.find("port[@isolated='yes']") is not None
+
+
+def _defined(domain: str, live: Element, snapshot: Snapshot) -> Element:
+    """A NIC as it was defined: the live one also shows what it inherited from the network."""
+    return interfaces(snapshot.domain[domain].config).get(mac(live), live)
 
 
 def _kind(element: Element) -> str:

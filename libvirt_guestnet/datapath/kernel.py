@@ -77,13 +77,18 @@ def remove_bridge(bridge: str) -> None:
             ipr.link("del", index=found["index"])
 
 
-def enslave(tap: str, bridge: str) -> None:
-    """Puts a tap into a bridge and sets it up. Raises GuestnetError if either does not exist."""
+def enslave(tap: str, bridge: str, isolated: bool = False) -> None:
+    """Puts a tap into a bridge, isolated from other isolated ports or not, and sets it up.
+
+    Raises GuestnetError if either does not exist.
+    """
     with netlink() as ipr:
         port, master = link(ipr, tap), link(ipr, bridge)
         if port is None or master is None:
             raise GuestnetError(f"cannot put {tap} into {bridge}: no device {bridge if port else tap}")
-        ipr.link("set", index=port["index"], master=master["index"], state="up")
+        ipr.link("set", index=port["index"], master=master["index"])
+        ipr.brport("set", index=port["index"], isolated=int(isolated))  # a new port of a bridge has lost it
+        ipr.link("set", index=port["index"], state="up")
 
 
 def _check_free(ipr: IPRoute, uplink: Any, bridge: Any, network: str) -> None:

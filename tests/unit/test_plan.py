@@ -48,7 +48,7 @@ class Recorder:
 
     calls: list[tuple[str, ...]] = field(default_factory=list)
 
-    def enslave(self, tap: str, bridge: str) -> None:
+    def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
         self.calls.append(("enslave", tap, bridge))
 
     def guard(self, domain_xml: bytes) -> None:
