@@ -19,6 +19,7 @@ def check(
     """Report every clash of names, devices, MAC addresses, UUIDs and subnets."""
     _check_names(decl, scope, report)
     _check_devices(segments.values(), ports, report)
+    _check_bridges(segments.values(), report)
     _check_macs(segments, ports, report)
     _check_uuids(decl, report)
     _check_subnets(decl, segments, report)
@@ -28,11 +29,7 @@ def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:
     for name, _ in decl.physical_networks or ():
         if name.value == HOST:
             report.add(name.where, f"a physical network cannot be named {HOST}: the host itself is meant by that")
-    port_names = {
-        f"{name}.{(port.name or port.network).value}": name
-        for name, guest in scope.guests.items()
-        for port in (guest.ports if guest else ())
-    }
+    port_names = _port_names(scope, report)
     for name, _ in decl.guests or ():
         if name.value in (HOST, NONE):
             report.add(name.where, f"a guest cannot be named '{name.value}': the word has a meaning of its own")
@@ -43,12 +40,36 @@ def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:
             report.add(name.where, f"'{name.value}' also names a port of guest '{port_names[name.value]}'")
 
 
+def _port_names(scope: Scope, report: Report) -> dict[str, str]:
+    """GUEST.PORT → guest. A name with dots in it can be read in two ways."""
+    owners: dict[str, str] = {}
+    for name, guest in scope.guests.items():
+        for port in guest.ports if guest else ():
+            short = port.name or port.network
+            owner = owners.setdefault(f"{name}.{short.value}", name)
+            if owner != name:
+                report.add(short.where, f"'{name}.{short.value}' also names a port of guest '{owner}'")
+    return owners
+
+
 def _check_devices(segments: Iterable[Segment], ports: list[Placed], report: Report) -> None:
     owners: dict[str, tuple[str, str]] = {}
     for where, device, title, group, key in sorted(_devices(segments, ports)):
         owner, same = owners.setdefault(device, (title, group))
         if same != group:
             report.add(where, f"interface '{device}' of {title} is already that of {owner}; set {key}: on one of them")
+
+
+def _check_bridges(segments: Iterable[Segment], report: Report) -> None:
+    """A NIC is in one bridge: all bridge networks of a label are on the same."""
+    first: dict[str, Segment] = {}
+    for seg in segments:
+        if seg.network.mode is Mode.BRIDGE and seg.network.physical_network:
+            other = first.setdefault(seg.network.physical_network, seg)
+            if other.network.bridge != seg.network.bridge:
+                where = seg.decl.bridge.where if seg.decl.bridge else seg.at.where
+                message = f"bridge '{seg.network.bridge}' differs from '{other.network.bridge}' of network"
+                report.add(where, f"{message} '{other.network.name}', which has the same physical network")
 
 
 def _devices(segments: Iterable[Segment], ports: list[Placed]) -> Iterator[tuple[Where, str, str, str, str]]:

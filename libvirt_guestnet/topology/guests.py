@@ -102,19 +102,21 @@ class Guests:
     def _default_port(self, decl: GuestDecl) -> int | None:
         chosen = [i for i, port in enumerate(decl.ports) if value(port.default_route)]
         for index in chosen:
-            self._check_default(decl.ports[index], first=index == chosen[0])
+            self._check_default(decl, decl.ports[index], first=index == chosen[0])
         if chosen:
             return chosen[0]
         free = [i for i, port in enumerate(decl.ports) if port.default_route is None]
         return next((i for i in free if self._leads_out(decl, decl.ports[i])), None)
 
-    def _check_default(self, port: PortDecl, *, first: bool) -> None:
+    def _check_default(self, guest: GuestDecl, port: PortDecl, *, first: bool) -> None:
         seg = self._segments.get(port.network.value)
         where = port.default_route.where if port.default_route else port.at
         if not first:
             self._report.add(where, "a guest has one default-route; another port has it already")
         elif seg and seg.network.gateway is None:
             self._report.add(where, f"default-route: network '{seg.network.name}' has no gateway")
+        elif seg and not self._leads_out(guest, port):
+            self._report.add(where, f"default-route: the guest is itself the gateway of '{seg.network.name}'")
 
     def _leads_out(self, decl: GuestDecl, port: PortDecl) -> bool:
         seg = self._segments.get(port.network.value)

@@ -26,6 +26,7 @@ from .spec import At, value, values
 HOST, NONE = "host", "none"
 _HOSTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 _IPV6_MIN_MTU = 1280
+_MAX_DHCP = 65535  # virSocketAddrGetRange, libvirt 9.0 and 11.3: "range … is too large (> 65535)"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Seg
         mac=_mac(scope, at, decl),
         physical_network=label,
         gateway=gateway,
-        subnets=_subnets(scope, at, decl, gateway, report),
+        subnets=_subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes),
         domain=value(decl.domain),
         dns_hosts=_dns_hosts(decl),
         mtu=value(decl.mtu),
@@ -215,10 +216,19 @@ def _gateway(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> st
         return None if given == NONE else HOST
     if given not in scope.guests:
         report.unknown(decl.gateway.where, "gateway", given, [*scope.guests, HOST, NONE])
-    elif scope.guests[given] and not _addresses_of(scope, given, at.value):
-        message = f"gateway '{given}' has no port with addresses on network '{at.value}'"
-        report.add(decl.gateway.where, f"{message}; add them under guests: {given}: ports:")
+    elif guest := scope.guests[given]:
+        _check_gateway(scope, at, decl.gateway, guest, report)
     return given
+
+
+def _check_gateway(scope: Scope, at: At[str], gateway: At[str], guest: GuestDecl, report: Report) -> None:
+    name = gateway.value
+    if not _addresses_of(scope, name, at.value):
+        message = f"gateway '{name}' has no port with addresses on network '{at.value}'"
+        report.add(gateway.where, f"{message}; add them under guests: {name}: ports:")
+    ports = [port for port in guest.ports if port.network.value == at.value]
+    if guest.router is None and "router" not in guest.bad and not any(port.sources for port in ports):
+        report.add(gateway.where, f"gateway '{name}' does not forward: give the guest a router:")
 
 
 def _addresses_of(scope: Scope, guest: str, network: str) -> tuple[IPAddress, ...]:
@@ -227,17 +237,26 @@ def _addresses_of(scope: Scope, guest: str, network: str) -> tuple[IPAddress, ..
     return tuple(address for port in ports for address in values(port.addresses))
 
 
-def _subnets(scope: Scope, at: At[str], decl: NetworkDecl, gateway: str | None, report: Report) -> tuple[Subnet, ...]:
+def _subnets(
+    scope: Scope,
+    at: At[str],
+    decl: NetworkDecl,
+    report: Report,
+    *,
+    gateway: str | None,
+    prefixes: tuple[IPNetwork, ...],
+) -> tuple[Subnet, ...]:
+    """The subnets as facts. Those a bridge network takes from its label are named only to say a guest is gateway."""
+    by_guest = _addresses_of(scope, gateway, at.value) if gateway and gateway != HOST else ()
     ranges = _dhcp(decl, report)
-    candidates = _addresses_of(scope, gateway, at.value) if gateway and gateway != HOST else ()
     subnets = []
-    for prefix in decl.subnets or ():
-        host = prefix.value[1] if _has_host(decl) else None
-        router = host if gateway == HOST else next((a for a in candidates if a in prefix.value), None)
-        if candidates and router is None and decl.gateway:
-            message = f"gateway '{gateway}' has no address in {prefix.value}; give its port on network '{at.value}' one"
+    for prefix in prefixes if by_guest else values(decl.subnets):
+        host = prefix[1] if _has_host(decl) else None
+        router = host if gateway == HOST else next((a for a in by_guest if a in prefix), None)
+        if by_guest and router is None and decl.gateway:
+            message = f"gateway '{gateway}' has no address in {prefix}; give its port on network '{at.value}' one"
             report.add(decl.gateway.where, message)
-        subnets.append(Subnet(prefix.value, router, host, ranges.get(prefix.value)))
+        subnets.append(Subnet(prefix, router, host, ranges.get(prefix)))
     return tuple(subnets)
 
 
@@ -258,7 +277,8 @@ def _dhcp(decl: NetworkDecl, report: Report) -> dict[IPNetwork, DhcpRange]:
 
 
 def _upper_half(prefix: IPv4Network) -> DhcpRange:
-    return DhcpRange(prefix[prefix.num_addresses // 2], prefix[-2])
+    half, last = prefix.num_addresses // 2, prefix.num_addresses - 2
+    return DhcpRange(prefix[max(half, last - _MAX_DHCP + 1)], prefix[last])
 
 
 def _given_range(decl: DhcpDecl, prefixes: list[IPv4Network], report: Report) -> dict[IPNetwork, DhcpRange]:
@@ -274,6 +294,8 @@ def _given_range(decl: DhcpDecl, prefixes: list[IPv4Network], report: Report) ->
         report.add(end.where, f"DHCP range: it ends at {end.value}, before its start {start.value}")
     elif not bad and start.value <= prefix[1] <= end.value:
         report.add(start.where, f"DHCP range: it holds {prefix[1]}, the host's own address; start at {prefix[2]}")
+    if int(end.value) - int(start.value) >= _MAX_DHCP:
+        report.add(end.where, f"DHCP range: more than {_MAX_DHCP} addresses, libvirt's limit")
     return {prefix: DhcpRange(start.value, end.value)} if start.value <= end.value and not bad else {}
 
 

@@ -235,3 +235,26 @@ def test_size_costs_in_proportion() -> None:
         took.append(time.process_time() - start)
     assert took[1] < 10
     assert took[1] < 8 * took[0]
+
+
+def test_the_default_dhcp_range_is_one_libvirt_accepts() -> None:
+    dhcp = load("networks:\n  n: { mode: nat, subnets: [10.0.0.0/8], dhcp: {} }").network("n").subnets[0].dhcp
+    assert dhcp is not None
+    assert int(dhcp.end) - int(dhcp.start) + 1 == 65535
+    assert str(dhcp.end) == "10.255.255.254"
+
+
+def test_a_guest_can_be_the_gateway_of_a_bridged_network() -> None:
+    text = """
+physical-networks:
+  lan: { subnets: [198.18.1.0/24] }
+networks:
+  lan: { mode: bridge, physical-network: lan, gateway: r }
+guests:
+  r: { image: tiny, router: {}, ports: [{ network: lan, addresses: [198.18.1.9] }] }
+  g: { image: tiny, ports: [{ network: lan, addresses: [198.18.1.10] }] }
+"""
+    loaded = load(text)
+    assert [str(s.gateway) for s in loaded.network("lan").subnets] == ["198.18.1.9"]
+    assert [p.default_route for g in loaded.guests for p in g.ports] == [False, True]
+    assert loaded.guest("r").ports[0].sources == (IPv4Network("0.0.0.0/0"),)
