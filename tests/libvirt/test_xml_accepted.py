@@ -1,11 +1,14 @@
 """The reference output in xml/ against a real libvirtd: defined, started, and dumped with everything still in it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import libvirt
 import pytest
 from lxml import etree
+
+from libvirt_guestnet.sandbox import Sandbox
 
 pytestmark = pytest.mark.libvirt
 
@@ -89,9 +92,7 @@ def test_network_survives_definition(name: str, connection: libvirt.virConnect) 
 
 @pytest.mark.parametrize("name", files("network"))
 def test_network_starts(name: str, connection: libvirt.virConnect) -> None:
-    wanted = read(name)
-    for limits in wanted.findall("bandwidth"):  # needs sch_htb and sch_sfq, which small kernels lack
-        wanted.remove(limits)
+    wanted = without_bandwidth(read(name))
     network = connection.networkCreateXML(text(wanted))
     try:
         assert lost(wanted, etree.fromstring(network.XMLDesc(0))) == []
@@ -118,3 +119,68 @@ def test_interface_survives_definition(name: str, connection: libvirt.virConnect
         assert lost(read(name), dumped.find("devices/interface")) == []
     finally:
         domain.undefine()
+
+
+@pytest.fixture
+def everything_on(connection: libvirt.virConnect, sandbox: Sandbox) -> Iterator[libvirt.virConnect]:
+    """Every network of labs/modes.yaml started, with the bridges that the network hook or the user would make."""
+    bridges = ("br-servers", "gn-office")
+    for bridge in bridges:
+        sandbox.run(["ip", "link", "add", bridge, "up", "type", "bridge"])
+    networks = [connection.networkCreateXML(text(without_bandwidth(read(name)))) for name in of_modes("network")]
+    yield connection
+    for network in networks:
+        network.destroy()
+    for bridge in bridges:
+        sandbox.run(["ip", "link", "delete", bridge])
+
+
+def test_every_kind_of_interface_becomes_what_it_says(everything_on: libvirt.virConnect, sandbox: Sandbox) -> None:
+    interfaces = [without_bandwidth(read(name)) for name in of_modes("interface-vm")]
+    wanted = etree.fromstring(EMPTY_DOMAIN)
+    wanted.find("devices").extend(interfaces)
+    domain = everything_on.createXML(text(wanted))
+    try:
+        seen = {link["ifname"]: link for link in json.loads(sandbox.run(["ip", "-j", "-d", "link"]).stdout)}
+    finally:
+        domain.destroy()
+    taps = {interface.find("target").get("dev"): seen[interface.find("target").get("dev")] for interface in interfaces}
+    assert {name: tap.get("master") for name, tap in taps.items()} == {
+        tap(name): bridge_of(name) for name in of_modes("interface-vm")
+    }
+    isolated = {
+        name for name, link in taps.items() if link.get("linkinfo", {}).get("info_slave_data", {}).get("isolated")
+    }
+    assert isolated == {
+        tap("bridge/interface-vm-bridge-existing.xml"),
+        tap("bridge/interface-vm-bridge-nic.xml"),
+        tap("bridge/interface-vm-direct.xml"),
+        tap("isolated/interface-vm-isolated.xml"),
+    }
+    assert {link["mtu"] for name, link in taps.items() if link.get("master") == "gn-nat"} == {1400}
+    assert {link["mtu"] for name, link in taps.items() if link.get("master") == "gn-office"} == {9000}
+
+
+def of_modes(kind: str) -> list[str]:
+    modes = ("nat", "isolated", "bridge", "route", "open")
+    return sorted(str(file.relative_to(GOLDEN)) for mode in modes for file in GOLDEN.glob(f"{mode}/{kind}-*.xml"))
+
+
+def tap(interface: str) -> str:
+    return read(interface).find("target").get("dev")
+
+
+def bridge_of(interface: str) -> str | None:
+    """The bridge that the interface, or the network it names, names."""
+    source = read(interface).find("source")
+    if source is None or source.get("bridge"):
+        return None if source is None else source.get("bridge")
+    folder = Path(interface).parent
+    return read(f"{folder}/network-{source.get('network')}.xml").find("bridge").get("name")
+
+
+def without_bandwidth(element: etree._Element) -> etree._Element:
+    """Limits need sch_htb and sch_sfq, which small kernels lack."""
+    for limits in element.findall("bandwidth"):
+        element.remove(limits)
+    return element

@@ -93,6 +93,12 @@ def test_domain_is_accepted_by_the_test_driver(name: str, test_driver: libvirt.v
     domain.undefine()
 
 
+@pytest.mark.parametrize("name", files("domain-"))
+def test_guest_configuration_has_no_comma(name: str) -> None:
+    """libvirt 9.0 hands it to QEMU without doubling commas, and the domain does not start."""
+    assert "," not in read(name).findtext("sysinfo/entry")
+
+
 def test_metadata_can_be_set_on_a_users_own_domain(test_driver: libvirt.virConnect) -> None:
     metadata = read("domain/metadata-of-a-users-domain.xml")
     domain = test_driver.defineXML(EMPTY_DOMAIN)
