@@ -31,6 +31,7 @@ KEEP = 3
 """Images kept: domains defined with an older one still start."""
 
 LOCK_SECONDS = 300.0
+_KVM_CREATE_VM = 0xAE01  # linux/kvm.h
 BUILDER = 1
 """Raise when the way images are made changes."""
 
@@ -50,11 +51,43 @@ def ensure_image(cache: Path = CACHE) -> TinyImage:
     Raises GuestnetError when a package is missing, or when the kernel package cannot be had and no image made from
     it is cached. An image whose kernel apt can no longer name is still used offline.
     """
-    cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not _writable(cache):
+        return _newest(cache)
     contents = initrd.userland()
     with _locked(cache / "lock"):
         directory = _find_or_build(cache, debian.kernel_package(cache), contents)
     return TinyImage(directory / "kernel", directory / "initrd")
+
+
+def _writable(cache: Path) -> bool:
+    try:
+        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise GuestnetError(f"{cache}: {error.strerror}: the guest image cannot be kept there") from error
+    return not os.statvfs(cache).f_flag & os.ST_RDONLY
+
+
+def _newest(cache: Path) -> TinyImage:
+    """The machine's image, seen from a sandbox, which cannot make one."""
+    images = sorted(cache.glob("tiny-*"), key=lambda path: path.stat().st_mtime)
+    if not images:
+        raise GuestnetError(f"{cache} has no guest image and is read-only here: make it outside the sandbox first")
+    return TinyImage(images[-1] / "kernel", images[-1] / "initrd")
+
+
+def virt_type() -> str:
+    """ "kvm" where it truly works, else "qemu" (emulation). A /dev/kvm that exists but fails is common."""
+    try:
+        device = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return "qemu"
+    try:
+        os.close(fcntl.ioctl(device, _KVM_CREATE_VM, 0))
+    except OSError:
+        return "qemu"
+    finally:
+        os.close(device)
+    return "kvm"
 
 
 def _find_or_build(cache: Path, kernel: debian.KernelPackage | None, contents: initrd.Contents) -> Path:
