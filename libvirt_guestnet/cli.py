@@ -57,17 +57,17 @@ def _function(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _inside(args: argparse.Namespace, arguments: list[str]) -> int:
     """The same command inside a sandbox, the topology on its standard input: a sandbox has a /tmp of its own."""
-    from libvirt_guestnet import sandbox
+    from libvirt_guestnet.commands import call_inside
 
     place = arguments.index("--sandbox") if "--sandbox" in arguments else -1
     rest = arguments[:place] + arguments[place + 2 :] if place >= 0 else arguments[1:]
     file = getattr(args, "topology", None)
     if file is None or file == "-":
-        return sandbox.call(args.sandbox, rest)
+        return call_inside(args.sandbox, rest)
     rest = ["-" if word == file else word for word in rest]
     try:
         with Path(file).open("rb") as stdin:
-            return sandbox.call(args.sandbox, ["--topology-name", file, *rest], stdin)
+            return call_inside(args.sandbox, ["--topology-name", file, *rest], stdin)
     except OSError as error:
         raise GuestnetError(f"{file}: {error.strerror}") from error
 

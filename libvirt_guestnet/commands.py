@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.errors import GuestnetError
@@ -208,7 +209,7 @@ def sandboxes(args: Namespace) -> int:
     from libvirt_guestnet import sandbox
 
     if args.action == "list":
-        names = [found.name for found in sandbox.list_all()]
+        names = [found.name for found in sandbox.running()]
         print(json.dumps(names) if args.json else "\n".join(names))
     elif args.action == "start":
         sandbox.start(args.name, prepare=[HOOKS_INSTALL], keep=True)
@@ -216,8 +217,23 @@ def sandboxes(args: Namespace) -> int:
     elif args.action == "stop":
         sandbox.stop(args.name)
     else:
-        return sandbox.shell(args.name)
+        return shell_inside(args.name)
     return 0
+
+
+def call_inside(name: str, argv: Sequence[str], stdin: IO[bytes] | None = None) -> int:
+    """Runs `guestnet ARGV` inside a sandbox and returns its exit status. Raises GuestnetError when it is not up."""
+    from libvirt_guestnet import sandbox
+
+    inside = sandbox.find(name).python(["-m", "libvirt_guestnet.cli", *argv])
+    return subprocess.run(inside, stdin=stdin, check=False).returncode
+
+
+def shell_inside(name: str, argv: Sequence[str] = ("bash",)) -> int:
+    """Runs an interactive program inside a sandbox. Raises GuestnetError when it is not up."""
+    from libvirt_guestnet import sandbox
+
+    return subprocess.run(sandbox.find(name).command(argv), check=False).returncode
 
 
 # What a sandbox runs inside before its libvirtd starts. Whoever may start a sandbox is root and runs this code anyway.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,10 +78,10 @@ def shell(args: Namespace) -> int:
     """`guestnet lab shell`"""
     found = commands.load(args)
     if not args.guest:
-        return sandbox.shell(sandbox_name(found))
+        return commands.shell_inside(sandbox_name(found))
     if args.guest not in {guest.name for guest in found.guests}:
         raise GuestnetError(f"{found.file}: no guest {args.guest!r} in this topology")
-    return subprocess.run(_sandbox(found).command(["virsh", "console", args.guest]), check=False).returncode
+    return commands.shell_inside(sandbox_name(found), ["virsh", "console", args.guest])
 
 
 def sandbox_name(found: Topology) -> str:
@@ -96,21 +95,11 @@ def _start_sandbox(found: Topology, *, keep: bool) -> None:
     sandbox.start(sandbox_name(found), prepare=[commands.HOOKS_INSTALL], keep=keep)
 
 
-def _sandbox(found: Topology) -> sandbox.Sandbox:
-    running = sandbox.find(sandbox_name(found))
-    if running is None:
-        raise GuestnetError(
-            f"the lab of topology {found.name!r} is not up: start it with `guestnet lab up {found.file}`"
-        )
-    return running
-
-
 def _inside(found: Topology, verb: str, options: Sequence[str]) -> int:
     """The verb again, inside; the topology goes in through standard input, as the sandbox may not see its file."""
-    _sandbox(found)
     argv = ["--topology-name", found.file, "lab", verb, "--here", *options, "-"]
     with Path(found.file).open("rb") as stdin:
-        return sandbox.call(sandbox_name(found), argv, stdin)
+        return commands.call_inside(sandbox_name(found), argv, stdin)
 
 
 def _maps(args: Namespace) -> list[str]:
