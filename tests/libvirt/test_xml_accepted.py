@@ -66,9 +66,9 @@ def in_kib(domain: etree._Element) -> etree._Element:
 
 
 @pytest.fixture
-def connection(libvirt_uri: str) -> Iterator[libvirt.virConnect]:
+def connection(sandbox: Sandbox) -> Iterator[libvirt.virConnect]:
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    opened = libvirt.open(libvirt_uri)
+    opened = libvirt.open(sandbox.uri)
     yield opened
     opened.close()
 
