@@ -1,4 +1,7 @@
-"""The nft ruleset of a guest that routes. Pure: every line is built from typed values."""
+"""The nft ruleset of a guest that routes. Pure: every line is built from typed values.
+
+No line has a comma: libvirt 9.0 hands the text to QEMU's -fw_cfg without doubling them, and the guest would not start.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,22 @@ from collections.abc import Iterator, Mapping
 
 from libvirt_guestnet.model import Allow, Guest, IPNetwork, Protocol, Router, Service, Topology
 
+# No commas in here: libvirt hands fw_cfg text to QEMU as it is, and QEMU would end the text at the first one.
 FORWARD = """
     chain forward {
         type filter hook forward priority filter; policy drop;
-        ct state established,related accept
+        ct state established accept
+        ct state related accept
         ct state invalid drop
 """
 
 INPUT = """
     chain input {
         type filter hook input priority filter; policy accept;
-        ct state established,related accept
-        meta l4proto { icmp, ipv6-icmp } accept
+        ct state established accept
+        ct state related accept
+        meta l4proto icmp accept
+        meta l4proto ipv6-icmp accept
 """
 
 NAT = """
@@ -38,7 +45,7 @@ def ruleset(topology: Topology, guest: Guest, nics: Mapping[str, str]) -> Iterat
 
 def _chain(head: str, rules: Iterator[str]) -> Iterator[str]:
     yield from (line for line in head.splitlines() if line)
-    yield from (f"        {rule}" for rule in rules)
+    yield from (f"        {rule} for rule in rules)
     yield "    }"
 
 
@@ -47,7 +54,7 @@ def _allow(guest: Guest, allow: Allow, nics: Mapping[str, str]) -> Iterator[str]
     for nic in sources:
         for towards, version in _destinations(guest, allow, nics):
             for service in allow.services:
-                yield f'iifname "{nic}" {towards} {_service(service, version)} accept'
+                yield f'iifname {nic} {towards} {_service(service, version)} accept'
 
 
 def _destinations(guest: Guest, allow: Allow, nics: Mapping[str, str]) -> Iterator[tuple[str, int]]:
@@ -58,7 +65,7 @@ def _destinations(guest: Guest, allow: Allow, nics: Mapping[str, str]) -> Iterat
         attached = [port for port in guest.ports if port.network == allow.destination]
         for port in attached or [port for port in guest.ports if port.default_route]:
             for version in (4, 6):
-                yield f'oifname "{nics[port.name]}" meta nfproto ipv{version}', version
+                yield f'oifname {nics[port.name]} meta nfproto ipv{version}', version
 
 
 def _towards(prefix: IPNetwork) -> str:
@@ -80,10 +87,10 @@ def _input(guest: Guest, nics: Mapping[str, str]) -> Iterator[str]:
         for other in guest.ports:
             for address in other.addresses if other is not port else ():
                 family = "ip" if address.ip.version == 4 else "ip6"
-                yield f'iifname "{nics[port.name]}" {family} daddr {address.ip} drop'
+                yield f'iifname {nics[port.name]} {family} daddr {address.ip} drop'
 
 
 def _masquerade(guest: Guest, router: Router, nics: Mapping[str, str]) -> Iterator[str]:
     for port in guest.ports:
         if port.network == router.masquerade:
-            yield f'oifname "{nics[port.name]}" masquerade'
+            yield f'oifname {nics[port.name]} masquerade'
