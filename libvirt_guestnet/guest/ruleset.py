@@ -45,7 +45,7 @@ def ruleset(topology: Topology, guest: Guest, nics: Mapping[str, str]) -> Iterat
 
 def _chain(head: str, rules: Iterator[str]) -> Iterator[str]:
     yield from (line for line in head.splitlines() if line)
-    yield from (f"        {rule} for rule in rules)
+    yield from (f"        {rule}" for rule in rules)
     yield "    }"
 
 
@@ -54,7 +54,7 @@ def _allow(guest: Guest, allow: Allow, nics: Mapping[str, str]) -> Iterator[str]
     for nic in sources:
         for towards, version in _destinations(guest, allow, nics):
             for service in allow.services:
-                yield f'iifname {nic} {towards} {_service(service, version)} accept'
+                yield f"iifname {nic} {towards} {_service(service, version)} accept"
 
 
 def _destinations(guest: Guest, allow: Allow, nics: Mapping[str, str]) -> Iterator[tuple[str, int]]:
@@ -65,7 +65,7 @@ def _destinations(guest: Guest, allow: Allow, nics: Mapping[str, str]) -> Iterat
         attached = [port for port in guest.ports if port.network == allow.destination]
         for port in attached or [port for port in guest.ports if port.default_route]:
             for version in (4, 6):
-                yield f'oifname {nics[port.name]} meta nfproto ipv{version}', version
+                yield f"oifname {nics[port.name]} meta nfproto ipv{version}", version
 
 
 def _towards(prefix: IPNetwork) -> str:
@@ -87,10 +87,10 @@ def _input(guest: Guest, nics: Mapping[str, str]) -> Iterator[str]:
         for other in guest.ports:
             for address in other.addresses if other is not port else ():
                 family = "ip" if address.ip.version == 4 else "ip6"
-                yield f'iifname {nics[port.name]} {family} daddr {address.ip} drop'
+                yield f"iifname {nics[port.name]} {family} daddr {address.ip} drop"
 
 
 def _masquerade(guest: Guest, router: Router, nics: Mapping[str, str]) -> Iterator[str]:
     for port in guest.ports:
         if port.network == router.masquerade:
-            yield f'oifname {nics[port.name]} masquerade'
+            yield f"oifname {nics[port.name]} masquerade"
