@@ -25,13 +25,15 @@ from pathlib import Path
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import debian, initrd
+from libvirt_guestnet.guest.kvm import virt_type
+
+__all__ = ["CACHE", "TinyImage", "ensure_image", "virt_type"]
 
 CACHE = Path("/var/cache/libvirt-guestnet")
 KEEP = 3
 """Images kept: domains defined with an older one still start."""
 
 LOCK_SECONDS = 300.0
-_KVM_CREATE_VM = 0xAE01  # linux/kvm.h
 BUILDER = 1
 """Raise when the way images are made changes."""
 
@@ -56,6 +58,7 @@ def ensure_image(cache: Path = CACHE) -> TinyImage:
     contents = initrd.userland()
     with _locked(cache / "lock"):
         directory = _find_or_build(cache, debian.kernel_package(cache), contents)
+        os.utime(directory)  # the newest is the one in use: for sandboxes, and for _prune
     return TinyImage(directory / "kernel", directory / "initrd")
 
 
@@ -75,21 +78,6 @@ def _newest(cache: Path) -> TinyImage:
     return TinyImage(images[-1] / "kernel", images[-1] / "initrd")
 
 
-def virt_type() -> str:
-    """ "kvm" where it truly works, else "qemu" (emulation). A /dev/kvm that exists but fails is common."""
-    try:
-        device = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return "qemu"
-    try:
-        os.close(fcntl.ioctl(device, _KVM_CREATE_VM, 0))
-    except OSError:
-        return "qemu"
-    finally:
-        os.close(device)
-    return "kvm"
-
-
 def _find_or_build(cache: Path, kernel: debian.KernelPackage | None, contents: initrd.Contents) -> Path:
     if kernel is not None and (directory := cache / f"tiny-{_key(kernel.filename, contents)}").is_dir():
         return directory
@@ -102,7 +90,7 @@ def _find_or_build(cache: Path, kernel: debian.KernelPackage | None, contents: i
 
 
 def _key(kernel: str, contents: initrd.Contents) -> str:
-    digest = hashlib.sha256(f"{BUILDER}\0{kernel}\0".encode())
+    digest = hashlib.sha256(f"{BUILDER}\0{kernel}\0{initrd.MODULES}\0".encode())
     digest.update(initrd.fingerprint(contents))
     return digest.hexdigest()[:16]
 
@@ -142,7 +130,9 @@ def _locked(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise GuestnetError(f"{path}: another process makes the guest image since minutes") from None
+                    raise GuestnetError(
+                        f"{path}: another process has been making the guest image for minutes"
+                    ) from None
                 time.sleep(0.1)
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 import stat
@@ -153,9 +154,10 @@ def fingerprint(contents: Contents) -> bytes:
 
 
 def archive(contents: Contents) -> bytes:
-    """A cpio archive (newc) of the contents, the same bytes every time, by lz4: unpacked fastest."""
+    """A cpio archive (newc) of the contents, the same bytes every time, gzipped: no form is unpacked
+    noticeably faster."""
     cpio = b"".join(_records(_with_parents(contents).items()))
-    return run("lz4", "-l", "-9", "-c", "-q", stdin=cpio)
+    return gzip.compress(cpio, compresslevel=6, mtime=0)
 
 
 def _with_parents(contents: Contents) -> dict[str, Entry]:
