@@ -177,16 +177,17 @@ def destroy(plan: Plan, connection: Connection, effects: Effects, on_progress: P
     Raises DestroyError.
     """
     failures: list[str] = []
-    failed: set[str] = set()
+    failed: set[tuple[bool, str]] = set()
     run = Run(connection, effects, lambda _what, _undo: None, _quiet)
     for change in plan.changes:
-        if change.name in failed:
+        subject = (change.KIND.startswith("network"), change.name)
+        if subject in failed:
             continue
         on_progress(change)
         try:
             change.run(run)
         except GuestnetError as error:
-            failed.add(change.name)
+            failed.add(subject)
             failures.append(f"{change.text()}: {error}")
     if failures:
         raise DestroyError(failures)

@@ -177,9 +177,11 @@ def _text(element: Element) -> str:
 
 
 def _compare_children(wanted: Element, actual: Element, path: str, inherited: frozenset[str]) -> Iterator[Difference]:
+    tag = str(wanted.tag)
+    if len(wanted) == 0 and (len(actual) == 0 or (tag not in _OWNED and not tag.startswith(_OURS))):
+        return
     groups = _by_tag(wanted)
     found = _by_tag(actual)
-    tag = str(wanted.tag)
     for child in groups:
         owned = child not in inherited and _owns(tag, child)
         yield from _compare_group(groups[child], found.get(child, []), path, owned)
@@ -207,29 +209,49 @@ def _means_nothing(element: Element) -> bool:
 
 def _compare_group(wanted: list[Element], actual: list[Element], path: str, owned: bool) -> Iterator[Difference]:
     """Elements of one tag under one parent: pair them, compare the pairs, report the rest."""
-    left = list(actual)
+    left = _Candidates(actual)
     for element in wanted:
         key = element_key(element)
-        other = _partner(element, key, left, single=len(wanted) == 1)
+        other = left.take(element, key, single=len(wanted) == 1)
         here = _join(path, _step(element, key))
         if other is not None:
-            left.remove(other)
             yield from _compare(element, other, here)
         elif element.tag in _CONTAINERS:
             yield from _compare(element, etree.Element(str(element.tag)), here)
         else:
             yield Difference(here, _describe(element), None)
     if owned:
-        yield from _unwanted(left, path)
+        yield from _unwanted(left.rest(), path)
 
 
-def _partner(element: Element, key: str | None, candidates: list[Element], single: bool) -> Element | None:
-    if key is not None:
-        return next((other for other in candidates if element_key(other) == key), None)
-    if single and len(candidates) == 1:
-        return candidates[0]
-    exact = (other for other in candidates if next(_compare(element, other, ""), None) is None)
-    return next(exact, candidates[0] if candidates else None)
+class _Candidates:
+    """Elements not yet paired, in order; finding one by its key takes constant time."""
+
+    def __init__(self, elements: list[Element]) -> None:
+        self._left = dict(enumerate(elements))
+        self._by_key: dict[str, list[int]] = {}
+        for index, element in enumerate(elements):
+            key = element_key(element)
+            if key is not None:
+                self._by_key.setdefault(key, []).append(index)
+
+    def take(self, wanted: Element, key: str | None, single: bool) -> Element | None:
+        """The element that is, or is to become, the wanted one; None when there is none."""
+        if key is not None:
+            indexes = self._by_key.get(key)
+            return self._left.pop(indexes.pop(0)) if indexes else None
+        index = self._best(wanted, single)
+        return None if index is None else self._left.pop(index)
+
+    def _best(self, wanted: Element, single: bool) -> int | None:
+        first = next(iter(self._left), None)
+        if single and len(self._left) == 1:
+            return first
+        exact = (i for i, other in self._left.items() if next(_compare(wanted, other, ""), None) is None)
+        return next(exact, first)
+
+    def rest(self) -> list[Element]:
+        return list(self._left.values())
 
 
 def _unwanted(elements: list[Element], path: str) -> Iterator[Difference]:

@@ -1,0 +1,139 @@
+"""What runs: networks and ports as libvirt has them, and what the hooks put on each tap. Flat rows for tables and `jq`.
+
+Networks and domains appear when they carry our mark; a NIC of a lab guest appears even if our metadata does not list
+it (`port` is then empty), since an unlisted NIC is what one looks for in a status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.snapshot import (
+    DOMAIN_MARK,
+    PORT_MARK,
+    DomainState,
+    Element,
+    NetworkState,
+    Snapshot,
+    interfaces,
+    source_network,
+    tap,
+)
+from libvirt_guestnet.state import PortReceipt, State
+
+_ADDRESS = f"{{{NAMESPACE}}}address"
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One libvirt network of ours. `mode` is libvirt's forward mode, or "isolated"."""
+
+    topology: str
+    name: str
+    mode: str
+    bridge: str
+    active: bool
+    autostart: bool
+    ports: int
+
+    def json(self) -> dict[str, object]:
+        return {"kind": "network", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class PortRow:
+    """One NIC of a domain of ours. `guarded` is what the hooks applied: None while there is no tap.
+
+    `drops` counts the frames that port security dropped, None when unknown.
+    """
+
+    topology: str
+    guest: str
+    port: str
+    mac: str
+    network: str
+    running: bool
+    tap: str
+    link: str
+    addresses: tuple[str, ...]
+    guarded: bool | None
+    drops: int | None
+
+    def json(self) -> dict[str, object]:
+        return {"kind": "port", **asdict(self), "addresses": list(self.addresses)}
+
+
+Row = NetworkRow | PortRow
+Drops = Callable[[str], int | None]
+
+
+def status(
+    snapshot: Snapshot,
+    topology: str | None = None,
+    receipt: Callable[[str], PortReceipt | None] | None = None,
+    drops: Drops = lambda _tap: None,
+) -> list[Row]:
+    """Every network and port of one topology, or of all; networks first.
+
+    `receipt` says what the hooks applied to a tap (their state under /run unless given), `drops` how many frames its
+    port security has dropped. Raises GuestnetError when the state under /run is damaged.
+    """
+    known = State().port if receipt is None else receipt
+    rows: list[Row] = [_network(n, snapshot) for n in snapshot.networks if _shown(n.topology, topology)]
+    for domain in snapshot.domains:
+        if _shown(domain.topology, topology):
+            rows += _ports(domain, known, drops)
+    return rows
+
+
+def _shown(owner: str | None, topology: str | None) -> bool:
+    return owner is not None and topology in (None, owner)
+
+
+def _network(state: NetworkState, snapshot: Snapshot) -> NetworkRow:
+    forward = state.current.find("forward")
+    return NetworkRow(
+        topology=state.topology or "",
+        name=state.name,
+        mode="isolated" if forward is None else forward.get("mode", "nat"),
+        bridge=state.bridge or "",
+        active=state.live is not None,
+        autostart=state.autostart,
+        ports=len(snapshot.plugged.get(state.name, ())),
+    )
+
+
+def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], drops: Drops) -> Iterator[PortRow]:
+    current = domain.config if domain.live is None else domain.live
+    policies = {port.get("mac", "").lower(): port for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}")}
+    for address, interface in interfaces(current).items():
+        policy = policies.get(address)
+        if policy is None and not domain.ours:
+            continue  # a NIC that its owner manages
+        device = tap(interface) or "" if domain.live is not None else ""
+        applied = receipt(device) if device else None
+        yield PortRow(
+            topology=domain.topology or "",
+            guest=domain.name,
+            port="" if policy is None else policy.get("name", ""),
+            mac=address,
+            network=_place(interface, policy),
+            running=domain.live is not None,
+            tap=device,
+            link=_link(interface),
+            addresses=() if policy is None else tuple(a.get("ip", "") for a in policy.iterfind(_ADDRESS)),
+            guarded=(applied is not None and applied.uuid == domain.uuid) if device else None,
+            drops=drops(device) if device else None,
+        )
+
+
+def _place(interface: Element, policy: Element | None) -> str:
+    named = "" if policy is None else policy.get("network", "")
+    return source_network(interface) or named
+
+
+def _link(interface: Element) -> str:
+    link = interface.find("link")
+    return "up" if link is None else link.get("state", "up")

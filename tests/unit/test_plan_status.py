@@ -1,0 +1,81 @@
+"""Status rows from what libvirt has and what the hooks recorded."""
+
+from lxml import etree
+
+from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
+from libvirt_guestnet.state import PortReceipt
+from libvirt_guestnet.status import status
+
+NETWORK = """
+<network><name>vlan1</name>
+<metadata><g:network xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="t"/></metadata>
+<forward mode="route"/><bridge name="gn-vlan1"/></network>"""
+DOMAIN = """
+<domain><name>b</name><uuid>u-b</uuid>
+<metadata><g:domain xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="t" guest="b" image="tiny">
+  <g:port mac="52:54:00:61:0b:02" name="p" network="vlan1"><g:address ip="10.61.2.1"/></g:port></g:domain></metadata>
+<devices>
+<interface type="network"><mac address="52:54:00:61:0B:02"/><source network="vlan1"/><target dev="vme1"/></interface>
+<interface type="network"><mac address="52:54:00:61:0b:03"/><source network="vlan1"/><target dev="vme2"/>
+  <link state="down"/></interface>
+</devices></domain>"""
+
+
+def xml(text: str) -> etree._Element:
+    return etree.fromstring(text)
+
+
+def snapshot(running: bool, image: str = "tiny") -> Snapshot:
+    domain = xml(DOMAIN.replace(' image="tiny"', f' image="{image}"' if image else ""))
+    network = xml(NETWORK)
+    foreign = xml("<network><name>default</name></network>")
+    return Snapshot(
+        (NetworkState("vlan1", "n", network, network, True), NetworkState("default", "d", foreign)),
+        (DomainState("b", "u-b", domain, domain if running else None), DomainState("x", "u-x", xml("<domain/>"))),
+    )
+
+
+def receipt(tap: str) -> PortReceipt | None:
+    owners = {"vme1": "u-b", "vme2": "somebody else's"}
+    return PortReceipt(tap, "52:54:00:61:0b:02", "b", owners[tap]) if tap in owners else None
+
+
+def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
+    network, first, second = (row.json() for row in status(snapshot(True), None, receipt, {"vme1": 7}.get))
+    assert network == {
+        "kind": "network",
+        "topology": "t",
+        "name": "vlan1",
+        "mode": "route",
+        "bridge": "gn-vlan1",
+        "active": True,
+        "autostart": True,
+        "ports": 2,
+    }
+    assert first == {
+        "kind": "port",
+        "topology": "t",
+        "guest": "b",
+        "port": "p",
+        "mac": "52:54:00:61:0b:02",
+        "network": "vlan1",
+        "running": True,
+        "tap": "vme1",
+        "link": "up",
+        "addresses": ["10.61.2.1"],
+        "guarded": True,
+        "drops": 7,
+    }
+    assert (second["port"], second["link"], second["guarded"]) == ("", "down", False)  # a receipt of another domain
+
+
+def test_a_stopped_guest_has_no_tap_and_no_guard() -> None:
+    _, first, _ = status(snapshot(False), "t", receipt)
+    assert (first.running, first.tap, first.guarded, first.drops) == (False, "", None, None)
+
+
+def test_a_users_own_nics_and_other_topologies_are_left_out() -> None:
+    assert [row.json().get("mac") for row in status(snapshot(True, image=""), "t", receipt)][1:] == [
+        "52:54:00:61:0b:02"
+    ]
+    assert status(snapshot(True), "other", receipt) == []
