@@ -151,6 +151,7 @@ def start(
     """
     registry.check_name(name)
     _check_root(root)
+    CACHE.mkdir(parents=True, exist_ok=True)
     orders = {
         **_orders(name, root, binds),
         "prepare": [list(argv) for argv in prepare],

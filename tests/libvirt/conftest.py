@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,11 @@ import pytest
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
 
-# Prepared inside before libvirtd starts: libvirt looks for hooks only then.
-INSTALL_HOOKS = (
-    sandboxes.python_inside(
-        ["-c", "from pathlib import Path; from libvirt_guestnet import install; install.install(Path('/'), True)"]
-    ),
-)
+
+def install_hooks(root: Path = Path("/")) -> list[list[str]]:
+    """What `prepare` needs for our hooks: libvirt looks for hooks only when it starts."""
+    code = "from pathlib import Path; from libvirt_guestnet import install; install.install(Path('/'), True)"
+    return [sandboxes.python_inside(["-c", code], root)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,7 +37,7 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def hooked_sandbox() -> Iterator[Sandbox]:
     """A running sandbox with our hooks installed, one per test module."""
-    with sandboxes.start(f"hooked-{os.getpid()}", prepare=INSTALL_HOOKS) as running:
+    with sandboxes.start(f"hooked-{os.getpid()}", prepare=install_hooks()) as running:
         yield running
 
 
@@ -49,3 +50,20 @@ def new_sandbox() -> Iterator[Callable[..., Sandbox]]:
             return running.enter_context(sandboxes.start(f"{name}-{os.getpid()}", **options))
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def trixie_root() -> Path:
+    """The cached Debian 13 root; `scripts/make-root trixie` builds it."""
+    script = Path(__file__).parents[2] / "scripts/make-root"
+    done = subprocess.run([script, "--path", "trixie"], capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode != 0:
+        pytest.skip("no Debian 13 root for libvirt 11.3: run scripts/make-root trixie")
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def trixie_sandbox(trixie_root: Path) -> Iterator[Sandbox]:
+    """A running sandbox over Debian 13 with our hooks installed, one per test module."""
+    with sandboxes.start(f"trixie-{os.getpid()}", root=trixie_root, prepare=install_hooks(trixie_root)) as running:
+        yield running
