@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from libvirt_guestnet.model import Allow, Guest, IPNetwork, Protocol, Router, Service, Topology
 
-# No commas in here: libvirt hands fw_cfg text to QEMU as it is, and QEMU would end the text at the first one.
+# ICMPv6 is written as 58: the guest has no /etc/protocols. No commas and quotes: libvirt hands fw_cfg text to QEMU as it is, and QEMU would end the text at the first one.
 FORWARD = """
     chain forward {
         type filter hook forward priority filter; policy drop;
@@ -24,7 +24,7 @@ INPUT = """
         ct state established accept
         ct state related accept
         meta l4proto icmp accept
-        meta l4proto ipv6-icmp accept
+        meta l4proto 58 accept
 """
 
 NAT = """
@@ -74,7 +74,7 @@ def _towards(prefix: IPNetwork) -> str:
 
 def _service(service: Service, version: int) -> str:
     if service.protocol is Protocol.ICMP:
-        return f"meta l4proto {'icmp' if version == 4 else 'ipv6-icmp'}"
+        return f"meta l4proto {'icmp' if version == 4 else '58'}"
     if service.first_port is None:
         return f"meta l4proto {service.protocol.value}"
     span = "" if service.last_port == service.first_port else f"-{service.last_port}"
