@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 
 from libvirt_guestnet.model import Allow, Guest, IPNetwork, Protocol, Router, Service, Topology
 
-# ICMPv6 is written as 58: the guest has no /etc/protocols. No commas and quotes: libvirt hands fw_cfg text to QEMU as it is, and QEMU would end the text at the first one.
+# ICMPv6 is 58: the guest has no /etc/protocols. No commas and quotes: libvirt hands fw_cfg text to QEMU as it is, where
+# a comma ends it, and leaves quotes escaped as in XML.
 FORWARD = """
     chain forward {
         type filter hook forward priority filter; policy drop;

@@ -41,9 +41,8 @@ def verify(topology: Topology, agents: Mapping[str, Agent]) -> list[Result]:
         with _without_forwarding(agents, group[0][1].without_forwarding), ThreadPoolExecutor(16) as pool:
             found = pool.map(lambda item: (item[0], _run(topology, agents, item[1])), group)
             results.update(found)
-    for index, check in enumerate(planned):
-        if check.kind is Kind.FORGE:
-            results[index] = _forge(topology, agents, check)
+    forgeries = [(i, c) for i, c in enumerate(planned) if c.kind is Kind.FORGE]
+    results.update(_forge(topology, agents, forgeries))
     return [results[index] for index in sorted(results)]
 
 
@@ -122,20 +121,46 @@ _TRIES: dict[Kind, Callable[[Agent, Check], tuple[str, bool]]] = {
 }
 
 
-def _forge(topology: Topology, agents: Mapping[str, Agent], check: Check) -> Result:
-    """Sends the forged frames, between two honest ones that the listener must see."""
-    endpoint = endpoints.parse(check.source, topology)
-    guest = topology.guest(endpoint.name)
+@dataclass(frozen=True)
+class _Forgery:
+    """A check's frames, and the markers by which they and the honest frame sent after them are known again."""
+
+    index: int
+    check: Check
+    port: Port
+    honest: bytes
+    forged: bytes
+    frames: tuple[bytes, ...]
+
+
+def _forge(
+    topology: Topology, agents: Mapping[str, Agent], planned: Sequence[tuple[int, Check]]
+) -> Iterator[tuple[int, Result]]:
+    """Sends every check's forged frames, each time with an honest one behind them that the listener must see."""
+    forgeries = [_forgery(topology, index, check) for index, check in planned]
+    with _Ear() as ear:
+        for forgery in forgeries:
+            name = endpoints.parse(forgery.check.source, topology).name
+            agents[name].send_frames(forgery.port.mac, forgery.frames)
+        heard = ear.listen(forgeries)
+    for forgery in forgeries:
+        yield forgery.index, _judge(forgery, heard)
+
+
+def _forgery(topology: Topology, index: int, check: Check) -> _Forgery:
+    guest = topology.guest(endpoints.parse(check.source, topology).name)
     port = next(p for p in guest.ports if p.name == check.port)
-    marker = b"guestnet" + os.urandom(6)
-    honest, forged = marker + b"\x01", marker + b"\x02"
+    marker = b"guestnet" + os.urandom(8)
+    honest, forged = marker + b"honest", marker + b"forged"
     frames = forge.forged(check.forgery or "", identity(port), _neighbour(topology, port), forged)
-    with _Ear(port.tap) as ear:
-        agents[guest.name].send_frames(port.mac, [*frames, forge.honest(port.mac, honest)])
-        heard = ear.listen({honest: None, forged: None}, until=honest)
-    if honest not in heard:
-        return Result(check, "not even an honest frame arrived", False)
-    return Result(check, f"arrived at {heard[forged]}" if forged in heard else "arrived nowhere", forged not in heard)
+    return _Forgery(index, check, port, honest, forged, (*frames, forge.honest(port.mac, honest)))
+
+
+def _judge(forgery: _Forgery, heard: Mapping[bytes, str]) -> Result:
+    if forgery.honest not in heard:
+        return Result(forgery.check, "not even an honest frame arrived", False)
+    place = heard.get(forgery.forged)
+    return Result(forgery.check, f"arrived at {place}" if place else "arrived nowhere", place is None)
 
 
 def identity(port: Port) -> forge.Identity:
@@ -163,28 +188,29 @@ def _neighbour(topology: Topology, port: Port) -> forge.Identity:
 
 
 class _Ear:
-    """Hears every frame on every device of this host, except what comes in from one tap."""
-
-    def __init__(self, tap: str) -> None:
-        self.tap = tap
+    """Hears every frame on every device of this host."""
 
     def __enter__(self) -> _Ear:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def listen(self, markers: Mapping[bytes, None], until: bytes) -> dict[bytes, str]:
-        """The device on which each marker was first heard; a while longer than the first sight of `until`."""
+    def listen(self, forgeries: Sequence[_Forgery]) -> dict[bytes, str]:
+        """The device on which each marker was first heard, the sender's own tap apart; a while longer than it takes
+        to hear every honest frame."""
+        taps = {marker: f.port.tap for f in forgeries for marker in (f.honest, f.forged)}
+        waiting = {forgery.honest for forgery in forgeries}
         heard: dict[bytes, str] = {}
         deadline = time.monotonic() + 10 * _FORGE_SECONDS
         while (left := deadline - time.monotonic()) > 0 and select.select([self.socket], [], [], left)[0]:
             frame, (device, *_) = self.socket.recvfrom(65536)
-            for marker in markers:
-                if marker in frame and device != self.tap and marker not in heard:
+            for marker in taps if b"guestnet" in frame else ():
+                if marker in frame and device != taps[marker] and marker not in heard:
                     heard[marker] = device
-                    if marker == until:
-                        deadline = min(deadline, time.monotonic() + _FORGE_SECONDS)
+            if waiting and waiting <= heard.keys():
+                waiting = set()
+                deadline = time.monotonic() + _FORGE_SECONDS
         return heard
