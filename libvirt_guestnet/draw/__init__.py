@@ -1,0 +1,28 @@
+"""Topologies as pictures, the two ways libvirt's network architecture page draws its own.
+
+picture (what there is to draw) · logical, physical (topology → picture, pure) · dot, mermaid (picture → text) ·
+graphviz (dot text → SVG or PNG).
+"""
+
+from __future__ import annotations
+
+from ..model import Topology
+from . import dot, graphviz, logical, mermaid, physical
+
+__all__ = ["FORMATS", "VIEWS", "draw"]
+
+FORMATS = ("svg", "png", "dot", "mermaid")
+VIEWS = ("logical", "physical")
+_PLANS = {"logical": logical.picture, "physical": physical.picture}
+
+
+def draw(topology: Topology, view: str, kind: str) -> bytes:
+    """The topology as one of VIEWS in one of FORMATS; dot and mermaid are the same bytes on every run.
+
+    Raises GuestnetError when Graphviz, which svg and png need, is missing or fails.
+    """
+    picture = _PLANS[view](topology)
+    if kind == "mermaid":
+        return mermaid.text(picture).encode()
+    text = dot.text(picture).encode()
+    return text if kind == "dot" else graphviz.render(text, kind)

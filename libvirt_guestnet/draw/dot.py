@@ -1,0 +1,110 @@
+"""A picture as Graphviz dot text. User text appears only inside of HTML-like labels, escaped as in XML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .picture import MUTED, PALETTE, TEXT, Edge, Node, Picture, Row, Shape
+from .text import line
+
+_FONT = "Helvetica,Arial,sans-serif"
+_ESCAPES = {c: f"&#{ord(c)};" for c in "&<>\"'\\"}
+_SHAPES = {Shape.CLOUD: "ellipse", Shape.BAR: "box", Shape.BOX: "box", Shape.SMALL: "box"}
+_SMALL = 9
+
+
+def text(picture: Picture) -> str:
+    """The dot file of a picture."""
+    return "\n".join(_lines(picture)) + "\n"
+
+
+def _lines(picture: Picture) -> Iterator[str]:
+    yield "graph guestnet {"
+    yield from (f"  {setting}" for setting in _settings(picture))
+    yield from (f"  {_node(node)}" for node in picture.nodes)
+    yield from (f"  {_edge(edge, picture.sideways)}" for edge in picture.edges)
+    clouds = [node.id for node in picture.nodes if node.shape == Shape.CLOUD]
+    if clouds:
+        yield f"  {{ rank=min; {'; '.join(clouds)} }}"
+    for cluster in picture.clusters:
+        yield f"  subgraph cluster_{cluster.id} {{"
+        yield f"    margin=14; label=<<b>{_escaped(cluster.title)}</b>>;"
+        yield f"    {'; '.join(cluster.nodes)};"
+        yield "  }"
+    yield "}"
+
+
+def _settings(picture: Picture) -> Iterator[str]:
+    direction, between, apart = ("LR", 0.5, 0.14) if picture.sideways else ("TB", 0.4, 0.35)
+    yield f"graph [rankdir={direction}, ranksep={between}, nodesep={apart}, pad=0.2, bgcolor=white, outputorder=edgesfirst];"
+    yield f'graph [fontname="{_FONT}", fontsize=11, fontcolor="{MUTED}", labelloc=t, labeljust=l];'
+    yield f"graph [label=<{_escaped(picture.title)}>];"
+    yield 'graph [style="rounded,filled", color="#566173", fillcolor="#f8f9fb"];'
+    yield f'node [fontname="{_FONT}", fontsize=11, fontcolor="{TEXT}", style="rounded,filled", margin="0.06,0.03"];'
+    yield f'edge [fontname="{_FONT}", fontsize={_SMALL}, fontcolor="{MUTED}", penwidth=1.8];'
+
+
+def _node(node: Node) -> str:
+    colours = PALETTE[node.tone]
+    style = '"rounded,filled,dashed"' if node.dashed else '"rounded,filled"'
+    shape = _SHAPES[node.shape]
+    if node.shape == Shape.CLOUD:
+        style = '"filled"'
+    return (
+        f'{node.id} [shape={shape}, style={style}, fillcolor="{colours.fill}", color="{colours.stroke}", '
+        f"label=<{_label(node)}>];"
+    )
+
+
+def _label(node: Node) -> str:
+    rows = [_title(node), _text(node.lines), *map(_row, node.rows), _text(node.notes)]
+    return f'<table border="0" cellborder="0" cellspacing="1" cellpadding="2">{"".join(rows)}</table>'
+
+
+def _title(node: Node) -> str:
+    title = f"<b>{_escaped(node.title)}</b>"
+    if not node.badge:
+        return _cell(title)
+    badge = f'<font point-size="{_SMALL}" color="white">&#160;{_escaped(node.badge)}&#160;</font>'
+    return _cell(
+        '<table border="0" cellborder="0" cellspacing="0" cellpadding="1"><tr>'
+        f'<td>{title}&#160;&#160;</td><td bgcolor="{PALETTE[node.tone].stroke}" style="rounded">{badge}</td>'
+        "</tr></table>"
+    )
+
+
+def _text(lines: tuple[str, ...]) -> str:
+    return _cell("".join(f'{_muted(text)}<br align="left"/>' for text in lines)) if lines else ""
+
+
+def _cell(content: str) -> str:
+    return f'<tr><td colspan="2" align="left">{content}</td></tr>'
+
+
+def _muted(text: str) -> str:
+    return f'<font point-size="{_SMALL}" color="{MUTED}">{_escaped(text)}</font>'
+
+
+def _row(row: Row) -> str:
+    fill = PALETTE[row.tone].fill
+    values = "".join(f'{_muted(value)}<br align="left"/>' for value in row.values) or " "
+    return (
+        f'<tr><td port="{row.id}" align="left" bgcolor="{fill}">'
+        f'<font point-size="{_SMALL}">{_escaped(row.label)}</font></td>'
+        f'<td align="left">{values}</td></tr>'
+    )
+
+
+def _edge(edge: Edge, sideways: bool) -> str:
+    source, target = edge.source, edge.target
+    if sideways:
+        source += f":{edge.source_row}:e" if edge.source_row else ""
+        target += f":{edge.target_row}:w" if edge.target_row else ""
+    style = "dashed" if edge.dashed else "solid"
+    weight = 8 if edge.uplink else 1
+    label = f", label=<&#160;{_escaped(edge.label)}&#160;>" if edge.label else ""
+    return f'{source} -- {target} [color="{PALETTE[edge.tone].stroke}", style={style}, weight={weight}{label}];'
+
+
+def _escaped(text: str) -> str:
+    return "".join(_ESCAPES.get(c, c) for c in line(text))

@@ -1,0 +1,25 @@
+"""What lies outside the host, for both views."""
+
+from __future__ import annotations
+
+from ..model import Mode, Network, PhysicalNetwork, Topology
+
+# Where traffic goes that the host forwards without being told through which physical network.
+ELSEWHERE = PhysicalNetwork("anywhere")
+
+
+def outside(topology: Topology) -> tuple[PhysicalNetwork, ...]:
+    """The physical networks, and ELSEWHERE when some network is forwarded there."""
+    elsewhere = any(_forwarded(network) and network.physical_network is None for network in topology.networks)
+    return (*topology.physical_networks, ELSEWHERE) if elsewhere else topology.physical_networks
+
+
+def uplink(topology: Topology, network: Network) -> int | None:
+    """Which of `outside` a network leads to; None when to nowhere."""
+    if network.physical_network is not None:
+        return topology.physical_networks.index(topology.physical_network(network.physical_network))
+    return len(topology.physical_networks) if _forwarded(network) else None
+
+
+def _forwarded(network: Network) -> bool:
+    return network.mode in (Mode.NAT, Mode.ROUTE, Mode.OPEN)

@@ -1,0 +1,97 @@
+"""The physical view: the host, its NICs by label, bridges and taps, and the guests' NICs, in the order of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..model import Guest, Mode, Network, PhysicalNetwork, Port, PortKind, Topology
+from .outside import ELSEWHERE, outside, uplink
+from .picture import BADGES, MODE_TONES, Cluster, Edge, Node, Picture, Row, Shape, Tone
+
+
+def picture(topology: Topology) -> Picture:
+    """The physical view of a topology."""
+    labels = outside(topology)
+    lans = tuple(Node(f"lan{i}", Shape.CLOUD, Tone.LAN, lan.label) for i, lan in enumerate(labels))
+    inside = (
+        *(_nic(f"nic{i}", lan) for i, lan in enumerate(labels)),
+        *_bridges(topology),
+        *(_tap(topology, f"tap{i}x{j}", port) for i, guest in enumerate(topology.guests) for j, port in _ports(guest)),
+        *(_guest(topology, f"guest{i}", guest) for i, guest in enumerate(topology.guests)),
+    )
+    wires = tuple(Edge(f"lan{i}", f"nic{i}", Tone.LAN, uplink=True) for i in range(len(labels)))
+    edges = (*wires, *_uplinks(topology), *_taps(topology))
+    host = Cluster("host", "host", tuple(node.id for node in inside))
+    return Picture(f"{topology.name}: physical view", (*lans, *inside), edges, (host,), sideways=True)
+
+
+def _nic(node: str, lan: PhysicalNetwork) -> Node:
+    title = "any NIC" if lan is ELSEWHERE else f"NIC on {lan.label}"
+    return Node(node, Shape.SMALL, Tone.LAN, title, lines=tuple(map(str, lan.host)))
+
+
+def _bridges(topology: Topology) -> Iterator[Node]:
+    """Bridges by name: two networks may share one."""
+    for device, networks in _by_bridge(topology).items():
+        first = networks[0]
+        addresses = tuple(str(s.host) for network in networks for s in network.subnets if s.host)
+        names = ", ".join(network.name for network in networks)
+        lines = (f"network {names}", *addresses)
+        node = _bridge_id(topology, first)
+        yield Node(node, Shape.BAR, MODE_TONES[first.mode], device, BADGES[first.mode], lines)
+
+
+def _by_bridge(topology: Topology) -> dict[str, list[Network]]:
+    found: dict[str, list[Network]] = {}
+    for network in topology.networks:
+        found.setdefault(network.bridge, []).append(network)
+    return found
+
+
+def _bridge_id(topology: Topology, network: Network) -> str:
+    return f"bridge{list(_by_bridge(topology)).index(network.bridge)}"
+
+
+def _ports(guest: Guest) -> Iterator[tuple[int, Port]]:
+    return iter(enumerate(guest.ports))
+
+
+def _tap(topology: Topology, node: str, port: Port) -> Node:
+    words = ["guarded" if port.guarded else "not guarded"]
+    if port.isolated:
+        words.append("isolated")
+    if port.kind == PortKind.ETHERNET:
+        words.append("ethernet")
+    if not port.link_up:
+        words.append("link down")
+    tone = MODE_TONES[topology.network(port.network).mode]
+    return Node(node, Shape.SMALL, tone, port.tap, lines=(", ".join(words),), dashed=not port.guarded)
+
+
+def _guest(topology: Topology, node: str, guest: Guest) -> Node:
+    rows = tuple(
+        Row(f"p{j}", port.name, (port.mac,), MODE_TONES[topology.network(port.network).mode])
+        for j, port in _ports(guest)
+    )
+    tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
+    return Node(node, Shape.BOX, tone, guest.name, badge, rows=rows)
+
+
+def _uplinks(topology: Topology) -> Iterator[Edge]:
+    """A solid line for a NIC that is a port of the bridge, a dashed one where the host forwards."""
+    seen = set()
+    for network in topology.networks:
+        lan, bridge = uplink(topology, network), _bridge_id(topology, network)
+        if lan is not None and (lan, bridge) not in seen:
+            seen.add((lan, bridge))
+            label = {Mode.BRIDGE: "", Mode.NAT: "NAT"}.get(network.mode, "routing")
+            yield Edge(f"nic{lan}", bridge, MODE_TONES[network.mode], label, dashed=network.mode != Mode.BRIDGE, uplink=True)
+
+
+def _taps(topology: Topology) -> Iterator[Edge]:
+    for i, guest in enumerate(topology.guests):
+        for j, port in _ports(guest):
+            network = topology.network(port.network)
+            tone = MODE_TONES[network.mode]
+            yield Edge(_bridge_id(topology, network), f"tap{i}x{j}", tone)
+            yield Edge(f"tap{i}x{j}", f"guest{i}", tone, target_row=f"p{j}")

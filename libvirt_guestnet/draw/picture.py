@@ -1,0 +1,127 @@
+"""What a picture consists of, however it is written. All text is as the user wrote it; writers escape.
+
+Ids are ours (`net0`, `guest1`): user text never becomes an identifier in a dot or Mermaid file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from ..model import Mode
+
+
+class Tone(StrEnum):
+    """What a thing's colour says about it."""
+
+    LAN = "lan"
+    NAT = "nat"
+    ISOLATED = "isolated"
+    BRIDGE = "bridge"
+    ROUTE = "route"
+    GUEST = "guest"
+    ROUTER = "router"
+    HOST = "host"
+
+
+class Colours(NamedTuple):
+    fill: str
+    stroke: str
+
+
+TEXT = "#1f2937"
+MUTED = "#4b5563"
+
+# Every fill carries TEXT, and every stroke white text, at a contrast of at least 4.5 : 1 (WCAG AA).
+PALETTE = {
+    Tone.LAN: Colours("#eceff3", "#566173"),
+    Tone.NAT: Colours("#dfeafb", "#2f62ad"),
+    Tone.ISOLATED: Colours("#fbe3e4", "#b03a45"),
+    Tone.BRIDGE: Colours("#dff2e4", "#2b7a45"),
+    Tone.ROUTE: Colours("#ece4f8", "#6d4aa3"),
+    Tone.GUEST: Colours("#ffffff", "#566173"),
+    Tone.ROUTER: Colours("#fff3d1", "#8f5f00"),
+    Tone.HOST: Colours("#f8f9fb", "#566173"),
+}
+
+MODE_TONES = {
+    Mode.NAT: Tone.NAT,
+    Mode.ISOLATED: Tone.ISOLATED,
+    Mode.BRIDGE: Tone.BRIDGE,
+    Mode.ROUTE: Tone.ROUTE,
+    Mode.OPEN: Tone.ROUTE,
+}
+BADGES = {
+    Mode.NAT: "NAT",
+    Mode.ISOLATED: "isolated",
+    Mode.BRIDGE: "bridged",
+    Mode.ROUTE: "routed",
+    Mode.OPEN: "open",
+}
+
+
+class Shape(StrEnum):
+    CLOUD = "cloud"
+    BAR = "bar"
+    BOX = "box"
+    SMALL = "small"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a box with a coloured label: a port and its addresses, or one of several guests."""
+
+    id: str
+    label: str
+    values: tuple[str, ...]
+    tone: Tone
+
+
+@dataclass(frozen=True)
+class Node:
+    """A thing: a title with an optional badge, lines under it, then rows that edges can end at, then footnotes."""
+
+    id: str
+    shape: Shape
+    tone: Tone
+    title: str
+    badge: str = ""
+    lines: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A connection, from what is nearer to the outside; `uplink` when it leads there. Rows are ids of rows."""
+
+    source: str
+    target: str
+    tone: Tone
+    label: str = ""
+    source_row: str = ""
+    target_row: str = ""
+    dashed: bool = False
+    uplink: bool = False
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A labelled frame around nodes."""
+
+    id: str
+    title: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Nodes, edges and frames, in the order they are written. `sideways`: the outside is left instead of above."""
+
+    title: str
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    clusters: tuple[Cluster, ...] = ()
+    sideways: bool = False
