@@ -67,15 +67,20 @@ class Change(ABC):
     def run(self, run: Run) -> None:
         """Make the change. Raises GuestnetError."""
 
+    @property
+    def verb(self) -> str:
+        """What is done, in one word."""
+        return self.VERB
+
     def text(self) -> str:
         """One line for people."""
         cost = f" (interrupts {', '.join(self.interrupts)})" if self.interrupts else ""
-        return f"{self.VERB} {self.KIND} {self.name}{cost}" + (f": {self.detail}" if self.detail else "")
+        return f"{self.verb} {self.KIND} {self.name}{cost}" + (f": {self.detail}" if self.detail else "")
 
     def json(self) -> dict[str, object]:
         """The same for programs: flat, stable keys."""
         return {
-            "verb": self.VERB,
+            "verb": self.verb,
             "kind": self.KIND,
             "name": self.name,
             "detail": self.detail,

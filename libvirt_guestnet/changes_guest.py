@@ -24,6 +24,10 @@ class DefineDomain(Change):
     VERB = "define"
     KIND = "guest"
 
+    @property
+    def verb(self) -> str:
+        return "define" if self.old is None else "redefine"
+
     def run(self, run: Run) -> None:
         run.libvirt.define_domain(self.xml)
         old = self.old

@@ -59,6 +59,10 @@ class DefineNetwork(Change):
     VERB = "define"
     KIND = "network"
 
+    @property
+    def verb(self) -> str:
+        return "define" if self.old is None else "redefine"
+
     def run(self, run: Run) -> None:
         run.libvirt.define_network(self.xml)
         old = self.old

@@ -20,6 +20,8 @@ from libvirt_guestnet.snapshot import Element
 _OURS = f"{{{NAMESPACE}}}"
 _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 
+_SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", "uplink"))
+
 # parent tag -> child tags that are ours alone there: one that is not wanted is a difference.
 _OWNED: dict[str, frozenset[str]] = {
     "network": frozenset(
@@ -266,6 +268,8 @@ def _unwanted(elements: list[Element], path: str) -> Iterator[Difference]:
 def element_key(element: Element) -> str | None:
     """What makes an element the same element among its siblings; None where only its content can tell."""
     tag = str(element.tag)
+    if tag in _SINGLE:
+        return None
     if tag.startswith(_OURS):
         identity = element.get("mac")
         return identity.lower() if identity else ",".join(f"{k}={v}" for k, v in sorted(_attributes(element))) or None

@@ -86,7 +86,7 @@ def test_what_libvirt_adds_reorders_and_respells_is_no_difference() -> None:
             "ip[10.9.9.1/24]: address=10.9.9.1 prefix=24 is not wanted",
         ),
         ("<mac ", "<mtu size='1400'/><mac ", "mtu: size=1400 is not wanted"),
-        ('guarded="yes"', 'guarded="no"', "metadata/network[guarded=yes,topology=t]"),
+        ('guarded="yes"', 'guarded="no"', "metadata/network/@guarded: no -> yes"),
         ("<dns>", "<portgroup name='x'/><dns>", "portgroup[x]: name=x is not wanted"),
     ],
 )
