@@ -19,6 +19,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +35,11 @@ OLD = "/.machine"
 EMPTY = ("/etc/libvirt", "/etc/libvirt-guestnet", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt")
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
-# Mounts below these are not part of the machine's software: kernel file systems, or other people's disks and shares.
-_FOREIGN = ("/proc", "/sys", "/dev", "/run", "/mnt", "/media")
+# Mounts below these are not part of the machine's software: kernel file systems, other people's disks, containers.
+_FOREIGN = ("/proc", "/sys", "/dev", "/run", "/mnt", "/media", "/boot", "/snap", *EMPTY)
+_FOREIGN_BELOW_VAR = ("/var/lib/docker", "/var/lib/containers", "/var/lib/kubelet", "/var/lib/lxc", "/var/lib/incus")
+# Looking into these can hang, or fail even for root.
+_FOREIGN_TYPES = ("autofs", "fuse", "nsfs", "nfs", "cifs", "9p")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +63,7 @@ def build(root: str, stage: str, binds: Sequence[tuple[str, str]], kvm: bool) ->
     _overlay(root, f"{stage}/root", stage, 0)
     _pivot(f"{stage}/root")
     for number, inner in enumerate(inner_mounts(root, mounted), start=1):
-        _overlay(inner, inner, f"{OLD}{stage}", number)
+        _take_over(inner, f"{OLD}{stage}", number)
     _fresh(kvm, with_tmp=root != "/")
     for path in EMPTY:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -88,11 +92,14 @@ def inner_mounts(root: str, mounted: Sequence[Mount]) -> list[str]:
     """Which mounts the sandbox needs besides the root: /usr or /var of their own, but no foreign disk. Pure."""
     if root != "/":
         return []
-    return [
-        m.target
-        for m in mounted
-        if m.target != "/" and not any(m.target == f or m.target.startswith(f + "/") for f in _FOREIGN)
-    ]
+    return [m.target for m in mounted if m.target != "/" and not _foreign(m)]
+
+
+def _foreign(mounted: Mount) -> bool:
+    places = (*_FOREIGN, *_FOREIGN_BELOW_VAR)
+    return mounted.fstype.startswith(_FOREIGN_TYPES) or any(
+        mounted.target == place or mounted.target.startswith(f"{place}/") for place in places
+    )
 
 
 def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str = "") -> None:
@@ -114,21 +121,24 @@ def _check(status: int, what: str) -> None:
 
 
 def _overlay(lower: str, target: str, stage: str, number: int) -> None:
-    """A writable view of `lower` (a path on the machine) at `target`; a file that is mounted is bound read only."""
-    below = lower if number == 0 else f"{OLD}{lower}"
-    if not Path(below).is_dir():
-        return _bind_read_only(below, target)
+    """A writable view of the directory `lower` at `target`. Raises OSError."""
     upper, work = f"{stage}/upper{number}", f"{stage}/work{number}"
-    for path in (upper, work):
-        Path(path).mkdir(mode=0o755)
-    Path(target).mkdir(parents=True, exist_ok=True)
+    for path in (upper, work, target):
+        Path(path).mkdir(mode=0o755, exist_ok=True)
+    mount("guestnet", target, "overlay", 0, f"lowerdir={lower},upperdir={upper},workdir={work}")
+
+
+def _take_over(inner: str, stage: str, number: int) -> None:
+    """Something mounted in the machine's root, seen in the sandbox too: writable if it can be, else read only."""
     try:
-        mount("guestnet", target, "overlay", 0, f"lowerdir={below},upperdir={upper},workdir={work}")
-    except OSError:
-        # A FAT or network file system cannot be a lower layer; only for the root itself there is no way round.
-        if number == 0:
+        if Path(f"{OLD}{inner}").is_dir():
+            return _overlay(f"{OLD}{inner}", inner, stage, number)
+    except OSError as error:
+        # EINVAL: FAT cannot be a lower layer. ENOENT: another mount hides it. EACCES: not even root may look.
+        if error.errno not in (errno.EINVAL, errno.ENOENT, errno.EACCES):
             raise
-        _bind_read_only(below, target)
+    with suppress(FileNotFoundError, PermissionError):
+        _bind_read_only(f"{OLD}{inner}", inner)
     return None
 
 

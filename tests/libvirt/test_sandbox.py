@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.sandbox import Sandbox
+from libvirt_guestnet.sandbox import Sandbox, registry
 
 NETWORK = "<network><name>{0}</name><bridge name='{0}'/><ip address='192.0.2.1' prefix='24'/></network>"
 MakeSandbox = Callable[..., Sandbox]
@@ -74,6 +76,44 @@ def test_a_bound_folder_shows_what_is_written_later(new_sandbox: MakeSandbox, tm
     (tmp_path / "new").write_text("second")
     (tmp_path / "new").rename(tmp_path / "late")
     assert box.run(["cat", str(tmp_path / "late")]).stdout == "second"
+
+
+OWN_MOUNTS = """
+import subprocess, sys
+from libvirt_guestnet import sandbox
+for argv in (["mount", "-t", "tmpfs", "x", "/srv"], ["mount", "--bind", "/etc/passwd", "/etc/issue"],
+             ["mount", "-t", "tmpfs", "hidden", "/opt"]):
+    subprocess.run(argv, check=True)
+open("/srv/file", "w").write("of the machine")
+with sandbox.start(sys.argv[1]) as box:
+    print(box.run(["cat", "/srv/file"]).stdout)
+    print(box.run(["head", "-c4", "/etc/issue"]).stdout)
+    box.run(["sh", "-c", "echo changed > /srv/file; touch /opt/new"])
+    print(open("/srv/file").read())
+"""
+
+
+def test_file_systems_mounted_on_the_machine_are_seen_but_not_written() -> None:
+    argv = ["unshare", "--mount", "--", sys.executable, "-c", OWN_MOUNTS, f"mounts-{os.getpid()}"]
+    library = str(Path(sandboxes.__file__).parents[2])
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": library})
+    assert done.stdout.split("\n") == ["of the machine", "root", "of the machine", ""], done.stderr
+    assert not Path("/opt/new").exists()
+
+
+def test_without_the_right_to_make_namespaces_it_says_so() -> None:
+    code = "from libvirt_guestnet import sandbox; sandbox.start('powerless')"
+    argv = ["setpriv", "--bounding-set=-sys_admin", "--", sys.executable, "-c", code]
+    library = str(Path(sandboxes.__file__).parents[2])
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": library})
+    assert "make namespaces: Operation not permitted: it needs root with CAP_SYS_ADMIN" in done.stderr
+    assert not (registry.ROOT / "powerless").exists()
+
+
+def test_a_sandbox_in_a_sandbox(sandbox: Sandbox) -> None:
+    code = "from libvirt_guestnet import sandbox; print(sandbox.start('inner').run(['hostname']).stdout)"
+    done = subprocess.run(sandbox.python(["-c", code]), capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "inner", done.stderr
 
 
 def test_two_side_by_side_know_nothing_of_each_other(new_sandbox: MakeSandbox) -> None:

@@ -14,6 +14,8 @@ MOUNTINFO = r"""
 28 22 0:30 / /run rw - tmpfs tmpfs rw
 29 22 0:31 / /mnt/share rw - nfs4 server:/share rw
 30 22 254:0 /x /runtime rw - ext4 /dev/vda rw
+32 22 0:33 / /home/me/gvfs rw - fuse.gvfsd-fuse gvfs rw
+33 22 0:34 / /var/lib/docker/overlay2/x/merged rw - overlay overlay rw
 31 26 254:4 / /var rw - btrfs /dev/vdd rw
 """
 
