@@ -56,7 +56,6 @@ def _skeleton() -> dict[str, Entry]:
     data = files("libvirt_guestnet.guest").joinpath("data")
     for name, place in (("init", "init"), ("net", "etc/net"), ("dhcp", "etc/dhcp"), ("agent", "etc/agent")):
         contents[place] = Entry(stat.S_IFREG | 0o755, data.joinpath(name).read_bytes())
-    contents["etc/hosts"] = Entry(stat.S_IFREG | 0o644, b"127.0.0.1 localhost\n::1 localhost\n")
     contents["etc/passwd"] = Entry(stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n")
     return contents
 
