@@ -141,17 +141,22 @@ def schema(_args: Namespace) -> int:
 def status(args: Namespace) -> int:
     """`guestnet status`"""
     from libvirt_guestnet import status as reporting
+    from libvirt_guestnet.datapath.kernel import dropped_frames
+    from libvirt_guestnet.state import State
     from libvirt_guestnet.table import table
     from libvirt_guestnet.virt import connect
 
+    dropped, state = dropped_frames(), State()
     with connect(args.connect) as connection:
-        networks, ports = reporting.status(_snapshot(connection))
+        # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
+        found = reporting.status(
+            _snapshot(connection), receipt=lambda tap: state.port(tap) if tap in dropped else None, drops=dropped.get
+        )
+    rows = [row.json() for row in found]
     if args.json:
-        print(json.dumps([*networks, *ports], indent=2))
+        print(json.dumps(rows, indent=2))
         return 0
-    for rows in (networks, ports):
-        if rows:
-            sys.stdout.write(table(rows, skip=("kind",)) + "\n")
+    print("\n".join(filter(None, (table([r for r in rows if r["kind"] == k], ("kind",)) for k in ("network", "port")))))
     return 0
 
 
@@ -212,7 +217,7 @@ def sandboxes(args: Namespace) -> int:
         names = [found.name for found in sandbox.running()]
         print(json.dumps(names) if args.json else "\n".join(names))
     elif args.action == "start":
-        sandbox.start(args.name, prepare=[HOOKS_INSTALL], keep=True)
+        sandbox.start(args.name, prepare=[hooks_install()], keep=True)
         print(f"sandbox {args.name} is up; try: guestnet --sandbox {args.name} status")
     elif args.action == "stop":
         sandbox.stop(args.name)
@@ -236,8 +241,12 @@ def shell_inside(name: str, argv: Sequence[str] = ("bash",)) -> int:
     return subprocess.run(sandbox.find(name).command(argv), check=False).returncode
 
 
-# What a sandbox runs inside before its libvirtd starts. Whoever may start a sandbox is root and runs this code anyway.
-HOOKS_INSTALL = (sys.executable, "-m", "libvirt_guestnet.cli", "hooks", "install", "--any-owner")
+def hooks_install() -> list[str]:
+    """What a sandbox runs inside before its libvirtd starts, which looks for hooks only then. Whoever may start a
+    sandbox is root and runs this code anyway, so its owner does not matter."""
+    from libvirt_guestnet import sandbox
+
+    return sandbox.python_inside(["-m", "libvirt_guestnet.cli", "hooks", "install", "--any-owner"])
 
 
 def _hostmap(args: Namespace) -> HostMap:

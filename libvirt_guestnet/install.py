@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,6 @@ FILE_NAME = "50-guestnet"
 # Drop-in directories beside the one hook file per driver: libvirt 6.5.0.
 OLDEST_LIBVIRT = (6, 5, 0)
 _DAEMONS = {"qemu": ("libvirtd", "virtqemud"), "network": ("libvirtd", "virtnetworkd")}
-_CLOCK_TICKS = 100
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def _started(daemon: str) -> float | None:
     try:
         pid = int(Path(f"/run/{daemon}.pid").read_text())
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        boot = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
     except (OSError, ValueError):
         return None
-    return int(boot.group(1)) + ticks / _CLOCK_TICKS if boot else None
+    # /proc/stat has the time of boot in whole seconds only, which is too coarse for a hook installed just before.
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted + ticks / os.sysconf("SC_CLK_TCK")

@@ -106,7 +106,8 @@ def release(taps: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_CHAINS = ("arp", "ip", "ip-sent", "ip6", "ip6-own", "ip6-sent")
+# No hyphen in a kind: "KIND-TAP" is then unambiguous whatever a tap is called.
+_CHAINS = ("arp", "ip4", "ip4sent", "ip6", "ip6own", "ip6sent")
 
 
 def _rules(chain: str, tap: str, rules: Sequence[str]) -> list[str]:
@@ -122,7 +123,7 @@ def _ethernet(tap: str, mac: str) -> list[str]:
     # a length field (LLC/SNAP) is no type, so tagged and 802.3 frames match none of the three.
     return [
         f"ether saddr != {mac} {_drop('source MAC')}",
-        f"ether type vmap {{ arp : goto arp-{tap}, ip : goto ip-{tap}, ip6 : goto ip6-{tap} }}",
+        f"ether type vmap {{ arp : goto arp-{tap}, ip : goto ip4-{tap}, ip6 : goto ip6-{tap} }}",
         _drop("EtherType"),
     ]
 
@@ -132,8 +133,8 @@ def _ip4_chains(port: PortGuard, tap: str, mac: str) -> list[str]:
     sources = _merge([*owned, *_ranges(4, port.routed, port.excluded)])
     return [
         *_rules("arp", tap, _arp(mac, owned)),
-        *_rules("ip", tap, _ip4(tap, mac, sources)),
-        *_rules("ip-sent", tap, _ip4_sent(mac)),
+        *_rules("ip4", tap, _ip4(tap, mac, sources)),
+        *_rules("ip4sent", tap, _ip4_sent(mac)),
     ]
 
 
@@ -151,7 +152,7 @@ def _arp(mac: str, owned: Ranges) -> list[str]:
 
 
 def _ip4(tap: str, mac: str, sources: Ranges) -> list[str]:
-    sent = [f"ip saddr {_set(4, sources)} goto ip-sent-{tap}"] if sources else []
+    sent = [f"ip saddr {_set(4, sources)} goto ip4sent-{tap}"] if sources else []
     reports = "membership-report-v1, membership-report-v2, membership-report-v3, leave-group"
     return [
         *sent,
@@ -184,16 +185,16 @@ def _ip6_chains(port: PortGuard, tap: str, mac: str) -> list[str]:
     routed = _ranges(6, port.routed, port.excluded)
     return [
         *_rules("ip6", tap, _ip6(tap, owned, routed)),
-        *_rules("ip6-own", tap, _ip6_own(tap, mac, owned)),
-        *_rules("ip6-sent", tap, _ip6_sent()),
+        *_rules("ip6own", tap, _ip6_own(tap, mac, owned)),
+        *_rules("ip6sent", tap, _ip6_sent()),
     ]
 
 
 def _ip6(tap: str, owned: Ranges, routed: Ranges) -> list[str]:
-    sent = [f"ip6 saddr {_set(6, routed)} goto ip6-sent-{tap}"] if routed else []
+    sent = [f"ip6 saddr {_set(6, routed)} goto ip6sent-{tap}"] if routed else []
     unspecified = "ip6 saddr :: ip6 nexthdr icmpv6 icmpv6 type"
     return [
-        f"ip6 saddr {_set(6, owned)} goto ip6-own-{tap}",
+        f"ip6 saddr {_set(6, owned)} goto ip6own-{tap}",
         *sent,
         # Duplicate address detection (RFC 4862), with a nonce (RFC 7527).
         f"{unspecified} nd-neighbor-solicit ip6 length {{ 24, 32 }} @th,64,128 {_raw(owned)} accept",
@@ -216,7 +217,7 @@ def _ip6_own(tap: str, mac: str, owned: Ranges) -> list[str]:
         f"{nd} nd-neighbor-advert ip6 length 32 {mine} @th,192,64 {target} accept",
         f"{nd} nd-router-solicit ip6 length 8 accept",
         f"{nd} nd-router-solicit ip6 length 16 @th,64,64 {source} accept",
-        f"goto ip6-sent-{tap}",
+        f"goto ip6sent-{tap}",
     ]
 
 

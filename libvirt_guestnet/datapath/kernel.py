@@ -38,6 +38,28 @@ def nft(batch: str) -> None:
         raise GuestnetError(f"nft refused the change: {first}")
 
 
+def dropped_frames() -> dict[str, int]:
+    """By guarded tap, the frames its port security has dropped. Lists every port: not for the hook path.
+
+    Raises GuestnetError when nft does not answer.
+    """
+    import json
+
+    listed = ["nft", "-j", "list", "table", "netdev", "guestnet"]
+    try:
+        done = subprocess.run(listed, capture_output=True, timeout=NFT_SECONDS, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise GuestnetError(f"nft cannot list what is guarded: {error}") from error
+    items = json.loads(done.stdout)["nftables"] if done.returncode == 0 else []
+    names = [item["chain"]["name"].partition("-") for item in items if "chain" in item]
+    dropped = {tap: 0 for kind, _, tap in names if kind == "tap"}
+    for rule in (item["rule"] for item in items if "rule" in item):
+        if {"drop": None} in rule["expr"]:
+            tap = rule["chain"].partition("-")[2]
+            dropped[tap] += sum(e["counter"]["packets"] for e in rule["expr"] if "counter" in e)
+    return dropped
+
+
 def device_exists(name: str) -> bool:
     """Whether this network namespace has such a device."""
     import socket

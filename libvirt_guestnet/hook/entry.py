@@ -46,12 +46,19 @@ def _expired(_signal: int, _frame: FrameType | None) -> None:
 
 
 def guard(domain: xmlread.Node, state: State) -> None:
-    """Puts the filter on every guarded port of a domain: receipts first, so that a kill leaves nothing unknown."""
+    """Puts the filter on every guarded port of a domain, and takes it off those that are guarded no more.
+
+    Receipts come first, so that a kill leaves nothing unknown.
+    """
+    uuid = domain.text_of("uuid")
     receipts = intent.port_receipts(domain, state.network)
+    stale = sorted({*state.taps(uuid)} - {receipt.tap for receipt in receipts})
     batch = "".join(filters.guard(intent.guard_of(receipt)) for receipt in receipts)
     if receipts:
-        state.put_ports(domain.text_of("uuid"), receipts)
-        kernel.nft(batch)
+        state.put_ports(uuid, receipts)
+    kernel.nft(batch + (filters.release(stale) if stale else ""))
+    if stale:
+        state.drop_ports(uuid, stale)
 
 
 def release(domain: xmlread.Node, state: State) -> None:

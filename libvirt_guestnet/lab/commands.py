@@ -92,7 +92,7 @@ def sandbox_name(found: Topology) -> str:
 def _start_sandbox(found: Topology, *, keep: bool) -> None:
     if any(guest.image for guest in found.guests):
         image.ensure_image()
-    sandbox.start(sandbox_name(found), prepare=[commands.HOOKS_INSTALL], keep=keep)
+    sandbox.start(sandbox_name(found), prepare=[commands.hooks_install()], keep=keep)
 
 
 def _inside(found: Topology, verb: str, options: Sequence[str]) -> int:

@@ -71,6 +71,18 @@ def test_a_chain_outliving_its_tap_is_replaced_for_the_next_owner(wire: Wire) ->
     assert _chains() == []
 
 
+def test_drops_are_counted_and_belong_to_their_tap(wire: Wire) -> None:
+    _guard(wire.tap)
+    for tap in ("sent-x", "x"):
+        ip(f"tuntap add {tap} mode tap")
+        _guard(tap)
+    for _ in range(3):
+        wire.delivered(frames.FORGED["arp: another's address"], within=0.01)
+    assert kernel.dropped_frames() == {wire.tap: 3, "x": 0, "sent-x": 0}
+    kernel.nft(filters.release(["x"]))
+    assert sorted(kernel.dropped_frames()) == sorted([wire.tap, "sent-x"])
+
+
 def test_a_refused_batch_raises_and_changes_nothing(namespace: None) -> None:
     good = filters.release(["tap0"])
     with pytest.raises(GuestnetError, match=r"nft refused the change: .*No such file or directory"):

@@ -104,7 +104,7 @@ def test_a_plain_domain_gets_the_defaults_of_a_marked_network(hooks: Hooks, vers
     assert hooks.replay(version, "dom-start", "guesta-start-") == [(0, "")]
     # Only the NIC on the marked network: the other one sits on a plain bridge.
     assert hooks.chains() == ["vnet1"]
-    allowed = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "ip-vnet1")
+    allowed = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "ip4-vnet1")
     assert "10.61.1.100-10.61.1.200" in allowed
     assert "10.61.1.1 " not in allowed
 
@@ -195,6 +195,14 @@ def test_a_reused_tap_name_belongs_to_its_new_owner(hooks: Hooks) -> None:
     assert hooks.chains() == ["vnet0", "vnet1"]
     assert hooks.call("qemu", "other", "release", "end", other) == (0, "")
     assert (hooks.chains(), hooks.receipts()) == ([], [])
+
+
+def test_a_port_that_is_guarded_no_more_loses_its_chain(hooks: Hooks) -> None:
+    hooks.replay("9.0.0", "dom-start", "guesta-start-", DOMAIN)
+    relaxed = DOMAIN.replace(f'mac="{A1}"', f'mac="{A1}" guarded="no"')
+    assert hooks.replay("9.0.0", "dom-start", "guesta-start-", relaxed) == [(0, "")]
+    assert hooks.chains() == ["vnet1"]
+    assert hooks.receipts() == ["61000001-0000-4000-8000-000000000001.json", "vnet1.json"]
 
 
 def test_an_unplugged_nic_loses_its_chain_once_its_tap_is_gone(hooks: Hooks) -> None:
