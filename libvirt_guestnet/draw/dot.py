@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .picture import MUTED, PALETTE, TEXT, Edge, Node, Picture, Row, Shape
+from .picture import MUTED, PALETTE, TEXT, Edge, Node, Picture, Row, Shape, Tone
 from .text import line
 
 _FONT = "Helvetica,Arial,sans-serif"
-_ESCAPES = {c: f"&#{ord(c)};" for c in "&<>\"'\\"}
+# Graphviz undoes the references first and then replaces \N, \G and the like, so a backslash has to be two.
+_ESCAPES = {c: f"&#{ord(c)};" for c in "&<>\"'"} | {"\\": "&#92;&#92;"}
 _SHAPES = {Shape.CLOUD: "ellipse", Shape.BAR: "box", Shape.BOX: "box", Shape.SMALL: "box"}
 _SMALL = 9
 
@@ -29,18 +30,21 @@ def _lines(picture: Picture) -> Iterator[str]:
     for cluster in picture.clusters:
         yield f"  subgraph cluster_{cluster.id} {{"
         yield f"    margin=14; label=<<b>{_escaped(cluster.title)}</b>>;"
-        yield f"    {'; '.join(cluster.nodes)};"
+        yield from (f"    {node};" for node in cluster.nodes)
         yield "  }"
     yield "}"
 
 
 def _settings(picture: Picture) -> Iterator[str]:
     direction, between, apart = ("LR", 0.5, 0.14) if picture.sideways else ("TB", 0.4, 0.35)
-    yield f"graph [rankdir={direction}, ranksep={between}, nodesep={apart}, pad=0.2, bgcolor=white, outputorder=edgesfirst];"
+    host = PALETTE[Tone.HOST]
+    yield f"graph [rankdir={direction}, ranksep={between}, nodesep={apart}];"
+    yield "graph [pad=0.2, bgcolor=white, outputorder=edgesfirst];"
     yield f'graph [fontname="{_FONT}", fontsize=11, fontcolor="{MUTED}", labelloc=t, labeljust=l];'
     yield f"graph [label=<{_escaped(picture.title)}>];"
-    yield 'graph [style="rounded,filled", color="#566173", fillcolor="#f8f9fb"];'
-    yield f'node [fontname="{_FONT}", fontsize=11, fontcolor="{TEXT}", style="rounded,filled", margin="0.06,0.03"];'
+    yield f'graph [style="rounded,filled", color="{host.stroke}", fillcolor="{host.fill}"];'
+    yield f'node [fontname="{_FONT}", fontsize=11, fontcolor="{TEXT}"];'
+    yield 'node [margin="0.06,0.03", width=0.2, height=0.2];'
     yield f'edge [fontname="{_FONT}", fontsize={_SMALL}, fontcolor="{MUTED}", penwidth=1.8];'
 
 
@@ -65,11 +69,12 @@ def _title(node: Node) -> str:
     title = f"<b>{_escaped(node.title)}</b>"
     if not node.badge:
         return _cell(title)
-    badge = f'<font point-size="{_SMALL}" color="white">&#160;{_escaped(node.badge)}&#160;</font>'
-    return _cell(
+    badge = f'<font point-size="{_SMALL}" color="white">{_escaped(node.badge)}</font>'
+    return (
+        f'<tr><td colspan="2" bgcolor="{PALETTE[node.tone].stroke}" style="rounded">'
         '<table border="0" cellborder="0" cellspacing="0" cellpadding="1"><tr>'
-        f'<td>{title}&#160;&#160;</td><td bgcolor="{PALETTE[node.tone].stroke}" style="rounded">{badge}</td>'
-        "</tr></table>"
+        f'<td align="left"><font color="white">{title}</font>&#160;</td><td align="right">&#160;{badge}</td>'
+        "</tr></table></td></tr>"
     )
 
 
@@ -107,4 +112,5 @@ def _edge(edge: Edge, sideways: bool) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(_ESCAPES.get(c, c) for c in line(text))
+    """As in XML. An empty label is a syntax error in Graphviz, so it is a space."""
+    return "".join(_ESCAPES.get(c, c) for c in line(text)) or "&#160;"

@@ -7,7 +7,7 @@ import subprocess
 
 from ..errors import GuestnetError
 
-_SECONDS = 60
+SECONDS = 60
 _COMMENT = re.compile(rb"<!--.*?-->\n?", re.DOTALL)
 
 
@@ -15,14 +15,16 @@ def render(text: bytes, kind: str) -> bytes:
     """The picture of a dot file as "svg" or "png". Raises GuestnetError when Graphviz is missing, fails or hangs."""
     options = ["-Gdpi=144"] if kind == "png" else []
     try:
-        done = subprocess.run(["dot", f"-T{kind}", *options], input=text, capture_output=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            ["dot", f"-T{kind}", *options], input=text, capture_output=True, timeout=SECONDS, check=False
+        )
     except FileNotFoundError:
         raise GuestnetError(
             f"cannot draw {kind}: Graphviz is missing; install the package graphviz, or ask for dot or mermaid text"
         ) from None
     except subprocess.TimeoutExpired:
         raise GuestnetError(
-            f"cannot draw {kind}: Graphviz took longer than {_SECONDS} s; the topology is too large for one picture"
+            f"cannot draw {kind}: Graphviz took longer than {SECONDS} s; the topology is too large for one picture"
         ) from None
     if done.returncode != 0:
         told = done.stderr.decode(errors="replace").strip()[:500]

@@ -83,9 +83,7 @@ def _crowd(topology: Topology, guest: Guest) -> tuple[Guest, ...]:
 
 
 def _guest(topology: Topology, node: str, guest: Guest) -> Node:
-    rows = tuple(
-        Row(f"p{j}", port.name, _addresses(port), _tone(topology, port)) for j, port in enumerate(guest.ports)
-    )
+    rows = tuple(Row(f"p{j}", port.name, _addresses(port), _tone(topology, port)) for j, port in enumerate(guest.ports))
     tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
     return Node(node, Shape.BOX, tone, guest.name, badge, rows=rows, notes=tuple(_policy(guest)))
 
@@ -95,7 +93,7 @@ def _crowd_node(topology: Topology, node: str, crowd: tuple[Guest, ...]) -> Node
         Row(f"p{j}", guest.name, _addresses(guest.ports[0]), _tone(topology, guest.ports[0]))
         for j, guest in enumerate(crowd)
     )
-    return Node(node, Shape.BOX, Tone.GUEST, f"{len(crowd)} guests", "guests", rows=rows)
+    return Node(node, Shape.BOX, Tone.GUEST, f"on {crowd[0].ports[0].network}", f"{len(crowd)} guests", rows=rows)
 
 
 def _addresses(port: Port) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .picture import PALETTE, TEXT, Edge, Node, Picture, Shape
+from .picture import PALETTE, TEXT, Edge, Node, Picture, Shape, Tone
 from .text import line
 
 # Everything else is written as a character reference: Mermaid finds markup and syntax also inside of quotes.
@@ -28,7 +28,7 @@ def _lines(picture: Picture) -> Iterator[str]:
     yield from (f"  {_edge(edge)}" for edge in picture.edges)
     for tone, colours in PALETTE.items():
         yield f"  classDef {tone} fill:{colours.fill},stroke:{colours.stroke},color:{TEXT}"
-    yield from (f"  style {cluster.id} fill:#f8f9fb,stroke:#566173,color:{TEXT}" for cluster in picture.clusters)
+    yield from (f"  class {cluster.id} {Tone.HOST}" for cluster in picture.clusters)
 
 
 def _node(node: Node) -> str:

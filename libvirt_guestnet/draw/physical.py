@@ -85,7 +85,9 @@ def _uplinks(topology: Topology) -> Iterator[Edge]:
         if lan is not None and (lan, bridge) not in seen:
             seen.add((lan, bridge))
             label = {Mode.BRIDGE: "", Mode.NAT: "NAT"}.get(network.mode, "routing")
-            yield Edge(f"nic{lan}", bridge, MODE_TONES[network.mode], label, dashed=network.mode != Mode.BRIDGE, uplink=True)
+            yield Edge(
+                f"nic{lan}", bridge, MODE_TONES[network.mode], label, dashed=network.mode != Mode.BRIDGE, uplink=True
+            )
 
 
 def _taps(topology: Topology) -> Iterator[Edge]:

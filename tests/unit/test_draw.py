@@ -1,0 +1,296 @@
+"""Pictures: their text is as committed, Graphviz draws them, and no name breaks out of its label."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from shutil import which
+from xml.etree import ElementTree
+
+import pytest
+
+from libvirt_guestnet import topology
+from libvirt_guestnet.draw import FORMATS, VIEWS, draw, graphviz, logical, physical
+from libvirt_guestnet.draw.picture import PALETTE, TEXT, Edge, Node, Picture
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.model import Topology
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "data" / "draw"
+PICTURES = ROOT / "docs" / "pictures"
+SVG = "{http://www.w3.org/2000/svg}"
+needs_graphviz = pytest.mark.skipif(which("dot") is None, reason="Graphviz is missing: install the package graphviz")
+
+HOSTILE = [
+    'say "hi"',
+    "back\\slash\\N\\",
+    "two\nlines\r",
+    "<b>&amp;</b><!-- -->",
+    "a]; b}; c>",
+    '"] end; click n "javascript:alert(1)"',
+    "%%{init: {}}%%",
+    "`*_#35;_*`",
+    "nul\0 escape\x1b sep\u2028 rtl\u202e",
+    "\ud800 alone",
+    "größe → 大",
+    "",
+    " ",
+    "x" * 500,
+]
+
+
+def _lab(name: str) -> Topology:
+    return topology.load(ROOT / "labs" / f"{name}.yaml")
+
+
+def _renamed(name: str) -> Topology:
+    """archnetwork, with everything that has a name called `name`."""
+    lab = _lab("archnetwork")
+    labels = tuple(replace(lan, label=f"{lan.label}{name}") for lan in lab.physical_networks)
+    networks = tuple(
+        replace(
+            network,
+            name=f"{network.name}{name}",
+            bridge=f"{network.bridge}{name}",
+            physical_network=network.physical_network and f"{network.physical_network}{name}",
+            gateway=network.gateway if network.gateway in (None, "host") else f"{network.gateway}{name}",
+        )
+        for network in lab.networks
+    )
+    guests = tuple(
+        replace(
+            guest,
+            name=f"{guest.name}{name}",
+            ports=tuple(
+                replace(port, name=name, tap=f"{port.tap}{name}", network=f"{port.network}{name}")
+                for port in guest.ports
+            ),
+            router=guest.router
+            and replace(
+                guest.router,
+                masquerade=f"{guest.router.masquerade}{name}",
+                allow=tuple(replace(allow, source=f"{allow.source}{name}") for allow in guest.router.allow),
+            ),
+        )
+        for guest in lab.guests
+    )
+    return replace(lab, name=name, physical_networks=labels, networks=networks, guests=guests)
+
+
+def _words(svg: bytes) -> list[str]:
+    """All text that an SVG shows; Graphviz writes each label line as one <text>."""
+    texts = ElementTree.fromstring(svg).iter(f"{SVG}text")
+    return ["".join(text.itertext()).replace("\N{NO-BREAK SPACE}", " ").strip() for text in texts]
+
+
+@pytest.mark.parametrize("kind", ["dot", "mermaid"])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("lab", ["archnetwork", "modes"])
+def test_text_is_as_committed(lab: str, view: str, kind: str, regenerate: bool) -> None:
+    made = draw(_lab(lab), view, kind)
+    path = GOLDEN / f"{lab}-{view}.{kind}"
+    if regenerate:
+        path.write_bytes(made)
+    assert made == path.read_bytes()
+
+
+@needs_graphviz
+@pytest.mark.parametrize("view", VIEWS)
+def test_committed_pictures_show_what_would_be_drawn_now(view: str, regenerate: bool) -> None:
+    """Sizes and places depend on the Graphviz and the fonts that drew them, words do not."""
+    made = draw(_lab("archnetwork"), view, "svg")
+    path = PICTURES / f"archnetwork-{view}.svg"
+    if regenerate:
+        path.write_bytes(made)
+    committed = path.read_bytes()
+    assert sorted(_words(committed)) == sorted(_words(made))
+    assert b"<!--" not in committed
+
+
+@needs_graphviz
+def test_svg_stands_on_a_white_background() -> None:
+    svg = ElementTree.fromstring(draw(_lab("archnetwork"), "logical", "svg"))
+    first = next(svg.iter(f"{SVG}polygon"))
+    assert first.get("fill") == "white"
+
+
+@needs_graphviz
+def test_png_is_a_png() -> None:
+    assert draw(_lab("archnetwork"), "physical", "png").startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@needs_graphviz
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_graphviz_shows_every_name_as_it_is(name: str, view: str) -> None:
+    words = " ".join(_words(draw(_renamed(name), view, "svg")))
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    for letter in "abc":
+        assert f"{letter}{shown}".strip()[:59] in words
+
+
+@needs_graphviz
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_changes_what_the_dot_file_consists_of(name: str, view: str) -> None:
+    plain, hostile = (_dot_things(draw(made, view, "dot")) for made in (_lab("archnetwork"), _renamed(name)))
+    assert hostile == plain
+
+
+def _dot_things(text: bytes) -> list[list[str]]:
+    """The ids of nodes and edges as Graphviz itself reads them."""
+    done = subprocess.run(["dot", "-Tplain"], input=text, capture_output=True, check=True, timeout=30)
+    lines = [line.split() for line in done.stdout.decode().splitlines()]
+    return sorted([w[0], *w[1 : {"node": 2, "edge": 3}[w[0]]]] for w in lines if w and w[0] in ("node", "edge"))
+
+
+# Everything that a line of our Mermaid may consist of; a label is plain characters, references, <b> and <br/>.
+LABEL = r'"(?:[\w .,:/()–→]|#\d+;|</?b>|<br/>)*"'
+MERMAID_LINE = re.compile(
+    rf"flowchart (?:LR|TB)| *end| *subgraph host\[{LABEL}\]"
+    rf"| *\w+(?:\(\[{LABEL}\]\)|\[{LABEL}\]|\({LABEL}\)):::\w+"
+    rf"| *\w+ (?:---|-\.-)(?:\|{LABEL}\|)? \w+"
+    r"| *classDef \w+ fill:#\w{6},stroke:#\w{6},color:#\w{6}| *class host host"
+)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_breaks_out_of_a_mermaid_label(name: str, view: str) -> None:
+    text = draw(_renamed(name), view, "mermaid").decode()
+    for line in text.split("\n")[:-1]:
+        assert MERMAID_LINE.fullmatch(line), line
+    assert text.count("\n") == draw(_lab("archnetwork"), view, "mermaid").count(b"\n")
+
+
+def test_mermaid_names_can_be_read_back() -> None:
+    [line] = [line for line in draw(_renamed('"]<#'), "logical", "mermaid").decode().split("\n") if "guest2[" in line]
+    assert "<b>c#34;#93;#60;#35;</b> (guest)" in line
+
+
+def test_logical_view_tells_who_routes_what() -> None:
+    picture = logical.picture(_lab("archnetwork"))
+    nodes = {node.title: node for node in picture.nodes}
+    assert nodes["vlan1"].badge == "NAT"
+    assert nodes["vlan2"].badge == "isolated"
+    assert nodes["b"].notes == ("vlan2 → lan2: icmp, tcp/80, udp/53", "masquerades towards vlan1")
+    edges = {(title[0], title[1]): label for *title, label in _named_edges(picture)}
+    assert edges[("lan2", "vlan1")] == "NAT by the host"
+    assert edges[("b", "vlan2")] == "gateway"
+    assert edges[("lan1", "lan1")] == "same layer 2"
+    assert ("lan2", "vlan2") not in edges
+
+
+def test_physical_view_is_one_wire_from_lan_to_guest() -> None:
+    picture = physical.picture(_lab("archnetwork"))
+    edges = {(source, target) for source, target, _ in _named_edges(picture)}
+    tap = _lab("archnetwork").guest("a").ports[0].tap
+    assert {("lan1", "NIC on lan1"), ("NIC on lan1", "gn-lan1"), ("gn-lan1", tap), (tap, "a")} <= edges
+    [host] = picture.clusters
+    assert {node.id for node in picture.nodes} - set(host.nodes) == {"lan0", "lan1"}
+
+
+def _named_edges(picture: Picture) -> Iterator[tuple[str, str, str]]:
+    titles = {node.id: node.title for node in picture.nodes}
+    return ((titles[edge.source], titles[edge.target], edge.label) for edge in picture.edges)
+
+
+def test_networks_without_a_label_lead_anywhere() -> None:
+    edges = {(source, target) for source, target, _ in _named_edges(logical.picture(_lab("modes")))}
+    assert ("anywhere", "open") in edges
+    assert ("anywhere", "isolated") not in edges
+
+
+def test_every_edge_ends_at_something_drawn() -> None:
+    for lab in (_lab("archnetwork"), _lab("modes"), _large()):
+        for picture in (logical.picture(lab), physical.picture(lab)):
+            nodes = {node.id: node for node in picture.nodes}
+            assert len(nodes) == len(picture.nodes)
+            for edge in picture.edges:
+                assert _ends(edge, nodes), edge
+
+
+def _ends(edge: Edge, nodes: dict[str, Node]) -> bool:
+    pairs = ((edge.source, edge.source_row), (edge.target, edge.target_row))
+    return all(not row or row in {r.id for r in nodes[node].rows} for node, row in pairs)
+
+
+def _large() -> Topology:
+    """Five networks, twenty guests: crowds on two of the networks, the others on two networks each."""
+    lines = ["name: campus", "physical-networks:", "  office: {subnets: [198.18.1.0/24]}", "networks:"]
+    lines.append("  desk: {mode: bridge, physical-network: office}")
+    lines += [f"  {name}: {{mode: nat, subnets: [10.70.{i}.0/24]}}" for i, name in enumerate(("web", "mgmt"))]
+    lines += [f"  {name}: {{mode: isolated, subnets: [10.71.{i}.0/24]}}" for i, name in enumerate(("app", "db"))]
+    lines.append("guests:")
+    lines += [f"  web{i}: {{image: tiny, ports: [{{network: web}}, {{network: mgmt}}]}}" for i in range(5)]
+    lines += [f"  db{i}: {{image: tiny, ports: [{{network: db}}, {{network: mgmt}}]}}" for i in range(3)]
+    lines += [f"  app{i}: {{image: tiny, ports: [{{network: app}}]}}" for i in range(6)]
+    lines += [f"  desk{i}: {{image: tiny, ports: [{{network: desk, addresses: []}}]}}" for i in range(6)]
+    return topology.loads("\n".join(lines), "large.yaml")
+
+
+def test_guests_that_are_all_alike_share_a_box() -> None:
+    boxes = {node.title: node for node in logical.picture(_large()).nodes if node.id.startswith("guest")}
+    assert sorted(boxes) == ["db0", "db1", "db2", "on app", "on desk", "web0", "web1", "web2", "web3", "web4"]
+    assert [row.label for row in boxes["on app"].rows] == [f"app{i}" for i in range(6)]
+
+
+@needs_graphviz
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_large_picture_fits_a_page(view: str) -> None:
+    """At most as wide as a wide README's picture, where text of 9 points is still 7 pixels high."""
+    svg = ElementTree.fromstring(draw(_large(), view, "svg"))
+    assert float(str(svg.get("width")).removesuffix("pt")) < 1100
+    assert {name for name in _words(draw(_large(), view, "svg")) if name.startswith(("web", "app", "db", "desk"))} >= {
+        guest.name for guest in _large().guests
+    }
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_an_empty_topology_is_drawn_too(view: str) -> None:
+    for kind in FORMATS if which("dot") else ("dot", "mermaid"):
+        assert draw(Topology("empty", "-"), view, kind)
+
+
+def test_without_graphviz_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(GuestnetError, match="install the package graphviz"):
+        draw(_lab("archnetwork"), "logical", "svg")
+    assert draw(_lab("archnetwork"), "logical", "dot").startswith(b"graph ")
+
+
+@needs_graphviz
+def test_what_graphviz_refuses_is_reported() -> None:
+    with pytest.raises(GuestnetError, match=r"dot failed: .*syntax error"):
+        graphviz.render(b"graph {", "svg")
+
+
+def test_a_hanging_graphviz_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = tmp_path / "dot"
+    fake.write_text("#!/bin/sh\nexec /bin/sleep 30\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(graphviz, "SECONDS", 0.1)
+    with pytest.raises(GuestnetError, match="took longer"):
+        graphviz.render(b"graph {}", "svg")
+
+
+def test_colours_can_be_read() -> None:
+    for tone, colours in PALETTE.items():
+        assert _contrast(TEXT, colours.fill) >= 4.5, tone
+        assert _contrast("#ffffff", colours.stroke) >= 4.5, tone
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2.1's contrast ratio of two colours."""
+    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
