@@ -53,7 +53,7 @@ class Bench:
         self.ip("link", "add", name, "type", "bridge", "stp_state", "0")
         self.ip("link", "set", name, "up")
         for address in addresses:
-            self.ip("addr", "add", address, "dev", name, *([] if '.' in address else ['nodad']))
+            self.ip("addr", "add", address, "dev", name, *([] if "." in address else ["nodad"]))
 
     def serve(self, name: str) -> None:
         """DHCP and router advertisements on a network, as libvirt's dnsmasq would."""
