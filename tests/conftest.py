@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
+
+TIERS = ("trixie", "guest", "libvirt", "kernel")
+"""Markers; a test belongs to the first that it carries, else to the tier `unit`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="rewrite expected files; review them with git diff")
+    parser.addoption("--tiers", metavar="TIER,...", help="only these tiers, and fail if one of them has no test")
+    parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
 
 
 @pytest.fixture
 def regenerate(request: pytest.FixtureRequest) -> bool:
     """Whether expected files are to be rewritten, not compared."""
     return bool(request.config.getoption("--regenerate"))
+
+
+def tier(item: pytest.Item) -> str:
+    """The tier a test belongs to."""
+    return next((name for name in TIERS if item.get_closest_marker(name)), "unit")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Applies --tiers, once the folders' own conftest.py have set their markers."""
+    if not (option := config.getoption("--tiers")):
+        return
+    wanted = option.split(",")
+    found = {item: tier(item) for item in items}
+    if empty := set(wanted) - set(found.values()):
+        raise pytest.UsageError(f"no tests in tier {', '.join(sorted(empty))}")
+    config.hook.pytest_deselected(items=[item for item in items if found[item] not in wanted])
+    items[:] = [item for item in items if found[item] in wanted]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turns skipped tests into failures where --no-skips asks for it."""
+    report = yield
+    if item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+        _forbid_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for modules that skip themselves as a whole."""
+    report = yield
+    if collector.config.getoption("--no-skips"):
+        _forbid_skip(report)
+    return report
+
+
+def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped:
+        report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
+        report.outcome = "failed"
