@@ -163,13 +163,18 @@ def status(args: Namespace) -> int:
 def hooks(args: Namespace) -> int:
     """`guestnet hooks`"""
     from libvirt_guestnet import install
+    from libvirt_guestnet.hook.entry import release_all
 
     if args.action == "sync":
         return _sync(args)
     if args.action == "install":
         states = install.install(any_owner=args.any_owner)
+    elif args.action == "uninstall":
+        states = install.uninstall()
+        # Without hooks nothing would ever remove the filters, and they outlive their taps.
+        release_all()
     else:
-        states = install.uninstall() if args.action == "uninstall" else install.status()
+        states = install.status()
     if args.json:
         print(json.dumps([asdict(state) for state in states], indent=2))
     else:

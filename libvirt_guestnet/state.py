@@ -116,6 +116,12 @@ class State:
         else:
             self._remove("domains", uuid)
 
+    def forget_ports(self) -> None:
+        """Forgets every guarded tap, of every domain."""
+        for kind in ("domains", "ports"):
+            for name in _names(f"{self.root}/{kind}"):
+                self._remove(kind, name)
+
     def _path(self, kind: str, name: str) -> str:
         if not name or "/" in name or "\0" in name or len(name.encode()) > 250:
             raise GuestnetError(f"{kind[:-1]} name {name!r} cannot be kept under {self.root}: shorten it")

@@ -106,6 +106,11 @@ def release(taps: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def remove() -> str:
+    """The nft batch that removes our table with every port's chains."""
+    return f"add table {TABLE}\ndelete table {TABLE}\n"
+
+
 # No hyphen in a kind: "KIND-TAP" is then unambiguous whatever a tap is called.
 _CHAINS = ("arp", "ip4", "ip4sent", "ip6", "ip6own", "ip6sent")
 

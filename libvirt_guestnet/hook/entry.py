@@ -134,3 +134,9 @@ def guard_domain(xml: bytes) -> None:
 def release_tap(uuid: str, tap: str) -> None:
     """Takes the filter of one unplugged NIC of a domain away. Raises GuestnetError."""
     _release(uuid, State(), lambda receipt: receipt.tap == tap)
+
+
+def release_all() -> None:
+    """Takes every filter away, of running guests too: what uninstalling the hooks means. Raises GuestnetError."""
+    kernel.nft(filters.remove())
+    State().forget_ports()

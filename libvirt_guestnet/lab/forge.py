@@ -1,7 +1,7 @@
 """Frames that pretend to be somebody else's, one small set per kind in `model.FORGERIES`. Pure, standard library only.
 
-Every frame ends in the caller's marker, by which a listener anywhere knows it again: in the UDP payload where there
-is one, else behind the packet as Ethernet padding.
+A listener knows a frame again by its packet, which no honest guest would send. (A marker behind the packet would not
+do: bridges trim Ethernet padding.)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from libvirt_guestnet.datapath.filters import link_local
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
+_EVERYONE = IPv4Address("255.255.255.255")
 _ALL_NODES, _ALL_NODES_MAC = IPv6Address("ff02::1"), "33:33:00:00:00:01"
 _IPV4, _ARP, _IPV6 = 0x0800, 0x0806, 0x86DD
 _UDP, _ICMPV6 = 17, 58
@@ -28,62 +29,69 @@ class Identity:
     ip6: IPv6Address
 
 
-def forged(kind: str, me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+def forged(kind: str, me: Identity, them: Identity) -> list[bytes]:
     """The frames of one kind that `me` sends to pass for `them`. KeyError on an unknown kind."""
-    return _KINDS[kind](me, them, marker)
+    return _KINDS[kind](me, them)
 
 
-def honest(mac: str, marker: bytes) -> bytes:
+def honest(mac: str) -> bytes:
     """A frame that every port may send: the listener must see it, or it proves nothing about forged ones."""
-    return _ethernet(mac, _ALL_NODES_MAC, _IPV6, _ip6_udp(link_local(mac), _ALL_NODES, 9, 9, marker))
+    return _ethernet(mac, _ALL_NODES_MAC, _IPV6, _ip6_udp(link_local(mac), _ALL_NODES))
 
 
-def _mac(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
-    packet = _ip4_udp(me.ip4, IPv4Address("255.255.255.255"), 9, 9, marker)
-    return [_ethernet(them.mac, BROADCAST, _IPV4, packet)]
+def packet(frame: bytes) -> bytes:
+    """The packet in one of these frames, without Ethernet header and padding."""
+    ether_type = int.from_bytes(frame[12:14], "big")
+    if ether_type == _ARP:
+        return frame[14:42]
+    if ether_type == _IPV4:
+        return frame[14 : 14 + int.from_bytes(frame[16:18], "big")]
+    return frame[14 : 54 + int.from_bytes(frame[18:20], "big")]
 
 
-def _arp(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+def _mac(me: Identity, them: Identity) -> list[bytes]:
+    return [_ethernet(them.mac, BROADCAST, _IPV4, _ip4_udp(me.ip4, _EVERYONE))]
+
+
+def _arp(me: Identity, them: Identity) -> list[bytes]:
     claims = [(1, me.mac, them.ip4), (2, me.mac, them.ip4), (2, them.mac, me.ip4)]
-    return [_ethernet(me.mac, BROADCAST, _ARP, _arp_packet(*claim) + marker) for claim in claims]
+    return [_ethernet(me.mac, BROADCAST, _ARP, _arp_packet(*claim)) for claim in claims]
 
 
-def _ipv4(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
-    packet = _ip4_udp(them.ip4, IPv4Address("255.255.255.255"), 9, 9, marker)
-    return [_ethernet(me.mac, BROADCAST, _IPV4, packet)]
+def _ipv4(me: Identity, them: Identity) -> list[bytes]:
+    return [_ethernet(me.mac, BROADCAST, _IPV4, _ip4_udp(them.ip4, _EVERYONE))]
 
 
-def _ipv6(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
-    return [_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, _ip6_udp(them.ip6, _ALL_NODES, 9, 9, marker))]
+def _ipv6(me: Identity, them: Identity) -> list[bytes]:
+    return [_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, _ip6_udp(them.ip6, _ALL_NODES))]
 
 
-def _nd(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+def _nd(me: Identity, them: Identity) -> list[bytes]:
     """Neighbour advertisements (RFC 4861, 4.4): their address here, and mine at their MAC."""
     frames = []
     for target, option_mac in ((them.ip6, me.mac), (me.ip6, them.mac)):
         message = struct.pack("!BBHI", _NA, 0, 0, 0x20000000) + target.packed + b"\2\1" + _octets(option_mac)
-        frames.append(_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, _ip6(me.ip6, _ICMPV6, message) + marker))
+        frames.append(_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, _ip6(me.ip6, _ICMPV6, message)))
     return frames
 
 
-def _ra(me: Identity, _them: Identity, marker: bytes) -> list[bytes]:
+def _ra(me: Identity, _them: Identity) -> list[bytes]:
     """A router advertisement (RFC 4861, 4.2) with a prefix of its own, plain and behind an extension header."""
     prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 86400, 86400, 0) + IPv6Address("fd66:6666::").packed
     message = struct.pack("!BBHBBHII", _RA, 0, 0, 64, 0, 1800, 0, 0) + prefix + b"\1\1" + _octets(me.mac)
     source = link_local(me.mac)
     plain = _ip6(source, _ICMPV6, message)
     hidden = _ip6(source, 60, bytes([_ICMPV6, 0, 1, 4, 0, 0, 0, 0]) + message, _ICMPV6)
-    return [_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, packet + marker) for packet in (plain, hidden)]
+    return [_ethernet(me.mac, _ALL_NODES_MAC, _IPV6, sent) for sent in (plain, hidden)]
 
 
-def _dhcp_offer(me: Identity, them: Identity, marker: bytes) -> list[bytes]:
+def _dhcp_offer(me: Identity, them: Identity) -> list[bytes]:
     """A DHCP offer (RFC 2131) that names the sender as router, from the server's port and from another."""
     header = struct.pack("!BBBBIHH", 2, 1, 6, 0, 7, 0, 0x8000) + bytes(4) + them.ip4.packed + me.ip4.packed + bytes(4)
     options = b"\x63\x82\x53\x63\x35\x01\x02\x36\x04" + me.ip4.packed + b"\x03\x04" + me.ip4.packed + b"\xff"
-    message = header + _octets(them.mac).ljust(16, b"\0") + bytes(192) + options + marker
-    everyone = IPv4Address("255.255.255.255")
-    packets = [_ip4_udp(me.ip4, everyone, port, 68, message) for port in (67, 4011)]
-    return [_ethernet(me.mac, BROADCAST, _IPV4, packet) for packet in packets]
+    message = header + _octets(them.mac).ljust(16, b"\0") + bytes(192) + options
+    offers = [_ip4_udp(me.ip4, _EVERYONE, port, 68, message) for port in (67, 4011)]
+    return [_ethernet(me.mac, BROADCAST, _IPV4, offer) for offer in offers]
 
 
 _KINDS = {
@@ -115,15 +123,18 @@ def _arp_packet(operation: int, sender_mac: str, sender: IPv4Address) -> bytes:
     )
 
 
-def _ip4_udp(source: IPv4Address, destination: IPv4Address, sport: int, dport: int, payload: bytes) -> bytes:
+def _ip4_udp(
+    source: IPv4Address, destination: IPv4Address, sport: int = 9, dport: int = 9, payload: bytes = b"guestnet"
+) -> bytes:
     datagram = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 1, 0, 64, _UDP, 0) + source.packed
     header += destination.packed
     return header[:10] + _checksum(header) + header[12:] + datagram
 
 
-def _ip6_udp(source: IPv6Address, destination: IPv6Address, sport: int, dport: int, payload: bytes) -> bytes:
-    datagram = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+def _ip6_udp(source: IPv6Address, destination: IPv6Address) -> bytes:
+    payload = b"guestnet"
+    datagram = struct.pack("!HHHH", 9, 9, 8 + len(payload), 0) + payload
     checksum = _checksum(_pseudo(source, destination, _UDP, datagram))
     return _ip6_header(source, destination, _UDP, len(datagram), 64) + datagram[:6] + checksum + datagram[8:]
 
