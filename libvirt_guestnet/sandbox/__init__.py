@@ -51,7 +51,7 @@ class Sandbox:
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The argument list that runs `argv` inside, in /, as root; what it starts dies with it."""
-        enter = ["nsenter", "--target", str(self.first.pid), "--mount", "--net", "--uts", "--ipc", "--pid"]
+        enter = ["nsenter", "--target", str(self.first.pid), "--root", "--mount", "--net", "--uts", "--ipc", "--pid"]
         # A killed nsenter must not leave its child behind with our pipes open.
         return [*enter, "--", "setpriv", "--pdeathsig", "KILL", "--", *argv]
 

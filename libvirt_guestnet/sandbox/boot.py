@@ -229,6 +229,8 @@ def _settle(orders: dict[str, Any]) -> None:
     _write_all(CAPABILITIES, known)
     config = f'{_LIBVIRTD_CONF}host_uuid = "{orders["uuid"]}"\n'
     _write_all("/etc/libvirt", {"qemu.conf": _QEMU_CONF.encode(), "libvirtd.conf": config.encode()})
+    _add_account("/etc/passwd", "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin")
+    _add_account("/etc/group", "libvirt-qemu:x:64055:")
     _write_all("/etc", {"hosts": f"127.0.0.1 localhost\n127.0.1.1 {orders['name']}\n::1 localhost\n".encode()})
 
 
@@ -252,6 +254,14 @@ def _write_all(folder: str, contents: dict[str, bytes]) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
         Path(folder, name).write_bytes(data)
+
+
+def _add_account(path: str, line: str) -> None:
+    """libvirtd looks its usual account up before it reads that another one is wanted; in Debian 12 only the package
+    libvirt-daemon-system, which starts libvirtd on the machine, makes it."""
+    known = Path(path).read_text()
+    if not any(entry.split(":")[0] == line.split(":")[0] for entry in known.splitlines()):
+        Path(path).write_text(f"{known.rstrip()}\n{line}\n")
 
 
 def _prepare(watch: Watch, argv: Sequence[str]) -> None:
