@@ -46,6 +46,7 @@ class Lab:
     def unexpected(self, text: str = "") -> set[str]:
         """What `verify` finds wrong, as "from > to check [family]"."""
         bad = [row for row in self.verify(text) if row["result"] != "ok"]
+        print(*bad, sep="\n")  # pytest shows it if the test fails
         return {f"{row['from']} > {row['to']} {row['check']} {row['family']}".strip() for row in bad}
 
     def virsh(self, *argv: str) -> str:
