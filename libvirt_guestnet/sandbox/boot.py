@@ -260,7 +260,7 @@ def _add_account(path: str, line: str) -> None:
     """libvirtd looks its usual account up before it reads that another one is wanted; in Debian 12 only the package
     libvirt-daemon-system, which starts libvirtd on the machine, makes it."""
     known = Path(path).read_text()
-    if not any(entry.split(":")[0] == line.split(":")[0] for entry in known.splitlines()):
+    if not any(entry.split(":")[0] == line.split(":", maxsplit=1)[0] for entry in known.splitlines()):
         Path(path).write_text(f"{known.rstrip()}\n{line}\n")
 
 
