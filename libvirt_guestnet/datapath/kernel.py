@@ -9,7 +9,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from libvirt_guestnet.errors import GuestnetError
@@ -70,32 +70,31 @@ def device_exists(name: str) -> bool:
         return False
 
 
-def ensure_uplink_bridge(bridge: str, device: str, network: str) -> bool:
-    """A bridge of ours with `device` in it, both up; True if this call made it. Raises GuestnetError, and changes
-    nothing, if the bridge is somebody else's, or the device is missing, in another bridge, or carries addresses (the
-    host would lose them)."""
-    with netlink() as ipr:
+def ensure_uplink_bridge(bridge: str, device: str, network: str) -> None:
+    """A bridge of ours with `device` in it, both up. Raises GuestnetError, and changes nothing, if the bridge is
+    somebody else's, or the device is missing, in another bridge, or carries addresses (the host would lose them)."""
+    with netlink() as ipr, ExitStack() as undo:
         uplink = link(ipr, device)
         if uplink is None:
             raise GuestnetError(f"network {network!r}: device {device} does not exist on this host; map the label anew")
         existing = link(ipr, bridge)
-        if existing is not None and existing.get("ifalias") != _ALIAS:
+        if existing is not None and existing.get_attr("IFLA_IFALIAS") != _ALIAS:
             raise GuestnetError(f"network {network!r}: {bridge} exists and is not ours; choose another bridge name")
         _check_free(ipr, uplink, existing, network)
         if existing is None:
             ipr.link("add", ifname=bridge, kind="bridge", br_stp_state=0, br_forward_delay=0)
             existing = link(ipr, bridge)
-        index = existing["index"] if existing else 0
-        ipr.link("set", index=index, ifalias=_ALIAS, state="up")
-        ipr.link("set", index=uplink["index"], master=index, state="up")
-        return True
+            undo.callback(ipr.link, "del", index=existing["index"])
+        ipr.link("set", index=existing["index"], ifalias=_ALIAS, state="up")
+        ipr.link("set", index=uplink["index"], master=existing["index"], state="up")
+        undo.pop_all()
 
 
 def remove_bridge(bridge: str) -> None:
     """Removes a bridge that `ensure_uplink_bridge` made; one that is gone, or not ours, is left as it is."""
     with netlink() as ipr:
         found = link(ipr, bridge)
-        if found is not None and found.get("ifalias") == _ALIAS:
+        if found is not None and found.get_attr("IFLA_IFALIAS") == _ALIAS:
             ipr.link("del", index=found["index"])
 
 
@@ -114,10 +113,10 @@ def enslave(tap: str, bridge: str, isolated: bool = False) -> None:
 
 
 def _check_free(ipr: IPRoute, uplink: Any, bridge: Any, network: str) -> None:
-    name, master = uplink.get("ifname"), uplink.get("master")
+    name, master = uplink.get_attr("IFLA_IFNAME"), uplink.get_attr("IFLA_MASTER")
     if master and (bridge is None or master != bridge["index"]):
         raise GuestnetError(f"network {network!r}: device {name} is already in another bridge or bond; free it first")
-    kept = [a.get("address") for a in ipr.get_addr(index=uplink["index"]) if a.get("scope") == 0]
+    kept = [a.get_attr("IFA_ADDRESS") for a in ipr.get_addr(index=uplink["index"]) if a["scope"] == 0]
     if kept:
         raise GuestnetError(
             f"network {network!r}: device {name} carries {', '.join(kept)}, which the host would lose; make a bridge "
