@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from libvirt_guestnet import __version__
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import GuestnetError, TopologyError
 
 EXIT_STATUS = "exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage or topology; 3 plan found changes to make"
 
@@ -24,26 +25,38 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _inside(args, arguments)
         run: Callable[[argparse.Namespace], int] = _function(args.run)
         return run(args)
-    except GuestnetError as error:
-        if args.debug:
-            raise
-        _report(error, args)
-        return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("guestnet: interrupted\n")
         return 130
+    except (GuestnetError, OSError, subprocess.SubprocessError) as error:
+        if args.debug:
+            raise
+        told = error if isinstance(error, GuestnetError) else GuestnetError(_in_words(error))
+        _report(told, args)
+        return told.exit_status
+
+
+def _in_words(error: OSError | subprocess.SubprocessError) -> str:
+    """What the system refused, for whatever no module has better words for."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return f"{error} (--debug shows where)"
+    what = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return f"{what}: run this as root"
+    return what if error.filename is not None else f"{what} (--debug shows where)"
 
 
 def _report(error: GuestnetError, args: argparse.Namespace) -> None:
-    problems = getattr(error, "problems", ())
-    if getattr(args, "json", False) and problems and not isinstance(problems[0], str):
+    """Errors are for people on stderr; with --json also for programs on stdout, in rows as `validate` has them."""
+    problems = error.problems if isinstance(error, TopologyError) else ()
+    if getattr(args, "json", False):
         rows = [{"where": str(p.where), "message": p.message} for p in problems]
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
-    for line in str(error).split("\n"):
-        sys.stderr.write(f"guestnet: {line}\n" if not problems else f"{line}\n")
+        sys.stdout.write(json.dumps(rows or [{"where": "", "message": str(error)}], indent=2) + "\n")
+    for line in str(error).rstrip().split("\n"):
+        sys.stderr.write(f"{line}\n" if problems else f"guestnet: {line}\n")
 
 
 def _function(name: str) -> Callable[[argparse.Namespace], int]:
@@ -59,8 +72,7 @@ def _inside(args: argparse.Namespace, arguments: list[str]) -> int:
     """The same command inside a sandbox, the topology on its standard input: a sandbox has a /tmp of its own."""
     from libvirt_guestnet.commands import call_inside
 
-    place = arguments.index("--sandbox") if "--sandbox" in arguments else -1
-    rest = arguments[:place] + arguments[place + 2 :] if place >= 0 else arguments[1:]
+    rest = _without_sandbox(arguments)
     file = getattr(args, "topology", None)
     if file is None or file == "-":
         return call_inside(args.sandbox, rest)
@@ -72,11 +84,18 @@ def _inside(args: argparse.Namespace, arguments: list[str]) -> int:
         raise GuestnetError(f"{file}: {error.strerror}") from error
 
 
+def _without_sandbox(arguments: list[str]) -> list[str]:
+    """The words without the first --sandbox NAME or --sandbox=NAME."""
+    place = next(i for i, word in enumerate(arguments) if word.partition("=")[0] == "--sandbox")
+    return arguments[:place] + arguments[place + (1 if "=" in arguments[place] else 2) :]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="guestnet",
         description="Guest networks for libvirt, described once in a file and enforced by libvirt's own hooks.",
         epilog=EXIT_STATUS,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"guestnet {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -84,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "-c", "--connect", metavar="URI", help="libvirt connection (default: LIBVIRT_DEFAULT_URI, then qemu:///system)"
     )
     parser.add_argument("--sandbox", metavar="NAME", help="run the command inside this sandbox")
+    # Of a command that runs itself again inside a sandbox: the file it has read, and when it began.
     parser.add_argument("--topology-name", help=argparse.SUPPRESS)
+    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_topology_verbs(verbs)
     _add_host_verbs(verbs)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -48,9 +49,9 @@ def plan(args: Namespace) -> int:
     from libvirt_guestnet.plan import plan as make_plan
     from libvirt_guestnet.virt import connect
 
-    found = load(args)
+    wanted = _wanted(load(args), _hostmap(args))
     with connect(args.connect) as connection:
-        made = make_plan(_wanted(found, _hostmap(args)), _snapshot(connection))
+        made = make_plan(wanted, _snapshot(connection))
     print(json.dumps(made.json(), indent=2) if args.json else made.text() or "nothing to do")
     return CHANGES_TO_MAKE if made.changes else 0
 
@@ -75,7 +76,7 @@ def apply_topology(
     with applying.locked(), connect(uri) as connection:
         made = make_plan(wanted, _snapshot(connection))
         for note in made.notes:
-            print(f"note: {note}")
+            print(f"note: {note}", file=sys.stderr)
 
         def tell(change: object) -> None:
             if not quiet:
@@ -108,12 +109,18 @@ def destroy_topology(name: str, uri: str | None) -> Sequence[object]:
 def render(args: Namespace) -> int:
     """`guestnet render`"""
     from libvirt_guestnet import render as rendering
+    from libvirt_guestnet.guest import image
 
-    found = load(args)
+    found, hostmap = load(args), _hostmap(args)
+    built = image.newest()
+    kind = image.virt_type() if built else ""
+    if built is None and (tiny := [guest.name for guest in found.guests if guest.image]):
+        note = f"note: without domain.xml of {', '.join(tiny)}: `guestnet lab up` or `guestnet apply` makes their image"
+        print(note, file=sys.stderr)
     if args.output is None:
-        sys.stdout.write(rendering.render_text(found, _hostmap(args)))
+        sys.stdout.write(rendering.render_text(found, hostmap, built, kind))
         return 0
-    for path in rendering.render(found, _hostmap(args), Path(args.output)):
+    for path in rendering.render(found, hostmap, Path(args.output), built, kind):
         print(path)
     return 0
 
@@ -140,24 +147,33 @@ def schema(_args: Namespace) -> int:
 
 def status(args: Namespace) -> int:
     """`guestnet status`"""
+    rows = status_rows(args.connect)
+    print(json.dumps(rows, indent=2) if args.json else status_text(rows), end="\n" if args.json else "")
+    return 0
+
+
+def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
+    """The networks and ports of one topology, or of all. Raises GuestnetError."""
     from libvirt_guestnet import status as reporting
     from libvirt_guestnet.datapath.kernel import dropped_frames
     from libvirt_guestnet.state import State
-    from libvirt_guestnet.table import table
     from libvirt_guestnet.virt import connect
 
     dropped, state = dropped_frames(), State()
-    with connect(args.connect) as connection:
+    with connect(uri) as connection:
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
         found = reporting.status(
-            _snapshot(connection), receipt=lambda tap: state.port(tap) if tap in dropped else None, drops=dropped.get
+            _snapshot(connection), name, lambda tap: state.port(tap) if tap in dropped else None, dropped.get
         )
-    rows = [row.json() for row in found]
-    if args.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    print("\n".join(filter(None, (table([r for r in rows if r["kind"] == k], ("kind",)) for k in ("network", "port")))))
-    return 0
+    return [row.json() for row in found]
+
+
+def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
+    """A table of networks and one of ports."""
+    from libvirt_guestnet.table import table
+
+    kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port"))
+    return "\n".join(table(found, ("kind", *skip)) for found in kinds if found)
 
 
 def hooks(args: Namespace) -> int:
@@ -165,6 +181,8 @@ def hooks(args: Namespace) -> int:
     from libvirt_guestnet import install
     from libvirt_guestnet.hook.entry import release_all
 
+    if args.action != "status" and os.geteuid() != 0:
+        raise GuestnetError(f"hooks {args.action}: only root may do that: run it with sudo")
     if args.action == "sync":
         return _sync(args)
     if args.action == "install":
@@ -220,7 +238,8 @@ def sandboxes(args: Namespace) -> int:
 
     if args.action == "list":
         names = [found.name for found in sandbox.running()]
-        print(json.dumps(names) if args.json else "\n".join(names))
+        if names or args.json:
+            print(json.dumps(names) if args.json else "\n".join(names))
     elif args.action == "start":
         sandbox.start(args.name, prepare=[hooks_install()], keep=True)
         print(f"sandbox {args.name} is up; try: guestnet --sandbox {args.name} status")

@@ -40,18 +40,28 @@ COMMANDS = {
 
 
 def connect(uri: str | None = None, seconds: float = OPEN_SECONDS) -> Connection:
-    """Connect as virsh does: `uri`, else VIRSH_DEFAULT_CONNECT_URI, else libvirt's own default (LIBVIRT_DEFAULT_URI).
+    """Connect to `uri`, else as virsh to VIRSH_DEFAULT_CONNECT_URI or LIBVIRT_DEFAULT_URI, else to qemu:///system.
 
     Raises GuestnetError when libvirt refuses or does not answer within `seconds`.
     """
-    wanted = uri or os.environ.get("VIRSH_DEFAULT_CONNECT_URI") or None
-    shown = wanted or os.environ.get("LIBVIRT_DEFAULT_URI") or "the default libvirt"
+    named = (uri, *map(os.environ.get, ("VIRSH_DEFAULT_CONNECT_URI", "LIBVIRT_DEFAULT_URI")))
+    wanted = next(filter(None, named), "qemu:///system")
     try:
-        return Connection(_bounded(f"connecting to {shown}", seconds, lambda: libvirt.open(wanted)))
+        return Connection(_bounded(f"connecting to {wanted}", seconds, lambda: libvirt.open(wanted)))
     except GuestnetError as error:
-        raise GuestnetError(
-            f"{error}\nIs libvirtd running? `virsh -c {wanted or 'qemu:///system'} uri` tries it"
-        ) from None
+        raise GuestnetError(f"{error}\n{_way_in(wanted)}") from None
+
+
+def _way_in(uri: str) -> str:
+    """What to do about a libvirt that cannot be reached."""
+    if uri != "qemu:///system":
+        return f"Is libvirtd running? `virsh -c {uri} uri` tries it"
+    if os.geteuid() != 0:
+        return "Run this as root, or as a member of the group libvirt"
+    return (
+        "Is libvirtd running? `systemctl start libvirtd` starts it; `guestnet sandbox start` makes a private one "
+        "instead, for `guestnet --sandbox default ...`"
+    )
 
 
 def _bounded(doing: str, seconds: float, call: Callable[[], _T]) -> _T:
@@ -80,12 +90,23 @@ def _bounded(doing: str, seconds: float, call: Callable[[], _T]) -> _T:
     return results[0]
 
 
+def _advice(said: str) -> str:
+    """What to do about the messages of libvirt that leave one puzzled."""
+    if "Specified qdisc kind is unknown" in said:
+        return (
+            "\nThis kernel cannot limit bandwidth as libvirt does it: it lacks sch_htb, sch_sfq or sch_ingress. "
+            "Load them with modprobe, or take `bandwidth:` out of the topology"
+        )
+    return ""
+
+
 class LibvirtError(GuestnetError):
     """libvirt refused something; `code` is its VIR_ERR_* number."""
 
     def __init__(self, doing: str, error: libvirt.libvirtError) -> None:
         self.code: int | None = error.get_error_code()
-        super().__init__(f"{doing}: {error.get_error_message() or error}")
+        said = (error.get_error_message() or str(error)).strip()
+        super().__init__(f"{doing}: {said}{_advice(said)}")
 
     @property
     def missing(self) -> bool:

@@ -27,7 +27,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import debian, initrd
 from libvirt_guestnet.guest.kvm import virt_type
 
-__all__ = ["CACHE", "TinyImage", "ensure_image", "virt_type"]
+__all__ = ["CACHE", "TinyImage", "ensure_image", "newest", "virt_type"]
 
 CACHE = Path("/var/cache/libvirt-guestnet")
 KEEP = 3
@@ -54,7 +54,10 @@ def ensure_image(cache: Path = CACHE) -> TinyImage:
     it is cached. An image whose kernel apt can no longer name is still used offline.
     """
     if not _writable(cache):
-        return _newest(cache)
+        # Seen from a sandbox, which cannot make one.
+        if found := newest(cache):
+            return found
+        raise GuestnetError(f"{cache} has no guest image and is read-only here: make it outside the sandbox first")
     contents = initrd.userland()
     with _locked(cache / "lock"):
         directory = _find_or_build(cache, debian.kernel_package(cache), contents)
@@ -70,12 +73,10 @@ def _writable(cache: Path) -> bool:
     return not os.statvfs(cache).f_flag & os.ST_RDONLY
 
 
-def _newest(cache: Path) -> TinyImage:
-    """The machine's image, seen from a sandbox, which cannot make one."""
+def newest(cache: Path = CACHE) -> TinyImage | None:
+    """The image that was used last, without making one; None when there is none."""
     images = sorted(cache.glob("tiny-*"), key=lambda path: path.stat().st_mtime)
-    if not images:
-        raise GuestnetError(f"{cache} has no guest image and is read-only here: make it outside the sandbox first")
-    return TinyImage(images[-1] / "kernel", images[-1] / "initrd")
+    return TinyImage(images[-1] / "kernel", images[-1] / "initrd") if images else None
 
 
 def _find_or_build(cache: Path, kernel: debian.KernelPackage | None, contents: initrd.Contents) -> Path:

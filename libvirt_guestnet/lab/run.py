@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +27,13 @@ READY_SECONDS = 120.0
 
 
 class Progress:
-    """Says what is done and how long it took since the start; silent when not wanted."""
+    """Says on stderr what is done, and how many seconds after `began` (of the monotonic clock; default: now)."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet, self.began = quiet, time.monotonic()
+    def __init__(self, began: float | None = None) -> None:
+        self.began = time.monotonic() if began is None else began
 
     def __call__(self, text: str) -> None:
-        if not self.quiet:
-            print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
+        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) -> None:
@@ -49,8 +49,7 @@ def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) ->
         names = [guest.name for guest in topology.guests if guest.image]
         list(pool.map(connection.start_domain, names))
         tell(f"guests started: {', '.join(names)}")
-        list(pool.map(lambda name: _await(connection, name), names))
-    tell("guests ready")
+        list(pool.map(lambda name: _await(connection, name, tell), names))
 
 
 def down(topology: Topology, uri: str | None) -> None:
@@ -107,6 +106,7 @@ def _local_agent(name: str, enter: list[str]) -> Iterator[Agent]:
                 process.kill()
 
 
-def _await(connection: Connection, name: str) -> None:
+def _await(connection: Connection, name: str, tell: Progress) -> None:
     with _guest_agent(connection, name) as agent:
         agent.ready(READY_SECONDS)
+    tell(f"guest {name} has its addresses")

@@ -18,6 +18,7 @@ from libvirt_guestnet.model import IPAddress, Port, Protocol, Topology
 
 _ETH_P_ALL = 3
 _FORGE_SECONDS = 0.5
+_BUSY, _WAITING = 16, 64
 # Linux sends one ICMP error a second to one host, and other checks provoke them too: a hop may be silent for a while.
 _MORE_TRACES = 4
 # Addresses of nobody, for forging where a link has no neighbour to pass for.
@@ -39,11 +40,11 @@ def verify(topology: Topology, agents: Mapping[str, Agent]) -> list[Result]:
     _listen(agents, planned)
     results: dict[int, Result] = {}
     for group in _groups(planned):
-        with _without_forwarding(agents, group[0][1].without_forwarding), ThreadPoolExecutor(16) as pool:
-            found = pool.map(lambda item: (item[0], _run(topology, agents, item[1])), group)
-            results.update(found)
+        with _without_forwarding(agents, group[0][1].without_forwarding):
+            results.update(_run_all(topology, agents, group))
     forgeries = [(i, c) for i, c in enumerate(planned) if c.kind is Kind.FORGE]
-    results.update(_forge(topology, agents, forgeries))
+    if forgeries:
+        results.update(_forge(topology, agents, forgeries))
     return [results[index] for index in sorted(results)]
 
 
@@ -73,6 +74,18 @@ def _without_forwarding(agents: Mapping[str, Agent], router: str | None) -> Iter
         yield
     finally:
         agents[router].set_forwarding(True)
+
+
+def _run_all(
+    topology: Topology, agents: Mapping[str, Agent], group: Sequence[tuple[int, Check]]
+) -> list[tuple[int, Result]]:
+    """Few at once of those that keep guests busy; all at once of those that only wait for nothing to come."""
+    with ThreadPoolExecutor(_BUSY) as busy, ThreadPoolExecutor(_WAITING) as waiting:
+        futures = [
+            (index, (busy if check.allowed else waiting).submit(_run, topology, agents, check))
+            for index, check in group
+        ]
+        return [(index, future.result()) for index, future in futures]
 
 
 def _run(topology: Topology, agents: Mapping[str, Agent], check: Check) -> Result:

@@ -35,6 +35,10 @@ _STATUS_BYTES = 65536
 _keepers: dict[str, subprocess.Popen[bytes]] = {}
 
 
+class NoSandboxError(GuestnetError):
+    """No sandbox of that name is running."""
+
+
 @dataclass(frozen=True)
 class Sandbox:
     """A running sandbox. `first` is its first process, seen from the machine; leaving a `with` block stops it."""
@@ -208,8 +212,8 @@ def running() -> list[Sandbox]:
     return [Sandbox(e.name, Path(e.root), e.keep, first) for e, first in found if first]
 
 
-def _unknown(name: str) -> GuestnetError:
-    return GuestnetError(f"no sandbox {name!r} is running: see `guestnet sandbox list`, or `guestnet sandbox start`")
+def _unknown(name: str) -> NoSandboxError:
+    return NoSandboxError(f"no sandbox {name!r} is running: see `guestnet sandbox list`, or `guestnet sandbox start`")
 
 
 def _check_root(root: Path) -> None:

@@ -1,0 +1,84 @@
+"""Results as rows: one per check for programs, few for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from libvirt_guestnet.lab.checks import Check, Kind
+from libvirt_guestnet.lab.verify import Result
+from libvirt_guestnet.table import table
+
+_SINGLE = {Kind.SERVICE, Kind.LAYER2}
+
+
+class _Line(NamedTuple):
+    """What the checks of one line have in common."""
+
+    result: str
+    source: str
+    destination: str
+    expected: str
+    seen: str
+
+
+def rows(results: Sequence[Result]) -> list[dict[str, object]]:
+    """One row per check, with stable keys."""
+    return [_row(result) for result in results]
+
+
+def text(results: Sequence[Result]) -> str:
+    """A table in which checks between the same two that saw the same share a line, and the total."""
+    failed = sum(not result.passed for result in results)
+    total = f"{len(results) - failed} of {len(results)} checks as expected" + (f", {failed} NOT" if failed else "")
+    return f"{table(_lines(results))}\n{total}"
+
+
+def _lines(results: Sequence[Result]) -> list[dict[str, object]]:
+    """Checks are joined twice: different ones of one family, then the same ones of both families."""
+    by_family: dict[tuple[_Line, str], list[str]] = {}
+    for result in results:
+        family = result.check.family.value if result.check.family else ""
+        by_family.setdefault((_line(result), family), []).append(_subject(result.check))
+    joined: dict[_Line, list[str]] = {}
+    for (line, family), subjects in by_family.items():
+        whole = line._replace(expected=line.expected.replace("%", " ".join(subjects)))
+        joined.setdefault(whole, []).append(family)
+    return [_shown(line, families) for line, families in joined.items()]
+
+
+def _shown(line: _Line, families: list[str]) -> dict[str, object]:
+    ends = {"result": line.result, "from": line.source, "to": line.destination, "family": families}
+    return {**ends, "expected": line.expected, "seen": line.seen}
+
+
+def _line(result: Result) -> _Line:
+    check = result.check
+    verb = ("can %" if check.allowed else "cannot %") if check.kind in _SINGLE else "%"
+    if check.kind is Kind.FORGE:
+        verb = "forged %: nowhere"
+    note = f", {check.without_forwarding} not forwarding" if check.without_forwarding else ""
+    return _Line(_word(result), check.source, check.destination, verb + note, result.seen)
+
+
+def _subject(check: Check) -> str:
+    return check.forgery if check.forgery else check.what
+
+
+def _word(result: Result) -> str:
+    return "ok" if result.passed else "FAILED"
+
+
+def _row(result: Result) -> dict[str, object]:
+    check = result.check
+    wanted = {True: "yes", False: "no"}[check.allowed] if check.kind in _SINGLE else check.what
+    return {
+        "result": _word(result),
+        "from": check.source,
+        "to": check.destination,
+        "family": check.family.value if check.family else "",
+        "check": check.what,
+        "expected": "arrives nowhere" if check.kind is Kind.FORGE else wanted,
+        "seen": result.seen,
+        "note": f"{check.without_forwarding} not forwarding" if check.without_forwarding else "",
+    }
