@@ -7,6 +7,8 @@ One top-level element per object, since libvirt keeps one per namespace::
                       topology="archnetwork" name="vlan1" guarded="yes">
       <guestnet:subnet prefix="10.61.1.0/24" host="10.61.1.1"/>
       <guestnet:uplink label="lan1" device="eth1"/>          <!-- mode bridge only: the NIC behind the bridge -->
+      <guestnet:vxlan vni="5001" port="4789" label="lan1" device="eth1" group="239.1.1.1" mtu="1450"/>
+                       <!-- mode bridge only, instead of an uplink; without group, <guestnet:remote ip=…/> inside -->
     </guestnet:network>
 
     <guestnet:domain xmlns:guestnet="…" topology="archnetwork" guest="b" image="tiny">

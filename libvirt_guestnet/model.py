@@ -31,13 +31,15 @@ class PhysicalNetwork:
 
     `subnets` are what is known to live there; in a lab, `stand_in` are the addresses of the one host that
     stands for the whole LAN (first address of each subnet unless given) and `host` the addresses this host
-    gets on it (second address of each subnet; none when the label only carries bridged networks).
+    gets on it (second address of each subnet; none when the label only carries bridged networks). `mtu` is the
+    largest IP packet there, where the file says so.
     """
 
     label: str
     subnets: tuple[IPNetwork, ...] = ()
     stand_in: tuple[IPAddress, ...] = ()
     host: tuple[IPAddress, ...] = ()
+    mtu: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,36 @@ class DnsHost:
 
 
 @dataclass(frozen=True)
+class Vxlan:
+    """The overlay that joins a network's bridges on several hosts (RFC 7348).
+
+    `underlay` is the label of the physical network that carries it, from UDP `port` to UDP `port`, either to the
+    multicast address `group` or to each of the unicast `remotes` (the other hosts); all of one family.
+    """
+
+    vni: int
+    underlay: str
+    group: IPAddress | None = None
+    remotes: tuple[IPAddress, ...] = ()
+    port: int = 4789
+
+    @property
+    def device(self) -> str:
+        """The VXLAN device, the same on every host."""
+        return f"vx{self.vni}"
+
+    @property
+    def overhead(self) -> int:
+        """How many bytes smaller than on the underlay a guest's IP packet is: IPv4 or IPv6, UDP, VXLAN, Ethernet."""
+        return vxlan_overhead(self.group or self.remotes[0])
+
+
+def vxlan_overhead(address: IPAddress) -> int:
+    """What VXLAN over this address's family takes: 50 bytes over IPv4, 70 over IPv6."""
+    return (20 if address.version == 4 else 40) + 8 + 8 + 14
+
+
+@dataclass(frozen=True)
 class Network:
     """One guest network. `name` is the libvirt network's name.
 
@@ -96,7 +128,8 @@ class Network:
     behind `physical_network`. `physical_network` is the uplink label: required for bridge, optional for nat and
     route (traffic then leaves only through that label), else None. `gateway` is "host", a guest's name or None.
     `mac` is the MAC address of the host's bridge interface (None for mode bridge). `guarded` is the default for
-    port security of all ports. `vlan` (1-4094) is the access VLAN of all ports.
+    port security of all ports. `vlan` (1-4094) is the access VLAN of all ports. `vxlan` (mode bridge only) stands in
+    the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
     """
 
     name: str
@@ -114,6 +147,7 @@ class Network:
     guarded: bool = True
     autostart: bool = True
     vlan: int | None = None
+    vxlan: Vxlan | None = None
 
 
 class Assignment(StrEnum):

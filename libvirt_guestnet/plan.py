@@ -27,7 +27,8 @@ from libvirt_guestnet.snapshot import (
     mac,
 )
 
-_UPLINK = PORT_MARK.replace("}port", "}uplink")
+# What the network hook makes a bridge for: it may be there, and be ours.
+_CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in ("uplink", "vxlan"))
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def _bridge_clash(
             f"network {network.name!r}: bridge {bridge!r} is held by libvirt network {holder.name!r}{owner}: "
             f"choose another `bridge:`"
         )
-    elif bridge in devices and network.element.find(f"{NETWORK_MARK}/{_UPLINK}") is None:
+    elif bridge in devices and not _made_by_hook(network.element):
         yield (
             f"network {network.name!r}: this host has a device {bridge!r} already, and no network of this topology "
             f"made it: choose another `bridge:`, or remove it with `ip link delete {bridge}` if it is a leftover"
@@ -192,7 +193,11 @@ def _shares_bridge(network: Element) -> bool:
     """Whether the bridge exists without us (mode bridge on a mapped bridge): any number of networks may use it."""
     forward = network.find("forward")
     bridged = forward is not None and forward.get("mode") == "bridge"
-    return bridged and network.find(f"{NETWORK_MARK}/{_UPLINK}") is None
+    return bridged and not _made_by_hook(network)
+
+
+def _made_by_hook(network: Element) -> bool:
+    return any(network.find(f"{NETWORK_MARK}/{carrier}") is not None for carrier in _CARRIERS)
 
 
 def _mac_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:

@@ -36,6 +36,8 @@ from libvirt_guestnet.xmlgen.element import api_text
 
 # What virNetworkUpdate can change in an active network, as differences name it.
 _UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/host|portgroup)\[.*")
+# What the hook makes only when the network starts.
+_CARRIER = re.compile(r"metadata/.*\b(uplink|vxlan)\b")
 
 
 def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
@@ -87,6 +89,8 @@ def _change_network(element: Element, state: NetworkState, snapshot: Snapshot) -
 
 def _changes_live(difference: Difference, snapshot: Snapshot) -> bool:
     metadata = snapshot.network_metadata and difference.path.startswith("metadata/")
+    if _CARRIER.match(difference.path):
+        return False
     return metadata or _UPDATABLE.fullmatch(difference.path) is not None
 
 

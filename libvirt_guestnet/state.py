@@ -42,7 +42,8 @@ class NetworkReceipt(NamedTuple):
     """One active network that carries our metadata.
 
     `reservations` maps a MAC to its addresses; `dynamic` are the first and last address of each DHCP range;
-    `hosts` are the host's own addresses in it; `made_bridge` says that our hook made the bridge.
+    `hosts` are the host's own addresses in it; `made_bridge` says that our hook made the bridge, and `overlay` names
+    the VXLAN device in it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class NetworkReceipt(NamedTuple):
     reservations: tuple[tuple[str, str], ...] = ()
     dynamic: tuple[tuple[str, str], ...] = ()
     made_bridge: bool = False
+    overlay: str = ""
 
 
 class State:

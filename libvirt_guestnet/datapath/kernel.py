@@ -9,7 +9,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from libvirt_guestnet.errors import GuestnetError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
 NFT_SECONDS = 10.0
-_ALIAS = "libvirt-guestnet"
+ALIAS = "libvirt-guestnet"
 
 
 def nft(batch: str) -> None:
@@ -77,25 +77,53 @@ def ensure_uplink_bridge(bridge: str, device: str, network: str) -> None:
         uplink = link(ipr, device)
         if uplink is None:
             raise GuestnetError(f"network {network!r}: device {device} does not exist on this host; map the label anew")
-        existing = link(ipr, bridge)
-        if existing is not None and existing.get_attr("IFLA_IFALIAS") != _ALIAS:
-            raise GuestnetError(f"network {network!r}: {bridge} exists and is not ours; choose another bridge name")
-        _check_free(ipr, uplink, existing, network)
-        if existing is None:
-            ipr.link("add", ifname=bridge, kind="bridge", br_stp_state=0, br_forward_delay=0)
-            existing = link(ipr, bridge)
-            undo.callback(ipr.link, "del", index=existing["index"])
-        ipr.link("set", index=existing["index"], ifalias=_ALIAS, state="up")
-        ipr.link("set", index=uplink["index"], master=existing["index"], state="up")
+        _check_free(ipr, uplink, our_link(ipr, bridge, network), network)
+        master = ensure_bridge(ipr, bridge, network, undo)
+        ipr.link("set", index=uplink["index"], master=master, state="up")
         undo.pop_all()
+
+
+def our_link(ipr: IPRoute, name: str, network: str) -> Any:
+    """The device of that name, or None where there is none. Raises GuestnetError if it is somebody else's."""
+    existing = link(ipr, name)
+    if existing is not None and existing.get_attr("IFLA_IFALIAS") != ALIAS:
+        raise GuestnetError(
+            f"network {network!r}: device {name} exists and is not ours; use another name for the network's, or "
+            f"remove it with `ip link delete {name}` if nobody needs it"
+        )
+    return existing
+
+
+def ensure_bridge(ipr: IPRoute, bridge: str, network: str, undo: ExitStack) -> int:
+    """The index of a bridge of ours, up, on which the host has no address. Raises GuestnetError if it is not ours."""
+    existing = our_link(ipr, bridge, network)
+    if existing is None:
+        ipr.link("add", ifname=bridge, kind="bridge", br_stp_state=0, br_forward_delay=0)
+        existing = link(ipr, bridge)
+        undo.callback(ipr.link, "del", index=existing["index"])
+    no_ipv6(bridge)
+    ipr.link("set", index=existing["index"], ifalias=ALIAS, state="up")
+    return int(existing["index"])
+
+
+def no_ipv6(device: str) -> None:
+    """Keeps the host from giving itself IPv6 addresses on a device that only carries guests' frames."""
+    # Not there when the kernel runs without IPv6: then there is nothing to keep it from.
+    with suppress(FileNotFoundError), open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", "w") as file:
+        file.write("1")
 
 
 def remove_bridge(bridge: str) -> None:
     """Removes a bridge that `ensure_uplink_bridge` made; one that is gone, or not ours, is left as it is."""
     with netlink() as ipr:
-        found = link(ipr, bridge)
-        if found is not None and found.get_attr("IFLA_IFALIAS") == _ALIAS:
-            ipr.link("del", index=found["index"])
+        delete_ours(ipr, bridge)
+
+
+def delete_ours(ipr: IPRoute, name: str) -> None:
+    """Removes a device of ours; one that is gone, or not ours, is left as it is."""
+    found = link(ipr, name)
+    if found is not None and found.get_attr("IFLA_IFALIAS") == ALIAS:
+        ipr.link("del", index=found["index"])
 
 
 def enslave(tap: str, bridge: str, isolated: bool = False) -> None:

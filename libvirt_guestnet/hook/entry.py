@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from libvirt_guestnet.datapath import filters, kernel
+from libvirt_guestnet.datapath import filters, kernel, overlay
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import intent, xmlread
-from libvirt_guestnet.state import PortReceipt, State
+from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
 DEADLINE_SECONDS = 20
@@ -87,11 +87,13 @@ def _release(uuid: str, state: State, wanted: Callable[[PortReceipt], bool]) -> 
 
 
 def prepare_network(hook_data: xmlread.Node, state: State) -> None:
-    """Makes the bridge of a bridged network and puts its NIC in, before libvirt looks for it."""
+    """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it."""
     network = _network(hook_data)
-    wanted = intent.uplink(network)
-    if wanted is not None:
-        kernel.ensure_uplink_bridge(wanted.bridge, wanted.device, network.text_of("name"))
+    name, nic, vxlan = network.text_of("name"), intent.uplink(network), intent.overlay(network)
+    if nic is not None:
+        kernel.ensure_uplink_bridge(nic.bridge, nic.device, name)
+    if vxlan is not None:
+        overlay.ensure_overlay(vxlan, name)
 
 
 def remember_network(hook_data: xmlread.Node, state: State) -> None:
@@ -101,7 +103,9 @@ def remember_network(hook_data: xmlread.Node, state: State) -> None:
     if receipt is None:
         state.drop_network(network.text_of("name"))
     else:
-        state.put_network(receipt._replace(made_bridge=intent.uplink(network) is not None))
+        nic, vxlan = intent.uplink(network), intent.overlay(network)
+        made = nic is not None or vxlan is not None
+        state.put_network(receipt._replace(made_bridge=made, overlay=vxlan.device if vxlan else ""))
 
 
 def forget_network(hook_data: xmlread.Node, state: State) -> None:
@@ -109,8 +113,15 @@ def forget_network(hook_data: xmlread.Node, state: State) -> None:
     name = _network(hook_data).text_of("name")
     receipt = state.network(name)
     if receipt is not None and receipt.made_bridge:
-        kernel.remove_bridge(receipt.bridge)
+        _remove_bridge(receipt, state)
     state.drop_network(name)
+
+
+def _remove_bridge(receipt: NetworkReceipt, state: State) -> None:
+    if receipt.overlay:
+        overlay.remove_overlay(receipt.bridge, receipt.overlay)
+    elif not any(other.bridge == receipt.bridge for other in state.networks() if other.name != receipt.name):
+        kernel.remove_bridge(receipt.bridge)
 
 
 def _network(hook_data: xmlread.Node) -> xmlread.Node:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Network, ip_network, summarize_address_range
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import PortGuard, Prefix, check_mac, eui64
+from libvirt_guestnet.datapath.filters import PortGuard, Prefix, check_device, check_mac, eui64
+from libvirt_guestnet.datapath.overlay import Overlay
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE
@@ -48,6 +49,40 @@ def uplink(network: Node) -> Uplink | None:
     if ours is None or bridge is None:
         return None
     return Uplink(bridge.get("name"), ours.get("device"))
+
+
+def overlay(network: Node) -> Overlay | None:
+    """The bridge and the VXLAN device to make for a network, else None. Raises GuestnetError on bad values."""
+    ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} vxlan", "|")
+    bridge = network.one("bridge")
+    if ours is None or bridge is None:
+        return None
+    group = (ours.get("group"),) if ours.get("group") else ()
+    ends = (*group, *(remote.get("ip") for remote in ours.all(f"{NAMESPACE} remote", "|")))
+    if not ends:
+        raise GuestnetError("metadata: <guestnet:vxlan> has neither a group nor remotes")
+    return Overlay(
+        bridge=check_device(bridge.get("name")),
+        underlay=check_device(ours.get("device")),
+        vni=_number(ours, "vni", (1 << 24) - 1),
+        port=_number(ours, "port", 65535),
+        mtu=_number(ours, "mtu", 65535),
+        ends=tuple(_address(end) for end in ends),
+    )
+
+
+def _number(node: Node, attribute: str, highest: int) -> int:
+    text = node.get(attribute)
+    if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= highest:
+        return int(text)
+    raise GuestnetError(f"metadata: {attribute} {text!r} is not a number from 1 to {highest}")
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise GuestnetError(f"metadata: {error}") from error
 
 
 def port_receipts(domain: Node, network_of: _NetworkOf) -> list[PortReceipt]:

@@ -77,6 +77,8 @@ def _devices(segments: Iterable[Segment], ports: list[Placed]) -> Iterator[tuple
     for seg in segments:
         where = seg.decl.bridge.where if seg.decl.bridge else seg.at.where
         yield where, seg.network.bridge, f"network '{seg.network.name}'", seg.wire, "bridge"
+        if seg.network.vxlan:
+            yield where, seg.network.vxlan.device, f"network '{seg.network.name}'", seg.wire, "vni"
     for placed in ports:
         where = placed.decl.tap.where if placed.decl.tap else placed.decl.at
         yield where, placed.port.tap, f"port '{placed.title}'", f"port {placed.title}", "tap"
@@ -128,7 +130,10 @@ def _check_uuids(decl: TopologyDecl, report: Report) -> None:
 
 
 def _check_subnets(decl: TopologyDecl, segments: Mapping[str, Segment], report: Report) -> None:
-    """Subnets of one host must not overlap; a bridge network may repeat those of its label."""
+    """Subnets of one host must not overlap; a bridge network may repeat those of its label.
+
+    In an overlay the host has no part: two tenants may well use the same addresses.
+    """
     open_: list[tuple[IPNetwork, Where, str, str]] = []
     for prefix, where, title, wire in sorted(_subnets(decl, segments), key=lambda each: _sort_key(each[0])):
         while open_ and not _contains(open_[-1][0], prefix):
@@ -149,7 +154,7 @@ def _subnets(decl: TopologyDecl, segments: Mapping[str, Segment]) -> Iterator[tu
         for at in physical.subnets or () if physical else ():
             yield at.value, at.where, f"physical network '{name.value}'", f"label {name.value}"
     for seg in segments.values():
-        for at in seg.decl.subnets or ():
+        for at in () if seg.network.vxlan else seg.decl.subnets or ():
             yield at.value, at.where, f"network '{seg.network.name}'", _wire(seg)
 
 

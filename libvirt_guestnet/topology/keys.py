@@ -28,8 +28,25 @@ class PhysicalDecl(Decl):
     host: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),
         "In a lab, the addresses this host has there. "
-        "Left out: the second address of each subnet if a nat, route or open network uses the label, else none.",
+        "Left out: the second address of each subnet if a nat, route or open network uses the label or a vxlan has it "
+        "as underlay, else none.",
     )
+    mtu: At[int] | None = key(
+        kinds.MTU, "Largest packet that passes there, in bytes. Checked against the MTU of what it carries."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VxlanDecl(Decl):
+    """One layer-2 network on several hosts: its frames travel in UDP packets (RFC 7348)."""
+
+    vni: At[int] = key(kinds.VNI, "VXLAN network identifier: the same on every host.", required=True, default=1)
+    underlay: At[str] = key(kinds.WORD, "Label of the physical network that carries it.", required=True, default="")
+    group: At[IPAddress] | None = key(kinds.IP, "Multicast address that every host of the network listens to.")
+    remotes: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP), "Addresses of the other hosts, where the underlay carries no multicast."
+    )
+    port: At[int] = key(kinds.UDP_PORT, "UDP port.", default=4789)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +106,15 @@ class NetworkDecl(Decl):
     dns: tuple[tuple[At[str], tuple[At[IPAddress], ...] | None], ...] | None = key(
         MapOf(ListOf(kinds.IP), kinds.DNS_NAME), "More names the network's DNS server answers, each with its addresses."
     )
-    mtu: At[int] | None = key(kinds.MTU, "Largest packet in bytes. Left out: the kernel's default, 1500.")
+    mtu: At[int] | None = key(
+        kinds.MTU, "Largest packet in bytes. Left out: the kernel's default, 1500, or what a vxlan leaves."
+    )
     vlan: At[int] | None = key(kinds.VLAN, "Access VLAN of the network's ports.")
+    vxlan: VxlanDecl | None = key(
+        Record(VxlanDecl),
+        "Mode bridge, instead of physical-network: join the network's bridges on several hosts. "
+        "The MTU is then 50 (IPv4) or 70 (IPv6) less than the underlay's.",
+    )
     isolated_ports: At[bool] = key(kinds.BOOL, "Ports reach the host but not each other.", default=False)
     bandwidth: BandwidthDecl | None = key(Record(BandwidthDecl), "Limits for all ports together.")
     guarded: At[bool] = key(

@@ -19,6 +19,7 @@ from ..model import (
     Rate,
     Subnet,
 )
+from . import overlay
 from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl, TopologyDecl
 from .report import Report
 from .spec import At, value, values
@@ -60,7 +61,8 @@ class Segment:
 
     @property
     def wire(self) -> str:
-        return f"label {self.network.physical_network}" if self.network.mode is Mode.BRIDGE else self.network.name
+        label = self.network.physical_network if self.network.mode is Mode.BRIDGE else None
+        return f"label {label}" if label else self.network.name
 
 
 def usable(prefix: IPNetwork, address: IPAddress) -> bool:
@@ -83,16 +85,19 @@ def why_unusable(prefix: IPNetwork, address: IPAddress) -> str | None:
 def physical(scope: Scope, label: str, decl: PhysicalDecl, report: Report) -> PhysicalNetwork:
     """A physical network with its lab addresses."""
     subnets = values(decl.subnets)
-    hosted = any(
-        net and net.physical_network and net.physical_network.value == label and net.mode.value in _HOSTED
-        for net in scope.networks.values()
-    )
+    hosted = any(net and _host_is_on(net, label) for net in scope.networks.values())
     if "subnets" not in decl.bad:
         for at in (*(decl.stand_in or ()), *(decl.host or ())):
             _check_inside(at, subnets, f"physical network '{label}'", report)
     stand_in = tuple(p[1] for p in subnets) if decl.stand_in is None else values(decl.stand_in)
     host = tuple(p[2] for p in subnets if hosted) if decl.host is None else values(decl.host)
-    return PhysicalNetwork(label, subnets, stand_in, host)
+    return PhysicalNetwork(label, subnets, stand_in, host, value(decl.mtu))
+
+
+def _host_is_on(net: NetworkDecl, label: str) -> bool:
+    """Whether the network needs the host to have an address on the physical network."""
+    by_routing = net.physical_network and net.physical_network.value == label and net.mode.value in _HOSTED
+    return bool(by_routing or (net.vxlan and net.vxlan.underlay.value == label))
 
 
 def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Segment:
@@ -107,6 +112,8 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Seg
         prefixes = values(outside.subnets) if outside else ()
         sure = sure and outside is not None and "subnets" not in outside.bad
     gateway = _gateway(scope, at, decl, report)
+    vxlan = overlay.vxlan(scope, decl, report)
+    mtu = overlay.mtu(scope, vxlan, decl, report) if vxlan else value(decl.mtu)
     network = Network(
         name=at.value,
         mode=mode,
@@ -117,12 +124,13 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Seg
         subnets=_subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes),
         domain=value(decl.domain),
         dns_hosts=_dns_hosts(decl),
-        mtu=value(decl.mtu),
+        mtu=mtu,
         isolated_ports=decl.isolated_ports.value,
         bandwidth=bandwidth(decl.bandwidth, report),
         guarded=decl.guarded.value,
         autostart=decl.autostart.value,
         vlan=value(decl.vlan),
+        vxlan=vxlan,
     )
     _check_mtu(decl, prefixes, report)
     return Segment(at, decl, network, prefixes, sure)
@@ -169,7 +177,7 @@ def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
         report.unknown(label.where, "physical network", label.value, scope.physicals)
     if mode is Mode.ISOLATED and label:
         report.add(label.where, "an isolated network has no physical network; remove it, or choose mode nat or route")
-    if mode is Mode.BRIDGE and not label and "physical-network" not in decl.bad:
+    if mode is Mode.BRIDGE and not (label or decl.vxlan or decl.bad & {"physical-network", "vxlan"}):
         report.add(decl.mode.where, "mode bridge needs a physical-network: the label of the network to bridge to")
     if mode in _HOSTED and not decl.subnets and "subnets" not in decl.bad:
         report.add(decl.mode.where, f"mode {mode} needs subnets, such as subnets: [10.0.1.0/24]")

@@ -11,7 +11,7 @@ from libvirt_guestnet.xmlgen.element import Child, Element, Value, fill
 
 
 def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> Element:
-    """<guestnet:network>: whose network this is, its subnets, and the NIC the hook puts under its bridge.
+    """<guestnet:network>: whose network this is, its subnets, and the NIC or overlay the hook puts under its bridge.
 
     Raises GuestnetError when the network needs a physical network that the host does not map.
     """
@@ -19,6 +19,7 @@ def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> 
         "network",
         [_ours("subnet", prefix=subnet.prefix, host=subnet.host) for subnet in network.subnets],
         _uplink(network, hostmap),
+        _vxlan(network, hostmap),
         topology=topology.name,
         name=network.name,
         guarded=network.guarded,
@@ -46,6 +47,22 @@ def _port(port: Port) -> Element:
 def _uplink(network: Network, hostmap: HostMap) -> Element | None:
     device = hostmap.uplink(network)
     return None if device is None else _ours("uplink", label=network.physical_network, device=device)
+
+
+def _vxlan(network: Network, hostmap: HostMap) -> Element | None:
+    overlay = network.vxlan
+    if overlay is None:
+        return None
+    return _ours(
+        "vxlan",
+        [_ours("remote", ip=remote) for remote in overlay.remotes],
+        vni=overlay.vni,
+        port=overlay.port,
+        label=overlay.underlay,
+        device=hostmap.device(overlay.underlay, f"network {network.name!r}"),
+        group=overlay.group,
+        mtu=network.mtu,
+    )
 
 
 def _ours(tag: str, *children: Child, **attributes: Value) -> Element:
