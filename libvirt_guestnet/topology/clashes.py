@@ -77,7 +77,8 @@ def _devices(segments: Iterable[Segment], ports: list[Placed]) -> Iterator[tuple
     for seg in segments:
         where = seg.decl.bridge.where if seg.decl.bridge else seg.at.where
         yield where, seg.network.bridge, f"network '{seg.network.name}'", seg.wire, "bridge"
-        if seg.network.vxlan:
+        if seg.decl.vxlan and seg.network.vxlan and seg.network.vxlan.vni:
+            where = seg.decl.vxlan.vni.where
             yield where, seg.network.vxlan.device, f"network '{seg.network.name}'", seg.wire, "vni"
     for placed in ports:
         where = placed.decl.tap.where if placed.decl.tap else placed.decl.at

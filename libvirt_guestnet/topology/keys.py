@@ -40,7 +40,7 @@ class PhysicalDecl(Decl):
 class VxlanDecl(Decl):
     """One layer-2 network on several hosts: its frames travel in UDP packets (RFC 7348)."""
 
-    vni: At[int] = key(kinds.VNI, "VXLAN network identifier: the same on every host.", required=True, default=1)
+    vni: At[int] = key(kinds.VNI, "VXLAN network identifier: the same on every host.", required=True, default=0)
     underlay: At[str] = key(kinds.WORD, "Label of the physical network that carries it.", required=True, default="")
     group: At[IPAddress] | None = key(kinds.IP, "Multicast address that every host of the network listens to.")
     remotes: tuple[At[IPAddress], ...] | None = key(

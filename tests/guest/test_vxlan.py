@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import LABS, Lab
@@ -16,6 +16,7 @@ from conftest import LABS, Lab
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.guest import image
 from libvirt_guestnet.sandbox import Sandbox
+from libvirt_guestnet.topology import loads
 
 LEFT = (LABS / "vxlan.yaml").read_text()
 _SWAPS = {
@@ -91,7 +92,7 @@ class Watch:
     def __init__(self, lab: Lab) -> None:
         argv = lab.sandbox.python([str(Path(__file__).with_name("underlay.py")), "under0"])
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.seen: dict[str, object] = {}
+        self.seen: dict[str, Any] = {}
 
     def __enter__(self) -> Watch:
         assert self.process.stdout is not None
@@ -104,21 +105,21 @@ class Watch:
 
 
 @pytest.mark.parametrize(
-    ("guest", "address", "size", "vni", "longest"),
+    ("guest", "address", "size", "vni"),
     [
-        ("red1", "10.63.1.2", 1450 - 28, 5001, 1500),
-        ("red1", "fd63:1::2", 1450 - 48, 5001, 1500),
-        ("blue1", "10.63.1.12", 1430 - 28, 5002, 1500),
-        ("blue1", "fd63:1::12", 1430 - 48, 5002, 1500),
+        ("red1", "10.63.1.2", 1450 - 28, "5001"),
+        ("red1", "fd63:1::2", 1450 - 48, "5001"),
+        ("blue1", "10.63.1.12", 1430 - 28, "5002"),
+        ("blue1", "fd63:1::12", 1430 - 48, "5002"),
     ],
 )
-def test_full_size_packets_pass_in_one_piece(
-    hosts: Hosts, guest: str, address: str, size: int, vni: int, longest: int
-) -> None:
+def test_full_size_packets_pass_in_one_piece(hosts: Hosts, guest: str, address: str, size: int, vni: str) -> None:
     with Watch(hosts.left) as watch:
         answer = hosts.left.agent(guest, f"ping({address!r}, count=5, size={size})")
     assert "received=5" in answer
-    assert watch.seen == {"vnis": [vni], "longest": longest, "fragments": 0}
+    # What else guests say by themselves is short; 1500 is all that the underlay takes.
+    assert {vni for vni, longest in watch.seen["longest"].items() if longest > 300} == {vni}
+    assert (watch.seen["longest"][vni], watch.seen["fragments"]) == (1500, 0)
 
 
 def test_tcp_fills_the_packets(hosts: Hosts) -> None:
@@ -130,7 +131,8 @@ def test_nothing_crosses_from_one_vni_to_another(hosts: Hosts, address: str) -> 
     with Watch(hosts.left) as watch:
         assert "received=0" in hosts.left.agent("red1", f"ping({address!r}, count=3)")
         assert "None" in hosts.left.agent("red1", f"neighbour({address!r})")
-    assert watch.seen["vnis"] == [5001]  # it was tried, and stayed in its own overlay
+    mine = loads(_left(), "left").guest("red1").ports[0].mac
+    assert {vni for vni, macs in watch.seen["senders"].items() if mine in macs} == {"5001"}  # tried, and not crossed
 
 
 def test_plain_virsh_stops_and_starts_the_network(hosts: Hosts) -> None:

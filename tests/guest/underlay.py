@@ -12,9 +12,10 @@ PORT = 4789
 
 
 def watch(device: str) -> dict[str, object]:
-    """The VNIs seen, the longest IP packet, and how many packets were fragments."""
-    vnis: set[int] = set()
-    longest = fragments = 0
+    """By VNI the longest IP packet, by VNI who sent (MACs), and how many packets were fragments."""
+    longest: dict[int, int] = {}
+    senders: dict[int, set[str]] = {}
+    fragments = 0
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as ear:
         ear.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
         ear.bind((device, 0))
@@ -22,13 +23,18 @@ def watch(device: str) -> dict[str, object]:
         while True:
             ready, _, _ = select.select([ear, sys.stdin], [], [])
             if ear not in ready:
-                return {"vnis": sorted(vnis), "longest": longest, "fragments": fragments}
+                return {
+                    "longest": longest,
+                    "senders": {k: sorted(v) for k, v in senders.items()},
+                    "fragments": fragments,
+                }
             packet = ear.recv(65536)
             header, fragment, is_udp = _ip(packet)
             fragments += fragment
             if is_udp and int.from_bytes(packet[header + 2 : header + 4], "big") == PORT:
-                vnis.add(int.from_bytes(packet[header + 12 : header + 15], "big"))
-                longest = max(longest, len(packet) - 14)
+                vni = int.from_bytes(packet[header + 12 : header + 15], "big")
+                longest[vni] = max(longest.get(vni, 0), len(packet) - 14)
+                senders.setdefault(vni, set()).add(packet[header + 22 : header + 28].hex(":"))
 
 
 def _ip(packet: bytes) -> tuple[int, bool, bool]:

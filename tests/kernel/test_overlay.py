@@ -117,7 +117,7 @@ def test_strangers_devices_are_never_taken_over(host: Host, stranger: str, messa
     before = host.names()
     assert message in host.call("start", hook_data())
     assert host.names() == before
-    name = stranger.split()[0]
+    name = stranger.split(maxsplit=1)[0]
     assert host.link(name)["operstate"] == "DOWN"
     host.call("stopped", hook_data())
     assert host.names() == before

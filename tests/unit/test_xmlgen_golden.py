@@ -1,4 +1,4 @@
-"""The reference output in xml/: exactly what the generators make of labs/archnetwork.yaml and labs/modes.yaml.
+"""The reference output in xml/: exactly what the generators make of three labs.
 
 After a wanted change run `pytest --regenerate tests/unit/test_xmlgen_golden.py` and review the difference.
 """
@@ -18,7 +18,7 @@ GOLDEN = ROOT / "xml"
 CACHE = Path("/var/cache/libvirt-guestnet/guest")
 IMAGE = TinyImage(kernel=CACHE / "vmlinuz", initrd=CACHE / "initrd")
 HOSTMAP = HostMap(
-    {"lan1": "eth1", "lan2": "eth2", "wan": "eth3", "office": "eth4", "servers": "br-servers"},
+    {"core": "eth0", "lan1": "eth1", "lan2": "eth2", "wan": "eth3", "office": "eth4", "servers": "br-servers"},
     device_is_bridge=lambda device: device.startswith("br-"),
 )
 
@@ -27,6 +27,7 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     """Every reference file's path below xml/, and the element it holds."""
     yield from _archnetwork()
     yield from _modes()
+    yield from _overlays()
 
 
 def _archnetwork() -> Iterator[tuple[str, xmlgen.Element]]:
@@ -51,6 +52,15 @@ def _modes() -> Iterator[tuple[str, xmlgen.Element]]:
     yield "domain/domain-emulated.xml", xmlgen.domain(topology, router, HOSTMAP, IMAGE, "qemu")
     yield "domain/domain-kvm.xml", xmlgen.domain(topology, router, HOSTMAP, IMAGE, "kvm")
     yield "domain/metadata-of-a-users-domain.xml", xmlgen.domain_metadata(topology, topology.guest("vm"))
+
+
+def _overlays() -> Iterator[tuple[str, xmlgen.Element]]:
+    topology = load(ROOT / "labs/vxlan.yaml")
+    for network in topology.networks:
+        yield f"vxlan/network-{network.name}.xml", xmlgen.network(topology, network, HOSTMAP)
+        for guest, port in topology.ports_on(network.name):
+            name = f"vxlan/interface-{guest.name}-{port.name}.xml"
+            yield name, xmlgen.interface(topology, guest, port, HOSTMAP)
 
 
 @pytest.fixture(scope="module")
