@@ -115,7 +115,7 @@ class Watch:
 )
 def test_full_size_packets_pass_in_one_piece(hosts: Hosts, guest: str, address: str, size: int, vni: str) -> None:
     with Watch(hosts.left) as watch:
-        answer = hosts.left.agent(guest, f"ping({address!r}, count=5, size={size})")
+        answer = hosts.left.agent(guest, f"ping({address!r}, count=5, timeout=5, size={size})")
     assert "received=5" in answer
     # What else guests say by themselves is short; 1500 is all that the underlay takes.
     assert {vni for vni, longest in watch.seen["longest"].items() if longest > 300} == {vni}
@@ -143,4 +143,4 @@ def test_plain_virsh_stops_and_starts_the_network(hosts: Hosts) -> None:
     lab.virsh("net-start", "red")
     lab.virsh("start", "red2")
     lab.await_guest("red2")
-    assert "received=1" in hosts.left.agent("red1", "ping('10.63.1.2')")
+    assert "received=2" in hosts.left.agent("red1", "ping('10.63.1.2', count=2, timeout=5)")
