@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import PortGuard, Prefix, check_device, check_mac, eui64
+from libvirt_guestnet.datapath.filters import PortGuard, check_device, check_mac, eui64
 from libvirt_guestnet.datapath.overlay import Overlay
+from libvirt_guestnet.datapath.ranges import Prefix
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE

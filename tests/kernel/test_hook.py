@@ -104,7 +104,7 @@ def test_a_plain_domain_gets_the_defaults_of_a_marked_network(hooks: Hooks, vers
     assert hooks.replay(version, "dom-start", "guesta-start-") == [(0, "")]
     # Only the NIC on the marked network: the other one sits on a plain bridge.
     assert hooks.chains() == ["vnet1"]
-    allowed = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "ip4-vnet1")
+    allowed = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "tap-vnet1")
     assert "10.61.1.100-10.61.1.200" in allowed
     assert "10.61.1.1 " not in allowed
 
