@@ -212,24 +212,15 @@ def _hook_text(state: object) -> str:
 
 
 def _sync(args: Namespace) -> int:
-    """Guards every running guest as its start would have."""
-    from lxml.etree import tostring
-
-    from libvirt_guestnet.apply import KernelEffects, host_snapshot
+    """Makes the kernel match what runs: guards every running guest, removes what nobody needs."""
+    from libvirt_guestnet.sync import sync
     from libvirt_guestnet.virt import connect
 
-    failed = 0
     with connect(args.connect) as connection:
-        snapshot = host_snapshot(connection)
-    for domain in snapshot.domains:
-        if domain.live is None:
-            continue
-        try:
-            KernelEffects().guard(tostring(domain.live))
-        except GuestnetError as error:
-            failed = 1
-            sys.stderr.write(f"guestnet: domain {domain.name}: {error}\n")
-    return failed
+        failures = sync(connection)
+    for failure in failures:
+        sys.stderr.write(f"guestnet: {failure}\n")
+    return 1 if failures else 0
 
 
 def sandboxes(args: Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -72,8 +73,18 @@ def _library() -> Path:
 
 
 def _text(hook: str) -> str:
-    lines = _template(hook).read_text().replace("@LIBRARY@", str(_library())).split("\n")
-    return "\n".join([f"#!{sys.executable} -IS", *lines[1:]])
+    from libvirt_guestnet.hook.lifecycle import TABLE
+
+    wanted = [operation for (of, operation), (function, *_) in TABLE.items() if of == hook and function]
+    values = {
+        "@OPERATIONS@": " | ".join(wanted),
+        "@PYTHON@": shlex.quote(sys.executable),
+        "@MAIN@": shlex.quote(str(_library() / "libvirt_guestnet/hook/main.py")),
+    }
+    text = _template(hook).read_text()
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text
 
 
 def _template(hook: str) -> Path:
@@ -116,7 +127,7 @@ def libvirt_version() -> tuple[int, ...] | None:
 
 def _check_owner(library: Path) -> None:
     package = library / "libvirt_guestnet"
-    for path in (Path(sys.executable).resolve(), package / "hook/entry.py", package, *package.parents):
+    for path in (Path(sys.executable).resolve(), package / "hook/main.py", package, *package.parents):
         mode = path.stat()
         loose = mode.st_mode & stat.S_IWOTH and not mode.st_mode & stat.S_ISVTX
         if mode.st_uid != 0 or loose:

@@ -4,19 +4,26 @@
 
     /run/libvirt-guestnet/          0700 root, gone at boot like everything it describes
     ├── domains/UUID.json           the taps guarded for a running domain
+    ├── lock                        held while receipts and chains change
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
+    ├── plugging/PORTID.json        a NIC being plugged into a running domain: its helper still waits for the tap
     └── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
 
-Every file is written whole and renamed into place, one per object: hooks of different domains never share a file, and
-libvirt runs the hooks of one domain one after another, so nothing here needs a lock. A tap's receipt names its domain,
-so a late `release` of an old domain leaves a reused tap name alone.
+Every file is written whole and renamed into place. A tap's receipt is written before its chain and removed after it, a
+domain's file is written after its receipts and removed before them: so whatever is in the kernel has a receipt,
+whoever was killed when. A receipt without a tap is garbage that the next call sweeps up.
+
+The lock stops hooks of different domains, plug helpers, `guestnet` and the nft processes of killed hooks from seeing
+each other's half-made changes. A receipt names its domain and its tap's index in the kernel, so that a late `release`
+of an old domain leaves a reused tap name alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+import time
+from fcntl import LOCK_EX, flock
 from typing import Any, NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
@@ -25,7 +32,8 @@ ROOT = "/run/libvirt-guestnet"
 
 
 class PortReceipt(NamedTuple):
-    """One guarded tap. Addresses and prefixes are text as in `ipaddress`; `portid` is libvirt's network port UUID."""
+    """One guarded tap. Addresses and prefixes are text as in `ipaddress`; `portid` is libvirt's network port UUID;
+    `ifindex` is the tap's in the kernel; `own` says that the policy is the port's own, not its network's default."""
 
     tap: str
     mac: str
@@ -36,6 +44,8 @@ class PortReceipt(NamedTuple):
     owned: tuple[str, ...] = ()
     routed: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    ifindex: int = 0
+    own: bool = False
 
 
 class NetworkReceipt(NamedTuple):
@@ -58,11 +68,43 @@ class NetworkReceipt(NamedTuple):
     overlay: str = ""
 
 
+class Plugging(NamedTuple):
+    """A NIC being plugged in: libvirt's port UUID, and the domain and MAC it is for."""
+
+    portid: str
+    uuid: str
+    mac: str
+
+
+class Lock:
+    """Held inside a `with`; gives the descriptor to hand on to a process that must finish under it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> int:
+        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            flock(self.file, LOCK_EX)
+        except BaseException:  # our deadline
+            os.close(self.file)
+            raise
+        return self.file
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.file)
+
+
 class State:
     """The directory tree above. Reading what is not there gives None or nothing; a damaged file is an error."""
 
     def __init__(self, root: str = ROOT) -> None:
         self.root = root
+
+    def lock(self) -> Lock:
+        """Everything below that changes something wants this held. Waits; hooks have a deadline of their own."""
+        os.makedirs(self.root, 0o700, exist_ok=True)
+        return Lock(f"{self.root}/lock")
 
     def network(self, name: str) -> NetworkReceipt | None:
         fields = self._read("networks", name)
@@ -70,7 +112,7 @@ class State:
             return None
         pairs = {key: tuple(map(tuple, fields.get(key, ()))) for key in ("reservations", "dynamic")}
         plain = {key: tuple(fields.get(key, ())) for key in ("subnets", "hosts")}
-        return NetworkReceipt(**{**fields, **pairs, **plain})
+        return NetworkReceipt(**_known(NetworkReceipt._fields, {**fields, **pairs, **plain}))
 
     def networks(self) -> list[NetworkReceipt]:
         return [r for name in _names(f"{self.root}/networks") if (r := self.network(name))]
@@ -86,43 +128,81 @@ class State:
         if fields is None:
             return None
         lists = {key: tuple(fields.get(key, ())) for key in ("owned", "routed", "excluded")}
-        return PortReceipt(**{**fields, **lists})
+        return PortReceipt(**_known(PortReceipt._fields, {**fields, **lists}))
 
     def ports(self) -> list[PortReceipt]:
         return [r for tap in _names(f"{self.root}/ports") if (r := self.port(tap))]
 
-    def put_ports(self, uuid: str, receipts: list[PortReceipt]) -> None:
-        """Records the guarded taps of a domain, in an order that a kill at any moment leaves removable."""
-        known = {*self.taps(uuid), *(r.tap for r in receipts)}
-        self._write("domains", uuid, {"taps": sorted(known)})
-        for receipt in receipts:
-            self._write("ports", receipt.tap, receipt._asdict())
+    def tapnames(self) -> set[str]:
+        """The taps that have a receipt."""
+        return set(_names(f"{self.root}/ports"))
 
-    def has_domain(self, uuid: str) -> bool:
-        """Whether anything is recorded for a domain."""
-        return self._read("domains", uuid) is not None
+    def put_ports(self, uuid: str, receipts: list[PortReceipt]) -> None:
+        """Records guarded taps of a domain, taking them over from whoever had the names before."""
+        for receipt in receipts:
+            old = self.port(receipt.tap)
+            self._write("ports", receipt.tap, receipt._asdict())
+            if old is not None and old.uuid != uuid:
+                self._list(old.uuid, set(self.taps(old.uuid)))
+        self._list(uuid, {*self.taps(uuid), *(r.tap for r in receipts)})
 
     def taps(self, uuid: str) -> list[str]:
         """The taps recorded for a domain that no other domain has taken over since."""
         fields = self._read("domains", uuid) or {}
         receipts = ((str(tap), self.port(str(tap))) for tap in fields.get("taps", ()))
-        return [tap for tap, receipt in receipts if receipt is None or receipt.uuid == uuid]
+        return [tap for tap, receipt in receipts if receipt is not None and receipt.uuid == uuid]
 
-    def drop_ports(self, uuid: str, taps: list[str]) -> None:
-        """Forgets taps of a domain; the domain itself with the last one."""
-        left = sorted(set(self.taps(uuid)) - set(taps))
+    def drop_ports(self, taps: list[str]) -> None:
+        """Forgets taps, whosever they are."""
         for tap in taps:
-            self._remove("ports", tap)
-        if left:
-            self._write("domains", uuid, {"taps": left})
+            receipt = self.port(tap)
+            if receipt is not None:
+                self._list(receipt.uuid, set(self.taps(receipt.uuid)) - {tap})
+                self._remove("ports", tap)
+
+    def _list(self, uuid: str, taps: set[str]) -> None:
+        if taps:
+            self._write("domains", uuid, {"taps": sorted(taps)})
         else:
             self._remove("domains", uuid)
 
     def forget_ports(self) -> None:
         """Forgets every guarded tap, of every domain."""
-        for kind in ("domains", "ports"):
+        for kind in ("domains", "ports", "plugging"):
             for name in _names(f"{self.root}/{kind}"):
                 self._remove(kind, name)
+
+    def domains(self) -> list[str]:
+        """The UUIDs of the domains that have guarded taps."""
+        return _names(f"{self.root}/domains")
+
+    def forget_domain(self, uuid: str) -> None:
+        """What is left of a domain that is gone."""
+        for plugging in self.pluggings():
+            if plugging.uuid == uuid:
+                self.drop_plugging(plugging.portid)
+        self._remove("domains", uuid)
+
+    def prune(self, seconds: float) -> None:
+        """Removes domains without taps, and what plug helpers left that have been killed `seconds` ago or earlier."""
+        for uuid in self.domains():
+            self._list(uuid, set(self.taps(uuid)))
+        for plugging in self.pluggings():
+            if time.time() - os.stat(self._path("plugging", plugging.portid)).st_mtime > seconds:
+                self.drop_plugging(plugging.portid)
+
+    def plugging(self, portid: str) -> Plugging | None:
+        fields = self._read("plugging", portid)
+        return None if fields is None else Plugging(**_known(Plugging._fields, fields))
+
+    def pluggings(self) -> list[Plugging]:
+        return [p for name in _names(f"{self.root}/plugging") if (p := self.plugging(name))]
+
+    def put_plugging(self, plugging: Plugging) -> None:
+        self._write("plugging", plugging.portid, plugging._asdict())
+
+    def drop_plugging(self, portid: str) -> None:
+        self._remove("plugging", portid)
 
     def _path(self, kind: str, name: str) -> str:
         if not name or "/" in name or "\0" in name or len(name.encode()) > 250:
@@ -135,6 +215,8 @@ class State:
                 fields = json.loads(file.read(16 << 20))
         except FileNotFoundError:
             return None
+        except ValueError:
+            fields = None
         if not isinstance(fields, dict):
             raise GuestnetError(f"{self._path(kind, name)} is damaged: remove it and run `guestnet hooks sync`")
         return fields
@@ -143,14 +225,21 @@ class State:
         path = self._path(kind, name)
         os.makedirs(self.root, 0o700, exist_ok=True)
         os.makedirs(f"{self.root}/{kind}", 0o700, exist_ok=True)
-        draft = f"{self.root}/.{kind}-{os.getpid()}"
+        draft = f"{self.root}/.draft"  # under the lock; one that a killed hook left is simply overwritten
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
             json.dump(fields, file)
         os.replace(draft, path)
 
     def _remove(self, kind: str, name: str) -> None:
-        with suppress(FileNotFoundError):
+        try:
             os.unlink(self._path(kind, name))
+        except FileNotFoundError:
+            return
+
+
+def _known(names: tuple[str, ...], fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what another version of guestnet wrote, so that an upgrade can take over running guests."""
+    return {key: value for key, value in fields.items() if key in names}
 
 
 def _names(directory: str) -> list[str]:

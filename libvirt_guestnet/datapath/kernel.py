@@ -1,4 +1,4 @@
-"""The only module that changes the kernel: nft batches, and bridges over netlink.
+"""Changes of the kernel beside nft batches: bridges and devices over netlink.
 
 pyroute2 takes 100 ms to import, so the port path does without it; only making, filling and removing bridges needs it.
 """
@@ -7,35 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from libvirt_guestnet.datapath.nft import NFT_SECONDS
+from libvirt_guestnet.datapath.nft import nft as nft  # noqa: PLC0414  as kernel.nft it is known
 from libvirt_guestnet.errors import GuestnetError
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-NFT_SECONDS = 10.0
 ALIAS = "libvirt-guestnet"
-
-
-def nft(batch: str) -> None:
-    """Applies an nft batch in one transaction: all of it or, with a GuestnetError, nothing."""
-    if not batch:
-        return
-    try:
-        done = subprocess.run(
-            ["nft", "-f", "-"], input=batch.encode(), capture_output=True, timeout=NFT_SECONDS, check=False
-        )
-    except FileNotFoundError as error:
-        raise GuestnetError("nft is not installed: install the package nftables") from error
-    except subprocess.TimeoutExpired as error:
-        raise GuestnetError(f"nft did not finish within {NFT_SECONDS:.0f} s; nothing was changed") from error
-    if done.returncode != 0:
-        first = done.stderr[:2000].decode(errors="replace").strip().split("\n")[0]
-        raise GuestnetError(f"nft refused the change: {first}")
 
 
 def dropped_frames() -> dict[str, int]:
@@ -45,12 +28,7 @@ def dropped_frames() -> dict[str, int]:
     """
     import json
 
-    listed = ["nft", "-j", "list", "table", "netdev", "guestnet"]
-    try:
-        done = subprocess.run(listed, capture_output=True, timeout=NFT_SECONDS, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise GuestnetError(f"nft cannot list what is guarded: {error}") from error
-    items = json.loads(done.stdout)["nftables"] if done.returncode == 0 else []
+    items = json.loads(_list("table", "netdev", "guestnet") or '{"nftables": []}')["nftables"]
     names = [item["chain"]["name"].partition("-") for item in items if "chain" in item]
     dropped = {tap: 0 for kind, _, tap in names if kind == "tap"}
     for rule in (item["rule"] for item in items if "rule" in item):
@@ -60,14 +38,25 @@ def dropped_frames() -> dict[str, int]:
     return dropped
 
 
-def device_exists(name: str) -> bool:
-    """Whether this network namespace has such a device."""
-    import socket
+def guarded_taps() -> set[str]:
+    """Every tap that has a chain of ours. Raises GuestnetError when nft does not answer."""
+    import json
 
+    items = json.loads(_list("chains", "netdev") or '{"nftables": []}')["nftables"]
+    chains = [item["chain"] for item in items if "chain" in item]
+    return {chain["name"].partition("-")[2] for chain in chains if chain["table"] == "guestnet"}
+
+
+def _list(*what: str) -> bytes:
+    """`nft -j list`; nothing where there is no such thing."""
+    import subprocess
+
+    argv = ["nft", "-j", "list", *what]
     try:
-        return socket.if_nametoindex(name) > 0
-    except OSError:
-        return False
+        done = subprocess.run(argv, capture_output=True, timeout=NFT_SECONDS, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise GuestnetError(f"nft cannot list what is guarded: {error}") from error
+    return done.stdout if done.returncode == 0 else b""
 
 
 def ensure_uplink_bridge(bridge: str, device: str, network: str) -> None:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from libvirt_guestnet.datapath import filters, kernel, overlay
+from libvirt_guestnet.datapath import filters, links
+from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import intent, xmlread
+from libvirt_guestnet.hook import hotplug, intent, xmlread
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
@@ -51,39 +52,114 @@ def guard(domain: xmlread.Node, state: State) -> None:
     Receipts come first, so that a kill leaves nothing unknown.
     """
     uuid = domain.text_of("uuid")
+    receipts, batch = _wanted(domain, state)
+    with state.lock() as hold:
+        stale = _stale(domain, {receipt.tap for receipt in receipts}, state)
+        if receipts:
+            state.put_ports(uuid, receipts)
+        nft(batch + (filters.release(stale) if stale else ""), hold)
+        state.drop_ports(stale)
+
+
+def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]:
     receipts = intent.port_receipts(domain, state.network)
-    stale = sorted({*state.taps(uuid)} - {receipt.tap for receipt in receipts})
     batch = "".join(filters.guard(intent.guard_of(receipt)) for receipt in receipts)
-    if receipts:
-        state.put_ports(uuid, receipts)
-    kernel.nft(batch + (filters.release(stale) if stale else ""))
-    if stale:
-        state.drop_ports(uuid, stale)
+    return [_measured(receipt) for receipt in receipts], batch
+
+
+def _measured(receipt: PortReceipt) -> PortReceipt:
+    index = links.index_of(receipt.tap)
+    if not index:
+        raise GuestnetError(f"domain {receipt.domain!r}: tap {receipt.tap} does not exist, so nothing to guard")
+    return receipt._replace(ifindex=index)
+
+
+def _stale(domain: xmlread.Node, guarded: set[str], state: State) -> list[str]:
+    """Taps with a receipt that nobody is guarded by: this domain's others, names it took over, and those gone."""
+    uuid = domain.text_of("uuid")
+    present = {nic.get("dev") for nic in domain.all("devices/interface/target")}
+    taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != uuid}
+    mine = {tap for tap in state.taps(uuid) if not (tap in present and _network_sleeps(tap, state))}
+    return sorted((mine | taken_over | _gone(state)) - guarded)
+
+
+def _network_sleeps(tap: str, state: State) -> bool:
+    """Whether a port guarded by its network's defaults sits on a network that was destroyed: it keeps what it has."""
+    receipt = state.port(tap)
+    return receipt is not None and not receipt.own and state.network(receipt.network) is None
+
+
+def _gone(state: State) -> set[str]:
+    """What hooks left that were killed: receipts of taps that no longer exist."""
+    return state.tapnames() - links.names()
+
+
+def sweep(state: State) -> None:
+    """Takes away what killed hooks left behind: its next owner must not inherit a tap's old filter."""
+    if _gone(state):
+        with state.lock() as hold:
+            _release(sorted(_gone(state)), state, hold)
 
 
 def release(domain: xmlread.Node, state: State) -> None:
     """Takes the filters of a domain that is gone away again."""
-    _release(domain.text_of("uuid"), state, lambda _receipt: True)
+    uuid = domain.text_of("uuid")
+    with state.lock() as hold:
+        _release(sorted({*state.taps(uuid), *_gone(state)}), state, hold)
+        state.forget_domain(uuid)
+
+
+def _release(taps: list[str], state: State, hold: int) -> None:
+    if taps:
+        nft(filters.release(taps), hold)
+    state.drop_ports(taps)
+
+
+def create_port(hook_data: xmlread.Node, state: State) -> None:
+    """Keeps the network's freshest XML for the domain's `start`; where there will be none, leaves a helper behind."""
+    remember_network(hook_data, state)
+    found = hotplug.plug(hook_data)
+    if found is None:
+        return
+    sweep(state)
+    if intent.port_receipts(found.domain_with(), state.network) and hotplug.moves(found, state):
+        hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state))
+
+
+def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
+    """The helper's work, once the new NIC's tap is there. Raises GuestnetError."""
+    receipts, batch = _wanted(found.domain_with(tap), state)
+    with state.lock() as hold:
+        known = state.port(tap)
+        unplugged_again = state.plugging(found.portid) is None
+        done = known is not None and (known.portid, known.ifindex) == (found.portid, links.index_of(tap))
+        if not unplugged_again and not done:
+            state.put_ports(found.uuid, receipts)
+            nft(batch, hold)
 
 
 def release_port(hook_data: xmlread.Node, state: State) -> None:
     """Takes the filter of an unplugged NIC away, once its tap is gone.
 
-    A NIC that merely moved to another network has a new port by now, and its tap lives on: it stays guarded.
+    A NIC that merely moved to another network has a new port by now, and its tap lives on: it stays guarded, unless
+    only the old network wanted that.
     """
     port = hook_data.one("networkport")
-    if port is not None:
-        portid = port.text_of("uuid")
-        _release(port.text_of("owner/uuid"), state, lambda r: r.portid == portid and not kernel.device_exists(r.tap))
-
-
-def _release(uuid: str, state: State, wanted: Callable[[PortReceipt], bool]) -> None:
-    if not state.has_domain(uuid):
+    if port is None:
         return
-    taps = [tap for tap in state.taps(uuid) if (receipt := state.port(tap)) is None or wanted(receipt)]
-    if taps:
-        kernel.nft(filters.release(taps))
-    state.drop_ports(uuid, taps)
+    portid, uuid = port.text_of("uuid"), port.text_of("owner/uuid")
+    with state.lock() as hold:
+        state.drop_plugging(portid)
+        mine = [r for r in map(state.port, state.taps(uuid)) if r and r.portid == portid]
+        _release([r.tap for r in mine if not links.index_of(r.tap) or _left(r, state)], state, hold)
+
+
+def _left(receipt: PortReceipt, state: State) -> bool:
+    """Whether a tap moved to where nobody guards it."""
+    network = state.network(receipt.network)
+    moved = network is not None and links.master_of(receipt.tap) not in ("", network.bridge)
+    expected = any((p.uuid, p.mac) == (receipt.uuid, receipt.mac) for p in state.pluggings())
+    return moved and not receipt.own and not expected
 
 
 def prepare_network(hook_data: xmlread.Node, state: State) -> None:
@@ -91,33 +167,50 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
     network = _network(hook_data)
     name, nic, vxlan = network.text_of("name"), intent.uplink(network), intent.overlay(network)
     if nic is not None:
+        from libvirt_guestnet.datapath import kernel
+
         kernel.ensure_uplink_bridge(nic.bridge, nic.device, name)
     if vxlan is not None:
+        from libvirt_guestnet.datapath import overlay
+
         overlay.ensure_overlay(vxlan, name)
 
 
 def remember_network(hook_data: xmlread.Node, state: State) -> None:
     """Keeps what the network's XML says for ports that have no policy of their own."""
     network = _network(hook_data)
-    receipt = intent.network_receipt(network)
-    if receipt is None:
-        state.drop_network(network.text_of("name"))
-    else:
+    name, receipt = network.text_of("name"), intent.network_receipt(network)
+    if receipt is not None:
         nic, vxlan = intent.uplink(network), intent.overlay(network)
         made = nic is not None or vxlan is not None
-        state.put_network(receipt._replace(made_bridge=made, overlay=vxlan.device if vxlan else ""))
+        receipt = receipt._replace(made_bridge=made, overlay=vxlan.device if vxlan else "")
+    if receipt == state.network(name):
+        return
+    with state.lock():
+        if receipt is None:
+            state.drop_network(name)
+        else:
+            state.put_network(receipt)
 
 
 def forget_network(hook_data: xmlread.Node, state: State) -> None:
     """Forgets a network that was stopped, with the bridge that our hook made for it."""
-    name = _network(hook_data).text_of("name")
+    _forget_network(_network(hook_data).text_of("name"), state)
+
+
+def _forget_network(name: str, state: State) -> None:
     receipt = state.network(name)
-    if receipt is not None and receipt.made_bridge:
+    if receipt is None:
+        return
+    if receipt.made_bridge:
         _remove_bridge(receipt, state)
-    state.drop_network(name)
+    with state.lock():
+        state.drop_network(name)
 
 
 def _remove_bridge(receipt: NetworkReceipt, state: State) -> None:
+    from libvirt_guestnet.datapath import kernel, overlay
+
     if receipt.overlay:
         overlay.remove_overlay(receipt.bridge, receipt.overlay)
     elif not any(other.bridge == receipt.bridge for other in state.networks() if other.name != receipt.name):
@@ -133,7 +226,7 @@ def _network(hook_data: xmlread.Node) -> xmlread.Node:
 
 FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
     function.__name__: function
-    for function in (guard, release, release_port, prepare_network, remember_network, forget_network)
+    for function in (guard, release, create_port, release_port, prepare_network, remember_network, forget_network)
 }
 
 
@@ -144,10 +237,37 @@ def guard_domain(xml: bytes) -> None:
 
 def release_tap(uuid: str, tap: str) -> None:
     """Takes the filter of one unplugged NIC of a domain away. Raises GuestnetError."""
-    _release(uuid, State(), lambda receipt: receipt.tap == tap)
+    state = State()
+    with state.lock() as hold:
+        _release([tap] if tap in state.taps(uuid) else [], state, hold)
 
 
 def release_all() -> None:
     """Takes every filter away, of running guests too: what uninstalling the hooks means. Raises GuestnetError."""
-    kernel.nft(filters.remove())
-    State().forget_ports()
+    state = State()
+    with state.lock() as hold:
+        nft(filters.remove(), hold)
+        state.forget_ports()
+
+
+def adopt_network(xml: bytes) -> None:
+    """Keeps what an active network's XML says, as `started` would. Raises GuestnetError."""
+    hook_data = xmlread.Node("hookData", {})
+    hook_data.children = [xmlread.parse(xml)]
+    remember_network(hook_data, State())
+
+
+def tidy(active_networks: set[str], known_networks: set[str]) -> None:
+    """Removes what no running guest and no active network needs: receipts, and chains that nobody has a receipt for.
+
+    `known_networks`: those that had a receipt before anybody asked which are active. Raises GuestnetError.
+    """
+    from libvirt_guestnet.datapath import kernel
+
+    state = State()
+    for name in sorted(known_networks - active_networks):
+        _forget_network(name, state)
+    with state.lock() as hold:
+        living = {r.tap for r in state.ports() if r.ifindex == links.index_of(r.tap)}
+        _release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
+        state.prune(2 * hotplug.HELPER_SECONDS)

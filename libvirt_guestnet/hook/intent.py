@@ -115,7 +115,7 @@ def _port_receipt(domain: Node, nic: Node, policies: dict[str, Node], network_of
         portid=_attribute(nic, "source", "portid"),
     )
     if policy is not None:
-        return _by_policy(bare, policy, network)
+        return _by_policy(bare._replace(own=True), policy, network)
     return _by_network(bare, network) if network else None
 
 

@@ -14,41 +14,59 @@ _MAX_STDIN = 16 << 20
 # kill a running guest (reconnect) or ignore us anyway.
 VETO, REPORT = "veto", "report"
 
-# (hook, operation): (function in `hook.entry`, on failure, why here)
-TABLE = {
+# (hook, operation): (function in `hook.entry` or None, on failure, why). docs/lifecycle.md names the tests of each row.
+TABLE: dict[tuple[str, str], tuple[str | None, str, str]] = {
+    ("qemu", "prepare"): (None, REPORT, "no tap and no port yet; a start that fails later calls `release`"),
     ("qemu", "start"): ("guard", VETO, "taps exist, QEMU does not run yet: the only race-free moment"),
+    ("qemu", "started"): (None, REPORT, "too late to guard: the vCPUs run; nothing is announced for a guest yet"),
+    ("qemu", "restore"): (None, REPORT, "`start` follows; anything on stdout would replace the domain's XML"),
+    ("qemu", "migrate"): (None, REPORT, "`start` follows; anything on stdout would replace the domain's XML"),
     ("qemu", "reconnect"): ("guard", REPORT, "the daemon restarted: repair what is missing, never kill the guest"),
+    ("qemu", "stopped"): (None, REPORT, "`release` follows, also after a failed start and after migration away"),
     ("qemu", "release"): ("release", REPORT, "the guest is gone, after a failed start too"),
     ("network", "start"): ("prepare_network", VETO, "the bridge of a bridged network must exist before libvirt looks"),
     ("network", "started"): ("remember_network", VETO, "defaults for ports without a policy of their own"),
     ("network", "updated"): ("remember_network", REPORT, "reservations may have changed"),
-    ("network", "port-created"): ("remember_network", VETO, "the freshest XML, just before the domain's `start`"),
+    ("network", "port-created"): ("create_port", VETO, "in a running guest a new tap follows, and no other call"),
     ("network", "port-deleted"): ("release_port", REPORT, "a NIC was unplugged; its chain would outlive the tap"),
-    ("network", "stopped"): ("forget_network", REPORT, "remove the bridge that we made"),
+    ("network", "stopped"): ("forget_network", REPORT, "remove the bridge that we made; guests on it stay guarded"),
 }
+
+_STATE = "/run/libvirt-guestnet"
+_RUNNING = "/run/libvirt/qemu"
 
 
 def run(hook: str, argv: list[str]) -> int:
     """Runs one hook call; returns its exit status. argv is that of the hook: [file, object, operation, …]."""
     operation = argv[2] if len(argv) > 2 else ""
-    row = TABLE.get((hook, operation))
-    if row is None:
+    function, on_failure, _ = TABLE.get((hook, operation), (None, REPORT, ""))
+    if function is None:
         return 0
     data = sys.stdin.buffer.read(_MAX_STDIN + 1)
-    if not _concerns_us(hook, operation, data):
+    if not _concerns_us(function, data):
         return 0
     from libvirt_guestnet.hook import entry
 
-    return entry.call(hook, argv, row[0], row[1] == VETO, data)
+    return entry.call(hook, argv, function, on_failure == VETO, data)
 
 
-def _concerns_us(hook: str, operation: str, data: bytes) -> bool:
+def _concerns_us(function: str, data: bytes) -> bool:
+    """Whether the object carries something of ours, or may be on or in something that does."""
     if _OURS in data or len(data) > _MAX_STDIN:
         return True
+    if function == "create_port":
+        # A running domain's own policy is not on stdin, and its network may have none.
+        return any(name.endswith(".xml") for name in _names(_RUNNING))
+    if function in ("prepare_network", "remember_network", "forget_network"):
+        return bool(_names(f"{_STATE}/networks"))
+    # A plain domain may be on a marked network, or reuse the name of a tap whose `release` was killed.
+    return bool(_names(f"{_STATE}/networks") or _names(f"{_STATE}/ports"))
+
+
+def _names(directory: str) -> list[str]:
     import os
 
-    known = "networks" if hook == "qemu" and operation != "release" else "domains"
     try:
-        return bool(os.listdir(f"/run/libvirt-guestnet/{known}"))
+        return os.listdir(directory)
     except FileNotFoundError:
-        return False
+        return []

@@ -1,0 +1,135 @@
+"""Network devices as the kernel announces them, over a bare rtnetlink socket: pyroute2 would cost a hook 100 ms."""
+
+from __future__ import annotations
+
+import _socket  # the socket module's own core: `socket` would cost a hook 3 ms
+import os
+import select
+import struct
+import time
+from collections.abc import Iterator
+
+_NETLINK_ROUTE, _RTMGRP_LINK = 0, 1
+_RTM_NEWLINK = 16
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER = 1, 3, 10
+_SO_RCVBUFFORCE = 33
+_HEADER, _IFINFO, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=HH")
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+
+def index_of(name: str) -> int:
+    """The index of a device in this network namespace, 0 where there is none. No two devices ever share one."""
+    try:
+        return _socket.if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def names() -> set[str]:
+    """Every device of this network namespace."""
+    return {name for _, name in _socket.if_nameindex()}
+
+
+def master_of(name: str) -> str:
+    """The bridge (or OVS datapath) that a device is in, or ""."""
+    try:
+        return os.path.basename(os.readlink(f"/sys/class/net/{name}/master"))
+    except OSError:
+        return ""
+
+
+def is_bridge(name: str) -> bool:
+    """Whether a device is a Linux bridge."""
+    return os.path.isdir(f"/sys/class/net/{name}/bridge")
+
+
+def tap_mac(guest_mac: str) -> str:
+    """The MAC libvirt gives the tap of a NIC: the guest's, starting with fe."""
+    return f"fe{guest_mac[2:]}"
+
+
+def set_down(name: str) -> None:
+    """Takes a device down. Raises OSError."""
+    import fcntl
+
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        request = struct.pack("16sh14x", name.encode(), 0)
+        (flags,) = struct.unpack_from("=h", fcntl.ioctl(sock.fileno(), _SIOCGIFFLAGS, request), 16)
+        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), flags & ~_IFF_UP))
+    finally:
+        sock.close()
+
+
+class Watch:
+    """Hears of every device from the moment it is made, so nothing that appears later can be missed."""
+
+    def __init__(self) -> None:
+        kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+        self._socket = _socket.socket(_socket.AF_NETLINK, kind, _NETLINK_ROUTE)
+        self._socket.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, 4 << 20)
+        self._socket.bind((0, _RTMGRP_LINK))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def tap(self, guest_mac: str, bridge: str, seconds: float) -> str:
+        """Waits for the tap of a guest's NIC to join a bridge; returns its name, or "" when it does not in time."""
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            if not poll.poll(left * 1000):
+                break
+            for name, mac, master in self._heard():
+                if mac == tap_mac(guest_mac) and _is_in(master, bridge):
+                    return name
+        return ""
+
+    def _heard(self) -> Iterator[tuple[str, str, int]]:
+        try:
+            return links(self._socket.recv(1 << 16))
+        except BlockingIOError:
+            return iter(())
+        except OSError:  # ENOBUFS: events were lost, so look at everything
+            return _all_links()
+
+
+def _is_in(master: int, bridge: str) -> bool:
+    # A tap on Open vSwitch has the datapath as its master, whatever its bridge is called.
+    return master != 0 and (master == index_of(bridge) or not is_bridge(bridge))
+
+
+def links(data: bytes) -> Iterator[tuple[str, str, int]]:
+    """(name, MAC, index of the master or 0) of every RTM_NEWLINK in a datagram; a malformed rest is left out."""
+    while len(data) >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(data)
+        if not _HEADER.size <= length <= len(data):
+            return
+        if kind == _RTM_NEWLINK and length >= _HEADER.size + _IFINFO.size:
+            found = dict(_attributes(data[_HEADER.size + _IFINFO.size : length]))
+            name = found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+            yield name, found.get(_IFLA_ADDRESS, b"").hex(":"), int.from_bytes(found.get(_IFLA_MASTER, b""), "little")
+        data = data[length + 3 & ~3 :]
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        if not _ATTRIBUTE.size <= length <= len(data):
+            return
+        yield kind & 0x3FFF, data[_ATTRIBUTE.size : length]
+        data = data[length + 3 & ~3 :]
+
+
+def _all_links() -> Iterator[tuple[str, str, int]]:
+    for name in sorted(names()):
+        try:
+            with open(f"/sys/class/net/{name}/address") as file:
+                mac = file.read(100).strip()
+        except OSError:
+            continue
+        yield name, mac, index_of(master_of(name))

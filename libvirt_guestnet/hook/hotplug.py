@@ -1,0 +1,151 @@
+"""NICs plugged into running guests by anybody: libvirt calls `port-created` before the tap exists and tells no name.
+
+So `port-created` leaves a helper behind that hears of every new device and guards the tap the moment it joins its
+bridge: milliseconds later, where a guest needs a tenth of a second to find its new NIC. The helper is a fork of the
+hook, with everything imported and its rtnetlink socket listening; if it cannot be made, the attach is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from libvirt_guestnet.datapath import links
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import xmlread
+from libvirt_guestnet.hook.xmlread import Node
+from libvirt_guestnet.state import Plugging, State
+
+# libvirt's own record of a running domain: not there yet when a domain starts, there when a NIC is plugged in.
+STATUS = "/run/libvirt/qemu/{}.xml"
+HELPER_SECONDS = 10
+_TAPS = ("network", "bridge")
+# Only to check a policy before the real name is known.
+_NO_TAP_YET = "guestnet-new"
+
+
+class Plug:
+    """A NIC that is being plugged into a running domain."""
+
+    def __init__(self, domain: Node, port: Node, network: str) -> None:
+        plug = port.one("plug")
+        self.domain, self.port, self.network = domain, port, network
+        self.uuid, self.mac = domain.text_of("uuid"), _mac(port)
+        self.portid = port.text_of("uuid")
+        self.type = plug.get("type") if plug else ""
+        self.bridge = plug.get("bridge") if plug else ""
+
+    def domain_with(self, tap: str = _NO_TAP_YET) -> Node:
+        """The domain with this NIC alone, as a later hook call would show it."""
+        kind = "network" if self.type in _TAPS else self.type
+        nic = Node("interface", {"type": kind})
+        nic.children = [
+            *(child for child in self.port.children if child.tag not in ("uuid", "owner", "plug")),
+            Node("source", {"network": self.network, "portid": self.portid, "bridge": self.bridge}),
+            Node("target", {"dev": tap}),
+        ]
+        devices, domain = Node("devices", {}), Node("domain", {})
+        devices.children = [nic]
+        domain.children = [*(c for c in self.domain.children if c.tag in ("name", "uuid", "metadata")), devices]
+        return domain
+
+
+def plug(hook_data: Node) -> Plug | None:
+    """The NIC being plugged, or None where the call is part of a start or of a restart of the daemon."""
+    network, port = hook_data.one("network"), hook_data.one("networkport")
+    if network is None or port is None:
+        return None
+    domain = running(port.text_of("owner/name"), port.text_of("owner/uuid"))
+    if domain is None or _plugged(domain, port.text_of("uuid")):
+        return None
+    return Plug(domain, port, network.text_of("name"))
+
+
+def running(name: str, uuid: str) -> Node | None:
+    """What libvirt has on record for a running domain, with its metadata; None while it starts or does not run."""
+    try:
+        with open(STATUS.format(name), "rb") as file:
+            domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return domain if domain is not None and domain.text_of("uuid") == uuid else None
+
+
+def _plugged(domain: Node, portid: str) -> bool:
+    # The daemon restarts: the port is an old one, and `reconnect` will come for it.
+    return any(source.get("portid") == portid for source in domain.all("devices/interface/source"))
+
+
+def _mac(port: Node) -> str:
+    mac = port.one("mac")
+    return mac.get("address").lower() if mac else ""
+
+
+def moves(found: Plug, state: State) -> bool:
+    """Whether a tap will join the bridge: not where an attached NIC only changes and stays where it is."""
+    for tap in state.taps(found.uuid):
+        receipt = state.port(tap)
+        if receipt is not None and receipt.mac == found.mac and links.index_of(tap) == receipt.ifindex:
+            return links.master_of(tap) != found.bridge
+    return True
+
+
+def leave_helper(found: Plug, state: State, guard: Callable[[str], None]) -> None:
+    """Leaves a process behind that calls `guard` with the name of the tap. Raises OSError when it cannot be made."""
+    watch = links.Watch()
+    with state.lock():
+        state.put_plugging(Plugging(found.portid, found.uuid, found.mac))
+    middle = os.fork()
+    if middle == 0:
+        _detach(lambda: _help(watch, found, state, guard))
+    watch.close()
+    if os.waitpid(middle, 0)[1] != 0:
+        raise GuestnetError(
+            "the helper that would guard the new NIC could not be started: is the host out of processes?"
+        )
+
+
+def _detach(work: Callable[[], None]) -> None:
+    """In the middle process: makes the helper a child of init and ends."""
+    status = 1
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            _run_detached(work)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _run_detached(work: Callable[[], None]) -> None:
+    import signal
+
+    signal.alarm(2 * HELPER_SECONDS)
+    try:
+        # libvirt waits until nobody holds the hook's pipes any more.
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        work()
+    finally:
+        os._exit(0)
+
+
+def _help(watch: links.Watch, found: Plug, state: State, guard: Callable[[str], None]) -> None:
+    tap = watch.tap(found.mac, found.bridge, HELPER_SECONDS)
+    try:
+        if tap:
+            guard(tap)
+    except Exception as error:  # closed, whatever the bug: nobody else will guard this NIC
+        links.set_down(tap)
+        _log(f"domain {found.domain.text_of('name')}: new NIC {found.mac} cannot be guarded, {tap} is down: {error}")
+    finally:
+        with state.lock():
+            state.drop_plugging(found.portid)
+
+
+def _log(text: str) -> None:
+    import syslog
+
+    syslog.openlog("libvirt-guestnet", facility=syslog.LOG_DAEMON)
+    syslog.syslog(syslog.LOG_ERR, " ".join(text.split()))
