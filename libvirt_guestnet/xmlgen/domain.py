@@ -64,7 +64,9 @@ def _boot(image: TinyImage) -> Element:
 def _cpu(virt_type: str) -> Element:
     if virt_type == "kvm":
         return node("cpu", mode="host-passthrough")
-    return node("cpu", node("model", text="qemu64"), mode="custom", match="exact")
+    # QEMU 7.2 emulates cmpxchg16b with garbage in the flags: guest kernels that use it panic now and then.
+    broken = node("feature", policy="disable", name="cx16")
+    return node("cpu", node("model", text="qemu64"), broken, mode="custom", match="exact")
 
 
 def _devices(topology: Topology, guest: Guest, hostmap: HostMap) -> Iterator[Element]:

@@ -83,7 +83,7 @@ class Bench:
         config_file = self.directory / f"{guest.name}.config"
         config_file.write_text(guest_config(self.topology, guest) if config is None else config)
         socket, console = self.directory / f"{guest.name}.agent", self.directory / f"{guest.name}.console"
-        argv = ["qemu-system-x86_64", "-M", "pc,accel=tcg", "-cpu", "qemu64", "-m", str(guest.memory_mib)]
+        argv = ["qemu-system-x86_64", "-M", "pc,accel=tcg", "-cpu", "qemu64,-cx16", "-m", str(guest.memory_mib)]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"]
         argv += ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", CMDLINE]
         argv += ["-fw_cfg", f"name={FWCFG},file={config_file}", "-device", "virtio-serial"]
