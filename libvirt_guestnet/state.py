@@ -33,7 +33,12 @@ ROOT = "/run/libvirt-guestnet"
 
 class PortReceipt(NamedTuple):
     """One guarded tap. Addresses and prefixes are text as in `ipaddress`; `portid` is libvirt's network port UUID;
-    `ifindex` is the tap's in the kernel; `own` says that the policy is the port's own, not its network's default."""
+    `ifindex` is the tap's in the kernel; `own` says that the policy is the port's own, not its network's default.
+
+    `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the host's DHCP server if the port's own address is
+    what that one acknowledges; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` how long an answer holds, in
+    seconds.
+    """
 
     tap: str
     mac: str
@@ -46,13 +51,22 @@ class PortReceipt(NamedTuple):
     excluded: tuple[str, ...] = ()
     ifindex: int = 0
     own: bool = False
+    pairs: tuple[tuple[str, str], ...] = ()
+    roles: tuple[str, ...] = ()
+    privacy: bool = False
+    log: bool = False
+    dhcp: tuple[str, ...] = ()
+    dhcp_mac: str = ""
+    bridge: str = ""
+    lease: int = 0
 
 
 class NetworkReceipt(NamedTuple):
     """One active network that carries our metadata.
 
     `reservations` maps a MAC to its addresses; `dynamic` are the first and last address of each DHCP range;
-    `hosts` are the host's own addresses in it; `made_bridge` says that our hook made the bridge, and `overlay` names
+    `hosts` are the host's own addresses in it, `mac` its MAC, `lease` its DHCP server's longest lease in seconds;
+    `privacy` and `log` are defaults for ports; `made_bridge` says that our hook made the bridge, and `overlay` names
     the VXLAN device in it.
     """
 
@@ -65,6 +79,10 @@ class NetworkReceipt(NamedTuple):
     reservations: tuple[tuple[str, str], ...] = ()
     dynamic: tuple[tuple[str, str], ...] = ()
     made_bridge: bool = False
+    mac: str = ""
+    lease: int = 0
+    privacy: bool = False
+    log: bool = False
     overlay: str = ""
 
 
@@ -127,8 +145,9 @@ class State:
         fields = self._read("ports", tap)
         if fields is None:
             return None
-        lists = {key: tuple(fields.get(key, ())) for key in ("owned", "routed", "excluded")}
-        return PortReceipt(**_known(PortReceipt._fields, {**fields, **lists}))
+        lists = {key: tuple(fields.get(key, ())) for key in ("owned", "routed", "excluded", "roles", "dhcp")}
+        pairs = tuple(map(tuple, fields.get("pairs", ())))
+        return PortReceipt(**_known(PortReceipt._fields, {**fields, **lists, "pairs": pairs}))
 
     def ports(self) -> list[PortReceipt]:
         return [r for tap in _names(f"{self.root}/ports") if (r := self.port(tap))]

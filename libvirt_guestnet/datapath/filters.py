@@ -29,22 +29,25 @@ class Server(NamedTuple):
     """The host's DHCP server on the port's network: what it acknowledges to the port becomes the port's own address.
 
     `mac` is the host's on that bridge ("" if unknown); a learnt address is forgotten `lease_seconds` after the last
-    answer. `leases` are what the server's own lease file says already: address and seconds left.
+    answer, or at once if the port `is_new`. `leases` are what the server's own lease file says already: address and
+    seconds left.
     """
 
     addresses: tuple[Prefix, ...]
     mac: str
     lease_seconds: int
     leases: tuple[tuple[IPv4Address, int], ...] = ()
+    is_new: bool = False
 
 
 class PortGuard(NamedTuple):
     """What one port may send.
 
     `owned`: its addresses (or prefixes, where the address is not known) as IP source and in ARP and ND.
-    `virtual`: further MAC addresses (VRRP, CARP), each with the addresses it may announce, which are owned too.
-    `routed`: prefixes it may use as IP source only. `excluded`: carved out of every prefix of all of these; a single
-    owned address is never excluded. `roles`: of ROLES. `log`: the kernel log tells about drops, at a limited rate.
+    `pairs`: more that it owns, each with the MAC address that may announce it beside the port's own (VRRP, CARP) or "".
+    `routed`: prefixes it may use as IP source only. `excluded`: carved out of every owned or routed prefix; a single
+    owned address is never excluded, nor is a pair. `roles`: of ROLES. `log`: the kernel log tells of drops, at a
+    limited rate.
     """
 
     tap: str
@@ -52,7 +55,7 @@ class PortGuard(NamedTuple):
     owned: tuple[Prefix, ...] = ()
     routed: tuple[Prefix, ...] = ()
     excluded: tuple[Prefix, ...] = ()
-    virtual: tuple[tuple[str, tuple[Prefix, ...]], ...] = ()
+    pairs: tuple[tuple[str, Prefix], ...] = ()
     roles: tuple[str, ...] = ()
     server: Server | None = None
     log: bool = False
@@ -142,6 +145,7 @@ def _learning(tap: str, mac: str, server: Server) -> list[str]:
     hook = f'type filter hook egress device "{tap}" priority filter; policy accept;'
     return [
         f"add set {TABLE} learnt-{tap} {_SET}",
+        *([f"flush set {TABLE} learnt-{tap}"] if server.is_new else []),
         f"add chain {TABLE} told-{tap} {{ {hook} }}",
         f"flush chain {TABLE} told-{tap}",
         f"add rule {TABLE} told-{tap} {answer} "
@@ -184,9 +188,11 @@ class _Rules:
 
     def __init__(self, port: PortGuard) -> None:
         self.port, self.tap, self.mac = port, port.tap, check_mac(port.mac)
-        self.virtual = [(check_mac(mac), prefixes) for mac, prefixes in port.virtual]
-        self.macs = list(dict.fromkeys([self.mac, *(mac for mac, _ in self.virtual)]))
-        self.lent = tuple(prefix for _, prefixes in self.virtual for prefix in prefixes)
+        self.virtual: dict[str, list[Prefix]] = {}
+        for mac, prefix in port.pairs:
+            if mac:
+                self.virtual.setdefault(check_mac(mac), []).append(prefix)
+        self.macs = list(dict.fromkeys([self.mac, *self.virtual]))
 
     def all(self) -> list[str]:
         chains = {
@@ -209,14 +215,18 @@ class _Rules:
 
     def _owned(self, version: int) -> Ranges:
         mine = [IPv6Network(link_local(self.mac))] if version == 6 else []
-        return ranges(version, [*mine, *self.port.owned, *self.lent], self.port.excluded)
+        return merge([*ranges(version, mine), *self._given(version)])
+
+    def _given(self, version: int) -> Ranges:
+        pairs = ranges(version, [prefix for _, prefix in self.port.pairs])
+        return merge([*ranges(version, self.port.owned, self.port.excluded), *pairs])
 
     def _learnt(self) -> list[str]:
         return [f"@learnt-{self.tap}"] if self.port.server else []
 
     def _announcers(self, version: int) -> list[tuple[str, Ranges]]:
         """Each MAC with the addresses it may announce: the port's own all of them."""
-        lent = ((mac, ranges(version, prefixes, self.port.excluded)) for mac, prefixes in self.virtual)
+        lent = ((mac, ranges(version, prefixes)) for mac, prefixes in self.virtual.items())
         return [(mac, spans) for mac, spans in ((self.mac, self._owned(version)), *lent) if spans]
 
     def _ethernet(self) -> list[str]:
@@ -240,7 +250,7 @@ class _Rules:
     def _common(self) -> list[str]:
         """What most frames are, in one rule each: nft compares MAC and EtherType at once."""
         own = f"ether saddr {self.mac} ether type"
-        known6 = ranges(6, [*self.port.owned, *self.lent], self.port.excluded)
+        known6 = self._given(6)
         return [
             *(f"{own} ip ip saddr {source} goto ip4sent-{self.tap}" for source in self._sources()),
             *([f"{own} ip6 ip6 saddr {as_set(6, known6)} goto ip6own-{self.tap}"] if known6 else []),

@@ -22,7 +22,12 @@ ALIAS = "libvirt-guestnet"
 
 
 def dropped_frames() -> dict[str, int]:
-    """By guarded tap, the frames its port security has dropped. Lists every port: not for the hook path.
+    """By guarded tap, the frames its port security has dropped. Raises GuestnetError when nft does not answer."""
+    return {tap: sum(reasons.values()) for tap, reasons in drops_by_reason().items()}
+
+
+def drops_by_reason() -> dict[str, dict[str, int]]:
+    """By guarded tap and reason, the frames its port security has dropped. Lists every port: not for the hook path.
 
     Raises GuestnetError when nft does not answer.
     """
@@ -30,11 +35,13 @@ def dropped_frames() -> dict[str, int]:
 
     items = json.loads(_list("table", "netdev", "guestnet") or '{"nftables": []}')["nftables"]
     names = [item["chain"]["name"].partition("-") for item in items if "chain" in item]
-    dropped = {tap: 0 for kind, _, tap in names if kind == "tap"}
+    dropped: dict[str, dict[str, int]] = {tap: {} for kind, _, tap in names if kind == "tap"}
     for rule in (item["rule"] for item in items if "rule" in item):
-        if {"drop": None} in rule["expr"]:
-            tap = rule["chain"].partition("-")[2]
-            dropped[tap] += sum(e["counter"]["packets"] for e in rule["expr"] if "counter" in e)
+        packets = sum(e["counter"]["packets"] for e in rule["expr"] if "counter" in e)
+        if packets and {"drop": None} in rule["expr"]:
+            reasons = dropped[rule["chain"].partition("-")[2]]
+            reason = rule.get("comment", "other")
+            reasons[reason] = reasons.get(reason, 0) + packets
     return dropped
 
 

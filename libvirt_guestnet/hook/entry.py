@@ -10,7 +10,7 @@ from types import FrameType
 from libvirt_guestnet.datapath import filters, links
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import hotplug, intent, xmlread
+from libvirt_guestnet.hook import hotplug, intent, known, xmlread
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
@@ -62,9 +62,10 @@ def guard(domain: xmlread.Node, state: State) -> None:
 
 
 def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]:
-    receipts = intent.port_receipts(domain, state.network)
-    batch = "".join(filters.guard(intent.guard_of(receipt)) for receipt in receipts)
-    return [_measured(receipt) for receipt in receipts], batch
+    planned = (known.completed(receipt, state) for receipt in intent.port_receipts(domain, state.network))
+    receipts = [_measured(receipt) for receipt in planned]
+    batch = "".join(filters.guard(intent.guard_of(r, known.leases(r), known.is_new(r, state))) for r in receipts)
+    return receipts, batch
 
 
 def _measured(receipt: PortReceipt) -> PortReceipt:

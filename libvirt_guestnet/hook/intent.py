@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import PortGuard, check_device, check_mac, eui64
+from libvirt_guestnet.datapath.filters import PortGuard, Server, check_device, check_mac, eui64
 from libvirt_guestnet.datapath.overlay import Overlay
 from libvirt_guestnet.datapath.ranges import Prefix
 from libvirt_guestnet.errors import GuestnetError
@@ -15,6 +15,7 @@ from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt
 
 _TAPS = ("network", "bridge", "ethernet")
+Leases = tuple[tuple[IPv4Address, int], ...]
 _NetworkOf = Callable[[str], NetworkReceipt | None]
 
 
@@ -40,7 +41,24 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         hosts=tuple(ip.get("address") for ip in network.all("ip")),
         reservations=tuple(_reservations(network)),
         dynamic=tuple((r.get("start"), r.get("end")) for r in network.all("ip/dhcp/range")),
+        mac=_attribute(network, "mac", "address").lower(),
+        lease=max((_lease(r) for r in network.all("ip/dhcp/range")), default=0),
+        privacy=ours.get("privacy") == "yes",
+        log=ours.get("log") == "yes",
     )
+
+
+_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
+_DNSMASQ_LEASE = 3600
+_FOREVER = 10 * 365 * 86400  # <lease expiry='0'/>
+
+
+def _lease(dhcp_range: Node) -> int:
+    """Seconds; libvirt's <lease expiry= unit=> counts minutes unless told otherwise."""
+    lease = dhcp_range.one("lease")
+    if lease is None or not lease.get("expiry").isdigit():
+        return _DNSMASQ_LEASE
+    return int(lease.get("expiry")) * _UNITS.get(lease.get("unit") or "minutes", 60) or _FOREVER
 
 
 def uplink(network: Node) -> Uplink | None:
@@ -115,8 +133,25 @@ def _port_receipt(domain: Node, nic: Node, policies: dict[str, Node], network_of
         portid=_attribute(nic, "source", "portid"),
     )
     if policy is not None:
-        return _by_policy(bare._replace(own=True), policy, network)
-    return _by_network(bare, network) if network else None
+        return _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
+    return _with_defaults(_by_network(bare, network), network) if network else None
+
+
+def _with_policy(receipt: PortReceipt, policy: Node, network: NetworkReceipt | None) -> PortReceipt:
+    defaulted = _with_defaults(receipt, network) if network else receipt
+    pairs = ((p.get("mac").lower(), str(_prefix(p.get("prefix")))) for p in policy.all(f"{NAMESPACE} pair", "|"))
+    receipt = defaulted._replace(
+        pairs=tuple(pairs),
+        roles=tuple(role.get("name") for role in policy.all(f"{NAMESPACE} role", "|")),
+        log=policy.get("log") == "yes" if policy.get("log") else defaulted.log,
+    )
+    if policy.get("privacy"):
+        return receipt._replace(privacy=policy.get("privacy") == "yes")
+    return receipt
+
+
+def _with_defaults(receipt: PortReceipt, network: NetworkReceipt) -> PortReceipt:
+    return receipt._replace(privacy=network.privacy, log=network.log)
 
 
 def _guarded(policy: Node | None, network: NetworkReceipt | None) -> bool:
@@ -152,10 +187,14 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     learnt = (*reserved, *_slaac(bare.mac, network))
     if reserved:
         return bare._replace(owned=learnt)
-    if network.dynamic:
-        taken = tuple(ip for _, ip in network.reservations)
-        return bare._replace(owned=(*learnt, *_dynamic(network)), excluded=(*bare.excluded, *taken))
-    return _unknown(bare, network)
+    if not network.dynamic:
+        return _unknown(bare, network)
+    taken = (*bare.excluded, *(ip for _, ip in network.reservations))
+    known = bare._replace(owned=(*learnt, *_dynamic(network, 6)), excluded=taken)
+    server = tuple(host for host in network.hosts if "." in host)
+    if not server or not network.bridge:
+        return known._replace(owned=(*known.owned, *_dynamic(network, 4)))
+    return known._replace(dhcp=server, dhcp_mac=network.mac, bridge=network.bridge, lease=network.lease)
 
 
 def _unknown(bare: PortReceipt, network: NetworkReceipt | None) -> PortReceipt:
@@ -171,20 +210,30 @@ def _slaac(mac: str, network: NetworkReceipt) -> Iterator[str]:
             yield str(eui64(subnet, mac))
 
 
-def _dynamic(network: NetworkReceipt) -> Iterator[str]:
+def _dynamic(network: NetworkReceipt, version: int) -> Iterator[str]:
     for start, end in network.dynamic:
-        if "." in start:
-            yield from map(str, summarize_address_range(IPv4Address(start), IPv4Address(end)))
+        first, last = _address(start), _address(end)
+        if first.version == version:
+            yield from map(str, summarize_address_range(first, last))
 
 
-def guard_of(receipt: PortReceipt) -> PortGuard:
-    """The filter's terms for a receipt. Raises GuestnetError on text that is no address or prefix."""
+def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> PortGuard:
+    """The filter's terms for a receipt; `leases` are what the host's DHCP server says the port has already. A port
+    that is new forgets what another learnt on its tap.
+
+    Raises GuestnetError on text that is no address or prefix.
+    """
+    server = Server(tuple(map(_prefix, receipt.dhcp)), receipt.dhcp_mac, receipt.lease, leases, is_new)
     return PortGuard(
         tap=receipt.tap,
         mac=receipt.mac,
         owned=tuple(map(_prefix, receipt.owned)),
         routed=tuple(map(_prefix, receipt.routed)),
         excluded=tuple(map(_prefix, receipt.excluded)),
+        pairs=tuple((mac, _prefix(prefix)) for mac, prefix in receipt.pairs),
+        roles=receipt.roles,
+        server=server if receipt.dhcp else None,
+        log=receipt.log,
     )
 
 
