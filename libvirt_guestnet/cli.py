@@ -171,6 +171,7 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
 def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb = _verb(verbs, "status", "commands.status", "show networks and ports: what is defined, running and guarded")
     _json(verb)
+    verb.add_argument("--drops", action="store_true", help="what port security dropped, by port and reason")
     text = "libvirt's hooks: install, uninstall (with every filter), status, or sync (guard what runs already)"
     verb = _verb(verbs, "hooks", "commands.hooks", text)
     verb.add_argument("action", choices=["install", "uninstall", "status", "sync"])

@@ -148,18 +148,21 @@ def schema(_args: Namespace) -> int:
 def status(args: Namespace) -> int:
     """`guestnet status`"""
     rows = status_rows(args.connect)
-    print(json.dumps(rows, indent=2) if args.json else status_text(rows), end="\n" if args.json else "")
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        sys.stdout.write(drops_text(rows) if args.drops else status_text(rows))
     return 0
 
 
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
     """The networks and ports of one topology, or of all. Raises GuestnetError."""
     from libvirt_guestnet import status as reporting
-    from libvirt_guestnet.datapath.kernel import dropped_frames
+    from libvirt_guestnet.datapath.kernel import drops_by_reason
     from libvirt_guestnet.state import State
     from libvirt_guestnet.virt import connect
 
-    dropped, state = dropped_frames(), State()
+    dropped, state = drops_by_reason(), State()
     with connect(uri) as connection:
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
         found = reporting.status(
@@ -169,11 +172,35 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
 
 
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
-    """A table of networks and one of ports."""
+    """A table of networks and one of ports, and aloud which of them nothing guards."""
     from libvirt_guestnet.table import table
 
     kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port"))
-    return "\n".join(table(found, ("kind", *skip)) for found in kinds if found)
+    tables = (table(found, ("kind", "trusted", "reasons", *skip)) for found in kinds if found)
+    return "\n".join([*tables, *_aloud(rows)])
+
+
+def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Paragraphs on ports without port security: those that are meant to be, and those that are not."""
+    running = [row for row in rows if row["kind"] == "port" and row["running"] and not row["guarded"]]
+    trusted = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if row["trusted"]]
+    bare = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if not row["trusted"] and row["tap"]]
+    said = [f"TRUSTED, no port security by their own policy: {', '.join(trusted)}\n"] if trusted else []
+    return said + ([f"UNGUARDED, try `guestnet hooks sync`: {', '.join(bare)}\n"] if bare else [])
+
+
+def drops_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """A table of what port security dropped, by port and reason."""
+    from libvirt_guestnet.table import table
+
+    found = []
+    for row in rows:
+        reasons = row.get("reasons")
+        for reason, frames in sorted(reasons.items()) if isinstance(reasons, dict) else ():
+            found.append(
+                {key: row[key] for key in ("guest", "port", "network", "tap")} | {"reason": reason, "frames": frames}
+            )
+    return table(found) or "nothing was dropped\n"
 
 
 def hooks(args: Namespace) -> int:

@@ -127,6 +127,7 @@ class Network:
     `bridge` is the bridge device: made by libvirt for nat, route, open, isolated; for mode bridge it is the bridge
     behind `physical_network`. `physical_network` is the uplink label: required for bridge, optional for nat and
     route (traffic then leaves only through that label), else None. `gateway` is "host", a guest's name or None.
+    `privacy_addresses` and `log_drops` are defaults of the ports, see there.
     `mac` is the MAC address of the host's bridge interface (None for mode bridge). `guarded` is the default for
     port security of all ports. `vlan` (1-4094) is the access VLAN of all ports. `vxlan` (mode bridge only) stands in
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
@@ -145,6 +146,8 @@ class Network:
     isolated_ports: bool = False
     bandwidth: Bandwidth | None = None
     guarded: bool = True
+    privacy_addresses: bool = False
+    log_drops: bool = False
     autostart: bool = True
     vlan: int | None = None
     vxlan: Vxlan | None = None
@@ -167,6 +170,24 @@ class PortAddress:
     assignment: Assignment
 
 
+@dataclass(frozen=True)
+class AddressPair:
+    """Addresses that a port may use beside its own, and the MAC address it announces them with (None: its own).
+
+    Several ports may have the same pair: that is what a virtual IP is.
+    """
+
+    prefix: IPNetwork
+    mac: str | None = None
+
+
+class Role(StrEnum):
+    """What a port may be for its network beside a guest."""
+
+    DHCP_SERVER = "dhcp-server"
+    RA_SENDER = "ra-sender"
+
+
 class PortKind(StrEnum):
     """The libvirt <interface type=…> of a port."""
 
@@ -182,8 +203,10 @@ class Port:
     `tap` is the host-side device (`vme` + 8 hex digits unless given). `sources` are prefixes the guest may use as
     IP source beside its own addresses because it routes for them; `onlink` prefixes are carved out of them (a
     router never sends from an address whose owner sits on the same link). `default_route`: the guest's default
-    route leaves through this port. `isolated` and `guarded` (port security
-    applies) are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
+    route leaves through this port. `isolated`, `guarded` (port security applies), `privacy_addresses` and `log_drops`
+    are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
+    `privacy_addresses`: the port may use any address of the network's IPv6 /64s, and any link-local one, that no other
+    port is known by. `log_drops`: the kernel log tells of dropped frames.
     """
 
     name: str
@@ -199,6 +222,10 @@ class Port:
     isolated: bool = False
     bandwidth: Bandwidth | None = None
     guarded: bool = True
+    pairs: tuple[AddressPair, ...] = ()
+    roles: tuple[Role, ...] = ()
+    privacy_addresses: bool = False
+    log_drops: bool = False
     vlan: int | None = None
 
 

@@ -6,8 +6,8 @@ it (`port` is then empty), since an unlisted NIC is what one looks for in a stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.snapshot import (
@@ -46,7 +46,8 @@ class NetworkRow:
 class PortRow:
     """One NIC of a domain of ours. `guarded` is what the hooks applied: None while there is no tap.
 
-    `drops` counts the frames that port security dropped, None when unknown.
+    `trusted` is what the policy says: no port security at all. `drops` counts the frames that port security dropped,
+    None when unknown; `reasons` has them by reason.
     """
 
     topology: str
@@ -60,13 +61,15 @@ class PortRow:
     addresses: tuple[str, ...]
     guarded: bool | None
     drops: int | None
+    trusted: bool = False
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     def json(self) -> dict[str, object]:
-        return {"kind": "port", **asdict(self), "addresses": list(self.addresses)}
+        return {"kind": "port", **asdict(self), "addresses": list(self.addresses), "reasons": dict(self.reasons)}
 
 
 Row = NetworkRow | PortRow
-Drops = Callable[[str], int | None]
+Drops = Callable[[str], Mapping[str, int] | None]
 
 
 def status(
@@ -78,7 +81,7 @@ def status(
     """Every network and port of one topology, or of all; networks first.
 
     `receipt` says what the hooks applied to a tap (their state under /run unless given), `drops` how many frames its
-    port security has dropped. Raises GuestnetError when the state under /run is damaged.
+    port security has dropped, by reason. Raises GuestnetError when the state under /run is damaged.
     """
     known = State().port if receipt is None else receipt
     rows: list[Row] = [_network(n, snapshot) for n in snapshot.networks if _shown(n.topology, topology)]
@@ -114,6 +117,7 @@ def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], dr
             continue  # a NIC that its owner manages
         device = tap(interface) or "" if domain.live is not None else ""
         applied = receipt(device) if device else None
+        reasons = drops(device) if device else None
         yield PortRow(
             topology=domain.topology or "",
             guest=domain.name,
@@ -125,7 +129,9 @@ def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], dr
             link=_link(interface),
             addresses=() if policy is None else tuple(a.get("ip", "") for a in policy.iterfind(_ADDRESS)),
             guarded=(applied is not None and applied.uuid == domain.uuid) if device else None,
-            drops=drops(device) if device else None,
+            drops=None if reasons is None else sum(reasons.values()),
+            trusted=policy is not None and policy.get("guarded") == "no",
+            reasons=reasons or {},
         )
 
 

@@ -334,7 +334,11 @@ class _Rules:
             f"{nd} nd-neighbor-advert ip6 length 32 @th,64,128 {as_raw(spans)} @th,192,64 0x0201{_hex(mac)} accept"
             for mac, spans in self._announcers(6)
         ]
-        announces = [f"{nd} nd-router-advert accept"] if RA_SENDER in self.port.roles else []
+        announces = (
+            [f"{nd} nd-router-advert ip6 saddr fe80::/10 ip6 hoplimit 255 accept"]
+            if RA_SENDER in self.port.roles
+            else []
+        )
         return [
             *_PLAIN6,
             f"{nd} nd-neighbor-solicit ip6 length 24 accept",

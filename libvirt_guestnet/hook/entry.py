@@ -69,7 +69,7 @@ def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]
 
 
 def _measured(receipt: PortReceipt) -> PortReceipt:
-    index = links.index_of(receipt.tap)
+    index = links.index_of(filters.check_device(receipt.tap))
     if not index:
         raise GuestnetError(f"domain {receipt.domain!r}: tap {receipt.tap} does not exist, so nothing to guard")
     return receipt._replace(ifindex=index)

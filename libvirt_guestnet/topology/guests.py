@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import addressing
-from ..model import Guest, Mode, Port
+from ..model import AddressPair, Guest, Mode, Port
 from . import routers
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
 from .networks import HOST, Scope, Segment, bandwidth
 from .report import Report, shown
-from .spec import At, value
+from .spec import At, value, values
 
 _DEFAULT_MEMORY_MIB = 128
 
@@ -143,7 +143,15 @@ class Guests:
             isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
             bandwidth=bandwidth(given.bandwidth, self._report),
             guarded=given.guarded.value if given.guarded else bool(seg is None or seg.network.guarded),
+            pairs=tuple(AddressPair(pair.address.value, value(pair.mac)) for pair in given.allowed_pairs or ()),
+            roles=values(given.roles),
+            privacy_addresses=_flag(given.privacy_addresses, bool(seg and seg.network.privacy_addresses)),
+            log_drops=_flag(given.log_drops, bool(seg and seg.network.log_drops)),
             vlan=value(given.vlan),
         )
         self.placed.append(Placed(guest, given, port))
         return port
+
+
+def _flag(given: At[bool] | None, default: bool) -> bool:
+    return given.value if given else default

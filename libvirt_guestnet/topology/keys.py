@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ..model import FORGERIES, Family, IPAddress, IPNetwork, Mode, PortKind, Service
+from ..model import FORGERIES, Family, IPAddress, IPNetwork, Mode, PortKind, Role, Service
 from . import kinds
 from .kinds import Image, Link
 from .spec import At, Decl, ListOf, MapOf, Record, key
@@ -120,7 +120,30 @@ class NetworkDecl(Decl):
     guarded: At[bool] = key(
         kinds.BOOL, "Port security: a guest can only send from its own MAC and IP addresses.", default=True
     )
+    privacy_addresses: At[bool] = key(
+        kinds.BOOL,
+        "Guests choose their IPv6 addresses themselves (RFC 7217, RFC 8981; Windows and macOS do unless told "
+        "otherwise): any address of the network's /64s passes, and any link-local one, that no other port is known by.",
+        default=False,
+    )
+    log_drops: At[bool] = key(
+        kinds.BOOL,
+        "What port security drops appears in the kernel log, with port and reason, at most 5 per second and rule.",
+        default=False,
+    )
     autostart: At[bool] = key(kinds.BOOL, "Start the network together with the host.", default=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairDecl(Decl):
+    """Addresses a port may use beside its own, such as a virtual IP."""
+
+    address: At[IPNetwork] = key(
+        kinds.PAIR, "An address or a prefix, such as 10.0.0.100 or 10.0.0.96/28.", required=True
+    )
+    mac: At[str] | None = key(
+        kinds.MAC, "The MAC address they are announced with, such as a VRRP router's. Left out: the port's own."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +175,20 @@ class PortDecl(Decl):
         kinds.BOOL, "Cannot reach other isolated ports. Left out: the network's isolated-ports."
     )
     bandwidth: BandwidthDecl | None = key(Record(BandwidthDecl), "Limits for this port.")
-    guarded: At[bool] | None = key(kinds.BOOL, "Port security. Left out: the network's.")
+    guarded: At[bool] | None = key(
+        kinds.BOOL,
+        "Port security; false trusts the guest with everything, and status says so. Left out: the network's.",
+    )
+    allowed_pairs: tuple[PairDecl, ...] | None = key(
+        ListOf(Record(PairDecl)), "Addresses it may use beside its own; several ports may share them."
+    )
+    roles: tuple[At[Role], ...] | None = key(
+        ListOf(kinds.ROLE), "dhcp-server: it may answer DHCP; ra-sender: it may announce itself as IPv6 router."
+    )
+    privacy_addresses: At[bool] | None = key(
+        kinds.BOOL, "The guest chooses its IPv6 addresses itself. Left out: the network's."
+    )
+    log_drops: At[bool] | None = key(kinds.BOOL, "Log what port security drops. Left out: the network's.")
     sources: tuple[At[IPNetwork], ...] | None = key(
         ListOf(kinds.PREFIX),
         "Prefixes the guest forwards for: it may send from them. Left out: derived from `router`.",

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_netw
 from typing import Any, TypeVar
 from uuid import UUID
 
-from ..model import FORGERIES, Family, IPAddress, IPNetwork, Mode, PortKind, Protocol, Service
+from ..model import FORGERIES, Family, IPAddress, IPNetwork, Mode, PortKind, Protocol, Role, Service
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -156,6 +156,15 @@ def _read_prefix(text: str) -> IPNetwork:
     raise ValueError(f"{shown(text)} has bits set beyond its prefix length; did you mean '{near}'?")
 
 
+def _read_pair(text: str) -> IPNetwork:
+    prefix = _read_prefix(text) if "/" in text else ip_network(_read_ip(text))
+    if prefix.prefixlen == 0:
+        raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
+    if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified:
+        raise ValueError(f"{text} is no address that a guest can send from")
+    return prefix
+
+
 def _read_subnet(text: str) -> IPNetwork:
     prefix = _read_prefix(text)
     reserved = IPv4Network("0.0.0.0/8")
@@ -232,6 +241,7 @@ IP = Kind(_read_ip, _pattern("[0-9A-Fa-f:.]+"))
 IPV4 = Kind(_read_ipv4, {"type": "string", "format": "ipv4"})
 PREFIX = Kind(_read_prefix, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
 SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
+PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
 SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
 PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
@@ -239,6 +249,7 @@ DNS_NAME = Kind(_read_dns_name, _pattern("[A-Za-z0-9_.-]+") | {"maxLength": 253}
 UUID_TEXT = Kind(_read_uuid, {"type": "string", "format": "uuid"})
 MODE = choice(Mode, "mode")
 PORT_KIND = choice(PortKind, "kind of port")
+ROLE = choice(Role, "role")
 FAMILY = choice(Family, "family")
 IMAGE = choice(Image, "image")
 LINK = choice(Link, "link state")

@@ -128,6 +128,8 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Seg
         isolated_ports=decl.isolated_ports.value,
         bandwidth=bandwidth(decl.bandwidth, report),
         guarded=decl.guarded.value,
+        privacy_addresses=decl.privacy_addresses.value,
+        log_drops=decl.log_drops.value,
         autostart=decl.autostart.value,
         vlan=value(decl.vlan),
         vxlan=vxlan,

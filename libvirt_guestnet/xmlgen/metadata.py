@@ -23,24 +23,40 @@ def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> 
         topology=topology.name,
         name=network.name,
         guarded=network.guarded,
+        privacy=network.privacy_addresses or None,
+        log=network.log_drops or None,
     )
 
 
 def domain_metadata(topology: Topology, guest: Guest) -> Element:
     """<guestnet:domain>: what each of the guest's ports may send. Set on users' own domains too."""
-    return _ours("domain", map(_port, guest.ports), topology=topology.name, guest=guest.name, image=guest.image)
+    return _ours(
+        "domain",
+        (_port(port, topology.network(port.network)) for port in guest.ports),
+        topology=topology.name,
+        guest=guest.name,
+        image=guest.image,
+    )
 
 
-def _port(port: Port) -> Element:
+def _unless_default(wanted: bool, default: bool) -> bool | None:
+    return None if wanted == default else wanted
+
+
+def _port(port: Port, network: Network) -> Element:
     return _ours(
         "port",
         [_ours("address", ip=address.ip) for address in port.addresses],
         [_ours("source", prefix=prefix) for prefix in port.sources],
         [_ours("onlink", prefix=prefix) for prefix in port.onlink],
+        [_ours("pair", prefix=pair.prefix, mac=pair.mac) for pair in port.pairs],
+        [_ours("role", name=role) for role in port.roles],
         mac=port.mac,
         name=port.name,
         network=port.network,
         guarded=port.guarded,
+        privacy=_unless_default(port.privacy_addresses, network.privacy_addresses),
+        log=_unless_default(port.log_drops, network.log_drops),
     )
 
 

@@ -2,6 +2,7 @@
 
 from lxml import etree
 
+from libvirt_guestnet import commands
 from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.state import PortReceipt
 from libvirt_guestnet.status import status
@@ -41,7 +42,9 @@ def receipt(tap: str) -> PortReceipt | None:
 
 
 def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
-    network, first, second = (row.json() for row in status(snapshot(True), None, receipt, {"vme1": 7}.get))
+    network, first, second = (
+        row.json() for row in status(snapshot(True), None, receipt, {"vme1": {"ARP": 3, "ND": 4}}.get)
+    )
     assert network == {
         "kind": "network",
         "topology": "t",
@@ -65,6 +68,8 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "addresses": ["10.61.2.1"],
         "guarded": True,
         "drops": 7,
+        "trusted": False,
+        "reasons": {"ARP": 3, "ND": 4},
     }
     assert (second["port"], second["link"], second["guarded"]) == ("", "down", False)  # a receipt of another domain
 
@@ -79,3 +84,16 @@ def test_a_users_own_nics_and_other_topologies_are_left_out() -> None:
         "52:54:00:61:0b:02"
     ]
     assert status(snapshot(True), "other", receipt) == []
+
+
+def test_people_are_told_aloud_what_nothing_guards() -> None:
+    rows = [row.json() for row in status(snapshot(True), None, receipt, {"vme1": {"ARP": 3, "ND": 4}}.get)]
+    assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03" in commands.status_text(rows)
+    trusted = [{**row, "guarded": False, "trusted": True} if row.get("port") == "p" else row for row in rows]
+    assert "TRUSTED, no port security by their own policy: b.p\n" in commands.status_text(trusted)
+    assert commands.drops_text(rows).split() == [
+        *("GUEST", "PORT", "NETWORK", "TAP", "REASON", "FRAMES"),
+        *("b", "p", "vlan1", "vme1", "ARP", "3"),
+        *("b", "p", "vlan1", "vme1", "ND", "4"),
+    ]
+    assert commands.drops_text([]) == "nothing was dropped\n"
