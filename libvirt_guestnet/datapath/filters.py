@@ -95,7 +95,7 @@ def guard(port: PortGuard) -> str:
     Addresses learnt by an earlier guard of the same tap stay learnt.
     """
     tap = check_device(port.tap)
-    lines = [f"add table {TABLE}"]
+    lines = [f"add table {TABLE}", *_SHARED]
     lines += [f"add chain {TABLE} {chain}-{tap}" for chain in _CHAINS]
     lines.append(
         f'add chain {TABLE} tap-{tap} {{ type filter hook ingress device "{tap}" priority filter; policy drop; }}'
@@ -168,17 +168,42 @@ def _hex(mac: str) -> str:
     return mac.replace(":", "")
 
 
+# Sets that are the same for every port exist once: nft reads the names of all sets and chains there are before it
+# changes a rule, and the kernel's listing gets slower with the square of their number.
+_SHARED: list[str] = []
+
+
+def _shared(name: str, kind: str, *elements: int) -> str:
+    """Declares such a set and returns how rules refer to it. Flushed each time: an older version's may differ."""
+    listed = ", ".join(map(str, elements))
+    _SHARED.extend((
+        f"add set {TABLE} {name} {{ type {kind}; size 32; }}",
+        f"flush set {TABLE} {name}",
+        f"add element {TABLE} {name} {{ {listed} }}",
+    ))  # fmt: skip
+    return f"@{name}"
+
+
+_UDP, _PIM = 17, 103
+
 # What may follow IP by itself. Everything else says who routes, queries, names or redirects (RFC 792, 1256, 6633).
-_ICMP = "{ 0, 3, 8, 10, 11, 12, 13, 14, 17, 42, 43 }"
+_ICMP = _shared("icmp-types", "icmp_type", 0, 3, 8, 10, 11, 12, 13, 14, 17, 42, 43)
 # Errors, echo, reports of a listener, node information, a mobile node's questions (RFC 4443, 3810, 4620, 6275).
-_ICMPV6 = "{ 1-4, 128, 129, 131, 132, 139, 140, 143, 144, 146, 160, 161 }"
+_ICMPV6 = _shared("icmpv6-types", "icmpv6_type", 1, 2, 3, 4, 128, 129, 131, 132, 139, 140, 143, 144, 146, 160, 161)
 # Reports and leave; not queries, DVMRP, PIM or MRD (RFC 3376, 4286).
-_IGMP = "{ 0x12, 0x16, 0x17, 0x22 }"
+_IGMP = _shared("igmp-types", "igmp_type", 0x12, 0x16, 0x17, 0x22)
 # Inside a fragment only an upper layer may begin: where nothing precedes it, no other fragment can change what it is
 # (RFC 7112, 7113). Extension headers, HIP, shim6 and those of experiments.
-_EXTENSIONS = "{ 0, 43, 44, 60, 135, 139, 140, 253, 254 }"
+_EXTENSIONS = _shared("extension-headers", "inet_proto", 0, 43, 44, 60, 135, 139, 140, 253, 254)
 # PIM makes a bridge take the port for a router's. Behind the others some receiver may look for more than nft does.
-_STRANGE = "pim, 139, 140, 253, 254"
+_STRANGE = _shared("never-plain", "inet_proto", _UDP, _PIM, 139, 140, 253, 254)
+# Listeners' reports: version 1, done, version 2.
+_MLD = _shared("mld-types", "icmpv6_type", 131, 132, 143)
+# Neighbour discovery with its inverse, and certification paths (RFC 4861, 3122, 3971).
+_ND = _shared("nd-types", "icmpv6_type", 133, 134, 135, 136, 137, 141, 142, 148, 149)
+# MLD queries, and multicast routers (RFC 4286).
+_ROUTERS = _shared("routers-types", "icmpv6_type", 130, 151, 152, 153)
+_TAGS = _shared("tag-types", "ether_type", 0x8100, 0x88A8, 0x9100, 0x9200, 0x9300)
 # Most of what a guest sends, decided early.
 _PLAIN6 = ("ip6 nexthdr tcp accept", "ip6 nexthdr udp udp dport != 546 accept")
 
@@ -243,7 +268,7 @@ class _Rules:
             f"ether type ip6 goto ip6-{tap}",
             # QEMU's announcement after a migration: RARP that asks for its own MAC and names no address.
             f"ether type 0x8035 @nh,0,64 0x0001080006040003 @nh,64,80 {own} @nh,144,80 {own} accept",
-            *self._drop("VLAN tag", "ether type { 0x8100, 0x88a8, 0x9100, 0x9200, 0x9300 }"),
+            *self._drop("VLAN tag", f"ether type {_TAGS}"),
             *self._drop("EtherType"),
         ]
 
@@ -293,7 +318,7 @@ class _Rules:
         server = ["udp sport 67 udp dport 68 accept"] if DHCP_SERVER in self.port.roles else []
         return [
             "meta l4proto tcp accept",
-            "udp dport != { 67, 68 } accept",
+            "udp dport != 67-68 accept",
             f"icmp type {_ICMP} accept",
             # The rest of a datagram whose first fragment, and with it its first eight octets, is judged like a whole.
             "ip frag-off & 0x1fff != 0 meta l4proto != pim accept",
@@ -303,9 +328,10 @@ class _Rules:
             *self._drop("DHCP server", "udp dport 68"),
             *self._drop("DHCP client", "udp dport 67"),
             *self._drop("ICMP type", "meta l4proto icmp"),
-            *self._drop("multicast router", "meta l4proto { igmp, pim }"),
+            *self._drop("multicast router", "meta l4proto igmp"),
+            *self._drop("multicast router", "meta l4proto pim"),
             # A transport that nft found, and that was not there for one of the rules above to judge.
-            "meta l4proto != { udp, pim } accept",
+            "meta l4proto != udp meta l4proto != pim accept",
             *self._drop("IPv4 header"),
         ]
 
@@ -321,7 +347,7 @@ class _Rules:
             f"{dad} ip6 length 32 @th,192,16 0x0e01 @th,64,128 {as_raw(owned)} accept",
             f"{unspecified} nd-router-solicit ip6 length 8 accept",
             # RFC 3590: MLD reports before there is an address; they carry a hop-by-hop header.
-            "ip6 saddr :: icmpv6 type { mld-listener-report, mld2-listener-report, mld-listener-done } accept",
+            f"ip6 saddr :: icmpv6 type {_MLD} accept",
             *self._drop("IPv6 source"),
         ]
 
@@ -363,10 +389,10 @@ class _Rules:
             "udp dport != 546 accept",
             f"icmpv6 type {_ICMPV6} accept",
             *self._drop("DHCPv6 server", "udp dport 546"),
-            *self._drop("ND", "icmpv6 type { 133-137, 141, 142, 148, 149 }"),
-            *self._drop("multicast router", "icmpv6 type { 130, 151-153 }"),
+            *self._drop("ND", f"icmpv6 type {_ND}"),
+            *self._drop("multicast router", f"icmpv6 type {_ROUTERS}"),
             *self._drop("multicast router", "meta l4proto pim"),
             *self._drop("ICMPv6 type", "meta l4proto icmpv6"),
-            f"meta l4proto != {{ udp, {_STRANGE} }} accept",
+            f"meta l4proto != {_STRANGE} accept",
             *self._drop("IPv6 header"),
         ]
