@@ -99,7 +99,16 @@ class Difference:
             return f"{self.path}: {self.actual} is not wanted"
         if self.actual is None:
             return f"{self.path}: {self.wanted} is missing"
+        if "\n" in self.wanted and self.actual:
+            return f"{self.path}: {_lines(self.wanted, self.actual)}"
         return f"{self.path}: {self.actual} -> {self.wanted}"
+
+
+def _lines(wanted: str, actual: str) -> str:
+    """Which lines of a text come and go, in one line."""
+    new, old = wanted.splitlines(), actual.splitlines()
+    changed = [f"-{line}" for line in old if line not in new] + [f"+{line}" for line in new if line not in old]
+    return ", ".join(changed) or "other order"
 
 
 def differences(wanted: Element, actual: Element, inherited: frozenset[str] = frozenset()) -> tuple[Difference, ...]:

@@ -81,14 +81,14 @@ def _hostmap(topology: Topology, real: Mapping[str, str]) -> HostMap:
     return HostMap({**made, **real})
 
 
-def _guest_agent(connection: Connection, name: str) -> Agent:
+def _guest_agent(connection: Connection, name: str, seconds: float = 10.0) -> Agent:
     xml = connection.live_xml(name)
     if xml is None:
         raise GuestnetError(f"guest {name} is not running: start it with `virsh start {name}`")
     for channel in parse_xml(xml).iterfind("devices/channel"):
         target, source = channel.find("target"), channel.find("source")
         if target is not None and source is not None and target.get("name") == CHANNEL:
-            return Agent.connect(source.get("path", ""), name=name)
+            return Agent.connect(source.get("path", ""), seconds, name)
     raise GuestnetError(f"guest {name} has no agent channel {CHANNEL}: is it a guest of this lab?")
 
 
@@ -107,6 +107,7 @@ def _local_agent(name: str, enter: list[str]) -> Iterator[Agent]:
 
 
 def _await(connection: Connection, name: str, tell: Progress) -> None:
-    with _guest_agent(connection, name) as agent:
+    # The agent answers only once the guest has booted, which a busy machine without KVM takes its time for.
+    with _guest_agent(connection, name, READY_SECONDS) as agent:
         agent.ready(READY_SECONDS)
     tell(f"guest {name} has its addresses")

@@ -52,14 +52,15 @@ class Lab:
     def virsh(self, *argv: str) -> str:
         return self.sandbox.run(["virsh", "-q", *argv], timeout=60).stdout
 
-    def python(self, code: str, *argv: str) -> str:
-        """Runs Python inside, with the topology loaded as `topology`."""
+    def python(self, code: str, *argv: str, text: str = "") -> str:
+        """Runs Python inside, with the topology (in `text`, or the lab's own) loaded as `topology`."""
         head = (
             "import sys; from libvirt_guestnet import topology as t; from libvirt_guestnet.lab import run; "
             "from libvirt_guestnet.virt import connect; topology = t.loads(sys.stdin.read(), 'test')\n"
         )
         command = self.sandbox.python(["-c", head + code, *argv])
-        done = subprocess.run(command, input=self.topology.read_text(), capture_output=True, text=True, timeout=120)
+        topology = text or self.topology.read_text()
+        done = subprocess.run(command, input=topology, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

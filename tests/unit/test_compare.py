@@ -96,6 +96,13 @@ def test_what_we_own_must_be_as_wanted(before: str, after: str, expected: str) -
     assert any(expected in text for text in differing), differing
 
 
+def test_of_a_long_text_only_the_lines_that_differ_are_told() -> None:
+    old = "<sysinfo><entry name='c'>guestnet 1\nnic net0 up\ngateway net0 10.0.0.1\n</entry></sysinfo>"
+    new = old.replace("gateway", "nic net1 up\ngateway").replace("10.0.0.1", "10.0.0.2")
+    expected = "sysinfo/entry[c]: -gateway net0 10.0.0.1, +nic net1 up, +gateway net0 10.0.0.2"
+    assert found(f"<domain>{new}</domain>", f"<domain>{old}</domain>") == [expected]
+
+
 def test_a_missing_reservation_is_named() -> None:
     gone = DUMPED.replace("<host mac='52:54:00:aa:00:01' name='a' ip='10.61.1.5'/>", "")
     assert found(NETWORK, gone) == [
