@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from libvirt_guestnet.changes import Change, Effects, Run
@@ -85,6 +85,11 @@ class KernelEffects:
         from libvirt_guestnet.hook.entry import release_tap
 
         release_tap(uuid, tap)
+
+    def kept_open(self, bridge: str) -> AbstractContextManager[None]:
+        from libvirt_guestnet.datapath.flows import kept_open
+
+        return kept_open(bridge)
 
 
 def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Element] | None = None) -> Wanted:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Effects(Protocol):
-    """What applying does to the kernel beside asking libvirt. All three are idempotent and raise GuestnetError."""
+    """What applying does to the kernel beside asking libvirt. All are idempotent and raise GuestnetError."""
 
     def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
         """Make the tap a port of the bridge (again), isolated from other isolated ports or not."""
@@ -29,6 +30,9 @@ class Effects(Protocol):
 
     def release(self, uuid: str, tap: str) -> None:
         """Remove the port security of a tap of that domain, once the tap is gone."""
+
+    def kept_open(self, bridge: str) -> AbstractContextManager[None]:
+        """Established connections over the bridge go on while libvirt replaces its rules; never fails."""
 
 
 @dataclass(frozen=True)

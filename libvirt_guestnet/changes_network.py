@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from lxml import etree
@@ -124,9 +125,11 @@ class SectionUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateNetwork(Change):
-    """Change DHCP, DNS or portgroup entries of an active network without a restart."""
+    """Change DHCP, DNS or portgroup entries of an active network without a restart; `bridge` where it has firewall
+    rules of libvirt's, which a change of DHCP takes away and puts back."""
 
     update: SectionUpdate
+    bridge: str | None = None
     VERB = "update"
     KIND = "network"
 
@@ -139,7 +142,9 @@ class UpdateNetwork(Change):
         command = "delete" if update.new is None else "add" if update.old is None else "modify"
         if (command, update.section) == ("delete", "dns-host"):
             xml = _only_address(str(xml))
-        run.libvirt.update_network(self.name, command, update.section, str(xml), update.parent)
+        reloads = self.bridge is not None and update.section.startswith("dhcp")
+        with run.effects.kept_open(self.bridge or "") if reloads else nullcontext():
+            run.libvirt.update_network(self.name, command, update.section, str(xml), update.parent)
 
 
 def _only_address(dns_host: str) -> str:

@@ -96,11 +96,17 @@ def _changes_live(difference: Difference, snapshot: Snapshot) -> bool:
 
 def _live_changes(element: Element, live: Element, name: str, found: tuple[Difference, ...]) -> Iterator[Change]:
     for update in section_updates(element, live):
-        yield UpdateNetwork(name, _describe(update), update=update)
+        yield UpdateNetwork(name, _describe(update), update=update, bridge=_bridge_with_rules(live))
     if any(d.path.startswith("metadata/") for d in found):
         new, old = element.find(NETWORK_MARK), live.find(NETWORK_MARK)
         if new is not None and old is not None:
             yield SetNetworkMetadata(name, summary(found), xml=api_text(new), old=api_text(old))
+
+
+def _bridge_with_rules(live: Element) -> str | None:
+    """The bridge of a network whose forwarding libvirt filters."""
+    forward = live.find("forward")
+    return bridge_of(live) if forward is not None and forward.get("mode", "nat") in ("nat", "route") else None
 
 
 def section_updates(wanted: Element, live: Element) -> list[SectionUpdate]:

@@ -9,7 +9,7 @@ import select
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,6 +88,9 @@ class Host:
 
     def release(self, uuid: str, tap: str) -> None:
         self._effect("release", uuid, tap)
+
+    def kept_open(self, _bridge: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _effect(self, *call: object) -> None:
         print(json.dumps(call), file=self.effects.stdin, flush=True)

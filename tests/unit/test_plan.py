@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +57,11 @@ class Recorder:
 
     def release(self, uuid: str, tap: str) -> None:
         self.calls.append(("release", tap))
+
+    @contextmanager
+    def kept_open(self, bridge: str) -> Iterator[None]:
+        self.calls.append(("kept open", bridge))
+        yield
 
 
 def want(text: str = TOPOLOGY) -> Wanted:
