@@ -1,4 +1,4 @@
-"""Rules that keep established connections open while libvirt works: there meanwhile, gone afterwards, even an old one."""
+"""Rules that keep established connections open while libvirt works: there meanwhile, gone afterwards, even old ones."""
 
 from __future__ import annotations
 
