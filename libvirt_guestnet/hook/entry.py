@@ -106,7 +106,9 @@ def release(domain: xmlread.Node, state: State) -> None:
     """Takes the filters of a domain that is gone away again."""
     uuid = domain.text_of("uuid")
     with state.lock() as hold:
-        _release(sorted({*state.taps(uuid), *_gone(state)}), state, hold)
+        named = {nic.get("dev") for nic in domain.all("devices/interface/target")} & state.tapnames()
+        mine = {tap for tap in named if (receipt := state.port(tap)) and receipt.uuid == uuid}
+        _release(sorted({*mine, *state.taps(uuid), *_gone(state)}), state, hold)
         state.forget_domain(uuid)
 
 

@@ -14,6 +14,8 @@ import pytest
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
 
+pytest.register_assert_rewrite("guests")
+
 
 def install_hooks(root: Path = Path("/")) -> list[list[str]]:
     """What `prepare` needs for our hooks: libvirt looks for hooks only when it starts."""

@@ -1,0 +1,129 @@
+"""A hook killed at any instruction leaves a state that the next call repairs; hooks side by side lose nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from box import Box
+from test_hook import DATA, DOMAIN, Hooks, _ours
+
+LIBRARY = Path(__file__).parents[2]
+# Runs one hook call and kills it with SIGKILL before the Nth line of ours that changes or reads anything.
+KILLED = f"""
+import os, sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook import entry, lifecycle
+left = int(sys.argv[1])
+def trace(frame, event, _):
+    global left
+    if not frame.f_code.co_filename.endswith(("/state.py", "/entry.py", "/hotplug.py", "/nft.py")):
+        return None
+    if event == "line":
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), 9)
+    return trace
+sys.settrace(trace)
+sys.exit(lifecycle.run(sys.argv[2], sys.argv[2:]))
+"""
+UUID = "61000001-0000-4000-8000-000000000001"
+START = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
+PLAIN = START.replace(b"61000001-", b"61000009-").replace(b"vnet", b"other").replace(b"libvirt-guestnet.org", b"x.org")
+STRIDE = 7
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Iterator[Hooks]:
+    box = Box()
+    plug(box)
+    yield Hooks(box, tmp_path)
+    box.close()
+
+
+def plug(box: Box, *taps: str) -> None:
+    for tap in taps or ("vnet0", "vnet1"):
+        box.ok("ip", "tuntap", "add", tap, "mode", "tap")
+
+
+def killed(hooks: Hooks, line: int, operation: str) -> bool:
+    """Whether the call got as far as that line."""
+    argv = [sys.executable, "-IS", "-c", KILLED, str(line), "qemu", "guesta", operation, "begin", "-"]
+    done = hooks.box.run("sh", "-c", '"$@"; echo $?', "sh", *argv, stdin=START)
+    assert done.stdout in (b"137\n", b"0\n"), done.stderr
+    return done.stdout == b"137\n"
+
+
+def exact(hooks: Hooks) -> None:
+    assert hooks.chains() == ["vnet0", "vnet1"]
+    assert hooks.receipts() == [f"{UUID}.json", "vnet0.json", "vnet1.json"]
+
+
+def test_a_killed_start_is_repaired_by_the_next_start(hooks: Hooks) -> None:
+    line = 1
+    while killed(hooks, line, "start"):
+        assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
+        exact(hooks)
+        line += STRIDE
+        assert hooks.call("qemu", "guesta", "release", "end", START) == (0, "")
+        assert (hooks.chains(), hooks.receipts()) == ([], [])
+    assert line > 40, "the start was hardly ever killed"
+
+
+def test_a_killed_start_is_cleaned_up_by_its_release(hooks: Hooks) -> None:
+    line = 2
+    while killed(hooks, line, "start"):
+        assert hooks.call("qemu", "guesta", "release", "end", START) == (0, "")
+        assert (hooks.chains(), hooks.receipts()) == ([], [])
+        line += STRIDE
+    assert line > 40
+
+
+def test_a_killed_reconnect_leaves_the_guest_guarded(hooks: Hooks) -> None:
+    assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
+    line = 3
+    while killed(hooks, line, "reconnect"):
+        exact(hooks)
+        line += STRIDE
+    exact(hooks)
+
+
+def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(hooks: Hooks) -> None:
+    plug(hooks.box, "other0", "other1")
+    line, going = 1, True
+    while going:
+        assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
+        for tap in ("vnet0", "vnet1"):
+            hooks.box.ok("ip", "link", "del", tap)
+        going = killed(hooks, line, "release")
+        assert hooks.call("qemu", "other", "start", "begin", PLAIN) == (0, "")
+        assert hooks.chains() == []
+        assert set(hooks.receipts()) <= {f"{UUID}.json"}, (
+            "at most an empty list of taps, until that guest or a sync comes"
+        )
+        plug(hooks.box)
+        line += STRIDE
+    assert line > 20
+    assert hooks.receipts() == []
+
+
+def test_starts_side_by_side_lose_nothing(hooks: Hooks) -> None:
+    taps = [f"side{number}" for number in range(16)]
+    plug(hooks.box, *taps)
+    path = str(hooks.root / "etc/libvirt/hooks/qemu.d/50-guestnet")
+    calls = []
+    for number in range(0, 16, 2):
+        xml = START.replace(b"61000001-", b"6200%04d-" % number)
+        xml = xml.replace(b"vnet0", taps[number].encode()).replace(b"vnet1", taps[number + 1].encode())
+        argv = ["nsenter", "-t", hooks.box.pid, "--net", "--mount", "--", path, f"g{number}", "start", "begin", "-"]
+        calls.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE))
+        calls[-1].stdin.write(xml)
+        calls[-1].stdin.close()
+    assert [call.wait(30) for call in calls] == [0] * 8
+    for call in calls:
+        call.stderr.close()
+    assert hooks.chains() == sorted(taps)
+    assert len(hooks.receipts()) == 8 + 16

@@ -1,0 +1,99 @@
+"""Every row of the table of hook calls, with what real daemons of both versions sent for it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from box import Box
+from test_hook import A1, A2, DATA, DOMAIN, NETWORK, VERSIONS, Hooks, _mac, _ours, _port_call
+
+from libvirt_guestnet.hook.lifecycle import TABLE
+
+NOTHING = sorted(row for row, (function, *_) in TABLE.items() if function is None)
+# Migration was captured between two daemons of 9.0.0 only.
+NOT_CAPTURED = {("11.3.0", "qemu", "migrate")}
+ROWS = [(v, *row) for v in VERSIONS for row in sorted(TABLE) if (v, *row) not in NOT_CAPTURED]
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Iterator[Hooks]:
+    box = Box()
+    yield Hooks(box, tmp_path)
+    box.close()
+
+
+def captured(version: str, hook: str, operation: str) -> list[tuple[str, str, bytes]]:
+    """(object, suboperation, stdin) of every captured call of a row, with metadata of ours."""
+    found = []
+    for file in sorted((DATA / version).glob(f"*/*-{hook}-*-{operation}-*.xml")):
+        parts = _port_call(file) if "port-" in file.stem else file.stem.split("-", 4)
+        xml = file.read_bytes()
+        macs = [_mac(xml, index) for index in range(xml.count(b"<interface type"))]
+        domain = DOMAIN.replace(A1, macs[0]).replace(A2, macs[-1]) if macs else DOMAIN
+        found.append((parts[2], parts[4], _ours(xml, domain if hook == "qemu" else NETWORK)))
+    return found
+
+
+@pytest.mark.parametrize(("version", "hook", "operation"), ROWS)
+def test_row(hooks: Hooks, version: str, hook: str, operation: str) -> None:
+    calls = captured(version, hook, operation)
+    assert calls, "no captured call"
+    taps = {tap for *_, xml in calls for tap in re.findall(r"<target dev='([^']+)'/>", xml.decode())}
+    for tap in taps:
+        hooks.box.ok("ip", "tuntap", "add", tap, "mode", "tap")
+    for name, sub, xml in calls:
+        # `call` also checks that nothing is on stdout, which would replace a domain's XML.
+        assert hooks.call(hook, name, operation, sub, xml) == (0, "")
+        if (hook, operation) in NOTHING:
+            assert hooks.box.run("ls", "/run/libvirt-guestnet").returncode != 0
+            assert hooks.chains() == []
+
+
+@pytest.mark.parametrize(("hook", "operation"), NOTHING)
+def test_a_row_of_nothing_costs_a_shell(hooks: Hooks, hook: str, operation: str) -> None:
+    path = hooks.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet"
+    path.write_text(path.read_text().replace("exec ", "exit 77; exec "))
+    assert hooks.call(hook, "guesta", operation, "begin", DOMAIN.encode()) == (0, "")
+    assert hooks.call(hook, "guesta", "start", "begin", DOMAIN.encode())[0] == 77
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_plugged_nic_is_guarded_when_its_tap_comes(hooks: Hooks, version: str) -> None:
+    ((name, _, xml),) = [c for c in captured_in(version, "attach-iface-network") if c[1] == "port-created"]
+    owner, uuid = re.findall(r"<owner>\s*<name>(.*?)</name>\s*<uuid>(.*?)</uuid>", xml.decode())[0]
+    status = (
+        f"<domstatus state='running'><domain><name>{owner}</name><uuid>{uuid}</uuid><devices/></domain></domstatus>"
+    )
+    hooks.box.ok("mkdir", "-p", "/run/libvirt/qemu")
+    hooks.box.run("tee", f"/run/libvirt/qemu/{owner}.xml", stdin=status.encode())
+    bridge = re.findall(r"<plug type='network' bridge='(.*?)'/>", xml.decode())[0]
+    mac = re.findall(r"<mac address='(.*?)'/>\s*<plug", xml.decode())[0]
+    hooks.box.ok("ip", "link", "add", bridge, "type", "bridge")
+    assert hooks.call("network", name, "port-created", "begin", xml) == (0, "")
+    assert hooks.chains() == []
+    hooks.box.ok("ip", "tuntap", "add", "vnet7", "mode", "tap")
+    hooks.box.ok("ip", "tuntap", "add", "vnet8", "mode", "tap")
+    hooks.box.ok("ip", "link", "set", "vnet8", "master", bridge, "up")
+    hooks.box.ok("ip", "link", "set", "vnet7", "address", f"fe{mac[2:]}", "master", bridge, "up")
+    deadline = time.monotonic() + 5
+    while (hooks.chains(), hooks.receipts()) != (["vnet7"], [f"{uuid}.json", f"{name}.json", "vnet7.json"]):
+        assert time.monotonic() < deadline, (hooks.chains(), hooks.receipts())
+
+
+def captured_in(version: str, scenario: str) -> list[tuple[str, str, bytes]]:
+    """(object, operation, stdin) of the network calls of one scenario, on a network of ours."""
+    files = sorted((DATA / version / scenario).glob("*-network-*.xml"))
+    return [(_port_call(file)[2], _port_call(file)[3], _ours(file.read_bytes(), NETWORK)) for file in files]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("scenario", ["update-link-down", "update-source-network", "update-source-bridge-type"])
+def test_an_update_without_a_running_domain_leaves_no_helper(hooks: Hooks, version: str, scenario: str) -> None:
+    """libvirt has no record of the domain (it starts, or the call is stray): there is nothing to wait for."""
+    for name, operation, xml in captured_in(version, scenario):
+        assert hooks.call("network", name, operation, "begin", xml) == (0, "")
+    assert not [name for name in hooks.receipts() if name not in ("vlan1.json", "vlan2.json")]
