@@ -71,4 +71,9 @@ def _addresses(other: PortReceipt, receipt: PortReceipt) -> Iterator[str]:
 def is_new(receipt: PortReceipt, state: State) -> bool:
     """Whether this is not the port that the tap's receipt speaks of: what that one learnt is not for this one."""
     before = state.port(receipt.tap)
-    return before is None or (before.uuid, before.mac, before.ifindex) != (receipt.uuid, receipt.mac, receipt.ifindex)
+    return before is None or _port(before) != _port(receipt)
+
+
+def _port(receipt: PortReceipt) -> tuple[str, str, int, str]:
+    # A tap that moves to another network stays the same tap, but learns its addresses anew.
+    return receipt.uuid, receipt.mac, receipt.ifindex, receipt.network

@@ -70,8 +70,10 @@ class Host:
         assert {tap for tap, _ in hooked} == chains
         return {tap: " ".join(re.findall(r"ether saddr != (\S+)", rules)) for tap, rules in hooked}
 
-    def chain(self, chain: str) -> str:
-        return self.sandbox.run(["nft", "list", "chain", "netdev", "guestnet", chain]).stdout
+    def rules(self, tap: str) -> str:
+        """Every chain of a tap, as nft prints it."""
+        text = self.sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout
+        return "".join(re.findall(rf"^\tchain \w+-{tap} {{\n.*?^\t}}\n", text, re.M | re.S))
 
     def files(self, kind: str) -> dict[str, dict]:
         code = (

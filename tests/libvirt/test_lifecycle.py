@@ -46,7 +46,7 @@ def test_start_and_destroy(host: Host) -> None:
     host.virsh("start", "a")
     assert len(host.guarded()) == 2
     host.exact()
-    assert "10.61.1.77" in host.chain(f"ip4-{_tap(host, mac(1, 0))}")
+    assert "10.61.1.77" in host.rules(_tap(host, mac(1, 0)))
     host.virsh("destroy", "a")
     assert host.guarded() == {}
 
@@ -150,7 +150,7 @@ def test_plug_and_unplug(host: Host) -> None:
     host.virsh("start", "a")
     host.virsh("attach-interface", "a", "network", "two", "--mac", mac(1, 2), "--live")
     host.soon_exact()
-    assert "10.61.2.2-10.61.2.255" in host.chain(f"ip4-{_tap(host, mac(1, 2))}")
+    assert "10.61.2.2-10.61.2.255" in host.rules(_tap(host, mac(1, 2)))
     assert host.helpers() == []
     host.unplug("a", mac(1, 2))
     host.soon(lambda: len(host.guarded()) == 2, "the unplugged NIC is forgotten")
@@ -167,13 +167,23 @@ def test_plug_is_guarded_before_the_guest_can_send(host: Host) -> None:
     host.soon_exact()
 
 
+def test_network_update_counts_for_the_next_nic(host: Host) -> None:
+    host.virsh("start", "a")
+    reserved = f"<host mac='{mac(1, 2)}' ip='10.61.2.42'/>"
+    host.virsh("net-update", "two", "add", "ip-dhcp-host", reserved, "--live")
+    host.virsh("attach-interface", "a", "network", "two", "--mac", mac(1, 2), "--live")
+    host.soon_exact()
+    host.virsh("net-update", "two", "delete", "ip-dhcp-host", reserved, "--live")
+    assert "10.61.2.42" in host.rules(_tap(host, mac(1, 2)))
+
+
 def test_plug_with_the_domains_own_policy(host: Host) -> None:
     """Its network knows nothing of us: the domain's metadata alone asks for a guard."""
     host.virsh("start", "a")
     host.virsh("attach-interface", "a", "network", "plain", "--mac", mac(1, 9), "--live")
     # needed() counts networks; this NIC is guarded beside them.
     host.soon(lambda: mac(1, 9) in host.guarded().values() and not host.files("plugging"), "guarded")
-    assert "10.61.3.99" in host.chain(f"ip4-{_tap(host, mac(1, 9))}")
+    assert "10.61.3.99" in host.rules(_tap(host, mac(1, 9)))
 
 
 def test_plug_into_a_guest_that_had_no_guard(host: Host) -> None:
@@ -219,7 +229,7 @@ def test_update_to_another_network_and_back(host: Host) -> None:
     tap = _tap(host, mac(1, 1))
     for network, allowed in (("one", "10.61.1.2-10.61.1.255"), ("two", "10.61.2.2-10.61.2.255")):
         _update(host, network)
-        host.soon(lambda allowed=allowed: allowed in host.chain(f"ip4-{tap}"), f"the filter of network {network}")
+        host.soon(lambda allowed=allowed: allowed in host.rules(tap), f"the filter of network {network}")
         host.soon_exact()
     _update(host, "plain")
     host.soon_exact()
