@@ -36,8 +36,8 @@ class PortReceipt(NamedTuple):
     `ifindex` is the tap's in the kernel; `own` says that the policy is the port's own, not its network's default.
 
     `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the host's DHCP server if the port's own address is
-    what that one acknowledges; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` how long an answer holds, in
-    seconds.
+    what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` how long
+    an answer holds, in seconds.
     """
 
     tap: str
@@ -56,6 +56,7 @@ class PortReceipt(NamedTuple):
     privacy: bool = False
     log: bool = False
     dhcp: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ()
     dhcp_mac: str = ""
     bridge: str = ""
     lease: int = 0
@@ -145,7 +146,7 @@ class State:
         fields = self._read("ports", tap)
         if fields is None:
             return None
-        lists = {key: tuple(fields.get(key, ())) for key in ("owned", "routed", "excluded", "roles", "dhcp")}
+        lists = {key: tuple(fields.get(key, ())) for key in ("owned", "routed", "excluded", "roles", "dhcp", "dynamic")}
         pairs = tuple(map(tuple, fields.get("pairs", ())))
         return PortReceipt(**_known(PortReceipt._fields, {**fields, **lists, "pairs": pairs}))
 

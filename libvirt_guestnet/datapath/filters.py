@@ -28,12 +28,13 @@ _HEX = frozenset("0123456789abcdef")
 class Server(NamedTuple):
     """The host's DHCP server on the port's network: what it acknowledges to the port becomes the port's own address.
 
-    `mac` is the host's on that bridge ("" if unknown); a learnt address is forgotten `lease_seconds` after the last
-    answer, or at once if the port `is_new`. `leases` are what the server's own lease file says already: address and
-    seconds left.
+    Only what is in `dynamic` is learnt. `mac` is the host's on that bridge ("" if unknown); a learnt address is
+    forgotten `lease_seconds` after the last answer, or at once if the port `is_new`. `leases` are what the server's own
+    lease file says already: address and seconds left.
     """
 
     addresses: tuple[Prefix, ...]
+    dynamic: tuple[Prefix, ...]
     mac: str
     lease_seconds: int
     leases: tuple[tuple[IPv4Address, int], ...] = ()
@@ -101,7 +102,7 @@ def guard(port: PortGuard) -> str:
         f'add chain {TABLE} tap-{tap} {{ type filter hook ingress device "{tap}" priority filter; policy drop; }}'
     )
     lines += [f"flush chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
-    lines += _learning(tap, check_mac(port.mac), port.server) if port.server else _forget(tap)
+    lines += _learning(tap, port, port.server) if port.server else _forget(tap)
     return "\n".join([*lines, *_Rules(port).all()]) + "\n"
 
 
@@ -132,15 +133,16 @@ _CHAINS = ("arp", "ip4", "ip4sent", "ip6", "ip6own", "ip6sent")
 _SET = "{ type ipv4_addr; size 64; flags dynamic,timeout; }"
 
 
-def _learning(tap: str, mac: str, server: Server) -> list[str]:
+def _learning(tap: str, port: PortGuard, server: Server) -> list[str]:
     """Each address that the host's server acknowledges to the port goes into its set as the answer passes the tap's
     egress (kernel 5.16). No other port can send such an answer past its own guard."""
     sender = f"ether saddr {check_mac(server.mac)} " if server.mac else ""
     answer = (
         f"{sender}ip saddr {as_set(4, ranges(4, server.addresses))} udp sport 67 udp dport 68 "
         # BOOTREPLY over Ethernet; the port's own hardware address; dnsmasq puts the message type, ACK, first behind
-        # the magic cookie; an answer to DHCPINFORM gives no address (RFC 2131).
-        f"@th,64,24 0x020106 @th,288,48 0x{_hex(mac)} @th,1952,56 0x63825363350105 @th,192,32 != 0"
+        # the magic cookie (RFC 2131). What is reserved for somebody stays his, whatever client identifier is claimed.
+        f"@th,64,24 0x020106 @th,288,48 0x{_hex(check_mac(port.mac))} @th,1952,56 0x63825363350105 "
+        f"@th,192,32 {as_raw(ranges(4, server.dynamic, port.excluded))}"
     )
     hook = f'type filter hook egress device "{tap}" priority filter; policy accept;'
     return [

@@ -68,8 +68,8 @@ def as_set(version: int, spans: Ranges) -> str:
 
 
 def as_raw(spans: Ranges) -> str:
-    """The same of IPv6 addresses as integers, for raw payloads: nft 1.0.6 has no `icmpv6 taddr`."""
-    return _elements((f"0x{first:032x}", f"0x{last:032x}") for first, last in spans)
+    """The same as integers, for raw payloads: nft 1.0.6 has no `icmpv6 taddr`."""
+    return _elements((hex(first), hex(last)) for first, last in spans)
 
 
 def _elements(pairs: Iterable[tuple[str, str]]) -> str:

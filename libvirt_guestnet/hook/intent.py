@@ -194,7 +194,10 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     server = tuple(host for host in network.hosts if "." in host)
     if not server or not network.bridge:
         return known._replace(owned=(*known.owned, *_dynamic(network, 4)))
-    return known._replace(dhcp=server, dhcp_mac=network.mac, bridge=network.bridge, lease=network.lease)
+    dynamic = tuple(_dynamic(network, 4))
+    return known._replace(
+        dhcp=server, dynamic=dynamic, dhcp_mac=network.mac, bridge=network.bridge, lease=network.lease
+    )
 
 
 def _unknown(bare: PortReceipt, network: NetworkReceipt | None) -> PortReceipt:
@@ -223,7 +226,8 @@ def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> 
 
     Raises GuestnetError on text that is no address or prefix.
     """
-    server = Server(tuple(map(_prefix, receipt.dhcp)), receipt.dhcp_mac, receipt.lease, leases, is_new)
+    addresses, dynamic = (tuple(map(_prefix, texts)) for texts in (receipt.dhcp, receipt.dynamic))
+    server = Server(addresses, dynamic, receipt.dhcp_mac, receipt.lease, leases, is_new)
     return PortGuard(
         tap=receipt.tap,
         mac=receipt.mac,

@@ -29,7 +29,7 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
     """
     _refuse_what_libvirt_ignores(network)
     made_by_libvirt = network.mode is not Mode.BRIDGE
-    options = _other_gateway(topology, network)
+    options = _dnsmasq_options(topology, network)
     element = etree.Element("network", nsmap={"dnsmasq": DNSMASQ} if options is not None else None)
     fill(
         element,
@@ -157,13 +157,16 @@ def _dhcp(topology: Topology, network: Network, subnet: Subnet) -> Element | Non
     return maybe(pool is not None or reserved, "dhcp", pool, reserved)
 
 
-def _other_gateway(topology: Topology, network: Network) -> Element | None:
-    """<dnsmasq:options> for what libvirt's own elements cannot say: that the host is not the default gateway.
+def _dnsmasq_options(topology: Topology, network: Network) -> Element | None:
+    """<dnsmasq:options> for what libvirt's own elements cannot say: that the host is not the default gateway, and that
+    a lease belongs to a MAC address, which port security knows, and not to the client identifier that a guest claims.
 
     Its DHCP server and router advertisements offer the host, except in mode isolated where they offer nobody (rightly
     even when the host is called the gateway: it forwards nothing).
     """
     values = [value for subnet in network.subnets for value in _gateway_options(topology, network, subnet)]
+    if any(_dhcp(topology, network, subnet) is not None for subnet in network.subnets if subnet.prefix.version == 4):
+        values.append("dhcp-ignore-clid")
     if network.mode is Mode.BRIDGE or not values:
         return None
     options = etree.Element(etree.QName(DNSMASQ, "options"), nsmap={"dnsmasq": DNSMASQ})

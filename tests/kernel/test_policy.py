@@ -133,7 +133,7 @@ def test_privacy_addresses_are_any_but_those_of_others(wire: Wire) -> None:
 
 
 def _server() -> filters.Server:
-    return filters.Server((ip_network(GATEWAY4),), SERVER_MAC, 3600)
+    return filters.Server((ip_network(GATEWAY4),), (ip_network("10.61.1.128/25"),), SERVER_MAC, 3600)
 
 
 def _traffic() -> Mapping[str, bytes]:
@@ -156,7 +156,7 @@ def _passing(wire: Wire) -> set[str]:
 
 
 def test_an_address_is_learnt_from_the_servers_acknowledgement_alone(wire: Wire) -> None:
-    _guard(wire, server=_server())
+    _guard(wire, server=_server(), excluded=(ip_network("10.61.1.151"),))
     assert wire.delivered(frames.HONEST["DHCP discover"])
     for lie in (
         _answer("offer"),
@@ -165,6 +165,7 @@ def test_an_address_is_learnt_from_the_servers_acknowledgement_alone(wire: Wire)
         _answer("ack", src=THEM4),
         _answer("ack", frm=THEM),
         _answer("ack", yiaddr="0.0.0.0"),
+        _answer("ack", yiaddr=THEM4),
     ):
         wire.ear.send(lie)
         assert _passing(wire) == set()
@@ -173,7 +174,10 @@ def test_an_address_is_learnt_from_the_servers_acknowledgement_alone(wire: Wire)
     assert _passing(wire) == set()
     wire.ear.send(_answer("ack"))
     assert _passing(wire) == set(_traffic())
-    assert wire.judge(frames.FORGED) == set()
+    # An address that is reserved for somebody is not learnt, whatever makes the server say so.
+    wire.ear.send(_answer("ack", yiaddr="10.61.1.151"))
+    reserved = {"arp": mine(arp("10.61.1.151"))}
+    assert wire.judge({**frames.FORGED, **reserved}) == set()
 
 
 def test_what_is_learnt_survives_a_new_guard_and_ends_with_the_port(wire: Wire) -> None:

@@ -14,20 +14,24 @@ from wire import Wire, domain
 
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
+from libvirt_guestnet.xmlgen.network import DNSMASQ
 
-NETWORK = f"""<network><name>leases</name><metadata>
+NETWORK = f"""<network xmlns:dnsmasq="{DNSMASQ}"><name>leases</name><metadata>
   <g:network xmlns:g="{NAMESPACE}" topology="t" name="leases" guarded="yes">
     <g:subnet prefix="10.61.1.0/24" host="10.61.1.1"/></g:network></metadata>
   <bridge name="leases0" stp="off"/><mac address="52:54:00:61:01:01"/>
   <ip address="10.61.1.1" netmask="255.255.255.0"><dhcp><range start="10.61.1.100" end="10.61.1.200">
-    <lease expiry="20"/></range></dhcp></ip></network>"""
+    <lease expiry="20"/></range></dhcp></ip>
+  <dnsmasq:options><dnsmasq:option value="dhcp-ignore-clid"/></dnsmasq:options></network>"""
 NIC = "<interface type='network'><mac address='{}'/><source network='leases'/><model type='rtl8139'/></interface>"
 _numbers = itertools.count(1000)
 
 
-def _beacon(mac: str = frames.ME) -> bytes:
+def _beacon(mac: str = frames.ME, client: bytes = b"") -> bytes:
     """A DHCP question, which passes before there is an address; no two are alike."""
     question = dhcp("discover", mac=mac)
+    if client:
+        question[DHCP].options = [("message-type", "discover"), ("client_id", client), "end"]  # type: ignore[index]
     question[BOOTP].xid = next(_numbers)  # type: ignore[index]
     return bytes(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / question)
 
@@ -62,24 +66,27 @@ def started(sandbox: Sandbox, network: None) -> Iterator[Started]:
         sandbox.run(["virsh", "-q", "destroy", wire.domain])
 
 
-def _answer(wire: Wire, kind: int, seconds: float = 8) -> Ether | None:
+def _answer(wire: Wire, kind: int, mac: str = frames.ME, seconds: float = 8) -> Ether | None:
     deadline = time.monotonic() + seconds
     while (frame := wire._frame(deadline)) is not None:
         packet = Ether(frame)
-        if DHCP in packet and ("message-type", kind) in packet[DHCP].options:
+        asked = DHCP in packet and bytes(packet[BOOTP].chaddr[:6]).hex(":") == mac
+        if asked and ("message-type", kind) in packet[DHCP].options:
             return packet
     return None
 
 
 def _lease(wire: Wire) -> str:
-    """Asks libvirt's dnsmasq for an address as a guest does."""
-    wire.send(_beacon())
+    """Asks libvirt's dnsmasq for an address as a guest does, with a client identifier that others may know."""
+    wire.send(_beacon(client=b"\xffwhoever"))
     offer = _answer(wire, 2)
     assert offer is not None, "no offer"
     address = str(offer[BOOTP].yiaddr)
-    options = [("message-type", "request"), ("requested_addr", address), ("server_id", "10.61.1.1"), "end"]
+    options = [("message-type", "request"), ("requested_addr", address), ("server_id", "10.61.1.1")]
     head = IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
-    body = BOOTP(chaddr=bytes.fromhex(frames.ME.replace(":", "")), xid=7) / DHCP(options=options)
+    body = BOOTP(chaddr=bytes.fromhex(frames.ME.replace(":", "")), xid=7) / DHCP(
+        options=[*options, ("client_id", b"\xffwhoever"), "end"]
+    )
     wire.send(mine(head / body))
     assert _answer(wire, 5) is not None, "no acknowledgement"
     return address
@@ -119,6 +126,15 @@ def test_the_leased_address_and_no_other(sandbox: Sandbox, started: Started) -> 
 def test_a_later_guest_inherits_nothing(sandbox: Sandbox, started: Started) -> None:
     hearer, me = started("hearer", frames.THEM), started("other", "52:54:00:00:00:0c")
     assert not any(_from(me, hearer, f"10.61.1.{host}") for host in range(100, 110))
+
+
+def test_a_client_identifier_is_no_way_to_anothers_lease(started: Started) -> None:
+    me, thief = started("me", frames.ME), started("thief", "52:54:00:00:00:0c")
+    address = _lease(me)
+    thief.send(_beacon("52:54:00:00:00:0c", client=b"\xffwhoever"))
+    offer = _answer(thief, 2, "52:54:00:00:00:0c")
+    assert offer is not None, "no offer"
+    assert offer[BOOTP].yiaddr != address
 
 
 def _from(sender: Wire, hearer: Wire, address: str) -> bool:
