@@ -63,10 +63,10 @@ def started(sandbox: Sandbox, network: None) -> Iterator[Started]:
     yield start
     for wire in wires:
         wire.stack.close()
-        sandbox.run(["virsh", "-q", "destroy", wire.domain])
+        sandbox.run(["virsh", "-q", "destroy", wire.domain], timeout=60)
 
 
-def _answer(wire: Wire, kind: int, mac: str = frames.ME, seconds: float = 8) -> Ether | None:
+def _answer(wire: Wire, kind: int, mac: str = frames.ME, seconds: float = 30) -> Ether | None:
     deadline = time.monotonic() + seconds
     while (frame := wire._frame(deadline)) is not None:
         packet = Ether(frame)
