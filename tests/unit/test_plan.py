@@ -1,5 +1,6 @@
 """Plans against libvirt's in-process test driver (real libvirt objects, no daemon) and against made-up snapshots."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,12 @@ def want(text: str = TOPOLOGY) -> Wanted:
     hosts = HostMap({"lan": "eth9"}, lambda _device: False)
     image = SimpleNamespace(kernel=Path("/kernel"), initrd=Path("/initrd"))
     return wanted(topology, hosts, lambda guest: xmlgen.domain(topology, guest, hosts, image, "test"))
+
+
+@pytest.fixture(autouse=True)
+def _without_dnsmasq(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt's test driver drops dnsmasq's namespace, the real one keeps it (tests/libvirt)."""
+    monkeypatch.setattr(sys.modules["libvirt_guestnet.xmlgen.network"], "_dnsmasq_options", lambda *_: None)
 
 
 @pytest.fixture
