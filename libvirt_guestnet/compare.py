@@ -20,7 +20,7 @@ from libvirt_guestnet.snapshot import Element
 _OURS = f"{{{NAMESPACE}}}"
 _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 
-_SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", "uplink", "vxlan"))
+_SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", "uplink", "vlan", "vxlan"))
 
 # parent tag -> child tags that are ours alone there: one that is not wanted is a difference.
 _OWNED: dict[str, frozenset[str]] = {

@@ -1,4 +1,8 @@
-"""Which device of this host stands behind each physical-network label of a topology."""
+"""Which device of this host stands behind each physical-network label of a topology.
+
+A label is mapped to a NIC or a Linux bridge by its name; `BRIDGE/NIC` also says which port of a VLAN-aware bridge leads
+outside, and `ovs:BRIDGE` is a bridge of Open vSwitch.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from libvirt_guestnet.model import Mode, Network
 
 HOST_FILE = Path("/etc/libvirt-guestnet/host.yaml")
 _KEY = "physical-networks"
+_OVS = "ovs:"
 _LARGEST_FILE = 64 * 1024
 _DEVICE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")  # the kernel's IFNAMSIZ, and what libvirt's schema lets through
 
@@ -32,6 +37,9 @@ class HostMap:
 
     def device(self, label: str, wanted_by: str = "the topology") -> str:
         """The device behind a label. Raises GuestnetError, saying how to map it, when there is none."""
+        return self._entry(label, wanted_by).partition("/")[0].removeprefix(_OVS)
+
+    def _entry(self, label: str, wanted_by: str = "the topology") -> str:
         try:
             return self.devices[label]
         except KeyError:
@@ -41,9 +49,17 @@ class HostMap:
                 f"(a NIC or a bridge of this host)"
             ) from None
 
+    def vlan_uplink(self, label: str) -> str | None:
+        """The port of the mapped bridge that leads outside, where the map says so (BRIDGE/NIC)."""
+        return self._entry(label).partition("/")[2] or None
+
+    def is_ovs(self, label: str) -> bool:
+        """Whether an Open vSwitch bridge stands behind the label (ovs:BRIDGE)."""
+        return self._entry(label).startswith(_OVS)
+
     def is_bridge(self, label: str) -> bool:
         """Whether an existing bridge stands behind the label. Raises GuestnetError when the label is not mapped."""
-        return self.device_is_bridge(self.device(label))
+        return self.is_ovs(label) or self.device_is_bridge(self.device(label))
 
     def bridge(self, network: Network) -> str:
         """The bridge a network's ports are on.
@@ -64,7 +80,9 @@ class HostMap:
 
     def _is_bridge_of(self, network: Network, device: str) -> bool:
         # A bridge of our own name is the one the hook makes: a NIC cannot be under itself.
-        return device == network.bridge or self.device_is_bridge(device)
+        entry = self.devices[network.physical_network or ""]
+        said = "/" in entry or entry.startswith(_OVS)
+        return said or device == network.bridge or self.device_is_bridge(device)
 
 
 def _uplink_of(hostmap: HostMap, network: Network) -> str | None:
@@ -115,6 +133,11 @@ def _parse_file(file: Path, text: bytes) -> dict[str, str]:
 
 
 def _checked(device: object, where: str) -> str:
-    if not isinstance(device, str) or not _DEVICE.fullmatch(device) or device in {".", ".."}:
+    names = device.removeprefix(_OVS).split("/") if isinstance(device, str) else []
+    if not isinstance(device, str) or not 1 <= len(names) <= 2 or not all(map(_is_device, names)):
         raise GuestnetError(f"{where}: {device!r} is not a device name (1 to 15 letters, digits and _ . : @ -)")
     return device
+
+
+def _is_device(name: str) -> bool:
+    return _DEVICE.fullmatch(name) is not None and name not in {".", ".."}

@@ -7,6 +7,8 @@ One top-level element per object, since libvirt keeps one per namespace::
                       topology="archnetwork" name="vlan1" guarded="yes">
       <guestnet:subnet prefix="10.61.1.0/24" host="10.61.1.1"/>
       <guestnet:uplink label="lan1" device="eth1"/>          <!-- mode bridge only: the NIC behind the bridge -->
+                                       <!-- with vlan="100" the bridge is over eth1.100; service="yes": 802.1ad -->
+      <guestnet:vlan tag="100" label="lan2" uplink="eth2"/>  <!-- the bridge is VLAN-aware: the hook tags the taps -->
       <guestnet:vxlan vni="5001" port="4789" label="lan1" device="eth1" group="239.1.1.1" mtu="1450"/>
                        <!-- mode bridge only, instead of an uplink; without group, <guestnet:remote ip=…/> inside -->
     </guestnet:network>
@@ -18,6 +20,7 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:onlink prefix="10.61.2.0/24"/>              <!-- carved out of the routed sources -->
         <guestnet:pair prefix="10.61.2.100/32" mac="00:00:5e:00:01:05"/>  <!-- more of its own; the MAC is optional -->
         <guestnet:role name="dhcp-server"/>                   <!-- or ra-sender -->
+        <guestnet:vlan trunk="100-110,200" native="1"/>       <!-- or tag="100": its own, not the network's -->
       </guestnet:port>
     </guestnet:domain>
 """

@@ -129,7 +129,8 @@ class Network:
     route (traffic then leaves only through that label), else None. `gateway` is "host", a guest's name or None.
     `privacy_addresses` and `log_drops` are defaults of the ports, see there.
     `mac` is the MAC address of the host's bridge interface (None for mode bridge). `guarded` is the default for
-    port security of all ports. `vlan` (1-4094) is the access VLAN of all ports. `vxlan` (mode bridge only) stands in
+    port security of all ports. `vlan` (1-4094) is the access VLAN of all ports,
+    with an 802.1ad tag if `service_vlan` is true. `vxlan` (mode bridge only) stands in
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
     """
 
@@ -151,6 +152,7 @@ class Network:
     autostart: bool = True
     vlan: int | None = None
     vxlan: Vxlan | None = None
+    service_vlan: bool = False
 
 
 class Assignment(StrEnum):
@@ -207,6 +209,8 @@ class Port:
     are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
     `privacy_addresses`: the port may use any address of the network's IPv6 /64s, and any link-local one, that no other
     port is known by. `log_drops`: the kernel log tells of dropped frames.
+    A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
+    of its untagged ones, none when there is none.
     """
 
     name: str
@@ -227,6 +231,8 @@ class Port:
     privacy_addresses: bool = False
     log_drops: bool = False
     vlan: int | None = None
+    trunk: tuple[tuple[int, int], ...] = ()
+    native_vlan: int | None = None
 
 
 class Protocol(StrEnum):

@@ -37,7 +37,7 @@ from libvirt_guestnet.xmlgen.element import api_text
 # What virNetworkUpdate can change in an active network, as differences name it.
 _UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/host|portgroup)\[.*")
 # What the hook makes only when the network starts.
-_CARRIER = re.compile(r"metadata/.*\b(uplink|vxlan)\b")
+_CARRIER = re.compile(r"metadata/.*\b(uplink|vlan|vxlan)\b")
 
 
 def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:

@@ -7,6 +7,8 @@
     ├── lock                        held while receipts and chains change
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain: its helper still waits for the tap
+    ├── vlans/TAP.json              the VLANs of one tagged tap
+    ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of
     └── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
 
 Every file is written whole and renamed into place. A tap's receipt is written before its chain and removed after it, a
@@ -68,7 +70,8 @@ class NetworkReceipt(NamedTuple):
     `reservations` maps a MAC to its addresses; `dynamic` are the first and last address of each DHCP range;
     `hosts` are the host's own addresses in it, `mac` its MAC, `lease` its DHCP server's longest lease in seconds;
     `privacy` and `log` are defaults for ports; `made_bridge` says that our hook made the bridge, and `overlay` names
-    the VXLAN device in it.
+    the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge `vlan` is the access VLAN of its
+    ports (0: none), and `vlan_uplink` the bridge's port to the outside.
     """
 
     name: str
@@ -85,6 +88,8 @@ class NetworkReceipt(NamedTuple):
     privacy: bool = False
     log: bool = False
     overlay: str = ""
+    vlan: int = 0
+    vlan_uplink: str = ""
 
 
 class Plugging(NamedTuple):
@@ -223,6 +228,26 @@ class State:
 
     def drop_plugging(self, portid: str) -> None:
         self._remove("plugging", portid)
+
+    def tap_vlans(self) -> list[dict[str, Any]]:
+        """The fields of every tagged tap's receipt."""
+        return [f for tap in _names(f"{self.root}/vlans") if (f := self._read("vlans", tap))]
+
+    def put_tap_vlans(self, fields: dict[str, Any]) -> None:
+        self._write("vlans", fields["tap"], fields)
+
+    def drop_tap_vlans(self, tap: str) -> None:
+        self._remove("vlans", tap)
+
+    def joined(self, uplink: str) -> set[int]:
+        """The VLANs that we made an uplink a member of."""
+        return set((self._read("uplinks", uplink) or {}).get("vlans", ()))
+
+    def put_joined(self, uplink: str, vlans: set[int]) -> None:
+        if vlans:
+            self._write("uplinks", uplink, {"vlans": sorted(vlans)})
+        else:
+            self._remove("uplinks", uplink)
 
     def _path(self, kind: str, name: str) -> str:
         if not name or "/" in name or "\0" in name or len(name.encode()) > 250:

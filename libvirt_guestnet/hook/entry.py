@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from libvirt_guestnet.datapath import filters, links
+from libvirt_guestnet.datapath import filters, links, vlan
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import hotplug, intent, known, xmlread
+from libvirt_guestnet.hook import hotplug, intent, known, tagging, xmlread
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
@@ -59,6 +59,7 @@ def guard(domain: xmlread.Node, state: State) -> None:
             state.put_ports(uuid, receipts)
         nft(batch + (filters.release(stale) if stale else ""), hold)
         state.drop_ports(stale)
+        tagging.tag(domain, state)
 
 
 def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]:
@@ -110,6 +111,7 @@ def release(domain: xmlread.Node, state: State) -> None:
         mine = {tap for tap in named if (receipt := state.port(tap)) and receipt.uuid == uuid}
         _release(sorted({*mine, *state.taps(uuid), *_gone(state)}), state, hold)
         state.forget_domain(uuid)
+        tagging.untag(uuid, state)
 
 
 def _release(taps: list[str], state: State, hold: int) -> None:
@@ -125,8 +127,12 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
     if found is None:
         return
     sweep(state)
-    if intent.port_receipts(found.domain_with(), state.network) and hotplug.moves(found, state):
+    if _ours(found.domain_with(), state) and hotplug.moves(found, state):
         hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state))
+
+
+def _ours(domain: xmlread.Node, state: State) -> bool:
+    return bool(intent.port_receipts(domain, state.network) or intent.tap_vlans(domain, state.network))
 
 
 def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
@@ -139,6 +145,7 @@ def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
         if not unplugged_again and not done:
             state.put_ports(found.uuid, receipts)
             nft(batch, hold)
+            tagging.tag(found.domain_with(tap), state, whole=False)
 
 
 def release_port(hook_data: xmlread.Node, state: State) -> None:
@@ -155,6 +162,7 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
         state.drop_plugging(portid)
         mine = [r for r in map(state.port, state.taps(uuid)) if r and r.portid == portid]
         _release([r.tap for r in mine if not links.index_of(r.tap) or _left(r, state)], state, hold)
+        tagging.sweep(state)
 
 
 def _left(receipt: PortReceipt, state: State) -> bool:
@@ -177,6 +185,12 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
         from libvirt_guestnet.datapath import overlay
 
         overlay.ensure_overlay(vxlan, name)
+    if (over := intent.subinterface(network)) is not None:
+        from libvirt_guestnet.datapath import subinterface
+
+        subinterface.ensure_subinterface(over, name)
+    if (aware := intent.aware_bridge(network)) is not None and aware.existing:
+        vlan.check_filtering(aware.bridge, f"network {name!r}", aware.service)
 
 
 def remember_network(hook_data: xmlread.Node, state: State) -> None:
@@ -184,9 +198,7 @@ def remember_network(hook_data: xmlread.Node, state: State) -> None:
     network = _network(hook_data)
     name, receipt = network.text_of("name"), intent.network_receipt(network)
     if receipt is not None:
-        nic, vxlan = intent.uplink(network), intent.overlay(network)
-        made = nic is not None or vxlan is not None
-        receipt = receipt._replace(made_bridge=made, overlay=vxlan.device if vxlan else "")
+        receipt = _with_bridge(receipt, network)
     if receipt == state.network(name):
         return
     with state.lock():
@@ -194,6 +206,24 @@ def remember_network(hook_data: xmlread.Node, state: State) -> None:
             state.drop_network(name)
         else:
             state.put_network(receipt)
+
+
+def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:
+    aware, device = intent.aware_bridge(network), intent.overlay(network) or intent.subinterface(network)
+    return receipt._replace(
+        made_bridge=device is not None or intent.uplink(network) is not None,
+        overlay=device.device if device else "",
+        vlan=aware.tag if aware else 0,
+        vlan_uplink=aware.uplink if aware else "",
+    )
+
+
+def start_network(hook_data: xmlread.Node, state: State) -> None:
+    """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
+    aware = intent.aware_bridge(_network(hook_data))
+    if aware is not None and not aware.existing:
+        vlan.turn_on(aware.bridge, aware.tag, aware.service)
+    remember_network(hook_data, state)
 
 
 def forget_network(hook_data: xmlread.Node, state: State) -> None:
@@ -214,9 +244,11 @@ def _forget_network(name: str, state: State) -> None:
 def _remove_bridge(receipt: NetworkReceipt, state: State) -> None:
     from libvirt_guestnet.datapath import kernel, overlay
 
+    if any(other.bridge == receipt.bridge for other in state.networks() if other.name != receipt.name):
+        return  # networks of one label, or of one VLAN of it, share their bridge
     if receipt.overlay:
         overlay.remove_overlay(receipt.bridge, receipt.overlay)
-    elif not any(other.bridge == receipt.bridge for other in state.networks() if other.name != receipt.name):
+    else:
         kernel.remove_bridge(receipt.bridge)
 
 
@@ -229,7 +261,16 @@ def _network(hook_data: xmlread.Node) -> xmlread.Node:
 
 FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
     function.__name__: function
-    for function in (guard, release, create_port, release_port, prepare_network, remember_network, forget_network)
+    for function in (
+        guard,
+        release,
+        create_port,
+        release_port,
+        prepare_network,
+        start_network,
+        remember_network,
+        forget_network,
+    )
 }
 
 
@@ -274,3 +315,4 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         living = {r.tap for r in state.ports() if r.ifindex == links.index_of(r.tap)}
         _release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
         state.prune(2 * hotplug.HELPER_SECONDS)
+        tagging.sweep(state)

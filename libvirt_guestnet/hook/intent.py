@@ -9,6 +9,8 @@ from typing import NamedTuple
 from libvirt_guestnet.datapath.filters import PortGuard, Server, check_device, check_mac, eui64
 from libvirt_guestnet.datapath.overlay import Overlay
 from libvirt_guestnet.datapath.ranges import Prefix
+from libvirt_guestnet.datapath.subinterface import Subinterface
+from libvirt_guestnet.datapath.vlan import TapVlans
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE
@@ -17,6 +19,19 @@ from libvirt_guestnet.state import NetworkReceipt, PortReceipt
 _TAPS = ("network", "bridge", "ethernet")
 Leases = tuple[tuple[IPv4Address, int], ...]
 _NetworkOf = Callable[[str], NetworkReceipt | None]
+
+
+class AwareBridge(NamedTuple):
+    """A bridge that must tell VLANs apart; `existing` is false for libvirt's own, which our hook turns on.
+
+    `tag` is the network's access VLAN (0: none), `uplink` the port that leads outside ("": none known).
+    """
+
+    bridge: str
+    existing: bool
+    tag: int
+    service: bool
+    uplink: str
 
 
 class Uplink(NamedTuple):
@@ -65,9 +80,97 @@ def uplink(network: Node) -> Uplink | None:
     """The bridge to make for a network of mode bridge whose label is mapped to a NIC, else None."""
     ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} uplink", "|")
     bridge = network.one("bridge")
-    if ours is None or bridge is None:
+    if ours is None or bridge is None or ours.get("vlan"):
         return None
     return Uplink(bridge.get("name"), ours.get("device"))
+
+
+def subinterface(network: Node) -> Subinterface | None:
+    """The bridge and the VLAN of a NIC to make for a network, else None. Raises GuestnetError on bad values."""
+    ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} uplink", "|")
+    bridge = network.one("bridge")
+    if ours is None or bridge is None or not ours.get("vlan"):
+        return None
+    nic, service = check_device(ours.get("device")), ours.get("service") == "yes"
+    return Subinterface(check_device(bridge.get("name")), nic, _number(ours, "vlan", 4094), service)
+
+
+def aware_bridge(network: Node) -> AwareBridge | None:
+    """The VLAN-aware bridge of a network, else None. Raises GuestnetError on bad values."""
+    ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} vlan", "|")
+    bridge = network.one("bridge")
+    if ours is None or bridge is None:
+        return None
+    return AwareBridge(
+        bridge=check_device(bridge.get("name")),
+        existing=bool(ours.get("label")),
+        tag=_number(ours, "tag", 4094) if ours.get("tag") else 0,
+        service=ours.get("service") == "yes",
+        uplink=check_device(ours.get("uplink")) if ours.get("uplink") else "",
+    )
+
+
+def tap_vlans(domain: Node, network_of: _NetworkOf) -> list[TapVlans]:
+    """The VLANs of a domain's taps: a port's own, libvirt's <vlan>, or those of its network; none for the others.
+
+    Raises GuestnetError on anything that cannot be carried out.
+    """
+    own = {p.get("mac").lower(): p.one(f"{NAMESPACE} vlan", "|") for p in domain.all(_DOMAIN_PORT, "|")}
+    found = (_tap_vlans(domain, nic, own, network_of) for nic in domain.all("devices/interface"))
+    return [vlans for vlans in found if vlans]
+
+
+def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node | None], network_of: _NetworkOf) -> TapVlans | None:
+    mac, name = _attribute(nic, "mac", "address").lower(), _attribute(nic, "source", "network")
+    network, policy, native = network_of(name) if name else None, own.get(mac), nic.one("vlan")
+    if _attribute(nic, "virtualport", "type") == "openvswitch":
+        return None  # libvirt itself tells Open vSwitch
+    if policy is None and network is None:
+        return None  # nothing of ours
+    if policy is not None:
+        pvid, tagged = _own_vlans(policy)
+    elif native is not None:
+        pvid, tagged = _libvirts_vlans(native)
+    else:
+        pvid, tagged = (network.vlan if network else 0), ()
+    if not (pvid or tagged):
+        return None
+    return TapVlans(
+        tap=_tap(domain, nic, mac),
+        uuid=domain.text_of("uuid"),
+        bridge=check_device(_attribute(nic, "source", "bridge") or (network.bridge if network else "")),
+        uplink=network.vlan_uplink if network else "",
+        pvid=pvid,
+        tagged=tagged,
+    )
+
+
+_Vlans = tuple[int, tuple[tuple[int, int], ...]]
+
+
+def _own_vlans(policy: Node) -> _Vlans:
+    if policy.get("tag"):
+        return _number(policy, "tag", 4094), ()
+    native = _number(policy, "native", 4094) if policy.get("native") else 0
+    return native, tuple(map(_range, policy.get("trunk").split(",")))
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    ends = [int(end) for end in (low, high or low) if end.isascii() and end.isdigit() and len(end) < 5]
+    if len(ends) == 2 and 1 <= ends[0] <= ends[1] <= 4094:
+        return ends[0], ends[1]
+    raise GuestnetError(f"metadata: {text!r} is neither a VLAN nor a range of them")
+
+
+def _libvirts_vlans(vlan: Node) -> _Vlans:
+    """libvirt 11 tags the tap itself, but leaves the uplink, and a default PVID other than 1, as they are."""
+    tags = list(vlan.all("tag"))
+    trunk = vlan.get("trunk") == "yes" or len(tags) > 1
+    native = [tag for tag in tags if not trunk or tag.get("nativeMode")]
+    tagged = [tag for tag in tags if trunk and tag.get("nativeMode") != "untagged"]
+    ids = [_number(tag, "id", 4094) for tag in tagged]
+    return (_number(native[0], "id", 4094) if native else 0), tuple((vid, vid) for vid in ids)
 
 
 def overlay(network: Node) -> Overlay | None:

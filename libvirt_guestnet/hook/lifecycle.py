@@ -25,7 +25,11 @@ TABLE: dict[tuple[str, str], tuple[str | None, str, str]] = {
     ("qemu", "stopped"): (None, REPORT, "`release` follows, also after a failed start and after migration away"),
     ("qemu", "release"): ("release", REPORT, "the guest is gone, after a failed start too"),
     ("network", "start"): ("prepare_network", VETO, "the bridge of a bridged network must exist before libvirt looks"),
-    ("network", "started"): ("remember_network", VETO, "defaults for ports without a policy of their own"),
+    ("network", "started"): (
+        "start_network",
+        VETO,
+        "defaults for ports without a policy; VLANs on libvirt's own bridge",
+    ),
     ("network", "updated"): ("remember_network", REPORT, "reservations may have changed"),
     ("network", "port-created"): ("create_port", VETO, "in a running guest a new tap follows, and no other call"),
     ("network", "port-deleted"): ("release_port", REPORT, "a NIC was unplugged; its chain would outlive the tap"),
@@ -57,10 +61,10 @@ def _concerns_us(function: str, data: bytes) -> bool:
     if function == "create_port":
         # A running domain's own policy is not on stdin, and its network may have none.
         return any(name.endswith(".xml") for name in _names(_RUNNING))
-    if function in ("prepare_network", "remember_network", "forget_network"):
+    if function in ("prepare_network", "start_network", "remember_network", "forget_network"):
         return bool(_names(f"{_STATE}/networks"))
     # A plain domain may be on a marked network, or reuse the name of a tap whose `release` was killed.
-    return bool(_names(f"{_STATE}/networks") or _names(f"{_STATE}/ports"))
+    return any(_names(f"{_STATE}/{kind}") for kind in ("networks", "ports", "vlans"))
 
 
 def _names(directory: str) -> list[str]:

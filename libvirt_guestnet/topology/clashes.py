@@ -61,11 +61,11 @@ def _check_devices(segments: Iterable[Segment], ports: list[Placed], report: Rep
 
 
 def _check_bridges(segments: Iterable[Segment], report: Report) -> None:
-    """A NIC is in one bridge: all bridge networks of a label are on the same."""
+    """A NIC is in one bridge: all bridge networks of a label, or of a VLAN of it, are on the same."""
     first: dict[str, Segment] = {}
     for seg in segments:
         if seg.network.mode is Mode.BRIDGE and seg.network.physical_network:
-            other = first.setdefault(seg.network.physical_network, seg)
+            other = first.setdefault(seg.wire, seg)
             if other.network.bridge != seg.network.bridge:
                 where = seg.decl.bridge.where if seg.decl.bridge else seg.at.where
                 message = f"bridge '{seg.network.bridge}' differs from '{other.network.bridge}' of network"

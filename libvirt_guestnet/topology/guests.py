@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .. import addressing
 from ..model import AddressPair, Guest, Mode, Port
-from . import routers
+from . import routers, vlans
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
@@ -148,7 +148,10 @@ class Guests:
             privacy_addresses=_flag(given.privacy_addresses, bool(seg and seg.network.privacy_addresses)),
             log_drops=_flag(given.log_drops, bool(seg and seg.network.log_drops)),
             vlan=value(given.vlan),
+            trunk=vlans.trunk(given),
+            native_vlan=value(given.native_vlan),
         )
+        vlans.check_port(given, port, seg, self._report)
         self.placed.append(Placed(guest, given, port))
         return port
 

@@ -110,6 +110,9 @@ class NetworkDecl(Decl):
         kinds.MTU, "Largest packet in bytes. Left out: the kernel's default, 1500, or what a vxlan leaves."
     )
     vlan: At[int] | None = key(kinds.VLAN, "Access VLAN of the network's ports.")
+    service_vlan: At[int] | None = key(
+        kinds.VLAN, "In place of vlan: an 802.1ad service tag, around whatever tags the guests send themselves (QinQ)."
+    )
     vxlan: VxlanDecl | None = key(
         Record(VxlanDecl),
         "Mode bridge, instead of physical-network: join the network's bridges on several hosts. "
@@ -162,6 +165,12 @@ class PortDecl(Decl):
         kinds.TAP, "The host-side device. Left out: vme and 8 hex digits, derived from the names."
     )
     vlan: At[int] | None = key(kinds.VLAN, "Access VLAN. Left out: the network's.")
+    trunk: tuple[At[tuple[int, int]], ...] | None = key(
+        ListOf(kinds.VLAN_RANGE), "VLANs that the guest sends and receives tagged, such as [100-110, 200]."
+    )
+    native_vlan: At[int] | None = key(
+        kinds.VLAN, "VLAN of a trunk's untagged frames. Left out: untagged frames are dropped."
+    )
     addresses: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),
         "Its addresses, without prefix length; each must be in a subnet of the network. "

@@ -205,6 +205,16 @@ def _read_forgery(text: str) -> str:
     return text
 
 
+def _read_vlan_range(text: str) -> tuple[int, int]:
+    if not re.fullmatch("[0-9]{1,4}(-[0-9]{1,4})?", text):
+        raise ValueError(f"{shown(text)} is neither a VLAN nor a range such as 100-110")
+    low, _, high = text.partition("-")
+    first, last = int(low), int(high or low)
+    if not 1 <= first <= last <= 4094:
+        raise ValueError(f"VLANs {text}: they go from 1 to 4094, the lower one first")
+    return first, last
+
+
 def _read_dns_name(text: str) -> str:
     label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
     if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*", text):
@@ -255,6 +265,10 @@ IMAGE = choice(Image, "image")
 LINK = choice(Link, "link state")
 MTU = integer(576, 9216, "MTU")
 VLAN = integer(1, 4094, "VLAN")
+VLAN_RANGE = Kind(
+    _read_vlan_range,
+    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 4094}, _pattern("[0-9]{1,4}(-[0-9]{1,4})?")]},
+)
 VNI = integer(1, (1 << 24) - 1, "VNI")
 UDP_PORT = integer(1, 65535, "port")
 MEMORY = integer(64, 1 << 20, "memory")

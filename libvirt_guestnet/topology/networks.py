@@ -19,7 +19,7 @@ from ..model import (
     Rate,
     Subnet,
 )
-from . import overlay
+from . import overlay, vlans
 from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl, TopologyDecl
 from .report import Report
 from .spec import At, value, values
@@ -51,7 +51,7 @@ class Scope:
 @dataclass(frozen=True)
 class Segment:
     """A network as the checks see it. `prefixes` are where its ports' addresses lie; `sure` is false when some of that
-    could not be read. `wire` is the layer-2 network: bridge networks of one label share theirs."""
+    could not be read. `wire` is the layer-2 network: bridge networks of one label and VLAN share theirs."""
 
     at: At[str]
     decl: NetworkDecl
@@ -62,7 +62,8 @@ class Segment:
     @property
     def wire(self) -> str:
         label = self.network.physical_network if self.network.mode is Mode.BRIDGE else None
-        return f"label {label}" if label else self.network.name
+        vlan = f" VLAN {self.network.vlan}" if self.network.vlan else ""
+        return f"label {label}{vlan}" if label else self.network.name
 
 
 def usable(prefix: IPNetwork, address: IPAddress) -> bool:
@@ -113,11 +114,12 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Seg
         sure = sure and outside is not None and "subnets" not in outside.bad
     gateway = _gateway(scope, at, decl, report)
     vxlan = overlay.vxlan(scope, decl, report)
+    tag = vlans.of_network(decl, report)
     mtu = overlay.mtu(scope, vxlan, decl, report) if vxlan else value(decl.mtu)
     network = Network(
         name=at.value,
         mode=mode,
-        bridge=_bridge(at, decl, label),
+        bridge=_bridge(at, decl, label, tag),
         mac=_mac(scope, at, decl),
         physical_network=label,
         gateway=gateway,
@@ -131,8 +133,9 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Seg
         privacy_addresses=decl.privacy_addresses.value,
         log_drops=decl.log_drops.value,
         autostart=decl.autostart.value,
-        vlan=value(decl.vlan),
+        vlan=tag,
         vxlan=vxlan,
+        service_vlan=decl.service_vlan is not None,
     )
     _check_mtu(decl, prefixes, report)
     return Segment(at, decl, network, prefixes, sure)
@@ -153,10 +156,12 @@ def _rate(decl: RateDecl | None, report: Report) -> Rate | None:
     return Rate(decl.average.value, value(decl.peak), value(decl.burst))
 
 
-def _bridge(at: At[str], decl: NetworkDecl, label: str | None) -> str:
+def _bridge(at: At[str], decl: NetworkDecl, label: str | None, vlan: int | None) -> str:
     if decl.bridge:
         return decl.bridge.value
-    return addressing.bridge(label if label and decl.mode.value is Mode.BRIDGE else at.value)
+    if label and decl.mode.value is Mode.BRIDGE:
+        return addressing.bridge(f"{label}.{vlan}" if vlan else label)
+    return addressing.bridge(at.value)
 
 
 def _mac(scope: Scope, at: At[str], decl: NetworkDecl) -> str | None:

@@ -6,22 +6,21 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model import Guest, Mode, Network, Port, PortKind, Topology
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
-from libvirt_guestnet.xmlgen.vlan import no_vlans_yet
+from libvirt_guestnet.xmlgen.vlan import is_ovs, ovs_vlan
 
 
 def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) -> Element:
     """The <interface> of one port. The alias and the PCI address are libvirt's to choose.
 
-    Raises GuestnetError when a bridge port's physical network is not mapped on this host or the port has a VLAN, and
-    KeyError when the port's network is not in the topology.
+    Raises GuestnetError when a bridge port's physical network is not mapped on this host, and KeyError when the port's
+    network is not in the topology.
     """
     network = topology.network(port.network)
-    if port.vlan is not None:
-        raise no_vlans_yet(f"guest {guest.name!r}: port {port.name!r}", port.vlan)
     return node(
         "interface",
         node("mac", address=port.mac),
         _source(network, port, hostmap),
+        ovs_vlan(port.vlan, port.trunk, port.native_vlan) if is_ovs(network, hostmap) else None,
         bandwidth(port.bandwidth),
         _isolation(network, port),
         node("target", dev=port.tap),

@@ -8,6 +8,7 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import NAMESPACE, PREFIX
 from libvirt_guestnet.model import Guest, Network, Port, Topology
 from libvirt_guestnet.xmlgen.element import Child, Element, Value, fill
+from libvirt_guestnet.xmlgen.vlan import Carrier, carrier, has_vlans, ranges
 
 
 def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> Element:
@@ -19,6 +20,7 @@ def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> 
         "network",
         [_ours("subnet", prefix=subnet.prefix, host=subnet.host) for subnet in network.subnets],
         _uplink(network, hostmap),
+        _vlan(topology, network, hostmap),
         _vxlan(network, hostmap),
         topology=topology.name,
         name=network.name,
@@ -51,6 +53,7 @@ def _port(port: Port, network: Network) -> Element:
         [_ours("onlink", prefix=prefix) for prefix in port.onlink],
         [_ours("pair", prefix=pair.prefix, mac=pair.mac) for pair in port.pairs],
         [_ours("role", name=role) for role in port.roles],
+        _port_vlan(port),
         mac=port.mac,
         name=port.name,
         network=port.network,
@@ -62,7 +65,33 @@ def _port(port: Port, network: Network) -> Element:
 
 def _uplink(network: Network, hostmap: HostMap) -> Element | None:
     device = hostmap.uplink(network)
-    return None if device is None else _ours("uplink", label=network.physical_network, device=device)
+    if device is None:
+        return None
+    return _ours("uplink", label=network.physical_network, device=device, vlan=network.vlan, service=_service(network))
+
+
+def _service(network: Network) -> bool | None:
+    return True if network.service_vlan else None
+
+
+def _vlan(topology: Topology, network: Network, hostmap: HostMap) -> Element | None:
+    who = carrier(topology, network, hostmap)
+    if who not in (Carrier.BRIDGE, Carrier.OWN):
+        return None
+    label = network.physical_network if who is Carrier.BRIDGE else None
+    return _ours(
+        "vlan",
+        tag=network.vlan,
+        service=_service(network),
+        label=label,
+        uplink=hostmap.vlan_uplink(label) if label else None,
+    )
+
+
+def _port_vlan(port: Port) -> Element | None:
+    if not has_vlans(port):
+        return None
+    return _ours("vlan", tag=port.vlan, trunk=ranges(port.trunk), native=port.native_vlan)
 
 
 def _vxlan(network: Network, hostmap: HostMap) -> Element | None:
@@ -81,7 +110,7 @@ def _vxlan(network: Network, hostmap: HostMap) -> Element | None:
     )
 
 
-def _ours(tag: str, *children: Child, **attributes: Value) -> Element:
+def _ours(tag: str, /, *children: Child, **attributes: Value) -> Element:
     element = etree.Element(etree.QName(NAMESPACE, tag), nsmap={PREFIX: NAMESPACE})
     fill(element, *children, **attributes)
     return element

@@ -15,7 +15,7 @@ from libvirt_guestnet.model import Assignment, Guest, IPAddress, Mode, Network, 
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, fill, maybe, node
 from libvirt_guestnet.xmlgen.metadata import network_metadata
-from libvirt_guestnet.xmlgen.vlan import no_vlans_yet
+from libvirt_guestnet.xmlgen.vlan import is_ovs, ovs_vlan
 
 UUID_ROOT = UUID("b0a4d7c9-5a0e-5a55-9f53-0c7d9c0b5f55")
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
@@ -39,6 +39,7 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
         _forward(network, hostmap),
         _libvirts_bridge(network) if made_by_libvirt else node("bridge", name=hostmap.bridge(network)),
         _services(topology, network) if made_by_libvirt else (),
+        _open_vswitch(network) if is_ovs(network, hostmap) else (),
         maybe(network.isolated_ports, "port", isolated=True),
         _addresses(topology, network) if made_by_libvirt else (),
         options,
@@ -48,8 +49,6 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
 
 
 def _refuse_what_libvirt_ignores(network: Network) -> None:
-    if network.vlan is not None:
-        raise no_vlans_yet(f"network {network.name!r}", network.vlan)
     if network.bandwidth and network.mode is Mode.BRIDGE:
         raise GuestnetError(
             f"network {network.name!r}: libvirt limits the bandwidth of a whole network only on a bridge it makes "
@@ -89,6 +88,13 @@ def _libvirts_bridge(network: Network) -> Iterator[Element]:
         yield node("mtu", size=network.mtu)
     if network.mac:
         yield node("mac", address=network.mac)
+
+
+def _open_vswitch(network: Network) -> Iterator[Element]:
+    yield node("virtualport", type="openvswitch")
+    vlan = ovs_vlan(network.vlan)
+    if vlan is not None:
+        yield vlan
 
 
 def _services(topology: Topology, network: Network) -> Iterator[Element]:

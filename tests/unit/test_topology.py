@@ -124,13 +124,14 @@ physical-networks:
   lan: { subnets: [198.18.1.0/24] }
 networks:
   one: { mode: bridge, physical-network: lan }
-  two: { mode: bridge, physical-network: lan, vlan: 7 }
+  two: { mode: bridge, physical-network: lan }
+  three: { mode: bridge, physical-network: lan, vlan: 7 }
 guests:
   a: { image: tiny, ports: [{ network: one, addresses: [198.18.1.10] }] }
 """
-    one, two = load(text).networks
+    one, two, three = load(text).networks
     assert one.bridge == two.bridge == "gn-lan"
-    assert (one.vlan, two.vlan) == (None, 7)
+    assert (three.bridge, three.vlan) == ("gn-lan.7", 7)
 
 
 def test_router_between_networks_of_other_gateways_gets_what_it_routes() -> None:

@@ -147,13 +147,6 @@ def test_network_wide_bandwidth_needs_a_bridge_of_libvirts() -> None:
         network_xml(network, hostmap=HostMap({"lan": "br7"}))
 
 
-def test_vlan_is_refused_and_never_silently_dropped() -> None:
-    with pytest.raises(GuestnetError, match=r"network 'net': vlan: 12 .* does not tag ports yet"):
-        network_xml(replace(NET, vlan=12))
-    with pytest.raises(GuestnetError, match="guest 'g': port 'net': vlan: 13"):
-        interface_xml(replace(PORT, vlan=13))
-
-
 def test_only_dhcp_addresses_are_reserved_and_the_others_get_a_dns_name() -> None:
     addresses = (address("10.0.0.5", Assignment.DHCP), address("fd00::5", Assignment.SLAAC))
     first, second = replace(PORT, addresses=addresses), replace(PORT, name="2nd_port", mac="52:54:00:00:00:03")

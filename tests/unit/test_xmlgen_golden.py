@@ -1,4 +1,4 @@
-"""The reference output in xml/: exactly what the generators make of three labs.
+"""The reference output in xml/: exactly what the generators make of the labs.
 
 After a wanted change run `pytest --regenerate tests/unit/test_xmlgen_golden.py` and review the difference.
 """
@@ -18,7 +18,16 @@ GOLDEN = ROOT / "xml"
 CACHE = Path("/var/cache/libvirt-guestnet/guest")
 IMAGE = TinyImage(kernel=CACHE / "vmlinuz", initrd=CACHE / "initrd")
 HOSTMAP = HostMap(
-    {"core": "eth0", "lan1": "eth1", "lan2": "eth2", "wan": "eth3", "office": "eth4", "servers": "br-servers"},
+    {
+        "core": "eth0",
+        "lan1": "eth1",
+        "lan2": "eth2",
+        "wan": "eth3",
+        "office": "eth4",
+        "lan": "br-lan/eth5",
+        "provider": "eth6",
+        "servers": "br-servers",
+    },
     device_is_bridge=lambda device: device.startswith("br-"),
 )
 
@@ -28,6 +37,8 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     yield from _archnetwork()
     yield from _modes()
     yield from _overlays()
+    yield from _vlans("vlan", HOSTMAP)
+    yield from _vlans("vlan-openvswitch", HostMap({"lan": "ovs:br0", "provider": "eth9"}, lambda _device: False))
 
 
 def _archnetwork() -> Iterator[tuple[str, xmlgen.Element]]:
@@ -61,6 +72,15 @@ def _overlays() -> Iterator[tuple[str, xmlgen.Element]]:
         for guest, port in topology.ports_on(network.name):
             name = f"vxlan/interface-{guest.name}-{port.name}.xml"
             yield name, xmlgen.interface(topology, guest, port, HOSTMAP)
+
+
+def _vlans(folder: str, hostmap: HostMap) -> Iterator[tuple[str, xmlgen.Element]]:
+    topology = load(ROOT / "labs/vlans.yaml")
+    for network in topology.networks:
+        yield f"{folder}/network-{network.name}.xml", xmlgen.network(topology, network, hostmap)
+    firewall = topology.guest("firewall")
+    yield f"{folder}/interface-firewall-trunk.xml", xmlgen.interface(topology, firewall, firewall.ports[0], hostmap)
+    yield f"{folder}/metadata-of-the-firewall.xml", xmlgen.domain_metadata(topology, firewall)
 
 
 @pytest.fixture(scope="module")
