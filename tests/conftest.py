@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-TIERS = ("trixie", "guest", "libvirt", "kernel")
+TIERS = ("labvm", "trixie", "guest", "libvirt", "kernel")
 """Markers; a test belongs to the first that it carries, else to the tier `unit`."""
 
 

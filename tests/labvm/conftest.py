@@ -1,0 +1,174 @@
+"""Tests that run inside the lab VM, collected here as items of their own: every boot runs all that was selected for it.
+
+A test of tests/labvm/inside/, and some of tests/kernel/, becomes one item per Debian: `test_x@bookworm` and
+`test_x@trixie`. It shows the report that came out of that VM. `@pytest.mark.only("trixie")` keeps it to one of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from runner import VM, LabVMError
+
+SUITES = ("bookworm", "trixie")
+BOOT_SECONDS = 900
+_INSIDE = Path(__file__).parent / "inside"
+_KERNEL = Path(__file__).parents[1] / "kernel"
+# What depends on the kernel's version and on nft's; the rest would only take its time. Everything is slow inside.
+_KERNEL_TESTS = {
+    "test_filters.py": (
+        "test_honest_frames_pass",
+        "test_jumbo_frames_pass",
+        "test_forged_frames_arrive_nowhere",
+        "test_guarding_again_and_releasing_twice",
+        "test_a_chain_outliving_its_tap_is_replaced_for_the_next_owner",
+        "test_drops_are_counted_and_belong_to_their_tap",
+        "test_a_refused_batch_raises_and_changes_nothing",
+    ),
+    "test_hook.py": (
+        "test_reconnect_repairs_and_never_fails[9.0.0]",
+        "test_a_reused_tap_name_belongs_to_its_new_owner",
+        "test_an_unplugged_nic_loses_its_chain_once_its_tap_is_gone",
+    ),
+}
+
+
+class InsideTest(pytest.Item):
+    """One test in one of the VMs."""
+
+    def __init__(self, *, original: pytest.Item, suite: str, **more: Any) -> None:
+        super().__init__(**more)
+        self.suite = suite
+        self.inside_id = original.nodeid
+        for mark in original.own_markers:
+            self.add_marker(mark.name)
+        self.place = original.location
+        self.add_marker(pytest.mark.labvm)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, self.place[1], self.name
+
+    def runtest(self) -> None:
+        raise AssertionError("runs in the lab VM only")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.has_plugin("relay"):
+        return  # this is the pytest in the VM
+    copies = [copy for item in items if _runs_inside(item) for copy in _copies(item)]
+    items[:] = [item for item in items if item.path.parent != _INSIDE]
+    # One after another: a VM is shut down before the next one boots.
+    items += sorted(copies, key=lambda copy: SUITES.index(copy.suite))
+
+
+def _runs_inside(item: pytest.Item) -> bool:
+    if item.path.parent == _KERNEL:
+        return item.name in _KERNEL_TESTS.get(item.path.name, ())
+    return item.path.parent == _INSIDE
+
+
+def _copies(item: pytest.Item) -> Iterator[InsideTest]:
+    assert item.parent is not None
+    only = item.get_closest_marker("only")
+    for suite in only.args if only else SUITES:
+        yield InsideTest.from_parent(item.parent, name=f"{item.name}@{suite}", original=item, suite=suite)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    if not isinstance(item, InsideTest):
+        return None
+    boots = item.session.stash.setdefault(_BOOTS, {})
+    if item.suite not in boots:
+        for other in boots.values():
+            other.close()
+        boots[item.suite] = Boot(item.suite, [i for i in item.session.items if isinstance(i, InsideTest)])
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in boots[item.suite].reports(item):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    for boot in session.stash.get(_BOOTS, {}).values():
+        boot.close()
+
+
+class Boot:
+    """One run of a VM with all its tests: `reports` waits for those of one test."""
+
+    def __init__(self, suite: str, items: list[InsideTest]) -> None:
+        self.done: dict[str, list[dict[str, Any]]] = {}
+        self.complete: set[str] = set()
+        self.running = "its boot"
+        self.trouble: list[str] = []
+        self.said = False
+        self.vm: VM | None = None
+        self.events: Iterator[dict[str, Any]] = iter(())
+        try:
+            self.vm = VM(suite, [item.inside_id for item in items if item.suite == suite], BOOT_SECONDS)
+            self.events = self.vm.stream()
+        except (LabVMError, OSError) as error:
+            self.trouble.append(str(error))
+
+    def reports(self, item: InsideTest) -> list[pytest.TestReport]:
+        """What the VM reported for this test, or the reason why it reported nothing, as a failure."""
+        while item.inside_id not in self.complete and self._next():
+            pass
+        if item.inside_id not in self.complete:
+            self.trouble = self.trouble or ["the lab VM ended well, but did not run this test"]
+            said, self.said = self.said, True
+            why = "did not run: see the failure above" if said else "\n".join(self.trouble)
+            return [_failure(item, f"while in {self.running}: {why}")]
+        return [_as_outside(item, report) for report in self.done.pop(item.inside_id)]
+
+    def _next(self) -> bool:
+        try:
+            event = next(self.events, None)
+        except (LabVMError, OSError, ValueError) as error:
+            self.trouble.append(str(error))
+            event = None
+        if event is None:
+            return False
+        if "begins" in event:
+            self.running = event["begins"]
+        elif "broken" in event:
+            self.trouble.append(f"{event['broken']} cannot be collected in the VM:\n{event['text']}")
+        else:
+            report = event["report"]
+            self.done.setdefault(report["nodeid"], []).append(report)
+            if report["when"] == "teardown":
+                self.complete.add(report["nodeid"])
+        return True
+
+    def close(self) -> None:
+        """Shuts the VM down; tests that it has not run yet fail."""
+        if self.vm is not None:
+            # What comes after the last test may still be a failure to end.
+            while not self.trouble and self._next():
+                pass
+            self.vm.__exit__()
+            self.vm = None
+
+
+_BOOTS: pytest.StashKey[dict[str, Boot]] = pytest.StashKey()
+
+
+def _as_outside(item: InsideTest, report: dict[str, Any]) -> pytest.TestReport:
+    made = pytest.TestReport._from_json(report)
+    made.nodeid, made.location = item.nodeid, item.location
+    if made.skipped and item.config.getoption("--no-skips") and not hasattr(made, "wasxfail"):
+        made.outcome, made.longrepr = "failed", f"skipped, where nothing may be: {made.longrepr}"
+    return made
+
+
+def _failure(item: InsideTest, text: str) -> pytest.TestReport:
+    return pytest.TestReport(item.nodeid, item.location, dict(item.keywords), "failed", text, "call")

@@ -1,0 +1,184 @@
+"""Boots the lab VM and runs tests in it: one boot for all of them, reports as they come.
+
+::
+
+    VM(suite, checkout, node ids) ─► job disk: the checkout and the job ─► QEMU ─► ttyS1: one JSON line per event
+                                                                            └────► console file, ttyS2: exit status
+
+The machine's own network is not connected to it. It ends with the process that started it, and at its deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+EVENT_BYTES = 4_000_000
+CONSOLE_TAIL = 4000
+_READ = 65536
+
+_JOB = """#!/bin/sh
+export PYTHONPATH=/opt/tests:/job/checkout:/job/checkout/tests/labvm PYTHONDONTWRITEBYTECODE=1
+cd /job/checkout && exec python3 -m pytest -p no:cacheprovider -p relay -q
+"""
+
+
+class LabVMError(Exception):
+    """The lab VM could not be built, or ended before its job did; the text says why, with the console's last words."""
+
+
+class VM:
+    """One boot that runs the tests with these node ids. Raises LabVMError when it cannot start.
+
+    `seconds` is the deadline of all together; `job` may be another program than pytest.
+    """
+
+    def __init__(self, suite: str, tests: list[str], seconds: float, job: str = _JOB) -> None:
+        disk = _disk(suite)
+        self.suite = suite
+        self.started = time.monotonic()
+        self.deadline = self.started + seconds
+        self.work = Path(tempfile.mkdtemp(prefix="guestnet-labvm-"))
+        self.console = self.work / "console"
+        try:
+            self.console.touch()
+            _pack_job(self.work, tests, job)
+            events, theirs = socket.socketpair()
+            self.events = events
+            self.qemu = _boot(disk, self.work, theirs)
+            theirs.close()
+        except BaseException:
+            shutil.rmtree(self.work)
+            raise
+
+    def __enter__(self) -> VM:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.qemu.kill()
+        self.qemu.wait(30)
+        self.events.close()
+        shutil.rmtree(self.work)
+
+    def stream(self) -> Iterator[dict[str, Any]]:
+        """The events of the job, until it ends. Raises LabVMError when it does not end well, or not in time."""
+        buffer = b""
+        while chunk := self._read():
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            if len(buffer) > EVENT_BYTES:
+                raise self._failure(f"an event of more than {EVENT_BYTES} bytes")
+            for line in lines:
+                yield json.loads(line)
+        self._check_end()
+
+    def _read(self) -> bytes:
+        left = max(0.0, self.deadline - time.monotonic())
+        if not select.select([self.events], [], [], left)[0]:
+            raise self._failure("not done at its deadline")
+        return self.events.recv(_READ)
+
+    def _check_end(self) -> None:
+        try:
+            self.qemu.wait(max(1.0, self.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise self._failure("still on at its deadline, its job done") from error
+        status = (self.work / "status").read_text().strip()
+        if not status:
+            raise self._failure("ended before its job did (a kernel panic?)")
+        # 1: a test failed, which its own report says.
+        if status not in ("0", "1"):
+            raise self._failure(f"pytest ended with status {status}")
+
+    def _failure(self, what: str) -> LabVMError:
+        tail = self.console.read_bytes()[-CONSOLE_TAIL:].decode(errors="replace")
+        after = time.monotonic() - self.started
+        return LabVMError(f"lab VM {self.suite}: {what}, after {after:.0f} s. Its console's last words:\n{tail}")
+
+
+def _disk(suite: str) -> Path:
+    script = CHECKOUT / "scripts/make-labvm"
+    # This Python: it names the pytest that has to be on the disk.
+    done = subprocess.run([sys.executable, script, "--path", suite], capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        raise LabVMError(f"lab VM {suite} is not built: run scripts/make-labvm {suite}\n{done.stderr}")
+    return Path(done.stdout.strip())
+
+
+def _pack_job(work: Path, tests: list[str], program: str) -> None:
+    job = work / "job"
+    listed = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, capture_output=True, timeout=30, check=True).stdout.decode().split("\0")
+    for name in filter(None, files):
+        if (source := CHECKOUT / name).is_file():
+            target = job / "checkout" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    (job / "tests").write_text(json.dumps(tests))
+    (job / "run").write_text(program)
+    (job / "run").chmod(0o755)
+    make = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(job), str(work / "job.img"), "64M"]
+    subprocess.run(make, capture_output=True, timeout=60, check=True)
+    shutil.rmtree(job)
+
+
+def _boot(disk: Path, work: Path, events: socket.socket) -> subprocess.Popen[bytes]:
+    append = "root=/dev/nvme0n1 rw init=/lab-init console=ttyS0 quiet panic=-1 mitigations=off"
+    # Different buses: the kernel numbers two disks of one kind in the order in which they happen to answer.
+    disks = {"nvme": disk / "root.img", "virtio-blk-pci": work / "job.img"}
+    drives = []
+    for bus, image in disks.items():
+        drives += ["-drive", f"file={image},if=none,id={image.stem},format=raw,cache=unsafe,snapshot=on"]
+        drives += ["-device", f"{bus},drive={image.stem},serial={image.stem}"]
+    argv = [
+        *("setpriv", "--pdeathsig", "KILL", "--"),
+        *(
+            "qemu-system-x86_64",
+            "-M",
+            "q35",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max,cx16=off",
+            "-smp",
+            "2",
+            "-m",
+            "2048",
+        ),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-kernel", str(disk / "kernel"), "-append", append, *drives),
+        *("-serial", f"file:{work / 'console'}", "-chardev", f"socket,id=events,fd={events.fileno()}"),
+        *("-serial", "chardev:events", "-serial", f"file:{work / 'status'}"),
+    ]
+    (work / "status").touch()
+    errors = (work / "console").open("ab")
+    with errors:
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=[events.fileno()]
+        )
+
+
+def main() -> int:
+    """For trying things: `python tests/labvm/runner.py SUITE NODE-ID...` prints the events."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with VM(sys.argv[1], sys.argv[2:], 600) as vm:
+        try:
+            for event in vm.stream():
+                print(f"{time.monotonic() - vm.started:6.1f}", json.dumps(event)[:200])
+        finally:
+            print(vm.console.read_text(errors="replace")[-20000:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
