@@ -77,7 +77,7 @@ class Wire:
     def send(self, frame: bytes) -> None:
         os.write(self.fd, frame)
 
-    def delivered(self, frame: bytes, within: float = 0.05) -> bool:
+    def delivered(self, frame: bytes, within: float = 1.0) -> bool:
         """Whether the neighbour receives this frame; padding apart, which bridges trim."""
         self.send(frame)
         end = time.monotonic() + within

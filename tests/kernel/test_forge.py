@@ -19,12 +19,11 @@ THEM = forge.Identity(frames.THEM, IPv4Address(frames.THEM4), IPv6Address(frames
 
 @pytest.mark.parametrize("kind", FORGERIES)
 def test_a_forged_frame_arrives_unless_it_is_filtered(wire: Wire, kind: str) -> None:
-    sent = forge.forged(kind, ME, THEM)
-    assert [wire.delivered(frame) for frame in sent] == [True] * len(sent)
+    sent = {str(number): frame for number, frame in enumerate(forge.forged(kind, ME, THEM))}
+    assert wire.judge(sent) == set(sent)
     owned = (ip_network(frames.ME4), ip_network(frames.ME6))
     kernel.nft(filters.guard(filters.PortGuard(wire.tap, frames.ME, owned)))
-    assert [wire.delivered(frame) for frame in sent] == [False] * len(sent)
-    assert wire.delivered(forge.honest(frames.ME))
+    assert wire.judge({**sent, "honest": forge.honest(frames.ME)}) == {"honest"}
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
