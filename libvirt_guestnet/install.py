@@ -110,8 +110,7 @@ def _check_libvirt() -> None:
     if version < OLDEST_LIBVIRT:
         found, wanted = (".".join(map(str, v)) for v in (version, OLDEST_LIBVIRT))
         raise GuestnetError(
-            f"libvirt {found} does not run hooks from /etc/libvirt/hooks/qemu.d: upgrade to {wanted} or later, or call "
-            f"the two files in {_template('qemu').parent} from your own /etc/libvirt/hooks/qemu and network"
+            f"libvirt {found} does not run hooks from /etc/libvirt/hooks/qemu.d: upgrade to {wanted} or later"
         )
 
 
@@ -129,7 +128,8 @@ def _check_owner(library: Path) -> None:
     package = library / "libvirt_guestnet"
     for path in (Path(sys.executable).resolve(), package / "hook/main.py", package, *package.parents):
         mode = path.stat()
-        loose = mode.st_mode & stat.S_IWOTH and not mode.st_mode & stat.S_ISVTX
+        others = stat.S_IWOTH | (stat.S_IWGRP if mode.st_gid else 0)
+        loose = mode.st_mode & others and not mode.st_mode & stat.S_ISVTX
         if mode.st_uid != 0 or loose:
             raise GuestnetError(
                 f"{path} can be changed by others than root, and libvirt would run it as root: install "

@@ -73,7 +73,7 @@ def test_tox_has_an_environment_for_every_tier() -> None:
     assert refusal.stderr.split("there are ")[1].split() == tox["tox"]["env_list"].split(", ")
 
 
-@pytest.mark.parametrize("name", ["scripts/setup", "scripts/quickstart", "scripts/test", ".ci/run"])
+@pytest.mark.parametrize("name", ["scripts/setup", "scripts/lab", "scripts/quickstart", "scripts/test", ".ci/run"])
 def test_scripts_are_shell_that_any_sh_reads(name: str) -> None:
     assert subprocess.run(["sh", "-n", str(ROOT / name)], capture_output=True, timeout=10).stderr == b""
     assert (ROOT / name).stat().st_mode & 0o111 == 0o111
