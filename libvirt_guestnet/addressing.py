@@ -43,13 +43,6 @@ def bridge(name: str) -> str:
     return f"gn-{plain[:6]}-{_digest('bridge', name).hex()[:5]}"
 
 
-def eui64(prefix: IPv6Network, mac_address: str) -> IPv6Address:
-    """The SLAAC address of a MAC in a /64 (RFC 4291, appendix A)."""
-    octets = bytes.fromhex(mac_address.replace(":", ""))
-    identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    return IPv6Address(int(prefix.network_address) | int.from_bytes(identifier, "big"))
-
-
 class Pool:
     """The addresses of one subnet to derive from: not its first or (IPv4) last, not in the DHCP range, not taken."""
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from libvirt_guestnet.datapath.ranges import Prefix, Ranges, as_raw, as_set, merge, ranges
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.slaac import eui64
 
 TABLE = "netdev guestnet"
 
@@ -80,14 +81,7 @@ def check_mac(mac: str) -> str:
 
 def link_local(mac: str) -> IPv6Address:
     """The EUI-64 link-local address of a MAC (RFC 4291, appendix A)."""
-    return eui64(IPv6Network("fe80::/64"), mac)
-
-
-def eui64(prefix: IPv6Network, mac: str) -> IPv6Address:
-    """The SLAAC address of a MAC in a /64 (RFC 4291, appendix A)."""
-    octets = bytes.fromhex(_hex(check_mac(mac)))
-    interface_id = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    return IPv6Address(int(prefix.network_address) | int.from_bytes(interface_id, "big"))
+    return eui64(IPv6Network("fe80::/64"), check_mac(mac))
 
 
 def guard(port: PortGuard) -> str:

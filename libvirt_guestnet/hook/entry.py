@@ -139,9 +139,9 @@ def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
     """The helper's work, once the new NIC's tap is there. Raises GuestnetError."""
     receipts, batch = _wanted(found.domain_with(tap), state)
     with state.lock() as hold:
-        known = state.port(tap)
+        there = state.port(tap)
         unplugged_again = state.plugging(found.portid) is None
-        done = known is not None and (known.portid, known.ifindex) == (found.portid, links.index_of(tap))
+        done = there is not None and (there.portid, there.ifindex) == (found.portid, links.index_of(tap))
         if not unplugged_again and not done:
             state.put_ports(found.uuid, receipts)
             nft(batch, hold)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import PortGuard, Server, check_device, check_mac, eui64
+from libvirt_guestnet.datapath.filters import PortGuard, Server, check_device, check_mac
 from libvirt_guestnet.datapath.overlay import Overlay
 from libvirt_guestnet.datapath.ranges import Prefix
 from libvirt_guestnet.datapath.subinterface import Subinterface
@@ -14,6 +14,7 @@ from libvirt_guestnet.datapath.vlan import TapVlans
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.slaac import eui64
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt
 
 _TAPS = ("network", "bridge", "ethernet")

@@ -1,7 +1,7 @@
 """What each libvirt hook call does here: the one table, and the way from it to the work.
 
-libvirt calls the hooks with `OBJECT OPERATION SUBOPERATION EXTRA` and the object's XML on stdin. An operation that is
-not in the table, or an object that carries nothing of ours, costs a bare interpreter: nothing is imported for it.
+libvirt calls the hooks with `OBJECT OPERATION SUBOPERATION EXTRA` and the object's XML on stdin. An operation without a
+function costs a shell, an object that carries nothing of ours a bare interpreter: nothing is imported for it.
 """
 
 import sys

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Network
 
+from libvirt_guestnet.slaac import eui64
+
 from .. import addressing
 from ..model import Assignment, IPAddress, IPNetwork, Mode, PhysicalNetwork, PortAddress, Subnet
 from .keys import PortDecl
@@ -72,7 +74,7 @@ class Addresses:
         pool = self._pool(seg, subnet)
         address: IPAddress | None
         if isinstance(subnet.prefix, IPv6Network) and subnet.prefix.prefixlen == 64:
-            address = addressing.eui64(subnet.prefix, mac)
+            address = eui64(subnet.prefix, mac)
         else:
             address = pool.derive(self._topology, *names, str(subnet.prefix))
         if address is None:

@@ -9,6 +9,7 @@ import pytest
 
 from libvirt_guestnet import addressing
 from libvirt_guestnet.model import DhcpRange
+from libvirt_guestnet.slaac import eui64
 
 NET = IPv4Network("10.0.1.0/24")
 
@@ -45,9 +46,9 @@ def test_short_bridge_names_stay_readable_and_long_ones_distinct() -> None:
 
 
 def test_eui64_is_rfc4291s() -> None:
-    made = addressing.eui64(IPv6Network("fd61:1::/64"), "52:54:00:2d:f7:31")
+    made = eui64(IPv6Network("fd61:1::/64"), "52:54:00:2d:f7:31")
     assert made == IPv6Address("fd61:1::5054:ff:fe2d:f731")
-    made = addressing.eui64(IPv6Network("2001:db8::/64"), "34:56:78:9a:bc:de")
+    made = eui64(IPv6Network("2001:db8::/64"), "34:56:78:9a:bc:de")
     assert made == IPv6Address("2001:db8::3656:78ff:fe9a:bcde")
 
 

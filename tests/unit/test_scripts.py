@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# A test file for another pytest: what `--no-skips` must turn into failures, and what it must not.
 SKIPS = """
 import pytest
 
