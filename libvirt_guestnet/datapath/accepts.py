@@ -1,0 +1,127 @@
+"""What must pass the host's other firewalls so that guests can be reached, as rules for each place of theirs.
+
+Pure. A reject is final whoever accepted before, so an accept counts only in the table that would reject: libvirt's
+catch-all reject behind every nat, route and isolated bridge, Docker's FORWARD DROP. Each place gets one chain of ours,
+jumped to from the top of its own forward chain, that holds exact accepts and nothing else; no policy is ever changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.filters import check_device
+
+CHAIN = "GUESTNET-FORWARD"
+NFT_CHAIN = "guestnet"
+Span = tuple[int, int]
+
+
+class Published(NamedTuple):
+    """Where a flow was going before its destination was translated; None stands for any."""
+
+    address: IPv4Network | IPv6Network | None = None
+    ports: Span | None = None
+
+
+class Accept(NamedTuple):
+    """Flows that others open towards `guest` behind `bridge`, with what belongs to them in both directions.
+
+    `protocol` is "tcp", "udp" or "" for everything; `ports` are the guest's own, first and last (None: all). With
+    `published` only flows that were translated from there.
+    """
+
+    bridge: str
+    guest: IPv4Network | IPv6Network
+    protocol: str = ""
+    ports: Span | None = None
+    published: Published | None = None
+
+
+def iptables_batch(accepts: Iterable[Accept], forward: list[str]) -> str:
+    """Input of `iptables-restore --noflush`: our chain holds exactly these and is jumped to first, or is gone.
+
+    `forward` is what `iptables -S FORWARD` says. Empty when nothing has to be done.
+    """
+    lines = [f"-A {CHAIN} {rule}" for accept in accepts for rule in _iptables_rules(accept)]
+    jump = f"-A FORWARD -j {CHAIN}"
+    jumps = [f"-D FORWARD -j {CHAIN}" for line in forward if line == jump]
+    if lines:
+        rules = [line for line in forward if line.startswith("-A ")]
+        moved = [] if rules[:1] == [jump] and len(jumps) == 1 else [*jumps, f"-I FORWARD 1 -j {CHAIN}"]
+        return _restore([f":{CHAIN} - [0:0]", *lines, *moved])
+    return _restore([f":{CHAIN} - [0:0]", *jumps, f"-X {CHAIN}"]) if jumps else ""
+
+
+def _restore(lines: list[str]) -> str:
+    return "\n".join(["*filter", *lines, "COMMIT", ""])
+
+
+def _iptables_rules(accept: Accept) -> tuple[str, str]:
+    # By what conntrack knows of the flow, not by the packet's own header: its ICMP errors must pass too.
+    bridge, match = check_device(accept.bridge), " -m conntrack"
+    if accept.protocol:
+        match += f" --ctproto {accept.protocol} --ctreplsrc {accept.guest}"
+        match += f" --ctreplsrcport {_span(accept.ports, ':')}" if accept.ports else ""
+    match += _iptables_origin(accept.published)
+    return (
+        f"-o {bridge} -d {accept.guest}{match} --ctdir ORIGINAL -j ACCEPT",
+        f"-i {bridge} -s {accept.guest}{match} --ctdir REPLY -j ACCEPT",
+    )
+
+
+def _iptables_origin(published: Published | None) -> str:
+    if published is None:
+        return ""
+    address = f" --ctorigdst {published.address}" if published.address else ""
+    ports = f" --ctorigdstport {_span(published.ports, ':')}" if published.ports else ""
+    return f" --ctstate DNAT{address}{ports}"
+
+
+def _span(ports: Span, between: str) -> str:
+    first, last = ports
+    return str(first) if first == last else f"{first}{between}{last}"
+
+
+def nft_batch(accepts: Iterable[Accept], table: str, forward: list[str]) -> str:
+    """The nft batch with which our chain in somebody's `table` (of family ip or ip6) holds exactly these and is jumped
+    to first from its chain `forward`, or is gone.
+
+    `forward` is what `nft -a list chain TABLE forward` says. Empty when nothing has to be done.
+    """
+    version = 6 if table.startswith("ip6 ") else 4
+    rules = [rule for accept in accepts for rule in _nft_rules(accept, version)]
+    handles = [line.rpartition(" ")[2] for line in forward if line.strip().startswith(f"jump {NFT_CHAIN} #")]
+    if not rules and not handles:
+        return ""
+    gone = [] if rules else [f"delete rule {table} forward handle {handle}" for handle in handles]
+    lines = [
+        f"add chain {table} {NFT_CHAIN}",
+        f"flush chain {table} {NFT_CHAIN}",
+        *(f"add rule {table} {NFT_CHAIN} {rule}" for rule in rules),
+        *([] if handles else [f"insert rule {table} forward jump {NFT_CHAIN}"]),
+        *gone,
+        *([] if rules else [f"delete chain {table} {NFT_CHAIN}"]),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _nft_rules(accept: Accept, version: int) -> tuple[str, str]:
+    bridge, ip, match = check_device(accept.bridge), "ip" if version == 4 else "ip6", ""
+    if accept.protocol:
+        match += f" ct protocol {accept.protocol} ct reply {ip} saddr {accept.guest}"
+        match += f" ct reply proto-src {_span(accept.ports, '-')}" if accept.ports else ""
+    match += _nft_origin(accept.published, ip)
+    return (
+        f'oifname "{bridge}" {ip} daddr {accept.guest}{match} ct direction original accept',
+        f'iifname "{bridge}" {ip} saddr {accept.guest}{match} ct direction reply accept',
+    )
+
+
+def _nft_origin(published: Published | None, ip: str) -> str:
+    if published is None:
+        return ""
+    address = f" ct original {ip} daddr {published.address}" if published.address else ""
+    ports = f" ct original proto-dst {_span(published.ports, '-')}" if published.ports else ""
+    return f" ct status dnat{address}{ports}"

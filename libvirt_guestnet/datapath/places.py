@@ -1,0 +1,81 @@
+"""The places where an accept of ours counts (see `accepts`), and putting it there. On the hook path.
+
+A place is planned by a pure function from what its forward chain says now; only this module reads and changes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath import program
+from libvirt_guestnet.datapath.accepts import Accept, iptables_batch, nft_batch
+from libvirt_guestnet.datapath.nft import listed, nft
+from libvirt_guestnet.errors import GuestnetError
+
+
+class Place(NamedTuple):
+    """One forward chain of somebody else's, for IPv4 or IPv6.
+
+    `read` gives its rules, None where there is no such chain or it can refuse nothing; `plan` the change that is
+    needed, "" for none; `write` makes it in one transaction. Both raise GuestnetError.
+    """
+
+    name: str
+    version: int
+    read: Callable[[], list[str] | None]
+    plan: Callable[[list[Accept], list[str]], str]
+    write: Callable[[str, int | None], None]
+
+
+def arrange(accepts: Iterable[Accept], hold: int | None = None) -> list[str]:
+    """Every place accepts exactly these. Goes on past failures and returns them, each with its place."""
+    wanted = list(accepts)
+    return [failure for place in PLACES if (failure := _arrange(place, wanted, hold))]
+
+
+def _arrange(place: Place, accepts: list[Accept], hold: int | None) -> str:
+    mine = [accept for accept in accepts if accept.guest.version == place.version]
+    try:
+        there = place.read()
+    except GuestnetError as error:
+        return f"{place.name}: {error}" if mine else ""  # what cannot be read has nothing of ours
+    try:
+        if there is not None:
+            place.write(place.plan(mine, there), hold)
+    except GuestnetError as error:
+        return f"{place.name}: {error}"
+    return ""
+
+
+def _iptables(tool: str, version: int) -> Place:
+    def read() -> list[str] | None:
+        try:
+            output = program.run([tool, "-w", "5", "-S", "FORWARD"], "", "iptables")
+        except GuestnetError:
+            return None  # not installed: nobody filters with it
+        if output.status != 0:
+            raise GuestnetError(output.complaint)
+        rules = output.stdout.splitlines()
+        return None if rules == ["-P FORWARD ACCEPT"] else rules
+
+    def write(batch: str, hold: int | None) -> None:
+        if not batch:
+            return
+        output = program.run([f"{tool}-restore", "--noflush", "-w", "5"], batch, "iptables", hold)
+        if output.status != 0:
+            raise GuestnetError(f"{tool} refused the change: {output.complaint}")
+
+    return Place(f"{tool} FORWARD", version, read, iptables_batch, write)
+
+
+def _libvirt(family: str, version: int) -> Place:
+    table = f"{family} libvirt_network"  # since libvirt 10.4, where its firewall_backend is nftables
+
+    def plan(accepts: list[Accept], forward: list[str]) -> str:
+        return nft_batch(accepts, table, forward)
+
+    return Place(f"nftables {table}", version, lambda: listed("chain", *table.split(), "forward") or None, plan, nft)
+
+
+PLACES = (_iptables("iptables", 4), _iptables("ip6tables", 6), _libvirt("ip", 4), _libvirt("ip6", 6))

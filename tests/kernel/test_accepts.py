@@ -1,0 +1,111 @@
+"""Accepts in other people's firewalls: exactly ours, first, once, and gone again without a trace."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from box import Box
+
+import libvirt_guestnet
+
+pytestmark = pytest.mark.kernel
+
+LIBRARY = str(Path(libvirt_guestnet.__file__).parents[1])
+ARRANGE = """
+import json, sys
+from ipaddress import ip_network
+from libvirt_guestnet.datapath.accepts import Accept, Published
+from libvirt_guestnet.datapath.places import arrange
+
+def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False):
+    origin = Published(ip_network(published) if published else None, from_ports) if translated else None
+    return Accept(bridge, ip_network(guest), protocol, ports, origin)
+
+print(json.dumps(arrange(accept(**fields) for fields in json.loads(sys.argv[1]))))
+"""
+FORWARD = {
+    "bridge": "gn-x", "guest": "10.0.0.1", "protocol": "tcp", "ports": (80, 80), "published": "198.18.1.1",
+    "from_ports": (8080, 8080), "translated": True,
+}  # fmt: skip
+FORWARD6 = {**FORWARD, "guest": "fd00::1", "published": "fd61::1", "protocol": "udp", "ports": (80, 90), "from_ports": (80, 90)}  # fmt: skip  # noqa: E501
+ANY = {"bridge": "gn-y", "guest": "10.0.1.0/24"}
+
+
+@pytest.fixture
+def box() -> Iterator[Box]:
+    box = Box()
+    yield box
+    box.close()
+
+
+def arrange(box: Box, *accepts: dict[str, object]) -> list[str]:
+    run = ["env", f"PYTHONPATH={LIBRARY}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", ARRANGE]
+    failures: list[str] = json.loads(box.ok(*run, json.dumps(accepts)))
+    return failures
+
+
+def forward(box: Box, tool: str) -> list[str]:
+    return box.ok(tool, "-S").splitlines()
+
+
+@pytest.mark.parametrize(("tool", "accept"), [("iptables", FORWARD), ("ip6tables", FORWARD6)])
+def test_iptables_has_exactly_ours_first_and_once(box: Box, tool: str, accept: dict[str, object]) -> None:
+    box.ok(tool, "-P", "FORWARD", "DROP")
+    box.ok(tool, "-A", "FORWARD", "-i", "theirs", "-j", "REJECT")
+    before = forward(box, tool)
+    for _ in range(2):
+        assert arrange(box, accept, {**ANY, "guest": "fd00:1::/64"} if tool == "ip6tables" else ANY) == []
+        now = forward(box, tool)
+        assert [line for line in now if line.startswith("-A FORWARD")] == [
+            "-A FORWARD -j GUESTNET-FORWARD", *(line for line in before if line.startswith("-A FORWARD")),
+        ]  # fmt: skip
+        ours = [line for line in now if line.startswith("-A GUESTNET-FORWARD")]
+        assert len(ours) == 4
+        assert all(line.endswith("-j ACCEPT") and " gn-" in line for line in ours)
+    # Somebody puts himself first, as libvirt does when it makes its chains, and Docker at each of its starts.
+    box.ok(tool, "-I", "FORWARD", "-i", "new", "-j", "REJECT")
+    assert arrange(box, accept) == []
+    now = forward(box, tool)
+    assert next(line for line in now if line.startswith("-A FORWARD")) == "-A FORWARD -j GUESTNET-FORWARD"
+    assert len([line for line in now if "GUESTNET-FORWARD" in line]) == 2 + 2
+    box.ok(tool, "-D", "FORWARD", "-i", "new", "-j", "REJECT")
+    assert arrange(box) == []
+    assert forward(box, tool) == before, "as we found it, policy and all"
+
+
+def test_a_host_without_iptables_rules_is_left_without(box: Box) -> None:
+    assert arrange(box, FORWARD, FORWARD6, ANY) == []
+    assert box.ok("nft", "list", "ruleset") == ""
+
+
+@pytest.mark.parametrize(("family", "accept"), [("ip", FORWARD), ("ip6", FORWARD6)])
+def test_libvirts_nftables_backend(box: Box, family: str, accept: dict[str, object]) -> None:
+    table = f"table {family} libvirt_network"
+    hook = "type filter hook forward priority filter; policy accept;"
+    box.ok("nft", f"add {table}; add chain {family} libvirt_network forward {{ {hook} }}")
+    box.ok("nft", f"add rule {family} libvirt_network forward counter reject")
+    before = box.ok("nft", "list", "ruleset")
+    for _ in range(2):
+        assert arrange(box, accept) == []
+        chain = box.ok("nft", "list", "chain", family, "libvirt_network", "forward")
+        assert chain.index("jump guestnet") < chain.index("reject")
+        assert chain.count("jump guestnet") == 1
+        ours = box.ok("nft", "list", "chain", family, "libvirt_network", "guestnet")
+        assert (ours.count("accept"), ours.count("gn-x")) == (2, 2)
+        assert ours.count("ct status dnat") == 2
+    assert arrange(box) == []
+    assert box.ok("nft", "list", "ruleset") == before
+
+
+def test_what_cannot_be_arranged_is_named(box: Box) -> None:
+    box.ok("iptables", "-P", "FORWARD", "DROP")
+    restore = box.ok("readlink", "-f", "/usr/sbin/iptables-restore").strip()
+    script = 'test "$(basename "$0")" = iptables || exit 7; echo "-P FORWARD DROP"'
+    box.run("sh", "-c", f"printf '#!/bin/sh\\n%s\\n' '{script}' > /run/broken; chmod +x /run/broken")
+    box.ok("mount", "--bind", "/run/broken", restore)
+    assert arrange(box, FORWARD) == ["iptables FORWARD: iptables refused the change: exit status 7"]
+    assert arrange(box) == []
