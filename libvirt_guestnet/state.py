@@ -8,6 +8,7 @@
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain: its helper still waits for the tap
     ├── vlans/TAP.json              the VLANs of one tagged tap
+    ├── reach/TAP.json              the routes and published neighbours that lead to one tap
     ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of
     └── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
 
@@ -238,6 +239,16 @@ class State:
 
     def drop_tap_vlans(self, tap: str) -> None:
         self._remove("vlans", tap)
+
+    def reaches(self) -> list[dict[str, Any]]:
+        """The fields of every receipt of routes to a tap."""
+        return [f for tap in _names(f"{self.root}/reach") if (f := self._read("reach", tap))]
+
+    def put_reach(self, fields: dict[str, Any]) -> None:
+        self._write("reach", fields["tap"], fields)
+
+    def drop_reach(self, tap: str) -> None:
+        self._remove("reach", tap)
 
     def joined(self, uplink: str) -> set[int]:
         """The VLANs that we made an uplink a member of."""

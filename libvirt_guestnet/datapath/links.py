@@ -25,6 +25,14 @@ def index_of(name: str) -> int:
         return 0
 
 
+def name_of(index: int) -> str:
+    """The opposite of `index_of`; "" where there is no such device."""
+    try:
+        return _socket.if_indextoname(index)
+    except OSError:
+        return ""
+
+
 def names() -> set[str]:
     """Every device of this network namespace."""
     return {name for _, name in _socket.if_nameindex()}

@@ -10,7 +10,7 @@ from types import FrameType
 from libvirt_guestnet.datapath import filters, links, vlan
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import hotplug, intent, known, tagging, xmlread
+from libvirt_guestnet.hook import hotplug, intent, known, reaching, tagging, xmlread
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
@@ -60,6 +60,7 @@ def guard(domain: xmlread.Node, state: State) -> None:
         nft(batch + (filters.release(stale) if stale else ""), hold)
         state.drop_ports(stale)
         tagging.tag(domain, state)
+        reaching.sweep(state)
 
 
 def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]:
@@ -112,6 +113,8 @@ def release(domain: xmlread.Node, state: State) -> None:
         _release(sorted({*mine, *state.taps(uuid), *_gone(state)}), state, hold)
         state.forget_domain(uuid)
         tagging.untag(uuid, state)
+        reaching.forget(uuid, state)
+        reaching.sweep(state)
 
 
 def _release(taps: list[str], state: State, hold: int) -> None:
@@ -284,6 +287,7 @@ def release_tap(uuid: str, tap: str) -> None:
     state = State()
     with state.lock() as hold:
         _release([tap] if tap in state.taps(uuid) else [], state, hold)
+        reaching.forget_tap(uuid, tap, state)
 
 
 def release_all() -> None:
@@ -292,6 +296,7 @@ def release_all() -> None:
     with state.lock() as hold:
         nft(filters.remove(), hold)
         state.forget_ports()
+        reaching.forget_all(state)
 
 
 def adopt_network(xml: bytes) -> None:
@@ -316,3 +321,4 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         _release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
         state.prune(2 * hotplug.HELPER_SECONDS)
         tagging.sweep(state)
+        reaching.tidy(state)

@@ -64,7 +64,7 @@ def _concerns_us(function: str, data: bytes) -> bool:
     if function in ("prepare_network", "start_network", "remember_network", "forget_network"):
         return bool(_names(f"{_STATE}/networks"))
     # A plain domain may be on a marked network, or reuse the name of a tap whose `release` was killed.
-    return any(_names(f"{_STATE}/{kind}") for kind in ("networks", "ports", "vlans"))
+    return any(_names(f"{_STATE}/{kind}") for kind in ("networks", "ports", "vlans", "reach"))
 
 
 def _names(directory: str) -> list[str]:
