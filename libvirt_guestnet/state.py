@@ -40,7 +40,8 @@ class PortReceipt(NamedTuple):
 
     `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the host's DHCP server if the port's own address is
     what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` how long
-    an answer holds, in seconds.
+    an answer holds, in seconds. A port with VLANs in `trunk` tags its frames (with 802.1ad's tags if `service`), but
+    those of its `native` VLAN, if there is one.
     """
 
     tap: str
@@ -63,6 +64,9 @@ class PortReceipt(NamedTuple):
     dhcp_mac: str = ""
     bridge: str = ""
     lease: int = 0
+    trunk: tuple[tuple[int, int], ...] = ()
+    service: bool = False
+    native: bool = False
 
 
 class NetworkReceipt(NamedTuple):
@@ -72,7 +76,7 @@ class NetworkReceipt(NamedTuple):
     `hosts` are the host's own addresses in it, `mac` its MAC, `lease` its DHCP server's longest lease in seconds;
     `privacy` and `log` are defaults for ports; `made_bridge` says that our hook made the bridge, and `overlay` names
     the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge `vlan` is the access VLAN of its
-    ports (0: none), and `vlan_uplink` the bridge's port to the outside.
+    ports (0: none), `vlan_uplink` the bridge's port to the outside, and `service` says that its tags are 802.1ad's.
     """
 
     name: str
@@ -91,6 +95,7 @@ class NetworkReceipt(NamedTuple):
     overlay: str = ""
     vlan: int = 0
     vlan_uplink: str = ""
+    service: bool = False
 
 
 class Plugging(NamedTuple):
@@ -153,8 +158,8 @@ class State:
         if fields is None:
             return None
         lists = {key: tuple(fields.get(key, ())) for key in ("owned", "routed", "excluded", "roles", "dhcp", "dynamic")}
-        pairs = tuple(map(tuple, fields.get("pairs", ())))
-        return PortReceipt(**_known(PortReceipt._fields, {**fields, **lists, "pairs": pairs}))
+        pairs = {key: tuple(map(tuple, fields.get(key, ()))) for key in ("pairs", "trunk")}
+        return PortReceipt(**_known(PortReceipt._fields, {**fields, **lists, **pairs}))
 
     def ports(self) -> list[PortReceipt]:
         return [r for tap in _names(f"{self.root}/ports") if (r := self.port(tap))]

@@ -1,6 +1,6 @@
 """Port security as nft text: one ingress chain per tap, default drop.
 
-Pure. Every value that reaches the text is an ipaddress object, a checked MAC or a checked device name.
+Pure. Every value that reaches the text is an ipaddress object, a number, a checked MAC or a checked device name.
 
 Two rules keep the filter closed where an nft expression cannot be evaluated (a header that is truncated, or that is
 in another fragment, makes a rule *not match*): what passes is matched positively, and what no rule accepted drops.
@@ -42,6 +42,17 @@ class Server(NamedTuple):
     is_new: bool = False
 
 
+class Trunk(NamedTuple):
+    """The tags of a port that sends tagged frames: one each, of a VLAN in `vlans` (first and last of each range).
+
+    `service`: they are 802.1ad service tags instead of 802.1Q's. `native`: a frame may be untagged as well.
+    """
+
+    vlans: Ranges
+    service: bool = False
+    native: bool = False
+
+
 class PortGuard(NamedTuple):
     """What one port may send.
 
@@ -49,7 +60,7 @@ class PortGuard(NamedTuple):
     `pairs`: more that it owns, each with the MAC address that may announce it beside the port's own (VRRP, CARP) or "".
     `routed`: prefixes it may use as IP source only. `excluded`: carved out of every owned or routed prefix; a single
     owned address is never excluded, nor is a pair. `roles`: of ROLES. `log`: the kernel log tells of drops, at a
-    limited rate.
+    limited rate. `trunk`: what holds for the port holds inside these tags; without it, it sends none.
     """
 
     tap: str
@@ -61,6 +72,7 @@ class PortGuard(NamedTuple):
     roles: tuple[str, ...] = ()
     server: Server | None = None
     log: bool = False
+    trunk: Trunk | None = None
 
 
 def check_device(name: str) -> str:
@@ -91,11 +103,13 @@ def guard(port: PortGuard) -> str:
     """
     tap = check_device(port.tap)
     lines = [f"add table {TABLE}", *_SHARED]
-    lines += [f"add chain {TABLE} {chain}-{tap}" for chain in _CHAINS]
+    chains = (*_CHAINS, *(("vlan",) if port.trunk else ()))
+    lines += [f"add chain {TABLE} {chain}-{tap}" for chain in chains]
     lines.append(
         f'add chain {TABLE} tap-{tap} {{ type filter hook ingress device "{tap}" priority filter; policy drop; }}'
     )
-    lines += [f"flush chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
+    lines += [f"flush chain {TABLE} {chain}-{tap}" for chain in ("tap", *chains)]
+    lines += [] if port.trunk else _forget_chain("vlan", tap)
     lines += _learning(tap, port, port.server) if port.server else _forget(tap)
     return "\n".join([*lines, *_Rules(port).all()]) + "\n"
 
@@ -110,6 +124,7 @@ def release(taps: Iterable[str]) -> str:
         # Jumps go first, then what they jump to, then the set that they look into.
         for action in ("add", "flush"):
             lines += [f"{action} chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
+        lines += _forget_chain("vlan", tap)
         lines += [f"delete chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
         lines += _forget(tap)
     return "\n".join(lines) + "\n"
@@ -153,11 +168,13 @@ def _learning(tap: str, port: PortGuard, server: Server) -> list[str]:
 def _forget(tap: str) -> list[str]:
     return [
         f"add set {TABLE} learnt-{tap} {_SET}",
-        f"add chain {TABLE} told-{tap}",
-        f"flush chain {TABLE} told-{tap}",
-        f"delete chain {TABLE} told-{tap}",
+        *_forget_chain("told", tap),
         f"delete set {TABLE} learnt-{tap}",
     ]
+
+
+def _forget_chain(kind: str, tap: str) -> list[str]:
+    return [f"{action} chain {TABLE} {kind}-{tap}" for action in ("add", "flush", "delete")]
 
 
 def _hex(mac: str) -> str:
@@ -204,6 +221,14 @@ _TAGS = _shared("tag-types", "ether_type", 0x8100, 0x88A8, 0x9100, 0x9200, 0x930
 _PLAIN6 = ("ip6 nexthdr tcp accept", "ip6 nexthdr udp udp dport != 546 accept")
 
 
+def _tag(trunk: Trunk) -> str:
+    return "8021ad" if trunk.service else "8021q"
+
+
+def _vlans(trunk: Trunk) -> str:
+    return "{ " + ", ".join(f"{first:d}-{last:d}" for first, last in merge(trunk.vlans)) + " }"
+
+
 class _Rules:
     """The rules of one port."""
 
@@ -218,6 +243,7 @@ class _Rules:
     def all(self) -> list[str]:
         chains = {
             "tap": self._ethernet(),
+            "vlan": self._inside(self.port.trunk) if self.port.trunk else [],
             "arp": self._arp(),
             "ip4": self._ip4(),
             "ip4sent": self._ip4_sent(),
@@ -253,24 +279,44 @@ class _Rules:
     def _ethernet(self) -> list[str]:
         # `ether type` reads the frame itself: it sees a VLAN tag that the kernel has already moved out of the way, and
         # a length field (LLC/SNAP) is no type, so tagged and 802.3 frames match none of the three.
-        macs, tap = self.macs[0] if len(self.macs) == 1 else f"{{ {', '.join(self.macs)} }}", self.tap
-        own = f"0x{_hex(self.mac)}00000000"
+        macs, trunk = self.macs[0] if len(self.macs) == 1 else f"{{ {', '.join(self.macs)} }}", self.port.trunk
+        untagged = trunk is None or trunk.native
         return [
-            *self._common(),
+            *(self._common("ether type") if untagged else []),
             *self._drop("source MAC", f"ether saddr != {macs}"),
-            # Not a verdict map: a hash lookup costs a frame 20 ns, a comparison 4.
-            f"ether type arp goto arp-{tap}",
-            f"ether type ip goto ip4-{tap}",
-            f"ether type ip6 goto ip6-{tap}",
-            # QEMU's announcement after a migration: RARP that asks for its own MAC and names no address.
-            f"ether type 0x8035 @nh,0,64 0x0001080006040003 @nh,64,80 {own} @nh,144,80 {own} accept",
+            *([f"ether type {_tag(trunk)} vlan id {_vlans(trunk)} goto vlan-{self.tap}"] if trunk else []),
+            *(self._packets("ether type") if untagged else []),
+            *(self._drop("VLAN", f"ether type {_tag(trunk)}") if trunk else []),
             *self._drop("VLAN tag", f"ether type {_TAGS}"),
+            *self._drop("EtherType" if untagged else "untagged"),
+        ]
+
+    def _inside(self, trunk: Trunk) -> list[str]:
+        """What is in a tag of the port's. Before the ingress hook the kernel takes the outermost tag out of the frame,
+        and what follows it for the frame's protocol: so behind one tag every rule reads what it would without, and
+        behind two none finds a packet."""
+        of_type = f"ether type {_tag(trunk)} vlan type"
+        return [
+            *self._common(of_type),
+            *self._packets(of_type),
+            *self._drop("VLAN tag", f"{of_type} {_TAGS}"),
             *self._drop("EtherType"),
         ]
 
-    def _common(self) -> list[str]:
+    def _packets(self, of_type: str) -> list[str]:
+        own = f"0x{_hex(self.mac)}00000000"
+        return [
+            # Not a verdict map: a hash lookup costs a frame 20 ns, a comparison 4.
+            f"{of_type} arp goto arp-{self.tap}",
+            f"{of_type} ip goto ip4-{self.tap}",
+            f"{of_type} ip6 goto ip6-{self.tap}",
+            # QEMU's announcement after a migration: RARP that asks for its own MAC and names no address.
+            f"{of_type} 0x8035 @nh,0,64 0x0001080006040003 @nh,64,80 {own} @nh,144,80 {own} accept",
+        ]
+
+    def _common(self, of_type: str) -> list[str]:
         """What most frames are, in one rule each: nft compares MAC and EtherType at once."""
-        own = f"ether saddr {self.mac} ether type"
+        own = f"ether saddr {self.mac} {of_type}"
         known6 = self._given(6)
         return [
             *(f"{own} ip ip saddr {source} goto ip4sent-{self.tap}" for source in self._sources()),

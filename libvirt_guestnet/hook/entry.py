@@ -218,6 +218,7 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
         overlay=device.device if device else "",
         vlan=aware.tag if aware else 0,
         vlan_uplink=aware.uplink if aware else "",
+        service=aware is not None and aware.service,
     )
 
 

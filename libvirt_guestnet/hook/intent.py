@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import PortGuard, Server, check_device, check_mac
+from libvirt_guestnet.datapath.filters import PortGuard, Server, Trunk, check_device, check_mac
 from libvirt_guestnet.datapath.overlay import Overlay
 from libvirt_guestnet.datapath.ranges import Prefix
 from libvirt_guestnet.datapath.subinterface import Subinterface
@@ -116,24 +116,19 @@ def tap_vlans(domain: Node, network_of: _NetworkOf) -> list[TapVlans]:
 
     Raises GuestnetError on anything that cannot be carried out.
     """
-    own = {p.get("mac").lower(): p.one(f"{NAMESPACE} vlan", "|") for p in domain.all(_DOMAIN_PORT, "|")}
+    own = {p.get("mac").lower(): p for p in domain.all(_DOMAIN_PORT, "|")}
     found = (_tap_vlans(domain, nic, own, network_of) for nic in domain.all("devices/interface"))
     return [vlans for vlans in found if vlans]
 
 
-def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node | None], network_of: _NetworkOf) -> TapVlans | None:
+def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node], network_of: _NetworkOf) -> TapVlans | None:
     mac, name = _attribute(nic, "mac", "address").lower(), _attribute(nic, "source", "network")
-    network, policy, native = network_of(name) if name else None, own.get(mac), nic.one("vlan")
+    network, policy = network_of(name) if name else None, own.get(mac)
     if _attribute(nic, "virtualport", "type") == "openvswitch":
         return None  # libvirt itself tells Open vSwitch
-    if policy is None and network is None:
+    if network is None and (policy is None or policy.one(f"{NAMESPACE} vlan", "|") is None):
         return None  # nothing of ours
-    if policy is not None:
-        pvid, tagged = _own_vlans(policy)
-    elif native is not None:
-        pvid, tagged = _libvirts_vlans(native)
-    else:
-        pvid, tagged = (network.vlan if network else 0), ()
+    pvid, tagged = _vlans(nic, policy) or (network.vlan if network else 0, ())
     if not (pvid or tagged):
         return None
     return TapVlans(
@@ -147,6 +142,14 @@ def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node | None], network_of:
 
 
 _Vlans = tuple[int, tuple[tuple[int, int], ...]]
+
+
+def _vlans(nic: Node, policy: Node | None) -> _Vlans | None:
+    """The VLAN of the NIC's untagged frames (0: none) and its tagged ones, where they are not those of its network."""
+    ours, libvirts = policy.one(f"{NAMESPACE} vlan", "|") if policy else None, nic.one("vlan")
+    if ours is not None:
+        return _own_vlans(ours)
+    return _libvirts_vlans(libvirts) if libvirts is not None else None
 
 
 def _own_vlans(policy: Node) -> _Vlans:
@@ -236,6 +239,9 @@ def _port_receipt(domain: Node, nic: Node, policies: dict[str, Node], network_of
         network=name or (policy.get("network") if policy else ""),
         portid=_attribute(nic, "source", "portid"),
     )
+    pvid, tagged = _vlans(nic, policy) or (0, ())
+    if tagged:
+        bare = bare._replace(trunk=tagged, native=pvid > 0, service=network is not None and network.service)
     if policy is not None:
         return _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
     return _with_defaults(_by_network(bare, network), network) if network else None
@@ -298,6 +304,11 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     server = tuple(host for host in network.hosts if "." in host)
     if not server or not network.bridge:
         return known._replace(owned=(*known.owned, *_dynamic(network, 4)))
+    if bare.trunk:
+        raise GuestnetError(
+            f"domain {bare.domain!r}: interface {bare.mac}: a guarded trunk learns no address from the DHCP server of "
+            f"network {network.name!r}: give its port addresses, or a reservation in the network"
+        )
     dynamic = tuple(_dynamic(network, 4))
     return known._replace(
         dhcp=server, dynamic=dynamic, dhcp_mac=network.mac, bridge=network.bridge, lease=network.lease
@@ -342,6 +353,7 @@ def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> 
         roles=receipt.roles,
         server=server if receipt.dhcp else None,
         log=receipt.log,
+        trunk=Trunk(list(receipt.trunk), receipt.service, receipt.native) if receipt.trunk else None,
     )
 
 

@@ -166,7 +166,9 @@ class PortDecl(Decl):
     )
     vlan: At[int] | None = key(kinds.VLAN, "Access VLAN. Left out: the network's.")
     trunk: tuple[At[tuple[int, int]], ...] | None = key(
-        ListOf(kinds.VLAN_RANGE), "VLANs that the guest sends and receives tagged, such as [100-110, 200]."
+        ListOf(kinds.VLAN_RANGE),
+        "VLANs that the guest sends and receives tagged, such as [100-110, 200]; its addresses hold in all of them. "
+        "On a network with a service-vlan they are 802.1ad's.",
     )
     native_vlan: At[int] | None = key(
         kinds.VLAN, "VLAN of a trunk's untagged frames. Left out: untagged frames are dropped."

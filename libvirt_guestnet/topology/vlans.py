@@ -48,8 +48,9 @@ def check_port(decl: PortDecl, port: Port, seg: Segment | None, report: Report) 
         report.add(
             where, f"a port in a VLAN is of kind network: only then does its hook know the VLAN, not {port.kind}"
         )
-    if port.trunk and port.guarded and decl.trunk:
+    learns = seg is not None and any(subnet.dhcp for subnet in seg.network.subnets) and not port.addresses
+    if port.trunk and port.guarded and decl.trunk and learns and "addresses" not in decl.bad:
         report.add(
             decl.trunk[0].where,
-            "what a guest sends in a tag is not checked yet, so a trunk cannot be guarded: say guarded: false on it",
+            "a guarded trunk learns no address from DHCP: give it addresses of the network, or say guarded: false",
         )

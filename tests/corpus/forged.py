@@ -357,7 +357,43 @@ VLANS = {
     for name, tags in _TAGS.items()
     for inner, (kind, payload) in _INNER.items()
 }
-_TWO = tag_bytes((0x8100, 0), (0x8100, 0))
+# To a trunk of VLANs 100 to 110 and 200, native VLAN 7. 802.1Q unless another source is named.
+_TRUNK_TAGS = {
+    "VLAN 99, below a trunk's": [(0x8100, 99)],
+    "VLAN 111, above a trunk's": [(0x8100, 111)],
+    "VLAN 1, a bridge's default": [(0x8100, 1)],
+    "a trunk's VLAN twice": [(0x8100, 100), (0x8100, 100)],
+    "a trunk's VLAN and another's (double-tag hopping; yersinia)": [(0x8100, 100), (0x8100, 300)],
+    "another's VLAN and a trunk's": [(0x8100, 300), (0x8100, 100)],
+    "a trunk's native VLAN and another's (double-tag hopping; yersinia)": [(0x8100, 7), (0x8100, 300)],
+    "VLAN 0 and a trunk's (CVE-2021-27853)": [(0x8100, 0), (0x8100, 100)],
+    "a trunk's VLAN and VLAN 0 (CVE-2021-27853)": [(0x8100, 100), (0x8100, 0)],
+    "a trunk's VLAN ten times": [(0x8100, 100)] * 10,
+    "a trunk's VLAN in 802.1ad": [(0x88A8, 100)],
+    "a trunk's VLAN in 802.1ad with 802.1Q": [(0x88A8, 100), (0x8100, 100)],
+    "a trunk's VLAN with 802.1ad inside": [(0x8100, 100), (0x88A8, 100)],
+    "a trunk's VLAN in a legacy tag, 0x9100": [(0x9100, 100)],
+    "a trunk's VLAN with a legacy tag inside, 0x9100": [(0x8100, 100), (0x9100, 100)],
+    "a trunk's VLAN in a legacy tag, 0x9300": [(0x9300, 100)],
+}
+_HONEST = _INNER["an honest packet"]
+VLANS |= {
+    **{
+        f"vlan: {inner} in {name}": tagged(*_INNER[inner], *tags)
+        for name, tags in _TRUNK_TAGS.items()
+        for inner in ("an honest packet", "a router advertisement")
+    },
+    "vlan: a tag over SNAP (RFC 1042)": snapped(0x8100, Raw(b"\0\x64\x08\0" + bytes(_HONEST[1]))),
+    "vlan: a tag over SNAP in a trunk's VLAN": snapped(
+        0x8100, Raw(b"\0\x64\x08\0" + bytes(_HONEST[1])), tags=tag_bytes((0x8100, 100))
+    ),
+    "vlan: SNAP in a trunk's VLAN (CVE-2021-27862)": snapped(*_HONEST, tags=tag_bytes((0x8100, 100))),
+    "vlan: SNAP of length 1 in a trunk's VLAN (CVE-2021-27862)": snapped(
+        *_HONEST, length=1, tags=tag_bytes((0x8100, 100))
+    ),
+    "vlan: a tag without a packet": tagged(0, marked(48), (0x8100, 100)),
+    **{f"vlan: {size} octets of a tag": tagged(0x0800, b"", (0x8100, 100))[: 14 + size] for size in range(5)},
+}
 LLCS = {
     **{f"llc: {inner} in SNAP (CVE-2021-27854)": snapped(*packet) for inner, packet in _INNER.items()},
     **{

@@ -5,7 +5,7 @@ Every frame is named by what it is, with its source: an RFC, a CVE, or the filte
 
 from forged import FORGED
 from honest import HONEST, JUMBO
-from make import ME, ME4, ME6, MY_LL, THEM, THEM4, THEM6, is_same, marked, mine, sentinel
+from make import ME, ME4, ME6, MY_LL, THEM, THEM4, THEM6, inside, is_same, marked, mine, sentinel
 
 __all__ = [
     "FORGED",
@@ -18,14 +18,17 @@ __all__ = [
     "THEM",
     "THEM4",
     "THEM6",
+    "inside",
     "is_same",
     "marked",
     "mine",
     "sentinel",
 ]
 
-# No Linux bridge carries these in the first place: multicast sources, and the addresses that 802.1D keeps to a link.
+# No Linux bridge carries these in the first place: multicast sources, the addresses that 802.1D keeps to a link, and
+# tags that end too soon.
 UNCARRIED = {
+    *(f"vlan: {size} octets of a tag" for size in range(5)),
     "mac: a multicast source MAC",
     "mac: all zeros",
     *(name for name, frame in FORGED.items() if frame[:5] == b"\x01\x80\xc2\0\0" and 0 < frame[5] < 16),

@@ -166,6 +166,11 @@ def tag_bytes(*tags: tuple[int, int]) -> bytes:
     return b"".join(kind.to_bytes(2, "big") + vlan.to_bytes(2, "big") for kind, vlan in tags)
 
 
+def inside(frame: bytes, *tags: tuple[int, int]) -> bytes:
+    """The frame, or its 802.3 content with its length, behind VLAN tags of its own or more of them."""
+    return frame[:12] + tag_bytes(*tags) + frame[12:]
+
+
 def sentinel(number: int) -> bytes:
     """An honest frame that is told from every other: what was sent before it has arrived, or never will."""
     return mine(IP(src=ME4, dst="255.255.255.255") / UDP(sport=9, dport=9) / Raw(b"sentinel%08d" % number))

@@ -31,6 +31,13 @@ _KERNEL_TESTS = {
         "test_drops_are_counted_and_belong_to_their_tap",
         "test_a_refused_batch_raises_and_changes_nothing",
     ),
+    "test_trunks.py": (
+        "test_in_its_tag_a_trunk_sends_what_an_access_port_may[tagged]",
+        "test_every_vlan_of_a_trunk_passes_with_every_priority",
+        "test_other_tags_are_dropped_and_counted",
+        "test_what_is_in_a_tag_is_dropped_with_its_own_reason",
+        "test_a_trunk_that_becomes_an_access_port_leaves_no_chain",
+    ),
     "test_hook.py": (
         "test_reconnect_repairs_and_never_fails[9.0.0]",
         "test_a_reused_tap_name_belongs_to_its_new_owner",

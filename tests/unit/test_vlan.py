@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from lxml import etree
 
 from libvirt_guestnet import xmlgen
+from libvirt_guestnet.datapath.filters import Trunk
 from libvirt_guestnet.datapath.subinterface import Subinterface
 from libvirt_guestnet.datapath.vlan import TapVlans, batch, members
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import intent, xmlread
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
 from libvirt_guestnet.model import Topology
-from libvirt_guestnet.state import NetworkReceipt
+from libvirt_guestnet.state import NetworkReceipt, State
 from libvirt_guestnet.topology import loads
 
 ACCESS, TAGGED = frozenset({"PVID", "Egress Untagged"}), frozenset[str]()
@@ -44,11 +47,11 @@ def test_a_tap_name_that_could_be_read_as_more_is_refused() -> None:
         batch("tap0\nlink", {}, {1: TAGGED})
 
 
-def domain(nic: str = "", policy: str = "") -> xmlread.Node:
+def domain(nic: str = "", policy: str = "", guarded: str = "no") -> xmlread.Node:
     return xmlread.parse(
         f"""<domain><uuid>u</uuid><name>g</name><metadata>
         <guestnet:domain xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1" topology="t" guest="g">
-        <guestnet:port mac="52:54:00:00:00:01" name="p" network="lan" guarded="no">{policy}</guestnet:port>
+        <guestnet:port mac="52:54:00:00:00:01" name="p" network="lan" guarded="{guarded}">{policy}</guestnet:port>
         </guestnet:domain></metadata>
         <devices><interface type="bridge"><mac address="52:54:00:00:00:01"/>
         <source network="lan" bridge="br0"/><target dev="tap0"/>{nic}</interface></devices></domain>""".encode()
@@ -72,6 +75,47 @@ def test_the_ports_own_vlans_win_over_libvirts_and_those_over_the_networks(
     (found,) = intent.tap_vlans(domain(nic, policy), lambda _name: NETWORK)
     assert (found.tap, found.bridge, found.uplink) == ("tap0", "br0", "eth1")
     assert (found.pvid, found.tagged) == wanted
+
+
+@pytest.mark.parametrize(
+    ("nic", "policy", "trunk"),
+    [
+        ("", "", None),
+        ("<vlan><tag id='8'/></vlan>", "", None),
+        ("", '<guestnet:vlan tag="7"/>', None),
+        ("<vlan trunk='yes'><tag id='8'/></vlan>", '<guestnet:vlan tag="7"/>', None),
+        ("", '<guestnet:vlan trunk="100-110,200"/>', Trunk([(100, 110), (200, 200)])),
+        ("", '<guestnet:vlan trunk="100" native="1"/>', Trunk([(100, 100)], native=True)),
+        ("<vlan trunk='yes'><tag id='8'/></vlan>", "", Trunk([(8, 8)])),
+        ("<virtualport type='openvswitch'/><vlan><tag id='8'/><tag id='9'/></vlan>", "", Trunk([(8, 8), (9, 9)])),
+    ],
+)
+@pytest.mark.parametrize("service", [False, True])
+def test_a_guard_knows_the_tags_of_a_trunk(nic: str, policy: str, trunk: Trunk | None, service: bool) -> None:
+    network = NETWORK._replace(service=service)
+    (receipt,) = intent.port_receipts(domain(nic, policy, "yes"), lambda _name: network)
+    assert intent.guard_of(receipt).trunk == (trunk and trunk._replace(service=service))
+
+
+def test_a_receipt_of_a_trunk_is_read_back(tmp_path: Path) -> None:
+    vlans = '<guestnet:vlan trunk="100-110,200" native="1"/>'
+    (receipt,) = intent.port_receipts(domain(policy=vlans, guarded="yes"), lambda _name: NETWORK)
+    state = State(str(tmp_path))
+    state.put_ports("u", [receipt])
+    assert state.port("tap0") == receipt
+
+
+def test_a_guarded_trunk_without_an_address_does_not_start_where_it_would_have_to_learn_one() -> None:
+    pool = NETWORK._replace(hosts=("10.0.0.1",), dynamic=(("10.0.0.100", "10.0.0.200"),))
+    trunk = '<guestnet:vlan trunk="5"/>'
+    with pytest.raises(GuestnetError, match=r"a guarded trunk learns no address .* of network 'lan': give its port"):
+        intent.port_receipts(domain(policy=trunk, guarded="yes"), lambda _name: pool)
+    assert intent.port_receipts(domain(policy=trunk), lambda _name: pool) == []
+    known = '<guestnet:address ip="10.0.0.5"/>' + trunk
+    reserved = pool._replace(reservations=(("52:54:00:00:00:01", "10.0.0.5/32"),))
+    for policy, network in ((known, pool), (trunk, reserved)):
+        (receipt,) = intent.port_receipts(domain(policy=policy, guarded="yes"), lambda _name, found=network: found)
+        assert (receipt.owned, receipt.dhcp) == (("10.0.0.5/32",), ())
 
 
 def test_what_is_not_ours_gets_no_vlan() -> None:
@@ -132,7 +176,7 @@ def test_a_subinterfaces_name_always_fits() -> None:
 def test_behind_a_bridge_the_hook_tags_the_taps() -> None:
     aware = intent.aware_bridge(read_back(network_xml(topology(), "br0/eth1")))
     assert aware == intent.AwareBridge("br0", existing=True, tag=100, service=False, uplink="eth1")
-    trunk = topology("physical-network: lan", "trunk: [5], guarded: false")
+    trunk = topology("physical-network: lan", "trunk: [5]")
     aware = intent.aware_bridge(read_back(network_xml(trunk, "br0")))
     assert aware == intent.AwareBridge("br0", existing=True, tag=0, service=False, uplink="")
     assert intent.aware_bridge(read_back(network_xml(topology("physical-network: lan"), "br0"))) is None
@@ -144,7 +188,7 @@ def test_libvirts_own_bridge_is_made_to_tell_vlans_apart() -> None:
 
 
 def test_open_vswitch_is_told_by_libvirt() -> None:
-    found = topology(port="trunk: [5-6], native-vlan: 7, guarded: false")
+    found = topology(port="trunk: [5-6], native-vlan: 7")
     element = network_xml(found, "ovs:br0")
     assert element.find("bridge").get("name") == "br0"
     assert element.find("virtualport").get("type") == "openvswitch"
