@@ -6,9 +6,10 @@ else is in it, so adding a guest changes no other guest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from itertools import chain
 from uuid import UUID
 
 from .model import DhcpRange, IPAddress, IPNetwork
@@ -95,6 +96,22 @@ class Pool:
     def _usable(self, number: int) -> bool:
         low, high = self._dhcp
         return self._first <= number <= self._last and number not in self._taken and not low <= number <= high
+
+
+def draw(pool: Sequence[tuple[int, int]], taken: Collection[int], *names: str) -> int | None:
+    """The number these names lead to in the pool's ranges (first and last each), past those taken; None if all are."""
+    size = sum(last - first + 1 for first, last in pool)
+    tries = (int.from_bytes(_digest("draw", *names, str(attempt)), "big") % size for attempt in range(_TRIES))
+    candidates = (_nth(pool, index % size) for index in chain(tries, range(len(taken) + 1))) if size else ()
+    return next((number for number in candidates if number not in taken), None)
+
+
+def _nth(pool: Sequence[tuple[int, int]], index: int) -> int:
+    for first, last in pool:
+        if index <= last - first:
+            return first + index
+        index -= last - first + 1
+    raise IndexError(index)
 
 
 def _digest(*names: str) -> bytes:

@@ -101,7 +101,9 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     guests = [guest for guest in topology.guests if guest.image is None or define is not None]
     return Wanted(
         topology=topology.name,
-        networks=tuple(WantedNetwork(n.name, network(topology, n, hostmap), n.autostart) for n in topology.networks),
+        networks=tuple(
+            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn) for n in topology.networks
+        ),
         guests=tuple(_wanted_guest(topology, guest, hostmap, define) for guest in guests),
     )
 

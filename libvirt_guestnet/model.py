@@ -132,6 +132,7 @@ class Network:
     port security of all ports. `vlan` (1-4094) is the access VLAN of all ports,
     with an 802.1ad tag if `service_vlan` is true. `vxlan` (mode bridge only) stands in
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
+    `drawn`: the VLAN or VNI comes from a pool, so no network of another topology may have it too.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Network:
     vlan: int | None = None
     vxlan: Vxlan | None = None
     service_vlan: bool = False
+    drawn: bool = False
 
 
 class Assignment(StrEnum):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from libvirt_guestnet.changes import Change
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.plan_guest import fitted, plan_guest, release_guest
 from libvirt_guestnet.plan_network import bridge_of, plan_network, remove_network
 from libvirt_guestnet.snapshot import (
@@ -63,7 +64,8 @@ class PlanError(GuestnetError):
 
 def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     """What `apply` has to do. Raises PlanError when it would touch anything that is not this topology's."""
-    problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot)]
+    problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
+    problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot)]
     if problems:
         raise PlanError(problems)
     inherited = {network.name: _inherited(network.element) for network in wanted.networks}
@@ -198,6 +200,35 @@ def _shares_bridge(network: Element) -> bool:
 
 def _made_by_hook(network: Element) -> bool:
     return any(network.find(f"{NETWORK_MARK}/{carrier}") is not None for carrier in _CARRIERS)
+
+
+def _drawn_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """A VLAN that the file asks for by number may be shared with whoever has it; one out of a pool never is."""
+    held = {}
+    for state in snapshot.networks:
+        if state.topology != wanted.topology and (tag := _tag(state.current)):
+            held[tag] = state
+    for network in wanted.networks:
+        tag = _tag(network.element) if network.drawn else None
+        if tag is not None and (holder := held.get(tag)) is not None:
+            owner = "" if holder.topology is None else f" of topology {holder.topology!r}"
+            yield (
+                f"network {network.name!r}: {tag[0]}, drawn from the pool, is that of libvirt "
+                f"network {holder.name!r}{owner}: write another number instead of auto, or give each its own pool"
+            )
+
+
+def _tag(network: Element) -> tuple[str, str | None] | None:
+    """What keeps a network's frames apart, and the device on which it does (None: on the host); None if nothing."""
+    uplink, vlan, vxlan = (network.find(f"{NETWORK_MARK}/{{{NAMESPACE}}}{tag}") for tag in ("uplink", "vlan", "vxlan"))
+    native = network.find("vlan/tag")  # libvirt's own words, for Open vSwitch
+    if vxlan is not None:
+        return f"VNI {vxlan.get('vni')}", None
+    if uplink is not None and uplink.get("vlan"):
+        return f"VLAN {uplink.get('vlan')}", uplink.get("device")
+    if vlan is not None and vlan.get("tag"):
+        return f"VLAN {vlan.get('tag')}", bridge_of(network)
+    return None if native is None else (f"VLAN {native.get('id')}", bridge_of(network))
 
 
 def _mac_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:

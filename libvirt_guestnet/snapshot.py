@@ -164,11 +164,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class WantedNetwork:
-    """A network as the topology wants it: `xmlgen.network`'s element."""
+    """A network as the topology wants it: `xmlgen.network`'s element. `drawn`: its VLAN or VNI comes from a pool."""
 
     name: str
     element: Element
     autostart: bool = True
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..model import Guest, PhysicalNetwork, Topology
-from . import clashes, networks
+from . import clashes, networks, pools
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -15,9 +17,10 @@ from .spec import value
 
 def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     """The topology; worth something only when the report is empty."""
+    decl, drawn = pools.draw(decl, report)
     scope = Scope.of(decl)
     physicals = _physicals(scope, decl, report)
-    segments = _segments(scope, decl, report)
+    segments = _segments(scope, decl, drawn, report)
     addresses = Addresses(scope, segments, physicals, report)
     builder = Guests(scope, segments, addresses, report)
     guests = tuple(builder.build(name, guest) for name, guest in decl.guests or () if guest)
@@ -41,9 +44,9 @@ def _physicals(scope: Scope, decl: TopologyDecl, report: Report) -> tuple[Physic
     return tuple(networks.physical(scope, name.value, each, report) for name, each in declared if each)
 
 
-def _segments(scope: Scope, decl: TopologyDecl, report: Report) -> dict[str, Segment]:
-    declared = decl.networks or ()
-    return {name.value: networks.segment(scope, name, each, report) for name, each in declared if each}
+def _segments(scope: Scope, decl: TopologyDecl, drawn: Collection[str], report: Report) -> dict[str, Segment]:
+    declared = ((name, each, name.value in drawn) for name, each in decl.networks or () if each)
+    return {name.value: networks.segment(scope, name, each, drew, report) for name, each, drew in declared}
 
 
 def _routers(scope: Scope, guests: tuple[Guest, ...]) -> dict[str, bool]:

@@ -34,13 +34,25 @@ class PhysicalDecl(Decl):
     mtu: At[int] | None = key(
         kinds.MTU, "Largest packet that passes there, in bytes. Checked against the MTU of what it carries."
     )
+    vlans: tuple[At[tuple[int, int]], ...] | None = key(
+        ListOf(kinds.VLAN_RANGE),
+        "The pool that `vlan: auto` and `service-vlan: auto` draw from, such as [100-199, 300].",
+    )
+    vnis: tuple[At[tuple[int, int]], ...] | None = key(
+        ListOf(kinds.VNI_RANGE), "The pool that `vni: auto` draws from, where this is the underlay."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class VxlanDecl(Decl):
     """One layer-2 network on several hosts: its frames travel in UDP packets (RFC 7348)."""
 
-    vni: At[int] = key(kinds.VNI, "VXLAN network identifier: the same on every host.", required=True, default=0)
+    vni: At[int] = key(
+        kinds.DRAWN_VNI,
+        "VXLAN network identifier: the same on every host. auto: one from the underlay's vnis.",
+        required=True,
+        default=kinds.AUTO,
+    )
     underlay: At[str] = key(kinds.WORD, "Label of the physical network that carries it.", required=True, default="")
     group: At[IPAddress] | None = key(kinds.IP, "Multicast address that every host of the network listens to.")
     remotes: tuple[At[IPAddress], ...] | None = key(
@@ -109,9 +121,12 @@ class NetworkDecl(Decl):
     mtu: At[int] | None = key(
         kinds.MTU, "Largest packet in bytes. Left out: the kernel's default, 1500, or what a vxlan leaves."
     )
-    vlan: At[int] | None = key(kinds.VLAN, "Access VLAN of the network's ports.")
+    vlan: At[int] | None = key(
+        kinds.DRAWN_VLAN, "Access VLAN of the network's ports. auto: one from the physical network's vlans."
+    )
     service_vlan: At[int] | None = key(
-        kinds.VLAN, "In place of vlan: an 802.1ad service tag, around whatever tags the guests send themselves (QinQ)."
+        kinds.DRAWN_VLAN,
+        "In place of vlan: an 802.1ad service tag, around whatever tags the guests send themselves (QinQ).",
     )
     vxlan: VxlanDecl | None = key(
         Record(VxlanDecl),

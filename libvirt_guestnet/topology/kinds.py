@@ -215,6 +215,25 @@ def _read_vlan_range(text: str) -> tuple[int, int]:
     return first, last
 
 
+def _read_vni_range(text: str) -> tuple[int, int]:
+    if not re.fullmatch("[0-9]{1,8}(-[0-9]{1,8})?", text):
+        raise ValueError(f"{shown(text)} is neither a VNI nor a range such as 10000-19999")
+    low, _, high = text.partition("-")
+    first, last = int(low), int(high or low)
+    if not 1 <= first <= last < 1 << 24:
+        raise ValueError(f"VNIs {text}: they go from 1 to {(1 << 24) - 1}, the lower one first")
+    return first, last
+
+
+def _or_auto(kind: Kind) -> Kind:
+    """The same, or the word auto, read as AUTO."""
+
+    def read(text: str) -> int:
+        return AUTO if text == "auto" else int(kind.read(text))
+
+    return Kind(read, {"anyOf": [{"const": "auto"}, kind.schema]})
+
+
 def _read_dns_name(text: str) -> str:
     label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
     if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*", text):
@@ -240,6 +259,7 @@ class Link(StrEnum):
 
 
 LAYER2 = "layer2"
+AUTO = 0  # neither a VLAN nor a VNI: one is to be drawn from the label's pool
 TEXT = Kind(_read_text, {"type": "string"})
 BOOL = Kind(_read_bool, {"type": "boolean"})
 WORD = Kind(_read_word, _pattern(_WORD) | {"maxLength": 64})
@@ -270,6 +290,11 @@ VLAN_RANGE = Kind(
     {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 4094}, _pattern("[0-9]{1,4}(-[0-9]{1,4})?")]},
 )
 VNI = integer(1, (1 << 24) - 1, "VNI")
+VNI_RANGE = Kind(
+    _read_vni_range,
+    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": (1 << 24) - 1}, _pattern("[0-9]{1,8}(-[0-9]{1,8})?")]},
+)
+DRAWN_VLAN, DRAWN_VNI = _or_auto(VLAN), _or_auto(VNI)
 UDP_PORT = integer(1, 65535, "port")
 MEMORY = integer(64, 1 << 20, "memory")
 RATE = integer(1, 1 << 31, "rate")

@@ -101,8 +101,8 @@ def _host_is_on(net: NetworkDecl, label: str) -> bool:
     return bool(by_routing or (net.vxlan and net.vxlan.underlay.value == label))
 
 
-def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Segment:
-    """A network with every default filled in."""
+def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: Report) -> Segment:
+    """A network with every default filled in; `drawn`: its VLAN or VNI comes from a pool."""
     _check_mode(scope, decl, report)
     _check_options(decl, report)
     mode, own = decl.mode.value, values(decl.subnets)
@@ -136,6 +136,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> Seg
         vlan=tag,
         vxlan=vxlan,
         service_vlan=decl.service_vlan is not None,
+        drawn=drawn,
     )
     _check_mtu(decl, prefixes, report)
     return Segment(at, decl, network, prefixes, sure)

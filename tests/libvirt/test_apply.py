@@ -212,6 +212,23 @@ def test_a_second_apply_is_empty_also_with_the_guests_running(host: Host) -> Non
     assert sorted(bridge for bridge, _ in host.ports().values()) == ["gn-one", "gn-one", "gn-two"]
 
 
+def test_drawn_numbers_stay_and_are_nobody_elses(host: Host) -> None:
+    drawn = """
+name: {}
+physical-networks: {{ lan: {{ vlans: [100], vnis: [5000-5001] }} }}
+networks:
+  {}: {{ mode: bridge, physical-network: lan, vlan: auto }}
+  {}-far: {{ mode: bridge, vxlan: {{ vni: auto, underlay: lan, group: 239.1.1.1 }} }}
+"""
+    host.apply(drawn.format("lab", "red", "red"))
+    assert host.plan(drawn.format("lab", "red", "red")).changes == ()
+    found = host.libvirt.snapshot().network["red"].live
+    assert found is not None
+    assert found.find("bridge").get("name") == "gn-lan.100"
+    with pytest.raises(PlanError, match="VLAN 100, drawn from the pool, is that of libvirt network 'red'"):
+        host.plan(drawn.format("other", "blue", "blue"))
+
+
 def test_dhcp_and_dns_change_under_running_guests_without_a_restart(host: Host) -> None:
     host.apply()
     host.start("a")

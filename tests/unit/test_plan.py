@@ -298,6 +298,35 @@ def test_every_clash_is_reported_at_once_and_nothing_is_touched(libvirt: Connect
         libvirt.undefine_network("squatter")
 
 
+DRAWN = """
+name: {name}
+physical-networks: {{ lan: {{ vlans: [100], vnis: [5000] }} }}
+networks:
+  {net}: {{ mode: bridge, physical-network: lan, vlan: {vlan} }}
+  {net}-far: {{ mode: bridge, vxlan: {{ vni: {vni}, underlay: lan, group: 239.1.1.1 }} }}
+"""
+
+
+@pytest.mark.parametrize("device", ["br0", "br0/eth1", "ovs:br0"])
+def test_a_drawn_number_is_never_shared_with_another_topology(device: str) -> None:
+    """On a bridge that exists, networks of one VLAN may share it: not where that came out of a pool."""
+    hostmap = HostMap({"lan": device}, lambda name: name.startswith("br"))
+
+    def want_drawn(name: str, vlan: str, vni: str) -> Wanted:
+        return wanted(loads(DRAWN.format(name=name, net=f"{name}-net", vlan=vlan, vni=vni), f"{name}.yaml"), hostmap)
+
+    theirs = running(want_drawn("theirs", "100", "5000"), users=None)
+    with pytest.raises(PlanError) as caught:
+        plan(want_drawn("ours", "auto", "auto"), theirs)
+    vlan, vni = ("VLAN 100", "ours-net"), ("VNI 5000", "ours-net-far")
+    assert [problem.partition(", drawn")[0] for problem in caught.value.problems] == [
+        f"network '{net}': {what}" for what, net in (vlan, vni)
+    ]
+    assert "is that of libvirt network 'theirs-net' of topology 'theirs'" in caught.value.problems[0]
+    plan(want_drawn("ours", "100", "5000"), theirs)  # asked for by number
+    assert not plan(want_drawn("theirs", "auto", "auto"), theirs).changes
+
+
 def test_a_device_of_the_hosts_own_is_refused_as_a_bridge() -> None:
     with pytest.raises(PlanError, match="this host has a device 'gn-one' already"):
         plan(want(), Snapshot(devices=frozenset({"gn-one", "eth0"})))
