@@ -114,14 +114,14 @@ def render(args: Namespace) -> int:
     found, hostmap = load(args), _hostmap(args)
     built = image.newest()
     kind = image.virt_type() if built else ""
+    if args.output is None:
+        sys.stdout.write(rendering.render_text(found, hostmap, built, kind))
+    else:
+        for path in rendering.render(found, hostmap, Path(args.output), built, kind):
+            print(path)
     if built is None and (tiny := [guest.name for guest in found.guests if guest.image]):
         note = f"note: without domain.xml of {', '.join(tiny)}: `guestnet lab up` or `guestnet apply` makes their image"
         print(note, file=sys.stderr)
-    if args.output is None:
-        sys.stdout.write(rendering.render_text(found, hostmap, built, kind))
-        return 0
-    for path in rendering.render(found, hostmap, Path(args.output), built, kind):
-        print(path)
     return 0
 
 
