@@ -102,7 +102,8 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     return Wanted(
         topology=topology.name,
         networks=tuple(
-            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn) for n in topology.networks
+            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn)
+            for n in topology.libvirt_networks
         ),
         guests=tuple(_wanted_guest(topology, guest, hostmap, define) for guest in guests),
     )
@@ -119,7 +120,7 @@ def _wanted_guest(
     return WantedGuest(
         name=guest.name,
         interfaces=tuple(nics),
-        metadata=domain_metadata(topology, guest),
+        metadata=domain_metadata(topology, guest, hostmap),
         definition=definition,
         autostart=guest.autostart,
     )

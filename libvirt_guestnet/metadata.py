@@ -21,6 +21,8 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:pair prefix="10.61.2.100/32" mac="00:00:5e:00:01:05"/>  <!-- more of its own; the MAC is optional -->
         <guestnet:role name="dhcp-server"/>                   <!-- or ra-sender -->
         <guestnet:vlan trunk="100-110,200" native="1"/>       <!-- or tag="100": its own, not the network's -->
+        <guestnet:routed gateway="169.255.30.1" publish="yes" label="lan1" device="eth1"/>
+                       <!-- in no bridge: the host routes to it and answers for it on a LAN; table="100" -->
       </guestnet:port>
     </guestnet:domain>
 """

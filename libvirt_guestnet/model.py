@@ -16,13 +16,15 @@ IPNetwork = IPv4Network | IPv6Network
 
 
 class Mode(StrEnum):
-    """How a network reaches beyond its host (libvirt's forward modes; absent element = isolated)."""
+    """How a network reaches beyond its host: libvirt's forward modes (absent element = isolated), and host-routed, of
+    which libvirt knows nothing."""
 
     NAT = "nat"
     ISOLATED = "isolated"
     BRIDGE = "bridge"
     ROUTE = "route"
     OPEN = "open"
+    HOST_ROUTED = "host-routed"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,19 @@ class Vxlan:
         return vxlan_overhead(self.group or self.remotes[0])
 
 
+@dataclass(frozen=True)
+class HostRouted:
+    """Mode host-routed: each port is a link of its own to the host, whose address there is `gateway` (IPv6: fe80::1).
+
+    `publish`: the host answers ARP and ND for the guests' addresses on the LAN that they are of; false where the
+    provider routes them to the host. `table` is the routing table of the guests' routes, None for the main one.
+    """
+
+    gateway: IPv4Address
+    publish: bool = True
+    table: int | None = None
+
+
 def vxlan_overhead(address: IPAddress) -> int:
     """What VXLAN over this address's family takes: 50 bytes over IPv4, 70 over IPv6."""
     return (20 if address.version == 4 else 40) + 8 + 8 + 14
@@ -125,8 +140,10 @@ class Network:
     """One guest network. `name` is the libvirt network's name.
 
     `bridge` is the bridge device: made by libvirt for nat, route, open, isolated; for mode bridge it is the bridge
-    behind `physical_network`. `physical_network` is the uplink label: required for bridge, optional for nat and
-    route (traffic then leaves only through that label), else None. `gateway` is "host", a guest's name or None.
+    behind `physical_network`; "" for mode host-routed, which has none, and no network of libvirt's either.
+    `physical_network` is the uplink label: required for bridge, optional for nat and route (traffic then leaves only
+    through that label) and host-routed (where addresses are published), else None. `gateway` is "host", a guest's name
+    or None.
     `privacy_addresses` and `log_drops` are defaults of the ports, see there.
     `mac` is the MAC address of the host's bridge interface (None for mode bridge). `guarded` is the default for
     port security of all ports. `vlan` (1-4094) is the access VLAN of all ports,
@@ -155,6 +172,7 @@ class Network:
     vxlan: Vxlan | None = None
     service_vlan: bool = False
     drawn: bool = False
+    routed: HostRouted | None = None
 
 
 class Assignment(StrEnum):
@@ -339,6 +357,11 @@ class Topology:
     def network(self, name: str) -> Network:
         """The network of that name; KeyError when there is none."""
         return self._networks[name]
+
+    @property
+    def libvirt_networks(self) -> tuple[Network, ...]:
+        """The networks that libvirt has to do with."""
+        return tuple(network for network in self.networks if network.routed is None)
 
     def guest(self, name: str) -> Guest:
         """The guest of that name; KeyError when there is none."""

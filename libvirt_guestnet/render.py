@@ -64,7 +64,7 @@ def render_text(topology: Topology, hostmap: HostMap, image: TinyImage | None = 
 
 
 def _networks(topology: Topology, hostmap: HostMap) -> Iterator[Document]:
-    for network in topology.networks:
+    for network in topology.libvirt_networks:
         element = xmlgen.network(topology, network, hostmap)
         yield Document(Path("networks", f"{network.name}.xml"), xmlgen.to_string(element))
 
@@ -83,7 +83,7 @@ def _parts(
         yield "domain", xmlgen.domain(topology, guest, hostmap, image, virt_type)
     for port in guest.ports:
         yield f"interface-{port.name}", xmlgen.interface(topology, guest, port, hostmap)
-    yield "metadata", xmlgen.domain_metadata(topology, guest)
+    yield "metadata", xmlgen.domain_metadata(topology, guest, hostmap)
 
 
 def _write(path: Path, text: str) -> Path:

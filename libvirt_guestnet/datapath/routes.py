@@ -33,13 +33,15 @@ class Published(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """The receipt of everything that leads to one tap of a domain."""
+    """The receipt of everything that leads to one tap of a domain. `gateway` is the host's IPv4 address on a tap that
+    is in no bridge, else ""."""
 
     tap: str
     uuid: str
     domain: str
     routes: tuple[Route, ...] = ()
     published: tuple[Published, ...] = ()
+    gateway: str = ""
 
 
 def from_fields(fields: dict[str, Any]) -> Reach:
@@ -50,6 +52,7 @@ def from_fields(fields: dict[str, Any]) -> Reach:
         domain=fields["domain"],
         routes=tuple(Route(*route) for route in fields["routes"]),
         published=tuple(Published(*each) for each in fields["published"]),
+        gateway=fields["gateway"],
     )
 
 

@@ -22,4 +22,4 @@ def uplink(topology: Topology, network: Network) -> int | None:
 
 
 def _forwarded(network: Network) -> bool:
-    return network.mode in (Mode.NAT, Mode.ROUTE, Mode.OPEN)
+    return network.mode in (Mode.NAT, Mode.ROUTE, Mode.OPEN, Mode.HOST_ROUTED)

@@ -31,25 +31,26 @@ def _nic(node: str, lan: PhysicalNetwork) -> Node:
 
 
 def _bridges(topology: Topology) -> Iterator[Node]:
-    """Bridges by name: two networks may share one."""
+    """Bridges by name, which two networks may share; in the place of one, that the host routes."""
     for device, networks in _by_bridge(topology).items():
         first = networks[0]
         addresses = tuple(str(s.host) for network in networks for s in network.subnets if s.host)
         names = ", ".join(network.name for network in networks)
-        lines = (f"network {names}", *addresses)
-        node = _bridge_id(topology, first)
-        yield Node(node, Shape.BAR, MODE_TONES[first.mode], device, BADGES[first.mode], lines)
+        gateways = tuple(str(s.gateway) for s in first.subnets if s.gateway) if first.routed else ()
+        lines = (f"network {names}", *addresses, *dict.fromkeys(gateways))
+        node, title = _bridge_id(topology, first), "host routes" if first.routed else device
+        yield Node(node, Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines)
 
 
 def _by_bridge(topology: Topology) -> dict[str, list[Network]]:
     found: dict[str, list[Network]] = {}
     for network in topology.networks:
-        found.setdefault(network.bridge, []).append(network)
+        found.setdefault(network.bridge or f"routes to {network.name}", []).append(network)
     return found
 
 
 def _bridge_id(topology: Topology, network: Network) -> str:
-    return f"bridge{list(_by_bridge(topology)).index(network.bridge)}"
+    return f"bridge{[network in networks for networks in _by_bridge(topology).values()].index(True)}"
 
 
 def _ports(guest: Guest) -> Iterator[tuple[int, Port]]:

@@ -51,6 +51,7 @@ MODE_TONES = {
     Mode.BRIDGE: Tone.BRIDGE,
     Mode.ROUTE: Tone.ROUTE,
     Mode.OPEN: Tone.ROUTE,
+    Mode.HOST_ROUTED: Tone.ROUTE,
 }
 BADGES = {
     Mode.NAT: "NAT",
@@ -58,6 +59,7 @@ BADGES = {
     Mode.BRIDGE: "bridged",
     Mode.ROUTE: "routed",
     Mode.OPEN: "open",
+    Mode.HOST_ROUTED: "host-routed",
 }
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from types import FrameType
 
 from libvirt_guestnet.datapath import filters, links, vlan
+from libvirt_guestnet.datapath import routed as router
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import hotplug, intent, known, reaching, tagging, xmlread
+from libvirt_guestnet.hook import arrival, hotplug, intent, known, reaching, routed, tagging, xmlread
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
@@ -53,14 +54,17 @@ def guard(domain: xmlread.Node, state: State) -> None:
     """
     uuid = domain.text_of("uuid")
     receipts, batch = _wanted(domain, state)
+    gateways = [routed.gateways(port) for port in routed.routed_ports(domain)]
     with state.lock() as hold:
+        reaching.sweep(state, hold)
         stale = _stale(domain, {receipt.tap for receipt in receipts}, state)
         if receipts:
             state.put_ports(uuid, receipts)
-        nft(batch + (filters.release(stale) if stale else ""), hold)
+        reaching.expect(uuid, domain.text_of("name"), gateways, state)
+        nft(batch + (filters.release(stale) if stale else "") + router.gate(gateways), hold)
         state.drop_ports(stale)
         tagging.tag(domain, state)
-        reaching.sweep(state)
+        router.prepare(gateways)
 
 
 def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]:
@@ -97,6 +101,12 @@ def _gone(state: State) -> set[str]:
     return state.tapnames() - links.names()
 
 
+def repair(domain: xmlread.Node, state: State) -> None:
+    """Puts everything in place for a guest that runs already."""
+    guard(domain, state)
+    arrival.arrive(domain, state)
+
+
 def sweep(state: State) -> None:
     """Takes away what killed hooks left behind: its next owner must not inherit a tap's old filter."""
     if _gone(state):
@@ -113,8 +123,8 @@ def release(domain: xmlread.Node, state: State) -> None:
         _release(sorted({*mine, *state.taps(uuid), *_gone(state)}), state, hold)
         state.forget_domain(uuid)
         tagging.untag(uuid, state)
-        reaching.forget(uuid, state)
-        reaching.sweep(state)
+        reaching.forget(uuid, state, hold)
+        reaching.sweep(state, hold)
 
 
 def _release(taps: list[str], state: State, hold: int) -> None:
@@ -267,6 +277,8 @@ FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
     function.__name__: function
     for function in (
         guard,
+        arrival.arrive,
+        repair,
         release,
         create_port,
         release_port,
@@ -279,8 +291,8 @@ FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
 
 
 def guard_domain(xml: bytes) -> None:
-    """Puts the filters on every guarded port of a live domain's XML, as `start` would. Raises GuestnetError."""
-    guard(xmlread.parse(xml), State())
+    """Does everything for a live domain's XML that the hooks would have done by now. Raises GuestnetError."""
+    repair(xmlread.parse(xml), State())
 
 
 def release_tap(uuid: str, tap: str) -> None:
@@ -288,7 +300,7 @@ def release_tap(uuid: str, tap: str) -> None:
     state = State()
     with state.lock() as hold:
         _release([tap] if tap in state.taps(uuid) else [], state, hold)
-        reaching.forget_tap(uuid, tap, state)
+        reaching.forget_tap(uuid, tap, state, hold)
 
 
 def release_all() -> None:
@@ -297,7 +309,7 @@ def release_all() -> None:
     with state.lock() as hold:
         nft(filters.remove(), hold)
         state.forget_ports()
-        reaching.forget_all(state)
+        reaching.forget_all(state, hold)
 
 
 def adopt_network(xml: bytes) -> None:
@@ -322,4 +334,4 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         _release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
         state.prune(2 * hotplug.HELPER_SECONDS)
         tagging.sweep(state)
-        reaching.tidy(state)
+        reaching.tidy(state, hold)

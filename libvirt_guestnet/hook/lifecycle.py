@@ -18,10 +18,14 @@ VETO, REPORT = "veto", "report"
 TABLE: dict[tuple[str, str], tuple[str | None, str, str]] = {
     ("qemu", "prepare"): (None, REPORT, "no tap and no port yet; a start that fails later calls `release`"),
     ("qemu", "start"): ("guard", VETO, "taps exist, QEMU does not run yet: the only race-free moment"),
-    ("qemu", "started"): (None, REPORT, "too late to guard: the vCPUs run; nothing is announced for a guest yet"),
+    ("qemu", "started"): (
+        "arrive",
+        VETO,
+        "QEMU runs, an incoming migration's vCPUs not yet: lead here, and announce it",
+    ),
     ("qemu", "restore"): (None, REPORT, "`start` follows; anything on stdout would replace the domain's XML"),
     ("qemu", "migrate"): (None, REPORT, "`start` follows; anything on stdout would replace the domain's XML"),
-    ("qemu", "reconnect"): ("guard", REPORT, "the daemon restarted: repair what is missing, never kill the guest"),
+    ("qemu", "reconnect"): ("repair", REPORT, "the daemon restarted: repair what is missing, never kill the guest"),
     ("qemu", "stopped"): (None, REPORT, "`release` follows, also after a failed start and after migration away"),
     ("qemu", "release"): ("release", REPORT, "the guest is gone, after a failed start too"),
     ("network", "start"): ("prepare_network", VETO, "the bridge of a bridged network must exist before libvirt looks"),
@@ -56,6 +60,8 @@ def run(hook: str, argv: list[str]) -> int:
 
 def _concerns_us(function: str, data: bytes) -> bool:
     """Whether the object carries something of ours, or may be on or in something that does."""
+    if function == "arrive":
+        return _OURS in data and b"routed" in data  # nothing leads to other guests
     if _OURS in data or len(data) > _MAX_STDIN:
         return True
     if function == "create_port":

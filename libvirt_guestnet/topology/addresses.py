@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Network
 from libvirt_guestnet.slaac import eui64
 
 from .. import addressing
-from ..model import Assignment, IPAddress, IPNetwork, Mode, PhysicalNetwork, PortAddress, Subnet
+from ..model import Assignment, IPAddress, IPNetwork, PhysicalNetwork, PortAddress, Subnet
 from .keys import PortDecl
 from .networks import Scope, Segment, check_inside
 from .report import Report
@@ -35,7 +35,7 @@ class Addresses:
         """The addresses of one port, in the order of the network's subnets; given ones first."""
         given = [at.value for at in decl.addresses or ()]
         found = list(_assigned(given, seg))
-        if seg.network.mode is not Mode.BRIDGE and decl.addresses != () and "addresses" not in decl.bad:
+        if seg.derives and decl.addresses != () and "addresses" not in decl.bad:
             for subnet in seg.network.subnets:
                 if not any(address in subnet.prefix for address in given):
                     found += self._derive((guest, name), decl, mac, seg, subnet)
@@ -85,7 +85,7 @@ class Addresses:
         if other:
             self._collisions.append((decl, title, address, other, pool))
         self._derived.setdefault(address, f"port '{title}'")
-        yield PortAddress(address, subnet.prefix.prefixlen, _assignment(address, seg, given=False))
+        yield PortAddress(address, _length(address, subnet.prefix, seg), _assignment(address, seg, given=False))
 
     def _pool(self, seg: Segment, subnet: Subnet) -> addressing.Pool:
         key = (seg.network.name, subnet.prefix)
@@ -106,7 +106,11 @@ def _assigned(given: list[IPAddress], seg: Segment) -> Iterator[PortAddress]:
         if how is Assignment.DHCP and reserved:  # a MAC has one reservation; the guest adds the others itself
             how = Assignment.STATIC
         reserved = reserved or how is Assignment.DHCP
-        yield PortAddress(address, prefix.prefixlen, how)
+        yield PortAddress(address, _length(address, prefix, seg), how)
+
+
+def _length(address: IPAddress, prefix: IPNetwork, seg: Segment) -> int:
+    return address.max_prefixlen if seg.network.routed else prefix.prefixlen
 
 
 def _assignment(address: IPAddress, seg: Segment, *, given: bool) -> Assignment:

@@ -76,7 +76,8 @@ def _devices(segments: Iterable[Segment], ports: list[Placed]) -> Iterator[tuple
     """(where, device, whose, group, key); owners of one group may share a device."""
     for seg in segments:
         where = seg.decl.bridge.where if seg.decl.bridge else seg.at.where
-        yield where, seg.network.bridge, f"network '{seg.network.name}'", seg.wire, "bridge"
+        if seg.network.bridge:
+            yield where, seg.network.bridge, f"network '{seg.network.name}'", seg.wire, "bridge"
         if seg.decl.vxlan and seg.network.vxlan and seg.network.vxlan.vni:
             where = seg.decl.vxlan.vni.where
             yield where, seg.network.vxlan.device, f"network '{seg.network.name}'", seg.wire, "vni"
@@ -160,6 +161,9 @@ def _subnets(decl: TopologyDecl, segments: Mapping[str, Segment]) -> Iterator[tu
 
 
 def _wire(seg: Segment) -> str:
+    label = seg.network.physical_network if seg.network.routed else None
+    if label:
+        return f"label {label}"  # published on it: they are addresses of that LAN
     return seg.wire if seg.network.mode is Mode.BRIDGE else f"network {seg.network.name}"
 
 

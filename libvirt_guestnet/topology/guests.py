@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import addressing
-from ..model import AddressPair, Guest, Mode, Port
-from . import routers, vlans
+from ..model import AddressPair, Guest, Mode, Port, PortKind
+from . import host_routed, routers, vlans
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
@@ -92,11 +92,16 @@ class Guests:
         if network.value not in self._scope.networks:
             self._report.unknown(network.where, "network", network.value, self._scope.networks)
         seg = self._segments.get(network.value)
-        if seg is None or seg.network.mode is not Mode.BRIDGE or value(guest.image) is not Image.TINY:
+        if seg and seg.network.routed:
+            host_routed.check_port(decl, self._report)
+        elif seg is None or seg.network.mode is not Mode.BRIDGE or value(guest.image) is not Image.TINY:
+            return
+        if seg.derives:
             return
         if decl.addresses is None and "addresses" not in decl.bad and seg.prefixes:
             subnets = ", ".join(map(str, seg.prefixes))
-            message = f"a port on bridge network '{network.value}' needs addresses from {subnets}, or addresses: []"
+            none = "" if seg.network.routed else ", or addresses: []"
+            message = f"a port on {seg.network.mode} network '{network.value}' needs addresses from {subnets}{none}"
             self._report.add(network.where, message)
 
     def _default_port(self, decl: GuestDecl) -> int | None:
@@ -132,7 +137,7 @@ class Guests:
         port = Port(
             name=name,
             network=given.network.value,
-            kind=given.kind.value,
+            kind=PortKind.ETHERNET if seg and seg.network.routed else given.kind.value,
             mac=mac,
             tap=value(given.tap) or addressing.tap(self._scope.topology, guest, name),
             addresses=self._addresses.of(guest, name, given, mac, seg) if seg else (),
@@ -151,7 +156,8 @@ class Guests:
             trunk=vlans.trunk(given),
             native_vlan=value(given.native_vlan),
         )
-        vlans.check_port(given, port, seg, self._report)
+        if not (seg and seg.network.routed):
+            vlans.check_port(given, port, seg, self._report)
         self.placed.append(Placed(guest, given, port))
         return port
 

@@ -93,19 +93,39 @@ class NetworkDecl(Decl):
     """A guest network; its name is the libvirt network's name."""
 
     mode: At[Mode] = key(
-        kinds.MODE, "How the network reaches beyond its host, in libvirt's words for forward modes.", required=True
+        kinds.MODE,
+        "How the network reaches beyond its host, in libvirt's words for forward modes; or host-routed: no bridge, "
+        "each port a link of its own to the host, which routes to the guest and answers ARP and ND for it on the LAN.",
+        required=True,
     )
     physical_network: At[str] | None = key(
         kinds.WORD,
-        "Label of the network outside. Required for bridge; with nat and route, traffic then leaves only through it.",
+        "Label of the network outside. Required for bridge; with nat and route, traffic then leaves only through it; "
+        "with host-routed, the addresses are published there (left out: where the host has an address beside them).",
     )
     subnets: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.SUBNET), "The network's prefixes. Left out for bridge: those of its physical network."
+        ListOf(kinds.SUBNET),
+        "The network's prefixes. Left out for bridge and host-routed: those of its physical network.",
     )
     gateway: At[str] | None = key(
         kinds.OBJECT_NAME,
         "Who forwards for the guests: host, none, or the name of a guest that has an address here. "
         "Left out: host for nat, route and open, none for isolated and bridge.",
+    )
+    gateway_address: At[IPv4Address] | None = key(
+        kinds.IPV4,
+        "Mode host-routed: the host's address on each port's link. Left out: 169.255.30.1, as Virtuozzo has it; "
+        "169.254.1.1 and the like are what RFC 3927 sets apart for one link. For IPv6 it is fe80::1 always.",
+    )
+    publish: At[bool] | None = key(
+        kinds.BOOL,
+        "Mode host-routed: the host answers ARP and ND for the guests' addresses on the LAN that they are of, and "
+        "announces them. false where the provider routes them to the host anyway. Left out: true.",
+    )
+    table: At[int] | None = key(
+        kinds.TABLE,
+        "Mode host-routed: the routing table that the guests' routes go into; the host's own `ip rule` or VRF must "
+        "look there. If it is a VRF's, the ports join the VRF. Left out: the main one.",
     )
     bridge: At[str] | None = key(
         kinds.IFNAME, "The bridge device. Left out: gn- and the network's name (for bridge, the label), shortened."

@@ -296,5 +296,6 @@ VNI_RANGE = Kind(
 )
 DRAWN_VLAN, DRAWN_VNI = _or_auto(VLAN), _or_auto(VNI)
 UDP_PORT = integer(1, 65535, "port")
+TABLE = integer(1, (1 << 32) - 1, "table")
 MEMORY = integer(64, 1 << 20, "memory")
 RATE = integer(1, 1 << 31, "rate")

@@ -19,13 +19,15 @@ from ..model import (
     Rate,
     Subnet,
 )
-from . import overlay, vlans
+from . import host_routed, overlay, vlans
 from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl, TopologyDecl
 from .report import Report
 from .spec import At, value, values
 
 HOST, NONE = "host", "none"
 _HOSTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
+# Their ports are on somebody else's network, whose prefixes are theirs unless they have their own.
+_OUTSIDE = (Mode.BRIDGE, Mode.HOST_ROUTED)
 _IPV6_MIN_MTU = 1280
 _MAX_DHCP = 65535  # virSocketAddrGetRange, libvirt 9.0 and 11.3: "range … is too large (> 65535)"
 
@@ -58,6 +60,11 @@ class Segment:
     network: Network
     prefixes: tuple[IPNetwork, ...]
     sure: bool
+
+    @property
+    def derives(self) -> bool:
+        """Whether ports get addresses derived from their names: not where others may have them too."""
+        return self.network.mode not in _OUTSIDE or (self.network.routed is not None and self.decl.subnets is not None)
 
     @property
     def wire(self) -> str:
@@ -97,7 +104,8 @@ def physical(scope: Scope, label: str, decl: PhysicalDecl, report: Report) -> Ph
 
 def _host_is_on(net: NetworkDecl, label: str) -> bool:
     """Whether the network needs the host to have an address on the physical network."""
-    by_routing = net.physical_network and net.physical_network.value == label and net.mode.value in _HOSTED
+    modes = (*_HOSTED, Mode.HOST_ROUTED)
+    by_routing = net.physical_network and net.physical_network.value == label and net.mode.value in modes
     return bool(by_routing or (net.vxlan and net.vxlan.underlay.value == label))
 
 
@@ -109,21 +117,26 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
     label = decl.physical_network.value if decl.physical_network else None
     outside = scope.physicals.get(label or "")
     prefixes, sure = own, "subnets" not in decl.bad
-    if mode is Mode.BRIDGE and decl.subnets is None:
+    if mode in _OUTSIDE and decl.subnets is None:
         prefixes = values(outside.subnets) if outside else ()
         sure = sure and outside is not None and "subnets" not in outside.bad
-    gateway = _gateway(scope, at, decl, report)
+    routed = host_routed.host_routed(decl, prefixes if sure else (), report)
+    gateway = HOST if routed else _gateway(scope, at, decl, report)
     vxlan = overlay.vxlan(scope, decl, report)
     tag = vlans.of_network(decl, report)
     mtu = overlay.mtu(scope, vxlan, decl, report) if vxlan else value(decl.mtu)
     network = Network(
         name=at.value,
         mode=mode,
-        bridge=_bridge(at, decl, label, tag),
+        bridge="" if routed else _bridge(at, decl, label, tag),
         mac=_mac(scope, at, decl),
         physical_network=label,
         gateway=gateway,
-        subnets=_subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes),
+        subnets=(
+            host_routed.subnets(routed, prefixes)
+            if routed
+            else _subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes)
+        ),
         domain=value(decl.domain),
         dns_hosts=_dns_hosts(decl),
         mtu=mtu,
@@ -137,6 +150,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         vxlan=vxlan,
         service_vlan=decl.service_vlan is not None,
         drawn=drawn,
+        routed=routed,
     )
     _check_mtu(decl, prefixes, report)
     return Segment(at, decl, network, prefixes, sure)
@@ -166,7 +180,7 @@ def _bridge(at: At[str], decl: NetworkDecl, label: str | None, vlan: int | None)
 
 
 def _mac(scope: Scope, at: At[str], decl: NetworkDecl) -> str | None:
-    if decl.mode.value is Mode.BRIDGE:
+    if decl.mode.value in _OUTSIDE:
         return None
     return decl.mac.value if decl.mac else addressing.mac(scope.topology, "network", at.value)
 
@@ -203,7 +217,7 @@ def _check_options(decl: NetworkDecl, report: Report) -> None:
         for where, name, why in refused:
             if where:
                 report.add(where, f"mode bridge has no {name}: {why}")
-    elif not _has_host(decl):
+    elif decl.mode.value is not Mode.HOST_ROUTED and not _has_host(decl):
         for name, at in (("dns", decl.dns[0][0] if decl.dns else None), ("domain", decl.domain)):
             if at:
                 report.add(at.where, f"{name} needs the host on the network: add dhcp: {{}} or gateway: host")
@@ -328,6 +342,8 @@ def check_inside(at: At[IPAddress], seg: Segment, report: Report) -> bool:
     """Whether a port's address can be used on the network; the complaint, if not, goes to the report."""
     if any(usable(p, at.value) for p in seg.prefixes):
         return True
+    if seg.network.routed and any(at.value in p for p in values(seg.decl.subnets)):
+        return True  # nobody shares a link with it, so that no address of a prefix means all of them
     if seg.sure:
         _check_inside(at, seg.prefixes, f"network '{seg.network.name}'", report)
     return False

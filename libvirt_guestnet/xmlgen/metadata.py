@@ -30,11 +30,14 @@ def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> 
     )
 
 
-def domain_metadata(topology: Topology, guest: Guest) -> Element:
-    """<guestnet:domain>: what each of the guest's ports may send. Set on users' own domains too."""
+def domain_metadata(topology: Topology, guest: Guest, hostmap: HostMap) -> Element:
+    """<guestnet:domain>: what each of the guest's ports may send. Set on users' own domains too.
+
+    Raises GuestnetError when a host-routed port needs a physical network that the host does not map.
+    """
     return _ours(
         "domain",
-        (_port(port, topology.network(port.network)) for port in guest.ports),
+        (_port(port, topology.network(port.network), hostmap) for port in guest.ports),
         topology=topology.name,
         guest=guest.name,
         image=guest.image,
@@ -45,7 +48,7 @@ def _unless_default(wanted: bool, default: bool) -> bool | None:
     return None if wanted == default else wanted
 
 
-def _port(port: Port, network: Network) -> Element:
+def _port(port: Port, network: Network, hostmap: HostMap) -> Element:
     return _ours(
         "port",
         [_ours("address", ip=address.ip) for address in port.addresses],
@@ -54,6 +57,7 @@ def _port(port: Port, network: Network) -> Element:
         [_ours("pair", prefix=pair.prefix, mac=pair.mac) for pair in port.pairs],
         [_ours("role", name=role) for role in port.roles],
         _port_vlan(port),
+        _routed(network, hostmap),
         mac=port.mac,
         name=port.name,
         network=port.network,
@@ -92,6 +96,21 @@ def _port_vlan(port: Port) -> Element | None:
     if not has_vlans(port):
         return None
     return _ours("vlan", tag=port.vlan, trunk=ranges(port.trunk), native=port.native_vlan)
+
+
+def _routed(network: Network, hostmap: HostMap) -> Element | None:
+    routed, label = network.routed, network.physical_network
+    if routed is None:
+        return None
+    where = label if routed.publish else None
+    return _ours(
+        "routed",
+        gateway=routed.gateway,
+        publish=routed.publish,
+        label=where,
+        device=hostmap.device(where, f"network {network.name!r}") if where else None,
+        table=routed.table,
+    )
 
 
 def _vxlan(network: Network, hostmap: HostMap) -> Element | None:

@@ -82,10 +82,10 @@ def test_routes_and_published_neighbours_come_and_go(state: State) -> None:
     reaching.lead("u-a", [A], state)
     assert (routed(), published()) == (A_ROUTES | B_ROUTES, A_PUBLISHED | B_PUBLISHED)
     assert {reach.tap for reach in reaching.receipts(state)} == {"vme0a", "vme0b"}
-    reaching.forget("u-a", state)
-    reaching.forget("u-a", state)
+    reaching.forget("u-a", state, -1)
+    reaching.forget("u-a", state, -1)
     assert (routed(), published()) == (B_ROUTES, B_PUBLISHED)
-    reaching.forget_all(state)
+    reaching.forget_all(state, -1)
     assert (routed(), published(), state.reaches()) == (set(), set(), [])
 
 
@@ -138,7 +138,7 @@ def test_a_route_of_somebody_else_is_never_replaced(state: State, family: str, f
     ip(f"route add {foreign} dev up0")
     with pytest.raises(GuestnetError, match=r"domain 'a': .* is routed elsewhere on this host already"):
         reaching.lead("u-a", [A], state)
-    reaching.forget("u-a", state)
+    reaching.forget("u-a", state, -1)
     assert (routed(), published(), state.reaches()) == (set(), set(), [])
     assert f"{foreign} dev up0" in ip(f"{family} route show {foreign}")
 
@@ -148,7 +148,7 @@ def test_another_guests_address_is_refused_and_stays_published(state: State) -> 
     thief = A._replace(tap="vme0b", uuid="u-b", domain="b", routes=(Route("192.0.2.10/32", "vme0b"),))
     with pytest.raises(GuestnetError, match="routed elsewhere"):
         reaching.lead("u-b", [thief], state)
-    reaching.forget("u-b", state)
+    reaching.forget("u-b", state, -1)
     assert (routed(), published()) == (A_ROUTES, A_PUBLISHED)
 
 
@@ -156,11 +156,11 @@ def test_a_lost_tap_is_swept_and_its_name_can_be_used_again(state: State) -> Non
     reaching.lead("u-a", [A], state)
     ip("link delete vme0a")
     assert (routed(), published()) == (set(), A_PUBLISHED)
-    reaching.sweep(state)
+    reaching.sweep(state, -1)
     assert (published(), state.reaches()) == (set(), [])
     reaching.lead("u-a", [A._replace(tap="vme0b", routes=())], state)
     reaching.lead("u-c", [A._replace(tap="vme0b", uuid="u-c", routes=(), published=())], state)
-    reaching.forget("u-a", state)
+    reaching.forget("u-a", state, -1)
     assert [reach.uuid for reach in reaching.receipts(state)] == ["u-c"]
     assert published() == set()
 
@@ -169,7 +169,7 @@ def test_routes_without_a_receipt_are_found(state: State) -> None:
     ip("route add 192.0.2.77 dev vme0b proto 71")
     ip("route add 192.0.2.78 dev vme0b proto static")
     reaching.lead("u-a", [A], state)
-    reaching.tidy(state)
+    reaching.tidy(state, -1)
     assert routed() == A_ROUTES
     assert "192.0.2.78" in ip("route show")
 

@@ -82,7 +82,7 @@ def test_printing_keeps_text_and_leaves_the_element_alone() -> None:
 
 
 def test_api_text_has_no_namespace_left() -> None:
-    element = xmlgen.domain_metadata(topology(), Guest("g", (PORT,)))
+    element = xmlgen.domain_metadata(topology(), Guest("g", (PORT,)), HostMap())
     plain = etree.fromstring(xmlgen.api_text(element))
     assert [e.tag for e in plain.iter()] == ["domain", "port"]
     assert "guestnet:" not in xmlgen.api_text(element)

@@ -55,14 +55,15 @@ def _archnetwork() -> Iterator[tuple[str, xmlgen.Element]]:
 def _modes() -> Iterator[tuple[str, xmlgen.Element]]:
     topology = load(ROOT / "labs/modes.yaml")
     for network in topology.networks:
-        yield f"{network.mode}/network-{network.name}.xml", xmlgen.network(topology, network, HOSTMAP)
+        if network in topology.libvirt_networks:
+            yield f"{network.mode}/network-{network.name}.xml", xmlgen.network(topology, network, HOSTMAP)
         for guest, port in topology.ports_on(network.name):
             name = f"{network.mode}/interface-{guest.name}-{port.name}.xml"
             yield name, xmlgen.interface(topology, guest, port, HOSTMAP)
     router = topology.guest("router")
     yield "domain/domain-emulated.xml", xmlgen.domain(topology, router, HOSTMAP, IMAGE, "qemu")
     yield "domain/domain-kvm.xml", xmlgen.domain(topology, router, HOSTMAP, IMAGE, "kvm")
-    yield "domain/metadata-of-a-users-domain.xml", xmlgen.domain_metadata(topology, topology.guest("vm"))
+    yield "domain/metadata-of-a-users-domain.xml", xmlgen.domain_metadata(topology, topology.guest("vm"), HOSTMAP)
 
 
 def _overlays() -> Iterator[tuple[str, xmlgen.Element]]:
@@ -80,7 +81,7 @@ def _vlans(folder: str, hostmap: HostMap) -> Iterator[tuple[str, xmlgen.Element]
         yield f"{folder}/network-{network.name}.xml", xmlgen.network(topology, network, hostmap)
     firewall = topology.guest("firewall")
     yield f"{folder}/interface-firewall-trunk.xml", xmlgen.interface(topology, firewall, firewall.ports[0], hostmap)
-    yield f"{folder}/metadata-of-the-firewall.xml", xmlgen.domain_metadata(topology, firewall)
+    yield f"{folder}/metadata-of-the-firewall.xml", xmlgen.domain_metadata(topology, firewall, hostmap)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ class Host:
     def domain(self, name: str, operation: str, bridge: str) -> str:
         guest = FOUND.guest(name)
         (port,) = guest.ports
-        metadata = etree.tostring(xmlgen.domain_metadata(FOUND, guest)).decode()
+        metadata = etree.tostring(xmlgen.domain_metadata(FOUND, guest, HostMap())).decode()
         return self.call(
             "qemu",
             name,

@@ -1,0 +1,350 @@
+"""Host-routed guests: the qemu hook's calls against a real kernel, with real IP stacks as guests and on the LAN.
+
+A guest is a network namespace behind a veth pair whose host end plays the tap, and so is computer X on the LAN.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from box import Box
+from test_hook import NS, Hooks
+
+A, B, X, HOST = (10, 0xA), (11, 0xB), (9, 9), (1, 1)  # last parts of the IPv4 and IPv6 addresses
+LAN4, LAN6 = "192.0.2.{}", "2001:db8::{:x}"
+ON_LAN = '<guestnet:routed gateway="169.255.30.1" publish="yes" label="lan" device="up0"/>'
+
+
+def both(who: tuple[int, int]) -> tuple[str, str]:
+    return LAN4.format(who[0]), LAN6.format(who[1])
+
+
+def mac(who: tuple[int, int]) -> str:
+    return f"52:54:00:00:00:{who[1]:02x}"
+
+
+def tap(who: tuple[int, int]) -> str:
+    return f"vme{who[1]:08x}"
+
+
+def domain(name: str, who: tuple[int, int], routed: str = ON_LAN, more: str = "") -> bytes:
+    """A live <domain> with one host-routed NIC, as libvirt hands it to the hook."""
+    own = "".join(f'<guestnet:address ip="{address}"/>' for address in both(who))
+    return f"""<domain type="qemu"><name>{name}</name><uuid>00000000-0000-4000-8000-0000000000{who[1]:02x}</uuid>
+      <metadata><guestnet:domain {NS} topology="t" guest="{name}">
+        <guestnet:port mac="{mac(who)}" name="p" network="n" guarded="yes">{own}{more}{routed}</guestnet:port>
+      </guestnet:domain></metadata>
+      <devices><interface type="ethernet"><mac address="{mac(who)}"/><target dev="{tap(who)}"/></interface></devices>
+    </domain>""".encode()
+
+
+class Lab:
+    """The server with uplink up0, computer X behind it, and guests."""
+
+    def __init__(self, root: Path) -> None:
+        self.box = Box()
+        self.hooks = Hooks(self.box, root)
+        self._hurry("")
+        self._connect("x", "up0", "02:00:00:00:00:09")
+        for address, length in zip(both(HOST), (24, 64), strict=True):
+            self.ip(f"address add {address}/{length} dev up0")
+        for address, length in zip(both(X), (24, 64), strict=True):
+            self.ip(f"address add {address}/{length} dev eth0", "x")
+
+    def _hurry(self, namespace: str) -> None:
+        self.run(namespace, "sh", "-c", "for f in all default; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done")
+
+    def _connect(self, namespace: str, device: str, address: str) -> None:
+        self.ip(f"netns add {namespace}")
+        self._hurry(namespace)
+        self.ip(f"link add {device} type veth peer name eth0 netns {namespace} address {address}")
+        self.ip(f"link set {device} up")
+        self.ip("link set eth0 up", namespace)
+
+    def boot(self, name: str, who: tuple[int, int], gateway: str = "169.255.30.1") -> None:
+        """Plugs a guest in that is configured as documented: addresses alone, and the gateway on the link."""
+        self._connect(name, tap(who), mac(who))
+        for address in both(who):
+            self.ip(f"address add {address} dev eth0", name)
+        self.ip(f"route add default via {gateway} dev eth0 onlink", name)
+        self.ip("route add default via fe80::1 dev eth0 onlink", name)
+
+    def start(self, name: str, who: tuple[int, int], xml: bytes | None = None) -> None:
+        xml = xml or domain(name, who)
+        for operation in ("start", "started"):
+            assert self.hooks.call("qemu", name, operation, "begin", xml) == (0, "")
+
+    def stop(self, name: str, who: tuple[int, int]) -> None:
+        assert self.hooks.call("qemu", name, "release", "end", domain(name, who)) == (0, "")
+
+    def run(self, namespace: str, *argv: str) -> tuple[int, str]:
+        enter = ["ip", "netns", "exec", namespace] if namespace else []
+        done = self.box.run(*enter, *argv)
+        return done.returncode, (done.stdout + done.stderr).decode()
+
+    def ip(self, arguments: str, namespace: str = "") -> str:
+        status, output = self.run(namespace, "ip", *arguments.split())
+        assert status == 0, output
+        return output
+
+    def reaches(self, namespace: str, address: str) -> bool:
+        return self.run(namespace, "busybox", "ping", "-c", "2", "-i", "0.2", "-W", "2", address)[0] == 0
+
+    def neighbour(self, address: str) -> str:
+        """The MAC that computer X has for an address, asked anew."""
+        self.ip("neigh flush dev eth0", "x")
+        self.reaches("x", address)
+        found = json.loads(self.ip(f"-j neigh show to {address}", "x"))
+        return found[0].get("lladdr", "") if found else ""
+
+    def published(self) -> set[str]:
+        found = [e for f in ("-4", "-6") for e in json.loads(self.ip(f"-j {f} neigh show proxy") or "[]")]
+        return {f"{entry['dst']} {entry['dev']}" for entry in found}
+
+    def routes(self, table: str = "all") -> set[str]:
+        found = [
+            r for f in ("-4", "-6") for r in json.loads(self.ip(f"-j {f} route show table {table} proto 71") or "[]")
+        ]
+        return {f"{route['dst']} {route['dev']}" for route in found}
+
+    def sysctl(self, path: str) -> str:
+        return self.box.ok("cat", f"/proc/sys/net/{path}").strip()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(tmp_path)
+    yield lab
+    lab.box.close()
+
+
+def led_to(*guests: tuple[int, int]) -> tuple[set[str], set[str]]:
+    """What the host routes, and what it publishes, when it leads to these guests."""
+    routes = {f"{address} {tap(who)}" for who in guests for address in both(who)}
+    return routes, {f"{address} up0" for who in guests for address in both(who)}
+
+
+def test_computer_x_finds_the_guest_at_the_servers_mac(lab: Lab) -> None:
+    lab.boot("a", A)
+    lab.start("a", A)
+    assert (lab.routes(), lab.published()) == led_to(A)
+    server = json.loads(lab.ip("-j link show up0"))[0]["address"]
+    for address in both(A):
+        assert lab.neighbour(address) == server
+        assert lab.reaches("x", address)
+    for address in (*both(X), *both(HOST), "169.255.30.1"):
+        assert lab.reaches("a", address)
+    lab.stop("a", A)
+    assert (lab.routes(), lab.published(), lab.hooks.receipts(), lab.hooks.chains()) == (set(), set(), [], [])
+    assert [lab.neighbour(address) for address in both(A)] == ["", ""]
+
+
+def test_guests_reach_each_other_through_the_host_and_nothing_at_layer_2(lab: Lab) -> None:
+    for name, who in (("a", A), ("b", B)):
+        lab.boot(name, who)
+        lab.start(name, who)
+    for address in both(B):
+        assert lab.reaches("a", address)
+    known = {entry["dst"] for f in ("-4", "-6") for entry in json.loads(lab.ip(f"-j {f} neigh show", "a"))}
+    assert known <= {"169.255.30.1", "fe80::1"} | {a for a in known if a.startswith("fe80:")}
+    hops = lab.run("a", "busybox", "traceroute", "-n", "-q", "1", "-w", "2", "-m", "3", both(B)[0])[1].splitlines()[1:]
+    # The host says who it is by its own address, not by that of the gateway.
+    assert [hop.split()[1] for hop in hops] == [both(HOST)[0], both(B)[0]]
+    hops = lab.run("a", "busybox", "traceroute6", "-n", "-q", "1", "-w", "2", "-m", "3", both(B)[1])[1].splitlines()[1:]
+    assert [hop.split()[1] for hop in hops] == [both(HOST)[1], both(B)[1]]
+
+
+def test_icmp_errors_towards_the_lan_come_from_the_servers_own_address(lab: Lab) -> None:
+    lab.boot("a", A)
+    lab.start("a", A)
+    for command, target, server in zip(("traceroute", "traceroute6"), both(A), both(HOST), strict=True):
+        hops = lab.run("x", "busybox", command, "-n", "-q", "1", "-w", "2", "-m", "3", target)[1].splitlines()[1:]
+        assert [hop.split()[1] for hop in hops] == [server, target]
+
+
+def test_the_gateway_answers_on_the_guests_own_link_only(lab: Lab) -> None:
+    lab.boot("a", A)
+    lab.start("a", A)
+    arping = ("busybox", "arping", "-c", "2", "-w", "2", "-f", "-I", "eth0")
+    assert lab.run("a", *arping, "-s", both(A)[0], "169.255.30.1")[0] == 0
+    assert lab.run("x", *arping, both(HOST)[0])[0] == 0
+    assert lab.run("x", *arping, "169.255.30.1")[0] != 0
+    # Nor does anything else of the host's on the guest's link.
+    assert lab.run("a", *arping, "-s", both(A)[0], both(HOST)[0])[0] != 0
+    lab.stop("a", A)
+    assert lab.box.run("nft", "list", "table", "arp", "guestnet").returncode != 0
+
+
+def test_a_guest_is_announced_when_it_is_there_and_not_before(lab: Lab) -> None:
+    lab.boot("a", A)
+    server = json.loads(lab.ip("-j link show up0"))[0]["address"]
+    for address in both(A):
+        lab.ip(f"neigh replace {address} lladdr 02:00:00:00:00:77 dev eth0 nud stale", "x")
+    assert lab.hooks.call("qemu", "a", "start", "begin", domain("a", A)) == (0, "")
+    assert lab.routes() == lab.published() == set()
+    assert _known(lab) == {"02:00:00:00:00:77"}
+    assert lab.hooks.call("qemu", "a", "started", "begin", domain("a", A)) == (0, "")
+    deadline = time.monotonic() + 5
+    while _known(lab) != {server} and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _known(lab) == {server}
+
+
+def _known(lab: Lab) -> set[str]:
+    return {json.loads(lab.ip(f"-j neigh show to {address}", "x"))[0]["lladdr"] for address in both(A)}
+
+
+def test_the_host_keeps_its_own_ipv6(lab: Lab) -> None:
+    """Forwarding on, the kernel drops default routes that it learnt, and learns no more, unless accept_ra is 2."""
+    lab.boot("a", A)
+    assert lab.sysctl("ipv6/conf/all/forwarding") == "0"
+    lab.box.ok("sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/vme0000000a/accept_ra")
+    _send_advertisement(lab)
+    assert _learnt_default(lab)
+    lab.start("a", A)
+    assert lab.sysctl("ipv6/conf/all/forwarding") == lab.sysctl("ipv4/ip_forward") == "1"
+    assert _learnt_default(lab)
+    assert lab.sysctl("ipv6/conf/up0/accept_ra") == "2"
+    assert lab.sysctl(f"ipv6/conf/{tap(A)}/accept_ra") == "0"
+    lab.ip("-6 route flush default")
+    _send_advertisement(lab)
+    assert _learnt_default(lab)
+
+
+ADVERTISEMENT = """
+import socket, struct
+sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+sock.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, socket.if_nametoindex("eth0")))
+"""
+
+
+def _send_advertisement(lab: Lab) -> None:
+    assert lab.run("x", "python3", "-IS", "-c", ADVERTISEMENT) == (0, "")
+
+
+def _learnt_default(lab: Lab) -> bool:
+    deadline = time.monotonic() + 5
+    while not (found := "proto ra" in lab.ip("-6 route show default")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def test_what_a_tap_is_whatever_the_hosts_defaults_are(lab: Lab) -> None:
+    lab.boot("a", A)
+    for setting, value in (("rp_filter", 2), ("proxy_arp", 1), ("accept_redirects", 1), ("send_redirects", 1)):
+        lab.box.ok("sh", "-c", f"echo {value} >/proc/sys/net/ipv4/conf/{tap(A)}/{setting}")
+    lab.box.ok("sh", "-c", f"echo 1 >/proc/sys/net/ipv6/conf/{tap(A)}/disable_ipv6")
+    lab.start("a", A)
+    found = {
+        s: lab.sysctl(f"ipv4/conf/{tap(A)}/{s}")
+        for s in ("rp_filter", "proxy_arp", "accept_redirects", "send_redirects")
+    }
+    assert found == {"rp_filter": "1", "proxy_arp": "0", "accept_redirects": "0", "send_redirects": "0"}
+    assert lab.reaches("x", both(A)[1])
+
+
+def test_a_provider_that_routes_needs_nothing_published(lab: Lab) -> None:
+    routed = '<guestnet:routed gateway="169.254.1.1" publish="no"/>'
+    more = '<guestnet:source prefix="198.51.100.0/28"/><guestnet:source prefix="0.0.0.0/0"/>'
+    lab.boot("a", A, "169.254.1.1")
+    lab.start("a", A, domain("a", A, routed, more))
+    assert lab.published() == set()
+    assert lab.routes() == {*led_to(A)[0], f"198.51.100.0/28 {tap(A)}"}, "never a default route to a guest"
+    lab.ip("address add 198.51.100.1/28 dev lo", "a")
+    lab.ip("link set lo up", "a")
+    lab.ip(f"route add 198.51.100.0/28 via {both(HOST)[0]}", "x")
+    assert lab.reaches("x", "198.51.100.1")
+
+
+def test_a_table_of_its_own(lab: Lab) -> None:
+    routed = ON_LAN.replace("/>", ' table="100"/>')
+    lab.boot("a", A)
+    lab.start("a", A, domain("a", A, routed))
+    assert (lab.routes("main"), lab.routes("100")) == (set(), led_to(A)[0])
+    lab.ip(f"rule add to {both(A)[0]} lookup 100 priority 10")
+    assert lab.reaches("x", both(A)[0])
+    lab.stop("a", A)
+    assert lab.routes() == set()
+
+
+def test_on_another_host_the_uplink_has_another_name(lab: Lab) -> None:
+    """After a migration the XML still names the device of the host that the guest came from."""
+    lab.boot("a", A)
+    lab.start("a", A, domain("a", A, ON_LAN.replace("up0", "enp5s0")))
+    assert (lab.routes(), lab.published()) == led_to(A)
+    assert lab.reaches("x", both(A)[0])
+
+
+@pytest.mark.parametrize(
+    ("routed", "message"),
+    [
+        (ON_LAN.replace("169.255.30.1", "fe80::2"), "gateway 'fe80::2' is no IPv4 address"),
+        (ON_LAN.replace("169.255.30.1", "nonsense"), "'nonsense' does not appear to be"),
+        (ON_LAN.replace("/>", ' table="-1"/>'), "'-1' is not the number of a routing table"),
+        (ON_LAN.replace("up0", "up0; x"), "device name 'up0; x'"),
+    ],
+)
+def test_bad_metadata_is_vetoed_with_one_line(lab: Lab, routed: str, message: str) -> None:
+    lab.boot("a", A)
+    status, stderr = lab.hooks.call("qemu", "a", "start", "begin", domain("a", A, routed))
+    assert (status, stderr.count("\n")) == (1, 1)
+    assert message in stderr
+    assert (lab.routes(), lab.published(), lab.hooks.receipts()) == (set(), set(), [])
+
+
+def test_an_address_on_no_lan_of_the_host_is_refused(lab: Lab) -> None:
+    lab.boot("a", A)
+    lab.ip("address flush dev up0 scope global")
+    xml = domain("a", A, ON_LAN.replace("up0", "enp5s0"))
+    assert lab.hooks.call("qemu", "a", "start", "begin", xml) == (0, "")
+    status, stderr = lab.hooks.call("qemu", "a", "started", "begin", xml)
+    assert status == 1
+    assert "no device of this host is on the LAN of 192.0.2.10" in stderr
+    lab.stop("a", A)
+    assert (lab.routes(), lab.published(), lab.hooks.receipts()) == (set(), set(), [])
+
+
+def test_a_second_guest_with_the_same_address_is_refused(lab: Lab) -> None:
+    for name, who in (("a", A), ("b", B)):
+        lab.boot(name, who)
+    lab.start("a", A)
+    thief = domain("b", B)
+    for mine, other in zip(both(A), both(B), strict=True):
+        thief = thief.replace(f'"{other}"'.encode(), f'"{mine}"'.encode())
+    assert lab.hooks.call("qemu", "b", "start", "begin", thief) == (0, "")
+    status, stderr = lab.hooks.call("qemu", "b", "started", "begin", thief)
+    assert status == 1
+    assert re.search(r"domain 'b': 192\.0\.2\.10/32 is routed elsewhere on this host already", stderr)
+    lab.stop("b", B)
+    assert (lab.routes(), lab.published()) == led_to(A)
+    assert lab.reaches("x", both(A)[0])
+
+
+def test_reconnect_repairs_all_of_it(lab: Lab) -> None:
+    lab.boot("a", A)
+    lab.start("a", A)
+    lab.box.ok("nft", "flush", "ruleset")
+    lab.ip(f"route flush dev {tap(A)} proto 71")
+    lab.ip(f"neigh del proxy {both(A)[0]} dev up0")
+    lab.ip(f"address del 169.255.30.1/32 dev {tap(A)}")
+    assert not lab.reaches("x", both(A)[0])
+    assert lab.hooks.call("qemu", "a", "reconnect", "begin", domain("a", A)) == (0, "")
+    assert (lab.routes(), lab.published()) == led_to(A)
+    assert lab.reaches("x", both(A)[0])
+    assert lab.hooks.chains() == [tap(A)]
+
+
+def test_a_guest_that_vanished_unheard_is_swept_by_the_next_call(lab: Lab) -> None:
+    for name, who in (("a", A), ("b", B)):
+        lab.boot(name, who)
+        lab.start(name, who)
+    lab.ip(f"link delete {tap(A)}")
+    assert lab.published() == led_to(A, B)[1]
+    assert lab.hooks.call("qemu", "b", "reconnect", "begin", domain("b", B)) == (0, "")
+    assert (lab.routes(), lab.published()) == led_to(B)
