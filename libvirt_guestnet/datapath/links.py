@@ -46,6 +46,11 @@ def master_of(name: str) -> str:
         return ""
 
 
+def is_on(name: str, bridge: str) -> bool:
+    """Whether a device is in a bridge; for one of Open vSwitch, whether it is in Open vSwitch at all."""
+    return _is_in(index_of(master_of(name)), bridge)
+
+
 def is_bridge(name: str) -> bool:
     """Whether a device is a Linux bridge."""
     return os.path.isdir(f"/sys/class/net/{name}/bridge")

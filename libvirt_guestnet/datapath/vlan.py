@@ -63,6 +63,12 @@ def tag(port: TapVlans) -> None:
     _run_batch(batch(port.tap, current(port.tap), members(port)))
 
 
+def untag(tap: str, bridge: str) -> None:
+    """Makes a tap a member of what every new port of its bridge is a member of."""
+    pvid = int(_read(bridge, "default_pvid") or 0)
+    _run_batch(batch(tap, current(tap), {pvid: frozenset({_PVID, _UNTAGGED})} if pvid else {}))
+
+
 def join(uplink: str, vlans: Iterable[int]) -> set[int]:
     """Makes the uplink a tagged member of VLANs; returns those that it was not yet a member of."""
     missing = set(vlans) - set(current(uplink))

@@ -140,8 +140,16 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
     if found is None:
         return
     sweep(state)
-    if _ours(found.domain_with(), state) and hotplug.moves(found, state):
-        hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state))
+    if not _ours(found.domain_with(), state):
+        return
+    there, network = hotplug.staying(found)
+    if there and network == found.network:
+        return
+    if there:
+        # To another network of its bridge: libvirt 9.0 takes the tap out and puts it in again, others leave it there.
+        with state.lock() as hold:
+            _guard_one(found, there, state, hold)
+    hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state))
 
 
 def _ours(domain: xmlread.Node, state: State) -> bool:
@@ -150,15 +158,18 @@ def _ours(domain: xmlread.Node, state: State) -> bool:
 
 def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
     """The helper's work, once the new NIC's tap is there. Raises GuestnetError."""
-    receipts, batch = _wanted(found.domain_with(tap), state)
     with state.lock() as hold:
-        there = state.port(tap)
         unplugged_again = state.plugging(found.portid) is None
-        done = there is not None and (there.portid, there.ifindex) == (found.portid, links.index_of(tap))
-        if not unplugged_again and not done:
-            state.put_ports(found.uuid, receipts)
-            nft(batch, hold)
-            tagging.tag(found.domain_with(tap), state, whole=False)
+        if not unplugged_again:
+            _guard_one(found, tap, state, hold)
+
+
+def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
+    domain = found.domain_with(tap)
+    receipts, batch = _wanted(domain, state)
+    state.put_ports(found.uuid, receipts)
+    nft(batch, hold)
+    tagging.tag(domain, state, whole=False)
 
 
 def release_port(hook_data: xmlread.Node, state: State) -> None:
@@ -181,7 +192,8 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
 def _left(receipt: PortReceipt, state: State) -> bool:
     """Whether a tap moved to where nobody guards it."""
     network = state.network(receipt.network)
-    moved = network is not None and links.master_of(receipt.tap) not in ("", network.bridge)
+    off = links.master_of(receipt.tap) == ""
+    moved = network is not None and not off and not links.is_on(receipt.tap, network.bridge)
     expected = any((p.uuid, p.mac) == (receipt.uuid, receipt.mac) for p in state.pluggings())
     return moved and not receipt.own and not expected
 

@@ -81,13 +81,13 @@ def _mac(port: Node) -> str:
     return mac.get("address").lower() if mac else ""
 
 
-def moves(found: Plug, state: State) -> bool:
-    """Whether a tap will join the bridge: not where an attached NIC only changes and stays where it is."""
-    for tap in state.taps(found.uuid):
-        receipt = state.port(tap)
-        if receipt is not None and receipt.mac == found.mac and links.index_of(tap) == receipt.ifindex:
-            return links.master_of(tap) != found.bridge
-    return True
+def staying(found: Plug) -> tuple[str, str]:
+    """(tap, network so far) of an attached NIC that is on the bridge already, so that no tap will join it; else ""."""
+    for nic in found.domain.all("devices/interface"):
+        target, source = nic.one("target"), nic.one("source")
+        if _mac(nic) == found.mac and target and links.is_on(target.get("dev"), found.bridge):
+            return target.get("dev"), source.get("network") if source else ""
+    return "", ""
 
 
 def leave_helper(found: Plug, state: State, guard: Callable[[str], None]) -> None:

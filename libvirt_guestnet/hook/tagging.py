@@ -16,13 +16,17 @@ def tag(domain: xmlread.Node, state: State, whole: bool = True) -> None:
     Receipts come first, so that a kill leaves nothing unknown. Raises GuestnetError when a VLAN would have no effect.
     """
     wanted = intent.tap_vlans(domain, state.network)
-    known = _of(domain.text_of("uuid"), state) if whole else []
+    present = {target.get("dev") for target in domain.all("devices/interface/target")}
+    known = [port for port in _of(domain.text_of("uuid"), state) if whole or port.tap in present]
     for port in wanted:
         state.put_tap_vlans(port._asdict())
     for port in wanted:
         vlan.tag(port)
     stale = [port for port in known if port.tap not in {p.tap for p in wanted}]
-    _forget(stale, state, {port.uplink for port in wanted})
+    for port in stale:
+        if links.master_of(port.tap) == port.bridge:
+            vlan.untag(port.tap, port.bridge)
+    _forget(stale, state, {port.uplink for port in (*wanted, *known)})
 
 
 def untag(uuid: str, state: State) -> None:

@@ -24,11 +24,12 @@ NIC = "<interface type='network'><source network='{network}'/><model type='rtl81
 NETWORK = """<network><name>{name}</name><metadata>{mark}</metadata><bridge name='br-{name}'/>
 <ip address='10.61.{number}.1' netmask='255.255.255.0'/></network>"""
 MARK = f'<g:network {XMLNS} topology="t" name="{{name}}"><g:subnet prefix="10.61.{{number}}.0/24"/></g:network>'
-SECONDS = 10.0
 
 
 class Host:
     """A sandbox with networks one and two, guarded by default, and plain, which knows nothing of us."""
+
+    virsh_seconds, soon_seconds = 30.0, 10.0
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -50,7 +51,9 @@ class Host:
         self.define("define", DOMAIN.format(name=name, uuid=uuid(number), policy=policy, nics=nics))
 
     def virsh(self, *words: str, check: bool = True) -> str:
-        done = self.sandbox.run(["virsh", "-q", "-c", "qemu:///system", *words], check=False)
+        done = self.sandbox.run(
+            ["virsh", "-q", "-c", "qemu:///system", *words], check=False, timeout=self.virsh_seconds
+        )
         assert not check or done.returncode == 0, f"virsh {' '.join(words)}: {done.stderr}"
         return done.stdout if check else done.stdout + done.stderr
 
@@ -104,7 +107,7 @@ class Host:
 
     def soon(self, true: Callable[[], bool], what: str) -> None:
         """Waits for something a helper or a daemon does on its own."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + self.soon_seconds
         while not true():
             assert time.monotonic() < deadline, what
             time.sleep(0.02)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from guests import NIC, XMLNS, Host, mac
+from guests import MARK, NIC, XMLNS, Host, mac
 
 from libvirt_guestnet import sandbox as sandboxes
 
@@ -237,6 +237,25 @@ def test_update_to_another_network_and_back(host: Host) -> None:
     _update(host, "one")
     host.soon_exact()
     assert tap in host.guarded()
+
+
+def test_update_to_another_network_of_the_same_bridge(host: Host) -> None:
+    for network in ("three", "four"):
+        number = {"three": 7, "four": 8}[network]
+        mark = MARK.format(name=network, number=number)
+        bridged = "<forward mode='bridge'/><bridge name='br-plain'/></network>"
+        host.define("net-create", f"<network><name>{network}</name><metadata>{mark}</metadata>{bridged}")
+    try:
+        host.guest("a", "three")
+        host.virsh("start", "a")
+        (tap,) = host.nics("a")
+        host.sandbox.run(["tee", "/tmp/update.xml"], stdin=NIC.format(network="four", mac=mac(1, 0)))
+        host.virsh("update-device", "a", "/tmp/update.xml", "--live")
+        assert "10.61.8." in host.rules(tap)
+        assert "10.61.7." not in host.rules(tap)
+    finally:
+        for network in ("three", "four"):
+            host.virsh("net-destroy", network)
 
 
 def test_update_of_the_link_changes_nothing(host: Host) -> None:
