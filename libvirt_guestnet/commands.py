@@ -158,15 +158,15 @@ def status(args: Namespace) -> int:
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
     """The networks and ports of one topology, or of all. Raises GuestnetError."""
     from libvirt_guestnet import status as reporting
-    from libvirt_guestnet.datapath.kernel import drops_by_reason
+    from libvirt_guestnet.datapath.kernel import guarded_ports
     from libvirt_guestnet.state import State
     from libvirt_guestnet.virt import connect
 
-    dropped, state = drops_by_reason(), State()
+    seen, state = guarded_ports(), State()
     with connect(uri) as connection:
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
         found = reporting.status(
-            _snapshot(connection), name, lambda tap: state.port(tap) if tap in dropped else None, dropped.get
+            _snapshot(connection), name, lambda tap: state.port(tap) if tap in seen else None, seen.get
         )
     return [row.json() for row in found]
 

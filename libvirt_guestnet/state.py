@@ -39,9 +39,9 @@ class PortReceipt(NamedTuple):
     `ifindex` is the tap's in the kernel; `own` says that the policy is the port's own, not its network's default.
 
     `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the host's DHCP server if the port's own address is
-    what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` how long
-    an answer holds, in seconds. A port with VLANs in `trunk` tags its frames (with 802.1ad's tags if `service`), but
-    those of its `native` VLAN, if there is one.
+    what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` and
+    `lease6` how long an answer holds, in seconds. A port with VLANs in `trunk` tags its frames (with 802.1ad's tags if
+    `service`), but those of its `native` VLAN, if there is one.
     """
 
     tap: str
@@ -64,6 +64,7 @@ class PortReceipt(NamedTuple):
     dhcp_mac: str = ""
     bridge: str = ""
     lease: int = 0
+    lease6: int = 0
     trunk: tuple[tuple[int, int], ...] = ()
     service: bool = False
     native: bool = False
@@ -72,11 +73,12 @@ class PortReceipt(NamedTuple):
 class NetworkReceipt(NamedTuple):
     """One active network that carries our metadata.
 
-    `reservations` maps a MAC to its addresses; `dynamic` are the first and last address of each DHCP range;
-    `hosts` are the host's own addresses in it, `mac` its MAC, `lease` its DHCP server's longest lease in seconds;
-    `privacy` and `log` are defaults for ports; `made_bridge` says that our hook made the bridge, and `overlay` names
-    the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge `vlan` is the access VLAN of its
-    ports (0: none), `vlan_uplink` the bridge's port to the outside, and `service` says that its tags are 802.1ad's.
+    `reservations` are pairs of a MAC (or "") and its address; `dynamic` are the first and last address of each DHCP
+    range; `hosts` are the host's own addresses in it, `mac` its MAC, `lease` and `lease6` its DHCP server's longest
+    lease in seconds, by IP version; `privacy` and `log` are defaults for ports; `made_bridge` says that our hook made
+    the bridge, and `overlay` names the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge
+    `vlan` is the access VLAN of its ports (0: none), `vlan_uplink` the bridge's port to the outside, and `service` says
+    that its tags are 802.1ad's.
     """
 
     name: str
@@ -90,6 +92,7 @@ class NetworkReceipt(NamedTuple):
     made_bridge: bool = False
     mac: str = ""
     lease: int = 0
+    lease6: int = 0
     privacy: bool = False
     log: bool = False
     overlay: str = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
+from libvirt_guestnet.datapath.kernel import Guarded
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.snapshot import (
     DOMAIN_MARK,
@@ -47,7 +48,7 @@ class PortRow:
     """One NIC of a domain of ours. `guarded` is what the hooks applied: None while there is no tap.
 
     `trusted` is what the policy says: no port security at all. `drops` counts the frames that port security dropped,
-    None when unknown; `reasons` has them by reason.
+    None when unknown; `reasons` has them by reason. `learnt` are addresses that the host's DHCP server gave the port.
     """
 
     topology: str
@@ -61,33 +62,40 @@ class PortRow:
     addresses: tuple[str, ...]
     guarded: bool | None
     drops: int | None
+    learnt: tuple[str, ...] = ()
     trusted: bool = False
     reasons: Mapping[str, int] = field(default_factory=dict)
 
     def json(self) -> dict[str, object]:
-        return {"kind": "port", **asdict(self), "addresses": list(self.addresses), "reasons": dict(self.reasons)}
+        return {
+            "kind": "port",
+            **asdict(self),
+            "addresses": list(self.addresses),
+            "learnt": list(self.learnt),
+            "reasons": dict(self.reasons),
+        }
 
 
 Row = NetworkRow | PortRow
-Drops = Callable[[str], Mapping[str, int] | None]
+Seen = Callable[[str], Guarded | None]
 
 
 def status(
     snapshot: Snapshot,
     topology: str | None = None,
     receipt: Callable[[str], PortReceipt | None] | None = None,
-    drops: Drops = lambda _tap: None,
+    seen: Seen = lambda _tap: None,
 ) -> list[Row]:
     """Every network and port of one topology, or of all; networks first.
 
-    `receipt` says what the hooks applied to a tap (their state under /run unless given), `drops` how many frames its
-    port security has dropped, by reason. Raises GuestnetError when the state under /run is damaged.
+    `receipt` says what the hooks applied to a tap (their state under /run unless given), `seen` what
+    the kernel knows of it. Raises GuestnetError when the state under /run is damaged.
     """
     known = State().port if receipt is None else receipt
     rows: list[Row] = [_network(n, snapshot) for n in snapshot.networks if _shown(n.topology, topology)]
     for domain in snapshot.domains:
         if _shown(domain.topology, topology):
-            rows += _ports(domain, known, drops)
+            rows += _ports(domain, known, seen)
     return rows
 
 
@@ -108,7 +116,7 @@ def _network(state: NetworkState, snapshot: Snapshot) -> NetworkRow:
     )
 
 
-def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], drops: Drops) -> Iterator[PortRow]:
+def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], seen: Seen) -> Iterator[PortRow]:
     current = domain.config if domain.live is None else domain.live
     policies = {port.get("mac", "").lower(): port for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}")}
     for address, interface in interfaces(current).items():
@@ -117,7 +125,7 @@ def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], dr
             continue  # a NIC that its owner manages
         device = tap(interface) or "" if domain.live is not None else ""
         applied = receipt(device) if device else None
-        reasons = drops(device) if device else None
+        found = seen(device) if device else None
         yield PortRow(
             topology=domain.topology or "",
             guest=domain.name,
@@ -129,9 +137,10 @@ def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], dr
             link=_link(interface),
             addresses=() if policy is None else tuple(a.get("ip", "") for a in policy.iterfind(_ADDRESS)),
             guarded=(applied is not None and applied.uuid == domain.uuid) if device else None,
-            drops=None if reasons is None else sum(reasons.values()),
+            drops=None if found is None else sum(found.drops.values()),
+            learnt=() if found is None else tuple(map(str, found.learnt)),
             trusted=policy is not None and policy.get("guarded") == "no",
-            reasons=reasons or {},
+            reasons={} if found is None else found.drops,
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import check_device
+from libvirt_guestnet.datapath.names import check_device
 
 CHAIN = "GUESTNET-FORWARD"
 NFT_CHAIN = "guestnet"

@@ -10,36 +10,17 @@ Every drop is counted, and named by its rule's comment.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
+from libvirt_guestnet.datapath import learning
+from libvirt_guestnet.datapath.learning import SOURCE, Learner, Server
+from libvirt_guestnet.datapath.names import TABLE, check_device, check_mac, digits
 from libvirt_guestnet.datapath.ranges import Prefix, Ranges, as_raw, as_set, merge, ranges
-from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.slaac import eui64
-
-TABLE = "netdev guestnet"
 
 DHCP_SERVER, RA_SENDER = "dhcp-server", "ra-sender"
 ROLES = (DHCP_SERVER, RA_SENDER)
-
-_DEVICE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-_HEX = frozenset("0123456789abcdef")
-
-
-class Server(NamedTuple):
-    """The host's DHCP server on the port's network: what it acknowledges to the port becomes the port's own address.
-
-    Only what is in `dynamic` is learnt. `mac` is the host's on that bridge ("" if unknown); a learnt address is
-    forgotten `lease_seconds` after the last answer, or at once if the port `is_new`. `leases` are what the server's own
-    lease file says already: address and seconds left.
-    """
-
-    addresses: tuple[Prefix, ...]
-    dynamic: tuple[Prefix, ...]
-    mac: str
-    lease_seconds: int
-    leases: tuple[tuple[IPv4Address, int], ...] = ()
-    is_new: bool = False
 
 
 class Trunk(NamedTuple):
@@ -75,22 +56,6 @@ class PortGuard(NamedTuple):
     trunk: Trunk | None = None
 
 
-def check_device(name: str) -> str:
-    """The name, if it can be written into nft text. Raises GuestnetError otherwise."""
-    if 0 < len(name) <= 15 and _DEVICE.issuperset(name) and name not in (".", ".."):
-        return name
-    raise GuestnetError(f"device name {name!r} cannot be guarded: use letters, digits, '_', '.' and '-', at most 15")
-
-
-def check_mac(mac: str) -> str:
-    """The MAC in lower case. Raises GuestnetError unless it is six hex pairs of a unicast address."""
-    text = mac.lower()
-    pairs = text.split(":")
-    if len(pairs) != 6 or not all(len(p) == 2 and _HEX.issuperset(p) for p in pairs) or int(pairs[0], 16) & 1:
-        raise GuestnetError(f"{mac!r} is not a unicast MAC address")
-    return text
-
-
 def link_local(mac: str) -> IPv6Address:
     """The EUI-64 link-local address of a MAC (RFC 4291, appendix A)."""
     return eui64(IPv6Network("fe80::/64"), check_mac(mac))
@@ -110,7 +75,6 @@ def guard(port: PortGuard) -> str:
     )
     lines += [f"flush chain {TABLE} {chain}-{tap}" for chain in ("tap", *chains)]
     lines += [] if port.trunk else _forget_chain("vlan", tap)
-    lines += _learning(tap, port, port.server) if port.server else _forget(tap)
     return "\n".join([*lines, *_Rules(port).all()]) + "\n"
 
 
@@ -126,7 +90,7 @@ def release(taps: Iterable[str]) -> str:
             lines += [f"{action} chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
         lines += _forget_chain("vlan", tap)
         lines += [f"delete chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
-        lines += _forget(tap)
+        lines += learning.forget(tap)
     return "\n".join(lines) + "\n"
 
 
@@ -138,47 +102,9 @@ def remove() -> str:
 # No hyphen in a kind: "KIND-TAP" is then unambiguous whatever a tap is called.
 _CHAINS = ("arp", "ip4", "ip4sent", "ip6", "ip6own", "ip6sent")
 
-# One declaration for every port: the kernel refuses to add a set that exists with other properties.
-_SET = "{ type ipv4_addr; size 64; flags dynamic,timeout; }"
-
-
-def _learning(tap: str, port: PortGuard, server: Server) -> list[str]:
-    """Each address that the host's server acknowledges to the port goes into its set as the answer passes the tap's
-    egress (kernel 5.16). No other port can send such an answer past its own guard."""
-    sender = f"ether saddr {check_mac(server.mac)} " if server.mac else ""
-    answer = (
-        f"{sender}ip saddr {as_set(4, ranges(4, server.addresses))} udp sport 67 udp dport 68 "
-        # BOOTREPLY over Ethernet; the port's own hardware address; dnsmasq puts the message type, ACK, first behind
-        # the magic cookie (RFC 2131). What is reserved for somebody stays his, whatever client identifier is claimed.
-        f"@th,64,24 0x020106 @th,288,48 0x{_hex(check_mac(port.mac))} @th,1952,56 0x63825363350105 "
-        f"@th,192,32 {as_raw(ranges(4, server.dynamic, port.excluded))}"
-    )
-    hook = f'type filter hook egress device "{tap}" priority filter; policy accept;'
-    return [
-        f"add set {TABLE} learnt-{tap} {_SET}",
-        *([f"flush set {TABLE} learnt-{tap}"] if server.is_new else []),
-        f"add chain {TABLE} told-{tap} {{ {hook} }}",
-        f"flush chain {TABLE} told-{tap}",
-        f"add rule {TABLE} told-{tap} {answer} "
-        f"update @learnt-{tap} {{ @th,192,32 timeout {max(1, server.lease_seconds)}s }}",
-        *(f"add element {TABLE} learnt-{tap} {{ {ip} timeout {max(1, left)}s }}" for ip, left in server.leases),
-    ]
-
-
-def _forget(tap: str) -> list[str]:
-    return [
-        f"add set {TABLE} learnt-{tap} {_SET}",
-        *_forget_chain("told", tap),
-        f"delete set {TABLE} learnt-{tap}",
-    ]
-
 
 def _forget_chain(kind: str, tap: str) -> list[str]:
     return [f"{action} chain {TABLE} {kind}-{tap}" for action in ("add", "flush", "delete")]
-
-
-def _hex(mac: str) -> str:
-    return mac.replace(":", "")
 
 
 # Sets that are the same for every port exist once: nft reads the names of all sets and chains there are before it
@@ -216,6 +142,7 @@ _MLD = _shared("mld-types", "icmpv6_type", 131, 132, 143)
 _ND = _shared("nd-types", "icmpv6_type", 133, 134, 135, 136, 137, 141, 142, 148, 149)
 # MLD queries, and multicast routers (RFC 4286).
 _ROUTERS = _shared("routers-types", "icmpv6_type", 130, 151, 152, 153)
+_ND_TARGET = "@th,64,128"
 _TAGS = _shared("tag-types", "ether_type", 0x8100, 0x88A8, 0x9100, 0x9200, 0x9300)
 # Most of what a guest sends, decided early.
 _PLAIN6 = ("ip6 nexthdr tcp accept", "ip6 nexthdr udp udp dport != 546 accept")
@@ -234,6 +161,7 @@ class _Rules:
 
     def __init__(self, port: PortGuard) -> None:
         self.port, self.tap, self.mac = port, port.tap, check_mac(port.mac)
+        self.learner = Learner(self.tap, self.mac, port.server, port.excluded) if port.server else None
         self.virtual: dict[str, list[Prefix]] = {}
         for mac, prefix in port.pairs:
             if mac:
@@ -251,7 +179,12 @@ class _Rules:
             "ip6own": self._ip6_own(),
             "ip6sent": self._ip6_sent(),
         }
-        return [f"add rule {TABLE} {chain}-{self.tap} {rule}" for chain, rules in chains.items() for rule in rules]
+        listed = [f"add rule {TABLE} {chain}-{self.tap} {rule}" for chain, rules in chains.items() for rule in rules]
+        return [*self._learning(), *listed]
+
+    def _learning(self) -> list[str]:
+        learns = self.learner is not None and any(map(self.learner.spans, (4, 6)))
+        return self.learner.lines(self._drop) if self.learner and learns else learning.forget(self.tap)
 
     def _drop(self, reason: str, match: str = "") -> list[str]:
         """Rules that drop what matches. The log's prefix is the port and the reason; headers follow it."""
@@ -268,8 +201,10 @@ class _Rules:
         pairs = ranges(version, [prefix for _, prefix in self.port.pairs])
         return merge([*ranges(version, self.port.owned, self.port.excluded), *pairs])
 
-    def _learnt(self) -> list[str]:
-        return [f"@learnt-{self.tap}"] if self.port.server else []
+    def _learnt(self, version: int, field: str) -> list[str]:
+        """What matches if the address there is one that the port has learnt; nothing if it does not learn."""
+        learns = self.learner is not None and self.learner.spans(version)
+        return [f"{field} @{learning.learnt_set(version, self.tap)}"] if learns else []
 
     def _announcers(self, version: int) -> list[tuple[str, Ranges]]:
         """Each MAC with the addresses it may announce: the port's own all of them."""
@@ -304,7 +239,7 @@ class _Rules:
         ]
 
     def _packets(self, of_type: str) -> list[str]:
-        own = f"0x{_hex(self.mac)}00000000"
+        own = f"0x{digits(self.mac)}00000000"
         return [
             # Not a verdict map: a hash lookup costs a frame 20 ns, a comparison 4.
             f"{of_type} arp goto arp-{self.tap}",
@@ -319,32 +254,38 @@ class _Rules:
         own = f"ether saddr {self.mac} {of_type}"
         known6 = self._given(6)
         return [
-            *(f"{own} ip ip saddr {source} goto ip4sent-{self.tap}" for source in self._sources()),
+            *(f"{own} ip {source} goto ip4sent-{self.tap}" for source in self._sources()),
             *([f"{own} ip6 ip6 saddr {as_set(6, known6)} goto ip6own-{self.tap}"] if known6 else []),
+            *(f"{own} ip6 {learnt} goto ip6own-{self.tap}" for learnt in self._learnt(6, SOURCE[6])),
         ]
 
     def _sources(self) -> list[str]:
         sources = merge([*self._owned(4), *ranges(4, self.port.routed, self.port.excluded)])
-        return [*([as_set(4, sources)] if sources else []), *self._learnt()]
+        return [*([f"ip saddr {as_set(4, sources)}"] if sources else []), *self._learnt(4, SOURCE[4])]
 
     def _arp(self) -> list[str]:
-        senders = [(mac, as_set(4, spans)) for mac, spans in self._announcers(4)]
-        senders += [(self.mac, learnt) for learnt in self._learnt()]
         rules = []
-        for mac, mine in senders:
-            sender = f"arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ether {mac}"
+        for mac, sender, target in self._arp_senders():
+            header = f"arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ether {mac}"
             rules += [
-                f"{sender} arp operation 1-2 arp saddr ip {mine} accept",
+                f"{header} arp operation 1-2 {sender} accept",
                 # RFC 5227: a probe asks for the prober's own future address, from 0.0.0.0.
-                f"{sender} arp operation request arp saddr ip 0.0.0.0 arp daddr ip {mine} accept",
+                f"{header} arp operation request arp saddr ip 0.0.0.0 {target} accept",
             ]
         return [*rules, *self._drop("ARP")]
+
+    def _arp_senders(self) -> list[tuple[str, str, str]]:
+        """Each MAC with what matches its addresses as sender's and as target."""
+        listed = [(mac, as_set(4, spans)) for mac, spans in self._announcers(4)]
+        senders = [(mac, f"arp saddr ip {mine}", f"arp daddr ip {mine}") for mac, mine in listed]
+        learnt = zip(self._learnt(4, "@nh,112,32"), self._learnt(4, "@nh,192,32"), strict=True)
+        return senders + [(self.mac, sender, target) for sender, target in learnt]
 
     def _ip4(self) -> list[str]:
         # The port's own MAC was there already, in `_common`.
         virtual = self._sources() if self.virtual else []
         return [
-            *(f"ip saddr {source} goto ip4sent-{self.tap}" for source in virtual),
+            *(f"{source} goto ip4sent-{self.tap}" for source in virtual),
             f"ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 {self._asks()} accept",
             f"ip saddr 0.0.0.0 ip daddr 224.0.0.0/4 igmp type {_IGMP} accept",
             *self._drop("IPv4 source"),
@@ -353,7 +294,7 @@ class _Rules:
     def _asks(self) -> str:
         # A whole DHCP client message: a BOOTREQUEST over Ethernet that no relay forwarded, with the port's hardware
         # address (RFC 2131). In a fragment an overlapping one could change it.
-        request = f"@th,64,24 0x010106 @th,256,32 0 @th,288,48 0x{_hex(self.mac)}"
+        request = f"@th,64,24 0x010106 @th,256,32 0 @th,288,48 0x{digits(self.mac)}"
         return f"udp dport 67 ip frag-off & 0x3fff == 0 {request}"
 
     def _ip4_sent(self) -> list[str]:
@@ -381,12 +322,13 @@ class _Rules:
         owned, routed = self._owned(6), ranges(6, self.port.routed, self.port.excluded)
         unspecified = "ip6 saddr :: ip6 nexthdr icmpv6 icmpv6 type"
         dad = f"{unspecified} nd-neighbor-solicit"
+        targets = [f"{_ND_TARGET} {as_raw(owned)}", *self._learnt(6, _ND_TARGET)]
         return [
             f"ip6 saddr {as_set(6, owned)} goto ip6own-{self.tap}",
             *([f"ip6 saddr {as_set(6, routed)} goto ip6sent-{self.tap}"] if routed else []),
             # Duplicate address detection (RFC 4862), or with a nonce and nothing else (RFC 7527).
-            f"{dad} ip6 length 24 @th,64,128 {as_raw(owned)} accept",
-            f"{dad} ip6 length 32 @th,192,16 0x0e01 @th,64,128 {as_raw(owned)} accept",
+            *(f"{dad} ip6 length 24 {target} accept" for target in targets),
+            *(f"{dad} ip6 length 32 @th,192,16 0x0e01 {target} accept" for target in targets),
             f"{unspecified} nd-router-solicit ip6 length 8 accept",
             # RFC 3590: MLD reports before there is an address; they carry a hop-by-hop header.
             f"ip6 saddr :: icmpv6 type {_MLD} accept",
@@ -396,11 +338,13 @@ class _Rules:
     def _ip6_own(self) -> list[str]:
         # An honest ND message has no extension header and one option, the sender's own link-layer address, or none:
         # anything longer could carry a second option that a receiver believes instead (RFC 4861, RFC 6980).
-        nd, mine = "ip6 nexthdr icmpv6 icmpv6 type", f"@th,64,128 {as_raw(self._owned(6))}"
-        source = f"{{ {', '.join(f'0x0101{_hex(mac)}' for mac in self.macs)} }}"
+        nd, learnt = "ip6 nexthdr icmpv6 icmpv6 type", self._learnt(6, _ND_TARGET)
+        mine = f"{_ND_TARGET} {as_raw(self._owned(6))}"
+        targets = [(mac, f"{_ND_TARGET} {as_raw(spans)}") for mac, spans in self._announcers(6)]
+        source = f"{{ {', '.join(f'0x0101{digits(mac)}' for mac in self.macs)} }}"
         advertised = [
-            f"{nd} nd-neighbor-advert ip6 length 32 @th,64,128 {as_raw(spans)} @th,192,64 0x0201{_hex(mac)} accept"
-            for mac, spans in self._announcers(6)
+            f"{nd} nd-neighbor-advert ip6 length 32 {target} @th,192,64 0x0201{digits(mac)} accept"
+            for mac, target in [*targets, *((self.mac, target) for target in learnt)]
         ]
         announces = (
             [f"{nd} nd-router-advert ip6 saddr fe80::/10 ip6 hoplimit 255 accept"]
@@ -411,7 +355,7 @@ class _Rules:
             *_PLAIN6,
             f"{nd} nd-neighbor-solicit ip6 length 24 accept",
             f"{nd} nd-neighbor-solicit ip6 length 32 @th,192,64 {source} accept",
-            f"{nd} nd-neighbor-advert ip6 length 24 {mine} accept",
+            *(f"{nd} nd-neighbor-advert ip6 length 24 {target} accept" for target in (mine, *learnt)),
             *advertised,
             f"{nd} nd-router-solicit ip6 length 8 accept",
             f"{nd} nd-router-solicit ip6 length 16 @th,64,64 {source} accept",

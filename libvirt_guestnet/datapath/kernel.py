@@ -9,9 +9,10 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from libvirt_guestnet.datapath.nft import NFT_SECONDS
+from libvirt_guestnet.datapath.nft import NFT_SECONDS, in_set
 from libvirt_guestnet.datapath.nft import nft as nft  # noqa: PLC0414  as kernel.nft it is known
 from libvirt_guestnet.errors import GuestnetError
 
@@ -27,31 +28,55 @@ def dropped_frames() -> dict[str, int]:
 
 
 def drops_by_reason() -> dict[str, dict[str, int]]:
-    """By guarded tap and reason, the frames its port security has dropped. Lists every port: not for the hook path.
+    """By guarded tap and reason, the frames its port security has dropped. Raises GuestnetError when nft does not
+    answer."""
+    return {tap: found.drops for tap, found in guarded_ports().items()}
 
-    Raises GuestnetError when nft does not answer.
-    """
-    import json
 
-    items = json.loads(_list("table", "netdev", "guestnet") or '{"nftables": []}')["nftables"]
+class Guarded(NamedTuple):
+    """What the kernel knows of a guarded port: frames dropped by reason, and addresses that it has learnt."""
+
+    drops: dict[str, int]
+    learnt: list[IPv4Address | IPv6Address]
+
+
+def guarded_ports() -> dict[str, Guarded]:
+    """By tap. Lists every port: not for the hook path. Raises GuestnetError when nft does not answer."""
+    items = _listed("table", "netdev", "guestnet")
     names = [item["chain"]["name"].partition("-") for item in items if "chain" in item]
-    dropped: dict[str, dict[str, int]] = {tap: {} for kind, _, tap in names if kind == "tap"}
+    found = {tap: Guarded({}, []) for kind, _, tap in names if kind == "tap"}
     for rule in (item["rule"] for item in items if "rule" in item):
         packets = sum(e["counter"]["packets"] for e in rule["expr"] if "counter" in e)
         if packets and {"drop": None} in rule["expr"]:
-            reasons = dropped[rule["chain"].partition("-")[2]]
+            reasons = found[rule["chain"].partition("-")[2]].drops
             reason = rule.get("comment", "other")
             reasons[reason] = reasons.get(reason, 0) + packets
-    return dropped
+    for listed in (item["set"] for item in items if "set" in item):
+        kind, _, tap = listed["name"].partition("-")
+        if kind in ("learnt4", "learnt6") and tap in found:
+            address = IPv4Address if kind == "learnt4" else IPv6Address
+            found[tap].learnt.extend(map(address, sorted(in_set(listed))))
+    return found
 
 
 def guarded_taps() -> set[str]:
     """Every tap that has a chain of ours. Raises GuestnetError when nft does not answer."""
+    chains = [item["chain"] for item in _listed("chains", "netdev") if "chain" in item]
+    return {chain["name"].partition("-")[2] for chain in chains if chain["table"] == "guestnet"}
+
+
+def bridges_learnt_on() -> set[str]:
+    """Every bridge for which there is a set of what its ports have learnt. Raises GuestnetError as above."""
+    sets = [item["set"] for item in _listed("sets", "netdev") if "set" in item]
+    names = (listed["name"].partition("-") for listed in sets if listed["table"] == "guestnet")
+    return {bridge for kind, _, bridge in names if kind in ("held4", "held6")}
+
+
+def _listed(*what: str) -> list[dict[str, Any]]:
     import json
 
-    items = json.loads(_list("chains", "netdev") or '{"nftables": []}')["nftables"]
-    chains = [item["chain"] for item in items if "chain" in item]
-    return {chain["name"].partition("-")[2] for chain in chains if chain["table"] == "guestnet"}
+    items: list[dict[str, Any]] = json.loads(_list(*what) or '{"nftables": []}')["nftables"]
+    return items
 
 
 def _list(*what: str) -> bytes:

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import links
-from libvirt_guestnet.datapath.filters import check_device
+from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.rtnl import Address, HostAddress, Rtnl
 from libvirt_guestnet.errors import GuestnetError
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import check_device
+from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.errors import GuestnetError
 
 SECONDS = 10.0

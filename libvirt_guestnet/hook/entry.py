@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from libvirt_guestnet.datapath import filters, links, vlan
+from libvirt_guestnet.datapath import filters, learning, links, vlan
 from libvirt_guestnet.datapath import routed as router
+from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import arrival, hotplug, intent, known, reaching, routed, tagging, xmlread
@@ -61,7 +62,7 @@ def guard(domain: xmlread.Node, state: State) -> None:
         if receipts:
             state.put_ports(uuid, receipts)
         reaching.expect(uuid, domain.text_of("name"), gateways, state)
-        nft(batch + (filters.release(stale) if stale else "") + router.gate(gateways), hold)
+        nft(batch + _releasing(stale, state) + router.gate(gateways), hold)
         state.drop_ports(stale)
         tagging.tag(domain, state)
         router.prepare(gateways)
@@ -70,12 +71,17 @@ def guard(domain: xmlread.Node, state: State) -> None:
 def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]:
     planned = (known.completed(receipt, state) for receipt in intent.port_receipts(domain, state.network))
     receipts = [_measured(receipt) for receipt in planned]
-    batch = "".join(filters.guard(intent.guard_of(r, known.leases(r), known.is_new(r, state))) for r in receipts)
-    return receipts, batch
+    return receipts, "".join(_guarding(receipt, state) for receipt in receipts)
+
+
+def _guarding(receipt: PortReceipt, state: State) -> str:
+    before, is_new = state.port(receipt.tap), known.is_new(receipt, state)
+    given_back = known.given_back(before) if before and is_new else ""
+    return given_back + filters.guard(intent.guard_of(receipt, known.leases(receipt), is_new))
 
 
 def _measured(receipt: PortReceipt) -> PortReceipt:
-    index = links.index_of(filters.check_device(receipt.tap))
+    index = links.index_of(check_device(receipt.tap))
     if not index:
         raise GuestnetError(f"domain {receipt.domain!r}: tap {receipt.tap} does not exist, so nothing to guard")
     return receipt._replace(ifindex=index)
@@ -128,9 +134,13 @@ def release(domain: xmlread.Node, state: State) -> None:
 
 
 def _release(taps: list[str], state: State, hold: int) -> None:
-    if taps:
-        nft(filters.release(taps), hold)
+    nft(_releasing(taps, state), hold)
     state.drop_ports(taps)
+
+
+def _releasing(taps: list[str], state: State) -> str:
+    receipts = (receipt for receipt in map(state.port, taps) if receipt)
+    return "".join(map(known.given_back, receipts)) + filters.release(taps) if taps else ""
 
 
 def create_port(hook_data: xmlread.Node, state: State) -> None:
@@ -263,8 +273,15 @@ def _forget_network(name: str, state: State) -> None:
         return
     if receipt.made_bridge:
         _remove_bridge(receipt, state)
-    with state.lock():
+    with state.lock() as hold:
         state.drop_network(name)
+        if receipt.dynamic and receipt.bridge not in _learnt_on(state):
+            nft(learning.forget_network(receipt.bridge), hold)
+
+
+def _learnt_on(state: State) -> set[str]:
+    """The bridges on which a port learns its addresses."""
+    return {receipt.bridge for receipt in state.ports() if receipt.dhcp}
 
 
 def _remove_bridge(receipt: NetworkReceipt, state: State) -> None:
@@ -344,6 +361,8 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
     with state.lock() as hold:
         living = {r.tap for r in state.ports() if r.ifindex == links.index_of(r.tap)}
         _release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
+        for bridge in sorted(kernel.bridges_learnt_on() - _learnt_on(state)):
+            nft(learning.forget_network(bridge), hold)
         state.prune(2 * hotplug.HELPER_SECONDS)
         tagging.sweep(state)
         reaching.tidy(state, hold)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import PortGuard, Server, Trunk, check_device, check_mac
+from libvirt_guestnet.datapath.filters import PortGuard, Trunk
+from libvirt_guestnet.datapath.learning import Address, Server
+from libvirt_guestnet.datapath.names import check_device, check_mac
 from libvirt_guestnet.datapath.overlay import Overlay
 from libvirt_guestnet.datapath.ranges import Prefix
 from libvirt_guestnet.datapath.subinterface import Subinterface
@@ -18,7 +20,7 @@ from libvirt_guestnet.slaac import eui64
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt
 
 _TAPS = ("network", "bridge", "ethernet")
-Leases = tuple[tuple[IPv4Address, int], ...]
+Leases = tuple[tuple[Address, int], ...]
 _NetworkOf = Callable[[str], NetworkReceipt | None]
 
 
@@ -58,22 +60,29 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         reservations=tuple(_reservations(network)),
         dynamic=tuple((r.get("start"), r.get("end")) for r in network.all("ip/dhcp/range")),
         mac=_attribute(network, "mac", "address").lower(),
-        lease=max((_lease(r) for r in network.all("ip/dhcp/range")), default=0),
+        lease=_longest_lease(network, 4),
+        lease6=_longest_lease(network, 6),
         privacy=ours.get("privacy") == "yes",
         log=ours.get("log") == "yes",
     )
 
 
 _UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
-_DNSMASQ_LEASE = 3600
+_DNSMASQ_LEASE = {4: 3600, 6: 86400}
 _FOREVER = 10 * 365 * 86400  # <lease expiry='0'/>
 
 
-def _lease(dhcp_range: Node) -> int:
+def _longest_lease(network: Node, version: int) -> int:
+    """Seconds; 0 without a range of that IP version."""
+    listed = network.all("ip/dhcp/range")
+    return max((_lease(r, version) for r in listed if (":" in r.get("start")) == (version == 6)), default=0)
+
+
+def _lease(dhcp_range: Node, version: int) -> int:
     """Seconds; libvirt's <lease expiry= unit=> counts minutes unless told otherwise."""
     lease = dhcp_range.one("lease")
     if lease is None or not lease.get("expiry").isdigit():
-        return _DNSMASQ_LEASE
+        return _DNSMASQ_LEASE[version]
     return int(lease.get("expiry")) * _UNITS.get(lease.get("unit") or "minutes", 60) or _FOREVER
 
 
@@ -294,24 +303,42 @@ def _by_policy(bare: PortReceipt, policy: Node, network: NetworkReceipt | None) 
 
 def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     reserved = tuple(ip for mac, ip in network.reservations if mac == bare.mac)
-    learnt = (*reserved, *_slaac(bare.mac, network))
-    if reserved:
-        return bare._replace(owned=learnt)
-    if not network.dynamic:
+    if not reserved and not network.dynamic:
         return _unknown(bare, network)
-    taken = (*bare.excluded, *(ip for _, ip in network.reservations))
-    known = bare._replace(owned=(*learnt, *_dynamic(network, 6)), excluded=taken)
-    server = tuple(host for host in network.hosts if "." in host)
-    if not server or not network.bridge:
-        return known._replace(owned=(*known.owned, *_dynamic(network, 4)))
-    if bare.trunk:
-        raise GuestnetError(
-            f"domain {bare.domain!r}: interface {bare.mac}: a guarded trunk learns no address from the DHCP server of "
-            f"network {network.name!r}: give its port addresses, or a reservation in the network"
-        )
-    dynamic = tuple(_dynamic(network, 4))
+    asked = [v for v in (4, 6) if not any(_prefix(ip).version == v for ip in reserved)]
+    learns = [v for v in asked if _learns(network, v)]
+    if bare.trunk and learns:
+        if not reserved:
+            raise GuestnetError(
+                f"domain {bare.domain!r}: interface {bare.mac}: a guarded trunk learns no address from the DHCP server "
+                f"of network {network.name!r}: give its port addresses, or a reservation in the network"
+            )
+        asked, learns = [], []
+    ranges = (text for v in asked if v not in learns for text in _dynamic(network, v))
+    known = bare._replace(
+        owned=(*reserved, *_slaac(bare.mac, network), *ranges),
+        excluded=(*bare.excluded, *(ip for _, ip in network.reservations)),
+    )
+    return _learning(known, network, learns) if learns else known
+
+
+def _learns(network: NetworkReceipt, version: int) -> bool:
+    """Whether the host's server can be told from others, and so its answers be believed."""
+    served = any(_address(host).version == version for host in network.hosts)
+    ranged = next(_dynamic(network, version), "")
+    return bool(served and ranged and network.bridge and (network.mac or version == 4))
+
+
+def _learning(known: PortReceipt, network: NetworkReceipt, versions: list[int]) -> PortReceipt:
     return known._replace(
-        dhcp=server, dynamic=dynamic, dhcp_mac=network.mac, bridge=network.bridge, lease=network.lease
+        dhcp=tuple(host for host in network.hosts if _address(host).version in versions),
+        dynamic=tuple(text for version in versions for text in _dynamic(network, version)),
+        # The host's own addresses are nobody else's, whatever its server says.
+        excluded=(*known.excluded, *network.hosts),
+        dhcp_mac=network.mac,
+        bridge=network.bridge,
+        lease=network.lease,
+        lease6=network.lease6,
     )
 
 
@@ -341,8 +368,15 @@ def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> 
 
     Raises GuestnetError on text that is no address or prefix.
     """
-    addresses, dynamic = (tuple(map(_prefix, texts)) for texts in (receipt.dhcp, receipt.dynamic))
-    server = Server(addresses, dynamic, receipt.dhcp_mac, receipt.lease, leases, is_new)
+    server = Server(
+        bridge=receipt.bridge,
+        mac=receipt.dhcp_mac,
+        addresses=tuple(map(_prefix, receipt.dhcp)),
+        dynamic=tuple(map(_prefix, receipt.dynamic)),
+        seconds=((4, receipt.lease), (6, receipt.lease6)),
+        leases=leases,
+        is_new=is_new,
+    )
     return PortGuard(
         tap=receipt.tap,
         mac=receipt.mac,
@@ -358,9 +392,18 @@ def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> 
 
 
 def _reservations(network: Node) -> Iterator[tuple[str, str]]:
+    """MAC and address of each; "" for one that is only known by a name or a DUID, which anybody can claim."""
     for host in network.all("ip/dhcp/host"):
-        if host.get("mac") and host.get("ip"):
-            yield host.get("mac").lower(), str(_prefix(host.get("ip")).network_address)
+        if host.get("ip"):
+            mac = host.get("mac").lower() or _mac_of(host.get("id"))
+            yield mac, str(_prefix(host.get("ip")).network_address)
+
+
+def _mac_of(duid: str) -> str:
+    """The MAC in a DUID that is made of an Ethernet address, alone or with a time (RFC 8415, 11.2 and 11.4)."""
+    octets = [pair.zfill(2) for pair in duid.lower().split(":")]
+    made_of_mac = {10: ["00", "03", "00", "01"], 14: ["00", "01", "00", "01"]}.get(len(octets))
+    return ":".join(octets[-6:]) if octets[:4] == made_of_mac else ""
 
 
 def _texts(node: Node, child: str, attribute: str) -> Iterator[str]:

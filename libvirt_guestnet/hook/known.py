@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from ipaddress import IPv4Address, ip_address
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from libvirt_guestnet.datapath.filters import check_device, link_local
+from libvirt_guestnet.datapath import learning
+from libvirt_guestnet.datapath.filters import link_local
+from libvirt_guestnet.datapath.learning import Address
+from libvirt_guestnet.datapath.names import TABLE, check_device
+from libvirt_guestnet.datapath.nft import numbers
 from libvirt_guestnet.hook.intent import Leases
 from libvirt_guestnet.state import PortReceipt, State
 
@@ -21,11 +25,33 @@ def leases(receipt: PortReceipt, path: str = _LEASES) -> Leases:
     """The port's addresses in the lease file of the host's DHCP server, with the seconds that each has left.
 
     They matter where a filter is put back while the guest runs: it will not ask again before half its lease is over.
+    The server also writes down what a port never got to hear because another one holds it: that is left out.
     """
-    return tuple(_leases(receipt, path)) if receipt.dhcp else ()
+    found = list(_leases(receipt, path)) if receipt.dhcp else []
+    others = _held(receipt) - set(learnt(receipt)) if found else set()
+    return tuple((address, left) for address, left in found if address not in others)
 
 
-def _leases(receipt: PortReceipt, path: str) -> Iterator[tuple[IPv4Address, int]]:
+def learnt(receipt: PortReceipt) -> list[Address]:
+    """What a port has learnt, as the kernel has it."""
+    return _addresses_in(lambda version: learning.learnt_set(version, receipt.tap)) if receipt.dhcp else []
+
+
+def _held(receipt: PortReceipt) -> set[Address]:
+    return set(_addresses_in(lambda version: learning.held_set(version, receipt.bridge)))
+
+
+def _addresses_in(name: Callable[[int], str]) -> list[Address]:
+    return [*map(IPv4Address, numbers(name(4))), *map(IPv6Address, numbers(name(6)))]
+
+
+def given_back(receipt: PortReceipt) -> str:
+    """The nft batch after which others may learn what this port has learnt."""
+    held = learnt(receipt)
+    return f"add table {TABLE}\n{learning.give_back(receipt.bridge, held)}" if held else ""
+
+
+def _leases(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]]:
     for lease in _read(path.format(check_device(receipt.bridge))):
         if str(lease.get("mac-address", "")).lower() != receipt.mac:
             continue
@@ -33,9 +59,10 @@ def _leases(receipt: PortReceipt, path: str) -> Iterator[tuple[IPv4Address, int]
             address, expires = ip_address(str(lease.get("ip-address"))), int(lease.get("expiry-time") or 0)
         except ValueError:
             continue
-        left = expires - int(time.time()) if expires else receipt.lease
-        if isinstance(address, IPv4Address) and left > 0:
-            yield address, min(left, receipt.lease)
+        longest = receipt.lease if address.version == 4 else receipt.lease6
+        left = expires - int(time.time()) if expires else longest
+        if min(left, longest) > 0:
+            yield address, min(left, longest)
 
 
 def _read(path: str) -> list[dict[str, Any]]:

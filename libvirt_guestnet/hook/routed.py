@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.filters import check_device
+from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.routed import GATEWAY6, RoutedTap
 from libvirt_guestnet.datapath.routes import Published, Reach, Route
 from libvirt_guestnet.datapath.rtnl import MAIN_TABLE

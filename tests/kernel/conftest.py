@@ -46,14 +46,20 @@ def ip(arguments: str) -> str:
     return subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True, timeout=10).stdout
 
 
+def open_tap(name: str) -> int:
+    """A new tap; it lasts as long as the descriptor."""
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
+    return fd
+
+
 class Wire:
     """Frames written here come out of the tap as if a guest had sent them; `heard` is what a bridge neighbour got."""
 
     def __init__(self, tap: str) -> None:
         self.tap = tap
         self.tags: list[tuple[int, int]] = []  # around every frame that `judge` sends
-        self.fd = os.open("/dev/net/tun", os.O_RDWR)
-        fcntl.ioctl(self.fd, _TUNSETIFF, struct.pack("16sH22x", tap.encode(), _IFF_TAP | _IFF_NO_PI))
+        self.fd = open_tap(tap)
         for command in (
             "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             "link add peer0 type veth peer name peer1",

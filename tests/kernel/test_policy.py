@@ -1,19 +1,14 @@
-"""What a port's policy adds to its filter: address pairs, roles, privacy addresses, learnt addresses, the drop log."""
+"""What a port's policy adds to its filter: address pairs, roles, privacy addresses, the drop log."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import time
-from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, ip_network
+from ipaddress import ip_network
 
 import frames
-import pytest
-from conftest import Wire, ip
+from conftest import Wire
 from forged import RA
 from make import (
-    GATEWAY4,
     GATEWAY6,
     ME,
     ME4,
@@ -24,7 +19,6 @@ from make import (
     THEM6,
     VIRTUAL,
     arp,
-    dhcp,
     from_ll,
     marked,
     mine,
@@ -38,8 +32,6 @@ from scapy.all import IP, UDP, Ether  # type: ignore[attr-defined]
 from libvirt_guestnet.datapath import filters, kernel
 from libvirt_guestnet.datapath.nft import nft
 
-SERVER_MAC = "52:54:00:00:00:01"
-LEASED = "10.61.1.150"
 OWNED = (ip_network(ME4), ip_network(ME6))
 
 
@@ -130,135 +122,6 @@ def test_privacy_addresses_are_any_but_those_of_others(wire: Wire) -> None:
     }
     assert wire.judge(honest) == set(honest)
     assert wire.judge(frames.FORGED) == {"ipv6: another of the subnet's addresses"}
-
-
-def _server() -> filters.Server:
-    return filters.Server((ip_network(GATEWAY4),), (ip_network("10.61.1.128/25"),), SERVER_MAC, 3600)
-
-
-def _traffic() -> Mapping[str, bytes]:
-    return {
-        "ipv4": mine(IP(src=LEASED, dst=THEM4) / UDP(sport=9, dport=9) / marked()),
-        "arp": mine(arp(LEASED)),
-        "arp probe": mine(arp("0.0.0.0", target=LEASED)),
-    }
-
-
-def _answer(kind: str, mac: str = ME, yiaddr: str = LEASED, src: str = GATEWAY4, frm: str = SERVER_MAC) -> bytes:
-    message = dhcp(kind, mac=mac, op=2, sport=67, dport=68, src=src)
-    message["BOOTP"].yiaddr = yiaddr  # type: ignore[index]
-    return bytes(Ether(src=frm, dst="ff:ff:ff:ff:ff:ff") / message)
-
-
-def _passing(wire: Wire) -> set[str]:
-    """What of a leased address's traffic passes; the sentinel's own address must."""
-    return wire.judge(_traffic())
-
-
-def test_an_address_is_learnt_from_the_servers_acknowledgement_alone(wire: Wire) -> None:
-    _guard(wire, server=_server(), excluded=(ip_network("10.61.1.151"),))
-    assert wire.delivered(frames.HONEST["DHCP discover"])
-    for lie in (
-        _answer("offer"),
-        _answer("nak"),
-        _answer("ack", mac=THEM),
-        _answer("ack", src=THEM4),
-        _answer("ack", frm=THEM),
-        _answer("ack", yiaddr="0.0.0.0"),
-        _answer("ack", yiaddr=THEM4),
-    ):
-        wire.ear.send(lie)
-        assert _passing(wire) == set()
-    # What the guest says to itself counts nothing.
-    wire.send(_answer("ack"))
-    assert _passing(wire) == set()
-    wire.ear.send(_answer("ack"))
-    assert _passing(wire) == set(_traffic())
-    # An address that is reserved for somebody is not learnt, whatever makes the server say so.
-    wire.ear.send(_answer("ack", yiaddr="10.61.1.151"))
-    reserved = {"arp": mine(arp("10.61.1.151"))}
-    assert wire.judge({**frames.FORGED, **reserved}) == set()
-
-
-def test_what_is_learnt_survives_a_new_guard_and_ends_with_the_port(wire: Wire) -> None:
-    _guard(wire, server=_server())
-    wire.ear.send(_answer("ack"))
-    _guard(wire, server=_server())
-    assert _passing(wire) == set(_traffic())
-    nft(filters.release([wire.tap]))
-    _guard(wire, server=_server())
-    assert _passing(wire) == set()
-    _guard(wire, server=_server()._replace(leases=((IPv4Address(LEASED), 60),)))
-    assert _passing(wire) == set(_traffic())
-    _guard(wire)
-    assert _passing(wire) == set()
-    nft(filters.release([wire.tap]))
-    listed = subprocess.run(["nft", "list", "table", "netdev", "guestnet"], capture_output=True, text=True, check=True)
-    # What is left are the sets that all ports share.
-    assert wire.tap not in listed.stdout
-    assert "chain" not in listed.stdout
-
-
-def test_a_learnt_address_is_forgotten_with_its_lease(wire: Wire) -> None:
-    _guard(wire, server=_server()._replace(lease_seconds=1))
-    wire.ear.send(_answer("ack"))
-    assert _passing(wire) == set(_traffic())
-    time.sleep(1.3)
-    assert _passing(wire) == set()
-
-
-@pytest.fixture
-def dnsmasq(wire: Wire) -> Iterator[str]:
-    """The server that libvirt runs, on the bridge: its MAC address."""
-    ip(f"addr add {GATEWAY4}/24 dev br0")
-    program = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin")
-    assert program, "these tests need dnsmasq: scripts/setup"
-    options = [
-        "--conf-file=/dev/null",
-        "--no-daemon",
-        "--port=0",
-        "--user=root",
-        "--interface=br0",
-        "--bind-interfaces",
-    ]
-    options += [
-        "--dhcp-range=10.61.1.150,10.61.1.150,255.255.255.0,1h",
-        "--leasefile-ro",
-        "--no-ping",
-        "--dhcp-authoritative",
-    ]
-    running = subprocess.Popen([program, *options, "--pid-file="], stderr=subprocess.PIPE, text=True)
-    try:
-        assert running.stderr is not None
-        while "DHCP" not in (line := running.stderr.readline()):
-            assert line, "dnsmasq did not start"
-        yield _mac_of("br0")
-    finally:
-        running.kill()
-        running.wait()
-
-
-def _mac_of(device: str) -> str:
-    return ip(f"-br link show {device}").split()[2]
-
-
-def test_an_address_is_learnt_from_the_real_server(wire: Wire, dnsmasq: str) -> None:
-    _guard(wire, server=_server()._replace(mac=dnsmasq))
-    wire.send(mine(dhcp("discover")))
-    time.sleep(0.2)
-    assert _passing(wire) == set()
-    wire.send(mine(_request()))
-    end = time.monotonic() + 3
-    while _passing(wire) != set(_traffic()):
-        assert time.monotonic() < end, "not learnt from dnsmasq's acknowledgement"
-
-
-def _request() -> object:
-    from scapy.all import BOOTP, DHCP  # type: ignore[attr-defined]
-
-    options = [("message-type", "request"), ("requested_addr", LEASED), ("server_id", GATEWAY4), "end"]
-    header = IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
-    return header / BOOTP(chaddr=bytes.fromhex(ME.replace(":", "")), xid=7) / DHCP(options=options)
 
 
 def test_drops_are_counted_by_reason(wire: Wire) -> None:

@@ -20,7 +20,9 @@ DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><metadata>
 <features><acpi/></features><cpu mode='custom' match='exact'><model>qemu64</model></cpu>
 <on_crash>destroy</on_crash><devices><controller type='usb' model='none'/><memballoon model='none'/>{nics}</devices>
 </domain>"""
-NIC = "<interface type='network'><source network='{network}'/><model type='rtl8139'/><mac address='{mac}'/></interface>"
+# Without its boot ROM, which would take a whole processor.
+NIC = """<interface type='network'><source network='{network}'/><model type='rtl8139'/><mac address='{mac}'/>
+<rom enabled='no'/></interface>"""
 NETWORK = """<network><name>{name}</name><metadata>{mark}</metadata><bridge name='br-{name}'/>
 <ip address='10.61.{number}.1' netmask='255.255.255.0'/></network>"""
 MARK = f'<g:network {XMLNS} topology="t" name="{{name}}"><g:subnet prefix="10.61.{{number}}.0/24"/></g:network>'

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import frames
-from wire import Wire, domain
+from wire import NO_ROM, Wire, domain
 
 from libvirt_guestnet.sandbox import Sandbox
 
@@ -110,7 +110,7 @@ class Stage:
 def interface(mac: str, inside: str = "") -> str:
     """A NIC on the bridge itself."""
     return f"""<interface type='bridge'><mac address='{mac}'/><source bridge='{BRIDGE}'/>
-      <model type='rtl8139'/>{inside}</interface>"""
+      <model type='rtl8139'/>{NO_ROM}{inside}</interface>"""
 
 
 def _arrived(heard: list[bytes], batch: Mapping[str, bytes], followers: Mapping[str, bytes]) -> Iterable[str]:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import frames
 import pytest
-from make import arp, dhcp, marked, mine
-from scapy.all import BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
-from wire import Wire, domain
+from dhcp6 import DUIDS, address_of, answers, association, question, server_of
+from make import MY_LL, THEIR_LL, arp, dhcp, marked, mine
+from scapy.all import (  # type: ignore[attr-defined]
+    BOOTP,
+    DHCP,
+    DUID_LL,
+    IP,
+    UDP,
+    DHCP6_Rebind,
+    DHCP6_Request,
+    DHCP6_Solicit,
+    Ether,
+    IPv6,
+)
+from wire import NO_ROM, Wire, domain
 
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
@@ -18,12 +32,23 @@ from libvirt_guestnet.xmlgen.network import DNSMASQ
 
 NETWORK = f"""<network xmlns:dnsmasq="{DNSMASQ}"><name>leases</name><metadata>
   <g:network xmlns:g="{NAMESPACE}" topology="t" name="leases" guarded="yes">
-    <g:subnet prefix="10.61.1.0/24" host="10.61.1.1"/></g:network></metadata>
+    <g:subnet prefix="10.61.1.0/24" host="10.61.1.1"/><g:subnet prefix="fd61:1::/64" host="fd61:1::1"/></g:network>
+  </metadata>
   <bridge name="leases0" stp="off"/><mac address="52:54:00:61:01:01"/>
   <ip address="10.61.1.1" netmask="255.255.255.0"><dhcp><range start="10.61.1.100" end="10.61.1.200">
     <lease expiry="20"/></range></dhcp></ip>
+  <ip family="ipv6" address="fd61:1::1" prefix="64"><dhcp><range start="fd61:1::100" end="fd61:1::1ff"/></dhcp></ip>
   <dnsmasq:options><dnsmasq:option value="dhcp-ignore-clid"/></dnsmasq:options></network>"""
-NIC = "<interface type='network'><mac address='{}'/><source network='leases'/><model type='rtl8139'/></interface>"
+NIC = """<interface type='network'><mac address='{}'/><source network='leases'/><model type='rtl8139'/>{}
+</interface>"""
+THIEF, BOOTING = "52:54:00:00:00:0c", "52:54:00:00:00:0d"
+LINK_LOCAL = {frames.ME: MY_LL, frames.THEM: THEIR_LL, THIEF: "fe80::5054:ff:fe00:c"}
+# These have a policy of their own, which says nothing about addresses; the others get the network's.
+MARKED = {
+    name: f'<g:domain xmlns:g="{NAMESPACE}" topology="t" guest="{name}">'
+    f'<g:port mac="{mac}" name="p" network="leases"/></g:domain>'
+    for name, mac in (("me", frames.ME), ("booting", BOOTING))
+}
 _numbers = itertools.count(1000)
 
 
@@ -48,22 +73,26 @@ def network(sandbox: Sandbox) -> Iterator[None]:
     sandbox.run(["virsh", "-q", "net-destroy", "leases"])
 
 
-Started = Callable[[str, str], Wire]
+class Started(Protocol):
+    def __call__(self, name: str, mac: str, boots: bool = False) -> Wire: ...
 
 
 @pytest.fixture
 def started(sandbox: Sandbox, network: None) -> Iterator[Started]:
     wires = []
 
-    def start(name: str, mac: str) -> Wire:
-        sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=domain(name, NIC.format(mac)))
+    def start(name: str, mac: str, boots: bool = False) -> Wire:
+        sandbox.run(
+            ["virsh", "-q", "create", "/dev/stdin"],
+            stdin=domain(name, NIC.format(mac, "" if boots else NO_ROM), metadata=MARKED.get(name, "")),
+        )
         wires.append(Wire(sandbox, name).__enter__())
         return wires[-1]
 
     yield start
     for wire in wires:
         wire.stack.close()
-        sandbox.run(["virsh", "-q", "destroy", wire.domain], timeout=60)
+        sandbox.run(["virsh", "-q", "destroy", wire.domain], timeout=60, check=False)
 
 
 def _answer(wire: Wire, kind: int, mac: str = frames.ME, seconds: float = 30) -> Ether | None:
@@ -121,6 +150,104 @@ def test_the_leased_address_and_no_other(sandbox: Sandbox, started: Started) -> 
     sandbox.restart_libvirtd()
     assert _passes(me, hearer, address)
     assert not _passes(me, hearer, other)
+
+
+def _ask6(wire: Wire, message: object, *options: object, client: object, mac: str = frames.ME) -> Ether | None:
+    asked = question(message, *options, client=client, mac=mac, source=LINK_LOCAL[mac])
+    for _ in range(20):
+        wire.send(asked)
+        deadline = time.monotonic() + 0.5
+        while (frame := wire._frame(deadline)) is not None:
+            if answers(frame, message):
+                return Ether(frame)
+    return None
+
+
+def _lease6(wire: Wire, client: object) -> str:
+    offer = _ask6(wire, DHCP6_Solicit(), association(), client=client)
+    assert offer is not None, "no advertisement"
+    reply = _ask6(wire, DHCP6_Request(), server_of(offer), association(address_of(offer)), client=client)
+    assert reply is not None, "no reply"
+    return address_of(reply)
+
+
+def _passes6(sender: Wire, hearer: Wire, address: str, mac: str = frames.ME) -> bool:
+    packet = Ether(src=mac, dst="33:33:00:00:00:01") / IPv6(src=address, dst="ff02::1") / UDP(sport=9, dport=9)
+    last = _beacon(mac)
+    sender.send(bytes(packet / marked()), last)
+    return any(b"guestnet" in frame for frame in hearer.receive_until(last))
+
+
+def _nobody_answers_neighbour_solicitations(sandbox: Sandbox) -> None:
+    for mac, address in LINK_LOCAL.items():
+        sandbox.run(["ip", "neigh", "replace", address, "lladdr", mac, "dev", "leases0"])
+
+
+def test_the_dhcpv6_lease_and_nobody_elses(sandbox: Sandbox, started: Started) -> None:
+    hearer, me, thief = started("hearer", frames.THEM), started("me", frames.ME), started("thief", THIEF)
+    _nobody_answers_neighbour_solicitations(sandbox)
+    client = DUIDS["UUID (RFC 6355)"]
+    assert not _passes6(me, hearer, "fd61:1::100")
+    address = _lease6(me, client)
+    assert _passes6(me, hearer, address)
+    # The server would give the same address to whoever asks for it, or says that he is the same client.
+    claims = ((DHCP6_Rebind(), association(address, iaid=9), DUID_LL(lladdr=THIEF)),)
+    claims += ((DHCP6_Rebind(), association(address), client),)
+    for message, claim, who in claims:
+        assert _ask6(thief, message, claim, client=who, mac=THIEF) is None
+        assert not _passes6(thief, hearer, address, THIEF)
+    # What the server wrote down about that is not believed either, with our state lost or not.
+    for lose in ([], ["nft", "flush", "chain", "netdev", "guestnet", f"ip6own-{tap(sandbox, 'me')}"]):
+        if lose:
+            sandbox.run(lose)
+        sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "hooks", "sync"]))
+        assert _passes6(me, hearer, address)
+        assert not _passes6(thief, hearer, address, THIEF)
+    sandbox.restart_libvirtd()
+    assert _passes6(me, hearer, address)
+    assert not _passes6(thief, hearer, address, THIEF)
+    assert address in _learnt(sandbox, "me")
+
+
+def test_the_lease_file_tells_dhcpv6_addresses_too(sandbox: Sandbox, started: Started) -> None:
+    hearer, me = started("hearer", frames.THEM), started("me", frames.ME)
+    _nobody_answers_neighbour_solicitations(sandbox)
+    address = _lease6(me, DUIDS["link-layer"])
+    sandbox.run(["nft", "flush", "ruleset"])
+    sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "hooks", "sync"]))
+    assert address in _learnt(sandbox, "me")
+    assert _passes6(me, hearer, address)
+    other = "fd61:1::100" if address != "fd61:1::100" else "fd61:1::101"
+    assert not _passes6(me, hearer, other)
+
+
+def test_nothing_is_held_by_a_guest_that_is_gone(sandbox: Sandbox, started: Started) -> None:
+    me = started("me", frames.ME)
+    _lease(me)
+    assert "held4-leases0" in sandbox.run(["nft", "list", "ruleset"]).stdout
+    sandbox.run(["virsh", "-q", "destroy", "me"])
+    held = sandbox.run(["nft", "list", "set", "netdev", "guestnet", "held4-leases0"]).stdout
+    assert "elements" not in held, "what a guest held is free again"
+
+
+def tap(sandbox: Sandbox, name: str) -> str:
+    return sandbox.run(["virsh", "-q", "domiflist", name]).stdout.split()[0]
+
+
+def _learnt(sandbox: Sandbox, name: str) -> list[str]:
+    """What `guestnet status` says that a guest has learnt."""
+    argv = python_inside(["-m", "libvirt_guestnet.cli", "status", "--json"])
+    rows = json.loads(sandbox.run(argv).stdout)
+    return [address for row in rows if row.get("guest") == name for address in row["learnt"]]
+
+
+def test_a_real_client_gets_both_its_addresses(sandbox: Sandbox, started: Started) -> None:
+    """The NIC's own boot ROM (iPXE), which asks by DHCP and DHCPv6 as soon as it hears our router advertisements."""
+    started("booting", BOOTING, True)
+    end = time.monotonic() + 60
+    while len({":" in address for address in _learnt(sandbox, "booting")}) < 2:
+        assert time.monotonic() < end, "not learnt"
+        time.sleep(1)
 
 
 def test_a_later_guest_inherits_nothing(sandbox: Sandbox, started: Started) -> None:

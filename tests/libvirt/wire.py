@@ -31,6 +31,8 @@ DOMAIN = """
     {interfaces}
   </devices>
 </domain>"""
+# Without it a NIC's boot ROM (iPXE) asks for addresses itself, and takes a whole processor to do so.
+NO_ROM = "<rom enabled='no'/>"
 _LENGTH = struct.Struct("!I")
 _LARGEST = 65536
 

@@ -1,8 +1,11 @@
 """Status rows from what libvirt has and what the hooks recorded."""
 
+from ipaddress import ip_address
+
 from lxml import etree
 
 from libvirt_guestnet import commands
+from libvirt_guestnet.datapath.kernel import Guarded
 from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.state import PortReceipt
 from libvirt_guestnet.status import status
@@ -20,6 +23,8 @@ DOMAIN = """
 <interface type="network"><mac address="52:54:00:61:0b:03"/><source network="vlan1"/><target dev="vme2"/>
   <link state="down"/></interface>
 </devices></domain>"""
+
+SEEN = {"vme1": Guarded({"ARP": 3, "ND": 4}, [ip_address("10.61.2.9"), ip_address("fd61:2::9")])}
 
 
 def xml(text: str) -> etree._Element:
@@ -42,9 +47,7 @@ def receipt(tap: str) -> PortReceipt | None:
 
 
 def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
-    network, first, second = (
-        row.json() for row in status(snapshot(True), None, receipt, {"vme1": {"ARP": 3, "ND": 4}}.get)
-    )
+    network, first, second = (row.json() for row in status(snapshot(True), None, receipt, SEEN.get))
     assert network == {
         "kind": "network",
         "topology": "t",
@@ -68,6 +71,7 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "addresses": ["10.61.2.1"],
         "guarded": True,
         "drops": 7,
+        "learnt": ["10.61.2.9", "fd61:2::9"],
         "trusted": False,
         "reasons": {"ARP": 3, "ND": 4},
     }
@@ -87,7 +91,7 @@ def test_a_users_own_nics_and_other_topologies_are_left_out() -> None:
 
 
 def test_people_are_told_aloud_what_nothing_guards() -> None:
-    rows = [row.json() for row in status(snapshot(True), None, receipt, {"vme1": {"ARP": 3, "ND": 4}}.get)]
+    rows = [row.json() for row in status(snapshot(True), None, receipt, SEEN.get)]
     assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03" in commands.status_text(rows)
     trusted = [{**row, "guarded": False, "trusted": True} if row.get("port") == "p" else row for row in rows]
     assert "TRUSTED, no port security by their own policy: b.p\n" in commands.status_text(trusted)
