@@ -158,7 +158,8 @@ def status(args: Namespace) -> int:
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
     """The networks and ports of one topology, or of all. Raises GuestnetError."""
     from libvirt_guestnet import status as reporting
-    from libvirt_guestnet.datapath.kernel import guarded_ports
+    from libvirt_guestnet.datapath.kernel import guarded_ports, has_ways
+    from libvirt_guestnet.hook.ways import receipts
     from libvirt_guestnet.state import State
     from libvirt_guestnet.virt import connect
 
@@ -166,16 +167,20 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
     with connect(uri) as connection:
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
         found = reporting.status(
-            _snapshot(connection), name, lambda tap: state.port(tap) if tap in seen else None, seen.get
+            _snapshot(connection),
+            name,
+            lambda tap: state.port(tap) if tap in seen else None,
+            seen.get,
+            receipts(state) if state.settled() and has_ways() else (),
         )
     return [row.json() for row in found]
 
 
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
-    """A table of networks and one of ports, and aloud which of them nothing guards."""
+    """A table of networks, one of ports and one of ways in, and aloud which of them nothing guards."""
     from libvirt_guestnet.table import table
 
-    kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port"))
+    kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way"))
     tables = (table(found, ("kind", "trusted", "reasons", *skip)) for found in kinds if found)
     return "\n".join([*tables, *_aloud(rows)])
 

@@ -218,6 +218,43 @@ class PortKind(StrEnum):
     ETHERNET = "ethernet"
 
 
+class Protocol(StrEnum):
+    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6."""
+
+    ICMP = "icmp"
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A protocol with, for TCP and UDP, an inclusive range of destination ports (all when both are None)."""
+
+    protocol: Protocol
+    first_port: int | None = None
+    last_port: int | None = None
+
+    def __str__(self) -> str:
+        if self.first_port is None:
+            return str(self.protocol)
+        span = self.first_port if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
+        return f"{self.protocol}/{span}"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What is asked of the host at ports `first` to `last` of `at` (None: at any of its addresses) reaches the guest at
+    `address`, from port `to_first` on. `hide`: the guest sees the host as client, as it would not answer through it."""
+
+    protocol: Protocol
+    first: int
+    last: int
+    address: IPAddress
+    to_first: int
+    at: IPAddress | None = None
+    hide: bool = False
+
+
 @dataclass(frozen=True)
 class Port:
     """One NIC of a guest. `name` is unique within the guest (the network's name unless given).
@@ -229,6 +266,8 @@ class Port:
     are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
     `privacy_addresses`: the port may use any address of the network's IPv6 /64s, and any link-local one, that no other
     port is known by. `log_drops`: the kernel log tells of dropped frames.
+    `forwards` and `floating` are its ways in; a floating address is translated to the port's own address of its family,
+    in both directions.
     A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
     of its untagged ones, none when there is none.
     """
@@ -253,29 +292,12 @@ class Port:
     vlan: int | None = None
     trunk: tuple[tuple[int, int], ...] = ()
     native_vlan: int | None = None
+    forwards: tuple[Forward, ...] = ()
+    floating: tuple[IPAddress, ...] = ()
 
-
-class Protocol(StrEnum):
-    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6."""
-
-    ICMP = "icmp"
-    TCP = "tcp"
-    UDP = "udp"
-
-
-@dataclass(frozen=True)
-class Service:
-    """A protocol with, for TCP and UDP, an inclusive range of destination ports (all when both are None)."""
-
-    protocol: Protocol
-    first_port: int | None = None
-    last_port: int | None = None
-
-    def __str__(self) -> str:
-        if self.first_port is None:
-            return str(self.protocol)
-        span = self.first_port if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
-        return f"{self.protocol}/{span}"
+    def address(self, version: int) -> IPAddress | None:
+        """The port's first address of IPv4 or IPv6."""
+        return next((each.ip for each in self.addresses if each.ip.version == version), None)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.plan_guest import fitted, plan_guest, release_guest
 from libvirt_guestnet.plan_network import bridge_of, plan_network, remove_network
+from libvirt_guestnet.plan_ways import way_clashes
 from libvirt_guestnet.snapshot import (
     NETWORK_MARK,
     PORT_MARK,
@@ -65,7 +66,7 @@ class PlanError(GuestnetError):
 def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     """What `apply` has to do. Raises PlanError when it would touch anything that is not this topology's."""
     problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
-    problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot)]
+    problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *way_clashes(wanted, snapshot)]
     if problems:
         raise PlanError(problems)
     inherited = {network.name: _inherited(network.element) for network in wanted.networks}

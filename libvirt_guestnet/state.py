@@ -10,6 +10,8 @@
     ├── vlans/TAP.json              the VLANs of one tagged tap
     ├── reach/TAP.json              the routes and published neighbours that lead to one tap
     ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of
+    ├── ways/TAP.json               the ways in to one port: claimed when its guest starts, active once it is there
+    ├── settled/ways.json           the ways that the kernel has; says so when they are just being changed
     └── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
 
 Every file is written whole and renamed into place. A tap's receipt is written before its chain and removed after it, a
@@ -267,6 +269,27 @@ class State:
             self._write("uplinks", uplink, {"vlans": sorted(vlans)})
         else:
             self._remove("uplinks", uplink)
+
+    def ways(self) -> list[dict[str, Any]]:
+        """The fields of every receipt of ways in."""
+        return [f for tap in _names(f"{self.root}/ways") if (f := self._read("ways", tap))]
+
+    def put_ways(self, fields: dict[str, Any]) -> None:
+        self._write("ways", fields["tap"], fields)
+
+    def drop_ways(self, tap: str) -> None:
+        self._remove("ways", tap)
+
+    def settled(self) -> Any:
+        """The ways that the kernel has, as a whole: None for none, "" while they change."""
+        fields = self._read("settled", "ways")
+        return None if fields is None else fields.get("is")
+
+    def put_settled(self, value: Any) -> None:
+        if value is None:
+            self._remove("settled", "ways")
+        else:
+            self._write("settled", "ways", {"is": value})
 
     def _path(self, kind: str, name: str) -> str:
         if not name or "/" in name or "\0" in name or len(name.encode()) > 250:

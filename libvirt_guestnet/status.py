@@ -6,10 +6,11 @@ it (`port` is then empty), since an unlisted NIC is what one looks for in a stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from libvirt_guestnet.datapath.kernel import Guarded
+from libvirt_guestnet.datapath.ways import Ways
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.snapshot import (
     DOMAIN_MARK,
@@ -23,6 +24,7 @@ from libvirt_guestnet.snapshot import (
     tap,
 )
 from libvirt_guestnet.state import PortReceipt, State
+from libvirt_guestnet.status_ways import WayRow, way_rows
 
 _ADDRESS = f"{{{NAMESPACE}}}address"
 
@@ -76,7 +78,7 @@ class PortRow:
         }
 
 
-Row = NetworkRow | PortRow
+Row = NetworkRow | PortRow | WayRow
 Seen = Callable[[str], Guarded | None]
 
 
@@ -85,17 +87,19 @@ def status(
     topology: str | None = None,
     receipt: Callable[[str], PortReceipt | None] | None = None,
     seen: Seen = lambda _tap: None,
+    ways: Iterable[Ways] = (),
 ) -> list[Row]:
-    """Every network and port of one topology, or of all; networks first.
+    """Every network, port and way in of one topology, or of all, in this order.
 
     `receipt` says what the hooks applied to a tap (their state under /run unless given), `seen` what
-    the kernel knows of it. Raises GuestnetError when the state under /run is damaged.
+    the kernel knows of it, `ways` which ways in are open. Raises GuestnetError when the state under /run is damaged.
     """
     known = State().port if receipt is None else receipt
     rows: list[Row] = [_network(n, snapshot) for n in snapshot.networks if _shown(n.topology, topology)]
     for domain in snapshot.domains:
         if _shown(domain.topology, topology):
             rows += _ports(domain, known, seen)
+    rows += way_rows((domain for domain in snapshot.domains if _shown(domain.topology, topology)), ways)
     return rows
 
 

@@ -59,6 +59,11 @@ def guarded_ports() -> dict[str, Guarded]:
     return found
 
 
+def has_ways() -> bool:
+    """Whether our table of ways in is there. Raises GuestnetError when nft does not answer."""
+    return b"wanted" in _list("chain", "inet", "guestnet", "wanted")
+
+
 def guarded_taps() -> set[str]:
     """Every tap that has a chain of ours. Raises GuestnetError when nft does not answer."""
     chains = [item["chain"] for item in _listed("chains", "netdev") if "chain" in item]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from libvirt_guestnet.datapath import routed as kernel
 from libvirt_guestnet.datapath.announce import announce
 from libvirt_guestnet.datapath.routes import Published
-from libvirt_guestnet.hook import reaching, routed, xmlread
+from libvirt_guestnet.hook import reaching, routed, ways, xmlread
 from libvirt_guestnet.state import State
 
 
@@ -24,6 +24,13 @@ def arrive(domain: xmlread.Node, state: State) -> None:
     with state.lock():
         reaching.lead(domain.text_of("uuid"), wanted, state)
     announce(published)
+
+
+def open_ways(domain: xmlread.Node, state: State, force: bool = False) -> None:
+    """Opens the ways in to a guest that is there; `force` for one that was there before, whatever became of the
+    kernel's rules meanwhile. Raises GuestnetError."""
+    with state.lock() as hold:
+        ways.activate(domain, state, hold, force)
 
 
 def _answer(published: Iterable[Published]) -> None:

@@ -12,7 +12,7 @@ from libvirt_guestnet.datapath import routed as router
 from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import arrival, hotplug, intent, known, reaching, routed, tagging, xmlread
+from libvirt_guestnet.hook import arrival, asked, hotplug, intent, known, reaching, routed, tagging, ways, xmlread
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
@@ -66,6 +66,16 @@ def guard(domain: xmlread.Node, state: State) -> None:
         state.drop_ports(stale)
         tagging.tag(domain, state)
         router.prepare(gateways)
+        ways.claim(domain, state)
+
+
+def arrive(domain: xmlread.Node, state: State) -> None:
+    """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
+    arrival.arrive(domain, state)
+    try:
+        arrival.open_ways(domain, state)
+    except GuestnetError as error:
+        _failed(f"domain {domain.text_of('name')}: {error}", veto=False)
 
 
 def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]:
@@ -111,6 +121,7 @@ def repair(domain: xmlread.Node, state: State) -> None:
     """Puts everything in place for a guest that runs already."""
     guard(domain, state)
     arrival.arrive(domain, state)
+    arrival.open_ways(domain, state, force=True)
 
 
 def sweep(state: State) -> None:
@@ -131,6 +142,7 @@ def release(domain: xmlread.Node, state: State) -> None:
         tagging.untag(uuid, state)
         reaching.forget(uuid, state, hold)
         reaching.sweep(state, hold)
+        ways.sweep(uuid, state, hold)
 
 
 def _release(taps: list[str], state: State, hold: int) -> None:
@@ -152,6 +164,8 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
     sweep(state)
     if not _ours(found.domain_with(), state):
         return
+    with state.lock():
+        ways.check_plugged(found.domain_with(), state)
     there, network = hotplug.staying(found)
     if there and network == found.network:
         return
@@ -163,7 +177,8 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
 
 
 def _ours(domain: xmlread.Node, state: State) -> bool:
-    return bool(intent.port_receipts(domain, state.network) or intent.tap_vlans(domain, state.network))
+    wanted = (intent.port_receipts, intent.tap_vlans, asked.ways)
+    return any(of(domain, state.network) for of in wanted)
 
 
 def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
@@ -180,6 +195,8 @@ def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
     state.put_ports(found.uuid, receipts)
     nft(batch, hold)
     tagging.tag(domain, state, whole=False)
+    ways.claim(domain, state, whole=False)
+    ways.activate(domain, state, hold)
 
 
 def release_port(hook_data: xmlread.Node, state: State) -> None:
@@ -197,6 +214,7 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
         mine = [r for r in map(state.port, state.taps(uuid)) if r and r.portid == portid]
         _release([r.tap for r in mine if not links.index_of(r.tap) or _left(r, state)], state, hold)
         tagging.sweep(state)
+        ways.sweep("", state, hold)
 
 
 def _left(receipt: PortReceipt, state: State) -> bool:
@@ -260,6 +278,8 @@ def start_network(hook_data: xmlread.Node, state: State) -> None:
     if aware is not None and not aware.existing:
         vlan.turn_on(aware.bridge, aware.tag, aware.service)
     remember_network(hook_data, state)
+    with state.lock() as hold:  # libvirt's rules are new, and may stand before ours
+        ways.settle(state, hold, force=True)
 
 
 def forget_network(hook_data: xmlread.Node, state: State) -> None:
@@ -306,7 +326,7 @@ FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
     function.__name__: function
     for function in (
         guard,
-        arrival.arrive,
+        arrive,
         repair,
         release,
         create_port,
@@ -330,6 +350,7 @@ def release_tap(uuid: str, tap: str) -> None:
     with state.lock() as hold:
         _release([tap] if tap in state.taps(uuid) else [], state, hold)
         reaching.forget_tap(uuid, tap, state, hold)
+        ways.sweep("", state, hold)
 
 
 def release_all() -> None:
@@ -339,6 +360,7 @@ def release_all() -> None:
         nft(filters.remove(), hold)
         state.forget_ports()
         reaching.forget_all(state, hold)
+        ways.close_all(state, hold)
 
 
 def adopt_network(xml: bytes) -> None:
@@ -366,3 +388,4 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         state.prune(2 * hotplug.HELPER_SECONDS)
         tagging.sweep(state)
         reaching.tidy(state, hold)
+        ways.sweep("", state, hold)

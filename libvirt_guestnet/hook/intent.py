@@ -21,7 +21,7 @@ from libvirt_guestnet.state import NetworkReceipt, PortReceipt
 
 _TAPS = ("network", "bridge", "ethernet")
 Leases = tuple[tuple[Address, int], ...]
-_NetworkOf = Callable[[str], NetworkReceipt | None]
+NetworkOf = Callable[[str], NetworkReceipt | None]
 
 
 class AwareBridge(NamedTuple):
@@ -59,7 +59,7 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         hosts=tuple(ip.get("address") for ip in network.all("ip")),
         reservations=tuple(_reservations(network)),
         dynamic=tuple((r.get("start"), r.get("end")) for r in network.all("ip/dhcp/range")),
-        mac=_attribute(network, "mac", "address").lower(),
+        mac=attribute(network, "mac", "address").lower(),
         lease=_longest_lease(network, 4),
         lease6=_longest_lease(network, 6),
         privacy=ours.get("privacy") == "yes",
@@ -102,7 +102,7 @@ def subinterface(network: Node) -> Subinterface | None:
     if ours is None or bridge is None or not ours.get("vlan"):
         return None
     nic, service = check_device(ours.get("device")), ours.get("service") == "yes"
-    return Subinterface(check_device(bridge.get("name")), nic, _number(ours, "vlan", 4094), service)
+    return Subinterface(check_device(bridge.get("name")), nic, number(ours, "vlan", 4094), service)
 
 
 def aware_bridge(network: Node) -> AwareBridge | None:
@@ -114,26 +114,26 @@ def aware_bridge(network: Node) -> AwareBridge | None:
     return AwareBridge(
         bridge=check_device(bridge.get("name")),
         existing=bool(ours.get("label")),
-        tag=_number(ours, "tag", 4094) if ours.get("tag") else 0,
+        tag=number(ours, "tag", 4094) if ours.get("tag") else 0,
         service=ours.get("service") == "yes",
         uplink=check_device(ours.get("uplink")) if ours.get("uplink") else "",
     )
 
 
-def tap_vlans(domain: Node, network_of: _NetworkOf) -> list[TapVlans]:
+def tap_vlans(domain: Node, network_of: NetworkOf) -> list[TapVlans]:
     """The VLANs of a domain's taps: a port's own, libvirt's <vlan>, or those of its network; none for the others.
 
     Raises GuestnetError on anything that cannot be carried out.
     """
-    own = {p.get("mac").lower(): p for p in domain.all(_DOMAIN_PORT, "|")}
+    own = {p.get("mac").lower(): p for p in domain.all(DOMAIN_PORT, "|")}
     found = (_tap_vlans(domain, nic, own, network_of) for nic in domain.all("devices/interface"))
     return [vlans for vlans in found if vlans]
 
 
-def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node], network_of: _NetworkOf) -> TapVlans | None:
-    mac, name = _attribute(nic, "mac", "address").lower(), _attribute(nic, "source", "network")
+def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node], network_of: NetworkOf) -> TapVlans | None:
+    mac, name = attribute(nic, "mac", "address").lower(), attribute(nic, "source", "network")
     network, policy = network_of(name) if name else None, own.get(mac)
-    if _attribute(nic, "virtualport", "type") == "openvswitch":
+    if attribute(nic, "virtualport", "type") == "openvswitch":
         return None  # libvirt itself tells Open vSwitch
     if network is None and (policy is None or policy.one(f"{NAMESPACE} vlan", "|") is None):
         return None  # nothing of ours
@@ -141,9 +141,9 @@ def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node], network_of: _Netwo
     if not (pvid or tagged):
         return None
     return TapVlans(
-        tap=_tap(domain, nic, mac),
+        tap=tap_of(domain, nic, mac),
         uuid=domain.text_of("uuid"),
-        bridge=check_device(_attribute(nic, "source", "bridge") or (network.bridge if network else "")),
+        bridge=check_device(attribute(nic, "source", "bridge") or (network.bridge if network else "")),
         uplink=network.vlan_uplink if network else "",
         pvid=pvid,
         tagged=tagged,
@@ -163,8 +163,8 @@ def _vlans(nic: Node, policy: Node | None) -> _Vlans | None:
 
 def _own_vlans(policy: Node) -> _Vlans:
     if policy.get("tag"):
-        return _number(policy, "tag", 4094), ()
-    native = _number(policy, "native", 4094) if policy.get("native") else 0
+        return number(policy, "tag", 4094), ()
+    native = number(policy, "native", 4094) if policy.get("native") else 0
     return native, tuple(map(_range, policy.get("trunk").split(",")))
 
 
@@ -182,8 +182,8 @@ def _libvirts_vlans(vlan: Node) -> _Vlans:
     trunk = vlan.get("trunk") == "yes" or len(tags) > 1
     native = [tag for tag in tags if not trunk or tag.get("nativeMode")]
     tagged = [tag for tag in tags if trunk and tag.get("nativeMode") != "untagged"]
-    ids = [_number(tag, "id", 4094) for tag in tagged]
-    return (_number(native[0], "id", 4094) if native else 0), tuple((vid, vid) for vid in ids)
+    ids = [number(tag, "id", 4094) for tag in tagged]
+    return (number(native[0], "id", 4094) if native else 0), tuple((vid, vid) for vid in ids)
 
 
 def overlay(network: Node) -> Overlay | None:
@@ -199,54 +199,56 @@ def overlay(network: Node) -> Overlay | None:
     return Overlay(
         bridge=check_device(bridge.get("name")),
         underlay=check_device(ours.get("device")),
-        vni=_number(ours, "vni", (1 << 24) - 1),
-        port=_number(ours, "port", 65535),
-        mtu=_number(ours, "mtu", 65535),
-        ends=tuple(_address(end) for end in ends),
+        vni=number(ours, "vni", (1 << 24) - 1),
+        port=number(ours, "port", 65535),
+        mtu=number(ours, "mtu", 65535),
+        ends=tuple(address(end) for end in ends),
     )
 
 
-def _number(node: Node, attribute: str, highest: int) -> int:
+def number(node: Node, attribute: str, highest: int) -> int:
+    """The number from 1 on that an attribute is. Raises GuestnetError."""
     text = node.get(attribute)
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= highest:
         return int(text)
     raise GuestnetError(f"metadata: {attribute} {text!r} is not a number from 1 to {highest}")
 
 
-def _address(text: str) -> IPv4Address | IPv6Address:
+def address(text: str) -> IPv4Address | IPv6Address:
+    """Raises GuestnetError."""
     try:
         return ip_address(text)
     except ValueError as error:
         raise GuestnetError(f"metadata: {error}") from error
 
 
-def port_receipts(domain: Node, network_of: _NetworkOf) -> list[PortReceipt]:
+def port_receipts(domain: Node, network_of: NetworkOf) -> list[PortReceipt]:
     """The guarded ports of a <domain>, as they must be applied. Raises GuestnetError on anything it cannot guard.
 
     A NIC's own policy in the domain's metadata wins; without one the defaults of a network that carries our metadata
     apply; a NIC with neither is none of our business.
     """
-    policies = {p.get("mac").lower(): p for p in domain.all(_DOMAIN_PORT, "|")}
+    policies = {p.get("mac").lower(): p for p in domain.all(DOMAIN_PORT, "|")}
     receipts = (_port_receipt(domain, nic, policies, network_of) for nic in domain.all("devices/interface"))
     return [receipt for receipt in receipts if receipt]
 
 
-_DOMAIN_PORT = f"metadata|{NAMESPACE} domain|{NAMESPACE} port"
+DOMAIN_PORT = f"metadata|{NAMESPACE} domain|{NAMESPACE} port"
 
 
-def _port_receipt(domain: Node, nic: Node, policies: dict[str, Node], network_of: _NetworkOf) -> PortReceipt | None:
-    mac = _attribute(nic, "mac", "address").lower()
-    name = _attribute(nic, "source", "network")
+def _port_receipt(domain: Node, nic: Node, policies: dict[str, Node], network_of: NetworkOf) -> PortReceipt | None:
+    mac = attribute(nic, "mac", "address").lower()
+    name = attribute(nic, "source", "network")
     policy, network = policies.get(mac), network_of(name) if name else None
     if not _guarded(policy, network):
         return None
     bare = PortReceipt(
-        tap=_tap(domain, nic, mac),
+        tap=tap_of(domain, nic, mac),
         mac=check_mac(mac),
         domain=domain.text_of("name"),
         uuid=domain.text_of("uuid"),
         network=name or (policy.get("network") if policy else ""),
-        portid=_attribute(nic, "source", "portid"),
+        portid=attribute(nic, "source", "portid"),
     )
     pvid, tagged = _vlans(nic, policy) or (0, ())
     if tagged:
@@ -279,11 +281,12 @@ def _guarded(policy: Node | None, network: NetworkReceipt | None) -> bool:
     return network is not None and network.guarded
 
 
-def _tap(domain: Node, nic: Node, mac: str) -> str:
+def tap_of(domain: Node, nic: Node, mac: str) -> str:
+    """The tap behind a NIC. Raises GuestnetError where there is none."""
     where = f"domain {domain.text_of('name')!r}: interface {mac}"
     if nic.get("type") not in _TAPS:
         raise GuestnetError(f"{where}: type {nic.get('type')!r} has no tap to guard; use type 'network' or 'bridge'")
-    tap = _attribute(nic, "target", "dev")
+    tap = attribute(nic, "target", "dev")
     if not tap:
         raise GuestnetError(f"{where}: no <target dev> in the live XML, so nothing to guard")
     return tap
@@ -324,14 +327,14 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
 
 def _learns(network: NetworkReceipt, version: int) -> bool:
     """Whether the host's server can be told from others, and so its answers be believed."""
-    served = any(_address(host).version == version for host in network.hosts)
+    served = any(address(host).version == version for host in network.hosts)
     ranged = next(_dynamic(network, version), "")
     return bool(served and ranged and network.bridge and (network.mac or version == 4))
 
 
 def _learning(known: PortReceipt, network: NetworkReceipt, versions: list[int]) -> PortReceipt:
     return known._replace(
-        dhcp=tuple(host for host in network.hosts if _address(host).version in versions),
+        dhcp=tuple(host for host in network.hosts if address(host).version in versions),
         dynamic=tuple(text for version in versions for text in _dynamic(network, version)),
         # The host's own addresses are nobody else's, whatever its server says.
         excluded=(*known.excluded, *network.hosts),
@@ -357,7 +360,7 @@ def _slaac(mac: str, network: NetworkReceipt) -> Iterator[str]:
 
 def _dynamic(network: NetworkReceipt, version: int) -> Iterator[str]:
     for start, end in network.dynamic:
-        first, last = _address(start), _address(end)
+        first, last = address(start), address(end)
         if first.version == version:
             yield from map(str, summarize_address_range(first, last))
 
@@ -418,6 +421,7 @@ def _prefix(text: str) -> Prefix:
         raise GuestnetError(f"metadata or network XML: {error}") from error
 
 
-def _attribute(node: Node, child: str, attribute: str) -> str:
+def attribute(node: Node, child: str, attribute: str) -> str:
+    """An attribute of the first child at a path, "" where there is none."""
     found = node.one(child)
     return found.get(attribute) if found else ""

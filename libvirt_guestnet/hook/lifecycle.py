@@ -61,7 +61,8 @@ def run(hook: str, argv: list[str]) -> int:
 def _concerns_us(function: str, data: bytes) -> bool:
     """Whether the object carries something of ours, or may be on or in something that does."""
     if function == "arrive":
-        return _OURS in data and b"routed" in data  # nothing leads to other guests
+        words = (b"routed", b"forward", b"floating")  # nothing leads to other guests
+        return (_OURS in data and any(word in data for word in words)) or bool(_names(f"{_STATE}/ways"))
     if _OURS in data or len(data) > _MAX_STDIN:
         return True
     if function == "create_port":
@@ -70,7 +71,7 @@ def _concerns_us(function: str, data: bytes) -> bool:
     if function in ("prepare_network", "start_network", "remember_network", "forget_network"):
         return bool(_names(f"{_STATE}/networks"))
     # A plain domain may be on a marked network, or reuse the name of a tap whose `release` was killed.
-    return any(_names(f"{_STATE}/{kind}") for kind in ("networks", "ports", "vlans", "reach"))
+    return any(_names(f"{_STATE}/{kind}") for kind in ("networks", "ports", "vlans", "reach", "ways", "settled"))
 
 
 def _names(directory: str) -> list[str]:

@@ -46,11 +46,12 @@ class Addresses:
         for title, port in _ports(scope):
             seg = self._segments.get(port.network.value)
             for at in port.addresses or ():
-                if seg and check_inside(at, seg, self._report) and self._own(at, f"port '{title}'"):
+                if seg and check_inside(at, seg, self._report) and self.own(at, f"port '{title}'"):
                     self._given.setdefault(seg.network.name, []).append(at.value)
                     _check_range(at, seg, self._report)
 
-    def _own(self, at: At[IPAddress], title: str) -> bool:
+    def own(self, at: At[IPAddress], title: str) -> bool:
+        """Gives somebody an address; false, and reported, when it is another's."""
         if at.value in self._owners:
             self._report.add(at.where, f"{at.value} is already the address of {self._owners[at.value]}")
             return False

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import Where
 from ..model import IPNetwork, Mode
+from . import ways
 from .guests import Placed
 from .keys import TopologyDecl
 from .networks import HOST, NONE, Scope, Segment
@@ -23,6 +24,7 @@ def check(
     _check_macs(segments, ports, report)
     _check_uuids(decl, report)
     _check_subnets(decl, segments, report)
+    ways.check(ports, report)
 
 
 def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import addressing
 from ..model import AddressPair, Guest, Mode, Port, PortKind
-from . import host_routed, routers, vlans
+from . import host_routed, routers, vlans, ways
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
@@ -156,10 +156,18 @@ class Guests:
             trunk=vlans.trunk(given),
             native_vlan=value(given.native_vlan),
         )
+        port = self._with_ways(given, port, f"port '{guest}.{name}'", seg)
         if not (seg and seg.network.routed):
             vlans.check_port(given, port, seg, self._report)
         self.placed.append(Placed(guest, given, port))
         return port
+
+    def _with_ways(self, decl: PortDecl, port: Port, title: str, seg: Segment | None) -> Port:
+        return replace(
+            port,
+            forwards=ways.forwards(decl, port, seg, self._report),
+            floating=ways.floating(decl, port, seg, lambda at: self._addresses.own(at, title), self._report),
+        )
 
 
 def _flag(given: At[bool] | None, default: bool) -> bool:

@@ -185,6 +185,21 @@ class PairDecl(Decl):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForwardDecl(Decl):
+    """What is asked of the host reaches the guest, while it runs."""
+
+    services: tuple[At[Service], ...] = key(
+        ListOf(kinds.SERVICE), "What is asked for: tcp/8080, udp/53, tcp/8000-8010 …", required=True, default=()
+    )
+    addresses: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP), "Where it is asked for. Left out: at every address of the host but loopback.", name="at"
+    )
+    to: At[int] | None = key(
+        kinds.UDP_PORT, "The guest's port; for a range its first one. Left out: the one that was asked for."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PortDecl(Decl):
     """A NIC of a guest."""
 
@@ -238,6 +253,14 @@ class PortDecl(Decl):
     sources: tuple[At[IPNetwork], ...] | None = key(
         ListOf(kinds.PREFIX),
         "Prefixes the guest forwards for: it may send from them. Left out: derived from `router`.",
+    )
+    forwards: tuple[ForwardDecl, ...] | None = key(
+        ListOf(Record(ForwardDecl)), "Ports of the host that lead to the guest, on a network behind the host."
+    )
+    floating: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP),
+        "Addresses outside that are the guest's while it runs, on a nat, route or open network: what is sent to one "
+        "reaches the guest, and what the guest sends outside comes from the first of each family.",
     )
 
 

@@ -6,7 +6,7 @@ from lxml import etree
 
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import NAMESPACE, PREFIX
-from libvirt_guestnet.model import Guest, Network, Port, Topology
+from libvirt_guestnet.model import Forward, Guest, Network, Port, Topology
 from libvirt_guestnet.xmlgen.element import Child, Element, Value, fill
 from libvirt_guestnet.xmlgen.vlan import Carrier, carrier, has_vlans, ranges
 
@@ -56,6 +56,8 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> Element:
         [_ours("onlink", prefix=prefix) for prefix in port.onlink],
         [_ours("pair", prefix=pair.prefix, mac=pair.mac) for pair in port.pairs],
         [_ours("role", name=role) for role in port.roles],
+        [_forward(forward) for forward in port.forwards],
+        [_ours("floating", ip=ip, to=port.address(ip.version)) for ip in port.floating],
         _port_vlan(port),
         _routed(network, hostmap),
         mac=port.mac,
@@ -64,6 +66,19 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> Element:
         guarded=port.guarded,
         privacy=_unless_default(port.privacy_addresses, network.privacy_addresses),
         log=_unless_default(port.log_drops, network.log_drops),
+    )
+
+
+def _forward(forward: Forward) -> Element:
+    ports = str(forward.first) if forward.first == forward.last else f"{forward.first}-{forward.last}"
+    return _ours(
+        "forward",
+        at=forward.at,
+        protocol=forward.protocol,
+        ports=ports,
+        to=forward.address,
+        first=forward.to_first if forward.to_first != forward.first else None,
+        hide=True if forward.hide else None,
     )
 
 

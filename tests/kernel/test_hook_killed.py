@@ -20,7 +20,8 @@ from libvirt_guestnet.hook import entry, lifecycle
 left = int(sys.argv[1])
 def trace(frame, event, _):
     global left
-    if not frame.f_code.co_filename.endswith(("/state.py", "/entry.py", "/hotplug.py", "/nft.py", "/program.py")):
+    ours = ("/state.py", "/entry.py", "/hotplug.py", "/nft.py", "/program.py", "/hook/ways.py", "/places.py")
+    if not frame.f_code.co_filename.endswith(ours):
         return None
     if event == "line":
         left -= 1

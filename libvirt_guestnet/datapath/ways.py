@@ -1,0 +1,175 @@
+"""Ways in to guests: port forwards and floating addresses as one nft table of ours. Pure.
+
+Every running guest's ways are elements of a few maps, keyed by what is asked for, so that a packet costs the same
+whatever their number. The table is made anew, in one transaction, from all receipts: nothing of it can be left behind.
+What is translated keeps the client's address, but for two cases in which the guest would not answer through the host:
+a client on the guest's own bridge (hairpin), and a guest whose default route leaves elsewhere (`hide`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import NamedTuple
+
+from libvirt_guestnet.claims import ANYWHERE, Claim
+from libvirt_guestnet.datapath.accepts import Accept, Published
+from libvirt_guestnet.datapath.names import check_device
+
+TABLE = "inet guestnet"
+
+
+class Forward(NamedTuple):
+    """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
+    `to_first` on. `hide`: the guest sees the host as client."""
+
+    protocol: str
+    first: int
+    last: int
+    to: str
+    to_first: int
+    at: str = ""
+    hide: bool = False
+
+
+class Floating(NamedTuple):
+    """An address that belongs to the guest with address `to`, in both directions."""
+
+    ip: str
+    to: str
+
+
+class Ways(NamedTuple):
+    """All ways in to one port, as in its receipt: `active` once its guest is there."""
+
+    tap: str
+    mac: str
+    uuid: str
+    domain: str
+    bridge: str
+    ifindex: int = 0
+    active: bool = False
+    forwards: tuple[Forward, ...] = ()
+    floating: tuple[Floating, ...] = ()
+
+
+def claims(ways: Ways) -> list[Claim]:
+    """What these ways ask for on the host."""
+    owner = f"guest {ways.domain!r}"
+    whole = [Claim(each.ip, "", 0, 65535, owner) for each in ways.floating]
+    asked = ((f.at or ANYWHERE[6 if ":" in f.to else 4], f) for f in ways.forwards)
+    return [*(Claim(at, f.protocol, f.first, f.last, owner) for at, f in asked), *whole]
+
+
+def accepts(ways: Iterable[Ways]) -> Iterator[Accept]:
+    """What other firewalls must let through for them."""
+    for each in ways:
+        bridge = check_device(each.bridge)
+        for f in each.forwards:
+            origin = Published(ip_network(f.at) if f.at else None, (f.first, f.last))
+            yield Accept(bridge, ip_network(f.to), f.protocol, (f.to_first, f.to_first + f.last - f.first), origin)
+        for floating in each.floating:
+            yield Accept(bridge, ip_network(floating.to), published=Published(ip_network(floating.ip)))
+
+
+def batch(ways: Iterable[Ways]) -> str:
+    """The nft batch that makes our table hold exactly these ways, or removes it when there are none."""
+    known = list(ways)
+    lines = [f"add table {TABLE}", f"delete table {TABLE}"]
+    rules = [_Family(version, known) for version in (4, 6)]
+    if known:
+        lines += [f"table {TABLE} {{", *(line for family in rules for line in family.maps()), *_chains(rules), "}"]
+    return "\n".join([*lines, ""])
+
+
+def _chains(families: list[_Family]) -> Iterator[str]:
+    yield from _chain("wanted", [rule for family in families for rule in family.arriving()])
+    # Before Docker's and libvirt's own rules for the same hook, or what they translate first stays theirs.
+    for hook in ("prerouting", "output"):
+        yield from _chain(hook, [f"type nat hook {hook} priority -101; policy accept;", "jump wanted"])
+    leaving = [rule for family in families for rule in family.leaving()]
+    yield from _chain("postrouting", ["type nat hook postrouting priority 99; policy accept;", *leaving])
+
+
+def _chain(name: str, rules: list[str]) -> Iterator[str]:
+    yield f"chain {name} {{"
+    yield from rules
+    yield "}"
+
+
+class _Family:
+    """The maps of one address family, and the rules that use them; what is empty is left out."""
+
+    def __init__(self, version: int, ways: list[Ways]) -> None:
+        self.version, self.ip, self.type = version, ("ip", "ip6")[version == 6], f"ipv{version}_addr"
+        self.found: dict[str, dict[str, str]] = {}
+        for each in ways:
+            bridge = f'"{check_device(each.bridge)}"'
+            for forward in each.forwards:
+                if (to := ip_network(forward.to)).version == version:
+                    self._forward(forward, bridge, to)
+            for floating in each.floating:
+                if (to := ip_network(floating.to)).version == version:
+                    self._floating(ip_network(floating.ip), bridge, to)
+
+    def _add(self, kind: str, key: str, value: str = "") -> None:
+        self.found.setdefault(kind, {}).setdefault(key, value)
+
+    def _forward(self, f: Forward, bridge: str, to: IPv4Network | IPv6Network) -> None:
+        guest, kind = to.network_address, "at" if f.at else "any"
+        where = (f"{ip_network(f.at).network_address} . " if f.at else "") + f.protocol
+        if f.first == f.to_first and f.first != f.last:
+            self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
+        else:
+            for port in range(f.first, f.last + 1):
+                self._add(f"{kind}-port", f"{where} . {port}", f"{guest} . {port - f.first + f.to_first}")
+        self._answering(bridge, f"{guest}", f.hide)
+
+    def _floating(self, ip: IPv4Network | IPv6Network, bridge: str, to: IPv4Network | IPv6Network) -> None:
+        self._add("floating", f"{ip.network_address}", f"{to.network_address}")
+        self._add("source", f"{bridge} . {to.network_address}", f"{ip.network_address}")
+        self._answering(bridge, f"{to.network_address}", False)
+
+    def _answering(self, bridge: str, guest: str, hide: bool) -> None:
+        self._add("hairpin", f"{bridge} . {bridge} . {guest}")
+        if hide:
+            self._add("hidden", f"{bridge} . {guest}")
+
+    def maps(self) -> Iterator[str]:
+        address, port = self.type, "inet_proto . inet_service"
+        types = {
+            "at-port": f"{address} . {port} : {address} . inet_service;",
+            "at-range": f"{address} . {port} : {address}; flags interval;",
+            "floating": f"{address} : {address};",
+            "any-port": f"{port} : {address} . inet_service;",
+            "any-range": f"{port} : {address}; flags interval;",
+            "source": f"ifname . {address} : {address};",
+            "hairpin": f"ifname . ifname . {address};",
+            "hidden": f"ifname . {address};",
+        }
+        for kind, elements in self.found.items():
+            what = "map" if ":" in types[kind] else "set"
+            listed = ", ".join(f"{key} : {value}" if value else key for key, value in elements.items())
+            yield f"{what} {kind}{self.version} {{ type {types[kind]} elements = {{ {listed} }}; }}"
+
+    def arriving(self) -> list[str]:
+        # What is only valid on this host, or on one link, cannot be carried to a guest.
+        loopback = "127.0.0.0/8" if self.version == 4 else "{ ::1, fe80::/10 }"
+        asked, here = "meta l4proto . th dport", f"fib daddr type local {self.ip} daddr != {loopback} "
+        rules = {
+            "at-port": f"dnat {self.ip} to {self.ip} daddr . {asked} map @at-port{self.version}",
+            "at-range": f"dnat {self.ip} to {self.ip} daddr . {asked} map @at-range{self.version}",
+            "floating": f"dnat {self.ip} to {self.ip} daddr map @floating{self.version}",
+            "any-port": f"{here}dnat {self.ip} to {asked} map @any-port{self.version}",
+            "any-range": f"{here}dnat {self.ip} to {asked} map @any-range{self.version}",
+        }
+        return [rule for kind, rule in rules.items() if kind in self.found]
+
+    def leaving(self) -> list[str]:
+        guest = f"{self.ip} daddr"
+        rules = {
+            "source": f"snat {self.ip} to iifname . {self.ip} saddr map @source{self.version}",
+            "hairpin": f"ct status dnat iifname . oifname . {guest} @hairpin{self.version} masquerade",
+            "hidden": f"ct status dnat oifname . {guest} @hidden{self.version} masquerade",
+        }
+        return [rule for kind, rule in rules.items() if kind in self.found]

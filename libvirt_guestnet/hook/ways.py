@@ -1,0 +1,141 @@
+"""Ways in to the ports of running guests: claimed at `start`, which a clash refuses; active once the guest is there.
+
+All of these want the state's lock held. Receipts change first; then the kernel is settled: everything in it that is
+ours is made anew from all receipts. A call that was killed in between is finished by the next one, whosever it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from libvirt_guestnet.claims import Claim, clashes
+from libvirt_guestnet.datapath import links
+from libvirt_guestnet.datapath.nft import nft
+from libvirt_guestnet.datapath.ways import Floating, Forward, Ways, accepts, batch, claims
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import asked, xmlread
+from libvirt_guestnet.state import State
+
+
+def claim(domain: xmlread.Node, state: State, whole: bool = True) -> None:
+    """Records what a domain's ports (if that is not the `whole` of it, some) ask for; not yet active, but for what is
+    already.
+
+    Raises GuestnetError, with nothing changed, when another guest or the host itself has an address or port of them.
+    """
+    wanted = asked.ways(domain, state.network)
+    known = receipts(state)
+    if not (wanted or known):
+        return
+    uuid = domain.text_of("uuid")
+    others = [each for each in known if each.uuid != uuid and _there(each)]
+    before = {each.tap: each for each in known if each.uuid == uuid}
+    check(wanted, others, [each for each in before.values() if each.active])
+    for each in wanted:
+        old = before.get(each.tap)
+        index = links.index_of(each.tap)
+        active = old is not None and old.active and old.ifindex == index
+        state.put_ways(each._replace(ifindex=index, active=active)._asdict())
+    stale = set(before) - {each.tap for each in wanted} if whole else set()
+    for tap in sorted(stale | {each.tap for each in known if not _there(each)} - {each.tap for each in wanted}):
+        state.drop_ways(tap)
+
+
+def check_plugged(domain: xmlread.Node, state: State) -> None:
+    """Raises GuestnetError when what a NIC that is just being plugged in asks for is taken."""
+    if wanted := asked.ways(domain, state.network):
+        known = receipts(state)
+        check(wanted, [each for each in known if each.mac != wanted[0].mac and _there(each)], [])
+
+
+def check(wanted: list[Ways], others: list[Ways], mine: list[Ways]) -> None:
+    """Raises GuestnetError when another guest, or a program of the host, already has what is asked for. What a guest
+    has is not asked for again: who came later is the one to go."""
+    asked = [claim for each in wanted for claim in claims(each)]
+    taken = [claim for each in others for claim in claims(each)]
+    for number, one in enumerate(asked):
+        for claimed, other in clashes([one], [*taken, *asked[:number]]):
+            raise GuestnetError(f"{claimed.owner}: {claimed} is already forwarded to {other.owner} ({other})")
+    have = {claim for each in mine for claim in claims(each)}
+    if new := [claim for claim in asked if claim not in have]:
+        _check_host(new)
+
+
+def _check_host(new: list[Claim]) -> None:
+    from libvirt_guestnet.datapath import listeners
+
+    found = listeners.taken(new)
+    if found is not None:
+        claimed, listener = found
+        raise GuestnetError(
+            f"{claimed.owner}: {claimed} cannot be forwarded: {listener.owner} on this host listens on {listener}"
+        )
+
+
+def activate(domain: xmlread.Node, state: State, hold: int, force: bool = False) -> None:
+    """Opens what a domain has claimed, now that it is there. Raises GuestnetError after doing what can be done."""
+    uuid = domain.text_of("uuid")
+    for each in receipts(state):
+        if each.uuid == uuid and not each.active and _there(each):
+            state.put_ways(each._replace(active=True)._asdict())
+    settle(state, hold, force)
+
+
+def sweep(uuid: str, state: State, hold: int) -> None:
+    """Closes the ways of a domain that is gone ("": of none), and of taps that no longer exist."""
+    for each in receipts(state):
+        if each.uuid == uuid or not _there(each):
+            state.drop_ways(each.tap)
+    settle(state, hold)
+
+
+def close_all(state: State, hold: int) -> None:
+    """Closes every way, of running guests too."""
+    for each in receipts(state):
+        state.drop_ways(each.tap)
+    settle(state, hold)
+
+
+def settle(state: State, hold: int, force: bool = False) -> None:
+    """Has the kernel hold exactly the active ways; `force` even if it does as far as we know.
+
+    Raises GuestnetError, after trying everything, with what could not be arranged.
+    """
+    active = [each for each in receipts(state) if each.active]
+    is_, wanted = state.settled(), [_plain(each) for each in active]
+    if (is_ is None and not active) or (is_ == wanted and not force):
+        return
+    state.put_settled("")
+    nft(batch(active), hold)
+    _arrange(active, hold)
+    state.put_settled(wanted or None)
+
+
+def _arrange(active: list[Ways], hold: int) -> None:
+    from libvirt_guestnet.datapath import places
+
+    if failures := places.arrange(accepts(active), hold):
+        raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
+
+
+def receipts(state: State) -> list[Ways]:
+    """Every port's ways in, active or not."""
+    return [_ways(fields) for fields in state.ways()]
+
+
+def _ways(fields: dict[str, Any]) -> Ways:
+    forwards, floating = (fields.pop(key, ()) for key in ("forwards", "floating"))
+    return Ways(
+        **{key: value for key, value in fields.items() if key in Ways._fields},
+        forwards=tuple(Forward(*each) for each in forwards),
+        floating=tuple(Floating(*each) for each in floating),
+    )
+
+
+def _plain(ways: Ways) -> list[Any]:
+    """As JSON gives it back."""
+    return [*ways[:-2], [list(each) for each in ways.forwards], [list(each) for each in ways.floating]]
+
+
+def _there(ways: Ways) -> bool:
+    return bool(ways.ifindex) and links.index_of(ways.tap) == ways.ifindex

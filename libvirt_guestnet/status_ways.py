@@ -1,0 +1,58 @@
+"""The rows of `status` on ways in to guests: what their domains ask for, and whether the hooks have opened it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+from libvirt_guestnet.datapath.ways import Ways
+from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.snapshot import DOMAIN_MARK, PORT_MARK, DomainState, Element
+
+_FORWARD, _FLOATING = (f"{{{NAMESPACE}}}{tag}" for tag in ("forward", "floating"))
+
+
+@dataclass(frozen=True)
+class WayRow:
+    """A way in to a port: `service` asked for at `at` ("": at any address of the host) reaches `to`; of a floating
+    address service and port are "". `open` is whether the hooks have opened it: None while the guest does not run."""
+
+    topology: str
+    guest: str
+    port: str
+    at: str
+    service: str
+    to: str
+    open: bool | None
+
+    def json(self) -> dict[str, object]:
+        return {"kind": "way", **asdict(self)}
+
+
+def way_rows(domains: Iterable[DomainState], ways: Iterable[Ways]) -> Iterator[WayRow]:
+    """What these domains ask for; `ways` are the hooks' receipts of what the kernel has."""
+    opened = {(each.uuid, each.mac): each for each in ways if each.active}
+    for domain in domains:
+        current = domain.config if domain.live is None else domain.live
+        for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"):
+            yield from _of_port(domain, port, opened.get((domain.uuid, port.get("mac", "").lower())))
+
+
+def _of_port(domain: DomainState, port: Element, applied: Ways | None) -> Iterator[WayRow]:
+    place = (domain.topology or "", domain.name, port.get("name", ""))
+    forwards = {(f.protocol, f.at, f.first, f.to, f.to_first) for f in applied.forwards} if applied else set()
+    floating = set(applied.floating) if applied else set()
+    for each in port.iterfind(_FORWARD):
+        at, protocol, ports, to = (each.get(key, "") for key in ("at", "protocol", "ports", "to"))
+        first = ports.partition("-")[0]
+        to_first = each.get("first") or first
+        is_open = (protocol, at, _number(first), to, _number(to_first)) in forwards
+        target = f"[{to}]:{to_first}" if ":" in to else f"{to}:{to_first}"
+        yield WayRow(*place, at, f"{protocol}/{ports}", target, None if domain.live is None else is_open)
+    for each in port.iterfind(_FLOATING):
+        both = (each.get("ip", ""), each.get("to", ""))
+        yield WayRow(*place, both[0], "", both[1], None if domain.live is None else both in floating)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0

@@ -1,0 +1,152 @@
+"""Ways in to a port: forwards and floating addresses, as the file says, with what makes no sense refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ..claims import ANYWHERE, MOST_MOVED, Claim, clash
+from ..errors import Where
+from ..model import Forward, IPAddress, Mode, Port, Service
+from .keys import ForwardDecl, PortDecl
+from .networks import HOST, Segment
+from .report import Report
+from .spec import At, value
+
+if TYPE_CHECKING:
+    from .guests import Placed
+
+_OUTSIDE = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
+_PORTS = 65535
+_Wanted = tuple[tuple[IPAddress, IPAddress | None], ...]
+
+
+def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) -> tuple[Forward, ...]:
+    """The forwards of a port that has its addresses already."""
+    if seg is None or not decl.forwards:
+        return ()
+    if not any(subnet.host for subnet in seg.network.subnets):
+        bridged = seg.network.mode is Mode.BRIDGE
+        why = "its guests are on the LAN themselves" if bridged else "gateway: host gives it one"
+        message = f"the host has no address on network '{seg.network.name}', so it cannot forward there; {why}"
+        report.add(decl.forwards[0].at, message)
+        return ()
+    hide = not (port.default_route and seg.network.gateway == HOST)
+    found: list[Forward] = []
+    for each in decl.forwards:
+        wanted = tuple(_wanted(each, port, report))
+        for service in each.services:
+            found += _forward(each, service, wanted, hide, report)
+    return tuple(found)
+
+
+def _forward(decl: ForwardDecl, at: At[Service], wanted: _Wanted, hide: bool, report: Report) -> Iterator[Forward]:
+    service = at.value
+    if service.first_port is None or service.last_port is None:
+        report.add(at.where, f"{service}: name its ports, such as tcp/8080; a floating address takes everything along")
+        return
+    to_first = value(decl.to) or service.first_port
+    problem = _unfit(service.first_port, service.last_port, to_first)
+    if problem and decl.to:
+        report.add(decl.to.where, f"{service}: {problem}")
+        return
+    for address, asked in wanted:
+        yield Forward(service.protocol, service.first_port, service.last_port, address, to_first, asked, hide)
+
+
+def _unfit(first: int, last: int, to_first: int) -> str:
+    if to_first + last - first > _PORTS:
+        return f"from {to_first} on there are not enough ports"
+    if to_first != first and last - first >= MOST_MOVED:
+        return f"more than {MOST_MOVED} ports keep their numbers: leave out to:"
+    return ""
+
+
+def _wanted(decl: ForwardDecl, port: Port, report: Report) -> Iterator[tuple[IPAddress, IPAddress | None]]:
+    """Addresses of the guest's, each with that of the host that leads to it."""
+    if decl.addresses is None:
+        yield from ((address, None) for version in (4, 6) if (address := port.address(version)))
+    for at in decl.addresses or ():
+        address = port.address(at.value.version)
+        if problem := unreachable(at.value):
+            report.add(at.where, problem)
+        elif address is None:
+            report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to forward {at.value} to")
+        else:
+            yield address, at.value
+
+
+def unreachable(address: IPAddress) -> str:
+    """Why nobody else can ask for an address; "" if somebody can."""
+    if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+        return f"{address} is no address that others can reach this host at"
+    return ""
+
+
+def floating(
+    decl: PortDecl, port: Port, seg: Segment | None, own: Callable[[At[IPAddress]], bool], report: Report
+) -> tuple[IPAddress, ...]:
+    """The floating addresses of a port that has its own already; `own` refuses those that are somebody's."""
+    if seg is None or not decl.floating:
+        return ()
+    if seg.network.mode not in _OUTSIDE:
+        message = f"network '{seg.network.name}' is {seg.network.mode}: floating addresses are for nat, route and open"
+        report.add(decl.floating[0].where, message)
+        return ()
+    if not (port.default_route and seg.network.gateway == HOST):
+        message = (
+            f"the default route of port '{port.name}' does not lead to the host: it cannot have floating addresses"
+        )
+        report.add(decl.floating[0].where, message)
+        return ()
+    return tuple(at.value for at in decl.floating if _floats(at, port, own, report))
+
+
+def _floats(at: At[IPAddress], port: Port, own: Callable[[At[IPAddress]], bool], report: Report) -> bool:
+    if problem := unreachable(at.value):
+        report.add(at.where, problem)
+    elif port.address(at.value.version) is None:
+        report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to translate {at.value} to")
+    else:
+        return own(at)
+    return False
+
+
+def check(placed: Iterable[Placed], report: Report) -> None:
+    """Report everything that two ports, or one twice, ask for at the same place of the host."""
+    seen: dict[tuple[str, int], list[tuple[Where, Claim]]] = {}
+    whole: dict[str, str] = {}
+    found = sorted(_claims(placed), key=lambda each: each[0])
+    for where, claim in found:
+        if not claim.protocol:
+            whole[claim.at] = f"port '{claim.owner}' (line {where.line})"
+    for where, claim in found:
+        if claim.protocol and claim.at in whole:
+            report.add(
+                where, f"{claim.at} is the floating address of {whole[claim.at]}: it has all of its ports already"
+            )
+        elif claim.protocol:
+            other = _meets(claim, seen)
+            if other is not None:
+                message = f"{claim} is already forwarded to port '{other[1].owner}' (line {other[0].line})"
+                report.add(where, message if str(other[1]) == str(claim) else f"{message}, as {other[1]}")
+            for bucket in range(claim.first >> 8, (claim.last >> 8) + 1):
+                seen.setdefault((claim.protocol, bucket), []).append((where, claim))
+
+
+def _meets(claim: Claim, seen: dict[tuple[str, int], list[tuple[Where, Claim]]]) -> tuple[Where, Claim] | None:
+    buckets = range(claim.first >> 8, (claim.last >> 8) + 1)
+    return next((o for b in buckets for o in seen.get((claim.protocol, b), ()) if clash(claim, o[1])), None)
+
+
+def _claims(placed: Iterable[Placed]) -> Iterator[tuple[Where, Claim]]:
+    for each in placed:
+        for decl in each.decl.forwards or ():
+            for service in decl.services:
+                first, last = service.value.first_port, service.value.last_port
+                anywhere = [ANYWHERE[v] for v in (4, 6) if each.port.address(v)]
+                for at in anywhere if decl.addresses is None else [str(at.value) for at in decl.addresses]:
+                    if first is not None and last is not None:
+                        yield service.where, Claim(at, service.value.protocol, first, last, each.title)
+        for at_ in each.decl.floating or ():
+            yield at_.where, Claim(str(at_.value), "", 0, _PORTS, each.title)

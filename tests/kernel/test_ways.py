@@ -1,0 +1,268 @@
+"""Ways in to a guest, from a LAN, the host and a neighbour, past rules such as libvirt's: the real hooks and kernel."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from box import Box
+from test_hook import DATA, DOMAIN, NETWORK, Hooks, _ours
+
+from libvirt_guestnet.guest.agent import Agent, Probe, agent_script
+
+pytestmark = pytest.mark.kernel
+
+HOST, HOST2, LAN, GUEST, NEAR = "198.18.1.1", "198.18.1.2", "198.18.1.10", "10.61.1.10", "10.61.1.11"
+HOST6, LAN6, GUEST6, NEAR6 = "fd61::1", "fd61::10", "fd61:1::10", "fd61:1::11"
+FLOATING, FLOATING6 = "198.18.1.50", "fd61::50"
+SETUP = f"""set -e
+mkdir -p /run/netns
+off='for each in all default; do echo 0 > /proc/sys/net/ipv6/conf/$each/accept_dad; done'
+sh -c "$off"
+for who in lan guest near; do ip netns add $who; ip -n $who link set lo up; ip netns exec $who sh -c "$off"; done
+ip link add up0 type veth peer name eth0 netns lan
+ip link add virbr1 type bridge
+ip link add vnet1 type veth peer name eth0 address 52:54:00:61:0a:01 netns guest
+ip link add near0 type veth peer name eth0 netns near
+ip tuntap add vnet0 mode tap
+for port in vnet1 near0; do ip link set $port master virbr1 up; done
+for where in up0 virbr1; do ip link set $where up; done
+for who in lan guest near; do ip -n $who link set eth0 up; done
+ip addr add {HOST}/24 dev up0; ip addr add {HOST2}/24 dev up0; ip addr add {HOST6}/64 dev up0 nodad
+ip addr add 10.61.1.1/24 dev virbr1; ip addr add fd61:1::1/64 dev virbr1 nodad
+ip -n lan addr add {LAN}/24 dev eth0; ip -n lan addr add {LAN6}/64 dev eth0 nodad
+ip -n guest addr add {GUEST}/24 dev eth0; ip -n guest addr add {GUEST6}/64 dev eth0 nodad
+ip -n near addr add {NEAR}/24 dev eth0; ip -n near addr add {NEAR6}/64 dev eth0 nodad
+for who in guest near; do
+    ip -n $who route add default via 10.61.1.1; ip -n $who -6 route add default via fd61:1::1
+done
+echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+for each in iptables ip6tables; do echo 0 > /proc/sys/net/bridge/bridge-nf-call-$each; done
+for tool in iptables ip6tables; do
+    $tool -A FORWARD -o virbr1 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+    $tool -A FORWARD -i virbr1 -o virbr1 -j ACCEPT
+    $tool -A FORWARD -i virbr1 -j ACCEPT
+    for way in -o -i; do $tool -A FORWARD $way virbr1 -j REJECT; done
+done
+iptables -t nat -A POSTROUTING -s 10.61.1.0/24 ! -d 10.61.1.0/24 -j MASQUERADE
+ip6tables -t nat -A POSTROUTING -s fd61:1::/64 ! -d fd61:1::/64 -j MASQUERADE
+"""
+# libvirt's rules for an isolated network: nobody goes in or out.
+ISOLATED = """set -e
+for tool in iptables ip6tables; do
+    $tool -F FORWARD
+    $tool -A FORWARD -i virbr1 -o virbr1 -j ACCEPT
+    for way in -o -i; do $tool -A FORWARD $way virbr1 -j REJECT; done
+done"""
+WAYS = f"""
+  <guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{GUEST}" first="80"/>
+  <guestnet:forward at="{HOST6}" protocol="tcp" ports="8080" to="{GUEST6}" first="80"/>
+  <guestnet:forward at="{HOST}" protocol="udp" ports="5300" to="{GUEST}" first="53"/>
+  <guestnet:forward at="{HOST6}" protocol="udp" ports="5300" to="{GUEST6}" first="53"/>
+  <guestnet:forward at="{HOST}" protocol="tcp" ports="8000-8010" to="{GUEST}"/>
+  <guestnet:forward protocol="udp" ports="7000-7002" to="{GUEST}" first="7100"/>
+  <guestnet:forward protocol="udp" ports="7000-7002" to="{GUEST6}" first="7100"/>
+"""
+FLOAT = f'<guestnet:floating ip="{FLOATING}" to="{GUEST}"/><guestnet:floating ip="{FLOATING6}" to="{GUEST6}"/>'
+
+
+def start(ways: str, uuid: bytes = b"61000001-", name: bytes = b"guesta", mac: bytes = b"52:54:00:61:0a:01") -> bytes:
+    """What libvirt sends at `start` for a domain with these ways in, on the port vnet1."""
+    port = f'<guestnet:address ip="{GUEST}"/><guestnet:address ip="{GUEST6}"/>{ways}'
+    metadata = DOMAIN.replace('<guestnet:address ip="10.61.1.10"/>', port)
+    xml = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), metadata)
+    other = xml.replace(b"61000001-", uuid).replace(b"<name>guesta", b"<name>" + name)
+    return other.replace(b"52:54:00:61:0a:01", mac)
+
+
+class Host(Hooks):
+    """The box with its neighbours, each with an agent."""
+
+    agents: dict[str, Agent]
+
+    def started(self, xml: bytes, name: str = "guesta") -> list[tuple[int, str]]:
+        return [self.call("qemu", name, operation, "begin", xml) for operation in ("start", "started")]
+
+    def gone(self, xml: bytes, name: str = "guesta") -> tuple[int, str]:
+        return self.call("qemu", name, "release", "end", xml)
+
+    def tcp(self, who: str, address: str, port: int) -> Probe:
+        return self.agents[who].tcp(address, port, timeout=1.0)
+
+    def udp(self, who: str, address: str, port: int) -> Probe:
+        return self.agents[who].udp(address, port, timeout=1.0)
+
+    def rules(self) -> str:
+        """Everything but the ports' own guards."""
+        tables = [line for line in self.box.ok("nft", "list", "tables").splitlines() if "netdev" not in line]
+        return "\n".join(self.box.ok("nft", "-s", "list", *line.split()) for line in tables)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with ExitStack() as stack:
+        box = Box()
+        stack.callback(box.close)
+        box.ok("sh", "-c", SETUP)
+        host = Host(box, tmp_path)
+        enter = ["nsenter", "-t", box.pid, "--net", "--mount", "--"]
+        places = {"host": enter} | {who: [*enter, "ip", "netns", "exec", who] for who in ("lan", "guest", "near")}
+        host.agents = {who: stack.enter_context(agent(tmp_path / who, prefix)) for who, prefix in places.items()}
+        host.agents["guest"].listen(tcp=[80, 8000, 8005, 22], udp=[53, 7100, 7102])
+        yield host
+
+
+@contextmanager
+def agent(path: Path, prefix: list[str]) -> Iterator[Agent]:
+    argv = [*prefix, "perl", str(agent_script()), "--listen", str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+        try:
+            with Agent.connect(path) as client:
+                yield client
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("isolated", [False, True], ids=["nat", "isolated"])
+def test_forwards_keep_the_clients_address(host: Host, isolated: bool) -> None:
+    if isolated:
+        host.box.ok("sh", "-c", ISOLATED)
+    xml = start(WAYS)
+    before = host.rules()
+    assert host.call("qemu", "guesta", "start", "begin", xml) == (0, "")
+    assert not host.tcp("lan", HOST, 8080).open, "nobody is there yet"
+    assert host.call("qemu", "guesta", "started", "begin", xml) == (0, "")
+    for who, address, address6 in (("lan", LAN, LAN6), ("host", HOST, HOST6)):
+        assert seen(host.tcp(who, HOST, 8080)) == address
+        assert seen(host.tcp(who, HOST6, 8080)) == address6
+        assert seen(host.udp(who, HOST, 5300)) == address
+        assert seen(host.udp(who, HOST6, 5300)) == address6
+        assert seen(host.tcp(who, HOST, 8005)) == address
+        assert seen(host.udp(who, HOST, 7000)) == address
+        assert seen(host.udp(who, HOST6, 7002)) == address6
+    assert seen(host.udp("lan", HOST2, 7002)) == LAN, "any address of the host"
+    # A neighbour on the guest's own bridge would be answered past the host: it alone is hidden.
+    assert seen(host.tcp("near", HOST, 8080)) == "10.61.1.1"
+    assert seen(host.udp("near", HOST6, 5300)) == "fd61:1::1"
+    # Where bridged frames pass iptables (br_netfilter, as with Docker), nobody has to be hidden.
+    for family in ("iptables", "ip6tables"):
+        host.box.ok("sh", "-c", f"echo 1 > /proc/sys/net/bridge/bridge-nf-call-{family}")
+    assert (seen(host.tcp("near", HOST, 8080)), seen(host.tcp("near", HOST6, 8080))) == (NEAR, NEAR6)
+    # Nothing else is open, and nobody gets in by the guest's own address.
+    host.box.ok("ip", "-n", "lan", "route", "add", "10.61.1.0/24", "via", HOST)
+    for address, port in ((HOST, 22), (HOST2, 8080), (HOST, 8011), (GUEST, 80), (GUEST, 22)):
+        assert not host.tcp("lan", address, port).open
+    assert not host.tcp("lan", HOST6, 8005).open
+    assert host.gone(xml) == (0, "")
+    assert not host.tcp("lan", HOST, 8080).open
+    assert (host.rules(), host.receipts()) == (before, [])
+
+
+def seen(probe: Probe) -> str:
+    assert probe.open, probe.outcome
+    return str(probe.seen_as)
+
+
+def test_a_guest_that_would_not_answer_through_the_host_sees_the_host(host: Host) -> None:
+    host.box.ok("ip", "-n", "guest", "route", "del", "default")
+    xml = start(WAYS.replace('first="80"/>', 'first="80" hide="yes"/>'))
+    assert host.started(xml) == [(0, "")] * 2
+    assert seen(host.tcp("lan", HOST, 8080)) == "10.61.1.1"
+    assert seen(host.tcp("host", HOST, 8080)) == "10.61.1.1"
+
+
+def test_what_another_guest_has_is_refused_by_name(host: Host) -> None:
+    assert host.started(start(WAYS)) == [(0, "")] * 2
+    plug = (
+        "ip link add vnet7 type veth peer name eth7 && ip link set vnet7 master virbr1 up; ip tuntap add vnet6 mode tap"
+    )
+    host.box.ok("sh", "-c", plug)
+    rules = host.rules()
+    wanted = {
+        f'<guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{NEAR}"/>': "tcp/8080 at 198.18.1.1",
+        f'<guestnet:forward protocol="tcp" ports="8010-8020" to="{NEAR}"/>': "tcp/8010-8020",
+        f'<guestnet:forward at="{HOST2}" protocol="udp" ports="6900-7000" to="{NEAR}"/>': "udp/6900-7000 at 198.18.1.2",
+        f'<guestnet:floating ip="{HOST}" to="{NEAR}"/>': "198.18.1.1",
+    }
+    for ways, message in wanted.items():
+        other = start(ways, b"61000009-", b"other").replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
+        status, stderr = host.call("qemu", "other", "start", "begin", other)
+        assert status == 1
+        assert f"guest 'other': {message} is already forwarded to guest 'guesta'" in stderr
+        assert host.call("qemu", "other", "release", "end", other) == (0, "")
+        assert host.rules() == rules
+    # Once the first is gone, even if nobody heard of it, the other has it.
+    host.box.ok("ip", "link", "del", "vnet1")
+    other = start(next(iter(wanted)), b"61000009-", b"other").replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
+    assert host.started(other, "other") == [(0, "")] * 2
+    assert NEAR in host.box.ok("nft", "list", "table", "inet", "guestnet")
+    assert GUEST not in host.box.ok("nft", "list", "table", "inet", "guestnet")
+
+
+def test_what_the_host_listens_on_is_refused_by_name(host: Host) -> None:
+    listeners = (("tcp", 8005, "tcp/8000-8010 at 198.18.1.1"), ("udp", 7001, "udp/7000-7002"))
+    for protocol, port, message in listeners:
+        with agent(host.root / "server", ["nsenter", "-t", host.box.pid, "--net", "--mount", "--"]) as server:
+            server.listen(**{protocol: [port]})
+            status, stderr = host.call("qemu", "guesta", "start", "begin", start(WAYS))
+            assert (status, host.receipts()) == (
+                1,
+                ["61000001-0000-4000-8000-000000000001.json", "vnet0.json", "vnet1.json"],
+            )
+            assert f"guest 'guesta': {message} cannot be forwarded: perl (process " in stderr
+            assert f"listens on {protocol}/{port}" in stderr
+            assert host.gone(start(WAYS)) == (0, "")
+    assert host.started(start(WAYS)) == [(0, "")] * 2
+    # Who comes later is the one to go: a running guest stays reachable, and its daemon's restart says nothing.
+    host.agents["host"].listen(tcp=[8080])
+    assert host.call("qemu", "guesta", "reconnect", "begin", start(WAYS)) == (0, "")
+    assert seen(host.tcp("lan", HOST, 8080)) == LAN
+
+
+def test_loopback_and_other_addresses_of_the_host_are_no_clash(host: Host) -> None:
+    places = (("127.0.0.1", 8080), (HOST2, 8005))
+    code = f"import socket, time; s = [socket.create_server(a) for a in {places}]; time.sleep(60)"
+    argv = ["nsenter", "-t", host.box.pid, "--net", "python3", "-c", code]
+    with subprocess.Popen(argv) as process:
+        try:
+            while ":1F90" not in host.box.ok("cat", "/proc/net/tcp"):
+                assert process.poll() is None
+            assert host.started(start(WAYS)) == [(0, "")] * 2
+        finally:
+            process.kill()
+
+
+def test_what_others_take_away_comes_back_with_the_next_call(host: Host) -> None:
+    xml = start(WAYS)
+    assert host.started(xml) == [(0, "")] * 2
+    rules = host.rules()
+    for damage in (
+        "nft delete table inet guestnet",
+        "iptables -D FORWARD -j GUESTNET-FORWARD && iptables -F GUESTNET-FORWARD && iptables -X GUESTNET-FORWARD",
+        "ip6tables -D FORWARD -j GUESTNET-FORWARD && ip6tables -A FORWARD -j GUESTNET-FORWARD",
+    ):
+        host.box.ok("sh", "-c", damage)
+        assert host.rules() != rules
+        assert host.call("qemu", "guesta", "reconnect", "begin", xml) == (0, "")
+        assert host.rules() == rules
+    # libvirt makes its chains, and puts them first, when the first network starts.
+    host.box.ok("iptables", "-I", "FORWARD", "-o", "virbr1", "-j", "REJECT")
+    assert not host.tcp("lan", HOST, 8080).open
+    hook = _ours((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
+    assert host.call("network", "vlan1", "started", "begin", hook) == (0, "")
+    assert seen(host.tcp("lan", HOST, 8080)) == LAN
+
+
+def test_ways_change_under_a_running_guest(host: Host) -> None:
+    """As `apply` and `hooks sync` do it, since libvirt calls no hook for metadata."""
+    assert host.started(start(WAYS)) == [(0, "")] * 2
+    changed = start(f'<guestnet:forward at="{HOST}" protocol="tcp" ports="9090" to="{GUEST}" first="80"/>')
+    assert host.call("qemu", "guesta", "reconnect", "begin", changed) == (0, "")
+    assert seen(host.tcp("lan", HOST, 9090)) == LAN
+    assert not host.tcp("lan", HOST, 8080).open
+    assert host.call("qemu", "guesta", "reconnect", "begin", start("")) == (0, "")
+    assert not host.tcp("lan", HOST, 9090).open
+    assert "inet guestnet" not in host.rules()

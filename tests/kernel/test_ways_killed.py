@@ -1,0 +1,97 @@
+"""A hook killed at any instruction while it opens or closes ways in: the next call of any guest makes them exact."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from box import Box
+from test_hook import Hooks
+from test_hook_killed import KILLED, PLAIN, plug
+from test_ways import FLOAT, WAYS, start
+
+XML = start(WAYS + FLOAT)
+STRIDE = 59
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Iterator[Hooks]:
+    box = Box()
+    box.ok("ip", "link", "add", "virbr1", "type", "bridge")
+    for tool in ("iptables", "ip6tables"):
+        box.ok(tool, "-P", "FORWARD", "DROP")
+    plug(box)
+    yield Hooks(box, tmp_path)
+    box.close()
+
+
+def killed(hooks: Hooks, line: int, operation: str) -> bool:
+    """Whether the call got as far as that line."""
+    argv = [sys.executable, "-IS", "-c", KILLED, str(line), "qemu", "guesta", operation, "begin", "-"]
+    done = hooks.box.run("sh", "-c", '"$@"; echo $?', "sh", *argv, stdin=XML)
+    assert done.stdout in (b"137\n", b"0\n"), done.stderr
+    return done.stdout == b"137\n"
+
+
+def rules(hooks: Hooks) -> str:
+    """Everything but the ports' own guards."""
+    tables = [line for line in hooks.box.ok("nft", "list", "tables").splitlines() if "netdev" not in line]
+    return "\n".join(hooks.box.ok("nft", "-s", "list", *line.split()) for line in tables)
+
+
+def opened(hooks: Hooks) -> str:
+    assert hooks.call("qemu", "guesta", "start", "begin", XML) == (0, "")
+    assert hooks.call("qemu", "guesta", "started", "begin", XML) == (0, "")
+    found = rules(hooks)
+    assert "198.18.1.50" in found
+    assert "GUESTNET-FORWARD" in found
+    return found
+
+
+def test_a_killed_opening_is_repaired_by_anybodys_call(hooks: Hooks) -> None:
+    plug(hooks.box, "other0", "other1")
+    before = rules(hooks)
+    wanted = opened(hooks)
+    line, going = 1, True
+    while going:
+        assert hooks.call("qemu", "guesta", "release", "end", XML) == (0, "")
+        assert (rules(hooks), hooks.receipts()) == (before, [])
+        assert hooks.call("qemu", "guesta", "start", "begin", XML) == (0, "")
+        going = killed(hooks, line, "started")
+        assert hooks.call("qemu", "other", "started", "begin", PLAIN) == (0, "")
+        # Killed before anything was recorded, it is as if nobody had said yet that the guest is there.
+        active = '"active": true' in hooks.box.ok("cat", "/run/libvirt-guestnet/ways/vnet1.json")
+        assert rules(hooks) == (wanted if active else before)
+        assert active or line < 100
+        line += STRIDE
+    assert line > 100, "it was hardly ever killed"
+
+
+def test_a_killed_closing_is_finished_by_anybodys_call(hooks: Hooks) -> None:
+    plug(hooks.box, "other0", "other1")
+    before = rules(hooks)
+    line, going = 2, True
+    while going:
+        opened(hooks)
+        for tap in ("vnet0", "vnet1"):
+            hooks.box.ok("ip", "link", "del", tap)
+        going = killed(hooks, line, "release")
+        assert hooks.call("qemu", "other", "release", "end", PLAIN) == (0, "")
+        assert rules(hooks) == before
+        plug(hooks.box)
+        line += STRIDE
+    assert line > 100
+
+
+def test_a_killed_repair_is_repaired(hooks: Hooks) -> None:
+    wanted, line = opened(hooks), 3
+    hooks.box.ok("nft", "delete", "table", "inet", "guestnet")
+    while killed(hooks, line, "reconnect"):
+        assert hooks.call("qemu", "guesta", "reconnect", "begin", XML) == (0, "")
+        assert rules(hooks) == wanted
+        hooks.box.ok("nft", "delete", "table", "inet", "guestnet")
+        line += STRIDE
+    assert line > 100
+    assert rules(hooks) == wanted

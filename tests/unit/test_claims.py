@@ -1,0 +1,161 @@
+"""Ways in, without a kernel: who may ask for what, from the file to the metadata to the hooks' rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from libvirt_guestnet import topology
+from libvirt_guestnet.claims import Claim, clash
+from libvirt_guestnet.datapath import listeners, ways
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import asked, xmlread
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.xmlgen import domain_metadata
+
+TOPOLOGY = """
+name: t
+networks:
+  web: { mode: nat, subnets: [10.0.1.0/24, "fd00:1::/64"] }
+  inside: { mode: isolated, gateway: host, subnets: [10.0.2.0/24] }
+  behind: { mode: nat, gateway: r, subnets: [10.0.3.0/24] }
+guests:
+  r: { router: {}, ports: [{ network: behind, addresses: [10.0.3.2] }] }
+  g:
+    ports:
+      - network: web
+        addresses: [10.0.1.10, "fd00:1::10"]
+        forwards:
+          - { services: [tcp/8080, udp/8000-8010], at: [198.18.1.1, "fd61::1"], to: 80 }
+          - { services: [tcp/22] }
+        floating: [198.18.1.50, "fd61::50"]
+      - { network: inside, addresses: [10.0.2.10], forwards: [{ services: [tcp/5000-5001] }] }
+  h:
+    ports: [{ network: behind, addresses: [10.0.3.9], forwards: [{ services: [tcp/6000], to: 1 }] }]
+"""
+
+
+def hooks_see(guest: str) -> list[ways.Ways]:
+    """What a hook makes of the metadata that is generated for a guest."""
+    found = topology.loads(TOPOLOGY, "t.yaml")
+    metadata = etree.tostring(domain_metadata(found, found.guest(guest), HostMap({})), encoding="unicode")
+    nics = "".join(
+        f"<interface type='network'><mac address='{port.mac}'/><source network='{port.network}' bridge='br{i}'/>"
+        f"<target dev='{port.tap}'/></interface>"
+        for i, port in enumerate(found.guest(guest).ports)
+    )
+    xml = f"<domain><name>{guest}</name><uuid>u</uuid><metadata>{metadata}</metadata><devices>{nics}</devices></domain>"
+    return asked.ways(xmlread.parse(xml.encode()), lambda _: None)
+
+
+def test_from_the_file_to_the_hooks() -> None:
+    web, inside = hooks_see("g")
+    assert (web.bridge, inside.bridge) == ("br0", "br1")
+    assert web.forwards == (
+        ways.Forward("tcp", 8080, 8080, "10.0.1.10", 80, "198.18.1.1"),
+        ways.Forward("tcp", 8080, 8080, "fd00:1::10", 80, "fd61::1"),
+        ways.Forward("udp", 8000, 8010, "10.0.1.10", 80, "198.18.1.1"),
+        ways.Forward("udp", 8000, 8010, "fd00:1::10", 80, "fd61::1"),
+        ways.Forward("tcp", 22, 22, "10.0.1.10", 22),
+        ways.Forward("tcp", 22, 22, "fd00:1::10", 22),
+    )
+    assert web.floating == (
+        ways.Floating("198.18.1.50", "10.0.1.10"),
+        ways.Floating("fd61::50", "fd00:1::10"),
+    )
+    # Its default route leaves by the first port: asked through the second, it would answer past the host's translation.
+    assert inside.forwards == (ways.Forward("tcp", 5000, 5001, "10.0.2.10", 5000, hide=True),)
+
+
+def test_a_guest_behind_another_guest_sees_the_host() -> None:
+    ((forward,),) = [each.forwards for each in hooks_see("h")]
+    assert forward.hide
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ('protocol="sctp" ports="1" to="10.0.0.1"', "no forward can be of sctp '1'"),
+        ('protocol="tcp" ports="2-1" to="10.0.0.1"', "no forward can be of tcp '2-1'"),
+        ('protocol="tcp" ports="0" to="10.0.0.1"', "'0' is not a port"),
+        ('protocol="tcp" ports="1;drop" to="10.0.0.1"', "'1;drop' is not a port"),
+        ('protocol="tcp" ports="65535-65536" to="10.0.0.1"', "'65536' is not a port"),
+        ('protocol="tcp" ports="1-10" first="65530" to="10.0.0.1"', "no forward can be"),
+        ('protocol="tcp" ports="1-2000" first="2" to="10.0.0.1"', "no forward can be"),
+        ('protocol="tcp" ports="1" to="10.0.0.1}"', "'10.0.0.1}' does not appear to be"),
+        ('protocol="tcp" ports="1" to="10.0.0.1" at="fd00::1"', "no forward can be"),
+        ('protocol="tcp" ports="1"', "'' does not appear to be"),
+    ],
+)
+def test_metadata_that_makes_no_sense_is_refused(attributes: str, message: str) -> None:
+    ns = 'xmlns:g="https://libvirt-guestnet.org/xmlns/1"'
+    xml = f"""<domain><name>d</name><uuid>u</uuid><metadata><g:domain {ns}><g:port mac="52:54:00:00:00:01">
+    <g:forward {attributes}/></g:port></g:domain></metadata><devices><interface type="network">
+    <mac address="52:54:00:00:00:01"/><source bridge="br0"/><target dev="vnet0"/></interface></devices></domain>"""
+    with pytest.raises(GuestnetError, match=message.replace("(", r"\(")):
+        asked.ways(xmlread.parse(xml.encode()), lambda _: None)
+
+
+def test_every_pair_of_claims_that_quarrel() -> None:
+    here, there, any4, any6 = "10.0.0.1", "10.0.0.2", "0.0.0.0", "::"
+    web = Claim(here, "tcp", 80, 90)
+    assert clash(web, Claim(here, "tcp", 90, 99))
+    assert clash(web, Claim(any4, "tcp", 1, 80))
+    assert clash(web, Claim(here, "", 0, 65535))
+    assert clash(Claim(here, "", 0, 65535), Claim(here, "", 0, 65535))
+    for other in (
+        Claim(here, "tcp", 91, 99), Claim(here, "udp", 80, 90), Claim(there, "tcp", 80, 90),
+        Claim(any6, "tcp", 80, 80), Claim(there, "", 0, 65535),
+    ):  # fmt: skip
+        assert not clash(web, other)
+        assert not clash(other, web)
+    # A floating address is never meant by "any address of the host".
+    assert not clash(Claim(any4, "tcp", 80, 80), Claim(here, "", 0, 65535))
+
+
+TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1
+   1: 010212C6:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12 1
+   2: 00000000:1F92 0A0212C6:1234 01 00000000:00000000 00:00000000 00000000     0        0 13 1
+"""
+TCP6 = """  sl  local_address                         remote_address                        st
+   0: 00000000000000000000000000000000:1F93 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 14
+   1: 000061FD000000000000000001000000:1F94 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 15
+"""
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> str:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text(TCP)
+    (tmp_path / "net/tcp6").write_text(TCP6)
+    (tmp_path / "77/fd").mkdir(parents=True)
+    (tmp_path / "77/comm").write_text("nginx\n")
+    (tmp_path / "77/fd/3").symlink_to("socket:[12]")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("claim", "owner"),
+    [
+        (Claim("0.0.0.0", "tcp", 8080, 8080), None),  # loopback
+        (Claim("0.0.0.0", "tcp", 8081, 8081), "nginx (process 77)"),
+        (Claim("198.18.2.1", "tcp", 8000, 8081), "nginx (process 77)"),
+        (Claim("198.18.2.2", "tcp", 8081, 8081), None),
+        (Claim("198.18.2.2", "tcp", 8082, 8082), None),  # a connection, not a listener
+        (Claim("198.18.2.2", "tcp", 8083, 8083), "the kernel or another program"),
+        (Claim("fd61::1", "tcp", 8084, 8084), "the kernel or another program"),
+        (Claim("fd61::2", "tcp", 8084, 8084), None),
+        (Claim("198.18.2.1", "udp", 8081, 8081), None),
+        (Claim("198.18.2.1", "", 0, 65535), None),  # a floating address is not the host's own
+    ],
+)
+def test_what_the_host_listens_on(proc: str, claim: Claim, owner: str | None) -> None:
+    found = listeners.taken([claim], proc)
+    assert (found[1].owner if found else None) == owner
+
+
+def test_the_table_is_removed_with_the_last_way() -> None:
+    assert ways.batch([]) == "add table inet guestnet\ndelete table inet guestnet\n"
