@@ -99,7 +99,7 @@ class Stage:
 
     @contextmanager
     def _ear(self, device: str) -> Iterator[socket.socket]:
-        with _inside(self.sandbox.first.pid):
+        with inside(self.sandbox.first.pid):
             ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
             ear.bind((device, 0))
         ear.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
@@ -136,7 +136,7 @@ def _until(ear: socket.socket, last: bytes, seconds: float = 5.0) -> list[bytes]
 
 
 @contextmanager
-def _inside(pid: int) -> Iterator[None]:
+def inside(pid: int) -> Iterator[None]:
     """This thread in another process's network namespace: sockets that it opens stay there."""
     libc = ctypes.CDLL(None, use_errno=True)
     home, there = os.open("/proc/self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)

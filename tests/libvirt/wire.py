@@ -53,8 +53,13 @@ class Wire:
         self.rest = b""
 
     def __enter__(self) -> Wire:
-        self.inward = self._filter("in", "filter-redirector", queue="rx", indev=self._id("in"))
-        self.outward = self._filter("out", "filter-mirror", queue="tx", outdev=self._id("out"))
+        paths = {name: f"/run/wire-{self.domain}-{self.alias}-{name}-{time.monotonic_ns()}" for name in ("in", "out")}
+        self._monitor(
+            *(("chardev-add", {"id": self._id(name), "backend": _server(path)}) for name, path in paths.items()),
+            ("object-add", self._filter("in", "filter-redirector", queue="rx", indev=self._id("in"))),
+            ("object-add", self._filter("out", "filter-mirror", queue="tx", outdev=self._id("out"))),
+        )
+        self.inward, self.outward = map(self._connected, paths.values())
         return self
 
     def __exit__(
@@ -85,24 +90,28 @@ class Wire:
         frame, self.rest = self.rest[4:end], self.rest[end:]
         return frame
 
-    def _filter(self, name: str, kind: str, **options: str) -> socket.socket:
-        path = f"/run/wire-{self.domain}-{self.alias}-{name}-{time.monotonic_ns()}"
-        address = {"type": "unix", "data": {"path": path}}
-        backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
-        self._monitor("chardev-add", id=self._id(name), backend=backend)
+    def _connected(self, path: str) -> socket.socket:
         end = self.stack.enter_context(socket.socket(socket.AF_UNIX))
         end.connect(f"/proc/{self.sandbox.first.pid}/root{path}")
-        netdev = f"host{self.alias}"
-        self._monitor("object-add", **{"qom-type": kind, "id": f"{self._id(name)}-f", "netdev": netdev, **options})
         return end
+
+    def _filter(self, name: str, kind: str, **options: str) -> dict[str, Any]:
+        return {"qom-type": kind, "id": f"{self._id(name)}-f", "netdev": f"host{self.alias}", **options}
 
     def _id(self, name: str) -> str:
         return f"wire-{self.alias}-{name}"
 
-    def _monitor(self, command: str, **arguments: Any) -> None:
-        text = json.dumps({"execute": command, "arguments": arguments})
-        answer = json.loads(self.sandbox.run(["virsh", "-q", "qemu-monitor-command", self.domain, text]).stdout)
-        assert "return" in answer, answer
+    def _monitor(self, *commands: tuple[str, dict[str, Any]]) -> None:
+        texts = [json.dumps({"execute": command, "arguments": arguments}) for command, arguments in commands]
+        script = "; ".join(f"qemu-monitor-command {self.domain} '{text}'" for text in texts)
+        answers = self.sandbox.run(["virsh", "-q", script], timeout=60).stdout.split()
+        assert len(answers) == len(texts)
+        assert all("return" in json.loads(answer) for answer in answers), answers
+
+
+def _server(path: str) -> dict[str, Any]:
+    address = {"type": "unix", "data": {"path": path}}
+    return {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
 
 
 def arrived(sender: Wire, receiver: Wire, frames: Sequence[bytes], honest: bytes) -> list[bytes]:
