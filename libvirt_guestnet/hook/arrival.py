@@ -6,24 +6,44 @@ At `start` it would be too early: for the whole length of an incoming migration 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 
+from libvirt_guestnet.datapath import links
 from libvirt_guestnet.datapath import routed as kernel
 from libvirt_guestnet.datapath.announce import announce
-from libvirt_guestnet.datapath.routes import Published
-from libvirt_guestnet.hook import reaching, routed, ways, xmlread
+from libvirt_guestnet.datapath.routes import Published, Reach, Route
+from libvirt_guestnet.datapath.rtnl import HostAddress
+from libvirt_guestnet.datapath.ways import Ways
+from libvirt_guestnet.hook import asked, reaching, routed, ways, xmlread
 from libvirt_guestnet.state import State
 
 
 def arrive(domain: xmlread.Node, state: State) -> None:
     """Leads to a guest that is there, and tells its LANs. Raises GuestnetError."""
-    ports = routed.routed_ports(domain)
-    host = kernel.host_addresses() if any(port.publish for port in ports) else []
+    ports, floating = routed.routed_ports(domain), [each for each in asked.ways(domain, state.network) if each.floating]
+    host = kernel.host_addresses() if floating or any(port.publish for port in ports) else []
     wanted = [routed.reach(domain, port, lambda ip, named: kernel.uplink_of(ip, named, host)) for port in ports]
+    wanted += [_floats(each, host) for each in floating]
     published = [each for reach in wanted for each in reach.published]
     _answer(published)
     with state.lock():
         reaching.lead(domain.text_of("uuid"), wanted, state)
     announce(published)
+
+
+def _floats(port: Ways, host: list[HostAddress]) -> Reach:
+    """The host answers for floating addresses on the LANs that it is on itself; others are routed to it by whoever has
+    them, and its own it answers for anyway. The kernel answers only for what it would not send back out there."""
+    near = [(f.ip, device) for f in port.floating for device in _near(f.ip, host)]
+    routes = tuple(Route(f"{ip}/{128 if ':' in ip else 32}", port.bridge) for ip, _ in near)
+    return Reach(port.tap, port.uuid, port.domain, routes, tuple(Published(ip, device) for ip, device in near))
+
+
+def _near(address: str, host: list[HostAddress]) -> list[str]:
+    wanted = ip_address(address)
+    if any(each.address == wanted for each in host):
+        return []
+    return [name for each in host if wanted in each.subnet and (name := links.name_of(each.ifindex))][:1]
 
 
 def open_ways(domain: xmlread.Node, state: State, force: bool = False) -> None:

@@ -100,6 +100,11 @@ class Host(Hooks):
         tables = [line for line in self.box.ok("nft", "list", "tables").splitlines() if "netdev" not in line]
         return "\n".join(self.box.ok("nft", "-s", "list", *line.split()) for line in tables)
 
+    def routes(self) -> str:
+        """Routes, published neighbours and addresses."""
+        asked = ("route", "-6 route", "neigh show proxy", "-6 neigh show proxy", "-br addr show up0")
+        return "".join(self.box.ok("ip", *words.split()) for words in asked)
+
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
@@ -266,3 +271,47 @@ def test_ways_change_under_a_running_guest(host: Host) -> None:
     assert host.call("qemu", "guesta", "reconnect", "begin", start("")) == (0, "")
     assert not host.tcp("lan", HOST, 9090).open
     assert "inet guestnet" not in host.rules()
+
+
+def test_a_floating_address_is_the_guests_in_both_directions(host: Host) -> None:
+    before = host.rules(), host.routes()
+    xml = start(FLOAT)
+    assert host.call("qemu", "guesta", "start", "begin", xml) == (0, "")
+    assert host.agents["lan"].neighbour(FLOATING) is None, "nobody is there yet"
+    assert host.call("qemu", "guesta", "started", "begin", xml) == (0, "")
+    # The LAN resolves it to the host's own MAC address.
+    assert host.agents["lan"].neighbour(FLOATING) == host.agents["lan"].neighbour(HOST) is not None
+    assert host.agents["lan"].neighbour(FLOATING6) == host.agents["lan"].neighbour(HOST6)
+    assert (seen(host.tcp("lan", FLOATING, 22)), seen(host.tcp("lan", FLOATING6, 22))) == (LAN, LAN6)
+    assert (seen(host.udp("lan", FLOATING, 53)), seen(host.udp("lan", FLOATING6, 53))) == (LAN, LAN6)
+    assert host.agents["lan"].ping(FLOATING, count=2).received > 0
+    assert host.agents["lan"].ping(FLOATING6, count=2).received > 0
+    assert seen(host.tcp("host", FLOATING, 22)) == "10.61.1.1"
+    assert seen(host.tcp("host", FLOATING6, 22)) == "fd61:1::1"
+    assert seen(host.tcp("near", FLOATING, 22)) == "10.61.1.1"
+    assert seen(host.tcp("guest", FLOATING, 22)) == FLOATING, "the guest reaches itself"
+    # What the guest sends outside comes from there; what its neighbour sends, from the host.
+    host.agents["lan"].listen(tcp=[80], udp=[53])
+    assert seen(host.tcp("guest", LAN, 80)) == FLOATING
+    assert seen(host.tcp("guest", LAN6, 80)) == FLOATING6
+    assert seen(host.udp("guest", LAN, 53)) == FLOATING
+    assert seen(host.tcp("near", LAN, 80)) == HOST
+    assert not host.tcp("lan", HOST, 22).open
+    # A restart of the daemon changes nothing; the end of the guest takes everything along.
+    there = host.rules(), host.routes()
+    assert host.call("qemu", "guesta", "reconnect", "begin", xml) == (0, "")
+    assert (host.rules(), host.routes()) == there
+    assert host.call("qemu", "guesta", "release", "end", xml) == (0, "")
+    assert (host.rules(), host.routes(), host.receipts()) == (*before, [])
+    assert host.agents["lan"].neighbour(FLOATING) is None
+
+
+def test_an_address_that_is_the_hosts_own_is_left_alone(host: Host) -> None:
+    host.box.ok("ip", "addr", "add", f"{FLOATING}/32", "dev", "up0")
+    before = host.routes()
+    xml = start(FLOAT)
+    assert host.started(xml) == [(0, "")] * 2
+    assert seen(host.tcp("lan", FLOATING, 22)) == LAN
+    assert seen(host.tcp("host", FLOATING, 22)) == FLOATING
+    assert host.gone(xml) == (0, "")
+    assert host.routes() == before
