@@ -1,0 +1,247 @@
+"""Ways in past libvirt's own rules, on real daemons: 9.0 and 11.3, whose rules are iptables' and nftables' by turns."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from scapy.all import (  # type: ignore[attr-defined]
+    ARP,
+    IP,
+    UDP,
+    Ether,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    IPv6,
+    Raw,
+)
+from wire import NO_ROM, Wire, domain
+
+from libvirt_guestnet import topology
+from libvirt_guestnet.guest.agent import Agent, Probe, agent_script
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.sandbox import Sandbox
+from libvirt_guestnet.xmlgen import network as network_xml
+from libvirt_guestnet.xmlgen.element import api_text
+
+HOST, HOST6, LAN, LAN6 = "198.18.1.1", "fd61::1", "198.18.1.10", "fd61::10"
+MAC = "52:54:00:00:00:0a"
+GUESTS = {"web": ("10.61.1.10", "fd61:1::10"), "inside": ("10.61.2.10", "fd61:2::10")}
+TOPOLOGY = """
+name: t
+networks:
+  web: { mode: nat, subnets: [10.61.1.0/24, "fd61:1::/64"] }
+  inside: { mode: isolated, gateway: host, subnets: [10.61.2.0/24, "fd61:2::/64"] }
+"""
+SETUP = f"""set -e
+mkdir -p /run/netns
+ip netns add lan
+ip link add up0 type veth peer name eth0 netns lan
+echo 0 > /proc/sys/net/ipv6/conf/up0/accept_dad
+ip netns exec lan sh -c 'echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad'
+ip addr add {HOST}/24 dev up0; ip addr add {HOST6}/64 dev up0; ip link set up0 up
+ip -n lan addr add {LAN}/24 dev eth0; ip -n lan addr add {LAN6}/64 dev eth0; ip -n lan link set eth0 up
+for each in iptables ip6tables; do
+    if [ -e /proc/sys/net/bridge/bridge-nf-call-$each ]; then echo 0 > /proc/sys/net/bridge/bridge-nf-call-$each; fi
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
+    return hooked_sandbox
+
+
+class Net:
+    """The host with its two networks, and a LAN with one host on it."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Net:
+        self.sandbox.run(["sh", "-c", SETUP])
+        found = topology.loads(TOPOLOGY, "t.yaml")
+        for each in found.networks:
+            xml = api_text(network_xml(found, each, HostMap({})))
+            self.sandbox.run(["virsh", "-q", "net-create", "/dev/stdin"], stdin=xml)
+        self.agents = {
+            who: self.stack.enter_context(self._agent(who, prefix))
+            for who, prefix in (("lan", ["ip", "netns", "exec", "lan"]), ("host", []))
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+        for name in GUESTS:
+            self.sandbox.run(["virsh", "-q", "net-destroy", name], check=False)
+        self.sandbox.run(["ip", "netns", "del", "lan"])
+
+    @contextmanager
+    def _agent(self, who: str, prefix: list[str]) -> Iterator[Agent]:
+        path = f"/run/agent-{who}.sock"
+        argv = self.sandbox.command([*prefix, "perl", str(agent_script()), "--listen", path])
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+            try:
+                with Agent.connect(f"/proc/{self.sandbox.first.pid}/root{path}") as client:
+                    yield client
+            finally:
+                process.kill()
+
+    def udp(self, who: str, address: str, port: int) -> Probe:
+        return self.agents[who].udp(address, port, timeout=3.0)
+
+    def soon(self, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 15
+        while not true():
+            assert time.monotonic() < deadline
+
+
+@pytest.fixture(scope="module")
+def net(sandbox: Sandbox) -> Iterator[Net]:
+    with Net(sandbox) as net:
+        yield net
+
+
+def metadata(network: str, ways: str = "") -> str:
+    ip4, ip6 = GUESTS[network]
+    ways = ways or (
+        f'<g:forward at="{HOST}" protocol="udp" ports="5300" to="{ip4}" first="53"/>'
+        f'<g:forward at="{HOST6}" protocol="udp" ports="5300" to="{ip6}" first="53"/>'
+        f'<g:forward protocol="udp" ports="6000-6001" to="{ip4}"/>'
+    )
+    return (
+        f'<g:domain xmlns:g="{NAMESPACE}" topology="t" guest="g"><g:port mac="{MAC}" name="p" network="{network}">'
+        f'<g:address ip="{ip4}"/><g:address ip="{ip6}"/>{ways}</g:port></g:domain>'
+    )
+
+
+def xml(network: str, name: str = "g") -> str:
+    nic = f"<interface type='network'><mac address='{MAC}'/><source network='{network}'/><model type='rtl8139'/>"
+    return domain(name, f"{nic}{NO_ROM}</interface>", metadata=metadata(network))
+
+
+@contextmanager
+def running(sandbox: Sandbox, network: str) -> Iterator[None]:
+    """A guest that answers ARP, ND and UDP on its own: what it heard, from whom."""
+    sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=xml(network))
+    try:
+        with Wire(sandbox, "g") as wire, Puppet(wire, *GUESTS[network]):
+            yield
+    finally:
+        sandbox.run(["virsh", "-q", "destroy", "g"], check=False)
+
+
+class Puppet(threading.Thread):
+    """Plays the guest's network stack: tells every UDP client the address and port that it sees it with."""
+
+    def __init__(self, wire: Wire, ip4: str, ip6: str) -> None:
+        super().__init__(daemon=True)
+        self.wire, self.mine, self.over = wire, (ip4, ip6), threading.Event()
+
+    def __enter__(self) -> Puppet:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            frame = self.wire._frame(time.monotonic() + 0.1)
+            answer = self._answer(Ether(frame)) if frame else None
+            if answer is not None:
+                self.wire.send(bytes(answer))
+
+    def _answer(self, asked: Ether) -> Ether | None:
+        back = Ether(src=MAC, dst=asked.src)
+        if ARP in asked and asked[ARP].op == 1 and asked[ARP].pdst in self.mine:
+            return back / ARP(op=2, hwsrc=MAC, psrc=asked[ARP].pdst, hwdst=asked.src, pdst=asked[ARP].psrc)
+        if ICMPv6ND_NS in asked and asked[ICMPv6ND_NS].tgt in self.mine and asked[IPv6].src != "::":
+            told = ICMPv6ND_NA(tgt=asked[ICMPv6ND_NS].tgt, S=1, O=1) / ICMPv6NDOptDstLLAddr(lladdr=MAC)
+            return back / IPv6(src=asked[ICMPv6ND_NS].tgt, dst=asked[IPv6].src) / told
+        if UDP in asked and (IP in asked or IPv6 in asked):
+            layer = IP if IP in asked else IPv6
+            if asked[layer].dst in self.mine:
+                said = Raw(f"{asked[layer].src} {asked[UDP].sport}\n".encode())
+                ends = {"src": asked[layer].dst, "dst": asked[layer].src}
+                return back / layer(**ends) / UDP(sport=asked[UDP].dport, dport=asked[UDP].sport) / said
+        return None
+
+
+def seen(probe: Probe) -> str:
+    assert probe.open, probe.outcome
+    return str(probe.seen_as)
+
+
+def reachable(net: Net) -> None:
+    assert seen(net.udp("lan", HOST, 5300)) == LAN
+    assert seen(net.udp("lan", HOST6, 5300)) == LAN6
+    assert seen(net.udp("host", HOST, 5300)) == HOST
+    assert seen(net.udp("lan", HOST, 6001)) == LAN
+
+
+@pytest.mark.parametrize("network", list(GUESTS))
+def test_while_the_guest_runs_and_no_longer(net: Net, network: str) -> None:
+    before = forward_rules(net)
+    with running(net.sandbox, network):
+        reachable(net)
+        # libvirt makes its rules anew: at a restart of the daemon, and of any network.
+        net.sandbox.restart_libvirtd()
+        net.soon(lambda: net.udp("lan", HOST, 5300).open)
+        reachable(net)
+    assert not net.udp("lan", HOST, 5300).open
+    assert forward_rules(net) == before
+
+
+def forward_rules(net: Net) -> list[str]:
+    listed = net.sandbox.run(["nft", "-s", "list", "ruleset"]).stdout
+    assert "GUESTNET" in listed or "inet guestnet" not in listed
+    return [line for line in listed.splitlines() if "guestnet" in line.lower() and "netdev" not in line]
+
+
+def test_rules_that_come_later_stand_behind_ours(net: Net) -> None:
+    """A network that starts while guests run; somebody who puts libvirt's chains first again."""
+    with running(net.sandbox, "inside"):
+        later = "<network><name>later</name><bridge name='later0'/><ip address='10.61.9.1' netmask='255.255.255.0'/>"
+        mark = f'<metadata><g:network xmlns:g="{NAMESPACE}" topology="t" name="later"/></metadata></network>'
+        jump = ["LIBVIRT_FWI", "LIBVIRT_FWO"]
+        for chain in jump:  # where there are none, libvirt's rules are in nftables
+            net.sandbox.run(["iptables", "-I", "FORWARD", "-j", chain], check=False)
+        net.sandbox.run(["virsh", "-q", "net-create", "/dev/stdin"], stdin=later + mark)
+        try:
+            reachable(net)
+        finally:
+            net.sandbox.run(["virsh", "-q", "net-destroy", "later"])
+            for chain in jump:
+                net.sandbox.run(["iptables", "-D", "FORWARD", "-j", chain], check=False)
+
+
+def test_a_port_of_the_hosts_own_refuses_the_start(net: Net) -> None:
+    net.agents["host"].listen(tcp=[7777])
+    taken = f'<g:forward protocol="tcp" ports="7000-8000" to="{GUESTS["web"][0]}"/>'
+    refused = xml("web").replace("</g:port>", f"{taken}</g:port>")
+    done = net.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=refused, check=False)
+    assert done.returncode != 0
+    assert "guest 'g': tcp/7000-8000 cannot be forwarded: perl (process " in done.stderr
+    assert "g" not in net.sandbox.run(["virsh", "-q", "list", "--name"]).stdout.split()
+
+
+def test_metadata_that_changes_live(net: Net) -> None:
+    """As `apply` does it: libvirt calls no hook."""
+    with running(net.sandbox, "web"):
+        moved = metadata("web", f'<g:forward at="{HOST}" protocol="udp" ports="5400" to="10.61.1.10" first="53"/>')
+        moved = moved.replace(f' xmlns:g="{NAMESPACE}"', "").replace("g:", "")  # virsh adds the namespace
+        net.sandbox.run(["virsh", "-q", "metadata", "g", NAMESPACE, "--key", "g", "--set", moved, "--live"])
+        assert net.udp("lan", HOST, 5300).open
+        sync = net.sandbox.python(["-m", "libvirt_guestnet.cli", "hooks", "sync"])
+        assert subprocess.run(sync, capture_output=True, text=True, timeout=60, check=False).stderr == ""
+        assert seen(net.udp("lan", HOST, 5400)) == LAN
+        assert not net.udp("lan", HOST, 5300).open

@@ -1,0 +1,29 @@
+"""The same on Debian 13's libvirt 11.3: with iptables, its default there, and with nftables."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import install_hooks
+from test_ways_in import (  # noqa: F401  fixtures and tests, with other sandboxes under them
+    net,
+    test_a_port_of_the_hosts_own_refuses_the_start,
+    test_metadata_that_changes_live,
+    test_rules_that_come_later_stand_behind_ours,
+    test_while_the_guest_runs_and_no_longer,
+)
+
+from libvirt_guestnet import sandbox as sandboxes
+from libvirt_guestnet.sandbox import Sandbox
+
+pytestmark = pytest.mark.trixie
+
+
+@pytest.fixture(scope="module", params=["iptables", "nftables"])
+def sandbox(request: pytest.FixtureRequest, trixie_root: Path) -> Iterator[Sandbox]:
+    backend = ["sh", "-c", f"echo 'firewall_backend = \"{request.param}\"' >> /etc/libvirt/network.conf"]
+    # It wants to correct DHCP checksums, for which not every machine's kernel has what it takes (act_csum).
+    no_tc = ["sh", "-c", "printf '#!/bin/sh\\n' > /usr/sbin/tc"]
+    prepare = [*install_hooks(trixie_root), backend, no_tc]
+    with sandboxes.start(f"ways-{request.param}", root=trixie_root, prepare=prepare) as running:
+        yield running
