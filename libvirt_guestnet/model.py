@@ -347,7 +347,9 @@ class Expect:
     `can` / `cannot` list services ("layer2" is ARP/ND resolution seen with the peer's own MAC). `via` are the hops a
     trace must show, in order, before the destination. `seen_as` is the endpoint whose address the destination sees
     as source. `forge` lists the kinds of forged frame that must arrive nowhere. `without_forwarding` names a router
-    guest that has forwarding switched off while this line is checked.
+    guest that has forwarding switched off while this line is checked. `answered_by` is the endpoint whose MAC address
+    answers ARP or ND for the destination's address, `gateways` are the source's default gateways, and `tables` what the
+    host's own tables hold for the destination's address, of TABLES (None: whatever).
     """
 
     source: str
@@ -359,8 +361,12 @@ class Expect:
     forge: tuple[str, ...] = ()
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     without_forwarding: str | None = None
+    answered_by: str | None = None
+    gateways: tuple[IPAddress, ...] = ()
+    tables: tuple[str, ...] | None = None
 
 
+TABLES = ("route", "published")
 FORGERIES = ("mac", "arp", "ipv4", "ipv6", "nd", "ra", "dhcp-offer")
 
 

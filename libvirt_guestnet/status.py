@@ -26,12 +26,13 @@ from libvirt_guestnet.snapshot import (
 from libvirt_guestnet.state import PortReceipt, State
 from libvirt_guestnet.status_ways import WayRow, way_rows
 
-_ADDRESS = f"{{{NAMESPACE}}}address"
+_ADDRESS, _ROUTED = f"{{{NAMESPACE}}}address", f"{{{NAMESPACE}}}routed"
 
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """One libvirt network of ours. `mode` is libvirt's forward mode, or "isolated"."""
+    """One network of ours. `mode` is libvirt's forward mode, "isolated", or "host-routed", of which libvirt knows
+    nothing: it is where its guests are, and active while one of them runs."""
 
     topology: str
     name: str
@@ -96,6 +97,7 @@ def status(
     """
     known = State().port if receipt is None else receipt
     rows: list[Row] = [_network(n, snapshot) for n in snapshot.networks if _shown(n.topology, topology)]
+    rows += _routed_networks([d for d in snapshot.domains if _shown(d.topology, topology)])
     for domain in snapshot.domains:
         if _shown(domain.topology, topology):
             rows += _ports(domain, known, seen)
@@ -118,6 +120,18 @@ def _network(state: NetworkState, snapshot: Snapshot) -> NetworkRow:
         autostart=state.autostart,
         ports=len(snapshot.plugged.get(state.name, ())),
     )
+
+
+def _routed_networks(domains: list[DomainState]) -> Iterator[NetworkRow]:
+    running: dict[tuple[str, str], int] = {}
+    for domain in domains:
+        current = domain.config if domain.live is None else domain.live
+        for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"):
+            if port.find(_ROUTED) is not None:
+                key = (domain.topology or "", port.get("network", ""))
+                running[key] = running.get(key, 0) + (domain.live is not None)
+    for (topology, name), ports in running.items():
+        yield NetworkRow(topology, name, "host-routed", "", ports > 0, False, ports)
 
 
 def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], seen: Seen) -> Iterator[PortRow]:

@@ -20,8 +20,9 @@ _IFA_F_NODAD = 0x02  # linux/if_addr.h
 class Lan:
     """A stand-in for a LAN: a network namespace joined to this host by a veth pair.
 
-    `device` is the end on this host, with `host` addresses; `peer` the end inside, with `mac` and `stand_in`
-    addresses and, when given, default routes to `gateways`.
+    `device` is the end on this host, with `host` addresses; or, where there is a `port`, a bridge of which that end is
+    a port, as on a host that bridges guests to a LAN and has addresses there itself. `peer` is the end inside, with
+    `mac` and `stand_in` addresses and, when given, default routes to `gateways`.
     """
 
     namespace: str
@@ -31,6 +32,7 @@ class Lan:
     host: tuple[Interface, ...] = ()
     stand_in: tuple[Interface, ...] = ()
     gateways: tuple[str, ...] = ()
+    port: str = ""
 
 
 def make_lan(lan: Lan) -> None:
@@ -42,7 +44,10 @@ def make_lan(lan: Lan) -> None:
     netns.create(lan.namespace)
     with netlink() as ipr:
         inside = {"ifname": lan.peer, "net_ns_fd": lan.namespace, "address": lan.mac}
-        ipr.link("add", ifname=lan.device, kind="veth", peer=inside)
+        ipr.link("add", ifname=lan.port or lan.device, kind="veth", peer=inside)
+        if lan.port:
+            ipr.link("add", ifname=lan.device, kind="bridge", br_stp_state=0, br_forward_delay=0)
+            ipr.link("set", index=link(ipr, lan.port)["index"], master=link(ipr, lan.device)["index"], state="up")
         _configure(ipr, lan.device, lan.host)
     with NetNS(lan.namespace) as inner:
         _configure(inner, "lo", ())
@@ -57,9 +62,10 @@ def delete_lan(lan: Lan) -> None:
     from pyroute2 import netns
 
     with netlink() as ipr:
-        found = link(ipr, lan.device)
-        if found is not None:
-            ipr.link("del", index=found["index"])
+        for name in (lan.port or lan.device, lan.device):
+            found = link(ipr, name)
+            if found is not None:
+                ipr.link("del", index=found["index"])
     if lan.namespace in netns.listnetns():
         netns.remove(lan.namespace)
 

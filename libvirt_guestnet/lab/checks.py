@@ -17,6 +17,9 @@ class Kind(StrEnum):
     SERVICE = "service"
     VIA = "route"
     SEEN_AS = "source"
+    ANSWERED_BY = "answer"
+    GATEWAY = "gateway"
+    TABLES = "tables"
     FORGE = "forge"
 
 
@@ -25,7 +28,8 @@ class Check:
     """One thing to try and what must come out of it.
 
     `address` is the destination's. `allowed`: the try must succeed (False: it must fail). `hops` are, per hop of a
-    trace, the addresses it may show; `seen` the source addresses that the destination may see. `forgery` is one of
+    trace, the addresses it may show; `seen` the source addresses that the destination may see, or the gateways that the
+    source may have. `mac` is the one that must answer, None for the host's. `tables` are of model.TABLES, `forgery` of
     FORGERIES; `port` the guest's port it is sent from. `without_forwarding` names the router switched off meanwhile.
     """
 
@@ -43,6 +47,7 @@ class Check:
     forgery: str | None = None
     port: str | None = None
     without_forwarding: str | None = None
+    tables: tuple[str, ...] = ()
 
 
 def plan(topology: Topology) -> tuple[Check, ...]:
@@ -66,6 +71,7 @@ def _checks(topology: Topology, expect: Expect) -> Iterator[Check]:
         yield from _reach(topology, expect, family, expect.can, True)
         yield from _reach(topology, expect, family, expect.cannot, False)
         yield from _route(topology, expect, family)
+        yield from _way(topology, expect, family)
 
 
 def _reach(
@@ -95,6 +101,23 @@ def _route(topology: Topology, expect: Expect, family: Family) -> Iterator[Check
         seen = _known(topology, expect.seen_as)
         service = next((s for s in expect.can if isinstance(s, Service) and s.protocol is Protocol.TCP), None)
         yield replace(base, kind=Kind.SEEN_AS, what=f"seen as {expect.seen_as}", seen=seen, service=service)
+
+
+def _way(topology: Topology, expect: Expect, family: Family) -> Iterator[Check]:
+    """Who is on the way, as the tables of those at its ends have it."""
+    base = _base(topology, expect, family)
+    if base is None or base.address is None:
+        return
+    if expect.answered_by:
+        answering = endpoints.parse(expect.answered_by, topology)
+        mac = endpoints.mac(topology, answering, base.address)
+        yield replace(base, kind=Kind.ANSWERED_BY, what=f"answered by {answering.text}", mac=mac)
+    gateways = tuple(gateway for gateway in expect.gateways if gateway.version == base.address.version)
+    if gateways:
+        yield replace(base, kind=Kind.GATEWAY, what=f"gateway {gateways[0]}", seen=gateways)
+    if expect.tables is not None:
+        what = f"tables {' '.join(expect.tables) or 'nothing'}"
+        yield replace(base, kind=Kind.TABLES, what=what, tables=expect.tables)
 
 
 def _forgeries(topology: Topology, expect: Expect) -> Iterator[Check]:

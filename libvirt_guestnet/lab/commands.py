@@ -13,7 +13,7 @@ from pathlib import Path
 from libvirt_guestnet import commands, sandbox
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import image
-from libvirt_guestnet.lab import report
+from libvirt_guestnet.lab import report, tables
 from libvirt_guestnet.lab import run as running
 from libvirt_guestnet.lab.run import Progress
 from libvirt_guestnet.model import Topology
@@ -116,7 +116,10 @@ def _verify_here(found: Topology, args: Namespace, tell: Progress) -> int:
     tell("verifying every line of expect:")
     with running.agents(found, args.connect, load_hostmap().devices) as agents:
         results = verifying.verify(found, agents)
+        shown = "" if args.json else tables.text(found, agents)
     tell("verified")
+    if shown:
+        print(f"\n{shown}\n")
     print(json.dumps(report.rows(results), indent=2) if args.json else report.text(results))
     return 0 if all(result.passed for result in results) else 1
 

@@ -66,6 +66,16 @@ def mac(topology: Topology, endpoint: Endpoint, address: IPAddress) -> str | Non
     return next((n.mac for n in topology.networks if any(s.host == address for s in n.subnets)), None)
 
 
+def host_beside(topology: Topology, address: IPAddress) -> IPAddress | None:
+    """The host's own address on the LAN that an address is of."""
+    for physical in topology.physical_networks:
+        for prefix in physical.subnets:
+            own = next((host for host in physical.host if host in prefix), None)
+            if address in prefix and own is not None:
+                return own
+    return None
+
+
 def stand_in_mac(topology: Topology, label: PhysicalNetwork) -> str:
     """The MAC of the host that stands for a LAN; 52:54:01 keeps it apart from guests' 52:54:00."""
     digest = hashlib.sha256(f"{topology.name}/{label.label}/stand-in".encode()).hexdigest()

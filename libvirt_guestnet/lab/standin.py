@@ -8,9 +8,9 @@ from ipaddress import ip_interface
 
 from libvirt_guestnet.datapath.lan import Interface, Lan
 from libvirt_guestnet.lab.endpoints import STAND_IN_DEVICE, stand_in_mac
-from libvirt_guestnet.model import IPAddress, Mode, PhysicalNetwork, Topology
+from libvirt_guestnet.model import IPAddress, Mode, Network, PhysicalNetwork, Topology
 
-_PREFIX = "lan-"
+_PREFIX, _NIC = "lan-", "nic-"
 
 
 def lans(topology: Topology, mapped: Mapping[str, str]) -> tuple[Lan, ...]:
@@ -30,19 +30,27 @@ def lan_of(topology: Topology, physical: PhysicalNetwork) -> Lan:
         host=tuple(_interface(physical, address) for address in physical.host),
         stand_in=tuple(_interface(physical, address) for address in physical.stand_in),
         gateways=tuple(map(str, _gateways(topology, physical))),
+        port=f"{_NIC}{_short(physical.label, _NIC)}" if physical.host and _bridged(topology, physical) else "",
     )
 
 
 def device_name(label: str) -> str:
     """The namespace and the veth end of a label: readable where the label fits an interface name."""
-    if len(label) <= 15 - len(_PREFIX):
-        return _PREFIX + label
-    return _PREFIX + hashlib.sha256(label.encode()).hexdigest()[:8]
+    return _PREFIX + _short(label, _PREFIX)
+
+
+def _short(label: str, prefix: str) -> str:
+    return label if len(label) <= 15 - len(prefix) else hashlib.sha256(label.encode()).hexdigest()[:8]
+
+
+def _bridged(topology: Topology, physical: PhysicalNetwork) -> list[Network]:
+    return [n for n in topology.networks if n.mode is Mode.BRIDGE and n.physical_network == physical.label]
 
 
 def _gateways(topology: Topology, physical: PhysicalNetwork) -> tuple[IPAddress, ...]:
-    bridged = [n.name for n in topology.networks if n.mode is Mode.BRIDGE and n.physical_network == physical.label]
-    guests = (a.ip for n in bridged for _, port in topology.ports_on(n) for a in port.addresses)
+    guests = (
+        a.ip for n in _bridged(topology, physical) for _, port in topology.ports_on(n.name) for a in port.addresses
+    )
     candidates = [*physical.host, *guests]
     per_family = (next((c for c in candidates if c.version == version), None) for version in (4, 6))
     return tuple(address for address in per_family if address is not None)

@@ -40,8 +40,9 @@ class Endpoints:
         self._check(decl.source, report)
         if decl.destination:
             self._check(decl.destination, report)
-        if decl.seen_as:
-            self._check(decl.seen_as, report)
+        for at in (decl.seen_as, decl.answered_by):
+            if at:
+                self._check(at, report)
         self._check_hops(decl, report)
         _check_question(decl, report)
         _check_services(decl, report)
@@ -58,6 +59,9 @@ class Endpoints:
             forge=values(decl.forge),
             families=self._choose(decl, report),
             without_forwarding=value(decl.without_forwarding),
+            answered_by=value(decl.answered_by),
+            gateways=values(decl.gateways),
+            tables=None if decl.tables is None else values(decl.tables),
         )
 
     def _check(self, at: At[str], report: Report) -> None:
@@ -90,12 +94,17 @@ class Endpoints:
 
 
 def _check_question(decl: ExpectDecl, report: Report) -> None:
-    asked = [decl.can, decl.cannot, decl.via, decl.seen_as]
-    broken = decl.bad & {"can", "cannot", "via", "seen-as", "forge", "to"}
+    tables = decl.tables is not None
+    asked = [decl.can, decl.cannot, decl.via, decl.seen_as, decl.answered_by, decl.gateways, tables]
+    broken = decl.bad & {"can", "cannot", "via", "seen-as", "forge", "to", "answered-by", "gateways", "tables"}
     if not any(asked) and not decl.forge and not broken:
-        report.add(decl.at, "nothing is expected here: say can, cannot, via, seen-as or forge")
+        report.add(
+            decl.at, "nothing is expected here: say can, cannot, via, seen-as, answered-by, gateways, tables or forge"
+        )
     if any(asked) and not decl.destination and "to" not in decl.bad:
         report.add(decl.at, "the key 'to' is missing: only forge does without a destination")
+    if decl.tables is not None and decl.source.value != HOST:
+        report.add(decl.source.where, f"tables are the host's: say from: {HOST}")
     if decl.destination and decl.destination.value == decl.source.value:
         report.add(decl.destination.where, f"'{decl.source.value}' is both ends")
 

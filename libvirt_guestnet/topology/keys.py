@@ -317,6 +317,17 @@ class ExpectDecl(Decl):
         ListOf(kinds.OBJECT_NAME), "The hops in between that a trace shows, in order: guests or host."
     )
     seen_as: At[str] | None = key(kinds.OBJECT_NAME, "Endpoint whose address the destination sees as source.")
+    answered_by: At[str] | None = key(
+        kinds.OBJECT_NAME, "Endpoint whose MAC address answers ARP and ND for the destination on the link."
+    )
+    gateways: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP), "The source's default gateways, one for each family checked."
+    )
+    tables: tuple[At[str], ...] | None = key(
+        ListOf(kinds.HOST_TABLE),
+        "What the host's tables hold for each address of the destination: route (to a port), published (the "
+        "host answers ARP or ND for it: flags MP in `arp -n`); [] when nothing.",
+    )
     forge: tuple[At[str], ...] | None = key(
         ListOf(kinds.FORGERY, all_word="all", all_items=FORGERIES),
         "Kinds of forged frame that must arrive nowhere, or all.",

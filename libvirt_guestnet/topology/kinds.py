@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_netw
 from typing import Any, TypeVar
 from uuid import UUID
 
-from ..model import FORGERIES, Family, IPAddress, IPNetwork, Mode, PortKind, Protocol, Role, Service
+from ..model import FORGERIES, TABLES, Family, IPAddress, IPNetwork, Mode, PortKind, Protocol, Role, Service
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -205,6 +205,12 @@ def _read_forgery(text: str) -> str:
     return text
 
 
+def _read_host_table(text: str) -> str:
+    if text not in TABLES:
+        raise ValueError(unknown("table", text, TABLES))
+    return text
+
+
 def _read_vlan_range(text: str) -> tuple[int, int]:
     if not re.fullmatch("[0-9]{1,4}(-[0-9]{1,4})?", text):
         raise ValueError(f"{shown(text)} is neither a VLAN nor a range such as 100-110")
@@ -275,6 +281,7 @@ PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
 SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
 PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
+HOST_TABLE = Kind(_read_host_table, {"enum": list(TABLES)})
 DNS_NAME = Kind(_read_dns_name, _pattern("[A-Za-z0-9_.-]+") | {"maxLength": 253})
 UUID_TEXT = Kind(_read_uuid, {"type": "string", "format": "uuid"})
 MODE = choice(Mode, "mode")
