@@ -8,6 +8,8 @@
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain: its helper still waits for the tap
     ├── vlans/TAP.json              the VLANs of one tagged tap
+    ├── reconnect/PID               a guest's XML, for the one process that repairs all after a restart of the daemon
+    ├── reconnect.lock              held by that process
     ├── reach/TAP.json              the routes and published neighbours that lead to one tap
     ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of
     ├── ways/TAP.json               the ways in to one port: claimed when its guest starts, active once it is there
@@ -154,6 +156,13 @@ class State:
 
     def put_network(self, receipt: NetworkReceipt) -> None:
         self._write("networks", receipt.name, receipt._asdict())
+
+    def confirm_network(self, name: str) -> None:
+        """The receipt, if there is one, is as good as new: the hook file compares its age with libvirt's record."""
+        try:
+            os.utime(self._path("networks", name))
+        except FileNotFoundError:
+            return
 
     def drop_network(self, name: str) -> None:
         self._remove("networks", name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from contextlib import ExitStack
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libvirt_guestnet.datapath.kernel import ALIAS, delete_ours, ensure_bridge, link, netlink, no_ipv6, our_link
@@ -28,7 +27,11 @@ class Subinterface(NamedTuple):
     def device(self) -> str:
         """NIC.VID, or where that is longer than a name may be, the VLAN and a hash of the NIC."""
         plain = f"{self.nic}.{self.vlan}"
-        return plain if len(plain) <= 15 else f"v{self.vlan}-{sha256(self.nic.encode()).hexdigest()[:8]}"
+        if len(plain) <= 15:
+            return plain
+        from hashlib import sha256  # loads OpenSSL: 3 ms of every hook
+
+        return f"v{self.vlan}-{sha256(self.nic.encode()).hexdigest()[:8]}"
 
 
 def ensure_subinterface(wanted: Subinterface, network: str) -> None:

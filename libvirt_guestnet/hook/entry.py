@@ -26,7 +26,7 @@ class DeadlineError(GuestnetError):
 def call(hook: str, argv: list[str], function: str, veto: bool, data: bytes) -> int:
     """One hook call. Whatever happens: one line on stderr, nothing on stdout, the status the table asks for."""
     name, operation = argv[1], argv[2]
-    signal.signal(signal.SIGALRM, _expired)
+    signal.signal(signal.SIGALRM, expired)
     signal.alarm(DEADLINE_SECONDS)
     try:
         FUNCTIONS[function](xmlread.parse(data), State())
@@ -44,7 +44,8 @@ def _failed(text: str, veto: bool) -> int:
     return 1 if veto else 0
 
 
-def _expired(_signal: int, _frame: FrameType | None) -> None:
+def expired(_signal: int, _frame: FrameType | None) -> None:
+    """What SIGALRM does: raises DeadlineError."""
     raise DeadlineError(f"not done within {DEADLINE_SECONDS} s; is the host overloaded? Start again")
 
 
@@ -253,6 +254,7 @@ def remember_network(hook_data: xmlread.Node, state: State) -> None:
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
     if receipt == state.network(name):
+        state.confirm_network(name)
         return
     with state.lock():
         if receipt is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from libvirt_guestnet.datapath import links
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import xmlread
+from libvirt_guestnet.hook import log, xmlread
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.state import Plugging, State
 
@@ -138,14 +138,8 @@ def _help(watch: links.Watch, found: Plug, state: State, guard: Callable[[str], 
             guard(tap)
     except Exception as error:  # closed, whatever the bug: nobody else will guard this NIC
         links.set_down(tap)
-        _log(f"domain {found.domain.text_of('name')}: new NIC {found.mac} cannot be guarded, {tap} is down: {error}")
+        name = found.domain.text_of("name")
+        log.complain(f"domain {name}: new NIC {found.mac} cannot be guarded, {tap} is down: {error}")
     finally:
         with state.lock():
             state.drop_plugging(found.portid)
-
-
-def _log(text: str) -> None:
-    import syslog
-
-    syslog.openlog("libvirt-guestnet", facility=syslog.LOG_DAEMON)
-    syslog.syslog(syslog.LOG_ERR, " ".join(text.split()))

@@ -1,9 +1,16 @@
-"""Where the installed hook files arrive: `python3 -IS main.py qemu|network OBJECT OPERATION SUBOPERATION EXTRA`."""
+"""Where the installed hook files arrive: `python3 -IS main.py qemu|network OBJECT OPERATION SUBOPERATION EXTRA`.
+
+Or, after `reconnect` calls: `python3 -IS main.py repair`.
+"""
 
 import sys
 
 if __name__ == "__main__":
     sys.path.insert(0, __file__.rpartition("/libvirt_guestnet/")[0])
+    if sys.argv[1] == "repair":
+        from libvirt_guestnet.hook import repair
+
+        sys.exit(repair.main())
     from libvirt_guestnet.hook.lifecycle import run
 
     sys.exit(run(sys.argv[1], sys.argv[1:]))

@@ -97,3 +97,39 @@ def test_an_update_without_a_running_domain_leaves_no_helper(hooks: Hooks, versi
     for name, operation, xml in captured_in(version, scenario):
         assert hooks.call("network", name, operation, "begin", xml) == (0, "")
     assert not [name for name in hooks.receipts() if name not in ("vlan1.json", "vlan2.json")]
+
+
+PORT = next((DATA / "9.0.0/dom-start").glob("*-port-created-begin.xml"))
+NAME = PORT.stem.split("-")[2]
+
+
+def port_created(hooks: Hooks, old: str = "", new: str = "") -> bool:
+    """Whether a `port-created` call, with a text of its XML replaced, gets as far as Python."""
+    path = hooks.root / "etc/libvirt/hooks/network.d/50-guestnet"
+    path.write_text(path.read_text().replace("printf ", "exit 77; printf "))
+    xml = _ours(PORT.read_bytes(), NETWORK).decode()
+    assert old in xml
+    status, _ = hooks.call("network", NAME, "port-created", "begin", xml.replace(old, new).encode())
+    return {0: False, 77: True}[status]
+
+
+def test_a_port_that_can_wait_costs_a_shell(hooks: Hooks) -> None:
+    text = PORT.read_text().rpartition("<networkport>")[2]
+    portid, owner = re.findall(r"<uuid>(.*?)</uuid>", text)[0], re.findall(r"<name>(.*?)</name>", text)[0]
+    record, noted = f"/run/libvirt/network/{NAME}.xml", f"/run/libvirt-guestnet/networks/{NAME}.json"
+    hooks.box.ok("mkdir", "-p", "/run/libvirt/network", "/run/libvirt/qemu", "/run/libvirt-guestnet/networks")
+    hooks.box.ok("touch", "-d", "1 minute ago", noted)
+    hooks.box.ok("touch", record)
+    assert port_created(hooks), "the network may have changed"
+    hooks.box.ok("touch", "-d", "1 hour ago", record)
+    assert not port_created(hooks), "the domain starts"
+    for odd in ("a&amp;b", "", "gäst"):
+        assert port_created(hooks, f"<name>{owner}</name>", f"<name>{odd}</name>"), "which file is its record?"
+    assert port_created(hooks, portid, "none")
+    hooks.record(owner, b"<source portid='61000001-0000-4000-8000-00000000abcd'/>")
+    assert port_created(hooks), "a NIC is plugged"
+    hooks.record(owner, f"<source network='x' portid='{portid}'/>".encode())
+    assert not port_created(hooks), "the daemon has restarted"
+    hooks.box.ok("rm", noted)
+    assert port_created(hooks), "nobody has told us of the network"
+    assert not port_created(hooks, "libvirt-guestnet.org", "x.org"), "a plain network"

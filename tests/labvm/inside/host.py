@@ -63,7 +63,12 @@ class Host:
 
     def call(self, hook: str, name: str, operation: str, xml: bytes) -> str:
         file = self.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet"
+        if operation == "reconnect":
+            Path("/run/libvirt/qemu").mkdir(parents=True, exist_ok=True)
+            Path(f"/run/libvirt/qemu/{name}.xml").write_bytes(b"<domstatus>" + xml + b"</domstatus>")
         done = subprocess.run([file, name, operation, "begin", "-"], input=xml, capture_output=True, timeout=60)
+        if operation == "reconnect":
+            _repaired()
         assert (done.returncode == 0) == (done.stderr == b"")
         return done.stderr.decode()
 
@@ -113,3 +118,10 @@ def vlans(device: str) -> dict[int, set[str]]:
 
 
 ACCESS = {"PVID", "Egress Untagged"}
+
+
+def _repaired() -> None:
+    """Waits for the process that a `reconnect` leaves behind."""
+    while any(Path("/run/libvirt-guestnet/reconnect").iterdir()):
+        time.sleep(0.05)
+    subprocess.run(["flock", "/run/libvirt-guestnet/reconnect.lock", "true"], check=True, timeout=60)
