@@ -73,11 +73,12 @@ def _library() -> Path:
 
 
 def _text(hook: str) -> str:
-    from libvirt_guestnet.hook.lifecycle import TABLE
+    from libvirt_guestnet.hook.lifecycle import ARRIVALS, TABLE
 
     wanted = [operation for (of, operation), (function, *_) in TABLE.items() if of == hook and function]
     values = {
         "@OPERATIONS@": " | ".join(wanted),
+        "@ARRIVALS@": " | ".join(f"*{word}*" for word in ARRIVALS),
         "@PYTHON@": shlex.quote(sys.executable),
         "@MAIN@": shlex.quote(str(_library() / "libvirt_guestnet/hook/main.py")),
     }

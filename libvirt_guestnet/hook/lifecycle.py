@@ -40,6 +40,9 @@ TABLE: dict[tuple[str, str], tuple[str | None, str, str]] = {
     ("network", "stopped"): ("forget_network", REPORT, "remove the bridge that we made; guests on it stay guarded"),
 }
 
+# Words of which a guest has one that `started` does anything for; the hook file looks for them before Python starts.
+ARRIVALS = ("routed", "forward", "floating")
+
 _STATE = "/run/libvirt-guestnet"
 _RUNNING = "/run/libvirt/qemu"
 
@@ -61,8 +64,7 @@ def run(hook: str, argv: list[str]) -> int:
 def _concerns_us(function: str, data: bytes) -> bool:
     """Whether the object carries something of ours, or may be on or in something that does."""
     if function == "arrive":
-        words = (b"routed", b"forward", b"floating")  # nothing leads to other guests
-        return (_OURS in data and any(word in data for word in words)) or bool(_names(f"{_STATE}/ways"))
+        return any(word.encode() in data for word in ARRIVALS) or bool(_names(f"{_STATE}/ways"))
     if _OURS in data or len(data) > _MAX_STDIN:
         return True
     if function == "create_port":

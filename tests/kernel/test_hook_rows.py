@@ -11,7 +11,7 @@ import pytest
 from box import Box
 from test_hook import A1, A2, DATA, DOMAIN, NETWORK, VERSIONS, Hooks, _mac, _ours, _port_call
 
-from libvirt_guestnet.hook.lifecycle import TABLE
+from libvirt_guestnet.hook.lifecycle import ARRIVALS, TABLE
 
 NOTHING = sorted(row for row, (function, *_) in TABLE.items() if function is None)
 # Migration was captured between two daemons of 9.0.0 only.
@@ -133,3 +133,14 @@ def test_a_port_that_can_wait_costs_a_shell(hooks: Hooks) -> None:
     hooks.box.ok("rm", noted)
     assert port_created(hooks), "nobody has told us of the network"
     assert not port_created(hooks, "libvirt-guestnet.org", "x.org"), "a plain network"
+
+
+def test_a_guest_to_whom_nothing_leads_is_started_by_a_shell(hooks: Hooks) -> None:
+    path = hooks.root / "etc/libvirt/hooks/qemu.d/50-guestnet"
+    path.write_text(path.read_text().replace("printf ", "exit 77; printf "))
+    assert hooks.call("qemu", "guesta", "started", "begin", DOMAIN.encode()) == (0, "")
+    for word in ARRIVALS:
+        assert hooks.call("qemu", "guesta", "started", "begin", f"{DOMAIN}<!-- {word} -->".encode()) == (77, "")
+    hooks.box.ok("mkdir", "-p", "/run/libvirt-guestnet/ways")
+    hooks.box.ok("touch", "/run/libvirt-guestnet/ways/vnet0.json")
+    assert hooks.call("qemu", "guesta", "started", "begin", DOMAIN.encode()) == (77, "")
