@@ -346,10 +346,11 @@ class Expect:
 
     `can` / `cannot` list services ("layer2" is ARP/ND resolution seen with the peer's own MAC). `via` are the hops a
     trace must show, in order, before the destination. `seen_as` is the endpoint whose address the destination sees
-    as source. `forge` lists the kinds of forged frame that must arrive nowhere. `without_forwarding` names a router
-    guest that has forwarding switched off while this line is checked. `answered_by` is the endpoint whose MAC address
-    answers ARP or ND for the destination's address, `gateways` are the source's default gateways, and `tables` what the
-    host's own tables hold for the destination's address, of TABLES (None: whatever).
+    as source. `at` is asked for instead of the destination's own address: a way in to it. `forge` lists the kinds of
+    forged frame that must arrive nowhere. `without_forwarding` names a router guest that has forwarding switched off
+    while this line is checked. `answered_by` is the endpoint whose MAC address answers ARP or ND for the destination's
+    address, `gateways` are the source's default gateways, and `tables` what the host's own tables hold for the
+    destination's address, of TABLES (None: whatever).
     """
 
     source: str
@@ -358,6 +359,7 @@ class Expect:
     cannot: tuple[Service | str, ...] = ()
     via: tuple[str, ...] = ()
     seen_as: str | None = None
+    at: IPAddress | None = None
     forge: tuple[str, ...] = ()
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     without_forwarding: str | None = None

@@ -112,8 +112,12 @@ def settle(state: State, hold: int, force: bool = False) -> None:
 
 
 def _arrange(active: list[Ways], hold: int) -> None:
-    from libvirt_guestnet.datapath import places
+    from libvirt_guestnet.datapath import places, routed
 
+    # libvirt switches it on for nat and route networks only.
+    targets = [way.to for each in active for way in each.forwards] + [f.to for each in active for f in each.floating]
+    for version in sorted({6 if ":" in to else 4 for to in targets}):
+        routed.forward(version)
     if failures := places.arrange(accepts(active), hold):
         raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
 

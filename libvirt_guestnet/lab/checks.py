@@ -31,6 +31,7 @@ class Check:
     trace, the addresses it may show; `seen` the source addresses that the destination may see, or the gateways that the
     source may have. `mac` is the one that must answer, None for the host's. `tables` are of model.TABLES, `forgery` of
     FORGERIES; `port` the guest's port it is sent from. `without_forwarding` names the router switched off meanwhile.
+    `at` is the address where it is not the destination's own, `listens` the destination's port where that one differs.
     """
 
     kind: Kind
@@ -48,6 +49,8 @@ class Check:
     port: str | None = None
     without_forwarding: str | None = None
     tables: tuple[str, ...] = ()
+    at: IPAddress | None = None
+    listens: int | None = None
 
 
 def plan(topology: Topology) -> tuple[Check, ...]:
@@ -58,7 +61,8 @@ def plan(topology: Topology) -> tuple[Check, ...]:
 def services(checks: tuple[Check, ...]) -> tuple[Service, ...]:
     """Every single TCP and UDP port that a check speaks to: each destination must answer on it, or a check that it
     is blocked would prove nothing."""
-    wanted = {c.service for c in checks if c.service and c.service.first_port}
+    asked = ((c.service, c.listens or c.service.first_port) for c in checks if c.service)
+    wanted = {Service(service.protocol, port, port) for service, port in asked if port}
     return tuple(sorted(wanted, key=str))
 
 
@@ -82,11 +86,23 @@ def _reach(
         return
     for item in items:
         if isinstance(item, Service):
-            yield replace(base, kind=Kind.SERVICE, what=str(item), allowed=allowed, service=item)
+            listens = _behind(topology, expect, item)
+            yield replace(base, kind=Kind.SERVICE, what=str(item), allowed=allowed, service=item, listens=listens)
         else:
             destination = endpoints.parse(expect.destination or "", topology)
             mac = endpoints.mac(topology, destination, base.address) if base.address else None
             yield replace(base, kind=Kind.LAYER2, what=item, allowed=allowed, mac=mac)
+
+
+def _behind(topology: Topology, expect: Expect, service: Service) -> int | None:
+    """The guest's port that a forward leads to, if one does."""
+    guest = endpoints.guest_of(topology, endpoints.parse(expect.destination or "", topology)) if expect.at else None
+    for forward in (forward for port in (guest.ports if guest else ()) for forward in port.forwards):
+        here = forward.at == expect.at if forward.at else expect.at and forward.address.version == expect.at.version
+        asked = service.first_port or 0
+        if here and forward.protocol is service.protocol and forward.first <= asked <= forward.last:
+            return forward.to_first + asked - forward.first
+    return None
 
 
 def _route(topology: Topology, expect: Expect, family: Family) -> Iterator[Check]:
@@ -98,9 +114,20 @@ def _route(topology: Topology, expect: Expect, family: Family) -> Iterator[Check
         path = " > ".join(expect.via)
         yield replace(base, kind=Kind.VIA, what=f"via {path}", hops=(*hops, (base.address,)))
     if expect.seen_as:
-        seen = _known(topology, expect.seen_as)
-        service = next((s for s in expect.can if isinstance(s, Service) and s.protocol is Protocol.TCP), None)
-        yield replace(base, kind=Kind.SEEN_AS, what=f"seen as {expect.seen_as}", seen=seen, service=service)
+        seen = endpoints.seen_as(topology, endpoints.parse(expect.seen_as, topology))
+        for service in _one_of_each(expect.can) or (None,):
+            what = f"seen as {expect.seen_as}" + (" by udp" if service and service.protocol is Protocol.UDP else "")
+            listens = _behind(topology, expect, service) if service else None
+            yield replace(base, kind=Kind.SEEN_AS, what=what, seen=seen, service=service, listens=listens)
+
+
+def _one_of_each(items: tuple[Service | str, ...]) -> tuple[Service, ...]:
+    """The first TCP and the first UDP service."""
+    found = (
+        next((s for s in items if isinstance(s, Service) and s.protocol is protocol), None)
+        for protocol in (Protocol.TCP, Protocol.UDP)
+    )
+    return tuple(service for service in found if service)
 
 
 def _way(topology: Topology, expect: Expect, family: Family) -> Iterator[Check]:
@@ -135,11 +162,12 @@ def _forgeries(topology: Topology, expect: Expect) -> Iterator[Check]:
 def _base(topology: Topology, expect: Expect, family: Family) -> Check | None:
     source = endpoints.parse(expect.source, topology)
     destination = endpoints.parse(expect.destination or "", topology)
-    address = endpoints.target(topology, source, destination, family)
+    address = expect.at or endpoints.target(topology, source, destination, family)
     if address is None:
         return None
     off = expect.without_forwarding
-    return Check(Kind.SERVICE, source.text, destination.text, "", True, family, address, without_forwarding=off)
+    ends = source.text, destination.text
+    return Check(Kind.SERVICE, *ends, "", True, family, address, without_forwarding=off, at=expect.at)
 
 
 def _known(topology: Topology, text: str) -> tuple[IPAddress, ...]:

@@ -50,6 +50,13 @@ def addresses(topology: Topology, endpoint: Endpoint) -> tuple[IPAddress, ...]:
     return tuple(_host_addresses(topology))
 
 
+def seen_as(topology: Topology, endpoint: Endpoint) -> tuple[IPAddress, ...]:
+    """Every address that others may see it with: floating ones too."""
+    guest = guest_of(topology, endpoint)
+    floating = (ip for port in (_ports(guest, endpoint) if guest else ()) for ip in port.floating)
+    return (*addresses(topology, endpoint), *floating)
+
+
 def target(topology: Topology, source: Endpoint, destination: Endpoint, family: Family) -> IPAddress | None:
     """The address under which `source` speaks to `destination`: on a network they share, else the first one."""
     found = [a for a in addresses(topology, destination) if a.version == _VERSION[family]]

@@ -58,7 +58,8 @@ def _line(result: Result) -> _Line:
     if check.kind is Kind.FORGE:
         verb = "forged %: nowhere"
     note = f", {check.without_forwarding} not forwarding" if check.without_forwarding else ""
-    return _Line(_word(result), check.source, check.destination, verb + note, result.seen)
+    at = f" at {check.at}" if check.at else ""
+    return _Line(_word(result), check.source, check.destination + at, verb + note, result.seen)
 
 
 def _subject(check: Check) -> str:
@@ -76,6 +77,7 @@ def _row(result: Result) -> dict[str, object]:
         "result": _word(result),
         "from": check.source,
         "to": check.destination,
+        "at": str(check.at or ""),
         "family": check.family.value if check.family else "",
         "check": check.what,
         "expected": "arrives nowhere" if check.kind is Kind.FORGE else wanted,

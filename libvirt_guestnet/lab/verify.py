@@ -143,8 +143,9 @@ def _trace(agent: Agent, check: Check) -> tuple[Sequence[str | None], bool]:
 
 
 def _try_seen_as(agent: Agent, check: Check) -> tuple[str, bool]:
-    port = check.service.first_port if check.service else None
-    seen = agent.tcp(str(check.address), port or 80).seen_as
+    udp = check.service is not None and check.service.protocol is Protocol.UDP
+    port = (check.service.first_port if check.service else None) or 80
+    seen = (agent.udp if udp else agent.tcp)(str(check.address), port).seen_as
     return str(seen or "no answer"), seen in check.seen
 
 

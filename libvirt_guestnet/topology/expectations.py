@@ -44,6 +44,7 @@ class Endpoints:
             if at:
                 self._check(at, report)
         self._check_hops(decl, report)
+        self._check_address(decl, report)
         _check_question(decl, report)
         _check_services(decl, report)
         if decl.forge:
@@ -56,6 +57,7 @@ class Endpoints:
             cannot=values(decl.cannot),
             via=values(decl.via),
             seen_as=value(decl.seen_as),
+            at=value(decl.address),
             forge=values(decl.forge),
             families=self._choose(decl, report),
             without_forwarding=value(decl.without_forwarding),
@@ -73,6 +75,11 @@ class Endpoints:
             if hop.value not in self._guests and hop.value != HOST:
                 report.unknown(hop.where, "hop", hop.value, [*self._guests, HOST])
 
+    def _check_address(self, decl: ExpectDecl, report: Report) -> None:
+        to = decl.destination
+        if decl.address and to and to.value in self._families and to.value not in self._guests | self._ports:
+            report.add(decl.address.where, f"at: leads to guests only; '{to.value}' is none")
+
     def _check_forge(self, decl: ExpectDecl, report: Report) -> None:
         source = decl.source
         if source.value in self._families and source.value not in self._guests | self._ports:
@@ -81,6 +88,8 @@ class Endpoints:
     def _choose(self, decl: ExpectDecl, report: Report) -> tuple[Family, ...]:
         ends = [decl.source] + ([decl.destination] if decl.destination else [])
         common = _BOTH.intersection(*(self._families.get(end.value, _BOTH) for end in ends))
+        if decl.address:
+            common &= {Family.IPV4 if decl.address.value.version == 4 else Family.IPV6}
         for family in decl.families or ():
             if family.value not in common:
                 report.add(family.where, f"not both ends have {family.value} addresses")

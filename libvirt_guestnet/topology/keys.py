@@ -316,6 +316,9 @@ class ExpectDecl(Decl):
     via: tuple[At[str], ...] | None = key(
         ListOf(kinds.OBJECT_NAME), "The hops in between that a trace shows, in order: guests or host."
     )
+    address: At[IPAddress] | None = key(
+        kinds.IP, "Ask for this address, which leads to the guest by its forwards or floating, not its own.", name="at"
+    )
     seen_as: At[str] | None = key(kinds.OBJECT_NAME, "Endpoint whose address the destination sees as source.")
     answered_by: At[str] | None = key(
         kinds.OBJECT_NAME, "Endpoint whose MAC address answers ARP and ND for the destination on the link."

@@ -10,7 +10,11 @@ from libvirt_guestnet.model import FORGERIES
 from libvirt_guestnet.sandbox import Sandbox
 
 ROUTED = {f"c > lan2 {check} {family}" for check in ("icmp", "tcp/80", "udp/53") for family in ("ipv4", "ipv6")}
-NOTICED = {f"c > lan2 {check} {family}" for check in ("via b > host", "seen as host") for family in ("ipv4", "ipv6")}
+NOTICED = {
+    f"c > lan2 {check} {family}"
+    for check in ("via b > host", "seen as host", "seen as host by udp")
+    for family in ("ipv4", "ipv6")
+}
 
 
 def test_everything_is_as_expected(archnetwork: Lab) -> None:

@@ -39,7 +39,6 @@ ip -n near addr add {NEAR}/24 dev eth0; ip -n near addr add {NEAR6}/64 dev eth0 
 for who in guest near; do
     ip -n $who route add default via 10.61.1.1; ip -n $who -6 route add default via fd61:1::1
 done
-echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 for each in iptables ip6tables; do echo 0 > /proc/sys/net/bridge/bridge-nf-call-$each; done
 for tool in iptables ip6tables; do
     $tool -A FORWARD -o virbr1 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
