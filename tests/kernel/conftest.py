@@ -46,6 +46,11 @@ def ip(arguments: str) -> str:
     return subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True, timeout=10).stdout
 
 
+def bridge_port(name: str) -> str:
+    argv = ["bridge", "link", "show", "dev", name]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=10).stdout
+
+
 def open_tap(name: str) -> int:
     """A new tap; it lasts as long as the descriptor."""
     fd = os.open("/dev/net/tun", os.O_RDWR)
@@ -78,6 +83,9 @@ class Wire:
             switch = Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}tables")
             if switch.exists():
                 switch.write_text("0")
+        # The kernel tells the bridge that a veth has a carrier when it finds the time; until then frames are lost.
+        while "state forwarding" not in bridge_port("peer0"):
+            time.sleep(0.001)
         self.ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self.ear.bind(("peer1", 0))
 

@@ -38,6 +38,18 @@ _KERNEL_TESTS = {
         "test_what_is_in_a_tag_is_dropped_with_its_own_reason",
         "test_a_trunk_that_becomes_an_access_port_leaves_no_chain",
     ),
+    "test_learning.py": (
+        "test_an_address_is_learnt_from_the_servers_acknowledgement_alone",
+        "test_dhcpv6_is_believed_word_by_word",
+        "test_what_one_port_holds_is_not_given_to_another[4]",
+        "test_what_one_port_holds_is_not_given_to_another[6]",
+        "test_what_is_learnt_survives_a_new_guard_and_ends_with_the_port",
+        "test_an_address_is_learnt_from_the_real_server",
+        "test_a_dhcpv6_address_is_learnt_from_the_real_server[UUID (RFC 6355)]",
+        "test_a_rapid_commit_is_learnt_too[vendor (systemd)]",
+        "test_answers_without_a_lease_teach_nothing",
+        "test_nobody_rebinds_to_anothers_address",
+    ),
     "test_hook.py": (
         "test_reconnect_repairs_and_never_fails[9.0.0]",
         "test_a_reused_tap_name_belongs_to_its_new_owner",
