@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from lxml import etree
 
-from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.sandbox import Sandbox
 
 XMLNS = 'xmlns:g="https://libvirt-guestnet.org/xmlns/1"'
@@ -119,11 +118,7 @@ class Host:
         self.exact()
 
     def stop_daemon(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
-        """As systemd does it: libvirt 11.3 sometimes does not end when it is asked to, hooks or not."""
-        try:
-            self.sandbox.stop_libvirtd(with_signal)
-        except GuestnetError:
-            self.sandbox.stop_libvirtd(signal.SIGKILL)
+        self.sandbox.stop_libvirtd(with_signal)
 
     def restart_daemon(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
         self.stop_daemon(with_signal)
