@@ -18,6 +18,7 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:address ip="10.61.2.1"/>                    <!-- the port's own: as source, in ARP and ND -->
         <guestnet:source prefix="0.0.0.0/0"/>                 <!-- routed: as IP source only -->
         <guestnet:onlink prefix="10.61.2.0/24"/>              <!-- carved out of the routed sources -->
+        <guestnet:behind prefix="10.61.3.0/24"/>              <!-- the host routes it to this port -->
         <guestnet:pair prefix="10.61.2.100/32" mac="00:00:5e:00:01:05"/>  <!-- more of its own; the MAC is optional -->
         <guestnet:role name="dhcp-server"/>                   <!-- or ra-sender -->
         <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a way in; with

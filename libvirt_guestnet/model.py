@@ -268,6 +268,7 @@ class Port:
     port is known by. `log_drops`: the kernel log tells of dropped frames.
     `forwards` and `floating` are its ways in; a floating address is translated to the port's own address of its family,
     in both directions.
+    While the guest runs, the host routes the prefixes `behind` it through this port.
     A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
     of its untagged ones, none when there is none.
     """
@@ -294,6 +295,7 @@ class Port:
     native_vlan: int | None = None
     forwards: tuple[Forward, ...] = ()
     floating: tuple[IPAddress, ...] = ()
+    behind: tuple[IPNetwork, ...] = ()
 
     def address(self, version: int) -> IPAddress | None:
         """The port's first address of IPv4 or IPv6."""

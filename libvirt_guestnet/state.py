@@ -82,7 +82,7 @@ class NetworkReceipt(NamedTuple):
     lease in seconds, by IP version; `privacy` and `log` are defaults for ports; `made_bridge` says that our hook made
     the bridge, and `overlay` names the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge
     `vlan` is the access VLAN of its ports (0: none), `vlan_uplink` the bridge's port to the outside, and `service` says
-    that its tags are 802.1ad's.
+    that its tags are 802.1ad's. `outside` is the device that a routed network's traffic leaves through ("": any).
     """
 
     name: str
@@ -103,6 +103,7 @@ class NetworkReceipt(NamedTuple):
     vlan: int = 0
     vlan_uplink: str = ""
     service: bool = False
+    outside: str = ""
 
 
 class Plugging(NamedTuple):

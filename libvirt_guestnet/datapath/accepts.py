@@ -39,7 +39,19 @@ class Accept(NamedTuple):
     published: Published | None = None
 
 
-def iptables_batch(accepts: Iterable[Accept], forward: list[str]) -> str:
+class Passage(NamedTuple):
+    """Everything between `guest` behind `bridge` and `far` (None: any address) behind `other`, whoever begins.
+
+    Both ends are exact: an accept that left one open would also lead past the rejects of third networks.
+    """
+
+    bridge: str
+    guest: IPv4Network | IPv6Network
+    other: str
+    far: IPv4Network | IPv6Network | None = None
+
+
+def iptables_batch(accepts: Iterable[Accept | Passage], forward: list[str]) -> str:
     """Input of `iptables-restore --noflush`: our chain holds exactly these and is jumped to first, or is gone.
 
     `forward` is what `iptables -S FORWARD` says. Empty when nothing has to be done.
@@ -58,7 +70,14 @@ def _restore(lines: list[str]) -> str:
     return "\n".join(["*filter", *lines, "COMMIT", ""])
 
 
-def _iptables_rules(accept: Accept) -> tuple[str, str]:
+def _iptables_rules(accept: Accept | Passage) -> tuple[str, str]:
+    if isinstance(accept, Passage):
+        near, other = check_device(accept.bridge), check_device(accept.other)
+        to, by = (f" -d {accept.far}", f" -s {accept.far}") if accept.far else ("", "")
+        return (
+            f"-i {other}{by} -o {near} -d {accept.guest} -j ACCEPT",
+            f"-i {near} -s {accept.guest} -o {other}{to} -j ACCEPT",
+        )
     # By what conntrack knows of the flow, not by the packet's own header: its ICMP errors must pass too.
     bridge, match = check_device(accept.bridge), " -m conntrack"
     if accept.protocol:
@@ -84,7 +103,7 @@ def _span(ports: Span, between: str) -> str:
     return str(first) if first == last else f"{first}{between}{last}"
 
 
-def nft_batch(accepts: Iterable[Accept], table: str, forward: list[str]) -> str:
+def nft_batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str]) -> str:
     """The nft batch with which our chain in somebody's `table` (of family ip or ip6) holds exactly these and is jumped
     to first from its chain `forward`, or is gone.
 
@@ -107,8 +126,15 @@ def nft_batch(accepts: Iterable[Accept], table: str, forward: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _nft_rules(accept: Accept, version: int) -> tuple[str, str]:
+def _nft_rules(accept: Accept | Passage, version: int) -> tuple[str, str]:
     bridge, ip, match = check_device(accept.bridge), "ip" if version == 4 else "ip6", ""
+    if isinstance(accept, Passage):
+        other = check_device(accept.other)
+        to, by = (f" {ip} daddr {accept.far}", f" {ip} saddr {accept.far}") if accept.far else ("", "")
+        return (
+            f'iifname "{other}"{by} oifname "{bridge}" {ip} daddr {accept.guest} accept',
+            f'iifname "{bridge}" {ip} saddr {accept.guest} oifname "{other}"{to} accept',
+        )
     if accept.protocol:
         match += f" ct protocol {accept.protocol} ct reply {ip} saddr {accept.guest}"
         match += f" ct reply proto-src {_span(accept.ports, '-')}" if accept.ports else ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import program
-from libvirt_guestnet.datapath.accepts import Accept, iptables_batch, nft_batch
+from libvirt_guestnet.datapath.accepts import Accept, Passage, iptables_batch, nft_batch
 from libvirt_guestnet.datapath.nft import listed, nft
 from libvirt_guestnet.errors import GuestnetError
 
@@ -24,17 +24,17 @@ class Place(NamedTuple):
     name: str
     version: int
     read: Callable[[], list[str] | None]
-    plan: Callable[[list[Accept], list[str]], str]
+    plan: Callable[[list[Accept | Passage], list[str]], str]
     write: Callable[[str, int | None], None]
 
 
-def arrange(accepts: Iterable[Accept], hold: int | None = None) -> list[str]:
+def arrange(accepts: Iterable[Accept | Passage], hold: int | None = None) -> list[str]:
     """Every place accepts exactly these. Goes on past failures and returns them, each with its place."""
     wanted = list(accepts)
     return [failure for place in PLACES if (failure := _arrange(place, wanted, hold))]
 
 
-def _arrange(place: Place, accepts: list[Accept], hold: int | None) -> str:
+def _arrange(place: Place, accepts: list[Accept | Passage], hold: int | None) -> str:
     mine = [accept for accept in accepts if accept.guest.version == place.version]
     try:
         there = place.read()
@@ -72,7 +72,7 @@ def _iptables(tool: str, version: int) -> Place:
 def _libvirt(family: str, version: int) -> Place:
     table = f"{family} libvirt_network"  # since libvirt 10.4, where its firewall_backend is nftables
 
-    def plan(accepts: list[Accept], forward: list[str]) -> str:
+    def plan(accepts: list[Accept | Passage], forward: list[str]) -> str:
         return nft_batch(accepts, table, forward)
 
     return Place(f"nftables {table}", version, lambda: listed("chain", *table.split(), "forward") or None, plan, nft)

@@ -14,7 +14,7 @@ from libvirt_guestnet.datapath.announce import announce
 from libvirt_guestnet.datapath.routes import Published, Reach, Route
 from libvirt_guestnet.datapath.rtnl import HostAddress
 from libvirt_guestnet.datapath.ways import Ways
-from libvirt_guestnet.hook import asked, reaching, routed, ways, xmlread
+from libvirt_guestnet.hook import asked, nexthop, reaching, routed, ways, xmlread
 from libvirt_guestnet.state import State
 
 
@@ -24,6 +24,9 @@ def arrive(domain: xmlread.Node, state: State) -> None:
     host = kernel.host_addresses() if floating or any(port.publish for port in ports) else []
     wanted = [routed.reach(domain, port, lambda ip, named: kernel.uplink_of(ip, named, host)) for port in ports]
     wanted += [_floats(each, host) for each in floating]
+    wanted += nexthop.reaches(domain)
+    for version in {6 if ":" in route.prefix else 4 for reach in wanted for route in reach.routes if route.via}:
+        kernel.forward(version)  # libvirt does not for mode open
     published = [each for reach in wanted for each in reach.published]
     _answer(published)
     with state.lock():

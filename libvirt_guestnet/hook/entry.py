@@ -12,7 +12,20 @@ from libvirt_guestnet.datapath import routed as router
 from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import arrival, asked, hotplug, intent, known, reaching, routed, tagging, ways, xmlread
+from libvirt_guestnet.hook import (
+    arrival,
+    asked,
+    hotplug,
+    intent,
+    known,
+    log,
+    nexthop,
+    reaching,
+    routed,
+    tagging,
+    ways,
+    xmlread,
+)
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
@@ -179,7 +192,7 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
 
 def _ours(domain: xmlread.Node, state: State) -> bool:
     wanted = (intent.port_receipts, intent.tap_vlans, asked.ways)
-    return any(of(domain, state.network) for of in wanted)
+    return bool(nexthop.reaches(domain)) or any(of(domain, state.network) for of in wanted)
 
 
 def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
@@ -196,6 +209,10 @@ def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
     state.put_ports(found.uuid, receipts)
     nft(batch, hold)
     tagging.tag(domain, state, whole=False)
+    try:
+        reaching.lead(found.uuid, nexthop.reaches(domain), state, whole=False)
+    except GuestnetError as error:  # guarded it is: it can stay up
+        log.complain(f"domain {found.domain.text_of('name')}: nothing leads to new NIC {found.mac}: {error}")
     ways.claim(domain, state, whole=False)
     ways.activate(domain, state, hold)
 
@@ -215,6 +232,7 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
         mine = [r for r in map(state.port, state.taps(uuid)) if r and r.portid == portid]
         _release([r.tap for r in mine if not links.index_of(r.tap) or _left(r, state)], state, hold)
         tagging.sweep(state)
+        reaching.sweep(state, hold)
         ways.sweep("", state, hold)
 
 
@@ -299,6 +317,7 @@ def _forget_network(name: str, state: State) -> None:
         state.drop_network(name)
         if receipt.dynamic and receipt.bridge not in _learnt_on(state):
             nft(learning.forget_network(receipt.bridge), hold)
+        ways.settle(state, hold)
 
 
 def _learnt_on(state: State) -> set[str]:

@@ -64,7 +64,14 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         lease6=_longest_lease(network, 6),
         privacy=ours.get("privacy") == "yes",
         log=ours.get("log") == "yes",
+        outside=_outside(network),
     )
+
+
+def _outside(network: Node) -> str:
+    forward = network.one("forward")
+    dev = forward.get("dev") if forward and forward.get("mode") == "route" else ""
+    return check_device(dev) if dev else ""
 
 
 _UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}

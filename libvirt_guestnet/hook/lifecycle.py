@@ -41,7 +41,7 @@ TABLE: dict[tuple[str, str], tuple[str | None, str, str]] = {
 }
 
 # Words of which a guest has one that `started` does anything for; the hook file looks for them before Python starts.
-ARRIVALS = ("routed", "forward", "floating")
+ARRIVALS = ("routed", "behind", "forward", "floating")
 
 _STATE = "/run/libvirt-guestnet"
 _RUNNING = "/run/libvirt/qemu"

@@ -24,16 +24,20 @@ def expect(uuid: str, domain: str, taps: Iterable[RoutedTap], state: State) -> N
         state.put_reach(known._replace(gateway=gateway)._asdict())
 
 
-def lead(uuid: str, wanted: list[Reach], state: State) -> None:
-    """Has the host lead to exactly these taps of a domain, in exactly these ways.
+def lead(uuid: str, wanted: list[Reach], state: State, whole: bool = True) -> None:
+    """Has the host lead to exactly these taps of a domain (if not `whole`: to these besides), in exactly these ways.
 
     Raises GuestnetError when a prefix is routed elsewhere already; what was done has a receipt then.
     """
-    taps = {reach.tap: reach for reach in wanted}
-    before = [reach for reach in receipts(state) if reach.uuid == uuid or reach.tap in taps]
+    taps: dict[str, Reach] = {}
+    for reach in wanted:
+        taps[reach.tap] = _with(reach, [taps[reach.tap]] if reach.tap in taps else [])
+    wanted = list(taps.values())
+    before = [reach for reach in receipts(state) if (whole and reach.uuid == uuid) or reach.tap in taps]
     for reach in wanted:
         state.put_reach(_with(reach, [old for old in before if old.tap == reach.tap])._asdict())
-    others = [reach for reach in receipts(state) if reach.uuid != uuid]
+    mine = {*taps, *(old.tap for old in before)}
+    others = [reach for reach in receipts(state) if reach.tap not in mine]
     routes.withdraw(before, [*others, *wanted])
     for old in before:
         if old.tap not in taps:

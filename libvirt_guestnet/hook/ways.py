@@ -10,10 +10,12 @@ from typing import Any
 
 from libvirt_guestnet.claims import Claim, clashes
 from libvirt_guestnet.datapath import links
+from libvirt_guestnet.datapath.accepts import Passage
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.datapath.ways import Floating, Forward, Ways, accepts, batch, claims
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import asked, xmlread
+from libvirt_guestnet.hook.passing import passages
 from libvirt_guestnet.state import State
 
 
@@ -97,28 +99,30 @@ def close_all(state: State, hold: int) -> None:
 
 
 def settle(state: State, hold: int, force: bool = False) -> None:
-    """Has the kernel hold exactly the active ways; `force` even if it does as far as we know.
+    """Has the kernel hold exactly the active ways, and what routed networks exchange; `force` even if it does as far
+    as we know.
 
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
     active = [each for each in receipts(state) if each.active]
-    is_, wanted = state.settled(), [_plain(each) for each in active]
-    if (is_ is None and not active) or (is_ == wanted and not force):
+    through = passages(state)
+    is_, wanted = state.settled(), [*map(_plain, active), *([str(field) for field in each] for each in through)]
+    if (is_ is None and not wanted) or (is_ == wanted and not force):
         return
     state.put_settled("")
     nft(batch(active), hold)
-    _arrange(active, hold)
+    _arrange(active, through, hold)
     state.put_settled(wanted or None)
 
 
-def _arrange(active: list[Ways], hold: int) -> None:
+def _arrange(active: list[Ways], through: list[Passage], hold: int) -> None:
     from libvirt_guestnet.datapath import places, routed
 
     # libvirt switches it on for nat and route networks only.
     targets = [way.to for each in active for way in each.forwards] + [f.to for each in active for f in each.floating]
     for version in sorted({6 if ":" in to else 4 for to in targets}):
         routed.forward(version)
-    if failures := places.arrange(accepts(active), hold):
+    if failures := places.arrange([*accepts(active), *through], hold):
         raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
 
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import Where
 from ..model import IPNetwork, Mode
-from . import ways
+from . import nexthops, ways
 from .guests import Placed
 from .keys import TopologyDecl
 from .networks import HOST, NONE, Scope, Segment
@@ -25,6 +25,7 @@ def check(
     _check_uuids(decl, report)
     _check_subnets(decl, segments, report)
     ways.check(ports, report)
+    nexthops.check(ports, segments, scope.physicals, report)
 
 
 def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:

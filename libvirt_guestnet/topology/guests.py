@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from .. import addressing
 from ..model import AddressPair, Guest, Mode, Port, PortKind
-from . import host_routed, routers, vlans, ways
+from . import host_routed, nexthops, routers, vlans, ways
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
@@ -155,6 +155,7 @@ class Guests:
             vlan=value(given.vlan),
             trunk=vlans.trunk(given),
             native_vlan=value(given.native_vlan),
+            behind=nexthops.behind(given, routed),
         )
         port = self._with_ways(given, port, f"port '{guest}.{name}'", seg)
         if not (seg and seg.network.routed):

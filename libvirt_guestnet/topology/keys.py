@@ -100,7 +100,8 @@ class NetworkDecl(Decl):
     )
     physical_network: At[str] | None = key(
         kinds.WORD,
-        "Label of the network outside. Required for bridge; with nat and route, traffic then leaves only through it; "
+        "Label of the network outside. Required for bridge; with nat and route, traffic then leaves only through it, "
+        "and networks of mode route with the same one reach each other; "
         "with host-routed, the addresses are published there (left out: where the host has an address beside them).",
     )
     subnets: tuple[At[IPNetwork], ...] | None = key(
@@ -261,6 +262,12 @@ class PortDecl(Decl):
         ListOf(kinds.IP),
         "Addresses outside that are the guest's while it runs, on a nat, route or open network: what is sent to one "
         "reaches the guest, and what the guest sends outside comes from the first of each family.",
+    )
+    next_hop: At[bool] = key(
+        kinds.BOOL,
+        "On a network of mode route or open: while the guest runs, the host routes its `sources` to it, and they pass "
+        "where the network's own subnets do.",
+        default=False,
     )
 
 

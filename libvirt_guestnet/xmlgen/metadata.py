@@ -54,6 +54,7 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> Element:
         [_ours("address", ip=address.ip) for address in port.addresses],
         [_ours("source", prefix=prefix) for prefix in port.sources],
         [_ours("onlink", prefix=prefix) for prefix in port.onlink],
+        [_ours("behind", prefix=prefix) for prefix in port.behind],
         [_ours("pair", prefix=pair.prefix, mac=pair.mac) for pair in port.pairs],
         [_ours("role", name=role) for role in port.roles],
         [_forward(forward) for forward in port.forwards],

@@ -18,10 +18,12 @@ LIBRARY = str(Path(libvirt_guestnet.__file__).parents[1])
 ARRANGE = """
 import json, sys
 from ipaddress import ip_network
-from libvirt_guestnet.datapath.accepts import Accept, Published
+from libvirt_guestnet.datapath.accepts import Accept, Passage, Published
 from libvirt_guestnet.datapath.places import arrange
 
-def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False):
+def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False, other="", far=""):
+    if other:
+        return Passage(bridge, ip_network(guest), other, ip_network(far) if far else None)
     origin = Published(ip_network(published) if published else None, from_ports) if translated else None
     return Accept(bridge, ip_network(guest), protocol, ports, origin)
 
@@ -108,4 +110,45 @@ def test_what_cannot_be_arranged_is_named(box: Box) -> None:
     box.run("sh", "-c", f"printf '#!/bin/sh\\n%s\\n' '{script}' > /run/broken; chmod +x /run/broken")
     box.ok("mount", "--bind", "/run/broken", restore)
     assert arrange(box, FORWARD) == ["iptables FORWARD: iptables refused the change: exit status 7"]
+    assert arrange(box) == []
+
+
+PASSAGES = [
+    ("ip", "iptables", {"bridge": "gn-a", "guest": "10.0.1.0/24", "other": "wan"}, "wan", ""),
+    (
+        "ip",
+        "iptables",
+        {"bridge": "gn-a", "guest": "10.0.1.0/24", "other": "gn-b", "far": "10.0.2.0/24"},
+        "gn-b",
+        "10.0.2.0/24",
+    ),
+    (
+        "ip6",
+        "ip6tables",
+        {"bridge": "gn-a", "guest": "fd00:1::/64", "other": "gn-b", "far": "fd00:2::/64"},
+        "gn-b",
+        "fd00:2::/64",
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "tool", "accept", "other", "far"), PASSAGES)
+def test_a_passage_names_both_its_ends(
+    box: Box, family: str, tool: str, accept: dict[str, object], other: str, far: str
+) -> None:
+    """Or it would lead past what protects a third network."""
+    near = str(accept["guest"])
+    box.ok(tool, "-P", "FORWARD", "DROP")
+    box.ok("nft", f"add table {family} libvirt_network; add chain {family} libvirt_network forward {{ type filter hook forward priority filter; }}")  # fmt: skip  # noqa: E501
+    assert arrange(box, accept) == []
+    to, by = (f" -d {far}", f"-s {far} ") if far else ("", "")
+    ours = [line for line in forward(box, tool) if line.startswith("-A GUESTNET-FORWARD")]
+    assert ours == [
+        f"-A GUESTNET-FORWARD {by}-d {near} -i {other} -o gn-a -j ACCEPT",
+        f"-A GUESTNET-FORWARD -s {near}{to} -i gn-a -o {other} -j ACCEPT",
+    ]
+    chain = box.ok("nft", "list", "chain", family, "libvirt_network", "guestnet")
+    to, by = (f" {family} daddr {far}", f" {family} saddr {far}") if far else ("", "")
+    assert f'iifname "{other}"{by} oifname "gn-a" {family} daddr {near} accept\n' in chain
+    assert f'iifname "gn-a" {family} saddr {near} oifname "{other}"{to} accept\n' in chain
     assert arrange(box) == []

@@ -67,7 +67,13 @@ def test_network_is_accepted_by_the_test_driver(name: str, test_driver: libvirt.
     network = test_driver.networkDefineXML((GOLDEN / name).read_text())
     dumped = etree.fromstring(network.XMLDesc(0))
     assert dumped.findtext("name") == read(name).findtext("name")
-    assert dumped.find(f"metadata/{{{NAMESPACE}}}network").get("topology") in ("archnetwork", "modes", "vlans", "vxlan")
+    assert dumped.find(f"metadata/{{{NAMESPACE}}}network").get("topology") in (
+        "archnetwork",
+        "modes",
+        "routed",
+        "vlans",
+        "vxlan",
+    )
     network.undefine()
 
 

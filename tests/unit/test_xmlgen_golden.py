@@ -26,6 +26,7 @@ HOSTMAP = HostMap(
         "office": "eth4",
         "lan": "br-lan/eth5",
         "provider": "eth6",
+        "campus": "eth7",
         "servers": "br-servers",
     },
     device_is_bridge=lambda device: device.startswith("br-"),
@@ -37,6 +38,7 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     yield from _archnetwork()
     yield from _modes()
     yield from _overlays()
+    yield from _next_hop()
     yield from _vlans("vlan", HOSTMAP)
     yield from _vlans("vlan-openvswitch", HostMap({"lan": "ovs:br0", "provider": "eth9"}, lambda _device: False))
 
@@ -82,6 +84,12 @@ def _vlans(folder: str, hostmap: HostMap) -> Iterator[tuple[str, xmlgen.Element]
     firewall = topology.guest("firewall")
     yield f"{folder}/interface-firewall-trunk.xml", xmlgen.interface(topology, firewall, firewall.ports[0], hostmap)
     yield f"{folder}/metadata-of-the-firewall.xml", xmlgen.domain_metadata(topology, firewall, hostmap)
+
+
+def _next_hop() -> Iterator[tuple[str, xmlgen.Element]]:
+    topology = load(ROOT / "labs/routed.yaml")
+    yield "next-hop/network-dmz.xml", xmlgen.network(topology, topology.network("dmz"), HOSTMAP)
+    yield "next-hop/metadata-of-the-next-hop.xml", xmlgen.domain_metadata(topology, topology.guest("edge"), HOSTMAP)
 
 
 @pytest.fixture(scope="module")

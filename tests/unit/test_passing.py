@@ -1,0 +1,75 @@
+"""What routed networks exchange: exactly what is behind their bridges, and never past a third network's rejects."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libvirt_guestnet.datapath.accepts import Passage
+from libvirt_guestnet.datapath.routes import Reach, Route
+from libvirt_guestnet.hook.passing import passages
+from libvirt_guestnet.state import NetworkReceipt, State
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(str(tmp_path))
+
+
+def network(state: State, name: str, outside: str, *subnets: str) -> None:
+    state.put_network(NetworkReceipt(name, "t", True, f"gn-{name}", subnets=subnets, outside=outside))
+
+
+def reach(state: State, *routes: Route) -> None:
+    state.put_reach(Reach(f"vme{hash(routes) & 0xFFFFFF:08x}", "u", "g", routes)._asdict())
+
+
+def shown(state: State) -> set[str]:
+    return {f"{p.bridge} {p.guest} = {p.other} {p.far or ''}".strip() for p in passages(state)}
+
+
+def test_a_subnet_passes_between_its_bridge_and_its_device(state: State) -> None:
+    network(state, "a", "wan", "10.0.1.0/24", "fd00:1::/64")
+    assert shown(state) == {"gn-a 10.0.1.0/24 = wan", "gn-a fd00:1::/64 = wan"}
+
+
+def test_networks_of_one_device_reach_each_other_within_a_family(state: State) -> None:
+    network(state, "a", "wan", "10.0.1.0/24", "fd00:1::/64")
+    network(state, "b", "wan", "10.0.2.0/24")
+    network(state, "c", "lan", "10.0.3.0/24")
+    between = {line for line in shown(state) if line.count("gn-") == 2}
+    assert between == {"gn-a 10.0.1.0/24 = gn-b 10.0.2.0/24"}
+
+
+def test_what_is_behind_a_guest_passes_where_its_network_does(state: State) -> None:
+    network(state, "a", "wan", "10.0.1.0/24")
+    network(state, "b", "wan", "10.0.2.0/24")
+    before = shown(state)
+    reach(state, Route("10.9.0.0/24", "gn-a", "10.0.1.5"), Route("198.18.1.7/32", "gn-b"))
+    assert shown(state) - before == {"gn-a 10.9.0.0/24 = wan", "gn-a 10.9.0.0/24 = gn-b 10.0.2.0/24"}
+
+
+def test_other_networks_have_nothing_of_ours(state: State) -> None:
+    network(state, "nat", "", "10.0.1.0/24")  # nat, isolated, open, and routed to anywhere
+    reach(state, Route("10.9.0.0/24", "gn-nat", "10.0.1.5"), Route("10.8.0.0/24", "vme00000001", "192.0.2.7"))
+    assert passages(state) == []
+
+
+@given(st.dictionaries(st.integers(1, 9), st.sampled_from(["", "wan", "lan"])))
+def test_two_bridges_are_joined_exactly_if_their_device_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, networks: dict[int, str]
+) -> None:
+    state = State(str(tmp_path_factory.mktemp("state")))
+    for number, outside in networks.items():
+        network(state, f"n{number}", outside, f"10.0.{number}.0/24")
+    joined = {frozenset((p.bridge, p.other)) for p in passages(state) if p.other.startswith("gn-")}
+    wanted = {
+        frozenset((f"gn-n{a}", f"gn-n{b}")) for a, b in combinations(networks, 2) if networks[a] == networks[b] != ""
+    }
+    assert joined == wanted
+    assert all(isinstance(p, Passage) and p.other and ip_network(p.guest) for p in passages(state))
