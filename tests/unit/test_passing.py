@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libvirt_guestnet.datapath.accepts import Passage
@@ -60,6 +60,7 @@ def test_other_networks_have_nothing_of_ours(state: State) -> None:
     assert passages(state) == []
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.integers(1, 9), st.sampled_from(["", "wan", "lan"])))
 def test_two_bridges_are_joined_exactly_if_their_device_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, networks: dict[int, str]
