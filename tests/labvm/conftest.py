@@ -32,7 +32,6 @@ _KERNEL_TESTS = {
         "test_a_refused_batch_raises_and_changes_nothing",
     ),
     "test_trunks.py": (
-        "test_in_its_tag_a_trunk_sends_what_an_access_port_may[tagged]",
         "test_every_vlan_of_a_trunk_passes_with_every_priority",
         "test_other_tags_are_dropped_and_counted",
         "test_what_is_in_a_tag_is_dropped_with_its_own_reason",
