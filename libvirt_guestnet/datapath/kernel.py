@@ -67,7 +67,8 @@ def has_ways() -> bool:
 def guarded_taps() -> set[str]:
     """Every tap that has a chain of ours. Raises GuestnetError when nft does not answer."""
     chains = [item["chain"] for item in _listed("chains", "netdev") if "chain" in item]
-    return {chain["name"].partition("-")[2] for chain in chains if chain["table"] == "guestnet"}
+    names = (chain["name"].partition("-") for chain in chains if chain["table"] == "guestnet")
+    return {tap for _, _, tap in names if tap}
 
 
 def bridges_learnt_on() -> set[str]:

@@ -110,4 +110,4 @@ def test_nothing_is_left_after_down(archnetwork: Lab) -> None:
     devices = sandbox.run(["ls", "/sys/class/net"]).stdout.split()
     assert [d for d in devices if d not in ("lo", "bonding_masters")] == []
     assert sandbox.run(["find", "/run/libvirt-guestnet", "-name", "*.json"]).stdout == ""
-    assert sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout.count("chain") == 0
+    assert sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout.count("chain tap-") == 0

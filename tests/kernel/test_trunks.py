@@ -133,4 +133,5 @@ def test_a_trunk_that_becomes_an_access_port_leaves_no_chain(wire: Wire) -> None
 
 def _chains() -> set[str]:
     listed = subprocess.run(["nft", "-j", "list", "chains"], check=True, capture_output=True, timeout=10).stdout
-    return {item["chain"]["name"] for item in json.loads(listed)["nftables"] if "chain" in item}
+    names = {item["chain"]["name"] for item in json.loads(listed)["nftables"] if "chain" in item}
+    return names - {"plain4", "plain6"}

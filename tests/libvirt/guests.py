@@ -69,7 +69,7 @@ class Host:
     def guarded(self) -> dict[str, str]:
         """Tap -> the one MAC its chain lets pass, as the kernel has it."""
         text = self.sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout
-        chains = {name.partition("-")[2] for name in re.findall(r"^\tchain (\S+) {", text, re.M)}
+        chains = {name.partition("-")[2] for name in re.findall(r"^\tchain (\S+-\S+) {", text, re.M)}
         hooked = re.findall(r'^\tchain tap-(\S+) {\n\t\ttype filter hook ingress device "\1" [^\n]* policy drop;\n(.*?)\n\t}', text, re.M | re.S)  # fmt: skip  # noqa: E501
         assert {tap for tap, _ in hooked} == chains
         return {tap: " ".join(re.findall(r"ether saddr != (\S+)", rules)) for tap, rules in hooked}

@@ -14,7 +14,7 @@ PORT = PortGuard("tap0", MAC, (ip_network("10.0.0.1"),))
 OWN = "0x52540000000a00000000"
 RARP = f"0x8035 @nh,0,64 0x0001080006040003 @nh,64,80 {OWN} @nh,144,80 {OWN} accept"
 ACCESS = [
-    f"ether saddr {MAC} ether type ip ip saddr {{ 10.0.0.1 }} goto ip4sent-tap0",
+    f"ether saddr {MAC} ether type ip ip saddr {{ 10.0.0.1 }} jump plain4",
     f'ether saddr != {MAC} counter drop comment "source MAC"',
     "ether type arp goto arp-tap0",
     "ether type ip goto ip4-tap0",
@@ -47,7 +47,7 @@ def test_a_trunk_goes_into_its_tags_and_nowhere_else(service: bool, tag: str) ->
         'counter drop comment "untagged"',
     ]
     assert _chain("vlan", port) == [
-        f"ether saddr {MAC} ether type {tag} vlan type ip ip saddr {{ 10.0.0.1 }} goto ip4sent-tap0",
+        f"ether saddr {MAC} ether type {tag} vlan type ip ip saddr {{ 10.0.0.1 }} jump plain4",
         f"ether type {tag} vlan type arp goto arp-tap0",
         f"ether type {tag} vlan type ip goto ip4-tap0",
         f"ether type {tag} vlan type ip6 goto ip6-tap0",
