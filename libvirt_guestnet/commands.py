@@ -158,12 +158,16 @@ def status(args: Namespace) -> int:
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
     """The networks and ports of one topology, or of all. Raises GuestnetError."""
     from libvirt_guestnet import status as reporting
-    from libvirt_guestnet.datapath.kernel import guarded_ports, has_ways
+    from libvirt_guestnet.datapath.kernel import bridge_guard, guarded_ports, has_ways
     from libvirt_guestnet.hook.ways import receipts
     from libvirt_guestnet.state import State
     from libvirt_guestnet.virt import connect
 
     seen, state = guarded_ports(), State()
+    bridges, ports, known = *map(frozenset, bridge_guard()), state.bridges()
+    guards = reporting.BridgeGuards(
+        bridges, ports, known is not None and bool(known.cannot), {r.name: r for r in state.networks()}
+    )
     with connect(uri) as connection:
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
         found = reporting.status(
@@ -172,6 +176,7 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
             lambda tap: state.port(tap) if tap in seen else None,
             seen.get,
             receipts(state) if state.settled() and has_ways() else (),
+            guards=guards,
         )
     return [row.json() for row in found]
 
@@ -181,17 +186,27 @@ def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) 
     from libvirt_guestnet.table import table
 
     kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way"))
-    tables = (table(found, ("kind", "trusted", "reasons", *skip)) for found in kinds if found)
+    tables = (table(found, ("kind", "trusted", "reasons", "silent", *skip)) for found in kinds if found)
     return "\n".join([*tables, *_aloud(rows)])
 
 
 def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """Paragraphs on ports without port security: those that are meant to be, and those that are not."""
+    """Paragraphs on ports without port security: those that are meant to be, those that are not, and those that
+    therefore pass nothing."""
     running = [row for row in rows if row["kind"] == "port" and row["running"] and not row["guarded"]]
     trusted = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if row["trusted"]]
     bare = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if not row["trusted"] and row["tap"]]
     said = [f"TRUSTED, no port security by their own policy: {', '.join(trusted)}\n"] if trusted else []
-    return said + ([f"UNGUARDED, try `guestnet hooks sync`: {', '.join(bare)}\n"] if bare else [])
+    said += [f"UNGUARDED, try `guestnet hooks sync`: {', '.join(bare)}\n"] if bare else []
+    silent = {f"{port} on {row['bridge']}": None for row in rows if row["kind"] == "network" for port in _silent(row)}
+    return said + (
+        [f"SILENCED, nobody guards them, try `guestnet hooks sync`: {', '.join(silent)}\n"] if silent else []
+    )
+
+
+def _silent(row: Mapping[str, object]) -> list[object]:
+    found = row.get("silent")
+    return found if isinstance(found, list) else []
 
 
 def drops_text(rows: Sequence[Mapping[str, object]]) -> str:

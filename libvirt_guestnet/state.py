@@ -3,6 +3,7 @@
 ::
 
     /run/libvirt-guestnet/          0700 root, gone at boot like everything it describes
+    ├── bridges.json                the bridges under the bridge guard, or why the kernel cannot guard them
     ├── domains/UUID.json           the taps guarded for a running domain
     ├── lock                        held while receipts and chains change
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
@@ -18,7 +19,8 @@
 
 Every file is written whole and renamed into place. A tap's receipt is written before its chain and removed after it, a
 domain's file is written after its receipts and removed before them: so whatever is in the kernel has a receipt,
-whoever was killed when. A receipt without a tap is garbage that the next call sweeps up.
+whoever was killed when. A receipt without a tap is garbage that the next call sweeps up. bridges.json says that it is
+not settled while the kernel may differ from it.
 
 The lock stops hooks of different domains, plug helpers, `guestnet` and the nft processes of killed hooks from seeing
 each other's half-made changes. A receipt names its domain and its tap's index in the kernel, so that a late `release`
@@ -45,7 +47,8 @@ class PortReceipt(NamedTuple):
     `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the host's DHCP server if the port's own address is
     what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` and
     `lease6` how long an answer holds, in seconds. A port with VLANs in `trunk` tags its frames (with 802.1ad's tags if
-    `service`), but those of its `native` VLAN, if there is one.
+    `service`), but those of its `native` VLAN, if there is one. A `trusted` port has no chains: it is only let through
+    the bridge guard.
     """
 
     tap: str
@@ -72,6 +75,7 @@ class PortReceipt(NamedTuple):
     trunk: tuple[tuple[int, int], ...] = ()
     service: bool = False
     native: bool = False
+    trusted: bool = False
 
 
 class NetworkReceipt(NamedTuple):
@@ -83,6 +87,9 @@ class NetworkReceipt(NamedTuple):
     the bridge, and `overlay` names the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge
     `vlan` is the access VLAN of its ports (0: none), `vlan_uplink` the bridge's port to the outside, and `service` says
     that its tags are 802.1ad's. `outside` is the device that a routed network's traffic leaves through ("": any).
+
+    `managed` says that the bridge is libvirt's own or ours, so that all its ports are to be guarded; `uplink` is the
+    port to the outside that our hook put into it.
     """
 
     name: str
@@ -104,6 +111,19 @@ class NetworkReceipt(NamedTuple):
     vlan_uplink: str = ""
     service: bool = False
     outside: str = ""
+    managed: bool = False
+    uplink: str = ""
+
+
+class Bridges(NamedTuple):
+    """The managed bridges, each with the network whose defaults hold on it; `settled` once the kernel has it so.
+
+    `cannot` is what the kernel said if it cannot keep unguarded ports silent.
+    """
+
+    networks: dict[str, str]
+    settled: bool = False
+    cannot: str = ""
 
 
 class Plugging(NamedTuple):
@@ -167,6 +187,17 @@ class State:
 
     def drop_network(self, name: str) -> None:
         self._remove("networks", name)
+
+    def bridges(self) -> Bridges | None:
+        """None where no bridge is managed."""
+        fields = self._read(".", "bridges")
+        return None if fields is None else Bridges(**_known(Bridges._fields, fields))
+
+    def put_bridges(self, bridges: Bridges) -> None:
+        self._write(".", "bridges", bridges._asdict())
+
+    def drop_bridges(self) -> None:
+        self._remove(".", "bridges")
 
     def port(self, tap: str) -> PortReceipt | None:
         fields = self._read("ports", tap)

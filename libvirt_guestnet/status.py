@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
+from libvirt_guestnet.datapath import links
 from libvirt_guestnet.datapath.kernel import Guarded
 from libvirt_guestnet.datapath.ways import Ways
 from libvirt_guestnet.metadata import NAMESPACE
@@ -23,7 +24,7 @@ from libvirt_guestnet.snapshot import (
     source_network,
     tap,
 )
-from libvirt_guestnet.state import PortReceipt, State
+from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
 from libvirt_guestnet.status_ways import WayRow, way_rows
 
 _ADDRESS, _ROUTED = f"{{{NAMESPACE}}}address", f"{{{NAMESPACE}}}routed"
@@ -32,7 +33,11 @@ _ADDRESS, _ROUTED = f"{{{NAMESPACE}}}address", f"{{{NAMESPACE}}}routed"
 @dataclass(frozen=True)
 class NetworkRow:
     """One network of ours. `mode` is libvirt's forward mode, "isolated", or "host-routed", of which libvirt knows
-    nothing: it is where its guests are, and active while one of them runs."""
+    nothing: it is where its guests are, and active while one of them runs.
+
+    `bridge_guard` says whether a port of the bridge that nobody guards passes nothing: one of the words below, or ""
+    where there is no active bridge; `silent` are such ports.
+    """
 
     topology: str
     name: str
@@ -41,9 +46,11 @@ class NetworkRow:
     active: bool
     autostart: bool
     ports: int
+    bridge_guard: str = ""
+    silent: tuple[str, ...] = ()
 
     def json(self) -> dict[str, object]:
-        return {"kind": "network", **asdict(self)}
+        return {"kind": "network", **asdict(self), "silent": list(self.silent)}
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,22 @@ class PortRow:
         }
 
 
+# `bridge_guard` of a network. NOT_OURS: the bridge was there before, with other people's ports. MISSING: the hooks were
+# not there when the network started, or somebody flushed the rules.
+ON, CANNOT, NOT_OURS, NOT_WANTED, MISSING = "on", "kernel cannot", "not our bridge", "not wanted", "missing"
+
+
+@dataclass(frozen=True)
+class BridgeGuards:
+    """What the kernel's bridge guard holds: bridges, and the ports that it lets through; whether the kernel refused;
+    and what the hooks know of active networks."""
+
+    bridges: frozenset[str] = frozenset()
+    ports: frozenset[str] = frozenset()
+    refused: bool = False
+    networks: Mapping[str, NetworkReceipt] = field(default_factory=dict)
+
+
 Row = NetworkRow | PortRow | WayRow
 Seen = Callable[[str], Guarded | None]
 
@@ -89,14 +112,17 @@ def status(
     receipt: Callable[[str], PortReceipt | None] | None = None,
     seen: Seen = lambda _tap: None,
     ways: Iterable[Ways] = (),
+    *,
+    guards: BridgeGuards = BridgeGuards(),
 ) -> list[Row]:
     """Every network, port and way in of one topology, or of all, in this order.
 
-    `receipt` says what the hooks applied to a tap (their state under /run unless given), `seen` what
-    the kernel knows of it, `ways` which ways in are open. Raises GuestnetError when the state under /run is damaged.
+    `receipt` says what the hooks applied to a tap (their state under /run unless given), `seen` what the kernel knows
+    of it, `ways` which ways in are open, `guards` the state of the bridge guard. Raises GuestnetError when the state
+    under /run is damaged.
     """
     known = State().port if receipt is None else receipt
-    rows: list[Row] = [_network(n, snapshot) for n in snapshot.networks if _shown(n.topology, topology)]
+    rows: list[Row] = [_network(n, snapshot, guards) for n in snapshot.networks if _shown(n.topology, topology)]
     rows += _routed_networks([d for d in snapshot.domains if _shown(d.topology, topology)])
     for domain in snapshot.domains:
         if _shown(domain.topology, topology):
@@ -109,7 +135,8 @@ def _shown(owner: str | None, topology: str | None) -> bool:
     return owner is not None and topology in (None, owner)
 
 
-def _network(state: NetworkState, snapshot: Snapshot) -> NetworkRow:
+def _network(state: NetworkState, snapshot: Snapshot, guards: BridgeGuards) -> NetworkRow:
+    guard = _bridge_guard(state, guards)
     forward = state.current.find("forward")
     return NetworkRow(
         topology=state.topology or "",
@@ -119,6 +146,8 @@ def _network(state: NetworkState, snapshot: Snapshot) -> NetworkRow:
         active=state.live is not None,
         autostart=state.autostart,
         ports=len(snapshot.plugged.get(state.name, ())),
+        bridge_guard=guard,
+        silent=tuple(sorted(links.ports_of(state.bridge or "") - guards.ports)) if guard == ON else (),
     )
 
 
@@ -132,6 +161,17 @@ def _routed_networks(domains: list[DomainState]) -> Iterator[NetworkRow]:
                 running[key] = running.get(key, 0) + (domain.live is not None)
     for (topology, name), ports in running.items():
         yield NetworkRow(topology, name, "host-routed", "", ports > 0, False, ports)
+
+
+def _bridge_guard(network: NetworkState, guards: BridgeGuards) -> str:
+    if network.live is None:
+        return ""
+    if network.bridge in guards.bridges:
+        return ON
+    receipt = guards.networks.get(network.name)
+    if receipt is not None and not receipt.managed:
+        return NOT_OURS if receipt.guarded else NOT_WANTED
+    return CANNOT if guards.refused and receipt is not None else MISSING
 
 
 def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], seen: Seen) -> Iterator[PortRow]:
@@ -154,7 +194,7 @@ def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], se
             tap=device,
             link=_link(interface),
             addresses=() if policy is None else tuple(a.get("ip", "") for a in policy.iterfind(_ADDRESS)),
-            guarded=(applied is not None and applied.uuid == domain.uuid) if device else None,
+            guarded=(applied is not None and applied.uuid == domain.uuid and not applied.trusted) if device else None,
             drops=None if found is None else sum(found.drops.values()),
             learnt=() if found is None else tuple(map(str, found.learnt)),
             trusted=policy is not None and policy.get("guarded") == "no",

@@ -27,7 +27,12 @@ def sync(connection: Connection) -> list[str]:
     domains = {d.name: tostring(d.live) for d in snapshot.domains if d.live is not None}
     failures = [
         *(_attempt(f"network {name}", entry.adopt_network, xml) for name, xml in networks.items()),
-        *(_attempt(f"domain {name}", entry.guard_domain, xml) for name, xml in domains.items()),
+        _attempt("bridges", lambda _: entry.review_bridges(), None),
+        # Bridges are closed when all guests are under guard, so that none is cut off meanwhile.
+        *(
+            _attempt(f"domain {name}", lambda xml: entry.guard_domain(xml, settle=False), xml)
+            for name, xml in domains.items()
+        ),
         _attempt("what nobody needs", lambda active: entry.tidy(active, known), set(networks)),
     ]
     return [failure for failure in failures if failure]

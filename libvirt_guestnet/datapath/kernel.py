@@ -85,6 +85,16 @@ def _listed(*what: str) -> list[dict[str, Any]]:
     return items
 
 
+def bridge_guard() -> tuple[set[str], set[str]]:
+    """The bridges under the bridge guard, and the ports that it lets through. Raises GuestnetError when nft does not
+    answer."""
+    import json
+
+    items = json.loads(_list("table", "bridge", "guestnet") or '{"nftables": []}')["nftables"]
+    found = {item["set"]["name"]: set(map(str, item["set"].get("elem", ()))) for item in items if "set" in item}
+    return found.get("bridges", set()), found.get("ports", set())
+
+
 def _list(*what: str) -> bytes:
     """`nft -j list`; nothing where there is no such thing."""
     import subprocess

@@ -56,6 +56,14 @@ def is_bridge(name: str) -> bool:
     return os.path.isdir(f"/sys/class/net/{name}/bridge")
 
 
+def ports_of(bridge: str) -> set[str]:
+    """The ports of a Linux bridge; none where there is no such bridge."""
+    try:
+        return set(os.listdir(f"/sys/class/net/{bridge}/brif"))
+    except OSError:
+        return set()
+
+
 def tap_mac(guest_mac: str) -> str:
     """The MAC libvirt gives the tap of a NIC: the guest's, starting with fe."""
     return f"fe{guest_mac[2:]}"

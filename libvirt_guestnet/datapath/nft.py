@@ -12,8 +12,13 @@ from libvirt_guestnet.errors import GuestnetError
 NFT_SECONDS = program.SECONDS
 
 
+class NftRefusedError(GuestnetError):
+    """The kernel, or nft itself, refused a batch: nothing of it was done."""
+
+
 def nft(batch: str, hold: int | None = None) -> None:
-    """Applies an nft batch in one transaction: all of it or, with a GuestnetError, nothing.
+    """Applies an nft batch in one transaction: all of it or, with a GuestnetError, nothing (NftRefusedError: it was
+    understood and refused).
 
     A lock behind the descriptor `hold` lasts until the batch is in the kernel, even if we are killed meanwhile.
     """
@@ -21,7 +26,7 @@ def nft(batch: str, hold: int | None = None) -> None:
         return
     output = program.run(["nft", "-f", "-"], batch, "nftables", hold)
     if output.status != 0:
-        raise GuestnetError(f"nft refused the change: {output.complaint}")
+        raise NftRefusedError(f"nft refused the change: {output.complaint}")
 
 
 def listed(*what: str) -> list[str]:

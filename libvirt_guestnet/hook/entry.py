@@ -15,9 +15,10 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import (
     arrival,
     asked,
+    bridges,
+    guarding,
     hotplug,
     intent,
-    known,
     log,
     nexthop,
     reaching,
@@ -62,22 +63,22 @@ def expired(_signal: int, _frame: FrameType | None) -> None:
     raise DeadlineError(f"not done within {DEADLINE_SECONDS} s; is the host overloaded? Start again")
 
 
-def guard(domain: xmlread.Node, state: State) -> None:
+def guard(domain: xmlread.Node, state: State, settle: bool = True) -> None:
     """Puts the filter on every guarded port of a domain, and takes it off those that are guarded no more.
 
-    Receipts come first, so that a kill leaves nothing unknown.
+    `settle`: finishes what a killed call left undone at the bridge guard.
     """
     uuid = domain.text_of("uuid")
-    receipts, batch = _wanted(domain, state)
+    receipts = guarding.wanted(domain, state)
     gateways = [routed.gateways(port) for port in routed.routed_ports(domain)]
     with state.lock() as hold:
         reaching.sweep(state, hold)
+        if settle:
+            bridges.settle_pending(state, hold)
+        guarding.clear(receipts, state, hold)
         stale = _stale(domain, {receipt.tap for receipt in receipts}, state)
-        if receipts:
-            state.put_ports(uuid, receipts)
         reaching.expect(uuid, domain.text_of("name"), gateways, state)
-        nft(batch + _releasing(stale, state) + router.gate(gateways), hold)
-        state.drop_ports(stale)
+        guarding.put(uuid, receipts, stale, state, hold, more=router.gate(gateways))
         tagging.tag(domain, state)
         router.prepare(gateways)
         ways.claim(domain, state)
@@ -92,32 +93,13 @@ def arrive(domain: xmlread.Node, state: State) -> None:
         _failed(f"domain {domain.text_of('name')}: {error}", veto=False)
 
 
-def _wanted(domain: xmlread.Node, state: State) -> tuple[list[PortReceipt], str]:
-    planned = (known.completed(receipt, state) for receipt in intent.port_receipts(domain, state.network))
-    receipts = [_measured(receipt) for receipt in planned]
-    return receipts, "".join(_guarding(receipt, state) for receipt in receipts)
-
-
-def _guarding(receipt: PortReceipt, state: State) -> str:
-    before, is_new = state.port(receipt.tap), known.is_new(receipt, state)
-    given_back = known.given_back(before) if before and is_new else ""
-    return given_back + filters.guard(intent.guard_of(receipt, known.leases(receipt), is_new))
-
-
-def _measured(receipt: PortReceipt) -> PortReceipt:
-    index = links.index_of(check_device(receipt.tap))
-    if not index:
-        raise GuestnetError(f"domain {receipt.domain!r}: tap {receipt.tap} does not exist, so nothing to guard")
-    return receipt._replace(ifindex=index)
-
-
 def _stale(domain: xmlread.Node, guarded: set[str], state: State) -> list[str]:
-    """Taps with a receipt that nobody is guarded by: this domain's others, names it took over, and those gone."""
+    """Taps with a receipt that nobody is guarded by: this domain's others, and names it took over."""
     uuid = domain.text_of("uuid")
     present = {nic.get("dev") for nic in domain.all("devices/interface/target")}
     taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != uuid}
     mine = {tap for tap in state.taps(uuid) if not (tap in present and _network_sleeps(tap, state))}
-    return sorted((mine | taken_over | _gone(state)) - guarded)
+    return sorted((mine | taken_over) - guarded)
 
 
 def _network_sleeps(tap: str, state: State) -> bool:
@@ -126,47 +108,33 @@ def _network_sleeps(tap: str, state: State) -> bool:
     return receipt is not None and not receipt.own and state.network(receipt.network) is None
 
 
-def _gone(state: State) -> set[str]:
-    """What hooks left that were killed: receipts of taps that no longer exist."""
-    return state.tapnames() - links.names()
-
-
-def repair(domain: xmlread.Node, state: State) -> None:
+def repair(domain: xmlread.Node, state: State, settle: bool = True) -> None:
     """Puts everything in place for a guest that runs already."""
-    guard(domain, state)
+    guard(domain, state, settle)
     arrival.arrive(domain, state)
     arrival.open_ways(domain, state, force=True)
 
 
 def sweep(state: State) -> None:
     """Takes away what killed hooks left behind: its next owner must not inherit a tap's old filter."""
-    if _gone(state):
+    if guarding.gone(state):
         with state.lock() as hold:
-            _release(sorted(_gone(state)), state, hold)
+            guarding.clear([], state, hold)
 
 
 def release(domain: xmlread.Node, state: State) -> None:
     """Takes the filters of a domain that is gone away again."""
     uuid = domain.text_of("uuid")
     with state.lock() as hold:
+        bridges.settle_pending(state, hold)
         named = {nic.get("dev") for nic in domain.all("devices/interface/target")} & state.tapnames()
         mine = {tap for tap in named if (receipt := state.port(tap)) and receipt.uuid == uuid}
-        _release(sorted({*mine, *state.taps(uuid), *_gone(state)}), state, hold)
+        guarding.release(sorted({*mine, *state.taps(uuid), *guarding.gone(state)}), state, hold)
         state.forget_domain(uuid)
         tagging.untag(uuid, state)
         reaching.forget(uuid, state, hold)
         reaching.sweep(state, hold)
         ways.sweep(uuid, state, hold)
-
-
-def _release(taps: list[str], state: State, hold: int) -> None:
-    nft(_releasing(taps, state), hold)
-    state.drop_ports(taps)
-
-
-def _releasing(taps: list[str], state: State) -> str:
-    receipts = (receipt for receipt in map(state.port, taps) if receipt)
-    return "".join(map(known.given_back, receipts)) + filters.release(taps) if taps else ""
 
 
 def create_port(hook_data: xmlread.Node, state: State) -> None:
@@ -191,8 +159,9 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
 
 
 def _ours(domain: xmlread.Node, state: State) -> bool:
-    wanted = (intent.port_receipts, intent.tap_vlans, asked.ways)
-    return bool(nexthop.reaches(domain)) or any(of(domain, state.network) for of in wanted)
+    wanted = (intent.tap_vlans, asked.ways)
+    ours = guarding.planned(domain, state) or nexthop.reaches(domain)
+    return bool(ours) or any(of(domain, state.network) for of in wanted)
 
 
 def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
@@ -205,9 +174,10 @@ def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
 
 def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
     domain = found.domain_with(tap)
-    receipts, batch = _wanted(domain, state)
-    state.put_ports(found.uuid, receipts)
-    nft(batch, hold)
+    receipts = guarding.wanted(domain, state)
+    bridges.settle_pending(state, hold)
+    guarding.clear(receipts, state, hold)
+    guarding.put(found.uuid, receipts, [], state, hold)
     tagging.tag(domain, state, whole=False)
     try:
         reaching.lead(found.uuid, nexthop.reaches(domain), state, whole=False)
@@ -230,7 +200,7 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
     with state.lock() as hold:
         state.drop_plugging(portid)
         mine = [r for r in map(state.port, state.taps(uuid)) if r and r.portid == portid]
-        _release([r.tap for r in mine if not links.index_of(r.tap) or _left(r, state)], state, hold)
+        guarding.release([r.tap for r in mine if not links.index_of(r.tap) or _left(r, state)], state, hold)
         tagging.sweep(state)
         reaching.sweep(state, hold)
         ways.sweep("", state, hold)
@@ -267,28 +237,44 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
 
 def remember_network(hook_data: xmlread.Node, state: State) -> None:
     """Keeps what the network's XML says for ports that have no policy of their own."""
+    if _keep_network(hook_data, state):
+        with state.lock() as hold:
+            bridges.settle_pending(state, hold)
+
+
+def _keep_network(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
+    """Whether something changed; the bridge guard is to be settled then."""
     network = _network(hook_data)
     name, receipt = network.text_of("name"), intent.network_receipt(network)
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
-    if receipt == state.network(name):
+    before = state.network(name)
+    if receipt == before and not started:
         state.confirm_network(name)
-        return
+        return False
     with state.lock():
+        if any(each is not None and each.managed for each in (receipt, before)):
+            bridges.changing(state)
         if receipt is None:
             state.drop_network(name)
         else:
             state.put_network(receipt)
+    return True
 
 
 def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:
     aware, device = intent.aware_bridge(network), intent.overlay(network) or intent.subinterface(network)
+    made = device or intent.uplink(network)
+    managed = receipt.guarded and (made is not None or intent.is_libvirts_bridge(network))
     return receipt._replace(
-        made_bridge=device is not None or intent.uplink(network) is not None,
+        bridge=check_device(receipt.bridge) if managed else receipt.bridge,
+        made_bridge=made is not None,
         overlay=device.device if device else "",
         vlan=aware.tag if aware else 0,
         vlan_uplink=aware.uplink if aware else "",
         service=aware is not None and aware.service,
+        managed=managed,
+        uplink=made.device if made else "",
     )
 
 
@@ -297,8 +283,10 @@ def start_network(hook_data: xmlread.Node, state: State) -> None:
     aware = intent.aware_bridge(_network(hook_data))
     if aware is not None and not aware.existing:
         vlan.turn_on(aware.bridge, aware.tag, aware.service)
-    remember_network(hook_data, state)
-    with state.lock() as hold:  # libvirt's rules are new, and may stand before ours
+    _keep_network(hook_data, state, started=True)  # its uplink may be a new device under an old name
+    with state.lock() as hold:
+        bridges.settle_pending(state, hold)
+        # libvirt's rules are new, and may stand before ours.
         ways.settle(state, hold, force=True)
 
 
@@ -314,7 +302,10 @@ def _forget_network(name: str, state: State) -> None:
     if receipt.made_bridge:
         _remove_bridge(receipt, state)
     with state.lock() as hold:
+        if receipt.managed:
+            bridges.changing(state)
         state.drop_network(name)
+        bridges.settle_pending(state, hold)
         if receipt.dynamic and receipt.bridge not in _learnt_on(state):
             nft(learning.forget_network(receipt.bridge), hold)
         ways.settle(state, hold)
@@ -360,16 +351,16 @@ FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
 }
 
 
-def guard_domain(xml: bytes) -> None:
+def guard_domain(xml: bytes, settle: bool = True) -> None:
     """Does everything for a live domain's XML that the hooks would have done by now. Raises GuestnetError."""
-    repair(xmlread.parse(xml), State())
+    repair(xmlread.parse(xml), State(), settle)
 
 
 def release_tap(uuid: str, tap: str) -> None:
     """Takes the filter of one unplugged NIC of a domain away. Raises GuestnetError."""
     state = State()
     with state.lock() as hold:
-        _release([tap] if tap in state.taps(uuid) else [], state, hold)
+        guarding.release([tap] if tap in state.taps(uuid) else [], state, hold)
         reaching.forget_tap(uuid, tap, state, hold)
         ways.sweep("", state, hold)
 
@@ -379,16 +370,24 @@ def release_all() -> None:
     state = State()
     with state.lock() as hold:
         nft(filters.remove(), hold)
+        bridges.remove(state, hold)
         state.forget_ports()
         reaching.forget_all(state, hold)
         ways.close_all(state, hold)
 
 
 def adopt_network(xml: bytes) -> None:
-    """Keeps what an active network's XML says, as `started` would. Raises GuestnetError."""
+    """Keeps what an active network's XML says, as `started` would; `tidy` closes its bridge. Raises GuestnetError."""
     hook_data = xmlread.Node("hookData", {})
     hook_data.children = [xmlread.parse(xml)]
-    remember_network(hook_data, State())
+    _keep_network(hook_data, State())
+
+
+def review_bridges() -> None:
+    """Notes which bridges are managed by now, once all active networks are known. Raises GuestnetError."""
+    state = State()
+    with state.lock():
+        bridges.review(state, again=True)
 
 
 def tidy(active_networks: set[str], known_networks: set[str]) -> None:
@@ -403,10 +402,12 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         _forget_network(name, state)
     with state.lock() as hold:
         living = {r.tap for r in state.ports() if r.ifindex == links.index_of(r.tap)}
-        _release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
+        guarding.release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
         for bridge in sorted(kernel.bridges_learnt_on() - _learnt_on(state)):
             nft(learning.forget_network(bridge), hold)
         state.prune(2 * hotplug.HELPER_SECONDS)
         tagging.sweep(state)
+        bridges.review(state)
+        bridges.settle(state, hold)
         reaching.tidy(state, hold)
         ways.sweep("", state, hold)

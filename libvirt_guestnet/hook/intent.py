@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
@@ -110,6 +110,15 @@ def subinterface(network: Node) -> Subinterface | None:
         return None
     nic, service = check_device(ours.get("device")), ours.get("service") == "yes"
     return Subinterface(check_device(bridge.get("name")), nic, number(ours, "vlan", 4094), service)
+
+
+def is_libvirts_bridge(network: Node) -> bool:
+    """Whether libvirt makes the network's bridge, and removes it: in every mode but those that use what is there."""
+    forward = network.one("forward")
+    return network.one("bridge") is not None and (forward is None or forward.get("mode") in _LIBVIRTS_BRIDGE)
+
+
+_LIBVIRTS_BRIDGE = ("", "nat", "route", "open")
 
 
 def aware_bridge(network: Node) -> AwareBridge | None:
@@ -229,25 +238,29 @@ def address(text: str) -> IPv4Address | IPv6Address:
         raise GuestnetError(f"metadata: {error}") from error
 
 
-def port_receipts(domain: Node, network_of: NetworkOf) -> list[PortReceipt]:
+def port_receipts(domain: Node, network_of: NetworkOf, closed: Collection[str] = ()) -> list[PortReceipt]:
     """The guarded ports of a <domain>, as they must be applied. Raises GuestnetError on anything it cannot guard.
 
     A NIC's own policy in the domain's metadata wins; without one the defaults of a network that carries our metadata
-    apply; a NIC with neither is none of our business.
+    apply; a NIC with neither is none of our business. One that is not to be guarded has a receipt too, as trusted,
+    where its bridge is among the `closed`.
     """
     policies = {p.get("mac").lower(): p for p in domain.all(DOMAIN_PORT, "|")}
-    receipts = (_port_receipt(domain, nic, policies, network_of) for nic in domain.all("devices/interface"))
+    receipts = (_port_receipt(domain, nic, policies, network_of, closed) for nic in domain.all("devices/interface"))
     return [receipt for receipt in receipts if receipt]
 
 
 DOMAIN_PORT = f"metadata|{NAMESPACE} domain|{NAMESPACE} port"
 
 
-def _port_receipt(domain: Node, nic: Node, policies: dict[str, Node], network_of: NetworkOf) -> PortReceipt | None:
+def _port_receipt(
+    domain: Node, nic: Node, policies: dict[str, Node], network_of: NetworkOf, closed: Collection[str]
+) -> PortReceipt | None:
     mac = attribute(nic, "mac", "address").lower()
     name = attribute(nic, "source", "network")
     policy, network = policies.get(mac), network_of(name) if name else None
-    if not _guarded(policy, network):
+    guarded = _guarded(policy, network)
+    if not guarded and attribute(nic, "source", "bridge") not in closed:
         return None
     bare = PortReceipt(
         tap=tap_of(domain, nic, mac),
@@ -257,6 +270,8 @@ def _port_receipt(domain: Node, nic: Node, policies: dict[str, Node], network_of
         network=name or (policy.get("network") if policy else ""),
         portid=attribute(nic, "source", "portid"),
     )
+    if not guarded:
+        return bare._replace(own=policy is not None, trusted=True)
     pvid, tagged = _vlans(nic, policy) or (0, ())
     if tagged:
         bare = bare._replace(trunk=tagged, native=pvid > 0, service=network is not None and network.service)

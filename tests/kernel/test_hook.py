@@ -199,7 +199,7 @@ def _mac(xml: bytes, index: int) -> str:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_networks_are_remembered_while_they_run(hooks: Hooks, version: str) -> None:
     hooks.replay(version, "net-lifecycle", "started", NETWORK)
-    assert hooks.receipts() == ["vlan1.json"]
+    assert hooks.receipts() == ["bridges.json", "vlan1.json"]
     assert hooks.box.ok("stat", "-c", "%a", "/run/libvirt-guestnet", "/run/libvirt-guestnet/networks").split() == ["700", "700"]  # fmt: skip  # noqa: E501
     hooks.replay(version, "net-lifecycle", "stopped", NETWORK)
     assert hooks.receipts() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import libvirt_guestnet
@@ -35,6 +36,26 @@ def test_libvirtd_is_down(sandbox: Sandbox) -> None:
         "one instead, for `guestnet --sandbox default ...`"
     )
     assert guestnet(sandbox, "status") == (0, "")
+
+
+NETWORK = """<network><name>{name}</name><metadata><g:network xmlns:g="https://libvirt-guestnet.org/xmlns/1"
+  topology="t" name="{name}" guarded="{guarded}"/></metadata><bridge name="br-{name}"/></network>"""
+
+
+def test_status_says_where_unguarded_ports_are_silenced_and_where_the_kernel_cannot(hooked_sandbox: Sandbox) -> None:
+    for name, guarded in (("one", "yes"), ("open", "no"), ("down", "yes")):
+        xml = NETWORK.format(name=name, guarded=guarded)
+        hooked_sandbox.run(["virsh", "-q", "net-define", "/dev/stdin"], stdin=xml)
+        if name != "down":
+            hooked_sandbox.run(["virsh", "-q", "net-start", name])
+    rule = 'add table bridge t; add chain bridge t c; add rule bridge t c meta ibrname "one" drop'
+    can = hooked_sandbox.run(["nft", "-c", rule], check=False).returncode == 0
+    done = hooked_sandbox.run(sandbox_python("-m", "libvirt_guestnet.cli", "status", "--json"))
+    said = {row["name"]: row["bridge_guard"] for row in json.loads(done.stdout) if row["kind"] == "network"}
+    assert said == {"one": "on" if can else "kernel cannot", "open": "not wanted", "down": ""}
+    table = hooked_sandbox.run(sandbox_python("-m", "libvirt_guestnet.cli", "status")).stdout
+    assert "BRIDGE GUARD" in table.splitlines()[0]
+    assert said["one"] in next(line for line in table.splitlines() if " one " in line)
 
 
 def test_hooks_of_a_checkout_that_others_own_are_refused(sandbox: Sandbox) -> None:

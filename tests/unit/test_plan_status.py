@@ -2,13 +2,14 @@
 
 from ipaddress import ip_address
 
+import pytest
 from lxml import etree
 
 from libvirt_guestnet import commands
 from libvirt_guestnet.datapath.kernel import Guarded
 from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
-from libvirt_guestnet.state import PortReceipt
-from libvirt_guestnet.status import status
+from libvirt_guestnet.state import NetworkReceipt, PortReceipt
+from libvirt_guestnet.status import BridgeGuards, status
 
 NETWORK = """
 <network><name>vlan1</name>
@@ -23,6 +24,7 @@ DOMAIN = """
 <interface type="network"><mac address="52:54:00:61:0b:03"/><source network="vlan1"/><target dev="vme2"/>
   <link state="down"/></interface>
 </devices></domain>"""
+KNOWN = NetworkReceipt("vlan1", "t", True, "gn-vlan1", managed=True)
 
 SEEN = {"vme1": Guarded({"ARP": 3, "ND": 4}, [ip_address("10.61.2.9"), ip_address("fd61:2::9")])}
 
@@ -57,6 +59,8 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "active": True,
         "autostart": True,
         "ports": 2,
+        "bridge_guard": "missing",
+        "silent": [],
     }
     assert first == {
         "kind": "port",
@@ -88,6 +92,34 @@ def test_a_users_own_nics_and_other_topologies_are_left_out() -> None:
         "52:54:00:61:0b:02"
     ]
     assert status(snapshot(True), "other", receipt) == []
+
+
+@pytest.mark.parametrize(
+    ("guards", "word"),
+    [
+        (BridgeGuards(bridges=frozenset({"gn-vlan1"})), "on"),
+        (BridgeGuards(refused=True, networks={"vlan1": KNOWN}), "kernel cannot"),
+        (BridgeGuards(refused=True), "missing"),
+        (BridgeGuards(networks={"vlan1": KNOWN}), "missing"),
+        (BridgeGuards(refused=True, networks={"vlan1": KNOWN._replace(managed=False)}), "not our bridge"),
+        (BridgeGuards(networks={"vlan1": KNOWN._replace(managed=False, guarded=False)}), "not wanted"),
+    ],
+)
+def test_a_network_says_where_unguarded_ports_pass_nothing(guards: BridgeGuards, word: str) -> None:
+    row = status(snapshot(True), None, receipt, guards=guards)[0]
+    assert row.json()["bridge_guard"] == word
+
+
+def test_a_network_that_is_down_has_no_bridge_to_guard() -> None:
+    down = Snapshot((NetworkState("vlan1", "n", xml(NETWORK)),))
+    assert [row.json()["bridge_guard"] for row in status(down, guards=BridgeGuards(refused=True))] == [""]
+
+
+def test_silenced_ports_are_said_aloud() -> None:
+    rows = [row.json() for row in status(snapshot(False), None, receipt)]
+    rows[0]["silent"] = ["vnet3", "vnet7"]
+    told = commands.status_text(rows)
+    assert "SILENCED, nobody guards them, try `guestnet hooks sync`: vnet3 on gn-vlan1, vnet7 on gn-vlan1\n" in told
 
 
 def test_people_are_told_aloud_what_nothing_guards() -> None:

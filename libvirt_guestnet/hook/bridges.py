@@ -1,0 +1,91 @@
+"""The bridge guard of this host: which bridges it keeps closed and who passes, as the receipts have it.
+
+A bridge is managed if libvirt or our hook made it for a guarded network. One that was there before has ports of other
+people, which are not ours to cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+from libvirt_guestnet.datapath import bridgeguard, links
+from libvirt_guestnet.datapath.nft import NftRefusedError, nft
+from libvirt_guestnet.hook.xmlread import Node
+from libvirt_guestnet.state import Bridges, PortReceipt, State
+
+# All that change something want the state's lock held.
+
+
+def name_networks(domain: Node, state: State) -> None:
+    """Has a NIC that names a managed bridge, or a network of somebody's over it, name the bridge's own network: what
+    may pass there is the same for all."""
+    known = state.bridges()
+    for source in domain.all("devices/interface/source") if known else ():
+        name = known.networks.get(source.get("bridge"), "") if known else ""
+        if name and not (source.get("network") and state.network(source.get("network"))):
+            source.attributes["network"] = name
+
+
+def closed(state: State) -> Collection[str]:
+    """The bridges on which a port needs admission, were it only a trusted one."""
+    known = state.bridges()
+    return known.networks if known and not known.cannot else ()
+
+
+def change(admitted: Iterable[PortReceipt], gone: Iterable[PortReceipt], state: State) -> str:
+    """What a batch that guards and releases ports must say besides; nothing while the kernel's table is not settled."""
+    known = state.bridges()
+    if known is None or known.cannot or not known.settled:
+        return ""
+    return bridgeguard.change(*({r.ifindex for r in receipts if r.ifindex} for receipts in (admitted, gone)))
+
+
+def changing(state: State) -> None:
+    """To be called before receipts of networks change: whoever comes after a kill knows that `settle` is due."""
+    state.put_bridges((state.bridges() or Bridges({}))._replace(settled=False))
+
+
+def review(state: State, again: bool = False) -> None:
+    """Notes which bridges are managed by now; `settle` must follow. `again`: the kernel may be able to by now."""
+    known = state.bridges() or Bridges({})
+    networks = {r.bridge: r.name for r in reversed(state.networks()) if r.managed}
+    if networks or state.bridges():
+        state.put_bridges(Bridges(networks, False, "" if again else known.cannot))
+
+
+def settle(state: State, hold: int) -> None:
+    """Makes the kernel's table what the receipts say, or notes that the kernel cannot. Raises GuestnetError."""
+    known = state.bridges()
+    if known is None:
+        return
+    if known.networks:
+        state.put_bridges(known._replace(settled=True, cannot=known.cannot or _refusal(known, state, hold)))
+    else:
+        remove(state, hold)
+
+
+def settle_pending(state: State, hold: int) -> None:
+    """Finishes what a killed call began."""
+    known = state.bridges()
+    if known is not None and not known.settled:
+        review(state)
+        settle(state, hold)
+
+
+def remove(state: State, hold: int) -> None:
+    """Opens every bridge again."""
+    if state.bridges() is not None:
+        with suppress(NftRefusedError):  # a kernel without nftables for bridges
+            nft(bridgeguard.remove(), hold)
+        state.drop_bridges()
+
+
+def _refusal(known: Bridges, state: State, hold: int) -> str:
+    uplinks = {links.index_of(r.uplink) for r in state.networks() if r.uplink and r.bridge in known.networks}
+    ports = {*uplinks, *(r.ifindex for r in state.ports())} - {0}
+    try:
+        nft(bridgeguard.guard(known.networks, ports), hold)
+    except NftRefusedError as error:
+        return str(error)
+    return ""
