@@ -322,7 +322,7 @@ class State:
         self._remove("ways", tap)
 
     def settled(self) -> Any:
-        """The ways that the kernel has, as a whole: None for none, "" while they change."""
+        """What the kernel has by all these receipts, as `hook.ways` wrote it; None for nothing."""
         fields = self._read("settled", "ways")
         return None if fields is None else fields.get("is")
 

@@ -104,15 +104,36 @@ def settle(state: State, hold: int, force: bool = False) -> None:
 
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
-    active = [each for each in receipts(state) if each.active]
-    through = passages(state)
-    is_, wanted = state.settled(), [*map(_plain, active), *([str(field) for field in each] for each in through)]
-    if (is_ is None and not wanted) or (is_ == wanted and not force):
+    active, through = [each for each in receipts(state) if each.active], passages(state)
+    plain = [_plain(each) for each in active]
+    # As JSON gives it back.
+    whole = {"ways": plain, "through": [[str(field) for field in each] for each in through]}
+    wanted, is_ = whole if any(whole.values()) else None, state.settled()
+    if is_ == wanted and not (force and wanted):
         return
-    state.put_settled("")
+    before = [_ways_of(each) for each in is_.get("ways", ())] if isinstance(is_, dict) else []
+    state.put_settled({"changing": True, "ways": [_plain(each) for each in before]})
     nft(batch(active), hold)
+    _forget_flows(before, active)
     _arrange(active, through, hold)
-    state.put_settled(wanted or None)
+    state.put_settled(wanted)
+
+
+def _forget_flows(before: list[Ways], now: list[Ways]) -> None:
+    """Those of ways that came or went; the others' go on."""
+    was, is_ = ({(each.bridge, way) for each in known for way in _each(each)} for known in (before, now))
+    changed = [claim for bridge, way in was ^ is_ for claim in claims(way)]
+    if changed:
+        from libvirt_guestnet.datapath import conntrack, routed
+
+        conntrack.forget(changed, [str(host.address) for host in routed.host_addresses()])
+
+
+def _each(ways: Ways) -> list[Ways]:
+    """A port's ways one by one."""
+    bare = Ways("", "", "", "", "")
+    one = [bare._replace(forwards=(forward,)) for forward in ways.forwards]
+    return [*one, *(bare._replace(floating=(floating,)) for floating in ways.floating)]
 
 
 def _arrange(active: list[Ways], through: list[Passage], hold: int) -> None:
@@ -138,6 +159,13 @@ def _ways(fields: dict[str, Any]) -> Ways:
         forwards=tuple(Forward(*each) for each in forwards),
         floating=tuple(Floating(*each) for each in floating),
     )
+
+
+def _ways_of(plain: list[Any]) -> Ways:
+    """What `_plain` was made of."""
+    *fields, forwards, floating = plain
+    ways = tuple(Forward(*each) for each in forwards), tuple(Floating(*each) for each in floating)
+    return Ways._make([*fields, *ways])
 
 
 def _plain(ways: Ways) -> list[Any]:

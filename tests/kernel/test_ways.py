@@ -314,3 +314,55 @@ def test_an_address_that_is_the_hosts_own_is_left_alone(host: Host) -> None:
     assert seen(host.tcp("host", FLOATING, 22)) == FLOATING
     assert host.gone(xml) == (0, "")
     assert host.routes() == before
+
+
+SENDER = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("", 4444))
+s.settimeout(0.5)
+for line in sys.stdin:
+    s.sendto(b"x", (line.strip(), 5300))
+    try:
+        print(s.recv(100).decode().strip(), flush=True)
+    except TimeoutError:
+        print("nothing", flush=True)
+"""
+
+
+def test_who_keeps_sending_reaches_who_is_there_now(host: Host) -> None:
+    """The kernel translates a flow as it did its first packet, for as long as somebody sends."""
+    enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec", "lan"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*enter, "python3", "-c", SENDER], **pipes) as sender:
+
+        def ask() -> str:
+            sender.stdin.write(f"{HOST}\n")
+            sender.stdin.flush()
+            return sender.stdout.readline().strip()
+
+        try:
+            host.agents["near"].listen(udp=[53])
+            assert ask() == "nothing"  # now the flow is known, and is the host's own
+            xml = start(WAYS)
+            assert host.started(xml) == [(0, "")] * 2
+            assert ask() == f"{LAN} 4444"
+            assert host.gone(xml) == (0, "")
+            assert ask() == "nothing"
+            other = start(f'<guestnet:forward protocol="udp" ports="5300" to="{NEAR}" first="53"/>')
+            assert host.started(other) == [(0, "")] * 2
+            assert ask() == f"{LAN} 4444"
+            host.box.ok("ip", "-n", "near", "link", "set", "eth0", "down")
+            assert ask() == "nothing", "it was the other one"
+        finally:
+            sender.kill()
+
+
+def test_sessions_go_on_when_other_ways_change(host: Host) -> None:
+    assert host.started(start(WAYS)) == [(0, "")] * 2
+    assert seen(host.udp("lan", HOST, 5300)) == LAN
+    more = WAYS + f'<guestnet:forward at="{HOST}" protocol="tcp" ports="9999" to="{GUEST}"/>'
+    assert host.call("qemu", "guesta", "reconnect", "begin", start(more)) == (0, "")
+    assert " dport=5300 " in host.box.ok("cat", "/proc/net/nf_conntrack")
+    assert host.call("qemu", "guesta", "reconnect", "begin", start("")) == (0, "")
+    assert " dport=5300 " not in host.box.ok("cat", "/proc/net/nf_conntrack")
