@@ -126,7 +126,7 @@ def test_a_plain_domain_gets_the_defaults_of_a_marked_network(hooks: Hooks, vers
     assert hooks.chains() == ["vnet1"]
     allowed = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "tap-vnet1")
     # Its address is what the host's DHCP server will tell it.
-    assert "ip saddr @learnt4-vnet1 goto" in allowed
+    assert "ip saddr @learnt4-vnet1 jump" in allowed
     told = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "told-vnet1")
     assert "ip saddr 10.61.1.1 udp sport 67" in told
     assert "timeout 1h" in told
