@@ -1,5 +1,7 @@
 """Tests that run inside the lab VM, collected here as items of their own: every boot runs all that was selected for it.
 
+All VMs boot with the first test and run side by side: each is busy on one processor for most of its time.
+
 A test of tests/labvm/inside/, and some of tests/kernel/, becomes one item per Debian: `test_x@bookworm` and
 `test_x@trixie`. It shows the report that came out of that VM. `@pytest.mark.only("trixie")` keeps it to one of them.
 """
@@ -9,6 +11,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from runner import VM, LabVMError
 
 SUITES = ("bookworm", "trixie")
-BOOT_SECONDS = 900
+BOOT_SECONDS = 1500
 _INSIDE = Path(__file__).parent / "inside"
 _KERNEL = Path(__file__).parents[1] / "kernel"
 # What depends on the kernel's version and on nft's; the rest would only take its time. Everything is slow inside.
@@ -82,7 +86,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return  # this is the pytest in the VM
     copies = [copy for item in items if _runs_inside(item) for copy in _copies(item)]
     items[:] = [item for item in items if item.path.parent != _INSIDE]
-    # One after another: a VM is shut down before the next one boots.
+    # The reports of one VM after those of the other.
     items += sorted(copies, key=lambda copy: SUITES.index(copy.suite))
 
 
@@ -104,10 +108,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if not isinstance(item, InsideTest):
         return None
     boots = item.session.stash.setdefault(_BOOTS, {})
-    if item.suite not in boots:
-        for other in boots.values():
-            other.close()
-        boots[item.suite] = Boot(item.suite, [i for i in item.session.items if isinstance(i, InsideTest)])
+    if not boots:
+        items = [found for found in item.session.items if isinstance(found, InsideTest)]
+        boots.update({suite: Boot(suite, items) for suite in dict.fromkeys(found.suite for found in items)})
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in boots[item.suite].reports(item):
         item.ihook.pytest_runtest_logreport(report=report)
@@ -124,18 +127,30 @@ class Boot:
     """One run of a VM with all its tests: `reports` waits for those of one test."""
 
     def __init__(self, suite: str, items: list[InsideTest]) -> None:
+        self.wanted = {item.inside_id for item in items if item.suite == suite}
         self.done: dict[str, list[dict[str, Any]]] = {}
         self.complete: set[str] = set()
         self.running = "its boot"
         self.trouble: list[str] = []
         self.said = False
         self.vm: VM | None = None
-        self.events: Iterator[dict[str, Any]] = iter(())
+        self.events: Queue[dict[str, Any] | Exception | None] = Queue()
         try:
-            self.vm = VM(suite, [item.inside_id for item in items if item.suite == suite], BOOT_SECONDS)
-            self.events = self.vm.stream()
+            self.vm = VM(suite, sorted(self.wanted), BOOT_SECONDS)
+            self.reader = Thread(target=self._read, args=(self.vm,), daemon=True)
+            self.reader.start()
         except (LabVMError, OSError) as error:
             self.trouble.append(str(error))
+            self.events.put(None)
+
+    def _read(self, vm: VM) -> None:
+        """In a thread of its own: a VM whose reports nobody reads would wait."""
+        try:
+            for event in vm.stream():
+                self.events.put(event)
+        except (LabVMError, OSError, ValueError) as error:
+            self.events.put(error)
+        self.events.put(None)
 
     def reports(self, item: InsideTest) -> list[pytest.TestReport]:
         """What the VM reported for this test, or the reason why it reported nothing, as a failure."""
@@ -149,12 +164,11 @@ class Boot:
         return [_as_outside(item, report) for report in self.done.pop(item.inside_id)]
 
     def _next(self) -> bool:
-        try:
-            event = next(self.events, None)
-        except (LabVMError, OSError, ValueError) as error:
-            self.trouble.append(str(error))
-            event = None
-        if event is None:
+        event = self.events.get()
+        if isinstance(event, Exception):
+            self.trouble.append(str(event))
+        if event is None or isinstance(event, Exception):
+            self.events.put(None)  # nothing comes any more, however often somebody looks
             return False
         if "begins" in event:
             self.running = event["begins"]
@@ -171,9 +185,10 @@ class Boot:
         """Shuts the VM down; tests that it has not run yet fail."""
         if self.vm is not None:
             # What comes after the last test may still be a failure to end.
-            while not self.trouble and self._next():
+            while self.wanted <= self.complete and not self.trouble and self._next():
                 pass
             self.vm.__exit__()
+            self.reader.join()
             self.vm = None
 
 
