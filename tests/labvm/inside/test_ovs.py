@@ -117,6 +117,17 @@ def test_a_plugged_nic_is_guarded_and_tagged(real: Real) -> None:
     assert ports(real) == ["blue1", "out0", "own", "red1", "trunk"]
 
 
+@pytest.mark.only("trixie")  # 9.0 cannot move a NIC of Open vSwitch to another network
+def test_a_nic_that_moves_to_another_network_is_guarded_and_tagged_anew(real: Real) -> None:
+    real.define("create", domain("mover"))
+    real.change("attach-device", "mover", NIC.format(network="red", mac=LATE))
+    (tap,) = real.nics("mover")
+    real.soon(lambda: "10.61.1." in real.rules(tap), "it is guarded by its network's rules")
+    real.change("update-device", "mover", NIC.format(network="blue", mac=LATE))
+    with Wire(real.sandbox, "mover") as wire:
+        judge(real, wire, tap, "10.0.2.77", 200)
+
+
 def judge(real: Real, wire: Wire, tap: str, address: str, vlan: int) -> None:
     """The NIC is in the VLAN, and may send what its network's ports may."""
     real.soon(lambda: address[:-2] in real.rules(tap), "it is guarded by its network's rules")
