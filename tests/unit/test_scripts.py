@@ -78,3 +78,9 @@ def test_tox_has_an_environment_for_every_tier() -> None:
 def test_scripts_are_shell_that_any_sh_reads(name: str) -> None:
     assert subprocess.run(["sh", "-n", str(ROOT / name)], capture_output=True, timeout=10).stderr == b""
     assert (ROOT / name).stat().st_mode & 0o111 == 0o111
+
+
+def test_test_files_have_different_names() -> None:
+    """pytest collects only one of two modules of one name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
