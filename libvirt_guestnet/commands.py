@@ -225,7 +225,7 @@ def drops_text(rows: Sequence[Mapping[str, object]]) -> str:
 
 def hooks(args: Namespace) -> int:
     """`guestnet hooks`"""
-    from libvirt_guestnet import install
+    from libvirt_guestnet import install, service
     from libvirt_guestnet.hook.entry import release_all
 
     if args.action != "status" and os.geteuid() != 0:
@@ -234,7 +234,9 @@ def hooks(args: Namespace) -> int:
         return _sync(args)
     if args.action == "install":
         states = install.install(any_owner=args.any_owner)
+        service.install()
     elif args.action == "uninstall":
+        service.uninstall()
         states = install.uninstall()
         # Without hooks nothing would ever remove the filters, and they outlive their taps.
         release_all()

@@ -40,7 +40,7 @@ def install(root: Path = Path("/"), any_owner: bool = False) -> list[HookStatus]
     if not any_owner:
         _check_owner(_library())
     for hook in HOOKS:
-        path, text = _path(root, hook), _text(hook)
+        path, text = _path(root, hook), filled_in(hook)
         if not path.exists() or path.read_text() != text:
             _write(path, text)
     return status(root)
@@ -59,7 +59,7 @@ def status(root: Path = Path("/")) -> list[HookStatus]:
     for hook in HOOKS:
         path = _path(root, hook)
         installed = path.exists()
-        current = installed and path.read_text() == _text(hook)
+        current = installed and path.read_text() == filled_in(hook)
         result.append(HookStatus(hook, str(path), installed, current, installed and _restart_needed(root, hook)))
     return result
 
@@ -72,7 +72,8 @@ def _library() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
-def _text(hook: str) -> str:
+def filled_in(hook: str) -> str:
+    """The text of a file in hooks/, for this installation. Raises GuestnetError when the file is missing."""
     from libvirt_guestnet.hook.lifecycle import ARRIVALS, TABLE
 
     wanted = [operation for (of, operation), (function, *_) in TABLE.items() if of == hook and function]

@@ -34,6 +34,12 @@ def listed(*what: str) -> list[str]:
     return program.run(["nft", "-a", "list", *what], "", "nftables").stdout.splitlines()
 
 
+def tables() -> set[str]:
+    """The tables there are, as "FAMILY NAME". Raises GuestnetError."""
+    output = program.run(["nft", "list", "tables"], "", "nftables")
+    return {line.removeprefix("table ") for line in output.stdout.splitlines()}
+
+
 def numbers(name: str) -> list[int]:
     """What is in one of our sets of integers; nothing where there is no such set. One set takes 2 ms, however many
     there are. Raises GuestnetError when nft does not answer."""

@@ -9,21 +9,25 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import program
-from libvirt_guestnet.datapath.accepts import Accept, Passage, iptables_batch, nft_batch
+from libvirt_guestnet.datapath.accepts import CHAIN, NFT_CHAIN, Accept, Passage, iptables_batch, nft_batch
 from libvirt_guestnet.datapath.nft import listed, nft
 from libvirt_guestnet.errors import GuestnetError
+
+LIBVIRT = "-j LIBVIRT_FW"  # its chains in iptables' FORWARD
 
 
 class Place(NamedTuple):
     """One forward chain of somebody else's, for IPv4 or IPv6.
 
-    `read` gives its rules, None where there is no such chain or it can refuse nothing; `plan` the change that is
-    needed, "" for none; `write` makes it in one transaction. Both raise GuestnetError.
+    `read` gives its rules, None where there is no such chain or it can refuse nothing; `leads` says whether they lead
+    to our chain in time; `plan` gives the change that is needed, "" for none; `write` makes it in one transaction.
+    `read` and `write` raise GuestnetError.
     """
 
     name: str
     version: int
     read: Callable[[], list[str] | None]
+    leads: Callable[[list[str]], bool]
     plan: Callable[[list[Accept | Passage], list[str]], str]
     write: Callable[[str, int | None], None]
 
@@ -32,6 +36,13 @@ def arrange(accepts: Iterable[Accept | Passage], hold: int | None = None) -> lis
     """Every place accepts exactly these. Goes on past failures and returns them, each with its place."""
     wanted = list(accepts)
     return [failure for place in PLACES if (failure := _arrange(place, wanted, hold))]
+
+
+def lost(accepts: Iterable[Accept | Passage]) -> list[str]:
+    """The places that somebody took our chain out of. Raises GuestnetError where that cannot be told."""
+    versions = {accept.guest.version for accept in accepts}
+    read = ((place, place.read()) for place in PLACES if place.version in versions)
+    return [place.name for place, there in read if there is not None and not place.leads(there)]
 
 
 def _arrange(place: Place, accepts: list[Accept | Passage], hold: int | None) -> str:
@@ -66,7 +77,13 @@ def _iptables(tool: str, version: int) -> Place:
         if output.status != 0:
             raise GuestnetError(f"{tool} refused the change: {output.complaint}")
 
-    return Place(f"{tool} FORWARD", version, read, iptables_batch, write)
+    return Place(f"{tool} FORWARD", version, read, _before_libvirt, iptables_batch, write)
+
+
+def _before_libvirt(rules: list[str]) -> bool:
+    # Docker and ufw refuse by the chain's policy or at its end; libvirt puts its rejects first when it starts.
+    jump = f"-A FORWARD -j {CHAIN}"
+    return jump in rules and not any(LIBVIRT in rule for rule in rules[: rules.index(jump)])
 
 
 def _libvirt(family: str, version: int) -> Place:
@@ -75,7 +92,13 @@ def _libvirt(family: str, version: int) -> Place:
     def plan(accepts: list[Accept | Passage], forward: list[str]) -> str:
         return nft_batch(accepts, table, forward)
 
-    return Place(f"nftables {table}", version, lambda: listed("chain", *table.split(), "forward") or None, plan, nft)
+    def leads(forward: list[str]) -> bool:
+        return any(line.strip().startswith(f"jump {NFT_CHAIN} #") for line in forward)
+
+    def read() -> list[str] | None:
+        return listed("chain", *table.split(), "forward") or None
+
+    return Place(f"nftables {table}", version, read, leads, plan, nft)
 
 
 PLACES = (_iptables("iptables", 4), _iptables("ip6tables", 6), _libvirt("ip", 4), _libvirt("ip6", 6))

@@ -1,6 +1,6 @@
 """Where the installed hook files arrive: `python3 -IS main.py qemu|network OBJECT OPERATION SUBOPERATION EXTRA`.
 
-Or, after `reconnect` calls: `python3 -IS main.py repair`.
+Or, after `reconnect` calls: `python3 -IS main.py repair`; as a service: `python3 -IS main.py watch`.
 """
 
 import sys
@@ -11,6 +11,10 @@ if __name__ == "__main__":
         from libvirt_guestnet.hook import repair
 
         sys.exit(repair.main())
+    if sys.argv[1] == "watch":
+        from libvirt_guestnet.hook import watch
+
+        sys.exit(watch.main())
     from libvirt_guestnet.hook.lifecycle import run
 
     sys.exit(run(sys.argv[1], sys.argv[1:]))

@@ -55,19 +55,24 @@ def _settle() -> None:
 
 
 def _repair(path: str) -> None:
+    with open(path, "rb") as file:
+        data = file.read(xmlread.MAX_BYTES + 1)
+    if not data.rstrip().endswith(b"</domain>") and time.time() - os.stat(path).st_mtime < _WRITTEN_SECONDS:
+        return
+    os.unlink(path)
+    repair(lambda: xmlread.parse(data), "after the daemon's restart")
+
+
+def repair(read: Callable[[], Node], when: str) -> None:
+    """Does for one running guest what `reconnect` asks for. Never fails: the log is told."""
     signal.alarm(entry.DEADLINE_SECONDS)
     try:
-        with open(path, "rb") as file:
-            data = file.read(xmlread.MAX_BYTES + 1)
-        if not data.rstrip().endswith(b"</domain>") and time.time() - os.stat(path).st_mtime < _WRITTEN_SECONDS:
-            return
-        os.unlink(path)
-        domain = xmlread.parse(data)
+        domain = read()
         FUNCTION(domain, _Running(domain))
     except _EndedError:
         return
     except Exception as error:  # the other guests must not suffer, whatever the bug or the damage
-        log.complain(f"a guest is not repaired after the daemon's restart: {error}")
+        log.complain(f"a guest is not repaired {when}: {error}")
     finally:
         signal.alarm(0)
 

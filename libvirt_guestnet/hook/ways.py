@@ -12,7 +12,7 @@ from libvirt_guestnet.claims import Claim, clashes
 from libvirt_guestnet.datapath import links
 from libvirt_guestnet.datapath.accepts import Passage
 from libvirt_guestnet.datapath.nft import nft
-from libvirt_guestnet.datapath.ways import Floating, Forward, Ways, accepts, batch, claims
+from libvirt_guestnet.datapath.ways import TABLE, Floating, Forward, Ways, accepts, batch, claims
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import asked, xmlread
 from libvirt_guestnet.hook.passing import passages
@@ -134,6 +134,15 @@ def _each(ways: Ways) -> list[Ways]:
     bare = Ways("", "", "", "", "")
     one = [bare._replace(forwards=(forward,)) for forward in ways.forwards]
     return [*one, *(bare._replace(floating=(floating,)) for floating in ways.floating)]
+
+
+def lost(state: State) -> list[str]:
+    """What somebody else took out of the kernel of that which `settle` put there. Raises GuestnetError."""
+    from libvirt_guestnet.datapath import places
+    from libvirt_guestnet.datapath.nft import tables
+
+    active = [each for each in receipts(state) if each.active]
+    return [*({TABLE} - tables() if active else ()), *places.lost([*accepts(active), *passages(state)])]
 
 
 def _arrange(active: list[Ways], through: list[Passage], hold: int) -> None:

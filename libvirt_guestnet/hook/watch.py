@@ -1,0 +1,164 @@
+"""Puts back what somebody else's tool takes out of the kernel: `nft flush ruleset`, a firewall's or Docker's restart.
+
+A service for hosts on which that happens; ports are safe without it from start to stop as long as nobody does. Every
+change of nftables' rules, iptables' own among them, is told over netlink (NFNLGRP_NFTABLES, kernel 3.14). Then one look
+says whether something of ours is missing, and every running guest is repaired as after a restart of libvirt's daemon.
+libvirt's own rules come back when its daemon reloads (SIGHUP).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from functools import partial
+
+from libvirt_guestnet.datapath import bridgeguard, places, program
+from libvirt_guestnet.datapath.names import TABLE
+from libvirt_guestnet.datapath.nft import tables
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import bridges, entry, log, repair, ways, xmlread
+from libvirt_guestnet.state import State
+
+_NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _NFTABLES_GROUP = 12, 270, 1, 7
+_LIBVIRT = "/run/libvirt"
+_DAEMONS = ("virtnetworkd", "libvirtd")
+# One command of a firewall is many changes.
+_QUIET_SECONDS, _MOST_SECONDS = 0.1, 1.0
+# iptables-legacy tells nobody what it does; and what could not be repaired is tried again.
+_LOOK_SECONDS = 30.0
+_RELOAD_SECONDS = 10.0
+
+
+def main() -> int:
+    """Watches until it is told to end."""
+    signal.signal(signal.SIGALRM, entry.expired)
+    watch = _Watch()
+    with _changes() as change:
+        while True:
+            watch.look()
+            _wait(change)
+
+
+def _changes() -> socket.socket:
+    change = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    change.bind((0, 0))
+    change.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFTABLES_GROUP)
+    change.setblocking(False)
+    return change
+
+
+def _wait(change: socket.socket) -> None:
+    """Until something has changed and all is quiet again, or it is time to look anyway."""
+    if not select.select([change], [], [], _LOOK_SECONDS)[0]:
+        return
+    end = time.monotonic() + _MOST_SECONDS
+    while time.monotonic() < end and select.select([change], [], [], _QUIET_SECONDS)[0]:
+        _drain(change)
+
+
+def _drain(change: socket.socket) -> None:
+    """What changed does not matter: not knowing (ENOBUFS) is one more reason to look."""
+    try:
+        while change.recv(1 << 16):
+            pass
+    except OSError:
+        return
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self._reloaded = float("-inf")
+
+    def look(self) -> None:
+        """Looks for what is missing, and has it put back. Never fails: the next change is the next try."""
+        try:
+            missing = lost(State())
+            if missing:
+                log.complain(f"missing in the kernel, being put back: {', '.join(missing)}")
+                _close_bridges(State())
+                for record in _records("qemu"):
+                    repair.repair(partial(_running, record), "after a change of the host's rules")
+            self._reload_libvirt()
+        except (GuestnetError, OSError) as error:
+            log.complain(f"what is missing in the kernel is not put back yet: {error}")
+
+    def _reload_libvirt(self) -> None:
+        if time.monotonic() - self._reloaded > _RELOAD_SECONDS and _libvirt_lost():
+            self._reloaded = time.monotonic()
+            log.complain("libvirt's rules are missing in the kernel: its daemon is told to reload")
+            _hang_up()
+
+
+def lost(state: State) -> list[str]:
+    """What should be in the kernel and is not. Raises GuestnetError."""
+    wanted = {TABLE} if state.tapnames() else set()
+    wanted |= {bridgeguard.TABLE} if bridges.closed(state) else set()
+    return [*sorted(wanted - tables()), *ways.lost(state)]
+
+
+def _close_bridges(state: State) -> None:
+    with state.lock() as hold:
+        if bridges.closed(state):
+            bridges.changing(state)
+            bridges.settle(state, hold)
+
+
+def _running(path: str) -> xmlread.Node:
+    """A domain as a hook would see it: libvirt's record keeps apart what a network gave a NIC. Raises GuestnetError."""
+    with open(path, "rb") as file:
+        domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
+    if domain is None:
+        raise GuestnetError(f"{path} is no record of a domain")
+    for nic in domain.all("devices/interface"):
+        given, source = nic.one("actual/source"), nic.one("source")
+        if given is not None and source is not None:
+            source.attributes.update(given.attributes)
+    return domain
+
+
+def _records(kind: str) -> list[str]:
+    folder = f"{_LIBVIRT}/{kind}"
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [f"{folder}/{name}" for name in sorted(names) if name.endswith(".xml")]
+
+
+def _libvirt_lost() -> bool:
+    """Whether libvirt has networks with rules of its own, and not one of these is in the kernel."""
+    if not any(map(_has_rules, _records("network"))):
+        return False
+    if "ip libvirt_network" in tables():
+        return False
+    return places.LIBVIRT not in program.run(["iptables", "-w", "5", "-S", "FORWARD"], "", "iptables").stdout
+
+
+def _has_rules(record: str) -> bool:
+    with open(record, "rb") as file:
+        network = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
+    forward = network.one("forward") if network else None
+    return network is not None and (forward is None or (forward.get("mode") or "nat") in ("nat", "route"))
+
+
+def _hang_up() -> None:
+    """SIGHUP, as `systemctl reload` does: the daemon makes the rules of its networks anew (networkStateReload)."""
+    for name in _DAEMONS:
+        try:
+            with open(f"/run/{name}.pid") as file:
+                handle = os.pidfd_open(int(file.read(32)))
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            continue
+        try:
+            if _is_called(handle, name):
+                signal.pidfd_send_signal(handle, signal.SIGHUP)
+                return
+        finally:
+            os.close(handle)
+
+
+def _is_called(handle: int, name: str) -> bool:
+    with open(f"/proc/self/fdinfo/{handle}") as file:
+        pid = next(line.split()[1] for line in file if line.startswith("Pid:"))
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip() == name

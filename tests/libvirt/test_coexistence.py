@@ -1,0 +1,125 @@
+"""Beside other people's firewalls: guests stay guarded and reachable whatever those load, reload or flush.
+
+Each firewall's rules are loaded for real, as its own tool loads them on Debian; nobody calls guestnet afterwards.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_ways_in import MAC, Net, forward_rules, reachable, running
+
+from libvirt_guestnet import hook
+from libvirt_guestnet import sandbox as sandboxes
+from libvirt_guestnet.sandbox import Sandbox
+
+# `iptables-save` of Docker 28 with its default network: the policy is what hurts.
+DOCKER = """*filter
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+:DOCKER-USER - [0:0]
+-I FORWARD -j DOCKER-USER
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 -j ACCEPT
+-A DOCKER-USER -j RETURN
+COMMIT
+"""
+
+
+@pytest.fixture(scope="module")
+def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
+    return hooked_sandbox
+
+
+@pytest.fixture(scope="module")
+def net(sandbox: Sandbox) -> Iterator[Net]:
+    with Net(sandbox) as net:
+        yield net
+
+
+@contextmanager
+def watching(sandbox: Sandbox) -> Iterator[None]:
+    """The service that `guestnet hooks install` sets up, run by hand."""
+    main = Path(hook.__file__).parent / "main.py"
+    argv = sandbox.command(sandboxes.python_inside([str(main), "watch"], sandbox.root))
+    with subprocess.Popen(argv) as process:
+        try:
+            yield
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def guards(net: Net) -> str:
+    """The guard of every tap, without counters."""
+    return net.sandbox.run(["nft", "-s", "list", "table", "netdev", "guestnet"], check=False).stdout
+
+
+def nft_file(net: Net, text: str) -> None:
+    net.sandbox.run(["nft", "-f", "-"], stdin=text)
+
+
+@pytest.mark.parametrize("network", ["web", "inside"])
+def test_a_flushed_ruleset_comes_back(net: Net, network: str) -> None:
+    """`nft flush ruleset`, and nftables.service's reload, which begins with it."""
+    before = forward_rules(net)
+    with running(net.sandbox, network), watching(net.sandbox):
+        reachable(net)
+        guarded = guards(net)
+        assert MAC in guarded
+        for ruleset in ("flush ruleset", NFTABLES_CONF):
+            nft_file(net, ruleset)
+            net.soon(lambda: guards(net) == guarded and net.udp("lan", "198.18.1.1", 5300).open)
+            reachable(net)
+    assert guards(net).count("tap-") == 0
+    assert forward_rules(net) == before
+
+
+# Debian's /etc/nftables.conf, which nftables.service loads.
+NFTABLES_CONF = """flush ruleset
+table inet filter {
+	chain input { type filter hook input priority filter; }
+	chain forward { type filter hook forward priority filter; }
+	chain output { type filter hook output priority filter; }
+}
+"""
+
+
+def test_without_the_service_it_stays_lost(net: Net) -> None:
+    """The test above could fail; and so it is the service that mends."""
+    with running(net.sandbox, "web"):
+        nft_file(net, "flush ruleset")
+        assert guards(net) == ""
+        assert not net.udp("lan", "198.18.1.1", 5300).open
+    net.sandbox.restart_libvirtd()
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_docker_before_and_after(net: Net, order: str) -> None:
+    """Docker's FORWARD DROP, loaded before the guest starts or while it runs."""
+    try:
+        if order == "before":
+            docker(net, DOCKER)
+        with running(net.sandbox, "web"), watching(net.sandbox):
+            if order == "after":
+                docker(net, DOCKER)
+                net.soon(lambda: net.udp("lan", "198.18.1.1", 5300).open)
+            reachable(net)
+            docker(net, DOCKER)  # its restart
+            reachable(net)
+        rules = net.sandbox.run(["iptables", "-S", "FORWARD"]).stdout
+        assert "-P FORWARD DROP" in rules
+        assert "GUESTNET" not in rules
+    finally:
+        nft_file(net, "flush ruleset")
+        net.sandbox.restart_libvirtd()
+
+
+def docker(net: Net, rules: str) -> None:
+    for tool in ("iptables", "ip6tables"):
+        net.sandbox.run([f"{tool}-restore", "--noflush"], stdin=rules)
