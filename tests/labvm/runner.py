@@ -10,7 +10,9 @@ The machine's own network is not connected to it. It ends with the process that 
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import select
 import shutil
 import signal
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 EVENT_BYTES = 4_000_000
 CONSOLE_TAIL = 4000
 _READ = 65536
+_PREFIX = "guestnet-labvm-"
+_UNHELD_SECONDS = 10  # between making a folder and holding it
 
 _JOB = """#!/bin/sh
 export PYTHONPATH=/opt/tests:/job/checkout:/job/checkout/tests/labvm PYTHONDONTWRITEBYTECODE=1
@@ -49,7 +54,7 @@ class VM:
         self.suite = suite
         self.started = time.monotonic()
         self.deadline = self.started + seconds
-        self.work = Path(tempfile.mkdtemp(prefix="guestnet-labvm-"))
+        self.work, self.held = _work_folder()
         self.console = self.work / "console"
         try:
             self.console.touch()
@@ -59,7 +64,7 @@ class VM:
             self.qemu = _boot(disk, self.work, theirs)
             theirs.close()
         except BaseException:
-            shutil.rmtree(self.work)
+            self._leave()
             raise
 
     def __enter__(self) -> VM:
@@ -69,7 +74,11 @@ class VM:
         self.qemu.kill()
         self.qemu.wait(30)
         self.events.close()
+        self._leave()
+
+    def _leave(self) -> None:
         shutil.rmtree(self.work)
+        os.close(self.held)
 
     def stream(self) -> Iterator[dict[str, Any]]:
         """The events of the job, until it ends. Raises LabVMError when it does not end well, or not in time."""
@@ -104,6 +113,28 @@ class VM:
         tail = self.console.read_bytes()[-CONSOLE_TAIL:].decode(errors="replace")
         after = time.monotonic() - self.started
         return LabVMError(f"lab VM {self.suite}: {what}, after {after:.0f} s. Its console's last words:\n{tail}")
+
+
+def _work_folder() -> tuple[Path, int]:
+    """A new folder and the descriptor that holds it; takes those away whose holder was killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _UNHELD_SECONDS:
+                os.close(_hold(left))
+                shutil.rmtree(left)
+    work = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    return work, _hold(work)
+
+
+def _hold(folder: Path) -> int:
+    """Raises OSError if somebody else holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _disk(suite: str) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import runner
 from runner import VM, LabVMError
 
 pytestmark = pytest.mark.labvm
@@ -26,3 +29,18 @@ def test_an_end_that_is_none_is_told_apart(job: str, seconds: float, message: st
                 list(vm.stream())
     assert vm.qemu.returncode is not None
     assert not vm.work.exists()
+
+
+def test_what_a_killed_run_left_is_taken_away_and_what_is_in_use_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_PREFIX", "guestnet-labvm-test-")
+    monkeypatch.setattr(runner, "_UNHELD_SECONDS", 0)
+    (killed, first), (used, second) = runner._work_folder(), runner._work_folder()
+    os.close(first)
+    new, third = runner._work_folder()
+    try:
+        assert not killed.exists()
+        assert used.exists()
+    finally:
+        for folder, held in ((used, second), (new, third)):
+            folder.rmdir()
+            os.close(held)
