@@ -172,6 +172,13 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb = _verb(verbs, "status", "commands.status", "show networks and ports: what is defined, running and guarded")
     _json(verb)
     verb.add_argument("--drops", action="store_true", help="what port security dropped, by port and reason")
+    text = (
+        "say what on this host keeps guests from being guarded or reached, and what to do (1: something must be done)"
+    )
+    verb = _verb(verbs, "doctor", "doctor.doctor", text)
+    verb.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="also what this topology needs of the host")
+    _map(verb)
+    _json(verb)
     text = "libvirt's hooks: install, uninstall (with every filter), status, or sync (guard what runs already)"
     verb = _verb(verbs, "hooks", "commands.hooks", text)
     verb.add_argument("action", choices=["install", "uninstall", "status", "sync"])

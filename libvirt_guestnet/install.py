@@ -38,7 +38,7 @@ def install(root: Path = Path("/"), any_owner: bool = False) -> list[HookStatus]
     somebody other than root could change the code that libvirt would run as root (unless `any_owner`)."""
     _check_libvirt()
     if not any_owner:
-        _check_owner(_library())
+        check_owner()
     for hook in HOOKS:
         path, text = _path(root, hook), filled_in(hook)
         if not path.exists() or path.read_text() != text:
@@ -126,8 +126,9 @@ def libvirt_version() -> tuple[int, ...] | None:
     return None
 
 
-def _check_owner(library: Path) -> None:
-    package = library / "libvirt_guestnet"
+def check_owner(library: Path | None = None) -> None:
+    """Raises GuestnetError where others than root could change the code that libvirt runs as root."""
+    package = (library or _library()) / "libvirt_guestnet"
     for path in (Path(sys.executable).resolve(), package / "hook/main.py", package, *package.parents):
         mode = path.stat()
         others = stat.S_IWOTH | (stat.S_IWGRP if mode.st_gid else 0)

@@ -1,0 +1,218 @@
+"""`guestnet doctor` on made-up hosts: every row it can say, and that it says nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from libvirt_guestnet import topology
+from libvirt_guestnet.datapath.firewalls import Chain, iptables_chains, nft_chain
+from libvirt_guestnet.doctor import kernel_features, text, wanted_by
+from libvirt_guestnet.doctor_rows import FEATURES, FINE, MUST, NOTE, Facts, Network, Row, judge
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.install import HookStatus
+
+NAT = Network("web", "br-web", "nat", frozenset({4, 6}), reached=True)
+ISOLATED = Network("in", "br-in", "isolated", frozenset({4}), reached=True)
+LAN = Network("lan", "br0", "bridge")
+ROUTED = Network("vme1", "vme1", "host-routed")
+HOOK = HookStatus("qemu", "/etc/h", installed=True, current=True, restart_needed=False)
+OWN = Chain("inet filter forward", "forward", (4, 6), "its policy is drop")
+DOCKER = Chain("iptables FORWARD", "forward", (4,), "its policy is DROP", "docker", ours=True, libvirts=True)
+
+
+def said(facts: Facts, check: str) -> list[tuple[str, str, str, str]]:
+    return [(r.level, r.about, r.found, r.do) for r in judge(facts) if r.check == check and r.level != FINE]
+
+
+def test_nothing_is_wrong() -> None:
+    healthy = Facts(
+        hooks=(HOOK,),
+        kernel=dict.fromkeys(FEATURES, True),
+        networks=(NAT, ISOLATED, LAN),
+        forwarding={4: True, 6: True},
+        bridged={4: False},
+        chains=(DOCKER,),
+        labels={"lan1": "eth1"},
+        devices=frozenset({"eth1"}),
+    )
+    rows = judge(healthy)
+    assert {row.level for row in rows} == {FINE}
+    assert {row.check for row in rows} == {"libvirt", "hooks", "library", "kernel", "forwarding", "labels", "firewall"}
+    assert text(rows) == f"{len(rows)} of {len(rows)} things are fine"
+
+
+CASES = {
+    "no libvirt": (Facts(libvirt=None), "libvirt", MUST, "no libvirt daemon is installed", "install the package"),
+    "old libvirt": (Facts(libvirt=(6, 0, 0)), "libvirt", MUST, "6.0.0 runs no hooks", "upgrade libvirt to 6.5.0"),
+    "no answer": (Facts(unreachable="no socket\nstart it"), "libvirt", MUST, "no socket", "start it"),
+    "no hook": (Facts(hooks=(replace(HOOK, installed=False),)), "hooks", MUST, "/etc/h is not in", "hooks install"),
+    "old hook": (Facts(hooks=(replace(HOOK, current=False),)), "hooks", MUST, "another version", "hooks install"),
+    "restart": (Facts(hooks=(replace(HOOK, restart_needed=True),)), "hooks", MUST, "before its", "systemctl restart"),
+    "loose": (Facts(loose="/opt can be changed: move it"), "library", MUST, "/opt can be changed", "move it"),
+    "any owner": (Facts(loose="/opt: move it", hooks=(HOOK,)), "library", NOTE, "/opt", "move it"),
+    "no ingress": (Facts(kernel={"netdev ingress": False}), "kernel", MUST, "port sec", "CONFIG_NF_TABLES_NETDEV;"),
+    "no vxlan": (Facts(kernel={"vxlan": False}), "kernel", NOTE, "this kernel cannot", "the module vxlan"),
+    "vxlan wanted": (
+        *(Facts(kernel={"vxlan": False}, needed=frozenset({"vxlan"})), "kernel", MUST),
+        *("this kernel cannot", "CONFIG_VXLAN and the module vxlan"),
+    ),
+    "unknown": (Facts(kernel={"vlan filtering": None}), "kernel", NOTE, "cannot be told", ""),
+    "stale": (Facts(stale=("vnet9",)), "receipts", MUST, "no such tap", "guestnet hooks sync"),
+    "unguarded": (Facts(unguarded=(("vnet9", "br0"),)), "ports", MUST, "is on br0", "guestnet hooks sync"),
+    "unmapped": (Facts(labels={"lan1": ""}), "labels", MUST, "no device", "add lan1: DEVICE"),
+    "device gone": (Facts(labels={"lan1": "eth9"}), "labels", MUST, "mapped to eth9, which", "add lan1: DEVICE"),
+    "forwarding": (
+        *(Facts(networks=(NAT, ISOLATED, LAN), forwarding={4: False}), "forwarding", MUST),
+        *("is off, and the host forwards for web, in", "sysctl -w net.ipv4.ip_forward=1"),
+    ),
+    "not root": (Facts(chains=None), "firewall", NOTE, "only root", "as root"),
+    "docker only": (Facts(bridged={4: True}), "bridged frames", NOTE, "walk the forward chains", ""),
+    "docker": (
+        *(Facts(bridged={4: True}, networks=(NAT, LAN), chains=(DOCKER,)), "bridged frames", MUST),
+        *("iptables FORWARD refuses: guests of lan cannot", "sysctl -w net.bridge.bridge-nf-call-iptables=0"),
+    ),
+    "legacy": (Facts(legacy={"ip": ["filter"]}), "iptables-legacy", NOTE, "(filter)", "iptables-legacy -S"),
+    "active": (Facts(firewalls=("ufw",)), "firewall", NOTE, "is active", ""),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_row(name: str) -> None:
+    facts, check, level, found, do = CASES[name]
+    [(its_level, _, its_found, its_do)] = said(facts, check)
+    assert (its_level, found in its_found, do in its_do) == (level, True, True), (its_found, its_do)
+    row = next(row for row in judge(facts) if row.level == level)
+    assert f"{level.upper()}: {check}" in text([row])
+
+
+@pytest.mark.parametrize(
+    ("chain", "networks", "expected"),
+    [
+        (OWN, (NAT,), ["web cannot get out", "web cannot be reached"]),
+        (OWN, (ISOLATED,), ["in cannot be reached"]),
+        (OWN, (replace(ISOLATED, reached=False), LAN), []),
+        (OWN._replace(inward=frozenset({"br-*"})), (NAT,), ["web cannot be reached"]),
+        (OWN._replace(inward=frozenset({"br-*"}), outward=frozenset({"br-web"})), (NAT,), []),
+        (OWN._replace(versions=(6,)), (ISOLATED,), []),
+        (OWN._replace(dnat=True), (NAT,), ["web cannot get out"]),
+        (DOCKER, (NAT, ISOLATED), []),
+        # libvirt's rules are in nftables, and its accepts do not count here.
+        (DOCKER._replace(libvirts=False), (NAT, ISOLATED), ["web cannot get out"]),
+        (DOCKER._replace(ours=False), (NAT, ISOLATED), ["web, in cannot be reached"]),
+        (DOCKER, (ROUTED,), ["vme1 cannot get out", "vme1 cannot be reached"]),
+    ],
+)
+def test_forward_chains(chain: Chain, networks: tuple[Network, ...], expected: list[str]) -> None:
+    rows = said(Facts(chains=(chain,), networks=networks), "firewall")
+    assert [found.rpartition("guests of ")[2] for _, _, found, _ in rows] == expected
+    assert {(level, about) for level, about, _, _ in rows} <= {(MUST, chain.name)}
+
+
+def test_the_hosts_own_chain() -> None:
+    chain = Chain("inet filter input", "input", (4, 6), "it ends in a reject")
+    [(level, about, found, do)] = said(Facts(chains=(chain,), networks=(NAT, LAN, ROUTED)), "firewall")
+    assert (level, about, do) == (NOTE, chain.name, 'nft insert rule inet filter input iifname "br-web" accept')
+    assert "guests of web get neither" in found
+    served = Facts(chains=(chain._replace(inward=frozenset({"br-web"})),), networks=(NAT,))
+    assert said(served, "firewall") == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "do"),
+    [
+        ("nft", "inet f c", "nft insert rule inet f c RULE, for each RULE of 'iifname \"br-web\" accept' 'oifname"),
+        ("ufw", "iptables FORWARD", "ufw route allow in on br-web && ufw route allow out on br-web"),
+        ("docker", "iptables FORWARD", "iptables -I DOCKER-USER -i br-web -j ACCEPT && iptables -I DOCKER-USER -o br-"),
+        ("iptables", "ip6tables FORWARD", "ip6tables -I FORWARD -i br-web -j ACCEPT"),
+    ],
+)
+def test_advice_is_in_the_words_of_the_tool(tool: str, name: str, do: str) -> None:
+    chain = Chain(name, "forward", (4, 6), "its policy is drop", tool)
+    assert said(Facts(chains=(chain,), networks=(NAT,)), "firewall")[0][3].startswith(do)
+
+
+def rule(chain: str, *expr: dict[str, object]) -> dict[str, object]:
+    return {"chain": chain, "expr": list(expr)}
+
+
+def on(key: str, right: object) -> dict[str, object]:
+    return {"match": {"op": "==", "left": {"meta": {"key": key}}, "right": right}}
+
+
+BASE = {"family": "inet", "table": "f", "name": "c", "hook": "forward", "policy": "accept"}
+
+
+def test_a_chain_of_nft() -> None:
+    rules = [
+        rule("c", on("iifname", {"set": ["br-web", "x"]}), {"accept": None}),
+        rule("c", on("oifname", "br-*"), {"jump": {"target": "d"}}),
+        rule("c", on("iifname", "bad"), {"drop": None}),
+        rule("d", {"counter": {}}, {"drop": None}),
+    ]
+    assert nft_chain(BASE, rules) is None
+    found = nft_chain({**BASE, "policy": "drop"}, rules)
+    assert found == OWN._replace(name="inet f c", inward=frozenset({"br-web", "x"}), outward=frozenset({"br-*"}))
+    translated = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}
+    firewalld = nft_chain({**BASE, "policy": "drop"}, [rule("c", translated, {"accept": None})])
+    assert firewalld is not None and firewalld.dnat
+    ended = nft_chain(BASE, [*rules, rule("c", {"counter": {}}, {"reject": {"type": "icmpx"}})])
+    assert ended is not None and ended.refuses == "it ends in a reject"
+
+
+UFW = """\
+-P INPUT DROP
+-P FORWARD DROP
+-P OUTPUT ACCEPT
+-N GUESTNET-FORWARD
+-N LIBVIRT_FWX
+-N ufw-user-forward
+-A FORWARD -j GUESTNET-FORWARD
+-A FORWARD -j LIBVIRT_FWX
+-A GUESTNET-FORWARD -i br-ours -j ACCEPT
+-A LIBVIRT_FWX -i virbr0 -o virbr0 -j ACCEPT
+-A ufw-user-forward -i br-in -j ACCEPT
+-A ufw-user-forward ! -i lo -o vm+ -j ACCEPT
+""".splitlines()
+
+
+def test_chains_of_iptables() -> None:
+    forward, inward = iptables_chains("iptables", UFW)
+    expected = DOCKER._replace(tool="ufw", inward=frozenset({"br-in"}), outward=frozenset({"vm*"}))
+    assert forward == expected
+    assert (inward.name, inward.hook, inward.ours, inward.libvirts) == ("iptables INPUT", "input", False, False)
+    assert iptables_chains("iptables", ["-P FORWARD ACCEPT", "-A FORWARD -i x -j DROP"]) == []
+    [ended] = iptables_chains("ip6tables", ["-P FORWARD ACCEPT", "-A FORWARD -j REJECT --reject-with x"])
+    assert (ended.refuses, ended.versions, ended.tool) == ("it ends in a REJECT", (6,), "iptables")
+
+
+def test_features_follow_from_the_kernels_configuration() -> None:
+    config = "CONFIG_NF_TABLES_NETDEV=y\nCONFIG_VXLAN=m\nCONFIG_NFT_BRIDGE_META=m\n# CONFIG_VLAN_8021Q is not set\n"
+    found = kernel_features(config, lambda module: module == "vxlan")
+    assert {name for name, has in found.items() if has} == {"netdev ingress", "vxlan"}
+    unknown = kernel_features(None, lambda module: module == "vxlan")
+    assert {name: has for name, has in unknown.items() if has is not None} == {"vxlan": True}
+
+
+def test_what_a_topology_asks_for() -> None:
+    found = topology.loads(
+        """
+name: t
+physical-networks: { lan1: {}, lan2: {} }
+networks:
+  a: { mode: bridge, physical-network: lan1 }
+  b: { mode: bridge, physical-network: lan2, vlan: 7 }
+  c: { mode: nat, subnets: [10.61.1.0/24] }
+""",
+        "t.yaml",
+    )
+    wanted = wanted_by(found, HostMap({"lan1": "br0/eth1"}, lambda _device: True))
+    assert wanted == {"labels": {"lan1": "br0", "lan2": ""}, "needed": frozenset({"vlan"})}
+
+
+def test_rows_are_flat() -> None:
+    [row] = [row for row in judge(Facts(libvirt=None)) if row.check == "libvirt"]
+    assert row.json().keys() == {"check", "level", "about", "found", "do"}
+    assert all(isinstance(value, str) for value in row.json().values())
+    assert isinstance(row, Row)
