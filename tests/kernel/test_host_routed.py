@@ -25,7 +25,7 @@ def both(who: tuple[int, int]) -> tuple[str, str]:
 
 
 def mac(who: tuple[int, int]) -> str:
-    return f"52:54:00:00:00:{who[1]:02x}"
+    return f"52:54:00:00:{who[1] >> 8:02x}:{who[1] & 255:02x}"
 
 
 def tap(who: tuple[int, int]) -> str:
@@ -35,7 +35,7 @@ def tap(who: tuple[int, int]) -> str:
 def domain(name: str, who: tuple[int, int], routed: str = ON_LAN, more: str = "") -> bytes:
     """A live <domain> with one host-routed NIC, as libvirt hands it to the hook."""
     own = "".join(f'<guestnet:address ip="{address}"/>' for address in both(who))
-    return f"""<domain type="qemu"><name>{name}</name><uuid>00000000-0000-4000-8000-0000000000{who[1]:02x}</uuid>
+    return f"""<domain type="qemu"><name>{name}</name><uuid>00000000-0000-4000-8000-{who[1]:012x}</uuid>
       <metadata><guestnet:domain {NS} topology="t" guest="{name}">
         <guestnet:port mac="{mac(who)}" name="p" network="n" guarded="yes">{own}{more}{routed}</guestnet:port>
       </guestnet:domain></metadata>
