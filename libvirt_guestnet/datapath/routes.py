@@ -72,6 +72,16 @@ def put(reach: Reach) -> None:
             netlink.publish(ip_address(address), _index(device))
 
 
+def check(reaches: Iterable[Reach]) -> None:
+    """Raises GuestnetError when somebody else has a host route to one of the addresses: `put` would refuse."""
+    with Rtnl() as netlink:
+        for reach in reaches:
+            for route in reach.routes:
+                prefix = ip_network(route.prefix)
+                if prefix.num_addresses == 1 and netlink.is_taken(prefix.network_address, _index(route.device)):
+                    raise _elsewhere(route, reach.domain)
+
+
 def withdraw(gone: Iterable[Reach], staying: Iterable[Reach] = ()) -> None:
     """Takes away what leads to taps, but nothing that others lead by too. What is gone already does not matter.
 
@@ -96,10 +106,14 @@ def _add(netlink: Rtnl, route: Route, wanted: KernelRoute, domain: str) -> None:
     except RefusedError as error:
         if error.code != errno.EEXIST:
             raise
-        raise GuestnetError(
-            f"domain {domain!r}: {route.prefix} is routed elsewhere on this host already, and not for this guest: see "
-            f"`ip route show table all {route.prefix}`"
-        ) from error
+        raise _elsewhere(route, domain) from error
+
+
+def _elsewhere(route: Route, domain: str) -> GuestnetError:
+    return GuestnetError(
+        f"domain {domain!r}: {route.prefix} is routed elsewhere on this host already, and not for this guest: see "
+        f"`ip route show table all {route.prefix}`"
+    )
 
 
 def _removed(netlink: Rtnl, each: Route | Published) -> GuestnetError | None:

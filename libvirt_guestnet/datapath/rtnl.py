@@ -32,6 +32,7 @@ _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _REQUEST, _ACK, _EXCL, _REPLACE, _CREATE, _DUMP = 1, 4, 0x200, 0x100, 0x400, 0x300
 _UNICAST, _ONLINK, _GLOBAL, _LINK_SCOPE, _ANY_SCOPE, _NODAD = 1, 4, 0, 253, 255, 2
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what it comes to (4.13)
 _PROXY, _PERMANENT = 8, 0x80  # NTF_PROXY, NUD_PERMANENT
 _DST, _OIF, _GATEWAY, _TABLE = 1, 4, 5, 15  # RTA_*
 _NDA_DST, _NDA_PROTOCOL = 1, 12
@@ -99,6 +100,18 @@ class Rtnl:
         request = _ROUTE.pack(_FAMILY[version], 0, 0, 0, 0, PROTOCOL, 0, 0, 0)
         found = (_parse_route(version, body) for body in self._dump(_GETROUTE, request))
         return [route for route in found if route]
+
+    def is_taken(self, address: Address, ifindex: int) -> bool:
+        """Whether somebody else has a route to this one address, or the host itself has it."""
+        length = address.max_prefixlen
+        body = _ROUTE.pack(_FAMILY[address.version], length, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+        self._send(_GETROUTE, _REQUEST, body + _encode([(_DST, address.packed)]))
+        kind, data = next(self._answers())
+        if kind == _ERROR:  # unreachable: no route at all
+            return False
+        found = _attributes(data[_ROUTE.size :])
+        ours = (data[5], found.get(_OIF)) == (PROTOCOL, _U32.pack(ifindex))
+        return data[1] == length and not ours
 
     def publish(self, address: Address, index: int) -> None:
         """Has the device of that index answer ARP or ND for an address. Twice is once."""

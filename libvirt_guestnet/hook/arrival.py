@@ -1,6 +1,6 @@
-"""A guest is there: QEMU runs, an incoming migration's vCPUs not yet. Only now does the host lead anything to it.
+"""A guest is there: only now does the host lead anything to it.
 
-At `start` it would be too early: for the whole length of an incoming migration the guest still runs elsewhere.
+At `start` it would be too early; and while its migration to this host lasts, it still runs where it comes from.
 """
 
 from __future__ import annotations
@@ -8,23 +8,46 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from libvirt_guestnet.datapath import links
+from libvirt_guestnet.datapath import links, routes
 from libvirt_guestnet.datapath import routed as kernel
 from libvirt_guestnet.datapath.announce import announce
 from libvirt_guestnet.datapath.routes import Published, Reach, Route
 from libvirt_guestnet.datapath.rtnl import HostAddress
 from libvirt_guestnet.datapath.ways import Ways
-from libvirt_guestnet.hook import asked, nexthop, reaching, routed, ways, xmlread
+from libvirt_guestnet.hook import asked, incoming, log, nexthop, reaching, routed, ways, xmlread
 from libvirt_guestnet.state import State
 
 
 def arrive(domain: xmlread.Node, state: State) -> None:
-    """Leads to a guest that is there, and tells its LANs. Raises GuestnetError."""
+    """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
+    runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
+    wanted = _wanted(domain, state)
+    if wanted and incoming.is_incoming(domain):
+        routes.check(wanted)
+        taps = list(dict.fromkeys(reach.tap for reach in wanted))
+        incoming.leave_helper(domain, taps, lambda: _arrived(domain, state, taps[0]))
+    else:
+        _lead(domain, wanted, state)
+
+
+def _arrived(domain: xmlread.Node, state: State, tap: str) -> None:
+    try:
+        published = _lead(domain, _wanted(domain, state), state)
+    except Exception as error:  # nobody waits, and the guest runs: it can only be said
+        log.complain(f"domain {domain.text_of('name')} has arrived and is not led to: {error}")
+        return
+    incoming.repeat(lambda: announce(published), tap)
+
+
+def _wanted(domain: xmlread.Node, state: State) -> list[Reach]:
     ports, floating = routed.routed_ports(domain), [each for each in asked.ways(domain, state.network) if each.floating]
     host = kernel.host_addresses() if floating or any(port.publish for port in ports) else []
     wanted = [routed.reach(domain, port, lambda ip, named: kernel.uplink_of(ip, named, host)) for port in ports]
     wanted += [_floats(each, host) for each in floating]
-    wanted += nexthop.reaches(domain)
+    return [*wanted, *nexthop.reaches(domain)]
+
+
+def _lead(domain: xmlread.Node, wanted: list[Reach], state: State) -> list[Published]:
     for version in {6 if ":" in route.prefix else 4 for reach in wanted for route in reach.routes if route.via}:
         kernel.forward(version)  # libvirt does not for mode open
     published = [each for reach in wanted for each in reach.published]
@@ -32,6 +55,7 @@ def arrive(domain: xmlread.Node, state: State) -> None:
     with state.lock():
         reaching.lead(domain.text_of("uuid"), wanted, state)
     announce(published)
+    return published
 
 
 def _floats(port: Ways, host: list[HostAddress]) -> Reach:

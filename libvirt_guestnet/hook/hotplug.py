@@ -7,12 +7,10 @@ hook, with everything imported and its rtnetlink socket listening; if it cannot 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from libvirt_guestnet.datapath import links
-from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import log, xmlread
+from libvirt_guestnet.hook import detached, log, xmlread
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.state import Plugging, State
 
@@ -61,13 +59,19 @@ def plug(hook_data: Node) -> Plug | None:
     return Plug(domain, port, network.text_of("name"))
 
 
-def running(name: str, uuid: str) -> Node | None:
-    """What libvirt has on record for a running domain, with its metadata; None while it starts or does not run."""
+def status(name: str) -> Node | None:
+    """libvirt's record of a domain, <domstatus>; None while it starts or does not run."""
     try:
         with open(STATUS.format(name), "rb") as file:
-            domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
+            return xmlread.parse(file.read(xmlread.MAX_BYTES + 1))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def running(name: str, uuid: str) -> Node | None:
+    """What libvirt has on record for a running domain, with its metadata; None while it starts or does not run."""
+    found = status(name)
+    domain = found.one("domain") if found else None
     return domain if domain is not None and domain.text_of("uuid") == uuid else None
 
 
@@ -95,40 +99,10 @@ def leave_helper(found: Plug, state: State, guard: Callable[[str], None]) -> Non
     watch = links.Watch()
     with state.lock():
         state.put_plugging(Plugging(found.portid, found.uuid, found.mac))
-    middle = os.fork()
-    if middle == 0:
-        _detach(lambda: _help(watch, found, state, guard))
-    watch.close()
-    if os.waitpid(middle, 0)[1] != 0:
-        raise GuestnetError(
-            "the helper that would guard the new NIC could not be started: is the host out of processes?"
-        )
-
-
-def _detach(work: Callable[[], None]) -> None:
-    """In the middle process: makes the helper a child of init and ends."""
-    status = 1
     try:
-        os.setsid()
-        if os.fork() == 0:
-            _run_detached(work)
-        status = 0
+        detached.leave(lambda: _help(watch, found, state, guard), 2 * HELPER_SECONDS, "guard the new NIC")
     finally:
-        os._exit(status)
-
-
-def _run_detached(work: Callable[[], None]) -> None:
-    import signal
-
-    signal.alarm(2 * HELPER_SECONDS)
-    try:
-        # libvirt waits until nobody holds the hook's pipes any more.
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
-        work()
-    finally:
-        os._exit(0)
+        watch.close()
 
 
 def _help(watch: links.Watch, found: Plug, state: State, guard: Callable[[str], None]) -> None:

@@ -21,7 +21,7 @@ TABLE: dict[tuple[str, str], tuple[str | None, str, str]] = {
     ("qemu", "started"): (
         "arrive",
         VETO,
-        "QEMU runs, an incoming migration's vCPUs not yet: lead here, and announce it",
+        "QEMU runs: lead to the guest, or have that done when its migration to here is over",
     ),
     ("qemu", "restore"): (None, REPORT, "`start` follows; anything on stdout would replace the domain's XML"),
     ("qemu", "migrate"): (None, REPORT, "`start` follows; anything on stdout would replace the domain's XML"),

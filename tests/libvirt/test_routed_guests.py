@@ -1,0 +1,182 @@
+"""Host-routed guests on real daemons: the routes and published entries of one come and go with it, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+from guests import DOMAIN, XMLNS, Host, mac, uuid
+from test_lifecycle import VERSIONS
+
+LAN = """set -e
+ip netns add x
+ip link add up0 type veth peer name eth0 netns x
+ip address add 10.61.9.1/24 dev up0
+ip address add fd61:9::1/64 dev up0 nodad
+ip link set up0 up
+ip netns exec x ip address add 10.61.9.9/24 dev eth0
+ip netns exec x ip address add fd61:9::9/64 dev eth0 nodad
+ip netns exec x ip link set eth0 up
+"""
+# A second NIC, which the metadata knows of and the definition does not: to be plugged in.
+ADDRESSES = {mac(1, 0): ("10.61.9.50", "fd61:9::50"), mac(1, 1): ("10.61.9.51", "fd61:9::51")}
+
+
+def policy() -> str:
+    ports = "".join(
+        f"""<g:port mac="{address}" name="p{number}" network="n" guarded="yes">
+        <g:address ip="{four}"/><g:address ip="{six}"/>
+        <g:routed gateway="169.255.30.1" publish="yes" label="lan" device="up0"/></g:port>"""
+        for number, (address, (four, six)) in enumerate(ADDRESSES.items())
+    )
+    return f'<g:domain {XMLNS} topology="t" guest="a">{ports}</g:domain>'
+
+
+def nic(number: int) -> str:
+    return f"""<interface type='ethernet'><mac address='{mac(1, number)}'/><target dev='vme0000000{number}'/>
+      <model type='rtl8139'/></interface>"""
+
+
+class Routed(Host):
+    """A host on a LAN, with computer X, and what it leads to."""
+
+    def tables(self) -> tuple[set[str], set[str]]:
+        """Routes and published entries of ours."""
+        routes, published = set(), set()
+        for family in ("-4", "-6"):
+            listed = self._json("ip", "-j", family, "route", "show", "table", "all", "proto", "71")
+            routes |= {f"{route['dst']} {route['dev']}" for route in listed}
+            published |= {f"{e['dst']} {e['dev']}" for e in self._json("ip", "-j", family, "neigh", "show", "proxy")}
+        return routes, published
+
+    def _json(self, *argv: str) -> list[dict[str, str]]:
+        return list(json.loads(self.sandbox.run(list(argv)).stdout or "[]"))
+
+    def exactly(self, *numbers: int) -> None:
+        """The host leads to these NICs of guest a, guards them and is their gateway, and nothing more."""
+        assert self.tables() == expected(*numbers)
+        taps = {f"vme0000000{number}" for number in numbers}
+        assert set(self.guarded()) == set(self.files("ports")) == set(self.files("reach")) == taps
+        gateways = self.sandbox.run(["ip", "-br", "address", "show", "to", "169.255.30.1"]).stdout.split()
+        assert {word for word in gateways if word.startswith("vme")} == taps
+
+    def resolved(self, address: str) -> bool:
+        """Whether computer X gets the host's MAC for an address."""
+        self.sandbox.run(["ip", "netns", "exec", "x", "ip", "neigh", "flush", "dev", "eth0"])
+        self.sandbox.run(["ip", "netns", "exec", "x", "busybox", "ping", "-c", "1", "-W", "1", address], check=False)
+        (host,) = self._json("ip", "-j", "link", "show", "up0")
+        found = self._json("ip", "-n", "x", "-j", "neigh", "show", "to", address)
+        return any(entry.get("lladdr") == host["address"] for entry in found)
+
+
+def expected(*numbers: int) -> tuple[set[str], set[str]]:
+    both = [(ip, number) for number in numbers for ip in ADDRESSES[mac(1, number)]]
+    return {f"{ip} vme0000000{number}" for ip, number in both}, {f"{ip} up0" for ip, _ in both}
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def shared(request: pytest.FixtureRequest) -> Routed:
+    host = Routed(request.getfixturevalue(request.param))
+    host.sandbox.run(["sh", "-c", LAN])
+    return host
+
+
+@pytest.fixture
+def host(shared: Routed) -> Iterator[Routed]:
+    """Guest a, with one host-routed NIC."""
+    shared.define("define", DOMAIN.format(name="a", uuid=uuid(1), policy=policy(), nics=nic(0)))
+    yield shared
+    for name in shared.running():
+        shared.virsh("destroy", name)
+    shared.exactly()
+    shared.virsh("undefine", "a", "--managed-save")
+
+
+def test_start_and_destroy(host: Routed) -> None:
+    host.virsh("start", "a")
+    host.exactly(0)
+    assert host.resolved("10.61.9.50")
+    assert host.resolved("fd61:9::50")
+    host.virsh("destroy", "a")
+    host.exactly()
+    assert not host.resolved("10.61.9.50")
+
+
+def test_paused_suspended_reset(host: Routed) -> None:
+    host.virsh("start", "a", "--paused")
+    for verb in ("resume", "suspend", "resume", "reset"):
+        host.virsh(verb, "a")
+        host.exactly(0)
+
+
+def test_save_and_restore(host: Routed) -> None:
+    host.virsh("start", "a")
+    host.virsh("save", "a", "/tmp/a.saved")
+    host.exactly()
+    host.virsh("restore", "/tmp/a.saved")
+    host.exactly(0)
+    assert host.resolved("10.61.9.50")
+
+
+@pytest.mark.parametrize("end", ["KILL", "SEGV"])
+def test_the_end_of_qemu(host: Routed, end: str) -> None:
+    host.virsh("start", "a")
+    host.sandbox.run(["kill", f"-{end}", host.qemu("a")])
+    host.soon(lambda: host.tables() == expected() and not host.files("reach"), "all is withdrawn")
+    host.soon(lambda: host.running() == [], "the guest is gone")
+
+
+def test_daemon_restart_repairs(host: Routed) -> None:
+    host.virsh("start", "a")
+    host.stop_daemon(signal.SIGKILL)
+    host.sandbox.run(["sh", "-c", "ip route del 10.61.9.50; ip neigh del proxy fd61:9::50 dev up0; rm -r /run/libvirt-guestnet"])  # fmt: skip  # noqa: E501
+    host.sandbox.start_libvirtd()
+    host.soon(lambda: host.tables() == expected(0) and set(host.files("reach")) == {"vme00000000"}, "all is back")
+    host.soon(lambda: host.running() == ["a"], "the guest is known again")
+    host.exactly(0)
+
+
+def test_a_guest_that_died_while_the_daemon_was_down(host: Routed) -> None:
+    host.virsh("start", "a")
+    process = host.qemu("a")
+    host.stop_daemon(signal.SIGKILL)
+    host.sandbox.run(["kill", "-KILL", process])
+    host.sandbox.start_libvirtd()
+    host.soon(lambda: host.tables() == expected() and not host.files("reach"), "all is withdrawn")
+
+
+def test_a_start_that_cannot_lead_to_the_guest_fails_cleanly(host: Routed) -> None:
+    host.sandbox.run(["ip", "route", "add", "10.61.9.50", "dev", "up0"])
+    said = host.virsh("start", "a", check=False)
+    assert "10.61.9.50/32 is routed elsewhere on this host already" in said
+    assert host.running() == []
+    host.exactly()
+    host.sandbox.run(["ip", "route", "del", "10.61.9.50", "dev", "up0"])
+
+
+def test_a_plugged_nic_is_led_to_by_sync_and_left_when_unplugged(host: Routed) -> None:
+    """libvirt calls no hook for a NIC of type ethernet; `guestnet apply` does what sync does, with the link down."""
+    host.virsh("start", "a")
+    _attach(host)
+    assert host.tables() == expected(0)
+    assert _guestnet(host, "hooks", "sync") == 0
+    host.exactly(0, 1)
+    host.virsh("detach-interface", "a", "ethernet", "--mac", mac(1, 1), "--live")
+    host.virsh("reset", "a")
+    host.soon(lambda: mac(1, 1) not in host.nics("a").values(), "the NIC is unplugged")
+    assert _guestnet(host, "hooks", "sync") == 0
+    host.exactly(0)
+
+
+def _attach(host: Routed) -> None:
+    host.sandbox.run(["tee", "/tmp/nic.xml"], stdin=nic(1))
+    host.virsh("attach-device", "a", "/tmp/nic.xml", "--live")
+
+
+def _guestnet(host: Routed, *argv: str) -> int:
+    import subprocess
+
+    command = host.sandbox.python(["-m", "libvirt_guestnet.cli", *argv])
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).returncode
