@@ -53,6 +53,12 @@ _KERNEL_TESTS = {
         "test_answers_without_a_lease_teach_nothing",
         "test_nobody_rebinds_to_anothers_address",
     ),
+    "test_ways.py": (
+        "test_forwards_keep_the_clients_address[nat]",
+        "test_forwards_keep_the_clients_address[isolated]",
+        "test_a_floating_address_is_the_guests_in_both_directions",
+        "test_who_keeps_sending_reaches_who_is_there_now",
+    ),
     "test_hook.py": (
         "test_reconnect_repairs_and_never_fails[9.0.0]",
         "test_a_reused_tap_name_belongs_to_its_new_owner",
