@@ -7,6 +7,7 @@ root (it shares the machine's kernel and sees the machine's files, which it cann
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import select
@@ -155,6 +156,7 @@ def start(
     """
     registry.check_name(name)
     _check_root(root)
+    compileall.compile_dir(_LIBRARY / "libvirt_guestnet", quiet=2)  # it is read-only inside
     CACHE.mkdir(parents=True, exist_ok=True)
     orders = {
         **_orders(name, root, binds),
