@@ -245,3 +245,26 @@ def test_metadata_that_changes_live(net: Net) -> None:
         assert subprocess.run(sync, capture_output=True, text=True, timeout=60, check=False).stderr == ""
         assert seen(net.udp("lan", HOST, 5400)) == LAN
         assert not net.udp("lan", HOST, 5300).open
+
+
+def test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along(net: Net) -> None:
+    late = "52:54:00:00:00:0b"
+    port = f'<g:port mac="{late}" name="late" network="inside"><g:forward protocol="udp" ports="5500" to="10.61.2.10"/>'
+    plugged = xml("web").replace("</g:domain>", f"{port}</g:port></g:domain>")
+    nic = f"<interface type='network'><mac address='{late}'/><source network='inside'/><model type='rtl8139'/>{NO_ROM}"
+    net.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=plugged)
+    try:
+        net.sandbox.run(["tee", "/run/nic.xml"], stdin=f"{nic}</interface>")
+        net.sandbox.run(["virsh", "-q", "attach-device", "g", "/run/nic.xml", "--live"])
+        net.soon(lambda: "10.61.2.10" in table(net))
+        net.sandbox.run(["virsh", "-q", "detach-device", "g", "/run/nic.xml", "--live"])
+        net.sandbox.run(["virsh", "-q", "reset", "g"])  # nobody in the guest answers the request; now QEMU lets go
+        net.soon(lambda: "10.61.2.10" not in table(net))
+        assert "10.61.1.10" in table(net)
+    finally:
+        net.sandbox.run(["virsh", "-q", "destroy", "g"])
+    assert table(net) == ""
+
+
+def table(net: Net) -> str:
+    return net.sandbox.run(["nft", "list", "table", "inet", "guestnet"], check=False).stdout
