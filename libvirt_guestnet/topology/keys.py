@@ -125,8 +125,8 @@ class NetworkDecl(Decl):
     )
     table: At[int] | None = key(
         kinds.TABLE,
-        "Mode host-routed: the routing table that the guests' routes go into; the host's own `ip rule` or VRF must "
-        "look there. If it is a VRF's, the ports join the VRF. Left out: the main one.",
+        "Mode host-routed: number of the routing table that the guests' routes go into; an `ip rule to SUBNET lookup "
+        "TABLE` of the host's own must look there. Left out: the main one.",
     )
     bridge: At[str] | None = key(
         kinds.IFNAME, "The bridge device. Left out: gn- and the network's name (for bridge, the label), shortened."
