@@ -87,15 +87,16 @@ def _run_all(
         futures = {
             index: (busy if check.allowed else waiting).submit(_run, topology, agents, check) for index, check in group
         }
-    # Guests without KVM on a busy machine are late at times: what should have worked is tried again, few at once.
-    late = [(index, check) for index, check in group if check.allowed and not _passed(futures[index])]
+    # Guests without KVM on a busy machine are late at times: what should have worked, or could not be tried in time, is
+    # tried again, few at once.
+    late = [(index, check) for index, check in group if _is_late(check, futures[index])]
     with ThreadPoolExecutor(_CALM) as calm:
         futures |= {index: calm.submit(_run, topology, agents, check) for index, check in late}
     return [(index, future.result()) for index, future in futures.items()]
 
 
-def _passed(future: Future[Result]) -> bool:
-    return future.exception() is None and future.result().passed
+def _is_late(check: Check, future: Future[Result]) -> bool:
+    return future.exception() is not None or (check.allowed and not future.result().passed)
 
 
 def _run(topology: Topology, agents: Mapping[str, Agent], check: Check) -> Result:
