@@ -18,8 +18,9 @@ from functools import partial
 from libvirt_guestnet.datapath import bridgeguard, places, program
 from libvirt_guestnet.datapath.names import TABLE
 from libvirt_guestnet.datapath.nft import tables
+from libvirt_guestnet.datapath.routed import ARP_TABLE
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import bridges, entry, log, repair, ways, xmlread
+from libvirt_guestnet.hook import bridges, entry, log, reaching, repair, ways, xmlread
 from libvirt_guestnet.state import State
 
 _NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _NFTABLES_GROUP = 12, 270, 1, 7
@@ -96,6 +97,7 @@ def lost(state: State) -> list[str]:
     """What should be in the kernel and is not. Raises GuestnetError."""
     wanted = {TABLE} if state.tapnames() else set()
     wanted |= {bridgeguard.TABLE} if bridges.closed(state) else set()
+    wanted |= {ARP_TABLE} if any(reach.gateway for reach in reaching.receipts(state)) else set()
     return [*sorted(wanted - tables()), *ways.lost(state)]
 
 
