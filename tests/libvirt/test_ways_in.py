@@ -28,7 +28,7 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 from libvirt_guestnet.xmlgen import network as network_xml
-from libvirt_guestnet.xmlgen.element import api_text
+from libvirt_guestnet.xmlgen.element import to_string
 
 HOST, HOST6, LAN, LAN6 = "198.18.1.1", "fd61::1", "198.18.1.10", "fd61::10"
 MAC = "52:54:00:00:00:0a"
@@ -69,7 +69,7 @@ class Net:
         self.sandbox.run(["sh", "-c", SETUP])
         found = topology.loads(TOPOLOGY, "t.yaml")
         for each in found.networks:
-            xml = api_text(network_xml(found, each, HostMap({})))
+            xml = to_string(network_xml(found, each, HostMap({})))
             self.sandbox.run(["virsh", "-q", "net-create", "/dev/stdin"], stdin=xml)
         self.agents = {
             who: self.stack.enter_context(self._agent(who, prefix))

@@ -20,11 +20,16 @@ from libvirt_guestnet.sandbox import Sandbox
 pytestmark = pytest.mark.trixie
 
 
-@pytest.fixture(scope="module", params=["iptables", "nftables"])
-def sandbox(request: pytest.FixtureRequest, trixie_root: Path) -> Iterator[Sandbox]:
-    backend = ["sh", "-c", f"echo 'firewall_backend = \"{request.param}\"' >> /etc/libvirt/network.conf"]
+def prepared(root: Path, backend: str) -> list[list[str]]:
+    """What a sandbox runs before libvirtd, whose rules are that backend's."""
+    chosen = ["sh", "-c", f"echo 'firewall_backend = \"{backend}\"' >> /etc/libvirt/network.conf"]
     # It wants to correct DHCP checksums, for which not every machine's kernel has what it takes (act_csum).
     no_tc = ["sh", "-c", "printf '#!/bin/sh\\n' > /usr/sbin/tc"]
-    prepare = [*install_hooks(trixie_root), backend, no_tc]
+    return [*install_hooks(root), chosen, no_tc]
+
+
+@pytest.fixture(scope="module", params=["iptables", "nftables"])
+def sandbox(request: pytest.FixtureRequest, trixie_root: Path) -> Iterator[Sandbox]:
+    prepare = prepared(trixie_root, request.param)
     with sandboxes.start(f"ways-{request.param}", root=trixie_root, prepare=prepare) as running:
         yield running

@@ -1,0 +1,179 @@
+"""Debian 13's ufw and firewalld, run for real beside libvirt 11.3 with either backend: ways in and guests' own way out.
+
+`guestnet doctor` names what nothing of ours can arrange, and what it says to do is what then helps.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from scapy.all import IP, UDP, Ether, IPv6, Raw  # type: ignore[attr-defined]
+from test_coexistence import watching
+from test_ways_in import GUESTS, LAN, LAN6, MAC, Net, Puppet, reachable, xml
+from test_ways_in_trixie import prepared
+from wire import Wire
+
+from libvirt_guestnet import sandbox as sandboxes
+from libvirt_guestnet.sandbox import Sandbox
+
+pytestmark = pytest.mark.trixie
+
+OUTSIDE = 9000
+
+
+@pytest.fixture(scope="module", params=["iptables", "nftables"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def sandbox(backend: str, trixie_root: Path) -> Iterator[Sandbox]:
+    # libvirtd hears of firewalld over the system's bus, which is there before it.
+    bus = ["sh", "-c", "mkdir -p /run/dbus; dbus-daemon --system --fork --nopidfile"]
+    prepare = [*prepared(trixie_root, backend), bus]
+    with sandboxes.start(f"firewalls-{backend}", root=trixie_root, prepare=prepare) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def net(sandbox: Sandbox) -> Iterator[Net]:
+    with Net(sandbox) as net:
+        net.agents["lan"].listen(udp=[OUTSIDE])
+        yield net
+
+
+class Guest(Puppet):
+    """One that also asks."""
+
+    def __init__(self, wire: Wire, ip4: str, ip6: str) -> None:
+        super().__init__(wire, ip4, ip6)
+        self.router, self.heard = "", queue.Queue[str]()
+
+    def _answer(self, asked: Ether) -> Ether | None:
+        if IP in asked or IPv6 in asked:
+            self.router = asked.src
+        if UDP in asked and asked[UDP].sport == OUTSIDE:
+            self.heard.put(asked[IP if IP in asked else IPv6].src)
+            return None
+        return super()._answer(asked)
+
+    def gets_out(self) -> list[str]:
+        """Which of the LAN's addresses answer it."""
+        for layer, mine, other in ((IP, self.mine[0], LAN), (IPv6, self.mine[1], LAN6)):
+            asking = Ether(src=MAC, dst=self.router) / layer(src=mine, dst=other)
+            self.wire.send(bytes(asking / UDP(sport=7777, dport=OUTSIDE) / Raw(b"hello\n")))
+        found = []
+        try:
+            while len(found) < 2:
+                found.append(self.heard.get(timeout=1.5))
+        except queue.Empty:
+            pass
+        return sorted(found)
+
+
+@contextmanager
+def guest(net: Net, network: str) -> Iterator[Guest]:
+    net.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=xml(network))
+    try:
+        with Wire(net.sandbox, "g") as wire, Guest(wire, *GUESTS[network]) as it:
+            yield it
+    finally:
+        net.sandbox.run(["virsh", "-q", "destroy", "g"], check=False)
+
+
+def doctor(net: Net) -> list[dict[str, str]]:
+    """What must be done about firewalls, as it says."""
+    done = net.sandbox.run(
+        sandboxes.python_inside(["-m", "libvirt_guestnet.cli", "doctor", "--json"], net.sandbox.root), check=False
+    )
+    return [row for row in json.loads(done.stdout) if row["level"] == "must"]
+
+
+def bridge(net: Net, network: str) -> str:
+    listed = net.sandbox.run(["virsh", "-q", "net-info", network]).stdout
+    return next(line.split()[1] for line in listed.splitlines() if line.startswith("Bridge"))
+
+
+@contextmanager
+def ufw(net: Net) -> Iterator[None]:
+    """With its defaults: nothing comes in, nothing is forwarded."""
+    net.sandbox.run(["ufw", "--force", "enable"])
+    try:
+        yield
+    finally:
+        net.sandbox.run(["ufw", "--force", "reset"])
+        net.sandbox.restart_libvirtd()
+
+
+@contextmanager
+def firewalld(net: Net) -> Iterator[None]:
+    """With its defaults: the LAN's device is in the zone `public`."""
+    with subprocess.Popen(net.sandbox.command(["firewalld", "--nofork", "--nopid"])) as process:
+        try:
+            net.soon(lambda: net.sandbox.run(["firewall-cmd", "--state"], check=False).returncode == 0)
+            yield
+        finally:
+            process.terminate()
+
+
+BOTH = sorted([LAN, LAN6])
+
+
+@pytest.mark.parametrize(("order", "network"), [("before", "web"), ("while", "inside")])
+def test_ufw(net: Net, backend: str, network: str, order: str) -> None:
+    with watching(net.sandbox):
+        if order == "before":
+            with ufw(net), guest(net, network) as it:
+                check_ufw(net, backend, network, it)
+        else:
+            with guest(net, network) as it:
+                reachable(net)
+                with ufw(net):
+                    check_ufw(net, backend, network, it)
+
+
+def check_ufw(net: Net, backend: str, network: str, it: Guest) -> None:
+    reachable(net)
+    net.sandbox.run(["ufw", "reload"])
+    reachable(net)
+    if network == "inside":
+        assert it.gets_out() == []
+        return
+    if backend == "nftables":  # libvirt's accepts are in a table of its own, and do not count in ufw's
+        assert it.gets_out() == []
+        rows = doctor(net)
+        assert {row["about"] for row in rows} == {"iptables FORWARD", "ip6tables FORWARD"}
+        assert {row["found"].rpartition(": ")[2] for row in rows} == {"guests of web cannot get out"}
+        net.sandbox.run(["sh", "-c", rows[0]["do"]])
+    assert it.gets_out() == BOTH
+    assert doctor(net) == []
+
+
+@pytest.mark.parametrize(("order", "network"), [("before", "web"), ("while", "inside")])
+def test_firewalld(net: Net, network: str, order: str) -> None:
+    with watching(net.sandbox):
+        if order == "before":
+            with firewalld(net), guest(net, network) as it:
+                check_firewalld(net, network, it)
+        else:
+            with guest(net, network) as it:
+                reachable(net)
+                with firewalld(net):
+                    check_firewalld(net, network, it)
+
+
+def check_firewalld(net: Net, network: str, it: Guest) -> None:
+    zone = ["firewall-cmd", f"--get-zone-of-interface={bridge(net, network)}"]
+    for _ in range(2):
+        net.soon(lambda: net.sandbox.run(zone, check=False).stdout.strip() == "libvirt")
+        net.soon(lambda: net.udp("lan", "198.18.1.1", 5300).open)
+        reachable(net)
+        assert it.gets_out() == (BOTH if network == "web" else [])
+        assert doctor(net) == []
+        net.sandbox.run(["firewall-cmd", "--reload"])
