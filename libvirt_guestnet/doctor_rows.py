@@ -219,7 +219,7 @@ def _forward(chain: Chain, cut: list[Network], what: str) -> Iterator[Row]:
     if cut:
         names = ", ".join(dict.fromkeys(net.name for net in cut))
         found = f"{chain.refuses}, and no accept of ours or libvirt's overrules it: guests of {names} cannot {what}"
-        yield Row("firewall", MUST, chain.name, found, _accept(chain, cut[0].device, _HOST_ROUTED in cut[0].mode))
+        yield Row("firewall", MUST, chain.name, found, _accept(chain, cut[0]))
 
 
 def _input(chain: Chain, cut: list[Network]) -> Iterator[Row]:
@@ -227,15 +227,17 @@ def _input(chain: Chain, cut: list[Network]) -> Iterator[Row]:
     if served:
         names = ", ".join(net.name for net in served)
         found = f"{chain.refuses}: unless it accepts DHCP and DNS, guests of {names} get neither from this host"
-        yield Row("firewall", NOTE, chain.name, found, _accept(chain, served[0].device))
+        yield Row("firewall", NOTE, chain.name, found, _accept(chain, served[0]))
 
 
-def _accept(chain: Chain, device: str, routed: bool = False) -> str:
-    """What makes a chain let a device's traffic through, in the words of the tool whose chain it is."""
-    device = "vme*" if routed else device
+def _accept(chain: Chain, net: Network) -> str:
+    """What makes a chain let a network's traffic through, in the words of the tool whose chain it is."""
+    device = "vme*" if net.mode == _HOST_ROUTED else net.device
     tool = chain.name.partition(" ")[0]
     if chain.tool == "firewalld":
-        return f"firewall-cmd --permanent --zone=libvirt --add-interface={device}, and firewall-cmd --reload"
+        zone = "libvirt-routed" if net.mode == "route" else "libvirt"
+        name = device.replace("*", "+")
+        return f"firewall-cmd --permanent --zone={zone} --add-interface={name} && firewall-cmd --reload"
     if chain.hook == "input":
         told = {"nft": f'nft insert rule {chain.name} iifname "{device}" accept', "ufw": f"ufw allow in on {device}"}
         return told.get(chain.tool, f"{tool} -I INPUT -i {device.replace('*', '+')} -j ACCEPT")

@@ -177,3 +177,18 @@ def check_firewalld(net: Net, network: str, it: Guest) -> None:
         assert it.gets_out() == (BOTH if network == "web" else [])
         assert doctor(net) == []
         net.sandbox.run(["firewall-cmd", "--reload"])
+
+
+def test_a_bridge_that_firewalld_knows_nothing_of(net: Net) -> None:
+    """As where libvirtd does not hear of firewalld: what is let in is let in, but guests cannot get out."""
+    device = bridge(net, "web")
+    with firewalld(net), guest(net, "web") as it:
+        net.sandbox.run(["firewall-cmd", "--zone=libvirt", f"--remove-interface={device}"])
+        reachable(net)
+        assert it.gets_out() == []
+        [row] = doctor(net)
+        assert row["about"] == "inet firewalld filter_FORWARD"
+        assert row["found"].endswith("guests of web cannot get out")
+        net.sandbox.run(["sh", "-c", row["do"]])
+        assert it.gets_out() == BOTH
+        assert doctor(net) == []

@@ -123,6 +123,11 @@ def test_the_hosts_own_chain() -> None:
     ("tool", "name", "do"),
     [
         ("nft", "inet f c", "nft insert rule inet f c RULE, for each RULE of 'iifname \"br-web\" accept' 'oifname"),
+        (
+            "firewalld",
+            "inet firewalld c",
+            "firewall-cmd --permanent --zone=libvirt --add-interface=br-web && firewall-",
+        ),
         ("ufw", "iptables FORWARD", "ufw route allow in on br-web && ufw route allow out on br-web"),
         ("docker", "iptables FORWARD", "iptables -I DOCKER-USER -i br-web -j ACCEPT && iptables -I DOCKER-USER -o br-"),
         ("iptables", "ip6tables FORWARD", "ip6tables -I FORWARD -i br-web -j ACCEPT"),
