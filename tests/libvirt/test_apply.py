@@ -20,6 +20,7 @@ from libvirt_guestnet import xmlgen
 from libvirt_guestnet.apply import ApplyError, InterruptError, apply, destroy, wanted
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.plan import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.sandbox import Sandbox
 from libvirt_guestnet.snapshot import Wanted, interfaces, parse_xml
@@ -215,18 +216,23 @@ def test_a_second_apply_is_empty_also_with_the_guests_running(host: Host) -> Non
 def test_drawn_numbers_stay_and_are_nobody_elses(host: Host) -> None:
     drawn = """
 name: {}
-physical-networks: {{ lan: {{ vlans: [100], vnis: [5000-5001] }} }}
+physical-networks: {{ lan: {{ vnis: [5000] }} }}
 networks:
-  {}: {{ mode: bridge, physical-network: lan, vlan: auto }}
-  {}-far: {{ mode: bridge, vxlan: {{ vni: auto, underlay: lan, group: 239.1.1.1 }} }}
+  {}: {{ mode: bridge, vxlan: {{ vni: auto, underlay: lan, group: 239.1.1.1 }} }}
 """
-    host.apply(drawn.format("lab", "red", "red"))
-    assert host.plan(drawn.format("lab", "red", "red")).changes == ()
-    found = host.libvirt.snapshot().network["red"].live
-    assert found is not None
-    assert found.find("bridge").get("name") == "gn-lan.100"
-    with pytest.raises(PlanError, match="VLAN 100, drawn from the pool, is that of libvirt network 'red'"):
-        host.plan(drawn.format("other", "blue", "blue"))
+    host.sandbox.run(["ip", "link", "add", "uplink0", "up", "type", "veth", "peer", "name", "uplink1"])
+    host.sandbox.run(["ip", "addr", "add", "198.18.9.1/24", "dev", "uplink0"])
+    try:
+        host.apply(drawn.format("lab", "red"))
+        assert host.plan(drawn.format("lab", "red")).changes == ()
+        found = host.libvirt.snapshot().network["red"].live
+        assert found is not None
+        assert found.find(f".//{{{NAMESPACE}}}vxlan").get("vni") == "5000"
+        with pytest.raises(PlanError, match="VNI 5000, drawn from the pool, is that of libvirt network 'red'"):
+            host.plan(drawn.format("other", "blue"))
+        host.destroy()
+    finally:
+        host.sandbox.run(["ip", "link", "del", "uplink0"])
 
 
 def test_dhcp_and_dns_change_under_running_guests_without_a_restart(host: Host) -> None:
