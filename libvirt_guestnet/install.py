@@ -164,4 +164,5 @@ def _started(daemon: str) -> float | None:
         return None
     # /proc/stat has the time of boot in whole seconds only, which is too coarse for a hook installed just before.
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return booted + ticks / os.sysconf("SC_CLK_TCK")
+    # The kernel rounds down, and the daemon looks for hooks only some time after it has started.
+    return booted + (ticks + 1) / os.sysconf("SC_CLK_TCK")
