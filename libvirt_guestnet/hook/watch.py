@@ -3,7 +3,7 @@
 A service for hosts on which that happens; ports are safe without it from start to stop as long as nobody does. Every
 change of nftables' rules, iptables' own among them, is told over netlink (NFNLGRP_NFTABLES, kernel 3.14). Then one look
 says whether something of ours is missing, and every running guest is repaired as after a restart of libvirt's daemon.
-libvirt's own rules come back when its daemon reloads (SIGHUP).
+libvirt's own rules come back only with a restart of its daemon (9.0: a reload finds its chains missing): the log tells.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ from libvirt_guestnet.state import State
 
 _NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _NFTABLES_GROUP = 12, 270, 1, 7
 _LIBVIRT = "/run/libvirt"
-_DAEMONS = ("virtnetworkd", "libvirtd")
 # One command of a firewall is many changes.
 _QUIET_SECONDS, _MOST_SECONDS = 0.1, 1.0
 # iptables-legacy tells nobody what it does; and what could not be repaired is tried again.
 _LOOK_SECONDS = 30.0
-_RELOAD_SECONDS = 10.0
 
 
 def main() -> int:
@@ -71,7 +69,7 @@ def _drain(change: socket.socket) -> None:
 
 class _Watch:
     def __init__(self) -> None:
-        self._reloaded = float("-inf")
+        self._told = False
 
     def look(self) -> None:
         """Looks for what is missing, and has it put back. Never fails: the next change is the next try."""
@@ -82,15 +80,15 @@ class _Watch:
                 _close_bridges(State())
                 for record in _records("qemu"):
                     repair.repair(partial(_running, record), "after a change of the host's rules")
-            self._reload_libvirt()
+            self._tell_of_libvirt()
         except (GuestnetError, OSError) as error:
             log.complain(f"what is missing in the kernel is not put back yet: {error}")
 
-    def _reload_libvirt(self) -> None:
-        if time.monotonic() - self._reloaded > _RELOAD_SECONDS and _libvirt_lost():
-            self._reloaded = time.monotonic()
-            log.complain("libvirt's rules are missing in the kernel: its daemon is told to reload")
-            _hang_up()
+    def _tell_of_libvirt(self) -> None:
+        missing = _libvirt_lost()
+        if missing and not self._told:
+            log.complain("libvirt's own rules were flushed: restart its daemon (systemctl restart libvirtd)")
+        self._told = missing
 
 
 def lost(state: State) -> list[str]:
@@ -141,26 +139,3 @@ def _has_rules(record: str) -> bool:
         network = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
     forward = network.one("forward") if network else None
     return network is not None and (forward is None or (forward.get("mode") or "nat") in ("nat", "route"))
-
-
-def _hang_up() -> None:
-    """SIGHUP, as `systemctl reload` does: the daemon makes the rules of its networks anew (networkStateReload)."""
-    for name in _DAEMONS:
-        try:
-            with open(f"/run/{name}.pid") as file:
-                handle = os.pidfd_open(int(file.read(32)))
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            continue
-        try:
-            if _is_called(handle, name):
-                signal.pidfd_send_signal(handle, signal.SIGHUP)
-                return
-        finally:
-            os.close(handle)
-
-
-def _is_called(handle: int, name: str) -> bool:
-    with open(f"/proc/self/fdinfo/{handle}") as file:
-        pid = next(line.split()[1] for line in file if line.startswith("Pid:"))
-    with open(f"/proc/{pid}/comm") as file:
-        return file.read().strip() == name
