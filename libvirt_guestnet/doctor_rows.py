@@ -202,12 +202,12 @@ def _versions(net: Network, chain: Chain) -> bool:
 
 
 def _no_way_out(net: Network, chain: Chain) -> bool:
-    libvirts = chain.libvirts and net.mode in ("nat", "route")
-    return net.mode in ("nat", "route", _HOST_ROUTED) and not libvirts and not _let(net.device, chain.inward)
+    passes = chain.ours if net.mode == _HOST_ROUTED else chain.libvirts
+    return net.mode in ("nat", "route", _HOST_ROUTED) and not passes and not _let(net.device, chain.inward)
 
 
 def _no_way_in(net: Network, chain: Chain) -> bool:
-    ours = (chain.ours or chain.dnat) and net.mode != _HOST_ROUTED
+    ours = chain.ours or (chain.dnat and net.mode != _HOST_ROUTED)
     return (net.reached or net.mode == _HOST_ROUTED) and not ours and not _let(net.device, chain.outward)
 
 
@@ -235,7 +235,7 @@ def _accept(chain: Chain, net: Network) -> str:
     device = "vme*" if net.mode == _HOST_ROUTED else net.device
     tool = chain.name.partition(" ")[0]
     if chain.tool == "firewalld":
-        zone = "libvirt-routed" if net.mode == "route" else "libvirt"
+        zone = "libvirt-routed" if net.mode in ("route", _HOST_ROUTED) else "libvirt"
         name = device.replace("*", "+")
         return f"firewall-cmd --permanent --zone={zone} --add-interface={name} && firewall-cmd --reload"
     if chain.hook == "input":

@@ -3,6 +3,7 @@
 Pure. A reject is final whoever accepted before, so an accept counts only in the table that would reject: libvirt's
 catch-all reject behind every nat, route and isolated bridge, Docker's FORWARD DROP. Each place gets one chain of ours,
 jumped to from the top of its own forward chain, that holds exact accepts and nothing else; no policy is ever changed.
+Host-routed guests have a second one at the end: nobody rejects them, so they only need to pass what refuses the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from libvirt_guestnet.datapath.names import check_device
 
 CHAIN = "GUESTNET-FORWARD"
+LAST_CHAIN = "GUESTNET-ROUTED"
 NFT_CHAIN = "guestnet"
 Span = tuple[int, int]
 
@@ -51,26 +53,69 @@ class Passage(NamedTuple):
     far: IPv4Network | IPv6Network | None = None
 
 
-def iptables_batch(accepts: Iterable[Accept | Passage], forward: list[str]) -> str:
-    """Input of `iptables-restore --noflush`: our chain holds exactly these and is jumped to first, or is gone.
+class Link(NamedTuple):
+    """Everything to and from `guest` on a `tap` that only it is on, whoever begins, unless somebody has refused it."""
+
+    tap: str
+    guest: IPv4Network | IPv6Network
+
+
+Wanted = Accept | Passage | Link
+
+_JUMP = {chain: f"-A FORWARD -j {chain}" for chain in (CHAIN, LAST_CHAIN)}
+# What lets nothing through that gets to it. The last two are ufw's, where its policy for routed traffic is "reject".
+_REFUSES_ALL = tuple(f"-A FORWARD -j {to}" for to in ("DROP", "REJECT", "ufw-reject-forward", "ufw6-reject-forward"))
+
+
+def iptables_batch(wanted: Iterable[Wanted], forward: list[str]) -> str:
+    """Input of `iptables-restore --noflush`: our chains hold exactly these and are jumped to first and last, or are
+    gone.
 
     `forward` is what `iptables -S FORWARD` says. Empty when nothing has to be done.
     """
-    lines = [f"-A {CHAIN} {rule}" for accept in accepts for rule in _iptables_rules(accept)]
-    jump = f"-A FORWARD -j {CHAIN}"
-    jumps = [f"-D FORWARD -j {CHAIN}" for line in forward if line == jump]
-    if lines:
-        rules = [line for line in forward if line.startswith("-A ")]
-        moved = [] if rules[:1] == [jump] and len(jumps) == 1 else [*jumps, f"-I FORWARD 1 -j {CHAIN}"]
-        return _restore([f":{CHAIN} - [0:0]", *lines, *moved])
-    return _restore([f":{CHAIN} - [0:0]", *jumps, f"-X {CHAIN}"]) if jumps else ""
+    ours: dict[str, list[str]] = {CHAIN: [], LAST_CHAIN: []}
+    for each in wanted:
+        chain = LAST_CHAIN if isinstance(each, Link) else CHAIN
+        ours[chain] += [f"-A {chain} {rule}" for rule in _iptables_rules(each)]
+    there = _rules(forward)
+    known = [chain for chain, rules in ours.items() if rules or _JUMP[chain] in there]
+    lines = [line for chain in known for line in (f":{chain} - [0:0]", *ours[chain])]
+    lines += _moves(there, {chain for chain in known if ours[chain]})
+    lines += [f"-X {chain}" for chain in known if not ours[chain]]
+    return "\n".join(["*filter", *lines, "COMMIT", ""]) if lines else ""
 
 
-def _restore(lines: list[str]) -> str:
-    return "\n".join(["*filter", *lines, "COMMIT", ""])
+def _rules(forward: list[str]) -> list[str]:
+    return [line for line in forward if line.startswith("-A ")]
 
 
-def _iptables_rules(accept: Accept | Passage) -> tuple[str, str]:
+def _moves(there: list[str], ours: set[str]) -> list[str]:
+    """What makes the jumps to these chains of ours, and no others, stand where they belong."""
+    others = [rule for rule in there if rule not in _JUMP.values()]
+    end = _end(others)
+    jumps = {chain: [_JUMP[chain]] if chain in ours else [] for chain in _JUMP}
+    if there == [*jumps[CHAIN], *others[:end], *jumps[LAST_CHAIN], *others[end:]]:
+        return []
+    gone = [f"-D{rule[2:]}" for rule in there if rule in _JUMP.values()]
+    places = {LAST_CHAIN: end + 1, CHAIN: 1}
+    return [*gone, *(f"-I FORWARD {place} -j {chain}" for chain, place in places.items() if chain in ours)]
+
+
+def _end(others: list[str]) -> int:
+    return next((place for place, rule in enumerate(others) if rule.startswith(_REFUSES_ALL)), len(others))
+
+
+def leads_last(forward: list[str]) -> bool:
+    """Whether the jump to our last chain stands where it belongs."""
+    rules = [rule for rule in _rules(forward) if rule != _JUMP[CHAIN]]
+    others = [rule for rule in rules if rule != _JUMP[LAST_CHAIN]]
+    return rules.index(_JUMP[LAST_CHAIN]) == _end(others) if _JUMP[LAST_CHAIN] in rules else False
+
+
+def _iptables_rules(accept: Wanted) -> tuple[str, str]:
+    if isinstance(accept, Link):
+        tap = check_device(accept.tap)
+        return f"-o {tap} -d {accept.guest} -j ACCEPT", f"-i {tap} -s {accept.guest} -j ACCEPT"
     if isinstance(accept, Passage):
         near, other = check_device(accept.bridge), check_device(accept.other)
         to, by = (f" -d {accept.far}", f" -s {accept.far}") if accept.far else ("", "")

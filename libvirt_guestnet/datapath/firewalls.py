@@ -18,7 +18,7 @@ _FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 _OURS = {"guestnet", "libvirt_network"}  # the second is libvirt's: what ours has to say there `places` arranges
 _NEUTRAL = {"counter", "log"}
 _JUMPS = {"FORWARD": "-j LIBVIRT_FW", "INPUT": "-j LIBVIRT_INP"}
-_NOT_ASKED = ("LIBVIRT_", accepts.CHAIN)
+_NOT_ASKED = ("LIBVIRT_", accepts.CHAIN, accepts.LAST_CHAIN)
 
 
 class Chain(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import program
-from libvirt_guestnet.datapath.accepts import CHAIN, NFT_CHAIN, Accept, Passage, iptables_batch, nft_batch
+from libvirt_guestnet.datapath.accepts import CHAIN, NFT_CHAIN, Link, Wanted, iptables_batch, leads_last, nft_batch
 from libvirt_guestnet.datapath.nft import listed, nft
 from libvirt_guestnet.errors import GuestnetError
 
@@ -20,33 +20,38 @@ class Place(NamedTuple):
     """One forward chain of somebody else's, for IPv4 or IPv6.
 
     `read` gives its rules, None where there is no such chain or it can refuse nothing; `leads` says whether they lead
-    to our chain in time; `plan` gives the change that is needed, "" for none; `write` makes it in one transaction.
-    `read` and `write` raise GuestnetError.
+    in time to the chains of ours that these need; `plan` gives the change that is needed, "" for none; `write` makes it
+    in one transaction. `read` and `write` raise GuestnetError.
     """
 
     name: str
     version: int
     read: Callable[[], list[str] | None]
-    leads: Callable[[list[str]], bool]
-    plan: Callable[[list[Accept | Passage], list[str]], str]
+    leads: Callable[[list[Wanted], list[str]], bool]
+    plan: Callable[[list[Wanted], list[str]], str]
     write: Callable[[str, int | None], None]
 
 
-def arrange(accepts: Iterable[Accept | Passage], hold: int | None = None) -> list[str]:
+def arrange(accepts: Iterable[Wanted], hold: int | None = None) -> list[str]:
     """Every place accepts exactly these. Goes on past failures and returns them, each with its place."""
     wanted = list(accepts)
     return [failure for place in PLACES if (failure := _arrange(place, wanted, hold))]
 
 
-def lost(accepts: Iterable[Accept | Passage]) -> list[str]:
-    """The places that somebody took our chain out of. Raises GuestnetError where that cannot be told."""
-    versions = {accept.guest.version for accept in accepts}
-    read = ((place, place.read()) for place in PLACES if place.version in versions)
-    return [place.name for place, there in read if there is not None and not place.leads(there)]
+def lost(accepts: Iterable[Wanted]) -> list[str]:
+    """The places that somebody took a chain of ours out of. Raises GuestnetError where that cannot be told."""
+    wanted = list(accepts)
+    mine = ((place, _of(place, wanted)) for place in PLACES)
+    read = ((place, its, place.read()) for place, its in mine if its)
+    return [place.name for place, its, there in read if there is not None and not place.leads(its, there)]
 
 
-def _arrange(place: Place, accepts: list[Accept | Passage], hold: int | None) -> str:
-    mine = [accept for accept in accepts if accept.guest.version == place.version]
+def _of(place: Place, accepts: list[Wanted]) -> list[Wanted]:
+    return [accept for accept in accepts if accept.guest.version == place.version]
+
+
+def _arrange(place: Place, accepts: list[Wanted], hold: int | None) -> str:
+    mine = _of(place, accepts)
     try:
         there = place.read()
     except GuestnetError as error:
@@ -77,7 +82,13 @@ def _iptables(tool: str, version: int) -> Place:
         if output.status != 0:
             raise GuestnetError(f"{tool} refused the change: {output.complaint}")
 
-    return Place(f"{tool} FORWARD", version, read, _before_libvirt, iptables_batch, write)
+    return Place(f"{tool} FORWARD", version, read, _iptables_leads, iptables_batch, write)
+
+
+def _iptables_leads(wanted: list[Wanted], forward: list[str]) -> bool:
+    last = any(isinstance(each, Link) for each in wanted)
+    first = any(not isinstance(each, Link) for each in wanted)
+    return (not first or _before_libvirt(forward)) and (not last or leads_last(forward))
 
 
 def _before_libvirt(rules: list[str]) -> bool:
@@ -89,11 +100,13 @@ def _before_libvirt(rules: list[str]) -> bool:
 def _libvirt(family: str, version: int) -> Place:
     table = f"{family} libvirt_network"  # since libvirt 10.4, where its firewall_backend is nftables
 
-    def plan(accepts: list[Accept | Passage], forward: list[str]) -> str:
-        return nft_batch(accepts, table, forward)
+    # libvirt rejects only what has to do with its own bridges.
+    def plan(wanted: list[Wanted], forward: list[str]) -> str:
+        return nft_batch([each for each in wanted if not isinstance(each, Link)], table, forward)
 
-    def leads(forward: list[str]) -> bool:
-        return any(line.strip().startswith(f"jump {NFT_CHAIN} #") for line in forward)
+    def leads(wanted: list[Wanted], forward: list[str]) -> bool:
+        needed = any(not isinstance(each, Link) for each in wanted)
+        return not needed or any(line.strip().startswith(f"jump {NFT_CHAIN} #") for line in forward)
 
     def read() -> list[str] | None:
         return listed("chain", *table.split(), "forward") or None

@@ -33,6 +33,7 @@ def arrive(domain: xmlread.Node, state: State) -> None:
 def _arrived(domain: xmlread.Node, state: State, tap: str) -> None:
     try:
         published = _lead(domain, _wanted(domain, state), state)
+        open_ways(domain, state)  # what leads here has to pass other firewalls
     except Exception as error:  # nobody waits, and the guest runs: it can only be said
         log.complain(f"domain {domain.text_of('name')} has arrived and is not led to: {error}")
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 from libvirt_guestnet.claims import Claim, clashes
 from libvirt_guestnet.datapath import links
-from libvirt_guestnet.datapath.accepts import Passage
+from libvirt_guestnet.datapath.accepts import Link, Passage
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.datapath.ways import TABLE, Floating, Forward, Ways, accepts, batch, claims
 from libvirt_guestnet.errors import GuestnetError
@@ -99,8 +99,8 @@ def close_all(state: State, hold: int) -> None:
 
 
 def settle(state: State, hold: int, force: bool = False) -> None:
-    """Has the kernel hold exactly the active ways, and what routed networks exchange; `force` even if it does as far
-    as we know.
+    """Has the kernel hold exactly the active ways, and let through what is routed without translation; `force` even if
+    it does as far as we know.
 
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
@@ -145,7 +145,7 @@ def lost(state: State) -> list[str]:
     return [*({TABLE} - tables() if active else ()), *places.lost([*accepts(active), *passages(state)])]
 
 
-def _arrange(active: list[Ways], through: list[Passage], hold: int) -> None:
+def _arrange(active: list[Ways], through: list[Passage | Link], hold: int) -> None:
     from libvirt_guestnet.datapath import places, routed
 
     # libvirt switches it on for nat and route networks only.

@@ -18,10 +18,13 @@ LIBRARY = str(Path(libvirt_guestnet.__file__).parents[1])
 ARRANGE = """
 import json, sys
 from ipaddress import ip_network
-from libvirt_guestnet.datapath.accepts import Accept, Passage, Published
+from libvirt_guestnet.datapath.accepts import Accept, Link, Passage, Published
 from libvirt_guestnet.datapath.places import arrange
 
-def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False, other="", far=""):
+def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False, other="", far="",
+           link=False):
+    if link:
+        return Link(bridge, ip_network(guest))
     if other:
         return Passage(bridge, ip_network(guest), other, ip_network(far) if far else None)
     origin = Published(ip_network(published) if published else None, from_ports) if translated else None
@@ -152,3 +155,45 @@ def test_a_passage_names_both_its_ends(
     assert f'iifname "{other}"{by} oifname "gn-a" {family} daddr {near} accept\n' in chain
     assert f'iifname "gn-a" {family} saddr {near} oifname "{other}"{to} accept\n' in chain
     assert arrange(box) == []
+
+
+# Rules of others: those that refuse something by name, and those behind which nothing is asked any more.
+OTHERS = [
+    ([], []),
+    (["-i docker0 -j ACCEPT", "-j DOCKER"], []),
+    (["-i virbr0 -j REJECT --reject-with icmp-port-unreachable"], ["-j REJECT --reject-with icmp-port-unreachable"]),
+    ([], ["-j DROP", "-j ACCEPT"]),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), OTHERS)
+def test_a_link_passes_last(box: Box, before: list[str], after: list[str]) -> None:
+    """Behind whoever refuses something by name, and before who refuses all the rest."""
+    box.ok("iptables", "-N", "DOCKER")
+    box.ok("iptables", "-P", "FORWARD", "DROP")
+    for rule in (*before, *after):
+        box.ok("iptables", "-A", "FORWARD", *rule.split())
+    theirs = forward(box, "iptables")
+    link = {"bridge": "vme1", "guest": "192.0.2.7/32", "link": True}
+    for _ in range(2):
+        assert arrange(box, link) == []
+        now = forward(box, "iptables")
+        jumps = [line for line in now if line.startswith("-A FORWARD")]
+        place = len(before)
+        assert jumps[place] == "-A FORWARD -j GUESTNET-ROUTED"
+        assert [line for line in now if line.startswith("-A GUESTNET")] == [
+            "-A GUESTNET-ROUTED -d 192.0.2.7/32 -o vme1 -j ACCEPT",
+            "-A GUESTNET-ROUTED -s 192.0.2.7/32 -i vme1 -j ACCEPT",
+        ]
+    # Who comes later comes before it, and both kinds of ours are told apart.
+    box.ok("iptables", "-I" if after else "-A", "FORWARD", "-i", "later", "-j", "REJECT")
+    assert arrange(box, link, FORWARD) == []
+    jumps = [line for line in forward(box, "iptables") if line.startswith("-A FORWARD")]
+    assert jumps[0] == "-A FORWARD -j GUESTNET-FORWARD"
+    assert jumps[2 + len(before)] == "-A FORWARD -j GUESTNET-ROUTED"
+    assert len(jumps) == 3 + len(before) + len(after)
+    assert arrange(box, FORWARD) == []
+    assert "GUESTNET-ROUTED" not in box.ok("iptables", "-S")
+    box.ok("iptables", "-D", "FORWARD", "-i", "later", "-j", "REJECT")
+    assert arrange(box) == []
+    assert forward(box, "iptables") == theirs

@@ -144,6 +144,36 @@ def test_computer_x_finds_the_guest_at_the_servers_mac(lab: Lab) -> None:
     assert [lab.neighbour(address) for address in both(A)] == ["", ""]
 
 
+def test_other_firewalls_let_them_pass_while_they_run(lab: Lab) -> None:
+    """A policy drop as Docker and ufw set it, and a reject of what goes to somebody else's network, which stays."""
+    for tool in ("iptables", "ip6tables"):
+        lab.box.ok(tool, "-P", "FORWARD", "DROP")
+        lab.box.ok(tool, "-A", "FORWARD", "-o", "virbr9", "-j", "REJECT")
+    lab.ip("link add virbr9 type bridge")
+    lab.ip("address add 10.9.9.1/24 dev virbr9")
+    lab.ip("link set virbr9 up")
+    before = [lab.box.ok(tool, "-S") for tool in ("iptables", "ip6tables")]
+    for name, who in (("a", A), ("b", B)):
+        lab.boot(name, who)
+        lab.start(name, who)
+    for address in both(A):
+        assert lab.reaches("x", address)
+        assert lab.reaches("b", address)
+    for address in both(X):
+        assert lab.reaches("a", address)
+    assert not lab.reaches("a", "10.9.9.9")
+    assert re.search(r"^ +2 +\d+ REJECT .* virbr9 ", lab.box.ok("iptables", "-nvxL", "FORWARD"), re.M)
+    assert re.search(r"-A GUESTNET-ROUTED -s 192.0.2.10/32 -i vme0000000a -j ACCEPT", lab.box.ok("iptables", "-S"))
+    # A firewall that makes its rules anew: whoever looks next puts ours back.
+    lab.box.ok("iptables", "-F")
+    assert not lab.reaches("x", both(A)[0])
+    assert lab.hooks.call("qemu", "b", "release", "end", domain("b", B)) == (0, "")
+    assert lab.reaches("x", both(A)[0])
+    lab.stop("a", A)
+    lab.box.ok("iptables", "-A", "FORWARD", "-o", "virbr9", "-j", "REJECT")
+    assert [lab.box.ok(tool, "-S") for tool in ("iptables", "ip6tables")] == before
+
+
 def test_guests_reach_each_other_through_the_host_and_nothing_at_layer_2(lab: Lab) -> None:
     for name, who in (("a", A), ("b", B)):
         lab.boot(name, who)

@@ -101,7 +101,9 @@ def test_a_row(name: str) -> None:
         # libvirt's rules are in nftables, and its accepts do not count here.
         (DOCKER._replace(libvirts=False), (NAT, ISOLATED), ["web cannot get out"]),
         (DOCKER._replace(ours=False), (NAT, ISOLATED), ["web, in cannot be reached"]),
-        (DOCKER, (ROUTED,), ["vme1 cannot get out", "vme1 cannot be reached"]),
+        (DOCKER, (ROUTED,), []),
+        (DOCKER._replace(ours=False), (ROUTED,), ["vme1 cannot get out", "vme1 cannot be reached"]),
+        (OWN._replace(dnat=True), (ROUTED,), ["vme1 cannot get out", "vme1 cannot be reached"]),
     ],
 )
 def test_forward_chains(chain: Chain, networks: tuple[Network, ...], expected: list[str]) -> None:

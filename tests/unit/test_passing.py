@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libvirt_guestnet.datapath.accepts import Passage
+from libvirt_guestnet.datapath.accepts import Link, Passage
 from libvirt_guestnet.datapath.routes import Reach, Route
 from libvirt_guestnet.hook.passing import passages
 from libvirt_guestnet.state import NetworkReceipt, State
@@ -30,7 +30,8 @@ def reach(state: State, *routes: Route) -> None:
 
 
 def shown(state: State) -> set[str]:
-    return {f"{p.bridge} {p.guest} = {p.other} {p.far or ''}".strip() for p in passages(state)}
+    found = [each for each in passages(state) if isinstance(each, Passage)]
+    return {f"{p.bridge} {p.guest} = {p.other} {p.far or ''}".strip() for p in found}
 
 
 def test_a_subnet_passes_between_its_bridge_and_its_device(state: State) -> None:
@@ -56,8 +57,14 @@ def test_what_is_behind_a_guest_passes_where_its_network_does(state: State) -> N
 
 def test_other_networks_have_nothing_of_ours(state: State) -> None:
     network(state, "nat", "", "10.0.1.0/24")  # nat, isolated, open, and routed to anywhere
-    reach(state, Route("10.9.0.0/24", "gn-nat", "10.0.1.5"), Route("10.8.0.0/24", "vme00000001", "192.0.2.7"))
+    reach(state, Route("10.9.0.0/24", "gn-nat", "10.0.1.5"))
     assert passages(state) == []
+
+
+def test_whatever_is_routed_to_a_tap_of_its_own_passes(state: State) -> None:
+    routes = (Route("192.0.2.7/32", "vme1"), Route("10.8.0.0/24", "vme1", "192.0.2.7"))
+    state.put_reach(Reach("vme1", "u", "g", routes, gateway="169.255.30.1")._asdict())
+    assert passages(state) == [Link("vme1", ip_network("192.0.2.7/32")), Link("vme1", ip_network("10.8.0.0/24"))]
 
 
 @settings(deadline=None, max_examples=50)
@@ -68,9 +75,11 @@ def test_two_bridges_are_joined_exactly_if_their_device_is_the_same(
     state = State(str(tmp_path_factory.mktemp("state")))
     for number, outside in networks.items():
         network(state, f"n{number}", outside, f"10.0.{number}.0/24")
-    joined = {frozenset((p.bridge, p.other)) for p in passages(state) if p.other.startswith("gn-")}
+    found = [each for each in passages(state) if isinstance(each, Passage)]
+    assert len(found) == len(passages(state))
+    joined = {frozenset((p.bridge, p.other)) for p in found if p.other.startswith("gn-")}
     wanted = {
         frozenset((f"gn-n{a}", f"gn-n{b}")) for a, b in combinations(networks, 2) if networks[a] == networks[b] != ""
     }
     assert joined == wanted
-    assert all(isinstance(p, Passage) and p.other and ip_network(p.guest) for p in passages(state))
+    assert all(p.other and ip_network(p.guest) for p in found)
