@@ -23,7 +23,8 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:role name="dhcp-server"/>                   <!-- or ra-sender -->
         <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a way in; with
                                   hide="yes" the guest sees the host as client; without at: any address of the host -->
-        <guestnet:floating ip="198.18.1.50" to="10.61.2.1"/>  <!-- all of an address, in both directions -->
+        <guestnet:floating ip="198.18.1.50" to="10.61.2.1"/>  <!-- all of an address, in both directions;
+                                  with via="10.61.2.1" in the place of to= untranslated: the guest has it itself -->
         <guestnet:vlan trunk="100-110,200" native="1"/>       <!-- or tag="100": its own, not the network's -->
         <guestnet:routed gateway="169.255.30.1" publish="yes" label="lan1" device="eth1"/>
                        <!-- in no bridge: the host routes to it and answers for it on a LAN; table="100" -->

@@ -266,8 +266,8 @@ class Port:
     are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
     `privacy_addresses`: the port may use any address of the network's IPv6 /64s, and any link-local one, that no other
     port is known by. `log_drops`: the kernel log tells of dropped frames.
-    `forwards` and `floating` are its ways in; a floating address is translated to the port's own address of its family,
-    in both directions.
+    `forwards`, `floating` and `untranslated` are its ways in; a floating address is translated to the port's own of its
+    family, in both directions, an untranslated one is routed to that: the guest has it itself.
     While the guest runs, the host routes the prefixes `behind` it through this port.
     A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
     of its untagged ones, none when there is none.
@@ -295,6 +295,7 @@ class Port:
     native_vlan: int | None = None
     forwards: tuple[Forward, ...] = ()
     floating: tuple[IPAddress, ...] = ()
+    untranslated: tuple[IPAddress, ...] = ()
     behind: tuple[IPNetwork, ...] = ()
 
     def address(self, version: int) -> IPAddress | None:

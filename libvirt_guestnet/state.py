@@ -86,7 +86,8 @@ class NetworkReceipt(NamedTuple):
     lease in seconds, by IP version; `privacy` and `log` are defaults for ports; `made_bridge` says that our hook made
     the bridge, and `overlay` names the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge
     `vlan` is the access VLAN of its ports (0: none), `vlan_uplink` the bridge's port to the outside, and `service` says
-    that its tags are 802.1ad's. `outside` is the device that a routed network's traffic leaves through ("": any).
+    that its tags are 802.1ad's. `outside` is the device that a routed network's traffic leaves through ("": any), and
+    `nat_outside` that of a nat network.
 
     `managed` says that the bridge is libvirt's own or ours, so that all its ports are to be guarded; `uplink` is the
     port to the outside that our hook put into it.
@@ -113,6 +114,7 @@ class NetworkReceipt(NamedTuple):
     outside: str = ""
     managed: bool = False
     uplink: str = ""
+    nat_outside: str = ""
 
 
 class Bridges(NamedTuple):

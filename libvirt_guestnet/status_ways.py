@@ -50,8 +50,9 @@ def _of_port(domain: DomainState, port: Element, applied: Ways | None) -> Iterat
         target = f"[{to}]:{to_first}" if ":" in to else f"{to}:{to_first}"
         yield WayRow(*place, at, f"{protocol}/{ports}", target, None if domain.live is None else is_open)
     for each in port.iterfind(_FLOATING):
-        both = (each.get("ip", ""), each.get("to", ""))
-        yield WayRow(*place, both[0], "", both[1], None if domain.live is None else both in floating)
+        ip, to, via = (each.get(key, "") for key in ("ip", "to", "via"))
+        is_open = (ip, to or ip, via) in floating
+        yield WayRow(*place, ip, "", to or via, None if domain.live is None else is_open)
 
 
 def _number(text: str) -> int:

@@ -33,10 +33,12 @@ class Forward(NamedTuple):
 
 
 class Floating(NamedTuple):
-    """An address that belongs to the guest with address `to`, in both directions."""
+    """An address that belongs to the guest with address `to`, in both directions; with `via` the guest has it itself,
+    and the host routes it by way of that address of the guest's."""
 
     ip: str
     to: str
+    via: str = ""
 
 
 class Ways(NamedTuple):
@@ -69,7 +71,8 @@ def accepts(ways: Iterable[Ways]) -> Iterator[Accept]:
             origin = Published(ip_network(f.at) if f.at else None, (f.first, f.last))
             yield Accept(bridge, ip_network(f.to), f.protocol, (f.to_first, f.to_first + f.last - f.first), origin)
         for floating in each.floating:
-            yield Accept(bridge, ip_network(floating.to), published=Published(ip_network(floating.ip)))
+            published = None if floating.via else Published(ip_network(floating.ip))
+            yield Accept(bridge, ip_network(floating.to), published=published)
 
 
 def batch(ways: Iterable[Ways]) -> str:
@@ -109,7 +112,7 @@ class _Family:
                 if (to := ip_network(forward.to)).version == version:
                     self._forward(forward, bridge, to)
             for floating in each.floating:
-                if (to := ip_network(floating.to)).version == version:
+                if (to := ip_network(floating.to)).version == version and not floating.via:
                     self._floating(ip_network(floating.ip), bridge, to)
 
     def _add(self, kind: str, key: str, value: str = "") -> None:

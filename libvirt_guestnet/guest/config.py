@@ -88,6 +88,8 @@ def _nic(topology: Topology, nic: str, port: Port) -> Iterator[str]:
     yield f"nic {nic} {_mac(port.mac)} {network.mtu or '-'} {'up' if port.link_up else 'down'}"
     for address in port.addresses:
         yield _address(network, nic, port, address)
+    for ip in port.untranslated:
+        yield f"static {nic} {ip}/{ip.max_prefixlen}"
     for gateway in _gateways(network, port):
         assignments = {a.assignment for a in port.addresses if a.ip.version == gateway.version}
         learnt = Assignment.SLAAC if gateway.version == 6 else Assignment.DHCP

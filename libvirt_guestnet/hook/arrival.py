@@ -14,6 +14,7 @@ from libvirt_guestnet.datapath.announce import announce
 from libvirt_guestnet.datapath.routes import Published, Reach, Route
 from libvirt_guestnet.datapath.rtnl import HostAddress
 from libvirt_guestnet.datapath.ways import Ways
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import asked, incoming, log, nexthop, reaching, routed, ways, xmlread
 from libvirt_guestnet.state import State
 
@@ -61,10 +62,17 @@ def _lead(domain: xmlread.Node, wanted: list[Reach], state: State) -> list[Publi
 
 def _floats(port: Ways, host: list[HostAddress]) -> Reach:
     """The host answers for floating addresses on the LANs that it is on itself; others are routed to it by whoever has
-    them, and its own it answers for anyway. The kernel answers only for what it would not send back out there."""
-    near = [(f.ip, device) for f in port.floating for device in _near(f.ip, host)]
-    routes = tuple(Route(f"{ip}/{128 if ':' in ip else 32}", port.bridge) for ip, _ in near)
-    return Reach(port.tap, port.uuid, port.domain, routes, tuple(Published(ip, device) for ip, device in near))
+    them, and its own it answers for anyway. The kernel answers only for what it would not send back out there. Raises
+    GuestnetError where the host itself has what it is to route to the guest."""
+    near = {f.ip: device for f in port.floating for device in _near(f.ip, host)}
+    own = {str(each.address) for each in host}
+    if taken := next((f.ip for f in port.floating if f.via and f.ip in own), ""):
+        raise GuestnetError(
+            f"domain {port.domain!r}: {taken} cannot be routed to a guest: it is this host's own address"
+        )
+    routed = [f for f in port.floating if f.via or f.ip in near]
+    routes = tuple(Route(f"{f.ip}/{128 if ':' in f.ip else 32}", port.bridge, f.via) for f in routed)
+    return Reach(port.tap, port.uuid, port.domain, routes, tuple(map(Published._make, near.items())))
 
 
 def _near(address: str, host: list[HostAddress]) -> list[str]:

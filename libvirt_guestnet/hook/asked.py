@@ -56,10 +56,10 @@ def _port_number(text: str) -> int:
 
 
 def _floating(node: Node) -> Floating:
-    ip, to = str(intent.address(node.get("ip"))), str(intent.address(node.get("to")))
-    if not _same(ip, to):
-        raise GuestnetError(f"metadata: floating address {ip} and {to} are not of one family")
-    return Floating(ip, to)
+    ip, end = str(intent.address(node.get("ip"))), str(intent.address(node.get("via") or node.get("to")))
+    if not _same(ip, end):
+        raise GuestnetError(f"metadata: floating address {ip} and {end} are not of one family")
+    return Floating(ip, ip, end) if node.get("via") else Floating(ip, end)
 
 
 def _same(one: str, other: str) -> bool:

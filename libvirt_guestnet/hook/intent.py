@@ -64,13 +64,14 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         lease6=_longest_lease(network, 6),
         privacy=ours.get("privacy") == "yes",
         log=ours.get("log") == "yes",
-        outside=_outside(network),
+        outside=_outside(network, "route"),
+        nat_outside=_outside(network, "nat"),
     )
 
 
-def _outside(network: Node) -> str:
+def _outside(network: Node, mode: str) -> str:
     forward = network.one("forward")
-    dev = forward.get("dev") if forward and forward.get("mode") == "route" else ""
+    dev = forward.get("dev") if forward and (forward.get("mode") or "nat") == mode else ""
     return check_device(dev) if dev else ""
 
 

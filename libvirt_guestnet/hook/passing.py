@@ -2,8 +2,9 @@
 
 libvirt passes a routed network's own subnets, between its bridge and the device of its <forward> alone: what is behind
 a guest is rejected, and so is what goes to another routed network of the same device (9.0 and 11.3, both backends).
-Here both pass as if the device led to them. A network without such a device has nothing of ours. Of host-routed guests
-libvirt knows nothing: they pass whatever it, or another firewall, does not reject by name.
+Here both pass as if the device led to them. On a nat network only what is behind a guest does: its own subnets are
+libvirt's to translate. Of what is on a network of mode open, or on a host-routed guest's tap, libvirt knows nothing:
+that passes whatever libvirt, or another firewall, does not reject by name.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ _Prefix = IPv4Network | IPv6Network
 
 def passages(state: State) -> list[Passage | Link]:
     """What has to pass now: the guests that are next hops, or host-routed, run, and the networks are active."""
-    routed, reaches = sorted(network for network in state.networks() if network.outside), reaching.receipts(state)
-    return [*_passages(routed, _behind(reaches)), *_links(reaches)]
+    networks, reaches = sorted(state.networks()), reaching.receipts(state)
+    routed, behind = [network for network in networks if network.outside], _behind(reaches)
+    natted = [network for network in networks if network.nat_outside]
+    beyond = [Passage(n.bridge, prefix, n.nat_outside) for n in natted for prefix in behind.get(n.bridge, ())]
+    known = {network.bridge for network in (*routed, *natted)}
+    return [*_passages(routed, behind), *beyond, *_links(reaches, known)]
 
 
-def _links(reaches: list[Reach]) -> Iterator[Link]:
+def _links(reaches: list[Reach], known: set[str]) -> Iterator[Link]:
     for reach in reaches:
-        yield from (Link(reach.tap, ip_network(route.prefix)) for route in reach.routes if route.device == reach.tap)
+        for route in reach.routes:
+            if route.device == reach.tap or (route.via and route.device not in known):
+                yield Link(route.device, ip_network(route.prefix))
 
 
 def _behind(reaches: list[Reach]) -> dict[str, list[_Prefix]]:

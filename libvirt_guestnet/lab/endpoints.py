@@ -53,8 +53,8 @@ def addresses(topology: Topology, endpoint: Endpoint) -> tuple[IPAddress, ...]:
 def seen_as(topology: Topology, endpoint: Endpoint) -> tuple[IPAddress, ...]:
     """Every address that others may see it with: floating ones too."""
     guest = guest_of(topology, endpoint)
-    floating = (ip for port in (_ports(guest, endpoint) if guest else ()) for ip in port.floating)
-    return (*addresses(topology, endpoint), *floating)
+    ports = _ports(guest, endpoint) if guest else ()
+    return (*addresses(topology, endpoint), *(ip for port in ports for ip in (*port.floating, *port.untranslated)))
 
 
 def target(topology: Topology, source: Endpoint, destination: Endpoint, family: Family) -> IPAddress | None:

@@ -164,10 +164,12 @@ class Guests:
         return port
 
     def _with_ways(self, decl: PortDecl, port: Port, title: str, seg: Segment | None) -> Port:
+        floating = ways.floating(decl, port, seg, lambda at: self._addresses.own(at, title), self._report)
         return replace(
             port,
             forwards=ways.forwards(decl, port, seg, self._report),
-            floating=ways.floating(decl, port, seg, lambda at: self._addresses.own(at, title), self._report),
+            floating=floating.translated,
+            untranslated=floating.untranslated,
         )
 
 

@@ -263,6 +263,12 @@ class PortDecl(Decl):
         "Addresses outside that are the guest's while it runs, on a nat, route or open network: what is sent to one "
         "reaches the guest, and what the guest sends outside comes from the first of each family.",
     )
+    untranslated: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP),
+        "Floating addresses that the host routes to the port's own, without translation: the guest has them itself, "
+        "with prefix length 32 or 128, and may send from them. Modes nat and route need a physical-network for that.",
+        name="floating-untranslated",
+    )
     next_hop: At[bool] = key(
         kinds.BOOL,
         "On a network of mode route or open: while the guest runs, the host routes its `sources` to it, and they pass "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..claims import ANYWHERE, MOST_MOVED, Claim, clash
 from ..errors import Where
@@ -83,30 +83,47 @@ def unreachable(address: IPAddress) -> str:
     return ""
 
 
+class Floating(NamedTuple):
+    """The floating addresses of a port: those that the host translates, and those that the guest has itself."""
+
+    translated: tuple[IPAddress, ...] = ()
+    untranslated: tuple[IPAddress, ...] = ()
+
+
 def floating(
     decl: PortDecl, port: Port, seg: Segment | None, own: Callable[[At[IPAddress]], bool], report: Report
-) -> tuple[IPAddress, ...]:
+) -> Floating:
     """The floating addresses of a port that has its own already; `own` refuses those that are somebody's."""
-    if seg is None or not decl.floating:
-        return ()
-    if seg.network.mode not in _OUTSIDE:
-        message = f"network '{seg.network.name}' is {seg.network.mode}: floating addresses are for nat, route and open"
-        report.add(decl.floating[0].where, message)
-        return ()
-    if not (port.default_route and seg.network.gateway == HOST):
+    asked = (*(decl.floating or ()), *(decl.untranslated or ()))
+    if seg is None or not asked:
+        return Floating()
+    if problem := _cannot_float(port, seg):
+        report.add(asked[0].where, problem)
+        return Floating()
+    network = seg.network
+    if decl.untranslated and network.mode is not Mode.OPEN and not network.physical_network:
         message = (
-            f"the default route of port '{port.name}' does not lead to the host: it cannot have floating addresses"
+            f"network '{network.name}' needs a physical-network: without one libvirt rejects what comes from there"
         )
-        report.add(decl.floating[0].where, message)
-        return ()
-    return tuple(at.value for at in decl.floating if _floats(at, port, own, report))
+        report.add(decl.untranslated[0].where, message)
+        return Floating()
+    both = (decl.floating, decl.untranslated)
+    return Floating(*(tuple(at.value for at in ats or () if _floats(at, port, own, report)) for ats in both))
+
+
+def _cannot_float(port: Port, seg: Segment) -> str:
+    if seg.network.mode not in _OUTSIDE:
+        return f"network '{seg.network.name}' is {seg.network.mode}: floating addresses are for nat, route and open"
+    if not (port.default_route and seg.network.gateway == HOST):
+        return f"the default route of port '{port.name}' does not lead to the host: it cannot have floating addresses"
+    return ""
 
 
 def _floats(at: At[IPAddress], port: Port, own: Callable[[At[IPAddress]], bool], report: Report) -> bool:
     if problem := unreachable(at.value):
         report.add(at.where, problem)
     elif port.address(at.value.version) is None:
-        report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to translate {at.value} to")
+        report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to lead {at.value} to")
     else:
         return own(at)
     return False
@@ -119,7 +136,7 @@ def check(placed: Iterable[Placed], report: Report) -> None:
     found = sorted(_claims(placed), key=lambda each: each[0])
     for where, claim in found:
         if not claim.protocol:
-            whole[claim.at] = f"port '{claim.owner}' (line {where.line})"
+            whole.setdefault(claim.at, f"port '{claim.owner}' (line {where.line})")
     for where, claim in found:
         if claim.protocol and claim.at in whole:
             report.add(
@@ -148,5 +165,5 @@ def _claims(placed: Iterable[Placed]) -> Iterator[tuple[Where, Claim]]:
                 for at in anywhere if decl.addresses is None else [str(at.value) for at in decl.addresses]:
                     if first is not None and last is not None:
                         yield service.where, Claim(at, service.value.protocol, first, last, each.title)
-        for at_ in each.decl.floating or ():
+        for at_ in (*(each.decl.floating or ()), *(each.decl.untranslated or ())):
             yield at_.where, Claim(str(at_.value), "", 0, _PORTS, each.title)

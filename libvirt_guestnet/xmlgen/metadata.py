@@ -51,7 +51,7 @@ def _unless_default(wanted: bool, default: bool) -> bool | None:
 def _port(port: Port, network: Network, hostmap: HostMap) -> Element:
     return _ours(
         "port",
-        [_ours("address", ip=address.ip) for address in port.addresses],
+        [_ours("address", ip=ip) for ip in (*(address.ip for address in port.addresses), *port.untranslated)],
         [_ours("source", prefix=prefix) for prefix in port.sources],
         [_ours("onlink", prefix=prefix) for prefix in port.onlink],
         [_ours("behind", prefix=prefix) for prefix in port.behind],
@@ -59,6 +59,7 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> Element:
         [_ours("role", name=role) for role in port.roles],
         [_forward(forward) for forward in port.forwards],
         [_ours("floating", ip=ip, to=port.address(ip.version)) for ip in port.floating],
+        [_ours("floating", ip=ip, via=port.address(ip.version)) for ip in port.untranslated],
         _port_vlan(port),
         _routed(network, hostmap),
         mac=port.mac,

@@ -30,7 +30,7 @@ def test_a_guest_that_stops_is_reached_no_more_and_comes_back(ways_in: Lab) -> N
     assert ("10.61.1.10" in text, "10.61.2.10" in text) == (True, False)
     rows = json.loads(ways_in.guestnet("status", "--json").stdout)
     opened = {row["guest"]: row["open"] for row in rows if row["kind"] == "way"}
-    assert opened == {"www": True, "mail": True, "db": None}
+    assert opened == {"www": True, "mail": True, "public": True, "db": None}
     ways_in.virsh("start", "db")
     assert "10.61.2.10" in ways_in.sandbox.run(["nft", "list", "table", "inet", "guestnet"]).stdout
 

@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import json
-import queue
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from scapy.all import IP, UDP, Ether, IPv6, Raw  # type: ignore[attr-defined]
 from test_coexistence import watching
-from test_ways_in import GUESTS, LAN, LAN6, MAC, Net, Puppet, reachable, xml
+from test_ways_in import GUESTS, LAN, LAN6, Asking, Net, reachable, xml
 from test_ways_in_trixie import prepared
 from wire import Wire
 
@@ -24,9 +21,6 @@ from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
 
 pytestmark = pytest.mark.trixie
-
-OUTSIDE = 9000
-FRESH = count(20000)
 
 
 @pytest.fixture(scope="module", params=["iptables", "nftables"])
@@ -46,51 +40,14 @@ def sandbox(backend: str, trixie_root: Path) -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def net(sandbox: Sandbox) -> Iterator[Net]:
     with Net(sandbox) as net:
-        net.agents["lan"].listen(udp=[OUTSIDE])
         yield net
 
 
-class Guest(Puppet):
-    """One that also asks."""
-
-    def __init__(self, wire: Wire, ip4: str, ip6: str) -> None:
-        super().__init__(wire, ip4, ip6)
-        self.router, self.heard = "", queue.Queue[str]()
-
-    def _answer(self, asked: Ether) -> Ether | None:
-        if IP in asked or IPv6 in asked:
-            self.router = asked.src
-        if UDP in asked and asked[UDP].sport == OUTSIDE:
-            self.heard.put(asked[IP if IP in asked else IPv6].src)
-            return None
-        return super()._answer(asked)
-
-    def gets_out(self) -> list[str]:
-        """Which of the LAN's addresses answer it. A first packet may be lost to neighbour discovery."""
-        found: set[str] = set()
-        for _ in range(3):
-            if len(found) < 2:
-                self._ask_outside()
-                found |= set(self._heard())
-        return sorted(found)
-
-    def _ask_outside(self) -> None:
-        port = next(FRESH)  # firewalls let go on what they have once let begin
-        for layer, mine, other in ((IP, self.mine[0], LAN), (IPv6, self.mine[1], LAN6)):
-            asking = Ether(src=MAC, dst=self.router) / layer(src=mine, dst=other)
-            self.wire.send(bytes(asking / UDP(sport=port, dport=OUTSIDE) / Raw(b"hello\n")))
-
-    def _heard(self) -> Iterator[str]:
-        with suppress(queue.Empty):
-            while True:
-                yield self.heard.get(timeout=1.5)
-
-
 @contextmanager
-def guest(net: Net, network: str) -> Iterator[Guest]:
+def guest(net: Net, network: str) -> Iterator[Asking]:
     net.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=xml(network))
     try:
-        with Wire(net.sandbox, "g") as wire, Guest(wire, *GUESTS[network]) as it:
+        with Wire(net.sandbox, "g") as wire, Asking(wire, *GUESTS[network]) as it:
             yield it
     finally:
         net.sandbox.run(["virsh", "-q", "destroy", "g"], check=False)
@@ -147,20 +104,20 @@ def test_ufw(net: Net, backend: str, network: str, order: str) -> None:
                     check_ufw(net, backend, network, it)
 
 
-def check_ufw(net: Net, backend: str, network: str, it: Guest) -> None:
+def check_ufw(net: Net, backend: str, network: str, it: Asking) -> None:
     reachable(net)
     net.sandbox.run(["ufw", "reload"])
     reachable(net)
     if network == "inside":
-        assert it.gets_out() == []
+        assert sorted(it.outside()) == []
         return
     if backend == "nftables":  # libvirt's accepts are in a table of its own, and do not count in ufw's
-        assert it.gets_out() == []
+        assert sorted(it.outside()) == []
         rows = doctor(net)
         assert {row["about"] for row in rows} == {"iptables FORWARD", "ip6tables FORWARD"}
         assert {row["found"].rpartition(": ")[2] for row in rows} == {"guests of web cannot get out"}
         net.sandbox.run(["sh", "-c", rows[0]["do"]])
-    assert it.gets_out() == BOTH
+    assert sorted(it.outside()) == BOTH
     assert doctor(net) == []
 
 
@@ -177,13 +134,13 @@ def test_firewalld(net: Net, network: str, order: str) -> None:
                     check_firewalld(net, network, it)
 
 
-def check_firewalld(net: Net, network: str, it: Guest) -> None:
+def check_firewalld(net: Net, network: str, it: Asking) -> None:
     zone = ["firewall-cmd", f"--get-zone-of-interface={bridge(net, network)}"]
     for _ in range(2):
         net.soon(lambda: net.sandbox.run(zone, check=False).stdout.strip() == "libvirt")
         net.soon(lambda: net.udp("lan", "198.18.1.1", 5300).open)
         reachable(net)
-        assert it.gets_out() == (BOTH if network == "web" else [])
+        assert sorted(it.outside()) == (BOTH if network == "web" else [])
         assert doctor(net) == []
         net.sandbox.run(["firewall-cmd", "--reload"])
 
@@ -197,10 +154,10 @@ def test_a_bridge_that_firewalld_knows_nothing_of(net: Net) -> None:
         net.soon(lambda: net.sandbox.run(zone, check=False).stdout.strip() == "libvirt")
         net.sandbox.run(["firewall-cmd", "--zone=libvirt", f"--remove-interface={device}"])
         reachable(net)
-        assert it.gets_out() == []
+        assert sorted(it.outside()) == []
         [row] = doctor(net)
         assert row["about"] == "inet firewalld filter_FORWARD"
         assert row["found"].endswith("guests of web cannot get out")
         net.sandbox.run(["sh", "-c", row["do"]])
-        assert it.gets_out() == BOTH
+        assert sorted(it.outside()) == BOTH
         assert doctor(net) == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 
 import pytest
 from scapy.all import (  # type: ignore[attr-defined]
@@ -31,12 +33,16 @@ from libvirt_guestnet.xmlgen import network as network_xml
 from libvirt_guestnet.xmlgen.element import to_string
 
 HOST, HOST6, LAN, LAN6 = "198.18.1.1", "fd61::1", "198.18.1.10", "fd61::10"
+UNTRANSLATED = ("198.18.1.60", "fd61::60")
 MAC = "52:54:00:00:00:0a"
+OUTSIDE = 9000  # what the LAN's host answers at
+FRESH = count(20000)
 GUESTS = {"web": ("10.61.1.10", "fd61:1::10"), "inside": ("10.61.2.10", "fd61:2::10")}
 TOPOLOGY = """
 name: t
+physical-networks: { lan: { subnets: [198.18.1.0/24, "fd61::/64"] } }
 networks:
-  web: { mode: nat, subnets: [10.61.1.0/24, "fd61:1::/64"] }
+  web: { mode: nat, physical-network: lan, subnets: [10.61.1.0/24, "fd61:1::/64"] }
   inside: { mode: isolated, gateway: host, subnets: [10.61.2.0/24, "fd61:2::/64"] }
 """
 SETUP = f"""set -e
@@ -69,12 +75,13 @@ class Net:
         self.sandbox.run(["sh", "-c", SETUP])
         found = topology.loads(TOPOLOGY, "t.yaml")
         for each in found.networks:
-            xml = to_string(network_xml(found, each, HostMap({})))
+            xml = to_string(network_xml(found, each, HostMap({"lan": "up0"})))
             self.sandbox.run(["virsh", "-q", "net-create", "/dev/stdin"], stdin=xml)
         self.agents = {
             who: self.stack.enter_context(self._agent(who, prefix))
             for who, prefix in (("lan", ["ip", "netns", "exec", "lan"]), ("host", []))
         }
+        self.agents["lan"].listen(udp=[OUTSIDE])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,7 +150,7 @@ class Puppet(threading.Thread):
 
     def __init__(self, wire: Wire, ip4: str, ip6: str) -> None:
         super().__init__(daemon=True)
-        self.wire, self.mine, self.over = wire, (ip4, ip6), threading.Event()
+        self.wire, self.mine, self.over = wire, (ip4, ip6, *UNTRANSLATED), threading.Event()
 
     def __enter__(self) -> Puppet:
         self.start()
@@ -245,6 +252,68 @@ def test_metadata_that_changes_live(net: Net) -> None:
         assert subprocess.run(sync, capture_output=True, text=True, timeout=60, check=False).stderr == ""
         assert seen(net.udp("lan", HOST, 5400)) == LAN
         assert not net.udp("lan", HOST, 5300).open
+
+
+def test_an_untranslated_floating_address_is_the_guests_own(net: Net) -> None:
+    """Reached from the LAN, the host, and what it sends itself reaches the LAN as from there; nothing else does."""
+    own = "".join(
+        f'<g:address ip="{ip}"/><g:floating ip="{ip}" via="{via}"/>'
+        for ip, via in zip(UNTRANSLATED, GUESTS["web"], strict=True)
+    )
+    before = forward_rules(net)
+    floating = xml("web").replace(metadata("web"), metadata("web", own))
+    net.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=floating)
+    try:
+        with Wire(net.sandbox, "g") as wire, Asking(wire, *GUESTS["web"]) as guest:
+            for ip, lan, host in zip(UNTRANSLATED, (LAN, LAN6), (HOST, HOST6), strict=True):
+                assert seen(net.udp("lan", ip, 53)) == lan
+                assert net.udp("host", ip, 53).open
+                assert seen(net.udp("lan", ip, 53)) == lan
+                assert not net.udp("lan", host, 53).open
+            assert guest.outside(*UNTRANSLATED) == dict(zip((LAN, LAN6), UNTRANSLATED, strict=True))
+            net.sandbox.restart_libvirtd()
+            net.soon(lambda: net.udp("lan", UNTRANSLATED[0], 53).open)
+            assert guest.outside(*UNTRANSLATED) == dict(zip((LAN, LAN6), UNTRANSLATED, strict=True))
+    finally:
+        net.sandbox.run(["virsh", "-q", "destroy", "g"], check=False)
+    assert not net.udp("lan", UNTRANSLATED[0], 53).open
+    assert forward_rules(net) == before
+    assert net.sandbox.run(["ip", "route", "show", "proto", "71"]).stdout == ""
+
+
+class Asking(Puppet):
+    """A guest that also asks the LAN's hosts something."""
+
+    def __init__(self, wire: Wire, ip4: str, ip6: str) -> None:
+        super().__init__(wire, ip4, ip6)
+        self.router, self.heard = "", queue.Queue[tuple[str, str]]()
+
+    def _answer(self, asked: Ether) -> Ether | None:
+        if IP in asked or IPv6 in asked:
+            self.router = asked.src
+        if UDP in asked and asked[UDP].sport == OUTSIDE:
+            told = asked[UDP].payload.load.decode().split()[0]
+            self.heard.put((asked[IP if IP in asked else IPv6].src, told))
+            return None
+        return super()._answer(asked)
+
+    def outside(self, *mine: str) -> dict[str, str]:
+        """Which of the LAN's addresses answer it, each with the address that it is seen with there, when it sends from
+        these. A first packet may be lost to neighbour discovery."""
+        found: dict[str, str] = {}
+        for _ in range(3):
+            if len(found) < 2:
+                self._ask(mine or self.mine[:2])
+                with suppress(queue.Empty):
+                    while True:
+                        found.update([self.heard.get(timeout=1.5 if len(found) < 2 else 0)])
+        return found
+
+    def _ask(self, mine: tuple[str, ...]) -> None:
+        port = next(FRESH)  # firewalls let go on what they have once let begin
+        for layer, source, other in ((IP, mine[0], LAN), (IPv6, mine[1], LAN6)):
+            asking = Ether(src=MAC, dst=self.router) / layer(src=source, dst=other)
+            self.wire.send(bytes(asking / UDP(sport=port, dport=OUTSIDE) / Raw(b"hello\n")))
 
 
 def test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along(net: Net) -> None:

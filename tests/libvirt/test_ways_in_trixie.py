@@ -9,6 +9,7 @@ from test_ways_in import (  # noqa: F401  fixtures and tests, with other sandbox
     net,
     test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along,
     test_a_port_of_the_hosts_own_refuses_the_start,
+    test_an_untranslated_floating_address_is_the_guests_own,
     test_metadata_that_changes_live,
     test_rules_that_come_later_stand_behind_ours,
     test_while_the_guest_runs_and_no_longer,

@@ -57,8 +57,20 @@ def test_what_is_behind_a_guest_passes_where_its_network_does(state: State) -> N
 
 def test_other_networks_have_nothing_of_ours(state: State) -> None:
     network(state, "nat", "", "10.0.1.0/24")  # nat, isolated, open, and routed to anywhere
-    reach(state, Route("10.9.0.0/24", "gn-nat", "10.0.1.5"))
     assert passages(state) == []
+
+
+def test_what_is_behind_a_guest_of_such_a_network_passes_what_nobody_rejects(state: State) -> None:
+    network(state, "open", "", "10.0.1.0/24")
+    reach(state, Route("10.9.0.0/24", "gn-open", "10.0.1.5"), Route("198.18.1.7/32", "gn-open"))
+    assert passages(state) == [Link("gn-open", ip_network("10.9.0.0/24"))]
+
+
+def test_on_a_nat_network_only_what_is_behind_a_guest_passes(state: State) -> None:
+    state.put_network(NetworkReceipt("n", "t", True, "gn-n", subnets=("10.0.1.0/24",), nat_outside="wan"))
+    network(state, "a", "wan", "10.0.2.0/24")
+    reach(state, Route("198.18.1.7/32", "gn-n", "10.0.1.5"))
+    assert shown(state) == {"gn-a 10.0.2.0/24 = wan", "gn-n 198.18.1.7/32 = wan"}
 
 
 def test_whatever_is_routed_to_a_tap_of_its_own_passes(state: State) -> None:
