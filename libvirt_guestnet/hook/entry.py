@@ -18,7 +18,8 @@ from libvirt_guestnet.hook import (
     bridges,
     guarding,
     hotplug,
-    intent,
+    intent_network,
+    intent_vlan,
     log,
     nexthop,
     reaching,
@@ -159,7 +160,7 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
 
 
 def _ours(domain: xmlread.Node, state: State) -> bool:
-    wanted = (intent.tap_vlans, asked.ways)
+    wanted = (intent_vlan.tap_vlans, asked.ways)
     ours = guarding.planned(domain, state) or nexthop.reaches(domain)
     return bool(ours) or any(of(domain, state.network) for of in wanted)
 
@@ -218,7 +219,7 @@ def _left(receipt: PortReceipt, state: State) -> bool:
 def prepare_network(hook_data: xmlread.Node, state: State) -> None:
     """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it."""
     network = _network(hook_data)
-    name, nic, vxlan = network.text_of("name"), intent.uplink(network), intent.overlay(network)
+    name, nic, vxlan = network.text_of("name"), intent_network.uplink(network), intent_network.overlay(network)
     if nic is not None:
         from libvirt_guestnet.datapath import kernel
 
@@ -227,11 +228,11 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
         from libvirt_guestnet.datapath import overlay
 
         overlay.ensure_overlay(vxlan, name)
-    if (over := intent.subinterface(network)) is not None:
+    if (over := intent_network.subinterface(network)) is not None:
         from libvirt_guestnet.datapath import subinterface
 
         subinterface.ensure_subinterface(over, name)
-    if (aware := intent.aware_bridge(network)) is not None and aware.existing:
+    if (aware := intent_network.aware_bridge(network)) is not None and aware.existing:
         vlan.check_filtering(aware.bridge, f"network {name!r}", aware.service)
 
 
@@ -245,7 +246,7 @@ def remember_network(hook_data: xmlread.Node, state: State) -> None:
 def _keep_network(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
     """Whether something changed; the bridge guard is to be settled then."""
     network = _network(hook_data)
-    name, receipt = network.text_of("name"), intent.network_receipt(network)
+    name, receipt = network.text_of("name"), intent_network.network_receipt(network)
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
     before = state.network(name)
@@ -263,9 +264,10 @@ def _keep_network(hook_data: xmlread.Node, state: State, started: bool = False) 
 
 
 def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:
-    aware, device = intent.aware_bridge(network), intent.overlay(network) or intent.subinterface(network)
-    made = device or intent.uplink(network)
-    managed = receipt.guarded and (made is not None or intent.is_libvirts_bridge(network))
+    aware = intent_network.aware_bridge(network)
+    device = intent_network.overlay(network) or intent_network.subinterface(network)
+    made = device or intent_network.uplink(network)
+    managed = receipt.guarded and (made is not None or intent_network.is_libvirts_bridge(network))
     return receipt._replace(
         bridge=check_device(receipt.bridge) if managed else receipt.bridge,
         made_bridge=made is not None,
@@ -280,7 +282,7 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
 
 def start_network(hook_data: xmlread.Node, state: State) -> None:
     """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
-    aware = intent.aware_bridge(_network(hook_data))
+    aware = intent_network.aware_bridge(_network(hook_data))
     if aware is not None and not aware.existing:
         vlan.turn_on(aware.bridge, aware.tag, aware.service)
     _keep_network(hook_data, state, started=True)  # its uplink may be a new device under an old name
