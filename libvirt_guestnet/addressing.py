@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from itertools import chain
 from uuid import UUID
 
-from .model import DhcpRange, IPAddress, IPNetwork
+from .model_network import DhcpRange, IPAddress, IPNetwork
 
 _TRIES = 64
 _IFNAME_BYTES = 15

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.model import Mode, Network
+from libvirt_guestnet.model_network import Mode, Network
 
 HOST_FILE = Path("/etc/libvirt-guestnet/host.yaml")
 _KEY = "physical-networks"

@@ -1,6 +1,6 @@
 """Our <metadata> in libvirt's XML: the one place where declaring and enforcing meet.
 
-Written by `xmlgen`, read by the hooks (`hook/intent`), described by the RELAX NG schema in `xml/metadata.rng`.
+Written by `xmlgen`, read by the hooks (`hook/intent*`), described by the RELAX NG schema in `xml/metadata.rng`.
 One top-level element per object, since libvirt keeps one per namespace::
 
     <guestnet:network xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"

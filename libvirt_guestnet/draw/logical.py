@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from textwrap import wrap
 
-from ..model import Allow, Guest, Mode, Network, PhysicalNetwork, Port, Topology
+from ..model import Allow, Guest, Port, Topology
+from ..model_network import Mode, Network, PhysicalNetwork
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Edge, Node, Picture, Row, Shape, Tone
 

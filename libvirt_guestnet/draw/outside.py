@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..model import Mode, Network, PhysicalNetwork, Topology
+from ..model import Topology
+from ..model_network import Mode, Network, PhysicalNetwork
 
 # Where traffic goes that the host forwards without being told through which physical network.
 ELSEWHERE = PhysicalNetwork("anywhere")

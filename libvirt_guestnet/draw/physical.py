@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import Guest, Mode, Network, PhysicalNetwork, Port, PortKind, Topology
+from ..model import Guest, Port, PortKind, Topology
+from ..model_network import Mode, Network, PhysicalNetwork
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Cluster, Edge, Node, Picture, Row, Shape, Tone
 

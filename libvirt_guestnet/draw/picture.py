@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..model import Mode
+from ..model_network import Mode
 
 
 class Tone(StrEnum):

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from libvirt_guestnet.datapath import filters, learning, links, vlan
+from libvirt_guestnet.datapath import filters, learning, links
 from libvirt_guestnet.datapath import routed as router
-from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import (
@@ -18,8 +17,9 @@ from libvirt_guestnet.hook import (
     bridges,
     guarding,
     hotplug,
-    intent,
+    intent_vlan,
     log,
+    networks,
     nexthop,
     reaching,
     routed,
@@ -27,7 +27,7 @@ from libvirt_guestnet.hook import (
     ways,
     xmlread,
 )
-from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
+from libvirt_guestnet.state import PortReceipt, State
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
 DEADLINE_SECONDS = 20
@@ -139,7 +139,7 @@ def release(domain: xmlread.Node, state: State) -> None:
 
 def create_port(hook_data: xmlread.Node, state: State) -> None:
     """Keeps the network's freshest XML for the domain's `start`; where there will be none, leaves a helper behind."""
-    remember_network(hook_data, state)
+    networks.remember_network(hook_data, state)
     found = hotplug.plug(hook_data)
     if found is None:
         return
@@ -159,7 +159,7 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
 
 
 def _ours(domain: xmlread.Node, state: State) -> bool:
-    wanted = (intent.tap_vlans, asked.ways)
+    wanted = (intent_vlan.tap_vlans, asked.ways)
     ours = guarding.planned(domain, state) or nexthop.reaches(domain)
     return bool(ours) or any(of(domain, state.network) for of in wanted)
 
@@ -215,125 +215,6 @@ def _left(receipt: PortReceipt, state: State) -> bool:
     return moved and not receipt.own and not expected
 
 
-def prepare_network(hook_data: xmlread.Node, state: State) -> None:
-    """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it."""
-    network = _network(hook_data)
-    name, nic, vxlan = network.text_of("name"), intent.uplink(network), intent.overlay(network)
-    if nic is not None:
-        from libvirt_guestnet.datapath import kernel
-
-        kernel.ensure_uplink_bridge(nic.bridge, nic.device, name)
-    if vxlan is not None:
-        from libvirt_guestnet.datapath import overlay
-
-        overlay.ensure_overlay(vxlan, name)
-    if (over := intent.subinterface(network)) is not None:
-        from libvirt_guestnet.datapath import subinterface
-
-        subinterface.ensure_subinterface(over, name)
-    if (aware := intent.aware_bridge(network)) is not None and aware.existing:
-        vlan.check_filtering(aware.bridge, f"network {name!r}", aware.service)
-
-
-def remember_network(hook_data: xmlread.Node, state: State) -> None:
-    """Keeps what the network's XML says for ports that have no policy of their own."""
-    if _keep_network(hook_data, state):
-        with state.lock() as hold:
-            bridges.settle_pending(state, hold)
-
-
-def _keep_network(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
-    """Whether something changed; the bridge guard is to be settled then."""
-    network = _network(hook_data)
-    name, receipt = network.text_of("name"), intent.network_receipt(network)
-    if receipt is not None:
-        receipt = _with_bridge(receipt, network)
-    before = state.network(name)
-    if receipt == before and not started:
-        state.confirm_network(name)
-        return False
-    with state.lock():
-        if any(each is not None and each.managed for each in (receipt, before)):
-            bridges.changing(state)
-        if receipt is None:
-            state.drop_network(name)
-        else:
-            state.put_network(receipt)
-    return True
-
-
-def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:
-    aware, device = intent.aware_bridge(network), intent.overlay(network) or intent.subinterface(network)
-    made = device or intent.uplink(network)
-    managed = receipt.guarded and (made is not None or intent.is_libvirts_bridge(network))
-    return receipt._replace(
-        bridge=check_device(receipt.bridge) if managed else receipt.bridge,
-        made_bridge=made is not None,
-        overlay=device.device if device else "",
-        vlan=aware.tag if aware else 0,
-        vlan_uplink=aware.uplink if aware else "",
-        service=aware is not None and aware.service,
-        managed=managed,
-        uplink=made.device if made else "",
-    )
-
-
-def start_network(hook_data: xmlread.Node, state: State) -> None:
-    """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
-    aware = intent.aware_bridge(_network(hook_data))
-    if aware is not None and not aware.existing:
-        vlan.turn_on(aware.bridge, aware.tag, aware.service)
-    _keep_network(hook_data, state, started=True)  # its uplink may be a new device under an old name
-    with state.lock() as hold:
-        bridges.settle_pending(state, hold)
-        # libvirt's rules are new, and may stand before ours.
-        ways.settle(state, hold, force=True)
-
-
-def forget_network(hook_data: xmlread.Node, state: State) -> None:
-    """Forgets a network that was stopped, with the bridge that our hook made for it."""
-    _forget_network(_network(hook_data).text_of("name"), state)
-
-
-def _forget_network(name: str, state: State) -> None:
-    receipt = state.network(name)
-    if receipt is None:
-        return
-    if receipt.made_bridge:
-        _remove_bridge(receipt, state)
-    with state.lock() as hold:
-        if receipt.managed:
-            bridges.changing(state)
-        state.drop_network(name)
-        bridges.settle_pending(state, hold)
-        if receipt.dynamic and receipt.bridge not in _learnt_on(state):
-            nft(learning.forget_network(receipt.bridge), hold)
-        ways.settle(state, hold)
-
-
-def _learnt_on(state: State) -> set[str]:
-    """The bridges on which a port learns its addresses."""
-    return {receipt.bridge for receipt in state.ports() if receipt.dhcp}
-
-
-def _remove_bridge(receipt: NetworkReceipt, state: State) -> None:
-    from libvirt_guestnet.datapath import kernel, overlay
-
-    if any(other.bridge == receipt.bridge for other in state.networks() if other.name != receipt.name):
-        return  # networks of one label, or of one VLAN of it, share their bridge
-    if receipt.overlay:
-        overlay.remove_overlay(receipt.bridge, receipt.overlay)
-    else:
-        kernel.remove_bridge(receipt.bridge)
-
-
-def _network(hook_data: xmlread.Node) -> xmlread.Node:
-    network = hook_data.one("network")
-    if network is None:
-        raise GuestnetError("no <network> on stdin: was this hook called by libvirt?")
-    return network
-
-
 FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
     function.__name__: function
     for function in (
@@ -343,10 +224,10 @@ FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
         release,
         create_port,
         release_port,
-        prepare_network,
-        start_network,
-        remember_network,
-        forget_network,
+        networks.prepare_network,
+        networks.start_network,
+        networks.remember_network,
+        networks.forget_network,
     )
 }
 
@@ -380,7 +261,7 @@ def adopt_network(xml: bytes) -> None:
     """Keeps what an active network's XML says, as `started` would; `tidy` closes its bridge. Raises GuestnetError."""
     hook_data = xmlread.Node("hookData", {})
     hook_data.children = [xmlread.parse(xml)]
-    _keep_network(hook_data, State())
+    networks.keep(hook_data, State())
 
 
 def review_bridges() -> None:
@@ -399,11 +280,11 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
 
     state = State()
     for name in sorted(known_networks - active_networks):
-        _forget_network(name, state)
+        networks.forget(name, state)
     with state.lock() as hold:
         living = {r.tap for r in state.ports() if r.ifindex == links.index_of(r.tap)}
         guarding.release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
-        for bridge in sorted(kernel.bridges_learnt_on() - _learnt_on(state)):
+        for bridge in sorted(kernel.bridges_learnt_on() - networks.learnt_on(state)):
             nft(learning.forget_network(bridge), hold)
         state.prune(2 * hotplug.HELPER_SECONDS)
         tagging.sweep(state)

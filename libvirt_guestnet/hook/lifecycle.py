@@ -14,7 +14,7 @@ _MAX_STDIN = 16 << 20
 # kill a running guest (reconnect) or ignore us anyway.
 VETO, REPORT = "veto", "report"
 
-# (hook, operation): (function in `hook.entry` or None, on failure, why). docs/lifecycle.md names the tests of each row.
+# (hook, operation): (one of `entry.FUNCTIONS` or None, on failure, why). docs/lifecycle.md names the tests of each row.
 TABLE: dict[tuple[str, str], tuple[str | None, str, str]] = {
     ("qemu", "prepare"): (None, REPORT, "no tap and no port yet; a start that fails later calls `release`"),
     ("qemu", "start"): ("guard", VETO, "taps exist, QEMU does not run yet: the only race-free moment"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from libvirt_guestnet.datapath import links, vlan
 from libvirt_guestnet.datapath.vlan import TapVlans
-from libvirt_guestnet.hook import intent, xmlread
+from libvirt_guestnet.hook import intent_vlan, xmlread
 from libvirt_guestnet.state import State
 
 # All of these want the state's lock held: hooks of different domains share an uplink.
@@ -15,7 +15,7 @@ def tag(domain: xmlread.Node, state: State, whole: bool = True) -> None:
 
     Receipts come first, so that a kill leaves nothing unknown. Raises GuestnetError when a VLAN would have no effect.
     """
-    wanted = intent.tap_vlans(domain, state.network)
+    wanted = intent_vlan.tap_vlans(domain, state.network)
     present = {target.get("dev") for target in domain.all("devices/interface/target")}
     known = [port for port in _of(domain.text_of("uuid"), state) if whole or port.tap in present]
     for port in wanted:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from libvirt_guestnet.lab import endpoints
-from libvirt_guestnet.model import FORGERIES, Expect, Family, IPAddress, Protocol, Service, Topology
+from libvirt_guestnet.model import FORGERIES, Expect, Family, Protocol, Service, Topology
+from libvirt_guestnet.model_network import IPAddress
 
 
 class Kind(StrEnum):

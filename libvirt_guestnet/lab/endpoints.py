@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from libvirt_guestnet.model import Family, Guest, IPAddress, PhysicalNetwork, Port, Topology
+from libvirt_guestnet.model import Family, Guest, Port, Topology
+from libvirt_guestnet.model_network import IPAddress, PhysicalNetwork
 
 HOST = "host"
 STAND_IN_DEVICE = "eth0"

@@ -8,7 +8,8 @@ from ipaddress import ip_interface
 
 from libvirt_guestnet.datapath.lan import Interface, Lan
 from libvirt_guestnet.lab.endpoints import STAND_IN_DEVICE, stand_in_mac
-from libvirt_guestnet.model import IPAddress, Mode, Network, PhysicalNetwork, Topology
+from libvirt_guestnet.model import Topology
+from libvirt_guestnet.model_network import IPAddress, Mode, Network, PhysicalNetwork
 
 _PREFIX, _NIC = "lan-", "nic-"
 

@@ -14,7 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.lab import checks, endpoints, forge, tables
 from libvirt_guestnet.lab.checks import Check, Kind
-from libvirt_guestnet.model import IPAddress, Port, Protocol, Topology
+from libvirt_guestnet.model import Port, Protocol, Topology
+from libvirt_guestnet.model_network import IPAddress
 
 _ETH_P_ALL = 3
 _FORGE_SECONDS = 0.5

@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, IPv6Network
 from libvirt_guestnet.slaac import eui64
 
 from .. import addressing
-from ..model import Assignment, IPAddress, IPNetwork, PhysicalNetwork, PortAddress, Subnet
+from ..model import Assignment, PortAddress
+from ..model_network import IPAddress, IPNetwork, PhysicalNetwork, Subnet
 from .keys import PortDecl
 from .networks import Scope, Segment, check_inside
 from .report import Report

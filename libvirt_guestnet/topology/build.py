@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..model import Guest, PhysicalNetwork, Topology
+from ..model import Guest, Topology
+from ..model_network import PhysicalNetwork
 from . import clashes, networks, pools
 from .addresses import Addresses
 from .expectations import Endpoints

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import Where
-from ..model import IPNetwork, Mode
+from ..model_network import IPNetwork, Mode
 from . import nexthops, ways
 from .guests import Placed
 from .keys import TopologyDecl

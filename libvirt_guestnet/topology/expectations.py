@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
-from ..model import Expect, Family, Guest, PhysicalNetwork, Port
+from ..model import Expect, Family, Guest, Port
+from ..model_network import PhysicalNetwork
 from .keys import ExpectDecl
 from .networks import HOST, Scope
 from .report import Report

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .. import addressing
-from ..model import AddressPair, Guest, Mode, Port, PortKind
+from ..model import AddressPair, Guest, Port, PortKind
+from ..model_network import Mode
 from . import host_routed, nexthops, routers, vlans, ways
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from ..errors import Where
-from ..model import HostRouted, IPAddress, IPNetwork, Mode, PortKind, Subnet
+from ..model import PortKind
+from ..model_network import HostRouted, IPAddress, IPNetwork, Mode, Subnet
 from .keys import NetworkDecl, PortDecl
 from .report import Report
 from .spec import At, value

@@ -7,7 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ..model import FORGERIES, Family, IPAddress, IPNetwork, Mode, PortKind, Role, Service
+from ..model import FORGERIES, Family, PortKind, Role, Service
+from ..model_network import IPAddress, IPNetwork, Mode
 from . import kinds
 from .kinds import Image, Link
 from .spec import At, Decl, ListOf, MapOf, Record, key

@@ -13,7 +13,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_netw
 from typing import Any, TypeVar
 from uuid import UUID
 
-from ..model import FORGERIES, TABLES, Family, IPAddress, IPNetwork, Mode, PortKind, Protocol, Role, Service
+from ..model import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
+from ..model_network import IPAddress, IPNetwork, Mode
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from .. import addressing
-from ..model import (
+from ..model_network import (
     Bandwidth,
     DhcpRange,
     DnsHost,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ..model import IPNetwork, Mode
+from ..model_network import IPNetwork, Mode
 from .keys import PhysicalDecl, PortDecl
 from .networks import Segment
 from .report import Report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..model import IPAddress, Mode, Vxlan
+from ..model_network import IPAddress, Mode, Vxlan
 from .keys import NetworkDecl, VxlanDecl
 from .report import Report
 from .spec import At, value, values

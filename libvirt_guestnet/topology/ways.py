@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..claims import ANYWHERE, MOST_MOVED, Claim, clash
 from ..errors import Where
-from ..model import Forward, IPAddress, Mode, Port, Service
+from ..model import Forward, Port, Service
+from ..model_network import IPAddress, Mode
 from .keys import ForwardDecl, PortDecl
 from .networks import HOST, Segment
 from .report import Report

@@ -6,7 +6,8 @@ from lxml import etree
 
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import NAMESPACE, PREFIX
-from libvirt_guestnet.model import Forward, Guest, Network, Port, Topology
+from libvirt_guestnet.model import Forward, Guest, Port, Topology
+from libvirt_guestnet.model_network import Network
 from libvirt_guestnet.xmlgen.element import Child, Element, Value, fill
 from libvirt_guestnet.xmlgen.vlan import Carrier, carrier, has_vlans, ranges
 

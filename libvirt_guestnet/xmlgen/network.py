@@ -11,7 +11,8 @@ from lxml import etree
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.model import Assignment, Guest, IPAddress, Mode, Network, Port, PortAddress, Subnet, Topology
+from libvirt_guestnet.model import Assignment, Guest, Port, PortAddress, Topology
+from libvirt_guestnet.model_network import IPAddress, Mode, Network, Subnet
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, fill, maybe, node
 from libvirt_guestnet.xmlgen.metadata import network_metadata

@@ -26,7 +26,8 @@ bridgeguard._CHAINS = dict.fromkeys(bridgeguard._CHAINS, "counter accept")
 left = int(sys.argv[1])
 def trace(frame, event, _):
     global left
-    if not frame.f_code.co_filename.endswith(("/state.py", "/entry.py", "/bridges.py", "/nft.py", "/program.py")):
+    ours = ("/state.py", "/entry.py", "/hook/networks.py", "/bridges.py", "/nft.py", "/program.py")
+    if not frame.f_code.co_filename.endswith(ours):
         return None
     if event == "line":
         left -= 1

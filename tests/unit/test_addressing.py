@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from libvirt_guestnet import addressing
-from libvirt_guestnet.model import DhcpRange
+from libvirt_guestnet.model_network import DhcpRange
 from libvirt_guestnet.slaac import eui64
 
 NET = IPv4Network("10.0.1.0/24")

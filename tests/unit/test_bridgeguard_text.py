@@ -6,7 +6,7 @@ import pytest
 
 from libvirt_guestnet.datapath import bridgeguard
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import bridges, intent
+from libvirt_guestnet.hook import bridges, intent, intent_network
 from libvirt_guestnet.hook.xmlread import parse
 from libvirt_guestnet.state import Bridges, NetworkReceipt, State
 
@@ -116,4 +116,4 @@ def test_networks_that_share_a_bridge_have_the_first_guarded_ones_defaults(state
     ],
 )
 def test_whose_bridge_it_is(forward: str, ours: bool) -> None:
-    assert intent.is_libvirts_bridge(parse(f"<network>{forward}<bridge name='b'/></network>".encode())) is ours
+    assert intent_network.is_libvirts_bridge(parse(f"<network>{forward}<bridge name='b'/></network>".encode())) is ours

@@ -14,17 +14,15 @@ from libvirt_guestnet.model import (
     Allow,
     Assignment,
     Guest,
-    Mode,
-    Network,
     Port,
     PortAddress,
     PortKind,
     Protocol,
     Router,
     Service,
-    Subnet,
     Topology,
 )
+from libvirt_guestnet.model_network import Mode, Network, Subnet
 from libvirt_guestnet.topology import load
 
 LAB = Path(__file__).parents[2] / "labs" / "archnetwork.yaml"

@@ -6,7 +6,7 @@ import pytest
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
-from libvirt_guestnet.model import Mode, Network
+from libvirt_guestnet.model_network import Mode, Network
 
 
 def written(directory: Path, text: str) -> Path:

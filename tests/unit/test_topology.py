@@ -10,7 +10,8 @@ import pytest
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.errors import TopologyError
-from libvirt_guestnet.model import Assignment, Family, Mode, Port, Protocol, Service, Topology
+from libvirt_guestnet.model import Assignment, Family, Port, Protocol, Service, Topology
+from libvirt_guestnet.model_network import Mode
 
 LABS = Path(__file__).parent.parent.parent / "labs"
 

@@ -12,7 +12,7 @@ from libvirt_guestnet.datapath.filters import Trunk
 from libvirt_guestnet.datapath.subinterface import Subinterface
 from libvirt_guestnet.datapath.vlan import TapVlans, batch, members
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import intent, xmlread
+from libvirt_guestnet.hook import intent, intent_network, intent_vlan, xmlread
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
 from libvirt_guestnet.model import Topology
 from libvirt_guestnet.state import NetworkReceipt, State
@@ -72,7 +72,7 @@ def domain(nic: str = "", policy: str = "", guarded: str = "no") -> xmlread.Node
 def test_the_ports_own_vlans_win_over_libvirts_and_those_over_the_networks(
     nic: str, policy: str, wanted: tuple[int, tuple[tuple[int, int], ...]]
 ) -> None:
-    (found,) = intent.tap_vlans(domain(nic, policy), lambda _name: NETWORK)
+    (found,) = intent_vlan.tap_vlans(domain(nic, policy), lambda _name: NETWORK)
     assert (found.tap, found.bridge, found.uplink) == ("tap0", "br0", "eth1")
     assert (found.pvid, found.tagged) == wanted
 
@@ -119,11 +119,11 @@ def test_a_guarded_trunk_without_an_address_does_not_start_where_it_would_have_t
 
 
 def test_what_is_not_ours_gets_no_vlan() -> None:
-    assert intent.tap_vlans(domain(policy=""), lambda _name: None) == []
-    assert intent.tap_vlans(domain("<vlan><tag id='8'/></vlan>"), lambda _name: None) == []
-    assert intent.tap_vlans(domain(), lambda _name: NETWORK._replace(vlan=0)) == []
+    assert intent_vlan.tap_vlans(domain(policy=""), lambda _name: None) == []
+    assert intent_vlan.tap_vlans(domain("<vlan><tag id='8'/></vlan>"), lambda _name: None) == []
+    assert intent_vlan.tap_vlans(domain(), lambda _name: NETWORK._replace(vlan=0)) == []
     ovs = domain("<virtualport type='openvswitch'/>", '<guestnet:vlan tag="7"/>')
-    assert intent.tap_vlans(ovs, lambda _name: NETWORK) == []
+    assert intent_vlan.tap_vlans(ovs, lambda _name: NETWORK) == []
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_what_is_not_ours_gets_no_vlan() -> None:
 )
 def test_damaged_vlans_stop_the_start(bad: str) -> None:
     with pytest.raises(GuestnetError, match=r"metadata: "):
-        intent.tap_vlans(domain("", f"<guestnet:vlan {bad}/>"), lambda _name: NETWORK)
+        intent_vlan.tap_vlans(domain("", f"<guestnet:vlan {bad}/>"), lambda _name: NETWORK)
 
 
 TOPOLOGY = """
@@ -159,11 +159,11 @@ def read_back(element: etree._Element) -> xmlread.Node:
 
 def test_behind_a_nic_a_vlan_has_a_bridge_and_a_subinterface_of_its_own() -> None:
     node = read_back(network_xml(topology(), "eth1"))
-    assert intent.subinterface(node) == Subinterface("gn-lan.100", "eth1", 100)
-    assert intent.uplink(node) is None
-    assert intent.aware_bridge(node) is None
+    assert intent_network.subinterface(node) == Subinterface("gn-lan.100", "eth1", 100)
+    assert intent_network.uplink(node) is None
+    assert intent_network.aware_bridge(node) is None
     service = read_back(network_xml(topology("physical-network: lan, service-vlan: 100"), "eth1"))
-    assert intent.subinterface(service) == Subinterface("gn-lan.100", "eth1", 100, service=True)
+    assert intent_network.subinterface(service) == Subinterface("gn-lan.100", "eth1", 100, service=True)
 
 
 def test_a_subinterfaces_name_always_fits() -> None:
@@ -174,17 +174,17 @@ def test_a_subinterfaces_name_always_fits() -> None:
 
 
 def test_behind_a_bridge_the_hook_tags_the_taps() -> None:
-    aware = intent.aware_bridge(read_back(network_xml(topology(), "br0/eth1")))
-    assert aware == intent.AwareBridge("br0", existing=True, tag=100, service=False, uplink="eth1")
+    aware = intent_network.aware_bridge(read_back(network_xml(topology(), "br0/eth1")))
+    assert aware == intent_network.AwareBridge("br0", existing=True, tag=100, service=False, uplink="eth1")
     trunk = topology("physical-network: lan", "trunk: [5]")
-    aware = intent.aware_bridge(read_back(network_xml(trunk, "br0")))
-    assert aware == intent.AwareBridge("br0", existing=True, tag=0, service=False, uplink="")
-    assert intent.aware_bridge(read_back(network_xml(topology("physical-network: lan"), "br0"))) is None
+    aware = intent_network.aware_bridge(read_back(network_xml(trunk, "br0")))
+    assert aware == intent_network.AwareBridge("br0", existing=True, tag=0, service=False, uplink="")
+    assert intent_network.aware_bridge(read_back(network_xml(topology("physical-network: lan"), "br0"))) is None
 
 
 def test_libvirts_own_bridge_is_made_to_tell_vlans_apart() -> None:
-    aware = intent.aware_bridge(read_back(network_xml(topology("vlan: 100", mode="isolated"), "br0")))
-    assert aware == intent.AwareBridge("gn-net", existing=False, tag=100, service=False, uplink="")
+    aware = intent_network.aware_bridge(read_back(network_xml(topology("vlan: 100", mode="isolated"), "br0")))
+    assert aware == intent_network.AwareBridge("gn-net", existing=False, tag=100, service=False, uplink="")
 
 
 def test_open_vswitch_is_told_by_libvirt() -> None:
@@ -193,7 +193,7 @@ def test_open_vswitch_is_told_by_libvirt() -> None:
     assert element.find("bridge").get("name") == "br0"
     assert element.find("virtualport").get("type") == "openvswitch"
     assert [tag.get("id") for tag in element.findall("vlan/tag")] == ["100"]
-    assert intent.aware_bridge(read_back(element)) is None
+    assert intent_network.aware_bridge(read_back(element)) is None
     guest = found.guest("g")
     nic = xmlgen.interface(found, guest, guest.ports[0], HostMap({"lan": "ovs:br0"}))
     assert [dict(tag.attrib) for tag in nic.findall("vlan/tag")] == [

@@ -9,21 +9,8 @@ from lxml import etree
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import (
-    Assignment,
-    Bandwidth,
-    DhcpRange,
-    DnsHost,
-    Guest,
-    Mode,
-    Network,
-    Port,
-    PortAddress,
-    PortKind,
-    Rate,
-    Subnet,
-    Topology,
-)
+from libvirt_guestnet.model import Assignment, Guest, Port, PortAddress, PortKind, Topology
+from libvirt_guestnet.model_network import Bandwidth, DhcpRange, DnsHost, Mode, Network, Rate, Subnet
 from libvirt_guestnet.xmlgen.element import fill, maybe, node
 
 NOWHERE = HostMap()
