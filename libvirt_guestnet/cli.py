@@ -169,7 +169,8 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
-    verb = _verb(verbs, "status", "commands.status", "show networks and ports: what is defined, running and guarded")
+    text = "show networks, ports, ways in and routes to guests: what is defined, running, guarded, open and in place"
+    verb = _verb(verbs, "status", "commands.status", text)
     _json(verb)
     verb.add_argument("--drops", action="store_true", help="what port security dropped, by port and reason")
     text = (

@@ -156,11 +156,14 @@ def status(args: Namespace) -> int:
 
 
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
-    """The networks and ports of one topology, or of all. Raises GuestnetError."""
+    """The networks and ports of one topology, or of all, and what leads to them. Raises GuestnetError."""
     from libvirt_guestnet import status as reporting
+    from libvirt_guestnet.datapath import routes
     from libvirt_guestnet.datapath.kernel import bridge_guard, guarded_ports, has_ways
+    from libvirt_guestnet.hook import reaching
     from libvirt_guestnet.hook.ways import receipts
     from libvirt_guestnet.state import State
+    from libvirt_guestnet.status_routes import Led
     from libvirt_guestnet.virt import connect
 
     seen, state = guarded_ports(), State()
@@ -168,6 +171,7 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
     guards = reporting.BridgeGuards(
         bridges, ports, known is not None and bool(known.cannot), {r.name: r for r in state.networks()}
     )
+    led = Led(tuple(reaching.receipts(state)), routes.there())
     with connect(uri) as connection:
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
         found = reporting.status(
@@ -177,15 +181,16 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
             seen.get,
             receipts(state) if state.settled() and has_ways() else (),
             guards=guards,
+            led=led,
         )
     return [row.json() for row in found]
 
 
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
-    """A table of networks, one of ports and one of ways in, and aloud which of them nothing guards."""
+    """Tables of networks, ports, ways in and routes to guests, and aloud which ports nothing guards."""
     from libvirt_guestnet.table import table
 
-    kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way"))
+    kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route"))
     tables = (table(found, ("kind", "trusted", "reasons", "silent", *skip)) for found in kinds if found)
     return "\n".join([*tables, *_aloud(rows)])
 

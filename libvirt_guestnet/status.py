@@ -1,4 +1,5 @@
-"""What runs: networks and ports as libvirt has them, and what the hooks put on each tap. Flat rows for tables and `jq`.
+"""What runs: networks and ports as libvirt has them, what the hooks put on each tap and what leads to it. Flat rows for
+tables and `jq`.
 
 Networks and domains appear when they carry our mark; a NIC of a lab guest appears even if our metadata does not list
 it (`port` is then empty), since an unlisted NIC is what one looks for in a status.
@@ -25,6 +26,7 @@ from libvirt_guestnet.snapshot import (
     tap,
 )
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
+from libvirt_guestnet.status_routes import NOTHING_LED, Led, RouteRow, route_rows
 from libvirt_guestnet.status_ways import WayRow, way_rows
 
 _ADDRESS, _ROUTED = f"{{{NAMESPACE}}}address", f"{{{NAMESPACE}}}routed"
@@ -102,7 +104,7 @@ class BridgeGuards:
     networks: Mapping[str, NetworkReceipt] = field(default_factory=dict)
 
 
-Row = NetworkRow | PortRow | WayRow
+Row = NetworkRow | PortRow | WayRow | RouteRow
 Seen = Callable[[str], Guarded | None]
 
 
@@ -114,21 +116,21 @@ def status(
     ways: Iterable[Ways] = (),
     *,
     guards: BridgeGuards = BridgeGuards(),
+    led: Led = NOTHING_LED,
 ) -> list[Row]:
-    """Every network, port and way in of one topology, or of all, in this order.
+    """Every network, port, way in and route to a guest of one topology, or of all, in this order.
 
     `receipt` says what the hooks applied to a tap (their state under /run unless given), `seen` what the kernel knows
-    of it, `ways` which ways in are open, `guards` the state of the bridge guard. Raises GuestnetError when the state
-    under /run is damaged.
+    of it, `ways` which ways in are open, `guards` the state of the bridge guard, `led` what leads to guests. Raises
+    GuestnetError when the state under /run is damaged.
     """
     known = State().port if receipt is None else receipt
+    domains = [domain for domain in snapshot.domains if _shown(domain.topology, topology)]
     rows: list[Row] = [_network(n, snapshot, guards) for n in snapshot.networks if _shown(n.topology, topology)]
-    rows += _routed_networks([d for d in snapshot.domains if _shown(d.topology, topology)])
-    for domain in snapshot.domains:
-        if _shown(domain.topology, topology):
-            rows += _ports(domain, known, seen)
-    rows += way_rows((domain for domain in snapshot.domains if _shown(domain.topology, topology)), ways)
-    return rows
+    rows += _routed_networks(domains)
+    for domain in domains:
+        rows += _ports(domain, known, seen)
+    return [*rows, *way_rows(domains, ways), *route_rows(domains, led)]
 
 
 def _shown(owner: str | None, topology: str | None) -> bool:

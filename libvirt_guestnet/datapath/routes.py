@@ -139,6 +139,14 @@ def strangers(known: Iterable[Reach]) -> list[Reach]:
     return [Reach(route.device, "", "", (route,)) for route in found]
 
 
+def there() -> frozenset[Route | Published]:
+    """What the kernel has: routes of ours, and published neighbours, whosever they are."""
+    with Rtnl() as netlink:
+        routes = filter(None, map(_route, _ours(netlink, (4, 6))))
+        published = (each for version in (4, 6) for each in netlink.published(version))
+        return frozenset((*routes, *(Published(str(address), links.name_of(index)) for address, index in published)))
+
+
 def _ours(netlink: Rtnl, versions: Iterable[int]) -> Iterator[KernelRoute]:
     for version in versions:
         yield from netlink.routes(version)

@@ -1,7 +1,7 @@
 """Topologies as pictures, the two ways libvirt's network architecture page draws its own.
 
-picture (what there is to draw) · logical, physical (topology → picture, pure) · dot, mermaid (picture → text) ·
-graphviz (dot text → SVG or PNG).
+picture (what there is to draw) · logical, physical (topology → picture, pure) · outside, ways (what both show)
+· dot, mermaid (picture → text) · graphviz (dot text → SVG or PNG).
 """
 
 from __future__ import annotations

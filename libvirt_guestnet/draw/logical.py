@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from textwrap import wrap
 
 from ..model import Allow, Guest, Port, Topology
-from ..model_network import Mode, Network, PhysicalNetwork
+from ..model_network import HostRouted, Mode, Network, PhysicalNetwork
+from . import ways
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Edge, Node, Picture, Row, Shape, Tone
 
@@ -47,6 +48,15 @@ def _properties(network: Network) -> Iterator[str]:
         yield f"VLAN {network.vlan}"
     if network.isolated_ports:
         yield "ports isolated from each other"
+    if network.routed:
+        yield from _routed(network, network.routed)
+
+
+def _routed(network: Network, routed: HostRouted) -> Iterator[str]:
+    where = f" on {network.physical_network}" if network.physical_network else ""
+    yield f"addresses published{where}" if routed.publish else "addresses not published"
+    if routed.table is not None:
+        yield f"routing table {routed.table}"
 
 
 def _uplinks(topology: Topology) -> Iterator[Edge]:
@@ -84,26 +94,26 @@ def _crowd(topology: Topology, guest: Guest) -> tuple[Guest, ...]:
 
 
 def _guest(topology: Topology, node: str, guest: Guest) -> Node:
-    rows = tuple(Row(f"p{j}", port.name, _addresses(port), _tone(topology, port)) for j, port in enumerate(guest.ports))
+    rows = tuple(row for j, port in enumerate(guest.ports) for row in _port(topology, f"p{j}", port.name, port))
     tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
     return Node(node, Shape.BOX, tone, guest.name, badge, rows=rows, notes=tuple(_policy(guest)))
 
 
 def _crowd_node(topology: Topology, node: str, crowd: tuple[Guest, ...]) -> Node:
-    rows = tuple(
-        Row(f"p{j}", guest.name, _addresses(guest.ports[0]), _tone(topology, guest.ports[0]))
-        for j, guest in enumerate(crowd)
-    )
+    ports = ((guest.name, guest.ports[0]) for guest in crowd)
+    rows = tuple(row for j, (name, port) in enumerate(ports) for row in _port(topology, f"p{j}", name, port))
     return Node(node, Shape.BOX, Tone.GUEST, f"on {crowd[0].ports[0].network}", f"{len(crowd)} guests", rows=rows)
+
+
+def _port(topology: Topology, row: str, label: str, port: Port) -> Iterator[Row]:
+    network = topology.network(port.network)
+    yield Row(row, label, _addresses(port), MODE_TONES[network.mode])
+    yield from ways.rows(row, port, network)
 
 
 def _addresses(port: Port) -> tuple[str, ...]:
     addresses = tuple(str(address.ip) for address in port.addresses)
     return addresses if port.link_up else (*addresses, "link down")
-
-
-def _tone(topology: Topology, port: Port) -> Tone:
-    return MODE_TONES[topology.network(port.network).mode]
 
 
 def _policy(guest: Guest) -> Iterator[str]:
@@ -141,4 +151,5 @@ def _attachments(topology: Topology) -> Iterator[Edge]:
                 drawn.add(net)
                 yield Edge(f"guest{i}", net, tone, "gateway", source_row=f"p{j}")
             else:
-                yield Edge(net, f"guest{i}", tone, target_row="" if together else f"p{j}")
+                label = "next hop" if port.behind and not together else ""
+                yield Edge(net, f"guest{i}", tone, label, target_row="" if together else f"p{j}")

@@ -8,7 +8,7 @@ from .picture import PALETTE, TEXT, Edge, Node, Picture, Shape, Tone
 from .text import line
 
 # Everything else is written as a character reference: Mermaid finds markup and syntax also inside of quotes.
-_PLAIN = frozenset(" .,:/()–→")
+_PLAIN = frozenset(" .,:/()–→↔")
 _FRAMES = {Shape.CLOUD: ("([", "])"), Shape.BAR: ("[", "]"), Shape.BOX: ("[", "]"), Shape.SMALL: ("(", ")")}
 
 
@@ -32,7 +32,7 @@ def _lines(picture: Picture) -> Iterator[str]:
 
 
 def _node(node: Node) -> str:
-    rows = (f"{_escaped(row.label)}: {_escaped(', '.join(row.values))}" for row in node.rows)
+    rows = (f"{_escaped(row.label)}: {', '.join(map(_escaped, row.values))}" for row in node.rows)
     badge = f" ({_escaped(node.badge)})" if node.badge else ""
     title = f"<b>{_escaped(node.title)}</b>{badge}"
     label = "<br/>".join((title, *map(_escaped, node.lines), *rows, *map(_escaped, node.notes)))

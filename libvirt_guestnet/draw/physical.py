@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..model import Guest, Port, PortKind, Topology
 from ..model_network import Mode, Network, PhysicalNetwork
+from . import ways
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Cluster, Edge, Node, Picture, Row, Shape, Tone
 
@@ -15,7 +16,7 @@ def picture(topology: Topology) -> Picture:
     labels = outside(topology)
     lans = tuple(Node(f"lan{i}", Shape.CLOUD, Tone.LAN, lan.label) for i, lan in enumerate(labels))
     inside = (
-        *(_nic(f"nic{i}", lan) for i, lan in enumerate(labels)),
+        *(_nic(topology, f"nic{i}", lan) for i, lan in enumerate(labels)),
         *_bridges(topology),
         *(_tap(topology, f"tap{i}x{j}", port) for i, guest in enumerate(topology.guests) for j, port in _ports(guest)),
         *(_guest(topology, f"guest{i}", guest) for i, guest in enumerate(topology.guests)),
@@ -26,21 +27,29 @@ def picture(topology: Topology) -> Picture:
     return Picture(f"{topology.name}: physical view", (*lans, *inside), edges, (host,), sideways=True)
 
 
-def _nic(node: str, lan: PhysicalNetwork) -> Node:
+def _nic(topology: Topology, node: str, lan: PhysicalNetwork) -> Node:
     title = "any NIC" if lan is ELSEWHERE else f"NIC on {lan.label}"
-    return Node(node, Shape.SMALL, Tone.LAN, title, lines=tuple(map(str, lan.host)))
+    lines, rows = tuple(map(str, lan.host)), ways.nic_rows(topology, lan)
+    return Node(node, Shape.SMALL, Tone.LAN, title, lines=lines, rows=rows)
 
 
 def _bridges(topology: Topology) -> Iterator[Node]:
     """Bridges by name, which two networks may share; in the place of one, that the host routes."""
     for device, networks in _by_bridge(topology).items():
         first = networks[0]
-        addresses = tuple(str(s.host) for network in networks for s in network.subnets if s.host)
-        names = ", ".join(network.name for network in networks)
-        gateways = tuple(str(s.gateway) for s in first.subnets if s.gateway) if first.routed else ()
-        lines = (f"network {names}", *addresses, *dict.fromkeys(gateways))
         node, title = _bridge_id(topology, first), "host routes" if first.routed else device
-        yield Node(node, Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines)
+        ports = [] if first.routed else [(port, n) for n in networks for _, port in topology.ports_on(n.name)]
+        lines, rows = tuple(_bridge_lines(networks)), ways.route_rows(ports)
+        yield Node(node, Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines, rows)
+
+
+def _bridge_lines(networks: list[Network]) -> Iterator[str]:
+    yield f"network {', '.join(network.name for network in networks)}"
+    yield from (str(subnet.host) for network in networks for subnet in network.subnets if subnet.host)
+    routed = networks[0].routed
+    if routed:
+        yield from dict.fromkeys(str(subnet.gateway) for subnet in networks[0].subnets if subnet.gateway)
+        yield from () if routed.table is None else (f"routing table {routed.table}",)
 
 
 def _by_bridge(topology: Topology) -> dict[str, list[Network]]:
@@ -66,8 +75,10 @@ def _tap(topology: Topology, node: str, port: Port) -> Node:
         words.append("ethernet")
     if not port.link_up:
         words.append("link down")
-    tone = MODE_TONES[topology.network(port.network).mode]
-    return Node(node, Shape.SMALL, tone, port.tap, lines=(", ".join(words),), dashed=not port.guarded)
+    network = topology.network(port.network)
+    lines, rows = (", ".join(words),), ways.route_rows([(port, network)] if network.routed else [])
+    tone = MODE_TONES[network.mode]
+    return Node(node, Shape.SMALL, tone, port.tap, lines=lines, rows=rows, dashed=not port.guarded)
 
 
 def _guest(topology: Topology, node: str, guest: Guest) -> Node:

@@ -33,7 +33,7 @@ class Colours(NamedTuple):
 TEXT = "#1f2937"
 MUTED = "#4b5563"
 
-# Every fill carries TEXT, and every stroke white text, at a contrast of at least 4.5 : 1 (WCAG AA).
+# Every fill carries TEXT and MUTED, and every stroke white text, at a contrast of at least 4.5 : 1 (WCAG AA).
 PALETTE = {
     Tone.LAN: Colours("#eceff3", "#566173"),
     Tone.NAT: Colours("#dfeafb", "#2f62ad"),

@@ -24,6 +24,12 @@ def routes(lab: Lab) -> set[str]:
     return {f"{route['dst']} dev {route['dev']}" for text in listed for route in json.loads(text or "[]")}
 
 
+def told(lab: Lab) -> set[tuple[object, ...]]:
+    """What `guestnet status` says of what the host routes."""
+    rows = json.loads(lab.guestnet("status", "--json").stdout)
+    return {(row["guest"], row["port"], row["prefix"], row["routed"]) for row in rows if row["kind"] == "route"}
+
+
 def accepts(lab: Lab) -> str:
     """What we accept in libvirt's firewall."""
     return "".join(lab.sandbox.run([tool, "-S"]).stdout for tool in ("iptables", "ip6tables"))
@@ -61,9 +67,11 @@ def test_a_second_apply_changes_nothing(routed: Lab) -> None:
 
 def test_the_route_goes_when_the_guest_crashes_and_comes_back_with_it(routed: Lab) -> None:
     assert routes(routed) == VAULT
+    assert told(routed) == {("edge", "dmz", prefix, True) for prefix in ("10.65.3.0/24", "fd65:3::/64")}
     assert "10.65.3.0/24" in accepts(routed)
     kill(routed, "edge")
     soon(lambda: routes(routed) == set(), "no route is left")
+    assert told(routed) == {("edge", "dmz", prefix, None) for prefix in ("10.65.3.0/24", "fd65:3::/64")}
     soon(lambda: "65:3:" not in accepts(routed) and "10.65.3." not in accepts(routed), "nothing is accepted for it")
     assert "10.65.1.0/24" in accepts(routed), "the networks themselves are there still"
     routed.virsh("start", "edge")

@@ -31,6 +31,11 @@ def test_a_guest_that_stops_is_reached_no_more_and_comes_back(ways_in: Lab) -> N
     rows = json.loads(ways_in.guestnet("status", "--json").stdout)
     opened = {row["guest"]: row["open"] for row in rows if row["kind"] == "way"}
     assert opened == {"www": True, "mail": True, "public": True, "db": None}
+    published = {
+        row["prefix"]: (row["guest"], row["uplink"], row["published"]) for row in rows if row["kind"] == "route"
+    }
+    floating = {"mail": ("198.18.1.50/32", "fd61:11::50/128"), "public": ("198.18.1.60/32", "fd61:11::60/128")}
+    assert published == {ip: (guest, "lan-lan", True) for guest, both in floating.items() for ip in both}
     ways_in.virsh("start", "db")
     assert "10.61.2.10" in ways_in.sandbox.run(["nft", "list", "table", "inet", "guestnet"]).stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -104,6 +105,20 @@ def test_start_and_destroy(host: Routed) -> None:
     assert not host.resolved("10.61.9.50")
 
 
+def test_status_tells_whether_what_leads_to_a_guest_is_in_place(host: Routed) -> None:
+    both = ("10.61.9.50/32", "fd61:9::50/128")
+    assert _told(host) == dict.fromkeys(both, ("", None, "up0", None))
+    host.virsh("start", "a")
+    assert _told(host) == dict.fromkeys(both, ("vme00000000", True, "up0", True))
+    host.sandbox.run(["sh", "-c", "ip route del 10.61.9.50; ip neigh del proxy fd61:9::50 dev up0"])
+    assert _told(host) == {
+        "10.61.9.50/32": ("vme00000000", False, "up0", True),
+        "fd61:9::50/128": ("vme00000000", True, "up0", False),
+    }
+    assert _guestnet(host, "hooks", "sync") == 0
+    assert _told(host) == dict.fromkeys(both, ("vme00000000", True, "up0", True))
+
+
 def test_paused_suspended_reset(host: Routed) -> None:
     host.virsh("start", "a", "--paused")
     for verb in ("resume", "suspend", "resume", "reset"):
@@ -176,7 +191,19 @@ def _attach(host: Routed) -> None:
 
 
 def _guestnet(host: Routed, *argv: str) -> int:
-    import subprocess
+    return _run(host, *argv).returncode
 
+
+def _told(host: Routed) -> dict[str, tuple[object, ...]]:
+    """What `guestnet status` says of what the host routes to NICs that are there."""
+    rows = json.loads(_run(host, "status", "--json").stdout)
+    return {
+        row["prefix"]: (row["device"], row["routed"], row["uplink"], row["published"])
+        for row in rows
+        if row["kind"] == "route" and row["port"] == "p0"
+    }
+
+
+def _run(host: Routed, *argv: str) -> subprocess.CompletedProcess[str]:
     command = host.sandbox.python(["-m", "libvirt_guestnet.cli", *argv])
-    return subprocess.run(command, capture_output=True, text=True, timeout=60).returncode
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -14,7 +14,7 @@ import pytest
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.draw import FORMATS, VIEWS, draw, graphviz, logical, physical
-from libvirt_guestnet.draw.picture import PALETTE, TEXT, Edge, Node, Picture
+from libvirt_guestnet.draw.picture import MUTED, PALETTE, TEXT, Edge, Node, Picture
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model import Topology
 
@@ -46,9 +46,12 @@ def _lab(name: str) -> Topology:
     return topology.load(ROOT / "labs" / f"{name}.yaml")
 
 
-def _renamed(name: str) -> Topology:
-    """archnetwork, with everything that has a name called `name`."""
-    lab = _lab("archnetwork")
+def _renamed(name: str, lab: str = "archnetwork") -> Topology:
+    """A lab, with everything that has a name called `name`."""
+    return _with_names(_lab(lab), name)
+
+
+def _with_names(lab: Topology, name: str) -> Topology:
     labels = tuple(replace(lan, label=f"{lan.label}{name}") for lan in lab.physical_networks)
     networks = tuple(
         replace(
@@ -88,7 +91,7 @@ def _words(svg: bytes) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["dot", "mermaid"])
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("lab", ["archnetwork", "modes"])
+@pytest.mark.parametrize("lab", ["archnetwork", "modes", "network-modes", "routed", "ways-in"])
 def test_text_is_as_committed(lab: str, view: str, kind: str, regenerate: bool) -> None:
     made = draw(_lab(lab), view, kind)
     path = GOLDEN / f"{lab}-{view}.{kind}"
@@ -134,9 +137,10 @@ def test_graphviz_shows_every_name_as_it_is(name: str, view: str) -> None:
 
 @needs_graphviz
 @pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("lab", ["archnetwork", "ways-in"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_name_changes_what_the_dot_file_consists_of(name: str, view: str) -> None:
-    plain, hostile = (_dot_things(draw(made, view, "dot")) for made in (_lab("archnetwork"), _renamed(name)))
+def test_no_name_changes_what_the_dot_file_consists_of(name: str, lab: str, view: str) -> None:
+    plain, hostile = (_dot_things(draw(made, view, "dot")) for made in (_lab(lab), _renamed(name, lab)))
     assert hostile == plain
 
 
@@ -148,7 +152,7 @@ def _dot_things(text: bytes) -> list[list[str]]:
 
 
 # Everything that a line of our Mermaid may consist of; a label is plain characters, references, <b> and <br/>.
-LABEL = r'"(?:[\w .,:/()–→]|#\d+;|</?b>|<br/>)*"'
+LABEL = r'"(?:[\w .,:/()–→↔]|#\d+;|</?b>|<br/>)*"'
 MERMAID_LINE = re.compile(
     rf"flowchart (?:LR|TB)| *end| *subgraph host\[{LABEL}\]"
     rf"| *\w+(?:\(\[{LABEL}\]\)|\[{LABEL}\]|\({LABEL}\)):::\w+"
@@ -158,12 +162,13 @@ MERMAID_LINE = re.compile(
 
 
 @pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("lab", ["archnetwork", "ways-in"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_name_breaks_out_of_a_mermaid_label(name: str, view: str) -> None:
-    text = draw(_renamed(name), view, "mermaid").decode()
+def test_no_name_breaks_out_of_a_mermaid_label(name: str, lab: str, view: str) -> None:
+    text = draw(_renamed(name, lab), view, "mermaid").decode()
     for line in text.split("\n")[:-1]:
         assert MERMAID_LINE.fullmatch(line), line
-    assert text.count("\n") == draw(_lab("archnetwork"), view, "mermaid").count(b"\n")
+    assert text.count("\n") == draw(_lab(lab), view, "mermaid").count(b"\n")
 
 
 def test_mermaid_names_can_be_read_back() -> None:
@@ -193,6 +198,93 @@ def test_physical_view_is_one_wire_from_lan_to_guest() -> None:
     assert {node.id for node in picture.nodes} - set(host.nodes) == {"lan0", "lan1"}
 
 
+def _rows(picture: Picture, title: str) -> dict[str, tuple[str, ...]]:
+    [node] = [node for node in picture.nodes if node.title == title]
+    return {row.label: row.values for row in node.rows}
+
+
+def test_a_guest_shows_its_ways_in_below_its_port() -> None:
+    lab = logical.picture(_lab("ways-in"))
+    both = ("at 198.18.1.2", "at fd61:11::2")
+    [node] = [node for node in lab.nodes if node.title == "on web"]
+    assert [(row.label, row.values) for row in node.rows] == [
+        ("www", ("10.61.1.10", "fd61:1::10")),
+        ("tcp/8080 → 80", both),
+        ("tcp/7000-7010", both),
+        ("udp/7000-7010", both),
+        ("udp/5300 → 53", ("at any address",)),
+        ("mail", ("10.61.1.20", "fd61:1::20")),
+        ("floating", ("198.18.1.50 ↔ 10.61.1.20", "fd61:11::50 ↔ fd61:1::20")),
+        ("public", ("10.61.1.30", "fd61:1::30")),
+        ("floating", ("198.18.1.60", "fd61:11::60")),
+    ]
+
+
+def test_guests_that_share_a_box_keep_their_ways_in() -> None:
+    text = "name: t\nnetworks: { n: { mode: nat, subnets: [10.61.1.0/24] } }\nguests:\n"
+    text += "".join(
+        f"  g{i}: {{ ports: [{{ network: n, forwards: [{{ services: [tcp/{i}] }}] }}] }}\n" for i in (1, 2, 3)
+    )
+    found = topology.loads(text, "t.yaml")
+    assert list(_rows(logical.picture(found), "on n")) == ["g1", "tcp/1", "g2", "tcp/2", "g3", "tcp/3"]
+    assert _rows(physical.picture(found), "any NIC") == {"forwards": ("tcp/1 → g1", "tcp/2 → g2", "tcp/3 → g3")}
+
+
+def test_a_next_hop_shows_what_is_behind_it() -> None:
+    lab = _lab("routed")
+    assert _rows(logical.picture(lab), "edge")["next hop to"] == ("10.65.3.0/24", "fd65:3::/64")
+    assert ("dmz", "edge", "next hop") in _named_edges(logical.picture(lab))
+    four, six = (lab.guest("edge").ports[0].address(version) for version in (4, 6))
+    routes = (f"10.65.3.0/24 via {four}", f"fd65:3::/64 via {six}")
+    assert _rows(physical.picture(lab), "gn-dmz") == {"routes": routes}
+    assert _rows(physical.picture(lab), "gn-office") == {}
+
+
+def test_a_nic_shows_what_the_host_answers_for_and_forwards() -> None:
+    assert _rows(physical.picture(_lab("ways-in")), "NIC on lan") == {
+        "answers for": (
+            "198.18.1.50 → mail",
+            "fd61:11::50 → mail",
+            "198.18.1.60 → public",
+            "fd61:11::60 → public",
+        ),
+        "forwards": (
+            "tcp/8080 → www:80",
+            "tcp/7000-7010 → www",
+            "udp/7000-7010 → www",
+            "udp/5300 → www:53",
+            "tcp/5432 → db",
+        ),
+    }
+    elsewhere = physical.picture(_lab("modes"))
+    assert _rows(elsewhere, "NIC on office") == {}, "the host has no address there"
+
+
+def test_host_routed_addresses_are_routed_to_taps_and_published_or_not() -> None:
+    lab = _lab("network-modes")
+    view = physical.picture(lab)
+    assert _rows(view, lab.guest("vm1-routed").ports[0].tap) == {"routes": ("198.18.21.21", "fd61:21::21")}
+    assert _rows(view, "NIC on x")["answers for"][:2] == ("198.18.21.21 → vm1-routed", "fd61:21::21 → vm1-routed")
+    lines = {node.title: node.lines for node in logical.picture(_lab("modes")).nodes}
+    assert lines["host-routed"][-1] == "addresses published on wan"
+    assert lines["host-routed-provider"][-2:] == ("addresses not published", "routing table 100")
+    assert _rows(logical.picture(_lab("modes")), "vm")["next hop to"] == ("198.18.67.0/24", "fd62:9::/64")
+
+
+def test_floating_addresses_of_no_lan_are_not_answered_for() -> None:
+    text = (ROOT / "labs" / "ways-in.yaml").read_text().replace("[198.18.1.50,", "[203.0.113.5,")
+    found = topology.loads(text, "ways-in.yaml")
+    assert _rows(physical.picture(found), "NIC on lan")["answers for"][0] == "fd61:11::50 → mail"
+
+
+def test_a_nic_does_not_show_everything_of_many_guests() -> None:
+    text = "name: t\nphysical-networks: { l: { subnets: [198.18.1.0/24] } }\n"
+    text += "networks: { n: { mode: host-routed, physical-network: l } }\nguests:\n"
+    text += "".join(f"  g{i}: {{ ports: [{{ network: n, addresses: [198.18.1.{i}] }}] }}\n" for i in range(11, 31))
+    answers = _rows(physical.picture(topology.loads(text, "t.yaml")), "NIC on l")["answers for"]
+    assert (len(answers), answers[-1]) == (8, "and 13 more")
+
+
 def _named_edges(picture: Picture) -> Iterator[tuple[str, str, str]]:
     titles = {node.id: node.title for node in picture.nodes}
     return ((titles[edge.source], titles[edge.target], edge.label) for edge in picture.edges)
@@ -205,7 +297,8 @@ def test_networks_without_a_label_lead_anywhere() -> None:
 
 
 def test_every_edge_ends_at_something_drawn() -> None:
-    for lab in (_lab("archnetwork"), _lab("modes"), _large()):
+    labs = map(_lab, ("archnetwork", "modes", "network-modes", "routed", "ways-in"))
+    for lab in (*labs, _large()):
         for picture in (logical.picture(lab), physical.picture(lab)):
             nodes = {node.id: node for node in picture.nodes}
             assert len(nodes) == len(picture.nodes)
@@ -281,6 +374,7 @@ def test_a_hanging_graphviz_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_colours_can_be_read() -> None:
     for tone, colours in PALETTE.items():
         assert _contrast(TEXT, colours.fill) >= 4.5, tone
+        assert _contrast(MUTED, colours.fill) >= 4.5, tone
         assert _contrast("#ffffff", colours.stroke) >= 4.5, tone
 
 

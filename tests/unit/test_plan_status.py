@@ -7,9 +7,11 @@ from lxml import etree
 
 from libvirt_guestnet import commands
 from libvirt_guestnet.datapath.kernel import Guarded
+from libvirt_guestnet.datapath.routes import Published, Reach, Route
 from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.state import NetworkReceipt, PortReceipt
 from libvirt_guestnet.status import BridgeGuards, status
+from libvirt_guestnet.status_routes import Led
 
 NETWORK = """
 <network><name>vlan1</name>
@@ -133,3 +135,89 @@ def test_people_are_told_aloud_what_nothing_guards() -> None:
         *("b", "p", "vlan1", "vme1", "ND", "4"),
     ]
     assert commands.drops_text([]) == "nothing was dropped\n"
+
+
+LED = """
+<domain><name>r</name><uuid>u-r</uuid>
+<metadata><g:domain xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="t" guest="r">
+  <g:port mac="52:54:00:61:0b:01" name="direct" network="n"><g:address ip="192.0.2.50"/><g:address ip="2001:db8::50"/>
+    <g:source prefix="10.9.0.0/16"/><g:source prefix="::/0"/>
+    <g:routed gateway="169.255.30.1" publish="yes" label="lan" device="eth0"/></g:port>
+  <g:port mac="52:54:00:61:0b:02" name="provider" network="p"><g:address ip="198.51.100.9"/>
+    <g:routed gateway="169.255.30.1" publish="no" table="100"/></g:port>
+  <g:port mac="52:54:00:61:0b:03" name="dmz" network="dmz"><g:address ip="10.65.1.4"/><g:behind prefix="10.65.3.0/24"/>
+    <g:floating ip="192.0.2.60" to="10.65.1.4"/><g:floating ip="203.0.113.5" to="10.65.1.4"/></g:port>
+</g:domain></metadata>
+<devices>
+<interface type="ethernet"><mac address="52:54:00:61:0b:01"/><target dev="vme1"/></interface>
+<interface type="ethernet"><mac address="52:54:00:61:0B:02"/><target dev="vme2"/></interface>
+<interface type="network"><mac address="52:54:00:61:0b:03"/><source network="dmz" bridge="gn-dmz"/>
+  <target dev="vme3"/></interface>
+</devices></domain>"""
+ROUTES = {
+    Route("192.0.2.50/32", "vme1"),
+    Route("2001:db8::50/128", "vme1"),
+    Route("10.9.0.0/16", "vme1", "192.0.2.50"),
+    Route("198.51.100.9/32", "vme2", table=100),
+    Route("10.65.3.0/24", "gn-dmz", "10.65.1.4"),
+    Route("192.0.2.60/32", "gn-dmz"),
+}
+# Not what the XML names: it was written for another host.
+PUBLISHED = {Published(address, "up0") for address in ("192.0.2.50", "2001:db8::50", "192.0.2.60")}
+REACHES = (Reach("vme1", "u-r", "r", tuple(ROUTES), tuple(PUBLISHED)), Reach("vme9", "u-x", "x"))
+
+
+def routes(led: Led, running: bool = True) -> dict[str, dict[str, object]]:
+    domain = xml(LED)
+    guests = Snapshot((), (DomainState("r", "u-r", domain, domain if running else None),))
+    rows = [row.json() for row in status(guests, None, lambda _: None, led=led)]
+    return {str(row["prefix"]): row for row in rows if row["kind"] == "route"}
+
+
+def test_what_the_host_routes_to_a_guest_is_told() -> None:
+    rows = routes(Led(REACHES, frozenset(ROUTES | PUBLISHED)))
+    assert rows["192.0.2.50/32"] == {
+        "kind": "route",
+        "topology": "t",
+        "guest": "r",
+        "port": "direct",
+        "prefix": "192.0.2.50/32",
+        "via": "",
+        "device": "vme1",
+        "table": "main",
+        "routed": True,
+        "uplink": "up0",
+        "published": True,
+    }
+    assert set(rows) == {route.prefix for route in ROUTES}
+    assert {Route(str(r["prefix"]), str(r["device"]), str(r["via"]), 100 if r["table"] == "100" else 254) for r in rows.values()} == ROUTES  # fmt: skip  # noqa: E501
+    assert {prefix: (row["uplink"], row["published"]) for prefix, row in rows.items() if not row["published"]} == {
+        "10.9.0.0/16": ("", None),
+        "198.51.100.9/32": ("", None),
+        "10.65.3.0/24": ("", None),
+    }
+
+
+def test_routes_that_somebody_took_away_are_told() -> None:
+    rows = routes(Led(REACHES, frozenset(PUBLISHED - {Published("192.0.2.60", "up0")})))
+    assert {row["routed"] for row in rows.values()} == {False}
+    assert {prefix: row["published"] for prefix, row in rows.items() if row["published"] is not None} == {
+        "192.0.2.50/32": True,
+        "2001:db8::50/128": True,
+        "192.0.2.60/32": False,
+    }
+    bare = routes(Led())["192.0.2.50/32"]
+    assert (bare["routed"], bare["uplink"], bare["published"]) == (False, "eth0", False)
+
+
+def test_nothing_leads_to_a_stopped_guest() -> None:
+    rows = routes(Led(), running=False)
+    assert {(row["device"], row["routed"], row["published"]) for row in rows.values()} == {("", None, None)}
+
+
+def test_routes_have_a_table_of_their_own() -> None:
+    text = commands.status_text(list(routes(Led(REACHES, frozenset(ROUTES | PUBLISHED))).values()), ("topology",))
+    assert [line.split() for line in text.splitlines()[:2]] == [
+        ["GUEST", "PORT", "PREFIX", "VIA", "DEVICE", "TABLE", "ROUTED", "UPLINK", "PUBLISHED"],
+        ["r", "direct", "192.0.2.50/32", "-", "vme1", "main", "yes", "up0", "yes"],
+    ]
