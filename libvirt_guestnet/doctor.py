@@ -16,8 +16,10 @@ from typing import Any
 
 from libvirt_guestnet import doctor_rows, install
 from libvirt_guestnet.datapath import firewalls, links, program
+from libvirt_guestnet.datapath.ways import Ways
 from libvirt_guestnet.doctor_rows import FINE, MUST, Facts, Network, Row
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import ways
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model import Topology
 from libvirt_guestnet.snapshot import Element, NetworkState
@@ -68,20 +70,35 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Fact
 def _seen_by_root(facts: Facts, state: State) -> Facts:
     from libvirt_guestnet.datapath.kernel import guarded_taps
 
-    reached = {way["bridge"] for way in state.ways() if way.get("active")}
+    active = [way for way in ways.receipts(state) if way.active]
+    reached, untranslated = ({each.bridge for each in found} for found in (active, filter(_untranslated, active)))
     routed = tuple(Network(tap, tap, "host-routed", frozenset({4, 6})) for tap in _routed_taps(state))
     guarded = guarded_taps()
     admitted = guarded | {port.tap for port in state.ports() if port.trusted}
-    chains = tuple(firewalls.chains())
+    chains = tuple(_with_sources(state))
     return replace(
         facts,
-        networks=(*(replace(net, reached=net.device in reached) for net in facts.networks), *routed),
+        networks=(*(_reached(net, reached, untranslated) for net in facts.networks), *routed),
         chains=chains,
         legacy=firewalls.legacy(),
         firewalls=tuple(sorted({chain.tool for chain in chains} - {"nft", "iptables"})),
         stale=tuple(sorted(state.tapnames() - facts.devices)),
         unguarded=tuple(_unguarded(state, admitted)),
     )
+
+
+def _untranslated(way: Ways) -> bool:
+    return any(floating.via for floating in way.floating)
+
+
+def _reached(net: Network, reached: set[str], untranslated: set[str]) -> Network:
+    return replace(net, reached=net.device in reached, untranslated=net.device in untranslated)
+
+
+def _with_sources(state: State) -> Iterator[firewalls.Chain]:
+    """Ours counts in firewalld's chains if it knows our sources."""
+    for chain in firewalls.chains():
+        yield chain._replace(ours=not ways.unknown(state)) if chain.tool == "firewalld" else chain
 
 
 def _routed_taps(state: State) -> list[str]:

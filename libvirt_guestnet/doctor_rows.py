@@ -31,13 +31,15 @@ class Row:
 @dataclass(frozen=True)
 class Network:
     """An active network of ours, or the tap of a host-routed guest (then `device` is that). `mode` is libvirt's
-    forward mode, "isolated" or "host-routed"; `versions` are those of its subnets; `reached`: it has ways in."""
+    forward mode, "isolated" or "host-routed"; `versions` are those of its subnets; `reached`: it has ways in,
+    `untranslated`: among them addresses that its guests have themselves."""
 
     name: str
     device: str
     mode: str
     versions: frozenset[int] = frozenset({4})
     reached: bool = False
+    untranslated: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,9 @@ def _no_way_out(net: Network, chain: Chain) -> bool:
 
 
 def _no_way_in(net: Network, chain: Chain) -> bool:
-    ours = chain.ours or (chain.dnat and net.mode != _HOST_ROUTED)
-    return (net.reached or net.mode == _HOST_ROUTED) and not ours and not _let(net.device, chain.outward)
+    ours = chain.ours or (chain.dnat and not net.untranslated and net.mode != _HOST_ROUTED)
+    let = _let(net.device, chain.outward) and not (net.untranslated and chain.tool == "firewalld")
+    return (net.reached or net.mode == _HOST_ROUTED) and not ours and not let
 
 
 def _let(device: str, patterns: Iterable[str]) -> bool:
@@ -234,10 +237,11 @@ def _accept(chain: Chain, net: Network) -> str:
     """What makes a chain let a network's traffic through, in the words of the tool whose chain it is."""
     device = "vme*" if net.mode == _HOST_ROUTED else net.device
     tool = chain.name.partition(" ")[0]
+    if chain.tool == "firewalld" and (net.untranslated or net.mode == _HOST_ROUTED):
+        return f"{_SYNC}; it says what firewalld has against them"
     if chain.tool == "firewalld":
-        zone = "libvirt-routed" if net.mode in ("route", _HOST_ROUTED) else "libvirt"
-        name = device.replace("*", "+")
-        return f"firewall-cmd --permanent --zone={zone} --add-interface={name} && firewall-cmd --reload"
+        zone = "libvirt-routed" if net.mode == "route" else "libvirt"
+        return f"firewall-cmd --permanent --zone={zone} --add-interface={device} && firewall-cmd --reload"
     if chain.hook == "input":
         told = {"nft": f'nft insert rule {chain.name} iifname "{device}" accept', "ufw": f"ufw allow in on {device}"}
         return told.get(chain.tool, f"{tool} -I INPUT -i {device.replace('*', '+')} -j ACCEPT")

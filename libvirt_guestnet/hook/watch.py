@@ -3,7 +3,8 @@
 A service for hosts on which that happens; ports are safe without it from start to stop as long as nobody does. Every
 change of nftables' rules, iptables' own among them, is told over netlink (NFNLGRP_NFTABLES, kernel 3.14). Then one look
 says whether something of ours is missing, and every running guest is repaired as after a restart of libvirt's daemon.
-libvirt's own rules come back only with a restart of its daemon (9.0: a reload finds its chains missing): the log tells.
+libvirt makes its own rules anew when it hears on D-Bus that firewalld has reloaded, whoever says so (9.0 to 11.3); at a
+mere SIGHUP it finds its chains missing. So that is said, and where nobody hears it the log asks for a restart.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import select
 import signal
 import socket
 import time
+from contextlib import suppress
 from functools import partial
 
 from libvirt_guestnet.datapath import bridgeguard, places, program
@@ -29,6 +31,8 @@ _LIBVIRT = "/run/libvirt"
 _QUIET_SECONDS, _MOST_SECONDS = 0.1, 1.0
 # iptables-legacy tells nobody what it does; and what could not be repaired is tried again.
 _LOOK_SECONDS = 30.0
+_LIBVIRT_SECONDS = 5.0
+_RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
 
 
 def main() -> int:
@@ -69,26 +73,37 @@ def _drain(change: socket.socket) -> None:
 
 class _Watch:
     def __init__(self) -> None:
-        self._told = False
+        self._asked, self._told = 0.0, False
 
     def look(self) -> None:
         """Looks for what is missing, and has it put back. Never fails: the next change is the next try."""
         try:
-            missing = lost(State())
+            missing = lost(State()) and _lost_for_good(State())
             if missing:
                 log.complain(f"missing in the kernel, being put back: {', '.join(missing)}")
                 _close_bridges(State())
                 for record in _records("qemu"):
                     repair.repair(partial(_running, record), "after a change of the host's rules")
-            self._tell_of_libvirt()
+            self._see_to_libvirt()
         except (GuestnetError, OSError) as error:
             log.complain(f"what is missing in the kernel is not put back yet: {error}")
 
-    def _tell_of_libvirt(self) -> None:
-        missing = _libvirt_lost()
-        if missing and not self._told:
+    def _see_to_libvirt(self) -> None:
+        if not _libvirt_lost():
+            self._asked, self._told = 0.0, False
+        elif not self._asked:
+            self._asked = time.monotonic()
+            with suppress(GuestnetError):
+                program.run(list(_RELOADED), "", "systemd")
+        elif time.monotonic() - self._asked > _LIBVIRT_SECONDS and not self._told:
+            self._told = True
             log.complain("libvirt's own rules were flushed: restart its daemon (systemctl restart libvirtd)")
-        self._told = missing
+
+
+def _lost_for_good(state: State) -> list[str]:
+    """Not what a hook is just about to put there, or has taken away with its guest."""
+    with state.lock():
+        return lost(state)
 
 
 def lost(state: State) -> list[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from libvirt_guestnet.claims import Claim, clashes
-from libvirt_guestnet.datapath import links
-from libvirt_guestnet.datapath.accepts import Link, Passage
+from libvirt_guestnet.datapath import firewalld, links
+from libvirt_guestnet.datapath.accepts import Link, Passage, Wanted
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.datapath.ways import TABLE, Floating, Forward, Ways, accepts, batch, claims
 from libvirt_guestnet.errors import GuestnetError
@@ -105,17 +105,19 @@ def settle(state: State, hold: int, force: bool = False) -> None:
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
     active, through = [each for each in receipts(state) if each.active], passages(state)
-    plain = [_plain(each) for each in active]
+    plain, sources = [_plain(each) for each in active], firewalld.sources([*accepts(active), *through])
     # As JSON gives it back.
-    whole = {"ways": plain, "through": [[str(field) for field in each] for each in through]}
+    whole = {"ways": plain, "through": [[str(field) for field in each] for each in through], "sources": sources}
     wanted, is_ = whole if any(whole.values()) else None, state.settled()
     if is_ == wanted and not (force and wanted):
         return
-    before = [_ways_of(each) for each in is_.get("ways", ())] if isinstance(is_, dict) else []
-    state.put_settled({"changing": True, "ways": [_plain(each) for each in before]})
+    known = is_ if isinstance(is_, dict) else {}
+    before, had = [_ways_of(each) for each in known.get("ways", ())], set(known.get("sources", ()))
+    unsettled = {"ways": [_plain(each) for each in before], "sources": sorted(had.union(sources))}
+    state.put_settled({"changing": True, **unsettled})
     nft(batch(active), hold)
     _forget_flows(before, active)
-    _arrange(active, through, hold)
+    _arrange(active, through, had.difference(sources), hold)
     state.put_settled(wanted)
 
 
@@ -142,17 +144,28 @@ def lost(state: State) -> list[str]:
     from libvirt_guestnet.datapath.nft import tables
 
     active = [each for each in receipts(state) if each.active]
-    return [*({TABLE} - tables() if active else ()), *places.lost([*accepts(active), *passages(state)])]
+    gone = [*({TABLE} - tables() if active else ()), *places.lost(_wanted(state))]
+    return [*gone, "firewalld's sources"] if unknown(state) else gone
 
 
-def _arrange(active: list[Ways], through: list[Passage | Link], hold: int) -> None:
+def unknown(state: State) -> bool:
+    """Whether firewalld does not know what has to pass it. Raises GuestnetError."""
+    return firewalld.lost(firewalld.sources(_wanted(state)))
+
+
+def _wanted(state: State) -> list[Wanted]:
+    return [*accepts(each for each in receipts(state) if each.active), *passages(state)]
+
+
+def _arrange(active: list[Ways], through: list[Passage | Link], gone: set[str], hold: int) -> None:
     from libvirt_guestnet.datapath import places, routed
 
     # libvirt switches it on for nat and route networks only.
     targets = [way.to for each in active for way in each.forwards] + [f.to for each in active for f in each.floating]
     for version in sorted({6 if ":" in to else 4 for to in targets}):
         routed.forward(version)
-    if failures := places.arrange([*accepts(active), *through], hold):
+    wanted = [*accepts(active), *through]
+    if failures := [*places.arrange(wanted, hold), *firewalld.arrange(firewalld.sources(wanted), gone)]:
         raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
 
 

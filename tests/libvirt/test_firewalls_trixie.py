@@ -1,26 +1,86 @@
-"""Debian 13's ufw and firewalld, run for real beside libvirt 11.3 with either backend: ways in and guests' own way out.
+"""Beside the firewalls of Debian 13, as their own units start, reload and restart them, under a real systemd.
 
-`guestnet doctor` names what nothing of ours can arrange, and what it says to do is what then helps.
+docs/coexistence.md says what passes: `scripts/coexistence-table` writes it anew from a run of this. Nobody calls
+guestnet after a firewall has done something: its service sees to that. What it cannot arrange `guestnet doctor` names,
+and what that says to do is done here, and helps.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from test_coexistence import watching
-from test_ways_in import GUESTS, LAN, LAN6, Asking, Net, reachable, xml
+from booted import Booted, booted
+from reached import Reached
+from test_ways_in import Net, forward_rules
 from test_ways_in_trixie import prepared
-from wire import Wire
 
 from libvirt_guestnet import sandbox as sandboxes
-from libvirt_guestnet.sandbox import Sandbox
 
 pytestmark = pytest.mark.trixie
+
+DOCUMENT = Path(__file__).parents[2] / "docs/coexistence.md"
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """`start` is what an administrator does once, `again` what reloads and restarts it, `end` what takes it away."""
+
+    name: str
+    start: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    end: tuple[str, ...] = ()
+
+
+FIREWALLS = {
+    firewall.name: firewall
+    for firewall in (
+        Firewall("libvirt alone", again=("systemctl restart libvirtd", "nft flush ruleset")),
+        Firewall(
+            "Docker",
+            # Its policy is DROP where it is the one to switch forwarding on, as when it starts first at boot.
+            ("sysctl -qw net.ipv4.ip_forward=0", "systemctl start docker"),
+            ("systemctl reload docker", "systemctl restart docker"),
+            ("systemctl stop docker.socket docker containerd",),
+        ),
+        Firewall(
+            "firewalld",
+            ("systemctl start firewalld",),
+            ("systemctl reload firewalld", "systemctl restart firewalld"),
+            ("systemctl stop firewalld",),
+        ),
+        Firewall(
+            "ufw", ("ufw --force enable",), ("ufw reload", "systemctl restart ufw"), ("ufw --force reset",)
+        ),
+        Firewall(
+            "nftables.service",
+            ("systemctl start nftables",),
+            ("systemctl reload nftables", "systemctl restart nftables"),
+            ("systemctl stop nftables",),
+        ),
+    )
+}  # fmt: skip
+# What must be done by hand, because libvirt's accepts are in a table of its own and do not count in iptables'.
+BY_HAND = {
+    ("nftables", "Docker"): {"NAT guest to the LAN"},
+    ("nftables", "ufw"): {"NAT guest to the LAN"},
+}
+
+
+@dataclass
+class Findings:
+    """By backend, firewall and way: whether it passes without guestnet's accepts, and with them."""
+
+    without: dict[tuple[str, str, str], bool] = field(default_factory=dict)
+    beside: dict[tuple[str, str, str], bool] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def findings() -> Findings:
+    return Findings()
 
 
 @pytest.fixture(scope="module", params=["iptables", "nftables"])
@@ -29,135 +89,119 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def sandbox(backend: str, trixie_root: Path) -> Iterator[Sandbox]:
-    # libvirtd hears of firewalld over the system's bus, which is there before it.
-    bus = ["sh", "-c", "mkdir -p /run/dbus; dbus-daemon --system --fork --nopidfile"]
-    prepare = [*prepared(trixie_root, backend), bus]
-    with sandboxes.start(f"firewalls-{backend}", root=trixie_root, prepare=prepare) as running:
-        yield running
+def host(backend: str, trixie_root: Path) -> Iterator[Booted]:
+    choose_backend = prepared(trixie_root, backend)[-2:]  # hooks are installed as a user does it
+    started = sandboxes.start(f"units-{backend}", root=trixie_root, prepare=choose_backend)
+    with started as sandbox, booted(sandbox) as host:
+        host.guestnet("hooks", "install")
+        host.restart_libvirtd()
+        yield host
 
 
 @pytest.fixture(scope="module")
-def net(sandbox: Sandbox) -> Iterator[Net]:
-    with Net(sandbox) as net:
+def net(host: Booted) -> Iterator[Net]:
+    with Net(host) as net:
         yield net
 
 
-@contextmanager
-def guest(net: Net, network: str) -> Iterator[Asking]:
-    net.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=xml(network))
+@pytest.mark.parametrize("name", list(FIREWALLS))
+def test_a_firewall(net: Net, host: Booted, backend: str, name: str, findings: Findings) -> None:
+    firewall, by_hand = FIREWALLS[name], BY_HAND.get((backend, name), set())
     try:
-        with Wire(net.sandbox, "g") as wire, Asking(wire, *GUESTS[network]) as it:
-            yield it
+        with Reached(net) as guests:
+            assert refused(guests) == set()
+            run(host, firewall.start)
+            soon(net, guests, by_hand)
+            for event in firewall.again:
+                run(host, (event,))
+                soon(net, guests, by_hand)
+            beside = guests.passing()
+        # The other way round: it is there when the guests come.
+        with Reached(net) as guests:
+            soon(net, guests, by_hand)
+            without = bare(host, guests)
+            if by_hand:
+                follow_the_doctor(host, guests, by_hand)
+            assert advice(host) == []
+        for way, passes in beside.items():
+            findings.beside[backend, name, way], findings.without[backend, name, way] = passes, without[way]
+        assert [line for line in forward_rules(net) if "table" not in line] == []
     finally:
-        net.sandbox.run(["virsh", "-q", "destroy", "g"], check=False)
+        run(host, (*firewall.end, "nft flush ruleset"))
+        host.restart_libvirtd()
 
 
-def doctor(net: Net) -> list[dict[str, str]]:
-    """What must be done about firewalls, as it says."""
-    done = net.sandbox.run(
-        sandboxes.python_inside(["-m", "libvirt_guestnet.cli", "doctor", "--json"], net.sandbox.root), check=False
+def run(host: Booted, commands: tuple[str, ...]) -> None:
+    for command in commands:
+        host.run(["sh", "-c", command], timeout=60)
+
+
+def refused(guests: Reached, but: Container[str] = ()) -> set[str]:
+    return {way for way, passes in guests.passing(but).items() if not passes}
+
+
+def soon(net: Net, guests: Reached, by_hand: set[str]) -> None:
+    """All but these pass, before long; and then stay so."""
+    net.soon(lambda: not refused(guests, by_hand))
+    assert refused(guests, by_hand) == set()
+
+
+def bare(host: Booted, guests: Reached) -> dict[str, bool]:
+    """What passes when our accepts are taken out, and nobody puts them back."""
+    host.run(["systemctl", "stop", "libvirt-guestnet"])
+    sources = (
+        "for each in $(firewall-cmd --zone=libvirt-routed --list-sources); do firewall-cmd --remove-source=$each; done"
     )
-    return [row for row in json.loads(done.stdout) if row["level"] == "must"]
+    flush = "for t in iptables ip6tables; do for c in GUESTNET-FORWARD GUESTNET-ROUTED; do $t -F $c; done; done"
+    ours = "for f in ip ip6; do nft flush chain $f libvirt_network guestnet; done"
+    host.run(["sh", "-c", f"({flush}; {ours}; {sources}) >/dev/null 2>&1"], check=False)
+    found = guests.passing()
+    host.guestnet("hooks", "sync")
+    host.run(["systemctl", "start", "libvirt-guestnet"])
+    return found
 
 
-def bridge(net: Net, network: str) -> str:
-    listed = net.sandbox.run(["virsh", "-q", "net-info", network]).stdout
-    return next(line.split()[1] for line in listed.splitlines() if line.startswith("Bridge"))
+def advice(host: Booted) -> list[dict[str, str]]:
+    """What must be done, as doctor says."""
+    rows = json.loads(host.guestnet("doctor", "--json", check=False))
+    return [row for row in rows if row["level"] == "must"]
 
 
-@contextmanager
-def ufw(net: Net) -> Iterator[None]:
-    """With its defaults: nothing comes in, nothing is forwarded."""
-    net.sandbox.run(["ufw", "--force", "enable"])
-    try:
-        yield
-    finally:
-        net.sandbox.run(["ufw", "--force", "reset"])
-        net.sandbox.restart_libvirtd()
+def follow_the_doctor(host: Booted, guests: Reached, by_hand: set[str]) -> None:
+    assert refused(guests) == by_hand
+    rows = advice(host)
+    assert {row["found"].rpartition(": ")[2] for row in rows} == {"guests of web cannot get out"}
+    run(host, tuple(row["do"].removesuffix(", at every boot") for row in rows))
+    assert refused(guests) == set()
 
 
-@contextmanager
-def firewalld(net: Net) -> Iterator[None]:
-    """With its defaults: the LAN's device is in the zone `public`."""
-    with subprocess.Popen(net.sandbox.command(["firewalld", "--nofork", "--nopid"])) as process:
-        try:
-            net.soon(lambda: net.sandbox.run(["firewall-cmd", "--state"], check=False).returncode == 0)
-            yield
-        finally:
-            process.terminate()
+def test_the_document_says_what_was_found(findings: Findings, regenerate: bool) -> None:
+    """Last, when every firewall has been tried with either backend."""
+    text = filled(DOCUMENT.read_text(), table(findings))
+    if regenerate:
+        DOCUMENT.write_text(text)
+    assert DOCUMENT.read_text() == text, "scripts/coexistence-table writes it anew"
 
 
-BOTH = sorted([LAN, LAN6])
+def table(findings: Findings) -> str:
+    ways = list(dict.fromkeys(way for _, _, way in findings.beside))
+    lines = [f"| | | {' | '.join(ways)} |", f"|---|---|{':-:|' * len(ways)}"]
+    for backend in ("iptables", "nftables"):
+        for name in FIREWALLS:
+            cells = (cell(findings, (backend, name, way)) for way in ways)
+            lines.append(f"| {name} | {backend} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-@pytest.mark.parametrize(("order", "network"), [("before", "web"), ("while", "inside")])
-def test_ufw(net: Net, backend: str, network: str, order: str) -> None:
-    with watching(net.sandbox):
-        if order == "before":
-            with ufw(net), guest(net, network) as it:
-                check_ufw(net, backend, network, it)
-        else:
-            with guest(net, network) as it:
-                reachable(net)
-                with ufw(net):
-                    check_ufw(net, backend, network, it)
+def cell(findings: Findings, where: tuple[str, str, str]) -> str:
+    if not findings.beside[where]:
+        return "by hand"
+    return "yes" if findings.without[where] else "**yes**"
 
 
-def check_ufw(net: Net, backend: str, network: str, it: Asking) -> None:
-    reachable(net)
-    net.sandbox.run(["ufw", "reload"])
-    reachable(net)
-    if network == "inside":
-        assert sorted(it.outside()) == []
-        return
-    if backend == "nftables":  # libvirt's accepts are in a table of its own, and do not count in ufw's
-        assert sorted(it.outside()) == []
-        rows = doctor(net)
-        assert {row["about"] for row in rows} == {"iptables FORWARD", "ip6tables FORWARD"}
-        assert {row["found"].rpartition(": ")[2] for row in rows} == {"guests of web cannot get out"}
-        net.sandbox.run(["sh", "-c", rows[0]["do"]])
-    assert sorted(it.outside()) == BOTH
-    assert doctor(net) == []
+_BEGIN, _END = "<!-- begin: generated -->\n", "\n<!-- end: generated -->"
 
 
-@pytest.mark.parametrize(("order", "network"), [("before", "web"), ("while", "inside")])
-def test_firewalld(net: Net, network: str, order: str) -> None:
-    with watching(net.sandbox):
-        if order == "before":
-            with firewalld(net), guest(net, network) as it:
-                check_firewalld(net, network, it)
-        else:
-            with guest(net, network) as it:
-                reachable(net)
-                with firewalld(net):
-                    check_firewalld(net, network, it)
-
-
-def check_firewalld(net: Net, network: str, it: Asking) -> None:
-    zone = ["firewall-cmd", f"--get-zone-of-interface={bridge(net, network)}"]
-    for _ in range(2):
-        net.soon(lambda: net.sandbox.run(zone, check=False).stdout.strip() == "libvirt")
-        net.soon(lambda: net.udp("lan", "198.18.1.1", 5300).open)
-        reachable(net)
-        assert sorted(it.outside()) == (BOTH if network == "web" else [])
-        assert doctor(net) == []
-        net.sandbox.run(["firewall-cmd", "--reload"])
-
-
-def test_a_bridge_that_firewalld_knows_nothing_of(net: Net) -> None:
-    """As where libvirtd does not hear of firewalld: what is let in is let in, but guests cannot get out."""
-    device = bridge(net, "web")
-    zone = ["firewall-cmd", f"--get-zone-of-interface={device}"]
-    with firewalld(net), guest(net, "web") as it:
-        # libvirtd puts it there when it hears that firewalld has started.
-        net.soon(lambda: net.sandbox.run(zone, check=False).stdout.strip() == "libvirt")
-        net.sandbox.run(["firewall-cmd", "--zone=libvirt", f"--remove-interface={device}"])
-        reachable(net)
-        assert sorted(it.outside()) == []
-        [row] = doctor(net)
-        assert row["about"] == "inet firewalld filter_FORWARD"
-        assert row["found"].endswith("guests of web cannot get out")
-        net.sandbox.run(["sh", "-c", row["do"]])
-        assert sorted(it.outside()) == BOTH
-        assert doctor(net) == []
+def filled(document: str, made: str) -> str:
+    head, _, rest = document.partition(_BEGIN)
+    return head + _BEGIN + made + _END + rest.partition(_END)[2]

@@ -101,11 +101,11 @@ class Net:
             finally:
                 process.kill()
 
-    def udp(self, who: str, address: str, port: int) -> Probe:
-        return self.agents[who].udp(address, port, timeout=3.0)
+    def udp(self, who: str, address: str, port: int, timeout: float = 3.0) -> Probe:
+        return self.agents[who].udp(address, port, timeout=timeout)
 
     def soon(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 30
         while not true():
             assert time.monotonic() < deadline
 
@@ -148,9 +148,9 @@ def running(sandbox: Sandbox, network: str) -> Iterator[None]:
 class Puppet(threading.Thread):
     """Plays the guest's network stack: tells every UDP client the address and port that it sees it with."""
 
-    def __init__(self, wire: Wire, ip4: str, ip6: str) -> None:
+    def __init__(self, wire: Wire, ip4: str, ip6: str, mac: str = MAC) -> None:
         super().__init__(daemon=True)
-        self.wire, self.mine, self.over = wire, (ip4, ip6, *UNTRANSLATED), threading.Event()
+        self.wire, self.mine, self.mac, self.over = wire, (ip4, ip6, *UNTRANSLATED), mac, threading.Event()
 
     def __enter__(self) -> Puppet:
         self.start()
@@ -168,11 +168,11 @@ class Puppet(threading.Thread):
                 self.wire.send(bytes(answer))
 
     def _answer(self, asked: Ether) -> Ether | None:
-        back = Ether(src=MAC, dst=asked.src)
+        back = Ether(src=self.mac, dst=asked.src)
         if ARP in asked and asked[ARP].op == 1 and asked[ARP].pdst in self.mine:
-            return back / ARP(op=2, hwsrc=MAC, psrc=asked[ARP].pdst, hwdst=asked.src, pdst=asked[ARP].psrc)
+            return back / ARP(op=2, hwsrc=self.mac, psrc=asked[ARP].pdst, hwdst=asked.src, pdst=asked[ARP].psrc)
         if ICMPv6ND_NS in asked and asked[ICMPv6ND_NS].tgt in self.mine and asked[IPv6].src != "::":
-            told = ICMPv6ND_NA(tgt=asked[ICMPv6ND_NS].tgt, S=1, O=1) / ICMPv6NDOptDstLLAddr(lladdr=MAC)
+            told = ICMPv6ND_NA(tgt=asked[ICMPv6ND_NS].tgt, S=1, O=1) / ICMPv6NDOptDstLLAddr(lladdr=self.mac)
             return back / IPv6(src=asked[ICMPv6ND_NS].tgt, dst=asked[IPv6].src) / told
         if UDP in asked and (IP in asked or IPv6 in asked):
             layer = IP if IP in asked else IPv6
@@ -284,8 +284,8 @@ def test_an_untranslated_floating_address_is_the_guests_own(net: Net) -> None:
 class Asking(Puppet):
     """A guest that also asks the LAN's hosts something."""
 
-    def __init__(self, wire: Wire, ip4: str, ip6: str) -> None:
-        super().__init__(wire, ip4, ip6)
+    def __init__(self, wire: Wire, ip4: str, ip6: str, mac: str = MAC) -> None:
+        super().__init__(wire, ip4, ip6, mac)
         self.router, self.heard = "", queue.Queue[tuple[str, str]]()
 
     def _answer(self, asked: Ether) -> Ether | None:
@@ -306,13 +306,13 @@ class Asking(Puppet):
                 self._ask(mine or self.mine[:2])
                 with suppress(queue.Empty):
                     while True:
-                        found.update([self.heard.get(timeout=1.5 if len(found) < 2 else 0)])
+                        found.update([self.heard.get(timeout=1.0 if len(found) < 2 else 0.01)])
         return found
 
     def _ask(self, mine: tuple[str, ...]) -> None:
         port = next(FRESH)  # firewalls let go on what they have once let begin
         for layer, source, other in ((IP, mine[0], LAN), (IPv6, mine[1], LAN6)):
-            asking = Ether(src=MAC, dst=self.router) / layer(src=source, dst=other)
+            asking = Ether(src=self.mac, dst=self.router) / layer(src=source, dst=other)
             self.wire.send(bytes(asking / UDP(sport=port, dport=OUTSIDE) / Raw(b"hello\n")))
 
 

@@ -17,8 +17,19 @@ NAT = Network("web", "br-web", "nat", frozenset({4, 6}), reached=True)
 ISOLATED = Network("in", "br-in", "isolated", frozenset({4}), reached=True)
 LAN = Network("lan", "br0", "bridge")
 ROUTED = Network("vme1", "vme1", "host-routed")
+UNTRANSLATED = Network("public", "br-public", "nat", frozenset({4, 6}), reached=True, untranslated=True)
 HOOK = HookStatus("qemu", "/etc/h", installed=True, current=True, restart_needed=False)
 OWN = Chain("inet filter forward", "forward", (4, 6), "its policy is drop")
+FIREWALLD = Chain(
+    "inet firewalld filter_FORWARD",
+    "forward",
+    (4, 6),
+    "it ends in a reject",
+    "firewalld",
+    dnat=True,
+    inward=frozenset({"br-public"}),
+    outward=frozenset({"br-public"}),
+)
 DOCKER = Chain("iptables FORWARD", "forward", (4,), "its policy is DROP", "docker", ours=True, libvirts=True)
 
 
@@ -104,6 +115,10 @@ def test_a_row(name: str) -> None:
         (DOCKER, (ROUTED,), []),
         (DOCKER._replace(ours=False), (ROUTED,), ["vme1 cannot get out", "vme1 cannot be reached"]),
         (OWN._replace(dnat=True), (ROUTED,), ["vme1 cannot get out", "vme1 cannot be reached"]),
+        # firewalld passes what is translated, and by name what is in libvirt's zones; for the rest it must know us.
+        (FIREWALLD, (UNTRANSLATED,), ["public cannot be reached"]),
+        (FIREWALLD, (ROUTED,), ["vme1 cannot get out", "vme1 cannot be reached"]),
+        (FIREWALLD._replace(ours=True), (UNTRANSLATED, ROUTED), []),
     ],
 )
 def test_forward_chains(chain: Chain, networks: tuple[Network, ...], expected: list[str]) -> None:
