@@ -55,9 +55,7 @@ _KERNEL_TESTS = {
     ),
     "test_ways.py": (
         "test_forwards_keep_the_clients_address[nat]",
-        "test_forwards_keep_the_clients_address[isolated]",
         "test_a_floating_address_is_the_guests_in_both_directions",
-        "test_who_keeps_sending_reaches_who_is_there_now",
     ),
     "test_hook.py": (
         "test_reconnect_repairs_and_never_fails[9.0.0]",

@@ -5,12 +5,15 @@ Each firewall's rules are loaded for real, as its own tool loads them on Debian;
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import install_hooks
 from test_ways_in import MAC, Net, forward_rules, reachable, running
 
 from libvirt_guestnet import hook
@@ -31,9 +34,14 @@ COMMIT
 """
 
 
+# The system's bus, over which libvirt hears of firewalls that reload.
+BUS = ["sh", "-c", "mkdir -p /run/dbus; dbus-daemon --system --fork --nopidfile"]
+
+
 @pytest.fixture(scope="module")
-def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
-    return hooked_sandbox
+def sandbox() -> Iterator[Sandbox]:
+    with sandboxes.start(f"beside-{os.getpid()}", prepare=[*install_hooks(), BUS]) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +78,30 @@ def test_a_flushed_ruleset_comes_back(net: Net, network: str) -> None:
     before = forward_rules(net)
     with running(net.sandbox, network), watching(net.sandbox):
         reachable(net)
-        guarded = guards(net)
+        guarded, theirs = guards(net), libvirts(net)
         assert MAC in guarded
         for ruleset in ("flush ruleset", NFTABLES_CONF):
             nft_file(net, ruleset)
             net.soon(lambda: guards(net) == guarded and net.udp("lan", "198.18.1.1", 5300).open)
+            net.soon(lambda: libvirts(net) == theirs)
+            net.soon(lambda: first_is_ours(net))
             reachable(net)
     assert guards(net).count("tap-") == 0
     assert forward_rules(net) == before
-    net.sandbox.restart_libvirtd()  # libvirt's own rules
+
+
+def libvirts(net: Net) -> list[str]:
+    """libvirt's own rules, in whatever order."""
+    listed = net.sandbox.run(["nft", "-s", "list", "ruleset"]).stdout
+    tables = re.findall(r"^table ip6? (?:filter|nat|mangle|libvirt_network) {\n.*?^}", listed, re.M | re.S)
+    lines = (line.strip() for table in tables for line in table.splitlines())
+    return sorted(line for line in lines if line and "guestnet" not in line.lower())
+
+
+def first_is_ours(net: Net) -> bool:
+    """Before libvirt's rejects, which are new."""
+    rules = net.sandbox.run(["iptables", "-S", "FORWARD"]).stdout
+    return "LIBVIRT" not in rules.partition("GUESTNET-FORWARD")[0]
 
 
 # Debian's /etc/nftables.conf, which nftables.service loads.

@@ -8,6 +8,7 @@ and what that says to do is done here, and helps.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def host(backend: str, trixie_root: Path) -> Iterator[Booted]:
     choose_backend = prepared(trixie_root, backend)[-2:]  # hooks are installed as a user does it
-    started = sandboxes.start(f"units-{backend}", root=trixie_root, prepare=choose_backend)
+    started = sandboxes.start(f"units-{backend}-{os.getpid()}", root=trixie_root, prepare=choose_backend)
     with started as sandbox, booted(sandbox) as host:
         host.guestnet("hooks", "install")
         host.restart_libvirtd()

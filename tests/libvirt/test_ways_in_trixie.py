@@ -1,5 +1,6 @@
 """The same on Debian 13's libvirt 11.3: with iptables, its default there, and with nftables."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,5 +33,5 @@ def prepared(root: Path, backend: str) -> list[list[str]]:
 @pytest.fixture(scope="module", params=["iptables", "nftables"])
 def sandbox(request: pytest.FixtureRequest, trixie_root: Path) -> Iterator[Sandbox]:
     prepare = prepared(trixie_root, request.param)
-    with sandboxes.start(f"ways-{request.param}", root=trixie_root, prepare=prepare) as running:
+    with sandboxes.start(f"ways-{request.param}-{os.getpid()}", root=trixie_root, prepare=prepare) as running:
         yield running
