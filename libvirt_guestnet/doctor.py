@@ -72,7 +72,7 @@ def _seen_by_root(facts: Facts, state: State) -> Facts:
 
     active = [way for way in ways.receipts(state) if way.active]
     reached, untranslated = ({each.bridge for each in found} for found in (active, filter(_untranslated, active)))
-    routed = tuple(Network(tap, tap, "host-routed", frozenset({4, 6})) for tap in _routed_taps(state))
+    routed = tuple(Network(tap, tap, "host-routed", frozenset({4, 6}), vrf=vrf) for tap, vrf in _routed_taps(state))
     guarded = guarded_taps()
     admitted = guarded | {port.tap for port in state.ports() if port.trusted}
     chains = tuple(_with_sources(state))
@@ -101,10 +101,11 @@ def _with_sources(state: State) -> Iterator[firewalls.Chain]:
         yield chain._replace(ours=not ways.unknown(state)) if chain.tool == "firewalld" else chain
 
 
-def _routed_taps(state: State) -> list[str]:
-    """Of host-routed guests: no bridge is under them."""
-    taps = [str(fields["tap"]) for fields in state.reaches()]
-    return [tap for tap in taps if links.index_of(tap) and not links.master_of(tap) and not links.is_bridge(tap)]
+def _routed_taps(state: State) -> list[tuple[str, str]]:
+    """Of host-routed guests, each with its VRF, if any: no bridge is under them."""
+    found = ((str(fields["tap"]), str(fields.get("vrf", ""))) for fields in state.reaches())
+    there = ((tap, vrf) for tap, vrf in found if links.index_of(tap) and not links.is_bridge(tap))
+    return [(tap, vrf) for tap, vrf in there if links.master_of(tap) == vrf]
 
 
 def _unguarded(state: State, admitted: set[str]) -> Iterator[tuple[str, str]]:

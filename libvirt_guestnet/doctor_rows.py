@@ -30,9 +30,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Network:
-    """An active network of ours, or the tap of a host-routed guest (then `device` is that). `mode` is libvirt's
-    forward mode, "isolated" or "host-routed"; `versions` are those of its subnets; `reached`: it has ways in,
-    `untranslated`: among them addresses that its guests have themselves."""
+    """An active network of ours, or the tap of a host-routed guest (then `device` is that, and `vrf` what it is in, if
+    anything). `mode` is libvirt's forward mode, "isolated" or "host-routed"; `versions` are those of its subnets;
+    `reached`: it has ways in, `untranslated`: among them addresses that its guests have themselves."""
 
     name: str
     device: str
@@ -40,6 +40,7 @@ class Network:
     versions: frozenset[int] = frozenset({4})
     reached: bool = False
     untranslated: bool = False
+    vrf: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def _versions(net: Network, chain: Chain) -> bool:
 
 def _no_way_out(net: Network, chain: Chain) -> bool:
     passes = chain.ours if net.mode == _HOST_ROUTED else chain.libvirts
-    return net.mode in ("nat", "route", _HOST_ROUTED) and not passes and not _let(net.device, chain.inward)
+    let = _let(net.vrf or net.device, chain.inward) or (net.vrf and _let(net.device, chain.within))
+    return net.mode in ("nat", "route", _HOST_ROUTED) and not passes and not let
 
 
 def _no_way_in(net: Network, chain: Chain) -> bool:
@@ -236,7 +238,8 @@ def _input(chain: Chain, cut: list[Network]) -> Iterator[Row]:
 def _accept(chain: Chain, net: Network) -> str:
     """What makes a chain let a network's traffic through, in the words of the tool whose chain it is."""
     device = "vme*" if net.mode == _HOST_ROUTED else net.device
-    tool = chain.name.partition(" ")[0]
+    # What comes from a VRF has that as its input device, whichever device in it it came by.
+    tool, inward = chain.name.partition(" ")[0], net.vrf or device
     if chain.tool == "firewalld" and (net.untranslated or net.mode == _HOST_ROUTED):
         return f"{_SYNC}; it says what firewalld has against them"
     if chain.tool == "firewalld":
@@ -246,13 +249,14 @@ def _accept(chain: Chain, net: Network) -> str:
         told = {"nft": f'nft insert rule {chain.name} iifname "{device}" accept', "ufw": f"ufw allow in on {device}"}
         return told.get(chain.tool, f"{tool} -I INPUT -i {device.replace('*', '+')} -j ACCEPT")
     if chain.tool == "nft":
-        both = " ".join(f"'{key} \"{device}\" accept'" for key in ("iifname", "oifname"))
+        keys = ("meta sdifname" if net.vrf else "iifname", "oifname")
+        both = " ".join(f"'{key} \"{device}\" accept'" for key in keys)
         return f"nft insert rule {chain.name} RULE, for each RULE of {both}; keep them where that table is loaded from"
     if chain.tool == "ufw":
-        return f"ufw route allow in on {device} && ufw route allow out on {device}".replace("*", "+")
+        return f"ufw route allow in on {inward} && ufw route allow out on {device}".replace("*", "+")
     place = "DOCKER-USER" if chain.tool == "docker" else "FORWARD"
-    name = device.replace("*", "+")
-    return f"{tool} -I {place} -i {name} -j ACCEPT && {tool} -I {place} -o {name} -j ACCEPT, at every boot"
+    rules = (f"{tool} -I {place} {way} -j ACCEPT" for way in (f"-i {inward}", f"-o {device}"))
+    return f"{' && '.join(rules)}, at every boot".replace("*", "+")
 
 
 def _bridged(facts: Facts) -> Iterator[Row]:

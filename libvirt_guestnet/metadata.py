@@ -27,7 +27,7 @@ One top-level element per object, since libvirt keeps one per namespace::
                                   with via="10.61.2.1" in the place of to= untranslated: the guest has it itself -->
         <guestnet:vlan trunk="100-110,200" native="1"/>       <!-- or tag="100": its own, not the network's -->
         <guestnet:routed gateway="169.255.30.1" publish="yes" label="lan1" device="eth1"/>
-                       <!-- in no bridge: the host routes to it and answers for it on a LAN; table="100" -->
+                       <!-- in no bridge: the host routes to it and answers for it on a LAN; table="100", vrf="red" -->
       </guestnet:port>
     </guestnet:domain>
 """

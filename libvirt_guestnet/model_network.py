@@ -117,12 +117,14 @@ class HostRouted:
     """Mode host-routed: each port is a link of its own to the host, whose address there is `gateway` (IPv6: fe80::1).
 
     `publish`: the host answers ARP and ND for the guests' addresses on the LAN that they are of; false where the
-    provider routes them to the host. `table` is the routing table of the guests' routes, None for the main one.
+    provider routes them to the host. `table` is the routing table of the guests' routes, None for the main one, or for
+    that of `vrf`, the host's VRF that the ports are in.
     """
 
     gateway: IPv4Address
     publish: bool = True
     table: int | None = None
+    vrf: str | None = None
 
 
 def vxlan_overhead(address: IPAddress) -> int:

@@ -21,7 +21,7 @@ _ADDRESS, _SOURCE, _BEHIND, _FLOATING, _ROUTED = (
 @dataclass(frozen=True)
 class RouteRow:
     """What leads to a port: the host's route to `prefix`, by way of the guest's address `via` ("": on the link),
-    through `device` (known while the guest runs), in routing table `table`.
+    through `device` (known while the guest runs), in routing table `table` ("vrf NAME": in that of the VRF).
 
     `routed` is whether the route is there. `published` is whether the host answers for the address on its device
     `uplink`; None where it is not to. Both are None while the guest does not run.
@@ -59,6 +59,7 @@ class _Asked(NamedTuple):
     prefix: str
     via: str = ""
     table: int = MAIN_TABLE
+    vrf: str = ""
     publish: bool = False
     uplink: str = ""
 
@@ -68,13 +69,20 @@ def route_rows(domains: Iterable[DomainState], led: Led) -> Iterator[RouteRow]:
     for domain in domains:
         current = domain.config if domain.live is None else domain.live
         nics = interfaces(current)
-        published = (each for reach in led.reaches if reach.uuid == domain.uuid for each in reach.published)
-        uplinks = {each.address: each.device for each in published}
         for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"):
             nic = nics.get(port.get("mac", "").lower())
             device = _device(nic) if nic is not None and domain.live is not None else ""
-            for asked in (*_host_routed(port, uplinks), *_behind(port, _BEHIND), *_floating(port, uplinks)):
+            reach = _receipt(domain, nic, led)
+            uplinks = {each.address: each.device for each in reach.published}
+            for asked in (*_host_routed(port, reach, uplinks), *_behind(port, _BEHIND), *_floating(port, uplinks)):
                 yield _row(domain, port, asked, device, led)
+
+
+def _receipt(domain: DomainState, nic: Element | None, led: Led) -> Reach:
+    """What leads to a NIC of a domain; a receipt of nothing where there is none."""
+    name = "" if nic is None else tap(nic) or ""
+    found = (reach for reach in led.reaches if (reach.uuid, reach.tap) == (domain.uuid, name))
+    return next(found, Reach(name, domain.uuid, domain.name))
 
 
 def _row(domain: DomainState, port: Element, asked: _Asked, device: str, led: Led) -> RouteRow:
@@ -86,7 +94,7 @@ def _row(domain: DomainState, port: Element, asked: _Asked, device: str, led: Le
         prefix=asked.prefix,
         via=asked.via,
         device=device,
-        table="main" if asked.table == MAIN_TABLE else str(asked.table),
+        table=f"vrf {asked.vrf}" if asked.vrf else "main" if asked.table == MAIN_TABLE else str(asked.table),
         routed=Route(asked.prefix, device, asked.via, asked.table) in led.there if runs else None,
         uplink=asked.uplink,
         published=Published(address, asked.uplink) in led.there if runs and asked.publish else None,
@@ -99,16 +107,16 @@ def _device(nic: Element) -> str:
     return ("" if source is None else source.get("bridge", "")) or tap(nic) or ""
 
 
-def _host_routed(port: Element, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
+def _host_routed(port: Element, reach: Reach, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
     routed = port.find(_ROUTED)
     if routed is None:
         return
-    table, publish = _table(routed), routed.get("publish") != "no"
+    table, vrf, publish = _table(routed, reach), routed.get("vrf", ""), routed.get("publish") != "no"
     for prefix in _prefixes(port, _ADDRESS, "ip"):
         uplink = uplinks.get(str(prefix.network_address), routed.get("device", "")) if publish else ""
-        yield _Asked(str(prefix), "", table, publish, uplink)
+        yield _Asked(str(prefix), "", table, vrf, publish, uplink)
     for asked in _behind(port, _SOURCE):
-        yield asked._replace(table=table)
+        yield asked._replace(table=table, vrf=vrf)
 
 
 def _behind(port: Element, tag: str) -> Iterator[_Asked]:
@@ -139,6 +147,9 @@ def _prefix(text: str) -> IPv4Network | IPv6Network | None:
     return None
 
 
-def _table(routed: Element) -> int:
+def _table(routed: Element, reach: Reach) -> int:
+    """That of a VRF is known from what was done."""
+    if routed.get("vrf"):
+        return next((route.table for route in reach.routes), 0)
     text = routed.get("table", "")
     return int(text) if text.isascii() and text.isdigit() else MAIN_TABLE

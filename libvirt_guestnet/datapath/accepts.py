@@ -54,10 +54,12 @@ class Passage(NamedTuple):
 
 
 class Link(NamedTuple):
-    """Everything to and from `guest` on a `tap` that only it is on, whoever begins, unless somebody has refused it."""
+    """Everything to and from `guest` on a `tap` that only it is on, whoever begins, unless somebody has refused it.
+    What comes from a tap in a `vrf` has the VRF as its input device (and its tap still as output device)."""
 
     tap: str
     guest: IPv4Network | IPv6Network
+    vrf: str = ""
 
 
 Wanted = Accept | Passage | Link
@@ -114,8 +116,8 @@ def leads_last(forward: list[str]) -> bool:
 
 def _iptables_rules(accept: Wanted) -> tuple[str, str]:
     if isinstance(accept, Link):
-        tap = check_device(accept.tap)
-        return f"-o {tap} -d {accept.guest} -j ACCEPT", f"-i {tap} -s {accept.guest} -j ACCEPT"
+        tap, from_ = check_device(accept.tap), check_device(accept.vrf or accept.tap)
+        return f"-o {tap} -d {accept.guest} -j ACCEPT", f"-i {from_} -s {accept.guest} -j ACCEPT"
     if isinstance(accept, Passage):
         near, other = check_device(accept.bridge), check_device(accept.other)
         to, by = (f" -d {accept.far}", f" -s {accept.far}") if accept.far else ("", "")

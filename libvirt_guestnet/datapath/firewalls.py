@@ -27,6 +27,7 @@ class Chain(NamedTuple):
     `refuses` says how; `tool` whose it is: nft, firewalld, iptables, ufw or docker. `ours`: our accepts count in it;
     `libvirts`: libvirt's do; `dnat`: what was translated on its way in passes before. `inward` and `outward` are the
     devices (or PREFIX*) that rules in its table let something out of and into: whoever wrote them has thought of these.
+    `within` are those that something is let out of where they are in a VRF.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Chain(NamedTuple):
     dnat: bool = False
     inward: frozenset[str] = frozenset()
     outward: frozenset[str] = frozenset()
+    within: frozenset[str] = frozenset()
 
 
 def chains() -> list[Chain]:
@@ -93,6 +95,7 @@ def nft_chain(chain: dict[str, Any], rules: list[dict[str, Any]]) -> Chain | Non
         dnat=any(_is_dnat(expr[0]) and "accept" in expr[-1] for expr in own),
         inward=frozenset(_named(let, "iifname")),
         outward=frozenset(_named(let, "oifname")),
+        within=frozenset(_named(let, "sdifname")),
     )
 
 

@@ -38,23 +38,50 @@ _TAP6 = {"disable_ipv6": "0", "forwarding": "1", "accept_ra": "0", "accept_redir
 
 
 class RoutedTap(NamedTuple):
-    """A tap with the host behind it as the gateway: the addresses under which it is that."""
+    """A tap with the host behind it as the gateway: the addresses under which it is that, and its VRF, if any."""
 
     tap: str
     gateways: tuple[Address, ...]
+    vrf: str = ""
 
 
 def prepare(taps: Iterable[RoutedTap]) -> None:
-    """Makes the host the gateway of these taps. Raises GuestnetError when a family is not there."""
+    """Makes the host the gateway of these taps. Raises GuestnetError when a family or a VRF is not there."""
     taps = list(taps)
     for version in sorted({gateway.version for each in taps for gateway in each.gateways}):
         forward(version)
     with Rtnl() as netlink:
         for each in taps:
+            _move(netlink, each)
             for gateway in each.gateways:
                 _configure(each.tap, gateway.version)
                 length = 32 if gateway.version == 4 else 64
                 netlink.add_address(gateway, length, links.index_of(each.tap))
+
+
+def _move(netlink: Rtnl, each: RoutedTap) -> None:
+    """Has a tap be in its VRF, or in none. Comes before its addresses: a device that moves loses those of IPv6."""
+    if each.vrf:
+        _table(netlink, each.vrf)
+    if links.master_of(each.tap) != each.vrf:
+        netlink.set_master(links.index_of(each.tap), links.index_of(each.vrf) if each.vrf else 0)
+
+
+def table_of(vrf: str) -> int:
+    """The routing table of a VRF. Raises GuestnetError where the host has none of that name."""
+    with Rtnl() as netlink:
+        return _table(netlink, vrf)
+
+
+def _table(netlink: Rtnl, vrf: str) -> int:
+    index = links.index_of(vrf)
+    if table := netlink.vrf_table(index) if index else 0:
+        return table
+    found = f"device {vrf} of this host is no VRF" if index else f"this host has no VRF {vrf}"
+    raise GuestnetError(
+        f"{found}: make it (`ip link add {vrf} type vrf table NUMBER`, and `ip link set UPLINK master {vrf}`), or "
+        f"leave out vrf: {vrf}"
+    )
 
 
 def _configure(tap: str, version: int) -> None:
@@ -88,26 +115,33 @@ def answer_on(device: str, version: int) -> None:
     _write(f"ipv{version}/neigh/{name}/proxy_delay", "0")
 
 
-def uplink_of(address: str, named: str, host: Iterable[HostAddress]) -> str:
+def uplink_of(address: str, named: str, host: Iterable[HostAddress], vrf: str = "") -> str:
     """The device on whose LAN an address is: the one in whose subnet it lies, else the one that the XML names (another
-    host's XML may name what is something else here). Raises GuestnetError when there is none."""
+    host's XML may name what is something else here). `host` are the host's addresses in `vrf`, where the device has to
+    be. Raises GuestnetError when there is none."""
     wanted = ip_address(address)
     near = [links.name_of(each.ifindex) for each in host if wanted in each.subnet]
     if named in near:
         return named
     for device in (*near, named):
-        if device and links.index_of(device):
+        if device and links.index_of(device) and vrf in ("", links.master_of(device)):
             return device
+    where = f"in VRF {vrf} " if vrf else ""
     raise GuestnetError(
-        f"no device of this host is on the LAN of {address}: give the host an address there, map the physical network "
-        f"to its device, or say publish: false if the provider routes the address to this host"
+        f"no device {where}of this host is on the LAN of {address}: give the host an address there, map the physical "
+        f"network to its device, or say publish: false if the provider routes the address to this host"
     )
 
 
-def host_addresses() -> list[HostAddress]:
-    """The host's own addresses, with their subnets."""
+def host_addresses(vrf: str | None = None) -> list[HostAddress]:
+    """The host's own addresses, with their subnets: all of them, or those on devices in a VRF ("": in none)."""
     with Rtnl() as netlink:
-        return netlink.addresses()
+        return [each for each in netlink.addresses() if vrf in (None, _vrf_of(netlink, links.name_of(each.ifindex)))]
+
+
+def _vrf_of(netlink: Rtnl, device: str) -> str:
+    master = links.master_of(device)
+    return master if master and netlink.vrf_table(links.index_of(master)) else ""
 
 
 def gate(taps: Iterable[RoutedTap]) -> str:

@@ -34,7 +34,7 @@ class Published(NamedTuple):
 
 class Reach(NamedTuple):
     """The receipt of everything that leads to one tap of a domain. `gateway` is the host's IPv4 address on a tap that
-    is in no bridge, else ""."""
+    is in no bridge, else ""; `vrf` is the VRF that such a tap is in, if any."""
 
     tap: str
     uuid: str
@@ -42,6 +42,7 @@ class Reach(NamedTuple):
     routes: tuple[Route, ...] = ()
     published: tuple[Published, ...] = ()
     gateway: str = ""
+    vrf: str = ""
 
 
 def from_fields(fields: dict[str, Any]) -> Reach:
@@ -53,6 +54,7 @@ def from_fields(fields: dict[str, Any]) -> Reach:
         routes=tuple(Route(*route) for route in fields["routes"]),
         published=tuple(Published(*each) for each in fields["published"]),
         gateway=fields["gateway"],
+        vrf=fields.get("vrf", ""),
     )
 
 
@@ -77,8 +79,8 @@ def check(reaches: Iterable[Reach]) -> None:
     with Rtnl() as netlink:
         for reach in reaches:
             for route in reach.routes:
-                prefix = ip_network(route.prefix)
-                if prefix.num_addresses == 1 and netlink.is_taken(prefix.network_address, _index(route.device)):
+                prefix, vrf = ip_network(route.prefix), links.index_of(reach.vrf) if reach.vrf else 0
+                if prefix.num_addresses == 1 and netlink.is_taken(prefix.network_address, _index(route.device), vrf):
                     raise _elsewhere(route, reach.domain)
 
 

@@ -26,18 +26,20 @@ MAIN_TABLE = 254
 _SECONDS = 5
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK: the kernel filters dumps (4.20)
 _ERROR, _DONE = 2, 3
-_NEWLINK = 16
+_NEWLINK, _GETLINK = 16, 18
 _NEWADDR, _GETADDR = 20, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _REQUEST, _ACK, _EXCL, _REPLACE, _CREATE, _DUMP = 1, 4, 0x200, 0x100, 0x400, 0x300
 _UNICAST, _ONLINK, _GLOBAL, _LINK_SCOPE, _ANY_SCOPE, _NODAD = 1, 4, 0, 253, 255, 2
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what it comes to (4.13)
+_LOOKUP_TABLE = {4: 0x1000, 6: 0}  # RTM_F_LOOKUP_TABLE: the table that it is in, which IPv6 always says
 _PROXY, _PERMANENT = 8, 0x80  # NTF_PROXY, NUD_PERMANENT
 _DST, _OIF, _GATEWAY, _TABLE = 1, 4, 5, 15  # RTA_*
 _NDA_DST, _NDA_PROTOCOL = 1, 12
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_IFLA_MASTER = 10
+_IFLA_MASTER, _IFLA_LINKINFO = 10, 18
+_INFO_KIND, _INFO_DATA, _VRF_TABLE = 1, 2, 1
 _HEADER, _ATTRIBUTE, _U32 = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("=I")
 _ROUTE, _NEIGHBOUR, _ADDRESS = struct.Struct("=8BI"), struct.Struct("=BxxxiHBB"), struct.Struct("=4Bi")
 _LINK = struct.Struct("=BxHiII")
@@ -101,17 +103,22 @@ class Rtnl:
         found = (_parse_route(version, body) for body in self._dump(_GETROUTE, request))
         return [route for route in found if route]
 
-    def is_taken(self, address: Address, ifindex: int) -> bool:
-        """Whether somebody else has a route to this one address, or the host itself has it."""
-        length = address.max_prefixlen
-        body = _ROUTE.pack(_FAMILY[address.version], length, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
-        self._send(_GETROUTE, _REQUEST, body + _encode([(_DST, address.packed)]))
+    def is_taken(self, address: Address, ifindex: int, vrf: int = 0) -> bool:
+        """Whether somebody else has a route to this one address, or the host itself has it; in the VRF of the index
+        `vrf`, where one is given."""
+        length, table = address.max_prefixlen, self.vrf_table(vrf) if vrf else 0
+        flags = _FIB_MATCH | _LOOKUP_TABLE[address.version]
+        body = _ROUTE.pack(_FAMILY[address.version], length, 0, 0, 0, 0, 0, 0, flags)
+        where = [(_OIF, _U32.pack(vrf))] if vrf else []
+        self._send(_GETROUTE, _REQUEST, body + _encode([(_DST, address.packed), *where]))
         kind, data = next(self._answers())
         if kind == _ERROR:  # unreachable: no route at all
             return False
         found = _attributes(data[_ROUTE.size :])
         ours = (data[5], found.get(_OIF)) == (PROTOCOL, _U32.pack(ifindex))
-        return data[1] == length and not ours
+        # What the VRF's own table does not have is looked for in the host's other ones.
+        there = not table or _number(found[_TABLE]) == table
+        return data[1] == length and there and not ours
 
     def publish(self, address: Address, index: int) -> None:
         """Has the device of that index answer ARP or ND for an address. Twice is once."""
@@ -152,8 +159,19 @@ class Rtnl:
                     found.append(_host_address(version, own or peer, peer, length, index))
         return found
 
+    def vrf_table(self, index: int) -> int:
+        """The routing table of a VRF; 0 for a device that is none, or not there."""
+        self._send(_GETLINK, _REQUEST, _LINK.pack(0, 0, index, 0, 0))
+        kind, data = next(self._answers())
+        if kind == _ERROR:
+            return 0
+        info = _attributes(_attributes(data[_LINK.size :]).get(_IFLA_LINKINFO, b""))
+        if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"vrf":
+            return 0
+        return _number(_attributes(info[_INFO_DATA])[_VRF_TABLE])
+
     def set_master(self, index: int, master: int) -> None:
-        """Puts a device into another, such as a VRF."""
+        """Puts a device into another, such as a VRF; 0: into none."""
         body = _LINK.pack(0, 0, index, 0, 0) + _encode([(_IFLA_MASTER, _U32.pack(master))])
         self._change(_NEWLINK, 0, body, "a device's master")
 

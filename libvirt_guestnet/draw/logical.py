@@ -57,6 +57,8 @@ def _routed(network: Network, routed: HostRouted) -> Iterator[str]:
     yield f"addresses published{where}" if routed.publish else "addresses not published"
     if routed.table is not None:
         yield f"routing table {routed.table}"
+    if routed.vrf is not None:
+        yield f"VRF {routed.vrf}"
 
 
 def _uplinks(topology: Topology) -> Iterator[Edge]:

@@ -50,6 +50,7 @@ def _bridge_lines(networks: list[Network]) -> Iterator[str]:
     if routed:
         yield from dict.fromkeys(str(subnet.gateway) for subnet in networks[0].subnets if subnet.gateway)
         yield from () if routed.table is None else (f"routing table {routed.table}",)
+        yield from () if routed.vrf is None else (f"VRF {routed.vrf}",)
 
 
 def _by_bridge(topology: Topology) -> dict[str, list[Network]]:

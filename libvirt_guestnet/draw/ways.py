@@ -106,8 +106,11 @@ def _ports(topology: Topology) -> Iterator[tuple[str, Port, Network]]:
 
 def _lan(topology: Topology, network: Network, address: IPAddress) -> PhysicalNetwork | None:
     """The LAN that an address is of, else the one that the network leads to."""
+    beyond = _beyond(topology, network)
+    if beyond is not None and _is_on(address, beyond):
+        return beyond  # another VRF may have the same addresses
     on = (lan for lan in topology.physical_networks if _is_on(address, lan))
-    return next(on, None) or _beyond(topology, network)
+    return next(on, None) or beyond
 
 
 def _beyond(topology: Topology, network: Network) -> PhysicalNetwork | None:

@@ -43,9 +43,15 @@ def _arrived(domain: xmlread.Node, state: State, tap: str) -> None:
 
 def _wanted(domain: xmlread.Node, state: State) -> list[Reach]:
     ports, floating = routed.routed_ports(domain), [each for each in asked.ways(domain, state.network) if each.floating]
-    host = kernel.host_addresses() if floating or any(port.publish for port in ports) else []
-    wanted = [routed.reach(domain, port, lambda ip, named: kernel.uplink_of(ip, named, host)) for port in ports]
-    wanted += [_floats(each, host) for each in floating]
+    ports = [port._replace(table=kernel.table_of(port.vrf)) if port.vrf else port for port in ports]
+    vrfs = {port.vrf for port in ports if port.publish} | ({""} if floating else set())
+    hosts = {vrf: kernel.host_addresses(vrf) for vrf in vrfs}
+
+    def uplink_of(address: str, port: routed.RoutedPort) -> str:
+        return kernel.uplink_of(address, port.device, hosts[port.vrf], port.vrf)
+
+    wanted = [routed.reach(domain, port, uplink_of) for port in ports]
+    wanted += [_floats(each, hosts[""]) for each in floating]
     return [*wanted, *nexthop.reaches(domain)]
 
 

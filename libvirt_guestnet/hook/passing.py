@@ -35,7 +35,7 @@ def _links(reaches: list[Reach], known: set[str]) -> Iterator[Link]:
     for reach in reaches:
         for route in reach.routes:
             if route.device == reach.tap or (route.via and route.device not in known):
-                yield Link(route.device, ip_network(route.prefix))
+                yield Link(route.device, ip_network(route.prefix), reach.vrf)
 
 
 def _behind(reaches: list[Reach]) -> dict[str, list[_Prefix]]:

@@ -21,7 +21,7 @@ def expect(uuid: str, domain: str, taps: Iterable[RoutedTap], state: State) -> N
     for each in taps:
         known = there.get(each.tap, Reach(each.tap, uuid, domain))
         gateway = next((str(gateway) for gateway in each.gateways if gateway.version == 4), "")
-        state.put_reach(known._replace(gateway=gateway)._asdict())
+        state.put_reach(known._replace(gateway=gateway, vrf=each.vrf)._asdict())
 
 
 def lead(uuid: str, wanted: list[Reach], state: State, whole: bool = True) -> None:

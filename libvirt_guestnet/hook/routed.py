@@ -18,12 +18,11 @@ from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE
 
 _PORT = f"metadata|{NAMESPACE} domain|{NAMESPACE} port"
-UplinkOf = Callable[[str, str], str]  # address, device that the XML names -> device
 
 
 class RoutedPort(NamedTuple):
     """One host-routed port. `prefixes` are reached by way of the guest's own addresses; `device` is the uplink that
-    the XML names, "" where nothing is published or another host is to find its own."""
+    the XML names, "" where nothing is published or another host is to find its own. In a VRF, `table` is nothing."""
 
     tap: str
     gateway: IPv4Address
@@ -32,6 +31,10 @@ class RoutedPort(NamedTuple):
     publish: bool
     device: str
     table: int
+    vrf: str
+
+
+UplinkOf = Callable[[str, RoutedPort], str]  # where an address of the port is published
 
 
 def routed_ports(domain: Node) -> list[RoutedPort]:
@@ -60,6 +63,7 @@ def _routed_port(port: Node, routed: Node, nic: Node) -> RoutedPort:
         publish=routed.get("publish") != "no",
         device=check_device(routed.get("device")) if routed.get("device") else "",
         table=_table(routed.get("table")),
+        vrf=check_device(routed.get("vrf")) if routed.get("vrf") else "",
     )
 
 
@@ -92,7 +96,7 @@ def gateways(port: RoutedPort) -> RoutedTap:
     """The gateways that the tap needs: one for each family in which the guest has an address."""
     versions = {address.version for address in port.addresses}
     found = ((4, port.gateway), (6, GATEWAY6))
-    return RoutedTap(port.tap, tuple(gateway for version, gateway in found if version in versions))
+    return RoutedTap(port.tap, tuple(gateway for version, gateway in found if version in versions), port.vrf)
 
 
 def reach(domain: Node, port: RoutedPort, uplink_of: UplinkOf) -> Reach:
@@ -101,7 +105,7 @@ def reach(domain: Node, port: RoutedPort, uplink_of: UplinkOf) -> Reach:
     for prefix in port.prefixes:
         via = next((str(ip) for ip in port.addresses if ip.version == ip_network(prefix).version), "")
         routes.append(Route(prefix, port.tap, via, port.table))
-    published = [Published(str(ip), uplink_of(str(ip), port.device)) for ip in port.addresses] if port.publish else []
+    published = [Published(str(ip), uplink_of(str(ip), port)) for ip in port.addresses] if port.publish else []
     return Reach(
         tap=port.tap,
         uuid=domain.text_of("uuid"),
@@ -109,6 +113,7 @@ def reach(domain: Node, port: RoutedPort, uplink_of: UplinkOf) -> Reach:
         routes=tuple(routes),
         published=tuple(published),
         gateway=str(port.gateway) if any(ip.version == 4 for ip in port.addresses) else "",
+        vrf=port.vrf,
     )
 
 

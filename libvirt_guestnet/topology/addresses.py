@@ -11,9 +11,11 @@ from .. import addressing
 from ..model import Assignment, PortAddress
 from ..model_network import IPAddress, IPNetwork, PhysicalNetwork, Subnet
 from .keys import PortDecl
-from .networks import Scope, Segment, check_inside
+from .networks import Scope, Segment, check_inside, vrfs
 from .report import Report
 from .spec import At
+
+_Place = tuple[str, IPAddress]  # the VRF and the address in it
 
 
 class Addresses:
@@ -26,7 +28,7 @@ class Addresses:
         self._segments = segments
         self._report = report
         self._owners = dict(_fixed(segments, physicals))
-        self._derived: dict[IPAddress, str] = {}
+        self._derived: dict[_Place, str] = {}
         self._pools: dict[tuple[str, IPNetwork], addressing.Pool] = {}
         self._given: dict[str, list[IPAddress]] = {}
         self._collisions: list[tuple[PortDecl, str, IPAddress, str, addressing.Pool]] = []
@@ -47,16 +49,17 @@ class Addresses:
         for title, port in _ports(scope):
             seg = self._segments.get(port.network.value)
             for at in port.addresses or ():
-                if seg and check_inside(at, seg, self._report) and self.own(at, f"port '{title}'"):
+                if seg and check_inside(at, seg, self._report) and self.own(at, f"port '{title}'", seg.vrf):
                     self._given.setdefault(seg.network.name, []).append(at.value)
                     _check_range(at, seg, self._report)
 
-    def own(self, at: At[IPAddress], title: str) -> bool:
+    def own(self, at: At[IPAddress], title: str, vrf: str = "") -> bool:
         """Gives somebody an address; false, and reported, when it is another's."""
-        if at.value in self._owners:
-            self._report.add(at.where, f"{at.value} is already the address of {self._owners[at.value]}")
+        place = (vrf, at.value)
+        if place in self._owners:
+            self._report.add(at.where, f"{at.value} is already the address of {self._owners[place]}")
             return False
-        self._owners[at.value] = title
+        self._owners[place] = title
         return True
 
     def finish(self) -> None:
@@ -83,10 +86,11 @@ class Addresses:
             message = f"no address is free in {subnet.prefix} for port '{title}'"
             self._report.add(decl.at, f"{message}; choose a larger subnet or a smaller DHCP range")
             return
-        other = self._owners.get(address) or self._derived.get(address)
+        place = (seg.vrf, address)
+        other = self._owners.get(place) or self._derived.get(place)
         if other:
             self._collisions.append((decl, title, address, other, pool))
-        self._derived.setdefault(address, f"port '{title}'")
+        self._derived.setdefault(place, f"port '{title}'")
         yield PortAddress(address, _length(address, subnet.prefix, seg), _assignment(address, seg, given=False))
 
     def _pool(self, seg: Segment, subnet: Subnet) -> addressing.Pool:
@@ -138,14 +142,16 @@ def _check_range(at: At[IPAddress], seg: Segment, report: Report) -> None:
             report.add(at.where, f"{message}; choose an address outside it")
 
 
-def _fixed(segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ...]) -> Iterator[tuple[IPAddress, str]]:
+def _fixed(segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ...]) -> Iterator[tuple[_Place, str]]:
     for seg in segments.values():
         for subnet in seg.network.subnets:
             if subnet.host:
-                yield subnet.host, f"the host on network '{seg.network.name}'"
+                yield (seg.vrf, subnet.host), f"the host on network '{seg.network.name}'"
+    of_label = vrfs(segments.values())
     for physical in physicals:
-        yield from ((address, f"the host on physical network '{physical.label}'") for address in physical.host)
-        yield from ((address, f"the stand-in of physical network '{physical.label}'") for address in physical.stand_in)
+        where, vrf = f"physical network '{physical.label}'", of_label.get(physical.label, "")
+        yield from (((vrf, address), f"the host on {where}") for address in physical.host)
+        yield from (((vrf, address), f"the stand-in of {where}") for address in physical.stand_in)
 
 
 def _ports(scope: Scope) -> Iterator[tuple[str, PortDecl]]:

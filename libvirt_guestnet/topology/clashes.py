@@ -10,8 +10,10 @@ from ..model_network import IPNetwork, Mode
 from . import nexthops, ways
 from .guests import Placed
 from .keys import TopologyDecl
-from .networks import HOST, NONE, Scope, Segment
+from .networks import HOST, NONE, Scope, Segment, vrfs
 from .report import Report
+
+_Subnet = tuple[IPNetwork, Where, str, str]  # prefix, where it is said, whose, wire
 
 
 def check(
@@ -21,11 +23,14 @@ def check(
     _check_names(decl, scope, report)
     _check_devices(segments.values(), ports, report)
     _check_bridges(segments.values(), report)
+    _check_vrfs(segments.values(), report)
     _check_macs(segments, ports, report)
     _check_uuids(decl, report)
     _check_subnets(decl, segments, report)
     ways.check(ports, report)
-    nexthops.check(ports, segments, scope.physicals, report)
+    in_vrfs = vrfs(segments.values())
+    outside = {label: physical for label, physical in scope.physicals.items() if label not in in_vrfs}
+    nexthops.check(ports, segments, outside, report)
 
 
 def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:
@@ -72,6 +77,19 @@ def _check_bridges(segments: Iterable[Segment], report: Report) -> None:
             if other.network.bridge != seg.network.bridge:
                 where = seg.decl.bridge.where if seg.decl.bridge else seg.at.where
                 message = f"bridge '{seg.network.bridge}' differs from '{other.network.bridge}' of network"
+                report.add(where, f"{message} '{other.network.name}', which has the same physical network")
+
+
+def _check_vrfs(segments: Iterable[Segment], report: Report) -> None:
+    """The device of a label is in one VRF, or in none: for all networks that the host routes to it. What is in a bridge
+    does not ask."""
+    first: dict[str, Segment] = {}
+    for seg in segments:
+        if seg.network.mode is not Mode.BRIDGE and seg.network.physical_network:
+            other = first.setdefault(seg.network.physical_network, seg)
+            if other.vrf != seg.vrf:
+                where = seg.decl.vrf.where if seg.decl.vrf else seg.at.where
+                message = f"vrf '{seg.vrf or NONE}' differs from '{other.vrf or NONE}' of network"
                 report.add(where, f"{message} '{other.network.name}', which has the same physical network")
 
 
@@ -135,12 +153,20 @@ def _check_uuids(decl: TopologyDecl, report: Report) -> None:
 
 
 def _check_subnets(decl: TopologyDecl, segments: Mapping[str, Segment], report: Report) -> None:
-    """Subnets of one host must not overlap; a bridge network may repeat those of its label.
+    """Subnets of one host, or of one VRF, must not overlap; a bridge network may repeat those of its label.
 
     In an overlay the host has no part: two tenants may well use the same addresses.
     """
-    open_: list[tuple[IPNetwork, Where, str, str]] = []
-    for prefix, where, title, wire in sorted(_subnets(decl, segments), key=lambda each: _sort_key(each[0])):
+    by_vrf: dict[str, list[_Subnet]] = {}
+    for vrf, subnet in _subnets(decl, segments):
+        by_vrf.setdefault(vrf, []).append(subnet)
+    for subnets in by_vrf.values():
+        _check_overlaps(sorted(subnets, key=lambda each: _sort_key(each[0])), report)
+
+
+def _check_overlaps(subnets: list[_Subnet], report: Report) -> None:
+    open_: list[_Subnet] = []
+    for prefix, where, title, wire in subnets:
         while open_ and not _contains(open_[-1][0], prefix):
             open_.pop()
         for outer, other_where, other, other_wire in open_:
@@ -154,13 +180,16 @@ def _check_subnets(decl: TopologyDecl, segments: Mapping[str, Segment], report: 
             open_.append((prefix, where, title, wire))
 
 
-def _subnets(decl: TopologyDecl, segments: Mapping[str, Segment]) -> Iterator[tuple[IPNetwork, Where, str, str]]:
+def _subnets(decl: TopologyDecl, segments: Mapping[str, Segment]) -> Iterator[tuple[str, _Subnet]]:
+    """Each with its VRF."""
+    of_label = vrfs(segments.values())
     for name, physical in decl.physical_networks or ():
         for at in physical.subnets or () if physical else ():
-            yield at.value, at.where, f"physical network '{name.value}'", f"label {name.value}"
+            title, wire = f"physical network '{name.value}'", f"label {name.value}"
+            yield of_label.get(name.value, ""), (at.value, at.where, title, wire)
     for seg in segments.values():
         for at in () if seg.network.vxlan else seg.decl.subnets or ():
-            yield at.value, at.where, f"network '{seg.network.name}'", _wire(seg)
+            yield seg.vrf, (at.value, at.where, f"network '{seg.network.name}'", _wire(seg))
 
 
 def _wire(seg: Segment) -> str:

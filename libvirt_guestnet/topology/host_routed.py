@@ -18,9 +18,9 @@ GATEWAY4, GATEWAY6 = IPv4Address("169.255.30.1"), IPv6Address("fe80::1")
 def host_routed(decl: NetworkDecl, prefixes: tuple[IPNetwork, ...], report: Report) -> HostRouted | None:
     """What is special about the network; None in every other mode, where its keys have no place."""
     if decl.mode.value is not Mode.HOST_ROUTED:
-        for at, name in ((decl.gateway_address, "gateway-address"), (decl.publish, "publish"), (decl.table, "table")):
-            if at and "mode" not in decl.bad:
-                report.add(at.where, f"{name} is for mode host-routed, not {decl.mode.value}")
+        for where, name in _own(decl):
+            if where and "mode" not in decl.bad:
+                report.add(where, f"{name} is for mode host-routed, not {decl.mode.value}")
         return None
     for where, name, why in _refused(decl):
         report.add(where, f"mode host-routed has no {name}: {why}")
@@ -29,8 +29,17 @@ def host_routed(decl: NetworkDecl, prefixes: tuple[IPNetwork, ...], report: Repo
     gateway = decl.gateway_address
     if gateway:
         _check_gateway(gateway, prefixes, report)
+    if decl.vrf and decl.table:
+        report.add(decl.table.where, f"table and vrf exclude each other: VRF {decl.vrf.value} has a table of its own")
     publish = decl.publish is None or decl.publish.value
-    return HostRouted(gateway.value if gateway else GATEWAY4, publish, value(decl.table))
+    return HostRouted(gateway.value if gateway else GATEWAY4, publish, value(decl.table), value(decl.vrf))
+
+
+def _own(decl: NetworkDecl) -> Iterator[tuple[Where | None, str]]:
+    yield decl.gateway_address.where if decl.gateway_address else None, "gateway-address"
+    yield decl.publish.where if decl.publish else None, "publish"
+    yield decl.table.where if decl.table else None, "table"
+    yield decl.vrf.where if decl.vrf else None, "vrf"
 
 
 def _refused(decl: NetworkDecl) -> Iterator[tuple[Where, str, str]]:

@@ -129,6 +129,11 @@ class NetworkDecl(Decl):
         "Mode host-routed: number of the routing table that the guests' routes go into; an `ip rule to SUBNET lookup "
         "TABLE` of the host's own must look there. Left out: the main one.",
     )
+    vrf: At[str] | None = key(
+        kinds.IFNAME,
+        "Mode host-routed: the VRF that the ports are in, a device of the host's own; so must be the uplink where the "
+        "addresses are published. Networks in different VRFs may have the same addresses. Left out: none.",
+    )
     bridge: At[str] | None = key(
         kinds.IFNAME, "The bridge device. Left out: gn- and the network's name (for bridge, the label), shortened."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
@@ -71,6 +71,16 @@ class Segment:
         label = self.network.physical_network if self.network.mode is Mode.BRIDGE else None
         vlan = f" VLAN {self.network.vlan}" if self.network.vlan else ""
         return f"label {label}{vlan}" if label else self.network.name
+
+    @property
+    def vrf(self) -> str:
+        """The VRF that the network is in; in each, addresses are its own. "" where the host's other networks are."""
+        return (self.network.routed.vrf if self.network.routed else None) or ""
+
+
+def vrfs(segments: Iterable[Segment]) -> dict[str, str]:
+    """The VRF of each label that is in one."""
+    return {seg.network.physical_network: seg.vrf for seg in segments if seg.vrf and seg.network.physical_network}
 
 
 def usable(prefix: IPNetwork, address: IPAddress) -> bool:

@@ -128,6 +128,7 @@ def _routed(network: Network, hostmap: HostMap) -> Element | None:
         label=where,
         device=hostmap.device(where, f"network {network.name!r}") if where else None,
         table=routed.table,
+        vrf=routed.vrf,
     )
 
 

@@ -328,6 +328,18 @@ def test_bad_metadata_is_vetoed_with_one_line(lab: Lab, routed: str, message: st
     assert (lab.routes(), lab.published(), lab.hooks.receipts()) == (set(), set(), [])
 
 
+def test_what_is_no_vrf_of_the_host_refuses_the_start(lab: Lab) -> None:
+    """tests/labvm/inside/test_vrf.py has what is one: not every kernel knows them."""
+    lab.boot("a", A)
+    for vrf, found in (("red", "this host has no VRF red"), ("up0", "device up0 of this host is no VRF")):
+        xml = domain("a", A, ON_LAN.replace("/>", f' vrf="{vrf}"/>'))
+        status, stderr = lab.hooks.call("qemu", "a", "start", "begin", xml)
+        assert (status, stderr.count("\n")) == (1, 1)
+        assert f"{found}: make it (`ip link add {vrf} type vrf table NUMBER`" in stderr
+    lab.stop("a", A)
+    assert (lab.routes(), lab.hooks.receipts(), lab.hooks.chains()) == (set(), [], [])
+
+
 def test_an_address_on_no_lan_of_the_host_is_refused(lab: Lab) -> None:
     lab.boot("a", A)
     lab.ip("address flush dev up0 scope global")

@@ -18,6 +18,7 @@ ISOLATED = Network("in", "br-in", "isolated", frozenset({4}), reached=True)
 LAN = Network("lan", "br0", "bridge")
 ROUTED = Network("vme1", "vme1", "host-routed")
 UNTRANSLATED = Network("public", "br-public", "nat", frozenset({4, 6}), reached=True, untranslated=True)
+IN_VRF = replace(ROUTED, vrf="red")
 HOOK = HookStatus("qemu", "/etc/h", installed=True, current=True, restart_needed=False)
 OWN = Chain("inet filter forward", "forward", (4, 6), "its policy is drop")
 FIREWALLD = Chain(
@@ -119,6 +120,11 @@ def test_a_row(name: str) -> None:
         (FIREWALLD, (UNTRANSLATED,), ["public cannot be reached"]),
         (FIREWALLD, (ROUTED,), ["vme1 cannot get out", "vme1 cannot be reached"]),
         (FIREWALLD._replace(ours=True), (UNTRANSLATED, ROUTED), []),
+        # What comes from a VRF does not come from a device in it.
+        (OWN._replace(inward=frozenset({"vme*"}), outward=frozenset({"vme*"})), (IN_VRF,), ["vme1 cannot get out"]),
+        (OWN._replace(within=frozenset({"vme*"}), outward=frozenset({"vme*"})), (IN_VRF,), []),
+        (OWN._replace(inward=frozenset({"red"}), outward=frozenset({"vme*"})), (IN_VRF,), []),
+        (DOCKER, (IN_VRF,), []),
     ],
 )
 def test_forward_chains(chain: Chain, networks: tuple[Network, ...], expected: list[str]) -> None:
@@ -153,6 +159,20 @@ def test_the_hosts_own_chain() -> None:
 def test_advice_is_in_the_words_of_the_tool(tool: str, name: str, do: str) -> None:
     chain = Chain(name, "forward", (4, 6), "its policy is drop", tool)
     assert said(Facts(chains=(chain,), networks=(NAT,)), "firewall")[0][3].startswith(do)
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "do"),
+    [
+        ("nft", "inet f c", "'meta sdifname \"vme*\" accept' 'oifname \"vme*\" accept'"),
+        ("firewalld", "inet firewalld c", "guestnet hooks sync"),
+        ("ufw", "iptables FORWARD", "ufw route allow in on red && ufw route allow out on vme+"),
+        ("iptables", "ip6tables FORWARD", "-I FORWARD -i red -j ACCEPT && ip6tables -I FORWARD -o vme+ -j ACCEPT, at"),
+    ],
+)
+def test_advice_for_guests_in_a_vrf(tool: str, name: str, do: str) -> None:
+    chain = Chain(name, "forward", (4, 6), "its policy is drop", tool)
+    assert do in said(Facts(chains=(chain,), networks=(IN_VRF,)), "firewall")[0][3]
 
 
 def rule(chain: str, *expr: dict[str, object]) -> dict[str, object]:

@@ -268,7 +268,16 @@ def test_host_routed_addresses_are_routed_to_taps_and_published_or_not() -> None
     lines = {node.title: node.lines for node in logical.picture(_lab("modes")).nodes}
     assert lines["host-routed"][-1] == "addresses published on wan"
     assert lines["host-routed-provider"][-2:] == ("addresses not published", "routing table 100")
+    assert lines["host-routed-vrf"][-2:] == ("addresses not published", "VRF red")
     assert _rows(logical.picture(_lab("modes")), "vm")["next hop to"] == ("198.18.67.0/24", "fd62:9::/64")
+
+
+def test_an_address_in_a_vrf_is_answered_for_on_its_own_lan() -> None:
+    view = physical.picture(topology.load(ROOT / "tests/topologies/vrfs.yaml"))
+    assert [_rows(view, f"NIC on {lan}")["answers for"] for lan in ("red", "blue")] == [
+        ("192.0.2.50 → r",),
+        ("192.0.2.50 → b",),
+    ]
 
 
 def test_floating_addresses_of_no_lan_are_not_answered_for() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libvirt_guestnet.datapath.accepts import Link, Passage
+from libvirt_guestnet.datapath.accepts import Link, Passage, iptables_batch
 from libvirt_guestnet.datapath.routes import Reach, Route
 from libvirt_guestnet.hook.passing import passages
 from libvirt_guestnet.state import NetworkReceipt, State
@@ -77,6 +77,16 @@ def test_whatever_is_routed_to_a_tap_of_its_own_passes(state: State) -> None:
     routes = (Route("192.0.2.7/32", "vme1"), Route("10.8.0.0/24", "vme1", "192.0.2.7"))
     state.put_reach(Reach("vme1", "u", "g", routes, gateway="169.255.30.1")._asdict())
     assert passages(state) == [Link("vme1", ip_network("192.0.2.7/32")), Link("vme1", ip_network("10.8.0.0/24"))]
+
+
+def test_what_comes_from_a_tap_in_a_vrf_comes_from_the_vrf(state: State) -> None:
+    routes = (Route("192.0.2.7/32", "vme1", table=10),)
+    state.put_reach(Reach("vme1", "u", "g", routes, gateway="169.255.30.1", vrf="red")._asdict())
+    assert passages(state) == [link := Link("vme1", ip_network("192.0.2.7/32"), "red")]
+    assert [line for line in iptables_batch([link], ["-P FORWARD DROP"]).splitlines() if "192.0.2.7" in line] == [
+        "-A GUESTNET-ROUTED -o vme1 -d 192.0.2.7/32 -j ACCEPT",
+        "-A GUESTNET-ROUTED -i red -s 192.0.2.7/32 -j ACCEPT",
+    ]
 
 
 @settings(deadline=None, max_examples=50)

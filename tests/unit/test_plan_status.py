@@ -163,12 +163,17 @@ ROUTES = {
     Route("192.0.2.60/32", "gn-dmz"),
 }
 # Not what the XML names: it was written for another host.
-PUBLISHED = {Published(address, "up0") for address in ("192.0.2.50", "2001:db8::50", "192.0.2.60")}
-REACHES = (Reach("vme1", "u-r", "r", tuple(ROUTES), tuple(PUBLISHED)), Reach("vme9", "u-x", "x"))
+DIRECT, FLOATING = (Published("192.0.2.50", "up0"), Published("2001:db8::50", "up0")), Published("192.0.2.60", "up0")
+PUBLISHED = {*DIRECT, FLOATING}
+REACHES = (
+    Reach("vme1", "u-r", "r", published=DIRECT),
+    Reach("vme3", "u-r", "r", published=(FLOATING,)),
+    Reach("vme9", "u-x", "x"),
+)
 
 
-def routes(led: Led, running: bool = True) -> dict[str, dict[str, object]]:
-    domain = xml(LED)
+def routes(led: Led, running: bool = True, text: str = LED) -> dict[str, dict[str, object]]:
+    domain = xml(text)
     guests = Snapshot((), (DomainState("r", "u-r", domain, domain if running else None),))
     rows = [row.json() for row in status(guests, None, lambda _: None, led=led)]
     return {str(row["prefix"]): row for row in rows if row["kind"] == "route"}
@@ -208,6 +213,19 @@ def test_routes_that_somebody_took_away_are_told() -> None:
     }
     bare = routes(Led())["192.0.2.50/32"]
     assert (bare["routed"], bare["uplink"], bare["published"]) == (False, "eth0", False)
+
+
+def test_routes_in_a_vrf_are_looked_for_in_its_table() -> None:
+    text = LED.replace('device="eth0"/>', 'device="eth0" vrf="red"/>')
+    inside = [route._replace(table=10) for route in ROUTES if route.device == "vme1"]
+    there = frozenset(inside)
+    for reach, routed in (
+        (Reach("vme1", "u-r", "r", tuple(inside), vrf="red"), True),
+        (Reach("vme1", "u-r", "r"), False),
+    ):
+        rows = routes(Led((reach,), there), text=text)
+        found = {(rows[route.prefix]["table"], rows[route.prefix]["routed"]) for route in inside}
+        assert found == {("vrf red", routed)}
 
 
 def test_nothing_leads_to_a_stopped_guest() -> None:

@@ -16,7 +16,7 @@ from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
 
 # Behind this folder, whose conftest it must not hide.
-sys.path.append(str(Path(__file__).parents[2] / "libvirt"))
+sys.path += [str(Path(__file__).parents[2] / folder) for folder in ("libvirt", "kernel")]
 pytest.register_assert_rewrite("guests", "host", "real")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
