@@ -13,7 +13,7 @@ from libvirt_guestnet.datapath.accepts import CHAIN, NFT_CHAIN, Link, Wanted, ip
 from libvirt_guestnet.datapath.nft import listed, nft
 from libvirt_guestnet.errors import GuestnetError
 
-LIBVIRT = "-j LIBVIRT_FW"  # its chains in iptables' FORWARD
+_LIBVIRT = "-j LIBVIRT_FW"  # its chains in iptables' FORWARD
 
 
 class Place(NamedTuple):
@@ -94,7 +94,7 @@ def _iptables_leads(wanted: list[Wanted], forward: list[str]) -> bool:
 def _before_libvirt(rules: list[str]) -> bool:
     # Docker and ufw refuse by the chain's policy or at its end; libvirt puts its rejects first when it starts.
     jump = f"-A FORWARD -j {CHAIN}"
-    return jump in rules and not any(LIBVIRT in rule for rule in rules[: rules.index(jump)])
+    return jump in rules and not any(_LIBVIRT in rule for rule in rules[: rules.index(jump)])
 
 
 def _libvirt(family: str, version: int) -> Place:

@@ -4,7 +4,8 @@ A service for hosts on which that happens; ports are safe without it from start 
 change of nftables' rules, iptables' own among them, is told over netlink (NFNLGRP_NFTABLES, kernel 3.14). Then one look
 says whether something of ours is missing, and every running guest is repaired as after a restart of libvirt's daemon.
 libvirt makes its own rules anew when it hears on D-Bus that firewalld has reloaded, whoever says so (9.0 to 11.3); at a
-mere SIGHUP it finds its chains missing. So that is said, and where nobody hears it the log asks for a restart.
+mere SIGHUP it finds its chains missing. So that is said; again where some are still missing (11.3's nftables backend deletes
+by the handles of flushed rules, and so some that it has just made); and at last the log asks for a restart.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from libvirt_guestnet.datapath import bridgeguard, places, program
+from libvirt_guestnet.datapath import bridgeguard, program
 from libvirt_guestnet.datapath.names import TABLE
-from libvirt_guestnet.datapath.nft import tables
+from libvirt_guestnet.datapath.nft import listed, tables
 from libvirt_guestnet.datapath.routed import ARP_TABLE
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import bridges, entry, log, reaching, repair, ways, xmlread
 from libvirt_guestnet.state import State
 
 _NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _NFTABLES_GROUP = 12, 270, 1, 7
-_LIBVIRT = "/run/libvirt"
+_LIBVIRT, _LIBVIRT_TABLE = "/run/libvirt", "ip libvirt_network"
 # One command of a firewall is many changes.
 _QUIET_SECONDS, _MOST_SECONDS = 0.1, 1.0
 # iptables-legacy tells nobody what it does; and what could not be repaired is tried again.
 _LOOK_SECONDS = 30.0
-_LIBVIRT_SECONDS = 5.0
+_LIBVIRT_SECONDS, _LIBVIRT_TIMES = 1.5, 3
 _RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
 
 
@@ -42,7 +43,7 @@ def main() -> int:
     with _changes() as change:
         while True:
             watch.look()
-            _wait(change)
+            _wait(change, watch.patience)
 
 
 def _changes() -> socket.socket:
@@ -53,9 +54,9 @@ def _changes() -> socket.socket:
     return change
 
 
-def _wait(change: socket.socket) -> None:
+def _wait(change: socket.socket, seconds: float) -> None:
     """Until something has changed and all is quiet again, or it is time to look anyway."""
-    if not select.select([change], [], [], _LOOK_SECONDS)[0]:
+    if not select.select([change], [], [], seconds)[0]:
         return
     end = time.monotonic() + _MOST_SECONDS
     while time.monotonic() < end and select.select([change], [], [], _QUIET_SECONDS)[0]:
@@ -73,7 +74,8 @@ def _drain(change: socket.socket) -> None:
 
 class _Watch:
     def __init__(self) -> None:
-        self._asked, self._told = 0.0, False
+        self._asked, self._times = 0.0, 0
+        self.patience = _LOOK_SECONDS
 
     def look(self) -> None:
         """Looks for what is missing, and has it put back. Never fails: the next change is the next try."""
@@ -89,15 +91,22 @@ class _Watch:
             log.complain(f"what is missing in the kernel is not put back yet: {error}")
 
     def _see_to_libvirt(self) -> None:
+        self.patience = _LOOK_SECONDS
         if not _libvirt_lost():
-            self._asked, self._told = 0.0, False
-        elif not self._asked:
-            self._asked = time.monotonic()
-            with suppress(GuestnetError):
-                program.run(list(_RELOADED), "", "systemd")
-        elif time.monotonic() - self._asked > _LIBVIRT_SECONDS and not self._told:
-            self._told = True
+            self._times = 0
+        elif self._times < _LIBVIRT_TIMES:
+            self.patience = _LIBVIRT_SECONDS
+            self._ask_libvirt()
+        elif self._times == _LIBVIRT_TIMES:
+            self._times += 1
             log.complain("libvirt's own rules were flushed: restart its daemon (systemctl restart libvirtd)")
+
+    def _ask_libvirt(self) -> None:
+        if self._times and time.monotonic() - self._asked < _LIBVIRT_SECONDS:
+            return  # it may be at it
+        self._asked, self._times = time.monotonic(), self._times + 1
+        with suppress(GuestnetError):
+            program.run(list(_RELOADED), "", "systemd")
 
 
 def _lost_for_good(state: State) -> list[str]:
@@ -141,16 +150,21 @@ def _records(kind: str) -> list[str]:
 
 
 def _libvirt_lost() -> bool:
-    """Whether libvirt has networks with rules of its own, and not one of these is in the kernel."""
-    if not any(map(_has_rules, _records("network"))):
+    """Whether a network of libvirt's that has rules of its own lacks them in the kernel."""
+    bridges = {bridge for record in _records("network") if (bridge := _ruled_bridge(record))}
+    if not bridges:
         return False
-    if "ip libvirt_network" in tables():
-        return False
-    return places.LIBVIRT not in program.run(["iptables", "-w", "5", "-S", "FORWARD"], "", "iptables").stdout
+    if _LIBVIRT_TABLE in tables():
+        rules = "\n".join(listed("table", *_LIBVIRT_TABLE.split()))
+    else:
+        rules = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
+    return not bridges <= set(rules.replace('"', " ").split())
 
 
-def _has_rules(record: str) -> bool:
+def _ruled_bridge(record: str) -> str:
+    """The bridge of a network, if libvirt has rules for it."""
     with open(record, "rb") as file:
         network = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
-    forward = network.one("forward") if network else None
-    return network is not None and (forward is None or (forward.get("mode") or "nat") in ("nat", "route"))
+    bridge, forward = (network.one("bridge"), network.one("forward")) if network else (None, None)
+    ruled = forward is None or (forward.get("mode") or "nat") in ("nat", "route")
+    return bridge.get("name") if bridge and ruled else ""
