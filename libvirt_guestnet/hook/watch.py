@@ -4,8 +4,8 @@ A service for hosts on which that happens; ports are safe without it from start 
 change of nftables' rules, iptables' own among them, is told over netlink (NFNLGRP_NFTABLES, kernel 3.14). Then one look
 says whether something of ours is missing, and every running guest is repaired as after a restart of libvirt's daemon.
 libvirt makes its own rules anew when it hears on D-Bus that firewalld has reloaded, whoever says so (9.0 to 11.3); at a
-mere SIGHUP it finds its chains missing. So that is said; again where some are still missing (11.3's nftables backend deletes
-by the handles of flushed rules, and so some that it has just made); and at last the log asks for a restart.
+mere SIGHUP it finds its chains missing. So that is said; again where some are still missing (11.3's nftables backend
+deletes by the handles of flushed rules, and so some that it has just made); and at last the log asks for a restart.
 """
 
 from __future__ import annotations
