@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conftest import NODEDEV
+
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 from libvirt_guestnet.sandbox.registry import Process
 
@@ -62,6 +64,7 @@ def booted(sandbox: Sandbox) -> Iterator[Booted]:
     """Boots the system that a sandbox stands on, with nothing running that a test has not asked for."""
     sandbox.stop_libvirtd()
     sandbox.run(["systemctl", "disable", *FIREWALLS])
+    sandbox.run(["sh", "-c", f"rm -f {NODEDEV}"])
     group = _cgroup()
     argv = ["sh", "-c", _JOIN, str(group), *sandbox.command([*_NAMESPACES, "sh", "-c", _BOOT])]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as process:
