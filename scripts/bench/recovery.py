@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/libvirt"))
 
 from booted import Booted, booted
+from conftest import WITHOUT_NODEDEV
 from reached import DIRECT, DIRECT_TAP, Reached
 from test_ways_in import HOST, Net
 
@@ -36,7 +37,11 @@ EVENTS = {
     "nft flush ruleset": ("", "nft flush ruleset", ""),
     "nftables.service reload": ("systemctl start nftables", "systemctl reload nftables", "systemctl stop nftables"),
     "firewalld reload": ("systemctl start firewalld", "firewall-cmd -q --reload", "systemctl stop firewalld"),
-    "Docker restart": ("systemctl start docker", "systemctl restart docker", "systemctl stop docker docker.socket"),
+    "Docker restart": (
+        "systemctl reset-failed docker; systemctl start docker",
+        "systemctl reset-failed docker; systemctl restart docker",
+        "systemctl stop docker docker.socket",
+    ),
     "libvirtd restart": ("", "systemctl restart libvirtd", ""),
 }
 # What is asked, over and over, until it is true.
@@ -69,7 +74,8 @@ def main() -> None:
 def host() -> Iterator[Booted]:
     make = [Path(__file__).resolve().parents[1] / "make-root", "--path", "trixie"]
     done = subprocess.run(make, capture_output=True, text=True, check=True)
-    with sandbox.start(f"recovery-{os.getpid()}", root=Path(done.stdout.strip())) as box, booted(box) as host:
+    root, prepare = Path(done.stdout.strip()), [WITHOUT_NODEDEV]
+    with sandbox.start(f"recovery-{os.getpid()}", root=root, prepare=prepare) as box, booted(box) as host:
         host.guestnet("hooks", "install")
         host.restart_libvirtd()
         yield host

@@ -21,8 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import NODEDEV
-
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 from libvirt_guestnet.sandbox.registry import Process
 
@@ -61,10 +59,10 @@ class Booted(Sandbox):
 
 @contextmanager
 def booted(sandbox: Sandbox) -> Iterator[Booted]:
-    """Boots the system that a sandbox stands on, with nothing running that a test has not asked for."""
+    """Boots the system that a sandbox stands on, with nothing running that a test has not asked for. The sandbox should
+    have been prepared with WITHOUT_NODEDEV: its libvirtd is stopped as soon as it runs."""
     sandbox.stop_libvirtd()
     sandbox.run(["systemctl", "disable", *FIREWALLS])
-    sandbox.run(["sh", "-c", f"rm -f {NODEDEV}"])
     group = _cgroup()
     argv = ["sh", "-c", _JOIN, str(group), *sandbox.command([*_NAMESPACES, "sh", "-c", _BOOT])]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as process:

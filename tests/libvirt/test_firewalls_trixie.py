@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from booted import Booted, booted
+from conftest import WITHOUT_NODEDEV
 from reached import Reached
 from test_ways_in import Net, forward_rules
 from test_ways_in_trixie import prepared
@@ -91,8 +92,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def host(backend: str, trixie_root: Path) -> Iterator[Booted]:
-    choose_backend = prepared(trixie_root, backend)[-2:]  # hooks are installed as a user does it
-    started = sandboxes.start(f"units-{backend}-{os.getpid()}", root=trixie_root, prepare=choose_backend)
+    prepare = [WITHOUT_NODEDEV, *prepared(trixie_root, backend)[-2:]]  # hooks are installed as a user does it
+    started = sandboxes.start(f"units-{backend}-{os.getpid()}", root=trixie_root, prepare=prepare)
     with started as sandbox, booted(sandbox) as host:
         host.guestnet("hooks", "install")
         host.restart_libvirtd()
@@ -186,7 +187,7 @@ def test_the_document_says_what_was_found(findings: Findings, regenerate: bool) 
 
 def table(findings: Findings) -> str:
     ways = list(dict.fromkeys(way for _, _, way in findings.beside))
-    lines = [f"| | | {' | '.join(ways)} |", f"|---|---|{':-:|' * len(ways)}"]
+    lines = [f"| firewall | libvirt's rules in | {' | '.join(ways)} |", f"|---|---|{':-:|' * len(ways)}"]
     for backend in ("iptables", "nftables"):
         for name in FIREWALLS:
             cells = (cell(findings, (backend, name, way)) for way in ways)
