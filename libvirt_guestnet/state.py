@@ -9,7 +9,7 @@
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain: its helper still waits for the tap
     ├── vlans/TAP.json              the VLANs of one tagged tap
-    ├── reconnect/PID               a guest's XML, for the one process that repairs all after a restart of the daemon
+    ├── reconnect/NAME              a guest for the one process that repairs all after a restart of the daemon
     ├── reconnect.lock              held by that process
     ├── reach/TAP.json              the routes and published neighbours that lead to one tap
     ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of

@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import time
-from functools import partial
 
 from libvirt_guestnet.datapath import bridgeguard, places, program
 from libvirt_guestnet.datapath.names import TABLE
@@ -78,8 +77,7 @@ class _Watch:
             if missing:
                 log.complain(f"missing in the kernel, being put back: {', '.join(missing)}")
                 _close_bridges(State())
-                for record in _records("qemu"):
-                    repair.repair(partial(_running, record), "after a change of the host's rules")
+                repair.repair(_recorded("qemu"), "after a change of the host's rules")
             self._tell_of_libvirt()
         except (GuestnetError, OSError) as error:
             log.complain(f"what is missing in the kernel is not put back yet: {error}")
@@ -106,36 +104,24 @@ def _close_bridges(state: State) -> None:
             bridges.settle(state, hold)
 
 
-def _running(path: str) -> xmlread.Node:
-    """A domain as a hook would see it: libvirt's record keeps apart what a network gave a NIC. Raises GuestnetError."""
-    with open(path, "rb") as file:
-        domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
-    if domain is None:
-        raise GuestnetError(f"{path} is no record of a domain")
-    for nic in domain.all("devices/interface"):
-        given, source = nic.one("actual/source"), nic.one("source")
-        if given is not None and source is not None:
-            source.attributes.update(given.attributes)
-    return domain
-
-
-def _records(kind: str) -> list[str]:
+def _recorded(kind: str) -> list[str]:
+    """The names of what libvirt has records of: running domains, active networks."""
     folder = f"{_LIBVIRT}/{kind}"
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [f"{folder}/{name}" for name in sorted(names) if name.endswith(".xml")]
+    return [name.removesuffix(".xml") for name in sorted(names) if name.endswith(".xml")]
 
 
 def _libvirt_lost() -> bool:
     """Whether libvirt has networks with rules of its own, and not one of these is in the kernel."""
-    if not any(map(_has_rules, _records("network"))):
+    if not any(map(_has_rules, _recorded("network"))):
         return False
     if "ip libvirt_network" in tables():
         return False
     return places.LIBVIRT not in program.run(["iptables", "-w", "5", "-S", "FORWARD"], "", "iptables").stdout
 
 
-def _has_rules(record: str) -> bool:
-    with open(record, "rb") as file:
+def _has_rules(network_name: str) -> bool:
+    with open(f"{_LIBVIRT}/network/{network_name}.xml", "rb") as file:
         network = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
     forward = network.one("forward") if network else None
     return network is not None and (forward is None or (forward.get("mode") or "nat") in ("nat", "route"))
