@@ -76,16 +76,19 @@ def guard(domain: xmlread.Node, state: State) -> None:
     guard_all([domain], state)
 
 
-def guard_all(domains: list[xmlread.Node], state: State, settle: bool = True) -> None:
+def guard_all(domains: list[xmlread.Node], state: State, settle: bool = True, anew: bool = False) -> None:
     """The same for several, in one transaction.
 
-    `settle`: finishes what a killed call left undone at the bridge guard.
+    `settle`: finishes what a killed call left undone at the bridge guard. `anew`: what all ports share is written
+    again, whatever may have become of it.
     """
     wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as hold:
         reaching.sweep(state, hold)
         if settle:
             bridges.settle_pending(state, hold)
+        if anew:
+            state.put_shared("")
         _put(wanted, state, hold)
         for each in wanted:
             tagging.tag(each.domain, state)
@@ -144,7 +147,7 @@ def repair(domain: xmlread.Node, state: State, settle: bool = True) -> None:
 
 def repair_all(domains: list[xmlread.Node], state: State, settle: bool = True) -> None:
     """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them."""
-    guard_all(domains, state, settle)
+    guard_all(domains, state, settle, anew=True)
     for domain in domains:
         arrival.arrive(domain, state)
 

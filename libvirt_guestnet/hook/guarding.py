@@ -5,6 +5,8 @@ All that change something want the state's lock held.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from libvirt_guestnet.datapath import filters, links, nft
 from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.nft import NftRefusedError
@@ -72,7 +74,7 @@ def _chains(receipt: PortReceipt, state: State, numbers: Numbers = nft.numbers) 
     given_back = known.given_back(before, numbers) if before and is_new else ""
     if receipt.trusted:
         return given_back + filters.release([receipt.tap])
-    return given_back + filters.guard(intent.guard_of(receipt, known.leases(receipt, numbers), is_new))
+    return given_back + filters.own(intent.guard_of(receipt, known.leases(receipt, numbers), is_new), before is None)
 
 
 def _releasing(taps: list[str], state: State) -> str:
@@ -84,12 +86,26 @@ def _apply(batch: str, admitted: list[PortReceipt], stale: list[str], state: Sta
     """Where the bridge guard's table is gone somebody flushed all rules: every port's come back, or it alone would
     shut them out."""
     shut_out = [receipt for tap in stale if (receipt := state.port(tap))]
+    change = bridges.change(admitted, shut_out, state)
+    shared = filters.shared() if admitted else ""
     try:
-        nft.nft(batch + bridges.change(admitted, shut_out, state), hold)
+        _write(batch + change, shared, state, hold)
     except NftRefusedError:
-        if not bridges.change(admitted, shut_out, state):
+        if not change:
             raise
         living = [r for r in state.ports() if r.ifindex == links.index_of(r.tap)]
-        nft.nft("".join(_chains(r, state) for r in living), hold)
+        numbers = nft.numbers_of_all()
+        _write("".join(_chains(r, state, numbers) for r in living), filters.shared(), state, hold)
         bridges.settle(state, hold)
-        nft.nft(batch + bridges.change(admitted, shut_out, state), hold)
+        _write(batch + change, shared, state, hold)
+
+
+def _write(batch: str, shared: str, state: State, hold: int) -> None:
+    """Applies a batch, behind the shared part that it needs if that is not there: by what we know, or as nft finds."""
+    if shared and state.shared() == shared:
+        with suppress(NftRefusedError):
+            nft.nft(batch, hold)
+            return
+    nft.nft(shared + batch, hold)
+    if shared:
+        state.put_shared(shared)

@@ -323,6 +323,26 @@ def test_a_start_that_cannot_be_guarded_is_vetoed_with_one_line(
     assert hooks.chains() == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "nft delete table netdev guestnet",
+        "nft flush ruleset",
+        "nft flush set netdev guestnet icmp-types; echo of an older version >/run/libvirt-guestnet/shared",
+        "nft flush chain netdev guestnet plain4; rm /run/libvirt-guestnet/shared",
+    ],
+)
+def test_what_all_ports_share_is_there_after_any_start(hooks: Hooks, damage: str) -> None:
+    recorded(hooks, 1)
+    assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
+    shared = [each for each in _table(hooks) if not re.match(r"\tchain \w+-", each)]
+    assert len(shared) == 11
+    hooks.box.ok("sh", "-c", damage)
+    assert hooks.call("qemu", "g1", "start", "begin", _numbered(1)) == (0, "")
+    assert [each for each in _table(hooks) if not re.match(r"\tchain \w+-", each)] == shared
+    assert {"v1a", "v1b"} <= set(hooks.chains())
+
+
 def test_a_start_without_nft_is_vetoed(hooks: Hooks) -> None:
     hooks.box.ok("mount", "--bind", "/dev/null", _real(hooks, "nft"))
     ((status, stderr),) = hooks.replay("9.0.0", "dom-start", "guesta-start-", DOMAIN)
