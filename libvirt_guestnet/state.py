@@ -9,8 +9,9 @@
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain: its helper still waits for the tap
     ├── vlans/TAP.json              the VLANs of one tagged tap
-    ├── reconnect/PID               a guest's XML, for the one process that repairs all after a restart of the daemon
+    ├── reconnect/NAME              a guest for the one process that repairs all after a restart of the daemon
     ├── reconnect.lock              held by that process
+    ├── shared                      the part of the nft table that is the same for all ports, as it was last written
     ├── reach/TAP.json              the routes and published neighbours that lead to one tap
     ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of
     ├── ways/TAP.json               the ways in to one port: claimed when its guest starts, active once it is there
@@ -283,6 +284,17 @@ class State:
     def drop_plugging(self, portid: str) -> None:
         self._remove("plugging", portid)
 
+    def shared(self) -> str:
+        """What `put_shared` noted, or ""."""
+        try:
+            with open(f"{self.root}/shared") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
+    def put_shared(self, batch: str) -> None:
+        self._replace(f"{self.root}/shared", batch)
+
     def tap_vlans(self) -> list[dict[str, Any]]:
         """The fields of every tagged tap's receipt."""
         return [f for tap in _names(f"{self.root}/vlans") if (f := self._read("vlans", tap))]
@@ -355,9 +367,12 @@ class State:
         path = self._path(kind, name)
         os.makedirs(self.root, 0o700, exist_ok=True)
         os.makedirs(f"{self.root}/{kind}", 0o700, exist_ok=True)
+        self._replace(path, json.dumps(fields))
+
+    def _replace(self, path: str, text: str) -> None:
         draft = f"{self.root}/.draft"  # under the lock; one that a killed hook left is simply overwritten
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-            json.dump(fields, file)
+            file.write(text)
         os.replace(draft, path)
 
     def _remove(self, kind: str, name: str) -> None:

@@ -76,8 +76,8 @@ class Learner(NamedTuple):
         told = version == 4 or self.server.mac
         return ranges(version, self.server.dynamic, self.excluded) if told else []
 
-    def lines(self, drop: Callable[[str, str], list[str]]) -> list[str]:
-        """What makes the port learn. `drop` makes rules of a reason and what to match."""
+    def lines(self, drop: Callable[[str, str], list[str]], fresh: bool = False) -> list[str]:
+        """What makes the port learn. `drop` makes rules of a reason and what to match; `fresh`: it never did before."""
         hook = f'type filter hook egress device "{self.tap}" priority filter; policy accept;'
         lines = [f"add chain {TABLE} told-{self.tap} {{ {hook} }}", f"flush chain {TABLE} told-{self.tap}"]
         # Almost all that a guest receives is through after one of these.
@@ -86,7 +86,7 @@ class Learner(NamedTuple):
             if found := self.spans(version):
                 lines += self._sets(version, found)
                 rules += self._rules(version, found, answers(check_mac(self.mac), self.server), drop)
-            else:
+            elif not fresh:
                 lines += _without_set(learnt_set(version, self.tap), version)
         return [*lines, *(f"add rule {TABLE} told-{self.tap} {rule}" for rule in rules)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from libvirt_guestnet.datapath import program
@@ -43,9 +44,19 @@ def tables() -> set[str]:
 def numbers(name: str) -> list[int]:
     """What is in one of our sets of integers; nothing where there is no such set. One set takes 2 ms, however many
     there are. Raises GuestnetError when nft does not answer."""
-    output = program.run(["nft", "-j", "list", "set", *TABLE.split(), name], "", "nftables")
+    return [number for listed in _sets("set", *TABLE.split(), name) for number in in_set(listed)]
+
+
+def numbers_of_all() -> Callable[[str], list[int]]:
+    """What `numbers` would say now, of all sets together: 3 ms for fifty. Raises GuestnetError as above."""
+    found = {each["name"]: each for each in _sets("sets", "netdev") if f"{each['family']} {each['table']}" == TABLE}
+    return lambda name: in_set(found.get(name, {}))
+
+
+def _sets(*what: str) -> list[dict[str, Any]]:
+    output = program.run(["nft", "-j", "list", *what], "", "nftables")
     items = json.loads(output.stdout)["nftables"] if output.status == 0 else []
-    return [number for item in items if "set" in item for number in in_set(item["set"])]
+    return [item["set"] for item in items if "set" in item]
 
 
 def in_set(listed: dict[str, Any]) -> list[int]:

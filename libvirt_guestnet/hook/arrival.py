@@ -34,7 +34,7 @@ def arrive(domain: xmlread.Node, state: State) -> None:
 def _arrived(domain: xmlread.Node, state: State, tap: str) -> None:
     try:
         published = _lead(domain, _wanted(domain, state), state)
-        open_ways(domain, state)  # what leads here has to pass other firewalls
+        open_ways([domain], state)  # what leads here has to pass other firewalls
     except Exception as error:  # nobody waits, and the guest runs: it can only be said
         log.complain(f"domain {domain.text_of('name')} has arrived and is not led to: {error}")
         return
@@ -88,11 +88,11 @@ def _near(address: str, host: list[HostAddress]) -> list[str]:
     return [name for each in host if wanted in each.subnet and (name := links.name_of(each.ifindex))][:1]
 
 
-def open_ways(domain: xmlread.Node, state: State, force: bool = False) -> None:
-    """Opens the ways in to a guest that is there; `force` for one that was there before, whatever became of the
+def open_ways(domains: list[xmlread.Node], state: State, force: bool = False) -> None:
+    """Opens the ways in to guests that are there; `force` for some that were there before, whatever became of the
     kernel's rules meanwhile. Raises GuestnetError."""
     with state.lock() as hold:
-        ways.activate(domain, state, hold, force)
+        ways.activate({domain.text_of("uuid") for domain in domains}, state, hold, force)
 
 
 def _answer(published: Iterable[Published]) -> None:

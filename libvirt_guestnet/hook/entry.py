@@ -6,10 +6,10 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import NamedTuple
 
-from libvirt_guestnet.datapath import filters, learning, links
+from libvirt_guestnet.datapath import filters, learning, links, nft
 from libvirt_guestnet.datapath import routed as router
-from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import (
     arrival,
@@ -63,32 +63,63 @@ def expired(_signal: int, _frame: FrameType | None) -> None:
     raise DeadlineError(f"not done within {DEADLINE_SECONDS} s; is the host overloaded? Start again")
 
 
-def guard(domain: xmlread.Node, state: State, settle: bool = True) -> None:
-    """Puts the filter on every guarded port of a domain, and takes it off those that are guarded no more.
+class _Wanted(NamedTuple):
+    """What a domain's ports need: guards, and the host as gateway."""
 
-    `settle`: finishes what a killed call left undone at the bridge guard.
+    domain: xmlread.Node
+    receipts: list[PortReceipt]
+    gateways: list[router.RoutedTap]
+
+
+def guard(domain: xmlread.Node, state: State) -> None:
+    """Puts the filter on every guarded port of a domain, and takes it off those that are guarded no more."""
+    guard_all([domain], state)
+
+
+def guard_all(domains: list[xmlread.Node], state: State, settle: bool = True, anew: bool = False) -> None:
+    """The same for several, in one transaction.
+
+    `settle`: finishes what a killed call left undone at the bridge guard. `anew`: what all ports share is written
+    again, whatever may have become of it.
     """
-    uuid = domain.text_of("uuid")
-    receipts = guarding.wanted(domain, state)
-    gateways = [routed.gateways(port) for port in routed.routed_ports(domain)]
+    wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as hold:
         reaching.sweep(state, hold)
         if settle:
             bridges.settle_pending(state, hold)
-        guarding.clear(receipts, state, hold)
-        stale = _stale(domain, {receipt.tap for receipt in receipts}, state)
-        reaching.expect(uuid, domain.text_of("name"), gateways, state)
-        guarding.put(uuid, receipts, stale, state, hold, more=router.gate(gateways))
-        tagging.tag(domain, state)
-        router.prepare(gateways)
-        ways.claim(domain, state)
+        if anew:
+            state.put_shared("")
+        _put(wanted, state, hold)
+        for each in wanted:
+            tagging.tag(each.domain, state)
+            router.prepare(each.gateways)
+            ways.claim(each.domain, state)
+
+
+def _wanted(domain: xmlread.Node, state: State) -> _Wanted:
+    gateways = [routed.gateways(port) for port in routed.routed_ports(domain)]
+    return _Wanted(domain, guarding.wanted(domain, state), gateways)
+
+
+def _put(wanted: list[_Wanted], state: State, hold: int) -> None:
+    receipts = [receipt for each in wanted for receipt in each.receipts]
+    guarding.clear(receipts, state, hold)
+    guarded = {receipt.tap for receipt in receipts}
+    stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, state))
+    for each in wanted:
+        reaching.expect(each.domain.text_of("uuid"), each.domain.text_of("name"), each.gateways, state)
+    # Of many ports all that was learnt is listed at once; for one, its own sets are faster than everybody's.
+    numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp for r in receipts) else nft.numbers
+    batch = "".join(guarding.record(e.domain.text_of("uuid"), e.receipts, state, numbers) for e in wanted)
+    gate = router.gate([gateway for each in wanted for gateway in each.gateways])
+    guarding.put(batch + gate, receipts, stale, state, hold)
 
 
 def arrive(domain: xmlread.Node, state: State) -> None:
     """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
     arrival.arrive(domain, state)
     try:
-        arrival.open_ways(domain, state)
+        arrival.open_ways([domain], state)
     except GuestnetError as error:
         _failed(f"domain {domain.text_of('name')}: {error}", veto=False)
 
@@ -110,9 +141,15 @@ def _network_sleeps(tap: str, state: State) -> bool:
 
 def repair(domain: xmlread.Node, state: State, settle: bool = True) -> None:
     """Puts everything in place for a guest that runs already."""
-    guard(domain, state, settle)
-    arrival.arrive(domain, state)
-    arrival.open_ways(domain, state, force=True)
+    repair_all([domain], state, settle)
+    arrival.open_ways([domain], state, force=True)
+
+
+def repair_all(domains: list[xmlread.Node], state: State, settle: bool = True) -> None:
+    """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them."""
+    guard_all(domains, state, settle, anew=True)
+    for domain in domains:
+        arrival.arrive(domain, state)
 
 
 def sweep(state: State) -> None:
@@ -177,14 +214,14 @@ def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
     receipts = guarding.wanted(domain, state)
     bridges.settle_pending(state, hold)
     guarding.clear(receipts, state, hold)
-    guarding.put(found.uuid, receipts, [], state, hold)
+    guarding.put(guarding.record(found.uuid, receipts, state), receipts, [], state, hold)
     tagging.tag(domain, state, whole=False)
     try:
         reaching.lead(found.uuid, nexthop.reaches(domain), state, whole=False)
     except GuestnetError as error:  # guarded it is: it can stay up
         log.complain(f"domain {found.domain.text_of('name')}: nothing leads to new NIC {found.mac}: {error}")
     ways.claim(domain, state, whole=False)
-    ways.activate(domain, state, hold)
+    ways.activate({found.uuid}, state, hold)
 
 
 def release_port(hook_data: xmlread.Node, state: State) -> None:
@@ -250,7 +287,7 @@ def release_all() -> None:
     """Takes every filter away, of running guests too: what uninstalling the hooks means. Raises GuestnetError."""
     state = State()
     with state.lock() as hold:
-        nft(filters.remove(), hold)
+        nft.nft(filters.remove(), hold)
         bridges.remove(state, hold)
         state.forget_ports()
         reaching.forget_all(state, hold)
@@ -285,7 +322,7 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         living = {r.tap for r in state.ports() if r.ifindex == links.index_of(r.tap)}
         guarding.release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
         for bridge in sorted(kernel.bridges_learnt_on() - networks.learnt_on(state)):
-            nft(learning.forget_network(bridge), hold)
+            nft.nft(learning.forget_network(bridge), hold)
         state.prune(2 * hotplug.HELPER_SECONDS)
         tagging.sweep(state)
         bridges.review(state)

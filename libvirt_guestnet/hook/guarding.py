@@ -5,11 +5,14 @@ All that change something want the state's lock held.
 
 from __future__ import annotations
 
-from libvirt_guestnet.datapath import filters, links
+from contextlib import suppress
+
+from libvirt_guestnet.datapath import filters, links, nft
 from libvirt_guestnet.datapath.names import check_device
-from libvirt_guestnet.datapath.nft import NftRefusedError, nft
+from libvirt_guestnet.datapath.nft import NftRefusedError
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import bridges, intent, known
+from libvirt_guestnet.hook.known import Numbers
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.state import PortReceipt, State
 
@@ -22,7 +25,7 @@ def planned(domain: Node, state: State) -> list[PortReceipt]:
 
 def wanted(domain: Node, state: State) -> list[PortReceipt]:
     """The same, of taps that are there. Raises GuestnetError."""
-    return [_measured(known.completed(receipt, state)) for receipt in planned(domain, state)]
+    return list(map(_measured, planned(domain, state)))
 
 
 def clear(receipts: list[PortReceipt], state: State, hold: int) -> None:
@@ -31,22 +34,27 @@ def clear(receipts: list[PortReceipt], state: State, hold: int) -> None:
     release(sorted(replaced | gone(state)), state, hold)
 
 
-def put(uuid: str, receipts: list[PortReceipt], stale: list[str], state: State, hold: int, *, more: str = "") -> None:
-    """Puts ports under guard and takes it off stale ones, with `more`, in one transaction.
+def record(uuid: str, receipts: list[PortReceipt], state: State, numbers: Numbers = nft.numbers) -> str:
+    """Records a domain's ports, and gives the nft batch that puts them under guard.
 
     Receipts come first, so that a kill leaves nothing unknown.
     """
-    batch = "".join(_chains(receipt, state) for receipt in receipts)
-    if receipts:
-        state.put_ports(uuid, receipts)
-    _apply(batch + _releasing(stale, state) + more, receipts, stale, state, hold)
+    complete = [known.completed(receipt, state) for receipt in receipts]
+    batch = "".join(_chains(receipt, state, numbers) for receipt in complete)
+    if complete:
+        state.put_ports(uuid, complete)
+    return batch
+
+
+def put(batch: str, recorded: list[PortReceipt], stale: list[str], state: State, hold: int) -> None:
+    """Puts recorded ports under guard by their batch, and takes it off stale ones, in one transaction."""
+    _apply(batch + _releasing(stale, state), recorded, stale, state, hold)
     state.drop_ports(stale)
 
 
 def release(taps: list[str], state: State, hold: int) -> None:
     """Takes guards away, and what was known of the taps."""
-    _apply(_releasing(taps, state), [], taps, state, hold)
-    state.drop_ports(taps)
+    put("", [], taps, state, hold)
 
 
 def gone(state: State) -> set[str]:
@@ -61,12 +69,12 @@ def _measured(receipt: PortReceipt) -> PortReceipt:
     return receipt._replace(ifindex=index)
 
 
-def _chains(receipt: PortReceipt, state: State) -> str:
+def _chains(receipt: PortReceipt, state: State, numbers: Numbers = nft.numbers) -> str:
     before, is_new = state.port(receipt.tap), known.is_new(receipt, state)
-    given_back = known.given_back(before) if before and is_new else ""
+    given_back = known.given_back(before, numbers) if before and is_new else ""
     if receipt.trusted:
         return given_back + filters.release([receipt.tap])
-    return given_back + filters.guard(intent.guard_of(receipt, known.leases(receipt), is_new))
+    return given_back + filters.own(intent.guard_of(receipt, known.leases(receipt, numbers), is_new), before is None)
 
 
 def _releasing(taps: list[str], state: State) -> str:
@@ -78,12 +86,26 @@ def _apply(batch: str, admitted: list[PortReceipt], stale: list[str], state: Sta
     """Where the bridge guard's table is gone somebody flushed all rules: every port's come back, or it alone would
     shut them out."""
     shut_out = [receipt for tap in stale if (receipt := state.port(tap))]
+    change = bridges.change(admitted, shut_out, state)
+    shared = filters.shared() if admitted else ""
     try:
-        nft(batch + bridges.change(admitted, shut_out, state), hold)
+        _write(batch + change, shared, state, hold)
     except NftRefusedError:
-        if not bridges.change(admitted, shut_out, state):
+        if not change:
             raise
         living = [r for r in state.ports() if r.ifindex == links.index_of(r.tap)]
-        nft("".join(_chains(r, state) for r in living), hold)
+        numbers = nft.numbers_of_all()
+        _write("".join(_chains(r, state, numbers) for r in living), filters.shared(), state, hold)
         bridges.settle(state, hold)
-        nft(batch + bridges.change(admitted, shut_out, state), hold)
+        _write(batch + change, shared, state, hold)
+
+
+def _write(batch: str, shared: str, state: State, hold: int) -> None:
+    """Applies a batch, behind the shared part that it needs if that is not there: by what we know, or as nft finds."""
+    if shared and state.shared() == shared:
+        with suppress(NftRefusedError):
+            nft.nft(batch, hold)
+            return
+    nft.nft(shared + batch, hold)
+    if shared:
+        state.put_shared(shared)

@@ -7,7 +7,9 @@ hook, with everything imported and its rtnetlink socket listening; if it cannot 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 from libvirt_guestnet.datapath import links
 from libvirt_guestnet.hook import detached, log, xmlread
@@ -18,6 +20,7 @@ from libvirt_guestnet.state import Plugging, State
 STATUS = "/run/libvirt/qemu/{}.xml"
 HELPER_SECONDS = 10
 _TAPS = ("network", "bridge")
+_GIVEN = ("vlan", "virtualport")
 # Only to check a policy before the real name is known.
 _NO_TAP_YET = "guestnet-new"
 
@@ -66,6 +69,39 @@ def status(name: str) -> Node | None:
             return xmlread.parse(file.read(xmlread.MAX_BYTES + 1))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+class Record(NamedTuple):
+    """A running domain as a hook would see it; its `version` is another when libvirt has written it anew."""
+
+    domain: Node
+    version: tuple[int, int]
+
+
+def record(name: str, known: Record | None = None) -> Record | None:
+    """libvirt's record of a domain, `known` itself if that is still it; None while it does not run. Raises
+    GuestnetError on one that cannot be read."""
+    try:
+        with open(STATUS.format(name), "rb") as file:
+            stat = os.fstat(file.fileno())
+            version = stat.st_ino, stat.st_mtime_ns
+            if known is not None and known.version == version:
+                return known
+            domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Record(_with_given(domain), version) if domain is not None else None
+
+
+def _with_given(domain: Node) -> Node:
+    """libvirt's record keeps apart what a network gave a NIC; the XML on a hook's stdin does not."""
+    for nic in domain.all("devices/interface"):
+        given, source = nic.one("actual"), nic.one("source")
+        if given is not None and source is not None:
+            nic.attributes.update(given.attributes)  # its type
+            source.attributes.update(of.attributes if (of := given.one("source")) else {})
+            nic.children = [*(child for child in given.children if child.tag in _GIVEN), *nic.children]
+    return domain
 
 
 def running(name: str, uuid: str) -> Node | None:

@@ -8,46 +8,47 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from libvirt_guestnet.datapath import learning
+from libvirt_guestnet.datapath import learning, nft
 from libvirt_guestnet.datapath.filters import link_local
 from libvirt_guestnet.datapath.learning import Address
 from libvirt_guestnet.datapath.names import TABLE, check_device
-from libvirt_guestnet.datapath.nft import numbers
 from libvirt_guestnet.hook.intent import Leases
 from libvirt_guestnet.state import PortReceipt, State
+
+Numbers = Callable[[str], list[int]]  # what is in a set of the kernel's, by its name
 
 # libvirt's own leases helper writes it, from what dnsmasq tells it; guests have no part in it.
 _LEASES = "/var/lib/libvirt/dnsmasq/{}.status"
 _LARGEST = 16 << 20
 
 
-def leases(receipt: PortReceipt, path: str = _LEASES) -> Leases:
+def leases(receipt: PortReceipt, numbers: Numbers = nft.numbers, path: str = _LEASES) -> Leases:
     """The port's addresses in the lease file of the host's DHCP server, with the seconds that each has left.
 
     They matter where a filter is put back while the guest runs: it will not ask again before half its lease is over.
     The server also writes down what a port never got to hear because another one holds it: that is left out.
     """
     found = list(_leases(receipt, path)) if receipt.dhcp else []
-    others = _held(receipt) - set(learnt(receipt)) if found else set()
+    others = _held(receipt, numbers) - set(learnt(receipt, numbers)) if found else set()
     return tuple((address, left) for address, left in found if address not in others)
 
 
-def learnt(receipt: PortReceipt) -> list[Address]:
+def learnt(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> list[Address]:
     """What a port has learnt, as the kernel has it."""
-    return _addresses_in(lambda version: learning.learnt_set(version, receipt.tap)) if receipt.dhcp else []
+    return _addresses_in(lambda version: learning.learnt_set(version, receipt.tap), numbers) if receipt.dhcp else []
 
 
-def _held(receipt: PortReceipt) -> set[Address]:
-    return set(_addresses_in(lambda version: learning.held_set(version, receipt.bridge)))
+def _held(receipt: PortReceipt, numbers: Numbers) -> set[Address]:
+    return set(_addresses_in(lambda version: learning.held_set(version, receipt.bridge), numbers))
 
 
-def _addresses_in(name: Callable[[int], str]) -> list[Address]:
+def _addresses_in(name: Callable[[int], str], numbers: Numbers) -> list[Address]:
     return [*map(IPv4Address, numbers(name(4))), *map(IPv6Address, numbers(name(6)))]
 
 
-def given_back(receipt: PortReceipt) -> str:
+def given_back(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> str:
     """The nft batch after which others may learn what this port has learnt."""
-    held = learnt(receipt)
+    held = learnt(receipt, numbers)
     return f"add table {TABLE}\n{learning.give_back(receipt.bridge, held)}" if held else ""
 
 

@@ -16,7 +16,6 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from functools import partial
 
 from libvirt_guestnet.datapath import bridgeguard, program
 from libvirt_guestnet.datapath.names import TABLE
@@ -74,7 +73,7 @@ def _drain(change: socket.socket) -> None:
 
 class _Watch:
     def __init__(self) -> None:
-        self._asked, self._times = 0.0, 0
+        self._noticed, self._asked, self._times = 0.0, 0.0, 0
         self.patience = _LOOK_SECONDS
 
     def look(self) -> None:
@@ -84,27 +83,31 @@ class _Watch:
             if missing:
                 log.complain(f"missing in the kernel, being put back: {', '.join(missing)}")
                 _close_bridges(State())
-                for record in _records("qemu"):
-                    repair.repair(partial(_running, record), "after a change of the host's rules")
+                repair.repair(_recorded("qemu"), "after a change of the host's rules")
             self._see_to_libvirt()
         except (GuestnetError, OSError) as error:
             log.complain(f"what is missing in the kernel is not put back yet: {error}")
 
     def _see_to_libvirt(self) -> None:
-        self.patience = _LOOK_SECONDS
-        if not _libvirt_lost():
-            self._times = 0
-        elif self._times < _LIBVIRT_TIMES:
-            self.patience = _LIBVIRT_SECONDS
-            self._ask_libvirt()
+        lost, some_left = _libvirt_lost()
+        self.patience = _LIBVIRT_SECONDS if lost else _LOOK_SECONDS
+        if not lost:
+            self._noticed, self._times = 0.0, 0
+            return
+        now = time.monotonic()
+        self._noticed = self._noticed or now
+        if some_left and now - self._noticed < _LIBVIRT_SECONDS:
+            return  # a network that is just being stopped
+        if self._times < _LIBVIRT_TIMES:
+            self._ask_libvirt(now)
         elif self._times == _LIBVIRT_TIMES:
             self._times += 1
             log.complain("libvirt's own rules were flushed: restart its daemon (systemctl restart libvirtd)")
 
-    def _ask_libvirt(self) -> None:
-        if self._times and time.monotonic() - self._asked < _LIBVIRT_SECONDS:
+    def _ask_libvirt(self, now: float) -> None:
+        if self._times and now - self._asked < _LIBVIRT_SECONDS:
             return  # it may be at it
-        self._asked, self._times = time.monotonic(), self._times + 1
+        self._asked, self._times = now, self._times + 1
         with suppress(GuestnetError):
             program.run(list(_RELOADED), "", "systemd")
 
@@ -130,40 +133,29 @@ def _close_bridges(state: State) -> None:
             bridges.settle(state, hold)
 
 
-def _running(path: str) -> xmlread.Node:
-    """A domain as a hook would see it: libvirt's record keeps apart what a network gave a NIC. Raises GuestnetError."""
-    with open(path, "rb") as file:
-        domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
-    if domain is None:
-        raise GuestnetError(f"{path} is no record of a domain")
-    for nic in domain.all("devices/interface"):
-        given, source = nic.one("actual/source"), nic.one("source")
-        if given is not None and source is not None:
-            source.attributes.update(given.attributes)
-    return domain
-
-
-def _records(kind: str) -> list[str]:
+def _recorded(kind: str) -> list[str]:
+    """The names of what libvirt has records of: running domains, active networks."""
     folder = f"{_LIBVIRT}/{kind}"
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [f"{folder}/{name}" for name in sorted(names) if name.endswith(".xml")]
+    return [name.removesuffix(".xml") for name in sorted(names) if name.endswith(".xml")]
 
 
-def _libvirt_lost() -> bool:
-    """Whether a network of libvirt's that has rules of its own lacks them in the kernel."""
-    bridges = {bridge for record in _records("network") if (bridge := _ruled_bridge(record))}
+def _libvirt_lost() -> tuple[bool, bool]:
+    """Whether a network of libvirt's that has rules of its own lacks them in the kernel, and whether another has them."""
+    bridges = {bridge for name in _recorded("network") if (bridge := _ruled_bridge(name))}
     if not bridges:
-        return False
+        return False, False
     if _LIBVIRT_TABLE in tables():
         rules = "\n".join(listed("table", *_LIBVIRT_TABLE.split()))
     else:
         rules = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
-    return not bridges <= set(rules.replace('"', " ").split())
+    there = bridges.intersection(rules.replace('"', " ").split())
+    return there != bridges, bool(there)
 
 
-def _ruled_bridge(record: str) -> str:
+def _ruled_bridge(network_name: str) -> str:
     """The bridge of a network, if libvirt has rules for it."""
-    with open(record, "rb") as file:
+    with open(f"{_LIBVIRT}/network/{network_name}.xml", "rb") as file:
         network = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
     bridge, forward = (network.one("bridge"), network.one("forward")) if network else (None, None)
     ruled = forward is None or (forward.get("mode") or "nat") in ("nat", "route")

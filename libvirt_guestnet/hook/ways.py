@@ -74,11 +74,10 @@ def _check_host(new: list[Claim]) -> None:
         )
 
 
-def activate(domain: xmlread.Node, state: State, hold: int, force: bool = False) -> None:
-    """Opens what a domain has claimed, now that it is there. Raises GuestnetError after doing what can be done."""
-    uuid = domain.text_of("uuid")
+def activate(uuids: set[str], state: State, hold: int, force: bool = False) -> None:
+    """Opens what domains have claimed, now that they are there. Raises GuestnetError after doing what can be done."""
     for each in receipts(state):
-        if each.uuid == uuid and not each.active and _there(each):
+        if each.uuid in uuids and not each.active and _there(each):
             state.put_ways(each._replace(active=True)._asdict())
     settle(state, hold, force)
 

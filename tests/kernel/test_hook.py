@@ -154,42 +154,138 @@ def test_reconnect_repairs_and_never_fails(hooks: Hooks, version: str) -> None:
 PRINTING = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from libvirt_guestnet.datapath import nft, program
 from libvirt_guestnet.hook import log, repair
 log.complain = print
+run = program.run
+def counted(argv, stdin, *more):
+    if argv == ["nft", "-f", "-"]:
+        print("transaction")
+    return run(argv, stdin, *more)
+program.run = counted
 sys.exit(repair.main())
 """
+REPAIR = 'exec 9>/run/libvirt-guestnet/reconnect.lock; exec "$@"', "sh", sys.executable, "-IS", "-c"
 
 
-def repaired(hooks: Hooks, **spool: bytes) -> str:
-    """What the repair of these guests complains about."""
-    for name, xml in spool.items():
-        keep = "mkdir -p /run/libvirt-guestnet/reconnect && cat >/run/libvirt-guestnet/reconnect/$0"
-        assert hooks.box.run("sh", "-c", keep, name, stdin=xml).returncode == 0
-    argv = ["sh", "-c", 'exec 9>/run/libvirt-guestnet/reconnect.lock; exec "$@"', "sh", sys.executable, "-IS", "-c"]
-    assert hooks.box.ok("sh", "-c", "ls /run/libvirt-guestnet/reconnect") != ""
-    done = hooks.box.ok(*argv, PRINTING)
+def repaired(hooks: Hooks, *names: str) -> list[str]:
+    """What the repair of these guests complains about, and its transactions."""
+    hooks.box.ok("mkdir", "-p", "/run/libvirt-guestnet/reconnect")
+    for name in names:
+        hooks.box.ok("touch", f"/run/libvirt-guestnet/reconnect/{name}")
+    done = hooks.box.ok("sh", "-c", *REPAIR, PRINTING)
     assert hooks.box.ok("ls", "/run/libvirt-guestnet/reconnect") == ""
-    return done
+    return done.splitlines()
+
+
+def recorded(hooks: Hooks, number: int) -> str:
+    """A running guest of that number, with its taps, of which the hooks have not heard yet."""
+    for tap in (f"v{number}a", f"v{number}b"):
+        hooks.box.run("ip", "tuntap", "add", tap, "mode", "tap")
+    hooks.record(f"g{number}", _numbered(number))
+    return f"g{number}"
+
+
+def _numbered(number: int) -> bytes:
+    xml = START.replace(b"61000001-", b"6200%04d-" % number).replace(b"<name>guesta<", b"<name>g%d<" % number)
+    xml = xml.replace(b"vnet0", b"v%da" % number).replace(b"vnet1", b"v%db" % number)
+    return xml.replace(b"52:54:00:61:0a", b"52:54:00:61:%02x" % number)
+
+
+def _table(hooks: Hooks) -> list[str]:
+    """Every set and chain of our table, but for counters."""
+    listed = hooks.box.run("nft", "-s", "list", "table", "netdev", "guestnet").stdout.decode()
+    return sorted(re.findall(r"^\t(?:chain|set) .*?^\t}$", listed, re.M | re.S))
 
 
 def test_one_guest_that_cannot_be_repaired_does_not_keep_the_others(hooks: Hooks) -> None:
-    other = START.replace(b"61000001-", b"61000009-").replace(b">guesta<", b">other<").replace(b"10.61.1", b"bad")
-    hooks.record("guesta", START)
-    hooks.record("other", other)
-    cut = START[: len(START) // 2]
-    hooks.box.ok("mkdir", "-p", "/run/libvirt-guestnet/reconnect")
-    complaints = repaired(hooks, a=other, b=START, c=cut)
-    assert "'bad" in complaints
-    assert "no element found" in complaints
-    assert complaints.count("\n") == 2
-    assert hooks.chains() == ["vnet0", "vnet1"]
+    names = [recorded(hooks, number) for number in range(1, 6)]
+    hooks.record("g2", _numbered(2).replace(b"10.61.1", b"bad"))
+    hooks.record("g4", _numbered(4)[:900])
+    done = repaired(hooks, *names)
+    complaints = [line for line in done if line != "transaction"]
+    assert len(complaints) == 2
+    assert "guest g2 is not repaired after the daemon's restart: metadata or network XML: 'bad" in complaints[0]
+    assert "guest g4 is not repaired after the daemon's restart: XML cannot be read" in complaints[1]
+    assert hooks.chains() == ["v1a", "v1b", "v3a", "v3b", "v5a", "v5b"]
+
+
+def test_all_guests_are_repaired_in_one_transaction(hooks: Hooks) -> None:
+    names = [recorded(hooks, number) for number in range(1, 6)]
+    assert repaired(hooks, *names) == ["transaction"]
+    whole = _table(hooks)
+    assert len(hooks.chains()) == 10
+    assert repaired(hooks, *names) == ["transaction"]
+    assert _table(hooks) == whole
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "delete table netdev guestnet",
+        "flush chain netdev guestnet tap-v3a; delete chain netdev guestnet tap-v3a",
+        "flush chain netdev guestnet ip4sent-v2b",
+        "insert rule netdev guestnet tap-v1a accept",
+        "add chain netdev guestnet tap-v4b { policy accept; }",
+        "flush set netdev guestnet icmp-types",
+        "flush ruleset",
+    ],
+)
+def test_whatever_somebody_changed_is_undone(hooks: Hooks, damage: str) -> None:
+    names = [recorded(hooks, number) for number in range(1, 6)]
+    repaired(hooks, *names)
+    whole = _table(hooks)
+    hooks.box.ok("nft", damage)
+    assert _table(hooks) != whole
+    assert repaired(hooks, *names) == ["transaction"]
+    assert _table(hooks) == whole
+
+
+def test_a_changed_policy_counts_after_the_repair(hooks: Hooks) -> None:
+    names = [recorded(hooks, number) for number in range(1, 4)]
+    repaired(hooks, *names)
+    hooks.record("g2", _numbered(2).replace(b"10.61.11.10", b"10.61.11.77"))
+    repaired(hooks, *names)
+    listed = {tap: hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", f"tap-{tap}") for tap in hooks.chains()}
+    assert [tap for tap, rules in listed.items() if "10.61.11.77" in rules] == ["v2a"]
+    assert [tap for tap, rules in listed.items() if "10.61.11.10" in rules] == ["v1a", "v3a"]
+
+
+def test_a_tap_that_one_guest_lost_to_another_is_the_others(hooks: Hooks) -> None:
+    names = [recorded(hooks, number) for number in range(1, 4)]
+    repaired(hooks, *names)
+    # g3 has g1's second tap now, and g1 one of another name.
+    hooks.box.ok("ip", "tuntap", "add", "new", "mode", "tap")
+    hooks.record("g1", _numbered(1).replace(b"v1b", b"new"))
+    hooks.record("g3", _numbered(3).replace(b"v3b", b"v1b"))
+    repaired(hooks, *names)
+    assert hooks.chains() == ["new", "v1a", "v1b", "v2a", "v2b", "v3a"]
+    assert "52:54:00:61:03" in hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "tap-v1b")
+    assert '"6200' + "0003" in hooks.box.ok("cat", "/run/libvirt-guestnet/ports/v1b.json")
 
 
 def test_a_guest_that_ended_before_its_repair_gets_nothing_back(hooks: Hooks) -> None:
-    assert repaired(hooks, a=START) == ""
-    hooks.record("guesta", START.replace(b"vnet1", b"vnet7"))
-    assert repaired(hooks, a=START) == ""
-    assert (hooks.chains(), hooks.receipts()) == ([], [])
+    names = [recorded(hooks, number) for number in range(1, 4)]
+    hooks.box.ok("rm", "/run/libvirt/qemu/g2.xml")
+    assert repaired(hooks, *names) == ["transaction"]
+    assert hooks.chains() == ["v1a", "v1b", "v3a", "v3b"]
+
+
+@pytest.mark.parametrize("ending", ["rm /run/libvirt/qemu/g2.xml", "sed -i s/v2b/v9b/ /run/libvirt/qemu/g2.xml"])
+def test_a_guest_that_ends_while_its_repair_waits_gets_nothing_back(hooks: Hooks, ending: str) -> None:
+    names = [recorded(hooks, number) for number in range(1, 4)]
+    hooks.box.ok("sh", "-c", "mkdir -p /run/libvirt-guestnet/reconnect; touch /run/libvirt-guestnet/lock")
+    for name in names:
+        hooks.box.ok("touch", f"/run/libvirt-guestnet/reconnect/{name}")
+    # The repair has read the records when it waits for the lock.
+    waiting = "until grep -q -- '-> FLOCK' /proc/locks; do sleep 0.05; done"
+    script = f'"$@" & flock /run/libvirt-guestnet/lock sh -c "{waiting}; {ending}"; wait'
+    hooks.box.ok("sh", "-c", script, "sh", "sh", "-c", *REPAIR, PRINTING)
+    assert hooks.chains() == ["v1a", "v1b", "v3a", "v3b"]
+    assert hooks.receipts() == sorted(
+        ["62000001-0000-4000-8000-000000000001.json", "62000003-0000-4000-8000-000000000001.json"]
+        + [f"{tap}.json" for tap in hooks.chains()]
+    )
 
 
 def _mac(xml: bytes, index: int) -> str:
@@ -227,6 +323,26 @@ def test_a_start_that_cannot_be_guarded_is_vetoed_with_one_line(
     assert hooks.chains() == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "nft delete table netdev guestnet",
+        "nft flush ruleset",
+        "nft flush set netdev guestnet icmp-types; echo of an older version >/run/libvirt-guestnet/shared",
+        "nft flush chain netdev guestnet plain4; rm /run/libvirt-guestnet/shared",
+    ],
+)
+def test_what_all_ports_share_is_there_after_any_start(hooks: Hooks, damage: str) -> None:
+    recorded(hooks, 1)
+    assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
+    shared = [each for each in _table(hooks) if not re.match(r"\tchain \w+-", each)]
+    assert len(shared) == 11
+    hooks.box.ok("sh", "-c", damage)
+    assert hooks.call("qemu", "g1", "start", "begin", _numbered(1)) == (0, "")
+    assert [each for each in _table(hooks) if not re.match(r"\tchain \w+-", each)] == shared
+    assert {"v1a", "v1b"} <= set(hooks.chains())
+
+
 def test_a_start_without_nft_is_vetoed(hooks: Hooks) -> None:
     hooks.box.ok("mount", "--bind", "/dev/null", _real(hooks, "nft"))
     ((status, stderr),) = hooks.replay("9.0.0", "dom-start", "guesta-start-", DOMAIN)
@@ -259,6 +375,15 @@ def test_a_reused_tap_name_belongs_to_its_new_owner(hooks: Hooks) -> None:
     assert hooks.chains() == ["vnet0", "vnet1"]
     assert hooks.call("qemu", "other", "release", "end", other) == (0, "")
     assert (hooks.chains(), hooks.receipts()) == ([], [])
+
+
+def test_a_port_that_learns_no_more_forgets(hooks: Hooks) -> None:
+    hooks.replay("9.0.0", "dom-start", "port-created", NETWORK)
+    hooks.replay("9.0.0", "dom-start", "guesta-start-")
+    assert {"told-vnet1", "learnt4-vnet1"} <= set(re.findall(r"(?:chain|set) (\S+)", "".join(_table(hooks))))
+    hooks.replay("9.0.0", "dom-start", "guesta-start-", DOMAIN)
+    assert "told" not in "".join(_table(hooks))
+    assert "learnt" not in "".join(_table(hooks))
 
 
 def test_a_port_that_is_guarded_no_more_loses_its_chain(hooks: Hooks) -> None:

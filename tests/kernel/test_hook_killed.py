@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 from box import Box
-from test_hook import DATA, DOMAIN, Hooks, _ours
+from test_hook import DATA, DOMAIN, REPAIR, Hooks, _ours, recorded, repaired
 
 LIBRARY = Path(__file__).parents[2]
 # Runs one hook call and kills it with SIGKILL before the Nth line of ours that changes or reads anything.
-KILLED = f"""
+TRACE = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import entry, lifecycle
+from libvirt_guestnet.hook import entry, lifecycle, repair
 left = int(sys.argv[1])
 def trace(frame, event, _):
     global left
     ours = ("/state.py", "/entry.py", "/hotplug.py", "/nft.py", "/program.py", "/hook/ways.py", "/places.py")
-    if not frame.f_code.co_filename.endswith(ours):
+    if not frame.f_code.co_filename.endswith((*ours, "/repair.py", "/guarding.py")):
         return None
     if event == "line":
         left -= 1
@@ -29,8 +29,9 @@ def trace(frame, event, _):
             os.kill(os.getpid(), 9)
     return trace
 sys.settrace(trace)
-sys.exit(lifecycle.run(sys.argv[2], sys.argv[2:]))
 """
+KILLED = f"{TRACE}sys.exit(lifecycle.run(sys.argv[2], sys.argv[2:]))"
+KILLED_REPAIR = f"{TRACE}repair._settle = lambda: None\nrepair.main()\nprint('done')"
 UUID = "61000001-0000-4000-8000-000000000001"
 START = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
 PLAIN = START.replace(b"61000001-", b"61000009-").replace(b"vnet", b"other").replace(b"libvirt-guestnet.org", b"x.org")
@@ -90,6 +91,23 @@ def test_a_killed_reconnect_leaves_the_guest_guarded(hooks: Hooks) -> None:
         exact(hooks)
         line += STRIDE
     exact(hooks)
+
+
+def test_a_killed_repair_of_many_is_made_good_by_the_next(hooks: Hooks) -> None:
+    names = [recorded(hooks, number) for number in range(1, 4)]
+    taps = sorted(f"v{number}{which}" for number in range(1, 4) for which in "ab")
+    line, got_on = 1, True
+    while got_on:
+        spool = "mkdir -p /run/libvirt-guestnet/reconnect; cd /run/libvirt-guestnet/reconnect; touch $*"
+        hooks.box.ok("sh", "-c", spool, "sh", *names)
+        got_on = hooks.box.run("sh", "-c", *REPAIR, KILLED_REPAIR, str(line)).stdout != b"done\n"
+        assert hooks.chains() in ([], taps), "all or nothing"
+        assert repaired(hooks, *names) == ["transaction"]
+        assert hooks.chains() == taps
+        assert len(hooks.receipts()) == len(names) + len(taps)
+        hooks.box.ok("sh", "-c", "nft delete table netdev guestnet; rm -r /run/libvirt-guestnet")
+        line += 4 * STRIDE
+    assert line > 100, "the repair was hardly ever killed"
 
 
 def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(hooks: Hooks) -> None:

@@ -130,9 +130,20 @@ def test_a_port_that_can_wait_costs_a_shell(hooks: Hooks) -> None:
     assert port_created(hooks), "a NIC is plugged"
     hooks.record(owner, f"<source network='x' portid='{portid}'/>".encode())
     assert not port_created(hooks), "the daemon has restarted"
+    decoy = "<x>\n<networkport>\n<uuid>none</uuid>\n<name>none</name>\n</networkport>\n</x></metadata>"
+    assert not port_created(hooks, "</metadata>", decoy), "somebody's metadata is no port"
     hooks.box.ok("rm", noted)
     assert port_created(hooks), "nobody has told us of the network"
     assert not port_created(hooks, "libvirt-guestnet.org", "x.org"), "a plain network"
+
+
+def test_the_shell_hands_on_what_it_has_read(hooks: Hooks) -> None:
+    path = hooks.root / "etc/libvirt/hooks/network.d/50-guestnet"
+    path.write_text(path.read_text().replace('printf %s "$xml" |', 'printf %s "$xml" >/run/handed-on; exit;'))
+    xml = _ours(PORT.read_bytes(), f"<x>\n  back\\slash \\n % $HOME `ä`\t\n\n</x>{NETWORK}")
+    for end in (b"", b"\n"):
+        assert hooks.call("network", NAME, "port-created", "begin", xml.rstrip() + end) == (0, "")
+        assert hooks.box.ok("cat", "/run/handed-on").encode() == xml.rstrip() + b"\n"
 
 
 def test_a_guest_to_whom_nothing_leads_is_started_by_a_shell(hooks: Hooks) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import frames
@@ -209,12 +209,25 @@ def test_the_dhcpv6_lease_and_nobody_elses(sandbox: Sandbox, started: Started) -
     assert address in _learnt(sandbox, "me")
 
 
-def test_the_lease_file_tells_dhcpv6_addresses_too(sandbox: Sandbox, started: Started) -> None:
+def _sync(sandbox: Sandbox) -> None:
+    sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "hooks", "sync"]))
+
+
+def _restart(sandbox: Sandbox) -> None:
+    sandbox.restart_libvirtd()
+    repaired = """until [ -z "$(ls /run/libvirt-guestnet/reconnect)" ]; do sleep 0.02; done"""
+    sandbox.run(["sh", "-c", f"sleep 1; {repaired}; flock /run/libvirt-guestnet/reconnect.lock true"])
+
+
+@pytest.mark.parametrize("repair", [_sync, _restart])
+def test_the_lease_file_tells_dhcpv6_addresses_too(
+    sandbox: Sandbox, started: Started, repair: Callable[[Sandbox], None]
+) -> None:
     hearer, me = started("hearer", frames.THEM), started("me", frames.ME)
     _nobody_answers_neighbour_solicitations(sandbox)
     address = _lease6(me, DUIDS["link-layer"])
     sandbox.run(["nft", "flush", "ruleset"])
-    sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "hooks", "sync"]))
+    repair(sandbox)
     assert address in _learnt(sandbox, "me")
     assert _passes6(me, hearer, address)
     other = "fd61:1::100" if address != "fd61:1::100" else "fd61:1::101"

@@ -19,6 +19,7 @@ VERSIONS = [
 PORT = f"""<g:domain {XMLNS} topology="t" guest="a"><g:port mac="{mac(1, 0)}" name="one" network="one">
 <g:address ip="10.61.1.77"/></g:port><g:port mac="{mac(1, 9)}" name="late" network="plain"><g:address ip="10.61.3.99"/>
 </g:port></g:domain>"""
+MOVED = PORT.replace("10.61.1.77", "10.61.1.78").replace(f" {XMLNS}", "").replace("g:", "")
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -121,6 +122,25 @@ def test_daemon_restart_repairs(host: Host) -> None:
     host.sandbox.start_libvirtd()
     host.soon(lambda: host.guarded() == before, "reconnect guards it again")
     host.soon_exact()
+
+
+def test_daemon_restart_undoes_what_was_changed_in_one_guest_of_several(host: Host) -> None:
+    """A chain emptied, another guest's deleted, and a policy changed: no hook told of that."""
+    host.guest("b", "one", "two", number=2)
+    host.guest("c", "one", number=3)
+    for name in "abc":
+        host.virsh("start", name)
+    before, first, other = host.guarded(), _tap(host, mac(1, 0)), _tap(host, mac(2, 0), "b")
+    rules = host.rules(first)
+    host.virsh("metadata", "a", XMLNS.split('"')[1], "--live", "--key", "g", "--set", MOVED)
+    host.stop_daemon()
+    host.sandbox.run(["nft", "flush", "chain", "netdev", "guestnet", f"ip4sent-{first}"])
+    host.sandbox.run(["nft", f"flush chain netdev guestnet tap-{other}; delete chain netdev guestnet tap-{other}"])
+    host.sandbox.start_libvirtd()
+    host.soon(lambda: "10.61.1.78" in host.rules(first), "the new policy counts")
+    assert host.rules(first) == rules.replace("10.61.1.77", "10.61.1.78")
+    assert host.guarded() == before
+    host.exact()
 
 
 def test_guest_that_died_while_the_daemon_was_down(host: Host) -> None:
@@ -342,8 +362,8 @@ def test_a_reused_tap_name_never_inherits(host: Host) -> None:
     assert host.guarded() == {}
 
 
-def _tap(host: Host, address: str) -> str:
-    return next(tap for tap, mac in host.nics("a").items() if mac == address)
+def _tap(host: Host, address: str, guest: str = "a") -> str:
+    return next(tap for tap, mac in host.nics(guest).items() if mac == address)
 
 
 def _gone(host: Host) -> None:

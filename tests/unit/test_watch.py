@@ -44,3 +44,54 @@ def test_only_what_is_needed_is_missed(state: State, monkeypatch: pytest.MonkeyP
     with state.lock():
         state.drop_ports(["vme0"])
     assert missing(state, monkeypatch, set()) == []
+
+
+class Libvirt:
+    """One whose rules are there or not, and who is asked to make them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lost, self.some_left, self.now, self.asked, self.told = False, False, 1000.0, 0, 0
+        monkeypatch.setattr(watch, "_libvirt_lost", lambda: (self.lost, self.some_left))
+        monkeypatch.setattr(watch, "lost", lambda _state: [])
+        monkeypatch.setattr(watch.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(watch.program, "run", self._asked)
+        monkeypatch.setattr(watch.log, "complain", self._told)
+
+    def _asked(self, argv: list[str], *_: str) -> None:
+        assert argv[:2] == ["busctl", "emit"]
+        self.asked += 1
+
+    def _told(self, _text: str) -> None:
+        self.told += 1
+
+    def looks(self, service: watch._Watch, seconds: float) -> tuple[int, int]:
+        """How often it has been asked, and the log told, by then."""
+        self.now += seconds
+        service.look()
+        return self.asked, self.told
+
+
+def test_libvirt_is_asked_at_once_again_in_time_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    libvirt, service = Libvirt(monkeypatch), watch._Watch()
+    assert libvirt.looks(service, 0) == (0, 0)
+    libvirt.lost = True
+    assert libvirt.looks(service, 0) == (1, 0)
+    assert libvirt.looks(service, 0.3) == (1, 0), "it may be at it"
+    assert service.patience < 5
+    assert libvirt.looks(service, 2) == (2, 0)
+    assert libvirt.looks(service, 2) == (3, 0)
+    assert libvirt.looks(service, 2) == (3, 1)
+    assert libvirt.looks(service, 30) == (3, 1), "once is enough"
+    libvirt.lost = False
+    assert libvirt.looks(service, 1) == (3, 1)
+    assert service.patience == 30
+    libvirt.lost = True
+    assert libvirt.looks(service, 1) == (4, 1)
+
+
+def test_a_network_that_is_being_stopped_is_no_reason_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    libvirt, service = Libvirt(monkeypatch), watch._Watch()
+    libvirt.lost = libvirt.some_left = True
+    assert libvirt.looks(service, 0) == (0, 0)
+    assert libvirt.looks(service, 0.5) == (0, 0)
+    assert libvirt.looks(service, 2) == (1, 0), "but one whose rules do not come is"
