@@ -90,7 +90,7 @@ class _Watch:
 
     def _see_to_libvirt(self) -> None:
         lost, some_left = _libvirt_lost()
-        self.patience = _LIBVIRT_SECONDS if lost else _LOOK_SECONDS
+        self.patience = _LIBVIRT_SECONDS if lost and self._times <= _LIBVIRT_TIMES else _LOOK_SECONDS
         if not lost:
             self._noticed, self._times = 0.0, 0
             return
@@ -141,7 +141,7 @@ def _recorded(kind: str) -> list[str]:
 
 
 def _libvirt_lost() -> tuple[bool, bool]:
-    """Whether a network of libvirt's that has rules of its own lacks them in the kernel, and whether another has them."""
+    """Whether a network of libvirt's that has rules of its own lacks them in the kernel; whether another has them."""
     bridges = {bridge for name in _recorded("network") if (bridge := _ruled_bridge(name))}
     if not bridges:
         return False, False
