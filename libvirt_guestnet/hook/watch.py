@@ -31,7 +31,7 @@ _LIBVIRT, _LIBVIRT_TABLE = "/run/libvirt", "ip libvirt_network"
 _QUIET_SECONDS, _MOST_SECONDS = 0.1, 1.0
 # iptables-legacy tells nobody what it does; and what could not be repaired is tried again.
 _LOOK_SECONDS = 30.0
-_LIBVIRT_SECONDS, _LIBVIRT_TIMES = 1.5, 3
+_LIBVIRT_SECONDS, _LIBVIRT_TIMES = 1.5, 4
 _RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
 
 
@@ -90,26 +90,23 @@ class _Watch:
 
     def _see_to_libvirt(self) -> None:
         lost, some_left = _libvirt_lost()
-        self.patience = _LIBVIRT_SECONDS if lost and self._times <= _LIBVIRT_TIMES else _LOOK_SECONDS
         if not lost:
-            self._noticed, self._times = 0.0, 0
+            self._noticed, self._times, self.patience = 0.0, 0, _LOOK_SECONDS
             return
         now = time.monotonic()
         self._noticed = self._noticed or now
-        if some_left and now - self._noticed < _LIBVIRT_SECONDS:
-            return  # a network that is just being stopped
-        if self._times < _LIBVIRT_TIMES:
+        # Less and less often: it may be at it, or be a daemon that does not hear us.
+        self.patience = min(_LIBVIRT_SECONDS * 2 ** max(0, self._times - 1), _LOOK_SECONDS)
+        stopping = some_left and now - self._noticed < _LIBVIRT_SECONDS  # perhaps just one network
+        if not stopping and (not self._times or now - self._asked >= self.patience):
             self._ask_libvirt(now)
-        elif self._times == _LIBVIRT_TIMES:
-            self._times += 1
-            log.complain("libvirt's own rules were flushed: restart its daemon (systemctl restart libvirtd)")
 
     def _ask_libvirt(self, now: float) -> None:
-        if self._times and now - self._asked < _LIBVIRT_SECONDS:
-            return  # it may be at it
         self._asked, self._times = now, self._times + 1
         with suppress(GuestnetError):
             program.run(list(_RELOADED), "", "systemd")
+        if self._times == _LIBVIRT_TIMES:
+            log.complain("libvirt's own rules were flushed: restart its daemon (systemctl restart libvirtd)")
 
 
 def _lost_for_good(state: State) -> list[str]:

@@ -71,22 +71,24 @@ class Libvirt:
         return self.asked, self.told
 
 
-def test_libvirt_is_asked_at_once_again_in_time_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libvirt_is_asked_at_once_and_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     libvirt, service = Libvirt(monkeypatch), watch._Watch()
     assert libvirt.looks(service, 0) == (0, 0)
     libvirt.lost = True
     assert libvirt.looks(service, 0) == (1, 0)
     assert libvirt.looks(service, 0.3) == (1, 0), "it may be at it"
-    assert service.patience < 5
-    assert libvirt.looks(service, 2) == (2, 0)
-    assert libvirt.looks(service, 2) == (3, 0)
-    assert libvirt.looks(service, 2) == (3, 1)
-    assert libvirt.looks(service, 30) == (3, 1), "once is enough"
+    assert libvirt.looks(service, 1.5) == (2, 0)
+    assert libvirt.looks(service, 1.5) == (2, 0)
+    assert libvirt.looks(service, 1.5) == (3, 0)
+    assert libvirt.looks(service, 6) == (4, 1)
+    assert libvirt.looks(service, 12) == (5, 1), "the log is told once"
+    assert libvirt.looks(service, 29) == (6, 1)
+    assert service.patience <= 30
     libvirt.lost = False
-    assert libvirt.looks(service, 1) == (3, 1)
+    assert libvirt.looks(service, 1) == (6, 1)
     assert service.patience == 30
     libvirt.lost = True
-    assert libvirt.looks(service, 1) == (4, 1)
+    assert libvirt.looks(service, 1) == (7, 1)
 
 
 def test_a_network_that_is_being_stopped_is_no_reason_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
