@@ -150,7 +150,8 @@ class Puppet(threading.Thread):
 
     def __init__(self, wire: Wire, ip4: str, ip6: str, mac: str = MAC) -> None:
         super().__init__(daemon=True)
-        self.wire, self.mine, self.mac, self.over = wire, (ip4, ip6, *UNTRANSLATED), mac, threading.Event()
+        self.wire, self.mac, self.over = wire, mac, threading.Event()
+        self.mine: tuple[str, ...] = (ip4, ip6, *UNTRANSLATED)
 
     def __enter__(self) -> Puppet:
         self.start()

@@ -12,7 +12,7 @@ from wire import Wire
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
-pytestmark = pytest.mark.only("bookworm", "trixie")
+pytestmark = pytest.mark.only("trixie")  # minutes each: test_libvirt.py is the other one's
 
 
 class Slow(guests.Host):

@@ -8,6 +8,8 @@ import pytest
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
+pytestmark = pytest.mark.only("bookworm")  # minutes each: test_bridge_guard_libvirt.py is the other one's
+
 NET = """
 name: lab
 networks:
