@@ -80,9 +80,9 @@ class Host:
         return "".join(re.findall(rf"^\tchain \w+-{tap} {{\n.*?^\t}}\n", text, re.M | re.S))
 
     def files(self, kind: str) -> dict[str, dict]:
-        code = (
-            "cd /run/libvirt-guestnet/$0 2>/dev/null && for f in *.json; do [ -f $f ] && echo $f $(cat $f); done; true"
-        )
+        # One that goes meanwhile is not there.
+        each = "for f in *.json; do text=$(cat $f) && echo $f $text; done"
+        code = f"cd /run/libvirt-guestnet/$0 2>/dev/null && {each} 2>/dev/null; true"
         lines = self.sandbox.run(["sh", "-c", code, kind]).stdout.splitlines()
         return {name.removesuffix(".json"): json.loads(text) for name, _, text in (li.partition(" ") for li in lines)}
 
