@@ -98,7 +98,14 @@ def _reached(net: Network, reached: set[str], untranslated: set[str]) -> Network
 def _with_sources(state: State) -> Iterator[firewalls.Chain]:
     """Ours counts in firewalld's chains if it knows our sources."""
     for chain in firewalls.chains():
-        yield chain._replace(ours=not ways.unknown(state)) if chain.tool == "firewalld" else chain
+        yield chain._replace(ours=_knows_us(state)) if chain.tool == "firewalld" else chain
+
+
+def _knows_us(state: State) -> bool:
+    try:
+        return not ways.unknown(state)
+    except GuestnetError:
+        return False  # such as without the zone: then it refuses them
 
 
 def _routed_taps(state: State) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ ours is made anew from all receipts. A call that was killed in between is finish
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from libvirt_guestnet.claims import Claim, clashes
@@ -144,7 +145,9 @@ def lost(state: State) -> list[str]:
 
     active = [each for each in receipts(state) if each.active]
     gone = [*({TABLE} - tables() if active else ()), *places.lost(_wanted(state))]
-    return [*gone, "firewalld's sources"] if unknown(state) else gone
+    with suppress(GuestnetError):  # whoever asked for it was told, and all else must come back
+        gone += ["firewalld's sources"] if unknown(state) else []
+    return gone
 
 
 def unknown(state: State) -> bool:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import firewalld
+from libvirt_guestnet import doctor
+from libvirt_guestnet.datapath import firewalld, places
 from libvirt_guestnet.datapath.accepts import Accept, Link, Passage, Published
 from libvirt_guestnet.datapath.program import Output
+from libvirt_guestnet.datapath.routes import Reach, Route
+from libvirt_guestnet.hook import ways
+from libvirt_guestnet.state import State
 
 
 class Bus:
@@ -64,3 +69,15 @@ def test_a_refusal_is_told_where_something_was_wanted(monkeypatch: pytest.Monkey
     assert failure.startswith(f"firewalld: {method} libvirt-routed")
     assert failure.endswith("INVALID_ZONE: libvirt-routed")
     assert firewalld.arrange([], ["198.18.1.61"]) == []
+
+
+def test_a_firewalld_that_refuses_keeps_nothing_else_from_coming_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Bus(monkeypatch, refuses="getSources")
+    state = State(str(tmp_path))
+    with state.lock():
+        state.put_reach(Reach("vme1", "u", "g", (Route("198.18.1.70/32", "vme1"),))._asdict())
+    monkeypatch.setattr(places, "lost", lambda _wanted: ["iptables FORWARD"])
+    assert ways.lost(state) == ["iptables FORWARD"]
+    assert doctor._knows_us(state) is False
