@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.routes import Reach, Route
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.values import attribute
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE
 
@@ -18,7 +19,7 @@ def reaches(domain: Node) -> list[Reach]:
 
     Raises GuestnetError on anything that cannot be carried out.
     """
-    nics = {_attribute(nic, "mac", "address").lower(): nic for nic in domain.all("devices/interface")}
+    nics = {attribute(nic, "mac", "address").lower(): nic for nic in domain.all("devices/interface")}
     return [
         _reach(domain, port, nic)
         for port in domain.all(_PORT, "|")
@@ -27,7 +28,7 @@ def reaches(domain: Node) -> list[Reach]:
 
 
 def _reach(domain: Node, port: Node, nic: Node) -> Reach:
-    tap, bridge = _attribute(nic, "target", "dev"), _attribute(nic, "source", "bridge")
+    tap, bridge = attribute(nic, "target", "dev"), attribute(nic, "source", "bridge")
     if not bridge:
         raise GuestnetError(f"interface {port.get('mac')}: it is on no bridge that the host could route through")
     prefixes = [_prefix(each.get("prefix")) for each in port.all(f"{NAMESPACE} behind", "|")]
@@ -58,8 +59,3 @@ def _prefix(text: str) -> IPv4Network | IPv6Network:
     if not prefix.prefixlen:
         raise GuestnetError(f"metadata: {prefix} is behind no guest: the host has a default route of its own")
     return prefix
-
-
-def _attribute(node: Node, child: str, attribute: str) -> str:
-    found = node.one(child)
-    return found.get(attribute) if found else ""

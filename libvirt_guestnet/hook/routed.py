@@ -14,6 +14,7 @@ from libvirt_guestnet.datapath.routed import GATEWAY6, RoutedTap
 from libvirt_guestnet.datapath.routes import Published, Reach, Route
 from libvirt_guestnet.datapath.rtnl import MAIN_TABLE
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.values import attribute
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE
 
@@ -39,7 +40,7 @@ UplinkOf = Callable[[str, RoutedPort], str]  # where an address of the port is p
 
 def routed_ports(domain: Node) -> list[RoutedPort]:
     """Raises GuestnetError on anything that cannot be carried out."""
-    nics = {_attribute(nic, "mac", "address").lower(): nic for nic in domain.all("devices/interface")}
+    nics = {attribute(nic, "mac", "address").lower(): nic for nic in domain.all("devices/interface")}
     found = []
     for port in domain.all(_PORT, "|"):
         routed, nic = port.one(f"{NAMESPACE} routed", "|"), nics.get(port.get("mac").lower())
@@ -56,7 +57,7 @@ def _routed_port(port: Node, routed: Node, nic: Node) -> RoutedPort:
     addresses = tuple(_parsed(each.get("ip")) for each in port.all(f"{NAMESPACE} address", "|"))
     prefixes = tuple(each.get("prefix") for each in port.all(f"{NAMESPACE} source", "|"))
     return RoutedPort(
-        tap=check_device(_attribute(nic, "target", "dev")),
+        tap=check_device(attribute(nic, "target", "dev")),
         gateway=_gateway(routed.get("gateway")),
         addresses=addresses,
         prefixes=tuple(_prefixes(prefixes)),
@@ -122,8 +123,3 @@ def _parsed(text: str) -> IPv4Address | IPv6Address:
         return ip_address(text)
     except ValueError as error:
         raise GuestnetError(f"metadata: {error}") from error
-
-
-def _attribute(node: Node, child: str, attribute: str) -> str:
-    found = node.one(child)
-    return found.get(attribute) if found else ""
