@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet import parse
 
 TABLE = "netdev guestnet"
 
-_DEVICE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-_HEX = frozenset("0123456789abcdef")
+# Sets of links: KIND-LINK.
+LINK_KINDS = ("held4", "held6", "owned4", "owned6", "wide4", "wide6", "tried6", "announced6", "reserved4", "reserved6")
+
+check_device, check_mac = parse.device, parse.mac
 
 
-def check_device(name: str) -> str:
-    """The name, if it can be written into nft text. Raises GuestnetError otherwise."""
-    if 0 < len(name) <= 15 and _DEVICE.issuperset(name) and name not in (".", ".."):
-        return name
-    raise GuestnetError(f"device name {name!r} cannot be guarded: use letters, digits, '_', '.' and '-', at most 15")
+def check_segment(name: str) -> str:
+    """The name of a link: a bridge's, perhaps with a slash, which no device has in its name, and a VLAN; 0 for all.
+    Raises TextError otherwise."""
+    # Receipts of earlier versions may have a dot there.
+    bridge, between, vlan = name.rpartition("." if len(name) > 15 and "/" not in name else "/")
+    return f"{check_device(bridge)}{between}{parse.number(vlan, 0, 4094)}" if between else check_device(name)
 
 
-def check_mac(mac: str) -> str:
-    """The MAC in lower case. Raises GuestnetError unless it is six hex pairs of a unicast address."""
-    text = mac.lower()
-    pairs = text.split(":")
-    if len(pairs) != 6 or not all(len(p) == 2 and _HEX.issuperset(p) for p in pairs) or int(pairs[0], 16) & 1:
-        raise GuestnetError(f"{mac!r} is not a unicast MAC address")
-    return text
+def policy_set(version: int, segment: str) -> str:
+    """The name of the set of what ports of a link hold by their policy."""
+    return f"owned{version}-{check_segment(segment)}"
+
+
+def wide_set(version: int, segment: str) -> str:
+    """The name of the set of the ranges among that which are too large to be told address by address."""
+    return f"wide{version}-{check_segment(segment)}"
+
+
+def reserved_set(version: int, segment: str) -> str:
+    """The name of the set of what a network reserves for MAC addresses, where that is much."""
+    return f"reserved{version}-{check_segment(segment)}"
 
 
 def digits(mac: str) -> str:

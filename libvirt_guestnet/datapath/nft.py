@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from libvirt_guestnet.datapath import program
+from libvirt_guestnet.datapath import grammar, program
 from libvirt_guestnet.datapath.names import TABLE
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.datapath.program import RefusedBatchError
 
 NFT_SECONDS = program.SECONDS
+_TRIES, _ABSENT = 3, "No such file or directory"
 
 
-class NftRefusedError(GuestnetError):
-    """The kernel, or nft itself, refused a batch: nothing of it was done."""
+NftRefusedError = RefusedBatchError
 
 
 def nft(batch: str, hold: int | None = None) -> None:
@@ -25,6 +25,7 @@ def nft(batch: str, hold: int | None = None) -> None:
     """
     if not batch:
         return
+    grammar.check_nft(batch)
     output = program.run(["nft", "-f", "-"], batch, "nftables", hold)
     if output.status != 0:
         raise NftRefusedError(f"nft refused the change: {output.complaint}")
@@ -53,10 +54,46 @@ def numbers_of_all() -> Callable[[str], list[int]]:
     return lambda name: in_set(found.get(name, {}))
 
 
+def times_of_all() -> dict[str, dict[int, int]]:
+    """By the name of each of our sets of addresses that end: what is in it, with the seconds that each has left. Raises
+    GuestnetError as above."""
+    ours = (each for each in _sets("sets", "netdev") if f"{each['family']} {each['table']}" == TABLE)
+    ended = (each for each in ours if "timeout" in each.get("flags", ()) and each["type"] != "iface_index")
+    return {each["name"]: _times(each) for each in ended}
+
+
+def _times(listed: dict[str, Any]) -> dict[int, int]:
+    """Of what has no end an hour is left."""
+    elements = [each["elem"] for each in listed.get("elem", ()) if isinstance(each, dict)]
+    left = (int(each.get("expires", 3600)) for each in elements)
+    return dict(zip(in_set({"elem": [each["val"] for each in elements]}), left, strict=True))
+
+
+def sizes_of(table: str) -> dict[str, int]:
+    """How many elements each set and map of a table has, and how many rules each chain; nothing where there is no such
+    table. Raises GuestnetError when nft does not answer."""
+    sizes: dict[str, int] = {}
+    for kind, item in _items("table", *table.split()):
+        if kind in ("set", "map", "chain"):
+            sizes[item["name"]] = sizes.get(item["name"], 0) + len(item.get("elem", ()))
+        elif kind == "rule":
+            sizes[item["chain"]] = sizes.get(item["chain"], 0) + 1
+    return sizes
+
+
 def _sets(*what: str) -> list[dict[str, Any]]:
-    output = program.run(["nft", "-j", "list", *what], "", "nftables")
-    items = json.loads(output.stdout)["nftables"] if output.status == 0 else []
-    return [item["set"] for item in items if "set" in item]
+    return [item for kind, item in _items(*what) if kind == "set"]
+
+
+def _items(*what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What there is of that; nothing where it is not there. Whoever changes rules may keep nft from an answer:
+    that is no sign that nothing is there, and nft is asked again."""
+    for _ in range(_TRIES):
+        output = program.run(["nft", "-j", "list", *what], "", "nftables")
+        if output.status == 0 or _ABSENT in output.stderr:
+            break
+    for item in json.loads(output.stdout)["nftables"] if output.status == 0 else ():
+        yield from item.items()
 
 
 def in_set(listed: dict[str, Any]) -> list[int]:

@@ -7,9 +7,15 @@ import select
 from typing import NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.parse import shown
 
 SECONDS = 10.0
 _MOST = 4 << 20
+
+
+class RefusedBatchError(GuestnetError):
+    """A program, or the kernel behind it, refused a batch, or it is none that we could have written: nothing was
+    done."""
 
 
 class Output(NamedTuple):
@@ -32,6 +38,8 @@ def run(argv: list[str], stdin: str, package: str, hold: int | None = None) -> O
     the descriptor `hold`, so a lock lasts until it is done, even then. Raises GuestnetError when it cannot be run, or
     has not ended within 10 s.
     """
+    if not all(argument.isascii() and argument.isprintable() for argument in argv):
+        raise RefusedBatchError(f"not run, since we never write {shown(argv)}; please report this bug")
     files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
     try:
         _write(files[0], stdin.encode())

@@ -1,0 +1,140 @@
+"""The one way from text to addresses, prefixes, numbers, MAC addresses and names of devices. Pure; on the hook path.
+
+Text comes from XML that a tenant wrote, from receipts, from libvirt's files and from what programs print, and what is
+made of it goes into nft and iptables. So nothing passes that is not exactly what it claims to be: no scope id (the
+`ipaddress` module takes any text for one, newlines included), no blank, sign, leading zero or digit of another script,
+and nothing long. IPv6 may be in capitals or not shortened, as the RNG and libvirt allow: what is made of it is an
+object, whose text is always the same.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from libvirt_guestnet.errors import GuestnetError
+
+Address = IPv4Address | IPv6Address
+Prefix = IPv4Network | IPv6Network
+
+_DIGITS = frozenset("0123456789")
+_HEX = frozenset("0123456789abcdef")
+_IPV4, _IPV6 = frozenset("0123456789."), frozenset("0123456789abcdefABCDEF:")
+# The common cases, of which a network may have thousands of reservations: what matches is canonical.
+_PLAIN_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?!\Z)|\Z)){4}")
+_PLAIN_MAC = re.compile(r"[0-9a-f][02468ace](?::[0-9a-f]{2}){5}")
+_DEVICE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+# Folders of /proc/sys/net/ipv4/conf; for the kernel no devices either.
+_NO_DEVICES = frozenset((".", "..", "all", "default"))
+_LONGEST_ADDRESS, _LONGEST_NUMBER = 39, 20
+_SHOWN = 60
+
+
+class TextError(GuestnetError, ValueError):
+    """A text is not what it should be; the message shows the beginning of it, in one line."""
+
+
+def shown(text: object) -> str:
+    """A text for a message: quoted, in one line of ASCII, and not all of it if it is long."""
+    beginning = str(text)[: _SHOWN + 1]
+    return ascii(beginning) if len(beginning) <= _SHOWN else f"{beginning[:_SHOWN]!a}…"
+
+
+@lru_cache(4096)
+def address(text: str) -> Address:
+    """Raises TextError."""
+    if _PLAIN_IPV4.fullmatch(text):
+        return IPv4Address(ipv4_number(text))
+    characters = _IPV6 if ":" in text else _IPV4
+    if 0 < len(text) <= _LONGEST_ADDRESS and characters.issuperset(text):
+        try:
+            return ipaddress.ip_address(text)
+        except ValueError:
+            pass
+    raise TextError(f"{shown(text)} is not an IP address")
+
+
+def address_text(text: str) -> str:
+    """An address's text, as every other text of the same one is turned into. Raises TextError."""
+    return text if _PLAIN_IPV4.fullmatch(text) else str(address(text))
+
+
+def ipv4_number(plain: str) -> int:
+    """The number that a canonical IPv4 address stands for; four times as fast as `ipaddress`."""
+    first, second, third, fourth = map(int, plain.split("."))
+    return first << 24 | second << 16 | third << 8 | fourth
+
+
+@lru_cache(4096)
+def prefix(text: str) -> Prefix:
+    """A prefix in CIDR notation, or an address, which is a prefix of its own. Raises TextError."""
+    start, slash, length = text.partition("/")
+    try:
+        first = address(start)
+        bits = number(length, 0, first.max_prefixlen) if slash else first.max_prefixlen
+    except TextError as error:
+        raise TextError(f"{shown(text)} is not an IP prefix or address") from error
+    try:
+        return IPv4Network((int(first), bits)) if first.version == 4 else IPv6Network((int(first), bits))
+    except ValueError as error:
+        raise TextError(f"{shown(text)} has bits set beyond its prefix length") from error
+
+
+def enclosing(text: str) -> Prefix:
+    """The prefix of that length that a text's address is in. Raises TextError."""
+    start, _, length = text.partition("/")
+    first = address(start)
+    bits = number(length, 0, first.max_prefixlen)
+    return ipaddress.ip_network((first.packed, bits), strict=False)
+
+
+def netmask(text: str) -> int:
+    """The prefix length that an IPv4 netmask stands for. Raises TextError."""
+    value = address(text)
+    host = ~int(value) & 0xFFFFFFFF
+    if value.version == 4 and host & (host + 1) == 0:
+        return 32 - host.bit_length()
+    raise TextError(f"{shown(text)} is not a netmask")
+
+
+def number(text: str, lowest: int, highest: int) -> int:
+    """A decimal number. Raises TextError."""
+    plain = 0 < len(text) <= _LONGEST_NUMBER and _DIGITS.issuperset(text) and (text[0] != "0" or len(text) == 1)
+    if plain and lowest <= (value := int(text)) <= highest:
+        return value
+    raise TextError(f"{shown(text)} is not a number from {lowest} to {highest}")
+
+
+def span(text: str, lowest: int, highest: int) -> tuple[int, int]:
+    """A number, or the first and the last of a range with a dash between. Raises TextError."""
+    low, dash, high = text.partition("-")
+    first = number(low, lowest, highest)
+    last = number(high, lowest, highest) if dash else first
+    if first <= last:
+        return first, last
+    raise TextError(f"{shown(text)} is not a range: the lower number comes first")
+
+
+def mac(text: str) -> str:
+    """A unicast MAC address, in lower case. Raises TextError unless it is six hexadecimal pairs."""
+    if _PLAIN_MAC.fullmatch(text):
+        return text
+    pairs = text.lower().split(":") if len(text) == 17 and text.isascii() else []
+    if (
+        len(pairs) == 6
+        and all(len(pair) == 2 and _HEX.issuperset(pair) for pair in pairs)
+        and not int(pairs[0], 16) & 1
+    ):
+        return ":".join(pairs)
+    raise TextError(f"{shown(text)} is not a unicast MAC address")
+
+
+def device(name: str) -> str:
+    """A name that a network device can have and that can be written anywhere. Raises TextError."""
+    if 0 < len(name) <= 15 and _DEVICE.issuperset(name) and name[0] != "-" and name not in _NO_DEVICES:
+        return name
+    raise TextError(
+        f"device name {shown(name)} cannot be guarded: use letters, digits, '_', '.' and '-' (not first), at most 15"
+    )

@@ -1,0 +1,127 @@
+"""One guest's bad value, in its metadata or its receipts, on the real kernel: it is refused, and others go on."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from test_hook import NETWORK, _ours
+from test_ways import DATA, FLOAT, GUEST, GUEST6, HOST, WAYS, Host, start
+from test_ways import host as host  # noqa: PLC0414  a fixture
+
+pytestmark = pytest.mark.kernel
+
+# With `via` it went to ip6tables-restore alone, whose first line took fd00::1%1 for an address on device 1.
+ATTACK = "fd00::1%1&#10;-I INPUT 1 -s 2001:db8::66"
+RECEIPT = "/run/libvirt-guestnet/ways/{}.json"
+
+
+ATTACKS = {
+    "<guestnet:floating> ip": f'<guestnet:floating ip="{ATTACK}" via="{GUEST6}"/>',
+    "<guestnet:floating> to": f'<guestnet:floating ip="fd61::50" to="{ATTACK}"/>',
+    "<guestnet:forward> at": f'<guestnet:forward at="{ATTACK}" protocol="tcp" ports="80" to="{GUEST6}"/>',
+    "<guestnet:forward> to": f'<guestnet:forward protocol="tcp" ports="80" to="{ATTACK}"/>',
+    "<guestnet:behind> prefix": f'<guestnet:behind prefix="{ATTACK}"/>',
+    "<guestnet:source> prefix": f'<guestnet:source prefix="{ATTACK}"/>',
+}
+
+
+def test_a_rule_in_an_address_fails_at_start(host: Host) -> None:
+    before = host.box.ok("ip6tables", "-S"), host.box.ok("iptables", "-S")
+    for where, way in ATTACKS.items():
+        status, stderr = host.call("qemu", "guesta", "start", "begin", start(way))
+        # Libvirt would not go on; but it is `started` that put the rule there.
+        host.call("qemu", "guesta", "started", "begin", start(way))
+        assert "2001:db8::66" not in host.box.ok("ip6tables", "-S"), where
+        assert status == 1, where
+        assert f"qemu guesta start: metadata: {where}: 'fd00::1%1\\n-I INPUT 1 -s 2001:db8::66' is not an IP" in stderr
+        host.gone(start(way))
+        assert (host.box.ok("ip6tables", "-S"), host.box.ok("iptables", "-S")) == before, where
+        assert "guestnet" not in host.box.ok("nft", "list", "tables"), where
+        assert host.receipts() == [], where
+
+
+def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: Host) -> None:
+    """Two ranges in one that overlap: no metadata gives that, but a receipt may say anything."""
+    assert host.started(start(WAYS)) == [(0, "")] * 2
+    _write(host, "near0", forwards=[_range(9000, 9010), _range(9005, 9015)])
+    network = _ours((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
+    for call in (
+        ("network", "vlan1", "started", "begin", network),
+        ("qemu", "guesta", "started", "begin", start(WAYS)),
+    ):
+        status, stderr = host.call(*call)
+        assert status == 0
+        assert "guests cannot be reached yet: nft refused the change" in stderr
+        assert "(guest 'bad')" in stderr
+        assert stderr.count("guest '") == 1
+        assert host.tcp("lan", HOST, 8080).open
+    assert host.gone(start(WAYS))[0] == 0
+    assert "8080" not in host.rules()
+    host.box.ok("rm", RECEIPT.format("near0"))
+    assert host.started(start(WAYS)) == [(0, "")] * 2
+
+
+def test_a_network_without_a_bridges_name_is_in_nobodys_way(host: Host) -> None:
+    network = _ours((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
+    text = network.decode().replace("<name>vlan1</name>", "<name>nameless</name>")
+    nameless = re.sub(r"<bridge name='[^']*'", "<bridge name=''", text).encode()
+    assert host.call("network", "nameless", "started", "begin", nameless) == (0, "")
+    assert host.started(start(WAYS)) == [(0, "")] * 2
+    assert host.gone(start(WAYS)) == (0, "")
+
+
+DAMAGED: list[dict[str, object]] = [
+    {"forwards": [["tcp", 80, 80, GUEST6, 80, "fd00:1::1%1", False]]},
+    {"forwards": [["tcp", 80, 80, GUEST6]]},
+    {"floating": [["fd00::1%1\n-I INPUT 1 -s 2001:db8::66", GUEST6, ""]]},
+    {"bridge": "virbr1\n-I INPUT 1"},
+    {"ifindex": "3"},
+    {"active": 1},
+    {"tap": 7},
+]
+
+
+def test_a_damaged_receipt_is_skipped_and_named(host: Host) -> None:
+    xml = start(WAYS + FLOAT)
+    for change in DAMAGED:
+        _write(host, "near0", **change)
+        complaint = f"libvirt-guestnet: {RECEIPT.format('near0')} is damaged ({next(iter(change))}: "
+        for status, stderr in host.started(xml):
+            assert (status, stderr.count("\n")) == (0, 1)
+            assert stderr.startswith(complaint)
+            assert stderr.endswith("): remove it and run `guestnet hooks sync`\n")
+        assert host.tcp("lan", HOST, 8080).open
+        assert "2001:db8::66" not in host.box.ok("ip6tables", "-S")
+        assert host.gone(xml)[0] == 0
+
+
+FOLDERS = ("ports", "reach", "vlans", "ways", "plugging", "networks", "domains", "settled", "uplinks", ".")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"tap": "x"}', "\\377"])
+def test_no_damaged_file_blocks_another_guest(host: Host, text: str) -> None:
+    for kind in FOLDERS:
+        folder, name = f"/run/libvirt-guestnet/{kind}", {"settled": "ways", ".": "bridges"}.get(kind, "zz")
+        host.box.ok("sh", "-c", f"mkdir -p {folder}; printf '{text}' > {folder}/{name}.json")
+    for status, stderr in (*host.started(start(WAYS)), host.call("qemu", "guesta", "reconnect", "begin", start(WAYS))):
+        assert status == 0
+        assert "internal error" not in stderr
+    assert host.tcp("lan", HOST, 8080).open
+    status, stderr = host.gone(start(WAYS))
+    assert (status, "internal error" in stderr) == (0, False)
+
+
+def _range(first: int, last: int) -> list[object]:
+    return ["tcp", first, last, GUEST, first, HOST, False]
+
+
+def _write(host: Host, device: str, **change: object) -> None:
+    """A receipt of another guest that runs, with something else in it."""
+    index = int(host.box.ok("cat", f"/sys/class/net/{device}/ifindex"))
+    plain = {"tap": device, "mac": "52:54:00:61:0a:99", "uuid": "bad", "domain": "bad", "bridge": "virbr1"}
+    fields = {**plain, "ifindex": index, "active": True, "forwards": [], "floating": [], **change}
+    path = RECEIPT.format(device)
+    host.box.ok("sh", "-c", f"mkdir -p {path.rpartition('/')[0]}")
+    assert host.box.run("sh", "-c", f"cat > {path}", stdin=json.dumps(fields).encode()).returncode == 0
