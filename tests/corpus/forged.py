@@ -21,8 +21,10 @@ from make import (
     THEM4,
     THEM6,
     VIRTUAL,
+    ah,
     arp,
     dhcp,
+    first_fragment,
     from_ll,
     hidden,
     hidings,
@@ -37,6 +39,7 @@ from make import (
     tagged,
     tll,
     typed,
+    vrrp,
 )
 from scapy.all import (  # type: ignore[attr-defined]
     ARP,
@@ -48,8 +51,10 @@ from scapy.all import (  # type: ignore[attr-defined]
     UDP,
     Dot3,
     Ether,
+    ICMPv6MLDone,
     ICMPv6MLQuery,
     ICMPv6MLQuery2,
+    ICMPv6MLReport,
     ICMPv6MLReport2,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
@@ -72,6 +77,11 @@ _ALERT = [b"\x94\x04\x00\x00"]
 _SPOOFED = IP(src=THEM4, dst=GATEWAY4) / UDP(sport=9, dport=9) / marked()
 
 
+def _nowhere(message: object, dst: str) -> bytes:
+    """A listener's message from ::."""
+    return mine(from_ll(ROUTER_ALERT, message, src="::", dst=dst, hlim=1))
+
+
 def _from(mac: str, payload: object) -> bytes:
     return bytes(Ether(src=mac, dst=ALL) / payload)
 
@@ -84,12 +94,24 @@ def _igmp(kind: int, src: str = ME4, dst: str = "224.0.0.1", extra: bytes = b"")
     return mine(IP(src=src, dst=dst, ttl=1, proto=2, options=_ALERT) / igmp(kind, extra=extra))
 
 
+def _empty(padding: bytes, proto: int) -> bytes:
+    """A first fragment that ends behind its IPv4 header, and what a filter may read there."""
+    return _v4(b"", flags="MF", proto=proto) + padding + b"guestnet" * 4
+
+
+def _empty6(*before: int) -> bytes:
+    """A first fragment of UDP that ends behind its fragment header, perhaps behind other headers."""
+    headers = b"".join(bytes([following, 0, 1, 4, 0, 0, 0, 0]) for following in (*before[1:], 44) if before)
+    packet = IPv6(src=MY_LL, dst=NODES, nh=(*before, 44)[0]) / Raw(headers + first_fragment(17))
+    return mine(packet) + bytes(UDP(sport=9, dport=9) / marked())
+
+
 MACS = {
     "mac: another's source MAC": _from(THEM, IP(src=ME4, dst=THEM4) / ICMP() / marked()),
     "mac: another's source MAC and address": _from(THEM, IP(src=THEM4, dst=GATEWAY4) / UDP() / marked()),
     "mac: another's source MAC in IPv6": _from(THEM, IPv6(src=ME6, dst=NODES) / UDP() / marked()),
     "mac: another's source MAC in ARP": _from(THEM, arp(ME4)),
-    "mac: a VRRP router's (RFC 5798)": _from(VIRTUAL, IP(src=ME4, dst="224.0.0.18", proto=112, ttl=255) / marked()),
+    "mac: a VRRP router's (RFC 5798)": _from(VIRTUAL, IP(src=ME4, dst="224.0.0.18", proto=112, ttl=255) / vrrp(5)),
     "mac: a multicast source MAC": _from("53:54:00:00:00:0a", IP(src=ME4, dst=THEM4) / UDP() / marked()),
     "mac: all zeros": _from("00:00:00:00:00:00", IP(src=ME4, dst=THEM4) / UDP() / marked()),
 }
@@ -120,6 +142,7 @@ ARPS = {
     "arp: RARP asking for another's MAC": typed(
         0x8035, ARP(op=3, hwsrc=ME, psrc="0.0.0.0", hwdst=THEM, pdst="0.0.0.0")
     ),
+    "arp: RARP that is an ARP request": typed(0x8035, arp(ME4, op=1)),
     "arp: RARP server's answer (RFC 903)": typed(0x8035, ARP(op=4, hwsrc=ME, psrc=ME4, hwdst=THEM, pdst=THEM4)),
 }
 
@@ -162,6 +185,32 @@ IPV4 = {
     "ipv4: multicast router advertisement (RFC 4286)": _igmp(0x30, dst="224.0.0.106"),
     "ipv4: multicast router termination (RFC 4286)": _igmp(0x32, dst="224.0.0.106"),
     "ipv4: PIM hello (makes a snooping bridge's router port)": _v4(marked(), dst="224.0.0.13", proto=103, ttl=1),
+    **{
+        f"ipv4: a first fragment without payload, {name} in the padding": _empty(bytes(harmless), proto)
+        for name, proto, harmless in (
+            ("UDP", 17, UDP(sport=9, dport=9)),
+            ("an echo", 1, ICMP()),
+            ("TCP", 6, TCP()),
+        )
+    },
+    "ipv4: a first fragment of seven octets": _v4(Raw(bytes(UDP(sport=9, dport=9))[:7]), flags="MF", proto=17)
+    + b"guestnet" * 3,
+    "ipv4: a first fragment without payload behind options": _v4(b"", flags="MF", proto=17, options=[b"\x01" * 40])
+    + bytes(UDP(sport=9, dport=9) / marked()),
+    **{
+        f"ipv4: {name} behind AH": _v4(Raw(ah(proto) + bytes(message)), proto=51)
+        for name, proto, message in (
+            ("ICMP redirect", 1, ICMP(type=5, code=1, gw=ME4) / marked()),
+            ("IGMP query", 2, igmp(0x11)),
+            ("a DHCP offer", 17, UDP(sport=67, dport=68) / marked(240)),
+            ("a PIM hello", 103, marked()),
+        )
+    },
+    "ipv4: IGMPv3 report from 0.0.0.0 to another group": _igmp(0x22, src="0.0.0.0", dst="224.0.0.1"),
+    "ipv4: IGMPv2 leave from 0.0.0.0 to another group": _igmp(0x17, src="0.0.0.0", dst="239.1.2.3"),
+    "ipv4: IGMPv2 report from 0.0.0.0 with 1400 octets": _igmp(
+        0x16, src="0.0.0.0", dst="239.1.2.3", extra=b"guestnet" * 175
+    ),
     "ipv4: header length below 20": _v4(UDP() / marked(), ihl=4),
     "ipv4: header longer than the packet": _v4(marked(8), ihl=15, proto=1),
     "ipv4: version 6": _v4(UDP() / marked(), version=6),
@@ -189,6 +238,9 @@ DHCPS = {
     ),
     "dhcp-offer: DHCPv6 advertise": mine(from_ll(ADVERTISE, dst=THEIR_LL)),
     "dhcp-offer: DHCPv6 from a global address": mine(from_ll(ADVERTISE, src=ME6, dst=THEM6)),
+    "dhcp-offer: DHCPv6 leasequery's end (RFC 5460)": mine(
+        from_ll(UDP(sport=547, dport=546), Raw(b"\x10\0\0\7guestnet"), dst=THEIR_LL)
+    ),
     "dhcp-offer: DHCPv6 from another port": mine(from_ll(UDP(sport=9, dport=546), marked(), dst=THEIR_LL)),
     **{
         f"dhcp-offer: DHCPv6 behind {name}": hidden(hiding, ADVERTISE, dst=THEIR_LL)
@@ -219,7 +271,30 @@ IPV6 = {
     "ipv6: MLD query from ::": mine(from_ll(ROUTER_ALERT, ICMPv6MLQuery(), src="::", hlim=1)),
     "ipv6: MLD report for another": mine(from_ll(ROUTER_ALERT, ICMPv6MLReport2(), src=THEIR_LL, dst="ff02::16")),
     "ipv6: PIM hello": mine(IPv6(src=MY_LL, dst="ff02::d", nh=103, hlim=1) / marked()),
+    "ipv6: MLDv1 report from :: to one host (OVN)": _nowhere(ICMPv6MLReport(mladdr="ff02::fb"), THEIR_LL),
+    "ipv6: MLDv1 report from :: with 1400 octets": _nowhere(
+        ICMPv6MLReport(mladdr="ff02::fb") / Raw(b"guestnet" * 175), "ff02::fb"
+    ),
+    "ipv6: MLDv1 done from :: to one host": _nowhere(ICMPv6MLDone(mladdr="ff02::fb"), THEM6),
+    "ipv6: MLDv2 report from :: to one host (OVN)": _nowhere(ICMPv6MLReport2(), THEIR_LL),
+    "ipv6: MLDv2 report from :: to all nodes": _nowhere(ICMPv6MLReport2(), NODES),
+    "ipv6: MLDv2 report from :: with 1400 octets to one host": _nowhere(
+        ICMPv6MLReport2() / Raw(b"guestnet" * 175), THEIR_LL
+    ),
+    "ipv6: MLDv2 report from :: with 1400 octets": _nowhere(ICMPv6MLReport2() / Raw(b"guestnet" * 175), "ff02::16"),
+    "ipv6: MLDv2 report from :: without router alert": mine(from_ll(ICMPv6MLReport2(), src="::", dst="ff02::16")),
+    "ipv6: another's source with no next header": mine(IPv6(src=THEM6, dst=NODES, nh=59) / marked()),
+    "ipv6: a first fragment without payload, UDP in the padding": _empty6(),
+    "ipv6: a first fragment without payload behind a hop-by-hop option": _empty6(0),
+    "ipv6: a first fragment without payload behind two headers": _empty6(0, 60),
+    "ipv6: a first fragment of AH alone (RFC 7112)": mine(
+        IPv6(src=MY_LL, dst=NODES, nh=44) / Raw(first_fragment(51) + ah(58))
+    ),
+    "ipv6: a later fragment of AH": mine(from_ll(IPv6ExtHdrFragment(nh=51, offset=101, id=5), marked(80))),
     "ipv6: version 4": mine(IPv6(version=4, src=THEM6, dst=NODES) / UDP() / marked()),
+    "ipv6: version 4, TCP from the own address": mine(IPv6(version=4, src=ME6, dst=THEM6) / TCP() / marked()),
+    "ipv6: version 15, TCP from the own address": mine(IPv6(version=15, src=ME6, dst=THEM6) / TCP() / marked()),
+    "ipv6: TCP longer than the packet": mine(IPv6(src=ME6, dst=THEM6, plen=1400) / TCP() / marked()),
     **{
         f"ipv6: {name}": mine(from_ll(ICMPv6Unknown(type=kind), marked(24)))
         for name, kind in {
@@ -275,6 +350,9 @@ NDS = {
     "nd: DAD with a link-layer option": mine(ns(ME6, sll(THEM), src="::")),
     "nd: DAD with own link-layer option": mine(ns(ME6, sll(ME), src="::")),
     "nd: DAD with two options": mine(ns(ME6, NONCE, sll(THEM), src="::")),
+    "nd: DAD to one host (OVN)": mine(ns(ME6, src="::", dst=THEM6)),
+    "nd: DAD to all nodes": mine(ns(ME6, src="::", dst=NODES)),
+    "nd: RS from :: to one host": mine(from_ll(ICMPv6ND_RS(), src="::", dst=THEIR_LL)),
     "nd: redirect": mine(from_ll(REDIRECT, dst=THEIR_LL)),
     "nd: redirect with the own MAC": mine(from_ll(REDIRECT, tll(ME), dst=THEIR_LL)),
     "nd: redirect from the gateway": mine(from_ll(REDIRECT, src="fe80::1", dst=THEIR_LL)),
@@ -463,4 +541,71 @@ ETHERTYPES = {
     "ethertype: 1536, the lowest": typed(0x0600),
 }
 
-FORGED = {**MACS, **ARPS, **IPV4, **DHCPS, **IPV6, **NDS, **RAS, **VLANS, **LLCS, **ETHERTYPES}
+
+def _spoken4(protocol: int, dst: str = THEM4, **fields: object) -> bytes:
+    return _v4(marked(), dst=dst, proto=protocol, ttl=1, **fields)
+
+
+def _spoken6(protocol: int, dst: str) -> bytes:
+    return mine(IPv6(src=MY_LL, dst=dst, nh=protocol, hlim=1) / marked())
+
+
+def _by_port4(port: int, dst: str, sport: int | None = None) -> bytes:
+    return _v4(UDP(sport=sport or port, dport=port) / marked(), dst=dst, ttl=1)
+
+
+ROUTING = {
+    "routing: VRRP from the own MAC (RFC 9568)": _v4(vrrp(5), dst="224.0.0.18", proto=112, ttl=255),
+    "routing: VRRP by unicast (keepalived)": _v4(vrrp(5), proto=112, ttl=255),
+    "routing: OSPF (RFC 2328)": _spoken4(89, "224.0.0.5"),
+    "routing: OSPF by unicast": _spoken4(89),
+    "routing: OSPF in a first fragment": _v4(marked(800), dst="224.0.0.5", proto=89, flags="MF"),
+    "routing: OSPF in a later fragment": _v4(marked(80), dst="224.0.0.5", proto=89, frag=101),
+    "routing: OSPF behind AH (RFC 4302)": _v4(Raw(ah(89) + b"guestnet" * 6), dst="224.0.0.5", proto=51),
+    "routing: OSPF behind IPv4 options": _spoken4(89, "224.0.0.5", options=[b"\x01" * 8]),
+    "routing: EIGRP (RFC 7868)": _spoken4(88, "224.0.0.10"),
+    "routing: IGRP": _spoken4(9, "255.255.255.255"),
+    "routing: IS-IS over IPv4": _spoken4(124),
+    "routing: MANET (RFC 5498)": _spoken4(138, "224.0.0.109"),
+    "routing: pfsync (OpenBSD)": _spoken4(240, "224.0.0.240"),
+    "routing: RIPv2 (RFC 2453)": _by_port4(520, "224.0.0.9"),
+    "routing: RIPv1 by broadcast (RFC 1058)": _by_port4(520, "255.255.255.255"),
+    "routing: RIP by the subnet's broadcast": _by_port4(520, "10.61.1.255"),
+    "routing: RIP by unicast": _by_port4(520, THEM4),
+    "routing: RIP from another port": _by_port4(520, "224.0.0.9", sport=9),
+    "routing: RIP in a first fragment": _v4(
+        UDP(sport=520, dport=520, len=900) / marked(240), dst="224.0.0.9", flags="MF"
+    ),
+    "routing: Auto-RP (Cisco)": _by_port4(496, "224.0.1.39"),
+    "routing: LDP discovery (RFC 5036)": _by_port4(646, "224.0.0.2"),
+    "routing: OLSR (RFC 3626)": _by_port4(698, "255.255.255.255"),
+    "routing: HSRP (RFC 2281)": _by_port4(1985, "224.0.0.2"),
+    "routing: HSRP version 2": _by_port4(1985, "224.0.0.102"),
+    "routing: GLBP (Cisco)": _by_port4(3222, "224.0.0.102"),
+    "routing: Babel (RFC 8966)": _by_port4(6696, "224.0.0.111"),
+    "routing: OSPFv3 (RFC 5340)": _spoken6(89, "ff02::5"),
+    "routing: OSPFv3 in AH (RFC 4552)": mine(IPv6(src=MY_LL, dst="ff02::5", nh=51) / Raw(ah(89) + b"guestnet" * 6)),
+    "routing: OSPFv3 behind a destination option": mine(
+        IPv6(src=MY_LL, dst="ff02::5", nh=60) / Raw(b"\x59\0\1\4\0\0\0\0" + b"guestnet" * 4)
+    ),
+    "routing: OSPFv3 in an atomic fragment": mine(
+        IPv6(src=MY_LL, dst="ff02::5", nh=44) / Raw(first_fragment(89, more=False) + b"guestnet" * 4)
+    ),
+    "routing: OSPFv3 in a later fragment": mine(from_ll(IPv6ExtHdrFragment(nh=89, offset=101, id=5), marked(80))),
+    "routing: EIGRP over IPv6": _spoken6(88, "ff02::a"),
+    "routing: VRRP over IPv6 from the own MAC (RFC 9568)": mine(
+        IPv6(src=MY_LL, dst="ff02::12", nh=112, hlim=255) / vrrp(5)
+    ),
+    **{
+        f"routing: {name}": mine(from_ll(UDP(sport=port, dport=port), marked(), dst=dst, hlim=1))
+        for name, port, dst in (
+            ("RIPng (RFC 2080)", 521, "ff02::9"),
+            ("RIPng by unicast", 521, THEIR_LL),
+            ("LDP discovery over IPv6 (RFC 7552)", 646, "ff02::2"),
+            ("HSRP over IPv6", 2029, "ff02::66"),
+            ("Babel over IPv6 (RFC 8966)", 6696, "ff02::1:6"),
+        )
+    },
+}
+
+FORGED = {**MACS, **ARPS, **IPV4, **DHCPS, **IPV6, **NDS, **RAS, **VLANS, **LLCS, **ETHERTYPES, **ROUTING}

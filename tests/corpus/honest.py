@@ -15,6 +15,7 @@ from make import (
     THEM,
     THEM4,
     THEM6,
+    ah,
     arp,
     dhcp,
     from_ll,
@@ -35,6 +36,7 @@ from scapy.all import (  # type: ignore[attr-defined]
     UDP,
     ICMPv6DestUnreach,
     ICMPv6EchoRequest,
+    ICMPv6MLDMultAddrRec,
     ICMPv6MLDone,
     ICMPv6MLReport,
     ICMPv6MLReport2,
@@ -59,6 +61,21 @@ def _v4(payload: object, to: str = THEM, **fields: object) -> bytes:
 
 def _v6(*parts: object, to: str = THEM, src: str = ME6, dst: str = THEM6) -> bytes:
     return mine(from_ll(*parts, src=src, dst=dst, hlim=64), to)
+
+
+def _raw6(following: int, payload: bytes) -> bytes:
+    """What scapy would not know."""
+    return mine(IPv6(src=ME6, dst=THEM6, nh=following) / Raw(payload), THEM)
+
+
+def _dhcp6(kind: int) -> bytes:
+    return _v6(
+        UDP(sport=546, dport=547),
+        Raw(bytes([kind, 0, 0, 7]) + bytes.fromhex("0001000a0003000152540000000a") + b"\0\x08\0\2\0\0"),
+        to="33:33:00:01:00:02",
+        src=MY_LL,
+        dst="ff02::1:2",
+    )
 
 
 ARPS = {
@@ -96,7 +113,11 @@ IPV4 = {
     "IPv4 in IPv4, another's packet inside": _v4(IP(src=THEM4, dst=GATEWAY4) / UDP() / marked(), proto=4),
     "IPv4 ESP": _v4(marked(), proto=50),
     "IPv4 VXLAN with a router advertisement inside": _v4(UDP(sport=5000, dport=4789) / marked(80)),
-    "IPv4 VRRP advertisement from the own MAC (RFC 5798)": _v4(marked(), dst="224.0.0.18", proto=112, ttl=255),
+    "IPv4 AH with TCP (RFC 4302)": _v4(Raw(ah(6) + bytes(TCP()) + b"guestnet" * 4), proto=51),
+    "IPv4 HIP (RFC 7401)": _v4(Raw(b"\x3b\4\1\x21" + b"guestnet" * 4), proto=139),
+    "IPv4 shortest first fragment (RFC 791)": _v4(UDP(sport=9, dport=9, len=900) / marked(40), flags="MF", id=11),
+    "IPv4 QUIC (RFC 9000)": _v4(UDP(sport=50000, dport=443) / marked()),
+    "IPv4 an answer to a client whose port is Babel's": _v4(UDP(sport=53, dport=6696) / marked()),
     "IPv4 full MTU": _v4(UDP(sport=9, dport=9) / Raw(b"x" * 1472)),
     "DHCP discover": mine(dhcp("discover")),
     "DHCP request": mine(dhcp("request")),
@@ -110,6 +131,7 @@ IPV4 = {
     "IGMPv2 leave": _igmp(0x17, dst="224.0.0.2", group="239.1.2.3"),
     "IGMPv3 report": _igmp(0x22),
     "IGMPv3 report without an address": _igmp(0x22, src="0.0.0.0"),
+    "IGMPv2 leave without an address": _igmp(0x17, src="0.0.0.0", dst="224.0.0.2", group="239.1.2.3"),
     "IGMPv2 report without an address": _igmp(0x16, src="0.0.0.0", dst="239.1.2.3", group="239.1.2.3"),
 }
 
@@ -126,7 +148,14 @@ IPV6 = {
     "IPv6 first fragment of an echo": _v6(IPv6ExtHdrFragment(m=1, id=4), ICMPv6EchoRequest(), marked(800)),
     "IPv6 later fragment of an echo": _v6(IPv6ExtHdrFragment(nh=58, offset=101, id=4), marked(80)),
     "IPv6 later fragment of ESP": _v6(IPv6ExtHdrFragment(nh=50, offset=101, id=5), marked(80)),
-    "IPv6 later fragment of AH": _v6(IPv6ExtHdrFragment(nh=51, offset=101, id=5), marked(80)),
+    "IPv6 AH with TCP (RFC 4302)": _raw6(51, ah(6) + bytes(TCP()) + b"guestnet" * 4),
+    "IPv6 AH with ESP (RFC 4302)": _raw6(51, ah(50) + b"guestnet" * 4),
+    "IPv6 HIP (RFC 7401)": _raw6(139, b"\x3b\4\1\x21" + b"guestnet" * 4),
+    "IPv6 a mobile node's binding update (RFC 6275)": _raw6(135, b"\x3b\1\5\0" + b"guestnet" * 4),
+    "IPv6 no next header (RFC 8200)": _raw6(59, b"guestnet" * 4),
+    "IPv6 no next header behind a destination option": _raw6(60, b"\x3b\0\1\4\0\0\0\0" + b"guestnet" * 4),
+    "IPv6 QUIC (RFC 9000)": _v6(UDP(sport=50000, dport=443), marked()),
+    "IPv6 an answer to a client whose port is RIPng's": _v6(UDP(sport=53, dport=521), marked()),
     "IPv6 atomic fragment with UDP (RFC 6946)": _v6(IPv6ExtHdrFragment(id=6), UDP(sport=4000, dport=53), marked()),
     "IPv6 unreachable": _v6(ICMPv6DestUnreach(), marked(80)),
     "IPv6 packet too big": _v6(ICMPv6PacketTooBig(mtu=1280), marked(80)),
@@ -155,7 +184,23 @@ IPV6 = {
     "MLDv1 report during DAD (RFC 3590)": mine(
         from_ll(ROUTER_ALERT, ICMPv6MLReport(mladdr="ff02::fb"), src="::", dst="ff02::fb", hlim=1)
     ),
+    "MLDv1 done during DAD (RFC 3590)": mine(
+        from_ll(ROUTER_ALERT, ICMPv6MLDone(mladdr="ff02::fb"), src="::", dst=ROUTERS, hlim=1)
+    ),
+    "MLDv2 report of two groups during DAD (RFC 3590)": mine(
+        from_ll(
+            ROUTER_ALERT,
+            ICMPv6MLReport2(
+                records=[ICMPv6MLDMultAddrRec(rtype=4, dst=group) for group in ("ff02::1:ff00:a", "ff02::fb")]
+            ),
+            src="::",
+            dst="ff02::16",
+            hlim=1,
+        )
+    ),
     "DHCPv6 solicit": _v6(UDP(sport=546, dport=547), marked(), to="33:33:00:01:00:02", src=MY_LL, dst="ff02::1:2"),
+    "DHCPv6 release": _dhcp6(8),
+    "DHCPv6 information request": _dhcp6(11),
     "IPv6 to all nodes": _v6(UDP(sport=4000, dport=4000), marked(), to="33:33:00:00:00:01", src=MY_LL, dst=NODES),
 }
 

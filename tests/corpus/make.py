@@ -65,10 +65,11 @@ def dhcp(
     src: str = "0.0.0.0",
     dst: str = "255.255.255.255",
     giaddr: str = "0.0.0.0",
+    ciaddr: str = "0.0.0.0",
 ) -> object:
     chaddr = bytes.fromhex(mac.replace(":", ""))
     options = [("message-type", kind), "end"]
-    bootp = BOOTP(op=op, chaddr=chaddr, xid=7, giaddr=giaddr) / DHCP(options=options)
+    bootp = BOOTP(op=op, chaddr=chaddr, xid=7, giaddr=giaddr, ciaddr=ciaddr) / DHCP(options=options)
     return IP(src=src, dst=dst) / UDP(sport=sport, dport=dport) / bootp
 
 
@@ -113,6 +114,21 @@ def _by_hand(kind: int, following: int) -> list[object]:
     return [kind, Raw(bytes([following, 0, 1, 4, 0, 0, 0, 0]))]
 
 
+def ah(following: int) -> bytes:
+    """An authentication header with a checksum of 96 bits (RFC 4302): 24 octets."""
+    return bytes([following, 4, 0, 0]) + b"\0\0\1\1" + b"\0\0\0\1" + b"guestnet" + b"\0" * 4
+
+
+def vrrp(router: int) -> Raw:
+    """An advertisement of a virtual router, as VRRP and CARP begin it (RFC 9568)."""
+    return Raw(bytes([0x21, router, 100, 1]) + b"guestnet" * 4)
+
+
+def first_fragment(following: int, more: bool = True) -> bytes:
+    """The fragment header of a datagram's first part."""
+    return bytes([following, 0, 0, int(more), 0, 0, 0, 7])
+
+
 # How a message hides behind extension headers: what stands between the IPv6 header and it. A number is the IPv6
 # header's own next header where scapy would not know.
 def hidings(message: int) -> dict[str, list[object]]:
@@ -133,6 +149,12 @@ def hidings(message: int) -> dict[str, list[object]]:
         "a first fragment (RFC 6980)": [IPv6ExtHdrFragment(m=1, id=6)],
         "a first fragment and a destination option (RFC 7113)": [IPv6ExtHdrFragment(m=1, id=6), dest],
         "hop-by-hop, destination and a first fragment": [hop, dest, IPv6ExtHdrFragment(m=1, id=6)],
+        "AH (RFC 4302)": [51, Raw(ah(message))],
+        "a destination option and AH": [60, Raw(bytes([51, 0, 1, 4, 0, 0, 0, 0]) + ah(message))],
+        "AH and a destination option": [51, Raw(ah(60) + bytes([message, 0, 1, 4, 0, 0, 0, 0]))],
+        "a first fragment of AH": [44, Raw(first_fragment(51) + ah(message))],
+        "an atomic fragment of AH": [44, Raw(first_fragment(51, more=False) + ah(message))],
+        "a mobility header (RFC 6275)": _by_hand(135, message),
         "HIP (RFC 7401)": _by_hand(139, message),
         "shim6 (RFC 5533)": _by_hand(140, message),
         "an experimental header (RFC 3692)": _by_hand(253, message),
@@ -171,9 +193,9 @@ def inside(frame: bytes, *tags: tuple[int, int]) -> bytes:
     return frame[:12] + tag_bytes(*tags) + frame[12:]
 
 
-def sentinel(number: int) -> bytes:
+def sentinel(number: int, source: str = ME4) -> bytes:
     """An honest frame that is told from every other: what was sent before it has arrived, or never will."""
-    return mine(IP(src=ME4, dst="255.255.255.255") / UDP(sport=9, dport=9) / Raw(b"sentinel%08d" % number))
+    return mine(IP(src=source, dst="255.255.255.255") / UDP(sport=9, dport=9) / Raw(b"sentinel%08d" % number))
 
 
 def is_same(heard: bytes, sent: bytes) -> bool:
