@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from libvirt_guestnet.datapath import links, vlan
 from libvirt_guestnet.datapath.vlan import TapVlans
-from libvirt_guestnet.hook import intent_vlan, xmlread
+from libvirt_guestnet.hook import intent_vlan, values, xmlread
 from libvirt_guestnet.state import State
 
 # All of these want the state's lock held: hooks of different domains share an uplink.
@@ -15,18 +17,20 @@ def tag(domain: xmlread.Node, state: State, whole: bool = True) -> None:
 
     Receipts come first, so that a kill leaves nothing unknown. Raises GuestnetError when a VLAN would have no effect.
     """
-    wanted = intent_vlan.tap_vlans(domain, state.network)
-    present = {target.get("dev") for target in domain.all("devices/interface/target")}
-    known = [port for port in _of(domain.text_of("uuid"), state) if whole or port.tap in present]
+    wanted = [port._replace(ifindex=links.index_of(port.tap)) for port in intent_vlan.tap_vlans(domain, state.network)]
+    present = values.taps(domain)
+    before, uuid = _all(state), domain.text_of("uuid")
+    gone = [port for port in before if not links.is_there(port.tap, port.ifindex)]
+    known = [p for p in before if p not in gone and p.uuid == uuid and (whole or p.tap in present)]
     for port in wanted:
         state.put_tap_vlans(port._asdict())
     for port in wanted:
         vlan.tag(port)
-    stale = [port for port in known if port.tap not in {p.tap for p in wanted}]
+    stale, left = ([port for port in ports if port.tap not in {p.tap for p in wanted}] for ports in (known, gone))
     for port in stale:
         if links.master_of(port.tap) == port.bridge:
             vlan.untag(port.tap, port.bridge)
-    _forget(stale, state, {port.uplink for port in (*wanted, *known)})
+    _forget([*stale, *left], state, {port.uplink for port in (*wanted, *known, *gone)})
 
 
 def untag(uuid: str, state: State) -> None:
@@ -36,7 +40,22 @@ def untag(uuid: str, state: State) -> None:
 
 def sweep(state: State) -> None:
     """Forgets the VLANs of taps that no longer exist."""
-    _forget([port for port in _all(state) if not links.index_of(port.tap)], state, set())
+    _forget([port for port in _all(state) if not links.is_there(port.tap, port.ifindex)], state, set())
+
+
+def lost(state: State) -> dict[str, str]:
+    """The taps that are in their bridges and not in their VLANs there, or whose uplink is not, each with its domain.
+    Raises GuestnetError."""
+    ports = [port for port in _all(state) if links.is_there(port.tap, port.ifindex)]
+    ports = [port for port in ports if links.master_of(port.tap) == port.bridge]
+    there = vlan.all_current() if ports else {}
+    return {port.tap: port.domain for port in ports if not _is_tagged(port, there)}
+
+
+def _is_tagged(port: TapVlans, there: Mapping[str, vlan.Members]) -> bool:
+    wanted = vlan.members(port)
+    leaves = not links.master_of(port.uplink) or wanted.keys() <= there.get(port.uplink, {}).keys()
+    return wanted == there.get(port.tap) and leaves
 
 
 def _forget(ports: list[TapVlans], state: State, uplinks: set[str]) -> None:
@@ -62,4 +81,4 @@ def _of(uuid: str, state: State) -> list[TapVlans]:
 
 
 def _all(state: State) -> list[TapVlans]:
-    return [TapVlans(**{**f, "tagged": tuple(map(tuple, f["tagged"]))}) for f in state.tap_vlans()]
+    return state.receipts("vlans", TapVlans)

@@ -1,0 +1,226 @@
+"""Towards a guarded port: nobody draws its traffic by its MAC address, and it hears nothing that is for others.
+
+Real taps on a bridge of libvirt's; what the hooks do to it is asked of `bridge`, and proven with frames.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from box import Box
+from test_hook import NS
+
+LIBRARY = Path(__file__).parents[2]
+MACS = {"ann": "52:54:00:00:00:01", "bob": "52:54:00:00:00:02", "tom": "52:54:00:00:00:03"}
+VIRTUAL = "00:00:5e:00:01:07"
+CALL = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook import lifecycle
+sys.exit(lifecycle.run(sys.argv[1], sys.argv[1:]))
+"""
+# Opens the taps NAME…. Then, for each line FROM DESTINATION SOURCE TYPE REST of stdin, sends such a frame from one
+# tap and says which taps it comes out of.
+WIRE = """
+import fcntl, os, select, struct, sys, time
+taps = {}
+for name in sys.argv[1:]:
+    taps[name] = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(taps[name], 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1002))
+    while open(f"/sys/class/net/{name}/brport/state").read().strip() != "3":
+        time.sleep(0.01)
+print("ready", flush=True)
+for number, line in enumerate(sys.stdin):
+    sender, destination, source, ether_type, rest = line.split()
+    frame = bytes.fromhex(destination + source + ether_type) + bytes.fromhex(rest) + b"%032d" % number
+    os.write(taps[sender], frame)
+    heard, end = set(), time.monotonic() + 0.3
+    while (left := end - time.monotonic()) > 0:
+        for tap in select.select(list(taps.values()), [], [], left)[0]:
+            if os.read(tap, 2000) == frame:
+                heard |= {name for name, file in taps.items() if file == tap}
+    print(*sorted(heard), flush=True)
+"""
+
+
+def domain(name: str, inside: str = "", mac: str = "") -> bytes:
+    """A domain whose one NIC is the tap of its name on network one."""
+    port = f'<guestnet:port mac="{mac or MACS[name]}" name="p" network="one" {inside}'
+    return f"""<domain><name>{name}</name><uuid>{name}</uuid><metadata><guestnet:domain {NS} topology="t"
+      guest="{name}">{port}</guestnet:domain></metadata><devices><interface type='network'>
+      <mac address='{mac or MACS[name]}'/><source network='one' bridge='br-one'/><target dev='{name}'/>
+      </interface></devices></domain>""".encode()
+
+
+OWNER = '><guestnet:address ip="10.0.0.{}"/></guestnet:port>'
+ANN, BOB = domain("ann", OWNER.format(2)), domain("bob", OWNER.format(3))
+TOM = domain("tom", 'guarded="no"/>')
+LENT = f'<guestnet:pair prefix="10.0.0.9/32" mac="{VIRTUAL}"/>'
+
+
+def network(more: str = "") -> bytes:
+    mark = f'<guestnet:network {NS} topology="t" name="one"/>'
+    return f"""<hookData><network><name>one</name><metadata>{mark}</metadata><bridge name='br-one'{more}/>
+      </network></hookData>""".encode()
+
+
+class Host:
+    """Ann, Bob and Tom, who is trusted, on a bridge of libvirt's beside the port `nic`."""
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        box.ok("ip", "link", "add", "br-one", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
+        box.ok("ip", "link", "set", "br-one", "up")
+        for tap in (*MACS, "nic"):
+            box.ok("ip", "tuntap", "add", tap, "mode", "tap")
+            box.ok("ip", "link", "set", tap, "master", "br-one", "up")
+
+    def call(self, hook: str, name: str, operation: str, xml: bytes) -> tuple[int, str]:
+        argv = [sys.executable, "-IS", "-c", CALL, hook, name, operation, "begin", "-"]
+        done = self.box.run(*argv, stdin=xml)
+        assert done.stdout == b""
+        return done.returncode, done.stderr.decode()
+
+    def start(self, *domains: bytes) -> None:
+        for xml in domains:
+            assert self.call("qemu", xml.decode().partition("<name>")[2].partition("<")[0], "start", xml) == (0, "")
+
+    def held(self) -> dict[str, set[str]]:
+        """The port of every static entry for a guest's MAC address."""
+        found: dict[str, set[str]] = {}
+        for entry in json.loads(self.box.ok("bridge", "-j", "fdb", "show", "br", "br-one")):
+            if entry.get("state") == "static":
+                found.setdefault(entry["mac"], set()).add(entry["ifname"])
+        return found
+
+    def settings(self, tap: str) -> tuple[Any, Any]:
+        """Whether a port learns and is flooded."""
+        (port,) = json.loads(self.box.ok("bridge", "-j", "-d", "link", "show", "dev", tap))
+        return port["learning"], port["flood"]
+
+    def wire(self) -> subprocess.Popen[str]:
+        enter = ["nsenter", "-t", self.box.pid, "--net", "--mount", "--", sys.executable, "-c", WIRE, *MACS, "nic"]
+        return subprocess.Popen(enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    box = Box()
+    host = Host(box)
+    assert host.call("network", "one", "started", network()) == (0, "")
+    yield host
+    box.close()
+
+
+def send(wire: subprocess.Popen[str], sender: str, to: str, source: str, rest: str = "88b5 00") -> set[str]:
+    """The taps that a frame comes out of."""
+    assert wire.stdin and wire.stdout
+    wire.stdin.write(f"{sender} {to.replace(':', '')} {source.replace(':', '')} {rest}\n")
+    wire.stdin.flush()
+    return set(wire.stdout.readline().split())
+
+
+def test_nobody_draws_a_guests_traffic_and_no_guest_hears_anothers(host: Host) -> None:
+    host.start(ANN, BOB, TOM)
+    far = "02:00:00:00:00:99"
+    with host.wire() as wire:
+        assert wire.stdout and wire.stdout.readline() == "ready\n"
+        # Neither Ann nor Bob has ever sent anything.
+        assert send(wire, "nic", MACS["ann"], far) == {"ann"}
+        for thief in ("nic", "tom"):
+            send(wire, thief, "ff:ff:ff:ff:ff:ff", MACS["ann"])
+            assert send(wire, "nic", MACS["ann"], far) == {"ann"} - {thief}
+            assert send(wire, "tom", MACS["ann"], MACS["tom"]) == {"ann"}
+        assert send(wire, "tom", "02:00:00:00:00:77", MACS["tom"]) == {"nic"}, "unknown: only the port to the outside"
+        assert send(wire, "nic", "02:00:00:00:00:77", far) == {"tom"}, "and who is trusted"
+        assert send(wire, "nic", "ff:ff:ff:ff:ff:ff", far) == {"ann", "bob", "tom"}
+        assert wire.stdin
+        wire.stdin.close()
+
+
+def test_a_ports_entry_comes_with_its_guard_and_goes_with_it(host: Host) -> None:
+    host.start(ANN, BOB, TOM)
+    assert host.held() == {MACS["ann"]: {"ann"}, MACS["bob"]: {"bob"}}
+    assert [host.settings(tap) for tap in (*MACS, "nic")] == [(False, False)] * 2 + [(True, True)] * 2
+    host.start(domain("ann", 'guarded="no"/>'))
+    assert (host.held(), host.settings("ann")) == ({MACS["bob"]: {"bob"}}, (True, True))
+    host.start(ANN, ANN)
+    assert host.held() == {MACS["ann"]: {"ann"}, MACS["bob"]: {"bob"}}
+    assert host.call("qemu", "ann", "release", ANN) == (0, "")
+    assert (host.held(), host.settings("ann")) == ({MACS["bob"]: {"bob"}}, (True, True))
+
+
+def test_a_mac_that_another_port_holds_refuses_the_start(host: Host) -> None:
+    host.start(ANN)
+    status, said = host.call("qemu", "bob", "start", domain("bob", OWNER.format(3), MACS["ann"]))
+    assert status == 1
+    assert f"bob: MAC address {MACS['ann']} is that of port ann of the same bridge" in said
+    assert host.held() == {MACS["ann"]: {"ann"}}
+
+
+@pytest.mark.parametrize("whose", ["br-one", "nic", "far"])
+def test_a_mac_of_the_bridges_own_or_of_somebody_behind_it_refuses_the_start(host: Host, whose: str) -> None:
+    """The guest would get what is for the host, who is its neighbours' gateway."""
+    host.box.ok("ip", "link", "set", "br-one", "address", "52:54:00:00:00:f1")
+    host.box.ok("bridge", "fdb", "add", "02:00:00:00:00:99", "dev", "nic", "master", "static")
+    shown = json.loads(host.box.ok("ip", "-j", "link", "show", "nic"))[0]["address"]
+    mac = {"br-one": "52:54:00:00:00:f1", "nic": shown, "far": "02:00:00:00:00:99"}[whose]
+    before = host.box.ok("bridge", "fdb", "show", "br", "br-one")
+    status, said = host.call("qemu", "ann", "start", domain("ann", OWNER.format(2), mac))
+    assert (status, host.box.ok("bridge", "fdb", "show", "br", "br-one")) == (1, before)
+    port = "br-one" if whose == "br-one" else "nic"
+    assert f"ann: MAC address {mac} is that of port {port} of the same bridge" in said
+    host.start(ANN)
+
+
+def test_what_the_bridge_had_learnt_is_corrected(host: Host) -> None:
+    with host.wire() as wire:
+        assert wire.stdout and wire.stdout.readline() == "ready\n"
+        send(wire, "nic", "ff:ff:ff:ff:ff:ff", MACS["ann"])
+        host.start(ANN)
+        assert send(wire, "tom", MACS["ann"], MACS["tom"]) == {"ann"}
+        assert wire.stdin
+        wire.stdin.close()
+
+
+def test_a_virtual_mac_moves_between_its_ports(host: Host) -> None:
+    lent = OWNER.replace("</guestnet:port>", f"{LENT}</guestnet:port>")
+    host.start(domain("ann", lent.format(2)), domain("bob", lent.format(3)))
+    assert host.held() == {MACS["ann"]: {"ann"}, MACS["bob"]: {"bob"}}, "the virtual one is at neither for good"
+    announcement = "0806 " + "0001080006040001" + VIRTUAL.replace(":", "") + "0a000009" + "0" * 12 + "0a000009"
+    with host.wire() as wire:
+        assert wire.stdout and wire.stdout.readline() == "ready\n"
+        for master in ("ann", "bob", "ann"):
+            send(wire, master, "ff:ff:ff:ff:ff:ff", VIRTUAL, announcement)
+            assert send(wire, "nic", VIRTUAL, "02:00:00:00:00:99") == {master}
+        assert wire.stdin
+        wire.stdin.close()
+
+
+def test_a_guest_that_migrates_to_here_is_behind_the_uplink_until_it_arrives(host: Host) -> None:
+    assert host.call("qemu", "ann", "migrate", ANN) == (0, "")
+    host.start(ANN)
+    assert host.held() == {}
+    assert host.settings("ann") == (False, True), "it is found in the moment in which it runs here"
+    assert host.call("qemu", "ann", "started", ANN) == (0, "")
+    assert (host.held(), host.settings("ann")) == ({MACS["ann"]: {"ann"}}, (False, False))
+    assert host.call("qemu", "ann", "release", ANN) == (0, "")
+    assert host.box.ok("ls", "/run/libvirt-guestnet/incoming") == ""
+
+
+def test_where_libvirt_keeps_the_entries_itself_they_are_libvirts(host: Host) -> None:
+    assert host.call("network", "one", "updated", network(" macTableManager='libvirt'")) == (0, "")
+    host.start(ANN)
+    assert (host.held(), host.settings("ann")) == ({}, (True, True))
+
+
+def test_a_bridge_that_was_there_before_is_left_alone(host: Host) -> None:
+    assert host.call("network", "one", "stopped", network()) == (0, "")
+    host.start(ANN)
+    assert (host.held(), host.settings("ann")) == ({}, (True, True))

@@ -1,0 +1,107 @@
+"""Whose VLANs a tap has, and an uplink for it, where names of taps are used again: the kernel's part is played here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from libvirt_guestnet.datapath import links, vlan
+from libvirt_guestnet.datapath.vlan import TapVlans
+from libvirt_guestnet.hook import networks, owners, tagging, xmlread
+from libvirt_guestnet.state import State
+
+NS = 'xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"'
+NETWORK = f"""<hookData><network><name>{{name}}</name><metadata><guestnet:network {NS} topology="t" name="{{name}}">
+<guestnet:vlan label="lan" uplink="{{uplink}}"/></guestnet:network></metadata><forward mode="bridge"/>
+<bridge name="br0"/></network></hookData>"""
+
+
+class Host:
+    """One whose taps are there with an index each; `tags` and `uplinks` are what its bridge has been told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+        self.state, self.taps = State(str(root)), {"vme0": 5, "vme1": 6}
+        self.tags: dict[str, int] = {}
+        self.uplinks: dict[str, set[int]] = {"up0": set(), "up1": set()}
+        monkeypatch.setattr(links, "index_of", lambda name: self.taps.get(name, 0))
+        monkeypatch.setattr(links, "master_of", lambda _name: "br0")
+        monkeypatch.setattr(vlan, "tag", lambda port: self.tags.update({port.tap: port.pvid}))
+        monkeypatch.setattr(vlan, "untag", lambda tap, _bridge: self.tags.pop(tap))
+        monkeypatch.setattr(vlan, "current", lambda uplink: dict.fromkeys(self.uplinks[uplink], frozenset()))
+        monkeypatch.setattr(vlan, "join", lambda uplink, vlans: self.uplinks[uplink].update(vlans))
+        monkeypatch.setattr(vlan, "leave", lambda uplink, vlans: self.uplinks[uplink].difference_update(vlans))
+        for name, uplink in (("one", "up0"), ("two", "up1")):
+            networks.keep(xmlread.parse(NETWORK.format(name=name, uplink=uplink).encode()), self.state)
+
+    def start(self, name: str, tap: str, network: str = "one", tag: int = 0, kind: str = "bridge") -> xmlread.Node:
+        own = f'<guestnet:vlan tag="{tag}"/>' if tag else ""
+        port = f'<guestnet:port mac="52:54:00:00:00:01" name="p" network="one" guarded="no">{own}</guestnet:port>'
+        text = f"""<domain><name>{name}</name><uuid>u-{name}</uuid><metadata>
+        <guestnet:domain {NS} topology="t" guest="g">{port if tag else ""}</guestnet:domain></metadata>
+        <devices><interface type="{kind}"><mac address="52:54:00:00:00:01"/>
+        <source network="{network}" bridge="br0"/><target dev="{tap}"/></interface></devices></domain>"""
+        domain = xmlread.parse(text.encode())
+        with self.state.lock():
+            owners.check([domain], self.state)
+            tagging.tag(domain, self.state)
+        return domain
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
+    host = Host(monkeypatch, tmp_path)
+    host.start("a", "vme0", tag=7)
+    return host
+
+
+@pytest.mark.parametrize(("kind", "tag"), [("bridge", 0), ("bridge", 9), ("network", 9), ("ethernet", 0)])
+def test_a_tap_that_only_has_vlans_is_not_taken_over_either(host: Host, kind: str, tag: int) -> None:
+    with pytest.raises(owners.OthersTapError, match="domain 'thief': tap vme0 belongs to domain 'a', which runs"):
+        host.start("thief", "vme0", tag=tag, kind=kind)
+    assert (host.tags, host.uplinks) == ({"vme0": 7}, {"up0": {7}, "up1": set()})
+
+
+def test_a_name_without_a_tap_changes_no_vlan(host: Host) -> None:
+    host.start("thief", "vme0", network="plain", kind="user")
+    assert (host.tags, host.uplinks) == ({"vme0": 7}, {"up0": {7}, "up1": set()})
+
+
+@pytest.mark.parametrize(("network", "tag", "uplinks"), [
+    ("two", 9, {"up0": set(), "up1": {9}}),
+    ("plain", 0, {"up0": set(), "up1": set()}),
+])  # fmt: skip
+def test_a_new_device_of_that_name_has_nothing_of_the_old(
+    host: Host, network: str, tag: int, uplinks: dict[str, set[int]]
+) -> None:
+    """The old one's `release` was killed: its uplink must not stay in a VLAN for it."""
+    host.taps["vme0"], host.tags = 8, {}
+    host.start("b", "vme0", network=network, tag=tag)
+    assert (host.tags, host.uplinks) == ({"vme0": tag} if tag else {}, uplinks)
+    with host.state.lock():
+        tagging.untag("u-a", host.state)  # comes late
+    assert (host.tags, host.uplinks) == ({"vme0": tag} if tag else {}, uplinks)
+    assert [port.uuid for port in host.state.receipts("vlans", TapVlans)] == (["u-b"] if tag else [])
+
+
+def test_a_device_that_went_takes_its_vlans_along_with_anybodys_call(host: Host) -> None:
+    del host.taps["vme0"]
+    host.start("b", "vme1", network="two", tag=9)
+    assert host.uplinks == {"up0": set(), "up1": {9}}
+
+
+def test_a_vlan_taken_by_hand_is_missed_at_the_tap_and_at_its_uplink(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, tagged = {7: frozenset({"PVID", "Egress Untagged"})}, {7: frozenset[str]()}
+    for there, missed in (
+        ({"vme0": own, "up0": tagged}, {}),
+        ({"vme0": own, "up0": {**tagged, 8: frozenset[str]()}}, {}),
+        ({"vme0": tagged, "up0": tagged}, {"vme0": "a"}),
+        ({"up0": tagged}, {"vme0": "a"}),
+        ({"vme0": own, "up0": {}}, {"vme0": "a"}),
+    ):
+        monkeypatch.setattr(vlan, "all_current", lambda there=there: there)
+        assert tagging.lost(host.state) == missed
+    monkeypatch.setattr(links, "master_of", lambda _name: "")
+    assert tagging.lost(host.state) == {}, "its bridge comes first"
