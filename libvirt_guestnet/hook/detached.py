@@ -6,25 +6,29 @@ import os
 from collections.abc import Callable
 
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import promises
+from libvirt_guestnet.hook.promises import Promise
 
 
-def leave(work: Callable[[], None], seconds: int, why: str) -> None:
-    """Leaves a process behind that does `work`, and is interrupted as a hook is after so many seconds.
+def leave(work: Callable[[], None], seconds: int, why: str, promise: Promise | None = None) -> None:
+    """Leaves a process behind that does `work`, and is interrupted as a hook is after so many seconds. It has the lock
+    of the note of that, `promise`, as long as it is there.
 
     Raises OSError or GuestnetError, which says what it was for, when it cannot be made.
     """
     middle = os.fork()
     if middle == 0:
-        _detach(work, seconds)
+        _detach(work, seconds, promise)
     if os.waitpid(middle, 0)[1] != 0:
         raise GuestnetError(f"the helper that would {why} could not be started: is the host out of processes?")
 
 
-def _detach(work: Callable[[], None], seconds: int) -> None:
+def _detach(work: Callable[[], None], seconds: int, promise: Promise | None) -> None:
     """In the middle process: makes the helper a child of init and ends."""
     status = 1
     try:
         os.setsid()
+        promises.let_go(promise)
         if os.fork() == 0:
             _run(work, seconds)
         status = 0

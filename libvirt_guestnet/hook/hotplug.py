@@ -8,17 +8,21 @@ hook, with everything imported and its rtnetlink socket listening; if it cannot 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import links
-from libvirt_guestnet.hook import detached, log, xmlread
+from libvirt_guestnet.hook import detached, log, owners, values, xmlread
+from libvirt_guestnet.hook.promises import Promise
 from libvirt_guestnet.hook.xmlread import Node
-from libvirt_guestnet.state import Plugging, State
+from libvirt_guestnet.receipt_kinds import Plugging
+from libvirt_guestnet.state import State
 
 # libvirt's own record of a running domain: not there yet when a domain starts, there when a NIC is plugged in.
 STATUS = "/run/libvirt/qemu/{}.xml"
 HELPER_SECONDS = 10
+_LOOK_SECONDS = 0.3
 _TAPS = ("network", "bridge")
 _GIVEN = ("vlan", "virtualport")
 # Only to check a policy before the real name is known.
@@ -33,8 +37,9 @@ class Plug:
         self.domain, self.port, self.network = domain, port, network
         self.uuid, self.mac = domain.text_of("uuid"), _mac(port)
         self.portid = port.text_of("uuid")
-        self.type = plug.get("type") if plug else ""
+        self.type = (plug.get("type") if plug else "").removesuffix("-pci")  # of <interface>: hostdev
         self.bridge = plug.get("bridge") if plug else ""
+        self.qdisc = _qdisc(port)
 
     def domain_with(self, tap: str = _NO_TAP_YET) -> Node:
         """The domain with this NIC alone, as a later hook call would show it."""
@@ -47,8 +52,23 @@ class Plug:
         ]
         devices, domain = Node("devices", {}), Node("domain", {})
         devices.children = [nic]
-        domain.children = [*(c for c in self.domain.children if c.tag in ("name", "uuid", "metadata")), devices]
+        told = ("name", "uuid", "metadata") if self._is_told_of(nic) else ("name", "uuid")
+        domain.children = [*(c for c in self.domain.children if c.tag in told), devices]
         return domain
+
+    def _is_told_of(self, nic: Node) -> bool:
+        """Whether what the metadata says of this MAC address is not said of a NIC with a tap that has it already."""
+        devices, domain = Node("devices", {}), Node("domain", {})
+        devices.children = [nic, *self.domain.all("devices/interface")]
+        domain.children = [*self.domain.all("metadata"), devices]
+        return values.has_tap(nic) or values.Policies(domain).of(nic) is not None
+
+
+def _qdisc(port: Node) -> str:
+    """The kind of the last qdisc that libvirt will make for a NIC's limits of bandwidth, "" if it has none."""
+    if port.one("bandwidth/outbound"):
+        return "ingress"
+    return "htb" if port.one("bandwidth/inbound") else ""
 
 
 def plug(hook_data: Node) -> Plug | None:
@@ -65,10 +85,15 @@ def plug(hook_data: Node) -> Plug | None:
 def status(name: str) -> Node | None:
     """libvirt's record of a domain, <domstatus>; None while it starts or does not run."""
     try:
-        with open(STATUS.format(name), "rb") as file:
+        with open(_path(name), "rb") as file:
             return xmlread.parse(file.read(xmlread.MAX_BYTES + 1))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _path(name: str) -> str:
+    """Of a name that no file can have there is no record: "", which is no file's either."""
+    return STATUS.format(name) if 0 < len(name.encode()) <= 250 and not {"/", "\0"} & set(name) else ""
 
 
 class Record(NamedTuple):
@@ -82,7 +107,7 @@ def record(name: str, known: Record | None = None) -> Record | None:
     """libvirt's record of a domain, `known` itself if that is still it; None while it does not run. Raises
     GuestnetError on one that cannot be read."""
     try:
-        with open(STATUS.format(name), "rb") as file:
+        with open(_path(name), "rb") as file:
             stat = os.fstat(file.fileno())
             version = stat.st_ino, stat.st_mtime_ns
             if known is not None and known.version == version:
@@ -91,6 +116,23 @@ def record(name: str, known: Record | None = None) -> Record | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Record(_with_given(domain), version) if domain is not None else None
+
+
+def record_size(name: str) -> int:
+    """The octets of libvirt's record of a domain; 0 while it does not run."""
+    try:
+        return os.stat(_path(name)).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def version(name: str) -> tuple[int, int]:
+    """What a record of a domain would have as its `version`; (0, 0) while it does not run."""
+    try:
+        found = os.stat(_path(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def _with_given(domain: Node) -> Node:
@@ -124,32 +166,77 @@ def _mac(port: Node) -> str:
 def staying(found: Plug) -> tuple[str, str]:
     """(tap, network so far) of an attached NIC that is on the bridge already, so that no tap will join it; else ""."""
     for nic in found.domain.all("devices/interface"):
-        target, source = nic.one("target"), nic.one("source")
-        if _mac(nic) == found.mac and target and links.is_on(target.get("dev"), found.bridge):
-            return target.get("dev"), source.get("network") if source else ""
+        for tap in values.taps_of(nic) if _mac(nic) == found.mac else ():
+            if links.is_on(tap, found.bridge):
+                return tap, values.attribute(nic, "source", "network")
     return "", ""
 
 
-def leave_helper(found: Plug, state: State, guard: Callable[[str], None]) -> None:
-    """Leaves a process behind that calls `guard` with the name of the tap. Raises OSError when it cannot be made."""
+def leave_helper(found: Plug, state: State, guard: Callable[[str], None], same: str) -> None:
+    """Leaves a process behind that calls `guard` with the name of the tap; where the NIC may be the `same` as that of
+    a tap there, with that of another, unless it is. Raises OSError when it cannot be made."""
     watch = links.Watch()
     with state.lock():
-        state.put_plugging(Plugging(found.portid, found.uuid, found.mac))
+        name = found.domain.text_of("name")
+        state.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
+        promise = Promise(state.plugging_path(found.portid))
+    why = "guard the new NIC"
     try:
-        detached.leave(lambda: _help(watch, found, state, guard), 2 * HELPER_SECONDS, "guard the new NIC")
+        detached.leave(lambda: _help(watch, found, state, guard, same), 2 * HELPER_SECONDS, why, promise)
     finally:
+        promise.hand_over()
         watch.close()
 
 
-def _help(watch: links.Watch, found: Plug, state: State, guard: Callable[[str], None]) -> None:
-    tap = watch.tap(found.mac, found.bridge, HELPER_SECONDS)
+def _new_tap(watch: links.Watch, found: Plug, state: State, same: str) -> str:
+    def mine(tap: str) -> bool:
+        return tap != same and not owners.owner_but(found.uuid, tap, state)
+
+    end = time.monotonic() + HELPER_SECONDS
+    while time.monotonic() < end:
+        tap = watch.tap(found.mac, found.bridge, _LOOK_SECONDS if same else HELPER_SECONDS, mine)
+        if tap or not same:
+            return tap
+        domain = running(found.domain.text_of("name"), found.uuid)
+        if domain is None or state.plugging(found.portid) is None:
+            return ""
+        for given in _taps_of_port(domain, found.portid):
+            return given if given == same or mine(given) else ""
+    return ""
+
+
+def _taps_of_port(domain: Node, portid: str) -> Iterator[str]:
+    for nic in domain.all("devices/interface"):
+        if any(source.get("portid") == portid for source in nic.all("source")):
+            yield from values.taps_of(nic)
+
+
+def _help(watch: links.Watch, found: Plug, state: State, guard: Callable[[str], None], same: str) -> None:
+    tap = _new_tap(watch, found, state, same)
+    if not tap:
+        _give_up(found, state)
+        return
     try:
-        if tap:
+        if tap != same:
             guard(tap)
+    except owners.OthersTapError as error:  # that one's guard stays
+        log.complain(f"domain {found.domain.text_of('name')}: new NIC {found.mac} is not guarded: {error}")
     except Exception as error:  # closed, whatever the bug: nobody else will guard this NIC
         links.set_down(tap)
         name = found.domain.text_of("name")
         log.complain(f"domain {name}: new NIC {found.mac} cannot be guarded, {tap} is down: {error}")
-    finally:
-        with state.lock():
-            state.drop_plugging(found.portid)
+    with state.lock():
+        state.drop_plugging(found.portid)
+
+
+def _give_up(found: Plug, state: State) -> None:
+    """Leaves it to `plugged` to guard the NIC, should its tap come after all."""
+    with state.lock():
+        mark = state.plugging(found.portid)
+        if mark is None:
+            return  # unplugged again
+        state.put_plugging(mark._replace(alone=True))
+    log.complain(
+        f"domain {mark.domain}: the tap of new NIC {found.mac} on network {found.network} has not come within "
+        f"{HELPER_SECONDS} s: libvirt-guestnet.service, a later hook call or `guestnet hooks sync` guards it then"
+    )

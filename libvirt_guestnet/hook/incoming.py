@@ -12,24 +12,51 @@ import time
 from collections.abc import Callable
 
 from libvirt_guestnet.datapath import links
-from libvirt_guestnet.hook import detached, hotplug, xmlread
+from libvirt_guestnet.hook import detached, hotplug, promises, xmlread
+from libvirt_guestnet.hook.promises import Promise
+from libvirt_guestnet.state import State
 
 LONGEST_SECONDS = 24 * 3600
 _ALL_PROTOCOLS, _OUTGOING = 0x0003, 4
 
 
 def is_incoming(domain: xmlread.Node) -> bool:
-    """Whether libvirt's own record says that the domain is paused for its migration to this host."""
+    """Whether libvirt's own record says that the domain is paused for its migration to this host. A guest that was
+    restored paused is said to be paused for that, too, but libvirt is at no such job."""
     status = hotplug.status(domain.text_of("name"))
-    return status is not None and (status.get("state"), status.get("reason")) == ("paused", "migration")
+    if status is None or (status.get("state"), status.get("reason")) != ("paused", "migration"):
+        return False
+    return any(job.get("async") == "migration in" for job in status.all("job"))
 
 
-def leave_helper(domain: xmlread.Node, taps: list[str], arrive: Callable[[], None]) -> None:
-    """Leaves a process behind that calls `arrive` when the guest runs here; never, if it does not come. Raises OSError
-    or GuestnetError when it cannot be made."""
-    ears = [_ear(tap) for tap in taps]  # they listen from now on: nothing is missed while the helper is made
+def leave_helper(domain: xmlread.Node, taps: list[str], arrive: Callable[[], None], state: State) -> None:
+    """Leaves a process behind that calls `arrive` when the guest runs here; never, if it does not come. None where one
+    waits already. Raises OSError or GuestnetError when it cannot be made."""
+    turn = _turn(domain, state)
+    if turn is None:
+        return
     try:
-        detached.leave(lambda: _wait(domain, taps, ears, arrive), LONGEST_SECONDS, "wait for the guest's arrival")
+        _leave(domain, taps, arrive, turn)
+    finally:
+        turn.hand_over()
+
+
+def _turn(domain: xmlread.Node, state: State) -> Promise | None:
+    """The note that the domain is on its way, and waited for; None while somebody has it."""
+    name = domain.text_of("name")
+    with state.lock():
+        path = state.incoming_path(name)
+        if state.incoming(name) and not promises.is_broken(path):
+            return None
+        state.put_incoming(name, domain.text_of("uuid"), waiting=True)
+        return Promise(path)
+
+
+def _leave(domain: xmlread.Node, taps: list[str], arrive: Callable[[], None], turn: Promise) -> None:
+    ears = [_ear(tap) for tap in taps]  # they listen from now on: nothing is missed while the helper is made
+    why = "wait for the guest's arrival"
+    try:
+        detached.leave(lambda: _wait(domain, taps, ears, arrive), LONGEST_SECONDS, why, turn)
     finally:
         for ear in ears:
             ear.close()

@@ -11,69 +11,103 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import arrival, entry, hotplug, log
+from libvirt_guestnet.hook import arrival, entry, hotplug, log, promises
 from libvirt_guestnet.hook.hotplug import Record
-from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.state import ROOT, Lock, State
 
-SPOOL = f"{ROOT}/reconnect"
+# Guests to be repaired, and those that it is at.
+SPOOL, TAKEN = f"{ROOT}/reconnect", f"{ROOT}/repairing"
 # What the hook file calls its descriptor of the lock.
 _LOCK = 9
 # Guests reconnect side by side: the daemon shall have the processors until it is back.
 _QUIET_SECONDS, _MOST_SECONDS = 0.2, 1.0
-# Nobody starts while they are repaired.
-_TOGETHER = 64
+# Nobody starts while they are repaired. A tree of libvirt's records takes up to 30 times the memory of their text.
+_TOGETHER, _OCTETS_TOGETHER = 64, 2 << 20
+_said: set[str] = set()
 
 
-def main() -> int:
-    """Repairs until the spool is empty."""
+def main(lock: int = _LOCK) -> int:
+    """Repairs until the spool is empty; a descriptor of the lock says that somebody does."""
     signal.signal(signal.SIGALRM, entry.expired)
-    while os.listdir(SPOOL) and _locked():
+    promises.keep_from_forks(lock)
+    while spooled() and locked(lock):
         _settle()
-        repair(_taken(), "after the daemon's restart")
-        flock(_LOCK, LOCK_UN)  # who came meanwhile saw that we are at work, and went: look again
+        names = _taken()
+        repair(names, "after the daemon's restart")
+        for name in names:
+            os.unlink(f"{TAKEN}/{name}")
+        flock(lock, LOCK_UN)  # who came meanwhile saw that we are at work, and went: look again
     return 0
 
 
-def _locked() -> bool:
+def locked(lock: int) -> bool:
+    """Whether nobody else repairs; from now on we do."""
     try:
-        flock(_LOCK, LOCK_EX | LOCK_NB)
+        flock(lock, LOCK_EX | LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
+def spooled() -> list[str]:
+    """The guests to be repaired, those among them that a killed process was at."""
+    return sorted({*_names(SPOOL), *_names(TAKEN)})
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
 def _settle() -> None:
     end, before = time.monotonic() + _MOST_SECONDS, [""]
-    while (now := os.listdir(SPOOL)) != before and time.monotonic() < end:
+    while (now := _names(SPOOL)) != before and time.monotonic() < end:
         before = now
         time.sleep(_QUIET_SECONDS)
 
 
 def _taken() -> list[str]:
-    names = sorted(os.listdir(SPOOL))
-    for name in names:
-        os.unlink(f"{SPOOL}/{name}")
-    return names
+    """Those of them that are there by now, moved to where they stay until they are repaired."""
+    os.makedirs(TAKEN, 0o700, exist_ok=True)
+    for name in _names(SPOOL):
+        os.rename(f"{SPOOL}/{name}", f"{TAKEN}/{name}")
+    return sorted(_names(TAKEN))
 
 
 def repair(names: list[str], when: str) -> None:
     """Does for those of these guests that run what `reconnect` asks for. Never fails: the log is told."""
-    chunks = (names[first : first + _TOGETHER] for first in range(0, len(names), _TOGETHER))
-    domains = [domain for chunk in chunks for domain in _repaired(chunk, when)]
+    uuids = {uuid for chunk in _chunks(names) for uuid in _repaired(chunk, when)}
     try:
         with _Deadline():
-            arrival.open_ways(domains, State(), force=True)
+            arrival.open_ways_of(uuids, State(), force=True)
     except Exception as error:  # guarded they are
         log.complain(f"ways in to guests are not repaired {when}: {error}")
 
 
-def _repaired(names: list[str], when: str) -> list[Node]:
-    """Repairs guests together or, where that fails, each half of them: for one alone it is said. Those that are."""
+def _chunks(names: list[str]) -> Iterator[list[str]]:
+    """Guests that are repaired together; one whose record is long, by itself."""
+    chunk: list[str] = []
+    octets = 0
+    for name in names:
+        size = hotplug.record_size(name)
+        if chunk and (len(chunk) == _TOGETHER or octets + size > _OCTETS_TOGETHER):
+            yield chunk
+            chunk, octets = [], 0
+        chunk.append(name)
+        octets += size
+    if chunk:
+        yield chunk
+
+
+def _repaired(names: list[str], when: str) -> list[str]:
+    """Repairs guests together or, where that fails, each half of them: for one alone it is said. The UUIDs of those
+    that are."""
     try:
         with _Deadline():
             return _together(names)
@@ -83,15 +117,34 @@ def _repaired(names: list[str], when: str) -> list[Node]:
             return _repaired(names[:half], when) + _repaired(names[half:], when)
         if not isinstance(error, _EndedError):
             log.complain(f"guest {names[0]} is not repaired {when}: {error}")
+            _keep(names[0], when)
         return []
 
 
-def _together(names: list[str]) -> list[Node]:
+def _keep(name: str, when: str) -> None:
+    """Whoever may change what a guest is to have shall not take its guard off by it: it has what it had."""
+    try:
+        with _Deadline():
+            state = State()
+            entry.keep((uuid for uuid, known in state.owned().items() if known == name), state)
+    except Exception as error:
+        log.complain(f"guest {name} may be without its guard {when}: {error}")
+
+
+def _together(names: list[str]) -> list[str]:
     records = {name: record for name in names if (record := hotplug.record(name))}
     domains = [record.domain for record in records.values()]
-    if domains:
-        entry.repair_all(domains, _Running(records))
-    return domains
+    told = entry.repair_all(domains, _Running(records)) if domains else entry.Told([], [])
+    for text in (*told.refused, *_news(told.unled)):
+        log.complain(text)
+    return [domain.text_of("uuid") for domain in domains]
+
+
+def _news(told: list[str]) -> list[str]:
+    """What has not been said: the service tries again and again to lead to a guest."""
+    new = [each for each in told if each not in _said]
+    _said.update(new)
+    return new
 
 
 class _Deadline:

@@ -1,0 +1,137 @@
+"""libvirt's own rules: whether they are there, and having its daemon make them anew.
+
+It does so when it hears on D-Bus that firewalld has reloaded, whoever says so (9.0 to 11.3); at a mere SIGHUP it finds
+its chains missing. Every signal is a whole round for it, and rounds queue: of a slow daemon, minutes. So it is told
+once, and again only where some rules are still missing when it rests (11.3's nftables backend deletes by the handles of
+flushed rules, and so some that it has just made). The log is told only what is seen.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath import program
+from libvirt_guestnet.datapath.nft import listed, tables
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import log, xmlread
+
+_LIBVIRT, _TABLE = "/run/libvirt", "ip libvirt_network"
+_DAEMONS = ("/run/libvirtd.pid", "/run/virtnetworkd.pid")
+_RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
+_REST_SECONDS, _LONGEST_REST, _TIMES = 1.5, 30.0, 4
+# Less is what an idle daemon takes for itself.
+_WORK_TICKS = 3
+# A host's daemon may have other work all day.
+_MOST_WORK_SECONDS = 120.0
+
+
+class Seen(NamedTuple):
+    """The bridges whose rules are not there; whether others' are; and all rules, to be compared."""
+
+    lost: frozenset[str]
+    some_left: bool
+    rules: str
+
+
+class Libvirts:
+    """Sees to them; `patience` says in how many seconds to look again, if something is missing."""
+
+    def __init__(self) -> None:
+        self._all_is_there()
+
+    def _all_is_there(self) -> None:
+        self._noticed, self._asked, self._worked, self._times, self._told = 0.0, 0.0, 0.0, 0, False
+        self._rules, self._ticks = "", 0
+        self.patience: float | None = None
+
+    def see_to(self) -> None:
+        """Raises GuestnetError where it cannot look."""
+        found, now = look(), time.monotonic()
+        if not found.lost:
+            self._all_is_there()
+            return
+        self._noticed = self._noticed or now
+        self._watch_work(found, now)
+        self.patience = _LONGEST_REST if self._told else _REST_SECONDS
+        stopping = found.some_left and now - self._noticed < _REST_SECONDS  # perhaps just one network
+        if not stopping and (not self._times or self._is_resting(now)):
+            self._tell(found, now)
+            self._ask(now)
+
+    def _watch_work(self, found: Seen, now: float) -> None:
+        ticks = _ticks()
+        if found.rules != self._rules or ticks - self._ticks >= _WORK_TICKS:
+            self._rules, self._ticks, self._worked = found.rules, ticks, now
+
+    def _is_resting(self, now: float) -> bool:
+        """Whether it has done what it was asked for, less and less soon: it may be one that does not hear us."""
+        rest: float = min(_REST_SECONDS * 2 ** (self._times - 1), _LONGEST_REST)
+        worked = self._worked if now - self._asked < _MOST_WORK_SECONDS else 0.0
+        return now - max(worked, self._asked) >= rest
+
+    def _ask(self, now: float) -> None:
+        self._asked, self._times = now, self._times + 1
+        with suppress(GuestnetError):
+            program.run(list(_RELOADED), "", "systemd")
+
+    def _tell(self, found: Seen, now: float) -> None:
+        if self._times >= _TIMES and not self._told:
+            self._told = True
+            bridges, seconds = ", ".join(sorted(found.lost)), now - self._noticed
+            log.complain(
+                f"libvirt's rules for {bridges} are missing, and were {seconds:.0f} s ago: its daemon was asked "
+                f"{self._times} times to make them anew, and changes none now; if they stay away, restart it "
+                f"(systemctl restart libvirtd)"
+            )
+
+
+def look() -> Seen:
+    """Raises GuestnetError."""
+    bridges = frozenset(bridge for name in recorded("network") if (bridge := _ruled_bridge(name)))
+    if not bridges:
+        return Seen(bridges, False, "")
+    if _TABLE in tables():
+        rules = "\n".join(listed("table", *_TABLE.split()))
+    else:
+        rules = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
+    there = bridges.intersection(rules.replace('"', " ").split())
+    return Seen(bridges - there, bool(there), rules)
+
+
+def recorded(kind: str) -> list[str]:
+    """The names of what libvirt has records of: running domains, active networks."""
+    folder = f"{_LIBVIRT}/{kind}"
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [name.removesuffix(".xml") for name in sorted(names) if name.endswith(".xml")]
+
+
+def _ruled_bridge(network_name: str) -> str:
+    """The bridge of a network, if libvirt has rules for it. A record that cannot be read is named, and that is all."""
+    try:
+        with open(f"{_LIBVIRT}/network/{network_name}.xml", "rb") as file:
+            network = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
+    except FileNotFoundError:  # it has just been stopped
+        return ""
+    except GuestnetError as error:
+        log.complain(f"network {network_name}: whether libvirt's rules for it are there is not known: {error}")
+        return ""
+    bridge, forward = (network.one("bridge"), network.one("forward")) if network else (None, None)
+    ruled = forward is None or (forward.get("mode") or "nat") in ("nat", "route")
+    return bridge.get("name") if bridge and ruled else ""
+
+
+def _ticks(pid_files: Iterable[str] = _DAEMONS) -> int:
+    """The processor time that the daemons have taken, with that of the programs that they ran to their end."""
+    return sum(map(_ticks_of, pid_files))
+
+
+def _ticks_of(pid_file: str) -> int:
+    try:
+        with open(pid_file) as file, open(f"/proc/{int(file.read())}/stat") as stat:
+            return sum(map(int, stat.read().rpartition(")")[2].split()[11:15]))
+    except (OSError, ValueError):
+        return 0  # it does not run

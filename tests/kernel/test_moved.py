@@ -1,0 +1,115 @@
+"""NICs plugged into running guests, and moved from network to network: what leads to them leads to where they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from box import Box
+from test_hook_owners import NEW_PORT, SETUP, Host, domain, nic, policy, port_created
+
+from libvirt_guestnet.sandbox import python_inside
+
+TAP, MAC, UUID = "vme0b", "52:54:00:00:00:0b", "63000000-0000-4000-8000-00000000000b"
+OTHER_PORT, LAST_PORT = "6300cccc-0000-4000-8000-000000000001", "6300dddd-0000-4000-8000-000000000001"
+BEHIND = '<guestnet:behind prefix="10.61.98.0/24"/>'
+NEAR = '<guestnet:floating ip="198.18.1.51" to="10.61.1.66"/>'
+OWN = '<guestnet:address ip="198.18.1.52"/><guestnet:floating ip="198.18.1.52" via="10.61.1.66"/>'
+FORWARD = '<guestnet:forward protocol="tcp" ports="8081" to="10.61.1.66" first="81"/>'
+POLICY = policy(MAC, "10.61.1.66", BEHIND + NEAR + OWN + FORWARD)
+ROUTES = {"10.61.98.0/24 via 10.61.1.66 dev {}", "198.18.1.51 dev {}", "198.18.1.52 via 10.61.1.66 dev {}"}
+PUBLISHED = {"198.18.1.51 dev up0 proxy", "198.18.1.52 dev up0 proxy"}
+STATUS = """
+import json
+from libvirt_guestnet.datapath import routes
+from libvirt_guestnet.opened import opened
+from libvirt_guestnet.state import State
+found = opened(State(), routes.there())
+print(json.dumps({each.bridge: [len(each.forwards), len(each.floating)] for each in found}))
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    box = Box()
+    box.ok(
+        "sh", "-c", SETUP + f"ip link add br1 type bridge; ip link set br1 up; ip link set {TAP} address fe{MAC[2:]}"
+    )
+    host = Host(box, tmp_path)
+    host.record("b", domain("b", UUID, POLICY))
+    assert host.call("network", "lan", "port-created", "begin", created("lan", NEW_PORT)) == (0, "")
+    box.ok("ip", "link", "set", TAP, "master", "br0")
+    host.soon(lambda: NEW_PORT not in " ".join(host.receipts()))
+    host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, NEW_PORT)))
+    yield host
+    box.close()
+
+
+def created(network: str, portid: str) -> bytes:
+    xml = port_created(network, MAC, "b", UUID, portid)
+    return xml.replace(b"bridge='br0'", b"bridge='br1'") if network == "other" else xml
+
+
+def routes(host: Host) -> set[str]:
+    """Those of ours, with what is needed to tell them apart."""
+    lines = host.box.ok("sh", "-c", "ip -4 route show table all proto 71").splitlines()
+    flags = {"onlink", "linkdown"}  # no port of these bridges has a carrier
+    return {" ".join(word for word in line.split() if word not in flags) for line in lines}
+
+
+def published(host: Host) -> set[str]:
+    return {line.partition(" proto")[0].strip() for line in host.box.ok("ip", "neigh", "show", "proxy").splitlines()}
+
+
+def opened(host: Host) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = json.loads(host.box.ok(*python_inside(["-c", STATUS], Path("/"))))
+    return found
+
+
+def led(bridge: str) -> set[str]:
+    return {route.format(bridge) for route in ROUTES}
+
+
+def test_a_plugged_nic_is_led_to_as_at_a_start(host: Host) -> None:
+    """Next hops and floating addresses, those on the host's LAN and the guest's own."""
+    assert (routes(host), published(host)) == (led("br0"), PUBLISHED)
+    assert opened(host) == {"br0": [1, 2]}
+
+
+def test_a_nic_that_moves_takes_along_what_leads_to_it(host: Host) -> None:
+    old = created("lan", NEW_PORT)
+    for network, portid, bridge in (("other", OTHER_PORT, "br1"), ("lan", LAST_PORT, "br0")):
+        assert host.call("network", network, "port-created", "begin", created(network, portid)) == (0, "")
+        host.box.ok("ip", "link", "set", TAP, "master", bridge)
+        host.soon(lambda portid=portid: portid not in " ".join(host.receipts()))
+        assert (routes(host), published(host), opened(host)) == (led(bridge), PUBLISHED, {bridge: [1, 2]})
+        assert host.call("network", network, "port-deleted", "begin", old) == (0, "")
+        assert (routes(host), published(host), opened(host)) == (led(bridge), PUBLISHED, {bridge: [1, 2]})
+        host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, portid).replace("br0", bridge)))
+        old = created(network, portid)
+
+
+def test_nothing_leads_to_where_a_nic_was(host: Host) -> None:
+    """It moves to a bridge that is no network's: no call tells of that, but that its old port is gone."""
+    host.box.ok("ip", "link", "set", TAP, "master", "br1")
+    assert opened(host) == {"br0": [0, 0]}, "told before it is put right"
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
+    assert (routes(host), published(host), opened(host)) == (set(), set(), {})
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        ("ip route del 198.18.1.52", [1, 1]),
+        ("ip neigh del proxy 198.18.1.51 dev up0", [1, 1]),
+        ("nft delete element inet guestnet floating4 '{ 198.18.1.51 }'", [1, 1]),
+        ("nft delete element inet guestnet any-port4 '{ tcp . 8081 }'", [0, 2]),
+        ("nft delete table inet guestnet", [0, 1]),
+        (f"ip link set {TAP} nomaster", [0, 0]),
+    ],
+)
+def test_what_is_open_is_told_by_the_kernel(host: Host, damage: str, left: list[int]) -> None:
+    host.box.ok("sh", "-c", damage)
+    assert opened(host) == {"br0": left}

@@ -1,0 +1,147 @@
+"""libvirt's own rules after a flush: its daemon is asked once, and again only when it rests and some are missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from libvirt_guestnet.hook import libvirts, watch
+from libvirt_guestnet.hook.libvirts import Libvirts, Seen
+from libvirt_guestnet.hook.xmlread import MAX_MARKS
+
+
+class Libvirt:
+    """A daemon whose rules are there or not, that works or rests, and is asked to make them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lost, self.some_left, self.now, self.asked = False, False, 1000.0, 0
+        self.rules, self.ticks = "", 500
+        self.told: list[str] = []
+        monkeypatch.setattr(libvirts, "look", self._seen)
+        monkeypatch.setattr(libvirts, "_ticks", lambda: self.ticks)
+        monkeypatch.setattr(libvirts.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(libvirts.program, "run", self._asked)
+        monkeypatch.setattr(libvirts.log, "complain", self.told.append)
+
+    def _seen(self) -> Seen:
+        return Seen(frozenset({"virbr0"} if self.lost else ()), self.some_left, self.rules)
+
+    def _asked(self, argv: list[str], *_: str) -> None:
+        assert argv[:2] == ["busctl", "emit"]
+        self.asked += 1
+
+    def looks(self, service: Libvirts, seconds: float) -> tuple[int, int]:
+        """How often it has been asked, and the log told, by then."""
+        self.now += seconds
+        service.see_to()
+        return self.asked, len(self.told)
+
+
+@pytest.fixture
+def libvirt(monkeypatch: pytest.MonkeyPatch) -> Libvirt:
+    return Libvirt(monkeypatch)
+
+
+@pytest.mark.parametrize("sign", ["rules", "ticks"])
+def test_one_that_works_is_asked_once(libvirt: Libvirt, sign: str) -> None:
+    """A round takes a slow daemon 20 s, and rounds queue."""
+    service = Libvirts()
+    libvirt.lost = True
+    assert libvirt.looks(service, 0) == (1, 0)
+    for each in range(40):
+        libvirt.rules += "rule\n" if sign == "rules" else ""
+        libvirt.ticks += 5 if sign == "ticks" else 0
+        assert libvirt.looks(service, 1) == (1, 0), f"after {each} s"
+        assert service.patience == 1.5
+    libvirt.lost = False
+    assert libvirt.looks(service, 1) == (1, 0)
+    assert service.patience is None
+
+
+def test_one_that_rests_is_asked_ever_more_seldom_and_the_log_told_what_is_seen(libvirt: Libvirt) -> None:
+    service = Libvirts()
+    assert libvirt.looks(service, 0) == (0, 0)
+    libvirt.lost = True
+    assert libvirt.looks(service, 0) == (1, 0)
+    assert libvirt.looks(service, 0.3) == (1, 0)
+    for rest, asked in ((1.5, 2), (3, 3), (6, 4)):
+        assert libvirt.looks(service, rest - 0.2) in ((asked - 1, 0), (asked, 0))
+        assert libvirt.looks(service, 0.3) == (asked, 0)
+    assert libvirt.looks(service, 11) == (4, 0), "the last one may still help"
+    assert libvirt.looks(service, 1.5) == (5, 1)
+    (said,) = libvirt.told
+    assert "rules for virbr0 are missing" in said
+    assert "asked 4 times to make them anew, and changes none now" in said
+    assert libvirt.looks(service, 30) == (6, 1), "the log is told once"
+    libvirt.lost = False
+    assert libvirt.looks(service, 1) == (6, 1)
+    libvirt.lost = True
+    assert libvirt.looks(service, 1) == (7, 1)
+
+
+def test_what_is_missing_when_a_round_is_done_is_asked_for_again(libvirt: Libvirt) -> None:
+    service = Libvirts()
+    libvirt.lost = True
+    libvirt.looks(service, 0)
+    for _ in range(20):
+        libvirt.ticks += 50
+        libvirt.looks(service, 1)
+    libvirt.some_left = True
+    assert libvirt.looks(service, 1) == (1, 0)
+    assert libvirt.looks(service, 1) == (2, 0)
+
+
+def test_other_work_does_not_hold_it_up_for_ever(libvirt: Libvirt) -> None:
+    service = Libvirts()
+    libvirt.lost = True
+    for _ in range(125):
+        libvirt.ticks += 50
+        libvirt.looks(service, 1)
+    assert libvirt.asked == 2
+
+
+def test_a_network_that_is_being_stopped_is_no_reason_to_ask(libvirt: Libvirt) -> None:
+    service = Libvirts()
+    libvirt.lost = libvirt.some_left = True
+    assert libvirt.looks(service, 0) == (0, 0)
+    assert libvirt.looks(service, 0.5) == (0, 0)
+    assert libvirt.looks(service, 2) == (1, 0), "but one whose rules do not come is"
+
+
+def test_the_service_looks_again_soon_while_something_is_missing(
+    libvirt: Libvirt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "lost", lambda _state: watch.NOTHING)
+    service = watch._Watch()
+    for libvirt.lost, patience in ((False, 30.0), (True, 1.5), (False, 30.0)):
+        service.look()
+        assert service.patience == patience
+
+
+def test_processor_time_is_that_of_a_daemon_and_of_what_it_ran(tmp_path: Path) -> None:
+    pid_file, stat = tmp_path / "pid", Path("/proc/self/stat")
+    pid_file.write_text(f"{os.getpid()}\n")
+    times = os.times()
+    before = stat.read_text()
+    found = libvirts._ticks([str(pid_file), "/nonexistent"])
+    assert found >= sum(times[:4]) * os.sysconf("SC_CLK_TCK") - 4
+    assert found >= sum(map(int, before.rpartition(")")[2].split()[11:15]))
+
+
+def test_a_networks_hostile_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirts, "_LIBVIRT", str(tmp_path))
+    monkeypatch.setattr(libvirts, "tables", lambda: {"ip libvirt_network"})
+    monkeypatch.setattr(libvirts, "listed", lambda *_: ['iifname "br-good"'])
+    told: list[str] = []
+    monkeypatch.setattr(libvirts.log, "complain", told.append)
+    (tmp_path / "network").mkdir()
+    for name, text in (
+        ("damaged", "<x>"),
+        ("good", "<s><network><bridge name='br-good'/></network></s>"),
+        ("huge", "<a/>" * MAX_MARKS),
+    ):
+        (tmp_path / f"network/{name}.xml").write_text(text)
+    assert libvirts.look()[:2] == (frozenset(), True)
+    assert [line.partition(":")[0] for line in told] == ["network damaged", "network huge"]

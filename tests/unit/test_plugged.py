@@ -1,0 +1,200 @@
+"""NICs whose plug helper is gone: what it leaves, and who makes it good."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from libvirt_guestnet.datapath import links
+from libvirt_guestnet.hook import guarding, hotplug, plugged, promises, watch, xmlread
+from libvirt_guestnet.hook.hotplug import Plug
+from libvirt_guestnet.receipt_kinds import Plugging, PortReceipt
+from libvirt_guestnet.state import State
+
+MAC = "52:54:00:00:00:02"
+MARK = Plugging("p-1", "u-a", MAC, "a", "one")
+RECORD = """<domstatus><domain><name>a</name><uuid>{uuid}</uuid><devices><interface type="network">
+<mac address="52:54:00:00:00:02"/><source network="one" portid="{portid}"/><target dev="lo"/></interface></devices>
+</domain></domstatus>"""
+
+
+class Host:
+    """A state, libvirt's record of one domain, and what was done and said."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.state, self.record, self.said, self.repaired = State(str(root / "run")), root / "a.xml", [], []
+        self.down, self.chains, self.bare = [], set(), {}
+        self.wanted = [PortReceipt("lo", MAC, "a", "u-a", ifindex=links.index_of("lo"))]
+        monkeypatch.setattr(hotplug, "STATUS", str(root / "{}.xml"))
+        for module in (hotplug, plugged):
+            monkeypatch.setattr(module.log, "complain", self.said.append)
+        monkeypatch.setattr(plugged.repair, "repair", self._repair)
+        monkeypatch.setattr(plugged.links, "set_down", self.down.append)
+        monkeypatch.setattr(plugged, "listed", lambda *chain: ["a rule"] if chain[-1] in self.chains else [])
+        monkeypatch.setattr(plugged.offload, "lost", lambda _state: self.bare)
+        monkeypatch.setattr(guarding, "planned", lambda _domain, _state: self.wanted)
+
+    def _repair(self, names: list[str], _when: str) -> None:
+        self.repaired += names
+        with self.state.lock():
+            self.state.put_ports("u-a", self.wanted)
+        self.chains, self.bare = {"tap-lo"}, {}
+
+    def runs(self, uuid: str = "u-a", portid: str = "p-1") -> None:
+        self.record.write_text(RECORD.format(uuid=uuid, portid=portid))
+
+    def mark(self, age: float = 5.0, **fields: object) -> None:
+        with self.state.lock():
+            self.state.put_plugging(MARK._replace(**fields))
+        file = Path(self.state.root, "plugging", "p-1.json")
+        os.utime(file, (file.stat().st_mtime - age,) * 2)
+
+    def seen_to(self) -> tuple[list[str], list[Plugging]]:
+        """Whose guests were repaired, and the marks that are left."""
+        plugged.see_to(self.state)
+        return self.repaired, self.state.pluggings()
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+class NoTap:
+    """An rtnetlink socket on which the tap never comes."""
+
+    def tap(self, *_: object) -> str:
+        return ""
+
+
+def found() -> Plug:
+    domain = xmlread.parse(b"<domain><name>a</name><uuid>u-a</uuid></domain>")
+    port = f"<networkport><uuid>p-1</uuid><mac address='{MAC}'/><plug type='network' bridge='br-one'/></networkport>"
+    return Plug(domain, xmlread.parse(port.encode()), "one")
+
+
+def test_a_helper_that_gives_up_says_so_and_leaves_a_mark(host: Host) -> None:
+    host.mark(age=0)
+    hotplug._help(NoTap(), found(), host.state, lambda _tap: pytest.fail("there is nothing to guard"), "")  # type: ignore[arg-type]
+    assert host.state.pluggings() == [MARK._replace(alone=True)]
+    (said,) = host.said
+    assert f"domain a: the tap of new NIC {MAC} on network one has not come within 10 s" in said
+    assert "`guestnet hooks sync`" in said
+
+
+def test_a_nic_that_was_unplugged_meanwhile_leaves_none(host: Host) -> None:
+    hotplug._help(NoTap(), found(), host.state, lambda _tap: None, "")  # type: ignore[arg-type]
+    assert (host.state.pluggings(), host.said) == ([], [])
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_came_late_is_guarded(host: Host, alone: bool) -> None:
+    host.runs()
+    host.mark(alone=alone)
+    assert host.seen_to() == (["a"], [])
+    assert host.said == [f"domain a: new NIC {MAC}, whose plug helper gave up, is under guard"]
+
+
+def test_a_helper_that_lives_is_left_to_it(host: Host) -> None:
+    host.runs()
+    host.mark(age=500)
+    with host.state.lock():
+        helper = promises.Promise(host.state.plugging_path(MARK.portid))
+    assert host.seen_to() == ([], [MARK])
+    helper.hand_over()
+    assert host.seen_to() == (["a"], []), "it was killed"
+
+
+def test_what_has_not_come_yet_is_waited_for(host: Host) -> None:
+    host.runs(portid="another")
+    host.mark(age=30, alone=True)
+    assert host.seen_to() == ([], [MARK._replace(alone=True)])
+    host.runs()
+    assert host.seen_to() == (["a"], [])
+
+
+def test_the_mark_of_what_is_gone_goes(host: Host) -> None:
+    host.mark()
+    assert host.seen_to() == ([], []), "the domain does not run"
+    host.runs(uuid="another")
+    host.mark()
+    assert host.seen_to() == ([], []), "another domain has its name"
+    host.runs(portid="another")
+    host.mark(age=601)
+    assert host.seen_to() == ([], []), "libvirt has never written it down"
+
+
+def test_what_is_guarded_or_is_not_to_be_needs_nothing(host: Host) -> None:
+    host.runs()
+    host.mark()
+    host.chains = {"tap-lo"}
+    with host.state.lock():
+        host.state.put_ports("u-a", host.wanted)
+    assert host.seen_to() == ([], [])
+    host.mark()
+    host.wanted = []
+    with host.state.lock():
+        host.state.drop_ports(["lo"])
+    assert host.seen_to() == ([], [])
+
+
+def test_another_ports_guard_does_not_count(host: Host) -> None:
+    host.runs()
+    host.mark()
+    with host.state.lock():
+        host.state.put_ports("u-a", [host.wanted[0]._replace(ifindex=999)])
+    assert host.seen_to() == (["a"], [])
+
+
+def test_a_receipt_alone_is_no_guard(host: Host) -> None:
+    host.runs()
+    host.mark()
+    with host.state.lock():
+        host.state.put_ports("u-a", host.wanted)
+    assert host.seen_to() == (["a"], [])
+
+
+def test_chains_without_the_checksum_guard_are_no_guard(host: Host) -> None:
+    """Where the NIC's bandwidth is limited, the helper is not done with the chains."""
+    host.runs()
+    host.mark()
+    host.chains, host.bare = {"tap-lo"}, {"lo": "a"}
+    with host.state.lock():
+        host.state.put_ports("u-a", host.wanted)
+    assert host.seen_to() == (["a"], [])
+
+
+def test_a_repair_that_fails_leaves_the_mark_and_takes_the_tap_down(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.runs()
+    host.mark()
+    monkeypatch.setattr(plugged.repair, "repair", lambda _names, _when: None)
+    assert host.seen_to() == ([], [MARK])
+    assert host.down == ["lo"]
+    assert host.said == [f"domain a: new NIC {MAC}, whose plug helper gave up, cannot be guarded, lo is down"]
+
+
+def test_one_record_that_cannot_be_read_does_not_keep_the_others(host: Host) -> None:
+    host.runs()
+    host.mark()
+    with host.state.lock():
+        host.state.put_plugging(Plugging("p-0", "u-b", MAC, "b", "one", True))
+    Path(host.record.parent, "b.xml").write_text("<domstatus")
+    assert host.seen_to() == (["a"], [Plugging("p-0", "u-b", MAC, "b", "one", True)])
+
+
+def test_the_service_looks_often_while_a_nic_is_awaited(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "State", lambda: host.state)
+    monkeypatch.setattr(watch, "lost", lambda _state: [])
+    monkeypatch.setattr(watch.libvirts, "look", lambda: watch.libvirts.Seen(frozenset(), False, ""))
+    service = watch._Watch()
+    host.runs(portid="another")
+    host.mark()
+    service.look()
+    assert service.patience == 1
+    host.runs()
+    service.look()
+    assert (service.patience, host.repaired) == (30, ["a"])

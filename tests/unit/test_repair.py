@@ -1,0 +1,79 @@
+"""One process repairs all guests: within the service's memory, and whatever one guest's record is like."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from libvirt_guestnet.hook import hotplug, repair
+from libvirt_guestnet.hook.xmlread import MAX_MARKS
+
+ROOT = Path(__file__).parents[2]
+RECORD = "<domstatus><domain><name>{0}</name><uuid>{0}-uuid</uuid>{1}</domain></domstatus>"
+
+# All but the work itself, in no more memory than the service has.
+REPAIR = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+memory = int(sys.argv[3]) << 20
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+from libvirt_guestnet.hook import arrival, entry, hotplug, log, repair
+hotplug.STATUS = sys.argv[2] + "/{}.xml"
+log.complain = lambda text: print("said", text)
+def repair_all(domains, _state):
+    print("repaired", *[domain.text_of("name") for domain in domains])
+    return entry.Told([], [])
+entry.repair_all = repair_all
+arrival.open_ways_of = lambda uuids, *_, **__: print("opened", *sorted(uuids))
+repair.repair(sys.argv[4:], "now")
+"""
+
+
+def service_memory() -> int:
+    """MiB."""
+    found = re.search(r"^MemoryMax=(\d+)M$", (ROOT / "hooks/libvirt-guestnet.service").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def test_hostile_records_are_repaired_one_by_one_or_named(tmp_path: Path) -> None:
+    large = "<x " + " ".join(f'a{n}="{n}"' for n in range(MAX_MARKS - 20)) + "/>"
+    records = {f"large{n}": RECORD.format(f"large{n}", large) for n in range(4)}
+    records |= {f"small{n}": RECORD.format(f"small{n}", "") for n in range(3)}
+    records |= {
+        "damaged": "<domstatus>",
+        "huge": RECORD.format("huge", "<a/>" * MAX_MARKS),
+        "no-domain": "<domstatus/>",
+    }
+    for name, text in records.items():
+        (tmp_path / f"{name}.xml").write_text(text)
+    names = sorted([*records, "gone"])
+    argv = [sys.executable, "-IS", "-c", REPAIR, str(ROOT), str(tmp_path), str(service_memory()), *names]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    said = done.stdout.splitlines()
+    good = sorted(name for name in records if name.startswith(("large", "small")))
+    assert sorted(word for line in said if line.startswith("repaired") for word in line.split()[1:]) == good
+    assert said[-1].split() == ["opened", *(f"{name}-uuid" for name in good)]
+    complaints = [line for line in said if line.startswith("said")]
+    assert complaints == [
+        "said guest damaged is not repaired now: XML cannot be read: no element found: line 1, column 11",
+        f"said guest huge is not repaired now: XML of more than {MAX_MARKS} tags and attributes refused",
+    ]
+
+
+def test_usual_guests_are_repaired_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hotplug, "STATUS", f"{tmp_path}/{{}}.xml")
+    names = [f"guest{n:03}" for n in range(130)]
+    for name in names:
+        (tmp_path / f"{name}.xml").write_text(RECORD.format(name, "x" * 15_000))
+    chunks = list(repair._chunks(names))
+    assert [len(chunk) for chunk in chunks] == [64, 64, 2]
+    assert [name for chunk in chunks for name in chunk] == names
+    (tmp_path / "guest001.xml").write_bytes(b" " * (3 << 20))
+    assert [len(chunk) for chunk in repair._chunks(names)][:3] == [1, 1, 64]
+    assert list(repair._chunks([])) == []
