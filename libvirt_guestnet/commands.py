@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.errors import GuestnetError
@@ -41,7 +40,26 @@ def validate(args: Namespace) -> int:
         print("[]")
     else:
         print(f"{found.file}: topology {found.name!r} is valid: {counts}")
+        for note in _notes(found):
+            print(f"note: {note}")
     return 0
+
+
+def _notes(found: Topology) -> list[str]:
+    """What is right, and perhaps not meant."""
+    return [
+        f"port '{guest.name}.{port.name}' on network '{port.network}' has no addresses: it may ask by DHCP, and use "
+        "its link-local address only; list them, or write `addresses: any` for whatever nobody else holds"
+        for guest, port in found.unaddressed
+    ]
+
+
+def _notes_here(found: Topology) -> list[str]:
+    """The same, on this host."""
+    from libvirt_guestnet import hairpins
+    from libvirt_guestnet.datapath import devices
+
+    return list(hairpins.notes(found, devices.bridged()))
 
 
 def plan(args: Namespace) -> int:
@@ -49,9 +67,12 @@ def plan(args: Namespace) -> int:
     from libvirt_guestnet.plan import plan as make_plan
     from libvirt_guestnet.virt import connect
 
-    wanted = _wanted(load(args), _hostmap(args))
+    found = load(args)
+    wanted = _wanted(found, _hostmap(args))
     with connect(args.connect) as connection:
-        made = make_plan(wanted, _snapshot(connection))
+        made = make_plan(wanted, _facing(found, wanted, _snapshot(connection)))
+    for note in (*_notes(found), *_notes_here(found)):
+        print(f"note: {note}", file=sys.stderr)
     print(json.dumps(made.json(), indent=2) if args.json else made.text() or "nothing to do")
     return CHANGES_TO_MAKE if made.changes else 0
 
@@ -74,8 +95,8 @@ def apply_topology(
 
     wanted = _wanted(found, hostmap)
     with applying.locked(), connect(uri) as connection:
-        made = make_plan(wanted, _snapshot(connection))
-        for note in made.notes:
+        made = make_plan(wanted, _facing(found, wanted, _snapshot(connection)))
+        for note in (*made.notes, *_notes(found), *_notes_here(found)):
             print(f"note: {note}", file=sys.stderr)
 
         def tell(change: object) -> None:
@@ -88,30 +109,41 @@ def apply_topology(
 
 def destroy(args: Namespace) -> int:
     """`guestnet destroy`"""
-    name = args.name or load(args).name
-    changed = destroy_topology(name, args.connect)
+    found = None if args.name else load(args)
+    name = args.name if found is None else found.name
+    guests = None if found is None else [guest.name for guest in found.guests]
+    changed = destroy_topology(name, args.connect, guests, allow_interrupt=args.allow_interrupt)
     print(f"{_count(changed, 'change')} made" if changed else f"nothing of topology {name!r} is left")
     return 0
 
 
-def destroy_topology(name: str, uri: str | None) -> Sequence[object]:
-    """Removes everything of a topology, telling each step; returns the steps. Raises GuestnetError."""
+def destroy_topology(
+    name: str, uri: str | None, guests: Sequence[str] | None = None, *, allow_interrupt: bool = False
+) -> Sequence[object]:
+    """Removes everything of a topology, telling each step; returns the steps. `guests`: those in its file. Raises
+    GuestnetError."""
     from libvirt_guestnet import apply as applying
     from libvirt_guestnet.plan import plan_destroy
     from libvirt_guestnet.virt import connect
 
     with applying.locked(), connect(uri) as connection:
-        made = plan_destroy(name, _snapshot(connection))
-        applying.destroy(made, connection, applying.KernelEffects(), lambda change: print(change.text(), flush=True))
+        made = plan_destroy(name, _snapshot(connection), guests)
+
+        def tell(change: object) -> None:
+            print(change.text(), flush=True)  # type: ignore[attr-defined]
+
+        applying.destroy(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
     return made.changes
 
 
 def render(args: Namespace) -> int:
     """`guestnet render`"""
     from libvirt_guestnet import render as rendering
+    from libvirt_guestnet.datapath import links
     from libvirt_guestnet.guest import image
 
     found, hostmap = load(args), _hostmap(args)
+    hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
     built = image.newest()
     kind = image.virt_type() if built else ""
     if args.output is None:
@@ -130,7 +162,10 @@ def graph(args: Namespace) -> int:
     from libvirt_guestnet import draw
 
     ending = Path(args.output).suffix[1:] if args.output else ""
-    kind = args.format or (ending if ending in draw.FORMATS else "dot")
+    if ending and ending not in draw.FORMATS and not args.format:
+        known = ", ".join(draw.FORMATS)
+        raise GuestnetError(f"{args.output}: what format is {ending!r}? Known are {known}: say which with --format")
+    kind = args.format or ending or "dot"
     picture = draw.draw(load(args), args.view, kind)
     if args.output:
         Path(args.output).write_bytes(picture)
@@ -158,10 +193,11 @@ def status(args: Namespace) -> int:
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
     """The networks and ports of one topology, or of all, and what leads to them. Raises GuestnetError."""
     from libvirt_guestnet import status as reporting
+    from libvirt_guestnet.actual import wrongs
     from libvirt_guestnet.datapath import routes
-    from libvirt_guestnet.datapath.kernel import bridge_guard, guarded_ports, has_ways
-    from libvirt_guestnet.hook import reaching
-    from libvirt_guestnet.hook.ways import receipts
+    from libvirt_guestnet.datapath.kernel import bridge_guard, guarded_ports
+    from libvirt_guestnet.hook import hostwide, offload, reaching
+    from libvirt_guestnet.opened import opened
     from libvirt_guestnet.state import State
     from libvirt_guestnet.status_routes import Led
     from libvirt_guestnet.virt import connect
@@ -171,46 +207,94 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
     guards = reporting.BridgeGuards(
         bridges, ports, known is not None and bool(known.cannot), {r.name: r for r in state.networks()}
     )
+    checksums = reporting.Offload(frozenset(offload.lost(state)), offload.drops(state), offload.known(state).cannot)
     led = Led(tuple(reaching.receipts(state)), routes.there())
     with connect(uri) as connection:
+        snapshot = _snapshot(connection)
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
         found = reporting.status(
-            _snapshot(connection),
+            snapshot,
             name,
-            lambda tap: state.port(tap) if tap in seen else None,
+            lambda tap: state.sound_port(tap) if tap in seen else None,
             seen.get,
-            receipts(state) if state.settled() and has_ways() else (),
+            opened(state, led.there),
             guards=guards,
+            offload=checksums,
             led=led,
+            host=hostwide.read(),
+            plugging=state.pluggings(),
+            wrong=wrongs(snapshot, state),
         )
     return [row.json() for row in found]
 
 
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
-    """Tables of networks, ports, ways in and routes to guests, and aloud which ports nothing guards."""
+    """Tables of networks, ports, ways in, routes to guests and NICs that nothing can guard, and aloud which ports
+    nothing guards that could be."""
     from libvirt_guestnet.table import table
 
-    kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route"))
-    tables = (table(found, ("kind", "trusted", "reasons", "silent", *skip)) for found in kinds if found)
+    kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route", "unguarded"))
+    hidden = ("kind", "trusted", "any_address", "unknown", "reasons", "silent", "wrong", *skip)
+    tables = (table(found, hidden) for found in kinds if found)
     return "\n".join([*tables, *_aloud(rows)])
 
 
 def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Paragraphs on ports without port security: those that are meant to be, those that are not, and those that
     therefore pass nothing."""
-    running = [row for row in rows if row["kind"] == "port" and row["running"] and not row["guarded"]]
+    from libvirt_guestnet.status_unguarded import PENDING
+
+    told = [row for row in rows if row["kind"] == "unguarded"]  # and why, in a table
+    said = {(row["guest"], row["mac"], row["device"]) for row in told}
+    pending = {(row["guest"], row["mac"]) for row in told if row["reason"] == PENDING}
+    ports = [
+        row
+        for row in rows
+        if row["kind"] == "port"
+        and (row["guest"], row["mac"], row["tap"]) not in said
+        and (row["guest"], row["mac"]) not in pending
+    ]
+    running = [row for row in ports if row["running"] and not row["guarded"]]
     trusted = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if row["trusted"]]
     bare = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if not row["trusted"] and row["tap"]]
-    said = [f"TRUSTED, no port security by their own policy: {', '.join(trusted)}\n"] if trusted else []
-    said += [f"UNGUARDED, try `guestnet hooks sync`: {', '.join(bare)}\n"] if bare else []
-    silent = {f"{port} on {row['bridge']}": None for row in rows if row["kind"] == "network" for port in _silent(row)}
-    return said + (
+    guarded = [row for row in ports if row["running"] and row["guarded"]]
+    anything = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["any_address"]]
+    unknown = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["unknown"]]
+    loud = [f"TRUSTED, no port security by their own policy: {', '.join(trusted)}\n"] if trusted else []
+    loud += [f"UNGUARDED, try `guestnet hooks sync`: {', '.join(bare)}\n"] if bare else []
+    loud += [f"ANY ADDRESS that nobody holds, by their own policy: {', '.join(anything)}\n"] if anything else []
+    loud += (
+        [f"NO ADDRESS known, DHCP and link-local only, until the policy says addresses: {', '.join(unknown)}\n"]
+        if unknown
+        else []
+    )
+    silent = {
+        f"{port} on {row['bridge']}": None
+        for row in rows
+        if row["kind"] == "network"
+        for port in _listed(row, "silent")
+    }
+    loud += _unguarded_offload(rows)
+    loud += [f"WRONG: {text}\n" for row in rows if row["kind"] in ("network", "port") for text in _listed(row, "wrong")]
+    return loud + (
         [f"SILENCED, nobody guards them, try `guestnet hooks sync`: {', '.join(silent)}\n"] if silent else []
     )
 
 
-def _silent(row: Mapping[str, object]) -> list[object]:
-    found = row.get("silent")
+def _unguarded_offload(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    by_word: dict[object, list[str]] = {}
+    for row in rows:
+        if row["kind"] == "port" and row["offload"]:
+            by_word.setdefault(row["offload"], []).append(f"{row['guest']}.{row['port'] or row['mac']}")
+    said = {
+        "missing": "NO CHECKSUM GUARD, try `guestnet hooks sync`",
+        "kernel cannot": "NO CHECKSUM GUARD, this host cannot (`guestnet doctor` says why)",
+    }
+    return [f"{text}: {', '.join(by_word[word])}\n" for word, text in said.items() if word in by_word]
+
+
+def _listed(row: Mapping[str, object], key: str) -> list[object]:
+    found = row.get(key)
     return found if isinstance(found, list) else []
 
 
@@ -237,12 +321,13 @@ def hooks(args: Namespace) -> int:
         raise GuestnetError(f"hooks {args.action}: only root may do that: run it with sudo")
     if args.action == "sync":
         return _sync(args)
+    told: list[str] = []
     if args.action == "install":
-        states = install.install(any_owner=args.any_owner)
+        states = install.install(any_owner=args.any_owner, tell=told.append)
         service.install()
     elif args.action == "uninstall":
         service.uninstall()
-        states = install.uninstall()
+        states = install.uninstall(tell=told.append)
         # Without hooks nothing would ever remove the filters, and they outlive their taps.
         release_all()
     else:
@@ -252,70 +337,34 @@ def hooks(args: Namespace) -> int:
     else:
         for state in states:
             print(f"{state.path}: {_hook_text(state)}")
+    for line in told:
+        print(line, file=sys.stderr if args.json else sys.stdout)
     return 0
 
 
 def _hook_text(state: object) -> str:
-    from libvirt_guestnet.install import HookStatus
+    from libvirt_guestnet import install
 
-    assert isinstance(state, HookStatus)
+    assert isinstance(state, install.HookStatus)
     if not state.installed:
         return "not installed"
     text = "installed" if state.current else "installed, but of another version: run `guestnet hooks install`"
-    return f"{text}; restart the libvirt daemon once, so that it sees its first hook" if state.restart_needed else text
+    text += "; restart the libvirt daemon once, so that it sees its first hook" if state.restart_needed else ""
+    return f"{text}; {state.run_by} runs it a second time: {install.RUN_TWICE}" if state.run_by else text
 
 
 def _sync(args: Namespace) -> int:
     """Makes the kernel match what runs: guards every running guest, removes what nobody needs."""
+    from libvirt_guestnet import install
     from libvirt_guestnet.sync import sync
     from libvirt_guestnet.virt import connect
 
+    install.take_over()
     with connect(args.connect) as connection:
-        failures = sync(connection)
-    for failure in failures:
-        sys.stderr.write(f"guestnet: {failure}\n")
-    return 1 if failures else 0
-
-
-def sandboxes(args: Namespace) -> int:
-    """`guestnet sandbox`"""
-    from libvirt_guestnet import sandbox
-
-    if args.action == "list":
-        names = [found.name for found in sandbox.running()]
-        if names or args.json:
-            print(json.dumps(names) if args.json else "\n".join(names))
-    elif args.action == "start":
-        sandbox.start(args.name, prepare=[hooks_install()], keep=True)
-        print(f"sandbox {args.name} is up; try: guestnet --sandbox {args.name} status")
-    elif args.action == "stop":
-        sandbox.stop(args.name)
-    else:
-        return shell_inside(args.name)
-    return 0
-
-
-def call_inside(name: str, argv: Sequence[str], stdin: IO[bytes] | None = None) -> int:
-    """Runs `guestnet ARGV` inside a sandbox and returns its exit status. Raises GuestnetError when it is not up."""
-    from libvirt_guestnet import sandbox
-
-    inside = sandbox.find(name).python(["-m", "libvirt_guestnet.cli", *argv])
-    return subprocess.run(inside, stdin=stdin, check=False).returncode
-
-
-def shell_inside(name: str, argv: Sequence[str] = ("bash",)) -> int:
-    """Runs an interactive program inside a sandbox. Raises GuestnetError when it is not up."""
-    from libvirt_guestnet import sandbox
-
-    return subprocess.run(sandbox.find(name).command(argv), check=False).returncode
-
-
-def hooks_install() -> list[str]:
-    """What a sandbox runs inside before its libvirtd starts, which looks for hooks only then. Whoever may start a
-    sandbox is root and runs this code anyway, so its owner does not matter."""
-    from libvirt_guestnet import sandbox
-
-    return sandbox.python_inside(["-m", "libvirt_guestnet.cli", "hooks", "install", "--any-owner"])
+        told = sync(connection)
+    for text in (*told.failures, *told.unled):
+        sys.stderr.write(f"guestnet: {text}\n")
+    return 1 if told.failures else 0
 
 
 def _hostmap(args: Namespace) -> HostMap:
@@ -344,3 +393,15 @@ def _snapshot(connection: Connection) -> Snapshot:
 
 def _count(things: Sequence[object], name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _facing(found: Topology, wanted: Wanted, snapshot: Snapshot) -> Snapshot:
+    """With what of the wanted addresses is somebody's on this host, or on its LANs, and what the kernel has wrong."""
+    from libvirt_guestnet import hairpins
+    from libvirt_guestnet.actual import wrongs
+    from libvirt_guestnet.datapath import devices
+    from libvirt_guestnet.plan_addresses import taken_addresses
+    from libvirt_guestnet.state import State
+
+    taken = (*taken_addresses(wanted, snapshot, State()), *hairpins.problems(found, devices.bridged()))
+    return replace(snapshot, taken=taken, wrong=wrongs(snapshot))

@@ -14,16 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from libvirt_guestnet import doctor_rows, install
+from libvirt_guestnet import confinement, doctor_rows, install, managers
+from libvirt_guestnet.actual import wrongs
 from libvirt_guestnet.datapath import firewalls, links, program
 from libvirt_guestnet.datapath.ways import Ways
-from libvirt_guestnet.doctor_rows import FINE, MUST, Facts, Network, Row
+from libvirt_guestnet.doctor_rows import FINE, MUST, Asleep, Facts, Network, Row
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import ways
-from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.hook import hostwide, offload, reaching, taken, ways
+from libvirt_guestnet.hook.hostwide import HostWide
+from libvirt_guestnet.hostmap import HOST_FILE, HostMap, load_hostwide
 from libvirt_guestnet.model import Topology
-from libvirt_guestnet.snapshot import Element, NetworkState
+from libvirt_guestnet.receipt_kinds import NetworkReceipt, Plugging
+from libvirt_guestnet.snapshot import Element, NetworkState, Snapshot, networks_of
 from libvirt_guestnet.state import State
+from libvirt_guestnet.status_unguarded import unguarded_rows
 
 _SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 _BRIDGED = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
@@ -50,21 +54,26 @@ def text(rows: Sequence[Row]) -> str:
 
 def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Facts:
     """What is so on this host. Raises GuestnetError when a program it asks does not answer."""
-    networks, unreachable = _networks(uri)
+    snapshot, unreachable = _snapshot(uri)
+    is_root = os.geteuid() == 0
     facts = Facts(
         libvirt=install.libvirt_version(),
         unreachable=unreachable,
         hooks=tuple(install.status()),
         loose=_complaint(),
         kernel=kernel_features(_kernel_config(), _has_module),
-        networks=tuple(networks),
+        networks=tuple(_networks(snapshot)),
+        unguardable=tuple(unguarded_rows(snapshot.domains, *(_asked(State()) if is_root else ({},)))),
         forwarding={version: _sysctl(path) == "1" for version, path in _SYSCTLS.items()},
         bridged={version: _sysctl(path) == "1" for version, path in _BRIDGED.items()},
         chains=None,
+        offload=None,
         devices=frozenset(links.names()),
+        wrong=wrongs(snapshot),
+        asleep=tuple(asleep(snapshot)),
         **({} if topology is None else wanted_by(topology, hostmap)),
     )
-    return _seen_by_root(facts, State()) if os.geteuid() == 0 else facts
+    return _seen_by_root(facts, State()) if is_root else facts
 
 
 def _seen_by_root(facts: Facts, state: State) -> Facts:
@@ -72,27 +81,69 @@ def _seen_by_root(facts: Facts, state: State) -> Facts:
 
     active = [way for way in ways.receipts(state) if way.active]
     reached, untranslated = ({each.bridge for each in found} for found in (active, filter(_untranslated, active)))
+    isolated = isolated_ways(active)
     routed = tuple(Network(tap, tap, "host-routed", frozenset({4, 6}), vrf=vrf) for tap, vrf in _routed_taps(state))
     guarded = guarded_taps()
     admitted = guarded | {port.tap for port in state.ports() if port.trusted}
     chains = tuple(_with_sources(state))
     return replace(
         facts,
-        networks=(*(_reached(net, reached, untranslated) for net in facts.networks), *routed),
+        networks=(*(_reached(net, reached, untranslated, isolated) for net in facts.networks), *routed),
         chains=chains,
         legacy=firewalls.legacy(),
         firewalls=tuple(sorted({chain.tool for chain in chains} - {"nft", "iptables"})),
+        hostwide=_read_hostwide()[1],
+        offload=_offload(state),
         stale=tuple(sorted(state.tapnames() - facts.devices)),
         unguarded=tuple(_unguarded(state, admitted)),
+        taken=tuple(taken.refused_now(state)),
+        confined=tuple(confinement.denied()),
+        claims=tuple(managers.claims(_ours(state) & facts.devices)),
+        unmanaged=managers.unmanaged_file(),
     )
+
+
+def _ours(state: State) -> set[str]:
+    """The devices that are guests' or made for them."""
+    made = ((net.overlay, net.bridge if net.managed else "") for net in state.networks())
+    return {name for names in made for name in names if name} | state.tapnames()
+
+
+def _offload(state: State) -> str:
+    """Why this host cannot have the checksum guard, as the hooks found or as can be told without them; or ""."""
+    from libvirt_guestnet.datapath import bpfload
+
+    try:
+        return offload.known(state).cannot or bpfload.lacking()
+    except GuestnetError as error:
+        return str(error)
 
 
 def _untranslated(way: Ways) -> bool:
     return any(floating.via for floating in way.floating)
 
 
-def _reached(net: Network, reached: set[str], untranslated: set[str]) -> Network:
-    return replace(net, reached=net.device in reached, untranslated=net.device in untranslated)
+def isolated_ways(active: Sequence[Ways]) -> dict[str, frozenset[int]]:
+    """By bridge, the IP versions of translated ways in to a port of it that the kernel keeps from another one."""
+    found: dict[str, frozenset[int]] = {}
+    for way in active:
+        alone = [port for port in links.ports_of(way.bridge) if links.port_setting(port, "isolated")]
+        if way.tap in alone and len(alone) > 1:
+            to = [*(f.to for f in way.forwards), *(f.to for f in way.floating if not f.via)]
+            versions = frozenset(6 if ":" in address else 4 for address in to)
+            found[way.bridge] = found.get(way.bridge, frozenset()) | versions
+    return found
+
+
+def _reached(
+    net: Network, reached: set[str], untranslated: set[str], isolated: Mapping[str, frozenset[int]]
+) -> Network:
+    return replace(
+        net,
+        reached=net.device in reached,
+        untranslated=net.device in untranslated,
+        isolated=isolated.get(net.device, frozenset()),
+    )
 
 
 def _with_sources(state: State) -> Iterator[firewalls.Chain]:
@@ -110,7 +161,7 @@ def _knows_us(state: State) -> bool:
 
 def _routed_taps(state: State) -> list[tuple[str, str]]:
     """Of host-routed guests, each with its VRF, if any: no bridge is under them."""
-    found = ((str(fields["tap"]), str(fields.get("vrf", ""))) for fields in state.reaches())
+    found = ((reach.tap, reach.vrf) for reach in reaching.receipts(state))
     there = ((tap, vrf) for tap, vrf in found if links.index_of(tap) and not links.is_bridge(tap))
     return [(tap, vrf) for tap, vrf in there if links.master_of(tap) == vrf]
 
@@ -130,17 +181,48 @@ def _complaint() -> str:
     return ""
 
 
-def _networks(uri: str | None) -> tuple[list[Network], str]:
-    """The active networks of ours; and why libvirt does not tell, if so."""
+def _asked(state: State) -> tuple[Mapping[str, NetworkReceipt], HostWide, list[Plugging]]:
+    return {network.name: network for network in state.networks()}, _read_hostwide()[0], state.pluggings()
+
+
+def _read_hostwide() -> tuple[HostWide, str]:
+    """What the hooks go by; and why that is not what host.yaml says, if so."""
+    wanted = load_hostwide()
+    try:
+        found = hostwide.read()
+    except GuestnetError as error:
+        return wanted, str(error).partition(": run")[0]
+    return found, "" if found == wanted else f"is not what {HOST_FILE} says"
+
+
+def _snapshot(uri: str | None) -> tuple[Snapshot, str]:
+    """What libvirt has; and why it does not tell, if so."""
     from libvirt_guestnet.apply import host_snapshot
     from libvirt_guestnet.virt import connect
 
     try:
         with connect(uri) as connection:
-            found = host_snapshot(connection).networks
+            return host_snapshot(connection), ""
     except GuestnetError as error:
-        return [], str(error)
-    return [_network(each, each.live) for each in found if each.topology is not None and each.live is not None], ""
+        return Snapshot(), str(error)
+
+
+def _networks(snapshot: Snapshot) -> Iterator[Network]:
+    """The active networks of ours."""
+    for each in snapshot.networks:
+        if each.topology is not None and each.live is not None:
+            yield _network(each, each.live)
+
+
+def asleep(snapshot: Snapshot) -> Iterator[Asleep]:
+    """The networks that guests would miss, at boot or now. Pure."""
+    for each in snapshot.networks:
+        needing = [domain for domain in snapshot.domains if each.name in networks_of(domain.config)]
+        at_boot = tuple(domain.name for domain in needing if domain.autostart and not each.autostart)
+        ours = tuple(domain.name for domain in needing if domain.topology is not None and domain.live is None)
+        now = ours if each.live is None and each.topology is None else ()
+        if at_boot or now:
+            yield Asleep(each.name, at_boot, now)
 
 
 def _network(state: NetworkState, live: Element) -> Network:

@@ -6,8 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 
+from libvirt_guestnet.confinement import Confined
 from libvirt_guestnet.datapath.firewalls import Chain
-from libvirt_guestnet.install import OLDEST_LIBVIRT, HookStatus
+from libvirt_guestnet.held import Refusal
+from libvirt_guestnet.hook import hostwide
+from libvirt_guestnet.install import OLDEST_LIBVIRT, RUN_TWICE, HookStatus
+from libvirt_guestnet.managers import Claim
+from libvirt_guestnet.status_unguarded import UnguardedRow
+from libvirt_guestnet.wrong import Wrong
 
 FINE, NOTE, MUST = "fine", "note", "must"
 _HOST_ROUTED = "host-routed"
@@ -32,7 +38,8 @@ class Row:
 class Network:
     """An active network of ours, or the tap of a host-routed guest (then `device` is that, and `vrf` what it is in, if
     anything). `mode` is libvirt's forward mode, "isolated" or "host-routed"; `versions` are those of its subnets;
-    `reached`: it has ways in, `untranslated`: among them addresses that its guests have themselves."""
+    `reached`: it has ways in, `untranslated`: among them addresses that its guests have themselves. `isolated` are the
+    IP versions of ways in to a port that is isolated from others on its bridge."""
 
     name: str
     device: str
@@ -41,6 +48,17 @@ class Network:
     reached: bool = False
     untranslated: bool = False
     vrf: str = ""
+    isolated: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Asleep:
+    """A network that is not started at boot, and guests that are; or one of somebody else's that is not active, and
+    guests of ours that need it."""
+
+    network: str
+    at_boot: tuple[str, ...] = ()
+    now: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,11 @@ class Facts:
 
     `kernel` says by feature (see FEATURES) whether it is there, None when that cannot be told; `needed` are the
     features and `labels` (each with the device it is mapped to, "" for none) that a topology asks for; `devices` are
-    the host's. `unguarded` are (port, bridge).
+    the host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded; `hostwide` says what is wrong
+    with what the hooks read of host.yaml. `taken`: running guests' addresses that became somebody else's. `offload`
+    says why this host cannot have the checksum guard; `wrong` is what the kernel has otherwise than it should.
+    `confined` are daemons that may not run the hooks' Python; `claims` what of ours a network manager takes, and
+    `unmanaged` our file that tells it not to. `asleep`: networks that guests would miss.
     """
 
     libvirt: tuple[int, ...] | None = OLDEST_LIBVIRT
@@ -68,6 +90,15 @@ class Facts:
     devices: frozenset[str] = frozenset()
     stale: tuple[str, ...] = ()
     unguarded: tuple[tuple[str, str], ...] = ()
+    unguardable: tuple[UnguardedRow, ...] = ()
+    hostwide: str = ""
+    taken: tuple[Refusal, ...] = ()
+    offload: str | None = ""
+    wrong: tuple[Wrong, ...] = ()
+    confined: tuple[Confined, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    unmanaged: str = ""
+    asleep: tuple[Asleep, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +127,24 @@ _SYNC = "guestnet hooks sync"
 
 def judge(facts: Facts) -> list[Row]:
     """Every row, what must be done first."""
-    parts = (_libvirt, _hooks, _library, _kernel, _ports, _labels, _forwarding, _chains, _bridged, _legacy, _firewalls)
+    parts = (
+        _libvirt,
+        _hooks,
+        _library,
+        _kernel,
+        _offload,
+        _ports,
+        _wrong,
+        _taken,
+        _labels,
+        _forwarding,
+        _chains,
+        _bridged,
+        _legacy,
+        _firewalls,
+        _managers,
+        _asleep,
+    )
     rows = [row for part in parts for row in part(facts)]
     return sorted(rows, key=lambda row: (MUST, NOTE, FINE).index(row.level))
 
@@ -126,6 +174,16 @@ def _hooks(facts: Facts) -> Iterator[Row]:
             yield Row("hooks", MUST, hook.hook, found, "systemctl restart libvirtd (or virtqemud and virtnetworkd)")
         else:
             yield Row("hooks", FINE, hook.hook, f"{hook.path} is installed and called")
+        if hook.run_by:
+            found = (
+                f"{hook.run_by} runs {hook.path} a second time; without the XML on its stdin that refuses every start"
+            )
+            yield Row("hooks", MUST, hook.run_by, found, RUN_TWICE)
+    for each in facts.confined:
+        found = f"AppArmor's profile {each.profile} forbids {each.python}: no hook runs, and our guests do not start"
+        yield Row("hooks", MUST, each.daemon, found, "guestnet hooks install")
+    if facts.hostwide:
+        yield Row("hooks", MUST, hostwide.FILE, facts.hostwide, "guestnet hooks install")
 
 
 def _library(facts: Facts) -> Iterator[Row]:
@@ -153,12 +211,42 @@ def _kernel(facts: Facts) -> Iterator[Row]:
             yield Row("kernel", level, name, f"{feature.purpose}: this kernel cannot", do)
 
 
+def _offload(facts: Facts) -> Iterator[Row]:
+    if facts.offload is None:
+        yield Row("checksum guard", NOTE, "", "only root can see whether it can be had", "run guestnet doctor as root")
+    elif facts.offload:
+        found = f"this host cannot have it, so that guests change frames behind every filter: {facts.offload}"
+        yield Row("checksum guard", MUST, "", found, "run a kernel with BPF and BTF, such as Debian's")
+    else:
+        yield Row("checksum guard", FINE, "", "guests cannot have the host write into their frames")
+
+
 def _ports(facts: Facts) -> Iterator[Row]:
     for tap in facts.stale:
         yield Row("receipts", MUST, tap, "is on record as guarded, but there is no such tap", _SYNC)
     for port, bridge in facts.unguarded:
         found = f"is on {bridge}, and nobody guards it"
         yield Row("ports", MUST, port, found, f"{_SYNC}; a port that is no guest's does not belong there")
+    for nic in facts.unguardable:
+        level = MUST if nic.refused else NOTE
+        found = f"type {nic.type} is not guarded: {nic.reason}"
+        yield Row("ports", level, f"{nic.guest} {nic.mac}", found, nic.instead)
+
+
+def _wrong(facts: Facts) -> Iterator[Row]:
+    for each in facts.wrong:
+        about = " ".join(filter(None, (each.kind, each.owner, each.device)))
+        yield Row("kernel state", MUST, about, each.found, each.do)
+    if not facts.wrong:
+        yield Row("kernel state", FINE, "", "taps, bridges and addresses are where they should be")
+
+
+def _taken(facts: Facts) -> Iterator[Row]:
+    """A guest that runs is never stopped for it, nor led past: its next start is refused."""
+    for each in facts.taken:
+        yield Row("address", MUST, each.owner, f"{each.found}; its next start is refused", each.do)
+    if not facts.taken:
+        yield Row("address", FINE, "", "what running guests have is nobody else's on this host")
 
 
 def _labels(facts: Facts) -> Iterator[Row]:
@@ -259,18 +347,26 @@ def _accept(chain: Chain, net: Network) -> str:
     return f"{' && '.join(rules)}, at every boot".replace("*", "+")
 
 
+_UNLESS_NEEDED = "they pass those; where nothing (Docker, Kubernetes) needs it: sysctl -w {}=0"
+
+
 def _bridged(facts: Facts) -> Iterator[Row]:
     """br_netfilter, which Docker loads, hands frames between ports of one bridge to the forward chains."""
     for version, on in facts.bridged.items():
         refusing = [c for c in facts.chains or () if on and c.hook == "forward" and version in c.versions]
         cut = [net for net in facts.networks for chain in refusing if _cuts_bridge(net, chain)]
+        silent = [net.name for net in facts.networks if on and version in net.isolated]
+        if silent:
+            found = f"is on: isolated ports of {', '.join(silent)} get no answer from their neighbours' forwards"
+            do = f"sysctl -w {_BRIDGED[version]}=0, or take isolated-ports out"
+            yield Row("bridged frames", MUST, _BRIDGED[version], found, do)
         if cut:
             names = ", ".join(dict.fromkeys(net.name for net in cut))
             found = f"is on, and {refusing[0].name} refuses: guests of {names} cannot reach their own neighbours"
             yield Row("bridged frames", MUST, _BRIDGED[version], found, f"sysctl -w {_BRIDGED[version]}=0")
-        elif on:
+        elif on and not silent:
             found = "is on: frames between ports of one bridge walk the forward chains of IP"
-            yield Row("bridged frames", NOTE, _BRIDGED[version], found)
+            yield Row("bridged frames", NOTE, _BRIDGED[version], found, _UNLESS_NEEDED.format(_BRIDGED[version]))
 
 
 def _cuts_bridge(net: Network, chain: Chain) -> bool:
@@ -287,3 +383,32 @@ def _legacy(facts: Facts) -> Iterator[Row]:
 def _firewalls(facts: Facts) -> Iterator[Row]:
     for name in facts.firewalls:
         yield Row("firewall", NOTE, name, "is active; what of it keeps guests from something is named by its chains")
+
+
+def _managers(facts: Facts) -> Iterator[Row]:
+    for each in facts.claims:
+        found = (
+            f"{each.manager} configures it by {each.file}: it takes taps off their bridge, and addresses off bridges"
+        )
+        yield Row("network manager", MUST, each.device, found, _left_alone(each, facts.unmanaged))
+    if not facts.claims:
+        yield Row("network manager", FINE, "", "none takes guests' taps or bridges")
+
+
+def _left_alone(claim: Claim, unmanaged: str) -> str:
+    if not claim.device.endswith("*"):
+        return f"add the line `Name=!{claim.device}` or the like to [Match] there, then networkctl reload, and {_SYNC}"
+    if unmanaged:
+        return f"rename it to come after {unmanaged}, then networkctl reload, and {_SYNC}"
+    return f"guestnet hooks install, which writes a file that leaves these alone, and {_SYNC}"
+
+
+def _asleep(facts: Facts) -> Iterator[Row]:
+    """Such as Debian's `default`. libvirt starts no network for a guest that starts."""
+    for each in facts.asleep:
+        if each.at_boot:
+            found = f"is not started at boot, and so neither are {', '.join(each.at_boot)}, which are to be"
+            yield Row("network", MUST, each.network, found, f"virsh net-autostart {each.network}")
+        if each.now:
+            found = f"is not active: {', '.join(each.now)} cannot start"
+            yield Row("network", NOTE, each.network, found, f"virsh net-start {each.network}")

@@ -6,12 +6,13 @@ come last, since a stopped guest is the one thing that no rollback brings back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 from libvirt_guestnet.changes import Change
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.plan_devices import device_problems, shares_nic
 from libvirt_guestnet.plan_guest import fitted, plan_guest, release_guest
 from libvirt_guestnet.plan_network import bridge_of, plan_network, remove_network
 from libvirt_guestnet.plan_ways import way_clashes
@@ -28,6 +29,7 @@ from libvirt_guestnet.snapshot import (
     interfaces,
     mac,
 )
+from libvirt_guestnet.wrong import HOST, NETWORK
 
 # What the network hook makes a bridge for: it may be there, and be ours.
 _CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in ("uplink", "vxlan"))
@@ -40,11 +42,13 @@ class Plan:
     topology: str
     changes: tuple[Change, ...]
     notes: tuple[str, ...] = ()
+    expected: frozenset[str] = frozenset()
+    """Guests that it goes without saying are interrupted: the topology's own, where that is destroyed."""
 
     @property
     def interrupts(self) -> tuple[str, ...]:
-        """Every running guest that the plan interrupts."""
-        return tuple(sorted({guest for change in self.changes for guest in change.interrupts}))
+        """Every running guest that the plan interrupts, and of which that needs to be said."""
+        return tuple(sorted({guest for change in self.changes for guest in change.interrupts} - self.expected))
 
     def text(self) -> str:
         """For people, one change a line; empty when there is nothing to do or say."""
@@ -67,6 +71,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     """What `apply` has to do. Raises PlanError when it would touch anything that is not this topology's."""
     problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
     problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *way_clashes(wanted, snapshot)]
+    problems += [*device_problems(wanted, snapshot), *snapshot.taken]
     if problems:
         raise PlanError(problems)
     inherited = {network.name: _inherited(network.element) for network in wanted.networks}
@@ -79,24 +84,39 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
         changes += plan_network(network, snapshot)
     changes += [change for guest in guests for change in guest.others]
     changes += [change for released in leaving for change in released if change.interrupts]
-    return Plan(wanted.topology, tuple(changes), tuple(note for guest in guests for note in guest.notes))
+    notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
+    return Plan(wanted.topology, tuple(changes), tuple(notes))
 
 
-def plan_destroy(topology: str, snapshot: Snapshot) -> Plan:
-    """Take away everything that carries our mark and this topology's name, whatever the file says now."""
+def _wrong_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """What is wrong in the kernel and no guest's; it may be right once the plan's changes are made."""
+    names = {network.name for network in wanted.networks}
+    for each in snapshot.wrong:
+        if each.kind == HOST or (each.kind == NETWORK and each.owner in names):
+            yield f"{each.text()}: {each.do}"
+
+
+def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | None = None) -> Plan:
+    """Take away everything that carries our mark and this topology's name, whatever the file says now. `guests` are
+    those that are in the file, as far as that is there: running ones that are not are interrupted."""
     why = f"destroying topology {topology}"
     changes: list[Change] = []
     for domain in snapshot.domains:
         if domain.topology == topology:
             changes += release_guest(domain, why)
     gone = {change.name for change in changes if change.KIND == "guest"}
-    released = {state.name: state.marked_macs for state in snapshot.domains if state.topology == topology}
+    mine = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
+    released = {state.name: state.marked_macs for state in mine}
     for network in snapshot.networks:
         if network.topology == topology:
             plugged = snapshot.plugged.get(network.name, ())
             users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
-            changes.append(remove_network(network, snapshot, tuple(sorted(users)), why))
-    return Plan(topology, tuple(changes))
+            after = frozenset(state.name for state in mine if network.name in state.needed)
+            changes.append(replace(remove_network(network, snapshot, users, gone, why), after=after))
+    # What was saved of a user's own domain stays, and cannot be changed: that is no matter of course.
+    own = (state for state in mine if state.name in gone or not state.saved)
+    expected = frozenset(state.name for state in own if guests is None or state.name in guests)
+    return Plan(topology, tuple(changes), expected=expected)
 
 
 def _inherited(network: Element) -> frozenset[str]:
@@ -113,11 +133,22 @@ def _leaving_domains(wanted: Wanted, snapshot: Snapshot) -> Iterator[DomainState
 def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
     staying = {network.name for network in wanted.networks}
     # A NIC of a guest of this topology is moved, detached or goes with its guest; only others are cut off.
-    managed = {domain.name for domain in snapshot.domains if domain.topology == wanted.topology}
+    managed = {domain.name: domain for domain in snapshot.domains if _is_managed(domain, wanted.topology)}
+    ours = {guest.name: set(map(mac, guest.interfaces)) for guest in wanted.guests}
+    gone = {state.name for state in _leaving_domains(wanted, snapshot) if state.ours}
+
+    def lets_go(domain: str, nic: Element) -> bool:
+        state = managed.get(domain)
+        return state is not None and (state.ours or mac(nic) in state.marked_macs | ours.get(domain, set()))
+
     for state in snapshot.networks:
         if state.topology == wanted.topology and state.name not in staying:
-            users = {domain for domain, _ in snapshot.plugged.get(state.name, ())} - managed
-            yield remove_network(state, snapshot, tuple(sorted(users)), "no longer in the topology")
+            users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
+            yield remove_network(state, snapshot, users, gone, "no longer in the topology")
+
+
+def _is_managed(domain: DomainState, topology: str) -> bool:
+    return domain.topology == topology and not domain.is_copy
 
 
 def _foreign(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
@@ -151,7 +182,7 @@ def _not_ours(kind: str, name: str, owner: str | None) -> str:
         )
     return (
         f"{kind} {name!r} belongs to topology {owner!r}: give it another name in this topology, or run "
-        f"`guestnet destroy {owner}` first"
+        f"`guestnet destroy --name {owner}` first"
     )
 
 
@@ -177,8 +208,8 @@ def _bridge_clash(
 ) -> Iterator[str]:
     bridge = bridge_of(network.element)
     holder = held.get(bridge or "")
-    if bridge is None or _shares_bridge(network.element):
-        return
+    if bridge is None or _shares_bridge(network.element) or (holder and shares_nic(network.element, holder.current)):
+        return  # the last is said better by `device_problems`
     if holder is not None and holder.topology != topology:
         owner = "" if holder.topology is None else f" of topology {holder.topology!r}"
         yield (
@@ -235,7 +266,7 @@ def _tag(network: Element) -> tuple[str, str | None] | None:
 def _mac_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     holders: dict[str, str] = {}
     for state in snapshot.domains:
-        if state.topology != wanted.topology:
+        if state.topology != wanted.topology or state.is_copy:
             holders.update(dict.fromkeys([*interfaces(state.config), *interfaces(state.live)], state.name))
     for guest in wanted.guests:
         for address in map(mac, guest.interfaces):

@@ -30,6 +30,7 @@ from libvirt_guestnet.snapshot import (
     WantedNetwork,
     interfaces,
     mac,
+    source_network,
     tap,
 )
 from libvirt_guestnet.xmlgen.element import api_text
@@ -54,9 +55,12 @@ def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
         yield StartNetwork(wanted.name, bridge=bridge_of(wanted.element), taps=taps)
 
 
-def remove_network(state: NetworkState, snapshot: Snapshot, interrupts: tuple[str, ...], why: str) -> RemoveNetwork:
-    """The change that takes a network away."""
-    return RemoveNetwork(state.name, why, interrupts, backup=_backup(state, snapshot))
+def remove_network(state: NetworkState, snapshot: Snapshot, users: set[str], gone: set[str], why: str) -> RemoveNetwork:
+    """The change that takes a network away from running `users`, and from saved guests but for those `gone` by then."""
+    saved = snapshot.kept.get(state.name, frozenset()) - gone
+    if saved:
+        why += f"; what is saved of {', '.join(sorted(saved))} cannot be resumed without it"
+    return RemoveNetwork(state.name, why, tuple(sorted(users | saved)), backup=_backup(state, snapshot))
 
 
 def bridge_of(network: Element) -> str | None:
@@ -192,7 +196,7 @@ def _isolated(element: Element) -> bool:
 
 def _defined(domain: str, live: Element, snapshot: Snapshot) -> Element:
     """A NIC as it was defined: the live one also shows what it inherited from the network."""
-    return interfaces(snapshot.domain[domain].config).get(mac(live), live)
+    return interfaces(snapshot.domain[domain].config, {mac(live): source_network(live)}).get(mac(live), live)
 
 
 def _kind(element: Element) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.claims import ANYWHERE, Claim, clashes
+from libvirt_guestnet.datapath.ways import version_of
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.snapshot import DOMAIN_MARK, PORT_MARK, Element, Snapshot, Wanted
 
@@ -18,18 +21,21 @@ def way_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
         if domain.topology not in (None, wanted.topology):
             owner = f"domain {domain.name!r} of topology {domain.topology!r}"
             for xml in (domain.config, domain.live):
-                known += _claims(None if xml is None else xml.find(DOMAIN_MARK), owner)
-    asked = (claim for guest in wanted.guests for claim in _claims(guest.metadata, f"guest {guest.name!r}"))
+                known += claims_of(xml, owner)
+    asked = (claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}"))
     for claim, other in clashes(asked, known) if known else ():
         yield f"{claim.owner}: {claim} already leads to {other.owner} ({other}): ask for it elsewhere"
 
 
-def _claims(mark: Element | None, owner: str) -> Iterator[Claim]:
+def claims_of(xml: Element | None, owner: str) -> Iterator[Claim]:
+    """What a domain, or our metadata in it, asks for."""
+    mark = xml if xml is None or xml.tag != "domain" else xml.find(DOMAIN_MARK)
     for port in () if mark is None else mark.iterfind(PORT_MARK):
         for each in port.iterfind(_FORWARD):
-            first, _, last = each.get("ports", "").partition("-")
-            if first.isdigit() and (last or first).isdigit():  # a user may have edited it: the hooks will complain
-                at = each.get("at") or ANYWHERE[6 if ":" in each.get("to", "") else 4]
-                yield Claim(at, each.get("protocol", ""), int(first), int(last or first), owner)
+            with suppress(parse.TextError):  # a user may have edited it: the hooks will complain
+                first, last = parse.span(each.get("ports", ""), 1, 65535)
+                at = each.get("at") or ANYWHERE[version_of(each.get("to", ""))]
+                yield Claim(str(parse.address(at)), each.get("protocol", ""), first, last, owner)
         for each in port.iterfind(_FLOATING):
-            yield Claim(each.get("ip", ""), "", 0, 65535, owner)
+            with suppress(parse.TextError):
+                yield Claim(str(parse.address(each.get("ip", ""))), "", 0, 65535, owner)

@@ -1,0 +1,161 @@
+"""No key is read and then forgotten: wherever it may stand, it changes what is made of the file, or is an error.
+
+Each key is put into every record of that kind in the good files where it is not, with values that it has elsewhere, and
+taken out of those where it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+import pytest
+from test_topology_schema import GOOD, SCHEMA, _read
+from test_xmlgen_golden import HOSTMAP, IMAGE
+
+from libvirt_guestnet import draw, xmlgen
+from libvirt_guestnet.apply import wanted
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.lab import checks
+from libvirt_guestnet.topology import loads
+
+# Facts about what guestnet does not make, and words for people: they say something, and ask for nothing.
+FACTS = {
+    (".description", "one sentence for people"),
+    ("physical.mtu", "what passes there: larger ones on top of it are errors"),
+    ("physical.vlans", "a pool that something may draw from"),
+    ("physical.vnis", "a pool that something may draw from"),
+    ("port.default-route", "how a guest of the user's own is configured: its forwards and floating addresses obey"),
+}
+# Of a network that nobody is on.
+NEEDS_PORTS = {"network.mtu", "network.offload", "network.log-drops"}
+_MOST = 3
+_GONE = object()
+DOCUMENTS = {path.stem: _read(path) for path in GOOD}
+LABELS = sorted({label for document in DOCUMENTS.values() for label in document.get("physical-networks", {})})
+HOST = HostMap(
+    {**{label: f"eth{number}" for number, label in enumerate(LABELS, 20)}, **HOSTMAP.devices},
+    device_is_bridge=lambda device: device.startswith("br-"),
+)
+Path = tuple[str | int, ...]
+
+
+def made(document: Any) -> object:
+    """All that is made of a file."""
+    topology = loads(json.dumps(document), "t.yaml")
+    libvirt = wanted(topology, HOST, lambda guest: xmlgen.domain(topology, guest, HOST, IMAGE, "qemu"))
+    networks = [(each.name, xmlgen.to_string(each.element), each.autostart) for each in libvirt.networks]
+    guests = [
+        (each.name, each.autostart, *map(xmlgen.to_string, (*each.interfaces, each.metadata)))
+        for each in libvirt.guests
+    ]
+    domains = [xmlgen.to_string(each.definition) for each in libvirt.guests if each.definition is not None]
+    lans = [(each.label, each.stand_in, each.host) for each in topology.physical_networks]
+    return libvirt.topology, networks, guests, domains, lans, checks.plan(topology), topology.libvirt_networks
+
+
+def drawn(document: Any) -> object:
+    topology = loads(json.dumps(document), "t.yaml")
+    return [draw.draw(topology, view, "dot") for view in ("logical", "physical")]
+
+
+def records(value: Any, schema: dict[str, Any], name: str = "", path: Path = ()) -> Iterator[tuple[str, Path, Any]]:
+    """Every record in a file: its kind, where it is, and its schema."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        schema = SCHEMA["$defs"][name]
+    for option in schema.get("anyOf", ()):
+        yield from records(value, option, name, path)
+    if isinstance(value, list) and "items" in schema:
+        for number, item in enumerate(value):
+            yield from records(item, schema["items"], "", (*path, number))
+    elif isinstance(value, dict):
+        if "properties" in schema:
+            yield name, path, schema
+        for key, inner in value.items():
+            if below := schema.get("properties", {}).get(key) or schema.get("additionalProperties"):
+                yield from records(inner, below, "", (*path, key))
+
+
+def unlike(document: Any) -> Iterator[tuple[str, Path, Any]]:
+    """One record of those that have the same keys, in the same place."""
+    seen = set()
+    for name, path, schema in records(document, SCHEMA):
+        record = at(document, path)
+        like = name, *sorted(record), str(record.get("network")), str(record.get("mode"))
+        if like not in seen:
+            seen.add(like)
+            yield name, path, schema
+
+
+def at(document: Any, path: Path) -> Any:
+    for step in path:
+        document = document[step]
+    return document
+
+
+@cache
+def values() -> dict[str, list[Any]]:
+    """What each key is in the good files."""
+    found: dict[str, list[Any]] = {}
+    for document in DOCUMENTS.values():
+        for name, path, _ in records(document, SCHEMA):
+            for key, value in at(document, path).items():
+                known = found.setdefault(f"{name}.{key}", [])
+                if value not in known:
+                    known.append(value)
+    return found
+
+
+def tries(name: str, schema: dict[str, Any], now: Any) -> Iterator[Any]:
+    """Other values than it has, and none."""
+    if now is not _GONE:
+        yield _GONE
+    words = [option["const"] for option in schema.get("anyOf", ()) if "const" in option]
+    words += [[word] for word in schema.get("items", {}).get("enum", ())]
+    listed = [True, False] if schema.get("type") == "boolean" else [*values().get(name, [])[:_MOST], *words]
+    yield from (value for value in [*schema.get("enum", ()), *listed] if value != now)
+
+
+def has_effect(document: Any, path: Path, key: str, value: Any, before: list[object]) -> bool:
+    changed = deepcopy(document)
+    record = at(changed, path)
+    if value is _GONE:
+        del record[key]
+    else:
+        record[key] = value
+    try:
+        return made(changed) != before[0] or drawn(changed) != before[1]
+    except GuestnetError:
+        return True
+
+
+def forgotten(document: Any) -> Iterator[tuple[str, str]]:
+    """Each key without effect, and where."""
+    before = [made(document), drawn(document)]
+    used = {port["network"] for guest in document.get("guests", {}).values() for port in guest.get("ports", ())}
+    facts = {name for name, _ in FACTS}
+    for name, path, schema in unlike(document):
+        for key, of_key in schema["properties"].items():
+            what = f"{name}.{key}"
+            if what in facts or (what in NEEDS_PORTS and path[-1] not in used):
+                continue
+            now = at(document, path).get(key, _GONE)
+            if not any(has_effect(document, path, key, value, before) for value in tries(what, of_key, now)):
+                yield what, ".".join(map(str, path))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_key_changes_something_or_is_an_error(name: str) -> None:
+    assert list(forgotten(DOCUMENTS[name])) == []
+
+
+def test_what_only_says_something_is_a_key() -> None:
+    known = {
+        f"{name}.{key}" for name, record in {"": SCHEMA, **SCHEMA["$defs"]}.items() for key in record["properties"]
+    }
+    assert {name for name, _ in FACTS} | NEEDS_PORTS <= known
