@@ -10,9 +10,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from libvirt_guestnet.changes import Change, Effects, Run
+from libvirt_guestnet.changes_network import RemoveNetwork
+from libvirt_guestnet.datapath import devices
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model import Guest, Topology
@@ -23,7 +26,6 @@ from libvirt_guestnet.xmlgen import Element, domain_metadata, interface, network
 
 RUN_DIRECTORY = Path("/run/libvirt-guestnet")
 LOCK_SECONDS = 60.0
-NETWORK_DEVICES = Path("/sys/class/net")
 
 Progress = Callable[[Change], None]
 Step = Callable[[str], None]
@@ -38,7 +40,7 @@ class InterruptError(GuestnetError):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        lines = [f"  {change.text()}" for change in plan.changes if change.interrupts]
+        lines = [f"  {change.text()}" for change in plan.changes if set(change.interrupts) - plan.expected]
         super().__init__(
             "this would interrupt running guests; nothing was changed. Allow it with --allow-interrupt:\n"
             + "\n".join(lines)
@@ -128,7 +130,8 @@ def _wanted_guest(
 
 def host_snapshot(connection: Connection) -> Snapshot:
     """What libvirt and this host have now. Raises GuestnetError."""
-    return connection.snapshot(path.name for path in NETWORK_DEVICES.iterdir())
+    found = devices.read()
+    return replace(connection.snapshot(found), links=found)
 
 
 def apply(
@@ -178,18 +181,32 @@ def _registrar(stack: ExitStack, not_undone: list[str]) -> Callable[[str, Callab
     return register
 
 
-def destroy(plan: Plan, connection: Connection, effects: Effects, on_progress: Progress = _quiet) -> None:
+def destroy(
+    plan: Plan,
+    connection: Connection,
+    effects: Effects,
+    on_progress: Progress = _quiet,
+    *,
+    allow_interrupt: bool = False,
+) -> None:
     """Make every change of a `plan_destroy`, past all failures, and report them all at the end.
 
-    After a failure the other changes of the same object are left out: its mark must stay for the next attempt.
-    Raises DestroyError.
+    After a failure the other changes of the same object are left out: its mark must stay for the next attempt. So do
+    the networks that it needs.
+    Raises InterruptError before anything is touched, DestroyError.
     """
+    if plan.interrupts and not allow_interrupt:
+        raise InterruptError(plan)
     failures: list[str] = []
     failed: set[tuple[bool, str]] = set()
     run = Run(connection, effects, lambda _what, _undo: None, _quiet)
     for change in plan.changes:
         subject = (change.KIND.startswith("network"), change.name)
         if subject in failed:
+            continue
+        if isinstance(change, RemoveNetwork) and (needed := sorted({n for _, n in failed} & change.after)):
+            users = ", ".join(needed)
+            failures.append(f"network {change.name} stays: {users} has it still; shut {users} off, and destroy again")
             continue
         on_progress(change)
         try:

@@ -10,7 +10,7 @@ from lxml import etree
 
 from libvirt_guestnet.changes import Change, Run, to_text
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.snapshot import Element, interfaces, mac, parse_xml, tap
+from libvirt_guestnet.snapshot import Element, interfaces, mac, parse_xml, source_network, tap
 
 UNPLUG_SECONDS = 20.0
 
@@ -80,14 +80,12 @@ class SetDomainMetadata(Change):
             live = self.live
             run.libvirt.set_domain_metadata(self.name, live.new, live=True)
             run.undo(f"set the metadata of {self.name} back", lambda: self._set_live(run, live.old))
-            if live.new is not None:
-                run.guard(self.name)
+            run.guard(self.name)  # without metadata a NIC that stays is not ours to guard
             run.step("set")
 
     def _set_live(self, run: Run, xml: str | None) -> None:
         run.libvirt.set_domain_metadata(self.name, xml, live=True)
-        if xml is not None:
-            run.guard(self.name)
+        run.guard(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +161,18 @@ class UpdateInterface(Change):
             run.guard(self.name)
 
 
+@dataclass(frozen=True)
+class RestorePorts(Change):
+    """Put back what somebody else took from a running guest's taps in the kernel: bridges, VLANs, rules, routes."""
+
+    VERB = "put back"
+    KIND = "guest ports"
+
+    def run(self, run: Run) -> None:
+        run.guard(self.name)
+        run.step("put back")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemoveDomain(Change):
     """Stop and undefine a lab guest that the topology no longer has."""
@@ -207,16 +217,28 @@ def unplug(run: Run, domain: str, xml: str) -> None:
     run.libvirt.detach(domain, to_text(live), live=True)
     address = mac(wanted)
     deadline = time.monotonic() + UNPLUG_SECONDS
-    while address in run.libvirt.live_macs(domain):
+    while _is_there(run, domain, live):
         if time.monotonic() > deadline:
             raise GuestnetError(
-                f"guest {domain!r} has not let go of NIC {address} within {UNPLUG_SECONDS:.0f} s: is an operating "
-                f"system running in it? Shut the guest down, or try again"
+                f"guest {domain!r} has not let go of NIC {address} within {UNPLUG_SECONDS:.0f} s: "
+                f"{_why_not(run.libvirt.live_xml(domain))}"
             )
         time.sleep(0.1)
     device = tap(live)
     if device is not None:
         run.effects.release(uuid, device)
+
+
+def _why_not(domain: str | None) -> str:
+    """A PC without ACPI has no way to tell its guest that a device is to go."""
+    if domain is not None and _lacks_acpi(parse_xml(domain)):
+        return "it has no ACPI, without which it cannot: shut it down, and add <acpi/> to its <features>"
+    return "is an operating system running in it? Shut the guest down, or try again"
+
+
+def _lacks_acpi(domain: Element) -> bool:
+    kind = domain.find("os/type")
+    return kind is not None and kind.get("arch") in ("x86_64", "i686") and domain.find("features/acpi") is None
 
 
 def linked(interface: Element, state: str) -> Element:
@@ -228,11 +250,23 @@ def linked(interface: Element, state: str) -> Element:
     return result
 
 
+def _is_there(run: Run, domain: str, live: Element) -> bool:
+    """Whether a running domain has a NIC still: another one may have its MAC address."""
+    text = run.libvirt.live_xml(domain)
+    nics = () if text is None else parse_xml(text).iterfind("devices/interface")
+    return any((mac(nic), _alias(nic)) == (mac(live), _alias(live)) for nic in nics)
+
+
+def _alias(nic: Element) -> str | None:
+    alias = nic.find("alias")
+    return None if alias is None else alias.get("name")
+
+
 def _live_interface(run: Run, domain: str, wanted: Element) -> tuple[str, Element]:
     """The running domain's UUID, and its NIC with that MAC address."""
     text = run.libvirt.live_xml(domain)
     xml = None if text is None else parse_xml(text)
-    found = interfaces(xml).get(mac(wanted))
+    found = interfaces(xml, {mac(wanted): source_network(wanted)}).get(mac(wanted))
     if xml is None or found is None:
         raise GuestnetError(f"guest {domain!r} has no NIC {mac(wanted)} any more: it was changed meanwhile; plan again")
     return xml.findtext("uuid", ""), found

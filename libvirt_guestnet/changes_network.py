@@ -181,9 +181,10 @@ class SetNetworkAutostart(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveNetwork(Change):
-    """Stop and undefine a network."""
+    """Stop and undefine a network; `after` names the guests that other changes make let go of it before."""
 
     backup: NetworkBackup
+    after: frozenset[str] = frozenset()
     VERB = "remove"
     KIND = "network"
 

@@ -70,7 +70,7 @@ def _function(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _inside(args: argparse.Namespace, arguments: list[str]) -> int:
     """The same command inside a sandbox, the topology on its standard input: a sandbox has a /tmp of its own."""
-    from libvirt_guestnet.commands import call_inside
+    from libvirt_guestnet.commands_sandbox import call_inside
 
     rest = _without_sandbox(arguments)
     file = getattr(args, "topology", None)
@@ -156,6 +156,8 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="the topology file, or - for standard input")
     what.add_argument("--name", help="the topology's name, where the file is gone")
+    text = "also cut off running guests that are not in the file, or copies of its guests"
+    verb.add_argument("--allow-interrupt", action="store_true", help=text)
     verb = _verb(verbs, "render", "commands.render", "write the libvirt XML of a topology, for virsh")
     _topology(verb)
     _map(verb)
@@ -185,8 +187,11 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb.add_argument("action", choices=["install", "uninstall", "status", "sync"])
     verb.add_argument("--any-owner", action="store_true", help="install even if others than root own the library")
     _json(verb)
-    text = "private libvirt hosts in namespaces, which change nothing on this machine"
-    verb = _verb(verbs, "sandbox", "commands.sandboxes", text)
+    text = (
+        "private libvirt hosts in namespaces, which change nothing on this machine: start, stop, list, or a shell "
+        "in one (files written there vanish with it)"
+    )
+    verb = _verb(verbs, "sandbox", "commands_sandbox.sandboxes", text)
     verb.add_argument("action", choices=["start", "stop", "list", "shell"])
     verb.add_argument("name", nargs="?", default="default", help="default: default")
     _json(verb)

@@ -8,12 +8,11 @@ metadata, …) must there be nothing more. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_interface
 
 from lxml import etree
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.snapshot import Element
 
@@ -21,6 +20,9 @@ _OURS = f"{{{NAMESPACE}}}"
 _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 
 _SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", "uplink", "vlan", "vxlan"))
+
+NIC_PARTS = frozenset({"link", "bandwidth", "port", "vlan"})
+"""What a topology can say of an <interface>, beside where it is plugged in."""
 
 # parent tag -> child tags that are ours alone there: one that is not wanted is a difference.
 _OWNED: dict[str, frozenset[str]] = {
@@ -44,7 +46,7 @@ _OWNED: dict[str, frozenset[str]] = {
     "dns": frozenset({"host", "forwarder"}),
     "host": frozenset({"hostname", "lease"}),
     "portgroup": frozenset({"port", "bandwidth", "vlan"}),
-    "interface": frozenset({"link", "bandwidth", "port", "vlan"}),
+    "interface": NIC_PARTS,
     "bandwidth": frozenset({"inbound", "outbound"}),
     "devices": frozenset({"interface"}),
     "sysinfo": frozenset({"entry"}),
@@ -159,7 +161,7 @@ def _effective(element: Element, tag: str, name: str) -> str | None:
             return "network"  # a live port of a forward=bridge network shows as type bridge
     value = element.get(name)
     if value is None and tag == "ip" and name == "prefix" and element.get("netmask"):
-        return str(ip_interface(f"{element.get('address')}/{element.get('netmask')}").network.prefixlen)
+        return str(parse.netmask(str(element.get("netmask"))))
     return _DEFAULTS.get((tag, name)) if value is None else value
 
 
@@ -175,8 +177,8 @@ def _same(tag: str, name: str, wanted: str, actual: str | None) -> bool:
 
 def _as_address(value: str) -> object:
     try:
-        return ip_address(value)
-    except ValueError:
+        return parse.address(value)
+    except parse.TextError:
         return None
 
 
@@ -287,9 +289,12 @@ def element_key(element: Element) -> str | None:
 
 
 def _ip_key(element: Element) -> str | None:
-    prefix = element.get("prefix") or element.get("netmask")
-    address = element.get("address")
-    return None if address is None else str(ip_interface(f"{address}/{prefix}" if prefix else address))
+    length, address = element.get("prefix") or element.get("netmask") or "", element.get("address")
+    if address is None:
+        return None
+    ip = parse.address(address)
+    bits = parse.netmask(length) if "." in length else parse.number(length or str(ip.max_prefixlen), 0, 128)
+    return f"{ip}/{bits}"
 
 
 def _host_key(element: Element) -> str | None:
@@ -297,7 +302,7 @@ def _host_key(element: Element) -> str | None:
     if mac is not None:
         return mac.lower()
     address = element.get("ip")
-    return element.get("id") or (None if address is None else str(ip_address(address))) or element.get("name")
+    return element.get("id") or (None if address is None else str(parse.address(address))) or element.get("name")
 
 
 def _interface_key(element: Element) -> str | None:
@@ -338,20 +343,3 @@ def _describe(element: Element) -> str:
     words += [text] if (text := (element.text or "").strip()) else []
     words += [_describe(child) for child in element if isinstance(child.tag, str)]
     return " ".join(words) or f"<{_local(element)}/>"
-
-
-def merged(wanted: Element, actual: Element) -> Element:
-    """`actual`, an <interface>, changed so far that it means `wanted`: what libvirt or the user added stays."""
-    result = deepcopy(actual)
-    result.attrib.update(dict(wanted.attrib))
-    tags = {str(child.tag) for child in wanted}
-    for child in list(result):
-        if (child.tag in tags and child.tag not in ("target", "model")) or child.tag in _OWNED["interface"]:
-            result.remove(child)
-    for child in wanted:
-        kept = result.find(str(child.tag))
-        if kept is None:
-            result.append(deepcopy(child))
-        elif child.tag != "model":  # which card a guest can drive is not the network's business
-            kept.attrib.update(dict(child.attrib))
-    return result

@@ -41,3 +41,7 @@ class TopologyError(GuestnetError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+class NotLedError(GuestnetError):
+    """Something on this host that is not ours to change keeps it from leading to a guest."""

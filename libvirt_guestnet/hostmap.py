@@ -1,24 +1,29 @@
-"""Which device of this host stands behind each physical-network label of a topology.
+"""What this host says of itself: which device stands behind each physical-network label of a topology, and what it asks
+of every domain.
 
 A label is mapped to a NIC or a Linux bridge by its name; `BRIDGE/NIC` also says which port of a VLAN-aware bridge leads
-outside, and `ovs:BRIDGE` is a bridge of Open vSwitch.
+outside, and `ovs:BRIDGE` is a bridge of Open vSwitch. Which of the two a name is, is looked up on this host; for
+another one `nic:NAME` and `bridge:NAME` say it.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.hostwide import ALLOW, REFUSE, HostWide
 from libvirt_guestnet.model_network import Mode, Network
 
 HOST_FILE = Path("/etc/libvirt-guestnet/host.yaml")
-_KEY = "physical-networks"
-_OVS = "ovs:"
+_KEY, _UNGUARDABLE = "physical-networks", "unguardable"
+_OVS, _NIC, _BRIDGE = "ovs:", "nic:", "bridge:"
+_KINDS = (_OVS, _NIC, _BRIDGE)
 _LARGEST_FILE = 64 * 1024
 _DEVICE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")  # the kernel's IFNAMSIZ, and what libvirt's schema lets through
 
@@ -37,14 +42,29 @@ class HostMap:
 
     def device(self, label: str, wanted_by: str = "the topology") -> str:
         """The device behind a label. Raises GuestnetError, saying how to map it, when there is none."""
-        return self._entry(label, wanted_by).partition("/")[0].removeprefix(_OVS)
+        return _bare(self._entry(label, wanted_by)).partition("/")[0]
+
+    def check_kinds(self, networks: Iterable[Network], exists: Callable[[str], bool]) -> None:
+        """Raises GuestnetError where a bridge network depends on whether a device is a NIC or a bridge, and nobody
+        says so."""
+        for network in networks:
+            device = _uplink_of(self, network)
+            entry = self.devices.get(network.physical_network or "", "")
+            if device and entry == device and not exists(device) and device != network.bridge:
+                label = network.physical_network
+                raise GuestnetError(
+                    f"network {network.name!r}: whether {device} is a NIC or a bridge cannot be told, as this host has "
+                    f"no such device: write {label}=nic:{device} or {label}=bridge:{device}"
+                )
 
     def _entry(self, label: str, wanted_by: str = "the topology") -> str:
         try:
             return self.devices[label]
         except KeyError:
+            near = difflib.get_close_matches(label, self.devices, n=1, cutoff=0.8)
+            but = f" (but one to {near[0]!r})" if near else ""
             raise GuestnetError(
-                f"{wanted_by} needs physical network {label!r}, and this host maps no device to it: "
+                f"{wanted_by} needs physical network {label!r}, and this host maps no device to it{but}: "
                 f'add "{label}: DEVICE" under {_KEY}: in {HOST_FILE}, or pass --map {label}=DEVICE '
                 f"(a NIC or a bridge of this host)"
             ) from None
@@ -59,7 +79,8 @@ class HostMap:
 
     def is_bridge(self, label: str) -> bool:
         """Whether an existing bridge stands behind the label. Raises GuestnetError when the label is not mapped."""
-        return self.is_ovs(label) or self.device_is_bridge(self.device(label))
+        said = _said_bridge(self._entry(label))
+        return self.device_is_bridge(self.device(label)) if said is None else said
 
     def bridge(self, network: Network) -> str:
         """The bridge a network's ports are on.
@@ -80,9 +101,21 @@ class HostMap:
 
     def _is_bridge_of(self, network: Network, device: str) -> bool:
         # A bridge of our own name is the one the hook makes: a NIC cannot be under itself.
-        entry = self.devices[network.physical_network or ""]
-        said = "/" in entry or entry.startswith(_OVS)
-        return said or device == network.bridge or self.device_is_bridge(device)
+        said = _said_bridge(self.devices[network.physical_network or ""])
+        return device == network.bridge or (self.device_is_bridge(device) if said is None else said)
+
+
+def _said_bridge(entry: str) -> bool | None:
+    """What an entry says by itself; None for a bare name."""
+    if entry.startswith(_NIC):
+        return False
+    return True if "/" in entry or entry.startswith((_OVS, _BRIDGE)) else None
+
+
+def _bare(entry: str) -> str:
+    for kind in _KINDS:
+        entry = entry.removeprefix(kind)
+    return entry
 
 
 def _uplink_of(hostmap: HostMap, network: Network) -> str | None:
@@ -96,7 +129,17 @@ def load_hostmap(file: Path = HOST_FILE, pairs: Sequence[str] = ()) -> HostMap:
 
     Raises GuestnetError when the file or a pair cannot be understood.
     """
-    return HostMap({**_read(file), **dict(_parse_pair(pair) for pair in pairs)})
+    return HostMap({**_parse_devices(file, _read(file)), **dict(_parse_pair(pair) for pair in pairs)})
+
+
+def load_hostwide(file: Path = HOST_FILE) -> HostWide:
+    """What the host's file asks of every domain. Raises GuestnetError when it cannot be understood."""
+    document = _read(file)
+    _parse_devices(file, document)
+    wanted = document.get(_UNGUARDABLE, ALLOW)
+    if wanted not in (ALLOW, REFUSE):
+        raise GuestnetError(f"{file}: {_UNGUARDABLE}: {wanted!r} is neither {ALLOW} nor {REFUSE}")
+    return HostWide(wanted)
 
 
 def _parse_pair(pair: str) -> tuple[str, str]:
@@ -106,7 +149,7 @@ def _parse_pair(pair: str) -> tuple[str, str]:
     return label, _checked(device, f"the pair {pair!r}")
 
 
-def _read(file: Path) -> dict[str, str]:
+def _read(file: Path) -> dict[str, object]:
     try:
         with file.open("rb") as stream:
             text = stream.read(_LARGEST_FILE + 1)
@@ -119,22 +162,31 @@ def _read(file: Path) -> dict[str, str]:
     return _parse_file(file, text)
 
 
-def _parse_file(file: Path, text: bytes) -> dict[str, str]:
+def _parse_file(file: Path, text: bytes) -> dict[str, object]:
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise GuestnetError(f"{file}: not YAML: {error}") from error
     if document is None:
         return {}
-    entries = document.get(_KEY) if isinstance(document, dict) and set(document) == {_KEY} else None
+    if not isinstance(document, dict) or not set(document) <= {_KEY, _UNGUARDABLE}:
+        raise GuestnetError(
+            f'{file}: must hold "{_KEY}:", with lines "LABEL: DEVICE" under it, "{_UNGUARDABLE}: {REFUSE}", or both'
+        )
+    return document
+
+
+def _parse_devices(file: Path, document: dict[str, object]) -> dict[str, str]:
+    entries = document.get(_KEY, {})
     if not isinstance(entries, dict):
-        raise GuestnetError(f'{file}: must hold one key, "{_KEY}:", with lines "LABEL: DEVICE" under it')
+        raise GuestnetError(f'{file}: under "{_KEY}:" there must be lines "LABEL: DEVICE"')
     return {str(label): _checked(device, f"{file}: {_KEY}: {label}") for label, device in entries.items()}
 
 
 def _checked(device: object, where: str) -> str:
-    names = device.removeprefix(_OVS).split("/") if isinstance(device, str) else []
-    if not isinstance(device, str) or not 1 <= len(names) <= 2 or not all(map(_is_device, names)):
+    names = _bare(device).split("/") if isinstance(device, str) else []
+    nic = isinstance(device, str) and device.startswith(_NIC)
+    if not isinstance(device, str) or not 1 <= len(names) <= (1 if nic else 2) or not all(map(_is_device, names)):
         raise GuestnetError(f"{where}: {device!r} is not a device name (1 to 15 letters, digits and _ . : @ -)")
     return device
 

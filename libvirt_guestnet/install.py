@@ -11,35 +11,49 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from libvirt_guestnet import confinement, hostmap, managers
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import hostwide
 
 HOOKS = ("qemu", "network")
 FILE_NAME = "50-guestnet"
 # Drop-in directories beside the one hook file per driver: libvirt 6.5.0.
 OLDEST_LIBVIRT = (6, 5, 0)
+# What to do about `HookStatus.run_by`.
+RUN_TWICE = "take that out of it, as libvirt runs every file in there by itself, with the XML on its stdin"
 _DAEMONS = {"qemu": ("libvirtd", "virtqemud"), "network": ("libvirtd", "virtnetworkd")}
 
 
 @dataclass(frozen=True)
 class HookStatus:
-    """One hook file: whether it is there and current, and whether the running daemon has to be restarted for it."""
+    """One hook file: whether it is there and current, and whether the running daemon has to be restarted for it.
+    `run_by` is a hook script of somebody's that runs it, too."""
 
     hook: str
     path: str
     installed: bool
     current: bool
     restart_needed: bool
+    run_by: str = ""
 
 
-def install(root: Path = Path("/"), any_owner: bool = False) -> list[HookStatus]:
-    """Writes both hook files; doing it again changes nothing. Raises GuestnetError where libvirt is too old, or where
-    somebody other than root could change the code that libvirt would run as root (unless `any_owner`)."""
+def install(
+    root: Path = Path("/"), any_owner: bool = False, tell: Callable[[str], None] = lambda _text: None
+) -> list[HookStatus]:
+    """Writes both hook files, what they need of host.yaml, and what others need to know that would be in their way,
+    which it tells; doing it again changes nothing. Raises GuestnetError where libvirt is too old or may not run our
+    Python, host.yaml cannot be read, or somebody other than root could change the code that libvirt would run as root
+    (unless `any_owner`)."""
     _check_libvirt()
     if not any_owner:
         check_owner()
+    take_over(root)
+    for line in (*confinement.allow(root), *managers.install(root)):
+        tell(line)
     compile_library()
     for hook in HOOKS:
         path, text = _path(root, hook), filled_in(hook)
@@ -48,16 +62,24 @@ def install(root: Path = Path("/"), any_owner: bool = False) -> list[HookStatus]
     return status(root)
 
 
+def take_over(root: Path = Path("/")) -> None:
+    """Has the hooks go by what host.yaml says of every domain. Raises GuestnetError when that cannot be read."""
+    hostwide.write(hostmap.load_hostwide(root / hostmap.HOST_FILE.relative_to("/")), f"{root}{hostwide.FILE}")
+
+
 def compile_library() -> None:
     """Writes what is missing of the library's bytecode, if it can: a hook that has to compile takes three times as
     long."""
     compileall.compile_dir(_library() / "libvirt_guestnet", quiet=2)
 
 
-def uninstall(root: Path = Path("/")) -> list[HookStatus]:
-    """Removes both hook files; other people's hooks stay."""
+def uninstall(root: Path = Path("/"), tell: Callable[[str], None] = lambda _text: None) -> list[HookStatus]:
+    """Removes both hook files and all that `install` wrote beside them, which it tells; other people's hooks stay."""
     for hook in HOOKS:
         _path(root, hook).unlink(missing_ok=True)
+    hostwide.write(hostwide.NOTHING_ASKED, f"{root}{hostwide.FILE}")
+    for line in (*managers.uninstall(root), *confinement.take_back(root)):
+        tell(line)
     return status(root)
 
 
@@ -68,8 +90,33 @@ def status(root: Path = Path("/")) -> list[HookStatus]:
         path = _path(root, hook)
         installed = path.exists()
         current = installed and path.read_text() == filled_in(hook)
-        result.append(HookStatus(hook, str(path), installed, current, installed and _restart_needed(root, hook)))
+        restart_needed, run_by = installed and _restart_needed(root, hook), _run_by(root, hook)
+        result.append(HookStatus(hook, str(path), installed, current, restart_needed, run_by if installed else ""))
     return result
+
+
+# Every file of a folder that ends in .d, at once; or such a folder by itself, and something that goes through folders.
+# What runs the one file of a guest in it (`qemu.d/$1/…`) is no such thing.
+_EVERY = re.compile(r"\.d[\"'})]*/[\"']?\*|" + re.escape(FILE_NAME))
+_FOLDER = re.compile(r"\.d[\"'})]*/?[\"']?(?=[\s;)]|$)", re.MULTILINE)
+_THROUGH = re.compile(r"run-parts|\bfind\b|\bls\b|listdir|scandir|iterdir|glob|/[\"']?\*")
+_LARGEST_SCRIPT = 1 << 20
+
+
+def _run_by(root: Path, hook: str) -> str:
+    """A script among libvirt's hooks that runs every file in the folder of ours, which libvirt does itself."""
+    hooks = root / "etc/libvirt/hooks"
+    for path in (hooks / hook, *sorted((hooks / f"{hook}.d").glob("*"))):
+        if path.name != FILE_NAME and path.is_file() and os.access(path, os.X_OK):
+            with path.open("rb") as file:
+                code = file.read(_LARGEST_SCRIPT).decode(errors="replace")
+            if _runs_all("\n".join(line for line in code.splitlines() if not line.lstrip().startswith("#"))):
+                return str(path)
+    return ""
+
+
+def _runs_all(code: str) -> bool:
+    return bool(_EVERY.search(code) or (_FOLDER.search(code) and _THROUGH.search(code)))
 
 
 def _path(root: Path, hook: str) -> Path:
@@ -82,12 +129,15 @@ def _library() -> Path:
 
 def filled_in(hook: str) -> str:
     """The text of a file in hooks/, for this installation. Raises GuestnetError when the file is missing."""
-    from libvirt_guestnet.hook.lifecycle import ARRIVALS, TABLE
+    from libvirt_guestnet.hook import nics
+    from libvirt_guestnet.hook.lifecycle import ARRIVALS, SECONDS, TABLE
 
     wanted = [operation for (of, operation), (function, *_) in TABLE.items() if of == hook and function]
     values = {
         "@OPERATIONS@": " | ".join(wanted),
         "@ARRIVALS@": " | ".join(f"*{word}*" for word in ARRIVALS),
+        "@UNGUARDABLE@": "|".join(dict.fromkeys(k.type for k in nics.TABLE if nics.of(k.type).guarded == nics.NO)),
+        "@SECONDS@": str(SECONDS),
         "@PYTHON@": shlex.quote(sys.executable),
         "@MAIN@": shlex.quote(str(_library() / "libvirt_guestnet/hook/main.py")),
     }
@@ -110,6 +160,8 @@ def _write(path: Path, text: str) -> None:
     draft = path.parent.parent / f".{path.parent.name}-{path.name}"
     draft.write_text(text)
     draft.chmod(0o755)
+    if path.exists():  # the daemon calls a hook of whatever text, if the file was there when it started
+        os.utime(draft, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
     draft.replace(path)
 
 
@@ -151,8 +203,13 @@ def check_owner(library: Path | None = None) -> None:
 def _restart_needed(root: Path, hook: str) -> bool:
     """libvirt looks for a driver's hooks when it starts; the very first one needs a restart, later ones do not."""
     files = [root / "etc/libvirt/hooks" / hook, *(root / "etc/libvirt/hooks" / f"{hook}.d").glob("*")]
-    seen = min((f.stat().st_ctime for f in files if f.is_file()), default=0.0)
+    seen = min((_there_since(file) for file in files if file.is_file()), default=0.0)
     return any(started < seen for started in map(_started, _DAEMONS[hook]) if started is not None)
+
+
+def _there_since(file: Path) -> float:
+    """Ours tells by its time of change, which a rewrite keeps; others may have been copied with theirs."""
+    return file.stat().st_mtime if file.name == FILE_NAME else file.stat().st_ctime
 
 
 def _started(daemon: str) -> float | None:

@@ -30,6 +30,14 @@ class PortAddress:
     assignment: Assignment
 
 
+class AddressWord(StrEnum):
+    """What is said of a port in the place of its addresses."""
+
+    NONE = "none"
+    ANY = "any"
+    DHCP = "dhcp"
+
+
 @dataclass(frozen=True)
 class AddressPair:
     """Addresses that a port may use beside its own, and the MAC address it announces them with (None: its own).
@@ -46,6 +54,8 @@ class Role(StrEnum):
 
     DHCP_SERVER = "dhcp-server"
     RA_SENDER = "ra-sender"
+    ROUTER_PROTOCOLS = "router-protocols"
+    OWN_SOURCES = "own-sources"
 
 
 class PortKind(StrEnum):
@@ -82,33 +92,45 @@ class Service:
 @dataclass(frozen=True)
 class Forward:
     """What is asked of the host at ports `first` to `last` of `at` (None: at any of its addresses) reaches the guest at
-    `address`, from port `to_first` on. `hide`: the guest sees the host as client, as it would not answer through it."""
+    `address` (None: whatever IPv4 address the host's DHCP server gives it), from port `to_first` on. `hide`: the guest
+    sees the host as client, as it would not answer through it."""
 
     protocol: Protocol
     first: int
     last: int
-    address: IPAddress
+    address: IPAddress | None
     to_first: int
     at: IPAddress | None = None
     hide: bool = False
+
+    @property
+    def version(self) -> int:
+        """The IP version of what is forwarded."""
+        return self.address.version if self.address else 4
 
 
 @dataclass(frozen=True)
 class Port:
     """One NIC of a guest. `name` is unique within the guest (the network's name unless given).
 
-    `tap` is the host-side device (`vme` + 8 hex digits unless given). `sources` are prefixes the guest may use as
-    IP source beside its own addresses because it routes for them; `onlink` prefixes are carved out of them (a
+    `tap` is the host-side device (`vme` + 8 hex digits unless given). `address_word` says that the port is to have no
+    address at all, may use any that nobody else holds, or has what the host's DHCP server tells, out of its range;
+    without it and `addresses`, that one may tell. `sources` are prefixes the guest may use as IP source beside
+    its own addresses because it routes for them; `onlink` prefixes are carved out of them (a
     router never sends from an address whose owner sits on the same link). `default_route`: the guest's default
     route leaves through this port. `isolated`, `guarded` (port security applies), `privacy_addresses` and `log_drops`
     are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
-    `privacy_addresses`: the port may use any address of the network's IPv6 /64s, and any link-local one, that no other
-    port is known by. `log_drops`: the kernel log tells of dropped frames.
+    `privacy_addresses`: of the network's IPv6 /64s, and of link-local ones, it may use any address that nobody has;
+    without, any that it claimed first by duplicate address detection; with `strict_addresses` none. `log_drops`: the
+    kernel log tells of dropped frames.
     `forwards`, `floating` and `untranslated` are its ways in; a floating address is translated to the port's own of its
     family, in both directions, an untranslated one is routed to that: the guest has it itself.
+    `probe`: before the host answers for an address of the port's on a LAN, it asks there whether anybody has it.
     While the guest runs, the host routes the prefixes `behind` it through this port.
     A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
     of its untagged ones, none when there is none.
+    `told` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
+    assumes: where it says nothing, a NIC that a user's own domain has keeps what it has.
     """
 
     name: str
@@ -117,16 +139,19 @@ class Port:
     mac: str
     tap: str
     addresses: tuple[PortAddress, ...] = ()
+    address_word: AddressWord | None = None
     sources: tuple[IPNetwork, ...] = ()
     onlink: tuple[IPNetwork, ...] = ()
     default_route: bool = False
     link_up: bool = True
     isolated: bool = False
+    told: tuple[str, ...] = ()
     bandwidth: Bandwidth | None = None
     guarded: bool = True
     pairs: tuple[AddressPair, ...] = ()
     roles: tuple[Role, ...] = ()
     privacy_addresses: bool = False
+    strict_addresses: bool = False
     log_drops: bool = False
     vlan: int | None = None
     trunk: tuple[tuple[int, int], ...] = ()
@@ -134,6 +159,7 @@ class Port:
     forwards: tuple[Forward, ...] = ()
     floating: tuple[IPAddress, ...] = ()
     untranslated: tuple[IPAddress, ...] = ()
+    probe: bool = True
     behind: tuple[IPNetwork, ...] = ()
 
     def address(self, version: int) -> IPAddress | None:
@@ -250,6 +276,20 @@ class Topology:
         return self._ports.get(network, ())
 
     # Indexes: a thousand networks ask these questions ten thousand times.
+
+    @property
+    def unaddressed(self) -> tuple[tuple[Guest, Port], ...]:
+        """Guarded ports of which nobody says an address: they may ask by DHCP, but use no answer that is not the
+        host's."""
+        told = {n.name for n in self.networks if n.routed or any(subnet.dhcp for subnet in n.subnets)}
+        ports = ((guest, port) for guest in self.guests for port in guest.ports)
+        return tuple(
+            (guest, port)
+            for guest, port in ports
+            if port.guarded
+            and port.network not in told
+            and not (port.addresses or port.address_word or port.untranslated)
+        )
 
     @cached_property
     def _networks(self) -> dict[str, Network]:

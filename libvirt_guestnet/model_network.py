@@ -22,6 +22,13 @@ class Mode(StrEnum):
     HOST_ROUTED = "host-routed"
 
 
+class Offload(StrEnum):
+    """Whether guests may start on a host whose kernel lacks what the checksum guard needs."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
 @dataclass(frozen=True)
 class PhysicalNetwork:
     """A label for a network outside the host. Each host maps the label to one of its NICs or bridges.
@@ -141,10 +148,11 @@ class Network:
     `physical_network` is the uplink label: required for bridge, optional for nat and route (traffic then leaves only
     through that label) and host-routed (where addresses are published), else None. `gateway` is "host", a guest's name
     or None.
-    `privacy_addresses` and `log_drops` are defaults of the ports, see there.
+    `privacy_addresses`, `strict_addresses` and `log_drops` are defaults of the ports, see there; `offload`
+    holds for all of them.
     `mac` is the MAC address of the host's bridge interface (None for mode bridge). `guarded` is the default for
-    port security of all ports. `vlan` (1-4094) is the access VLAN of all ports,
-    with an 802.1ad tag if `service_vlan` is true. `vxlan` (mode bridge only) stands in
+    port security of all ports; with `guard_required` it holds for all of them, whatever a domain says. `vlan` (1-4094)
+    is the access VLAN of all ports, with an 802.1ad tag if `service_vlan` is true. `vxlan` (mode bridge only) stands in
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
     `drawn`: the VLAN or VNI comes from a pool, so no network of another topology may have it too.
     """
@@ -162,8 +170,11 @@ class Network:
     isolated_ports: bool = False
     bandwidth: Bandwidth | None = None
     guarded: bool = True
+    guard_required: bool = False
     privacy_addresses: bool = False
+    strict_addresses: bool = False
     log_drops: bool = False
+    offload: Offload = Offload.ALLOW
     autostart: bool = True
     vlan: int | None = None
     vxlan: Vxlan | None = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from lxml import etree
 
+from libvirt_guestnet.datapath.devices import Device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.wrong import Wrong
 
 Element = etree._Element
 
@@ -63,7 +65,8 @@ class NetworkState:
 
 @dataclass(frozen=True)
 class DomainState:
-    """A libvirt domain. `config` is what its next start uses; `live` is None while it is not running."""
+    """A libvirt domain. `config` is what its next start uses; `live` is None while it is not running. `saved` are the
+    domains that its managed save and its current snapshot would bring back."""
 
     name: str
     uuid: str
@@ -71,6 +74,7 @@ class DomainState:
     live: Element | None = None
     autostart: bool = False
     persistent: bool = True
+    saved: tuple[Element, ...] = ()
 
     @property
     def mark(self) -> Element | None:
@@ -88,21 +92,57 @@ class DomainState:
     @property
     def ours(self) -> bool:
         """Whether guestnet itself defined it (a lab guest), as against a user's domain whose NICs we manage."""
-        return self.mark is not None and self.mark.get("image") is not None
+        return self.mark is not None and self.mark.get("image") is not None and not self.is_copy
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether our metadata speaks of another domain, of which this one was cloned."""
+        return self.mark is not None and self.mark.get("guest") not in (None, self.name)
 
     @property
     def marked_macs(self) -> frozenset[str]:
         """The MAC addresses that our metadata lists, live or defined."""
-        roots = [self.config] if self.live is None else [self.config, self.live]
+        return frozenset(self.marked_networks)
+
+    @property
+    def marked_networks(self) -> dict[str, str | None]:
+        """The network of each of them."""
+        roots = [self.config] if self.live is None else [self.live, self.config]
         ports = (port for root in roots for port in root.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"))
-        return frozenset(port.get("mac", "").lower() for port in ports)
+        return {port.get("mac", "").lower(): port.get("network") for port in ports}
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The networks without which it cannot run, start or be brought back."""
+        roots = [self.config, *self.saved, *([] if self.live is None else [self.live])]
+        return frozenset().union(*map(networks_of, roots))
 
 
-def interfaces(domain: Element | None) -> dict[str, Element]:
-    """The interfaces of a <domain> by lower-case MAC address, in order; empty for None."""
-    if domain is None:
-        return {}
-    return {mac(interface): interface for interface in domain.iterfind("devices/interface")}
+def networks_of(domain: Element) -> frozenset[str]:
+    """The libvirt networks that a <domain> has NICs on."""
+    return frozenset(name for nic in domain.iterfind("devices/interface") if (name := source_network(nic)))
+
+
+def interfaces(domain: Element | None, networks: Mapping[str, str | None] | None = None) -> dict[str, Element]:
+    """The interfaces of a <domain> by lower-case MAC address, in order; empty for None.
+
+    Of two of one MAC address it is the one on its network in `networks`, else the one that does not stand in for the
+    other (net_failover), or is no function of a NIC's own.
+    """
+    found: dict[str, Element] = {}
+    for interface in () if domain is None else domain.iterfind("devices/interface"):
+        address = mac(interface)
+        other = found.get(address)
+        network = None if networks is None else networks.get(address)
+        if other is None or _rank(interface, network) >= _rank(other, network):
+            found[address] = interface
+    return found
+
+
+def _rank(interface: Element, network: str | None) -> tuple[bool, bool]:
+    """How much an interface is the one that is meant by its MAC address."""
+    stands_in = interface.get("type") == "hostdev" or interface.find("teaming[@type='transient']") is not None
+    return network is not None and source_network(interface) == network, not stands_in
 
 
 def mac(interface: Element) -> str:
@@ -127,14 +167,19 @@ def source_network(interface: Element) -> str | None:
 class Snapshot:
     """Everything `plan` needs to know about a host.
 
-    `devices` are the host's network devices. `network_metadata` says whether libvirt can change the metadata of an
-    active network (virNetworkSetMetadata, libvirt 9.7).
+    `devices` are the host's network devices. `taken` says which of the wanted addresses are somebody's already, in a
+    line each. `wrong` is what the kernel has otherwise than it should, `links` the devices with what
+    they are ({}: unknown). `network_metadata` says whether libvirt can
+    change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7).
     """
 
     networks: tuple[NetworkState, ...] = ()
     domains: tuple[DomainState, ...] = ()
     devices: frozenset[str] = field(default=frozenset())
     network_metadata: bool = False
+    taken: tuple[str, ...] = ()
+    wrong: tuple[Wrong, ...] = ()
+    links: Mapping[str, Device] = field(default_factory=dict)
 
     @cached_property
     def network(self) -> dict[str, NetworkState]:
@@ -156,9 +201,15 @@ class Snapshot:
                 found.setdefault(network, []).append((domain, interface))
         return {network: tuple(users) for network, users in found.items()}
 
+    @cached_property
+    def kept(self) -> dict[str, frozenset[str]]:
+        """By network name: the domains that a managed save or a current snapshot could not bring back without it."""
+        pairs = {(name, d.name) for d in self.domains for saved in d.saved for name in networks_of(saved)}
+        return {name: frozenset(domain for other, domain in pairs if other == name) for name, _ in pairs}
+
     def _live_interfaces(self) -> Iterator[tuple[str, Element]]:
         for domain in self.domains:
-            for interface in interfaces(domain.live).values():
+            for interface in () if domain.live is None else domain.live.iterfind("devices/interface"):
                 yield domain.name, interface
 
 

@@ -4,13 +4,17 @@
 
     /run/libvirt-guestnet/          0700 root, gone at boot like everything it describes
     ├── bridges.json                the bridges under the bridge guard, or why the kernel cannot guard them
+    ├── checksum                    the checksum guard as it was loaded, or what this host lacks for it
     ├── domains/UUID.json           the taps guarded for a running domain
+    ├── incoming/NAME.json          a domain that migrates to this host, until it runs here
+    ├── insisting/BRIDGE.json       the network over a bridge that insists on guarded ports
     ├── lock                        held while receipts and chains change
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
-    ├── plugging/PORTID.json        a NIC being plugged into a running domain: its helper still waits for the tap
+    ├── plugging/PORTID.json        a NIC being plugged into a running domain, which nobody has put under guard yet
+    ├── arriving/NAME … syncing/PID what a process is at, while it has their locks: `hook.promises`
     ├── vlans/TAP.json              the VLANs of one tagged tap
-    ├── reconnect/NAME              a guest for the one process that repairs all after a restart of the daemon
-    ├── reconnect.lock              held by that process
+    ├── reconnect/NAME              a guest for the one process that repairs all, and has reconnect.lock; in
+    │                               repairing/NAME as long as it is at it
     ├── shared                      the part of the nft table that is the same for all ports, as it was last written
     ├── reach/TAP.json              the routes and published neighbours that lead to one tap
     ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of
@@ -33,108 +37,35 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from fcntl import LOCK_EX, flock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from libvirt_guestnet import parse, receipts
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.receipt_kinds import Bridges, NetworkReceipt, Owner, Plugging, PortReceipt
+from libvirt_guestnet.receipts import DamagedError, if_sound, report
+
+R = TypeVar("R", bound=NamedTuple)
 
 ROOT = "/run/libvirt-guestnet"
+_OF_TAPS = ("ports", "vlans", "reach", "ways")
+# What this process has read: a call asks for the same receipts several times, and those of a network with thousands of
+# reservations take long. A file is never changed in place, so a changed receipt is another file.
+_READ: dict[tuple[str, type], tuple[receipts.Identity, Any]] = {}
+_MOST_READ = 4096
 
 
-class PortReceipt(NamedTuple):
-    """One guarded tap. Addresses and prefixes are text as in `ipaddress`; `portid` is libvirt's network port UUID;
-    `ifindex` is the tap's in the kernel; `own` says that the policy is the port's own, not its network's default.
-
-    `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the host's DHCP server if the port's own address is
-    what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` and
-    `lease6` how long an answer holds, in seconds. A port with VLANs in `trunk` tags its frames (with 802.1ad's tags if
-    `service`), but those of its `native` VLAN, if there is one. A `trusted` port has no chains: it is only let through
-    the bridge guard.
-    """
-
-    tap: str
-    mac: str
-    domain: str
-    uuid: str
-    network: str = ""
-    portid: str = ""
-    owned: tuple[str, ...] = ()
-    routed: tuple[str, ...] = ()
-    excluded: tuple[str, ...] = ()
-    ifindex: int = 0
-    own: bool = False
-    pairs: tuple[tuple[str, str], ...] = ()
-    roles: tuple[str, ...] = ()
-    privacy: bool = False
-    log: bool = False
-    dhcp: tuple[str, ...] = ()
-    dynamic: tuple[str, ...] = ()
-    dhcp_mac: str = ""
-    bridge: str = ""
-    lease: int = 0
-    lease6: int = 0
-    trunk: tuple[tuple[int, int], ...] = ()
-    service: bool = False
-    native: bool = False
-    trusted: bool = False
+class _Taps(NamedTuple):
+    taps: receipts.Devices
 
 
-class NetworkReceipt(NamedTuple):
-    """One active network that carries our metadata.
-
-    `reservations` are pairs of a MAC (or "") and its address; `dynamic` are the first and last address of each DHCP
-    range; `hosts` are the host's own addresses in it, `mac` its MAC, `lease` and `lease6` its DHCP server's longest
-    lease in seconds, by IP version; `privacy` and `log` are defaults for ports; `made_bridge` says that our hook made
-    the bridge, and `overlay` names the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge
-    `vlan` is the access VLAN of its ports (0: none), `vlan_uplink` the bridge's port to the outside, and `service` says
-    that its tags are 802.1ad's. `outside` is the device that a routed network's traffic leaves through ("": any), and
-    `nat_outside` that of a nat network.
-
-    `managed` says that the bridge is libvirt's own or ours, so that all its ports are to be guarded; `uplink` is the
-    port to the outside that our hook put into it.
-    """
-
-    name: str
-    topology: str
-    guarded: bool
-    bridge: str
-    subnets: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    reservations: tuple[tuple[str, str], ...] = ()
-    dynamic: tuple[tuple[str, str], ...] = ()
-    made_bridge: bool = False
-    mac: str = ""
-    lease: int = 0
-    lease6: int = 0
-    privacy: bool = False
-    log: bool = False
-    overlay: str = ""
-    vlan: int = 0
-    vlan_uplink: str = ""
-    service: bool = False
-    outside: str = ""
-    managed: bool = False
-    uplink: str = ""
-    nat_outside: str = ""
+class _Insisting(NamedTuple):
+    network: str
 
 
-class Bridges(NamedTuple):
-    """The managed bridges, each with the network whose defaults hold on it; `settled` once the kernel has it so.
-
-    `cannot` is what the kernel said if it cannot keep unguarded ports silent.
-    """
-
-    networks: dict[str, str]
-    settled: bool = False
-    cannot: str = ""
-
-
-class Plugging(NamedTuple):
-    """A NIC being plugged in: libvirt's port UUID, and the domain and MAC it is for."""
-
-    portid: str
-    uuid: str
-    mac: str
+class _Joined(NamedTuple):
+    vlans: receipts.VlanNumbers
 
 
 class Lock:
@@ -157,7 +88,11 @@ class Lock:
 
 
 class State:
-    """The directory tree above. Reading what is not there gives None or nothing; a damaged file is an error."""
+    """The directory tree above. Reading what is not there gives None or nothing.
+
+    A damaged file is an error (DamagedError) for whoever asks for this one. Where all of a kind are read it is reported
+    and left out: what is one guest's shall not be in the way of others.
+    """
 
     def __init__(self, root: str = ROOT) -> None:
         self.root = root
@@ -167,34 +102,89 @@ class State:
         os.makedirs(self.root, 0o700, exist_ok=True)
         return Lock(f"{self.root}/lock")
 
-    def network(self, name: str) -> NetworkReceipt | None:
-        fields = self._read("networks", name)
-        if fields is None:
+    def receipts(self, folder: str, kind: type[R], *inside: type[NamedTuple]) -> list[R]:
+        """Every sound receipt of a folder; lists in them may be of the kinds `inside`."""
+        names = _names(f"{self.root}/{folder}")
+        found = (if_sound(lambda name: self._receipt(folder, name, kind, *inside), name) for name in names)
+        return [receipt for receipt in found if receipt is not None]
+
+    def _receipt(self, folder: str, name: str, kind: type[R], *inside: type[NamedTuple]) -> R | None:
+        path = self._path(folder, name)
+        if (file := receipts.identity(path)) is None:
             return None
-        pairs = {key: tuple(map(tuple, fields.get(key, ()))) for key in ("reservations", "dynamic")}
-        plain = {key: tuple(fields.get(key, ())) for key in ("subnets", "hosts")}
-        return NetworkReceipt(**_known(NetworkReceipt._fields, {**fields, **pairs, **plain}))
+        before = _READ.get((path, kind))
+        if file and before is not None and before[0] == file:
+            known: R = before[1]
+            return known
+        if (fields := receipts.load(path)) is None:
+            return None
+        receipt = receipts.read(kind, fields, path, *inside)
+        if receipt[0] != name:
+            raise DamagedError(path, f"{kind._fields[0]}: it is of {parse.shown(receipt[0])}")
+        if len(_READ) >= _MOST_READ:
+            _READ.clear()
+        _READ[path, kind] = file, receipt
+        return receipt
+
+    def network(self, name: str) -> NetworkReceipt | None:
+        return self._receipt("networks", name, NetworkReceipt)
+
+    def sound_network(self, name: str) -> NetworkReceipt | None:
+        """The same, None too for a damaged one, which is reported."""
+        return if_sound(self.network, name)
 
     def networks(self) -> list[NetworkReceipt]:
-        return [r for name in _names(f"{self.root}/networks") if (r := self.network(name))]
+        return self.receipts("networks", NetworkReceipt)
+
+    def insisting(self, bridge: str) -> str:
+        """The network over a bridge whose receipt says `required`, or ""."""
+        path = self._path("insisting", bridge)
+        fields = receipts.load(path)
+        name = receipts.read(_Insisting, fields, path).network if fields is not None else ""
+        receipt = self.network(name) if name else None
+        return name if receipt is not None and receipt.required and receipt.bridge == bridge else ""
 
     def put_network(self, receipt: NetworkReceipt) -> None:
+        before = self._insisting_bridges(receipt.name)
         self._write("networks", receipt.name, receipt._asdict())
+        self._insist(before | ({receipt.bridge} if receipt.required else set()))
+
+    def _insisting_bridges(self, name: str) -> set[str]:
+        """Those on which a network may insist by its receipt: any where that is damaged."""
+        try:
+            receipt = self.network(name)
+        except DamagedError:
+            return set(_names(f"{self.root}/insisting"))
+        return {receipt.bridge} if receipt is not None and receipt.required else set()
+
+    def _insist(self, bridges: set[str]) -> None:
+        """Of few networks, and not of all whenever a domain starts, it is looked up which insist."""
+        for bridge in bridges - {""}:
+            names = [each.name for each in self.networks() if each.required and each.bridge == bridge]
+            if names:
+                self._write("insisting", bridge, {"network": names[0]})
+            else:
+                self._remove("insisting", bridge)
 
     def confirm_network(self, name: str) -> None:
         """The receipt, if there is one, is as good as new: the hook file compares its age with libvirt's record."""
-        try:
+        with suppress(FileNotFoundError):
             os.utime(self._path("networks", name))
-        except FileNotFoundError:
-            return
 
     def drop_network(self, name: str) -> None:
+        before = self._insisting_bridges(name)
         self._remove("networks", name)
+        self._insist(before)
 
     def bridges(self) -> Bridges | None:
-        """None where no bridge is managed."""
-        fields = self._read(".", "bridges")
-        return None if fields is None else Bridges(**_known(Bridges._fields, fields))
+        """None where no bridge is managed; not settled, and to be found out again, where the file is damaged."""
+        path = self._path(".", "bridges")
+        try:
+            fields = receipts.load(path)
+            return None if fields is None else receipts.read(Bridges, fields, path)
+        except DamagedError as error:
+            report(error)
+            return Bridges({})
 
     def put_bridges(self, bridges: Bridges) -> None:
         self._write(".", "bridges", bridges._asdict())
@@ -202,20 +192,53 @@ class State:
     def drop_bridges(self) -> None:
         self._remove(".", "bridges")
 
+    def checksum(self) -> dict[str, Any]:
+        """What `put_checksum` noted; nothing if that is damaged, too: the program can always be loaded anew."""
+        try:
+            with open(f"{self.root}/checksum", "rb") as file:
+                fields = json.load(file)
+        except (FileNotFoundError, ValueError):
+            return {}
+        return fields if isinstance(fields, dict) else {}
+
+    def put_checksum(self, fields: dict[str, Any]) -> None:
+        os.makedirs(self.root, 0o700, exist_ok=True)
+        self._replace(f"{self.root}/checksum", json.dumps(fields))
+
+    def drop_checksum(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(f"{self.root}/checksum")
+
     def port(self, tap: str) -> PortReceipt | None:
-        fields = self._read("ports", tap)
-        if fields is None:
-            return None
-        lists = {key: tuple(fields.get(key, ())) for key in ("owned", "routed", "excluded", "roles", "dhcp", "dynamic")}
-        pairs = {key: tuple(map(tuple, fields.get(key, ()))) for key in ("pairs", "trunk")}
-        return PortReceipt(**_known(PortReceipt._fields, {**fields, **lists, **pairs}))
+        return self._receipt("ports", tap, PortReceipt)
+
+    def sound_port(self, tap: str) -> PortReceipt | None:
+        """The same, None too for a damaged one, which is reported."""
+        return if_sound(self.port, tap)
 
     def ports(self) -> list[PortReceipt]:
-        return [r for tap in _names(f"{self.root}/ports") if (r := self.port(tap))]
+        return self.receipts("ports", PortReceipt)
 
     def tapnames(self) -> set[str]:
-        """The taps that have a receipt."""
-        return set(_names(f"{self.root}/ports"))
+        """The taps that have a receipt, be it a damaged one."""
+        names = _names(f"{self.root}/ports")
+        return {name for name in names if if_sound(_device, name) is not None}
+
+    def owners(self, tap: str) -> list[Owner]:
+        """Whose a tap is, by each of its receipts."""
+        return [owner for kind in _OF_TAPS if (owner := self._owner(kind, tap))]
+
+    def owned(self) -> dict[str, str]:
+        """The UUID of every domain that has a receipt of a tap, with its name."""
+        names = ((kind, name) for kind in _OF_TAPS for name in _names(f"{self.root}/{kind}"))
+        found = [owner for kind, name in names if (owner := self._owner(kind, name))]
+        return dict(sorted((owner.uuid, owner.domain) for owner in found))  # one of old may have no name
+
+    def _owner(self, kind: str, tap: str) -> Owner | None:
+        """None too for a damaged receipt, which is reported."""
+        path = self._path(kind, tap)
+        fields = if_sound(receipts.load, path)
+        return if_sound(lambda _: receipts.read(Owner, fields, path), path) if fields else None
 
     def put_ports(self, uuid: str, receipts: list[PortReceipt]) -> None:
         """Records guarded taps of a domain, taking them over from whoever had the names before."""
@@ -228,17 +251,26 @@ class State:
 
     def taps(self, uuid: str) -> list[str]:
         """The taps recorded for a domain that no other domain has taken over since."""
-        fields = self._read("domains", uuid) or {}
-        receipts = ((str(tap), self.port(str(tap))) for tap in fields.get("taps", ()))
-        return [tap for tap, receipt in receipts if receipt is not None and receipt.uuid == uuid]
+        found = ((tap, self.sound_port(tap)) for tap in self._listed(uuid))
+        return [tap for tap, receipt in found if receipt is not None and receipt.uuid == uuid]
+
+    def _listed(self, uuid: str) -> tuple[str, ...]:
+        """What a domain's own file says or, where that is damaged, its taps' receipts."""
+        path = self._path("domains", uuid)
+        try:
+            fields = receipts.load(path)
+            return receipts.read(_Taps, fields, path).taps if fields is not None else ()
+        except DamagedError as error:
+            report(error)
+            return tuple(receipt.tap for receipt in self.ports() if receipt.uuid == uuid)
 
     def drop_ports(self, taps: list[str]) -> None:
         """Forgets taps, whosever they are."""
         for tap in taps:
-            receipt = self.port(tap)
+            receipt = self.sound_port(tap)
             if receipt is not None:
                 self._list(receipt.uuid, set(self.taps(receipt.uuid)) - {tap})
-                self._remove("ports", tap)
+            self._remove("ports", tap)
 
     def _list(self, uuid: str, taps: set[str]) -> None:
         if taps:
@@ -263,20 +295,26 @@ class State:
                 self.drop_plugging(plugging.portid)
         self._remove("domains", uuid)
 
-    def prune(self, seconds: float) -> None:
-        """Removes domains without taps, and what plug helpers left that have been killed `seconds` ago or earlier."""
+    def prune(self) -> None:
+        """Removes domains without taps."""
         for uuid in self.domains():
             self._list(uuid, set(self.taps(uuid)))
-        for plugging in self.pluggings():
-            if time.time() - os.stat(self._path("plugging", plugging.portid)).st_mtime > seconds:
-                self.drop_plugging(plugging.portid)
 
     def plugging(self, portid: str) -> Plugging | None:
-        fields = self._read("plugging", portid)
-        return None if fields is None else Plugging(**_known(Plugging._fields, fields))
+        return self._receipt("plugging", portid, Plugging)
 
     def pluggings(self) -> list[Plugging]:
-        return [p for name in _names(f"{self.root}/plugging") if (p := self.plugging(name))]
+        return self.receipts("plugging", Plugging)
+
+    def plugging_age(self, portid: str) -> float:
+        """The seconds since it was put there, 0 if it is gone."""
+        try:
+            return max(0.0, time.time() - os.stat(self.plugging_path(portid)).st_mtime)
+        except FileNotFoundError:
+            return 0.0
+
+    def plugging_path(self, portid: str) -> str:
+        return self._path("plugging", portid)
 
     def put_plugging(self, plugging: Plugging) -> None:
         self._write("plugging", plugging.portid, plugging._asdict())
@@ -284,10 +322,27 @@ class State:
     def drop_plugging(self, portid: str) -> None:
         self._remove("plugging", portid)
 
+    def incoming(self, name: str, within: float = float("inf")) -> bool:
+        """Whether a domain of that name is on its way to this host, said so many seconds ago at most."""
+        try:
+            return time.time() - os.stat(self.incoming_path(name)).st_mtime <= within
+        except FileNotFoundError:
+            return False
+
+    def incoming_path(self, name: str) -> str:
+        """The file that says so; who waits for the domain has its lock."""
+        return self._path("incoming", name)
+
+    def put_incoming(self, name: str, uuid: str, *, waiting: bool = False) -> None:
+        self._write("incoming", name, {"uuid": uuid, "waiting": waiting})
+
+    def drop_incoming(self, name: str) -> None:
+        self._remove("incoming", name)
+
     def shared(self) -> str:
         """What `put_shared` noted, or ""."""
         try:
-            with open(f"{self.root}/shared") as file:
+            with open(f"{self.root}/shared", errors="replace") as file:
                 return file.read()
         except FileNotFoundError:
             return ""
@@ -295,19 +350,11 @@ class State:
     def put_shared(self, batch: str) -> None:
         self._replace(f"{self.root}/shared", batch)
 
-    def tap_vlans(self) -> list[dict[str, Any]]:
-        """The fields of every tagged tap's receipt."""
-        return [f for tap in _names(f"{self.root}/vlans") if (f := self._read("vlans", tap))]
-
     def put_tap_vlans(self, fields: dict[str, Any]) -> None:
         self._write("vlans", fields["tap"], fields)
 
     def drop_tap_vlans(self, tap: str) -> None:
         self._remove("vlans", tap)
-
-    def reaches(self) -> list[dict[str, Any]]:
-        """The fields of every receipt of routes to a tap."""
-        return [f for tap in _names(f"{self.root}/reach") if (f := self._read("reach", tap))]
 
     def put_reach(self, fields: dict[str, Any]) -> None:
         self._write("reach", fields["tap"], fields)
@@ -317,17 +364,18 @@ class State:
 
     def joined(self, uplink: str) -> set[int]:
         """The VLANs that we made an uplink a member of."""
-        return set((self._read("uplinks", uplink) or {}).get("vlans", ()))
+        return set(if_sound(self._joined, uplink) or ())
+
+    def _joined(self, uplink: str) -> tuple[int, ...]:
+        path = self._path("uplinks", uplink)
+        fields = receipts.load(path)
+        return receipts.read(_Joined, fields, path).vlans if fields is not None else ()
 
     def put_joined(self, uplink: str, vlans: set[int]) -> None:
         if vlans:
             self._write("uplinks", uplink, {"vlans": sorted(vlans)})
         else:
             self._remove("uplinks", uplink)
-
-    def ways(self) -> list[dict[str, Any]]:
-        """The fields of every receipt of ways in."""
-        return [f for tap in _names(f"{self.root}/ways") if (f := self._read("ways", tap))]
 
     def put_ways(self, fields: dict[str, Any]) -> None:
         self._write("ways", fields["tap"], fields)
@@ -337,7 +385,7 @@ class State:
 
     def settled(self) -> Any:
         """What the kernel has by all these receipts, as `hook.ways` wrote it; None for nothing."""
-        fields = self._read("settled", "ways")
+        fields = if_sound(receipts.load, self._path("settled", "ways"), {"is": "damaged"})
         return None if fields is None else fields.get("is")
 
     def put_settled(self, value: Any) -> None:
@@ -348,26 +396,17 @@ class State:
 
     def _path(self, kind: str, name: str) -> str:
         if not name or "/" in name or "\0" in name or len(name.encode()) > 250:
-            raise GuestnetError(f"{kind[:-1]} name {name!r} cannot be kept under {self.root}: shorten it")
+            raise GuestnetError(f"the name {parse.shown(name)} cannot be kept in {self.root}/{kind}: shorten it")
         return f"{self.root}/{kind}/{name}.json"
-
-    def _read(self, kind: str, name: str) -> dict[str, Any] | None:
-        try:
-            with open(self._path(kind, name), "rb") as file:
-                fields = json.loads(file.read(16 << 20))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            fields = None
-        if not isinstance(fields, dict):
-            raise GuestnetError(f"{self._path(kind, name)} is damaged: remove it and run `guestnet hooks sync`")
-        return fields
 
     def _write(self, kind: str, name: str, fields: dict[str, Any]) -> None:
         path = self._path(kind, name)
         os.makedirs(self.root, 0o700, exist_ok=True)
         os.makedirs(f"{self.root}/{kind}", 0o700, exist_ok=True)
-        self._replace(path, json.dumps(fields))
+        text = json.dumps(fields)
+        if len(text) >= receipts.LARGEST_FILE:
+            raise GuestnetError(f"{path} would be larger than {receipts.LARGEST_FILE >> 20} MiB")
+        self._replace(path, text)
 
     def _replace(self, path: str, text: str) -> None:
         draft = f"{self.root}/.draft"  # under the lock; one that a killed hook left is simply overwritten
@@ -376,15 +415,15 @@ class State:
         os.replace(draft, path)
 
     def _remove(self, kind: str, name: str) -> None:
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(self._path(kind, name))
-        except FileNotFoundError:
-            return
 
 
-def _known(names: tuple[str, ...], fields: dict[str, Any]) -> dict[str, Any]:
-    """Without what another version of guestnet wrote, so that an upgrade can take over running guests."""
-    return {key: value for key, value in fields.items() if key in names}
+def _device(name: str) -> str:
+    try:
+        return parse.device(name)
+    except parse.TextError as error:
+        raise DamagedError(f"a receipt in {ROOT}/ports", error) from error
 
 
 def _names(directory: str) -> list[str]:

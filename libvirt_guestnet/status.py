@@ -2,18 +2,22 @@
 tables and `jq`.
 
 Networks and domains appear when they carry our mark; a NIC of a lab guest appears even if our metadata does not list
-it (`port` is then empty), since an unlisted NIC is what one looks for in a status.
+it (`port` is then empty), since an unlisted NIC is what one looks for in a status. So is one that nothing can guard:
+that of any domain is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from libvirt_guestnet.datapath import links
 from libvirt_guestnet.datapath.kernel import Guarded
+from libvirt_guestnet.datapath.portguard import link_local
 from libvirt_guestnet.datapath.ways import Ways
+from libvirt_guestnet.hook.hostwide import NOTHING_ASKED, HostWide
 from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.receipt_kinds import NetworkReceipt, Plugging, PortReceipt
 from libvirt_guestnet.snapshot import (
     DOMAIN_MARK,
     PORT_MARK,
@@ -25,9 +29,11 @@ from libvirt_guestnet.snapshot import (
     source_network,
     tap,
 )
-from libvirt_guestnet.state import NetworkReceipt, PortReceipt, State
+from libvirt_guestnet.state import State
 from libvirt_guestnet.status_routes import NOTHING_LED, Led, RouteRow, route_rows
+from libvirt_guestnet.status_unguarded import UnguardedRow, unguarded_rows
 from libvirt_guestnet.status_ways import WayRow, way_rows
+from libvirt_guestnet.wrong import GUEST, NETWORK, Wrong
 
 _ADDRESS, _ROUTED = f"{{{NAMESPACE}}}address", f"{{{NAMESPACE}}}routed"
 
@@ -38,7 +44,7 @@ class NetworkRow:
     nothing: it is where its guests are, and active while one of them runs.
 
     `bridge_guard` says whether a port of the bridge that nobody guards passes nothing: one of the words below, or ""
-    where there is no active bridge; `silent` are such ports.
+    where there is no active bridge; `silent` are such ports. `wrong` says what the kernel has otherwise than it should.
     """
 
     topology: str
@@ -50,17 +56,22 @@ class NetworkRow:
     ports: int
     bridge_guard: str = ""
     silent: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
     def json(self) -> dict[str, object]:
-        return {"kind": "network", **asdict(self), "silent": list(self.silent)}
+        return {"kind": "network", **asdict(self), "silent": list(self.silent), "wrong": list(self.wrong)}
 
 
 @dataclass(frozen=True)
 class PortRow:
     """One NIC of a domain of ours. `guarded` is what the hooks applied: None while there is no tap.
 
-    `trusted` is what the policy says: no port security at all. `drops` counts the frames that port security dropped,
-    None when unknown; `reasons` has them by reason. `learnt` are addresses that the host's DHCP server gave the port.
+    `trusted` is what the policy says: no port security at all; `any_address`, that it may use what nobody else holds;
+    `unknown`, that the hooks know no address that it could use but those that follow from its MAC. `drops` counts the
+    frames that port security dropped, None when unknown; `reasons` has them by reason. `offload` says whether the guest
+    is kept from having the host write checksums where it wants: one of the words below, or "" where nothing is guarded.
+    `learnt` are addresses that the host's DHCP server gave the port. `link` is the kernel's where that is not what was
+    asked for: "host down", "no bridge", "in BRIDGE"; `wrong` says this, and what else the tap lacks, in words.
     """
 
     topology: str
@@ -76,7 +87,11 @@ class PortRow:
     drops: int | None
     learnt: tuple[str, ...] = ()
     trusted: bool = False
+    offload: str = ""
+    any_address: bool = False
+    unknown: bool = False
     reasons: Mapping[str, int] = field(default_factory=dict)
+    wrong: tuple[str, ...] = ()
 
     def json(self) -> dict[str, object]:
         return {
@@ -85,11 +100,15 @@ class PortRow:
             "addresses": list(self.addresses),
             "learnt": list(self.learnt),
             "reasons": dict(self.reasons),
+            "wrong": list(self.wrong),
         }
 
 
+OFFLOAD_REASON = "checksum offload"
+
 # `bridge_guard` of a network. NOT_OURS: the bridge was there before, with other people's ports. MISSING: the hooks were
 # not there when the network started, or somebody flushed the rules.
+# `offload` of a port is ON, CANNOT or MISSING.
 ON, CANNOT, NOT_OURS, NOT_WANTED, MISSING = "on", "kernel cannot", "not our bridge", "not wanted", "missing"
 
 
@@ -104,7 +123,19 @@ class BridgeGuards:
     networks: Mapping[str, NetworkReceipt] = field(default_factory=dict)
 
 
-Row = NetworkRow | PortRow | WayRow | RouteRow
+@dataclass(frozen=True)
+class Offload:
+    """The checksum guard: taps that lack it, frames that it dropped by tap, and why this host cannot have it, if so."""
+
+    lost: frozenset[str] = frozenset()
+    drops: Mapping[str, int] = field(default_factory=dict)
+    cannot: str = ""
+
+    def word(self, tap: str) -> str:
+        return CANNOT if self.cannot else MISSING if tap in self.lost else ON
+
+
+Row = NetworkRow | PortRow | WayRow | RouteRow | UnguardedRow
 Seen = Callable[[str], Guarded | None]
 
 
@@ -116,28 +147,37 @@ def status(
     ways: Iterable[Ways] = (),
     *,
     guards: BridgeGuards = BridgeGuards(),
+    offload: Offload = Offload(),
     led: Led = NOTHING_LED,
+    host: HostWide = NOTHING_ASKED,
+    plugging: Iterable[Plugging] = (),
+    wrong: Sequence[Wrong] = (),
 ) -> list[Row]:
-    """Every network, port, way in and route to a guest of one topology, or of all, in this order.
+    """Every network, port, way in and route to a guest of one topology, or of all, in this order; and every NIC of a
+    running domain, also of one that is not ours unless a topology is named, that nothing can guard.
 
     `receipt` says what the hooks applied to a tap (their state under /run unless given), `seen` what the kernel knows
-    of it, `ways` which ways in are open, `guards` the state of the bridge guard, `led` what leads to guests. Raises
-    GuestnetError when the state under /run is damaged.
+    of it, `ways` which ways in are open, `guards` the state of the bridge guard, `offload` that of the checksum guard,
+    `led` what leads to guests, `host` what this host asks of every domain, `plugging` which NICs wait for their guard,
+    `wrong` what the kernel has otherwise than it should.
+    Raises GuestnetError when the state under /run is damaged.
     """
-    known = State().port if receipt is None else receipt
+    known = State().sound_port if receipt is None else receipt
     domains = [domain for domain in snapshot.domains if _shown(domain.topology, topology)]
-    rows: list[Row] = [_network(n, snapshot, guards) for n in snapshot.networks if _shown(n.topology, topology)]
+    rows: list[Row] = [_network(n, snapshot, guards, wrong) for n in snapshot.networks if _shown(n.topology, topology)]
     rows += _routed_networks(domains)
     for domain in domains:
-        rows += _ports(domain, known, seen)
-    return [*rows, *way_rows(domains, ways), *route_rows(domains, led)]
+        rows += _ports(domain, known, seen, offload, wrong)
+    shown = domains if topology is not None else snapshot.domains
+    unguarded = unguarded_rows(shown, guards.networks, host, plugging)
+    return [*rows, *way_rows(domains, ways), *route_rows(domains, led), *unguarded]
 
 
 def _shown(owner: str | None, topology: str | None) -> bool:
     return owner is not None and topology in (None, owner)
 
 
-def _network(state: NetworkState, snapshot: Snapshot, guards: BridgeGuards) -> NetworkRow:
+def _network(state: NetworkState, snapshot: Snapshot, guards: BridgeGuards, wrong: Sequence[Wrong]) -> NetworkRow:
     guard = _bridge_guard(state, guards)
     forward = state.current.find("forward")
     return NetworkRow(
@@ -150,7 +190,12 @@ def _network(state: NetworkState, snapshot: Snapshot, guards: BridgeGuards) -> N
         ports=len(snapshot.plugged.get(state.name, ())),
         bridge_guard=guard,
         silent=tuple(sorted(links.ports_of(state.bridge or "") - guards.ports)) if guard == ON else (),
+        wrong=tuple(_said(each) for each in wrong if (each.kind, each.owner) == (NETWORK, state.name)),
     )
+
+
+def _said(wrong: Wrong) -> str:
+    return f"{wrong.text()}: {wrong.do}"
 
 
 def _routed_networks(domains: list[DomainState]) -> Iterator[NetworkRow]:
@@ -176,16 +221,27 @@ def _bridge_guard(network: NetworkState, guards: BridgeGuards) -> str:
     return CANNOT if guards.refused and receipt is not None else MISSING
 
 
-def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], seen: Seen) -> Iterator[PortRow]:
+def _ports(
+    domain: DomainState,
+    receipt: Callable[[str], PortReceipt | None],
+    seen: Seen,
+    offload: Offload,
+    wrong: Sequence[Wrong],
+) -> Iterator[PortRow]:
     current = domain.config if domain.live is None else domain.live
     policies = {port.get("mac", "").lower(): port for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}")}
-    for address, interface in interfaces(current).items():
+    for address, interface in interfaces(current, domain.marked_networks).items():
         policy = policies.get(address)
         if policy is None and not domain.ours:
             continue  # a NIC that its owner manages
         device = tap(interface) or "" if domain.live is not None else ""
         applied = receipt(device) if device else None
         found = seen(device) if device else None
+        guarded = applied is not None and applied.uuid == domain.uuid and not applied.trusted
+        drops = _drops(device, found, offload)
+        here = [
+            each for each in wrong if device and (each.kind, each.owner, each.device) == (GUEST, domain.name, device)
+        ]
         yield PortRow(
             topology=domain.topology or "",
             guest=domain.name,
@@ -194,14 +250,33 @@ def _ports(domain: DomainState, receipt: Callable[[str], PortReceipt | None], se
             network=_place(interface, policy),
             running=domain.live is not None,
             tap=device,
-            link=_link(interface),
+            link=next((each.link for each in here if each.link), _link(interface)),
             addresses=() if policy is None else tuple(a.get("ip", "") for a in policy.iterfind(_ADDRESS)),
-            guarded=(applied is not None and applied.uuid == domain.uuid and not applied.trusted) if device else None,
-            drops=None if found is None else sum(found.drops.values()),
+            guarded=guarded if device else None,
+            drops=None if found is None else sum(drops.values()),
             learnt=() if found is None else tuple(map(str, found.learnt)),
             trusted=policy is not None and policy.get("guarded") == "no",
-            reasons={} if found is None else found.drops,
+            any_address=policy is not None and policy.get("addresses") == "any",
+            unknown=applied is not None and _unknown(applied),
+            offload=offload.word(device) if device and guarded else "",
+            reasons=drops,
+            wrong=tuple(map(_said, here)),
         )
+
+
+def _drops(tap: str, found: Guarded | None, offload: Offload) -> dict[str, int]:
+    by_chains, by_offload = found.drops if found else {}, offload.drops.get(tap, 0)
+    return {**by_chains, **({OFFLOAD_REASON: by_offload} if by_offload else {})}
+
+
+def _unknown(applied: PortReceipt) -> bool:
+    told = [text for text in applied.owned if not text.split("/")[0].endswith(_of_mac(applied.mac))]
+    return not (applied.trusted or applied.bare or told or applied.dhcp or applied.pairs)
+
+
+def _of_mac(mac: str) -> str:
+    """What an address that follows from a MAC ends with."""
+    return str(link_local(mac)).removeprefix("fe80::")
 
 
 def _place(interface: Element, policy: Element | None) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.routes import Published, Reach, Route
 from libvirt_guestnet.datapath.rtnl import MAIN_TABLE
 from libvirt_guestnet.metadata import NAMESPACE
@@ -68,7 +69,7 @@ def route_rows(domains: Iterable[DomainState], led: Led) -> Iterator[RouteRow]:
     """What these domains ask for; of translated addresses those that the hooks found on a LAN of the host's."""
     for domain in domains:
         current = domain.config if domain.live is None else domain.live
-        nics = interfaces(current)
+        nics = interfaces(current, domain.marked_networks)
         for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"):
             nic = nics.get(port.get("mac", "").lower())
             device = _device(nic) if nic is not None and domain.live is not None else ""
@@ -143,7 +144,7 @@ def _prefixes(port: Element, tag: str, attribute: str) -> Iterator[IPv4Network |
 
 def _prefix(text: str) -> IPv4Network | IPv6Network | None:
     with suppress(ValueError):  # what the hooks refuse leads nowhere
-        return ip_network(text)
+        return parse.prefix(text)
     return None
 
 
@@ -152,4 +153,6 @@ def _table(routed: Element, reach: Reach) -> int:
     if routed.get("vrf"):
         return next((route.table for route in reach.routes), 0)
     text = routed.get("table", "")
-    return int(text) if text.isascii() and text.isdigit() else MAIN_TABLE
+    with suppress(parse.TextError):
+        return parse.number(text, 1, (1 << 32) - 1)
+    return MAIN_TABLE

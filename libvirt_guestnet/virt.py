@@ -15,7 +15,7 @@ import libvirt
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.metadata import NAMESPACE, PREFIX
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot, mac, parse_xml
+from libvirt_guestnet.snapshot import DomainState, Element, NetworkState, Snapshot, parse_xml
 
 OPEN_SECONDS = 30.0
 CALL_SECONDS = 120.0  # starting a guest under TCG on a loaded host is the slowest
@@ -84,8 +84,8 @@ def _bounded(doing: str, seconds: float, call: Callable[[], _T]) -> _T:
         raise failures[0]
     if not results:
         raise GuestnetError(
-            f"{doing}: libvirt has not answered for {seconds:.0f} s; a hook that hangs does that "
-            f"(look at /etc/libvirt/hooks and at what libvirtd's children are doing)"
+            f"{doing}: libvirt has not answered for {seconds:.0f} s: its daemon is busy, such as with its firewall "
+            f"rules, or a hook hangs (look at what libvirtd's children are doing); wait and try again"
         )
     return results[0]
 
@@ -144,15 +144,18 @@ class Connection:
 
     def snapshot(self, devices: Iterable[str] = ()) -> Snapshot:
         """Everything libvirt has, in one go; `devices` are the host's network devices."""
-        networks, domains = self._call("listing networks and domains", self._list, SNAPSHOT_SECONDS)
+        networks, domains, saved = self._call("listing networks and domains", self._list, SNAPSHOT_SECONDS)
         return Snapshot(
             networks=tuple(NetworkState(**_parsed(fields)) for fields in networks),
-            domains=tuple(DomainState(**_parsed(fields)) for fields in domains),
+            domains=tuple(
+                DomainState(**_parsed(fields), saved=_saved_domains(saved.get(fields["uuid"], [])))
+                for fields in domains
+            ),
             devices=frozenset(devices),
             network_metadata=self.version() >= (9, 7, 0) and hasattr(libvirt.virNetwork, "setMetadata"),
         )
 
-    def _list(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _list(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, list[str]]]:
         return (
             _gather(
                 self._raw.listAllNetworks,
@@ -168,6 +171,7 @@ class Connection:
                 libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
                 libvirt.VIR_DOMAIN_XML_INACTIVE,
             ),
+            _saved_texts(self._raw),
         )
 
     def define_network(self, xml: str) -> None:
@@ -261,11 +265,6 @@ class Connection:
                 return None
             raise
 
-    def live_macs(self, name: str) -> frozenset[str]:
-        """The MAC addresses of a running domain's NICs, lower case."""
-        xml = self.live_xml(name)
-        return frozenset(map(mac, parse_xml(xml).iterfind("devices/interface"))) if xml else frozenset()
-
     def attach(self, name: str, xml: str, *, live: bool) -> None:
         """Plug a device in: into the running domain, or into its definition."""
         self._call(f"attaching to domain {name!r}", lambda: self._domain(name).attachDeviceFlags(xml, _affect(live)))
@@ -341,3 +340,35 @@ def _texts(item: Any, inactive: int) -> tuple[str, str]:
 def _parsed(fields: dict[str, Any]) -> dict[str, Any]:
     live = fields["live"]
     return {**fields, "config": parse_xml(fields["config"]), "live": None if live is None else parse_xml(live)}
+
+
+def _saved_texts(raw: Any) -> dict[str, list[str]]:
+    """By UUID of its domain: the XML of each managed save and each current snapshot."""
+    found: dict[str, list[str]] = {}
+    for flag, text_of in (
+        (libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE, lambda domain: domain.managedSaveGetXMLDesc(0)),
+        (libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT, lambda domain: domain.snapshotCurrent(0).getXMLDesc(0)),
+    ):
+        for domain in raw.listAllDomains(flag):
+            found.setdefault(domain.UUIDString(), []).extend(_text_or_definition(domain, text_of))
+    return found
+
+
+def _text_or_definition(domain: Any, text_of: Callable[[Any], str]) -> list[str]:
+    """A damaged image, or a driver that shows none, is taken for one of the domain as it is defined."""
+    try:
+        return [text_of(domain)]
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
+            return []  # gone meanwhile, or there are snapshots of which none is current
+    try:
+        return [domain.XMLDesc(0)]
+    except libvirt.libvirtError:
+        return []  # the same
+
+
+def _saved_domains(texts: list[str]) -> tuple[Element, ...]:
+    """The <domain> of each of them; of a snapshot also what would be defined by it."""
+    roots = list(map(parse_xml, texts))
+    inside = (element for root in roots for element in (*root.findall("domain"), *root.findall("inactiveDomain")))
+    return (*(root for root in roots if root.tag == "domain"), *inside)

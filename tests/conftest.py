@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +16,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="rewrite expected files; review them with git diff")
     parser.addoption("--tiers", metavar="TIER,...", help="only these tiers, and fail if one of them has no test")
     parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
+    parser.addoption("--fuzz", metavar="SECONDS", type=float, default=60.0, help="how long each test by chance runs")
+    parser.addoption("--fuzz-seed", metavar="NAME", default="1", help="where its random numbers begin")
+    parser.addoption("--soak", metavar="SECONDS", type=float, default=150.0, help="how long each soak goes on")
+    parser.addoption("--soak-seed", metavar="NAME", default="1", help="where its random numbers begin")
+    parser.addoption("--soak-only", metavar="NUMBER,...", default="", help="only these of a soak's operations")
 
 
 @pytest.fixture
 def regenerate(request: pytest.FixtureRequest) -> bool:
     """Whether expected files are to be rewritten, not compared."""
     return bool(request.config.getoption("--regenerate"))
+
+
+@pytest.fixture(scope="session")
+def trixie_root() -> Path:
+    """The cached Debian 13 root; `scripts/make-root trixie` builds it."""
+    script = Path(__file__).parents[1] / "scripts/make-root"
+    done = subprocess.run([script, "--path", "trixie"], capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode != 0:
+        pytest.skip("no Debian 13 root for libvirt 11.3: run scripts/make-root trixie")
+    return Path(done.stdout.strip())
 
 
 def tier(item: pytest.Item) -> str:

@@ -28,6 +28,9 @@ _CHAINS = {
 }
 
 
+CHAINS = tuple(_CHAINS)
+
+
 def guard(bridges: Iterable[str], ports: Iterable[int]) -> str:
     """The nft batch that makes our table exactly this, whatever was there before; ports are kernel indexes."""
     lines = [

@@ -11,7 +11,7 @@ import _socket  # the socket module's own core: `socket` would cost a hook 3 ms
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from libvirt_guestnet.claims import ANYWHERE, Claim
@@ -107,7 +107,8 @@ def _parse(version: int, body: bytes) -> Flow | None:
         return None
     port = int.from_bytes(proto.get(_PORT, b"\0\0"), "big")
     nested = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(original), _ORIGINAL | 0x8000) + original
-    return Flow(str(ip_address(address)), proto[_NUMBER][0], port, nested)
+    destination = IPv4Address(address) if version == 4 else IPv6Address(address)
+    return Flow(str(destination), proto[_NUMBER][0], port, nested)
 
 
 def _attributes(data: bytes) -> dict[int, bytes]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath import program
 from libvirt_guestnet.datapath.accepts import Accept, Link, Wanted
 from libvirt_guestnet.datapath.nft import tables
@@ -56,7 +57,7 @@ def _there() -> set[str]:
     found = set()
     for text in json.loads(_call("getSources", "s", ZONE))["data"][0]:
         with suppress(ValueError):  # others are MAC addresses and ipsets
-            found.add(_text(ip_network(text)))
+            found.add(_text(parse.prefix(text)))
     return found
 
 

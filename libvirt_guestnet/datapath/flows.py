@@ -8,36 +8,32 @@ FORWARD, established connections of this bridge only, for as long as libvirt wor
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
-_SECONDS = 10.0
+from libvirt_guestnet.datapath import iptables
+from libvirt_guestnet.datapath.names import check_device
+
 _TOOLS = ("iptables", "ip6tables")
+_MARK = "libvirt-guestnet: while libvirt changes DHCP"
 
 
 @contextmanager
 def kept_open(bridge: str) -> Iterator[None]:
     """Established connections over a bridge go on meanwhile. Where iptables cannot do it, they may stall; nothing
-    fails for that."""
+    fails for that. Raises GuestnetError on a name that no bridge can have."""
+    check_device(bridge)
     with ExitStack() as undo:
         for tool in _TOOLS:
             for way in ("-i", "-o"):
-                rule = [way, bridge, "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT"]
-                if _iptables(tool, "-I", rule):
-                    undo.callback(_remove, tool, rule)
+                rule = f"{way} {bridge} -m comment --comment MARK -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+                words = [_MARK if word == "MARK" else word for word in rule.split()]
+                if iptables.change_forward(tool, "-I", words):
+                    undo.callback(_remove, tool, words)
         yield
 
 
 def _remove(tool: str, rule: list[str]) -> None:
     """All of them: a killed apply may have left one before."""
-    while _iptables(tool, "-D", rule):
+    while iptables.change_forward(tool, "-D", rule):
         pass
-
-
-def _iptables(tool: str, command: str, rule: list[str]) -> bool:
-    mark = ["-m", "comment", "--comment", "libvirt-guestnet: while libvirt changes DHCP"]
-    with suppress(FileNotFoundError, subprocess.TimeoutExpired):
-        argv = [tool, "-w", "5", command, "FORWARD", *rule[:2], *mark, *rule[2:]]
-        return subprocess.run(argv, capture_output=True, timeout=_SECONDS, check=False).returncode == 0
-    return False

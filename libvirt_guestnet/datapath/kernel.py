@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.names import LINK_KINDS
 from libvirt_guestnet.datapath.nft import NFT_SECONDS, in_set
 from libvirt_guestnet.datapath.nft import nft as nft  # noqa: PLC0414  as kernel.nft it is known
 from libvirt_guestnet.errors import GuestnetError
@@ -59,9 +61,25 @@ def guarded_ports() -> dict[str, Guarded]:
     return found
 
 
-def has_ways() -> bool:
-    """Whether our table of ways in is there. Raises GuestnetError when nft does not answer."""
-    return b"wanted" in _list("chain", "inet", "guestnet", "wanted")
+def elements_of_ways() -> frozenset[tuple[str, str, str]]:
+    """What our table of ways in has: (map, key, value as text), as `ways.elements` gives it. Raises GuestnetError as
+    above."""
+    items = _listed("table", "inet", "guestnet")
+    maps = [item[kind] for item in items for kind in ("map", "set") if kind in item]
+    return frozenset((each["name"], *_key_and_value(elem)) for each in maps for elem in each.get("elem", ()))
+
+
+def _key_and_value(elem: Any) -> tuple[str, str]:
+    key, value = elem if isinstance(elem, list) else (elem, "")
+    return _element_text(key), _element_text(value)
+
+
+def _element_text(value: Any) -> str:
+    if isinstance(value, dict):
+        for kind, between in (("concat", " . "), ("range", "-")):
+            if kind in value:
+                return between.join(map(_element_text, value[kind]))
+    return str(value)
 
 
 def guarded_taps() -> set[str]:
@@ -71,11 +89,11 @@ def guarded_taps() -> set[str]:
     return {tap for _, _, tap in names if tap}
 
 
-def bridges_learnt_on() -> set[str]:
-    """Every bridge for which there is a set of what its ports have learnt. Raises GuestnetError as above."""
+def segments() -> set[str]:
+    """Every link for which there is a set of what its ports hold. Raises GuestnetError as above."""
     sets = [item["set"] for item in _listed("sets", "netdev") if "set" in item]
     names = (listed["name"].partition("-") for listed in sets if listed["table"] == "guestnet")
-    return {bridge for kind, _, bridge in names if kind in ("held4", "held6")}
+    return {link for kind, _, link in names if kind in LINK_KINDS}
 
 
 def _listed(*what: str) -> list[dict[str, Any]]:
@@ -146,7 +164,7 @@ def ensure_bridge(ipr: IPRoute, bridge: str, network: str, undo: ExitStack) -> i
 def no_ipv6(device: str) -> None:
     """Keeps the host from giving itself IPv6 addresses on a device that only carries guests' frames."""
     # Not there when the kernel runs without IPv6: then there is nothing to keep it from.
-    with suppress(FileNotFoundError), open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", "w") as file:
+    with suppress(FileNotFoundError), open(f"/proc/sys/net/ipv6/conf/{parse.device(device)}/disable_ipv6", "w") as file:
         file.write("1")
 
 

@@ -7,7 +7,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _NETLINK_ROUTE, _RTMGRP_LINK = 0, 1
 _RTM_NEWLINK = 16
@@ -23,6 +23,12 @@ def index_of(name: str) -> int:
         return _socket.if_nametoindex(name)
     except OSError:
         return 0
+
+
+def is_there(name: str, index: int) -> bool:
+    """Whether a device of that name is there, and is the one of that index (0, in a receipt of old: any)."""
+    found = index_of(name)
+    return found != 0 and index in (0, found)
 
 
 def name_of(index: int) -> str:
@@ -56,12 +62,52 @@ def is_bridge(name: str) -> bool:
     return os.path.isdir(f"/sys/class/net/{name}/bridge")
 
 
+def is_up(name: str) -> bool:
+    """Whether a device is there and was set up, carrier or not."""
+    try:
+        with open(f"/sys/class/net/{name}/flags") as file:
+            return bool(int(file.read(20), 16) & _IFF_UP)
+    except OSError:
+        return False
+
+
+def is_without_ipv6(name: str) -> bool:
+    """Whether IPv6 is switched off on a device, or the kernel has none."""
+    try:
+        with open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") as file:
+            return file.read(2).strip() == "1"
+    except OSError:
+        return True
+
+
+def is_macvtap(name: str) -> bool:
+    """Whether a device is a macvtap device: what comes from its guest never passes its ingress."""
+    return os.path.isdir(f"/sys/class/net/{name}/macvtap")
+
+
+def over(name: str) -> set[str]:
+    """Devices on top of one, such as those of its VLANs."""
+    try:
+        return {entry.removeprefix("upper_") for entry in os.listdir(f"/sys/class/net/{name}") if entry[:6] == "upper_"}
+    except OSError:
+        return set()
+
+
 def ports_of(bridge: str) -> set[str]:
     """The ports of a Linux bridge; none where there is no such bridge."""
     try:
         return set(os.listdir(f"/sys/class/net/{bridge}/brif"))
     except OSError:
         return set()
+
+
+def port_setting(name: str, setting: str) -> bool:
+    """Whether something is on at a bridge port; not where it is none."""
+    try:
+        with open(f"/sys/class/net/{name}/brport/{setting}") as file:
+            return file.read(2).strip() == "1"
+    except OSError:
+        return False
 
 
 def tap_mac(guest_mac: str) -> str:
@@ -97,8 +143,11 @@ class Watch:
     def close(self) -> None:
         self._socket.close()
 
-    def tap(self, guest_mac: str, bridge: str, seconds: float) -> str:
-        """Waits for the tap of a guest's NIC to join a bridge; returns its name, or "" when it does not in time."""
+    def tap(self, guest_mac: str, bridge: str, seconds: float, mine: Callable[[str], bool] = lambda _tap: True) -> str:
+        """Waits for the tap of a guest's NIC to join a bridge; returns its name, or "" when it does not in time.
+
+        Another guest's tap may have that MAC, too: `mine` tells, by the name.
+        """
         deadline = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self, select.POLLIN)
@@ -106,9 +155,14 @@ class Watch:
             if not poll.poll(left * 1000):
                 break
             for name, mac, master in self._heard():
-                if mac == tap_mac(guest_mac) and _is_in(master, bridge):
+                if mac == tap_mac(guest_mac) and _is_in(master, bridge) and mine(name):
                     return name
         return ""
+
+    def drain(self) -> None:
+        """Forgets what was heard: that something was is all that matters."""
+        for _ in self._heard():
+            pass
 
     def _heard(self) -> Iterator[tuple[str, str, int]]:
         try:
@@ -116,7 +170,7 @@ class Watch:
         except BlockingIOError:
             return iter(())
         except OSError:  # ENOBUFS: events were lost, so look at everything
-            return _all_links()
+            return all_links()
 
 
 def _is_in(master: int, bridge: str) -> bool:
@@ -146,7 +200,8 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[length + 3 & ~3 :]
 
 
-def _all_links() -> Iterator[tuple[str, str, int]]:
+def all_links() -> Iterator[tuple[str, str, int]]:
+    """The same of every device that is there now."""
     for name in sorted(names()):
         try:
             with open(f"/sys/class/net/{name}/address") as file:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from libvirt_guestnet.claims import ANYWHERE, Claim, clash
 
@@ -47,8 +47,11 @@ def _rows(path: str) -> Iterator[list[str]]:
 def _address(text: str) -> IPv4Address | IPv6Address:
     """The kernel prints words of 32 bits in the host's byte order."""
     words = [bytes.fromhex(text[i : i + 8]) for i in range(0, len(text), 8)]
-    address = ip_address(b"".join(word[::-1] if sys.byteorder == "little" else word for word in words))
-    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    if len(packed) == 4:
+        return IPv4Address(packed)
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address
 
 
 def _program(inode: str, proc: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath import program
+from libvirt_guestnet.datapath import culprits, iptables
 from libvirt_guestnet.datapath.accepts import CHAIN, NFT_CHAIN, Link, Wanted, iptables_batch, leads_last, nft_batch
 from libvirt_guestnet.datapath.nft import listed, nft
 from libvirt_guestnet.errors import GuestnetError
@@ -32,10 +32,14 @@ class Place(NamedTuple):
     write: Callable[[str, int | None], None]
 
 
-def arrange(accepts: Iterable[Wanted], hold: int | None = None) -> list[str]:
-    """Every place accepts exactly these. Goes on past failures and returns them, each with its place."""
+Name = Callable[[Wanted], str]  # whose it is, for messages
+
+
+def arrange(accepts: Iterable[Wanted], hold: int | None = None, name: Name = str) -> list[str]:
+    """Every place accepts exactly these. Goes on past failures and returns them, each with its place: one that refuses
+    some of these accepts the others."""
     wanted = list(accepts)
-    return [failure for place in PLACES if (failure := _arrange(place, wanted, hold))]
+    return [failure for place in PLACES for failure in _arrange(place, wanted, hold, name)]
 
 
 def lost(accepts: Iterable[Wanted]) -> list[str]:
@@ -50,37 +54,32 @@ def _of(place: Place, accepts: list[Wanted]) -> list[Wanted]:
     return [accept for accept in accepts if accept.guest.version == place.version]
 
 
-def _arrange(place: Place, accepts: list[Wanted], hold: int | None) -> str:
+def _arrange(place: Place, accepts: list[Wanted], hold: int | None, name: Name) -> list[str]:
     mine = _of(place, accepts)
     try:
+        place.read()
+    except GuestnetError as error:
+        return [f"{place.name}: {error}"] if mine else []  # what cannot be read has nothing of ours
+
+    def write(some: list[Wanted]) -> None:
         there = place.read()
-    except GuestnetError as error:
-        return f"{place.name}: {error}" if mine else ""  # what cannot be read has nothing of ours
-    try:
         if there is not None:
-            place.write(place.plan(mine, there), hold)
+            place.write(place.plan(some, there), hold)
+
+    try:
+        refused = culprits.left_out(mine, write)
     except GuestnetError as error:
-        return f"{place.name}: {error}"
-    return ""
+        return [f"{place.name}: {error}"]
+    return [f"{place.name}: {failure}" for failure in culprits.named(refused, name)]
 
 
 def _iptables(tool: str, version: int) -> Place:
     def read() -> list[str] | None:
-        try:
-            output = program.run([tool, "-w", "5", "-S", "FORWARD"], "", "iptables")
-        except GuestnetError:
-            return None  # not installed: nobody filters with it
-        if output.status != 0:
-            raise GuestnetError(output.complaint)
-        rules = output.stdout.splitlines()
+        rules = iptables.forward(tool)
         return None if rules == ["-P FORWARD ACCEPT"] else rules
 
     def write(batch: str, hold: int | None) -> None:
-        if not batch:
-            return
-        output = program.run([f"{tool}-restore", "--noflush", "-w", "5"], batch, "iptables", hold)
-        if output.status != 0:
-            raise GuestnetError(f"{tool} refused the change: {output.complaint}")
+        iptables.restore(tool, batch, hold)
 
     return Place(f"{tool} FORWARD", version, read, _iptables_leads, iptables_batch, write)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-Prefix = IPv4Network | IPv6Network
+from libvirt_guestnet.parse import Prefix
+
 Ranges = list[tuple[int, int]]  # first and last address, both included
 
 _LINK_LOCAL = IPv6Network("fe80::/10")
@@ -26,28 +27,42 @@ _NEVER: tuple[Prefix, ...] = (
 def ranges(version: int, prefixes: Iterable[Prefix], excluded: Iterable[Prefix] = ()) -> Ranges:
     """The addresses of one family in `prefixes`; whatever is wider than one address loses `excluded` and bogons."""
     mine = [prefix for prefix in prefixes if prefix.version == version]
-    singles = [_span(prefix) for prefix in mine if prefix.num_addresses == 1]
-    excluded = [hole for hole in excluded if hole.version == version]
-    wide = (rest for prefix in mine if prefix.num_addresses > 1 for rest in _without(prefix, excluded))
+    singles = [span(prefix) for prefix in mine if prefix.num_addresses == 1]
+    wide = [rest for prefix in mine if prefix.num_addresses > 1 for rest in _without_bogons(prefix)]
+    if wide:
+        wide = without(wide, (span(hole) for hole in excluded if hole.version == version))
     return merge([*singles, *wide])
 
 
-def _without(prefix: Prefix, excluded: Iterable[Prefix]) -> Ranges:
-    spans = [_span(prefix)]
-    for hole in (*_NEVER, *excluded):
-        meant = hole is _LINK_LOCAL and prefix.network_address in _LINK_LOCAL
-        if hole.version == prefix.version and not meant:
-            spans = [rest for span in spans for rest in _cut(span, _span(hole))]
-    return spans
+def _without_bogons(prefix: Prefix) -> Ranges:
+    meant = prefix.network_address in _LINK_LOCAL
+    bogons = (span(hole) for hole in _NEVER if hole.version == prefix.version and not (meant and hole is _LINK_LOCAL))
+    return without([span(prefix)], bogons)
 
 
-def _span(prefix: Prefix) -> tuple[int, int]:
-    return int(prefix.network_address), int(prefix.broadcast_address)
+def without(spans: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> Ranges:
+    """What is left of the spans, merged. Both may be many: it takes the time of sorting them."""
+    rest, cut, number = [], merge(holes), 0
+    for first, last in merge(spans):
+        free = first  # the first address that no hole so far has
+        while number < len(cut) and cut[number][1] < first:
+            number += 1
+        while number < len(cut) and cut[number][0] <= last:
+            if cut[number][0] > free:
+                rest.append((free, cut[number][0] - 1))
+            free = cut[number][1] + 1
+            if free > last:
+                break  # it may cut the next span, too
+            number += 1
+        if free <= last:
+            rest.append((free, last))
+    return rest
 
 
-def _cut(span: tuple[int, int], hole: tuple[int, int]) -> Ranges:
-    parts = ((span[0], min(span[1], hole[0] - 1)), (max(span[0], hole[1] + 1), span[1]))
-    return [(first, last) for first, last in parts if first <= last]
+def span(prefix: Prefix) -> tuple[int, int]:
+    """The first and the last address."""
+    first = int(prefix.network_address)
+    return first, first | (1 << prefix.max_prefixlen - prefix.prefixlen) - 1
 
 
 def merge(spans: Iterable[tuple[int, int]]) -> Ranges:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath import links
 from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.datapath.rtnl import Address, HostAddress, Rtnl
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import GuestnetError, NotLedError
 
 _SYS = "/proc/sys/net"
 GATEWAY6 = IPv6Address("fe80::1")
@@ -96,10 +97,16 @@ def forward(version: int) -> None:
     if _read(switch) == "1":
         return
     if version == 6:
-        for device in _devices6():
-            if (_read(f"ipv6/conf/{device}/accept_ra"), _read(f"ipv6/conf/{device}/forwarding")) == ("1", "0"):
-                _write(f"ipv6/conf/{device}/accept_ra", "2")
+        keep_learning()
     _write(switch, "1")
+
+
+def keep_learning() -> None:
+    """Has the host go on learning by router advertisements when it forwards IPv6 (RFC 4861's own rule is that routers
+    do not). libvirt starts no network of IPv6 that forwards before that is said of a device with such routes."""
+    for device in _devices6():
+        if (_read(f"ipv6/conf/{device}/accept_ra"), _read(f"ipv6/conf/{device}/forwarding")) == ("1", "0"):
+            _write(f"ipv6/conf/{device}/accept_ra", "2")
 
 
 def answer_on(device: str, version: int) -> None:
@@ -118,30 +125,51 @@ def answer_on(device: str, version: int) -> None:
 def uplink_of(address: str, named: str, host: Iterable[HostAddress], vrf: str = "") -> str:
     """The device on whose LAN an address is: the one in whose subnet it lies, else the one that the XML names (another
     host's XML may name what is something else here). `host` are the host's addresses in `vrf`, where the device has to
-    be. Raises GuestnetError when there is none."""
-    wanted = ip_address(address)
-    near = [links.name_of(each.ifindex) for each in host if wanted in each.subnet]
+    be. Raises NotLedError when there is none."""
+    wanted = parse.address(address)
+    near = lans_of(wanted, host)
     if named in near:
         return named
     for device in (*near, named):
         if device and links.index_of(device) and vrf in ("", links.master_of(device)):
             return device
     where = f"in VRF {vrf} " if vrf else ""
-    raise GuestnetError(
+    raise NotLedError(
         f"no device {where}of this host is on the LAN of {address}: give the host an address there, map the physical "
         f"network to its device, or say publish: false if the provider routes the address to this host"
     )
 
 
-def host_addresses(vrf: str | None = None) -> list[HostAddress]:
-    """The host's own addresses, with their subnets: all of them, or those on devices in a VRF ("": in none)."""
+def lans_of(address: Address, host: Iterable[HostAddress]) -> list[str]:
+    """The devices in whose subnets an address lies."""
+    return [links.name_of(each.ifindex) for each in host if address in each.subnet]
+
+
+def host_addresses(vrf: str | None = None, *, every: bool = False) -> list[HostAddress]:
+    """The host's own addresses of scope global (or `every` one), with their subnets: all of them, or those on devices
+    in a VRF ("": in none)."""
     with Rtnl() as netlink:
-        return [each for each in netlink.addresses() if vrf in (None, _vrf_of(netlink, links.name_of(each.ifindex)))]
+        found = netlink.addresses(all_scopes=every)
+        return [each for each in found if vrf in (None, vrf_of(netlink, links.name_of(each.ifindex)))]
 
 
-def _vrf_of(netlink: Rtnl, device: str) -> str:
-    master = links.master_of(device)
-    return master if master and netlink.vrf_table(links.index_of(master)) else ""
+def on_link(bridge: str, *, routers: bool) -> tuple[list[Address], list[Address]]:
+    """The host's own addresses on a bridge and on its VLANs, and those of `routers` there that it uses, if asked."""
+    indexes = {links.index_of(name) for name in (bridge, *links.over(bridge))} - {0}
+    if not indexes:
+        return [], []
+    with Rtnl() as netlink:
+        own = [each for each in netlink.addresses(all_scopes=True) if each.ifindex in indexes]
+        hops = netlink.next_hops({each.subnet for each in own}) if own and routers else ()
+        return [each.address for each in own], [hop.address for hop in hops if hop.ifindex in indexes]
+
+
+def vrf_of(netlink: Rtnl, device: str) -> str:
+    """The VRF that a device is in, or is; "" for none."""
+    for name in (links.master_of(device), device):
+        if name and netlink.vrf_table(links.index_of(name)):
+            return name
+    return ""
 
 
 def gate(taps: Iterable[RoutedTap]) -> str:

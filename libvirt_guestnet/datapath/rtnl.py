@@ -1,4 +1,4 @@
-"""Routes, published neighbours and addresses over a bare rtnetlink socket, for the hooks.
+"""Routes, published neighbours, addresses and bridges' MAC addresses over a bare rtnetlink socket, for the hooks.
 
 pyroute2 would cost a hook 100 ms, and `ip -batch` tells refusals apart by their English text only; here each has its
 errno. Every request is synchronous: a killed hook leaves no process behind that changes the kernel later.
@@ -10,9 +10,10 @@ import _socket  # the socket module's own core: `socket` would cost a hook 3 ms
 import errno
 import os
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from libvirt_guestnet.errors import GuestnetError
 
@@ -26,23 +27,28 @@ MAIN_TABLE = 254
 _SECONDS = 5
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK: the kernel filters dumps (4.20)
 _ERROR, _DONE = 2, 3
-_NEWLINK, _GETLINK = 16, 18
+_NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
 _NEWADDR, _GETADDR = 20, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
+_GETNEXTHOP = 106
 _REQUEST, _ACK, _EXCL, _REPLACE, _CREATE, _DUMP = 1, 4, 0x200, 0x100, 0x400, 0x300
 _UNICAST, _ONLINK, _GLOBAL, _LINK_SCOPE, _ANY_SCOPE, _NODAD = 1, 4, 0, 253, 255, 2
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what it comes to (4.13)
 _LOOKUP_TABLE = {4: 0x1000, 6: 0}  # RTM_F_LOOKUP_TABLE: the table that it is in, which IPv6 always says
 _PROXY, _PERMANENT = 8, 0x80  # NTF_PROXY, NUD_PERMANENT
-_DST, _OIF, _GATEWAY, _TABLE = 1, 4, 5, 15  # RTA_*
-_NDA_DST, _NDA_PROTOCOL = 1, 12
+_BRIDGE, _MASTER, _STICKY, _STATIC = 7, 4, 0x40, 0x40  # AF_BRIDGE, NTF_MASTER, NTF_STICKY, NUD_NOARP
+_EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: a controller's, such as an EVPN's, who moves it
+_DST, _OIF, _GATEWAY, _MULTIPATH, _TABLE, _VIA = 1, 4, 5, 9, 15, 18  # RTA_*
+_NHA_OIF, _NHA_GATEWAY = 5, 6
+_NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_PROTOCOL = 1, 2, 5, 12
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_IFLA_MASTER, _IFLA_LINKINFO = 10, 18
+_IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO, _NESTED = 10, 12, 18, 0x8000
+_BRPORT_LEARNING, _BRPORT_FLOOD, _BRPORT_ISOLATED = 8, 9, 33
 _INFO_KIND, _INFO_DATA, _VRF_TABLE = 1, 2, 1
 _HEADER, _ATTRIBUTE, _U32 = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("=I")
 _ROUTE, _NEIGHBOUR, _ADDRESS = struct.Struct("=8BI"), struct.Struct("=BxxxiHBB"), struct.Struct("=4Bi")
-_LINK = struct.Struct("=BxHiII")
+_LINK, _HOP, _NEXTHOP = struct.Struct("=BxHiII"), struct.Struct("=HBBi"), struct.Struct("=BBBxI")
 _FAMILY = {4: _socket.AF_INET, 6: _socket.AF_INET6}
 
 
@@ -71,11 +77,18 @@ class HostAddress(NamedTuple):
     subnet: Prefix
 
 
+class NextHop(NamedTuple):
+    """A router of the host's, on the device of that index."""
+
+    address: Address
+    ifindex: int
+
+
 class Rtnl:
     """A netlink socket, closed at the end of a `with`. Every method raises RefusedError, or GuestnetError for a kernel
     that does not answer."""
 
-    def __enter__(self) -> Rtnl:
+    def __enter__(self) -> Self:
         self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
         try:
             self._socket.settimeout(_SECONDS)
@@ -139,6 +152,42 @@ class Rtnl:
                 found.append((_address(version, address), index))
         return found
 
+    def hold_mac(self, mac: str, port: int, vlan: int) -> int:
+        """Has a bridge find a MAC address behind the port of that index for good, in a VLAN (0: it tells none apart),
+        unless another port holds it so. Returns the index of the port that does now: 0 for one that went meanwhile."""
+        try:
+            self._change(_NEWNEIGH, _CREATE | _EXCL, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
+        except RefusedError as error:
+            if error.code != errno.EEXIST:
+                raise
+            if holder := self.holder(mac, port, vlan):
+                return holder
+            # Learnt from some other port.
+            self._change(_NEWNEIGH, _CREATE | _REPLACE, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
+        return port
+
+    def holder(self, mac: str, port: int, vlan: int) -> int:
+        """The index of the port, or of the bridge itself, that an entry names which was not learnt: ours, the
+        administrator's, or a device's own address. 0 without such an entry, or where it is this port's and only has to
+        stick."""
+        self._send(_GETNEIGH, _REQUEST, _fdb(mac, port, vlan, 0))
+        kind, data = next(self._answers())
+        if kind == _ERROR:
+            return 0
+        _, index, state, flags, _ = _NEIGHBOUR.unpack_from(data)
+        fixed = state in (_STATIC, _PERMANENT) and not flags & _EXT_LEARNED and (index != port or flags & _STICKY)
+        return int(index) if fixed else 0
+
+    def release_mac(self, mac: str, port: int) -> bool:
+        """Forgets what `hold_mac` did, in every VLAN. Whether there was anything."""
+        try:
+            self._change(_DELNEIGH, 0, _fdb(mac, port, 0, 0), f"to forget {mac}")
+        except RefusedError as error:
+            if error.code not in (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP):  # the last two: no bridge port
+                raise
+            return False
+        return True
+
     def add_address(self, address: Address, length: int, index: int) -> None:
         """Gives a device an address of scope link, at once and without duplicate address detection. Twice is once."""
         raw = address.packed
@@ -147,15 +196,41 @@ class Rtnl:
         body += _encode([(_IFA_LOCAL, raw), (_IFA_ADDRESS, raw), *flags])
         self._change(_NEWADDR, _CREATE | _REPLACE, body, f"the address {address}")
 
-    def addresses(self) -> list[HostAddress]:
-        """The host's addresses of scope global."""
+    def next_hops(self, wanted: Iterable[Prefix]) -> set[NextHop]:
+        """Those in `wanted` by which the host routes, in any table, but for routes of ours. Of very many routes only
+        those are read in which such an address can be."""
+        parts = {prefix.network_address.packed[: prefix.prefixlen // 8] for prefix in wanted}
+        hops: set[NextHop] = set()
+        for version, family in _FAMILY.items():
+            for body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+                if any(part in body for part in parts):
+                    hops.update(_next_hops(version, body))
+        return {hop for hop in hops | self._nexthop_objects() if any(hop.address in prefix for prefix in wanted)}
+
+    def _nexthop_objects(self) -> set[NextHop]:
+        """Routes that use one need not show its address (net.ipv4.nexthop_compat_mode)."""
+        try:
+            bodies = list(self._dump(_GETNEXTHOP, _NEXTHOP.pack(0, 0, 0, 0)))
+        except RefusedError as error:
+            if error.code == errno.EOPNOTSUPP:  # before 5.3
+                return set()
+            raise
+        found = ((body[0], _attributes(body[_NEXTHOP.size :])) for body in bodies)
+        return {
+            NextHop(_address(6 if family == _FAMILY[6] else 4, each[_NHA_GATEWAY]), _number(each[_NHA_OIF]))
+            for family, each in found
+            if _NHA_GATEWAY in each and _NHA_OIF in each
+        }
+
+    def addresses(self, *, all_scopes: bool = False) -> list[HostAddress]:
+        """The host's addresses of scope global, or of all scopes."""
         found = []
         for version, family in _FAMILY.items():
             for body in self._dump(_GETADDR, _ADDRESS.pack(family, 0, 0, 0, 0)):
                 _, length, _, scope, index = _ADDRESS.unpack_from(body)
                 attributes = _attributes(body[_ADDRESS.size :])
                 own, peer = attributes.get(_IFA_LOCAL), attributes.get(_IFA_ADDRESS)
-                if scope == 0 and peer:
+                if (all_scopes or scope == 0) and peer:
                     found.append(_host_address(version, own or peer, peer, length, index))
         return found
 
@@ -174,6 +249,19 @@ class Rtnl:
         """Puts a device into another, such as a VRF; 0: into none."""
         body = _LINK.pack(0, 0, index, 0, 0) + _encode([(_IFLA_MASTER, _U32.pack(master))])
         self._change(_NEWLINK, 0, body, "a device's master")
+
+    def set_port(self, index: int, learning: bool, flood: bool) -> None:
+        """Whether a bridge learns from the port of that index, and sends it what it knows no port for."""
+        settings = [(_BRPORT_LEARNING, bytes([learning])), (_BRPORT_FLOOD, bytes([flood]))]
+        self._set_port(index, settings, "a bridge port's learning and flooding")
+
+    def isolate_port(self, index: int, *, isolated: bool) -> None:
+        """Whether the port of that index is kept from other isolated ports of its bridge."""
+        self._set_port(index, [(_BRPORT_ISOLATED, bytes([isolated]))], "a bridge port's isolation")
+
+    def _set_port(self, index: int, settings: list[tuple[int, bytes]], what: str) -> None:
+        body = _LINK.pack(_BRIDGE, 0, index, 0, 0) + _encode([(_IFLA_PROTINFO | _NESTED, _encode(settings))])
+        self._change(_SETLINK, 0, body, what)
 
     def _change(self, kind: int, flags: int, body: bytes, what: str) -> None:
         self._send(kind, _REQUEST | _ACK | flags, body)
@@ -232,9 +320,37 @@ def _parse_route(version: int, body: bytes) -> KernelRoute | None:
     return KernelRoute(network, _number(found[_OIF]), via, _number(found[_TABLE]))
 
 
+def _next_hops(version: int, body: bytes) -> Iterator[NextHop]:
+    if body[5] == PROTOCOL:
+        return
+    found = _attributes(body[_ROUTE.size :])
+    yield from _hop(version, found, _number(found.get(_OIF, bytes(4))))
+    paths = found.get(_MULTIPATH, b"")
+    while len(paths) >= _HOP.size:
+        length, _, _, index = _HOP.unpack_from(paths)
+        if not _HOP.size <= length <= len(paths):
+            return
+        yield from _hop(version, _attributes(paths[_HOP.size : length]), index)
+        paths = paths[length + 3 & ~3 :]
+
+
+def _hop(version: int, found: dict[int, bytes], index: int) -> Iterator[NextHop]:
+    if _GATEWAY in found:
+        yield NextHop(_address(version, found[_GATEWAY]), index)
+    via = found.get(_VIA, b"")[2:]  # of another family than the route: IPv4 by way of IPv6
+    if len(via) in (4, 16):
+        yield NextHop(_address(4 if len(via) == 4 else 6, via), index)
+
+
 def _neighbour(address: Address, index: int) -> bytes:
     header = _NEIGHBOUR.pack(_FAMILY[address.version], index, _PERMANENT, _PROXY, 0)
     return header + _encode([(_NDA_DST, address.packed), (_NDA_PROTOCOL, bytes([PROTOCOL]))])
+
+
+def _fdb(mac: str, port: int, vlan: int, state: int) -> bytes:
+    header = _NEIGHBOUR.pack(_BRIDGE, port, state, _MASTER | (_STICKY if state else 0), 0)
+    within = [(_NDA_VLAN, vlan.to_bytes(2, sys.byteorder))] if vlan else []
+    return header + _encode([(_NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))), *within])
 
 
 def _host_address(version: int, own: bytes, peer: bytes, length: int, index: int) -> HostAddress:

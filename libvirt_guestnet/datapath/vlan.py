@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from libvirt_guestnet import receipts
+from libvirt_guestnet.datapath import grammar, program
 from libvirt_guestnet.datapath.names import check_device
 from libvirt_guestnet.errors import GuestnetError
 
-SECONDS = 10.0
 _SYSFS = "/sys/class/net"
 _PVID, _UNTAGGED = "PVID", "Egress Untagged"
 Members = Mapping[int, frozenset[str]]  # VLAN -> its flags at a port
@@ -23,15 +24,18 @@ Members = Mapping[int, frozenset[str]]  # VLAN -> its flags at a port
 class TapVlans(NamedTuple):
     """One tap's VLANs: `pvid` for its untagged frames (0: it may send none), and the tagged ones as ranges.
 
-    `uplink` is the bridge port that leads outside, "" when there is none; `uuid` the domain's.
+    `uplink` is the bridge port that leads outside, "" when there is none; `uuid` and `domain` are the domain's UUID and
+    name, `ifindex` is the tap's in the kernel.
     """
 
-    tap: str
+    tap: receipts.Device
     uuid: str
-    bridge: str
-    uplink: str = ""
-    pvid: int = 0
-    tagged: tuple[tuple[int, int], ...] = ()
+    bridge: receipts.Device
+    uplink: receipts.MaybeDevice = ""
+    pvid: receipts.Vlan = 0
+    tagged: receipts.Vlans = ()
+    domain: str = ""
+    ifindex: int = 0
 
 
 def members(port: TapVlans) -> dict[int, frozenset[str]]:
@@ -85,7 +89,7 @@ def leave(uplink: str, vlans: Iterable[int]) -> None:
 
 def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
     """Raises GuestnetError unless the bridge tells VLANs apart: with filtering off every tag is silently inert."""
-    if _read(bridge, "vlan_filtering") != "1":
+    if not is_aware(bridge):
         raise GuestnetError(
             f"{wanted_by}: bridge {bridge} does not tell VLANs apart, so that all of them would be one: "
             f"`ip link set {bridge} type bridge vlan_filtering 1` (the kernel needs CONFIG_BRIDGE_VLAN_FILTERING)"
@@ -95,6 +99,11 @@ def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
             f"{wanted_by}: bridge {bridge} does not use 802.1ad service tags: "
             f"`ip link set {bridge} type bridge vlan_protocol 802.1ad`"
         )
+
+
+def is_aware(bridge: str) -> bool:
+    """Whether a bridge tells VLANs apart."""
+    return _read(bridge, "vlan_filtering") == "1"
 
 
 def turn_on(bridge: str, pvid: int, service: bool) -> None:
@@ -110,8 +119,18 @@ def turn_on(bridge: str, pvid: int, service: bool) -> None:
 def current(device: str) -> dict[int, frozenset[str]]:
     """The device's memberships. Raises GuestnetError when it is no port of a bridge."""
     ports = json.loads(_run(["bridge", "-j", "vlan", "show", "dev", check_device(device)], "") or "[]")
+    return _vlans(entry for port in ports for entry in port.get("vlans", ()))
+
+
+def all_current() -> dict[str, dict[int, frozenset[str]]]:
+    """The memberships of every port of every bridge."""
+    ports = json.loads(_run(["bridge", "-j", "vlan", "show"], "") or "[]")
+    return {port["ifname"]: _vlans(port.get("vlans", ())) for port in ports if "ifname" in port}
+
+
+def _vlans(entries: Iterable[Mapping[str, Any]]) -> dict[int, frozenset[str]]:
     found: dict[int, frozenset[str]] = {}
-    for entry in (entry for port in ports for entry in port.get("vlans", ())):
+    for entry in entries:
         for vid in range(entry["vlan"], entry.get("vlanEnd", entry["vlan"]) + 1):
             found[vid] = frozenset(entry.get("flags", ()))
     return found
@@ -119,21 +138,15 @@ def current(device: str) -> dict[int, frozenset[str]]:
 
 def _run_batch(lines: str) -> None:
     if lines:
+        grammar.check_bridge(lines)
         _run(["bridge", "-batch", "-"], lines)
 
 
 def _run(argv: list[str], stdin: str) -> str:
-    import subprocess  # only where there are VLANs
-
-    try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except FileNotFoundError as error:
-        raise GuestnetError("bridge is not installed: install the package iproute2") from error
-    except subprocess.TimeoutExpired as error:
-        raise GuestnetError(f"bridge did not finish within {SECONDS:.0f} s") from error
-    if done.returncode != 0:
-        raise GuestnetError(f"the kernel refused VLANs: {' '.join(done.stderr[:500].split())}")
-    return done.stdout
+    output = program.run(argv, stdin, "iproute2")
+    if output.status != 0:
+        raise GuestnetError(f"the kernel refused VLANs: {' '.join(output.stderr[:500].split())}")
+    return output.stdout
 
 
 def _read(bridge: str, setting: str) -> str:

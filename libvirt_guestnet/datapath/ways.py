@@ -8,27 +8,29 @@ a client on the guest's own bridge (hairpin), and a guest whose default route le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from libvirt_guestnet import receipts
 from libvirt_guestnet.claims import ANYWHERE, Claim
 from libvirt_guestnet.datapath.accepts import Accept, Published
 from libvirt_guestnet.datapath.names import check_device
+from libvirt_guestnet.parse import Prefix, prefix
 
 TABLE = "inet guestnet"
 
 
 class Forward(NamedTuple):
     """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
-    `to_first` on. `hide`: the guest sees the host as client."""
+    `to_first` on: an address, or a word for what the guest has by DHCP, which `led` puts an address in the place of.
+    `hide`: the guest sees the host as client."""
 
-    protocol: str
-    first: int
-    last: int
-    to: str
-    to_first: int
-    at: str = ""
+    protocol: receipts.Protocol
+    first: receipts.Port
+    last: receipts.Port
+    to: receipts.Target
+    to_first: receipts.Port
+    at: receipts.MaybeAddress = ""
     hide: bool = False
 
 
@@ -36,30 +38,41 @@ class Floating(NamedTuple):
     """An address that belongs to the guest with address `to`, in both directions; with `via` the guest has it itself,
     and the host routes it by way of that address of the guest's."""
 
-    ip: str
-    to: str
-    via: str = ""
+    ip: receipts.Address
+    to: receipts.Address
+    via: receipts.MaybeAddress = ""
 
 
 class Ways(NamedTuple):
     """All ways in to one port, as in its receipt: `active` once its guest is there."""
 
-    tap: str
-    mac: str
+    tap: receipts.Device
+    mac: receipts.Mac
     uuid: str
     domain: str
-    bridge: str
+    bridge: receipts.Device
     ifindex: int = 0
     active: bool = False
     forwards: tuple[Forward, ...] = ()
     floating: tuple[Floating, ...] = ()
 
 
+def version_of(to: str) -> int:
+    """The family of what a forward leads to."""
+    return receipts.LEASES.get(to) or (6 if ":" in to else 4)
+
+
+def led(ways: Ways, leases: Mapping[int, str]) -> Ways:
+    """The same ways, with leased addresses by family; a forward to one that is not there is none."""
+    found = ((f, leases.get(receipts.LEASES[f.to], "") if f.to in receipts.LEASES else f.to) for f in ways.forwards)
+    return ways._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))
+
+
 def claims(ways: Ways) -> list[Claim]:
     """What these ways ask for on the host."""
     owner = f"guest {ways.domain!r}"
     whole = [Claim(each.ip, "", 0, 65535, owner) for each in ways.floating]
-    asked = ((f.at or ANYWHERE[6 if ":" in f.to else 4], f) for f in ways.forwards)
+    asked = ((f.at or ANYWHERE[version_of(f.to)], f) for f in ways.forwards)
     return [*(Claim(at, f.protocol, f.first, f.last, owner) for at, f in asked), *whole]
 
 
@@ -68,11 +81,11 @@ def accepts(ways: Iterable[Ways]) -> Iterator[Accept]:
     for each in ways:
         bridge = check_device(each.bridge)
         for f in each.forwards:
-            origin = Published(ip_network(f.at) if f.at else None, (f.first, f.last))
-            yield Accept(bridge, ip_network(f.to), f.protocol, (f.to_first, f.to_first + f.last - f.first), origin)
+            origin = Published(prefix(f.at) if f.at else None, (f.first, f.last))
+            yield Accept(bridge, prefix(f.to), f.protocol, (f.to_first, f.to_first + f.last - f.first), origin)
         for floating in each.floating:
-            published = None if floating.via else Published(ip_network(floating.ip))
-            yield Accept(bridge, ip_network(floating.to), published=published)
+            published = None if floating.via else Published(prefix(floating.ip))
+            yield Accept(bridge, prefix(floating.to), published=published)
 
 
 def batch(ways: Iterable[Ways]) -> str:
@@ -81,23 +94,41 @@ def batch(ways: Iterable[Ways]) -> str:
     lines = [f"add table {TABLE}", f"delete table {TABLE}"]
     rules = [_Family(version, known) for version in (4, 6)]
     if known:
-        lines += [f"table {TABLE} {{", *(line for family in rules for line in family.maps()), *_chains(rules), "}"]
+        lines += [f"add table {TABLE}", *(line for family in rules for line in family.maps()), *_chains(rules)]
     return "\n".join([*lines, ""])
 
 
+def sizes(ways: Iterable[Ways]) -> dict[str, int]:
+    """How many elements each map of the table of `batch` has, and how many rules each chain."""
+    known = list(ways)
+    families = [_Family(version, known) for version in (4, 6)]
+    maps = {f"{kind}{each.version}": len(elements) for each in families for kind, elements in each.found.items()}
+    chains = {
+        "wanted": sum(len(family.arriving()) for family in families),
+        "postrouting": sum(len(family.leaving()) for family in families),
+    }
+    return {**maps, **chains, "prerouting": 1, "output": 1}
+
+
+def elements(ways: Ways) -> frozenset[tuple[str, str, str]]:
+    """What is in the maps of that table for one port: (map, key, value)."""
+    families = [_Family(version, [ways]) for version in (4, 6)]
+    maps = ((f"{kind}{each.version}", found) for each in families for kind, found in each.found.items())
+    return frozenset((name, key.replace('"', ""), value) for name, found in maps for key, value in found.items())
+
+
 def _chains(families: list[_Family]) -> Iterator[str]:
-    yield from _chain("wanted", [rule for family in families for rule in family.arriving()])
+    yield from _chain("wanted", "", [rule for family in families for rule in family.arriving()])
     # Before Docker's and libvirt's own rules for the same hook, or what they translate first stays theirs.
     for hook in ("prerouting", "output"):
-        yield from _chain(hook, [f"type nat hook {hook} priority -101; policy accept;", "jump wanted"])
+        yield from _chain(hook, f" {{ type nat hook {hook} priority -101; policy accept; }}", ["jump wanted"])
     leaving = [rule for family in families for rule in family.leaving()]
-    yield from _chain("postrouting", ["type nat hook postrouting priority 99; policy accept;", *leaving])
+    yield from _chain("postrouting", " { type nat hook postrouting priority 99; policy accept; }", leaving)
 
 
-def _chain(name: str, rules: list[str]) -> Iterator[str]:
-    yield f"chain {name} {{"
-    yield from rules
-    yield "}"
+def _chain(name: str, block: str, rules: list[str]) -> Iterator[str]:
+    yield f"add chain {TABLE} {name}{block}"
+    yield from (f"add rule {TABLE} {name} {rule}" for rule in rules)
 
 
 class _Family:
@@ -109,18 +140,18 @@ class _Family:
         for each in ways:
             bridge = f'"{check_device(each.bridge)}"'
             for forward in each.forwards:
-                if (to := ip_network(forward.to)).version == version:
+                if (to := prefix(forward.to)).version == version:
                     self._forward(forward, bridge, to)
             for floating in each.floating:
-                if (to := ip_network(floating.to)).version == version and not floating.via:
-                    self._floating(ip_network(floating.ip), bridge, to)
+                if (to := prefix(floating.to)).version == version and not floating.via:
+                    self._floating(prefix(floating.ip), bridge, to)
 
     def _add(self, kind: str, key: str, value: str = "") -> None:
         self.found.setdefault(kind, {}).setdefault(key, value)
 
-    def _forward(self, f: Forward, bridge: str, to: IPv4Network | IPv6Network) -> None:
+    def _forward(self, f: Forward, bridge: str, to: Prefix) -> None:
         guest, kind = to.network_address, "at" if f.at else "any"
-        where = (f"{ip_network(f.at).network_address} . " if f.at else "") + f.protocol
+        where = (f"{prefix(f.at).network_address} . " if f.at else "") + f.protocol
         if f.first == f.to_first and f.first != f.last:
             self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
         else:
@@ -128,7 +159,7 @@ class _Family:
                 self._add(f"{kind}-port", f"{where} . {port}", f"{guest} . {port - f.first + f.to_first}")
         self._answering(bridge, f"{guest}", f.hide)
 
-    def _floating(self, ip: IPv4Network | IPv6Network, bridge: str, to: IPv4Network | IPv6Network) -> None:
+    def _floating(self, ip: Prefix, bridge: str, to: Prefix) -> None:
         self._add("floating", f"{ip.network_address}", f"{to.network_address}")
         self._add("source", f"{bridge} . {to.network_address}", f"{ip.network_address}")
         self._answering(bridge, f"{to.network_address}", False)
@@ -153,7 +184,7 @@ class _Family:
         for kind, elements in self.found.items():
             what = "map" if ":" in types[kind] else "set"
             listed = ", ".join(f"{key} : {value}" if value else key for key, value in elements.items())
-            yield f"{what} {kind}{self.version} {{ type {types[kind]} elements = {{ {listed} }}; }}"
+            yield f"add {what} {TABLE} {kind}{self.version} {{ type {types[kind]} elements = {{ {listed} }}; }}"
 
     def arriving(self) -> list[str]:
         # What is only valid on this host, or on one link, cannot be carried to a guest.

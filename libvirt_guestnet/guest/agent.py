@@ -17,9 +17,9 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from importlib.resources import files
-from ipaddress import ip_address
 from pathlib import Path
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import wire
 from libvirt_guestnet.guest.wire import Result
@@ -27,6 +27,8 @@ from libvirt_guestnet.model_network import IPAddress
 
 GRACE = 2.0
 """Seconds a guest's answer may come after the request's own deadline."""
+
+_SLOW = 30.0  # more that a probe may take on a busy machine: it ends by its own timeout
 
 FRAMES_PER_REQUEST = 64
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -166,7 +168,7 @@ class Agent:
     ) -> Ping:
         """Sends `count` echo requests; returns as soon as all are answered, or `timeout` s after the last one."""
         words = (str(address), str(count), _ms(interval), _ms(timeout), str(size))
-        result = self._answered("ping", *words, timeout=count * interval + timeout + 3)
+        result = self._answered("ping", *words, timeout=count * interval + timeout + _SLOW)
         match = re.fullmatch(r"sent (\d{1,9}) received (\d{1,9}) (\S{1,20})\n", result.text)
         if match is None:
             raise self._refused("ping", words, result)
@@ -174,7 +176,7 @@ class Agent:
 
     def trace(self, address: IPAddress | str, hops: int = 8, timeout: float = 1.5) -> Trace:
         """Who answers on the way to `address`, by ICMP echo with rising TTL or hop limit."""
-        result = self._answered("trace", str(address), str(hops), _ms(timeout), timeout=timeout + 3)
+        result = self._answered("trace", str(address), str(hops), _ms(timeout), timeout=timeout + _SLOW)
         found: dict[int, tuple[str, str]] = {}
         for line in result.text.splitlines()[:255]:
             match = re.fullmatch(r"(\d{1,3}) ([0-9a-f:.]{2,45}) (passed|reached|unreachable)", line)
@@ -186,11 +188,11 @@ class Agent:
 
     def tcp(self, address: IPAddress | str, port: int, timeout: float = 1.5) -> Probe:
         """Connects, and reads what an echo responder says about us."""
-        return _probe(self._answered("tcp", str(address), str(port), _ms(timeout), timeout=timeout + 3))
+        return _probe(self._answered("tcp", str(address), str(port), _ms(timeout), timeout=timeout + _SLOW))
 
     def udp(self, address: IPAddress | str, port: int, timeout: float = 1.5) -> Probe:
         """Sends a datagram every 0.3 s until the echo responder answers."""
-        return _probe(self._answered("udp", str(address), str(port), _ms(timeout), timeout=timeout + 3))
+        return _probe(self._answered("udp", str(address), str(port), _ms(timeout), timeout=timeout + _SLOW))
 
     def _answered(self, verb: str, *words: str, timeout: float) -> Result:
         result = self.call(verb, *words, timeout=timeout)
@@ -207,7 +209,7 @@ class Agent:
 
     def neighbour(self, address: IPAddress | str, timeout: float = 1.5) -> str | None:
         """The MAC address that answers ARP or neighbour discovery for an on-link address, asked afresh."""
-        result = self._answered("neighbour", str(address), _ms(timeout), timeout=timeout + 3)
+        result = self._answered("neighbour", str(address), _ms(timeout), timeout=timeout + _SLOW)
         mac = result.text.strip()
         return mac if result.status == 0 and _MAC.fullmatch(mac) else None
 
@@ -315,7 +317,7 @@ def _probe(result: Result) -> Probe:
     if match is None:
         return Probe(outcome)
     try:
-        return Probe(outcome, ip_address(match[1]), int(match[2]))
+        return Probe(outcome, parse.address(match[1]), parse.number(match[2], 0, 65535))
     except ValueError:
         return Probe(outcome)
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import debian, initrd
 from libvirt_guestnet.guest.kvm import virt_type
+from libvirt_guestnet.ownfolder import ensure_own_folder
 
 __all__ = ["CACHE", "TinyImage", "ensure_image", "newest", "virt_type"]
 
@@ -67,7 +68,7 @@ def ensure_image(cache: Path = CACHE) -> TinyImage:
 
 def _writable(cache: Path) -> bool:
     try:
-        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+        ensure_own_folder(cache)
     except OSError as error:
         raise GuestnetError(f"{cache}: {error.strerror}: the guest image cannot be kept there") from error
     return not os.statvfs(cache).f_flag & os.ST_RDONLY

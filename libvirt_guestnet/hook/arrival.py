@@ -6,39 +6,90 @@ At `start` it would be too early; and while its migration to this host lasts, it
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath import links, routes
 from libvirt_guestnet.datapath import routed as kernel
 from libvirt_guestnet.datapath.announce import announce
 from libvirt_guestnet.datapath.routes import Published, Reach, Route
 from libvirt_guestnet.datapath.rtnl import HostAddress
 from libvirt_guestnet.datapath.ways import Ways
-from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import asked, incoming, log, nexthop, reaching, routed, ways, xmlread
+from libvirt_guestnet.errors import NotLedError
+from libvirt_guestnet.hook import (
+    asked,
+    bridge_ports,
+    hotplug,
+    incoming,
+    log,
+    nexthop,
+    promises,
+    reaching,
+    routed,
+    ways,
+    xmlread,
+)
 from libvirt_guestnet.state import State
 
 
 def arrive(domain: xmlread.Node, state: State) -> None:
     """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
     runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
-    wanted = _wanted(domain, state)
-    if wanted and incoming.is_incoming(domain):
+    wanted, guarded = _wanted(domain, state), _expected(domain, state)
+    taps = list(dict.fromkeys([*(reach.tap for reach in wanted), *guarded]))
+    if taps and incoming.is_incoming(domain):
         routes.check(wanted)
-        taps = list(dict.fromkeys(reach.tap for reach in wanted))
-        incoming.leave_helper(domain, taps, lambda: _arrived(domain, state, taps[0]))
-    else:
-        _lead(domain, wanted, state)
+        incoming.leave_helper(domain, taps, lambda: _arrived(domain, state, taps[0]), state)
+        return
+    _tell_bridges(domain, state)
+    _lead(domain, wanted, state)
+
+
+def arrive_anyway(domain: xmlread.Node, state: State) -> list[str]:
+    """The same for a guest that runs. What on the host keeps us from leading to it is returned: that is no reason not
+    to do all else."""
+    try:
+        arrive(domain, state)
+    except NotLedError as error:
+        return [str(error)]
+    return []
+
+
+def _expected(domain: xmlread.Node, state: State) -> list[str]:
+    """The taps of an expected guest whose bridges wait for it."""
+    return state.taps(domain.text_of("uuid")) if state.incoming(domain.text_of("name")) else []
+
+
+def _tell_bridges(domain: xmlread.Node, state: State) -> None:
+    name = domain.text_of("name")
+    if state.incoming(name):
+        with state.lock():
+            bridge_ports.arrived(name, domain.text_of("uuid"), state)
 
 
 def _arrived(domain: xmlread.Node, state: State, tap: str) -> None:
+    with promises.promised(state, promises.ARRIVING, domain.text_of("name")):
+        _welcome(domain, state, tap)
+
+
+def _welcome(domain: xmlread.Node, state: State, tap: str) -> None:
     try:
-        published = _lead(domain, _wanted(domain, state), state)
-        open_ways([domain], state)  # what leads here has to pass other firewalls
+        domain = _now(domain)
+        _tell_bridges(domain, state)
+        try:
+            published = _lead(domain, _wanted(domain, state), state)
+        finally:
+            open_ways([domain], state)  # what leads here has to pass other firewalls
     except Exception as error:  # nobody waits, and the guest runs: it can only be said
         log.complain(f"domain {domain.text_of('name')} has arrived and is not led to: {error}")
         return
     incoming.repeat(lambda: announce(published), tap)
+
+
+def _now(domain: xmlread.Node) -> xmlread.Node:
+    """The domain as it has become while somebody waited for it."""
+    record = hotplug.record(domain.text_of("name"))
+    same = record is not None and record.domain.text_of("uuid") == domain.text_of("uuid")
+    return record.domain if record is not None and same else domain
 
 
 def _wanted(domain: xmlread.Node, state: State) -> list[Reach]:
@@ -51,48 +102,80 @@ def _wanted(domain: xmlread.Node, state: State) -> list[Reach]:
         return kernel.uplink_of(address, port.device, hosts[port.vrf], port.vrf)
 
     wanted = [routed.reach(domain, port, uplink_of) for port in ports]
-    wanted += [_floats(each, hosts[""]) for each in floating]
+    wanted += [floats(each, hosts[""]) for each in floating]
     return [*wanted, *nexthop.reaches(domain)]
 
 
 def _lead(domain: xmlread.Node, wanted: list[Reach], state: State) -> list[Published]:
-    for version in {6 if ":" in route.prefix else 4 for reach in wanted for route in reach.routes if route.via}:
-        kernel.forward(version)  # libvirt does not for mode open
-    published = [each for reach in wanted for each in reach.published]
-    _answer(published)
-    with state.lock():
-        reaching.lead(domain.text_of("uuid"), wanted, state)
+    published = _prepared(wanted)
+    try:
+        with state.lock():
+            reaching.lead(domain.text_of("uuid"), wanted, state)
+    except NotLedError:
+        there = routes.there()
+        announce(each for each in published if each in there)
+        raise
     announce(published)
     return published
 
 
-def _floats(port: Ways, host: list[HostAddress]) -> Reach:
+def _prepared(wanted: list[Reach]) -> list[Published]:
+    for version in {6 if ":" in route.prefix else 4 for reach in wanted for route in reach.routes if route.via}:
+        kernel.forward(version)  # libvirt does not for mode open
+    published = [each for reach in wanted for each in reach.published]
+    _answer(published)
+    return published
+
+
+def lead_to_nic(domain: xmlread.Node, tap: str, state: State) -> None:
+    """Leads to a NIC that was plugged in, or has moved, where it is now and nowhere else; `domain` has no other one.
+    Wants the lock held. Raises GuestnetError."""
+    wanted = _wanted(domain, state)
+    published = _prepared(wanted)
+    reaching.lead(domain.text_of("uuid"), wanted, state, only=tap)
+    announce(published)
+
+
+def leave_bridge(port: xmlread.Node, state: State, hold: int) -> None:
+    """A NIC was unplugged or has moved: nothing leads by way of its old bridge to a tap that is in another by now.
+    Wants the lock held, and ways in settled afterwards."""
+    reaching.sweep(state, hold)
+    plug = port.one("plug")
+    bridge, uuid = plug.get("bridge") if plug else "", port.text_of("owner/uuid")
+    led = {each.tap for each in reaching.receipts(state) if each.uuid == uuid}
+    for tap in sorted(led | {each.tap for each in ways.receipts(state) if each.uuid == uuid}):
+        if bridge and links.master_of(tap) not in ("", bridge):
+            reaching.leave(tap, bridge, state)
+            ways.leave(tap, bridge, state)
+
+
+def floats(port: Ways, host: list[HostAddress]) -> Reach:
     """The host answers for floating addresses on the LANs that it is on itself; others are routed to it by whoever has
-    them, and its own it answers for anyway. The kernel answers only for what it would not send back out there. Raises
-    GuestnetError where the host itself has what it is to route to the guest."""
+    them, and its own it answers for anyway (a guest that ran before the host got one keeps it). The kernel answers only
+    for what it would not send back out there."""
     near = {f.ip: device for f in port.floating for device in _near(f.ip, host)}
-    own = {str(each.address) for each in host}
-    if taken := next((f.ip for f in port.floating if f.via and f.ip in own), ""):
-        raise GuestnetError(
-            f"domain {port.domain!r}: {taken} cannot be routed to a guest: it is this host's own address"
-        )
     routed = [f for f in port.floating if f.via or f.ip in near]
     routes = tuple(Route(f"{f.ip}/{128 if ':' in f.ip else 32}", port.bridge, f.via) for f in routed)
     return Reach(port.tap, port.uuid, port.domain, routes, tuple(map(Published._make, near.items())))
 
 
 def _near(address: str, host: list[HostAddress]) -> list[str]:
-    wanted = ip_address(address)
+    wanted = parse.address(address)
     if any(each.address == wanted for each in host):
         return []
-    return [name for each in host if wanted in each.subnet and (name := links.name_of(each.ifindex))][:1]
+    return [name for name in kernel.lans_of(wanted, host) if name][:1]
 
 
 def open_ways(domains: list[xmlread.Node], state: State, force: bool = False) -> None:
     """Opens the ways in to guests that are there; `force` for some that were there before, whatever became of the
     kernel's rules meanwhile. Raises GuestnetError."""
+    open_ways_of({domain.text_of("uuid") for domain in domains}, state, force)
+
+
+def open_ways_of(uuids: set[str], state: State, force: bool = False) -> None:
+    """The same by their domains' UUIDs. Raises GuestnetError."""
     with state.lock() as hold:
-        ways.activate({domain.text_of("uuid") for domain in domains}, state, hold, force)
+        ways.activate(uuids, state, hold, force)
 
 
 def _answer(published: Iterable[Published]) -> None:

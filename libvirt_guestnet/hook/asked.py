@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.claims import MOST_MOVED
 from libvirt_guestnet.datapath.names import check_device
-from libvirt_guestnet.datapath.ways import Floating, Forward, Ways
+from libvirt_guestnet.datapath.ways import Floating, Forward, Ways, version_of
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import values
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.receipts import LEASES
+
+_MOST_OF_ALL = 4 * MOST_MOVED
 
 
 def ways(domain: Node, network_of: values.NetworkOf) -> list[Ways]:
     """The ways in to a domain's ports, of those that have any. Raises GuestnetError on what cannot be carried out."""
-    policies = {p.get("mac").lower(): p for p in domain.all(values.DOMAIN_PORT, "|")}
-    found = (_ways(domain, nic, policies, network_of) for nic in domain.all("devices/interface"))
-    return [each for each in found if each]
+    policies = values.Policies(domain)
+    nics = domain.all("devices/interface")
+    found = [each for nic in nics if (each := _ways(domain, nic, policies, network_of))]
+    moved = sum(f.last - f.first + 1 for each in found for f in each.forwards if f.first != f.to_first)
+    if moved > _MOST_OF_ALL:
+        raise GuestnetError(f"metadata: the forwards of one domain may move {_MOST_OF_ALL} ports at most, not {moved}")
+    return found
 
 
-def _ways(domain: Node, nic: Node, policies: dict[str, Node], network_of: values.NetworkOf) -> Ways | None:
+def _ways(domain: Node, nic: Node, policies: values.Policies, network_of: values.NetworkOf) -> Ways | None:
     mac, name = values.attribute(nic, "mac", "address").lower(), values.attribute(nic, "source", "network")
-    policy = policies.get(mac)
+    policy = policies.of(nic)
     forwards = tuple(map(_forward, policy.all(f"{NAMESPACE} forward", "|"))) if policy else ()
     floating = tuple(map(_floating, policy.all(f"{NAMESPACE} floating", "|"))) if policy else ()
     if not (forwards or floating):
@@ -38,25 +46,21 @@ def _ways(domain: Node, nic: Node, policies: dict[str, Node], network_of: values
 
 
 def _forward(node: Node) -> Forward:
-    low, _, high = node.get("ports").partition("-")
-    first, last = _port_number(low), _port_number(high or low)
+    first, last = values.span(node, "ports", 65535)
     to_first = values.number(node, "first", 65535) if node.get("first") else first
-    protocol, to = node.get("protocol"), str(values.address(node.get("to")))
-    at = str(values.address(node.get("at"))) if node.get("at") else ""
-    fits = protocol in ("tcp", "udp") and first <= last and to_first + last - first <= 65535
-    if not fits or (at and not _same(at, to)) or (to_first != first and last - first >= MOST_MOVED):
-        raise GuestnetError(f"metadata: no forward can be of {protocol} {node.get('ports')!r} at {at!r} to {to}")
+    protocol, to = node.get("protocol"), node.get("to")
+    to = to if to in LEASES else str(values.address(node, "to"))
+    at = str(values.address(node, "at")) if node.get("at") else ""
+    fits = protocol in ("tcp", "udp") and to_first + last - first <= 65535
+    if not fits or (at and version_of(at) != version_of(to)) or (to_first != first and last - first >= MOST_MOVED):
+        raise GuestnetError(
+            f"metadata: no forward can be of {parse.shown(protocol)} {first}-{last} at {at or 'any'} to {to}"
+        )
     return Forward(protocol, first, last, to, to_first, at, node.get("hide") == "yes")
 
 
-def _port_number(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535:
-        return int(text)
-    raise GuestnetError(f"metadata: {text!r} is not a port from 1 to 65535")
-
-
 def _floating(node: Node) -> Floating:
-    ip, end = str(values.address(node.get("ip"))), str(values.address(node.get("via") or node.get("to")))
+    ip, end = str(values.address(node, "ip")), str(values.address(node, "via" if node.get("via") else "to"))
     if not _same(ip, end):
         raise GuestnetError(f"metadata: floating address {ip} and {end} are not of one family")
     return Floating(ip, ip, end) if node.get("via") else Floating(ip, end)

@@ -10,20 +10,24 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from libvirt_guestnet.datapath import bridgeguard, links
+from libvirt_guestnet.datapath.names import TABLE
 from libvirt_guestnet.datapath.nft import NftRefusedError, nft
 from libvirt_guestnet.hook.xmlread import Node
-from libvirt_guestnet.state import Bridges, PortReceipt, State
+from libvirt_guestnet.receipt_kinds import Bridges, PortReceipt
+from libvirt_guestnet.state import State
 
 # All that change something want the state's lock held.
 
 
 def name_networks(domain: Node, state: State) -> None:
     """Has a NIC that names a managed bridge, or a network of somebody's over it, name the bridge's own network: what
-    may pass there is the same for all."""
+    may pass there is the same for all. The same for the bridge of a network that insists, whosever that bridge is."""
     known = state.bridges()
-    for source in domain.all("devices/interface/source") if known else ():
-        name = known.networks.get(source.get("bridge"), "") if known else ""
-        if name and not (source.get("network") and state.network(source.get("network"))):
+    managed = known.networks if known else {}
+    for source in domain.all("devices/interface/source"):
+        bridge, named = source.get("bridge"), source.get("network")
+        name = managed.get(bridge, "") or ("" if named or not bridge else state.insisting(bridge))
+        if name and not (named and state.network(named)):
             source.attributes["network"] = name
 
 
@@ -49,20 +53,43 @@ def changing(state: State) -> None:
 def review(state: State, again: bool = False) -> None:
     """Notes which bridges are managed by now; `settle` must follow. `again`: the kernel may be able to by now."""
     known = state.bridges() or Bridges({})
-    networks = {r.bridge: r.name for r in reversed(state.networks()) if r.managed}
+    networks = {r.bridge: r.name for r in reversed(state.networks()) if r.managed and r.bridge}
     if networks or state.bridges():
         state.put_bridges(Bridges(networks, False, "" if again else known.cannot))
 
 
-def settle(state: State, hold: int) -> None:
-    """Makes the kernel's table what the receipts say, or notes that the kernel cannot. Raises GuestnetError."""
+def settle(state: State, hold: int, shut: Collection[int] = ()) -> None:
+    """Makes the kernel's table what the receipts say, but for ports that are to stay `shut`, by index, or notes that
+    the kernel cannot. Raises GuestnetError."""
     known = state.bridges()
     if known is None:
         return
     if known.networks:
-        state.put_bridges(known._replace(settled=True, cannot=known.cannot or _refusal(known, state, hold)))
+        state.put_bridges(known._replace(settled=True, cannot=known.cannot or _refusal(known, shut, state, hold)))
     else:
         remove(state, hold)
+
+
+def lost(state: State) -> bool:
+    """Whether the kernel's table, if it has been settled, lacks a chain, a bridge, or somebody who may pass. Raises
+    GuestnetError."""
+    from libvirt_guestnet.datapath.present import Chain, Element, index_key, missing, name_key
+
+    known = state.bridges()
+    if known is None or known.cannot or not known.settled:
+        return False
+    table: list[Chain | Element] = [Chain(bridgeguard.TABLE, name) for name in bridgeguard.CHAINS]
+    table += [Element(bridgeguard.TABLE, "bridges", name_key(bridge)) for bridge in known.networks]
+    table += [Element(bridgeguard.TABLE, "ports", index_key(index)) for index in _uplinks(known, state) - {0}]
+    taps = {Element(bridgeguard.TABLE, "ports", index_key(links.index_of(tap))): tap for tap in state.tapnames()}
+    # A name that has a receipt may be another device's by now.
+    receipts = [(each, state.sound_port(taps[each])) for each in missing(list(taps))]
+    out = {r.ifindex for each, r in receipts if r and index_key(r.ifindex) == each.key}
+    return bool(missing(table)) or bool(out and out - _bare(state))
+
+
+def _uplinks(known: Bridges, state: State) -> set[int]:
+    return {links.index_of(r.uplink) for r in state.networks() if r.uplink and r.bridge in known.networks}
 
 
 def settle_pending(state: State, hold: int) -> None:
@@ -81,9 +108,17 @@ def remove(state: State, hold: int) -> None:
         state.drop_bridges()
 
 
-def _refusal(known: Bridges, state: State, hold: int) -> str:
-    uplinks = {links.index_of(r.uplink) for r in state.networks() if r.uplink and r.bridge in known.networks}
-    ports = {*uplinks, *(r.ifindex for r in state.ports())} - {0}
+def _bare(state: State) -> set[int]:
+    """The indexes of ports whose chains are missing, such as of a guest that cannot be guarded again after a flush of
+    all rules. Who is put under guard is admitted with that."""
+    from libvirt_guestnet.datapath.present import Chain, missing
+
+    chains = {Chain(TABLE, f"tap-{r.tap}", drops=True): r.ifindex for r in state.ports() if not r.trusted}
+    return {chains[each] for each in missing(list(chains))}
+
+
+def _refusal(known: Bridges, shut: Collection[int], state: State, hold: int) -> str:
+    ports = {*_uplinks(known, state), *(r.ifindex for r in state.ports())} - {0, *shut, *_bare(state)}
     try:
         nft(bridgeguard.guard(known.networks, ports), hold)
     except NftRefusedError as error:

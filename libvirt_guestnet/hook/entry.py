@@ -4,46 +4,66 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath import filters, learning, links, nft
+from libvirt_guestnet.datapath import filters, links, nft
 from libvirt_guestnet.datapath import routed as router
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import GuestnetError, NotLedError
 from libvirt_guestnet.hook import (
+    admitting,
     arrival,
     asked,
+    bridge_ports,
     bridges,
+    fitting,
     guarding,
     hotplug,
     intent_vlan,
     log,
     networks,
     nexthop,
+    offload,
+    owners,
     reaching,
     routed,
+    strayed,
     tagging,
+    taken,
+    values,
     ways,
     xmlread,
 )
-from libvirt_guestnet.state import PortReceipt, State
+from libvirt_guestnet.hook.lifecycle import SECONDS
+from libvirt_guestnet.parse import TextError
+from libvirt_guestnet.receipt_kinds import PortReceipt
+from libvirt_guestnet.state import State
 
-# libvirt holds the domain's lock while a hook runs and has no limit of its own.
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = SECONDS
+# `start` comes so soon after `migrate`; a note of a migration that failed before it is none for a later start.
+_COMES_SECONDS = 120
 
 
 class DeadlineError(GuestnetError):
     """The hook took too long."""
 
 
-def call(hook: str, argv: list[str], function: str, veto: bool, data: bytes) -> int:
-    """One hook call. Whatever happens: one line on stderr, nothing on stdout, the status the table asks for."""
+def call(hook: str, argv: list[str], function: str, veto: bool, data: bytes | None) -> int:
+    """One hook call; `data` is None if it did not come in time. Whatever happens: one line on stderr, nothing on
+    stdout, the status the table asks for."""
     name, operation = argv[1], argv[2]
     signal.signal(signal.SIGALRM, expired)
     signal.alarm(DEADLINE_SECONDS)
     try:
-        FUNCTIONS[function](xmlread.parse(data), State())
+        if data is None:
+            expired(0, None)
+        elif not data.strip():
+            from libvirt_guestnet.hook import caller
+
+            raise GuestnetError(caller.without_input(hook))
+        else:
+            FUNCTIONS[function](xmlread.parse(data), State())
     except GuestnetError as error:
         return _failed(f"{hook} {name} {operation}: {error}", veto)
     except Exception as error:  # closed, with one line, whatever the bug or the damage
@@ -54,13 +74,20 @@ def call(hook: str, argv: list[str], function: str, veto: bool, data: bytes) -> 
 
 
 def _failed(text: str, veto: bool) -> int:
-    sys.stderr.write(f"libvirt-guestnet: {' '.join(text.split())}\n")
+    sys.stderr.write(f"libvirt-guestnet: {log.line(text)}\n")
     return 1 if veto else 0
 
 
 def expired(_signal: int, _frame: FrameType | None) -> None:
     """What SIGALRM does: raises DeadlineError."""
     raise DeadlineError(f"not done within {DEADLINE_SECONDS} s; is the host overloaded? Start again")
+
+
+class Told(NamedTuple):
+    """What is to be said of guests that are repaired: of NICs left out, and of guests that cannot be led to."""
+
+    refused: list[str]
+    unled: list[str]
 
 
 class _Wanted(NamedTuple):
@@ -72,36 +99,65 @@ class _Wanted(NamedTuple):
 
 
 def guard(domain: xmlread.Node, state: State) -> None:
-    """Puts the filter on every guarded port of a domain, and takes it off those that are guarded no more."""
-    guard_all([domain], state)
+    """Puts the filter on every guarded port of a domain that starts, and takes it off those that are guarded no more.
+
+    Raises GuestnetError, with nothing changed, when a NIC is not to be, or something that it is to have is somebody's.
+    """
+    admitting.check(domain, state)
+    fitting.check(domain, state)
+    owners.check([domain], state)
+    migrates = state.incoming(domain.text_of("name"), within=_COMES_SECONDS)
+    guard_all([domain], state, admitted=taken.admit(domain, state, ask_lans=not migrates), late=bool(migrates))
 
 
-def guard_all(domains: list[xmlread.Node], state: State, settle: bool = True, anew: bool = False) -> None:
+def guard_all(
+    domains: list[xmlread.Node],
+    state: State,
+    settle: bool = True,
+    anew: bool = False,
+    admitted: taken.Admitted | None = None,
+    *,
+    late: bool = False,
+) -> None:
     """The same for several, in one transaction.
 
     `settle`: finishes what a killed call left undone at the bridge guard. `anew`: what all ports share is written
-    again, whatever may have become of it.
+    again, whatever may have become of it. `admitted` is what one that starts may have, if nobody else got it meanwhile.
+    `late`: they run already. Raises GuestnetError, with nothing changed, when one of them names a tap that belongs to
+    another domain.
     """
     wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as hold:
+        owners.check(domains, state)
         reaching.sweep(state, hold)
+        if admitted:
+            taken.recheck(admitted, state)
         if settle:
             bridges.settle_pending(state, hold)
         if anew:
             state.put_shared("")
-        _put(wanted, state, hold)
+        _put(wanted, state, hold, late)
+        if anew and settle:
+            guarding.settle_held(state, hold)
         for each in wanted:
+            if anew:
+                strayed.join(each.domain, state)
             tagging.tag(each.domain, state)
+            bridge_ports.settle(each.domain.text_of("name"), each.receipts, state)
             router.prepare(each.gateways)
             ways.claim(each.domain, state)
 
 
 def _wanted(domain: xmlread.Node, state: State) -> _Wanted:
     gateways = [routed.gateways(port) for port in routed.routed_ports(domain)]
+    # What cannot be read is refused before anything is changed.
+    nexthop.reaches(domain)
+    asked.ways(domain, state.network)
+    intent_vlan.tap_vlans(domain, state.network)
     return _Wanted(domain, guarding.wanted(domain, state), gateways)
 
 
-def _put(wanted: list[_Wanted], state: State, hold: int) -> None:
+def _put(wanted: list[_Wanted], state: State, hold: int, late: bool) -> None:
     receipts = [receipt for each in wanted for receipt in each.receipts]
     guarding.clear(receipts, state, hold)
     guarded = {receipt.tap for receipt in receipts}
@@ -109,14 +165,15 @@ def _put(wanted: list[_Wanted], state: State, hold: int) -> None:
     for each in wanted:
         reaching.expect(each.domain.text_of("uuid"), each.domain.text_of("name"), each.gateways, state)
     # Of many ports all that was learnt is listed at once; for one, its own sets are faster than everybody's.
-    numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp for r in receipts) else nft.numbers
-    batch = "".join(guarding.record(e.domain.text_of("uuid"), e.receipts, state, numbers) for e in wanted)
+    numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp or r.claims for r in receipts) else nft.numbers
+    batch = "".join(guarding.record(e.domain.text_of("uuid"), e.receipts, state, numbers, late=late) for e in wanted)
     gate = router.gate([gateway for each in wanted for gateway in each.gateways])
     guarding.put(batch + gate, receipts, stale, state, hold)
 
 
 def arrive(domain: xmlread.Node, state: State) -> None:
     """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
+    owners.check([domain], state)
     arrival.arrive(domain, state)
     try:
         arrival.open_ways([domain], state)
@@ -125,9 +182,10 @@ def arrive(domain: xmlread.Node, state: State) -> None:
 
 
 def _stale(domain: xmlread.Node, guarded: set[str], state: State) -> list[str]:
-    """Taps with a receipt that nobody is guarded by: this domain's others, and names it took over."""
+    """Taps with a receipt that nobody is guarded by: this domain's others, and names whose device is another's no more
+    (see `owners`)."""
     uuid = domain.text_of("uuid")
-    present = {nic.get("dev") for nic in domain.all("devices/interface/target")}
+    present = values.taps(domain)
     taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != uuid}
     mine = {tap for tap in state.taps(uuid) if not (tap in present and _network_sleeps(tap, state))}
     return sorted((mine | taken_over) - guarded)
@@ -140,32 +198,51 @@ def _network_sleeps(tap: str, state: State) -> bool:
 
 
 def repair(domain: xmlread.Node, state: State, settle: bool = True) -> None:
-    """Puts everything in place for a guest that runs already."""
-    repair_all([domain], state, settle)
+    """Puts everything in place for a guest that runs already. Raises GuestnetError: at the end, where a NIC had to be
+    left out, and NotLedError where something on the host keeps us from leading to it."""
+    try:
+        told = repair_all([domain], state, settle)
+    except GuestnetError:
+        keep([domain.text_of("uuid")], state)
+        raise
     arrival.open_ways([domain], state, force=True)
+    if any(told):
+        raise (GuestnetError if told.refused else NotLedError)("; ".join([*told.refused, *told.unled]))
 
 
-def repair_all(domains: list[xmlread.Node], state: State, settle: bool = True) -> None:
-    """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them."""
-    guard_all(domains, state, settle, anew=True)
-    for domain in domains:
-        arrival.arrive(domain, state)
+def repair_all(domains: list[xmlread.Node], state: State, settle: bool = True) -> Told:
+    """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them.
+
+    A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
+    What is to be said of them.
+    """
+    aside = [f"domain {d.text_of('name')!r}: {each}" for d in domains for each in admitting.set_aside(d, state)]
+    mine, refused = owners.own(domains, state)
+    taken.check_changes(mine, state)
+    guard_all(mine, state, settle, anew=True, late=True)
+    return Told([*aside, *refused], [each for domain in mine for each in arrival.arrive_anyway(domain, state)])
 
 
-def sweep(state: State) -> None:
-    """Takes away what killed hooks left behind: its next owner must not inherit a tap's old filter."""
-    if guarding.gone(state):
-        with state.lock() as hold:
-            guarding.clear([], state, hold)
+def keep(uuids: Iterable[str], state: State) -> None:
+    """Has running domains be guarded as they were: what their XML asks for now cannot be. Raises GuestnetError."""
+    with state.lock() as hold:
+        state.put_shared("")
+        for uuid in uuids:
+            guarding.restore(uuid, router.gate(reaching.gateways(uuid, state)), state, hold)
 
 
 def release(domain: xmlread.Node, state: State) -> None:
     """Takes the filters of a domain that is gone away again."""
     uuid = domain.text_of("uuid")
+    _release(uuid, values.taps(domain) & state.tapnames(), state)
+    with state.lock():
+        state.drop_incoming(domain.text_of("name"))
+
+
+def _release(uuid: str, named: set[str], state: State) -> None:
     with state.lock() as hold:
         bridges.settle_pending(state, hold)
-        named = {nic.get("dev") for nic in domain.all("devices/interface/target")} & state.tapnames()
-        mine = {tap for tap in named if (receipt := state.port(tap)) and receipt.uuid == uuid}
+        mine = {tap for tap in named if (receipt := state.sound_port(tap)) and receipt.uuid == uuid}
         guarding.release(sorted({*mine, *state.taps(uuid), *guarding.gone(state)}), state, hold)
         state.forget_domain(uuid)
         tagging.untag(uuid, state)
@@ -180,19 +257,32 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
     found = hotplug.plug(hook_data)
     if found is None:
         return
-    sweep(state)
-    if not _ours(found.domain_with(), state):
-        return
-    with state.lock():
-        ways.check_plugged(found.domain_with(), state)
+    guarding.sweep(state)
+    try:
+        if not _admits(found.domain_with(), state):
+            return
+    except TextError as error:  # the call is one of the network's
+        raise GuestnetError(f"new NIC of domain {found.domain.text_of('name')!r}: {error}") from error
     there, network = hotplug.staying(found)
-    if there and network == found.network:
-        return
-    if there:
+    if there and network != found.network:
         # To another network of its bridge: libvirt 9.0 takes the tap out and puts it in again, others leave it there.
         with state.lock() as hold:
             _guard_one(found, there, state, hold)
-    hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state))
+    # Is it that NIC, of which something else changes, or another one with its MAC? No call tells.
+    same = there if network == found.network else ""
+    hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), same)
+
+
+def _admits(domain: xmlread.Node, state: State) -> bool:
+    """Whether a NIC that is being plugged in concerns us. Raises GuestnetError where it is not to be."""
+    admitting.check(domain, state)
+    if not _ours(domain, state):
+        return False
+    admitted = taken.admit(domain, state)
+    with state.lock():
+        taken.recheck(admitted, state)
+        ways.check_plugged(domain, state)
+    return True
 
 
 def _ours(domain: xmlread.Node, state: State) -> bool:
@@ -207,21 +297,28 @@ def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
         unplugged_again = state.plugging(found.portid) is None
         if not unplugged_again:
             _guard_one(found, tap, state, hold)
+    if found.qdisc and not unplugged_again:
+        offload.guard_when_limited(tap, found.qdisc, state)
 
 
 def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
     domain = found.domain_with(tap)
+    owners.check([domain], state)
     receipts = guarding.wanted(domain, state)
     bridges.settle_pending(state, hold)
     guarding.clear(receipts, state, hold)
-    guarding.put(guarding.record(found.uuid, receipts, state), receipts, [], state, hold)
+    guarding.put(guarding.record(found.uuid, receipts, state), receipts, [], state, hold, limited=bool(found.qdisc))
     tagging.tag(domain, state, whole=False)
+    bridge_ports.settle(domain.text_of("name"), receipts, state)
     try:
-        reaching.lead(found.uuid, nexthop.reaches(domain), state, whole=False)
+        arrival.lead_to_nic(domain, tap, state)
     except GuestnetError as error:  # guarded it is: it can stay up
         log.complain(f"domain {found.domain.text_of('name')}: nothing leads to new NIC {found.mac}: {error}")
     ways.claim(domain, state, whole=False)
-    ways.activate({found.uuid}, state, hold)
+    try:
+        ways.activate({found.uuid}, state, hold)
+    except GuestnetError as error:  # the same, and it may be another guest's
+        log.complain(f"domain {found.domain.text_of('name')}: new NIC {found.mac}: {error}")
 
 
 def release_port(hook_data: xmlread.Node, state: State) -> None:
@@ -236,10 +333,10 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
     portid, uuid = port.text_of("uuid"), port.text_of("owner/uuid")
     with state.lock() as hold:
         state.drop_plugging(portid)
-        mine = [r for r in map(state.port, state.taps(uuid)) if r and r.portid == portid]
-        guarding.release([r.tap for r in mine if not links.index_of(r.tap) or _left(r, state)], state, hold)
+        mine = [r for r in map(state.sound_port, state.taps(uuid)) if r and r.portid == portid]
+        guarding.release([r.tap for r in mine if not links.is_there(r.tap, r.ifindex) or _left(r, state)], state, hold)
         tagging.sweep(state)
-        reaching.sweep(state, hold)
+        arrival.leave_bridge(port, state, hold)
         ways.sweep("", state, hold)
 
 
@@ -259,6 +356,7 @@ FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
         arrive,
         repair,
         release,
+        bridge_ports.expect,
         create_port,
         release_port,
         networks.prepare_network,
@@ -272,6 +370,16 @@ FUNCTIONS: dict[str, Callable[[xmlread.Node, State], None]] = {
 def guard_domain(xml: bytes, settle: bool = True) -> None:
     """Does everything for a live domain's XML that the hooks would have done by now. Raises GuestnetError."""
     repair(xmlread.parse(xml), State(), settle)
+
+
+def forget_ended(uuids: Iterable[str]) -> None:
+    """Takes away what is left of domains that do not run, and whose `release` was killed: a tap that somebody else made
+    is still there, and would be theirs for ever. Raises GuestnetError."""
+    state = State()
+    names = state.owned()
+    for uuid in sorted(names.keys() & set(uuids)):
+        if hotplug.running(names[uuid], uuid) is None:
+            _release(uuid, state.tapnames(), state)
 
 
 def release_tap(uuid: str, tap: str) -> None:
@@ -288,7 +396,9 @@ def release_all() -> None:
     state = State()
     with state.lock() as hold:
         nft.nft(filters.remove(), hold)
+        offload.unload(state)
         bridges.remove(state, hold)
+        bridge_ports.release(state.tapnames(), state)
         state.forget_ports()
         reaching.forget_all(state, hold)
         ways.close_all(state, hold)
@@ -314,16 +424,20 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
     `known_networks`: those that had a receipt before anybody asked which are active. Raises GuestnetError.
     """
     from libvirt_guestnet.datapath import kernel
+    from libvirt_guestnet.hook import plugged
 
     state = State()
     for name in sorted(known_networks - active_networks):
         networks.forget(name, state)
     with state.lock() as hold:
-        living = {r.tap for r in state.ports() if r.ifindex == links.index_of(r.tap)}
+        living = {tap for tap in state.tapnames() if guarding.lives(tap, state)}
         guarding.release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
-        for bridge in sorted(kernel.bridges_learnt_on() - networks.learnt_on(state)):
-            nft.nft(learning.forget_network(bridge), hold)
-        state.prune(2 * hotplug.HELPER_SECONDS)
+        guarding.settle_held(state, hold)
+        for link in sorted(kernel.segments() - networks.segments(state)):
+            nft.nft(networks.forgotten(link), hold)
+        offload.tidy(state)
+        state.prune()
+        plugged.forget(state)
         tagging.sweep(state)
         bridges.review(state)
         bridges.settle(state, hold)

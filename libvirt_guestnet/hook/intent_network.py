@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.names import check_device
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.overlay import Overlay
 from libvirt_guestnet.datapath.subinterface import Subinterface
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.values import address, attribute, number, prefix
+from libvirt_guestnet.hook import nics
+from libvirt_guestnet.hook.values import address, attribute, device, number, optional_device, prefix, word
 from libvirt_guestnet.hook.xmlread import Node
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.state import NetworkReceipt
+from libvirt_guestnet.metadata import NAMESPACE, REQUIRED, STRICT
+from libvirt_guestnet.receipt_kinds import NetworkReceipt
+
+_MOST_SUBNETS = 64
 
 
 class AwareBridge(NamedTuple):
@@ -40,34 +43,69 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
     ours = network.one(f"metadata|{NAMESPACE} network", "|")
     if ours is None:
         return None
-    bridge = network.one("bridge")
+    check_kind(network)
+    guarded = word(ours, "guarded", "yes", "no", REQUIRED)
+    privacy = word(ours, "privacy", "yes", "no", STRICT)
+    bridge, subnets = network.one("bridge"), list(ours.all(f"{NAMESPACE} subnet", "|"))
+    if len(subnets) > _MOST_SUBNETS:  # each may talk to each of other routed networks
+        raise GuestnetError(f"metadata: a network may have {_MOST_SUBNETS} subnets at most, not {len(subnets)}")
     return NetworkReceipt(
         name=network.text_of("name"),
         topology=ours.get("topology"),
-        guarded=ours.get("guarded") != "no",
-        bridge=bridge.get("name") if bridge else "",
-        subnets=tuple(str(prefix(s.get("prefix"))) for s in ours.all(f"{NAMESPACE} subnet", "|")),
-        hosts=tuple(ip.get("address") for ip in network.all("ip")),
+        guarded=guarded != "no",
+        bridge=optional_device(bridge, "name") if bridge else "",
+        subnets=tuple(str(prefix(s, "prefix")) for s in subnets),
+        hosts=tuple(str(address(ip, "address")) for ip in network.all("ip")),
         reservations=tuple(_reservations(network)),
-        dynamic=tuple((r.get("start"), r.get("end")) for r in network.all("ip/dhcp/range")),
-        mac=attribute(network, "mac", "address").lower(),
+        dynamic=tuple(map(_range, network.all("ip/dhcp/range"))),
+        mac=parse.mac(own) if (own := attribute(network, "mac", "address")) else "",
         lease=_longest_lease(network, 4),
         lease6=_longest_lease(network, 6),
-        privacy=ours.get("privacy") == "yes",
+        privacy=privacy == "yes",
+        strict=privacy == STRICT,
         log=ours.get("log") == "yes",
+        offload=word(ours, "offload", "refuse"),
         outside=_outside(network, "route"),
         nat_outside=_outside(network, "nat"),
+        isolated=any(port.get("isolated") == "yes" for port in network.all("port")),
+        libvirt_fdb=bridge is not None and bridge.get("macTableManager") == "libvirt",
+        required=guarded == REQUIRED,
+        announced=tuple(_announced(network)),
     )
+
+
+def check_kind(network: Node) -> None:
+    """Raises GuestnetError for a network that insists on guarded ports and gives none that can be."""
+    ours, kind = network.one(f"metadata|{NAMESPACE} network", "|"), nics.of_network(network)
+    if ours is not None and ours.get("guarded") == REQUIRED and kind.guarded != nics.YES:
+        name = network.text_of("name")
+        raise GuestnetError(f"network {name!r} insists on guarded ports, and gives none: {nics.because(kind)}")
 
 
 def _outside(network: Node, mode: str) -> str:
     forward = network.one("forward")
-    dev = forward.get("dev") if forward and (forward.get("mode") or "nat") == mode else ""
-    return check_device(dev) if dev else ""
+    return optional_device(forward, "dev") if forward and (forward.get("mode") or "nat") == mode else ""
+
+
+def _announced(network: Node) -> Iterator[str]:
+    """libvirt's server announces each /64 for guests to form addresses of; none at all where it serves DHCPv6."""
+    six = [ip for ip in network.all("ip") if ip.get("family") == "ipv6"]
+    if not any(ip.one("dhcp/range") or ip.one("dhcp/host") for ip in six):
+        for ip in six:
+            if ip.get("prefix") == "64":
+                yield str(parse.enclosing(f"{address(ip, 'address')}/64"))
+
+
+def _range(dhcp_range: Node) -> tuple[str, str]:
+    start, end = address(dhcp_range, "start"), address(dhcp_range, "end")
+    if start.version != end.version or int(start) > int(end):
+        raise GuestnetError(f"<range>: from {start} to {end} there is no address")
+    return str(start), str(end)
 
 
 _UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
 _DNSMASQ_LEASE = {4: 3600, 6: 86400}
+_MOST_EXPIRY = (1 << 32) - 1
 _FOREVER = 10 * 365 * 86400  # <lease expiry='0'/>
 
 
@@ -80,17 +118,24 @@ def _longest_lease(network: Node, version: int) -> int:
 def _lease(dhcp_range: Node, version: int) -> int:
     """Seconds; libvirt's <lease expiry= unit=> counts minutes unless told otherwise."""
     lease = dhcp_range.one("lease")
-    if lease is None or not lease.get("expiry").isdigit():
+    if lease is None or not lease.get("expiry"):
         return _DNSMASQ_LEASE[version]
-    return int(lease.get("expiry")) * _UNITS.get(lease.get("unit") or "minutes", 60) or _FOREVER
+    expiry = parse.number(lease.get("expiry"), 0, _MOST_EXPIRY)
+    return min(expiry * _UNITS.get(lease.get("unit") or "minutes", 60) or _FOREVER, _FOREVER)
 
 
 def _reservations(network: Node) -> Iterator[tuple[str, str]]:
     """MAC and address of each; "" for one that is only known by a name or a DUID, which anybody can claim."""
     for host in network.all("ip/dhcp/host"):
         if host.get("ip"):
-            mac = host.get("mac").lower() or _mac_of(host.get("id"))
-            yield mac, str(prefix(host.get("ip")).network_address)
+            yield _mac(host.get("mac") or _mac_of(host.get("id"))), str(address(host, "ip"))
+
+
+def _mac(text: str) -> str:
+    try:
+        return parse.mac(text)
+    except parse.TextError:
+        return ""
 
 
 def _mac_of(duid: str) -> str:
@@ -106,7 +151,7 @@ def uplink(network: Node) -> Uplink | None:
     bridge = network.one("bridge")
     if ours is None or bridge is None or ours.get("vlan"):
         return None
-    return Uplink(bridge.get("name"), ours.get("device"))
+    return Uplink(device(bridge, "name"), device(ours, "device"))
 
 
 def subinterface(network: Node) -> Subinterface | None:
@@ -115,14 +160,21 @@ def subinterface(network: Node) -> Subinterface | None:
     bridge = network.one("bridge")
     if ours is None or bridge is None or not ours.get("vlan"):
         return None
-    nic, service = check_device(ours.get("device")), ours.get("service") == "yes"
-    return Subinterface(check_device(bridge.get("name")), nic, number(ours, "vlan", 4094), service)
+    nic, service = device(ours, "device"), ours.get("service") == "yes"
+    return Subinterface(device(bridge, "name"), nic, number(ours, "vlan", 4094), service)
 
 
 def is_libvirts_bridge(network: Node) -> bool:
     """Whether libvirt makes the network's bridge, and removes it: in every mode but those that use what is there."""
     forward = network.one("forward")
     return network.one("bridge") is not None and (forward is None or forward.get("mode") in _LIBVIRTS_BRIDGE)
+
+
+def forwards_ipv6(network: Node) -> bool:
+    """Whether libvirt has the host forward IPv6 when one of our networks starts."""
+    ours, forward = network.one(f"metadata|{NAMESPACE} network", "|"), network.one("forward")
+    routed = forward is not None and (forward.get("mode") or "nat") in ("nat", "route", "open")
+    return ours is not None and routed and any(":" in ip.get("address") for ip in network.all("ip"))
 
 
 _LIBVIRTS_BRIDGE = ("", "nat", "route", "open")
@@ -135,11 +187,11 @@ def aware_bridge(network: Node) -> AwareBridge | None:
     if ours is None or bridge is None:
         return None
     return AwareBridge(
-        bridge=check_device(bridge.get("name")),
+        bridge=device(bridge, "name"),
         existing=bool(ours.get("label")),
         tag=number(ours, "tag", 4094) if ours.get("tag") else 0,
         service=ours.get("service") == "yes",
-        uplink=check_device(ours.get("uplink")) if ours.get("uplink") else "",
+        uplink=optional_device(ours, "uplink"),
     )
 
 
@@ -149,15 +201,15 @@ def overlay(network: Node) -> Overlay | None:
     bridge = network.one("bridge")
     if ours is None or bridge is None:
         return None
-    group = (ours.get("group"),) if ours.get("group") else ()
-    ends = (*group, *(remote.get("ip") for remote in ours.all(f"{NAMESPACE} remote", "|")))
+    group = (address(ours, "group"),) if ours.get("group") else ()
+    ends = (*group, *(address(remote, "ip") for remote in ours.all(f"{NAMESPACE} remote", "|")))
     if not ends:
         raise GuestnetError("metadata: <guestnet:vxlan> has neither a group nor remotes")
     return Overlay(
-        bridge=check_device(bridge.get("name")),
-        underlay=check_device(ours.get("device")),
+        bridge=device(bridge, "name"),
+        underlay=device(ours, "device"),
         vni=number(ours, "vni", (1 << 24) - 1),
         port=number(ours, "port", 65535),
         mtu=number(ours, "mtu", 65535),
-        ends=tuple(address(end) for end in ends),
+        ends=ends,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from libvirt_guestnet.datapath.names import check_device
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.vlan import TapVlans
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.values import DOMAIN_PORT, NetworkOf, attribute, number, tap_of
+from libvirt_guestnet.hook import values
+from libvirt_guestnet.hook.values import NetworkOf, attribute, number, tap_of
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.metadata import NAMESPACE
 
@@ -15,14 +16,14 @@ def tap_vlans(domain: Node, network_of: NetworkOf) -> list[TapVlans]:
 
     Raises GuestnetError on anything that cannot be carried out.
     """
-    own = {p.get("mac").lower(): p for p in domain.all(DOMAIN_PORT, "|")}
+    own = values.Policies(domain)
     found = (_tap_vlans(domain, nic, own, network_of) for nic in domain.all("devices/interface"))
     return [each for each in found if each]
 
 
-def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node], network_of: NetworkOf) -> TapVlans | None:
+def _tap_vlans(domain: Node, nic: Node, own: values.Policies, network_of: NetworkOf) -> TapVlans | None:
     mac, name = attribute(nic, "mac", "address").lower(), attribute(nic, "source", "network")
-    network, policy = network_of(name) if name else None, own.get(mac)
+    network, policy = network_of(name) if name else None, own.of(nic)
     if attribute(nic, "virtualport", "type") == "openvswitch":
         return None  # libvirt itself tells Open vSwitch
     if network is None and (policy is None or policy.one(f"{NAMESPACE} vlan", "|") is None):
@@ -33,10 +34,11 @@ def _tap_vlans(domain: Node, nic: Node, own: dict[str, Node], network_of: Networ
     return TapVlans(
         tap=tap_of(domain, nic, mac),
         uuid=domain.text_of("uuid"),
-        bridge=check_device(attribute(nic, "source", "bridge") or (network.bridge if network else "")),
+        bridge=parse.device(attribute(nic, "source", "bridge") or (network.bridge if network else "")),
         uplink=network.vlan_uplink if network else "",
         pvid=pvid,
         tagged=tagged,
+        domain=domain.text_of("name"),
     )
 
 
@@ -59,11 +61,10 @@ def _own_vlans(policy: Node) -> Vlans:
 
 
 def _range(text: str) -> tuple[int, int]:
-    low, _, high = text.partition("-")
-    ends = [int(end) for end in (low, high or low) if end.isascii() and end.isdigit() and len(end) < 5]
-    if len(ends) == 2 and 1 <= ends[0] <= ends[1] <= 4094:
-        return ends[0], ends[1]
-    raise GuestnetError(f"metadata: {text!r} is neither a VLAN nor a range of them")
+    try:
+        return parse.span(text, 1, 4094)
+    except parse.TextError as error:
+        raise GuestnetError(f"metadata: {parse.shown(text)} is neither a VLAN nor a range of them") from error
 
 
 def _libvirts_vlans(vlan: Node) -> Vlans:

@@ -1,6 +1,16 @@
-"""The system's log, for processes that nobody waits for."""
+"""The system's log, for processes that nobody waits for, and for what is no reason to fail."""
 
 from __future__ import annotations
+
+import sys
+
+_LONGEST = 1000
+
+
+def line(text: str) -> str:
+    """A text as one line that can be printed and read: names in it are other people's, and may be long."""
+    one = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return one if len(one) <= _LONGEST else f"{one[:_LONGEST]}…"
 
 
 def complain(text: str) -> None:
@@ -8,4 +18,11 @@ def complain(text: str) -> None:
     import syslog
 
     syslog.openlog("libvirt-guestnet", facility=syslog.LOG_DAEMON)
-    syslog.syslog(syslog.LOG_ERR, " ".join(text.split()))
+    syslog.syslog(syslog.LOG_ERR, line(text))
+
+
+def report(text: str) -> None:
+    """The same, and on stderr: of a hook that does not fail, libvirt throws that away."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"libvirt-guestnet: {line(text)}\n")
+    complain(text)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from libvirt_guestnet.datapath import learning, vlan
-from libvirt_guestnet.datapath.names import check_device
+from libvirt_guestnet.datapath import claiming, holding, learning, vlan
 from libvirt_guestnet.datapath.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import bridges, intent_network, ways, xmlread
-from libvirt_guestnet.state import NetworkReceipt, State
+from libvirt_guestnet.hook import bridges, intent, intent_network, known, reserved, ways, xmlread
+from libvirt_guestnet.receipt_kinds import NetworkReceipt
+from libvirt_guestnet.state import State
 
 
 def prepare_network(hook_data: xmlread.Node, state: State) -> None:
-    """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it."""
+    """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it; where it will
+    have the host forward IPv6, has that go on learning routes."""
     network = _network(hook_data)
+    intent_network.check_kind(network)
     name, nic, vxlan = network.text_of("name"), intent_network.uplink(network), intent_network.overlay(network)
     if nic is not None:
         from libvirt_guestnet.datapath import kernel
@@ -26,6 +28,10 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
         from libvirt_guestnet.datapath import subinterface
 
         subinterface.ensure_subinterface(over, name)
+    if intent_network.forwards_ipv6(network):
+        from libvirt_guestnet.datapath import routed
+
+        routed.keep_learning()
     if (aware := intent_network.aware_bridge(network)) is not None and aware.existing:
         vlan.check_filtering(aware.bridge, f"network {name!r}", aware.service)
 
@@ -43,13 +49,16 @@ def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
     name, receipt = network.text_of("name"), intent_network.network_receipt(network)
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
-    before = state.network(name)
+    before = state.sound_network(name)
     if receipt == before and not started:
         state.confirm_network(name)
         return False
-    with state.lock():
+    with state.lock() as hold:
         if any(each is not None and each.managed for each in (receipt, before)):
             bridges.changing(state)
+        # The receipt comes last: it is by its being another one that a later call sees that there is something to do.
+        if batch := reserved.changed(before, receipt, state):
+            nft(batch, hold)
         if receipt is None:
             state.drop_network(name)
         else:
@@ -61,9 +70,9 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
     aware = intent_network.aware_bridge(network)
     device = intent_network.overlay(network) or intent_network.subinterface(network)
     made = device or intent_network.uplink(network)
-    managed = receipt.guarded and (made is not None or intent_network.is_libvirts_bridge(network))
+    ours = made is not None or intent_network.is_libvirts_bridge(network)
+    managed = receipt.guarded and ours and bool(receipt.bridge)
     return receipt._replace(
-        bridge=check_device(receipt.bridge) if managed else receipt.bridge,
         made_bridge=made is not None,
         overlay=device.device if device else "",
         vlan=aware.tag if aware else 0,
@@ -83,7 +92,9 @@ def start_network(hook_data: xmlread.Node, state: State) -> None:
     with state.lock() as hold:
         bridges.settle_pending(state, hold)
         # libvirt's rules are new, and may stand before ours.
-        ways.settle(state, hold, force=True)
+        ways.try_to_settle(state, hold, force=True)
+        if batch := known.held_anew(state):
+            nft(batch, hold)
 
 
 def forget_network(hook_data: xmlread.Node, state: State) -> None:
@@ -93,8 +104,10 @@ def forget_network(hook_data: xmlread.Node, state: State) -> None:
 
 def forget(name: str, state: State) -> None:
     """The same for one that is gone: its name is all there is."""
-    receipt = state.network(name)
+    receipt = state.sound_network(name)
     if receipt is None:
+        with state.lock():
+            state.drop_network(name)  # a damaged one
         return
     if receipt.made_bridge:
         _remove_bridge(receipt, state)
@@ -103,14 +116,24 @@ def forget(name: str, state: State) -> None:
             bridges.changing(state)
         state.drop_network(name)
         bridges.settle_pending(state, hold)
-        if receipt.dynamic and receipt.bridge not in learnt_on(state):
-            nft(learning.forget_network(receipt.bridge), hold)
-        ways.settle(state, hold)
+        if receipt.guarded and receipt.bridge:
+            links = {intent.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
+            nft("".join(map(forgotten, sorted(links - segments(state)))), hold)
+        ways.try_to_settle(state, hold)
 
 
-def learnt_on(state: State) -> set[str]:
-    """The bridges on which a port learns its addresses."""
-    return {receipt.bridge for receipt in state.ports() if receipt.dhcp}
+def segments(state: State) -> set[str]:
+    """The links of whose ports somebody keeps account, since there is one or a port looks into it."""
+    ports = [(receipt.segment or receipt.bridge, bool(receipt.trunk)) for receipt in state.ports()]
+    used = (holding.kept_on(segment) + holding.looked_into(segment, trunk) for segment, trunk in ports)
+    beside = (holding.kept_on(link) for receipt in state.ports() for link, _ in receipt.beside)
+    reserving = [receipt.reserved for receipt in state.ports()]
+    return {account for accounts in (*used, *beside, reserving) for account in accounts}
+
+
+def forgotten(link: str) -> str:
+    """The nft batch that removes what is known of a link without ports."""
+    return learning.forget_network(link) + holding.forget_segment(link) + claiming.forget_segment(link)
 
 
 def _remove_bridge(receipt: NetworkReceipt, state: State) -> None:

@@ -10,15 +10,15 @@ that passes whatever libvirt, or another firewall, does not reject by name.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import combinations
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.accepts import Link, Passage
 from libvirt_guestnet.datapath.routes import Reach
 from libvirt_guestnet.hook import reaching
-from libvirt_guestnet.state import NetworkReceipt, State
-
-_Prefix = IPv4Network | IPv6Network
+from libvirt_guestnet.parse import Prefix
+from libvirt_guestnet.receipt_kinds import NetworkReceipt
+from libvirt_guestnet.state import State
 
 
 def passages(state: State) -> list[Passage | Link]:
@@ -35,20 +35,20 @@ def _links(reaches: list[Reach], known: set[str]) -> Iterator[Link]:
     for reach in reaches:
         for route in reach.routes:
             if route.device == reach.tap or (route.via and route.device not in known):
-                yield Link(route.device, ip_network(route.prefix), reach.vrf)
+                yield Link(route.device, parse.prefix(route.prefix), reach.vrf)
 
 
-def _behind(reaches: list[Reach]) -> dict[str, list[_Prefix]]:
-    found: dict[str, list[_Prefix]] = {}
+def _behind(reaches: list[Reach]) -> dict[str, list[Prefix]]:
+    found: dict[str, list[Prefix]] = {}
     for reach in reaches:
         for route in reach.routes:
             if route.via:
-                found.setdefault(route.device, []).append(ip_network(route.prefix))
+                found.setdefault(route.device, []).append(parse.prefix(route.prefix))
     return found
 
 
-def _passages(routed: list[NetworkReceipt], behind: dict[str, list[_Prefix]]) -> Iterator[Passage]:
-    prefixes = {n.bridge: [*map(ip_network, n.subnets), *sorted(behind.get(n.bridge, ()), key=str)] for n in routed}
+def _passages(routed: list[NetworkReceipt], behind: dict[str, list[Prefix]]) -> Iterator[Passage]:
+    prefixes = {n.bridge: [*map(parse.prefix, n.subnets), *sorted(behind.get(n.bridge, ()), key=str)] for n in routed}
     for network in routed:
         for prefix in prefixes[network.bridge]:
             yield Passage(network.bridge, prefix, network.outside)

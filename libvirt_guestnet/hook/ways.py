@@ -6,17 +6,21 @@ ours is made anew from all receipts. A call that was killed in between is finish
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from libvirt_guestnet import parse
+from libvirt_guestnet import receipts as stored
 from libvirt_guestnet.claims import Claim, clashes
-from libvirt_guestnet.datapath import firewalld, links
-from libvirt_guestnet.datapath.accepts import Link, Passage, Wanted
+from libvirt_guestnet.datapath import culprits, firewalld, grammar, links
+from libvirt_guestnet.datapath.accepts import Link, Passage, Wanted, iptables_batch
 from libvirt_guestnet.datapath.nft import nft
-from libvirt_guestnet.datapath.ways import TABLE, Floating, Forward, Ways, accepts, batch, claims
+from libvirt_guestnet.datapath.ways import TABLE, Floating, Forward, Ways, accepts, batch, claims, sizes
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import asked, xmlread
+from libvirt_guestnet.hook import asked, leased, log, promises, reaching, xmlread
 from libvirt_guestnet.hook.passing import passages
+from libvirt_guestnet.hook.promises import Promise
 from libvirt_guestnet.state import State
 
 
@@ -34,6 +38,7 @@ def claim(domain: xmlread.Node, state: State, whole: bool = True) -> None:
     others = [each for each in known if each.uuid != uuid and _there(each)]
     before = {each.tap: each for each in known if each.uuid == uuid}
     check(wanted, others, [each for each in before.values() if each.active])
+    _check_text(wanted)
     for each in wanted:
         old = before.get(each.tap)
         index = links.index_of(each.tap)
@@ -44,11 +49,22 @@ def claim(domain: xmlread.Node, state: State, whole: bool = True) -> None:
         state.drop_ways(tap)
 
 
+def _check_text(wanted: list[Ways]) -> None:
+    """Raises GuestnetError if these could not be written: whoever asks for them hears of it, and nobody else."""
+    wanted = list(map(leased.any_of, wanted))
+    grammar.check_nft(batch(wanted))
+    if rules := iptables_batch(accepts(wanted), []):
+        grammar.check_iptables(rules)
+
+
 def check_plugged(domain: xmlread.Node, state: State) -> None:
     """Raises GuestnetError when what a NIC that is just being plugged in asks for is taken."""
     if wanted := asked.ways(domain, state.network):
+        _check_text(wanted)
         known = receipts(state)
-        check(wanted, [each for each in known if each.mac != wanted[0].mac and _there(each)], [])
+        # What this NIC has had so far, where it only moves, is its own.
+        mine = domain.text_of("uuid"), wanted[0].mac
+        check(wanted, [each for each in known if (each.uuid, each.mac) != mine and _there(each)], [])
 
 
 def check(wanted: list[Ways], others: list[Ways], mine: list[Ways]) -> None:
@@ -61,10 +77,11 @@ def check(wanted: list[Ways], others: list[Ways], mine: list[Ways]) -> None:
             raise GuestnetError(f"{claimed.owner}: {claimed} is already forwarded to {other.owner} ({other})")
     have = {claim for each in mine for claim in claims(each)}
     if new := [claim for claim in asked if claim not in have]:
-        _check_host(new)
+        check_host(new)
 
 
-def _check_host(new: list[Claim]) -> None:
+def check_host(new: list[Claim]) -> None:
+    """Raises GuestnetError when a program of the host's listens on one of these."""
     from libvirt_guestnet.datapath import listeners
 
     found = listeners.taken(new)
@@ -91,6 +108,12 @@ def sweep(uuid: str, state: State, hold: int) -> None:
     settle(state, hold)
 
 
+def leave(tap: str, bridge: str, state: State) -> None:
+    """Forgets the ways in to a tap by way of a bridge in which it is no more; `settle` must follow."""
+    if any((each.tap, each.bridge) == (tap, bridge) for each in receipts(state)):
+        state.drop_ways(tap)
+
+
 def close_all(state: State, hold: int) -> None:
     """Closes every way, of running guests too."""
     for each in receipts(state):
@@ -104,21 +127,59 @@ def settle(state: State, hold: int, force: bool = False) -> None:
 
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
-    active, through = [each for each in receipts(state) if each.active], passages(state)
+    active, through = _active(state), passages(state)
     plain, sources = [_plain(each) for each in active], firewalld.sources([*accepts(active), *through])
     # As JSON gives it back.
     whole = {"ways": plain, "through": [[str(field) for field in each] for each in through], "sources": sources}
     wanted, is_ = whole if any(whole.values()) else None, state.settled()
     if is_ == wanted and not (force and wanted):
         return
-    known = is_ if isinstance(is_, dict) else {}
-    before, had = [_ways_of(each) for each in known.get("ways", ())], set(known.get("sources", ()))
-    unsettled = {"ways": [_plain(each) for each in before], "sources": sorted(had.union(sources))}
-    state.put_settled({"changing": True, **unsettled})
-    nft(batch(active), hold)
-    _forget_flows(before, active)
-    _arrange(active, through, had.difference(sources), hold)
+    with Promise(promises.path(state, promises.CHANGING, "ways")):
+        before, had = _settled_before(is_)
+        unsettled = {"ways": [_plain(each) for each in before], "sources": sorted(had.union(sources))}
+        state.put_settled({"changing": True, **unsettled})
+        refused = culprits.left_out(active, lambda some: nft(batch(some), hold))
+        opened = [each for each in active if each not in dict(refused)]
+        _forget_flows(before, opened)
+        failures = culprits.named(refused, lambda each: f"guest {each.domain!r}")
+        failures += _arrange(opened, through, had.difference(sources), state, hold)
+    if failures:
+        raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
     state.put_settled(wanted)
+
+
+def _active(state: State) -> list[Ways]:
+    return [leased.followed(each, state) for each in receipts(state) if each.active]
+
+
+def following(state: State) -> list[Ways]:
+    """The active ways of ports with forwards to what they have by DHCP, as they should lead by now."""
+    return [leased.followed(each, state) for each in receipts(state) if each.active and leased.follows(each)]
+
+
+def follow(state: State) -> None:
+    """Has them lead there. Raises GuestnetError as `settle`."""
+    with state.lock() as hold:
+        settle(state, hold)
+
+
+def try_to_settle(state: State, hold: int, force: bool = False) -> None:
+    """The same where what guests ask for is no reason to fail: that is reported."""
+    try:
+        settle(state, hold, force)
+    except GuestnetError as error:
+        log.report(str(error))
+
+
+def _settled_before(is_: Any) -> tuple[list[Ways], set[str]]:
+    """The ways and firewalld's sources of what was settled; nothing of what is damaged, or another version's."""
+    known = is_ if isinstance(is_, dict) else {}
+    try:
+        ways, sources = known.get("ways", ()), known.get("sources", ())
+        before = [stored.read(Ways, dict(each), "settled/ways.json", Forward, Floating) for each in ways]
+        return before, {source for source in map(str, sources) if parse.prefix(source)}
+    except (stored.DamagedError, ValueError, TypeError):
+        return [], set()
 
 
 def _forget_flows(before: list[Ways], now: list[Ways]) -> None:
@@ -141,10 +202,13 @@ def _each(ways: Ways) -> list[Ways]:
 def lost(state: State) -> list[str]:
     """What somebody else took out of the kernel of that which `settle` put there. Raises GuestnetError."""
     from libvirt_guestnet.datapath import places
-    from libvirt_guestnet.datapath.nft import tables
+    from libvirt_guestnet.datapath.nft import sizes_of
 
     active = [each for each in receipts(state) if each.active]
-    gone = [*({TABLE} - tables() if active else ()), *places.lost(_wanted(state))]
+    there, is_ = sizes_of(TABLE) if active else {}, state.settled()
+    # By what was put there, not by what was asked for: what the kernel refused would be missed for ever.
+    changed = not (isinstance(is_, dict) and is_.get("changing")) and there != sizes(_settled_before(is_)[0])
+    gone = [*([TABLE] if active and (changed or not there) else []), *places.lost(_wanted(state))]
     with suppress(GuestnetError):  # whoever asked for it was told, and all else must come back
         gone += ["firewalld's sources"] if unknown(state) else []
     return gone
@@ -156,10 +220,11 @@ def unknown(state: State) -> bool:
 
 
 def _wanted(state: State) -> list[Wanted]:
-    return [*accepts(each for each in receipts(state) if each.active), *passages(state)]
+    return [*accepts(_active(state)), *passages(state)]
 
 
-def _arrange(active: list[Ways], through: list[Passage | Link], gone: set[str], hold: int) -> None:
+def _arrange(active: list[Ways], through: list[Passage | Link], gone: set[str], state: State, hold: int) -> list[str]:
+    """Has other firewalls let these pass. Returns what failed."""
     from libvirt_guestnet.datapath import places, routed
 
     # libvirt switches it on for nat and route networks only.
@@ -167,34 +232,32 @@ def _arrange(active: list[Ways], through: list[Passage | Link], gone: set[str], 
     for version in sorted({6 if ":" in to else 4 for to in targets}):
         routed.forward(version)
     wanted = [*accepts(active), *through]
-    if failures := [*places.arrange(wanted, hold), *firewalld.arrange(firewalld.sources(wanted), gone)]:
-        raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
+    failures = places.arrange(wanted, hold, _names(active, state))
+    return [*failures, *firewalld.arrange(firewalld.sources(wanted), gone)]
+
+
+def _names(active: list[Ways], state: State) -> Callable[[Wanted], str]:
+    """Whose something is that has to pass, for messages."""
+    owners = {accept: each.domain for each in active for accept in accepts([each])}
+
+    def name(wanted: Wanted) -> str:
+        routes = ((reach.domain, route.prefix) for reach in reaching.receipts(state) for route in reach.routes)
+        led = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
+        domain = led if isinstance(wanted, Passage | Link) else owners.get(wanted)
+        return f"guest {domain!r}" if domain else f"{wanted.guest} on {wanted[0]}"
+
+    return name
 
 
 def receipts(state: State) -> list[Ways]:
     """Every port's ways in, active or not."""
-    return [_ways(fields) for fields in state.ways()]
+    return state.receipts("ways", Ways, Forward, Floating)
 
 
-def _ways(fields: dict[str, Any]) -> Ways:
-    forwards, floating = (fields.pop(key, ()) for key in ("forwards", "floating"))
-    return Ways(
-        **{key: value for key, value in fields.items() if key in Ways._fields},
-        forwards=tuple(Forward(*each) for each in forwards),
-        floating=tuple(Floating(*each) for each in floating),
-    )
-
-
-def _ways_of(plain: list[Any]) -> Ways:
-    """What `_plain` was made of."""
-    *fields, forwards, floating = plain
-    ways = tuple(Forward(*each) for each in forwards), tuple(Floating(*each) for each in floating)
-    return Ways._make([*fields, *ways])
-
-
-def _plain(ways: Ways) -> list[Any]:
+def _plain(ways: Ways) -> dict[str, Any]:
     """As JSON gives it back."""
-    return [*ways[:-2], [list(each) for each in ways.forwards], [list(each) for each in ways.floating]]
+    lists = {"forwards": [list(each) for each in ways.forwards], "floating": [list(each) for each in ways.floating]}
+    return {**ways._asdict(), **lists}
 
 
 def _there(ways: Ways) -> bool:

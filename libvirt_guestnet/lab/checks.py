@@ -29,9 +29,10 @@ class Check:
     """One thing to try and what must come out of it.
 
     `address` is the destination's. `allowed`: the try must succeed (False: it must fail). `hops` are, per hop of a
-    trace, the addresses it may show; `seen` the source addresses that the destination may see, or the gateways that the
-    source may have. `mac` is the one that must answer, None for the host's. `tables` are of model.TABLES, `forgery` of
-    FORGERIES; `port` the guest's port it is sent from. `without_forwarding` names the router switched off meanwhile.
+    trace, the addresses it may show, and `service` is what a destination answers that is silent in traces; `seen` the
+    source addresses that the destination may see, or the gateways that the source may have. `mac` is the one that must
+    answer, None for the host's. `tables` are of model.TABLES, `forgery` of FORGERIES; `port` the guest's port it is
+    sent from. `without_forwarding` names the router switched off meanwhile.
     `at` is the address where it is not the destination's own, `listens` the destination's port where that one differs.
     """
 
@@ -99,7 +100,8 @@ def _behind(topology: Topology, expect: Expect, service: Service) -> int | None:
     """The guest's port that a forward leads to, if one does."""
     guest = endpoints.guest_of(topology, endpoints.parse(expect.destination or "", topology)) if expect.at else None
     for forward in (forward for port in (guest.ports if guest else ()) for forward in port.forwards):
-        here = forward.at == expect.at if forward.at else expect.at and forward.address.version == expect.at.version
+        version = forward.address.version if forward.address else 4
+        here = forward.at == expect.at if forward.at else expect.at and version == expect.at.version
         asked = service.first_port or 0
         if here and forward.protocol is service.protocol and forward.first <= asked <= forward.last:
             return forward.to_first + asked - forward.first
@@ -113,7 +115,10 @@ def _route(topology: Topology, expect: Expect, family: Family) -> Iterator[Check
     if expect.via:
         hops = tuple(_known(topology, hop) for hop in expect.via)
         path = " > ".join(expect.via)
-        yield replace(base, kind=Kind.VIA, what=f"via {path}", hops=(*hops, (base.address,)))
+        service = next(iter(_one_of_each(expect.can)), None)
+        listens = _behind(topology, expect, service) if service else None
+        hops = (*hops, (base.address,))
+        yield replace(base, kind=Kind.VIA, what=f"via {path}", hops=hops, service=service, listens=listens)
     if expect.seen_as:
         seen = endpoints.seen_as(topology, endpoints.parse(expect.seen_as, topology))
         for service in _one_of_each(expect.can) or (None,):

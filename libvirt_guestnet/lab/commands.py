@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from libvirt_guestnet import commands, sandbox
+from libvirt_guestnet import commands, commands_sandbox, sandbox
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import image
 from libvirt_guestnet.lab import report, tables
@@ -79,7 +79,7 @@ def shell(args: Namespace) -> int:
         raise GuestnetError(f"{found.file}: no guest {args.guest!r} with an image in this topology")
     argv = ["virsh", "console", args.guest] if args.guest else ["bash"]
     try:
-        return commands.shell_inside(sandbox_name(found), argv)
+        return commands_sandbox.shell_inside(sandbox_name(found), argv)
     except sandbox.NoSandboxError:
         raise _not_up(found) from None
 
@@ -140,7 +140,7 @@ def _start_sandbox(found: Topology, args: Namespace, *, keep: bool, tell: Progre
     if any(guest.image for guest in found.guests):
         image.ensure_image()
         tell("guests' image: ready")
-    sandbox.start(name, prepare=[commands.hooks_install()], keep=keep)
+    sandbox.start(name, prepare=[commands_sandbox.hooks_install()], keep=keep)
     tell(f"sandbox {name}: libvirtd answers, hooks installed")
 
 
@@ -150,7 +150,7 @@ def _inside(found: Topology, args: Namespace, verb: str, options: Sequence[str],
     argv = [*debug, "--topology-name", found.file, "--began", str(tell.began), "lab", verb, "--here", *options, "-"]
     with Path(found.file).open("rb") as stdin:
         try:
-            return commands.call_inside(sandbox_name(found), argv, stdin)
+            return commands_sandbox.call_inside(sandbox_name(found), argv, stdin)
         except sandbox.NoSandboxError:
             raise _not_up(found) from None
 

@@ -81,7 +81,7 @@ def _hostmap(topology: Topology, real: Mapping[str, str]) -> HostMap:
     return HostMap({**made, **real})
 
 
-def _guest_agent(connection: Connection, name: str, seconds: float = 10.0) -> Agent:
+def _guest_agent(connection: Connection, name: str, seconds: float = 60.0) -> Agent:
     xml = connection.live_xml(name)
     if xml is None:
         raise GuestnetError(f"guest {name} is not running: start it with `virsh start {name}`")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from ipaddress import ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 from libvirt_guestnet.datapath.lan import Interface, Lan
 from libvirt_guestnet.lab.endpoints import STAND_IN_DEVICE, stand_in_mac
@@ -52,11 +52,13 @@ def _gateways(topology: Topology, physical: PhysicalNetwork) -> tuple[IPAddress,
     guests = (
         a.ip for n in _bridged(topology, physical) for _, port in topology.ports_on(n.name) for a in port.addresses
     )
-    candidates = [*physical.host, *guests]
+    # No way leads from there to a guest in a subnet of its network's own, as in a VLAN, or on a LAN without subnets.
+    candidates = [c for c in (*physical.host, *guests) if any(c in subnet for subnet in physical.subnets)]
     per_family = (next((c for c in candidates if c.version == version), None) for version in (4, 6))
     return tuple(address for address in per_family if address is not None)
 
 
 def _interface(physical: PhysicalNetwork, address: IPAddress) -> Interface:
     length = next((s.prefixlen for s in physical.subnets if address in s), address.max_prefixlen)
-    return ip_interface(f"{address}/{length}")
+    of = IPv4Interface if isinstance(address, IPv4Address) else IPv6Interface
+    return of((address.packed, length))

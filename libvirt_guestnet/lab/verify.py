@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import select
 import socket
 import time
@@ -14,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.lab import checks, endpoints, forge, tables
 from libvirt_guestnet.lab.checks import Check, Kind
-from libvirt_guestnet.model import Port, Protocol, Topology
+from libvirt_guestnet.model import Port, Protocol, Service, Topology
 from libvirt_guestnet.model_network import IPAddress
 
 _ETH_P_ALL = 3
@@ -22,6 +23,9 @@ _FORGE_SECONDS = 0.5
 _BUSY, _WAITING, _CALM = 16, 64, 4
 # Linux sends one ICMP error a second to one host, and other checks provoke them too: a hop may be silent for a while.
 _MORE_TRACES = 4
+_MORE_TRIES = 3
+_SOME_PORT = 80
+_MORE_COUNTS = 2
 # Addresses of nobody, for forging where a link has no neighbour to pass for.
 _NOBODY = forge.Identity("52:54:02:00:00:01", IPv4Address("192.0.2.66"), IPv6Address("2001:db8::66"))
 
@@ -90,9 +94,10 @@ def _run_all(
         }
     # Guests without KVM on a busy machine are late at times: what should have worked, or could not be tried in time, is
     # tried again, few at once.
-    late = [(index, check) for index, check in group if _is_late(check, futures[index])]
-    with ThreadPoolExecutor(_CALM) as calm:
-        futures |= {index: calm.submit(_run, topology, agents, check) for index, check in late}
+    for _ in range(_MORE_TRIES):
+        late = [(index, check) for index, check in group if _is_late(check, futures[index])]
+        with ThreadPoolExecutor(_CALM) as calm:
+            futures |= {index: calm.submit(_run, topology, agents, check) for index, check in late}
     return [(index, future.result()) for index, future in futures.items()]
 
 
@@ -135,13 +140,33 @@ def _try_via(agent: Agent, check: Check) -> tuple[str, bool]:
             break
         time.sleep(1.1)
         hops, passed = _trace(agent, check)
-    return " > ".join(hop or "*" for hop in hops) or "nothing", passed
+    seen = " > ".join(hop or "*" for hop in hops) or "nothing"
+    if passed or not _is_way(hops, check.hops[:-1]):
+        return seen, passed
+    # That far the way is right. A destination may drop pings all the same, and must then be there otherwise.
+    there = _is_there(agent, check)
+    return f"{seen} > {f'* that answers {_asked(check)}' if there else f'* not even {_asked(check)}'}", there
 
 
 def _trace(agent: Agent, check: Check) -> tuple[Sequence[str | None], bool]:
     hops = agent.trace(str(check.address)).hops
-    wanted = [{str(address) for address in hop} for hop in check.hops]
-    return hops, len(hops) == len(wanted) and all(h in known for h, known in zip(hops, wanted, strict=True))
+    return hops, _is_way(hops, check.hops)
+
+
+def _is_way(hops: Sequence[str | None], wanted: Sequence[Sequence[IPAddress]]) -> bool:
+    known = [{str(address) for address in hop} for hop in wanted]
+    return len(hops) == len(known) and all(hop in each for hop, each in zip(hops, known, strict=True))
+
+
+def _asked(check: Check) -> str:
+    return str(check.service or Service(Protocol.TCP, _SOME_PORT, _SOME_PORT))
+
+
+def _is_there(agent: Agent, check: Check) -> bool:
+    """Whether a destination that drops pings answers a service, be it with a refusal."""
+    if check.service is not None:
+        return _answers(agent, check)
+    return agent.tcp(str(check.address), _SOME_PORT).outcome in ("open", "refused")
 
 
 def _try_seen_as(agent: Agent, check: Check) -> tuple[str, bool]:
@@ -193,8 +218,8 @@ def _forge(
     topology: Topology, agents: Mapping[str, Agent], planned: Sequence[tuple[int, Check]]
 ) -> Iterator[tuple[int, Result]]:
     """Sends every check's forged frames, each time with an honest one behind them that the listener must see."""
-    forgeries = [_forgery(topology, index, check) for index, check in planned]
-    with _Ear() as ear:
+    forgeries = _forgeries(topology, planned)
+    with _Ear(topology) as ear:
         for forgery in forgeries:
             name = endpoints.parse(forgery.check.source, topology).name
             agents[name].send_frames(forgery.port.mac, [*forgery.forged, forgery.honest])
@@ -213,16 +238,24 @@ def _forge_routed(
 ) -> Iterator[tuple[int, Result]]:
     """Where the host is all that is on the link nobody else could hear a forged frame: each must be counted as dropped,
     and the honest one behind them must not."""
-    for forgery in (_forgery(topology, index, check) for index, check in planned):
-        name, wanted = endpoints.parse(forgery.check.source, topology).name, len(forgery.forged)
-        before = _dropped(forgery.port.tap)
-        agents[name].send_frames(forgery.port.mac, [*forgery.forged, forgery.honest])
-        deadline = time.monotonic() + 10 * _FORGE_SECONDS
-        while (dropped := _dropped(forgery.port.tap) - before) < wanted and time.monotonic() < deadline:
-            time.sleep(_FORGE_SECONDS / 10)
-        time.sleep(_FORGE_SECONDS / 5)
-        dropped = _dropped(forgery.port.tap) - before
+    for forgery in _forgeries(topology, planned):
+        agent, wanted = agents[endpoints.parse(forgery.check.source, topology).name], len(forgery.forged)
+        dropped = _count_dropped(agent, forgery)
+        for _ in range(_MORE_COUNTS):  # whatever else the guest sends may be dropped, too
+            if dropped == wanted:
+                break
+            dropped = _count_dropped(agent, forgery)
         yield forgery.index, Result(forgery.check, f"{dropped} of {wanted} dropped", dropped == wanted)
+
+
+def _count_dropped(agent: Agent, forgery: _Forgery) -> int:
+    before = _dropped(forgery.port.tap)
+    agent.send_frames(forgery.port.mac, [*forgery.forged, forgery.honest])
+    deadline = time.monotonic() + 10 * _FORGE_SECONDS
+    while _dropped(forgery.port.tap) - before < len(forgery.forged) and time.monotonic() < deadline:
+        time.sleep(_FORGE_SECONDS / 10)
+    time.sleep(_FORGE_SECONDS / 5)
+    return _dropped(forgery.port.tap) - before
 
 
 def _dropped(tap: str) -> int:
@@ -231,11 +264,20 @@ def _dropped(tap: str) -> int:
     return dropped_frames().get(tap, 0)
 
 
-def _forgery(topology: Topology, index: int, check: Check) -> _Forgery:
+def _forgeries(topology: Topology, planned: Sequence[tuple[int, Check]]) -> list[_Forgery]:
+    """Each with a number of its own, and none that another run had."""
+    first = secrets.randbelow(forge.NONCES)
+    return [
+        _forgery(topology, index, check, (first + number) % forge.NONCES)
+        for number, (index, check) in enumerate(planned)
+    ]
+
+
+def _forgery(topology: Topology, index: int, check: Check, nonce: int) -> _Forgery:
     guest = topology.guest(endpoints.parse(check.source, topology).name)
     port = next(p for p in guest.ports if p.name == check.port)
-    frames = forge.forged(check.forgery or "", identity(port), _neighbour(topology, port))
-    return _Forgery(index, check, port, tuple(frames), forge.honest(port.mac))
+    frames = forge.forged(check.forgery or "", identity(port), _neighbour(topology, port), nonce)
+    return _Forgery(index, check, port, tuple(frames), forge.honest(port.mac, nonce))
 
 
 def _judge(forgery: _Forgery, heard: Mapping[bytes, str]) -> Result:
@@ -270,7 +312,11 @@ def _neighbour(topology: Topology, port: Port) -> forge.Identity:
 
 
 class _Ear:
-    """Hears every frame on every device of this host."""
+    """Hears every frame on every device of this host that is past its sender's guard: what comes in at a guest's tap
+    is heard before that is judged, so of a tap only what goes out counts."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._taps = {port.tap for guest in topology.guests for port in guest.ports}
 
     def __enter__(self) -> _Ear:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
@@ -288,7 +334,9 @@ class _Ear:
         heard: dict[bytes, str] = {}
         deadline = time.monotonic() + 10 * _FORGE_SECONDS
         while (left := deadline - time.monotonic()) > 0 and select.select([self.socket], [], [], left)[0]:
-            seen, (device, *_) = self.socket.recvfrom(65536)
+            seen, (device, _, kind, *_) = self.socket.recvfrom(65536)
+            if device in self._taps and kind != socket.PACKET_OUTGOING:
+                continue
             for frame, (packet, tap) in sent.items():
                 if device != tap and frame not in heard and seen[6:12] == frame[6:12] and packet in seen:
                     heard[frame] = device

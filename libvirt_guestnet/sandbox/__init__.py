@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.ownfolder import ensure_own_folder
 from libvirt_guestnet.sandbox import boot, registry
 from libvirt_guestnet.sandbox.registry import Entry, Process
 
@@ -157,7 +158,7 @@ def start(
     registry.check_name(name)
     _check_root(root)
     compileall.compile_dir(_LIBRARY / "libvirt_guestnet", quiet=2)  # it is read-only inside
-    CACHE.mkdir(parents=True, exist_ok=True)
+    ensure_own_folder(CACHE)
     orders = {
         **_orders(name, root, binds),
         "prepare": [list(argv) for argv in prepare],

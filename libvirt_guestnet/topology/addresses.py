@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv6Network
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network
 
 from libvirt_guestnet.slaac import eui64
 
 from .. import addressing
+from ..errors import Where
+from ..held import single
 from ..model import Assignment, PortAddress
 from ..model_network import IPAddress, IPNetwork, PhysicalNetwork, Subnet
 from .keys import PortDecl
@@ -51,7 +53,12 @@ class Addresses:
             for at in port.addresses or ():
                 if seg and check_inside(at, seg, self._report) and self.own(at, f"port '{title}'", seg.vrf):
                     self._given.setdefault(seg.network.name, []).append(at.value)
-                    _check_range(at, seg, self._report)
+                    _check_range(at.where, single(at.value), [seg], self._report)
+            for pair in port.allowed_pairs or ():
+                _check_range(pair.address.where, pair.address.value, [seg] if seg else [], self._report)
+            for at in (*(port.floating or ()), *(port.untranslated or ())):
+                hosted = [each for each in self._segments.values() if not each.vrf]
+                _check_range(at.where, single(at.value), hosted, self._report)
 
     def own(self, at: At[IPAddress], title: str, vrf: str = "") -> bool:
         """Gives somebody an address; false, and reported, when it is another's."""
@@ -134,12 +141,14 @@ def _assignment(address: IPAddress, seg: Segment, *, given: bool) -> Assignment:
     return Assignment.STATIC
 
 
-def _check_range(at: At[IPAddress], seg: Segment, report: Report) -> None:
-    for subnet in seg.network.subnets:
-        dhcp = subnet.dhcp
-        if dhcp and isinstance(at.value, IPv4Address) and dhcp.start <= at.value <= dhcp.end:
-            message = f"{at.value} is in the DHCP range {dhcp.start}–{dhcp.end} of network '{seg.network.name}'"
-            report.add(at.where, f"{message}; choose an address outside it")
+def _check_range(where: Where, prefix: IPNetwork, segments: Iterable[Segment], report: Report) -> None:
+    """What is somebody's is not handed out to others."""
+    for network, dhcp in ((seg.network.name, subnet.dhcp) for seg in segments for subnet in seg.network.subnets):
+        if dhcp and isinstance(prefix, IPv4Network) and prefix[0] <= dhcp.end and dhcp.start <= prefix[-1]:
+            range_ = f"the DHCP range {dhcp.start}–{dhcp.end} of network '{network}'"
+            one = prefix.prefixlen == prefix.max_prefixlen
+            problem = f"{prefix[0]} is in {range_}" if one else f"{prefix} has addresses of {range_}"
+            report.add(where, f"{problem}; choose {'an address' if one else 'addresses'} outside it")
 
 
 def _fixed(segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ...]) -> Iterator[tuple[_Place, str]]:
@@ -150,8 +159,10 @@ def _fixed(segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ..
     of_label = vrfs(segments.values())
     for physical in physicals:
         where, vrf = f"physical network '{physical.label}'", of_label.get(physical.label, "")
-        yield from (((vrf, address), f"the host on {where}") for address in physical.host)
-        yield from (((vrf, address), f"the stand-in of {where}") for address in physical.stand_in)
+        host = f"the host on {where} in a lab; its key host: may say another"
+        stand_in = f"the stand-in of {where} in a lab; its key stand-in: may say another"
+        yield from (((vrf, address), host) for address in physical.host)
+        yield from (((vrf, address), stand_in) for address in physical.stand_in)
 
 
 def _ports(scope: Scope) -> Iterator[tuple[str, PortDecl]]:

@@ -23,6 +23,7 @@ def check(
     _check_names(decl, scope, report)
     _check_devices(segments.values(), ports, report)
     _check_bridges(segments.values(), report)
+    _check_mtus(segments.values(), report)
     _check_vrfs(segments.values(), report)
     _check_macs(segments, ports, report)
     _check_uuids(decl, report)
@@ -78,6 +79,17 @@ def _check_bridges(segments: Iterable[Segment], report: Report) -> None:
                 where = seg.decl.bridge.where if seg.decl.bridge else seg.at.where
                 message = f"bridge '{seg.network.bridge}' differs from '{other.network.bridge}' of network"
                 report.add(where, f"{message} '{other.network.name}', which has the same physical network")
+
+
+def _check_mtus(segments: Iterable[Segment], report: Report) -> None:
+    """What a guest sends to another one on its bridge has to fit there as well."""
+    first: dict[str, Segment] = {}
+    for seg in segments:
+        if seg.network.mode is Mode.BRIDGE and seg.decl.mtu:
+            other = first.setdefault(seg.wire, seg)
+            if other.network.mtu != seg.network.mtu:
+                message = f"MTU {seg.network.mtu} differs from {other.network.mtu} of network '{other.network.name}'"
+                report.add(seg.decl.mtu.where, f"{message} on the same bridge: what is larger would vanish there")
 
 
 def _check_vrfs(segments: Iterable[Segment], report: Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
+from ..errors import Where
 from ..model import Expect, Family, Guest, Port
 from ..model_network import PhysicalNetwork
 from .keys import ExpectDecl
@@ -47,10 +48,13 @@ class Endpoints:
         self._check_hops(decl, report)
         self._check_address(decl, report)
         _check_question(decl, report)
+        _check_forging_alone(decl, report)
         _check_services(decl, report)
         if decl.forge:
             self._check_forge(decl, report)
         _check_router(decl, routers, report)
+        families = self._choose(decl, report)
+        _check_gateways(decl, families, report)
         return Expect(
             source=decl.source.value,
             destination=value(decl.destination),
@@ -60,7 +64,7 @@ class Endpoints:
             seen_as=value(decl.seen_as),
             at=value(decl.address),
             forge=values(decl.forge),
-            families=self._choose(decl, report),
+            families=families,
             without_forwarding=value(decl.without_forwarding),
             answered_by=value(decl.answered_by),
             gateways=values(decl.gateways),
@@ -104,19 +108,46 @@ class Endpoints:
 
 
 def _check_question(decl: ExpectDecl, report: Report) -> None:
-    tables = decl.tables is not None
-    asked = [decl.can, decl.cannot, decl.via, decl.seen_as, decl.answered_by, decl.gateways, tables]
+    asked = _asks(decl)
     broken = decl.bad & {"can", "cannot", "via", "seen-as", "forge", "to", "answered-by", "gateways", "tables"}
-    if not any(asked) and not decl.forge and not broken:
+    if not asked and not decl.forge and not broken:
         report.add(
             decl.at, "nothing is expected here: say can, cannot, via, seen-as, answered-by, gateways, tables or forge"
         )
-    if any(asked) and not decl.destination and "to" not in decl.bad:
+    if asked and not decl.destination and "to" not in decl.bad:
         report.add(decl.at, "the key 'to' is missing: only forge does without a destination")
     if decl.tables is not None and decl.source.value != HOST:
         report.add(decl.source.where, f"tables are the host's: say from: {HOST}")
     if decl.destination and decl.destination.value == decl.source.value:
         report.add(decl.destination.where, f"'{decl.source.value}' is both ends")
+
+
+def _asks(decl: ExpectDecl) -> bool:
+    """Whether anything is asked of a destination."""
+    asked = (decl.can, decl.cannot, decl.via, decl.seen_as, decl.answered_by, decl.gateways)
+    return any(asked) or decl.tables is not None
+
+
+def _check_forging_alone(decl: ExpectDecl, report: Report) -> None:
+    """Forged frames are sent to everybody, in both families, whoever forwards."""
+    of_destination: tuple[tuple[str, Where | None], ...] = (
+        ("to", decl.destination.where if decl.destination else None),
+        ("at", decl.address.where if decl.address else None),
+        ("families", decl.families[0].where if decl.families else None),
+        ("without-forwarding", decl.without_forwarding.where if decl.without_forwarding else None),
+    )
+    for name, where in of_destination if decl.forge and not _asks(decl) and not decl.bad else ():
+        if where:
+            report.add(
+                where, f"{name} has no place here: forged frames are sent to everybody, and nothing else is asked"
+            )
+
+
+def _check_gateways(decl: ExpectDecl, families: tuple[Family, ...], report: Report) -> None:
+    for gateway in decl.gateways or ():
+        family = Family.IPV4 if gateway.value.version == 4 else Family.IPV6
+        if family not in families:
+            report.add(gateway.where, f"{gateway.value} is not looked at: only {', '.join(families) or 'nothing'} is")
 
 
 def _check_services(decl: ExpectDecl, report: Report) -> None:

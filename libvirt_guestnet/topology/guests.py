@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .. import addressing
-from ..model import AddressPair, Guest, Port, PortKind
+from ..metadata import STRICT
+from ..model import AddressPair, AddressWord, Guest, Port, PortKind
 from ..model_network import Mode
 from . import host_routed, nexthops, routers, vlans, ways
 from .addresses import Addresses
@@ -15,7 +16,7 @@ from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
 from .networks import HOST, Scope, Segment, bandwidth
 from .report import Report, shown
-from .spec import At, value, values
+from .spec import At, Everything, Word, value, values
 
 _DEFAULT_MEMORY_MIB = 128
 
@@ -65,6 +66,7 @@ class Guests:
         if decl.image is None and "image" not in decl.bad:
             for key, given in (
                 ("memory", decl.memory),
+                ("uuid", decl.uuid),
                 ("autostart", decl.autostart if decl.autostart.value else None),
             ):
                 if given:
@@ -93,6 +95,9 @@ class Guests:
         if network.value not in self._scope.networks:
             self._report.unknown(network.where, "network", network.value, self._scope.networks)
         seg = self._segments.get(network.value)
+        if seg and isinstance(decl.addresses, Word) and (problem := _cannot_ask(guest, seg)):
+            self._report.add(decl.addresses.at, problem)
+            return
         if seg and seg.network.routed:
             host_routed.check_port(decl, self._report)
         elif seg is None or seg.network.mode is not Mode.BRIDGE or value(guest.image) is not Image.TINY:
@@ -142,20 +147,24 @@ class Guests:
             mac=mac,
             tap=value(given.tap) or addressing.tap(self._scope.topology, guest, name),
             addresses=self._addresses.of(guest, name, given, mac, seg) if seg else (),
+            address_word=_word(given),
             sources=routed,
             onlink=onlink,
             default_route=default_route,
-            link_up=given.link.value is Link.UP,
+            link_up=value(given.link) is not Link.DOWN,
+            told=tuple(name for name, said in (("link", given.link), ("port", given.isolated)) if said),
             isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
             bandwidth=bandwidth(given.bandwidth, self._report),
-            guarded=given.guarded.value if given.guarded else bool(seg is None or seg.network.guarded),
+            guarded=_guarded(given, seg, self._report),
             pairs=tuple(AddressPair(pair.address.value, value(pair.mac)) for pair in given.allowed_pairs or ()),
             roles=values(given.roles),
-            privacy_addresses=_flag(given.privacy_addresses, bool(seg and seg.network.privacy_addresses)),
+            privacy_addresses=_privacy(given, True, bool(seg and seg.network.privacy_addresses)),
+            strict_addresses=_privacy(given, STRICT, bool(seg and seg.network.strict_addresses)),
             log_drops=_flag(given.log_drops, bool(seg and seg.network.log_drops)),
             vlan=value(given.vlan),
             trunk=vlans.trunk(given),
             native_vlan=value(given.native_vlan),
+            probe=given.probe.value,
             behind=nexthops.behind(given, routed),
         )
         port = self._with_ways(given, port, f"port '{guest}.{name}'", seg)
@@ -172,6 +181,40 @@ class Guests:
             floating=floating.translated,
             untranslated=floating.untranslated,
         )
+
+
+def _guarded(decl: PortDecl, seg: Segment | None, report: Report) -> bool:
+    if decl.guarded is None:
+        return seg is None or seg.network.guarded
+    if not decl.guarded.value and seg and seg.network.guard_required:
+        report.add(decl.guarded.where, f"network '{seg.network.name}' says guarded: required, and so for all its ports")
+    return decl.guarded.value
+
+
+def _word(decl: PortDecl) -> AddressWord | None:
+    if isinstance(decl.addresses, Everything):
+        return AddressWord.ANY
+    if isinstance(decl.addresses, Word):
+        return AddressWord.DHCP
+    return AddressWord.NONE if decl.addresses == () else None
+
+
+def _privacy(decl: PortDecl, word: bool | str, default: bool) -> bool:
+    return default if decl.privacy_addresses is None else decl.privacy_addresses.value == word
+
+
+def _cannot_ask(guest: GuestDecl, seg: Segment) -> str:
+    """Why a port cannot leave its address to the host's DHCP server; "" if it can."""
+    if not any(subnet.dhcp for subnet in seg.network.subnets) and not seg.decl.bad & {"subnets", "dhcp"}:
+        problem = f"addresses: dhcp: the host has no DHCP server on network '{seg.network.name}'"
+        if seg.network.mode is Mode.HOST_ROUTED:
+            return f"{problem}, as on none of mode host-routed: list the port's addresses"
+        if seg.network.mode is Mode.BRIDGE:
+            return f"{problem}, as on none of mode bridge: list the port's addresses, or say addresses: any"
+        return f"{problem}: give it dhcp: {{}}"
+    if guest.image is not None:
+        return "addresses: dhcp is for guests of your own: a lab guest is told its addresses, so leave the key out"
+    return ""
 
 
 def _flag(given: At[bool] | None, default: bool) -> bool:

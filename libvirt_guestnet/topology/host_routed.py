@@ -55,13 +55,18 @@ def _refused(decl: NetworkDecl) -> Iterator[tuple[Where, str, str]]:
         (decl.service_vlan.where if decl.service_vlan else None, "service-vlan", no_bridge),
         (decl.vxlan.at if decl.vxlan else None, "vxlan", no_bridge),
         (decl.bandwidth.at if decl.bandwidth else None, "bandwidth", "set it on the ports"),
+        (
+            None if decl.autostart.value else decl.autostart.where,
+            "autostart",
+            "no network of libvirt's has to be started",
+        ),
         (_if_true(decl.isolated_ports), "isolated-ports", "nothing reaches another port but through the host"),
         (_if_true(decl.privacy_addresses), "privacy-addresses", "the host routes to addresses that it knows"),
     )
     return ((where, name, why) for where, name, why in refused if where)
 
 
-def _if_true(at: At[bool] | None) -> Where | None:
+def _if_true(at: At[bool] | At[bool | str] | None) -> Where | None:
     return at.where if at and at.value else None
 
 
@@ -87,6 +92,7 @@ def check_port(decl: PortDecl, report: Report) -> None:
         (decl.isolated.where if decl.isolated else None, "isolated", on_no_bridge),
         (decl.vlan.where if decl.vlan else None, "vlan", on_no_bridge),
         (decl.trunk[0].where if decl.trunk else None, "trunk", on_no_bridge),
+        (decl.native_vlan.where if decl.native_vlan else None, "native-vlan", on_no_bridge),
         (decl.roles[0].where if decl.roles else None, "roles", "nobody else is on its link"),
         (_if_true(decl.privacy_addresses), "privacy-addresses", "the host routes to addresses that it knows"),
         (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from ..model import FORGERIES, Family, PortKind, Role, Service
-from ..model_network import IPAddress, IPNetwork, Mode
+from ..model_network import IPAddress, IPNetwork, Mode, Offload
 from . import kinds
 from .kinds import Image, Link
 from .spec import At, Decl, ListOf, MapOf, Record, key
@@ -29,8 +29,8 @@ class PhysicalDecl(Decl):
     host: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),
         "In a lab, the addresses this host has there. "
-        "Left out: the second address of each subnet if a nat, route or open network uses the label or a vxlan has it "
-        "as underlay, else none.",
+        "Left out: the second address of each subnet if a nat, route, open or host-routed network uses the label or a "
+        "vxlan has it as underlay, else none.",
     )
     mtu: At[int] | None = key(
         kinds.MTU, "Largest packet that passes there, in bytes. Checked against the MTU of what it carries."
@@ -162,19 +162,29 @@ class NetworkDecl(Decl):
     )
     isolated_ports: At[bool] = key(kinds.BOOL, "Ports reach the host but not each other.", default=False)
     bandwidth: BandwidthDecl | None = key(Record(BandwidthDecl), "Limits for all ports together.")
-    guarded: At[bool] = key(
-        kinds.BOOL, "Port security: a guest can only send from its own MAC and IP addresses.", default=True
+    guarded: At[bool | str] = key(
+        kinds.GUARDED,
+        "Port security: a guest can only send from its own MAC and IP addresses. required: of every port, whatever a "
+        "domain's own metadata says; a NIC on the network that cannot be guarded does not start.",
+        default=True,
     )
-    privacy_addresses: At[bool] = key(
-        kinds.BOOL,
-        "Guests choose their IPv6 addresses themselves (RFC 7217, RFC 8981; Windows and macOS do unless told "
-        "otherwise): any address of the network's /64s passes, and any link-local one, that no other port is known by.",
+    privacy_addresses: At[bool | str] = key(
+        kinds.PRIVACY,
+        "Guests choose IPv6 addresses themselves (RFC 7217, RFC 8981; most do): of the network's /64s where the host "
+        "does not serve DHCPv6, and link-local ones. What nobody has is the port's that claims it first by duplicate "
+        "address detection. false does not forbid that; true: or that uses it first; strict: only what is known.",
         default=False,
     )
     log_drops: At[bool] = key(
         kinds.BOOL,
         "What port security drops appears in the kernel log, with port and reason, at most 5 per second and rule.",
         default=False,
+    )
+    offload: At[Offload] = key(
+        kinds.OFFLOAD,
+        "A guest can have the host write a checksum anywhere in its frame. Guarded ports are kept from that where the "
+        "kernel has BPF and BTF; where it has not, refuse keeps their guests from starting.",
+        default=Offload.ALLOW,
     )
     autostart: At[bool] = key(kinds.BOOL, "Start the network together with the host.", default=True)
 
@@ -231,14 +241,19 @@ class PortDecl(Decl):
         kinds.VLAN, "VLAN of a trunk's untagged frames. Left out: untagged frames are dropped."
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP),
-        "Its addresses, without prefix length; each must be in a subnet of the network. "
-        "Subnets without one get an address derived from the names, except on bridge networks; [] means none at all.",
+        ListOf(kinds.IP, all_word="any", other_word="dhcp"),
+        "Its addresses, without prefix length; each must be in a subnet of the network. Subnets without one get an "
+        "address derived from the names, except on bridge networks: there a guest of your own may only ask by DHCP "
+        "until they are listed. [] means none at all; any lets it use every address of the network that nobody else "
+        "holds, and status says so; dhcp leaves it to the host's DHCP server, out of its range (for guests of your "
+        "own).",
     )
     default_route: At[bool] | None = key(
         kinds.BOOL, "The guest's default route leaves here. Left out: true for the first port that has a gateway."
     )
-    link: At[Link] = key(kinds.LINK, "Whether the cable is plugged in.", default=Link.UP)
+    link: At[Link] | None = key(
+        kinds.LINK, "Whether the cable is plugged in. Left out: up; a NIC that your own domain has stays as it is."
+    )
     isolated: At[bool] | None = key(
         kinds.BOOL, "Cannot reach other isolated ports. Left out: the network's isolated-ports."
     )
@@ -251,10 +266,13 @@ class PortDecl(Decl):
         ListOf(Record(PairDecl)), "Addresses it may use beside its own; several ports may share them."
     )
     roles: tuple[At[Role], ...] | None = key(
-        ListOf(kinds.ROLE), "dhcp-server: it may answer DHCP; ra-sender: it may announce itself as IPv6 router."
+        ListOf(kinds.ROLE),
+        "dhcp-server: it may answer DHCP; ra-sender: it may announce itself as IPv6 router; router-protocols: it may "
+        "speak OSPF, RIP, VRRP and the like, and query multicast listeners; own-sources: it has addresses of its "
+        "`sources` itself, such as a service address on lo, and asks for its neighbours from them.",
     )
-    privacy_addresses: At[bool] | None = key(
-        kinds.BOOL, "The guest chooses its IPv6 addresses itself. Left out: the network's."
+    privacy_addresses: At[bool | str] | None = key(
+        kinds.PRIVACY, "How the guest may choose IPv6 addresses itself. Left out: the network's."
     )
     log_drops: At[bool] | None = key(kinds.BOOL, "Log what port security drops. Left out: the network's.")
     sources: tuple[At[IPNetwork], ...] | None = key(
@@ -274,6 +292,12 @@ class PortDecl(Decl):
         "Floating addresses that the host routes to the port's own, without translation: the guest has them itself, "
         "with prefix length 32 or 128, and may send from them. Modes nat and route need a physical-network for that.",
         name="floating-untranslated",
+    )
+    probe: At[bool] = key(
+        kinds.BOOL,
+        "Before the host answers for an address of the port's on a LAN, that LAN is asked whether anybody has it: who "
+        "answers refuses the guest's start. false for one that is about to move here.",
+        default=True,
     )
     next_hop: At[bool] = key(
         kinds.BOOL,

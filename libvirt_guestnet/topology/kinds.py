@@ -6,15 +6,17 @@ A reader gets the text and whether it was written without quotes; it raises Valu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 from uuid import UUID
 
+from .. import parse
+from ..metadata import REQUIRED, STRICT
 from ..model import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
-from ..model_network import IPAddress, IPNetwork, Mode
+from ..model_network import IPAddress, IPNetwork, Mode, Offload
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -42,12 +44,20 @@ def _read_text(text: str) -> str:
     return text
 
 
-def _read_bool(text: str) -> bool:
+def _read_bool(text: str, what: str = "neither true nor false") -> bool:
     if text in ("true", "false"):
         return text == "true"
     meant = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text.lower(), text.lower())
     hint = f"; did you mean {meant}?" if meant in ("true", "false") else ""
-    raise ValueError(f"{shown(text)} is neither true nor false{hint}")
+    raise ValueError(f"{shown(text)} is {what}{hint}")
+
+
+def _read_guarded(text: str) -> bool | str:
+    return text if text == REQUIRED else _read_bool(text, f"neither true, false nor {REQUIRED}")
+
+
+def _read_privacy(text: str) -> bool | str:
+    return text if text == STRICT else _read_bool(text, f"neither true, false nor {STRICT}")
 
 
 def integer(low: int, high: int, what: str) -> Kind:
@@ -127,13 +137,12 @@ def _read_mac(text: str) -> str:
 def _read_ip(text: str) -> IPAddress:
     if "/" in text:
         raise ValueError(f"{shown(text)}: write the address without a prefix length; the subnet gives it")
+    if "%" in text:
+        raise ValueError(f"{shown(text)}: an address with a scope cannot be used here")
     try:
-        address = ip_address(text)
+        return parse.address(text)
     except ValueError:
         raise ValueError(f"{shown(text)} is not an IP address") from None
-    if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise ValueError(f"{shown(text)}: an address with a scope cannot be used here")
-    return address
 
 
 def _read_ipv4(text: str) -> IPv4Address:
@@ -147,18 +156,18 @@ def _read_prefix(text: str) -> IPNetwork:
     if "/" not in text or "%" in text:
         raise ValueError(f"{shown(text)} is not a prefix such as 192.0.2.0/24 or fd00:1::/64")
     try:
-        return ip_network(text)
+        return parse.prefix(text)
     except ValueError:
         pass
     try:
-        near = ip_network(text, strict=False)
+        near = parse.enclosing(text)
     except ValueError:
         raise ValueError(f"{shown(text)} is not a prefix such as 192.0.2.0/24 or fd00:1::/64") from None
     raise ValueError(f"{shown(text)} has bits set beyond its prefix length; did you mean '{near}'?")
 
 
 def _read_pair(text: str) -> IPNetwork:
-    prefix = _read_prefix(text) if "/" in text else ip_network(_read_ip(text))
+    prefix = _read_prefix(text) if "/" in text else parse.prefix(str(_read_ip(text)))
     if prefix.prefixlen == 0:
         raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
     if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified:
@@ -181,22 +190,28 @@ def _read_subnet(text: str) -> IPNetwork:
 def _read_service(text: str) -> Service:
     protocol, slash, ports = text.partition("/")
     if protocol not in list(Protocol):
-        raise ValueError(unknown("service", protocol, Protocol))
+        raise ValueError(_no_service(text, Protocol))
     if not slash:
         return Service(Protocol(protocol))
     if protocol == Protocol.ICMP or not re.fullmatch(_PORTS, ports):
-        raise ValueError(f"{shown(text)} is not a service such as icmp, tcp, tcp/80 or udp/8000-8010")
+        raise ValueError(_no_service(text))
     first, last = int(ports.split("-")[0]), int(ports.split("-")[-1])
     if not 1 <= first <= last <= 65535:
         raise ValueError(f"{shown(text)}: ports go from 1 to 65535, the lower one first")
     return Service(Protocol(protocol), first, last)
 
 
+def _no_service(text: str, known: Iterable[str] = ()) -> str:
+    guess = unknown("service", text.partition("/")[0], known)
+    plain = f"{shown(text)} is not a service such as icmp, tcp, tcp/80 or udp/8000-8010"
+    return guess if guess.endswith("?") else plain
+
+
 def _read_probe(text: str) -> Service | str:
     if text == LAYER2:
         return text
     if text.partition("/")[0] not in list(Protocol):
-        raise ValueError(unknown("service", text, [LAYER2, *Protocol]))
+        raise ValueError(_no_service(text, [LAYER2, *Protocol]))
     return _read_service(text)
 
 
@@ -260,6 +275,14 @@ class Image(StrEnum):
     TINY = "tiny"
 
 
+def _read_image(text: str) -> Image:
+    try:
+        return Image(text)
+    except ValueError:
+        hint = "leave the key out for a domain of your own"
+        raise ValueError(f"{unknown('image', text, list(Image))} ({hint})") from None
+
+
 class Link(StrEnum):
     UP = "up"
     DOWN = "down"
@@ -269,6 +292,8 @@ LAYER2 = "layer2"
 AUTO = 0  # neither a VLAN nor a VNI: one is to be drawn from the label's pool
 TEXT = Kind(_read_text, {"type": "string"})
 BOOL = Kind(_read_bool, {"type": "boolean"})
+PRIVACY = Kind(_read_privacy, {"enum": [True, False, STRICT]})
+GUARDED = Kind(_read_guarded, {"enum": [True, False, REQUIRED]})
 WORD = Kind(_read_word, _pattern(_WORD) | {"maxLength": 64})
 OBJECT_NAME = Kind(_read_object_name, _pattern(r"[^/\s-]([^/]*[^/\s])?") | {"maxLength": OBJECT_NAME_BYTES})
 IFNAME = Kind(_read_ifname, _pattern(_WORD) | {"maxLength": IFNAME_BYTES})
@@ -289,8 +314,9 @@ MODE = choice(Mode, "mode")
 PORT_KIND = choice(PortKind, "kind of port")
 ROLE = choice(Role, "role")
 FAMILY = choice(Family, "family")
-IMAGE = choice(Image, "image")
+IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
 LINK = choice(Link, "link state")
+OFFLOAD = choice(Offload, "answer")
 MTU = integer(576, 9216, "MTU")
 VLAN = integer(1, 4094, "VLAN")
 VLAN_RANGE = Kind(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from .. import addressing
+from ..metadata import REQUIRED, STRICT
 from ..model_network import (
     Bandwidth,
     DhcpRange,
@@ -152,9 +153,12 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         mtu=mtu,
         isolated_ports=decl.isolated_ports.value,
         bandwidth=bandwidth(decl.bandwidth, report),
-        guarded=decl.guarded.value,
-        privacy_addresses=decl.privacy_addresses.value,
+        guarded=bool(decl.guarded.value),
+        guard_required=decl.guarded.value == REQUIRED,
+        privacy_addresses=decl.privacy_addresses.value is True,
+        strict_addresses=decl.privacy_addresses.value == STRICT,
         log_drops=decl.log_drops.value,
+        offload=decl.offload.value,
         autostart=decl.autostart.value,
         vlan=tag,
         vxlan=vxlan,
@@ -162,7 +166,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         drawn=drawn,
         routed=routed,
     )
-    _check_mtu(decl, prefixes, report)
+    _check_mtu(decl, prefixes, outside, report)
     return Segment(at, decl, network, prefixes, sure)
 
 
@@ -211,6 +215,8 @@ def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
         report.add(label.where, "an isolated network has no physical network; remove it, or choose mode nat or route")
     if mode is Mode.BRIDGE and not (label or decl.vxlan or decl.bad & {"physical-network", "vxlan"}):
         report.add(decl.mode.where, "mode bridge needs a physical-network: the label of the network to bridge to")
+    if mode is Mode.HOST_ROUTED and decl.guarded.value == REQUIRED:
+        report.add(decl.guarded.where, "mode host-routed has no libvirt network that could insist: say guarded: true")
     if mode in _HOSTED and not decl.subnets and "subnets" not in decl.bad:
         report.add(decl.mode.where, f"mode {mode} needs subnets, such as subnets: [10.0.1.0/24]")
 
@@ -233,7 +239,15 @@ def _check_options(decl: NetworkDecl, report: Report) -> None:
                 report.add(at.where, f"{name} needs the host on the network: add dhcp: {{}} or gateway: host")
 
 
-def _check_mtu(decl: NetworkDecl, prefixes: tuple[IPNetwork, ...], report: Report) -> None:
+def _check_mtu(
+    decl: NetworkDecl, prefixes: tuple[IPNetwork, ...], outside: PhysicalDecl | None, report: Report
+) -> None:
+    carried = outside.mtu.value if outside and outside.mtu else 0
+    if decl.mtu and decl.mode.value is Mode.BRIDGE and carried and decl.mtu.value > carried:
+        # Whoever routes answers that a packet is too big; a bridge drops it without a word.
+        label = decl.physical_network.value if decl.physical_network else ""
+        message = f"MTU {decl.mtu.value} does not fit: '{label}' carries {carried}, and what is larger would vanish"
+        report.add(decl.mtu.where, f"{message}; at most {carried}, or give '{label}' its real mtu:")
     if decl.mtu and decl.mtu.value < _IPV6_MIN_MTU and any(p.version == 6 for p in prefixes):
         report.add(decl.mtu.where, f"MTU {decl.mtu.value} is too small for IPv6, which needs {_IPV6_MIN_MTU}")
 

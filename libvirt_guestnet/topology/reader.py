@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ..errors import Where
 from .kinds import Kind
 from .report import Report, shown, unknown
-from .spec import At, Decl, Key, ListOf, MapOf, Record, Type, keys_of
+from .spec import At, Decl, Everything, Key, ListOf, MapOf, Record, Type, Word, keys_of
 from .yamltree import Mapping, Node, Scalar, Sequence
 
 D = TypeVar("D", bound=Decl)
@@ -50,13 +50,20 @@ def _scalar(node: Node, kind: Kind, report: Report) -> At[Any]:
 
 def _list(node: Node, type_: ListOf, report: Report) -> tuple[Any, ...]:
     if type_.all_word and isinstance(node, Scalar) and node.text == type_.all_word:
-        return tuple(At(item, node.where) for item in type_.all_items)
+        return Everything(At(item, node.where) for item in type_.all_items)
+    if type_.other_word and isinstance(node, Scalar) and node.text == type_.other_word:
+        word = Word()
+        word.at = node.where
+        return word
     if not isinstance(node, Sequence):
         raise _wrong(node, "a list: write [ … ]", report)
     if type_.length is not None and len(node.items) != type_.length:
         raise _complain(node.where, f"expected a list of exactly {type_.length}, not {len(node.items)}", report)
     items, bad = [], False
     for item in node.items:
+        if isinstance(item, Scalar) and not item.empty and item.text in (type_.all_word, type_.other_word):
+            message = f"{shown(item.text)} is no item of a list: write it alone, without brackets or a dash"
+            raise _complain(item.where, message, report)
         try:
             items.append(_value(item, type_.item, report))
         except _Bad:

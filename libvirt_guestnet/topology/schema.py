@@ -51,7 +51,8 @@ def _list(type_: ListOf, definitions: dict[str, Any]) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "array", "items": _type(type_.item, definitions)}
     if type_.length is not None:
         schema |= {"minItems": type_.length, "maxItems": type_.length}
-    return {"anyOf": [{"const": type_.all_word}, schema]} if type_.all_word else schema
+    words = [{"const": word} for word in (type_.all_word, type_.other_word) if word]
+    return {"anyOf": [*words, schema]} if words else schema
 
 
 def _reference(cls: type[Decl], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -30,14 +30,26 @@ def values(items: tuple[At[T], ...] | None) -> tuple[T, ...]:
     return tuple(at.value for at in items or ())
 
 
+class Everything(tuple[Any, ...]):
+    """The value of a list for which its word was written."""
+
+
+class Word(tuple[Any, ...]):
+    """The value of a list in the place of which its other word was written: empty but for its place in the file."""
+
+    at: Where
+
+
 @dataclass(frozen=True)
 class ListOf:
-    """A list; `length` fixes how many, `all_word` is a word that stands for `all_items`."""
+    """A list; `length` fixes how many, `all_word` is a word that stands for `all_items`: they come as `Everything`.
+    `other_word` may stand in its place, too, and comes as `Word`."""
 
     item: Kind | Record
     length: int | None = None
     all_word: str | None = None
     all_items: Sequence[str] = ()
+    other_word: str | None = None
 
 
 @dataclass(frozen=True)

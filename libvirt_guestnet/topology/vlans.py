@@ -48,9 +48,3 @@ def check_port(decl: PortDecl, port: Port, seg: Segment | None, report: Report) 
         report.add(
             where, f"a port in a VLAN is of kind network: only then does its hook know the VLAN, not {port.kind}"
         )
-    learns = seg is not None and any(subnet.dhcp for subnet in seg.network.subnets) and not port.addresses
-    if port.trunk and port.guarded and decl.trunk and learns and "addresses" not in decl.bad:
-        report.add(
-            decl.trunk[0].where,
-            "a guarded trunk learns no address from DHCP: give it addresses of the network, or say guarded: false",
-        )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..claims import ANYWHERE, MOST_MOVED, Claim, clash
 from ..errors import Where
-from ..model import Forward, Port, Service
+from ..model import AddressWord, Forward, Port, Service
 from ..model_network import IPAddress, Mode
 from .keys import ForwardDecl, PortDecl
 from .networks import HOST, Segment
@@ -19,16 +19,23 @@ if TYPE_CHECKING:
 
 _OUTSIDE = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 _PORTS = 65535
-_Wanted = tuple[tuple[IPAddress, IPAddress | None], ...]
+_DNS, _DHCP = 53, 67
+_Wanted = tuple[tuple[IPAddress | None, IPAddress | None], ...]
+_NO_HOST = {
+    Mode.BRIDGE: "its guests are on the LAN themselves",
+    Mode.HOST_ROUTED: "its guests are reached at their own addresses",
+}
+_NO_TARGET = "leave addresses out for one that is reserved, or say addresses: dhcp for one that the forward follows"
 
 
 def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) -> tuple[Forward, ...]:
     """The forwards of a port that has its addresses already."""
     if seg is None or not decl.forwards:
         return ()
+    if seg.decl.bad & {"subnets", "gateway"} or "addresses" in decl.bad:
+        return ()
     if not any(subnet.host for subnet in seg.network.subnets):
-        bridged = seg.network.mode is Mode.BRIDGE
-        why = "its guests are on the LAN themselves" if bridged else "gateway: host gives it one"
+        why = _NO_HOST.get(seg.network.mode, "gateway: host gives it one")
         message = f"the host has no address on network '{seg.network.name}', so it cannot forward there; {why}"
         report.add(decl.forwards[0].at, message)
         return ()
@@ -36,9 +43,31 @@ def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) ->
     found: list[Forward] = []
     for each in decl.forwards:
         wanted = tuple(_wanted(each, port, report))
+        _check_servers(each, wanted, seg, report)
         for service in each.services:
             found += _forward(each, service, wanted, hide, report)
     return tuple(found)
+
+
+def _check_servers(decl: ForwardDecl, wanted: _Wanted, seg: Segment, report: Report) -> None:
+    """The host's own servers of the network, which run before any guest does: each start would be refused."""
+    for service in decl.services:
+        for at in dict.fromkeys(at for _, at in wanted):
+            versions = {address.version if address else 4 for address, asked in wanted if asked == at}
+            if problem := _served(service.value, at, versions, seg):
+                report.add(service.where, f"{service.value} cannot be forwarded: {problem}")
+
+
+def _served(service: Service, at: IPAddress | None, versions: Collection[int], seg: Segment) -> str:
+    first, last = service.first_port or 0, service.last_port or 0
+    hosts = [subnet.host for subnet in seg.network.subnets if subnet.host and subnet.host.version in versions]
+    if first <= _DNS <= last and service.protocol in ("tcp", "udp") and hosts and at in (None, *hosts):
+        advice = "" if at else "; say with at: which other address of the host is meant"
+        return f"the host answers DNS for network '{seg.network.name}' at {at or hosts[0]} port {_DNS}{advice}"
+    ranged = any(subnet.dhcp for subnet in seg.network.subnets)
+    if first <= _DHCP <= last and service.protocol == "udp" and ranged and 4 in versions:
+        return f"the host's DHCP server for network '{seg.network.name}' listens on port {_DHCP} of every address"
+    return ""
 
 
 def _forward(decl: ForwardDecl, at: At[Service], wanted: _Wanted, hide: bool, report: Report) -> Iterator[Forward]:
@@ -63,15 +92,25 @@ def _unfit(first: int, last: int, to_first: int) -> str:
     return ""
 
 
-def _wanted(decl: ForwardDecl, port: Port, report: Report) -> Iterator[tuple[IPAddress, IPAddress | None]]:
-    """Addresses of the guest's, each with that of the host that leads to it."""
+def _versions(port: Port) -> list[int]:
+    """The families in which the guest can be forwarded to."""
+    leased = [4] if port.address_word is AddressWord.DHCP else []
+    return [version for version in (4, 6) if port.address(version) or version in leased]
+
+
+def _wanted(decl: ForwardDecl, port: Port, report: Report) -> Iterator[tuple[IPAddress | None, IPAddress | None]]:
+    """Addresses of the guest's (None: the leased one), each with that of the host that leads to it."""
+    leased = port.address_word is AddressWord.DHCP
     if decl.addresses is None:
-        yield from ((address, None) for version in (4, 6) if (address := port.address(version)))
+        versions = _versions(port)
+        yield from ((port.address(version), None) for version in versions)
+        if not versions:
+            report.add(decl.at, f"port '{port.name}' has no address that could be forwarded to: {_NO_TARGET}")
     for at in decl.addresses or ():
         address = port.address(at.value.version)
         if problem := unreachable(at.value):
             report.add(at.where, problem)
-        elif address is None:
+        elif address is None and not (leased and at.value.version == 4):
             report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to forward {at.value} to")
         else:
             yield address, at.value
@@ -162,7 +201,7 @@ def _claims(placed: Iterable[Placed]) -> Iterator[tuple[Where, Claim]]:
         for decl in each.decl.forwards or ():
             for service in decl.services:
                 first, last = service.value.first_port, service.value.last_port
-                anywhere = [ANYWHERE[v] for v in (4, 6) if each.port.address(v)]
+                anywhere = [ANYWHERE[version] for version in _versions(each.port)]
                 for at in anywhere if decl.addresses is None else [str(at.value) for at in decl.addresses]:
                     if first is not None and last is not None:
                         yield service.where, Claim(at, service.value.protocol, first, last, each.title)

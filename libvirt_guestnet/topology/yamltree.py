@@ -64,7 +64,7 @@ def parse(text: str, name: str, problems: list[Problem]) -> Node | None:
     try:
         return builder.document()
     except yaml.YAMLError as error:
-        raise TopologyError([*problems, Problem(_where_of(error, name), _words_of(error))]) from None
+        raise TopologyError([*problems, Problem(_where_of(error, name), _words_of(error, text))]) from None
     finally:
         builder.close()
 
@@ -160,7 +160,10 @@ def _where_of(error: yaml.YAMLError, name: str) -> Where:
     return Where(name, mark.line + 1, mark.column + 1) if mark else Where(name, 1, 1)
 
 
-def _words_of(error: yaml.YAMLError) -> str:
+def _words_of(error: yaml.YAMLError, text: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark and text[mark.index : mark.index + 1] == "\t":
+        return "not valid YAML: here is a tab; indent lines with spaces only"
     problem = getattr(error, "problem", None) or "it cannot be read"
     context = getattr(error, "context", None)
     return f"not valid YAML: {f'{context}, ' if context else ''}{problem}"

@@ -26,7 +26,7 @@ def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) ->
         _isolation(network, port),
         node("target", dev=port.tap),
         node("model", type="virtio"),
-        maybe(not port.link_up, "link", state="down"),
+        maybe(not port.link_up or "link" in port.told, "link", state="up" if port.link_up else "down"),
         maybe(_needs_mtu(network, port), "mtu", size=network.mtu),
         type=port.kind,
     )
@@ -41,10 +41,12 @@ def _source(network: Network, port: Port, hostmap: HostMap) -> Element | None:
 
 
 def _isolation(network: Network, port: Port) -> Element | None:
-    """Said only where it differs from what libvirt assumes: the network's setting for type network, no otherwise."""
+    """Said where the file says it, or where it differs from what libvirt assumes: the network's setting for type
+    network, no otherwise."""
     assumed = network.isolated_ports if port.kind is PortKind.NETWORK else False
     on_a_bridge = port.kind is not PortKind.ETHERNET
-    return maybe(on_a_bridge and port.isolated != assumed, "port", isolated=port.isolated)
+    said = "port" in port.told or port.isolated != assumed
+    return maybe(on_a_bridge and said, "port", isolated=port.isolated)
 
 
 def _needs_mtu(network: Network, port: Port) -> bool:

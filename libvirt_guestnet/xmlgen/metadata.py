@@ -5,9 +5,9 @@ from __future__ import annotations
 from lxml import etree
 
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import NAMESPACE, PREFIX
-from libvirt_guestnet.model import Forward, Guest, Port, Topology
-from libvirt_guestnet.model_network import Network
+from libvirt_guestnet.metadata import LEASE, NAMESPACE, PREFIX, REQUIRED, STRICT
+from libvirt_guestnet.model import AddressWord, Forward, Guest, Port, Topology
+from libvirt_guestnet.model_network import Network, Offload
 from libvirt_guestnet.xmlgen.element import Child, Element, Value, fill
 from libvirt_guestnet.xmlgen.vlan import Carrier, carrier, has_vlans, ranges
 
@@ -25,9 +25,10 @@ def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> 
         _vxlan(network, hostmap),
         topology=topology.name,
         name=network.name,
-        guarded=network.guarded,
-        privacy=network.privacy_addresses or None,
+        guarded=REQUIRED if network.guard_required else network.guarded,
+        privacy=_privacy(network) or None,
         log=network.log_drops or None,
+        offload=_offload(network),
     )
 
 
@@ -45,8 +46,17 @@ def domain_metadata(topology: Topology, guest: Guest, hostmap: HostMap) -> Eleme
     )
 
 
+def _privacy(of: Network | Port) -> bool | str:
+    return STRICT if of.strict_addresses else of.privacy_addresses
+
+
 def _unless_default(wanted: bool, default: bool) -> bool | None:
     return None if wanted == default else wanted
+
+
+def _word(port: Port) -> AddressWord | None:
+    left_out = (AddressWord.NONE,) if port.untranslated else ()
+    return None if port.address_word in (AddressWord.DHCP, *left_out) else port.address_word
 
 
 def _port(port: Port, network: Network, hostmap: HostMap) -> Element:
@@ -67,9 +77,17 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> Element:
         name=port.name,
         network=port.network,
         guarded=port.guarded,
-        privacy=_unless_default(port.privacy_addresses, network.privacy_addresses),
-        log=_unless_default(port.log_drops, network.log_drops),
+        addresses=_word(port),
+        privacy=None if _privacy(port) == _privacy(network) else _privacy(port),
+        # A host-routed network has no metadata to say it.
+        log=_unless_default(port.log_drops, network.log_drops and network.routed is None),
+        probe=_unless_default(port.probe, True),
+        offload=_offload(network),
     )
+
+
+def _offload(network: Network) -> str | None:
+    return None if network.offload is Offload.ALLOW else network.offload
 
 
 def _forward(forward: Forward) -> Element:
@@ -79,7 +97,7 @@ def _forward(forward: Forward) -> Element:
         at=forward.at,
         protocol=forward.protocol,
         ports=ports,
-        to=forward.address,
+        to=forward.address or LEASE,
         first=forward.to_first if forward.to_first != forward.first else None,
         hide=True if forward.hide else None,
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv6Network
+from ipaddress import IPv4Address, IPv6Network
 from uuid import UUID, uuid5
 
 from lxml import etree
 
+from libvirt_guestnet.datapath.ranges import span, without
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.held import single
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.model import Assignment, Guest, Port, PortAddress, Topology
-from libvirt_guestnet.model_network import IPAddress, Mode, Network, Subnet
+from libvirt_guestnet.model_network import IPAddress, IPNetwork, Mode, Network, Subnet
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, fill, maybe, node
 from libvirt_guestnet.xmlgen.metadata import network_metadata
@@ -160,8 +162,28 @@ def _dhcp(topology: Topology, network: Network, subnet: Subnet) -> Element | Non
         for guest, port, address in _port_addresses(topology, network)
         if address.assignment is Assignment.DHCP and address.ip in subnet.prefix
     ]
-    pool = node("range", start=subnet.dhcp.start, end=subnet.dhcp.end) if subnet.dhcp else None
-    return maybe(pool is not None or reserved, "dhcp", pool, reserved)
+    pools = [node("range", start=start, end=end) for start, end in _ranges(topology, network, subnet)]
+    return maybe(bool(pools or reserved), "dhcp", pools, reserved)
+
+
+def _ranges(topology: Topology, network: Network, subnet: Subnet) -> Iterator[tuple[IPv4Address, IPv4Address]]:
+    """The DHCP range without what the file says is somebody's: its server asks nobody whether an address is in use. A
+    reservation it knows of."""
+    if subnet.dhcp:
+        start, end = subnet.dhcp.start, subnet.dhcp.end
+        declared = (span(prefix) for prefix in _declared(topology, network) if prefix.version == 4)
+        for first, last in without([(int(start), int(end))], declared):
+            yield start + (first - int(start)), start + (last - int(start))
+
+
+def _declared(topology: Topology, network: Network) -> Iterator[IPNetwork]:
+    for _, port in topology.ports_on(network.name):
+        yield from (single(a.ip) for a in port.addresses if a.assignment is not Assignment.DHCP)
+        yield from (pair.prefix for pair in port.pairs)
+    for port in (port for guest in topology.guests for port in guest.ports):
+        yield from map(single, (*port.floating, *port.untranslated))
+    yield from (single(host.address) for host in network.dns_hosts)
+    yield from (single(s.gateway) for s in network.subnets if s.gateway)
 
 
 def _dnsmasq_options(topology: Topology, network: Network) -> Element | None:

@@ -10,18 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import pytest
 from conftest import LABS
 
 from libvirt_guestnet.guest import image
-from libvirt_guestnet.sandbox.boot import start_ticks
 
 NAME = f"killed-{os.getpid()}"
-GONE_SECONDS = 2.0
+GONE_SECONDS = 60.0
 ROUNDS = 10
 RUN_SECONDS = 12.0
 """About what an undisturbed run takes: the moments are spread over it. A longer one is killed early, no harm."""
@@ -68,31 +67,49 @@ def processes() -> list[str]:
     return found
 
 
-def inhabited(namespaces: frozenset[str], killed: int) -> set[str]:
-    """Those namespaces in which a process lives that was there at the kill, in clock ticks since boot.
+class Used:
+    """The namespaces that the lab's processes live in and this process does not.
 
-    The kernel gives the numbers of namespaces that are gone to new ones, of whoever else uses this machine.
+    They are held open until the block ends: the kernel gives the number of a namespace that is gone to a new one, of
+    whoever else uses this machine.
     """
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if start_ticks(int(process.name)) <= killed:
-                found |= namespaces & {str(link.readlink()) for link in (process / "ns").iterdir()}
-    return found
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._fds = [fd for line in processes() for fd in self._opened(int(line.split()[0]))]
+        self.namespaces = {Path(f"/proc/self/fd/{fd}").readlink() for fd in self._fds} - namespaces_of(os.getpid())
+
+    def _opened(self, pid: int) -> list[int]:
+        fds: list[int] = []
+        for link in Path("/proc/self/ns").iterdir():
+            with suppress(OSError):
+                fds.append(os.open(f"/proc/{pid}/ns/{link.name}", os.O_RDONLY))
+                self._stack.callback(os.close, fds[-1])
+        return fds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def inhabited(self) -> set[str]:
+        """Processes that live in one of them, or whose children will."""
+        pids = [process.name for process in Path("/proc").glob("[0-9]*")]
+        return {pid for pid in pids if namespaces_of(int(pid)) & self.namespaces}
 
 
-def ticks() -> int:
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+def namespaces_of(pid: int) -> frozenset[Path]:
+    """None of a process that is gone."""
+    try:
+        return frozenset(link.readlink() for link in Path(f"/proc/{pid}/ns").iterdir())
+    except OSError:
+        return frozenset()
 
 
-def lab_namespaces() -> frozenset[str]:
-    """The namespaces that the lab's processes live in and this process does not."""
-    own = {str(link.readlink()) for link in Path("/proc/self/ns").iterdir()}
-    found: set[str] = set()
-    for line in processes():
-        with suppress(OSError):
-            found |= {str(link.readlink()) for link in Path("/proc", line.split()[0], "ns").iterdir()}
-    return frozenset(found - own)
+def left(used: Used) -> list[str]:
+    """What of the lab still runs: a sandbox's keeper has nothing of its name, but its children's namespace."""
+    return processes() + [f"{pid} in the lab's namespaces" for pid in used.inhabited()]
 
 
 @contextmanager
@@ -124,12 +141,12 @@ def before(topology: str) -> Machine:
     return machine()
 
 
-def assert_nothing_is_left(before: Machine, topology: str, used: frozenset[str], killed: int) -> None:
+def assert_nothing_is_left(before: Machine, topology: str, used: Used) -> None:
     deadline = time.monotonic() + GONE_SECONDS
-    while (left := processes()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == []
-    assert inhabited(used, killed) == set()
+    with used:
+        while (running := left(used)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert running == []
     after = machine()
     # Files of dead sandboxes go with the next command that looks at sandboxes; nothing may be mounted or running.
     assert after._replace(files=before.files) == before
@@ -145,15 +162,14 @@ def test_run_killed_at_a_random_moment(before: Machine, topology: str, number: i
     moment, whole_group = MOMENTS[number], number % 2 == 1
     with started("run", topology) as child:
         time.sleep(moment)
-        used = lab_namespaces()
+        used = Used()
         print(f"killed after {moment:.2f} s, {'the whole group' if whole_group else 'the process alone'}")
-        killed = ticks()
         if whole_group:
             os.killpg(child.pid, signal.SIGKILL)
         else:
             child.kill()
         child.wait(10)
-        assert_nothing_is_left(before, topology, used, killed)
+        assert_nothing_is_left(before, topology, used)
 
 
 def test_the_check_sees_a_running_lab(before: Machine, topology: str) -> None:
@@ -162,26 +178,25 @@ def test_the_check_sees_a_running_lab(before: Machine, topology: str) -> None:
         while not any("qemu-system" in line for line in processes()):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        used = lab_namespaces()
-        assert len(used) >= 5
-        assert inhabited(used, ticks()) == used
+        used = Used()
+        assert len(used.namespaces) >= 5
+        assert {line.split()[0] for line in processes()} <= used.inhabited()
         assert machine().files > before.files
-        killed = ticks()
         child.kill()
         child.wait(10)
-        assert_nothing_is_left(before, topology, used, killed)
+        assert_nothing_is_left(before, topology, used)
 
 
 def test_up_killed_half_way_goes_with_down_and_comes_up_again(before: Machine, topology: str) -> None:
     for seconds in (0.3, 1.5, 4.0):
         with started("up", topology) as child:
             time.sleep(seconds)
-            used, killed = lab_namespaces(), ticks()
+            used = Used()
             os.killpg(child.pid, signal.SIGKILL)
             child.wait(10)
             down = lab("down", topology)
             assert down.returncode == 0, down.stderr
-            assert_nothing_is_left(before, topology, used, killed)
+            assert_nothing_is_left(before, topology, used)
     up = lab("up", topology)
     assert up.returncode == 0, up.stderr
     verified = lab("verify", topology)
@@ -189,9 +204,9 @@ def test_up_killed_half_way_goes_with_down_and_comes_up_again(before: Machine, t
     again = lab("up", topology)
     message = f"the lab of topology '{NAME}' is up already: `guestnet lab down {topology}` takes it away"
     assert (again.returncode, again.stderr) == (1, f"guestnet: {message}\n")
-    used, killed = lab_namespaces(), ticks()
+    used = Used()
     assert lab("down", topology).returncode == 0
-    assert_nothing_is_left(before, topology, used, killed)
+    assert_nothing_is_left(before, topology, used)
     twice = lab("down", topology)
     message = f"the lab of topology '{NAME}' is not up: nothing to do\n"
     assert (twice.returncode, twice.stdout) == (0, message)

@@ -6,6 +6,7 @@ import json
 import re
 import select
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +58,9 @@ def restored(lab: Lab) -> Iterator[None]:
     assert lab.guestnet("plan", *MAPS, "-").stdout == "nothing to do\n"
 
 
+REACHED_SECONDS, EVERY_MS = 60.0, 50
+
+
 def edited(old: str, new: str, text: str = TEXT) -> str:
     assert text.count(old) == 1
     return text.replace(old, new)
@@ -87,14 +91,25 @@ def no_ping_lost(lab: Lab, guest: str, address: str) -> Iterator[None]:
             found = re.search(r"(\d+) packets transmitted, (\d+) packets received", statistics)
             assert found is not None, statistics
             sent, received = map(int, found.groups())
-            # The answer to the very last one may be under way when the pings are ended.
-            assert (sent > 20, sent - received <= 1) == (True, True), statistics
+            # Answers to the very last ones may be under way when the pings are ended: as many as take that long.
+            slowest = re.search(r"= [\d.]+/[\d.]+/([\d.]+) ms", statistics)
+            assert slowest is not None, statistics
+            under_way = 1 + float(slowest[1]) / EVERY_MS
+            assert (sent > 20, sent - received <= under_way) == (True, True), statistics
         finally:
             process.kill()
 
 
 def pings(lab: Lab, guest: str, address: str) -> bool:
     return lab.agent(guest, f"ping('{address}', count=5, timeout=0.7).received > 0") == "True\n"
+
+
+def reaches(lab: Lab, guest: str, address: str) -> bool:
+    """The same, as soon as a busy machine has the guests answer."""
+    end = time.monotonic() + REACHED_SECONDS
+    while not (answered := pings(lab, guest, address)) and time.monotonic() < end:
+        pass
+    return answered
 
 
 def links(lab: Lab, *argv: str) -> dict[str, dict[str, Any]]:
@@ -132,14 +147,14 @@ def test_a_nic_comes_and_goes_live(lab: Lab) -> None:
         assert links(lab)[tap]["master"] == "gn-vlan1"
         assert tap in lab.sandbox.run(["nft", "list", "table", "netdev", "guestnet"]).stdout
         lab.python(CONFIGURE, "c", text=text)
-        assert pings(lab, "c", B_VLAN1)
+        assert reaches(lab, "c", B_VLAN1)
     forge = text[: text.index("expect:")] + "expect:\n  - { from: c.vlan1, forge: all }\n"
     assert lab.unexpected(forge) == set()
     with no_ping_lost(lab, "a", LAN2):
         apply(lab, TEXT)
         assert indexes(lab) == before
         assert tap not in lab.sandbox.run(["nft", "list", "table", "netdev", "guestnet"]).stdout
-        assert pings(lab, "c", B_VLAN2)
+        assert reaches(lab, "c", B_VLAN2)
 
 
 def test_a_link_goes_down_and_up_live(lab: Lab) -> None:
@@ -147,11 +162,11 @@ def test_a_link_goes_down_and_up_live(lab: Lab) -> None:
         apply(lab, edited(C_PORTS, C_PORTS + "        link: down\n"))
         assert not pings(lab, "c", B_VLAN2)
         apply(lab, TEXT)
-        assert pings(lab, "c", B_VLAN2)
+        assert reaches(lab, "c", B_VLAN2)
 
 
 def test_isolation_changes_live(lab: Lab) -> None:
-    assert pings(lab, "b", A_VLAN1)
+    assert reaches(lab, "b", A_VLAN1)
     isolated = edited(A_PORTS, A_PORTS + "        isolated: true\n")
     isolated = edited(B_PORTS, B_PORTS + "        isolated: true\n", isolated)
     with no_ping_lost(lab, "a", LAN2):
@@ -159,7 +174,7 @@ def test_isolation_changes_live(lab: Lab) -> None:
         assert [port["isolated"] for port in links(lab).values() if port["master"] == "gn-vlan1"] == [True, True]
         assert not pings(lab, "b", A_VLAN1)
         apply(lab, TEXT)
-        assert pings(lab, "b", A_VLAN1)
+        assert reaches(lab, "b", A_VLAN1)
 
 
 def test_a_restarted_network_gets_its_taps_back(lab: Lab) -> None:
@@ -175,6 +190,6 @@ def test_a_restarted_network_gets_its_taps_back(lab: Lab) -> None:
     apply(lab, smaller, "--allow-interrupt")
     assert {tap: port["master"] for tap, port in links(lab).items()} == {t: p["master"] for t, p in before.items()}
     for guest in ("a", "b", "c"):
-        assert pings(lab, guest, LAN2)
+        assert reaches(lab, guest, LAN2)
     forge = smaller[: smaller.index("expect:")] + "expect:\n  - { from: a.vlan1, forge: all }\n"
     assert lab.unexpected(forge) == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 _HOLD = 'mount -t tmpfs -o mode=755 run /run && mount -t sysfs sys /sys && ip link set lo up && echo ready && exec "$@"'
@@ -11,8 +12,20 @@ _HOLD = 'mount -t tmpfs -o mode=755 run /run && mount -t sysfs sys /sys && ip li
 class Box:
     """`run` runs inside; the holder process dies with this process, and the namespaces with it."""
 
-    def __init__(self) -> None:
-        hold = ["unshare", "--net", "--mount", "--fork", "--kill-child", "sh", "-c", _HOLD, "box", "sleep", "600"]
+    def __init__(self, seconds: int = 600) -> None:
+        hold = [
+            "unshare",
+            "--net",
+            "--mount",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            _HOLD,
+            "box",
+            "sleep",
+            str(seconds),
+        ]
         self.holder = subprocess.Popen(hold, stdout=subprocess.PIPE, text=True)
         assert self.holder.stdout is not None
         assert self.holder.stdout.readline() == "ready\n", "no namespaces: these tests need root"
@@ -27,6 +40,15 @@ class Box:
         done = self.run(*argv)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
+
+    def processes(self) -> list[str]:
+        """The command lines of those that run inside; other tests' run beside them."""
+        home, found = Path(f"/proc/{self.pid}/ns/net").readlink(), []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # ended meanwhile
+                if (process / "ns/net").readlink() == home:
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
 
     def close(self) -> None:
         self.holder.kill()

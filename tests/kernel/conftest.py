@@ -17,7 +17,8 @@ import frames
 import pytest
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
+_CLONE_NEWNET, _CLONE_NEWNS = 0x40000000, 0x20000
+_NAMESPACES = {"net": _CLONE_NEWNET, "mnt": _CLONE_NEWNS}
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 ETH_P_ALL = 0x0003
 
@@ -30,16 +31,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def namespace() -> Iterator[None]:
-    """The test runs in a network namespace of its own."""
-    home = os.open("/proc/self/ns/net", os.O_RDONLY)
-    if _LIBC.unshare(_CLONE_NEWNET) != 0:
-        pytest.fail(f"no network namespace: {os.strerror(ctypes.get_errno())}; these tests need root")
+    """The test runs in a network namespace of its own, with a /sys of its own: the checksum guard is kept there."""
+    homes = {flag: os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind, flag in _NAMESPACES.items()}
+    folder = Path.cwd()
+    if _LIBC.unshare(_CLONE_NEWNET | _CLONE_NEWNS) != 0:
+        pytest.fail(f"no namespaces: {os.strerror(ctypes.get_errno())}; these tests need root")
     try:
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "sysfs", "sys", "/sys"], check=True)
         ip("link set lo up")
         yield
     finally:
-        _LIBC.setns(home, _CLONE_NEWNET)
-        os.close(home)
+        for flag, home in homes.items():
+            _LIBC.setns(home, flag)
+            os.close(home)
+        os.chdir(folder)  # which entering a mount namespace changes
 
 
 def ip(arguments: str) -> str:
@@ -107,17 +113,34 @@ class Wire:
         """The names of those that the neighbour receives. No time decides: a sentinel follows each frame."""
         return {name for number, (name, frame) in enumerate(corpus.items()) if self._overtaken(frame, number)}
 
+    def passing(self, corpus: Mapping[str, bytes], last: bytes) -> set[str]:
+        """The same, of a port that may not send that sentinel: `last` is what it always may."""
+        return {name for name, frame in corpus.items() if self._before(frame, last)}
+
+    def silent(self, corpus: Mapping[str, bytes], last: bytes) -> bool:
+        """Whether nothing of the corpus reaches the neighbour; `last` does, behind all of it."""
+        for frame in corpus.values():
+            self.send(frame)
+        heard = self._until(last)
+        return not any(frames.is_same(each, frame) for each in heard for frame in corpus.values())
+
     def _overtaken(self, frame: bytes, number: int) -> bool:
-        follower = frames.sentinel(number)
+        return self._before(frame, frames.sentinel(number))
+
+    def _before(self, frame: bytes, follower: bytes) -> bool:
         self.send(frames.inside(frame, *self.tags))
-        self.send(frames.inside(follower, *self.tags))
-        seen = False
-        while select.select([self.ear], [], [], 2)[0]:
+        return any(frames.is_same(heard, frame) for heard in self._until(frames.inside(follower, *self.tags), follower))
+
+    def _until(self, last: bytes, arriving: bytes | None = None) -> list[bytes]:
+        """What the neighbour hears before the last frame, which is sent here."""
+        self.send(last)
+        found: list[bytes] = []
+        while select.select([self.ear], [], [], 5)[0]:
             heard = self.ear.recv(65536)
-            if heard == follower:
-                return seen
-            seen = seen or frames.is_same(heard, frame)
-        raise AssertionError("the sentinel did not arrive: honest traffic is dropped")
+            if heard.rstrip(b"\0") == (arriving or last).rstrip(b"\0"):
+                return found
+            found.append(heard)
+        raise AssertionError("the last frame did not arrive: honest traffic is dropped")
 
     def close(self) -> None:
         self.ear.close()

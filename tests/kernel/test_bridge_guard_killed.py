@@ -172,7 +172,7 @@ def test_what_somebody_flushed_comes_back_with_anybodys_call(host: Host) -> None
 
 
 def test_a_kernel_that_cannot_starts_guests_all_the_same(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "CALL", CALL.replace('"counter accept"', '"meta nonsense"'))
+    monkeypatch.setitem(globals(), "CALL", CALL.replace('"counter accept"', '"accept accept"'))
     for operation in ("stopped", "start", "started"):
         assert not host.call("network", "wire", operation, network("wire", "nic"))
     host.plug("guest")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 from ipaddress import ip_network
+from pathlib import Path
 
 import frames
 import pytest
 from conftest import Wire, ip
 from scapy.all import ICMP, IP, ICMPv6EchoRequest, IPv6  # type: ignore[attr-defined]
 
-from libvirt_guestnet.datapath import filters, kernel
+from libvirt_guestnet.datapath import filters, kernel, links
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import bridges
+from libvirt_guestnet.receipt_kinds import Bridges, PortReceipt
+from libvirt_guestnet.state import State
 
 
 def _guard(tap: str, routed: tuple[str, ...] = (), onlink: tuple[str, ...] = ()) -> None:
@@ -82,6 +86,24 @@ def test_a_chain_outliving_its_tap_is_replaced_for_the_next_owner(wire: Wire) ->
     assert _chains() == []
 
 
+def test_a_port_without_its_chain_is_not_admitted_to_its_bridge(
+    namespace: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rules were flushed, and one guest cannot be guarded anew; whoever is trusted needs no chain."""
+    state, batches = State(str(tmp_path)), list[str]()
+    for tap in ("guarded", "bare", "trusted"):
+        ip(f"tuntap add {tap} mode tap")
+        port = PortReceipt(tap, frames.ME, tap, tap, ifindex=links.index_of(tap), trusted=tap == "trusted")
+        state.put_ports(tap, [port])
+    state.put_bridges(Bridges({"br0": "lab"}))
+    kernel.nft(filters.guard(filters.PortGuard("guarded", frames.ME)))
+    monkeypatch.setattr(bridges, "nft", lambda batch, _hold: batches.append(batch))
+    with state.lock() as hold:
+        bridges.settle(state, hold)
+    admitted = {tap for tap in ("guarded", "bare", "trusted") if f'"{links.index_of(tap):016d}"' in batches[0]}
+    assert admitted == {"guarded", "trusted"}
+
+
 def test_drops_are_counted_and_belong_to_their_tap(wire: Wire) -> None:
     _guard(wire.tap)
     for tap in ("sent-x", "x"):
@@ -97,7 +119,7 @@ def test_drops_are_counted_and_belong_to_their_tap(wire: Wire) -> None:
 def test_a_refused_batch_raises_and_changes_nothing(namespace: None) -> None:
     good = filters.release(["tap0"])
     with pytest.raises(GuestnetError, match=r"nft refused the change: .*No such file or directory"):
-        kernel.nft(f"{good}add chain netdev guestnet kept\nadd rule netdev nosuchtable nosuchchain accept\n")
+        kernel.nft(f"{good}add chain netdev guestnet arp-kept\nadd rule netdev guestnet arp-nosuch accept\n")
     assert _chains() == []
 
 
@@ -113,7 +135,7 @@ def test_a_bad_mac_never_reaches_nft(mac: str) -> None:
         filters.guard(filters.PortGuard("tap0", mac))
 
 
-SHARED = ("plain4", "plain6")
+SHARED = ("asks6", "finds6", "tells6", "plain4", "plain6", "rest4", "rest6", "nowhere4", "nowhere6")
 
 
 def _chains() -> list[str]:

@@ -19,16 +19,16 @@ THEM = forge.Identity(frames.THEM, IPv4Address(frames.THEM4), IPv6Address(frames
 
 @pytest.mark.parametrize("kind", FORGERIES)
 def test_a_forged_frame_arrives_unless_it_is_filtered(wire: Wire, kind: str) -> None:
-    sent = {str(number): frame for number, frame in enumerate(forge.forged(kind, ME, THEM))}
+    sent = {str(number): frame for number, frame in enumerate(forge.forged(kind, ME, THEM, 0x12345))}
     assert wire.judge(sent) == set(sent)
     owned = (ip_network(frames.ME4), ip_network(frames.ME6))
     kernel.nft(filters.guard(filters.PortGuard(wire.tap, frames.ME, owned)))
-    assert wire.judge({**sent, "honest": forge.honest(frames.ME)}) == {"honest"}
+    assert wire.judge({**sent, "honest": forge.honest(frames.ME, 0x12345)}) == {"honest"}
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
 def test_checksums_are_right(kind: str) -> None:
-    for frame in forge.forged(kind, ME, THEM):
+    for frame in forge.forged(kind, ME, THEM, 0xFEDCB):
         seen = Ether(frame)
         for layer in (IP, UDP, ICMPv6ND_NA, ICMPv6ND_RA):
             field = "cksum" if layer in (ICMPv6ND_NA, ICMPv6ND_RA) else "chksum"

@@ -133,7 +133,7 @@ def test_a_lost_route_comes_back_and_changed_metadata_is_followed(site: Site) ->
     ("behind", "complaint"),
     [
         ("0.0.0.0/0", "0.0.0.0/0 is behind no guest: the host has a default route of its own"),
-        ("10.79.0.1/24", "10.79.0.1/24 has host bits set"),
+        ("10.79.0.1/24", "'10.79.0.1/24' has bits set beyond"),
         ("198.18.50.0/24", "198.18.50.0/24 is routed elsewhere on this host already"),
     ],
 )

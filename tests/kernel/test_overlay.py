@@ -143,5 +143,5 @@ def test_an_underlay_must_be_there_and_have_an_address(host: Host) -> None:
 )
 def test_damaged_metadata_is_refused(host: Host, good: str, bad: str) -> None:
     damaged = hook_data().replace(good.encode(), bad.encode())
-    assert f"{bad.partition('=')[0]} " in host.call("start", damaged)
+    assert f"<guestnet:vxlan> {bad.partition('=')[0]}: " in host.call("start", damaged)
     assert host.names() == host.before

@@ -86,7 +86,7 @@ def test_routes_and_published_neighbours_come_and_go(state: State) -> None:
     reaching.forget("u-a", state, -1)
     assert (routed(), published()) == (B_ROUTES, B_PUBLISHED)
     reaching.forget_all(state, -1)
-    assert (routed(), published(), state.reaches()) == (set(), set(), [])
+    assert (routed(), published(), reaching.receipts(state)) == (set(), set(), [])
 
 
 def test_flags_are_those_of_the_virtuozzo_guide(state: State) -> None:
@@ -139,7 +139,7 @@ def test_a_route_of_somebody_else_is_never_replaced(state: State, family: str, f
     with pytest.raises(GuestnetError, match=r"domain 'a': .* is routed elsewhere on this host already"):
         reaching.lead("u-a", [A], state)
     reaching.forget("u-a", state, -1)
-    assert (routed(), published(), state.reaches()) == (set(), set(), [])
+    assert (routed(), published(), reaching.receipts(state)) == (set(), set(), [])
     assert f"{foreign} dev up0" in ip(f"{family} route show {foreign}")
 
 
@@ -157,7 +157,7 @@ def test_a_lost_tap_is_swept_and_its_name_can_be_used_again(state: State) -> Non
     ip("link delete vme0a")
     assert (routed(), published()) == (set(), A_PUBLISHED)
     reaching.sweep(state, -1)
-    assert (published(), state.reaches()) == (set(), [])
+    assert (published(), reaching.receipts(state)) == (set(), [])
     reaching.lead("u-a", [A._replace(tap="vme0b", routes=())], state)
     reaching.lead("u-c", [A._replace(tap="vme0b", uuid="u-c", routes=(), published=())], state)
     reaching.forget("u-a", state, -1)

@@ -34,38 +34,51 @@ _PREFIX = "guestnet-labvm-"
 _UNHELD_SECONDS = 10  # between making a folder and holding it
 
 _JOB = """#!/bin/sh
-export PYTHONPATH=/opt/tests:/job/checkout:/job/checkout/tests/labvm PYTHONDONTWRITEBYTECODE=1
+mount -o remount,rw /job  # for compiled modules; what is written there ends with the VM
+export PYTHONPATH=/opt/tests:/job/checkout:/job/checkout/tests/labvm
 cd /job/checkout && exec python3 -m pytest -p no:cacheprovider -p relay -q
 """
+
+
+_BEGUN = "the lab VM's job begins"
+_MOST_BOOTS = 3
 
 
 class LabVMError(Exception):
     """The lab VM could not be built, or ended before its job did; the text says why, with the console's last words."""
 
 
+class BootError(LabVMError):
+    """Its kernel died before the job began. QEMU's emulation of several processors and a kernel that patches its own
+    code get in each other's way now and then ("Oops: int3")."""
+
+
 class VM:
     """One boot that runs the tests with these node ids. Raises LabVMError when it cannot start.
 
-    `seconds` is the deadline of all together; `job` may be another program than pytest.
+    `seconds` is the deadline of all together; `job` may be another program than pytest. A kernel that dies before the
+    job began is booted again, at most twice: `died` says of what.
     """
 
     def __init__(self, suite: str, tests: list[str], seconds: float, job: str = _JOB) -> None:
-        disk = _disk(suite)
         self.suite = suite
         self.started = time.monotonic()
         self.deadline = self.started + seconds
         self.work, self.held = _work_folder()
         self.console = self.work / "console"
+        self.died: list[str] = []
         try:
             self.console.touch()
             _pack_job(self.work, tests, job)
-            events, theirs = socket.socketpair()
-            self.events = events
-            self.qemu = _boot(disk, self.work, theirs)
-            theirs.close()
+            self._boot()
         except BaseException:
             self._leave()
             raise
+
+    def _boot(self) -> None:
+        self.events, theirs = socket.socketpair()
+        with theirs:
+            self.qemu = _boot(_disk(self.suite), self.work, theirs)
 
     def __enter__(self) -> VM:
         return self
@@ -82,6 +95,18 @@ class VM:
 
     def stream(self) -> Iterator[dict[str, Any]]:
         """The events of the job, until it ends. Raises LabVMError when it does not end well, or not in time."""
+        while True:
+            try:
+                yield from self._stream()
+                return
+            except BootError as error:
+                self.died.append(str(error))
+                if len(self.died) == _MOST_BOOTS:
+                    raise
+            self.events.close()
+            self._boot()
+
+    def _stream(self) -> Iterator[dict[str, Any]]:
         buffer = b""
         while chunk := self._read():
             *lines, buffer = (buffer + chunk).split(b"\n")
@@ -103,16 +128,18 @@ class VM:
         except subprocess.TimeoutExpired as error:
             raise self._failure("still on at its deadline, its job done") from error
         status = (self.work / "status").read_text().strip()
+        if not status and _BEGUN not in self.console.read_text(errors="replace"):
+            raise self._failure("its kernel died before the job began", BootError)
         if not status:
             raise self._failure("ended before its job did (a kernel panic?)")
         # 1: a test failed, which its own report says.
         if status not in ("0", "1"):
             raise self._failure(f"pytest ended with status {status}")
 
-    def _failure(self, what: str) -> LabVMError:
+    def _failure(self, what: str, kind: type[LabVMError] = LabVMError) -> LabVMError:
         tail = self.console.read_bytes()[-CONSOLE_TAIL:].decode(errors="replace")
         after = time.monotonic() - self.started
-        return LabVMError(f"lab VM {self.suite}: {what}, after {after:.0f} s. Its console's last words:\n{tail}")
+        return kind(f"lab VM {self.suite}: {what}, after {after:.0f} s. Its console's last words:\n{tail}")
 
 
 def _work_folder() -> tuple[Path, int]:
@@ -156,8 +183,9 @@ def _pack_job(work: Path, tests: list[str], program: str) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
     (job / "tests").write_text(json.dumps(tests))
-    (job / "run").write_text(program)
-    (job / "run").chmod(0o755)
+    for name, text in (("run", f"#!/bin/sh\necho {_BEGUN!r}\nexec /job/program\n"), ("program", program)):
+        (job / name).write_text(text)
+        (job / name).chmod(0o755)
     make = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(job), str(work / "job.img"), "64M"]
     subprocess.run(make, capture_output=True, timeout=60, check=True)
     shutil.rmtree(job)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,16 +56,6 @@ def new_sandbox() -> Iterator[Callable[..., Sandbox]]:
             return running.enter_context(sandboxes.start(f"{name}-{os.getpid()}", **options))
 
         yield make
-
-
-@pytest.fixture(scope="session")
-def trixie_root() -> Path:
-    """The cached Debian 13 root; `scripts/make-root trixie` builds it."""
-    script = Path(__file__).parents[2] / "scripts/make-root"
-    done = subprocess.run([script, "--path", "trixie"], capture_output=True, text=True, timeout=30, check=False)
-    if done.returncode != 0:
-        pytest.skip("no Debian 13 root for libvirt 11.3: run scripts/make-root trixie")
-    return Path(done.stdout.strip())
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lxml import etree
 
-from libvirt_guestnet.sandbox import Sandbox
+from libvirt_guestnet.sandbox import Sandbox, python_inside
 
 XMLNS = 'xmlns:g="https://libvirt-guestnet.org/xmlns/1"'
 # No guest kernel: 8 MiB and nothing to boot.
@@ -24,13 +24,25 @@ NIC = """<interface type='network'><source network='{network}'/><model type='rtl
 <rom enabled='no'/></interface>"""
 NETWORK = """<network><name>{name}</name><metadata>{mark}</metadata><bridge name='br-{name}'/>
 <ip address='10.61.{number}.1' netmask='255.255.255.0'/></network>"""
-MARK = f'<g:network {XMLNS} topology="t" name="{{name}}"><g:subnet prefix="10.61.{{number}}.0/24"/></g:network>'
+MARK = f"""<g:network {XMLNS} topology="t" name="{{name}}"><g:subnet prefix="10.61.{{number}}.0/24"/>
+<g:subnet prefix="fd61:{{number}}::/64"/></g:network>"""
+
+CHECKSUM_GUARDS = """
+import json
+from contextlib import closing
+from libvirt_guestnet.datapath import checksum, links
+from libvirt_guestnet.hook import offload
+from libvirt_guestnet.state import State
+program = checksum.opened(offload.known(State()).loaded)
+counted = sorted(map(links.name_of, program.drops())) if program else []
+print(json.dumps({"lost": sorted(offload.lost(State())), "counted": counted}))
+"""
 
 
 class Host:
     """A sandbox with networks one and two, guarded by default, and plain, which knows nothing of us."""
 
-    virsh_seconds, soon_seconds = 30.0, 10.0
+    virsh_seconds, soon_seconds = 30.0, 60.0
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -68,16 +80,19 @@ class Host:
 
     def guarded(self) -> dict[str, str]:
         """Tap -> the one MAC its chain lets pass, as the kernel has it."""
-        text = self.sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout
-        chains = {name.partition("-")[2] for name in re.findall(r"^\tchain (\S+-\S+) {", text, re.M)}
-        hooked = re.findall(r'^\tchain tap-(\S+) {\n\t\ttype filter hook ingress device "\1" [^\n]* policy drop;\n(.*?)\n\t}', text, re.M | re.S)  # fmt: skip  # noqa: E501
+        for _ in range(20):  # a transaction while nft lists gives it half of two rulesets
+            text = self.sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout
+            chains = {name.partition("-")[2] for name in re.findall(r"^\tchain (\S+-\S+) {", text, re.M)}
+            hooked = re.findall(r'^\tchain tap-(\S+) {\n\t\ttype filter hook ingress device "\1" [^\n]* policy drop;\n(.*?)\n\t}', text, re.M | re.S)  # fmt: skip  # noqa: E501
+            if {tap for tap, _ in hooked} == chains:
+                break
         assert {tap for tap, _ in hooked} == chains
         return {tap: " ".join(re.findall(r"ether saddr != (\S+)", rules)) for tap, rules in hooked}
 
     def rules(self, tap: str) -> str:
-        """Every chain of a tap, as nft prints it."""
+        """Every chain of a tap, as nft prints it, by name: one that was made again comes last there."""
         text = self.sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout
-        return "".join(re.findall(rf"^\tchain \w+-{tap} {{\n.*?^\t}}\n", text, re.M | re.S))
+        return "".join(sorted(re.findall(rf"^\tchain \w+-{tap} {{\n.*?^\t}}\n", text, re.M | re.S)))
 
     def files(self, kind: str) -> dict[str, dict]:
         # One that goes meanwhile is not there.
@@ -105,6 +120,13 @@ class Host:
         listed = {tap: uuid for uuid, domain in self.files("domains").items() for tap in domain["taps"]}
         assert listed == {tap: port["uuid"] for tap, port in ports.items()}
         assert self.files("plugging") == {}
+        assert self.checksum_guards() == {"lost": [], "counted": sorted(needed)}
+
+    def checksum_guards(self) -> dict[str, list[str]]:
+        """The taps that lack the checksum guard, and those whose drops are counted."""
+        run = self.sandbox.run(python_inside(["-c", CHECKSUM_GUARDS], self.sandbox.root))
+        found: dict[str, list[str]] = json.loads(run.stdout)
+        return found
 
     def soon(self, true: Callable[[], bool], what: str) -> None:
         """Waits for something a helper or a daemon does on its own."""

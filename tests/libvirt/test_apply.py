@@ -418,6 +418,37 @@ def test_a_users_own_domain_gets_our_nics_only_and_loses_them_only(host: Host) -
         host.libvirt.undefine_domain("u")
 
 
+@pytest.mark.parametrize("how", ["managed save", "snapshot"])
+def test_what_is_saved_of_a_guest_keeps_its_networks(host: Host, how: str) -> None:
+    host.libvirt.define_domain(USERS_OWN)
+    try:
+        host.apply(WITH_USER)
+        host.start("u")
+        if how == "managed save":
+            host.sandbox.run(["virsh", "managedsave", "u"])
+        else:
+            _snapshot(host, "u")
+            host.libvirt.stop_domain("u")
+        made = plan_destroy("lab", host.libvirt.snapshot(), ["u"])
+        assert made.interrupts == ("u",)
+        with pytest.raises(InterruptError, match=r"remove network one \(interrupts u\).*what is saved of u cannot"):
+            destroy(made, host.libvirt, host)
+        host.start("u")  # it can be brought back
+    finally:
+        host.libvirt.stop_domain("u")
+        host.libvirt.undefine_domain("u")
+
+
+def _snapshot(host: Host, guest: str) -> None:
+    """What libvirt knows of a snapshot with memory; the image of it would need a disk."""
+    text = str(host.libvirt.live_xml(guest))
+    snapshot = (
+        f"<domainsnapshot><name>s</name><state>running</state><memory snapshot='internal'/>{text}</domainsnapshot>"
+    )
+    argv = ["virsh", "snapshot-create", guest, "/dev/stdin", "--redefine", "--current"]
+    host.sandbox.run(argv, stdin=snapshot.replace("<memory snap", "<creationTime>1</creationTime><memory snap", 1))
+
+
 def test_destroy_takes_everything_whatever_the_file_says_now(host: Host) -> None:
     host.apply(PLUGGED)
     host.start("a", "b")

@@ -16,7 +16,7 @@ from libvirt_guestnet.sandbox import Sandbox
 
 DOCUMENT = Path(__file__).parents[2] / "docs/port-security.md"
 NETWORK = f"""<network><name>lab</name><metadata>
-  <g:network xmlns:g="{NAMESPACE}" topology="corpus" name="lab" guarded="yes">
+  <g:network xmlns:g="{NAMESPACE}" topology="corpus" name="lab" guarded="yes" privacy="strict">
     <g:subnet prefix="10.61.1.0/24"/><g:subnet prefix="fd61:1::/64"/>
   </g:network></metadata><forward mode="bridge"/><bridge name="{BRIDGE}"/></network>"""
 METADATA = f"""<g:domain xmlns:g="{NAMESPACE}" topology="corpus" guest="me">
@@ -102,6 +102,7 @@ _KINDS = {
     "vlan": "VLAN tags of every kind",
     "llc": "LLC/SNAP, and control protocols in it",
     "ethertype": "Other EtherTypes and control protocols",
+    "routing": "Routing and redundancy protocols",
 }
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import frames
@@ -16,16 +20,19 @@ from scapy.all import (  # type: ignore[attr-defined]
     BOOTP,
     DHCP,
     DUID_LL,
+    DUID_UUID,
     IP,
     UDP,
     DHCP6_Rebind,
     DHCP6_Request,
     DHCP6_Solicit,
+    DHCP6OptRapidCommit,
     Ether,
     IPv6,
 )
 from wire import NO_ROM, Wire, domain
 
+from libvirt_guestnet import hook
 from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 from libvirt_guestnet.xmlgen.network import DNSMASQ
@@ -49,6 +56,15 @@ MARKED = {
     f'<g:port mac="{mac}" name="p" network="leases"/></g:domain>'
     for name, mac in (("me", frames.ME), ("booting", BOOTING))
 }
+# This one is forwarded to, wherever it is.
+MARKED["led"] = (
+    MARKED["me"]
+    .replace('"me"', '"led"')
+    .replace(
+        'network="leases"/>',
+        'network="leases"><g:forward protocol="tcp" ports="8080" to="lease4" first="80"/></g:port>',
+    )
+)
 _numbers = itertools.count(1000)
 
 
@@ -105,12 +121,12 @@ def _answer(wire: Wire, kind: int, mac: str = frames.ME, seconds: float = 30) ->
     return None
 
 
-def _lease(wire: Wire) -> str:
+def _lease(wire: Wire, wish: str = "") -> str:
     """Asks libvirt's dnsmasq for an address as a guest does, with a client identifier that others may know."""
     wire.send(_beacon(client=b"\xffwhoever"))
     offer = _answer(wire, 2)
     assert offer is not None, "no offer"
-    address = str(offer[BOOTP].yiaddr)
+    address = wish or str(offer[BOOTP].yiaddr)
     options = [("message-type", "request"), ("requested_addr", address), ("server_id", "10.61.1.1")]
     head = IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
     body = BOOTP(chaddr=bytes.fromhex(frames.ME.replace(":", "")), xid=7) / DHCP(
@@ -234,6 +250,22 @@ def test_the_lease_file_tells_dhcpv6_addresses_too(
     assert not _passes6(me, hearer, other)
 
 
+def test_made_up_identities_leave_addresses_for_others(sandbox: Sandbox, started: Started) -> None:
+    """With a DUID for each question, one guest took all 256."""
+    thief, me = started("thief", THIEF), started("me", frames.ME)
+    _nobody_answers_neighbour_solicitations(sandbox)
+    for number in range(300):
+        duid = DUID_UUID(uuid=f"63000000-0000-4000-8000-{number:012x}")
+        message = DHCP6_Solicit()
+        thief.send(
+            question(message, DHCP6OptRapidCommit(), association(), client=duid, mac=THIEF, source=LINK_LOCAL[THIEF])
+        )
+    assert _lease6(me, DUIDS["link-layer"])
+    leases = json.loads(sandbox.run(["cat", "/var/lib/libvirt/dnsmasq/leases0.status"]).stdout)
+    taken = [lease for lease in leases if ":" in lease["ip-address"] and lease["mac-address"] == THIEF]
+    assert 0 < len(taken) <= 16 + 8 + 4
+
+
 def test_nothing_is_held_by_a_guest_that_is_gone(sandbox: Sandbox, started: Started) -> None:
     me = started("me", frames.ME)
     _lease(me)
@@ -241,6 +273,18 @@ def test_nothing_is_held_by_a_guest_that_is_gone(sandbox: Sandbox, started: Star
     sandbox.run(["virsh", "-q", "destroy", "me"])
     held = sandbox.run(["nft", "list", "set", "netdev", "guestnet", "held4-leases0"]).stdout
     assert "elements" not in held, "what a guest held is free again"
+
+
+def test_sync_gives_back_what_nobody_has_learnt(sandbox: Sandbox, started: Started) -> None:
+    _lease(started("me", frames.ME))
+    sandbox.run(["nft", "add element netdev guestnet held4-leases0 { 0x0a3d0163 timeout 1h }"])
+    assert "a3d0163" in _held(sandbox)
+    sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "hooks", "sync"]), timeout=60)
+    assert "a3d0163" not in _held(sandbox)
+
+
+def _held(sandbox: Sandbox) -> str:
+    return sandbox.run(["nft", "list", "set", "netdev", "guestnet", "held4-leases0"]).stdout
 
 
 def tap(sandbox: Sandbox, name: str) -> str:
@@ -282,3 +326,57 @@ def _from(sender: Wire, hearer: Wire, address: str) -> bool:
     last = _beacon("52:54:00:00:00:0c")
     sender.send(bytes(packet / UDP(sport=9, dport=9) / marked()), last)
     return any(b"guestnet" in frame for frame in hearer.receive_until(last))
+
+
+@contextmanager
+def _watching(sandbox: Sandbox) -> Iterator[None]:
+    """The service that `guestnet hooks install` sets up, run by hand."""
+    main = Path(hook.__file__).parent / "main.py"
+    with subprocess.Popen(sandbox.command(python_inside([str(main), "watch"], sandbox.root))) as process:
+        try:
+            yield
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def _forwarded_to(sandbox: Sandbox) -> str:
+    """Where the kernel sends what is asked for at the host's port 8080."""
+    listed = sandbox.run(["nft", "list", "table", "inet", "guestnet"], check=False).stdout
+    found = re.search(r"tcp \. 8080 : (\S+) \. 80 ", listed)
+    return found[1] if found else ""
+
+
+def _soon_forwarded_to(sandbox: Sandbox, address: str) -> None:
+    deadline = time.monotonic() + 60
+    while (found := _forwarded_to(sandbox)) != address:
+        assert time.monotonic() < deadline, f"forwarded to {found or 'nobody'}, not to {address or 'nobody'}"
+        time.sleep(0.1)
+
+
+def _release(wire: Wire, address: str) -> None:
+    options = [("message-type", "release"), ("server_id", "10.61.1.1"), ("client_id", b"\xffwhoever"), "end"]
+    body = BOOTP(chaddr=bytes.fromhex(frames.ME.replace(":", "")), ciaddr=address, xid=8) / DHCP(options=options)
+    packet = IP(src=address, dst="10.61.1.1") / UDP(sport=68, dport=67) / body
+    wire.send(bytes(Ether(src=frames.ME, dst="52:54:00:61:01:01") / packet))
+
+
+def test_a_forward_follows_the_lease(sandbox: Sandbox, started: Started) -> None:
+    led = started("led", frames.ME)
+    with _watching(sandbox):
+        _release(led, known := _lease(led))  # one of an earlier test's guest may be written down yet
+        _soon_forwarded_to(sandbox, "")
+        _soon_forwarded_to(sandbox, address := _lease(led))
+        assert address == known
+        _release(led, address)
+        _soon_forwarded_to(sandbox, "")
+        _soon_forwarded_to(sandbox, moved := _lease(led, "10.61.1.177"))
+        assert moved != address
+        rows = json.loads(sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "status", "--json"])).stdout)
+        assert [(row["to"], row["open"]) for row in rows if row["kind"] == "way"] == [("10.61.1.177:80", True)]
+    # Without the service, a guest that starts is led to by what is written down.
+    led.stack.close()
+    sandbox.run(["virsh", "-q", "destroy", "led"], timeout=60)
+    assert _forwarded_to(sandbox) == ""
+    started("led", frames.ME)
+    assert _forwarded_to(sandbox) == "10.61.1.177"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -41,14 +42,23 @@ def migrate(guest: str, source: Host, target: Host, address: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, timeout=60).stderr
 
 
+def known_ports(host: Host) -> set[str]:
+    """The MAC addresses whose ports the host's bridges have been told."""
+    return set(re.findall(r"^(\S+) dev \S+ .*sticky.* static", host.sandbox.run(["bridge", "fdb"]).stdout, re.M))
+
+
 def test_there_and_back(hosts: dict[str, Host]) -> None:
     left, right = hosts.values()
     left.guest("a", "one", "two")
     left.virsh("start", "a")
+    assert known_ports(left) == {mac(1, 0), mac(1, 1)}
     for source, target, address in ((left, right, "192.0.2.2"), (right, left, "192.0.2.1")):
         assert migrate("a", source, target, address) == ""
         assert sorted(target.guarded().values()) == [mac(1, 0), mac(1, 1)]
         target.exact()
+        macs = {mac(1, 0), mac(1, 1)}
+        target.soon(lambda target=target, macs=macs: known_ports(target) == macs, "its bridges know where it is")
+        assert target.files("incoming") == {}
         source.soon(lambda source=source: source.guarded() == {}, "nothing is left at the source")
         source.exact()
     left.virsh("destroy", "a")

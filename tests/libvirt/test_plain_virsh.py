@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 from wire import Wire, arrived, domain
 
 from libvirt_guestnet import cli
+from libvirt_guestnet.datapath.portguard import link_local
 from libvirt_guestnet.sandbox import Sandbox
 
 LAB = Path(__file__).parents[2] / "labs/archnetwork.yaml"
@@ -30,7 +32,7 @@ def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab's XML; LAN labels stand for NICs that nobody touches here."""
     directory = tmp_path_factory.mktemp("rendered")
-    assert cli.main(["render", str(LAB), "--map", "lan1=lan1", "--map", "lan2=lan2", "-o", str(directory)]) == 0
+    assert cli.main(["render", str(LAB), "--map", "lan1=nic:lan1", "--map", "lan2=nic:lan2", "-o", str(directory)]) == 0
     return directory
 
 
@@ -145,9 +147,13 @@ def test_a_domain_without_metadata_has_the_networks_defaults(virsh: Virsh, ear: 
     with virsh.defined("stranger", stranger), virsh.wired("stranger") as wire:
         tap = virsh("domiflist", "stranger").split()[0]
         assert tap in chains(sandbox)
-        honest = arp("10.61.2.200", mac=STRANGER)
+        # Nobody says its address, and nobody here tells it one: it has what follows from its MAC.
+        honest = bytes(
+            Ether(src=STRANGER, dst=ALL) / IPv6(src=str(link_local(STRANGER)), dst="ff02::1") / UDP() / b"plain"
+        )
         forged = [arp("10.61.2.200", mac=B_MAC), arp("10.61.2.200", mac=STRANGER, claimed=B_MAC)]
         forged += [packet("192.0.2.1", mac=STRANGER), packet("10.61.2.200", mac=C_MAC)]
+        forged += [arp("10.61.2.200", mac=STRANGER), packet("10.61.2.200", mac=STRANGER)]
         assert arrived(wire, ear, forged, honest) == []
 
 

@@ -8,8 +8,11 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from ear import announced, hearing
 from guests import DOMAIN, XMLNS, Host, mac, uuid
 from test_lifecycle import VERSIONS
+
+from libvirt_guestnet.sandbox import python_inside
 
 LAN = """set -e
 ip netns add x
@@ -135,6 +138,20 @@ def test_save_and_restore(host: Routed) -> None:
     assert host.resolved("10.61.9.50")
 
 
+def test_a_guest_restored_paused_is_here_already(host: Routed) -> None:
+    """libvirt says of it what it says of one that migrates to here: paused, for migration."""
+    host.virsh("start", "a")
+    host.virsh("save", "a", "/tmp/a.paused")
+    host.virsh("restore", "/tmp/a.paused", "--paused")
+    host.exactly(0)
+    host.sandbox.run(["ip", "route", "del", "10.61.9.50"])
+    assert _guestnet(host, "hooks", "sync") == 0
+    host.exactly(0)
+    assert host.helpers() == []
+    host.virsh("resume", "a")
+    host.exactly(0)
+
+
 @pytest.mark.parametrize("end", ["KILL", "SEGV"])
 def test_the_end_of_qemu(host: Routed, end: str) -> None:
     host.virsh("start", "a")
@@ -169,6 +186,80 @@ def test_a_start_that_cannot_lead_to_the_guest_fails_cleanly(host: Routed) -> No
     assert host.running() == []
     host.exactly()
     host.sandbox.run(["ip", "route", "del", "10.61.9.50", "dev", "up0"])
+
+
+TOPOLOGY = """
+name: t
+physical-networks: { lan: { subnets: [10.61.9.0/24, "fd61:9::/64"], stand-in: [10.61.9.99, "fd61:9::99"] } }
+networks: { n: { mode: host-routed, physical-network: lan } }
+guests: { a: { ports: [{ network: n, tap: vme00000000, mac: "52:54:00:00:01:00", addresses: [ADDRESS] }] } }
+"""
+
+
+@pytest.fixture
+def gateway(host: Routed) -> Iterator[str]:
+    """X is the host's default gateway."""
+    host.sandbox.run(["ip", "route", "add", "default", "via", "10.61.9.9"])
+    yield "10.61.9.9"
+    host.sandbox.run(["ip", "route", "del", "default"])
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("10.61.9.9", "domain 'a': address 10.61.9.9 is a router of this host's, by which it routes on device up0"),
+        ("10.61.9.1", "domain 'a': address 10.61.9.1 is this host's own, on device up0"),
+        ("fd61:9::9", "domain 'a': address fd61:9::9 is in use on the LAN of device up0"),
+    ],
+)
+def test_a_guest_that_claims_what_is_somebodys_does_not_start(
+    host: Routed, gateway: str, address: str, message: str
+) -> None:
+    """Nor does anything of it remain, or reach the LAN; and `plan` and `apply` say so before."""
+    mine = ADDRESSES[mac(1, 0)][":" in address]
+    claiming = policy().replace(f'"{mine}"', f'"{address}"')
+    host.define("define", DOMAIN.format(name="a", uuid=uuid(1), policy=claiming, nics=nic(0)))
+    python = host.sandbox.command(["ip", "netns", "exec", "x", *python_inside([], host.sandbox.root)])
+    with hearing(python) as heard:
+        said = host.virsh("start", "a", check=False)
+    assert message in said
+    assert host.running() == []
+    host.exactly()
+    assert announced(heard) == set()
+    # Of a guest that does not run no LAN is asked: it may run elsewhere.
+    host.sandbox.run(["tee", "/run/t.yaml"], stdin=TOPOLOGY.replace("ADDRESS", f'"{address}"'))
+    for verb in ("plan", "apply"):
+        done = _run(host, verb, "/run/t.yaml", "--map", "lan=up0")
+        assert (message in done.stderr) == ("LAN" not in message), done.stderr
+    host.define("define", DOMAIN.format(name="a", uuid=uuid(1), policy=policy(), nics=nic(0)))
+
+
+def test_what_a_running_guest_gets_new_is_asked_for_by_apply(host: Routed) -> None:
+    """And nothing changes where somebody answers; what it has is not asked for: it answers itself."""
+    host.virsh("start", "a")
+    both = TOPOLOGY.replace("ADDRESS", '10.61.9.50, "fd61:9::50", 10.61.9.9')
+    host.sandbox.run(["tee", "/run/t.yaml"], stdin=both)
+    for verb in ("plan", "apply"):
+        done = _run(host, verb, "/run/t.yaml", "--map", "lan=up0")
+        assert "domain 'a': address 10.61.9.9 is in use on the LAN of device up0: " in done.stderr
+        assert done.stderr.count("in use") == 1
+    host.exactly(0)
+    host.sandbox.run(["tee", "/run/t.yaml"], stdin=both.replace(", 10.61.9.9]", "]"))
+    assert "in use" not in _run(host, "plan", "/run/t.yaml", "--map", "lan=up0").stderr
+
+
+def test_doctor_tells_of_a_running_guest_whose_address_is_a_routers_now(host: Routed) -> None:
+    host.virsh("start", "a")
+    host.sandbox.run(["ip", "route", "add", "10.9.0.0/16", "via", "10.61.9.50", "dev", "up0", "onlink"])
+    rows = json.loads(_run(host, "doctor", "--json").stdout)
+    (row,) = [row for row in rows if row["check"] == "address"]
+    assert (row["level"], row["about"]) == ("must", "domain 'a'")
+    assert "address 10.61.9.50 is a router of this host's" in row["found"]
+    host.stop_daemon(signal.SIGKILL)
+    host.sandbox.start_libvirtd()
+    host.soon(lambda: host.running() == ["a"], "the guest goes on")
+    host.exactly(0)
+    host.sandbox.run(["ip", "route", "del", "10.9.0.0/16"])
 
 
 def test_a_plugged_nic_is_led_to_by_sync_and_left_when_unplugged(host: Routed) -> None:

@@ -105,7 +105,7 @@ class Net:
         return self.agents[who].udp(address, port, timeout=timeout)
 
     def soon(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not true():
             assert time.monotonic() < deadline
 
@@ -334,6 +334,28 @@ def test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along(net: Net)
     finally:
         net.sandbox.run(["virsh", "-q", "destroy", "g"])
     assert table(net) == ""
+
+
+def test_a_nic_that_asks_for_what_is_somebodys_is_not_plugged_in(net: Net) -> None:
+    """One of the LAN's hosts, and the host's own."""
+    late, before = "52:54:00:00:00:0b", forward_rules(net)
+    wanted = {
+        LAN: f"floating address {LAN} is in use on the LAN of device up0",
+        HOST: f"floating address {HOST} is this host's own",
+    }
+    for ip, message in wanted.items():
+        port = f'<g:port mac="{late}" name="late" network="web"><g:floating ip="{ip}" to="10.61.1.11"/></g:port>'
+        nic = f"<interface type='network'><mac address='{late}'/><source network='web'/><model type='rtl8139'/>{NO_ROM}"
+        plugged = xml("web").replace("</g:domain>", f"{port}</g:domain>")
+        net.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=plugged)
+        try:
+            net.sandbox.run(["tee", "/run/nic.xml"], stdin=f"{nic}</interface>")
+            done = net.sandbox.run(["virsh", "-q", "attach-device", "g", "/run/nic.xml", "--live"], check=False)
+            assert (done.returncode != 0, message in done.stderr) == (True, True), done.stderr
+            assert late not in net.sandbox.run(["virsh", "-q", "dumpxml", "g"]).stdout.partition("<devices>")[2]
+        finally:
+            net.sandbox.run(["virsh", "-q", "destroy", "g"])
+    assert forward_rules(net) == before
 
 
 def table(net: Net) -> str:

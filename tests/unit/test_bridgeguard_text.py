@@ -8,7 +8,8 @@ from libvirt_guestnet.datapath import bridgeguard
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import bridges, intent, intent_network
 from libvirt_guestnet.hook.xmlread import parse
-from libvirt_guestnet.state import Bridges, NetworkReceipt, State
+from libvirt_guestnet.receipt_kinds import Bridges, NetworkReceipt
+from libvirt_guestnet.state import State
 
 MAC = "52:54:00:61:0a:01"
 XMLNS = 'xmlns:g="https://libvirt-guestnet.org/xmlns/1"'
@@ -59,7 +60,7 @@ def test_a_nic_on_a_managed_bridge_is_on_its_network_however_it_was_plugged(stat
     tree = parse(domain(source))
     bridges.name_networks(tree, state)
     (receipt,) = intent.port_receipts(tree, state.network, bridges.closed(state))
-    assert (receipt.network, receipt.owned, receipt.trusted) == ("one", ("10.0.0.0/24",), False)
+    assert (receipt.network, receipt.segment, receipt.trusted) == ("one", "gn-one", False)
 
 
 def test_a_nic_on_somebodys_bridge_is_none_of_our_business(state: State) -> None:

@@ -77,16 +77,16 @@ def test_a_guest_behind_another_guest_sees_the_host() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ('protocol="sctp" ports="1" to="10.0.0.1"', "no forward can be of sctp '1'"),
-        ('protocol="tcp" ports="2-1" to="10.0.0.1"', "no forward can be of tcp '2-1'"),
-        ('protocol="tcp" ports="0" to="10.0.0.1"', "'0' is not a port"),
-        ('protocol="tcp" ports="1;drop" to="10.0.0.1"', "'1;drop' is not a port"),
-        ('protocol="tcp" ports="65535-65536" to="10.0.0.1"', "'65536' is not a port"),
+        ('protocol="sctp" ports="1" to="10.0.0.1"', "no forward can be of 'sctp' 1-1"),
+        ('protocol="tcp" ports="2-1" to="10.0.0.1"', "'2-1' is not a range"),
+        ('protocol="tcp" ports="0" to="10.0.0.1"', "<guestnet:forward> ports: '0' is not a number from 1 to 65535"),
+        ('protocol="tcp" ports="1;drop" to="10.0.0.1"', "'1;drop' is not a number"),
+        ('protocol="tcp" ports="65535-65536" to="10.0.0.1"', "'65536' is not a number"),
         ('protocol="tcp" ports="1-10" first="65530" to="10.0.0.1"', "no forward can be"),
         ('protocol="tcp" ports="1-2000" first="2" to="10.0.0.1"', "no forward can be"),
-        ('protocol="tcp" ports="1" to="10.0.0.1}"', "'10.0.0.1}' does not appear to be"),
+        ('protocol="tcp" ports="1" to="10.0.0.1}"', "'10.0.0.1}' is not an IP address"),
         ('protocol="tcp" ports="1" to="10.0.0.1" at="fd00::1"', "no forward can be"),
-        ('protocol="tcp" ports="1"', "'' does not appear to be"),
+        ('protocol="tcp" ports="1"', "'' is not an IP address"),
     ],
 )
 def test_metadata_that_makes_no_sense_is_refused(attributes: str, message: str) -> None:

@@ -66,7 +66,7 @@ def test_other_errors_are_rows_too(capsys: pytest.CaptureFixture[str]) -> None:
             "(1 to 15 letters, digits and _ . : @ -)",
         ),
         (
-            "lan1=eth1",
+            "lan1=nic:eth1",
             "network 'vlan1' needs physical network 'lan2', and this host maps no device to it: add \"lan2: DEVICE\" "
             "under physical-networks: in /etc/libvirt-guestnet/host.yaml, or pass --map lan2=DEVICE (a NIC or a bridge "
             "of this host)",
@@ -75,6 +75,15 @@ def test_other_errors_are_rows_too(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_a_bad_map(capsys: pytest.CaptureFixture[str], pair: str, message: str) -> None:
     assert said(capsys, "render", str(LAB), "--map", pair) == (1, "", f"guestnet: {message}\n")
+
+
+def test_a_format_that_is_not_known_is_not_written_as_another(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "net.pdf"
+    expected = f"guestnet: {out}: what format is 'pdf'? Known are svg, png, dot, mermaid: say which with --format\n"
+    assert said(capsys, "graph", str(LAB), "-o", str(out)) == (1, "", expected)
+    assert not out.exists()
 
 
 def test_a_file_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,8 +143,10 @@ def as_nobody(tmp_path: Path, *argv: str) -> tuple[int, str]:
     if not library.exists():
         library.mkdir()
         subprocess.run(["cp", "-r", Path(cli.__file__).parent, library], check=True)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+    # pytest's own folders are root's alone, and there are more of them where files are tested side by side.
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [*NOBODY, "--", sys.executable, "-m", "libvirt_guestnet.cli", *argv]
     done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=30, check=False)

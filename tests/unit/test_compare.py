@@ -6,7 +6,8 @@ import pytest
 from lxml import etree
 from steps import steps
 
-from libvirt_guestnet.compare import differences, merged
+from libvirt_guestnet.compare import differences
+from libvirt_guestnet.nic import merged
 
 DATA = Path(__file__).parents[1] / "data" / "plan"
 

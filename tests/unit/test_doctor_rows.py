@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from lxml import etree
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.datapath.firewalls import Chain, iptables_chains, nft_chain
-from libvirt_guestnet.doctor import kernel_features, text, wanted_by
-from libvirt_guestnet.doctor_rows import FEATURES, FINE, MUST, NOTE, Facts, Network, Row, judge
+from libvirt_guestnet.doctor import asleep, kernel_features, text, wanted_by
+from libvirt_guestnet.doctor_rows import FEATURES, FINE, MUST, NOTE, Asleep, Facts, Network, Row, judge
+from libvirt_guestnet.held import Refusal
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.install import HookStatus
+from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
+from libvirt_guestnet.wrong import Wrong
 
 NAT = Network("web", "br-web", "nat", frozenset({4, 6}), reached=True)
 ISOLATED = Network("in", "br-in", "isolated", frozenset({4}), reached=True)
@@ -38,6 +43,13 @@ def said(facts: Facts, check: str) -> list[tuple[str, str, str, str]]:
     return [(r.level, r.about, r.found, r.do) for r in judge(facts) if r.check == check and r.level != FINE]
 
 
+def test_a_host_without_the_checksum_guard_is_told_why() -> None:
+    (row,) = [row for row in judge(Facts(offload="no BTF")) if row.check == "checksum guard"]
+    assert (row.level, row.found.endswith(": no BTF"), "BTF" in row.do) == (MUST, True, True)
+    (row,) = [row for row in judge(Facts(offload=None)) if row.check == "checksum guard"]
+    assert (row.level, row.do) == (NOTE, "run guestnet doctor as root")
+
+
 def test_nothing_is_wrong() -> None:
     healthy = Facts(
         hooks=(HOOK,),
@@ -51,11 +63,52 @@ def test_nothing_is_wrong() -> None:
     )
     rows = judge(healthy)
     assert {row.level for row in rows} == {FINE}
-    assert {row.check for row in rows} == {"libvirt", "hooks", "library", "kernel", "forwarding", "labels", "firewall"}
+    assert {row.check for row in rows} == {
+        "libvirt",
+        "hooks",
+        "library",
+        "kernel",
+        "checksum guard",
+        "kernel state",
+        "address",
+        "forwarding",
+        "labels",
+        "firewall",
+        "network manager",
+    }
     assert text(rows) == f"{len(rows)} of {len(rows)} things are fine"
 
 
 CASES = {
+    "a dispatcher": (
+        Facts(hooks=(replace(HOOK, run_by="/etc/libvirt/hooks/qemu"),)),
+        "hooks",
+        MUST,
+        "/etc/libvirt/hooks/qemu runs /etc/h a second time",
+        "take that out of it",
+    ),
+    "a tap that is down": (
+        Facts(wrong=(Wrong("guest", "a", "vme0", "is down", "ip link set vme0 up"),)),
+        "kernel state",
+        MUST,
+        "is down",
+        "ip link set vme0 up",
+    ),
+    "not at boot": (
+        Facts(asleep=(Asleep("default", ("a",)),)),
+        "network",
+        MUST,
+        "neither are a",
+        "net-autostart default",
+    ),
+    "not active": (Facts(asleep=(Asleep("x", now=("b", "c")),)), "network", NOTE, "b, c cannot start", "net-start x"),
+    "somebody's address": (
+        Facts(taken=(Refusal("domain 'a'", "address 192.0.2.1 is this host's own, on device up0", "give it another"),)),
+        "address",
+        MUST,
+        "address 192.0.2.1 is this host's own, on device up0; its next start is refused",
+        "give it another",
+    ),
     "no libvirt": (Facts(libvirt=None), "libvirt", MUST, "no libvirt daemon is installed", "install the package"),
     "old libvirt": (Facts(libvirt=(6, 0, 0)), "libvirt", MUST, "6.0.0 runs no hooks", "upgrade libvirt to 6.5.0"),
     "no answer": (Facts(unreachable="no socket\nstart it"), "libvirt", MUST, "no socket", "start it"),
@@ -84,6 +137,10 @@ CASES = {
     "docker": (
         *(Facts(bridged={4: True}, networks=(NAT, LAN), chains=(DOCKER,)), "bridged frames", MUST),
         *("iptables FORWARD refuses: guests of lan cannot", "sysctl -w net.bridge.bridge-nf-call-iptables=0"),
+    ),
+    "isolated": (
+        *(Facts(bridged={6: True}, networks=(replace(NAT, isolated=frozenset({6})),)), "bridged frames", MUST),
+        *("isolated ports of web get no answer from", "sysctl -w net.bridge.bridge-nf-call-ip6tables=0"),
     ),
     "legacy": (Facts(legacy={"ip": ["filter"]}), "iptables-legacy", NOTE, "(filter)", "iptables-legacy -S"),
     "active": (Facts(firewalls=("ufw",)), "firewall", NOTE, "is active", ""),
@@ -258,3 +315,23 @@ def test_rows_are_flat() -> None:
     assert row.json().keys() == {"check", "level", "about", "found", "do"}
     assert all(isinstance(value, str) for value in row.json().values())
     assert isinstance(row, Row)
+
+
+def test_networks_that_guests_would_miss() -> None:
+    """Debian starts libvirt's `default` only when asked to."""
+    mark = f"<metadata><domain xmlns='{NAMESPACE}' topology='t' guest='g'/></metadata>"
+    nic = "<devices><interface type='network'><source network='default'/></interface></devices>"
+    theirs, ours = (etree.fromstring(f"<domain>{each}{nic}</domain>") for each in ("", mark))
+    network = NetworkState("default", "n", etree.fromstring("<network/>"))
+    domains = (
+        DomainState("a", "1", theirs, autostart=True),
+        DomainState("b", "2", theirs),
+        DomainState("g", "3", ours),
+    )
+
+    def found(each: NetworkState) -> list[Asleep]:
+        return list(asleep(Snapshot(networks=(each, replace(each, name="other")), domains=domains)))
+
+    assert found(network) == [Asleep("default", ("a",), ("g",))]
+    assert found(replace(network, live=network.config)) == [Asleep("default", ("a",))]
+    assert found(replace(network, live=network.config, autostart=True)) == []

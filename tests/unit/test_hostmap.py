@@ -29,9 +29,9 @@ def test_missing_and_empty_files_map_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("physical-networks: [lan1]", 'must hold one key, "physical-networks:"'),
-        ("lan1: eth1", 'must hold one key, "physical-networks:"'),
-        ("physical-networks: {lan1: eth1}\nother: 1", 'must hold one key, "physical-networks:"'),
+        ("physical-networks: [lan1]", 'under "physical-networks:" there must be lines'),
+        ("lan1: eth1", 'must hold "physical-networks:"'),
+        ("physical-networks: {lan1: eth1}\nother: 1", 'must hold "physical-networks:"'),
         ("physical-networks: {lan1: a-name-that-is-too-long}", "lan1: 'a-name-that-is-too-long' is not a device name"),
         ("physical-networks: {lan1: ../eth1}", "lan1: '../eth1' is not a device name"),
         ("physical-networks: {lan1: 7}", "lan1: 7 is not a device name"),
@@ -52,6 +52,39 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path, text: str, message: str) ->
 def test_bad_pairs_are_refused(tmp_path: Path, pair: str) -> None:
     with pytest.raises(GuestnetError, match=r"LABEL=DEVICE|not a device name"):
         load_hostmap(tmp_path / "none.yaml", [pair])
+
+
+@pytest.mark.parametrize(
+    ("entry", "bridge", "uplink"),
+    [
+        ("nic:eth1", "gn-n", "eth1"),
+        ("bridge:br0", "br0", None),
+        ("bridge:br0/eth1", "br0", None),
+        ("br0/eth1", "br0", None),
+        ("ovs:br0", "br0", None),
+    ],
+)
+def test_a_map_of_another_host_says_what_its_devices_are(entry: str, bridge: str, uplink: str | None) -> None:
+    """Whatever this host has by that name."""
+    network = Network(name="n", mode=Mode.BRIDGE, bridge="gn-n", physical_network="lan")
+    for here in (True, False):
+        hostmap = load_hostmap(Path("/nonexistent"), [f"lan={entry}"])
+        hostmap = HostMap(hostmap.devices, device_is_bridge=lambda _device, here=here: here)
+        assert (hostmap.bridge(network), hostmap.uplink(network)) == (bridge, uplink)
+        assert hostmap.device("lan") == (uplink or bridge)
+        hostmap.check_kinds([network], lambda _device: False)
+    with pytest.raises(GuestnetError, match="not a device name"):
+        load_hostmap(Path("/nonexistent"), ["lan=nic:eth1/eth2"])
+
+
+def test_a_bare_name_that_this_host_does_not_have_is_not_guessed_at() -> None:
+    network = Network(name="n", mode=Mode.BRIDGE, bridge="gn-n", physical_network="lan")
+    hostmap = HostMap({"lan": "br0"})
+    with pytest.raises(GuestnetError, match="write lan=nic:br0 or lan=bridge:br0"):
+        hostmap.check_kinds([network], lambda _device: False)
+    hostmap.check_kinds([network], lambda _device: True)
+    routed = Network(name="n", mode=Mode.ROUTE, bridge="gn-n", physical_network="lan")
+    hostmap.check_kinds([routed], lambda _device: False)
 
 
 def test_a_device_that_does_not_exist_is_no_bridge() -> None:

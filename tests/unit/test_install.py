@@ -1,11 +1,12 @@
 """Installing the hooks: once is enough, strangers stay, and what would not work or not be safe is refused."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import install
+from libvirt_guestnet import commands, install
 from libvirt_guestnet.errors import GuestnetError
 
 
@@ -36,6 +37,21 @@ def test_a_changed_hook_is_seen_and_mended(tmp_path: Path) -> None:
     assert hook(tmp_path, "qemu").read_text() == text
 
 
+def test_a_daemon_that_had_the_hooks_at_its_start_needs_no_restart_when_they_are_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It calls whatever the file says now."""
+    started = [time.time() - 100.0]
+    monkeypatch.setattr(install, "_started", lambda daemon: started[0] if daemon == "libvirtd" else None)
+    assert all(state.restart_needed for state in install.install(tmp_path, any_owner=True)), "its first"
+    for name in install.HOOKS:
+        hook(tmp_path, name).write_text("#!/bin/sh\n# of an earlier version\n")
+        os.utime(hook(tmp_path, name), (started[0] - 50, started[0] - 50))  # there when the daemon started
+    assert not any(state.restart_needed for state in install.install(tmp_path, any_owner=True))
+    started[0] -= 60
+    assert all(state.restart_needed for state in install.install(tmp_path, any_owner=True)), "older than the first"
+
+
 def test_uninstalling_leaves_strangers_alone_and_twice_is_success(tmp_path: Path) -> None:
     install.install(tmp_path, any_owner=True)
     stranger = hook(tmp_path, "qemu").with_name("10-other")
@@ -43,6 +59,41 @@ def test_uninstalling_leaves_strangers_alone_and_twice_is_success(tmp_path: Path
     assert not any(s.installed for s in install.uninstall(tmp_path))
     assert not any(s.installed for s in install.uninstall(tmp_path))
     assert [path.name for path in stranger.parent.iterdir()] == ["10-other"]
+
+
+LOOPS = {
+    "glob": 'for f in /etc/libvirt/hooks/qemu.d/*; do "$f" "$@"; done',
+    "of its own name": 'for f in "$0.d"/*; do [ -x "$f" ] && "$f" "$@" </dev/null; done',
+    "run-parts": "run-parts --exit-on-error -a $1 -a $2 /etc/libvirt/hooks/qemu.d",
+    "find": 'find "$(dirname "$0")/qemu.d" -type f -executable | while read f; do "$f" "$@"; done',
+    "variable": 'DIR="${0}.d"\nfor f in "$DIR"/*; do "$f" "$@"; done',
+    "by name": "exec /etc/libvirt/hooks/qemu.d/50-guestnet",
+    "python": "for f in sorted(os.listdir('/etc/libvirt/hooks/qemu.d')):\n    subprocess.run([f, *sys.argv[1:]])",
+}
+NO_LOOPS = {
+    "nothing": "exit 0",
+    "a comment": "# libvirt runs qemu.d/* itself\nexit 0",
+    "a guest's own": """BASEDIR="$(dirname $0)"
+HOOKPATH="$BASEDIR/qemu.d/$1/$2/$3"
+if [ -f "$HOOKPATH" ]; then eval \\"$HOOKPATH\\" "$@"
+elif [ -d "$HOOKPATH" ]; then
+  find -L "$HOOKPATH" -maxdepth 1 -type f -executable -print | while read f; do "$f" "$@"; done
+fi""",
+    "another": "run-parts /etc/my-hooks; systemctl restart x",
+}
+
+
+@pytest.mark.parametrize("name", [*LOOPS, *NO_LOOPS])
+def test_a_script_that_runs_the_hooks_itself_is_found(tmp_path: Path, name: str) -> None:
+    install.install(tmp_path, any_owner=True)
+    script = tmp_path / "etc/libvirt/hooks/qemu"
+    script.write_text(f"#!/bin/sh\n{(LOOPS | NO_LOOPS)[name]}\n")
+    assert not any(state.run_by for state in install.status(tmp_path)), "libvirt runs no file that is not executable"
+    script.chmod(0o755)
+    qemu, network = install.status(tmp_path)
+    assert (qemu.run_by, network.run_by) == (str(script) if name in LOOPS else "", "")
+    if name in LOOPS:
+        assert f"{script} runs it a second time" in commands._hook_text(qemu)
 
 
 def test_a_libvirt_that_is_too_old_is_refused_with_instructions(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from libvirt_guestnet.datapath.accepts import Link, Passage, iptables_batch
 from libvirt_guestnet.datapath.routes import Reach, Route
 from libvirt_guestnet.hook.passing import passages
-from libvirt_guestnet.state import NetworkReceipt, State
+from libvirt_guestnet.receipt_kinds import NetworkReceipt
+from libvirt_guestnet.state import State
 
 
 @pytest.fixture

@@ -11,14 +11,18 @@ from types import SimpleNamespace
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import xmlgen
+from libvirt_guestnet import plan_addresses, xmlgen
 from libvirt_guestnet.apply import ApplyError, DestroyError, InterruptError, apply, destroy, locked, wanted
+from libvirt_guestnet.claims import Claim
+from libvirt_guestnet.datapath import listeners
+from libvirt_guestnet.datapath.devices import Device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.plan import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest, WantedNetwork
 from libvirt_guestnet.topology import loads
 from libvirt_guestnet.virt import Connection, connect
+from libvirt_guestnet.wrong import GUEST, NETWORK, Wrong
 
 TOPOLOGY = """
 name: lab
@@ -264,7 +268,11 @@ def test_what_cannot_be_undone_is_reported_with_the_failure(libvirt: Connection)
     ("owner", "message"),
     [
         (None, "network 'one' exists and was not made by guestnet: give it another name in the topology"),
-        ("theirs", "network 'one' belongs to topology 'theirs': give it another name in this topology, or run"),
+        (
+            "theirs",
+            "network 'one' belongs to topology 'theirs': give it another name in this topology, "
+            "or run `guestnet destroy --name theirs` first",
+        ),
     ],
 )
 def test_a_foreign_network_is_refused(libvirt: Connection, owner: str | None, message: str) -> None:
@@ -332,6 +340,136 @@ def test_a_device_of_the_hosts_own_is_refused_as_a_bridge() -> None:
         plan(want(), Snapshot(devices=frozenset({"gn-one", "eth0"})))
 
 
+SHARED = """
+name: {name}
+physical-networks: {{ lan: {{ subnets: [198.18.9.0/24] }} }}
+networks: {{ {network}: {{ mode: bridge, physical-network: lan{more} }} }}
+guests: {{}}
+"""
+
+
+def bridged(name: str = "q", network: str = "n", more: str = "", device: str = "up0") -> Wanted:
+    hostmap = HostMap({"lan": device}, device_is_bridge=lambda each: each.startswith("br"))
+    return wanted(loads(SHARED.format(name=name, network=network, more=more), "t"), hostmap)
+
+
+def refusals(made: Wanted, snapshot: Snapshot) -> list[str]:
+    try:
+        plan(made, snapshot)
+    except PlanError as error:
+        return list(error.problems)
+    return []
+
+
+@pytest.mark.parametrize("more", ["", ", bridge: gn-lan2"])
+def test_a_nic_that_another_topology_has_in_a_bridge_is_refused_with_a_hint_that_works(more: str) -> None:
+    theirs = bridged("q1", "teamA")
+    held = Snapshot(tuple(NetworkState(n.name, "u", n.element) for n in theirs.networks))
+    [refused] = refusals(bridged("q2", "teamB", more), held)
+    assert refused.startswith(
+        "network 'teamB': NIC up0 is that of libvirt network 'teamA' of topology 'q1', and can be"
+    )
+    assert "make a bridge of your own (ip link add br0 type bridge; ip link set up0 master br0)" in refused
+    both = [bridged(name, network, device="br0") for name, network in (("q1", "teamA"), ("q2", "teamB"))]
+    held = Snapshot(tuple(NetworkState(n.name, "u", n.element) for n in both[0].networks))
+    assert refusals(both[1], held) == []
+    vlan = bridged("q2", "teamB", ", vlan: 7")
+    assert refusals(vlan, Snapshot(tuple(NetworkState(n.name, "u", n.element) for n in theirs.networks))) == []
+
+
+UP0, OURS = Device(1500), Device(1500, "", "libvirt-guestnet", True)
+
+
+@pytest.mark.parametrize(
+    ("links", "refused"),
+    [
+        ({"up0": UP0}, ""),
+        ({"up0": UP0._replace(master="gn-lan"), "gn-lan": OURS}, ""),
+        ({"lo": UP0}, "this host has no device up0: map the label to one that it has"),
+        ({"up0": UP0._replace(master="br9"), "br9": OURS._replace(alias="")}, "NIC up0 is in bridge br9 already: map "),
+        (
+            {"up0": UP0._replace(master="bond0"), "bond0": UP0},
+            "NIC up0 is in device bond0 already: map the label to bond0",
+        ),
+        (
+            {"up0": UP0._replace(addresses=("192.0.2.1",))},
+            "NIC up0 carries 192.0.2.1, which the host would lose: make a",
+        ),
+        ({"up0": UP0, "gn-lan": OURS._replace(alias="")}, "device gn-lan exists and is not ours: choose another"),
+    ],
+)
+def test_what_the_start_of_a_bridged_network_would_be_refused_for_is_refused_by_the_plan(
+    links: dict[str, Device], refused: str
+) -> None:
+    found = refusals(bridged(), Snapshot(links=links))
+    assert [text[: len(refused)] for text in (each.removeprefix("network 'n': ") for each in found)] == (
+        [refused] if refused else []
+    )
+
+
+WIDE = """
+name: t
+physical-networks: {{ lan: {{ subnets: [198.18.9.0/24] }} }}
+networks: {{ n: {{ mode: {mode}, physical-network: lan, mtu: 9000{more} }} }}
+guests: {{ g: {{ ports: [{{ network: n, addresses: [{address}] }}] }} }}
+"""
+TUNNEL = """
+name: t
+physical-networks: { lan: { subnets: [198.18.9.0/24], mtu: 9000 } }
+networks: { n: { mode: bridge, vxlan: { vni: 9, underlay: lan, group: 239.1.1.1 }, subnets: [10.0.0.0/24] } }
+guests: { g: { ports: [{ network: n, addresses: [10.0.0.9] }] } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("device", "text", "narrow"),
+    [
+        ("up0", WIDE.format(mode="bridge", more="", address="198.18.9.9"), "up0"),
+        ("up0", WIDE.format(mode="bridge", more=", vlan: 7", address="198.18.9.9"), "up0"),
+        ("up0", WIDE.format(mode="bridge", more=", service-vlan: 7", address="198.18.9.9"), "up0"),
+        ("br0", WIDE.format(mode="bridge", more="", address="198.18.9.9"), "up0"),
+        ("br0/up0", WIDE.format(mode="bridge", more=", vlan: 7", address="198.18.9.9"), "up0"),
+        ("up0", WIDE.format(mode="nat", more=", subnets: [10.0.0.0/24]", address="10.0.0.9"), ""),
+        ("up0", WIDE.format(mode="route", more=", subnets: [10.0.0.0/24]", address="10.0.0.9"), ""),
+        ("up0", WIDE.format(mode="host-routed", more="", address="198.18.9.9"), ""),
+        ("up0", TUNNEL, "up0"),
+    ],
+)
+def test_what_the_real_nic_does_not_carry_is_refused_by_the_plan(device: str, text: str, narrow: str) -> None:
+    hostmap = HostMap({"lan": device}, device_is_bridge=lambda each: each == "br0")
+    made = wanted(loads(text, "t"), hostmap)
+    master = "br0" if device.startswith("br0") else ""
+    for mtu, refused in ((1500, narrow), (9000, "")):
+        links = {"up0": Device(mtu, master, "", False, True), "br0": OURS, "tap": Device(1000, "br0")}
+        found = refusals(made, Snapshot(links=links))
+        assert [(refused in each, "9000" in each or "8950" in each) for each in found] == (
+            [(True, True)] if refused else []
+        )
+
+
+def test_a_mapped_bridge_that_is_not_there_is_refused_by_the_plan() -> None:
+    assert refusals(bridged(device="br0"), Snapshot(links={"br0": OURS})) == []
+    [refused] = refusals(bridged(device="br0"), Snapshot(links={"up0": UP0}))
+    assert "this host has no device br0" in refused
+
+
+def test_a_port_that_a_program_of_the_host_listens_on_is_refused_by_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+name: t
+networks: { web: { mode: nat, subnets: [10.61.1.0/24] } }
+guests: { a: { ports: [{ network: web, forwards: [{ services: [tcp/8080] }] }] } }
+"""
+    listener = Claim("0.0.0.0", "tcp", 8080, 8080, "nginx (process 7)")
+    monkeypatch.setattr(listeners, "taken", lambda claims: (claims[0], listener) if claims else None)
+    made = wanted(loads(text, "t"), HostMap())
+    [said] = plan_addresses._listened(made, Snapshot())
+    assert said == "guest 'a': tcp/8080 cannot be forwarded: nginx (process 7) on this host listens on tcp/8080"
+    domain = etree.fromstring("<domain><name>a</name><metadata/></domain>")
+    domain.find("metadata").append(made.guests[0].metadata)
+    has_it = Snapshot(domains=(DomainState("a", "u", domain, domain),))
+    assert plan_addresses._listened(made, has_it) == [], "what a guest has is not asked for again"
+
+
 def test_interrupting_running_guests_needs_leave() -> None:
     snapshot = running(want())
     made = plan(want(TOPOLOGY.replace("mode: nat", "mode: route")), snapshot)
@@ -385,6 +523,13 @@ def test_a_mac_in_use_by_somebody_else_is_refused() -> None:
         plan(wanted, Snapshot(domains=(DomainState("z", "d9", etree.fromstring(text)),)))
 
 
+def test_what_of_a_policy_changes_is_named() -> None:
+    made = plan(want(TOPOLOGY.replace("10.61.2.9", "10.61.2.10")), running(want(), users=None))
+    said = [c.detail for c in made.changes if (c.KIND, c.name) == ("guest metadata", "a")]
+    assert len(said) == 1
+    assert "10.61.2.10 is missing" in said[0]
+
+
 def test_a_running_guest_gains_and_loses_nics_live() -> None:
     less = TOPOLOGY.replace("      - network: two\n        addresses: [10.61.2.9]\n", "")
     made = plan(want(less), running(want(), users=None))
@@ -393,6 +538,23 @@ def test_a_running_guest_gains_and_loses_nics_live() -> None:
     made = plan(want(), running(want(less), users=None))
     kinds = [(c.VERB, c.KIND) for c in made.changes if c.name == "a"]
     assert kinds == [("define", "guest"), ("set", "guest metadata"), ("attach", "NIC")]
+
+
+def test_what_somebody_took_from_a_running_guests_taps_is_a_change() -> None:
+    wanted_now = want()
+    name = wanted_now.networks[0].name
+    off = Wrong(GUEST, "u", "vme0", "is in no bridge and not in gn-one", link="no bridge")
+    moved = Wrong(GUEST, "u", "vme1", "is in br9 and not in gn-one", "ip link set vme1 master gn-one")
+    bare = Wrong(NETWORK, name, "gn-one", "lacks 10.0.0.1", "restart it")
+    others = (Wrong(GUEST, "x", "vme9", "is down"), Wrong(NETWORK, "y", "br-y", "is gone", "start it"))
+    made = plan(wanted_now, replace(running(wanted_now), wrong=(off, moved, bare, *others)))
+    put_back = [line for line in lines(made) if line.startswith("put back")]
+    assert put_back == ["put back guest ports u: vme0 is in no bridge and not in gn-one"]
+    assert made.notes[-2:] == (
+        "guest 'u': vme1 is in br9 and not in gn-one: ip link set vme1 master gn-one",
+        f"network {name!r}: gn-one lacks 10.0.0.1: restart it",
+    )
+    assert not made.interrupts
 
 
 def test_a_nic_that_moves_is_down_until_its_new_metadata_is_in_force() -> None:
@@ -455,6 +617,7 @@ def _big(size: int) -> Wanted:
             devices.remove(old)
         devices.extend([etree.fromstring(etree.tostring(n)) for n in nics])
         definition.find("uuid").text = f"u{index}"
+        definition.find("metadata")[0].set("guest", f"g{index}")
         guests.append(WantedGuest(f"g{index}", tuple(nics), definition.find("metadata")[0], definition))
     return Wanted("lab", tuple(networks), tuple(guests))
 
@@ -477,3 +640,142 @@ def test_a_refusal_is_in_libvirts_words(libvirt: Connection, capfd: pytest.Captu
 def test_connecting_to_nothing_says_what_to_try() -> None:
     with pytest.raises(GuestnetError, match=r"(?s)connecting to qemu\+unix.*Is libvirtd running"):
         connect("qemu+unix:///system?socket=/nonexistent")
+
+
+def test_an_address_that_is_somebodys_is_a_clash() -> None:
+    """`taken` is what this host says of the wanted addresses, which are read as the hooks read them."""
+    topology = loads(LED, "led.yaml")
+    want = wanted(topology, HostMap({"lan": "up0"}))
+    found = {
+        (str(each.prefix), each.what, each.bridge, each.published, each.probe)
+        for guest in plan_addresses.asked(want).values()
+        for each in guest
+    }
+    assert found == {
+        ("192.0.2.50/32", "address", "", True, False),
+        ("198.51.100.0/28", "prefix", "", False, True),
+        ("10.61.1.9/32", "address", "gn-one", False, True),
+        ("192.0.2.60/32", "floating address", "", True, True),
+        ("192.0.2.61/32", "floating address", "", True, True),
+        ("192.0.2.1/32", "forward at", "", False, True),
+    }
+    with pytest.raises(PlanError, match=r"^domain 'a': address 192.0.2.50 is somebody's$"):
+        plan(want, Snapshot(taken=("domain 'a': address 192.0.2.50 is somebody's",)))
+
+
+LED = """
+name: led
+physical-networks: { lan: { subnets: [192.0.2.0/24], stand-in: [192.0.2.99] } }
+networks:
+  direct: { mode: host-routed, physical-network: lan }
+  one: { mode: nat, subnets: [10.61.1.0/24], physical-network: lan, bridge: gn-one }
+guests:
+  a: { ports: [{ network: direct, addresses: [192.0.2.50], sources: [198.51.100.0/28], probe: false }] }
+  b:
+    ports:
+      - network: one
+        addresses: [10.61.1.9]
+        floating: [192.0.2.60]
+        floating-untranslated: [192.0.2.61]
+        forwards: [{ services: [tcp/80], at: [192.0.2.1] }]
+"""
+
+
+def test_destroy_cuts_nobody_off_unasked_but_the_topologys_own_guests() -> None:
+    """A clone has our metadata, which speaks of the guest that it was made of, and other MAC addresses."""
+    snapshot = running(want(), users=None)
+    assert plan_destroy("lab", snapshot, ["a"]).interrupts == ()
+    (guest,) = snapshot.domains
+    text = etree.tostring(guest.config, encoding="unicode").replace("<name>a</name>", "<name>copy</name>")
+    xml = etree.fromstring(text.replace("52:54:00", "52:54:01"))
+    for mac in xml.iterfind("devices/interface/mac"):
+        mac.set("address", mac.get("address")[:-2] + "ff")
+    copy = DomainState("copy", "d2", xml, xml)
+    both = replace(snapshot, domains=(guest, copy))
+    made = plan_destroy("lab", both, ["a"])
+    assert made.interrupts == ("copy",)
+    assert ("remove", "guest", "copy") not in [(change.verb, change.KIND, change.name) for change in made.changes]
+    with pytest.raises(
+        InterruptError, match=r"(?s)--allow-interrupt:\n  remove network one \(interrupts copy\)"
+    ) as caught:
+        destroy(made, None, Recorder())  # type: ignore[arg-type]  # not even asked
+    assert "remove guest a" not in str(caught.value)
+    assert plan_destroy("lab", snapshot, []).interrupts == ("a",), "not in the file any more"
+    assert plan(want(), both).interrupts == ()
+
+
+class Deaf:
+    """A libvirt that only remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *_args, **_options: self.asked.append(name)
+
+
+def with_users_nic() -> tuple[Wanted, Snapshot, str]:
+    """The user's own domain `u` with the NIC that the topology has for it, stopped; and its XML."""
+    made = want()
+    guest = next(guest for guest in made.guests if guest.name == "u")
+    (nic,) = guest.interfaces
+    metadata = etree.tostring(guest.metadata, encoding="unicode")
+    text = (
+        f"<domain><name>u</name><uuid>d1</uuid><metadata>{metadata}</metadata>"
+        f"<devices>{etree.tostring(nic, encoding='unicode')}</devices></domain>"
+    )
+    domain = DomainState("u", "d1", etree.fromstring(text))
+    snapshot = running(made, users=None)
+    return made, replace(snapshot, domains=(*snapshot.domains, domain)), text
+
+
+def test_a_saved_guest_is_cut_off_no_more_than_a_running_one() -> None:
+    _, snapshot, text = with_users_nic()
+    assert plan_destroy("lab", snapshot, ["a", "u"]).interrupts == ()
+    *others, user = snapshot.domains
+    saved = replace(snapshot, domains=(*others, replace(user, saved=(etree.fromstring(text),))))
+    made = plan_destroy("lab", saved, ["a", "u"])
+    assert made.interrupts == ("u",)
+    with pytest.raises(
+        InterruptError, match=r"remove network two \(interrupts u\): .*what is saved of u cannot be res"
+    ):
+        destroy(made, None, Recorder())  # type: ignore[arg-type]
+    without = TOPOLOGY[: TOPOLOGY.index("  two:")] + "guests: {}\n"
+    assert plan(want(without), saved).interrupts == ("a", "u"), "apply, too; `a` runs"
+    # A lab guest goes with what was saved of it: of course, where the file names it.
+    guest = replace(others[0], live=None, saved=(others[0].config,))
+    alone = replace(snapshot, domains=(guest,))
+    assert plan_destroy("lab", alone, ["a"]).interrupts == ()
+    assert plan_destroy("lab", alone, []).interrupts == ("a",)
+
+
+def test_a_network_stays_while_a_guest_does_not_let_go_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, snapshot, text = with_users_nic()
+    *_, user = snapshot.domains
+    runs = replace(snapshot, domains=(replace(user, live=etree.fromstring(text)),))
+
+    def stuck(*_: object) -> None:
+        raise GuestnetError("has not let go")
+
+    monkeypatch.setattr("libvirt_guestnet.changes_guest.unplug", stuck)
+    libvirt = Deaf()
+    with pytest.raises(DestroyError) as caught:
+        destroy(plan_destroy("lab", runs, ["u"]), libvirt, Recorder())  # type: ignore[arg-type]
+    first, second = caught.value.failures
+    assert first.endswith("has not let go")
+    assert second.startswith("network two stays: u ")
+    assert libvirt.asked == ["stop_network", "undefine_network"], "network one's alone"
+
+
+def test_a_users_other_nic_on_a_leaving_network_is_interrupted() -> None:
+    """The topology takes its own NICs off a network that leaves it; of others it knows nothing."""
+    _, snapshot, text = with_users_nic()
+    *_, user = snapshot.domains
+    xml = etree.fromstring(text)
+    nic = etree.fromstring(etree.tostring(xml.find("devices/interface")))
+    nic.find("mac").set("address", "52:54:00:99:99:99")
+    xml.find("devices").append(nic)
+    runs = replace(snapshot, domains=(replace(user, config=xml, live=xml),))
+    without = TOPOLOGY[: TOPOLOGY.index("  two:")] + "guests: {u: {ports: [{network: one}]}}\n"
+    removal = next(c for c in plan(want(without), runs).changes if (c.verb, c.KIND) == ("remove", "network"))
+    assert removal.interrupts == ("u",)

@@ -8,10 +8,11 @@ from lxml import etree
 from libvirt_guestnet import commands
 from libvirt_guestnet.datapath.kernel import Guarded
 from libvirt_guestnet.datapath.routes import Published, Reach, Route
+from libvirt_guestnet.receipt_kinds import NetworkReceipt, PortReceipt
 from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
-from libvirt_guestnet.state import NetworkReceipt, PortReceipt
-from libvirt_guestnet.status import BridgeGuards, status
+from libvirt_guestnet.status import BridgeGuards, Offload, status
 from libvirt_guestnet.status_routes import Led
+from libvirt_guestnet.wrong import GUEST, Wrong
 
 NETWORK = """
 <network><name>vlan1</name>
@@ -63,6 +64,7 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "ports": 2,
         "bridge_guard": "missing",
         "silent": [],
+        "wrong": [],
     }
     assert first == {
         "kind": "port",
@@ -79,9 +81,35 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "drops": 7,
         "learnt": ["10.61.2.9", "fd61:2::9"],
         "trusted": False,
+        "offload": "on",
+        "any_address": False,
+        "unknown": True,  # the hooks' receipt has none of its addresses
         "reasons": {"ARP": 3, "ND": 4},
+        "wrong": [],
     }
     assert (second["port"], second["link"], second["guarded"]) == ("", "down", False)  # a receipt of another domain
+
+
+def test_what_the_kernel_has_otherwise_is_said_not_what_was_asked_for() -> None:
+    off = Wrong(GUEST, "b", "vme1", "is in no bridge and not in gn-vlan1", link="no bridge")
+    bare = Wrong("network", "vlan1", "gn-vlan1", "lacks 10.61.2.254", "find out who takes it")
+    others = Wrong(GUEST, "c", "vme1", "is down")
+    network, first, second = status(snapshot(True), None, receipt, SEEN.get, wrong=(off, bare, others))
+    assert network.wrong == ("network 'vlan1': gn-vlan1 lacks 10.61.2.254: find out who takes it",)
+    said = "guest 'b': vme1 is in no bridge and not in gn-vlan1: guestnet hooks sync"
+    assert (first.link, first.wrong, second.wrong) == ("no bridge", (said,), ())
+    text = commands.status_text([row.json() for row in (network, first, second)])
+    assert f"WRONG: {said}\n" in text
+    assert "no bridge" in text.splitlines()[4]
+
+
+def test_what_the_checksum_guard_dropped_is_a_reason_among_others() -> None:
+    lacking = Offload(lost=frozenset({"vme1"}), drops={"vme1": 5, "vme9": 1})
+    _, first, second = status(snapshot(True), None, receipt, SEEN.get, offload=lacking)
+    assert (first.offload, first.drops, first.reasons) == ("missing", 12, {"ARP": 3, "ND": 4, "checksum offload": 5})
+    assert second.offload == ""  # it is not guarded at all
+    _, first, _ = status(snapshot(True), None, receipt, SEEN.get, offload=Offload(cannot="no BTF"))
+    assert first.offload == "kernel cannot"
 
 
 def test_a_stopped_guest_has_no_tap_and_no_guard() -> None:
@@ -129,6 +157,12 @@ def test_people_are_told_aloud_what_nothing_guards() -> None:
     assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03" in commands.status_text(rows)
     trusted = [{**row, "guarded": False, "trusted": True} if row.get("port") == "p" else row for row in rows]
     assert "TRUSTED, no port security by their own policy: b.p\n" in commands.status_text(trusted)
+    assert "NO ADDRESS known, DHCP and link-local only, until the policy says addresses: b.p\n" in commands.status_text(
+        rows
+    )
+    anything = [{**row, "unknown": False, "any_address": True} if row.get("port") == "p" else row for row in rows]
+    assert "ANY ADDRESS that nobody holds, by their own policy: b.p\n" in commands.status_text(anything)
+    assert "NO ADDRESS" not in commands.status_text(anything)
     assert commands.drops_text(rows).split() == [
         *("GUEST", "PORT", "NETWORK", "TAP", "REASON", "FRAMES"),
         *("b", "p", "vlan1", "vme1", "ARP", "3"),

@@ -46,6 +46,9 @@ def test_systemd_understands_the_unit(tmp_path: Path, calls: list[tuple[str, ...
     service.install(tmp_path)
     text = unit(tmp_path).read_text()
     assert "@" not in text.split("[Unit]")[1]
+    # Nobody else puts rules back: systemd must not give up after five quick ends.
+    assert "StartLimitIntervalSec=0" in text.split("[Service]")[0].splitlines()
+    assert "Restart=on-failure" in text.splitlines()
     argv = ["systemd-analyze", "verify", "--man=no", str(unit(tmp_path))]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     complaints = [line for line in done.stderr.splitlines() if service.NAME in line]

@@ -10,7 +10,7 @@ from steps import steps
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.errors import TopologyError
-from libvirt_guestnet.model import Assignment, Family, Port, Protocol, Service, Topology
+from libvirt_guestnet.model import AddressWord, Assignment, Family, Port, Protocol, Service, Topology
 from libvirt_guestnet.model_network import Mode
 
 LABS = Path(__file__).parent.parent.parent / "labs"
@@ -102,7 +102,38 @@ guests:
         ("fd00:1::9", Assignment.STATIC),
     ]
     assert [a.assignment for a in partly.ports[0].addresses] == [Assignment.STATIC, Assignment.DHCP]
-    assert silent.ports[0].addresses == ()
+    assert (silent.ports[0].addresses, silent.ports[0].address_word) == ((), AddressWord.NONE)
+    assert given.ports[0].address_word is None
+
+
+def test_a_word_stands_for_any_address_and_an_empty_list_for_none() -> None:
+    text = """
+physical-networks: { lan: { subnets: [198.18.1.0/24] } }
+networks:
+  lan: { mode: bridge, physical-network: lan }
+  dhcp: { mode: nat, subnets: [10.0.1.0/24], dhcp: {} }
+guests:
+  g:
+    ports:
+      - { network: lan, name: any, addresses: any }
+      - { network: lan, name: none, addresses: [] }
+      - { network: lan, name: unsaid }
+      - { network: lan, name: trusted, guarded: false }
+      - { network: dhcp, addresses: any }
+      - { network: dhcp, name: derived }
+"""
+    found = load(text)
+    words = {port.name: port.address_word for port in found.guest("g").ports}
+    assert words == {
+        "any": AddressWord.ANY,
+        "none": AddressWord.NONE,
+        "unsaid": None,
+        "trusted": None,
+        "dhcp": AddressWord.ANY,
+        "derived": None,
+    }
+    assert [port.name for _, port in found.unaddressed] == ["unsaid"]
+    assert [port.addresses for port in found.guest("g").ports[:5]] == [()] * 5
 
 
 def test_derived_values_do_not_depend_on_the_rest_of_the_file() -> None:

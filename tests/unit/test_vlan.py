@@ -8,14 +8,15 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import xmlgen
-from libvirt_guestnet.datapath.filters import Trunk
+from libvirt_guestnet.datapath.portguard import Trunk
 from libvirt_guestnet.datapath.subinterface import Subinterface
 from libvirt_guestnet.datapath.vlan import TapVlans, batch, members
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import intent, intent_network, intent_vlan, xmlread
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
 from libvirt_guestnet.model import Topology
-from libvirt_guestnet.state import NetworkReceipt, State
+from libvirt_guestnet.receipt_kinds import NetworkReceipt
+from libvirt_guestnet.state import State
 from libvirt_guestnet.topology import loads
 
 ACCESS, TAGGED = frozenset({"PVID", "Egress Untagged"}), frozenset[str]()

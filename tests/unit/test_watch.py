@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet.datapath import links, present
+from libvirt_guestnet.datapath.present import Chain, Element, index_key, name_key
 from libvirt_guestnet.datapath.routes import Reach
-from libvirt_guestnet.hook import watch, ways
-from libvirt_guestnet.state import Bridges, PortReceipt, State
+from libvirt_guestnet.datapath.rtnl import HostAddress, Rtnl
+from libvirt_guestnet.datapath.ways import Forward, Ways
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import leased, lost, watch, ways
+from libvirt_guestnet.receipt_kinds import Bridges, PortReceipt
+from libvirt_guestnet.state import State
 
 ALL = {"netdev guestnet", "bridge guestnet", "arp guestnet"}
+PORT = PortReceipt("vme0", "52:54:00:00:00:01", "g", "u", ifindex=7)
+GATEWAY = IPv4Address("169.255.30.1")
+CHECKSUM_GUARD = "checksum guard"
+Absent = Sequence[Chain | Element | str]
 
 
 @pytest.fixture
@@ -19,81 +32,144 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
     monkeypatch.setattr(ways, "lost", lambda _state: [])
     state = State(str(tmp_path))
     with state.lock():
-        state.put_ports("u", [PortReceipt("vme0", "52:54:00:00:00:01", "g", "u")])
+        state.put_ports("u", [PORT])
         state.put_reach(Reach("vme0", "u", "g", gateway="169.255.30.1")._asdict())
         state.put_bridges(Bridges({"gn-one": "one"}, True, ""))
     return state
 
 
-def missing(state: State, monkeypatch: pytest.MonkeyPatch, there: set[str]) -> list[str]:
-    monkeypatch.setattr(watch, "tables", lambda: there | {"ip filter"})
+def missing(state: State, monkeypatch: pytest.MonkeyPatch, there: set[str], absent: Absent = ()) -> watch.Lost:
+    """What is missed on a host with these tables, in which `absent` is not."""
+    monkeypatch.setattr(lost, "tables", lambda: there | {"ip filter"})
+    monkeypatch.setattr(present, "missing", lambda wanted: [each for each in wanted if each in absent])
+    monkeypatch.setattr(links, "index_of", {"vme0": 7}.get)
+    monkeypatch.setattr(links, "names", lambda: {"vme0"})
+    monkeypatch.setattr(Rtnl, "addresses", lambda *_, **__: [HostAddress(7, GATEWAY, IPv4Network("169.255.30.1"))])
+    guard_lost = {"vme0": "g"} if CHECKSUM_GUARD in absent else {}
+    monkeypatch.setitem(lost.OF_PORTS, CHECKSUM_GUARD, lambda _state: guard_lost)
     return watch.lost(state)
 
 
 def test_every_table_of_ours_is_missed(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert missing(state, monkeypatch, ALL) == []
-    for table in ALL:
-        assert missing(state, monkeypatch, ALL - {table}) == [table]
+    assert missing(state, monkeypatch, ALL) == watch.NOTHING
+    for table in ("netdev guestnet", "arp guestnet"):
+        assert missing(state, monkeypatch, ALL - {table}) == watch.Lost([table], {}, [])
+    assert missing(state, monkeypatch, ALL - {"bridge guestnet"}) == watch.Lost([], {}, ["bridge guestnet"])
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        Chain("netdev guestnet", "tap-vme0", drops=True),
+        Chain("arp guestnet", "input"),
+        Element("arp guestnet", "taps", name_key("vme0")),
+        Element("arp guestnet", "gateways", bytes((169, 255, 30, 1))),
+        CHECKSUM_GUARD,
+    ],
+    ids=str,
+)
+def test_what_one_port_lacks_is_missed_for_its_guest(
+    state: State, monkeypatch: pytest.MonkeyPatch, absent: Chain | Element | str
+) -> None:
+    assert missing(state, monkeypatch, ALL, [absent]) == watch.Lost([], {"vme0": "g"}, [])
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        *(Chain("bridge guestnet", hook) for hook in ("prerouting", "input", "forward", "output")),
+        Element("bridge guestnet", "bridges", name_key("gn-one")),
+        Element("bridge guestnet", "ports", index_key(7)),
+    ],
+    ids=str,
+)
+def test_what_the_bridge_guard_lacks_is_missed(
+    state: State, monkeypatch: pytest.MonkeyPatch, absent: Chain | Element
+) -> None:
+    assert missing(state, monkeypatch, ALL, [absent]) == watch.Lost([], {}, ["bridge guestnet"])
+
+
+def test_a_receipt_of_another_device_or_of_a_trusted_port_wants_no_chain(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain("netdev guestnet", "tap-vme0", drops=True)
+    with state.lock():
+        state.put_ports("u", [PORT._replace(trusted=True)])
+    assert missing(state, monkeypatch, ALL, [chain]) == watch.NOTHING
+    with state.lock():
+        state.put_ports("u", [PORT._replace(ifindex=8)])
+    assert missing(state, monkeypatch, ALL, [chain, Element("bridge guestnet", "ports", index_key(7))]) == watch.NOTHING
 
 
 def test_only_what_is_needed_is_missed(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     with state.lock():
         state.put_bridges(Bridges({"gn-one": "one"}, True, "the kernel cannot"))
         state.drop_reach("vme0")
-    assert missing(state, monkeypatch, set()) == ["netdev guestnet"]
+    assert missing(state, monkeypatch, set()) == watch.Lost(["netdev guestnet"], {}, [])
     with state.lock():
         state.drop_ports(["vme0"])
-    assert missing(state, monkeypatch, set()) == []
+    assert missing(state, monkeypatch, set()) == watch.NOTHING
 
 
-class Libvirt:
-    """One whose rules are there or not, and who is asked to make them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lost, self.some_left, self.now, self.asked, self.told = False, False, 1000.0, 0, 0
-        monkeypatch.setattr(watch, "_libvirt_lost", lambda: (self.lost, self.some_left))
-        monkeypatch.setattr(watch, "lost", lambda _state: [])
-        monkeypatch.setattr(watch.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(watch.program, "run", self._asked)
-        monkeypatch.setattr(watch.log, "complain", self._told)
-
-    def _asked(self, argv: list[str], *_: str) -> None:
-        assert argv[:2] == ["busctl", "emit"]
-        self.asked += 1
-
-    def _told(self, _text: str) -> None:
-        self.told += 1
-
-    def looks(self, service: watch._Watch, seconds: float) -> tuple[int, int]:
-        """How often it has been asked, and the log told, by then."""
-        self.now += seconds
+def test_what_cannot_be_put_back_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The try is a change of rules itself, and every change is a reason to look."""
+    now, tried = [1000.0], []
+    lost = watch.Lost([], {"vme0": "g"}, [])
+    monkeypatch.setattr(watch, "lost", lambda _state: lost)
+    monkeypatch.setattr(watch, "_lost_for_good", lambda _state: lost)
+    monkeypatch.setattr(watch, "_close_bridges", lambda _state: None)
+    monkeypatch.setattr(watch.libvirts, "look", lambda: watch.libvirts.Seen(frozenset(), False, ""))
+    monkeypatch.setattr(watch.log, "complain", lambda _text: None)
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watch.repair, "repair", lambda names, _when: tried.append(names))
+    service = watch._Watch()
+    for _ in range(5):
         service.look()
-        return self.asked, self.told
+    assert tried == [["g"]]
+    began, at = now[0], [now[0]]
+    while now[0] < began + 31:  # it looks by itself when it is time again: a firewall that restarts is ready later
+        now[0] += service.patience
+        service.look()
+        at += [now[0]] if len(tried) > len(at) else []
+    assert [round(each - began, 1) for each in at] == [0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5]
+    del tried[4:]
+    lost = watch.Lost([], {"vme0": "g", "vme1": "h"}, [])
+    service.look()
+    assert tried == [*[["g"]] * 4, ["g", "h"]]
+    for each in (watch.NOTHING, watch.Lost([], {"vme0": "g"}, [])) * 5:
+        lost = each
+        service.look()
+    assert tried[5:] == [["g"]] * 5, "it comes back, and somebody takes it away again"
 
 
-def test_libvirt_is_asked_at_once_and_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    libvirt, service = Libvirt(monkeypatch), watch._Watch()
-    assert libvirt.looks(service, 0) == (0, 0)
-    libvirt.lost = True
-    assert libvirt.looks(service, 0) == (1, 0)
-    assert libvirt.looks(service, 0.3) == (1, 0), "it may be at it"
-    assert libvirt.looks(service, 1.5) == (2, 0)
-    assert libvirt.looks(service, 1.5) == (2, 0)
-    assert libvirt.looks(service, 1.5) == (3, 0)
-    assert libvirt.looks(service, 6) == (4, 1)
-    assert libvirt.looks(service, 12) == (5, 1), "the log is told once"
-    assert libvirt.looks(service, 29) == (6, 1)
-    assert service.patience <= 30
-    libvirt.lost = False
-    assert libvirt.looks(service, 1) == (6, 1)
-    assert service.patience == 30
-    libvirt.lost = True
-    assert libvirt.looks(service, 1) == (7, 1)
+def test_what_follows_a_lease_is_tried_when_that_changes_and_not_at_every_change(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A try that fails changes rules, which wakes the service."""
+    leases, tried = {4: "10.0.0.5"}, []
+    ways_in = Ways("vme0", PORT.mac, "u", "g", "gn-one", 7, True, (Forward("tcp", 80, 80, "lease4", 80),))
 
+    def follow(_state: State) -> None:
+        tried.append(dict(leases))
+        raise GuestnetError("no")
 
-def test_a_network_that_is_being_stopped_is_no_reason_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    libvirt, service = Libvirt(monkeypatch), watch._Watch()
-    libvirt.lost = libvirt.some_left = True
-    assert libvirt.looks(service, 0) == (0, 0)
-    assert libvirt.looks(service, 0.5) == (0, 0)
-    assert libvirt.looks(service, 2) == (1, 0), "but one whose rules do not come is"
+    monkeypatch.setattr(ways, "follow", follow)
+    monkeypatch.setattr(leased, "_addresses", lambda *_: leases)
+    service = watch._Watch()
+    service._see_to_leases(state)
+    assert tried == []
+    with state.lock():
+        state.put_ways(ways_in._asdict())
+    for _ in range(3):
+        with suppress(GuestnetError):
+            service._see_to_leases(state)
+    assert tried == [{4: "10.0.0.5"}]
+    for change in ({4: "10.0.0.6"}, {}):
+        leases.clear()
+        leases.update(change)
+        with pytest.raises(GuestnetError, match="no"):
+            service._see_to_leases(state)
+    assert tried[1:] == [{4: "10.0.0.6"}, {}]
+    monkeypatch.setattr(watch, "_LOOK_SECONDS", 0.0)
+    with pytest.raises(GuestnetError, match="no"):
+        service._see_to_leases(state)

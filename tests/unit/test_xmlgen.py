@@ -1,7 +1,7 @@
 """What the reference output in xml/ cannot show: what is refused, and what must not depend on what."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
 import pytest
 from lxml import etree
@@ -9,7 +9,7 @@ from lxml import etree
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Assignment, Guest, Port, PortAddress, PortKind, Topology
+from libvirt_guestnet.model import AddressPair, Assignment, Guest, Port, PortAddress, PortKind, Topology
 from libvirt_guestnet.model_network import Bandwidth, DhcpRange, DnsHost, Mode, Network, Rate, Subnet
 from libvirt_guestnet.xmlgen.element import fill, maybe, node
 
@@ -146,6 +146,25 @@ def test_only_dhcp_addresses_are_reserved_and_the_others_get_a_dns_name() -> Non
     ]
     names = {host.get("ip"): [name.text for name in host] for host in xml.iterfind("dns/host")}
     assert names == {"fd00::5": ["www", "g"], "10.0.0.7": ["g-2nd-port"]}
+
+
+def test_the_hosts_server_hands_out_nothing_that_is_declared() -> None:
+    """Whatever `validate` says of it: dnsmasq asks nobody whether an address is in use."""
+    pool = DhcpRange(IPv4Address("10.0.0.100"), IPv4Address("10.0.0.200"))
+    pairs = (AddressPair(IPv4Network("10.0.0.110/32"), None), AddressPair(IPv4Network("10.0.0.128/30"), None))
+    addresses = (address("10.0.0.150", Assignment.DHCP), address("10.0.0.151", Assignment.STATIC))
+    port = replace(PORT, addresses=addresses, pairs=pairs, floating=(IPv4Address("10.0.0.199"),))
+    port = replace(port, untranslated=(IPv4Address("10.0.0.200"), ip_address("fd00::77")))
+    gateway = replace(IPV4, dhcp=pool, gateway=IPv4Address("10.0.0.100"))
+    network = replace(NET, subnets=(gateway,), dns_hosts=(DnsHost(IPv4Address("10.0.0.170"), ("vip",)),))
+    xml = network_xml(network, Guest("g", (port,)))
+    assert [(each.get("start"), each.get("end")) for each in xml.iterfind("ip/dhcp/range")] == [
+        ("10.0.0.101", "10.0.0.109"),
+        ("10.0.0.111", "10.0.0.127"),
+        ("10.0.0.132", "10.0.0.150"),
+        ("10.0.0.152", "10.0.0.169"),
+        ("10.0.0.171", "10.0.0.198"),
+    ]
 
 
 def test_no_dns_server_without_a_host_address() -> None:

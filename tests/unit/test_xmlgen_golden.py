@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.model import Topology
+from libvirt_guestnet.nic import before
+from libvirt_guestnet.snapshot import parse_xml
 from libvirt_guestnet.topology import load
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +43,8 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     yield from _modes()
     yield from _overlays()
     yield from _next_hop()
+    every_key = load(ROOT / "tests/topologies/every-key.yaml")
+    yield "every-key/metadata-of-the-router.xml", xmlgen.domain_metadata(every_key, every_key.guest("router"), HOSTMAP)
     yield from _vlans("vlan", HOSTMAP)
     yield from _vlans("vlan-openvswitch", HostMap({"lan": "ovs:br0", "provider": "eth9"}, lambda _device: False))
 
@@ -66,6 +72,17 @@ def _modes() -> Iterator[tuple[str, xmlgen.Element]]:
     yield "domain/domain-emulated.xml", xmlgen.domain(topology, router, HOSTMAP, IMAGE, "qemu")
     yield "domain/domain-kvm.xml", xmlgen.domain(topology, router, HOSTMAP, IMAGE, "kvm")
     yield "domain/metadata-of-a-users-domain.xml", xmlgen.domain_metadata(topology, topology.guest("vm"), HOSTMAP)
+    yield "domain/metadata-of-a-users-nic.xml", _users_nic(topology)
+
+
+def _users_nic(topology: Topology) -> xmlgen.Element:
+    """Metadata of a domain whose first NIC was there before the topology."""
+    guest = topology.guest("vm")
+    metadata = xmlgen.domain_metadata(topology, guest, HOSTMAP)
+    nic = parse_xml('<interface type="network"><source network="default"/><model type="e1000"/></interface>')
+    was = before(xmlgen.interface(topology, guest, guest.ports[0], HOSTMAP), nic)
+    metadata[0].set("was", etree.tostring(was, encoding="unicode"))
+    return metadata
 
 
 def _overlays() -> Iterator[tuple[str, xmlgen.Element]]:

@@ -14,8 +14,17 @@ from wire import Wire, domain
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.model import Topology
 from libvirt_guestnet.sandbox import Sandbox
+
+
+def any_address(mac: str) -> str:
+    """The policy of a NIC that may use whatever address nobody else holds, wherever it is plugged in."""
+    return (
+        f'<g:domain xmlns:g="{NAMESPACE}" topology="t" guest="late">'
+        f'<g:port mac="{mac}" name="late" network="red" guarded="yes" addresses="any"/></g:domain>'
+    )
 
 
 class Real(Host):

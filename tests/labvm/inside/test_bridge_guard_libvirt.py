@@ -15,6 +15,11 @@ from libvirt_guestnet.sandbox import Sandbox, python_inside
 pytestmark = pytest.mark.only("trixie")  # minutes each: test_libvirt.py is the other one's
 
 
+POLICY = f"""<g:domain {guests.XMLNS} topology="t" guest="{{}}">
+  <g:port mac="{{}}" name="p" network="one" guarded="yes"><g:address ip="10.61.1.51"/></g:port>
+  <g:port mac="{{}}" name="late" network="one" guarded="yes"><g:address ip="10.61.1.52"/></g:port></g:domain>"""
+
+
 class Slow(guests.Host):
     """In here all is ten times slower."""
 
@@ -24,10 +29,10 @@ class Slow(guests.Host):
 def test_a_nic_that_no_hook_hears_of_passes_nothing_until_sync(hooked_sandbox: Sandbox) -> None:
     host = Slow(hooked_sandbox)
     host.networks()
-    for number, name in enumerate(("a", "b"), start=1):
-        host.guest(name, "one", number=number)
-        host.virsh("start", name)
     mac = guests.mac(1, 2)
+    for number, name in enumerate(("a", "b"), start=1):
+        host.guest(name, "one", number=number, policy=POLICY.format(name, guests.mac(number, 0), mac))
+        host.virsh("start", name)
     host.virsh("attach-interface", "a", "bridge", "br-one", "--mac", mac, "--model", "rtl8139", "--live")
     (tap,) = (tap for tap, address in host.nics("a").items() if address == mac)
     with Wire(hooked_sandbox, "a") as first, Wire(hooked_sandbox, "a", "net1") as new, Wire(hooked_sandbox, "b") as b:

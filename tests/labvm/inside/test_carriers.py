@@ -27,7 +27,9 @@ TOPOLOGY = f"""
 name: t
 physical-networks: {{ lan: {{}} }}
 networks:
-  red: {{ mode: bridge, physical-network: lan, vlan: 100, subnets: [10.61.1.0/24, "fd61:1::/64"] }}
+  red:
+    {{ mode: bridge, physical-network: lan, vlan: 100, subnets: [10.61.1.0/24, "fd61:1::/64"],
+       privacy-addresses: strict }}
 guests:
   me: {{ ports: [{{ network: red, tap: me, mac: "{frames.ME}", addresses: [{frames.ME4}, "{frames.ME6}"] }}] }}
   them: {{ ports: [{{ network: red, tap: them, addresses: [], guarded: false }}] }}

@@ -9,7 +9,7 @@ import ovs
 import pytest
 from guests import NIC
 from host import DOT1AD, DOT1Q, Tap, frame
-from real import Real, announcement
+from real import Real, announcement, any_address
 from wire import Wire, domain
 
 from libvirt_guestnet.sandbox import Sandbox
@@ -105,7 +105,7 @@ def test_a_customers_tags_pass_a_trunk_inside_its_own(real: Real) -> None:
 
 
 def test_a_plugged_nic_is_guarded_and_tagged(real: Real) -> None:
-    real.define("create", domain("empty"))
+    real.define("create", domain("empty", metadata=any_address(LATE)))
     real.change("attach-device", "empty", NIC.format(network="red", mac=LATE))
     (tap,) = real.nics("empty")
     with Wire(real.sandbox, "empty") as wire:
@@ -119,7 +119,7 @@ def test_a_plugged_nic_is_guarded_and_tagged(real: Real) -> None:
 
 @pytest.mark.only("trixie")  # 9.0 cannot move a NIC of Open vSwitch to another network
 def test_a_nic_that_moves_to_another_network_is_guarded_and_tagged_anew(real: Real) -> None:
-    real.define("create", domain("mover"))
+    real.define("create", domain("mover", metadata=any_address(LATE)))
     real.change("attach-device", "mover", NIC.format(network="red", mac=LATE))
     (tap,) = real.nics("mover")
     real.soon(lambda: "10.61.1." in real.rules(tap), "it is guarded by its network's rules")
@@ -129,7 +129,7 @@ def test_a_nic_that_moves_to_another_network_is_guarded_and_tagged_anew(real: Re
 
 
 def judge(real: Real, wire: Wire, tap: str, address: str, vlan: int) -> None:
-    """The NIC is in the VLAN, and may send what its network's ports may."""
+    """The NIC is in the VLAN, and may send from its network's addresses."""
     real.soon(lambda: address[:-2] in real.rules(tap), "it is guarded by its network's rules")
     assert column(real, tap, "tag") == str(vlan)
     honest = announcement(LATE, address)

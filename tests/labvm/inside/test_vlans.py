@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 from pathlib import Path
@@ -21,7 +22,7 @@ networks:
   blue: { mode: bridge, physical-network: lan, vlan: 200 }
   plain: { mode: bridge, physical-network: lan }
   customer: { mode: bridge, physical-network: provider, service-vlan: 300 }
-  inside: { mode: isolated, vlan: 10 }
+  inside: { mode: isolated, vlan: 10, subnets: [10.9.9.0/24] }
 guests:
   red1: { ports: [{ network: red, tap: red1, addresses: [], guarded: false }] }
   red2: { ports: [{ network: red, tap: red2, addresses: [10.0.0.2] }] }
@@ -30,6 +31,7 @@ guests:
   site: { ports: [{ network: customer, tap: site, addresses: [], guarded: false }] }
   in1: { ports: [{ network: inside, tap: in1, addresses: [], guarded: false }] }
   in2: { ports: [{ network: inside, tap: in2, vlan: 11, addresses: [], guarded: false }] }
+  in3: { ports: [{ network: inside, tap: in3, trunk: [11-12], native-vlan: 10, addresses: [10.9.9.3] }] }
 """
 FOUND = loads(TOPOLOGY, "test")
 
@@ -195,3 +197,25 @@ def test_libvirts_own_bridge_tells_vlans_apart_too(nic: Host) -> None:
     assert (vlans("in1"), vlans("in2")) == ({10: ACCESS}, {11: ACCESS})
     first.send(frame(mac("in1")))
     assert second.heard() == []
+
+
+def test_a_guarded_port_is_known_in_each_of_its_vlans(nic: Host) -> None:
+    ip("link add gn-inside type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
+    ip("link set gn-inside up")
+    assert nic.network("inside", "start", "started") == ""
+    for guest in ("in2", "in3"):
+        nic.start(guest, "gn-inside")
+    shown = subprocess.run(["bridge", "-j", "fdb", "show", "br", "gn-inside"], check=True, capture_output=True).stdout
+    held = [entry for entry in json.loads(shown) if entry.get("state") == "static"]
+    assert {(entry["ifname"], entry["mac"], entry["vlan"]) for entry in held} == {
+        ("in3", mac("in3"), vid) for vid in (10, 11, 12)
+    }
+    thief = frame(mac("in3"))
+    nic.taps["in2"].send(thief)  # trusted, in VLAN 11, where in3 is tagged
+    assert nic.taps["in3"].heard(0.1) == [frame(mac("in3"), (DOT1Q, 11))]
+    answer = bytes.fromhex(mac("in3").replace(":", "")) + frame(mac("in2"))[6:]
+    nic.taps["in2"].send(answer)
+    assert nic.taps["in3"].heard() == [answer[:12] + struct.pack("!HH", DOT1Q, 11) + answer[12:]]
+    assert nic.domain("in3", "reconnect", "gn-inside") == ""
+    assert nic.domain("in3", "release", "gn-inside") == ""
+    assert "sticky" not in subprocess.run(["bridge", "fdb"], check=True, capture_output=True, text=True).stdout

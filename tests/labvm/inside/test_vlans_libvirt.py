@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from guests import NIC
 from host import ACCESS, DOT1AD, DOT1Q, Tap, frame, ip, vlans
-from real import Real, announcement
+from real import Real, announcement, any_address
 from wire import Wire, domain
 
 from libvirt_guestnet.sandbox import Sandbox
@@ -101,8 +101,8 @@ def test_a_guarded_port_sends_no_tag_and_an_unguarded_one_hops_nowhere(real: Rea
 
 @pytest.fixture(scope="module")
 def empty(real: Real) -> str:
-    """A running guest without a NIC; what is plugged into it is up to its network's defaults."""
-    real.define("create", domain("empty"))
+    """A running guest without a NIC; the one that is plugged in has any address of its network."""
+    real.define("create", domain("empty", metadata=any_address(LATE)))
     return "empty"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from test_host_routed import HOST, ON_LAN, A, B, Lab, X, both, domain, tap
 
+C = (12, 0xC)
 VRFS = (("red", "x", "up0"), ("blue", "y", "up1"))
 CHECK = """
 import json, sys
@@ -136,6 +137,35 @@ def test_an_address_is_taken_in_its_own_vrf_alone(lab: VRFLab) -> None:
     addresses = (*both(A), *both(B), "192.0.2.99", "2001:db8::99", *both(HOST))
     asked = [(f"{address}/{128 if ':' in address else 32}", "up0", 10, "red") for address in addresses]
     assert lab.taken(*asked) == [True, True, False, False, False, False, True, True]
+
+
+def test_what_is_somebodys_is_that_in_its_own_vrf_alone(lab: VRFLab) -> None:
+    """The host's own address, and a router of its; a guest may have what they are called in another VRF."""
+    lab.boot("c", C)
+    for command in (
+        "address add 192.0.2.98/32 dev lo",
+        "route add vrf red 10.0.0.0/8 via 192.0.2.9",
+        "-6 route add vrf red 2001:db8:1::/48 via 2001:db8::9",
+        "route add vrf blue 10.0.0.0/8 via 192.0.2.97",
+    ):
+        lab.ip(command)
+    wanted = {
+        both(HOST)[0]: "is this host's own, on device up0",
+        both(X)[0]: "is a router of this host's, by which it routes on device up0",
+        both(X)[1]: "is a router of this host's, by which it routes on device up0",
+        "192.0.2.97": "",
+        "192.0.2.98": "",
+        both(B)[0]: "",
+        both(A)[0]: "is already routed to running guest 'a'",
+    }
+    for address, message in wanted.items():
+        xml = inside("red", "c", C).replace(both(C)[":" in address].encode(), address.encode())
+        status, said = lab.hooks.call("qemu", "c", "start", "begin", xml)
+        assert (status, f"domain 'c': address {address} {message}" in said) == ((1, True) if message else (0, False)), (
+            said
+        )
+        lab.stop("c", C)
+    lab.ip("address del 192.0.2.98/32 dev lo")
 
 
 def test_a_vrf_that_was_made_anew_has_its_guests_again(lab: VRFLab) -> None:
