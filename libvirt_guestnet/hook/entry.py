@@ -263,14 +263,13 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
             return
     except TextError as error:  # the call is one of the network's
         raise GuestnetError(f"new NIC of domain {found.domain.text_of('name')!r}: {error}") from error
-    there, network = hotplug.staying(found)
-    if there and network != found.network:
-        # To another network of its bridge: libvirt 9.0 takes the tap out and puts it in again, others leave it there.
-        with state.lock() as hold:
-            _guard_one(found, there, state, hold)
     # Is it that NIC, of which something else changes, or another one with its MAC? No call tells.
-    same = there if network == found.network else ""
-    hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), same)
+    stays = hotplug.staying(found)
+    if stays.moves:
+        with state.lock() as hold:
+            hotplug.forget_others(found, state)
+            _guard_one(found, stays.tap, state, hold)
+    hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays)
 
 
 def _admits(domain: xmlread.Node, state: State) -> bool:
@@ -291,14 +290,18 @@ def _ours(domain: xmlread.Node, state: State) -> bool:
     return bool(ours) or any(of(domain, state.network) for of in wanted)
 
 
-def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> None:
-    """The helper's work, once the new NIC's tap is there. Raises GuestnetError."""
+def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> bool:
+    """The helper's work, once the new NIC's tap is there; False where it is not: the NIC has moved on, and another
+    helper is at work, or it is on its way to here. Raises GuestnetError."""
     with state.lock() as hold:
-        unplugged_again = state.plugging(found.portid) is None
-        if not unplugged_again:
-            _guard_one(found, tap, state, hold)
-    if found.qdisc and not unplugged_again:
+        if state.plugging(found.portid) is None:
+            return True  # unplugged again
+        if not links.is_on(tap, found.bridge):
+            return False
+        _guard_one(found, tap, state, hold)
+    if found.qdisc:
         offload.guard_when_limited(tap, found.qdisc, state)
+    return True
 
 
 def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:

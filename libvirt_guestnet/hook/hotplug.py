@@ -163,18 +163,37 @@ def _mac(port: Node) -> str:
     return mac.get("address").lower() if mac else ""
 
 
-def staying(found: Plug) -> tuple[str, str]:
-    """(tap, network so far) of an attached NIC that is on the bridge already, so that no tap will join it; else ""."""
+class Staying(NamedTuple):
+    """The tap of an attached NIC that is on the bridge already, so that none may join it; "" if there is none. `moves`:
+    from another network of that bridge."""
+
+    tap: str = ""
+    moves: bool = False
+
+
+def staying(found: Plug) -> Staying:
+    """Whether there is a NIC of that MAC address which may be the one that libvirt tells of."""
     for nic in found.domain.all("devices/interface"):
         for tap in values.taps_of(nic) if _mac(nic) == found.mac else ():
             if links.is_on(tap, found.bridge):
-                return tap, values.attribute(nic, "source", "network")
-    return "", ""
+                return Staying(tap, values.attribute(nic, "source", "network") != found.network)
+    return Staying()
 
 
-def leave_helper(found: Plug, state: State, guard: Callable[[str], None], same: str) -> None:
-    """Leaves a process behind that calls `guard` with the name of the tap; where the NIC may be the `same` as that of
-    a tap there, with that of another, unless it is. Raises OSError when it cannot be made."""
+def forget_others(found: Plug, state: State) -> None:
+    """What was left behind for an earlier move of this NIC within the bridge is for nothing any more. Wants the lock
+    held."""
+    for mark in state.pluggings():
+        if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid != found.portid:
+            state.drop_plugging(mark.portid)
+
+
+Guard = Callable[[str], bool]
+
+
+def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying) -> None:
+    """Leaves a process behind that calls `guard` with the name of the tap, which tells whether the NIC was there; where
+    it may be the one that `stays`, with that of another, unless it is. Raises OSError when it cannot be made."""
     watch = links.Watch()
     with state.lock():
         name = found.domain.text_of("name")
@@ -182,27 +201,37 @@ def leave_helper(found: Plug, state: State, guard: Callable[[str], None], same: 
         promise = Promise(state.plugging_path(found.portid))
     why = "guard the new NIC"
     try:
-        detached.leave(lambda: _help(watch, found, state, guard, same), 2 * HELPER_SECONDS, why, promise)
+        detached.leave(lambda: _help(watch, found, state, guard, stays), 2 * HELPER_SECONDS, why, promise)
     finally:
         promise.hand_over()
         watch.close()
 
 
-def _new_tap(watch: links.Watch, found: Plug, state: State, same: str) -> str:
+def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -> Iterator[tuple[str, bool]]:
+    """What may be the NIC's tap, and whether it is there for good, for HELPER_SECONDS.
+
+    A tap that moves within its bridge libvirt 9.0 takes out and puts in again, others leave it there: it is there for
+    good once it is on libvirt's record.
+    """
+
     def mine(tap: str) -> bool:
-        return tap != same and not owners.owner_but(found.uuid, tap, state)
+        return (stays.moves or tap != stays.tap) and not owners.owner_but(found.uuid, tap, state)
 
     end = time.monotonic() + HELPER_SECONDS
-    while time.monotonic() < end:
-        tap = watch.tap(found.mac, found.bridge, _LOOK_SECONDS if same else HELPER_SECONDS, mine)
-        if tap or not same:
-            return tap
-        domain = running(found.domain.text_of("name"), found.uuid)
-        if domain is None or state.plugging(found.portid) is None:
-            return ""
-        for given in _taps_of_port(domain, found.portid):
-            return given if given == same or mine(given) else ""
-    return ""
+    while (left := end - time.monotonic()) > 0:
+        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS) if stays.tap else left, mine)
+        if tap:
+            yield tap, not stays.moves
+        elif not stays.tap:
+            return
+        if stays.tap:
+            domain = running(found.domain.text_of("name"), found.uuid)
+            if domain is None or state.plugging(found.portid) is None:
+                return
+            for given in _taps_of_port(domain, found.portid):
+                if given == stays.tap or mine(given):
+                    yield given, True
+                return
 
 
 def _taps_of_port(domain: Node, portid: str) -> Iterator[str]:
@@ -211,22 +240,27 @@ def _taps_of_port(domain: Node, portid: str) -> Iterator[str]:
             yield from values.taps_of(nic)
 
 
-def _help(watch: links.Watch, found: Plug, state: State, guard: Callable[[str], None], same: str) -> None:
-    tap = _new_tap(watch, found, state, same)
-    if not tap:
-        _give_up(found, state)
-        return
+def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: Staying) -> None:
+    unchanged = "" if stays.moves else stays.tap
+    for tap, for_good in _candidates(watch, found, state, stays):
+        if (tap == unchanged or _guarded(tap, found, guard)) and for_good:
+            with state.lock():
+                state.drop_plugging(found.portid)
+            return
+    _give_up(found, state)
+
+
+def _guarded(tap: str, found: Plug, guard: Guard) -> bool:
+    """Whether all is done that can be for a NIC, if it is this one's tap still. Never fails."""
+    name = found.domain.text_of("name")
     try:
-        if tap != same:
-            guard(tap)
+        return guard(tap)
     except owners.OthersTapError as error:  # that one's guard stays
-        log.complain(f"domain {found.domain.text_of('name')}: new NIC {found.mac} is not guarded: {error}")
+        log.complain(f"domain {name}: new NIC {found.mac} is not guarded: {error}")
     except Exception as error:  # closed, whatever the bug: nobody else will guard this NIC
         links.set_down(tap)
-        name = found.domain.text_of("name")
         log.complain(f"domain {name}: new NIC {found.mac} cannot be guarded, {tap} is down: {error}")
-    with state.lock():
-        state.drop_plugging(found.portid)
+    return True
 
 
 def _give_up(found: Plug, state: State) -> None:

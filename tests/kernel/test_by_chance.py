@@ -24,7 +24,7 @@ ELSEWHERE = {
         r"datapath/(program|conntrack)\.py|hook/(detached|log)\.py|promises\.py let_go|datapath/vlan\.py _(read|write)$"
         r"|datapath/links\.py (Watch|_attributes|all_links|links|tap_mac)|datapath/probe\.py"
         r"|hook/known\.py _moved$"
-        r"|hook/incoming\.py (_heard|_runs|_wait|repeat)|hook/hotplug\.py (_new_tap|_taps_of_port)"
+        r"|hook/incoming\.py (_heard|_runs|_wait|repeat)|hook/hotplug\.py (_candidates|_taps_of_port)"
     ),
     "nobody's text goes there": r"datapath/(bpf|bpfload|checksum|tc)\.py|hook/offload\.py",
     "loops around what is reached": (

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,6 +93,44 @@ def test_a_nic_that_moves_takes_along_what_leads_to_it(host: Host) -> None:
         assert (routes(host), published(host), opened(host)) == (led(bridge), PUBLISHED, {bridge: [1, 2]})
         host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, portid).replace("br0", bridge)))
         old = created(network, portid)
+
+
+@pytest.mark.parametrize(("network", "bridge"), [("other", "br1"), ("fourth", "br0")])
+def test_a_helper_of_an_earlier_move_that_is_late_brings_nothing_back(host: Host, network: str, bridge: str) -> None:
+    """libvirt 11.3 leaves the tap where it is when it moves within a bridge, so the helper of that waits still."""
+    assert host.call("network", "third", "port-created", "begin", created("third", OTHER_PORT)) == (0, "")
+    assert (port(host)["network"], host.receipts().count(f"{OTHER_PORT}.json")) == ("third", 1)
+    signal_helper(host, signal.SIGSTOP)
+    assert host.call("network", network, "port-created", "begin", created(network, LAST_PORT)) == (0, "")
+    host.box.ok("ip", "link", "set", TAP, "master", bridge)
+    host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, LAST_PORT).replace("br0", bridge)))
+    host.soon(lambda: f"{LAST_PORT}.json" not in host.receipts())
+    assert port(host)["network"] == network
+    for each in ("down", "up"):  # which the kernel tells of
+        host.box.ok("ip", "link", "set", TAP, each)
+    signal_helper(host, signal.SIGCONT)
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        assert port(host)["network"] == network
+    assert routes(host) == led(bridge)
+
+
+def port(host: Host) -> dict[str, str]:
+    """What is on record of the NIC's tap."""
+    found: dict[str, str] = json.loads(host.box.ok("cat", f"/run/libvirt-guestnet/ports/{TAP}.json"))
+    return found
+
+
+def signal_helper(host: Host, which: signal.Signals) -> None:
+    """The process that a hook has left."""
+    home = Path(f"/proc/{host.box.pid}/ns/net").readlink()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # ended meanwhile
+            if b"port-created" in (process / "cmdline").read_bytes() and (process / "ns/net").readlink() == home:
+                found.append(int(process.name))
+    (helper,) = found
+    os.kill(helper, which)
 
 
 def test_nothing_leads_to_where_a_nic_was(host: Host) -> None:

@@ -132,8 +132,14 @@ class Host:
         """Waits for something a helper or a daemon does on its own."""
         deadline = time.monotonic() + self.soon_seconds
         while not true():
-            assert time.monotonic() < deadline, what
+            assert time.monotonic() < deadline, f"not within {self.soon_seconds:.0f} s: {what}; {self.seen()}"
             time.sleep(0.02)
+
+    def seen(self) -> str:
+        """What a test that waits in vain has seen last."""
+        kinds = {kind: self.files(kind) for kind in ("plugging", "ports", "vlans")}
+        links = self.sandbox.run(["sh", "-c", "ip -br link; bridge vlan show"], check=False).stdout
+        return f"{json.dumps(kinds)}\n{links}\n{self.helpers()}"
 
     def soon_exact(self) -> None:
         self.soon(lambda: self.guarded() == self.needed() and not self.files("plugging"), "the kernel is as needed")

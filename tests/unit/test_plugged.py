@@ -77,7 +77,9 @@ def found() -> Plug:
 
 def test_a_helper_that_gives_up_says_so_and_leaves_a_mark(host: Host) -> None:
     host.mark(age=0)
-    hotplug._help(NoTap(), found(), host.state, lambda _tap: pytest.fail("there is nothing to guard"), "")  # type: ignore[arg-type]
+    hotplug._help(
+        NoTap(), found(), host.state, lambda _tap: pytest.fail("there is nothing to guard"), hotplug.Staying()
+    )  # type: ignore[arg-type]
     assert host.state.pluggings() == [MARK._replace(alone=True)]
     (said,) = host.said
     assert f"domain a: the tap of new NIC {MAC} on network one has not come within 10 s" in said
@@ -85,7 +87,7 @@ def test_a_helper_that_gives_up_says_so_and_leaves_a_mark(host: Host) -> None:
 
 
 def test_a_nic_that_was_unplugged_meanwhile_leaves_none(host: Host) -> None:
-    hotplug._help(NoTap(), found(), host.state, lambda _tap: None, "")  # type: ignore[arg-type]
+    hotplug._help(NoTap(), found(), host.state, lambda _tap: True, hotplug.Staying())  # type: ignore[arg-type]
     assert (host.state.pluggings(), host.said) == ([], [])
 
 
