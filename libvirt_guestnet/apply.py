@@ -100,6 +100,7 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     `define` makes the <domain> of a lab guest; without it guests with an image are left out.
     Raises GuestnetError when a physical network is not mapped.
     """
+    hostmap.check_mapped(topology.networks)
     guests = [guest for guest in topology.guests if guest.image is None or define is not None]
     return Wanted(
         topology=topology.name,

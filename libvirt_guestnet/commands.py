@@ -143,6 +143,7 @@ def render(args: Namespace) -> int:
     from libvirt_guestnet.guest import image
 
     found, hostmap = load(args), _hostmap(args)
+    hostmap.check_mapped(found.networks)
     hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
     built = image.newest()
     kind = image.virt_type() if built else ""

@@ -44,6 +44,17 @@ class HostMap:
         """The device behind a label. Raises GuestnetError, saying how to map it, when there is none."""
         return _bare(self._entry(label, wanted_by)).partition("/")[0]
 
+    def check_mapped(self, networks: Iterable[Network]) -> None:
+        """Raises GuestnetError, a line each, where this host maps no device to labels that networks need."""
+        missing = []
+        for label, wanted_by in ((label, f"network {each.name!r}") for each in networks for label in _labels(each)):
+            try:
+                self._entry(label, wanted_by)
+            except GuestnetError as error:
+                missing.append(str(error))
+        if missing:
+            raise GuestnetError("\n".join(missing))
+
     def check_kinds(self, networks: Iterable[Network], exists: Callable[[str], bool]) -> None:
         """Raises GuestnetError where a bridge network depends on whether a device is a NIC or a bridge, and nobody
         says so."""
@@ -103,6 +114,12 @@ class HostMap:
         # A bridge of our own name is the one the hook makes: a NIC cannot be under itself.
         said = _said_bridge(self.devices[network.physical_network or ""])
         return device == network.bridge or (self.device_is_bridge(device) if said is None else said)
+
+
+def _labels(network: Network) -> list[str]:
+    """The labels that a network's XML names devices for."""
+    own = None if network.routed and not network.routed.publish else network.physical_network
+    return [label for label in (own, network.vxlan.underlay if network.vxlan else None) if label]
 
 
 def _said_bridge(entry: str) -> bool | None:

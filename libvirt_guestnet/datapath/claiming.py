@@ -37,6 +37,8 @@ SAMPLE = "numgen random mod 64 0"
 # (RFC 4861, 4.2). One that guests form addresses of has 64 bits and the flag A.
 _OPTIONS, _OPTION, _AUTONOMOUS = range(16, 80, 8), 0x030440, 0x40
 _MOST_PREFIXES = 1024
+# Ends that are everybody's: the subnet's routers' anycast address (RFC 4291, 2.6.1), and those of RFC 5453.
+_ANYCAST = ("0x0", "0xfdffffffffffff80-0xfdffffffffffffff")
 ANOTHERS, TOO_MANY, SOURCE = "another's address", "claimed addresses", "IPv6 source"
 
 
@@ -96,6 +98,7 @@ class Claimer:
             *(line for name in self._policies() for line in drop(ANOTHERS, f"{dad} {_TARGET} @{name}")),
             *drop(ANOTHERS, f"{dad} {_TARGET} @{self.held} {_TARGET} != @{self.mine}"),
             *drop(ANOTHERS, f"{dad} {_octets(_TARGET, 11, 2)} 0xfffe {self._formed(_TARGET, '!= ')}"),
+            *(line for end in _ANYCAST for line in drop(ANOTHERS, f"{dad} {_octets(_TARGET, 8, 8)} {end}")),
             f"{dad} {_TARGET} @{self.mine} {self._noted(_TARGET)} accept",
             *drop(TOO_MANY, f"{dad} limit rate over {_RATE}"),
             # In one rule: nothing is bound where there is no room to note that somebody may still answer, nor what
@@ -108,7 +111,8 @@ class Claimer:
     def used(self, field: str) -> list[str]:
         """What matches, and binds, an address that nobody has: where guests need not have asked for it."""
         unheld = f"{field} != @{self.held}{self._by_policy(field)} {self._noted(field)}"
-        unformed = f"{_octets(field, 11, 2)} != 0xfffe"
+        anycast = "".join(f" {_octets(field, 8, 8)} != {end}" for end in _ANYCAST)
+        unformed = f"{_octets(field, 11, 2)} != 0xfffe{anycast}"
         return [f"{free} {its} {unheld}" for free in self._free(field) for its in (unformed, self._formed(field))]
 
     def _formed(self, field: str, sign: str = "") -> str:

@@ -74,6 +74,17 @@ def test_a_question_with_a_wrong_checksum_is_none(both: Neighbours, way: str) ->
     guard.close()
 
 
+@pytest.mark.parametrize("end", ["", "fdff:ffff:ffff:ff80", "fdff:ffff:ffff:ffff"])
+@pytest.mark.parametrize("by_use", [False, True])
+def test_nobody_claims_what_is_everybodys(both: Neighbours, end: str, by_use: bool) -> None:
+    """Such as the anycast address of a subnet's routers: what others send there would come to the guest."""
+    both.guard(by_use=by_use)
+    address = f"fd61:1::{end}"
+    assert both.none({"dad": _dad(address)}, _uses(address))
+    assert numbers(f"claimed6-{both.wire.tap}") == []
+    assert both.passing({"dad": _dad("fd61:1::fdff:ffff:ffff:ff7f")}) == {"dad"}
+
+
 def _veto(both: Neighbours, frame: bytes) -> None:
     both.wire.ear.send(frame)
     while os.read(both.wire.fd, 4096) != frame:

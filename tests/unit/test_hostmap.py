@@ -1,12 +1,13 @@
 """Labels to devices, from the host's file and the command line."""
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
-from libvirt_guestnet.model_network import Mode, Network
+from libvirt_guestnet.model_network import Mode, Network, Vxlan
 
 
 def written(directory: Path, text: str) -> Path:
@@ -85,6 +86,22 @@ def test_a_bare_name_that_this_host_does_not_have_is_not_guessed_at() -> None:
     hostmap.check_kinds([network], lambda _device: True)
     routed = Network(name="n", mode=Mode.ROUTE, bridge="gn-n", physical_network="lan")
     hostmap.check_kinds([routed], lambda _device: False)
+
+
+def test_all_labels_that_are_missing_are_named_at_once() -> None:
+    vxlan = Vxlan(vni=7, underlay="core", group=ip_address("239.0.0.1"))
+    networks = [
+        Network(name="a", mode=Mode.BRIDGE, bridge="gn-a", physical_network="lan"),
+        Network(name="b", mode=Mode.NAT, bridge="gn-b", physical_network="wan"),
+        Network(name="c", mode=Mode.ISOLATED, bridge="gn-c", vxlan=vxlan),
+        Network(name="d", mode=Mode.ISOLATED, bridge="gn-d"),
+    ]
+    with pytest.raises(GuestnetError) as error:
+        HostMap({"lan1": "eth1", "wan": "eth2"}).check_mapped(networks)
+    first, second = str(error.value).splitlines()
+    assert "network 'a' needs physical network 'lan', and this host maps no device to it (but one to 'lan1')" in first
+    assert "network 'c' needs physical network 'core'" in second
+    HostMap({"lan": "eth1", "wan": "eth2", "core": "eth3"}).check_mapped(networks)
 
 
 def test_a_device_that_does_not_exist_is_no_bridge() -> None:
