@@ -130,10 +130,9 @@ def _bridged(nic: Nic, seen: Seen) -> Iterator[str]:
         return
     if "UP" not in link.get("flags", []):
         yield f"{who} is down"
-    # A network that isolates its ports since `apply` has restarted it is not in libvirt's XML of the guest, by which
-    # taps are put back (docs/lifecycle.md, "with its isolation"): until they follow the network, both are let pass.
-    if bool(port.get("isolated")) not in (nic.isolated, _isolates(nic.network, seen)):
-        yield f"{who}: isolated is {port.get('isolated')}, not {nic.isolated}"
+    # A guest's XML says what its network did when it was plugged in; docs/lifecycle.md, "with its isolation".
+    if bool(port.get("isolated")) != (isolated := nic.isolated or _isolates(nic.network, seen)):
+        yield f"{who}: isolated is {port.get('isolated')}, not {isolated}"
     if not _is_marked(seen.networks.get(nic.network)):
         return
     # docs/lifecycle.md, "Towards a guarded port"
@@ -176,9 +175,7 @@ def _receipts(mine: list[Nic], seen: Seen) -> Iterator[str]:
     uuids = {str(each.findtext("uuid")) for each in seen.domains.values()}
     if left := seen.receipts("domains") - uuids:
         yield f"receipts of domains that are gone: {sorted(left)}"
-    # Not yet of reconnect/: a killed repair leaves its guests' names there until the daemon's next restart, although
-    # docs/lifecycle.md, "Killed hooks", promises the next call.
-    for kind in ("plugging", "incoming"):
+    for kind in ("plugging", "incoming", "reconnect", "repairing"):
         if left := seen.receipts(kind):
             yield f"left in {kind}/: {sorted(left)}"
 
