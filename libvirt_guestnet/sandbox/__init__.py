@@ -99,7 +99,7 @@ class Sandbox:
         self.run(["touch", boot.PAUSED])
         self._end_libvirtd(with_signal)
 
-    def start_libvirtd(self, timeout: float = 30.0) -> None:
+    def start_libvirtd(self, timeout: float = 60.0) -> None:
         """Lets libvirtd run again; returns when it answers."""
         self.run(["rm", "-f", boot.PAUSED])
         deadline = time.monotonic() + timeout

@@ -30,7 +30,7 @@ class Lab:
     def __init__(self, sandbox: Sandbox, topology: Path) -> None:
         self.sandbox, self.topology = sandbox, topology
 
-    def guestnet(self, *argv: str, stdin: str = "", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def guestnet(self, *argv: str, stdin: str = "", timeout: float = 480) -> subprocess.CompletedProcess[str]:
         """Runs `guestnet` inside; the topology goes in on standard input where `-` stands for it."""
         command = self.sandbox.python(["-m", "libvirt_guestnet.cli", "--topology-name", str(self.topology), *argv])
         text = stdin or self.topology.read_text()
@@ -50,7 +50,7 @@ class Lab:
         return {f"{row['from']} > {row['to']} {row['check']} {row['family']}".strip() for row in bad}
 
     def virsh(self, *argv: str) -> str:
-        return self.sandbox.run(["virsh", "-q", *argv], timeout=60).stdout
+        return self.sandbox.run(["virsh", "-q", *argv], timeout=240).stdout
 
     def python(self, code: str, *argv: str, text: str = "") -> str:
         """Runs Python inside, with the topology (in `text`, or the lab's own) loaded as `topology`."""
@@ -60,7 +60,7 @@ class Lab:
         )
         command = self.sandbox.python(["-c", head + code, *argv])
         topology = text or self.topology.read_text()
-        done = subprocess.run(command, input=topology, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, input=topology, capture_output=True, text=True, timeout=480)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -32,7 +32,7 @@ class Box:
         children = Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()
         self.pid = children[0]
 
-    def run(self, *argv: str, stdin: bytes = b"", timeout: float = 30) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *argv: str, stdin: bytes = b"", timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
         enter = ["nsenter", "-t", self.pid, "--net", "--mount", "--", *argv]
         return subprocess.run(enter, input=stdin, capture_output=True, timeout=timeout)
 

@@ -77,7 +77,7 @@ def test_a_parser_by_chance(box: Box, parser: str, request: pytest.FixtureReques
     done = _run(box, str(FUZZ / "run.py"), parser, str(seconds), seed, seconds=2 * seconds + 120)
     print(done.stdout.decode())
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-    assert seconds == 0 or int(re.findall(rb"(\d+) inputs", done.stdout)[0]) > seconds
+    assert seconds == 0 or int(re.findall(rb"(\d+) inputs", done.stdout)[0]) > seconds / 10
 
 
 def test_the_seeds_reach_every_function_that_acts(box: Box) -> None:

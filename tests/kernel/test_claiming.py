@@ -207,7 +207,7 @@ def _expiring(name: str) -> list[int]:
     import subprocess
 
     argv = ["nft", "-j", "list", "set", "netdev", "guestnet", name]
-    listed = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=30).stdout)["nftables"]
+    listed = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=120).stdout)["nftables"]
     return [e["elem"]["expires"] for item in listed for e in item.get("set", {}).get("elem", ())]
 
 

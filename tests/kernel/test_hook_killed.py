@@ -1,42 +1,20 @@
-"""A hook killed at any instruction leaves a state that the next call repairs; hooks side by side lose nothing."""
+"""A hook killed at any of its steps leaves a state that the next call repairs; hooks side by side lose nothing."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from box import Box
+from killed import PREPARE, THIRD, command
 from test_hook import DATA, DOMAIN, REPAIR, Hooks, _ours, recorded, repaired
 
-LIBRARY = Path(__file__).parents[2]
-# Runs one hook call and kills it with SIGKILL before the Nth line of ours that changes or reads anything.
-TRACE = f"""
-import os, sys
-sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import entry, lifecycle, repair
-left = int(sys.argv[1])
-def trace(frame, event, _):
-    global left
-    ours = ("/state.py", "/entry.py", "/hotplug.py", "/nft.py", "/program.py", "/hook/ways.py", "/places.py")
-    more = ("/repair.py", "/guarding.py", "/offload.py")
-    if not frame.f_code.co_filename.endswith((*ours, *more)):
-        return None
-    if event == "line":
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), 9)
-    return trace
-sys.settrace(trace)
-"""
-KILLED = f"{TRACE}sys.exit(lifecycle.run(sys.argv[2], sys.argv[2:]))"
-KILLED_REPAIR = f"{TRACE}repair._settle = lambda: None\nrepair.main()\nprint('done')"
+KILLED_REPAIR = f"{PREPARE}repair._settle = lambda: None\nkill_before(int(sys.argv[1]))\nrepair.main()\nprint('done')"
 UUID = "61000001-0000-4000-8000-000000000001"
 START = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
 PLAIN = START.replace(b"61000001-", b"61000009-").replace(b"vnet", b"other").replace(b"libvirt-guestnet.org", b"x.org")
-STRIDE = 7
 
 
 @pytest.fixture
@@ -52,10 +30,9 @@ def plug(box: Box, *taps: str) -> None:
         box.ok("ip", "tuntap", "add", tap, "mode", "tap")
 
 
-def killed(hooks: Hooks, line: int, operation: str) -> bool:
-    """Whether the call got as far as that line."""
-    argv = [sys.executable, "-IS", "-c", KILLED, str(line), "qemu", "guesta", operation, "begin", "-"]
-    done = hooks.box.run("sh", "-c", '"$@"; echo $?', "sh", *argv, stdin=START)
+def killed(hooks: Hooks, step: int, operation: str) -> bool:
+    """Whether the call got as far as that step."""
+    done = hooks.box.run(*command(step, "qemu", "guesta", operation), stdin=START)
     assert done.stdout in (b"137\n", b"0\n"), done.stderr
     return done.stdout == b"137\n"
 
@@ -66,67 +43,68 @@ def exact(hooks: Hooks) -> None:
 
 
 def test_a_killed_start_is_repaired_by_the_next_start(hooks: Hooks) -> None:
-    line = 1
-    while killed(hooks, line, "start"):
+    step = 1
+    while killed(hooks, step, "start"):
         assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
         exact(hooks)
-        line += STRIDE
+        step += 1
         assert hooks.call("qemu", "guesta", "release", "end", START) == (0, "")
         assert (hooks.chains(), hooks.receipts()) == ([], [])
-    assert line > 40, "the start was hardly ever killed"
+    assert step > 10, "the start was hardly ever killed"
 
 
 def test_a_killed_start_is_cleaned_up_by_its_release(hooks: Hooks) -> None:
-    line = 2
-    while killed(hooks, line, "start"):
+    step = 1
+    while killed(hooks, step, "start"):
         assert hooks.call("qemu", "guesta", "release", "end", START) == (0, "")
         assert (hooks.chains(), hooks.receipts()) == ([], [])
-        line += STRIDE
-    assert line > 40
+        step += 1
+    assert step > 10
 
 
 def test_a_killed_reconnect_leaves_the_guest_guarded(hooks: Hooks) -> None:
     assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
-    line = 3
-    while killed(hooks, line, "reconnect"):
+    step = 1
+    while killed(hooks, step, "reconnect"):
         exact(hooks)
-        line += STRIDE
+        step += 1
     exact(hooks)
+    assert step > 10
 
 
 def test_a_killed_repair_of_many_is_made_good_by_the_next(hooks: Hooks) -> None:
     names = [recorded(hooks, number) for number in range(1, 4)]
     taps = sorted(f"v{number}{which}" for number in range(1, 4) for which in "ab")
-    line, got_on = 1, True
+    step, got_on = 1, True
     while got_on:
         spool = "mkdir -p /run/libvirt-guestnet/reconnect; cd /run/libvirt-guestnet/reconnect; touch $*"
         hooks.box.ok("sh", "-c", spool, "sh", *names)
-        got_on = hooks.box.run("sh", "-c", *REPAIR, KILLED_REPAIR, str(line)).stdout != b"done\n"
+        got_on = hooks.box.run("sh", "-c", *REPAIR, KILLED_REPAIR, str(step)).stdout != b"done\n"
         assert hooks.chains() in ([], taps), "all or nothing"
         assert repaired(hooks, *names) == ["transaction"]
         assert hooks.chains() == taps
         assert len(hooks.receipts()) == len(names) + len(taps)
         hooks.box.ok("sh", "-c", "nft delete table netdev guestnet; rm -r /run/libvirt-guestnet")
-        line += 4 * STRIDE
-    assert line > 100, "the repair was hardly ever killed"
+        step += THIRD
+    assert step > 10, "the repair was hardly ever killed"
 
 
 def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(hooks: Hooks) -> None:
     plug(hooks.box, "other0", "other1")
-    line, going = 1, True
+    step, going = 1, True
     while going:
         assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
         for tap in ("vnet0", "vnet1"):
             hooks.box.ok("ip", "link", "del", tap)
-        going = killed(hooks, line, "release")
+        going = killed(hooks, step, "release")
         assert hooks.call("qemu", "other", "start", "begin", PLAIN) == (0, "")
         assert hooks.chains() == []
         assert set(hooks.receipts()) <= {f"{UUID}.json"}, (
             "at most an empty list of taps, until that guest or a sync comes"
         )
         plug(hooks.box)
-        line += STRIDE
-    assert line > 20
+        step += 1
+    assert step > 10
     assert hooks.receipts() == []
 
 

@@ -1,4 +1,4 @@
-"""A hook killed at any instruction leaves no route and no published entry that the next call does not find."""
+"""A hook killed at any of its steps leaves no route and no published entry that the next call does not find."""
 
 from __future__ import annotations
 
@@ -8,32 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from killed import PREPARE, THIRD
 from test_host_routed import A, B, Lab, both, domain, led_to, tap
 
-LIBRARY = Path(__file__).parents[2]
-# Makes hook calls, each in a process of its own that dies before its Nth line of ours (0: never). Prints how they end.
+# Makes hook calls, each in a process of its own that dies before its Nth step (0: never). Prints how they end.
 DRIVER = f"""
-import json, os, sys
-sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import arrival, entry, lifecycle, reaching, routed
-FILES = tuple("/" + name + ".py" for name in "state entry arrival reaching routed routes rtnl nft program".split())
-
-def call(operation, xml, line):
+import json
+{PREPARE}
+def call(operation, xml, step):
     end = os.memfd_create("stdin")
     os.write(end, xml.encode())
     os.lseek(end, 0, 0)
     sys.stdin = open(end)
-    left = [line]
-    def trace(frame, event, _):
-        if not frame.f_code.co_filename.endswith(FILES):
-            return None
-        if event == "line":
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), 9)
-        return trace
-    if line:
-        sys.settrace(trace)
+    kill_before(step)
     os._exit(lifecycle.run("qemu", ["qemu", "guest", operation, "begin", "-"]))
 
 ends = []
@@ -44,7 +31,6 @@ for request in json.loads(sys.stdin.read()):
     ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 print(json.dumps(ends))
 """
-STRIDE = 67
 
 
 @pytest.fixture
@@ -55,8 +41,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def calls(lab: Lab, *requests: tuple[str, bytes, int]) -> list[int]:
-    """How hook calls (operation, XML, line to be killed at) end: 0, or -9 when killed."""
-    text = json.dumps([(operation, xml.decode(), line) for operation, xml, line in requests])
+    """How hook calls (operation, XML, step to be killed before) end: 0, or -9 when killed."""
+    text = json.dumps([(operation, xml.decode(), step) for operation, xml, step in requests])
     done = lab.box.run(sys.executable, "-IS", "-c", DRIVER, stdin=text.encode(), timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     return list(json.loads(done.stdout))
@@ -76,34 +62,34 @@ def nothing(lab: Lab) -> None:
 @pytest.mark.parametrize("operation", ["start", "started", "reconnect"])
 def test_what_a_killed_call_leaves_is_taken_by_the_next(lab: Lab, operation: str) -> None:
     plug(lab, A)
-    xml, line, going = domain("a", A), 1, True
+    xml, step, going = domain("a", A), 1, True
     while going:
         before = [("start", xml, 0)] if operation != "start" else []
-        *_, end = calls(lab, *before, (operation, xml, line))
+        *_, end = calls(lab, *before, (operation, xml, step))
         going = end == -9
-        if line % 2:
+        if step % 2:
             assert calls(lab, ("start", xml, 0), ("started", xml, 0)) == [0, 0]
             assert (lab.routes(), lab.published(), lab.hooks.chains()) == (*led_to(A), [tap(A)])
         assert calls(lab, ("release", xml, 0)) == [0]
         nothing(lab)
-        line += STRIDE
-    assert line > 5 * STRIDE, "it was hardly ever killed"
+        step += THIRD
+    assert step > 10, "it was hardly ever killed"
 
 
 def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(lab: Lab) -> None:
     plug(lab, B)
-    xml, line, going = domain("a", A), 1, True
+    xml, step, going = domain("a", A), 1, True
     while going:
         plug(lab, A)
         assert calls(lab, ("start", xml, 0), ("started", xml, 0)) == [0, 0]
         assert (lab.routes(), lab.published()) == led_to(A)
         lab.ip(f"link delete {tap(A)}")
-        going = calls(lab, ("release", xml, line)) == [-9]
+        going = calls(lab, ("release", xml, step)) == [-9]
         assert calls(lab, ("start", domain("b", B), 0), ("release", domain("b", B), 0)) == [0, 0]
         assert (lab.routes(), lab.published()) == (set(), set())
         assert lab.box.run("nft", "list", "table", "arp", "guestnet").returncode != 0
-        line += STRIDE
-    assert line > 5 * STRIDE
+        step += THIRD
+    assert step > 10
 
 
 def test_a_hundred_guests_leave_nothing_with_the_owner_killed_half_way(lab: Lab) -> None:
@@ -115,14 +101,14 @@ def test_a_hundred_guests_leave_nothing_with_the_owner_killed_half_way(lab: Lab)
     assert (lab.routes(), lab.published()) == led_to(*guests)
     assert len(lab.routes()) == len(lab.published()) == 200
     # Every second release is killed, each a little later than the one before; what they left is on taps that then go.
-    ends = calls(lab, *(("release", xml, number * 5 if number % 2 else 0) for number, xml in enumerate(xmls)))
+    ends = calls(lab, *(("release", xml, number // 2 % 12 + 1 if number % 2 else 0) for number, xml in enumerate(xmls)))
     assert (set(ends), ends.count(-9) > 20) == ({0, -9}, True)
     assert len(lab.published()) > 20
     for who in guests:
         lab.ip(f"link delete {tap(who)}")
     plug(lab, A)
     # Nor does it matter that the one who sweeps is killed half-way, twice.
-    assert calls(lab, *(("start", domain("a", A), line) for line in (2000, 4000))) == [-9, -9]
+    assert calls(lab, *(("start", domain("a", A), step) for step in (40, 80))) == [-9, -9]
     assert calls(lab, ("start", domain("a", A), 0), ("release", domain("a", A), 0)) == [0, 0]
     assert (lab.routes(), lab.published(), lab.hooks.chains()) == (set(), set(), [])
     assert both(A)[0] not in lab.ip("neigh show proxy")

@@ -54,7 +54,7 @@ class Booted(Sandbox):
     def guestnet(self, *argv: str, check: bool = True) -> str:
         """What `guestnet` says when it is run there."""
         command = python_inside(["-m", "libvirt_guestnet.cli", *argv], self.root)
-        return self.run(command, check=check, timeout=120).stdout
+        return self.run(command, check=check, timeout=480).stdout
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def _systemd(nsenter: int) -> int:
     """The process under nsenter, setpriv and unshare, once it is there."""
     pid = nsenter
     for _ in range(2):
-        children, deadline = [], time.monotonic() + 10
+        children, deadline = [], time.monotonic() + 60
         while not children:
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -42,7 +42,7 @@ print(json.dumps({"lost": sorted(offload.lost(State())), "counted": counted}))
 class Host:
     """A sandbox with networks one and two, guarded by default, and plain, which knows nothing of us."""
 
-    virsh_seconds, soon_seconds = 30.0, 60.0
+    virsh_seconds, soon_seconds = 120.0, 120.0
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox

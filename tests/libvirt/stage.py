@@ -69,7 +69,7 @@ class Stage:
     def running(self, xml: str) -> Iterator[Wire]:
         """A transient domain with a wire on its NIC."""
         name = xml.partition("<name>")[2].partition("</name>")[0]
-        self.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=xml, timeout=60)
+        self.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=xml, timeout=240)
         try:
             with Wire(self.sandbox, name) as wire:
                 tap = self.sandbox.run(["virsh", "-q", "domiflist", name]).stdout.split()[0]

@@ -132,7 +132,7 @@ def test_a_firewall(net: Net, host: Booted, backend: str, name: str, regenerate:
 
 def run(host: Booted, commands: tuple[str, ...]) -> None:
     for command in commands:
-        host.run(["sh", "-c", command], timeout=60)
+        host.run(["sh", "-c", command], timeout=240)
 
 
 def refused(guests: Reached, but: Container[str] = ()) -> set[str]:

@@ -108,7 +108,7 @@ def started(sandbox: Sandbox, network: None) -> Iterator[Started]:
     yield start
     for wire in wires:
         wire.stack.close()
-        sandbox.run(["virsh", "-q", "destroy", wire.domain], timeout=60, check=False)
+        sandbox.run(["virsh", "-q", "destroy", wire.domain], timeout=240, check=False)
 
 
 def _answer(wire: Wire, kind: int, mac: str = frames.ME, seconds: float = 30) -> Ether | None:
@@ -279,7 +279,7 @@ def test_sync_gives_back_what_nobody_has_learnt(sandbox: Sandbox, started: Start
     _lease(started("me", frames.ME))
     sandbox.run(["nft", "add element netdev guestnet held4-leases0 { 0x0a3d0163 timeout 1h }"])
     assert "a3d0163" in _held(sandbox)
-    sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "hooks", "sync"]), timeout=60)
+    sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "hooks", "sync"]), timeout=240)
     assert "a3d0163" not in _held(sandbox)
 
 
@@ -376,7 +376,7 @@ def test_a_forward_follows_the_lease(sandbox: Sandbox, started: Started) -> None
         assert [(row["to"], row["open"]) for row in rows if row["kind"] == "way"] == [("10.61.1.177:80", True)]
     # Without the service, a guest that starts is led to by what is written down.
     led.stack.close()
-    sandbox.run(["virsh", "-q", "destroy", "led"], timeout=60)
+    sandbox.run(["virsh", "-q", "destroy", "led"], timeout=240)
     assert _forwarded_to(sandbox) == ""
     started("led", frames.ME)
     assert _forwarded_to(sandbox) == "10.61.1.177"

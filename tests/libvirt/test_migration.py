@@ -39,7 +39,7 @@ def migrate(guest: str, source: Host, target: Host, address: str) -> str:
     """What virsh says of the migration: "" when it went well."""
     to = ["--live", "--undefinesource", "--persistent", guest, target.sandbox.uri, f"tcp://{address}:49152"]
     argv = ["virsh", "-q", "-c", source.sandbox.uri, "migrate", *to]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60).stderr
+    return subprocess.run(argv, capture_output=True, text=True, timeout=240).stderr
 
 
 def known_ports(host: Host) -> set[str]:

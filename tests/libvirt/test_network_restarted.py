@@ -60,7 +60,7 @@ def place(host: Host) -> str:
 
 def rows(host: Host, *argv: str) -> list[dict[str, Any]]:
     command = host.sandbox.python(["-m", "libvirt_guestnet.cli", *argv, "--json"])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.stdout, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
@@ -140,7 +140,7 @@ def test_a_guest_that_cannot_be_led_to_holds_no_sync_up(host: Host) -> None:
         restart(host)
         for _ in range(2):
             sync = host.sandbox.python(["-m", "libvirt_guestnet.cli", "hooks", "sync"])
-            done = subprocess.run(sync, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(sync, capture_output=True, text=True, timeout=240)
             assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
             assert "guestnet: domain 'b': nothing leads to fd99::/64: IPv6 is switched off on" in done.stderr
             assert "10.99.0.0/24 via 10.61.1.8" in host.sandbox.run(["ip", "route"]).stdout

@@ -175,5 +175,5 @@ def _watching(host: Host) -> Iterator[None]:
 
 def _guestnet(host: Host, *argv: str) -> str:
     command = host.sandbox.python(["-m", "libvirt_guestnet.cli", *argv])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     return done.stdout + done.stderr

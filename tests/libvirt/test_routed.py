@@ -118,7 +118,7 @@ class Site:
 
     @contextmanager
     def edge(self) -> Iterator[None]:
-        self.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=EDGE, timeout=60)
+        self.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=EDGE, timeout=240)
         try:
             yield
         finally:

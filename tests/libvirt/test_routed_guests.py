@@ -297,4 +297,4 @@ def _told(host: Routed) -> dict[str, tuple[object, ...]]:
 
 def _run(host: Routed, *argv: str) -> subprocess.CompletedProcess[str]:
     command = host.sandbox.python(["-m", "libvirt_guestnet.cli", *argv])
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)

@@ -113,7 +113,7 @@ def test_lost_packets_while_a_real_guest_moves(
     command = ["nsenter", "-t", str(left.sandbox.first.pid), "-r", "-m", "-n", *_ping(80, "0.1")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as pinging:
         assert migrate("a", left, right, "192.0.2.2") == ""
-        said = pinging.communicate(timeout=60)[0]
+        said = pinging.communicate(timeout=240)[0]
     sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) packets received", said)[0])
     record_property("lost packets", sent - received)
     print(f"{sent - received} of {sent} packets lost, one every 0.1 s")

@@ -63,7 +63,7 @@ def test_nothing_done_inside_is_seen_on_the_machine(new_sandbox: MakeSandbox) ->
 
 def test_the_checkout_is_there_current_and_read_only(sandbox: Sandbox) -> None:
     code = "import libvirt_guestnet as package; print(package.__file__)"
-    done = subprocess.run(sandbox.python(["-c", code]), capture_output=True, text=True, timeout=30)
+    done = subprocess.run(sandbox.python(["-c", code]), capture_output=True, text=True, timeout=120)
     library = Path(sandboxes.__file__).parents[1]
     assert done.stdout.strip() == str(library / "__init__.py")
     touched = sandbox.run(["touch", str(library / "new")], check=False)
@@ -97,7 +97,7 @@ with sandbox.start(sys.argv[1]) as box:
 def test_file_systems_mounted_on_the_machine_are_seen_but_not_written() -> None:
     argv = ["unshare", "--mount", "--", sys.executable, "-c", OWN_MOUNTS, f"mounts-{os.getpid()}"]
     library = str(Path(sandboxes.__file__).parents[2])
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": library})
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, env={**os.environ, "PYTHONPATH": library})
     assert done.stdout.split("\n") == ["of the machine", "root", "of the machine", ""], done.stderr
     assert not Path("/opt/new").exists()
 
@@ -106,14 +106,14 @@ def test_without_the_right_to_make_namespaces_it_says_so() -> None:
     code = "from libvirt_guestnet import sandbox; sandbox.start('powerless')"
     argv = ["setpriv", "--bounding-set=-sys_admin", "--", sys.executable, "-c", code]
     library = str(Path(sandboxes.__file__).parents[2])
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": library})
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, env={**os.environ, "PYTHONPATH": library})
     assert "make namespaces: Operation not permitted: it needs root with CAP_SYS_ADMIN" in done.stderr
     assert not (registry.ROOT / "powerless").exists()
 
 
 def test_a_sandbox_in_a_sandbox(sandbox: Sandbox) -> None:
     code = "from libvirt_guestnet import sandbox; print(sandbox.start('inner').run(['hostname']).stdout)"
-    done = subprocess.run(sandbox.python(["-c", code]), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(sandbox.python(["-c", code]), capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "inner", done.stderr
 
 

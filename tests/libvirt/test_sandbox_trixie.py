@@ -25,13 +25,13 @@ def test_libvirt_11_3_answers(trixie_sandbox: Sandbox) -> None:
 
 def test_its_own_python_runs_this_package(trixie_sandbox: Sandbox) -> None:
     code = "import sys, libvirt, lxml, yaml, pyroute2, libvirt_guestnet.virt; print(sys.version_info[:2])"
-    done = subprocess.run(trixie_sandbox.python(["-c", code]), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(trixie_sandbox.python(["-c", code]), capture_output=True, text=True, timeout=240)
     assert (done.stdout.strip(), done.stderr) == ("(3, 13)", "")
 
 
 def test_hooks_are_installed(trixie_sandbox: Sandbox) -> None:
     code = "from libvirt_guestnet import install; print([s.current for s in install.status()])"
-    done = subprocess.run(trixie_sandbox.python(["-c", code]), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(trixie_sandbox.python(["-c", code]), capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "[True, True]", done.stderr
 
 

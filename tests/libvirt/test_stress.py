@@ -48,7 +48,7 @@ def killing(sandbox: Sandbox) -> Iterator[list[int]]:
     counts: list[int] = []
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killer:
         yield counts
-        counts += map(int, killer.communicate(timeout=30)[0].split())
+        counts += map(int, killer.communicate(timeout=120)[0].split())
 
 
 class Worker:

@@ -75,11 +75,11 @@ class Guests:
 
     def guestnet(self, *arguments: str, stdin: str = "") -> str:
         argv = python_inside(["-m", "libvirt_guestnet.cli", *arguments])
-        return self.sandbox.run(argv, stdin=stdin, timeout=120).stdout
+        return self.sandbox.run(argv, stdin=stdin, timeout=480).stdout
 
     def start(self) -> None:
         for name in self.names:
-            self.sandbox.run(["virsh", "-q", "start", name], timeout=60)
+            self.sandbox.run(["virsh", "-q", "start", name], timeout=240)
             self.wires.append(Wire(self.sandbox, name).__enter__())
         me, them = self.wires
         for number in range(100):  # the bridge forwards as soon as it hears that there is a link
@@ -110,7 +110,7 @@ def guests(sandbox: Sandbox) -> Iterator[Guests]:
     for wire in found.wires:
         wire.stack.close()
     for name in found.names:
-        sandbox.run(["virsh", "-q", "destroy", name], timeout=60, check=False)
+        sandbox.run(["virsh", "-q", "destroy", name], timeout=240, check=False)
     found.guestnet("destroy", "--name", "held")
     for name in found.names:
         sandbox.run(["virsh", "-q", "undefine", name])

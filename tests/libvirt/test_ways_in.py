@@ -250,7 +250,7 @@ def test_metadata_that_changes_live(net: Net) -> None:
         net.sandbox.run(["virsh", "-q", "metadata", "g", NAMESPACE, "--key", "g", "--set", moved, "--live"])
         assert net.udp("lan", HOST, 5300).open
         sync = net.sandbox.python(["-m", "libvirt_guestnet.cli", "hooks", "sync"])
-        assert subprocess.run(sync, capture_output=True, text=True, timeout=60, check=False).stderr == ""
+        assert subprocess.run(sync, capture_output=True, text=True, timeout=240, check=False).stderr == ""
         assert seen(net.udp("lan", HOST, 5400)) == LAN
         assert not net.udp("lan", HOST, 5300).open
 

@@ -104,7 +104,7 @@ class Wire:
     def _monitor(self, *commands: tuple[str, dict[str, Any]]) -> None:
         texts = [json.dumps({"execute": command, "arguments": arguments}) for command, arguments in commands]
         script = "; ".join(f"qemu-monitor-command {self.domain} '{text}'" for text in texts)
-        answers = self.sandbox.run(["virsh", "-q", script], timeout=60).stdout.split()
+        answers = self.sandbox.run(["virsh", "-q", script], timeout=240).stdout.split()
         assert len(answers) == len(texts)
         assert all("return" in json.loads(answer) for answer in answers), answers
 

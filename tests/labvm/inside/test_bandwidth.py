@@ -17,7 +17,7 @@ LOOK = "from libvirt_guestnet.hook.watch import _Watch; _Watch().look()"
 class Slow(guests.Host):
     """In here all is ten times slower."""
 
-    virsh_seconds, soon_seconds = 120.0, 60.0
+    virsh_seconds, soon_seconds = 120.0, 180.0
 
 
 def test_limits_of_bandwidth_and_the_checksum_guard_share_a_tap(hooked_sandbox: Sandbox) -> None:

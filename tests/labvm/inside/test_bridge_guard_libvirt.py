@@ -23,7 +23,7 @@ POLICY = f"""<g:domain {guests.XMLNS} topology="t" guest="{{}}">
 class Slow(guests.Host):
     """In here all is ten times slower."""
 
-    virsh_seconds, soon_seconds = 120.0, 60.0
+    virsh_seconds, soon_seconds = 120.0, 180.0
 
 
 def test_a_nic_that_no_hook_hears_of_passes_nothing_until_sync(hooked_sandbox: Sandbox) -> None:
