@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("labvm", "trixie", "guest", "libvirt", "kernel")
+TIERS = ("defaulthost", "labvm", "trixie", "guest", "libvirt", "kernel")
 """Markers; a test belongs to the first that it carries, else to the tier `unit`."""
 
 

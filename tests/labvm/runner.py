@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EVENT_BYTES = 4_000_000
@@ -53,6 +53,18 @@ class BootError(LabVMError):
     code get in each other's way now and then ("Oops: int3")."""
 
 
+class Machine(NamedTuple):
+    """What is booted: `disk` are the options by which scripts/make-labvm knows it, `init` is for the kernel's command
+    line, and with `reboots` the machine does so where it would otherwise end."""
+
+    disk: tuple[str, ...] = ()
+    init: str = "init=/lab-init"
+    reboots: bool = False
+
+
+LAB = Machine()
+
+
 class VM:
     """One boot that runs the tests with these node ids. Raises LabVMError when it cannot start.
 
@@ -60,8 +72,8 @@ class VM:
     job began is booted again, at most twice: `died` says of what.
     """
 
-    def __init__(self, suite: str, tests: list[str], seconds: float, job: str = _JOB) -> None:
-        self.suite = suite
+    def __init__(self, suite: str, tests: list[str], seconds: float, job: str = _JOB, machine: Machine = LAB) -> None:
+        self.suite, self.machine = suite, machine
         self.started = time.monotonic()
         self.deadline = self.started + seconds
         self.work, self.held = _work_folder()
@@ -78,7 +90,7 @@ class VM:
     def _boot(self) -> None:
         self.events, theirs = socket.socketpair()
         with theirs:
-            self.qemu = _boot(_disk(self.suite), self.work, theirs)
+            self.qemu = _boot(_disk(self.suite, self.machine), self.work, theirs, self.machine)
 
     def __enter__(self) -> VM:
         return self
@@ -164,12 +176,14 @@ def _hold(folder: Path) -> int:
     return descriptor
 
 
-def _disk(suite: str) -> Path:
+def _disk(suite: str, machine: Machine) -> Path:
     script = CHECKOUT / "scripts/make-labvm"
     # This Python: it names the pytest that has to be on the disk.
-    done = subprocess.run([sys.executable, script, "--path", suite], capture_output=True, text=True, timeout=60)
+    argv = [sys.executable, script, *machine.disk, "--path", suite]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
-        raise LabVMError(f"lab VM {suite} is not built: run scripts/make-labvm {suite}\n{done.stderr}")
+        build = " ".join(("scripts/make-labvm", *machine.disk, suite))
+        raise LabVMError(f"lab VM {suite} is not built: run {build}\n{done.stderr}")
     return Path(done.stdout.strip())
 
 
@@ -191,8 +205,8 @@ def _pack_job(work: Path, tests: list[str], program: str) -> None:
     shutil.rmtree(job)
 
 
-def _boot(disk: Path, work: Path, events: socket.socket) -> subprocess.Popen[bytes]:
-    append = "root=/dev/nvme0n1 rw init=/lab-init console=ttyS0 quiet panic=-1 mitigations=off"
+def _boot(disk: Path, work: Path, events: socket.socket, machine: Machine) -> subprocess.Popen[bytes]:
+    append = f"root=/dev/nvme0n1 rw {machine.init} console=ttyS0 quiet panic=-1 mitigations=off"
     # Different buses: the kernel numbers two disks of one kind in the order in which they happen to answer.
     disks = {"nvme": disk / "root.img", "virtio-blk-pci": work / "job.img"}
     drives = []
@@ -215,7 +229,8 @@ def _boot(disk: Path, work: Path, events: socket.socket) -> subprocess.Popen[byt
             "-m",
             "2048",
         ),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *(() if machine.reboots else ("-no-reboot",)),
         *("-kernel", str(disk / "kernel"), "-append", append, *drives),
         *("-serial", f"file:{work / 'console'}", "-chardev", f"socket,id=events,fd={events.fileno()}"),
         *("-serial", "chardev:events", "-serial", f"file:{work / 'status'}"),
