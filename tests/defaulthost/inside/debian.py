@@ -91,6 +91,11 @@ class DebianHost(Host):
         return {each["local"] for each in shown[0]["addr_info"] if each["scope"] == "global"}
 
 
+def same(found: object, wanted: object) -> None:
+    """Raises AssertionError that says what was found instead."""
+    assert found == wanted, f"{found!r} is not {wanted!r}"
+
+
 def last_seen() -> str:
     """What libvirtd and our service have logged last, and how things are."""
     return "\n".join(_shown(each) for each in _LAST)
