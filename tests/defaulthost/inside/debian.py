@@ -19,12 +19,12 @@ APPARMOR = Path("/etc/apparmor.d/local/usr.sbin.libvirtd")
 BRIDGE = "gn-lan"
 _SECONDS = 600
 _LAST = (
-    "journalctl --no-pager -q -n 40 -u libvirtd",
-    "journalctl --no-pager -q -n 40 -u libvirt-guestnet",
-    "journalctl --no-pager -q -n 20 -t libvirt-guestnet",
+    "journalctl --no-pager -q -b -u libvirtd | tail -n 40",
+    "journalctl --no-pager -q -b -u libvirt-guestnet | tail -n 40",
+    "journalctl --no-pager -q -b -t libvirt-guestnet | tail -n 20",
     "systemctl --no-pager --failed",
     "nft list tables; ip -br link; virsh -q list --all; virsh -q net-list --all",
-    "journalctl --no-pager -q -k -g apparmor=.DENIED -n 20",
+    "journalctl --no-pager -q -k -g apparmor=.DENIED | tail -n 20",
 )
 
 
