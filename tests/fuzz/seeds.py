@@ -151,6 +151,8 @@ def port_of(owner: str, network: str, mac: str, portid: str) -> bytes:
 PLUGGED_MAC, PLUGGED_ID = "52:54:00:77:77:77", "6ba7b810-9dad-41d1-80b4-777777777777"
 PLUG = hook_data("nat", port_of("nat", "nat", PLUGGED_MAC, PLUGGED_ID))
 MOVE = hook_data("quiet", port_of("nat", "quiet", FOUND.guest("nat").ports[0].mac, PLUGGED_ID))
+# To another network of its bridge.
+WITHIN = hook_data("safe", port_of("nat", "nat", FOUND.guest("nat").ports[0].mac, PLUGGED_ID))
 
 _LEASE = {"mac-address": FOUND.guest("learner").ports[0].mac, "expiry-time": 4102444800}
 # Of this one the tap does not come in time.
@@ -172,6 +174,7 @@ def lives() -> list[Call]:
         *(Call("network", n, "updated", hook_data(n)) for n in NETWORKS),
         Call("network", "nat", "port-created", PLUG),
         Call("network", "quiet", "port-created", MOVE),
+        Call("network", "safe", "port-created", WITHIN),
         Call("network", "nat", "port-deleted", PLUG),
         Call("network", "nat", "port-created", LATE),
         *(Call("qemu", n, "reconnect", DOMAINS[n]) for n in DOMAINS),

@@ -82,6 +82,7 @@ class World:
         self.tables: set[str] = set()
         self.logged: list[str] = []
         self.bystander = Chains("tap0")
+        self.joined = "", ""
         self._devices()
         self._stand_in()
 
@@ -101,6 +102,8 @@ class World:
         program.run = self._run  # type: ignore[assignment]
         detached.leave = self._leave  # type: ignore[assignment]
         links.Watch.tap = self._tap  # type: ignore[method-assign,assignment]
+        is_on = links.is_on
+        links.is_on = lambda tap, bridge: (tap, bridge) == self.joined or is_on(tap, bridge)
         probe._GAPS = (0.0, 0.0, 0.001)
         lifecycle.HOSTWIDE = hostwide.FILE = HOSTWIDE
         hostwide.read.__defaults__ = (HOSTWIDE,)
@@ -119,8 +122,9 @@ class World:
         vlan._read = lambda _bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")
         vlan._write = lambda *_: None
 
-    @staticmethod
-    def _tap(_watch: links.Watch, mac: str, *_: object) -> str:
+    def _tap(self, mac: str, bridge: str, *_: object) -> str:
+        """The new tap has joined whatever bridge somebody waits at."""
+        self.joined = seeds.NEW_TAP, bridge
         return "" if mac == seeds.LATE_MAC else seeds.NEW_TAP
 
     def _run(self, argv: list[str], stdin: str, package: str, hold: int | None = None) -> program.Output:
