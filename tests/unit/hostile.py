@@ -312,6 +312,7 @@ class Host:
     def fresh(self) -> None:
         """Without any receipt but that of the network."""
         shutil.rmtree(self.root, ignore_errors=True)
+        _Watch.joined = "", ""
         if not self._network:
             network = _without(SCHEMA.made("network", 1), "vlan")
             assert self.call("network", "started", "net", etree.tostring(_network(network))) == 0, self.said
@@ -354,7 +355,7 @@ class Host:
         patch(links, "names", lambda: {TAP, TAP2, "tapo", "br9"})
         patch(links, "name_of", {7: "dev7", 8: "up8"}.get)
         patch(links, "master_of", lambda name: {"dev7": "dev9", "up8": ""}.get(name, "br9"))
-        patch(links, "is_on", lambda name, bridge: False)
+        patch(links, "is_on", lambda name, bridge: (name, bridge) == _Watch.joined)
         patch(links, "set_down", self.tell("down"))
         patch(links, "Watch", _Watch)
         patch(
@@ -403,7 +404,12 @@ class _Said(io.StringIO):
 
 
 class _Watch:
-    def tap(self, *_: object) -> str:
+    """The new tap joins whatever bridge somebody waits at."""
+
+    joined = "", ""
+
+    def tap(self, _mac: str, bridge: str, *_: object) -> str:
+        _Watch.joined = TAP, bridge
         return TAP
 
     def close(self) -> None:
