@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 THIRD = 3
-_LIBRARY = Path(__file__).parents[2]
+LIBRARY = Path(__file__).parents[2]
 # Files, programs and what waits for them, forks and devices; over netlink and by bpf() what is more than a question.
 PREPARE = f"""
 import os, sys
-sys.path.insert(0, {str(_LIBRARY)!r})
+sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.hook import arrival, bridges, entry, lifecycle, reaching, repair, routed
 BUILTIN = {{"replace", "rename", "unlink", "mkdir", "utime", "posix_spawnp", "poll", "fork", "ioctl", "write"}}
 OURS = {{"_change", "_element", "pin", "load_one", "announce"}}

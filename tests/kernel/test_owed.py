@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from box import Box
+from killed import LIBRARY
 from test_hook import Hooks, recorded
-from test_hook_killed import KILLED_REPAIR, LIBRARY, PLAIN, REPAIR
+from test_hook_killed import KILLED_REPAIR, PLAIN, REPAIR
 from test_hook_owners import (
     BEHIND,
     MAC,
@@ -141,12 +142,12 @@ def test_a_plug_helper(host: Host, finished: Finished) -> None:
 
 
 @by_anybody
-@pytest.mark.parametrize("line", [40, 400])
-def test_a_repair(host: Host, finished: Finished, line: int) -> None:
+@pytest.mark.parametrize("step", [2, 20])
+def test_a_repair(host: Host, finished: Finished, step: int) -> None:
     names = [recorded(host, number) for number in (1, 2)]
     spool = "mkdir -p /run/libvirt-guestnet/reconnect; cd /run/libvirt-guestnet/reconnect; touch $*"
     host.box.ok("sh", "-c", spool, "sh", *names)
-    host.box.run("sh", "-c", *REPAIR, KILLED_REPAIR, str(line))
+    host.box.run("sh", "-c", *REPAIR, KILLED_REPAIR, str(step))
     assert host.notes() != [], "who is to be repaired is known still"
     with finished(host):
         host.soon(lambda: (host.chains(), host.notes()) == (["v1a", "v1b", "v2a", "v2b"], []), "all are repaired")
