@@ -2,20 +2,22 @@
 
 It does so when it hears on D-Bus that firewalld has reloaded, whoever says so (9.0 to 11.3); at a mere SIGHUP it finds
 its chains missing. Every signal is a whole round for it, and rounds queue: of a slow daemon, minutes. So it is told
-once, and again only where some rules are still missing when it rests (11.3's nftables backend deletes by the handles of
-flushed rules, and so some that it has just made). The log is told only what is seen.
+once, and again only where some rules are still missing when it rests. 11.3's nftables backend deletes by the handles of
+flushed rules, and so some that it has just made, of whatever network; its records say how many there should be in each
+chain. The log is told only what is seen.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import program
-from libvirt_guestnet.datapath.nft import listed, tables
+from libvirt_guestnet.datapath.nft import listed, sizes_of, tables
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import log, xmlread
 
@@ -29,8 +31,16 @@ _WORK_TICKS = 3
 _MOST_WORK_SECONDS = 120.0
 
 
+class Ruled(NamedTuple):
+    """A network that libvirt has rules for: its bridge, and how many rules in which chain, as (table, chain), where the
+    record says so: of the nftables backend."""
+
+    bridge: str
+    chains: Counter[tuple[str, str]]
+
+
 class Seen(NamedTuple):
-    """The bridges whose rules are not there; whether others' are; and all rules, to be compared."""
+    """The bridges whose rules are not all there; whether others' are; and all rules, to be compared."""
 
     lost: frozenset[str]
     some_left: bool
@@ -83,7 +93,7 @@ class Libvirts:
             self._told = True
             bridges, seconds = ", ".join(sorted(found.lost)), now - self._noticed
             log.complain(
-                f"libvirt's rules for {bridges} are missing, and were {seconds:.0f} s ago: its daemon was asked "
+                f"rules of libvirt's for {bridges} are missing, and were {seconds:.0f} s ago: its daemon was asked "
                 f"{self._times} times to make them anew, and changes none now; if they stay away, restart it "
                 f"(systemctl restart libvirtd)"
             )
@@ -91,7 +101,8 @@ class Libvirts:
 
 def look() -> Seen:
     """Raises GuestnetError."""
-    bridges = frozenset(bridge for name in recorded("network") if (bridge := _ruled_bridge(name)))
+    ruled = [found for name in recorded("network") if (found := _ruled(name))]
+    bridges = frozenset(each.bridge for each in ruled)
     if not bridges:
         return Seen(bridges, False, "")
     if _TABLE in tables():
@@ -99,7 +110,17 @@ def look() -> Seen:
     else:
         rules = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
     there = bridges.intersection(rules.replace('"', " ").split())
-    return Seen(bridges - there, bool(there), rules)
+    lost = bridges - there
+    if not lost and _lacks_any(ruled):  # whose they are is not to be seen: those of NAT name no bridge
+        lost = frozenset(each.bridge for each in ruled if each.chains)
+    return Seen(lost, bool(there), rules)
+
+
+def _lacks_any(ruled: list[Ruled]) -> bool:
+    """Whether a chain has fewer rules than libvirt made in it."""
+    wanted = sum((each.chains for each in ruled), Counter())
+    sizes = {table: sizes_of(table) for table, _ in wanted}
+    return any(sizes[table].get(chain, 0) < number for (table, chain), number in wanted.items())
 
 
 def recorded(kind: str) -> list[str]:
@@ -109,19 +130,27 @@ def recorded(kind: str) -> list[str]:
     return [name.removesuffix(".xml") for name in sorted(names) if name.endswith(".xml")]
 
 
-def _ruled_bridge(network_name: str) -> str:
-    """The bridge of a network, if libvirt has rules for it. A record that cannot be read is named, and that is all."""
+def _ruled(network_name: str) -> Ruled | None:
+    """The network, if libvirt has rules for it. A record that cannot be read is named, and that is all."""
     try:
         with open(f"{_LIBVIRT}/network/{network_name}.xml", "rb") as file:
-            network = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
+            record = xmlread.parse(file.read(xmlread.MAX_BYTES + 1))
     except FileNotFoundError:  # it has just been stopped
-        return ""
+        return None
     except GuestnetError as error:
         log.complain(f"network {network_name}: whether libvirt's rules for it are there is not known: {error}")
-        return ""
+        return None
+    network = record.one("network")
     bridge, forward = (network.one("bridge"), network.one("forward")) if network else (None, None)
-    ruled = forward is None or (forward.get("mode") or "nat") in ("nat", "route")
-    return bridge.get("name") if bridge and ruled else ""
+    is_ruled = forward is None or (forward.get("mode") or "nat") in ("nat", "route")
+    return Ruled(bridge.get("name"), _chains(record)) if bridge and is_ruled else None
+
+
+def _chains(record: xmlread.Node) -> Counter[tuple[str, str]]:
+    """By what the nftables backend (10.4 and later) will remove: delete rule FAMILY TABLE CHAIN handle NUMBER."""
+    removals = (action.all("args/item") for action in record.all("firewall/group/action"))
+    words = ([item.text for item in items] for items in removals)
+    return Counter((f"{each[2]} {each[3]}", each[4]) for each in words if each[:2] == ["delete", "rule"] and each[4:])
 
 
 def _ticks(pid_files: Iterable[str] = _DAEMONS) -> int:

@@ -104,10 +104,12 @@ class Net:
     def udp(self, who: str, address: str, port: int, timeout: float = 3.0) -> Probe:
         return self.agents[who].udp(address, port, timeout=timeout)
 
-    def soon(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
-        while not true():
-            assert time.monotonic() < deadline
+    def soon(self, look: Callable[[], object], wanted: object = True) -> None:
+        """Until it sees what is wanted; fails with what it saw last."""
+        deadline = time.monotonic() + 240
+        while (seen := look()) != wanted:
+            if time.monotonic() > deadline:
+                assert seen == wanted
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_one_that_rests_is_asked_ever_more_seldom_and_the_log_told_what_is_seen(
     assert libvirt.looks(service, 11) == (4, 0), "the last one may still help"
     assert libvirt.looks(service, 1.5) == (5, 1)
     (said,) = libvirt.told
-    assert "rules for virbr0 are missing" in said
+    assert "rules of libvirt's for virbr0 are missing" in said
     assert "asked 4 times to make them anew, and changes none now" in said
     assert libvirt.looks(service, 30) == (6, 1), "the log is told once"
     libvirt.lost = False
@@ -145,3 +145,38 @@ def test_a_networks_hostile_record_hides_no_other(tmp_path: Path, monkeypatch: p
         (tmp_path / f"network/{name}.xml").write_text(text)
     assert libvirts.look()[:2] == (frozenset(), True)
     assert [line.partition(":")[0] for line in told] == ["network damaged", "network huge"]
+
+
+# What libvirt 11.3 writes down of a rule that its nftables backend has made, to delete it by.
+MADE = """<action layer='{layer}'><args><item>delete</item><item>rule</item><item>{family}</item>
+  <item>libvirt_network</item><item>{chain}</item><item>handle</item><item>{handle}</item></args></action>"""
+
+
+@pytest.mark.parametrize(
+    ("there", "lost"),
+    [
+        ({"ip": {"guest_input": 2, "guest_nat": 2}, "ip6": {"guest_input": 1}}, set()),
+        ({"ip": {"guest_input": 3, "guest_nat": 2}, "ip6": {"guest_input": 1}}, set()),
+        ({"ip": {"guest_input": 2, "guest_nat": 1}, "ip6": {"guest_input": 1}}, {"br-web", "br-inside"}),
+        ({"ip": {"guest_input": 2, "guest_nat": 2}, "ip6": {}}, {"br-web", "br-inside"}),
+    ],
+)
+def test_a_single_rule_that_is_gone_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, dict[str, int]], lost: set[str]
+) -> None:
+    """After a flush, 11.3 deletes by the flushed rules' handles what it has just made for another network."""
+    monkeypatch.setattr(libvirts, "_LIBVIRT", str(tmp_path))
+    monkeypatch.setattr(libvirts, "tables", lambda: {"ip libvirt_network", "ip6 libvirt_network"})
+    monkeypatch.setattr(libvirts, "listed", lambda *_: ['iifname "br-web"', 'iifname "br-inside"'])
+    monkeypatch.setattr(libvirts, "sizes_of", lambda table: there[table.partition(" ")[0]])
+    (tmp_path / "network").mkdir()
+    made = {
+        "web": [("ip", "guest_input"), ("ip", "guest_nat"), ("ip", "guest_nat"), ("ip6", "guest_input")],
+        "inside": [("ip", "guest_input")],
+    }
+    for name, rules in made.items():
+        actions = "".join(MADE.format(layer="ipv4", family=at, chain=chain, handle=7) for at, chain in rules)
+        network = f"<network><bridge name='br-{name}'/></network>"
+        firewall = f"<firewall name='fwRemoval' backend='nftables'><group>{actions}</group></firewall>"
+        (tmp_path / f"network/{name}.xml").write_text(f"<networkstatus>{network}{firewall}</networkstatus>")
+    assert libvirts.look()[:2] == (lost, True)
