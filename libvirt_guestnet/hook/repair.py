@@ -28,6 +28,7 @@ _QUIET_SECONDS, _MOST_SECONDS = 0.2, 1.0
 # Nobody starts while they are repaired. A tree of libvirt's records takes up to 30 times the memory of their text.
 _TOGETHER, _OCTETS_TOGETHER = 64, 2 << 20
 _said: set[str] = set()
+_MOST_SAID = 1000
 
 
 def main(lock: int = _LOCK) -> int:
@@ -141,9 +142,12 @@ def _together(names: list[str]) -> list[str]:
 
 
 def _news(told: list[str]) -> list[str]:
-    """What has not been said: the service tries again and again to lead to a guest."""
+    """What has not been said: the service tries again and again to lead to a guest. It runs for years, and guests name
+    themselves: what it remembers has a bound, and beyond it is said again."""
     new = [each for each in told if each not in _said]
-    _said.update(new)
+    if len(_said) > _MOST_SAID:
+        _said.clear()
+    _said.update(new[:_MOST_SAID])
     return new
 
 

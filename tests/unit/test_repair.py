@@ -77,3 +77,14 @@ def test_usual_guests_are_repaired_together(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "guest001.xml").write_bytes(b" " * (3 << 20))
     assert [len(chunk) for chunk in repair._chunks(names)][:3] == [1, 1, 64]
     assert list(repair._chunks([])) == []
+
+
+def test_what_has_been_said_is_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guests write their own names and texts into it, for as long as the service runs."""
+    monkeypatch.setattr(repair, "_said", set())
+    told = [f"guest {number} cannot be led to" for number in range(50)]
+    assert repair._news(told) == told
+    assert repair._news(told) == []
+    for number in range(100):
+        repair._news([f"{number} {each}" for each in told])
+        assert len(repair._said) <= 2 * repair._MOST_SAID
