@@ -143,3 +143,4 @@ def test_doctor_demands_it(device: str, unmanaged: str, do: str) -> None:
     assert (row.check, row.about) == ("network manager", device)
     assert "systemd-networkd configures it by /etc/systemd/network/-all.network" in row.found
     assert do in row.do
+    assert ("net-destroy and net-start" in row.do) == device.startswith(("virbr", "gn-"))
