@@ -390,14 +390,14 @@ def _managers(facts: Facts) -> Iterator[Row]:
         found = (
             f"{each.manager} configures it by {each.file}: it takes taps off their bridge, and addresses off bridges"
         )
-        hint = _left_alone(each, facts.unmanaged) + (_BRIDGE if each.device.startswith(_BRIDGES) else "")
+        hint = _left_alone(each, facts.unmanaged) + ("" if each.device.startswith(_TAPS) else _BRIDGE)
         yield Row("network manager", MUST, each.device, found, hint)
     if not facts.claims:
         yield Row("network manager", FINE, "", "none takes guests' taps or bridges")
 
 
-_BRIDGES = ("virbr", "gn-")
-_BRIDGE = "; if the address of a bridge is gone, virsh net-destroy and net-start of its network bring it back"
+_TAPS = ("vnet", "vme")
+_BRIDGE = "; if the address of a libvirt network's bridge is gone, virsh net-destroy and net-start bring it back"
 
 
 def _left_alone(claim: Claim, unmanaged: str) -> str:
