@@ -16,10 +16,10 @@ pytestmark = pytest.mark.labvm
 @pytest.mark.parametrize(
     ("job", "seconds", "message"),
     [
-        ("exec false 2>&1", 60, None),
-        ("echo so far; exit 7", 60, r"pytest ended with status 7(.|\n)*so far"),
-        ("echo c >/proc/sysrq-trigger", 60, r"ended before its job did(.|\n)*Kernel panic - not syncing: sysrq"),
-        ("echo asleep; exec sleep 100", 25, r"not done at its deadline, after (2[5-9]|3.) s(.|\n)*asleep"),
+        ("exec false 2>&1", 300, None),
+        ("echo so far; exit 7", 300, r"pytest ended with status 7(.|\n)*so far"),
+        ("echo c >/proc/sysrq-trigger", 300, r"ended before its job did(.|\n)*Kernel panic - not syncing: sysrq"),
+        ("echo asleep; exec sleep 600", 75, r"not done at its deadline, after (7[5-9]|8.) s(.|\n)*asleep"),
     ],
 )
 def test_an_end_that_is_none_is_told_apart(job: str, seconds: float, message: str | None) -> None:
@@ -44,7 +44,7 @@ def test_a_kernel_that_dies_at_boot_is_booted_again_twice_at_most(monkeypatch: p
         return boot(argv, **more)
 
     monkeypatch.setattr(runner.subprocess, "Popen", popen)
-    with VM("trixie", [], 120, "#!/bin/sh\nexec false\n") as vm:
+    with VM("trixie", [], 300, "#!/bin/sh\nexec false\n") as vm:
         if deaths == 1:
             assert list(vm.stream()) == []
         else:
