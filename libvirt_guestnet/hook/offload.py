@@ -26,6 +26,8 @@ from libvirt_guestnet.state import State
 
 _SETTLE_SECONDS = 60  # for a thousand of them, after a restart
 _LIMITED_SECONDS = 2.0
+# The kernel holds the rtnl lock while it waits, and libvirt and QEMU want that until the guest runs.
+_START_SECONDS = 0.5
 
 
 class Known(NamedTuple):
@@ -105,6 +107,7 @@ def _settle_alone(put: Put, promise: Promise, state: State) -> None:
     # Our parents' locks, the state's and that of a repair, must not last as long as this.
     os.closerange(3, promise.file)
     os.closerange(promise.file + 1, 1024)
+    time.sleep(_START_SECONDS)
     _settle(put.unsettled, state)
     promise.kept()
 
