@@ -42,6 +42,8 @@ def domain(topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage,
         node("on_reboot", text="restart"),
         node("on_crash", text="destroy"),
         node("devices", _devices(topology, guest, hostmap)),
+        # All tiny guests boot from the same two files, which must not become those of QEMU's user.
+        node("seclabel", type="none", model="dac"),
         type=virt_type,
     )
 

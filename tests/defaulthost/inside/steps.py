@@ -20,6 +20,12 @@ from debian import (
 )
 from guests import DOMAIN, NIC, mac, uuid
 
+from libvirt_guestnet.guest.image import TinyImage
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.topology import loads
+from libvirt_guestnet.xmlgen import domain
+from libvirt_guestnet.xmlgen.element import to_string
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 TOPOLOGY = Path("/root/net.yaml")
 NET = f"""
@@ -94,6 +100,21 @@ def start(host: DebianHost) -> str:
 def pause(host: DebianHost) -> None:
     """Has the guest's firmware not go on: emulation in emulation takes all of the processor."""
     host.virsh("suspend", "g")
+
+
+def tiny_guests_files_stay_roots(host: DebianHost) -> str:
+    """Where QEMU's user owned the kernel that all tiny guests boot, one of them could change it for the others."""
+    folder = Path("/var/lib/tiny")
+    host.sh(f"mkdir {folder}; cp /boot/vmlinuz-* {folder}/kernel; echo >{folder}/initrd")
+    found = loads("name: t\nguests: {tiny: {image: tiny, ports: []}}\n", "t.yaml")
+    image = TinyImage(folder / "kernel", folder / "initrd")
+    xml = to_string(domain(found, found.guest("tiny"), HostMap({}), image, "qemu"))
+    host.define("create", xml, "--paused")
+    user = Path("/proc", host.qemu("tiny")).owner()
+    owners = host.sh(f"stat -c '%U %a' {folder}/*")
+    host.virsh("destroy", "tiny")
+    same((user, owners), ("libvirt-qemu", "root 644\nroot 644"))
+    return owners
 
 
 def hot_plug(host: DebianHost) -> str:
@@ -257,6 +278,7 @@ BEFORE = (
     doctor,
     apply,
     start,
+    tiny_guests_files_stay_roots,
     hot_plug,
     status,
     libvirtd_restart,
