@@ -40,6 +40,11 @@ from libvirt_guestnet.state import ROOT
 HOSTWIDE = "/run/hooks.json"
 LEASE_FILE = "/run/leases-{}.status"
 RECORDS, NETWORKS = Path("/run/libvirt/qemu"), Path("/run/libvirt/network")
+BRIDGES = re.findall(r'<bridge name="([^"]+)"', "".join(each.decode() for each in seeds.NETWORKS.values()))
+# A rule that libvirt has made for a network, as its nftables backend writes that down.
+MADE = b"""<firewall name='fwRemoval' backend='nftables'><group><action layer='ipv4'><args><item>delete</item>
+<item>rule</item><item>ip</item><item>libvirt_network</item><item>guest_nat</item><item>handle</item><item>7</item>
+</args></action></group></firewall>"""
 # Of a processor, and by the clock, which other work beside this makes slower.
 LONGEST_SECONDS, LATEST_SECONDS = 5.0, 60.0
 # What no value of the seeds has in it: were it to reach a program, a text of somebody's would have.
@@ -138,6 +143,8 @@ class World:
             return program.Output(0, "".join(f"table {name}\n" for name in sorted(self.tables)), "")
         if argv[0] == "nft" and "-j" in argv:
             return program.Output(0, self._sets(argv), "")
+        if argv[:4] == ["nft", "-a", "list", "table"]:  # libvirt's: a rule of each bridge is there, though not all
+            return program.Output(0, "".join(f'\t\tiifname "{each}" reject # handle 9\n' for each in BRIDGES), "")
         if argv[:3] == ["nft", "-a", "list"]:
             return program.Output(0, "\tchain forward {\n\t\tjump guest_cross # handle 7\n\t}\n", "")
         if argv[0].endswith("iptables") and "-S" in argv:
@@ -190,7 +197,7 @@ class World:
         if (call.hook, call.operation) == ("network", "started") and call.name in seeds.NETWORKS:
             NETWORKS.mkdir(parents=True, exist_ok=True)
             (NETWORKS / f"{call.name}.xml").write_bytes(
-                b"<networkstatus>" + seeds.NETWORKS[call.name] + b"</networkstatus>"
+                b"<networkstatus>" + seeds.NETWORKS[call.name] + MADE + b"</networkstatus>"
             )
         if call.operation == "release":
             with contextlib.suppress(OSError, ValueError):
