@@ -50,6 +50,12 @@ def net(sandbox: Sandbox) -> Iterator[Net]:
         yield net
 
 
+@pytest.fixture(scope="module", autouse=True)
+def theirs(net: Net) -> list[str]:
+    """libvirt's own rules before anybody flushed any."""
+    return libvirts(net)
+
+
 @contextmanager
 def watching(sandbox: Sandbox) -> Iterator[None]:
     """The service that `guestnet hooks install` sets up, run by hand."""
@@ -76,12 +82,12 @@ def nft_file(net: Net, text: str) -> None:
 
 
 @pytest.mark.parametrize("network", ["web", "inside"])
-def test_a_flushed_ruleset_comes_back(net: Net, network: str) -> None:
+def test_a_flushed_ruleset_comes_back(net: Net, theirs: list[str], network: str) -> None:
     """`nft flush ruleset`, and nftables.service's reload, which begins with it."""
     before = forward_rules(net)
     with running(net.sandbox, network), watching(net.sandbox):
         reachable(net)
-        guarded, theirs = guards(net), libvirts(net)
+        guarded = guards(net)
         assert MAC in guarded
         for ruleset in ("flush ruleset", NFTABLES_CONF):
             nft_file(net, ruleset)
@@ -122,9 +128,15 @@ def test_a_slow_libvirt_is_asked_once() -> None:
 def libvirts(net: Net) -> list[str]:
     """libvirt's own rules, in whatever order."""
     listed = net.sandbox.run(["nft", "-s", "list", "ruleset"]).stdout
-    tables = re.findall(r"^table ip6? (?:filter|nat|mangle|libvirt_network) {\n.*?^}", listed, re.M | re.S)
-    lines = (line.strip() for table in tables for line in table.splitlines())
-    return sorted(line for line in lines if line and "guestnet" not in line.lower())
+    tables = re.findall(r"^table (ip6? (?:filter|nat|mangle|libvirt_network)) {\n(.*?)^}", listed, re.M | re.S)
+    chains = [
+        (table, chain, rules.split("\n"))
+        for table, body in tables
+        for chain, rules in re.findall(r"^\tchain (\S+) {\n(.*?)^\t}", body, re.M | re.S)
+        if "guestnet" not in chain.lower()
+    ]
+    lines = (f"{table} {chain} {rule.strip()}" for table, chain, rules in chains for rule in rules if rule)
+    return sorted(line for line in lines if "guestnet" not in line.lower())
 
 
 def first_is_ours(net: Net) -> bool:

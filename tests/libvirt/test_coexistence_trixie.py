@@ -13,6 +13,7 @@ from test_coexistence import (  # noqa: F401  fixtures and tests, with other san
     test_a_flushed_ruleset_comes_back,
     test_docker_before_and_after,
     test_without_the_service_it_stays_lost,
+    theirs,
     watching,
 )
 from test_ways_in import Net
@@ -32,10 +33,10 @@ def sandbox(request: pytest.FixtureRequest, trixie_root: Path) -> Iterator[Sandb
 
 
 @pytest.mark.parametrize("sandbox", ["nftables"], indirect=True)
-def test_libvirt_makes_a_single_rule_anew(net: Net) -> None:  # noqa: F811
+def test_libvirt_makes_a_single_rule_anew(net: Net, theirs: list[str]) -> None:  # noqa: F811
     """It may delete such a one itself after a flush, by the handle that another network's rule had."""
-    theirs = libvirts(net)
     with watching(net.sandbox):
+        net.soon(lambda: libvirts(net), theirs)  # so it has, before this test, more often than not
         listed = net.sandbox.run(["nft", "-a", "list", "chain", "ip", "libvirt_network", "guest_nat"]).stdout
         handle = re.findall(r" # handle (\d+)$", listed, re.M)[-1]
         net.sandbox.run(["nft", "delete", "rule", "ip", "libvirt_network", "guest_nat", "handle", handle])
