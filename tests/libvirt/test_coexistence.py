@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import install_hooks
-from test_ways_in import MAC, Net, forward_rules, reachable, running
+from test_ways_in import MAC, Net, forward_rules, reachable, running, soon_reachable
 
 from libvirt_guestnet import hook
 from libvirt_guestnet import sandbox as sandboxes
@@ -92,10 +92,9 @@ def test_a_flushed_ruleset_comes_back(net: Net, theirs: list[str], network: str)
         for ruleset in ("flush ruleset", NFTABLES_CONF):
             nft_file(net, ruleset)
             net.soon(lambda: guards(net), guarded)
-            net.soon(lambda: net.udp("lan", "198.18.1.1", 5300).open)
             net.soon(lambda: libvirts(net), theirs)
             net.soon(lambda: first_is_ours(net))
-            reachable(net)
+            soon_reachable(net)
     assert guards(net).count("tap-") == 0
     assert forward_rules(net) == before
 
@@ -173,10 +172,9 @@ def test_docker_before_and_after(net: Net, order: str) -> None:
         with running(net.sandbox, "web"), watching(net.sandbox):
             if order == "after":
                 docker(net, DOCKER)
-                net.soon(lambda: net.udp("lan", "198.18.1.1", 5300).open)
-            reachable(net)
+            soon_reachable(net)
             docker(net, DOCKER)  # its restart
-            reachable(net)
+            soon_reachable(net)
         rules = net.sandbox.run(["iptables", "-S", "FORWARD"]).stdout
         assert "-P FORWARD DROP" in rules
         assert "GUESTNET" not in rules

@@ -198,6 +198,13 @@ def reachable(net: Net) -> None:
     assert seen(net.udp("lan", HOST, 6001)) == LAN
 
 
+def soon_reachable(net: Net) -> None:
+    """Before long in both families, each of which has rules of its own; and then in every way."""
+    for address in (HOST, HOST6):
+        net.soon(lambda address=address: net.udp("lan", address, 5300).open)
+    reachable(net)
+
+
 @pytest.mark.parametrize("network", list(GUESTS))
 def test_while_the_guest_runs_and_no_longer(net: Net, network: str) -> None:
     before = forward_rules(net)
@@ -205,8 +212,7 @@ def test_while_the_guest_runs_and_no_longer(net: Net, network: str) -> None:
         reachable(net)
         # libvirt makes its rules anew: at a restart of the daemon, and of any network.
         net.sandbox.restart_libvirtd()
-        net.soon(lambda: net.udp("lan", HOST, 5300).open)
-        reachable(net)
+        soon_reachable(net)
     assert not net.udp("lan", HOST, 5300).open
     assert forward_rules(net) == before
 
@@ -275,7 +281,8 @@ def test_an_untranslated_floating_address_is_the_guests_own(net: Net) -> None:
                 assert not net.udp("lan", host, 53).open
             assert guest.outside(*UNTRANSLATED) == dict(zip((LAN, LAN6), UNTRANSLATED, strict=True))
             net.sandbox.restart_libvirtd()
-            net.soon(lambda: net.udp("lan", UNTRANSLATED[0], 53).open)
+            for ip in UNTRANSLATED:
+                net.soon(lambda ip=ip: net.udp("lan", ip, 53).open)
             assert guest.outside(*UNTRANSLATED) == dict(zip((LAN, LAN6), UNTRANSLATED, strict=True))
     finally:
         net.sandbox.run(["virsh", "-q", "destroy", "g"], check=False)
