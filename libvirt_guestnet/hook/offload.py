@@ -95,7 +95,8 @@ def settle(put: Put, state: State) -> None:
     cannot be made."""
     if not put.unsettled:
         return
-    promise = Promise(promises.path(state, promises.SETTLING, f"{put.unsettled[0]}-{os.getpid()}"))
+    # A name of its own: who holds the state's lock must not wait for an earlier one, which ends with that.
+    promise = Promise(promises.path(state, promises.SETTLING, f"{put.unsettled[0]}-{time.monotonic_ns()}"))
     try:
         why = "settle the checksum guard"
         detached.leave(lambda: _settle_alone(put, promise, State(state.root)), _SETTLE_SECONDS, why, promise)
