@@ -134,6 +134,7 @@ def _settle(ifindexes: Iterable[int], state: State) -> None:
         for ifindex in set(ifindexes) - guarded:
             with suppress(GuestnetError):
                 checksum.detach(ifindex, program.loaded)
+            program.forget(ifindex)  # who released it did so before we counted
 
 
 def guard_when_limited(tap: str, qdisc: str, state: State) -> None:

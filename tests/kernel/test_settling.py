@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from box import Box
+from killed import LIBRARY
 from test_hook import repaired
-from test_hook_owners import MAC, SETUP, A
+from test_hook_owners import MAC, SETUP, TAP, A
 from test_hook_watch import LAN
 from test_owed import Host
+
+COUNTED = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.datapath import checksum
+from libvirt_guestnet.hook import offload
+from libvirt_guestnet.state import State
+print(len(checksum.opened(offload.known(State()).loaded).drops()))
+"""
 
 
 @pytest.fixture
@@ -24,6 +35,15 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def settled(host: Host) -> None:
     host.soon(lambda: host.notes() == [], "it is done")
+
+
+def test_a_guest_that_ends_before_that_leaves_no_counter(host: Host) -> None:
+    """There is room for 65,536 of them; without it no guest starts."""
+    assert host.call("qemu", "a", "start", "begin", A) == (0, "")
+    host.box.ok("ip", "link", "del", TAP)
+    assert host.call("qemu", "a", "release", "end", A) == (0, "")
+    settled(host)
+    assert host.box.ok(sys.executable, "-IS", "-c", COUNTED) == "0\n"
 
 
 def test_a_repair_that_fails_does_not_wait_for_that(host: Host) -> None:
