@@ -124,14 +124,18 @@ def _is_there(receipt: PortReceipt) -> bool:
 
 def _settle(ifindexes: Iterable[int], state: State) -> None:
     program = checksum.opened(known(state).loaded)
-    if program is None:
-        return
-    for ifindex in ifindexes:
+    if program is not None:
+        with closing(program):
+            _settle_by(program, set(ifindexes), state)
+
+
+def _settle_by(program: Guard, ifindexes: set[int], state: State) -> None:
+    for ifindex in sorted(ifindexes):
         with suppress(GuestnetError):  # the tap may be gone again
             program.settle(ifindex)
     with state.lock():
         guarded = {receipt.ifindex for receipt in state.ports() if not receipt.trusted}
-        for ifindex in set(ifindexes) - guarded:
+        for ifindex in ifindexes - guarded:
             with suppress(GuestnetError):
                 checksum.detach(ifindex, program.loaded)
             program.forget(ifindex)  # who released it did so before we counted

@@ -24,6 +24,17 @@ from libvirt_guestnet.state import State
 print(len(checksum.opened(offload.known(State()).loaded).drops()))
 """
 
+# The service does it for all ports, again and again.
+AGAIN = f"""
+import os, sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook import offload
+from libvirt_guestnet.state import State
+for _ in range(5):
+    offload.settle_all(State())
+    print(len(os.listdir("/proc/self/fd")))
+"""
+
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
@@ -44,6 +55,11 @@ def test_a_guest_that_ends_before_that_leaves_no_counter(host: Host) -> None:
     assert host.call("qemu", "a", "release", "end", A) == (0, "")
     settled(host)
     assert host.box.ok(sys.executable, "-IS", "-c", COUNTED) == "0\n"
+
+
+def test_the_service_keeps_no_descriptors_of_it(host: Host) -> None:
+    assert host.call("qemu", "a", "start", "begin", A) == (0, "")
+    assert len(set(host.box.ok(sys.executable, "-IS", "-c", AGAIN).split())) == 1
 
 
 def test_a_repair_that_fails_does_not_wait_for_that(host: Host) -> None:
