@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import links
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import detached, log, owners, values, xmlread
 from libvirt_guestnet.hook.promises import Promise
 from libvirt_guestnet.hook.xmlread import Node
@@ -158,6 +159,13 @@ def _plugged(domain: Node, portid: str) -> bool:
     return any(source.get("portid") == portid for source in domain.all("devices/interface/source"))
 
 
+def port_of(name: str, uuid: str, tap: str) -> str:
+    """The UUID of the port that libvirt has on record for a running domain's tap, "" if none."""
+    domain = running(name, uuid)
+    nics = domain.all("devices/interface") if domain is not None else ()
+    return next((values.attribute(nic, "source", "portid") for nic in nics if tap in values.taps_of(nic)), "")
+
+
 def _mac(port: Node) -> str:
     mac = port.one("mac")
     return mac.get("address").lower() if mac else ""
@@ -202,6 +210,10 @@ def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying) -> Non
     why = "guard the new NIC"
     try:
         detached.leave(lambda: _help(watch, found, state, guard, stays), 2 * HELPER_SECONDS, why, promise)
+    except (GuestnetError, OSError):
+        with state.lock():
+            state.drop_plugging(found.portid)  # there will be no such NIC
+        raise
     finally:
         promise.hand_over()
         watch.close()

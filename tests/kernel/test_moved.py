@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from box import Box
 from test_hook_owners import NEW_PORT, SETUP, Host, domain, nic, policy, port_created
+from test_owed import CALL
 
 from libvirt_guestnet.sandbox import python_inside
 
@@ -25,6 +27,12 @@ FORWARD = '<guestnet:forward protocol="tcp" ports="8081" to="10.61.1.66" first="
 POLICY = policy(MAC, "10.61.1.66", BEHIND + NEAR + OWN + FORWARD)
 ROUTES = {"10.61.98.0/24 via 10.61.1.66 dev {}", "198.18.1.51 dev {}", "198.18.1.52 via 10.61.1.66 dev {}"}
 PUBLISHED = {"198.18.1.51 dev up0 proxy", "198.18.1.52 dev up0 proxy"}
+NO_HELPER = """
+from libvirt_guestnet.hook import detached
+def refused(*_):
+    raise OSError(11, "no more processes")
+detached.leave = refused
+"""
 STATUS = """
 import json
 from libvirt_guestnet.datapath import routes
@@ -155,3 +163,25 @@ def test_nothing_leads_to_where_a_nic_was(host: Host) -> None:
 def test_what_is_open_is_told_by_the_kernel(host: Host, damage: str, left: list[int]) -> None:
     host.box.ok("sh", "-c", damage)
     assert opened(host) == {"br0": left}
+
+
+def as_before(host: Host) -> bool:
+    found = port(host)
+    return (found["network"], found["portid"]) == ("lan", NEW_PORT)
+
+
+def test_a_move_that_libvirt_gives_up(host: Host) -> None:
+    """Its daemon may find only then that the NIC cannot be changed so."""
+    assert host.call("network", "third", "port-created", "begin", created("third", OTHER_PORT)) == (0, "")
+    assert port(host)["network"] == "third"
+    assert host.call("network", "third", "port-deleted", "begin", created("third", OTHER_PORT)) == (0, "")
+    assert as_before(host)
+    assert routes(host) == led("br0")
+
+
+def test_a_move_that_we_refuse(host: Host) -> None:
+    argv = [sys.executable, "-IS", "-c", CALL.format(NO_HELPER), "network", "third", "port-created", "begin", "-"]
+    done = host.box.run(*argv, stdin=created("third", OTHER_PORT))
+    assert (done.returncode, b"no more processes" in done.stderr) == (1, True)
+    assert f"{OTHER_PORT}.json" not in host.receipts()
+    assert as_before(host)
