@@ -268,7 +268,7 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
     try:
         if stays.moves:
             with state.lock() as hold:
-                hotplug.forget_others(found, state)
+                hotplug.forget_others(found, stays, state)
                 _guard_one(found, stays.tap, state, hold)
         hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays)
     except (GuestnetError, OSError):

@@ -188,11 +188,13 @@ def staying(found: Plug) -> Staying:
     return Staying()
 
 
-def forget_others(found: Plug, state: State) -> None:
-    """What was left behind for an earlier move of this NIC within the bridge is for nothing any more. Wants the lock
-    held."""
+def forget_others(found: Plug, stays: Staying, state: State) -> None:
+    """What was left behind for an earlier move of this NIC within the bridge is for nothing any more; not what is for
+    another NIC with its MAC address. Wants the lock held."""
+    nics = [nic for nic in found.domain.all("devices/interface") if stays.tap not in values.taps_of(nic)]
+    others = {values.attribute(nic, "source", "portid") for nic in nics}
     for mark in state.pluggings():
-        if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid != found.portid:
+        if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid not in {found.portid, *others}:
             state.drop_plugging(mark.portid)
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def refused(*_):
     raise OSError(11, "no more processes")
 detached.leave = refused
 """
+SECOND_TAP = "vme0d"
 STATUS = """
 import json
 from libvirt_guestnet.datapath import routes
@@ -185,3 +186,31 @@ def test_a_move_that_we_refuse(host: Host) -> None:
     assert (done.returncode, b"no more processes" in done.stderr) == (1, True)
     assert f"{OTHER_PORT}.json" not in host.receipts()
     assert as_before(host)
+
+
+def second(host: Host, bridge: str) -> Callable[[], None]:
+    """Another NIC of that MAC; the function has its tap join the bridge."""
+    host.box.ok("sh", "-c", f"ip tuntap add {SECOND_TAP} mode tap; ip link set {SECOND_TAP} address fe{MAC[2:]} up")
+    return lambda: host.box.ok("ip", "link", "set", SECOND_TAP, "master", bridge)
+
+
+def both(network: str, bridge: str) -> bytes:
+    other = nic("network", SECOND_TAP, MAC, OTHER_PORT).replace("br0", bridge).replace("'lan'", f"'{network}'")
+    return domain("b", UUID, POLICY, nic("network", TAP, MAC, NEW_PORT), other)
+
+
+def receipt(host: Host, tap: str) -> dict[str, str]:
+    return json.loads(host.box.run("cat", f"/run/libvirt-guestnet/ports/{tap}.json").stdout or b"{}")
+
+
+def test_who_waits_for_another_nic_is_not_told_off_by_a_move(host: Host) -> None:
+    join = second(host, "br1")
+    assert host.call("network", "other", "port-created", "begin", created("other", OTHER_PORT)) == (0, "")
+    signal_helper(host, signal.SIGSTOP)
+    join()
+    host.record("b", both("other", "br1"))
+    assert host.call("network", "third", "port-created", "begin", created("third", LAST_PORT)) == (0, "")
+    host.record("b", both("other", "br1").replace(NEW_PORT.encode(), LAST_PORT.encode()))
+    host.soon(lambda: f"{LAST_PORT}.json" not in host.receipts())
+    signal_helper(host, signal.SIGCONT)
+    host.soon(lambda: receipt(host, SECOND_TAP).get("network") == "other")
