@@ -258,10 +258,19 @@ def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: St
     unchanged = "" if stays.moves else stays.tap
     for tap, for_good in _candidates(watch, found, state, stays):
         if (tap == unchanged or _guarded(tap, found, guard)) and for_good:
+            if stays.moves and tap != stays.tap:
+                _guard_as_recorded(found)
             with state.lock():
                 state.drop_plugging(found.portid)
             return
     _give_up(found, state)
+
+
+def _guard_as_recorded(found: Plug) -> None:
+    """It is another NIC of that MAC address: the one that was guarded as if it moved does not. Never fails."""
+    from libvirt_guestnet.hook import repair
+
+    repair.repair([found.domain.text_of("name")], "after another NIC with the MAC address of one of its own came")
 
 
 def _guarded(tap: str, found: Plug, guard: Guard) -> bool:

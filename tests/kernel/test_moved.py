@@ -214,3 +214,14 @@ def test_who_waits_for_another_nic_is_not_told_off_by_a_move(host: Host) -> None
     host.soon(lambda: f"{LAST_PORT}.json" not in host.receipts())
     signal_helper(host, signal.SIGCONT)
     host.soon(lambda: receipt(host, SECOND_TAP).get("network") == "other")
+
+
+def test_a_second_nic_of_that_mac_on_another_network_of_the_bridge(host: Host) -> None:
+    """It looks like a move of the first at first."""
+    join = second(host, "br0")
+    assert host.call("network", "third", "port-created", "begin", created("third", OTHER_PORT)) == (0, "")
+    join()
+    host.record("b", both("third", "br0"))
+    host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
+    host.soon(lambda: receipt(host, SECOND_TAP).get("network") == "third")
+    host.soon(lambda: as_before(host))
