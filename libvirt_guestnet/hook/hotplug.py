@@ -203,7 +203,8 @@ Guard = Callable[[str], bool]
 
 def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying) -> None:
     """Leaves a process behind that calls `guard` with the name of the tap, which tells whether the NIC was there; where
-    it may be the one that `stays`, with that of another, unless it is. Raises OSError when it cannot be made."""
+    it may be the one that `stays`, when libvirt's record tells which it is: that one has a new port then, and perhaps
+    another VLAN. Raises OSError when it cannot be made."""
     watch = links.Watch()
     with state.lock():
         name = found.domain.text_of("name")
@@ -255,9 +256,8 @@ def _taps_of_port(domain: Node, portid: str) -> Iterator[str]:
 
 
 def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: Staying) -> None:
-    unchanged = "" if stays.moves else stays.tap
     for tap, for_good in _candidates(watch, found, state, stays):
-        if (tap == unchanged or _guarded(tap, found, guard)) and for_good:
+        if _guarded(tap, found, guard) and for_good:
             if stays.moves and tap != stays.tap:
                 _guard_as_recorded(found)
             with state.lock():

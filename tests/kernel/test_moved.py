@@ -225,3 +225,32 @@ def test_a_second_nic_of_that_mac_on_another_network_of_the_bridge(host: Host) -
     host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
     host.soon(lambda: receipt(host, SECOND_TAP).get("network") == "third")
     host.soon(lambda: as_before(host))
+
+
+def plain(portid: str) -> bytes:
+    """A NIC with nothing but its network's defaults."""
+    return domain("b", UUID, "", nic("network", TAP, MAC, portid))
+
+
+def test_a_nic_whose_link_was_changed_leaves_its_guard_behind_as_others_do(host: Host) -> None:
+    """libvirt 11.3 gives it another port then."""
+    host.record("b", plain(NEW_PORT))
+    assert host.call("qemu", "b", "reconnect", "begin", plain(NEW_PORT)) == (0, "")
+    assert not port(host)["own"]
+    assert host.call("network", "lan", "port-created", "begin", created("lan", OTHER_PORT)) == (0, "")
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
+    host.record("b", plain(OTHER_PORT))
+    host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
+    host.box.ok("ip", "link", "set", TAP, "master", "br1")  # to a network that is none of ours
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", OTHER_PORT)) == (0, "")
+    assert TAP not in host.chains()
+
+
+def test_a_nic_whose_link_was_changed_is_unplugged(host: Host) -> None:
+    assert host.call("network", "lan", "port-created", "begin", created("lan", OTHER_PORT)) == (0, "")
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
+    host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, OTHER_PORT)))
+    host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
+    host.box.ok("ip", "link", "del", TAP)
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", OTHER_PORT)) == (0, "")
+    assert TAP not in host.chains()
