@@ -75,7 +75,8 @@ def _domain(mark: Plugging) -> Node | None:
 
 def _is_guarded(tap: str, mark: Plugging, state: State) -> bool:
     found = state.port(tap)
-    if found is None or (found.uuid, found.mac, found.ifindex) != (mark.uuid, mark.mac, links.index_of(tap)):
+    port = (mark.uuid, mark.mac, mark.portid, links.index_of(tap))  # a NIC that moved has a receipt of its old port
+    if found is None or (found.uuid, found.mac, found.portid, found.ifindex) != port:
         return False
     # Receipts come before chains.
     return found.trusted or (bool(listed("chain", *TABLE.split(), f"tap-{tap}")) and tap not in offload.lost(state))

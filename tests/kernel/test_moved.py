@@ -254,3 +254,14 @@ def test_a_nic_whose_link_was_changed_is_unplugged(host: Host) -> None:
     host.box.ok("ip", "link", "del", TAP)
     assert host.call("network", "lan", "port-deleted", "begin", created("lan", OTHER_PORT)) == (0, "")
     assert TAP not in host.chains()
+
+
+def test_a_helper_that_is_killed_in_a_move_is_made_good(host: Host) -> None:
+    """The guard of the network before is none for this one."""
+    assert host.call("network", "other", "port-created", "begin", created("other", OTHER_PORT)) == (0, "")
+    signal_helper(host, signal.SIGKILL)
+    host.box.ok("ip", "link", "set", TAP, "master", "br1")
+    host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, OTHER_PORT).replace("br0", "br1").replace("'lan'", "'other'")))  # fmt: skip  # noqa: E501
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
+    host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
+    assert (port(host)["network"], routes(host)) == ("other", led("br1"))
