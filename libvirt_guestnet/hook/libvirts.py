@@ -10,6 +10,7 @@ chain. The log is told only what is seen.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import log, xmlread
 
 _LIBVIRT, _TABLE = "/run/libvirt", "ip libvirt_network"
+# Of a rule of its nftables backend: changes with all that passes.
+_COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 _DAEMONS = ("/run/libvirtd.pid", "/run/virtnetworkd.pid")
 _RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
 _REST_SECONDS, _LONGEST_REST, _TIMES = 1.5, 30.0, 4
@@ -106,7 +109,7 @@ def look() -> Seen:
     if not bridges:
         return Seen(bridges, False, "")
     if _TABLE in tables():
-        rules = "\n".join(listed("table", *_TABLE.split()))
+        rules = _COUNTED.sub("counter", "\n".join(listed("table", *_TABLE.split())))
     else:
         rules = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
     there = bridges.intersection(rules.replace('"', " ").split())

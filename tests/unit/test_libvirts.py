@@ -180,3 +180,26 @@ def test_a_single_rule_that_is_gone_is_missed(
         firewall = f"<firewall name='fwRemoval' backend='nftables'><group>{actions}</group></firewall>"
         (tmp_path / f"network/{name}.xml").write_text(f"<networkstatus>{network}{firewall}</networkstatus>")
     assert libvirts.look()[:2] == (lost, True)
+
+
+def networks(root: Path, monkeypatch: pytest.MonkeyPatch, *names: str, record: str = "") -> None:
+    """What libvirt has on record of active networks; its rules are all that the host has."""
+    monkeypatch.setattr(libvirts, "_LIBVIRT", str(root))
+    monkeypatch.setattr(libvirts, "tables", lambda: {"ip libvirt_network"})
+    (root / "network").mkdir()
+    for name in names:
+        network = f"<network><bridge name='br-{name}'/></network>"
+        (root / f"network/{name}.xml").write_text(f"<networkstatus>{network}{record}</networkstatus>")
+
+
+def test_what_passes_is_no_work_of_the_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its nftables backend counts in each rule: a guest that sends would have it look busy, and not asked again."""
+    networks(tmp_path, monkeypatch, "web", "inside")
+    monkeypatch.setattr(libvirts.program, "run", lambda *_: libvirts.program.Output(0, "", ""))
+    seen = set()
+    for frames in (1, 20):
+        rule = f'iif "br-web" counter packets {frames} bytes {60 * frames} accept # handle 7'
+        monkeypatch.setattr(libvirts, "listed", lambda *_, rule=rule: [rule])
+        seen.add(libvirts.look())
+    assert {(tuple(each.lost), each.some_left) for each in seen} == {(("br-inside",), True)}
+    assert len(seen) == 1
