@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -108,15 +108,32 @@ def look() -> Seen:
     bridges = frozenset(each.bridge for each in ruled)
     if not bridges:
         return Seen(bridges, False, "")
-    if _TABLE in tables():
-        rules = _COUNTED.sub("counter", "\n".join(listed("table", *_TABLE.split())))
-    else:
-        rules = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
-    there = bridges.intersection(rules.replace('"', " ").split())
+    rules = _rules(ruled)
+    there = _named(bridges, rules)
     lost = bridges - there
     if not lost and _lacks_any(ruled):  # whose they are is not to be seen: those of NAT name no bridge
         lost = frozenset(each.bridge for each in ruled if each.chains)
     return Seen(lost, bool(there), rules)
+
+
+def _rules(ruled: list[Ruled]) -> str:
+    """Those that libvirt makes, by either backend: the table of one stays when it is told to use the other."""
+    rules = "\n".join(listed("table", *_TABLE.split())) if _TABLE in tables() else ""
+    rules = _COUNTED.sub("counter", rules)
+    bridges = {each.bridge for each in ruled}
+    if _named(bridges, rules) == bridges:
+        return rules
+    try:
+        return rules + program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
+    except GuestnetError:
+        if all(each.chains for each in ruled):
+            return rules  # it may not be installed: no rules were made by it
+        raise
+
+
+def _named(bridges: Set[str], rules: str) -> frozenset[str]:
+    """Those of these bridges that rules name."""
+    return frozenset(bridges).intersection(rules.replace('"', " ").split())
 
 
 def _lacks_any(ruled: list[Ruled]) -> bool:

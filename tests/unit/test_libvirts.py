@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import libvirts, watch
 from libvirt_guestnet.hook.libvirts import Libvirts, Seen
 from libvirt_guestnet.hook.xmlread import MAX_MARKS
@@ -203,3 +204,36 @@ def test_what_passes_is_no_work_of_the_daemons(tmp_path: Path, monkeypatch: pyte
         seen.add(libvirts.look())
     assert {(tuple(each.lost), each.some_left) for each in seen} == {(("br-inside",), True)}
     assert len(seen) == 1
+
+
+def rules_of(monkeypatch: pytest.MonkeyPatch, table: list[str], iptables: str | GuestnetError) -> None:
+    """What nft and iptables say; the second may not be installed."""
+
+    def run(*_: object) -> libvirts.program.Output:
+        if isinstance(iptables, GuestnetError):
+            raise iptables
+        return libvirts.program.Output(0, iptables, "")
+
+    monkeypatch.setattr(libvirts, "listed", lambda *_: table)
+    monkeypatch.setattr(libvirts.program, "run", run)
+
+
+def test_an_empty_table_of_the_other_backend_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt deletes its rules when it is told to use iptables again, and leaves the table."""
+    networks(tmp_path, monkeypatch, "web")
+    rules_of(monkeypatch, ["table ip libvirt_network {", "}"], "-A LIBVIRT_FWX -i br-web -o br-web -j ACCEPT")
+    assert libvirts.look()[:2] == (frozenset(), True)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_host_without_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """All rules were flushed: no reason not to see that, where none of them was made by it."""
+    made = MADE.format(layer="ipv4", family="ip", chain="guest_input", handle=7) if backend == "nftables" else ""
+    networks(tmp_path, monkeypatch, "web", record=f"<firewall name='fwRemoval'><group>{made}</group></firewall>")
+    monkeypatch.setattr(libvirts, "tables", set)
+    rules_of(monkeypatch, [], GuestnetError("iptables cannot be run"))
+    if backend == "nftables":
+        assert libvirts.look()[:2] == (frozenset({"br-web"}), False)
+    else:
+        with pytest.raises(GuestnetError):
+            libvirts.look()
