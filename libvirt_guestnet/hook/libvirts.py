@@ -23,6 +23,8 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import log, xmlread
 
 _LIBVIRT, _TABLE = "/run/libvirt", "ip libvirt_network"
+# Those of its iptables backend (5.1 and later): rules of ours and of others name its bridges, too.
+_CHAINS = "-A LIBVIRT_"
 # Of a rule of its nftables backend: changes with all that passes.
 _COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 _DAEMONS = ("/run/libvirtd.pid", "/run/virtnetworkd.pid")
@@ -124,7 +126,8 @@ def _rules(ruled: list[Ruled]) -> str:
     if _named(bridges, rules) == bridges:
         return rules
     try:
-        return rules + program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
+        others = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout.splitlines()
+        return "\n".join([rules, *(rule for rule in others if rule.startswith(_CHAINS))])
     except GuestnetError:
         if all(each.chains for each in ruled):
             return rules  # it may not be installed: no rules were made by it

@@ -237,3 +237,12 @@ def test_a_host_without_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     else:
         with pytest.raises(GuestnetError):
             libvirts.look()
+
+
+def test_what_others_say_of_a_bridge_is_no_rule_of_libvirts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `iptables -F` ours come back first, where something there refuses what is forwarded, such as Docker."""
+    networks(tmp_path, monkeypatch, "web")
+    theirs = ["-P FORWARD DROP", "-A FORWARD -j GUESTNET-FORWARD", "-A DOCKER-USER -i br-web -j ACCEPT"]
+    ours = ["-A GUESTNET-FORWARD -o br-web -d 10.61.1.10/32 -m conntrack --ctdir ORIGINAL -j ACCEPT"]
+    rules_of(monkeypatch, [], "\n".join([*theirs, *ours]))
+    assert libvirts.look()[:2] == (frozenset({"br-web"}), False)
