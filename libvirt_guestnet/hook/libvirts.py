@@ -79,7 +79,7 @@ class Libvirts:
 
     def _watch_work(self, found: Seen, now: float) -> None:
         ticks = _ticks()
-        if found.rules != self._rules or ticks - self._ticks >= _WORK_TICKS:
+        if found.rules != self._rules or abs(ticks - self._ticks) >= _WORK_TICKS:
             self._rules, self._ticks, self._worked = found.rules, ticks, now
 
     def _is_resting(self, now: float) -> bool:

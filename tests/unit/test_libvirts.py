@@ -61,6 +61,17 @@ def test_one_that_works_is_asked_once(libvirt: Libvirt, sign: str) -> None:
     assert service.patience is None
 
 
+def test_one_that_has_restarted_works_too(libvirt: Libvirt) -> None:
+    """A new process begins to count at 0."""
+    service = Libvirts()
+    libvirt.lost = True
+    assert libvirt.looks(service, 0) == (1, 0)
+    libvirt.ticks = 0
+    for _ in range(40):
+        libvirt.ticks += 5
+        assert libvirt.looks(service, 1) == (1, 0)
+
+
 def test_one_that_rests_is_asked_ever_more_seldom_and_the_log_told_what_is_seen(libvirt: Libvirt) -> None:
     service = Libvirts()
     assert libvirt.looks(service, 0) == (0, 0)
