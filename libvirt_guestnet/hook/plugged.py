@@ -13,7 +13,7 @@ from libvirt_guestnet.datapath import links
 from libvirt_guestnet.datapath.names import TABLE
 from libvirt_guestnet.datapath.nft import listed
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import guarding, hotplug, log, offload, promises, repair
+from libvirt_guestnet.hook import guarding, hotplug, log, offload, owners, promises, repair
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.receipt_kinds import Plugging
 from libvirt_guestnet.state import State
@@ -46,7 +46,10 @@ def left(state: State) -> list[Plugging]:
 
 def _see_to(mark: Plugging, state: State) -> None:
     tap = _tap(mark)
-    if tap and not _is_done(mark, state):
+    owner = owners.owner_but(mark.uuid, tap, state)
+    if owner:  # that one's guard stays, and its tap up
+        log.complain(f"domain {mark.domain}: new NIC {mark.mac} is not guarded: tap {tap} belongs to domain {owner!r}")
+    elif tap and not _is_done(mark, state):
         repair.repair([mark.domain], "after its plug helper gave up")
         done = _is_done(mark, state)
         if not done:
@@ -64,6 +67,8 @@ def _is_done(mark: Plugging, state: State) -> bool:
     tap = _tap(mark)
     if not tap:
         return state.plugging_age(mark.portid) > _LOST_SECONDS
+    if owners.owner_but(mark.uuid, tap, state):
+        return True
     return _is_guarded(tap, mark, state) or not _is_wanted(domain, tap, state)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,17 @@ class Host(Hooks):
         while not true():
             assert time.monotonic() < end
             time.sleep(0.02)
+
+    def signal_helper(self, which: signal.Signals) -> None:
+        """To the one process that a plugged NIC's hook has left."""
+        home = Path(f"/proc/{self.box.pid}/ns/net").readlink()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # ended meanwhile
+                if b"port-created" in (process / "cmdline").read_bytes() and (process / "ns/net").readlink() == home:
+                    found.append(int(process.name))
+        (helper,) = found
+        os.kill(helper, which)
 
     def rules(self, tap: str) -> str:
         return self.box.run("nft", "list", "chain", "netdev", "guestnet", f"tap-{tap}").stdout.decode()
@@ -278,6 +292,19 @@ def test_a_nic_that_shares_the_tap_moves_nothing(host: Host) -> None:
     assert TAKEN in stderr
     host.box.ok("sh", "-c", "cd /run/libvirt-guestnet; rm -r networks; rm -f bridges.json")
     assert host.all() == before
+
+
+def test_a_plugged_nic_on_a_neighbours_tap_whose_helper_has_gone_does_not_take_it_down(host: Host) -> None:
+    """Nobody waits for that tap, so it is one that a later call sees to."""
+    before = host.all()
+    created = port_created("lan", THIEF_MAC, "thief", THIEF_UUID, NEW_PORT)
+    host.record("thief", domain("thief", THIEF_UUID, policy(THIEF_MAC, "10.61.1.66")))
+    assert host.call("network", "lan", "port-created", "begin", created) == (0, "")
+    host.signal_helper(signal.SIGKILL)
+    host.record("thief", thief("network", TAP, policy(THIEF_MAC, "10.61.1.66")).replace(b"portid=''", f"portid='{NEW_PORT}'".encode()))  # fmt: skip  # noqa: E501
+    assert host.call("qemu", "other", "release", "end", domain("other", "x", "")) == (0, "")
+    host.soon(lambda: f"{NEW_PORT}.json" not in host.receipts())
+    assert _without_network(host) == before
 
 
 def test_a_plugged_nic_with_a_neighbours_mac_does_not_get_its_tap(host: Host) -> None:

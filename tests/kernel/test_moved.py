@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -109,7 +107,7 @@ def test_a_helper_of_an_earlier_move_that_is_late_brings_nothing_back(host: Host
     """libvirt 11.3 leaves the tap where it is when it moves within a bridge, so the helper of that waits still."""
     assert host.call("network", "third", "port-created", "begin", created("third", OTHER_PORT)) == (0, "")
     assert (port(host)["network"], host.receipts().count(f"{OTHER_PORT}.json")) == ("third", 1)
-    signal_helper(host, signal.SIGSTOP)
+    host.signal_helper(signal.SIGSTOP)
     assert host.call("network", network, "port-created", "begin", created(network, LAST_PORT)) == (0, "")
     host.box.ok("ip", "link", "set", TAP, "master", bridge)
     host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, LAST_PORT).replace("br0", bridge)))
@@ -117,7 +115,7 @@ def test_a_helper_of_an_earlier_move_that_is_late_brings_nothing_back(host: Host
     assert port(host)["network"] == network
     for each in ("down", "up"):  # which the kernel tells of
         host.box.ok("ip", "link", "set", TAP, each)
-    signal_helper(host, signal.SIGCONT)
+    host.signal_helper(signal.SIGCONT)
     end = time.monotonic() + 2
     while time.monotonic() < end:
         assert port(host)["network"] == network
@@ -128,18 +126,6 @@ def port(host: Host) -> dict[str, str]:
     """What is on record of the NIC's tap."""
     found: dict[str, str] = json.loads(host.box.ok("cat", f"/run/libvirt-guestnet/ports/{TAP}.json"))
     return found
-
-
-def signal_helper(host: Host, which: signal.Signals) -> None:
-    """The process that a hook has left."""
-    home = Path(f"/proc/{host.box.pid}/ns/net").readlink()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # ended meanwhile
-            if b"port-created" in (process / "cmdline").read_bytes() and (process / "ns/net").readlink() == home:
-                found.append(int(process.name))
-    (helper,) = found
-    os.kill(helper, which)
 
 
 def test_nothing_leads_to_where_a_nic_was(host: Host) -> None:
@@ -206,13 +192,13 @@ def receipt(host: Host, tap: str) -> dict[str, str]:
 def test_who_waits_for_another_nic_is_not_told_off_by_a_move(host: Host) -> None:
     join = second(host, "br1")
     assert host.call("network", "other", "port-created", "begin", created("other", OTHER_PORT)) == (0, "")
-    signal_helper(host, signal.SIGSTOP)
+    host.signal_helper(signal.SIGSTOP)
     join()
     host.record("b", both("other", "br1"))
     assert host.call("network", "third", "port-created", "begin", created("third", LAST_PORT)) == (0, "")
     host.record("b", both("other", "br1").replace(NEW_PORT.encode(), LAST_PORT.encode()))
     host.soon(lambda: f"{LAST_PORT}.json" not in host.receipts())
-    signal_helper(host, signal.SIGCONT)
+    host.signal_helper(signal.SIGCONT)
     host.soon(lambda: receipt(host, SECOND_TAP).get("network") == "other")
 
 
@@ -259,7 +245,7 @@ def test_a_nic_whose_link_was_changed_is_unplugged(host: Host) -> None:
 def test_a_helper_that_is_killed_in_a_move_is_made_good(host: Host) -> None:
     """The guard of the network before is none for this one."""
     assert host.call("network", "other", "port-created", "begin", created("other", OTHER_PORT)) == (0, "")
-    signal_helper(host, signal.SIGKILL)
+    host.signal_helper(signal.SIGKILL)
     host.box.ok("ip", "link", "set", TAP, "master", "br1")
     host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, OTHER_PORT).replace("br0", "br1").replace("'lan'", "'other'")))  # fmt: skip  # noqa: E501
     assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
