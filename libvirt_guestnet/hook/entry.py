@@ -36,6 +36,7 @@ from libvirt_guestnet.hook import (
     xmlread,
 )
 from libvirt_guestnet.hook.lifecycle import SECONDS
+from libvirt_guestnet.hook.promises import Promise
 from libvirt_guestnet.parse import TextError
 from libvirt_guestnet.receipt_kinds import PortReceipt
 from libvirt_guestnet.state import State
@@ -263,6 +264,15 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
             return
     except TextError as error:  # the call is one of the network's
         raise GuestnetError(f"new NIC of domain {found.domain.text_of('name')!r}: {error}") from error
+    promise = hotplug.promised(found, state)
+    try:
+        _await(found, promise, state)
+    finally:
+        promise.hand_over()
+
+
+def _await(found: hotplug.Plug, promise: Promise, state: State) -> None:
+    """Has a helper wait for a NIC; one that moves within its bridge is guarded at once."""
     # Is it that NIC, of which something else changes, or another one with its MAC? No call tells.
     stays = hotplug.staying(found)
     try:
@@ -270,8 +280,10 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
             with state.lock() as hold:
                 hotplug.forget_others(found, stays, state)
                 _guard_one(found, stays.tap, state, hold)
-        hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays)
+        hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays, promise)
     except (GuestnetError, OSError):
+        with state.lock():
+            state.drop_plugging(found.portid)  # there will be no such NIC
         if stays.moves:
             _put_back(found.domain.text_of("name"), found.uuid, state)
         raise

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import links
-from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import detached, log, owners, values, xmlread
 from libvirt_guestnet.hook.promises import Promise
 from libvirt_guestnet.hook.xmlread import Node
@@ -201,24 +200,23 @@ def forget_others(found: Plug, stays: Staying, state: State) -> None:
 Guard = Callable[[str], bool]
 
 
-def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying) -> None:
+def promised(found: Plug, state: State) -> Promise:
+    """Notes that the NIC is being plugged in; of whoever has the promise, which is this process, that it waits."""
+    with state.lock():
+        name = found.domain.text_of("name")
+        state.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
+        return Promise(state.plugging_path(found.portid))
+
+
+def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying, promise: Promise) -> None:
     """Leaves a process behind that calls `guard` with the name of the tap, which tells whether the NIC was there; where
     it may be the one that `stays`, when libvirt's record tells which it is: that one has a new port then, and perhaps
     another VLAN. Raises OSError when it cannot be made."""
     watch = links.Watch()
-    with state.lock():
-        name = found.domain.text_of("name")
-        state.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
-        promise = Promise(state.plugging_path(found.portid))
     why = "guard the new NIC"
     try:
         detached.leave(lambda: _help(watch, found, state, guard, stays), 2 * HELPER_SECONDS, why, promise)
-    except (GuestnetError, OSError):
-        with state.lock():
-            state.drop_plugging(found.portid)  # there will be no such NIC
-        raise
     finally:
-        promise.hand_over()
         watch.close()
 
 
