@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import links
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import detached, log, owners, values, xmlread
 from libvirt_guestnet.hook.promises import Promise
 from libvirt_guestnet.hook.xmlread import Node
@@ -23,6 +24,7 @@ from libvirt_guestnet.state import State
 STATUS = "/run/libvirt/qemu/{}.xml"
 HELPER_SECONDS = 10
 _LOOK_SECONDS = 0.3
+_RIVAL_SECONDS = 0.02  # nobody guards the NIC meanwhile
 _TAPS = ("network", "bridge")
 _GIVEN = ("vlan", "virtualport")
 # Only to check a policy before the real name is known.
@@ -224,7 +226,7 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
     """What may be the NIC's tap, and whether it is there for good, for HELPER_SECONDS.
 
     A tap that moves within its bridge libvirt 9.0 takes out and puts in again, others leave it there: it is there for
-    good once it is on libvirt's record.
+    good once it is on libvirt's record. So is the tap of a NIC while another guest's of its MAC address is plugged in.
     """
 
     def mine(tap: str) -> bool:
@@ -232,19 +234,31 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
 
     end = time.monotonic() + HELPER_SECONDS
     while (left := end - time.monotonic()) > 0:
-        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS) if stays.tap else left, mine)
-        if tap:
+        alone = not _has_rival(found, state)
+        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS if alone else _RIVAL_SECONDS), mine)
+        if tap and not _has_rival(found, state):
             yield tap, not stays.moves
-        elif not stays.tap:
+        given = _recorded_tap(found, state)
+        if given and (given == stays.tap or not owners.owner_but(found.uuid, given, state)):
+            yield given, True
+        if given != "":
             return
-        if stays.tap:
-            domain = running(found.domain.text_of("name"), found.uuid)
-            if domain is None or state.plugging(found.portid) is None:
-                return
-            for given in _taps_of_port(domain, found.portid):
-                if given == stays.tap or mine(given):
-                    yield given, True
-                return
+
+
+def _recorded_tap(found: Plug, state: State) -> str | None:
+    """The NIC's tap on libvirt's record; "" while there is none, None if there will be none."""
+    try:
+        domain = running(found.domain.text_of("name"), found.uuid)
+    except GuestnetError:  # it cannot be read now
+        return ""
+    if domain is None or state.plugging(found.portid) is None:
+        return None
+    return next(_taps_of_port(domain, found.portid), "")
+
+
+def _has_rival(found: Plug, state: State) -> bool:
+    """Whether another guest's NIC with its MAC address is being plugged in: no tap tells then whose it is."""
+    return any(mark.mac == found.mac and mark.uuid != found.uuid for mark in state.pluggings())
 
 
 def _taps_of_port(domain: Node, portid: str) -> Iterator[str]:
