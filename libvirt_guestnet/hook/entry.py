@@ -36,6 +36,7 @@ from libvirt_guestnet.hook import (
     xmlread,
 )
 from libvirt_guestnet.hook.lifecycle import SECONDS
+from libvirt_guestnet.hook.promises import Promise
 from libvirt_guestnet.parse import TextError
 from libvirt_guestnet.receipt_kinds import PortReceipt
 from libvirt_guestnet.state import State
@@ -263,13 +264,39 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
             return
     except TextError as error:  # the call is one of the network's
         raise GuestnetError(f"new NIC of domain {found.domain.text_of('name')!r}: {error}") from error
+    promise = hotplug.promised(found, state)
+    try:
+        _await(found, promise, state)
+    finally:
+        promise.hand_over()
+
+
+def _await(found: hotplug.Plug, promise: Promise, state: State) -> None:
+    """Has a helper wait for a NIC; one that moves within its bridge is guarded at once."""
     # Is it that NIC, of which something else changes, or another one with its MAC? No call tells.
     stays = hotplug.staying(found)
-    if stays.moves:
-        with state.lock() as hold:
-            hotplug.forget_others(found, state)
-            _guard_one(found, stays.tap, state, hold)
-    hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays)
+    try:
+        if stays.moves:
+            with state.lock() as hold:
+                hotplug.forget_others(found, stays, state)
+                _guard_one(found, stays.tap, state, hold)
+        hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays, promise)
+    except (GuestnetError, OSError):
+        with state.lock():
+            state.drop_plugging(found.portid)  # there will be no such NIC
+        if stays.moves:
+            _put_back(found.domain.text_of("name"), found.uuid, state)
+        raise
+
+
+def _put_back(name: str, uuid: str, state: State) -> None:
+    """A NIC does not move after all: it has again what libvirt's record says. Never fails: the log is told."""
+    try:
+        record = hotplug.record(name)
+        if record is not None and record.domain.text_of("uuid") == uuid:
+            repair(record.domain, state)
+    except GuestnetError as error:
+        log.complain(f"domain {name}: a NIC that did not move is not guarded as before: {error}")
 
 
 def _admits(domain: xmlread.Node, state: State) -> bool:
@@ -341,6 +368,9 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
         tagging.sweep(state)
         arrival.leave_bridge(port, state, hold)
         ways.sweep("", state, hold)
+    name = port.text_of("owner/name")
+    if any(hotplug.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in mine):
+        _put_back(name, uuid, state)  # libvirt gave up a move for which we had guarded it
 
 
 def _left(receipt: PortReceipt, state: State) -> bool:

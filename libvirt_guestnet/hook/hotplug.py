@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import links
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import detached, log, owners, values, xmlread
 from libvirt_guestnet.hook.promises import Promise
 from libvirt_guestnet.hook.xmlread import Node
@@ -23,6 +24,7 @@ from libvirt_guestnet.state import State
 STATUS = "/run/libvirt/qemu/{}.xml"
 HELPER_SECONDS = 10
 _LOOK_SECONDS = 0.3
+_RIVAL_SECONDS = 0.02  # nobody guards the NIC meanwhile
 _TAPS = ("network", "bridge")
 _GIVEN = ("vlan", "virtualport")
 # Only to check a policy before the real name is known.
@@ -158,6 +160,13 @@ def _plugged(domain: Node, portid: str) -> bool:
     return any(source.get("portid") == portid for source in domain.all("devices/interface/source"))
 
 
+def port_of(name: str, uuid: str, tap: str) -> str:
+    """The UUID of the port that libvirt has on record for a running domain's tap, "" if none."""
+    domain = running(name, uuid)
+    nics = domain.all("devices/interface") if domain is not None else ()
+    return next((values.attribute(nic, "source", "portid") for nic in nics if tap in values.taps_of(nic)), "")
+
+
 def _mac(port: Node) -> str:
     mac = port.one("mac")
     return mac.get("address").lower() if mac else ""
@@ -180,30 +189,36 @@ def staying(found: Plug) -> Staying:
     return Staying()
 
 
-def forget_others(found: Plug, state: State) -> None:
-    """What was left behind for an earlier move of this NIC within the bridge is for nothing any more. Wants the lock
-    held."""
+def forget_others(found: Plug, stays: Staying, state: State) -> None:
+    """What was left behind for an earlier move of this NIC within the bridge is for nothing any more; not what is for
+    another NIC with its MAC address. Wants the lock held."""
+    nics = [nic for nic in found.domain.all("devices/interface") if stays.tap not in values.taps_of(nic)]
+    others = {values.attribute(nic, "source", "portid") for nic in nics}
     for mark in state.pluggings():
-        if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid != found.portid:
+        if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid not in {found.portid, *others}:
             state.drop_plugging(mark.portid)
 
 
 Guard = Callable[[str], bool]
 
 
-def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying) -> None:
-    """Leaves a process behind that calls `guard` with the name of the tap, which tells whether the NIC was there; where
-    it may be the one that `stays`, with that of another, unless it is. Raises OSError when it cannot be made."""
-    watch = links.Watch()
+def promised(found: Plug, state: State) -> Promise:
+    """Notes that the NIC is being plugged in; of whoever has the promise, which is this process, that it waits."""
     with state.lock():
         name = found.domain.text_of("name")
         state.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
-        promise = Promise(state.plugging_path(found.portid))
+        return Promise(state.plugging_path(found.portid))
+
+
+def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying, promise: Promise) -> None:
+    """Leaves a process behind that calls `guard` with the name of the tap, which tells whether the NIC was there; where
+    it may be the one that `stays`, when libvirt's record tells which it is: that one has a new port then, and perhaps
+    another VLAN. Raises OSError when it cannot be made."""
+    watch = links.Watch()
     why = "guard the new NIC"
     try:
         detached.leave(lambda: _help(watch, found, state, guard, stays), 2 * HELPER_SECONDS, why, promise)
     finally:
-        promise.hand_over()
         watch.close()
 
 
@@ -211,7 +226,7 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
     """What may be the NIC's tap, and whether it is there for good, for HELPER_SECONDS.
 
     A tap that moves within its bridge libvirt 9.0 takes out and puts in again, others leave it there: it is there for
-    good once it is on libvirt's record.
+    good once it is on libvirt's record. So is the tap of a NIC while another guest's of its MAC address is plugged in.
     """
 
     def mine(tap: str) -> bool:
@@ -219,19 +234,31 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
 
     end = time.monotonic() + HELPER_SECONDS
     while (left := end - time.monotonic()) > 0:
-        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS) if stays.tap else left, mine)
-        if tap:
+        alone = not _has_rival(found, state)
+        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS if alone else _RIVAL_SECONDS), mine)
+        if tap and not _has_rival(found, state):
             yield tap, not stays.moves
-        elif not stays.tap:
+        given = _recorded_tap(found, state)
+        if given and (given == stays.tap or not owners.owner_but(found.uuid, given, state)):
+            yield given, True
+        if given != "":
             return
-        if stays.tap:
-            domain = running(found.domain.text_of("name"), found.uuid)
-            if domain is None or state.plugging(found.portid) is None:
-                return
-            for given in _taps_of_port(domain, found.portid):
-                if given == stays.tap or mine(given):
-                    yield given, True
-                return
+
+
+def _recorded_tap(found: Plug, state: State) -> str | None:
+    """The NIC's tap on libvirt's record; "" while there is none, None if there will be none."""
+    try:
+        domain = running(found.domain.text_of("name"), found.uuid)
+    except GuestnetError:  # it cannot be read now
+        return ""
+    if domain is None or state.plugging(found.portid) is None:
+        return None
+    return next(_taps_of_port(domain, found.portid), "")
+
+
+def _has_rival(found: Plug, state: State) -> bool:
+    """Whether another guest's NIC with its MAC address is being plugged in: no tap tells then whose it is."""
+    return any(mark.mac == found.mac and mark.uuid != found.uuid for mark in state.pluggings())
 
 
 def _taps_of_port(domain: Node, portid: str) -> Iterator[str]:
@@ -241,13 +268,21 @@ def _taps_of_port(domain: Node, portid: str) -> Iterator[str]:
 
 
 def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: Staying) -> None:
-    unchanged = "" if stays.moves else stays.tap
     for tap, for_good in _candidates(watch, found, state, stays):
-        if (tap == unchanged or _guarded(tap, found, guard)) and for_good:
+        if _guarded(tap, found, guard) and for_good:
+            if stays.moves and tap != stays.tap:
+                _guard_as_recorded(found)
             with state.lock():
                 state.drop_plugging(found.portid)
             return
     _give_up(found, state)
+
+
+def _guard_as_recorded(found: Plug) -> None:
+    """It is another NIC of that MAC address: the one that was guarded as if it moved does not. Never fails."""
+    from libvirt_guestnet.hook import repair
+
+    repair.repair([found.domain.text_of("name")], "after another NIC with the MAC address of one of its own came")
 
 
 def _guarded(tap: str, found: Plug, guard: Guard) -> bool:

@@ -10,9 +10,10 @@ chain. The log is told only what is seen.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import log, xmlread
 
 _LIBVIRT, _TABLE = "/run/libvirt", "ip libvirt_network"
+# Those of its iptables backend (5.1 and later): rules of ours and of others name its bridges, too.
+_CHAINS = "-A LIBVIRT_"
+# Of a rule of its nftables backend: changes with all that passes.
+_COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 _DAEMONS = ("/run/libvirtd.pid", "/run/virtnetworkd.pid")
 _RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
 _REST_SECONDS, _LONGEST_REST, _TIMES = 1.5, 30.0, 4
@@ -74,7 +79,7 @@ class Libvirts:
 
     def _watch_work(self, found: Seen, now: float) -> None:
         ticks = _ticks()
-        if found.rules != self._rules or ticks - self._ticks >= _WORK_TICKS:
+        if found.rules != self._rules or abs(ticks - self._ticks) >= _WORK_TICKS:
             self._rules, self._ticks, self._worked = found.rules, ticks, now
 
     def _is_resting(self, now: float) -> bool:
@@ -105,15 +110,33 @@ def look() -> Seen:
     bridges = frozenset(each.bridge for each in ruled)
     if not bridges:
         return Seen(bridges, False, "")
-    if _TABLE in tables():
-        rules = "\n".join(listed("table", *_TABLE.split()))
-    else:
-        rules = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout
-    there = bridges.intersection(rules.replace('"', " ").split())
+    rules = _rules(ruled)
+    there = _named(bridges, rules)
     lost = bridges - there
     if not lost and _lacks_any(ruled):  # whose they are is not to be seen: those of NAT name no bridge
         lost = frozenset(each.bridge for each in ruled if each.chains)
     return Seen(lost, bool(there), rules)
+
+
+def _rules(ruled: list[Ruled]) -> str:
+    """Those that libvirt makes, by either backend: the table of one stays when it is told to use the other."""
+    rules = "\n".join(listed("table", *_TABLE.split())) if _TABLE in tables() else ""
+    rules = _COUNTED.sub("counter", rules)
+    bridges = {each.bridge for each in ruled}
+    if _named(bridges, rules) == bridges:
+        return rules
+    try:
+        others = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout.splitlines()
+        return "\n".join([rules, *(rule for rule in others if rule.startswith(_CHAINS))])
+    except GuestnetError:
+        if all(each.chains for each in ruled):
+            return rules  # it may not be installed: no rules were made by it
+        raise
+
+
+def _named(bridges: Set[str], rules: str) -> frozenset[str]:
+    """Those of these bridges that rules name."""
+    return frozenset(bridges).intersection(rules.replace('"', " ").split())
 
 
 def _lacks_any(ruled: list[Ruled]) -> bool:

@@ -95,7 +95,8 @@ def settle(put: Put, state: State) -> None:
     cannot be made."""
     if not put.unsettled:
         return
-    promise = Promise(promises.path(state, promises.SETTLING, f"{put.unsettled[0]}-{os.getpid()}"))
+    # A name of its own: who holds the state's lock must not wait for an earlier one, which ends with that.
+    promise = Promise(promises.path(state, promises.SETTLING, f"{put.unsettled[0]}-{time.monotonic_ns()}"))
     try:
         why = "settle the checksum guard"
         detached.leave(lambda: _settle_alone(put, promise, State(state.root)), _SETTLE_SECONDS, why, promise)
@@ -123,16 +124,21 @@ def _is_there(receipt: PortReceipt) -> bool:
 
 def _settle(ifindexes: Iterable[int], state: State) -> None:
     program = checksum.opened(known(state).loaded)
-    if program is None:
-        return
-    for ifindex in ifindexes:
+    if program is not None:
+        with closing(program):
+            _settle_by(program, set(ifindexes), state)
+
+
+def _settle_by(program: Guard, ifindexes: set[int], state: State) -> None:
+    for ifindex in sorted(ifindexes):
         with suppress(GuestnetError):  # the tap may be gone again
             program.settle(ifindex)
     with state.lock():
         guarded = {receipt.ifindex for receipt in state.ports() if not receipt.trusted}
-        for ifindex in set(ifindexes) - guarded:
+        for ifindex in ifindexes - guarded:
             with suppress(GuestnetError):
                 checksum.detach(ifindex, program.loaded)
+            program.forget(ifindex)  # who released it did so before we counted
 
 
 def guard_when_limited(tap: str, qdisc: str, state: State) -> None:

@@ -13,7 +13,7 @@ from libvirt_guestnet.datapath import links
 from libvirt_guestnet.datapath.names import TABLE
 from libvirt_guestnet.datapath.nft import listed
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import guarding, hotplug, log, offload, promises, repair
+from libvirt_guestnet.hook import guarding, hotplug, log, offload, owners, promises, repair, values
 from libvirt_guestnet.hook.xmlread import Node
 from libvirt_guestnet.receipt_kinds import Plugging
 from libvirt_guestnet.state import State
@@ -46,15 +46,31 @@ def left(state: State) -> list[Plugging]:
 
 def _see_to(mark: Plugging, state: State) -> None:
     tap = _tap(mark)
-    if tap and not _is_done(mark, state):
-        repair.repair([mark.domain], "after its plug helper gave up")
-        done = _is_done(mark, state)
-        if not done:
-            links.set_down(tap)
-        outcome = "is under guard" if done else f"cannot be guarded, {tap} is down"
-        log.complain(f"domain {mark.domain}: new NIC {mark.mac}, whose plug helper gave up, {outcome}")
+    owner = owners.owner_but(mark.uuid, tap, state)
+    if owner:  # that one's guard stays, and its tap up
+        log.complain(f"domain {mark.domain}: new NIC {mark.mac} is not guarded: tap {tap} belongs to domain {owner!r}")
+    elif tap and not _is_done(mark, state):
+        _guard(tap, mark, state)
+    elif not tap and _is_guarded_early(mark, state):
+        repair.repair([mark.domain], "after a move that did not come")
     with state.lock():
         forget(state)
+
+
+def _guard(tap: str, mark: Plugging, state: State) -> None:
+    repair.repair([mark.domain], "after its plug helper gave up")
+    done = _is_done(mark, state)
+    if not done:
+        links.set_down(tap)
+    outcome = "is under guard" if done else f"cannot be guarded, {tap} is down"
+    log.complain(f"domain {mark.domain}: new NIC {mark.mac}, whose plug helper gave up, {outcome}")
+
+
+def _is_guarded_early(mark: Plugging, state: State) -> bool:
+    """Whether a NIC of another port was guarded for a move within its bridge of which libvirt has nothing on record."""
+    domain = _domain(mark)
+    known = map(state.sound_port, values.taps(domain)) if domain is not None else ()
+    return any(port.portid == mark.portid and port.uuid == mark.uuid for port in known if port)
 
 
 def _is_done(mark: Plugging, state: State) -> bool:
@@ -64,6 +80,8 @@ def _is_done(mark: Plugging, state: State) -> bool:
     tap = _tap(mark)
     if not tap:
         return state.plugging_age(mark.portid) > _LOST_SECONDS
+    if owners.owner_but(mark.uuid, tap, state):
+        return True
     return _is_guarded(tap, mark, state) or not _is_wanted(domain, tap, state)
 
 
@@ -75,7 +93,8 @@ def _domain(mark: Plugging) -> Node | None:
 
 def _is_guarded(tap: str, mark: Plugging, state: State) -> bool:
     found = state.port(tap)
-    if found is None or (found.uuid, found.mac, found.ifindex) != (mark.uuid, mark.mac, links.index_of(tap)):
+    port = (mark.uuid, mark.mac, mark.portid, links.index_of(tap))  # a NIC that moved has a receipt of its old port
+    if found is None or (found.uuid, found.mac, found.portid, found.ifindex) != port:
         return False
     # Receipts come before chains.
     return found.trusted or (bool(listed("chain", *TABLE.split(), f"tap-{tap}")) and tap not in offload.lost(state))

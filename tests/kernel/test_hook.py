@@ -51,7 +51,8 @@ class Hooks:
 
     def record(self, name: str, domain: bytes) -> None:
         """What libvirt keeps of a running domain."""
-        keep = 'mkdir -p /run/libvirt/qemu && (echo "<status>"; cat; echo "</status>") >"/run/libvirt/qemu/$0.xml"'
+        keep = 'cd /run/libvirt/qemu && (echo "<status>"; cat; echo "</status>") >"$0.new" && mv "$0.new" "$0.xml"'
+        self.box.ok("mkdir", "-p", "/run/libvirt/qemu")
         assert self.box.run("sh", "-c", keep, name, stdin=domain).returncode == 0
 
     def replay(self, version: str, scenario: str, pick: str, metadata: str | None = None) -> list[tuple[int, str]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from libvirt_guestnet.hook.hotplug import HELPER_SECONDS
 LIBRARY = str(Path(__file__).parents[2])
 TAP, MAC, UUID, PORT = "vme0a", "52:54:00:00:00:0a", "63000000-0000-4000-8000-00000000000a", "6300aaaa-0000-4000-8000-0"
 THIEF_UUID, THIEF_MAC = "63000000-0000-4000-8000-00000000000b", "52:54:00:00:00:0b"
+X_UUID = "63000000-0000-4000-8000-0000000000f1"
 GUARDED = """<guestnet:port mac="{mac}" name="p" network="lan" guarded="yes"><guestnet:address ip="{ip}"/>{more}
 </guestnet:port>"""
 TAKEN = f"tap {TAP} belongs to domain 'a', which runs"
@@ -86,6 +90,28 @@ class Host(Hooks):
         while not true():
             assert time.monotonic() < end
             time.sleep(0.02)
+
+    def signal_helper(self, which: signal.Signals) -> int:
+        """To the one process that a plugged NIC's hook has left; its number."""
+        home = Path(f"/proc/{self.box.pid}/ns/net").readlink()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # ended meanwhile
+                if b"port-created" in (process / "cmdline").read_bytes() and (process / "ns/net").readlink() == home:
+                    found.append(int(process.name))
+        (helper,) = found
+        os.kill(helper, which)
+        return helper
+
+    def plugs(self, name: str, uuid: str, ip: str) -> None:
+        """A NIC with the thief's MAC address is being plugged into a guest."""
+        self.record(name, domain(name, uuid, policy(THIEF_MAC, ip)))
+        created = port_created("lan", THIEF_MAC, name, uuid, f"6300cccc-{name}")
+        assert self.call("network", "lan", "port-created", "begin", created) == (0, "")
+
+    def has(self, name: str, uuid: str, ip: str, tap: str) -> None:
+        """libvirt has written down that it came."""
+        self.record(name, domain(name, uuid, policy(THIEF_MAC, ip), nic("network", tap, THIEF_MAC, f"6300cccc-{name}")))
 
     def rules(self, tap: str) -> str:
         return self.box.run("nft", "list", "chain", "netdev", "guestnet", f"tap-{tap}").stdout.decode()
@@ -280,6 +306,19 @@ def test_a_nic_that_shares_the_tap_moves_nothing(host: Host) -> None:
     assert host.all() == before
 
 
+def test_a_plugged_nic_on_a_neighbours_tap_whose_helper_has_gone_does_not_take_it_down(host: Host) -> None:
+    """Nobody waits for that tap, so it is one that a later call sees to."""
+    before = host.all()
+    created = port_created("lan", THIEF_MAC, "thief", THIEF_UUID, NEW_PORT)
+    host.record("thief", domain("thief", THIEF_UUID, policy(THIEF_MAC, "10.61.1.66")))
+    assert host.call("network", "lan", "port-created", "begin", created) == (0, "")
+    host.signal_helper(signal.SIGKILL)
+    host.record("thief", thief("network", TAP, policy(THIEF_MAC, "10.61.1.66")).replace(b"portid=''", f"portid='{NEW_PORT}'".encode()))  # fmt: skip  # noqa: E501
+    assert host.call("qemu", "other", "release", "end", domain("other", "x", "")) == (0, "")
+    host.soon(lambda: f"{NEW_PORT}.json" not in host.receipts())
+    assert _without_network(host) == before
+
+
 def test_a_plugged_nic_with_a_neighbours_mac_does_not_get_its_tap(host: Host) -> None:
     rules = host.rules(TAP)
     host.record("thief", domain("thief", THIEF_UUID, policy(MAC, "10.61.1.66")))
@@ -313,7 +352,7 @@ def test_nobody_waits_for_a_second_nic_where_the_first_only_changes(host: Host) 
     begun = time.monotonic()
     host.soon(lambda: f"{NEW_PORT}.json" not in host.receipts())
     assert time.monotonic() - begun < HELPER_SECONDS
-    assert _without_network(host) == before
+    assert _without_network(host).replace(NEW_PORT, PORT) == before
 
 
 def test_a_plugged_nic_with_a_neighbours_mac_is_refused_what_that_one_has(host: Host) -> None:
@@ -357,3 +396,19 @@ def forget_ended(host: Host, *uuids: str) -> None:
     """What `guestnet hooks sync` does for domains that libvirt does not list as running."""
     code = f"import sys; sys.path.insert(0, {LIBRARY!r}); from libvirt_guestnet.hook import entry; entry.forget_ended"
     host.box.ok(sys.executable, "-IS", "-c", f"{code}({list(uuids)!r})")
+
+
+def test_two_nics_of_one_mac_plugged_into_two_guests_at_once(host: Host) -> None:
+    """No tap tells whose it is; libvirt's records do, a moment later."""
+    host.box.ok("sh", "-c", "ip tuntap add vme0d mode tap; ip link set vme0d up")
+    x_tap, y_tap = "vme0d", "vme0b"
+    host.plugs("x", X_UUID, "10.61.1.71")
+    late = host.signal_helper(signal.SIGSTOP)
+    host.plugs("y", THIEF_UUID, "10.61.1.72")
+    for tap, owner in ((x_tap, ("x", X_UUID, "10.61.1.71")), (y_tap, ("y", THIEF_UUID, "10.61.1.72"))):
+        host.box.ok("sh", "-c", f"ip link set {tap} address fe{THIEF_MAC[2:]}; ip link set {tap} master br0")
+        time.sleep(1)
+        host.has(*owner, tap)
+    os.kill(late, signal.SIGCONT)
+    host.soon(lambda: "10.61.1.72" in host.rules(y_tap))
+    host.soon(lambda: "10.61.1.71" in host.rules(x_tap))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from box import Box
 from test_hook_owners import NEW_PORT, SETUP, Host, domain, nic, policy, port_created
+from test_owed import CALL
 
 from libvirt_guestnet.sandbox import python_inside
 
@@ -25,6 +25,13 @@ FORWARD = '<guestnet:forward protocol="tcp" ports="8081" to="10.61.1.66" first="
 POLICY = policy(MAC, "10.61.1.66", BEHIND + NEAR + OWN + FORWARD)
 ROUTES = {"10.61.98.0/24 via 10.61.1.66 dev {}", "198.18.1.51 dev {}", "198.18.1.52 via 10.61.1.66 dev {}"}
 PUBLISHED = {"198.18.1.51 dev up0 proxy", "198.18.1.52 dev up0 proxy"}
+NO_HELPER = """
+from libvirt_guestnet.hook import detached
+def refused(*_):
+    raise OSError(11, "no more processes")
+detached.leave = refused
+"""
+SECOND_TAP = "vme0d"
 STATUS = """
 import json
 from libvirt_guestnet.datapath import routes
@@ -100,7 +107,7 @@ def test_a_helper_of_an_earlier_move_that_is_late_brings_nothing_back(host: Host
     """libvirt 11.3 leaves the tap where it is when it moves within a bridge, so the helper of that waits still."""
     assert host.call("network", "third", "port-created", "begin", created("third", OTHER_PORT)) == (0, "")
     assert (port(host)["network"], host.receipts().count(f"{OTHER_PORT}.json")) == ("third", 1)
-    signal_helper(host, signal.SIGSTOP)
+    host.signal_helper(signal.SIGSTOP)
     assert host.call("network", network, "port-created", "begin", created(network, LAST_PORT)) == (0, "")
     host.box.ok("ip", "link", "set", TAP, "master", bridge)
     host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, LAST_PORT).replace("br0", bridge)))
@@ -108,7 +115,7 @@ def test_a_helper_of_an_earlier_move_that_is_late_brings_nothing_back(host: Host
     assert port(host)["network"] == network
     for each in ("down", "up"):  # which the kernel tells of
         host.box.ok("ip", "link", "set", TAP, each)
-    signal_helper(host, signal.SIGCONT)
+    host.signal_helper(signal.SIGCONT)
     end = time.monotonic() + 2
     while time.monotonic() < end:
         assert port(host)["network"] == network
@@ -119,18 +126,6 @@ def port(host: Host) -> dict[str, str]:
     """What is on record of the NIC's tap."""
     found: dict[str, str] = json.loads(host.box.ok("cat", f"/run/libvirt-guestnet/ports/{TAP}.json"))
     return found
-
-
-def signal_helper(host: Host, which: signal.Signals) -> None:
-    """The process that a hook has left."""
-    home = Path(f"/proc/{host.box.pid}/ns/net").readlink()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # ended meanwhile
-            if b"port-created" in (process / "cmdline").read_bytes() and (process / "ns/net").readlink() == home:
-                found.append(int(process.name))
-    (helper,) = found
-    os.kill(helper, which)
 
 
 def test_nothing_leads_to_where_a_nic_was(host: Host) -> None:
@@ -155,3 +150,119 @@ def test_nothing_leads_to_where_a_nic_was(host: Host) -> None:
 def test_what_is_open_is_told_by_the_kernel(host: Host, damage: str, left: list[int]) -> None:
     host.box.ok("sh", "-c", damage)
     assert opened(host) == {"br0": left}
+
+
+def as_before(host: Host) -> bool:
+    found = port(host)
+    return (found["network"], found["portid"]) == ("lan", NEW_PORT)
+
+
+def test_a_move_that_libvirt_gives_up(host: Host) -> None:
+    """Its daemon may find only then that the NIC cannot be changed so."""
+    assert host.call("network", "third", "port-created", "begin", created("third", OTHER_PORT)) == (0, "")
+    assert port(host)["network"] == "third"
+    assert host.call("network", "third", "port-deleted", "begin", created("third", OTHER_PORT)) == (0, "")
+    assert as_before(host)
+    assert routes(host) == led("br0")
+
+
+def test_a_move_that_we_refuse(host: Host) -> None:
+    argv = [sys.executable, "-IS", "-c", CALL.format(NO_HELPER), "network", "third", "port-created", "begin", "-"]
+    done = host.box.run(*argv, stdin=created("third", OTHER_PORT))
+    assert (done.returncode, b"no more processes" in done.stderr) == (1, True)
+    assert f"{OTHER_PORT}.json" not in host.receipts()
+    assert as_before(host)
+
+
+def second(host: Host, bridge: str) -> Callable[[], None]:
+    """Another NIC of that MAC; the function has its tap join the bridge."""
+    host.box.ok("sh", "-c", f"ip tuntap add {SECOND_TAP} mode tap; ip link set {SECOND_TAP} address fe{MAC[2:]} up")
+    return lambda: host.box.ok("ip", "link", "set", SECOND_TAP, "master", bridge)
+
+
+def both(network: str, bridge: str) -> bytes:
+    other = nic("network", SECOND_TAP, MAC, OTHER_PORT).replace("br0", bridge).replace("'lan'", f"'{network}'")
+    return domain("b", UUID, POLICY, nic("network", TAP, MAC, NEW_PORT), other)
+
+
+def receipt(host: Host, tap: str) -> dict[str, str]:
+    return json.loads(host.box.run("cat", f"/run/libvirt-guestnet/ports/{tap}.json").stdout or b"{}")
+
+
+def test_who_waits_for_another_nic_is_not_told_off_by_a_move(host: Host) -> None:
+    join = second(host, "br1")
+    assert host.call("network", "other", "port-created", "begin", created("other", OTHER_PORT)) == (0, "")
+    host.signal_helper(signal.SIGSTOP)
+    join()
+    host.record("b", both("other", "br1"))
+    assert host.call("network", "third", "port-created", "begin", created("third", LAST_PORT)) == (0, "")
+    host.record("b", both("other", "br1").replace(NEW_PORT.encode(), LAST_PORT.encode()))
+    host.soon(lambda: f"{LAST_PORT}.json" not in host.receipts())
+    host.signal_helper(signal.SIGCONT)
+    host.soon(lambda: receipt(host, SECOND_TAP).get("network") == "other")
+
+
+def test_a_second_nic_of_that_mac_on_another_network_of_the_bridge(host: Host) -> None:
+    """It looks like a move of the first at first."""
+    join = second(host, "br0")
+    assert host.call("network", "third", "port-created", "begin", created("third", OTHER_PORT)) == (0, "")
+    join()
+    host.record("b", both("third", "br0"))
+    host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
+    host.soon(lambda: receipt(host, SECOND_TAP).get("network") == "third")
+    host.soon(lambda: as_before(host))
+
+
+def plain(portid: str) -> bytes:
+    """A NIC with nothing but its network's defaults."""
+    return domain("b", UUID, "", nic("network", TAP, MAC, portid))
+
+
+def test_a_nic_whose_link_was_changed_leaves_its_guard_behind_as_others_do(host: Host) -> None:
+    """libvirt 11.3 gives it another port then."""
+    host.record("b", plain(NEW_PORT))
+    assert host.call("qemu", "b", "reconnect", "begin", plain(NEW_PORT)) == (0, "")
+    assert not port(host)["own"]
+    assert host.call("network", "lan", "port-created", "begin", created("lan", OTHER_PORT)) == (0, "")
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
+    host.record("b", plain(OTHER_PORT))
+    host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
+    host.box.ok("ip", "link", "set", TAP, "master", "br1")  # to a network that is none of ours
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", OTHER_PORT)) == (0, "")
+    assert TAP not in host.chains()
+
+
+def test_a_nic_whose_link_was_changed_is_unplugged(host: Host) -> None:
+    assert host.call("network", "lan", "port-created", "begin", created("lan", OTHER_PORT)) == (0, "")
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
+    host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, OTHER_PORT)))
+    host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
+    host.box.ok("ip", "link", "del", TAP)
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", OTHER_PORT)) == (0, "")
+    assert TAP not in host.chains()
+
+
+def test_a_helper_that_is_killed_in_a_move_is_made_good(host: Host) -> None:
+    """The guard of the network before is none for this one."""
+    assert host.call("network", "other", "port-created", "begin", created("other", OTHER_PORT)) == (0, "")
+    host.signal_helper(signal.SIGKILL)
+    host.box.ok("ip", "link", "set", TAP, "master", "br1")
+    host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, OTHER_PORT).replace("br0", "br1").replace("'lan'", "'other'")))  # fmt: skip  # noqa: E501
+    assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
+    host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
+    assert (port(host)["network"], routes(host)) == ("other", led("br1"))
+
+
+@pytest.mark.parametrize("who", ["the call", "the helper"])
+def test_a_move_that_never_comes_is_undone_by_anybodys_call(host: Host, who: str) -> None:
+    """The call is killed, so libvirt refuses it; or somebody made a port in a guest's name, and no NIC follows."""
+    killed = "hotplug.leave_helper = killed" if who == "the call" else ""
+    code = CALL.format(f"from libvirt_guestnet.hook import hotplug\n{killed}")
+    argv = [sys.executable, "-IS", "-c", code, "network", "third", "port-created", "begin", "-"]
+    host.box.run("sh", "-c", '"$@"; exit $?', "sh", *argv, stdin=created("third", OTHER_PORT))
+    assert port(host)["network"] == "third"
+    if who == "the helper":
+        host.signal_helper(signal.SIGKILL)
+    assert host.call("qemu", "other", "release", "end", domain("other", "x", "")) == (0, "")
+    host.soon(lambda: as_before(host))
+    assert routes(host) == led("br0")

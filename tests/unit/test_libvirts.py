@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import libvirts, watch
 from libvirt_guestnet.hook.libvirts import Libvirts, Seen
 from libvirt_guestnet.hook.xmlread import MAX_MARKS
@@ -58,6 +59,17 @@ def test_one_that_works_is_asked_once(libvirt: Libvirt, sign: str) -> None:
     libvirt.lost = False
     assert libvirt.looks(service, 1) == (1, 0)
     assert service.patience is None
+
+
+def test_one_that_has_restarted_works_too(libvirt: Libvirt) -> None:
+    """A new process begins to count at 0."""
+    service = Libvirts()
+    libvirt.lost = True
+    assert libvirt.looks(service, 0) == (1, 0)
+    libvirt.ticks = 0
+    for _ in range(40):
+        libvirt.ticks += 5
+        assert libvirt.looks(service, 1) == (1, 0)
 
 
 def test_one_that_rests_is_asked_ever_more_seldom_and_the_log_told_what_is_seen(libvirt: Libvirt) -> None:
@@ -180,3 +192,68 @@ def test_a_single_rule_that_is_gone_is_missed(
         firewall = f"<firewall name='fwRemoval' backend='nftables'><group>{actions}</group></firewall>"
         (tmp_path / f"network/{name}.xml").write_text(f"<networkstatus>{network}{firewall}</networkstatus>")
     assert libvirts.look()[:2] == (lost, True)
+
+
+def networks(root: Path, monkeypatch: pytest.MonkeyPatch, *names: str, record: str = "") -> None:
+    """What libvirt has on record of active networks; its rules are all that the host has."""
+    monkeypatch.setattr(libvirts, "_LIBVIRT", str(root))
+    monkeypatch.setattr(libvirts, "tables", lambda: {"ip libvirt_network"})
+    (root / "network").mkdir()
+    for name in names:
+        network = f"<network><bridge name='br-{name}'/></network>"
+        (root / f"network/{name}.xml").write_text(f"<networkstatus>{network}{record}</networkstatus>")
+
+
+def test_what_passes_is_no_work_of_the_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its nftables backend counts in each rule: a guest that sends would have it look busy, and not asked again."""
+    networks(tmp_path, monkeypatch, "web", "inside")
+    monkeypatch.setattr(libvirts.program, "run", lambda *_: libvirts.program.Output(0, "", ""))
+    seen = set()
+    for frames in (1, 20):
+        rule = f'iif "br-web" counter packets {frames} bytes {60 * frames} accept # handle 7'
+        monkeypatch.setattr(libvirts, "listed", lambda *_, rule=rule: [rule])
+        seen.add(libvirts.look())
+    assert {(tuple(each.lost), each.some_left) for each in seen} == {(("br-inside",), True)}
+    assert len(seen) == 1
+
+
+def rules_of(monkeypatch: pytest.MonkeyPatch, table: list[str], iptables: str | GuestnetError) -> None:
+    """What nft and iptables say; the second may not be installed."""
+
+    def run(*_: object) -> libvirts.program.Output:
+        if isinstance(iptables, GuestnetError):
+            raise iptables
+        return libvirts.program.Output(0, iptables, "")
+
+    monkeypatch.setattr(libvirts, "listed", lambda *_: table)
+    monkeypatch.setattr(libvirts.program, "run", run)
+
+
+def test_an_empty_table_of_the_other_backend_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt deletes its rules when it is told to use iptables again, and leaves the table."""
+    networks(tmp_path, monkeypatch, "web")
+    rules_of(monkeypatch, ["table ip libvirt_network {", "}"], "-A LIBVIRT_FWX -i br-web -o br-web -j ACCEPT")
+    assert libvirts.look()[:2] == (frozenset(), True)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_host_without_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """All rules were flushed: no reason not to see that, where none of them was made by it."""
+    made = MADE.format(layer="ipv4", family="ip", chain="guest_input", handle=7) if backend == "nftables" else ""
+    networks(tmp_path, monkeypatch, "web", record=f"<firewall name='fwRemoval'><group>{made}</group></firewall>")
+    monkeypatch.setattr(libvirts, "tables", set)
+    rules_of(monkeypatch, [], GuestnetError("iptables cannot be run"))
+    if backend == "nftables":
+        assert libvirts.look()[:2] == (frozenset({"br-web"}), False)
+    else:
+        with pytest.raises(GuestnetError):
+            libvirts.look()
+
+
+def test_what_others_say_of_a_bridge_is_no_rule_of_libvirts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `iptables -F` ours come back first, where something there refuses what is forwarded, such as Docker."""
+    networks(tmp_path, monkeypatch, "web")
+    theirs = ["-P FORWARD DROP", "-A FORWARD -j GUESTNET-FORWARD", "-A DOCKER-USER -i br-web -j ACCEPT"]
+    ours = ["-A GUESTNET-FORWARD -o br-web -d 10.61.1.10/32 -m conntrack --ctdir ORIGINAL -j ACCEPT"]
+    rules_of(monkeypatch, [], "\n".join([*theirs, *ours]))
+    assert libvirts.look()[:2] == (frozenset({"br-web"}), False)

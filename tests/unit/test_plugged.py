@@ -26,7 +26,7 @@ class Host:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state, self.record, self.said, self.repaired = State(str(root / "run")), root / "a.xml", [], []
         self.down, self.chains, self.bare = [], set(), {}
-        self.wanted = [PortReceipt("lo", MAC, "a", "u-a", ifindex=links.index_of("lo"))]
+        self.wanted = [PortReceipt("lo", MAC, "a", "u-a", "one", "p-1", ifindex=links.index_of("lo"))]
         monkeypatch.setattr(hotplug, "STATUS", str(root / "{}.xml"))
         for module in (hotplug, plugged):
             monkeypatch.setattr(module.log, "complain", self.said.append)

@@ -1,0 +1,74 @@
+"""The process that moves the checksum guard to tcx, which lets the start go on first."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from box import Box
+from killed import LIBRARY
+from test_hook import repaired
+from test_hook_owners import MAC, SETUP, TAP, A
+from test_hook_watch import LAN
+from test_owed import Host
+
+COUNTED = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.datapath import checksum
+from libvirt_guestnet.hook import offload
+from libvirt_guestnet.state import State
+print(len(checksum.opened(offload.known(State()).loaded).drops()))
+"""
+
+# The service does it for all ports, again and again.
+AGAIN = f"""
+import os, sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook import offload
+from libvirt_guestnet.state import State
+for _ in range(5):
+    offload.settle_all(State())
+    print(len(os.listdir("/proc/self/fd")))
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    box = Box()
+    box.ok("sh", "-c", SETUP)
+    yield Host(box, tmp_path)
+    box.close()
+
+
+def settled(host: Host) -> None:
+    host.soon(lambda: host.notes() == [], "it is done")
+
+
+def test_a_guest_that_ends_before_that_leaves_no_counter(host: Host) -> None:
+    """There is room for 65,536 of them; without it no guest starts."""
+    assert host.call("qemu", "a", "start", "begin", A) == (0, "")
+    host.box.ok("ip", "link", "del", TAP)
+    assert host.call("qemu", "a", "release", "end", A) == (0, "")
+    settled(host)
+    assert host.box.ok(sys.executable, "-IS", "-c", COUNTED) == "0\n"
+
+
+def test_the_service_keeps_no_descriptors_of_it(host: Host) -> None:
+    assert host.call("qemu", "a", "start", "begin", A) == (0, "")
+    assert len(set(host.box.ok(sys.executable, "-IS", "-c", AGAIN).split())) == 1
+
+
+def test_a_repair_that_fails_does_not_wait_for_that(host: Host) -> None:
+    """It guards the port, cannot tell the bridge of it, and puts back what was there."""
+    assert host.call("network", "lan", "started", "begin", LAN) == (0, "")
+    host.record("a", A)
+    host.box.ok("sh", "-c", f"ip link set up0 master br0; bridge fdb replace {MAC} dev up0 master static")
+    begun = time.monotonic()
+    said = repaired(host, "a")
+    assert "guest a is not repaired" in "".join(said)
+    assert time.monotonic() - begun < 10
+    settled(host)
