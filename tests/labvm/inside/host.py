@@ -103,7 +103,7 @@ class Host:
 
 
 def ip(arguments: str) -> None:
-    subprocess.run(["ip", *arguments.split()], check=True, timeout=10)
+    subprocess.run(["ip", *arguments.split()], check=True, timeout=60)
 
 
 def vlans(device: str) -> dict[int, set[str]]:
