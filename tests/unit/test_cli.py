@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,21 @@ def test_a_wrong_topology(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert (status, again) == (2, err)
     rows = json.loads(out)
     assert [f"{row['where']}: {row['message']}" for row in rows] == err.splitlines()
+
+
+def test_standard_input_is_read_like_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(text: bytes) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(text)))
+        return said(capsys, "validate", "-")
+
+    whole = b"name: t\n#" + b" " * 3_000_000
+    assert given(whole) == (0, "-: topology 't' is valid: 0 networks, 0 guests\n", "")
+    status, _, err = given(whole + b"\nnonsense: 1\n")
+    assert (status, err.partition(";")[0]) == (2, "-:3:1: unknown key 'nonsense'")
+    assert given(b"name: caf\xe9\n") == (2, "", "-:1:1: the file is not UTF-8 text\n")
+    assert given(whole * 2) == (2, "", "-:1:1: the file is larger than 4 MiB\n")
 
 
 def test_other_errors_are_rows_too(capsys: pytest.CaptureFixture[str]) -> None:
