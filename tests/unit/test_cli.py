@@ -42,7 +42,7 @@ def test_a_wrong_topology(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     file.write_text("nme: x\n")
     status, out, err = said(capsys, "validate", str(file))
     assert (status, out) == (2, "")
-    assert err.splitlines()[0] == f"{file}:1:1: the key 'name' is missing"
+    assert err == f"{file}:1:1: unknown key 'nme'; did you mean 'name'?\n"
     status, out, again = said(capsys, "validate", str(file), "--json")
     assert (status, again) == (2, err)
     rows = json.loads(out)
