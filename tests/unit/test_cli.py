@@ -78,8 +78,8 @@ def test_other_errors_are_rows_too(capsys: pytest.CaptureFixture[str]) -> None:
         ("=eth1", "cannot map '=eth1': write LABEL=DEVICE, for example lan1=eth1"),
         (
             "lan1=a-name-that-is-too-long",
-            "the pair 'lan1=a-name-that-is-too-long': 'a-name-that-is-too-long' is not a device name "
-            "(1 to 15 letters, digits and _ . : @ -)",
+            "--map lan1=a-name-that-is-too-long: 'a-name-that-is-too-long' is not a device name: write a NIC, a "
+            "bridge, BRIDGE/NIC or ovs:BRIDGE, names of 1 to 15 letters, digits, '_', '.' and '-'",
         ),
         (
             "lan1=nic:eth1",
