@@ -44,8 +44,8 @@ class Machine(NamedTuple):
 
 
 def machine() -> Machine:
-    links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, check=True, timeout=10).stdout)
-    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True, timeout=10).stdout
+    links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, check=True, timeout=60).stdout)
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True, timeout=60).stdout
     folders = (Path("/run/libvirt-guestnet"), Path("/run/netns"), Path("/run/libvirt"))
     return Machine(
         frozenset(link["ifname"] for link in links),
@@ -168,13 +168,13 @@ def test_run_killed_at_a_random_moment(before: Machine, topology: str, number: i
             os.killpg(child.pid, signal.SIGKILL)
         else:
             child.kill()
-        child.wait(10)
+        child.wait(60)
         assert_nothing_is_left(before, topology, used)
 
 
 def test_the_check_sees_a_running_lab(before: Machine, topology: str) -> None:
     with started("run", topology) as child:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 180
         while not any("qemu-system" in line for line in processes()):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -183,7 +183,7 @@ def test_the_check_sees_a_running_lab(before: Machine, topology: str) -> None:
         assert {line.split()[0] for line in processes()} <= used.inhabited()
         assert machine().files > before.files
         child.kill()
-        child.wait(10)
+        child.wait(60)
         assert_nothing_is_left(before, topology, used)
 
 
@@ -193,7 +193,7 @@ def test_up_killed_half_way_goes_with_down_and_comes_up_again(before: Machine, t
             time.sleep(seconds)
             used = Used()
             os.killpg(child.pid, signal.SIGKILL)
-            child.wait(10)
+            child.wait(60)
             down = lab("down", topology)
             assert down.returncode == 0, down.stderr
             assert_nothing_is_left(before, topology, used)

@@ -259,7 +259,7 @@ def _send_advertisement(lab: Lab) -> None:
 
 
 def _learnt_default(lab: Lab) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while not (found := "proto ra" in lab.ip("-6 route show default")) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
