@@ -100,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"guestnet {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument(
-        "-c", "--connect", metavar="URI", help="libvirt connection (default: LIBVIRT_DEFAULT_URI, then qemu:///system)"
+        "-c",
+        "--connect",
+        metavar="URI",
+        help="libvirt connection (default: VIRSH_DEFAULT_CONNECT_URI, LIBVIRT_DEFAULT_URI, then qemu:///system)",
     )
     parser.add_argument("--sandbox", metavar="NAME", help="run the command inside this sandbox")
     # Of a command that runs itself again inside a sandbox: the file it has read, and when it began.
@@ -132,7 +135,8 @@ def _map(verb: argparse.ArgumentParser) -> None:
         metavar="LABEL=DEVICE",
         action="append",
         default=[],
-        help="this host's NIC or bridge behind a physical network's label (default: /etc/libvirt-guestnet/host.yaml)",
+        help="what stands behind a physical network's label on this host: a NIC, a bridge, BRIDGE/NIC or ovs:BRIDGE; "
+        "for another host nic:NIC or bridge:BRIDGE; once for each label (default: /etc/libvirt-guestnet/host.yaml)",
     )
 
 
@@ -152,7 +156,7 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _topology(verb)
     _map(verb)
     verb.add_argument("--allow-interrupt", action="store_true", help="also make changes that interrupt running guests")
-    verb = _verb(verbs, "destroy", "commands.destroy", "remove everything that carries a topology's name and our mark")
+    verb = _verb(verbs, "destroy", "commands.destroy", "remove everything of libvirt's whose metadata names a topology")
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="the topology file, or - for standard input")
     what.add_argument("--name", help="the topology's name, where the file is gone")
@@ -185,7 +189,9 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     text = "libvirt's hooks: install, uninstall (with every filter), status, or sync (guard what runs already)"
     verb = _verb(verbs, "hooks", "commands.hooks", text)
     verb.add_argument("action", choices=["install", "uninstall", "status", "sync"])
-    verb.add_argument("--any-owner", action="store_true", help="install even if others than root own the library")
+    verb.add_argument(
+        "--any-owner", action="store_true", help="install even if others than root can change guestnet's files"
+    )
     _json(verb)
     text = (
         "private libvirt hosts in namespaces, which change nothing on this machine: start, stop, list, or a shell "
@@ -199,12 +205,15 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
 
 def _add_lab_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     lab = _verb(
-        verbs, "lab", "", "run a topology for real in a sandbox, with tiny guests and LAN stand-ins, and verify it"
+        verbs,
+        "lab",
+        "",
+        "run a topology for real in a sandbox, with tiny guests and a computer for each LAN, and verify it",
     )
     actions = lab.add_subparsers(title="actions", metavar="ACTION", required=True)
     texts = {
         "run": "up, verify, down again",
-        "up": "start the networks, the LAN stand-ins and the guests",
+        "up": "start the networks, the computers on the LANs and the guests",
         "verify": "check every `expect:` line from inside the guests",
         "down": "take everything away",
         "shell": "a guest's console, or without GUEST a shell on the lab's host",

@@ -21,15 +21,13 @@ if TYPE_CHECKING:
     from libvirt_guestnet.virt import Connection
 
 CHANGES_TO_MAKE = 3
-_LARGEST_TOPOLOGY = 1 << 20
 
 
 def load(args: Namespace) -> Topology:
     """The topology named on the command line. Raises TopologyError."""
     if args.topology != "-":
         return topology.load(Path(args.topology))
-    text = sys.stdin.buffer.read(_LARGEST_TOPOLOGY + 1)
-    return topology.loads(text.decode(errors="replace"), args.topology_name or "-")
+    return topology.load_from(sys.stdin.buffer, args.topology_name or "-")
 
 
 def validate(args: Namespace) -> int:

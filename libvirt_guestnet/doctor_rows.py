@@ -251,7 +251,8 @@ def _taken(facts: Facts) -> Iterator[Row]:
 
 def _labels(facts: Facts) -> Iterator[Row]:
     for label, device in facts.labels.items():
-        do = f"add {label}: DEVICE under physical-networks: in /etc/libvirt-guestnet/host.yaml, or pass --map"
+        file = "/etc/libvirt-guestnet/host.yaml"
+        do = f"write {label}: DEVICE under physical-networks: in {file}, or pass --map {label}=DEVICE"
         if not device:
             yield Row("labels", MUST, label, "no device of this host is mapped to it", do)
         elif device not in facts.devices:

@@ -9,13 +9,14 @@ another one `nic:NAME` and `bridge:NAME` say it.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from libvirt_guestnet import parse, yamlwords
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.hostwide import ALLOW, REFUSE, HostWide
 from libvirt_guestnet.model_network import Mode, Network
@@ -25,7 +26,7 @@ _KEY, _UNGUARDABLE = "physical-networks", "unguardable"
 _OVS, _NIC, _BRIDGE = "ovs:", "nic:", "bridge:"
 _KINDS = (_OVS, _NIC, _BRIDGE)
 _LARGEST_FILE = 64 * 1024
-_DEVICE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")  # the kernel's IFNAMSIZ, and what libvirt's schema lets through
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # whose words yamlwords knows
 
 
 def is_bridge(device: str) -> bool:
@@ -42,14 +43,19 @@ class HostMap:
 
     def device(self, label: str, wanted_by: str = "the topology") -> str:
         """The device behind a label. Raises GuestnetError, saying how to map it, when there is none."""
-        return _bare(self._entry(label, wanted_by)).partition("/")[0]
+        return _bare(self._entry(label, f"{wanted_by} needs")).partition("/")[0]
 
     def check_mapped(self, networks: Iterable[Network]) -> None:
         """Raises GuestnetError, a line each, where this host maps no device to labels that networks need."""
+        wanted: dict[str, list[str]] = {}
+        for network in networks:
+            for label in _labels(network):
+                wanted.setdefault(label, []).append(repr(network.name))
         missing = []
-        for label, wanted_by in ((label, f"network {each.name!r}") for each in networks for label in _labels(each)):
+        for label, names in wanted.items():
             try:
-                self._entry(label, wanted_by)
+                one = len(names) == 1
+                self._entry(label, f"network {names[0]} needs" if one else f"networks {', '.join(names)} need")
             except GuestnetError as error:
                 missing.append(str(error))
         if missing:
@@ -68,14 +74,14 @@ class HostMap:
                     f"no such device: write {label}=nic:{device} or {label}=bridge:{device}"
                 )
 
-    def _entry(self, label: str, wanted_by: str = "the topology") -> str:
+    def _entry(self, label: str, needed: str = "the topology needs") -> str:
         try:
             return self.devices[label]
         except KeyError:
             near = difflib.get_close_matches(label, self.devices, n=1, cutoff=0.8)
             but = f" (but one to {near[0]!r})" if near else ""
             raise GuestnetError(
-                f"{wanted_by} needs physical network {label!r}, and this host maps no device to it{but}: "
+                f"{needed} physical network {label!r}, and this host maps no device to it{but}: "
                 f'add "{label}: DEVICE" under {_KEY}: in {HOST_FILE}, or pass --map {label}=DEVICE '
                 f"(a NIC or a bridge of this host)"
             ) from None
@@ -163,7 +169,7 @@ def _parse_pair(pair: str) -> tuple[str, str]:
     label, equals, device = pair.partition("=")
     if not (label and equals):
         raise GuestnetError(f"cannot map {pair!r}: write LABEL=DEVICE, for example lan1=eth1")
-    return label, _checked(device, f"the pair {pair!r}")
+    return label, _checked(device, f"--map {pair}")
 
 
 def _read(file: Path) -> dict[str, object]:
@@ -180,15 +186,20 @@ def _read(file: Path) -> dict[str, object]:
 
 
 def _parse_file(file: Path, text: bytes) -> dict[str, object]:
+    readable = text.decode("utf-8-sig", "replace")
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(readable, _Loader)  # noqa: S506
     except yaml.YAMLError as error:
-        raise GuestnetError(f"{file}: not YAML: {error}") from error
+        line, column, words = yamlwords.told(error, readable)
+        raise GuestnetError(f"{file}:{line}:{column}: {words}") from error
     if document is None:
         return {}
     if not isinstance(document, dict) or not set(document) <= {_KEY, _UNGUARDABLE}:
+        keys = document if isinstance(document, dict) else ()
+        unknown = [str(key) for key in keys if key not in (_KEY, _UNGUARDABLE)]
         raise GuestnetError(
-            f'{file}: must hold "{_KEY}:", with lines "LABEL: DEVICE" under it, "{_UNGUARDABLE}: {REFUSE}", or both'
+            f"{file}: {f'unknown key {unknown[0]!r}: the file ' if unknown else ''}"
+            f'must hold "{_KEY}:", with lines "LABEL: DEVICE" under it, "{_UNGUARDABLE}: {REFUSE}", or both'
         )
     return document
 
@@ -204,9 +215,15 @@ def _checked(device: object, where: str) -> str:
     names = _bare(device).split("/") if isinstance(device, str) else []
     nic = isinstance(device, str) and device.startswith(_NIC)
     if not isinstance(device, str) or not 1 <= len(names) <= (1 if nic else 2) or not all(map(_is_device, names)):
-        raise GuestnetError(f"{where}: {device!r} is not a device name (1 to 15 letters, digits and _ . : @ -)")
+        raise GuestnetError(
+            f"{where}: {device!r} is not a device name: write a NIC, a bridge, BRIDGE/NIC or ovs:BRIDGE, names of 1 to "
+            f"15 letters, digits, '_', '.' and '-'"
+        )
     return device
 
 
 def _is_device(name: str) -> bool:
-    return _DEVICE.fullmatch(name) is not None and name not in {".", ".."}
+    try:
+        return bool(parse.device(name))
+    except parse.TextError:
+        return False

@@ -59,8 +59,8 @@ def _way_in(uri: str) -> str:
     if os.geteuid() != 0:
         return "Run this as root, or as a member of the group libvirt"
     return (
-        "Is libvirtd running? `systemctl start libvirtd` starts it; `guestnet sandbox start` makes a private one "
-        "instead, for `guestnet --sandbox default ...`"
+        "Is libvirtd running? `systemctl start libvirtd` starts it (package libvirt-daemon-system); "
+        "`guestnet sandbox start` makes a private one instead, for `guestnet --sandbox default ...`"
     )
 
 

@@ -31,7 +31,7 @@ NOTHING = Lost([], {}, [])
 OF_PORTS: dict[str, Callable[[State], dict[str, str]]] = {
     "port security": guarding.lost,
     "checksum guard": offload.lost,
-    "ARP gate": reaching.ungated,
+    "ARP rules": reaching.ungated,
     "gateway address or VRF": reaching.left,
     "routes or published addresses": reaching.unled,
     "VLANs": tagging.lost,

@@ -7,6 +7,7 @@ yamltree (text → nodes) · spec, keys, kinds (what may be written) · reader (
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import GuestnetError, Problem, TopologyError, Where
 from ..model import Topology
@@ -17,7 +18,7 @@ from .reader import read
 from .report import Report
 from .schema import json_schema
 
-__all__ = ["json_schema", "load", "loads"]
+__all__ = ["json_schema", "load", "load_from", "loads"]
 
 
 def load(path: Path) -> Topology:
@@ -27,13 +28,18 @@ def load(path: Path) -> Topology:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(yamltree.MAX_BYTES + 1)
+            return load_from(file, str(path))
     except OSError as error:
         raise GuestnetError(f"cannot read the topology file {path}: {error.strerror}") from None
+
+
+def load_from(file: BinaryIO, name: str) -> Topology:
+    """The same of an open file, such as standard input."""
+    raw = file.read(yamltree.MAX_BYTES + 1)
     try:
-        return loads(raw.decode("utf-8-sig"), str(path))
+        return loads(raw.decode("utf-8-sig"), name)
     except UnicodeDecodeError as error:
-        where = Where(str(path), raw.count(b"\n", 0, error.start) + 1, 1)
+        where = Where(name, raw.count(b"\n", 0, error.start) + 1, 1)
         raise TopologyError([Problem(where, "the file is not UTF-8 text")]) from None
 
 

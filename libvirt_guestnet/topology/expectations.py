@@ -21,7 +21,7 @@ class Endpoints:
 
     def __init__(self, scope: Scope, guests: Iterable[Guest], physicals: Iterable[PhysicalNetwork]) -> None:
         self._families: dict[str, frozenset[Family]] = {HOST: _BOTH}
-        self._guests = set(scope.guests)
+        self._declared, self._guests = scope.guests, set(scope.guests)
         self._ports: set[str] = set()
         for name, decl in scope.guests.items():
             self._families[name] = _BOTH
@@ -33,7 +33,9 @@ class Endpoints:
             self._add(guest)
 
     def _add(self, guest: Guest) -> None:
-        self._families[guest.name] = _of_ports(guest.ports)
+        decl = self._declared.get(guest.name)
+        if decl is None or "ports" not in decl.bad:
+            self._families[guest.name] = _of_ports(guest.ports)
         for port in guest.ports:
             self._families[f"{guest.name}.{port.name}"] = _of_ports((port,))
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from ..errors import Where
 from .kinds import Kind
-from .report import Report, shown, unknown
+from .report import LISTED, Report, nearest, shown, unknown
 from .spec import At, Decl, Everything, Key, ListOf, MapOf, Record, Type, Word, keys_of
 from .yamltree import Mapping, Node, Scalar, Sequence
 
@@ -56,7 +56,7 @@ def _list(node: Node, type_: ListOf, report: Report) -> tuple[Any, ...]:
         word.at = node.where
         return word
     if not isinstance(node, Sequence):
-        raise _wrong(node, "a list: write [ … ]", report)
+        raise _wrong(node, "a list: write [ … ], or lines that begin with '- '", report)
     if type_.length is not None and len(node.items) != type_.length:
         raise _complain(node.where, f"expected a list of exactly {type_.length}, not {len(node.items)}", report)
     items, bad = [], False
@@ -97,20 +97,33 @@ def _map_value(node: Node, type_: MapOf, report: Report) -> Any:
 def _record(node: Node, cls: type[D], report: Report) -> D:
     known = keys_of(cls)
     if not isinstance(node, Mapping):
-        raise _wrong(node, f"a mapping with the keys {', '.join(known)}", report)
+        raise _wrong(node, _mapping(known), report)
     values: dict[str, Any] = {}
     bad: set[str] = set()
+    written = {name.text for name, _ in node.entries}
     for name, value in node.entries:
-        if name.text not in known:
+        meant: str | None = name.text
+        if meant not in known:
             report.add(name.where, unknown("key", name.text, known))
+            meant = nearest(name.text, known)  # so that what others say of it is not complained about as well
+        if meant is None or (meant != name.text and meant in written):
             continue
-        field, key = known[name.text]
+        field, key = known[meant]
         try:
             values[field] = _value(value, key.type, report)
         except _Bad:
-            bad.add(name.text)
+            bad.add(meant)
     _fill_in(node.where, known, values, bad, report)
     return cls(at=node.where, bad=frozenset(bad), **values)
+
+
+def _mapping(known: dict[str, tuple[str, Key]]) -> str:
+    required = [name for name, (_, key) in known.items() if key.required]
+    if not required:
+        return f"{{}}, or a mapping with some of the keys {', '.join(known)}"
+    if len(known) > LISTED:
+        return f"a mapping with the keys {', '.join(required)} and others"
+    return f"a mapping with the keys {', '.join(known)}"
 
 
 def _fill_in(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from ..errors import Problem, TopologyError, Where
 
-_LISTED = 12
+LISTED = 12
 _COMPARISONS = 200_000  # a second or two; a file that is wrong everywhere need not be guessed at everywhere
 
 
@@ -36,12 +36,17 @@ class Report:
 def unknown(what: str, text: str, known: Iterable[str]) -> str:
     """The complaint about a name nobody knows: with the nearest known one, or with all of them when they are few."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(text[:100], names, n=1)
+    near = nearest(text, names)
     if near:
-        return f"unknown {what} {shown(text)}; did you mean '{near[0]}'?"
-    if 0 < len(names) <= _LISTED:
+        return f"unknown {what} {shown(text)}; did you mean '{near}'?"
+    if 0 < len(names) <= LISTED:
         return f"unknown {what} {shown(text)}; known: {', '.join(names)}"
     return f"unknown {what} {shown(text)}"
+
+
+def nearest(text: str, known: Iterable[str]) -> str | None:
+    """The known name that was most probably meant."""
+    return next(iter(difflib.get_close_matches(text[:100], sorted(set(known)), n=1)), None)
 
 
 def shown(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from .. import yamlwords
 from ..errors import Problem, TopologyError, Where
 
 MAX_BYTES = 4 << 20  # 10,000 ports with explicit addresses are 1.3 MB
@@ -64,7 +65,8 @@ def parse(text: str, name: str, problems: list[Problem]) -> Node | None:
     try:
         return builder.document()
     except yaml.YAMLError as error:
-        raise TopologyError([*problems, Problem(_where_of(error, name), _words_of(error, text))]) from None
+        line, column, words = yamlwords.told(error, text)
+        raise TopologyError([*problems, Problem(Where(name, line, column), words)]) from None
     finally:
         builder.close()
 
@@ -153,17 +155,3 @@ class _Builder:
 
 def _stop(where: Where, message: str) -> TopologyError:
     return TopologyError([Problem(where, message)])
-
-
-def _where_of(error: yaml.YAMLError, name: str) -> Where:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    return Where(name, mark.line + 1, mark.column + 1) if mark else Where(name, 1, 1)
-
-
-def _words_of(error: yaml.YAMLError, text: str) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark and text[mark.index : mark.index + 1] == "\t":
-        return "not valid YAML: here is a tab; indent lines with spaces only"
-    problem = getattr(error, "problem", None) or "it cannot be read"
-    context = getattr(error, "context", None)
-    return f"not valid YAML: {f'{context}, ' if context else ''}{problem}"

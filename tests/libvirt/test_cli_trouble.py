@@ -32,8 +32,8 @@ def test_libvirtd_is_down(sandbox: Sandbox) -> None:
     assert status == 1
     assert first.startswith("guestnet: connecting to qemu:///system: Failed to connect socket to ")
     assert second == (
-        "guestnet: Is libvirtd running? `systemctl start libvirtd` starts it; `guestnet sandbox start` makes a private "
-        "one instead, for `guestnet --sandbox default ...`"
+        "guestnet: Is libvirtd running? `systemctl start libvirtd` starts it (package libvirt-daemon-system); "
+        "`guestnet sandbox start` makes a private one instead, for `guestnet --sandbox default ...`"
     )
     assert guestnet(sandbox, "status") == (0, "")
 

@@ -14,6 +14,7 @@ from wire import Wire, arrived, domain
 
 from libvirt_guestnet import cli
 from libvirt_guestnet.datapath.portguard import link_local
+from libvirt_guestnet.metadata import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 
 LAB = Path(__file__).parents[2] / "labs/archnetwork.yaml"
@@ -129,13 +130,20 @@ def test_the_wire_itself_hides_nothing(virsh: Virsh, ear: Wire, sandbox: Sandbox
         assert arrived(wire, ear, forged, arp(C_IP)) == forged
 
 
-def test_ones_own_domain_gets_rendered_parts_by_attach_device_and_edit(virsh: Virsh, ear: Wire) -> None:
+@pytest.mark.parametrize("way", ["edit", "metadata"])
+def test_ones_own_domain_gets_rendered_parts_by_attach_device(virsh: Virsh, ear: Wire, way: str) -> None:
+    """As xml/README.md says, where the key must not be the prefix that the file has."""
     with ExitStack() as stack:
         stack.enter_context(virsh.defined("c", domain("c")))
         nic = virsh.text("guests/c/interface-vlan2.xml").replace('"virtio"', '"rtl8139"')
         virsh("attach-device", "c", "/dev/stdin", "--config", stdin=nic)
-        virsh.sandbox.run(["tee", "/run/metadata.xml"], stdin=virsh.text("guests/c/metadata.xml"))
-        virsh.edit("c", r"/<memory/i <metadata>", "/<memory/{e cat /run/metadata.xml", "}", r"/<memory/i </metadata>")
+        metadata = virsh.text("guests/c/metadata.xml")
+        if way == "edit":
+            virsh.sandbox.run(["tee", "/run/metadata.xml"], stdin=metadata)
+            script = (r"/<memory/i <metadata>", "/<memory/{e cat /run/metadata.xml", "}", r"/<memory/i </metadata>")
+            virsh.edit("c", *script)
+        else:
+            virsh("metadata", "c", NAMESPACE, "--key", "g", "--config", "--set", metadata)
         assert "10.61.2.19" in virsh("dumpxml", "c", "--inactive")
         wire = stack.enter_context(virsh.wired("c"))
         assert arrived(wire, ear, [arp(B_IP), packet("10.61.2.99")], arp(C_IP)) == []

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,26 @@ def test_a_wrong_topology(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     file.write_text("nme: x\n")
     status, out, err = said(capsys, "validate", str(file))
     assert (status, out) == (2, "")
-    assert err.splitlines()[0] == f"{file}:1:1: the key 'name' is missing"
+    assert err == f"{file}:1:1: unknown key 'nme'; did you mean 'name'?\n"
     status, out, again = said(capsys, "validate", str(file), "--json")
     assert (status, again) == (2, err)
     rows = json.loads(out)
     assert [f"{row['where']}: {row['message']}" for row in rows] == err.splitlines()
+
+
+def test_standard_input_is_read_like_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(text: bytes) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(text)))
+        return said(capsys, "validate", "-")
+
+    whole = b"name: t\n#" + b" " * 3_000_000
+    assert given(whole) == (0, "-: topology 't' is valid: 0 networks, 0 guests\n", "")
+    status, _, err = given(whole + b"\nnonsense: 1\n")
+    assert (status, err.partition(";")[0]) == (2, "-:3:1: unknown key 'nonsense'")
+    assert given(b"name: caf\xe9\n") == (2, "", "-:1:1: the file is not UTF-8 text\n")
+    assert given(whole * 2) == (2, "", "-:1:1: the file is larger than 4 MiB\n")
 
 
 def test_other_errors_are_rows_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,8 +78,8 @@ def test_other_errors_are_rows_too(capsys: pytest.CaptureFixture[str]) -> None:
         ("=eth1", "cannot map '=eth1': write LABEL=DEVICE, for example lan1=eth1"),
         (
             "lan1=a-name-that-is-too-long",
-            "the pair 'lan1=a-name-that-is-too-long': 'a-name-that-is-too-long' is not a device name "
-            "(1 to 15 letters, digits and _ . : @ -)",
+            "--map lan1=a-name-that-is-too-long: 'a-name-that-is-too-long' is not a device name: write a NIC, a "
+            "bridge, BRIDGE/NIC or ovs:BRIDGE, names of 1 to 15 letters, digits, '_', '.' and '-'",
         ),
         (
             "lan1=nic:eth1",

@@ -126,8 +126,8 @@ CASES = {
     "unknown": (Facts(kernel={"vlan filtering": None}), "kernel", NOTE, "cannot be told", ""),
     "stale": (Facts(stale=("vnet9",)), "receipts", MUST, "no such tap", "guestnet hooks sync"),
     "unguarded": (Facts(unguarded=(("vnet9", "br0"),)), "ports", MUST, "is on br0", "guestnet hooks sync"),
-    "unmapped": (Facts(labels={"lan1": ""}), "labels", MUST, "no device", "add lan1: DEVICE"),
-    "device gone": (Facts(labels={"lan1": "eth9"}), "labels", MUST, "mapped to eth9, which", "add lan1: DEVICE"),
+    "unmapped": (Facts(labels={"lan1": ""}), "labels", MUST, "no device", "write lan1: DEVICE"),
+    "device gone": (Facts(labels={"lan1": "eth9"}), "labels", MUST, "mapped to eth9, which", "write lan1: DEVICE"),
     "forwarding": (
         *(Facts(networks=(NAT, ISOLATED, LAN), forwarding={4: False}), "forwarding", MUST),
         *("is off, and the host forwards for web, in", "sysctl -w net.ipv4.ip_forward=1"),

@@ -32,12 +32,14 @@ def test_missing_and_empty_files_map_nothing(tmp_path: Path) -> None:
     [
         ("physical-networks: [lan1]", 'under "physical-networks:" there must be lines'),
         ("lan1: eth1", 'must hold "physical-networks:"'),
-        ("physical-networks: {lan1: eth1}\nother: 1", 'must hold "physical-networks:"'),
+        ("physical-networks: {lan1: eth1}\nother: 1", "unknown key 'other': the file must hold \"physical-networks:\""),
         ("physical-networks: {lan1: a-name-that-is-too-long}", "lan1: 'a-name-that-is-too-long' is not a device name"),
         ("physical-networks: {lan1: ../eth1}", "lan1: '../eth1' is not a device name"),
         ("physical-networks: {lan1: 7}", "lan1: 7 is not a device name"),
-        ("physical-networks: {lan1: eth1", "not YAML"),
-        ("physical-networks: !!python/object/apply:os.getcwd []", "not YAML"),
+        ("physical-networks: {lan1: 'eth1:'}", "lan1: 'eth1:' is not a device name"),
+        ("physical-networks: {lan1: nci:eth1}", "lan1: 'nci:eth1' is not a device name"),
+        ("physical-networks: {lan1: eth1", "2:1: not valid YAML: expected ',' or '}'"),
+        ("physical-networks: !!python/object/apply:os.getcwd []", "1:20: not valid YAML"),
         ("# " + "x" * 70000, "larger than 65536 bytes"),
     ],
 )
@@ -45,7 +47,7 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path, text: str, message: str) ->
     file = written(tmp_path, text)
     with pytest.raises(GuestnetError) as caught:
         load_hostmap(file)
-    assert str(caught.value).startswith(f"{file}: ")
+    assert str(caught.value).startswith(f"{file}:")
     assert message in str(caught.value)
 
 
@@ -92,6 +94,7 @@ def test_all_labels_that_are_missing_are_named_at_once() -> None:
     vxlan = Vxlan(vni=7, underlay="core", group=ip_address("239.0.0.1"))
     networks = [
         Network(name="a", mode=Mode.BRIDGE, bridge="gn-a", physical_network="lan"),
+        Network(name="a2", mode=Mode.ROUTE, bridge="gn-a2", physical_network="lan"),
         Network(name="b", mode=Mode.NAT, bridge="gn-b", physical_network="wan"),
         Network(name="c", mode=Mode.ISOLATED, bridge="gn-c", vxlan=vxlan),
         Network(name="d", mode=Mode.ISOLATED, bridge="gn-d"),
@@ -99,7 +102,8 @@ def test_all_labels_that_are_missing_are_named_at_once() -> None:
     with pytest.raises(GuestnetError) as error:
         HostMap({"lan1": "eth1", "wan": "eth2"}).check_mapped(networks)
     first, second = str(error.value).splitlines()
-    assert "network 'a' needs physical network 'lan', and this host maps no device to it (but one to 'lan1')" in first
+    assert "networks 'a', 'a2' need physical network 'lan', and this host maps no device to it (but one" in first
+    assert "(but one to 'lan1')" in first
     assert "network 'c' needs physical network 'core'" in second
     HostMap({"lan": "eth1", "wan": "eth2", "core": "eth3"}).check_mapped(networks)
 

@@ -66,7 +66,7 @@ class Host:
         if operation == "reconnect":
             Path("/run/libvirt/qemu").mkdir(parents=True, exist_ok=True)
             Path(f"/run/libvirt/qemu/{name}.xml").write_bytes(b"<domstatus>" + xml + b"</domstatus>")
-        done = subprocess.run([file, name, operation, "begin", "-"], input=xml, capture_output=True, timeout=60)
+        done = subprocess.run([file, name, operation, "begin", "-"], input=xml, capture_output=True, timeout=240)
         if operation == "reconnect":
             _repaired()
         assert (done.returncode == 0) == (done.stderr == b"")
@@ -103,7 +103,7 @@ class Host:
 
 
 def ip(arguments: str) -> None:
-    subprocess.run(["ip", *arguments.split()], check=True, timeout=10)
+    subprocess.run(["ip", *arguments.split()], check=True, timeout=60)
 
 
 def vlans(device: str) -> dict[int, set[str]]:
@@ -124,4 +124,4 @@ def _repaired() -> None:
     """Waits for the process that a `reconnect` leaves behind."""
     while any(Path("/run/libvirt-guestnet/reconnect").iterdir()):
         time.sleep(0.05)
-    subprocess.run(["flock", "/run/libvirt-guestnet/reconnect.lock", "true"], check=True, timeout=60)
+    subprocess.run(["flock", "/run/libvirt-guestnet/reconnect.lock", "true"], check=True, timeout=240)
