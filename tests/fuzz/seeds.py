@@ -151,6 +151,8 @@ def port_of(owner: str, network: str, mac: str, portid: str) -> bytes:
 PLUGGED_MAC, PLUGGED_ID = "52:54:00:77:77:77", "6ba7b810-9dad-41d1-80b4-777777777777"
 PLUG = hook_data("nat", port_of("nat", "nat", PLUGGED_MAC, PLUGGED_ID))
 MOVE = hook_data("quiet", port_of("nat", "quiet", FOUND.guest("nat").ports[0].mac, PLUGGED_ID))
+# The port of a NIC that is there still, as libvirt tells it before a move is over.
+LEFT = hook_data("nat", port_of("nat", "nat", FOUND.guest("nat").ports[0].mac, uuid_of("nat0")))
 # To another network of its bridge.
 WITHIN = hook_data("safe", port_of("nat", "nat", FOUND.guest("nat").ports[0].mac, PLUGGED_ID))
 
@@ -177,6 +179,7 @@ def lives() -> list[Call]:
         Call("network", "safe", "port-created", WITHIN),
         Call("network", "nat", "port-deleted", PLUG),
         Call("network", "nat", "port-created", LATE),
+        Call("network", "nat", "port-deleted", LEFT),
         *(Call("qemu", n, "reconnect", DOMAINS[n]) for n in DOMAINS),
     ]
     ending = [Call("qemu", n, "release", DOMAINS[n]) for n in DOMAINS]

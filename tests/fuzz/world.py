@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,9 +128,11 @@ class World:
         vlan._read = lambda _bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")
         vlan._write = lambda *_: None
 
-    def _tap(self, mac: str, bridge: str, *_: object) -> str:
+    def _tap(self, mac: str, bridge: str, seconds: float, *_: object) -> str:
         """The new tap has joined whatever bridge somebody waits at."""
         self.joined = seeds.NEW_TAP, bridge
+        if mac == seeds.LATE_MAC:
+            time.sleep(seconds)
         return "" if mac == seeds.LATE_MAC else seeds.NEW_TAP
 
     def _run(self, argv: list[str], stdin: str, package: str, hold: int | None = None) -> program.Output:
