@@ -172,7 +172,7 @@ def test_plug_and_unplug(host: Host) -> None:
     host.virsh("attach-interface", "a", "network", "two", "--mac", mac(1, 2), "--live")
     host.soon_exact()
     assert "fd61:2::5054:" in host.rules(_tap(host, mac(1, 2)))
-    assert host.helpers() == []
+    host.soon(lambda: host.helpers() == [], "the checksum guard has moved, too")
     host.unplug("a", mac(1, 2))
     host.soon(lambda: len(host.guarded()) == 2, "the unplugged NIC is forgotten")
     host.exact()
@@ -282,13 +282,18 @@ def test_update_to_another_network_of_the_same_bridge(host: Host) -> None:
 
 def test_update_of_the_link_changes_nothing(host: Host) -> None:
     host.virsh("start", "a")
-    before, receipts = host.guarded(), host.files("ports")
+    before, receipts = host.guarded(), _but_for_libvirts_ports(host)
     for state in ("down", "up"):
         host.virsh("domif-setlink", "a", mac(1, 1), state)
         assert host.guarded() == before
     host.soon_exact()
-    assert host.files("ports") == receipts
     host.soon(lambda: host.helpers() == [], "whoever waited for another NIC with its MAC is gone")
+    assert _but_for_libvirts_ports(host) == receipts
+
+
+def _but_for_libvirts_ports(host: Host) -> dict[str, dict]:
+    """The receipts; libvirt 11.3 gives a NIC another port with each change."""
+    return {tap: {**receipt, "portid": ""} for tap, receipt in host.files("ports").items()}
 
 
 def test_update_to_a_plain_bridge(host: Host) -> None:
