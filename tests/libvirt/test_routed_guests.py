@@ -147,7 +147,7 @@ def test_a_guest_restored_paused_is_here_already(host: Routed) -> None:
     host.sandbox.run(["ip", "route", "del", "10.61.9.50"])
     assert _guestnet(host, "hooks", "sync") == 0
     host.exactly(0)
-    assert host.helpers() == []
+    host.soon(lambda: host.helpers() == [], "nobody is left waiting")
     host.virsh("resume", "a")
     host.exactly(0)
 
