@@ -30,6 +30,8 @@ _COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 _DAEMONS = ("/run/libvirtd.pid", "/run/virtnetworkd.pid")
 _RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
 _REST_SECONDS, _LONGEST_REST, _TIMES = 1.5, 30.0, 4
+# So that work is not missed in between, such as from one program to the next.
+_LOOK_SECONDS = 0.5
 # Less is what an idle daemon takes for itself.
 _WORK_TICKS = 3
 # A host's daemon may have other work all day.
@@ -71,7 +73,7 @@ class Libvirts:
             return
         self._noticed = self._noticed or now
         self._watch_work(found, now)
-        self.patience = _LONGEST_REST if self._told else _REST_SECONDS
+        self.patience = _LONGEST_REST if self._told else _LOOK_SECONDS
         stopping = found.some_left and now - self._noticed < _REST_SECONDS  # perhaps just one network
         if not stopping and (not self._times or self._is_resting(now)):
             self._tell(found, now)
@@ -79,7 +81,7 @@ class Libvirts:
 
     def _watch_work(self, found: Seen, now: float) -> None:
         ticks = _ticks()
-        if found.rules != self._rules or abs(ticks - self._ticks) >= _WORK_TICKS:
+        if found.rules != self._rules or abs(ticks - self._ticks) >= _WORK_TICKS or _runs_programs():
             self._rules, self._ticks, self._worked = found.rules, ticks, now
 
     def _is_resting(self, now: float) -> bool:
@@ -183,7 +185,33 @@ def _ticks(pid_files: Iterable[str] = _DAEMONS) -> int:
 
 def _ticks_of(pid_file: str) -> int:
     try:
-        with open(pid_file) as file, open(f"/proc/{int(file.read())}/stat") as stat:
+        with open(f"/proc/{_pid(pid_file)}/stat") as stat:
             return sum(map(int, stat.read().rpartition(")")[2].split()[11:15]))
     except (OSError, ValueError):
         return 0  # it does not run
+
+
+def _runs_programs(pid_files: Iterable[str] = _DAEMONS) -> bool:
+    """Whether a daemon waits for a program, such as iptables: guests and DHCP servers are nobody's children."""
+    return any(map(_runs_program, pid_files))
+
+
+def _runs_program(pid_file: str) -> bool:
+    try:
+        threads = f"/proc/{_pid(pid_file)}/task"
+        return any(_children(f"{threads}/{thread}/children") for thread in os.listdir(threads))
+    except (OSError, ValueError):
+        return False
+
+
+def _children(file: str) -> str:
+    try:
+        with open(file) as children:
+            return children.read().strip()
+    except OSError:  # that thread has just ended, or the kernel does not tell (CONFIG_PROC_CHILDREN)
+        return ""
+
+
+def _pid(pid_file: str) -> int:
+    with open(pid_file) as file:
+        return int(file.read())

@@ -55,7 +55,7 @@ ELSEWHERE = {
     "nothing to do on a host whose kernel never loses anything": (
         r"accepts\.py leads_last|learning\.py (give_back|hold|is_held_set)$|nft\.py (in_set|_times)$"
         r"|present\.py _is_whole|known\.py _(held|span)$"
-        r"|links\.py is_up$|libvirts\.py Libvirts\._is_resting$"
+        r"|links\.py is_up$|libvirts\.py (_children|Libvirts\._is_resting)$"
         r"|routes\.py there|Rtnl\.published|repair\.py _ports|fdb\.py silence|announce\.py unsolicited_advertisement"
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ class Libvirt:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lost, self.some_left, self.now, self.asked = False, False, 1000.0, 0
-        self.rules, self.ticks = "", 500
+        self.rules, self.ticks, self.programs = "", 500, False
         self.told: list[str] = []
         monkeypatch.setattr(libvirts, "look", self._seen)
         monkeypatch.setattr(libvirts, "_ticks", lambda: self.ticks)
+        monkeypatch.setattr(libvirts, "_runs_programs", lambda: self.programs)
         monkeypatch.setattr(libvirts.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(libvirts.program, "run", self._asked)
         monkeypatch.setattr(libvirts.log, "complain", self.told.append)
@@ -45,7 +47,7 @@ def libvirt(monkeypatch: pytest.MonkeyPatch) -> Libvirt:
     return Libvirt(monkeypatch)
 
 
-@pytest.mark.parametrize("sign", ["rules", "ticks"])
+@pytest.mark.parametrize("sign", ["rules", "ticks", "programs"])
 def test_one_that_works_is_asked_once(libvirt: Libvirt, sign: str) -> None:
     """A round takes a slow daemon 20 s, and rounds queue."""
     service = Libvirts()
@@ -54,8 +56,9 @@ def test_one_that_works_is_asked_once(libvirt: Libvirt, sign: str) -> None:
     for each in range(40):
         libvirt.rules += "rule\n" if sign == "rules" else ""
         libvirt.ticks += 5 if sign == "ticks" else 0
+        libvirt.programs = sign == "programs"
         assert libvirt.looks(service, 1) == (1, 0), f"after {each} s"
-        assert service.patience == 1.5
+        assert service.patience == 0.5
     libvirt.lost = False
     assert libvirt.looks(service, 1) == (1, 0)
     assert service.patience is None
@@ -127,7 +130,7 @@ def test_the_service_looks_again_soon_while_something_is_missing(
 ) -> None:
     monkeypatch.setattr(watch, "lost", lambda _state: watch.NOTHING)
     service = watch._Watch()
-    for libvirt.lost, patience in ((False, 30.0), (True, 1.5), (False, 30.0)):
+    for libvirt.lost, patience in ((False, 30.0), (True, 0.5), (False, 30.0)):
         service.look()
         assert service.patience == patience
 
@@ -140,6 +143,17 @@ def test_processor_time_is_that_of_a_daemon_and_of_what_it_ran(tmp_path: Path) -
     found = libvirts._ticks([str(pid_file), "/nonexistent"])
     assert found >= sum(times[:4]) * os.sysconf("SC_CLK_TCK") - 4
     assert found >= sum(map(int, before.rpartition(")")[2].split()[11:15]))
+
+
+def test_a_daemon_that_waits_for_a_program_is_at_work(tmp_path: Path) -> None:
+    """Beside other work a program may take long, and little of the processor."""
+    pid_file = tmp_path / "pid"
+    pid_file.write_text(f"{os.getpid()}\n")
+    with subprocess.Popen(["sleep", "60"]) as program:
+        assert libvirts._runs_programs([str(pid_file)])
+        program.kill()
+    pid_file.write_text("1999999999\n")
+    assert not libvirts._runs_programs([str(pid_file), "/nonexistent"])
 
 
 def test_a_networks_hostile_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
