@@ -25,6 +25,8 @@ DOMAIN = f"""<guestnet:domain {NS} topology="t" guest="a">
 NETWORK = f"""<guestnet:network {NS} topology="t" name="vlan1"><guestnet:subnet prefix="10.61.1.0/24"/>
 </guestnet:network>"""
 
+# What starts leave behind, a moment later, has done its work.
+SETTLED = "while ls /run/libvirt-guestnet/settling/* >/dev/null 2>&1; do sleep 0.02; done"
 # The process that `reconnect` leaves behind has done its work.
 REPAIRED = """
 until [ -z "$(ls /run/libvirt-guestnet/reconnect)" ]; do sleep 0.01; done

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from box import Box
 from killed import PREPARE, THIRD, command
-from test_hook import DATA, DOMAIN, REPAIR, Hooks, _ours, recorded, repaired
+from test_hook import DATA, DOMAIN, REPAIR, SETTLED, Hooks, _ours, recorded, repaired
 
 KILLED_REPAIR = f"{PREPARE}repair._settle = lambda: None\nkill_before(int(sys.argv[1]))\nrepair.main()\nprint('done')"
 UUID = "61000001-0000-4000-8000-000000000001"
@@ -84,7 +84,7 @@ def test_a_killed_repair_of_many_is_made_good_by_the_next(hooks: Hooks) -> None:
         assert repaired(hooks, *names) == ["transaction"]
         assert hooks.chains() == taps
         assert len(hooks.receipts()) == len(names) + len(taps)
-        hooks.box.ok("sh", "-c", "nft delete table netdev guestnet; rm -r /run/libvirt-guestnet")
+        hooks.box.ok("sh", "-c", f"{SETTLED}; nft delete table netdev guestnet; rm -r /run/libvirt-guestnet")
         step += THIRD
     assert step > 10, "the repair was hardly ever killed"
 

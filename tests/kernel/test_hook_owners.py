@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from box import Box
-from test_hook import NS, Hooks, repaired
+from test_hook import NS, SETTLED, Hooks, repaired
 
 from libvirt_guestnet.hook.hotplug import HELPER_SECONDS
 
@@ -252,7 +252,7 @@ def test_a_thief_that_runs_already_gets_no_tap_of_others_but_keeps_its_own(host:
 
 
 def test_of_two_that_nobody_knows_yet_the_first_has_the_tap(host: Host) -> None:
-    host.box.ok("sh", "-c", "nft flush ruleset; rm -r /run/libvirt-guestnet/*")
+    host.box.ok("sh", "-c", f"{SETTLED}; nft flush ruleset; rm -r /run/libvirt-guestnet/*")
     host.record("thief", thief("bridge", TAP, policy(THIEF_MAC, "10.61.1.66")))
     assert any(TAKEN in line for line in repaired(host, "a", "thief"))
     assert "10.61.1.10" in host.rules(TAP)

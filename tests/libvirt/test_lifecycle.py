@@ -118,6 +118,7 @@ def test_daemon_restart_repairs(host: Host) -> None:
     host.virsh("start", "a")
     before = host.guarded()
     host.stop_daemon()
+    host.soon(lambda: host.helpers() == [], "nobody is at work there any more")
     host.sandbox.run(["sh", "-c", "nft delete table netdev guestnet; rm -r /run/libvirt-guestnet"])
     host.sandbox.start_libvirtd()
     host.soon(lambda: host.guarded() == before, "reconnect guards it again")

@@ -163,6 +163,7 @@ def test_the_end_of_qemu(host: Routed, end: str) -> None:
 def test_daemon_restart_repairs(host: Routed) -> None:
     host.virsh("start", "a")
     host.stop_daemon(signal.SIGKILL)
+    host.soon(lambda: host.helpers() == [], "nobody is at work there any more")
     host.sandbox.run(["sh", "-c", "ip route del 10.61.9.50; ip neigh del proxy fd61:9::50 dev up0; rm -r /run/libvirt-guestnet"])  # fmt: skip  # noqa: E501
     host.sandbox.start_libvirtd()
     host.soon(lambda: host.tables() == expected(0) and set(host.files("reach")) == {"vme00000000"}, "all is back")
