@@ -161,16 +161,25 @@ def nft_batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str
     handles = [line.rpartition(" ")[2] for line in forward if line.strip().startswith(f"jump {NFT_CHAIN} #")]
     if not rules and not handles:
         return ""
-    gone = [] if rules else [f"delete rule {table} forward handle {handle}" for handle in handles]
+    stays = bool(rules) and nft_leads(forward)
+    gone = [] if stays else [f"delete rule {table} forward handle {handle}" for handle in handles]
     lines = [
         f"add chain {table} {NFT_CHAIN}",
         f"flush chain {table} {NFT_CHAIN}",
         *(f"add rule {table} {NFT_CHAIN} {rule}" for rule in rules),
-        *([] if handles else [f"insert rule {table} forward jump {NFT_CHAIN}"]),
         *gone,
+        *([f"insert rule {table} forward jump {NFT_CHAIN}"] if rules and not stays else []),
         *([] if rules else [f"delete chain {table} {NFT_CHAIN}"]),
     ]
     return "\n".join([*lines, ""])
+
+
+def nft_leads(forward: list[str]) -> bool:
+    """Whether the first rule of a forward chain jumps to ours: libvirt inserts its own at the head when it makes its
+    table anew, one by one."""
+    lines = (line.strip() for line in forward if " # handle " in line)
+    rules = [line for line in lines if not line.startswith(("table ", "chain "))]
+    return bool(rules) and rules[0].startswith(f"jump {NFT_CHAIN} #")
 
 
 def _nft_rules(accept: Accept | Passage, version: int) -> tuple[str, str]:

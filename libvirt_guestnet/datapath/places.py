@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath import culprits, iptables
-from libvirt_guestnet.datapath.accepts import CHAIN, NFT_CHAIN, Link, Wanted, iptables_batch, leads_last, nft_batch
+from libvirt_guestnet.datapath.accepts import CHAIN, Link, Wanted, iptables_batch, leads_last, nft_batch, nft_leads
 from libvirt_guestnet.datapath.nft import listed, nft
 from libvirt_guestnet.errors import GuestnetError
 
@@ -105,7 +105,7 @@ def _libvirt(family: str, version: int) -> Place:
 
     def leads(wanted: list[Wanted], forward: list[str]) -> bool:
         needed = any(not isinstance(each, Link) for each in wanted)
-        return not needed or any(line.strip().startswith(f"jump {NFT_CHAIN} #") for line in forward)
+        return not needed or nft_leads(forward)
 
     def read() -> list[str] | None:
         return listed("chain", *table.split(), "forward") or None

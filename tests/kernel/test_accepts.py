@@ -11,6 +11,7 @@ import pytest
 from box import Box
 
 import libvirt_guestnet
+from libvirt_guestnet.datapath.accepts import nft_leads
 
 pytestmark = pytest.mark.kernel
 
@@ -104,6 +105,23 @@ def test_libvirts_nftables_backend(box: Box, family: str, accept: dict[str, obje
         assert ours.count("ct status dnat") == 2
     assert arrange(box) == []
     assert box.ok("nft", "list", "ruleset") == before
+
+
+@pytest.mark.parametrize(("family", "accept"), [("ip", FORWARD), ("ip6", FORWARD6)])
+def test_ours_come_first_again_where_libvirt_was_not_done(box: Box, family: str, accept: dict[str, object]) -> None:
+    """After a flush it makes its table anew and inserts its rules one by one; we may come in between."""
+    table = f"{family} libvirt_network"
+    hook = "type filter hook forward priority filter; policy accept;"
+    box.ok("nft", f"add table {table}; add chain {table} forward {{ {hook} }}")
+    assert arrange(box, accept) == []
+    box.ok("nft", f"insert rule {table} forward counter reject")
+    before = box.ok("nft", "list", "chain", *table.split(), "forward")
+    assert before.index("reject") < before.index("jump guestnet")
+    assert arrange(box, accept) == []
+    chain = box.ok("nft", "-a", "list", "chain", *table.split(), "forward")
+    assert chain.index("jump guestnet") < chain.index("reject")
+    assert chain.count("jump guestnet") == 1
+    assert (nft_leads(chain.splitlines()), nft_leads(before.splitlines())) == (True, False)
 
 
 def test_what_cannot_be_arranged_is_named(box: Box) -> None:
