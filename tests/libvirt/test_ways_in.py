@@ -76,7 +76,7 @@ class Net:
         found = topology.loads(TOPOLOGY, "t.yaml")
         for each in found.networks:
             xml = to_string(network_xml(found, each, HostMap({"lan": "up0"})))
-            self.sandbox.run(["virsh", "-q", "net-create", "/dev/stdin"], stdin=xml)
+            self.sandbox.run(["virsh", "-q", "net-create", "/dev/stdin"], stdin=xml, timeout=300)
         self.agents = {
             who: self.stack.enter_context(self._agent(who, prefix))
             for who, prefix in (("lan", ["ip", "netns", "exec", "lan"]), ("host", []))
@@ -87,7 +87,7 @@ class Net:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
         for name in GUESTS:
-            self.sandbox.run(["virsh", "-q", "net-destroy", name], check=False)
+            self.sandbox.run(["virsh", "-q", "net-destroy", name], check=False, timeout=300)
         self.sandbox.run(["ip", "netns", "del", "lan"])
 
     @contextmanager
