@@ -143,6 +143,7 @@ class Host:
 
     def soon_exact(self) -> None:
         self.soon(lambda: self.guarded() == self.needed() and not self.files("plugging"), "the kernel is as needed")
+        self.soon(lambda: self.checksum_guards()["lost"] == [], "the checksum guard is where it stays")
         self.exact()
 
     def stop_daemon(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
