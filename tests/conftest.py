@@ -54,7 +54,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if empty := set(wanted) - set(found.values()):
         raise pytest.UsageError(f"no tests in tier {', '.join(sorted(empty))}")
     config.hook.pytest_deselected(items=[item for item in items if found[item] not in wanted])
-    items[:] = [item for item in items if found[item] in wanted]
+    # A soak is long, and the last one would have the machine to itself.
+    items[:] = sorted((i for i in items if found[i] in wanted), key=lambda i: not i.nodeid.startswith("tests/soak/"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -144,7 +144,7 @@ def _named(bridges: Set[str], rules: str) -> frozenset[str]:
 def _lacks_any(ruled: list[Ruled]) -> bool:
     """Whether a chain has fewer rules than libvirt made in it."""
     wanted = sum((each.chains for each in ruled), Counter())
-    sizes = {table: sizes_of(table) for table, _ in wanted}
+    sizes = {table: sizes_of(table) for table in {table for table, _ in wanted}}
     return any(sizes[table].get(chain, 0) < number for (table, chain), number in wanted.items())
 
 
