@@ -49,7 +49,7 @@ ELSEWHERE = {
         r"|admitting\.py _check_devices$|culprits\.py|guarding\.py (_guard_living|restore)"
         r"|taken\.py (_answering|_published_on)$"
         r"|plugged\.py _(guard|is_guarded|is_wanted)$|hotplug\.py _guard_as_recorded$"
-        r"|entry\.py (keep|_put_back)$|repair\.py _keep$|reaching\.py gateways$|hook/caller\.py"
+        r"|entry\.py keep$|netports\.py _put_back$|repair\.py _keep$|reaching\.py gateways$|hook/caller\.py"
     ),
     "no NIC of the seeds moves from bridge to bridge": r"hook/(reaching|ways)\.py leave$",
     "nothing to do on a host whose kernel never loses anything": (
