@@ -57,7 +57,8 @@ class Seen(NamedTuple):
 class Libvirts:
     """Sees to them; `patience` says in how many seconds to look again, if something is missing."""
 
-    def __init__(self) -> None:
+    def __init__(self, looks: log.Looks) -> None:
+        self._looks = looks
         self._all_is_there()
 
     def _all_is_there(self) -> None:
@@ -67,7 +68,7 @@ class Libvirts:
 
     def see_to(self) -> None:
         """Raises GuestnetError where it cannot look."""
-        found, now = look(), time.monotonic()
+        found, now = look(self._looks), time.monotonic()
         if not found.lost:
             self._all_is_there()
             return
@@ -106,9 +107,9 @@ class Libvirts:
             )
 
 
-def look() -> Seen:
-    """Raises GuestnetError."""
-    ruled = [found for name in recorded("network") if (found := _ruled(name))]
+def look(looks: log.Looks) -> Seen:
+    """Raises GuestnetError. A record that cannot be read is named in the log, and that is all."""
+    ruled = [found for name in recorded("network") if (found := _ruled(name, looks))]
     bridges = frozenset(each.bridge for each in ruled)
     if not bridges:
         return Seen(bridges, False, "")
@@ -155,15 +156,15 @@ def recorded(kind: str) -> list[str]:
     return [name.removesuffix(".xml") for name in sorted(names) if name.endswith(".xml")]
 
 
-def _ruled(network_name: str) -> Ruled | None:
-    """The network, if libvirt has rules for it. A record that cannot be read is named, and that is all."""
+def _ruled(network_name: str, looks: log.Looks) -> Ruled | None:
+    """The network, if libvirt has rules for it."""
     try:
         with open(f"{_LIBVIRT}/network/{network_name}.xml", "rb") as file:
             record = xmlread.parse(file.read(xmlread.MAX_BYTES + 1))
     except FileNotFoundError:  # it has just been stopped
         return None
     except GuestnetError as error:
-        log.complain(f"network {network_name}: whether libvirt's rules for it are there is not known: {error}")
+        looks.complain(f"network {network_name}: whether libvirt's rules for it are there is not known: {error}")
         return None
     network = record.one("network")
     bridge, forward = (network.one("bridge"), network.one("forward")) if network else (None, None)

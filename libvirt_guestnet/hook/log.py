@@ -21,6 +21,24 @@ def complain(text: str) -> None:
     syslog.syslog(syslog.LOG_ERR, line(text))
 
 
+class Looks:
+    """The log of a service that looks again and again, after a fault twice a second: what stays wrong is told once,
+    and again only after it has been well. It remembers what two looks found."""
+
+    def __init__(self) -> None:
+        self._before: set[str] = set()
+        self._now: set[str] = set()
+
+    def complain(self, text: str) -> None:
+        if text not in self._before | self._now:
+            complain(text)
+        self._now.add(text)
+
+    def end(self) -> None:
+        """Of one look."""
+        self._before, self._now = self._now, set()
+
+
 def report(text: str) -> None:
     """The same, and on stderr: of a hook that does not fail, libvirt throws that away."""
     if sys.stderr is not None:

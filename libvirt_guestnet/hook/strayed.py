@@ -78,7 +78,8 @@ def _isolates(network: str, state: State) -> bool:
 class Strays:
     """Looks for such taps, again and again; keeps of each of libvirt's records what it said."""
 
-    def __init__(self) -> None:
+    def __init__(self, looks: log.Looks) -> None:
+        self._looks = looks
         self._known: dict[str, tuple[tuple[int, int], tuple[Place, ...]]] = {}
         self._since: dict[Place, float] = {}
         self.waiting = False  # some have been off for less than a moment
@@ -106,6 +107,6 @@ class Strays:
                 return before
             record = hotplug.record(name)
         except GuestnetError as error:
-            log.complain(f"domain {name}: whether its taps are in their bridges is not known: {error}")
+            self._looks.complain(f"domain {name}: whether its taps are in their bridges is not known: {error}")
             return before
         return (record.version, tuple(places(record.domain))) if record else None

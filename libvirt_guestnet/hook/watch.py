@@ -65,10 +65,11 @@ def _heard(changes: Changes, files: leased.Files, seconds: float) -> bool:
 
 class _Watch:
     def __init__(self) -> None:
-        self._libvirts = libvirts.Libvirts()
+        self._looks = log.Looks()
+        self._libvirts = libvirts.Libvirts(self._looks)
         self.patience = _LOOK_SECONDS
         self._missing, self._tried, self._tries = NOTHING, 0.0, 0
-        self._strays = strayed.Strays()
+        self._strays = strayed.Strays(self._looks)
         self._following: list[Ways] = []
         self._followed = 0.0
 
@@ -88,7 +89,8 @@ class _Watch:
             if self._strays.waiting:
                 self.patience = min(self.patience, strayed.GRACE_SECONDS)
         except (GuestnetError, OSError) as error:
-            log.complain(f"what is missing in the kernel is not put back yet: {error}")
+            self._looks.complain(f"what is missing in the kernel is not put back yet: {error}")
+        self._looks.end()
 
     def _all_missing(self, state: State) -> Lost:
         missing = _lost_for_good(state) if any(lost(state)) else NOTHING

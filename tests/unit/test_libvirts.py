@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import libvirts, watch
+from libvirt_guestnet.hook import libvirts, log, watch
 from libvirt_guestnet.hook.libvirts import Libvirts, Seen
+from libvirt_guestnet.hook.log import Looks
 from libvirt_guestnet.hook.xmlread import MAX_MARKS
 
 
@@ -21,7 +22,8 @@ class Libvirt:
         self.lost, self.some_left, self.now, self.asked = False, False, 1000.0, 0
         self.rules, self.ticks, self.programs = "", 500, False
         self.told: list[str] = []
-        monkeypatch.setattr(libvirts, "look", self._seen)
+        self.failing = ""
+        monkeypatch.setattr(libvirts, "look", lambda _looks: self._seen())
         monkeypatch.setattr(libvirts, "_ticks", lambda: self.ticks)
         monkeypatch.setattr(libvirts, "_runs_programs", lambda: self.programs)
         monkeypatch.setattr(libvirts.time, "monotonic", lambda: self.now)
@@ -29,6 +31,8 @@ class Libvirt:
         monkeypatch.setattr(libvirts.log, "complain", self.told.append)
 
     def _seen(self) -> Seen:
+        if self.failing:
+            raise GuestnetError(self.failing)
         return Seen(frozenset({"virbr0"} if self.lost else ()), self.some_left, self.rules)
 
     def _asked(self, argv: list[str], *_: str) -> None:
@@ -50,7 +54,7 @@ def libvirt(monkeypatch: pytest.MonkeyPatch) -> Libvirt:
 @pytest.mark.parametrize("sign", ["rules", "ticks", "programs"])
 def test_one_that_works_is_asked_once(libvirt: Libvirt, sign: str) -> None:
     """A round takes a slow daemon 20 s, and rounds queue."""
-    service = Libvirts()
+    service = Libvirts(Looks())
     libvirt.lost = True
     assert libvirt.looks(service, 0) == (1, 0)
     for each in range(40):
@@ -66,7 +70,7 @@ def test_one_that_works_is_asked_once(libvirt: Libvirt, sign: str) -> None:
 
 def test_one_that_has_restarted_works_too(libvirt: Libvirt) -> None:
     """A new process begins to count at 0."""
-    service = Libvirts()
+    service = Libvirts(Looks())
     libvirt.lost = True
     assert libvirt.looks(service, 0) == (1, 0)
     libvirt.ticks = 0
@@ -76,7 +80,7 @@ def test_one_that_has_restarted_works_too(libvirt: Libvirt) -> None:
 
 
 def test_one_that_rests_is_asked_ever_more_seldom_and_the_log_told_what_is_seen(libvirt: Libvirt) -> None:
-    service = Libvirts()
+    service = Libvirts(Looks())
     assert libvirt.looks(service, 0) == (0, 0)
     libvirt.lost = True
     assert libvirt.looks(service, 0) == (1, 0)
@@ -97,7 +101,7 @@ def test_one_that_rests_is_asked_ever_more_seldom_and_the_log_told_what_is_seen(
 
 
 def test_what_is_missing_when_a_round_is_done_is_asked_for_again(libvirt: Libvirt) -> None:
-    service = Libvirts()
+    service = Libvirts(Looks())
     libvirt.lost = True
     libvirt.looks(service, 0)
     for _ in range(20):
@@ -109,7 +113,7 @@ def test_what_is_missing_when_a_round_is_done_is_asked_for_again(libvirt: Libvir
 
 
 def test_other_work_does_not_hold_it_up_for_ever(libvirt: Libvirt) -> None:
-    service = Libvirts()
+    service = Libvirts(Looks())
     libvirt.lost = True
     for _ in range(125):
         libvirt.ticks += 50
@@ -118,7 +122,7 @@ def test_other_work_does_not_hold_it_up_for_ever(libvirt: Libvirt) -> None:
 
 
 def test_a_network_that_is_being_stopped_is_no_reason_to_ask(libvirt: Libvirt) -> None:
-    service = Libvirts()
+    service = Libvirts(Looks())
     libvirt.lost = libvirt.some_left = True
     assert libvirt.looks(service, 0) == (0, 0)
     assert libvirt.looks(service, 0.5) == (0, 0)
@@ -133,6 +137,32 @@ def test_the_service_looks_again_soon_while_something_is_missing(
     for libvirt.lost, patience in ((False, 30.0), (True, 0.5), (False, 30.0)):
         service.look()
         assert service.patience == patience
+
+
+def test_what_cannot_be_looked_at_is_told_once(libvirt: Libvirt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While something is missing, the service looks twice a second."""
+    monkeypatch.setattr(watch, "lost", lambda _state: watch.NOTHING)
+    libvirt.lost = True
+    service = watch._Watch()
+    for libvirt.failing, told in (("", 0), ("nft is gone", 1), ("nft is slow", 2), ("", 2), ("nft is gone", 3)):
+        for _ in range(5):
+            service.look()
+        assert len(libvirt.told) == told
+
+
+def test_a_record_that_cannot_be_read_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks(tmp_path, monkeypatch, "web")
+    monkeypatch.setattr(libvirts, "listed", lambda *_: ['iifname "br-web"'])
+    told: list[str] = []
+    monkeypatch.setattr(log, "complain", told.append)
+    looks, record = Looks(), tmp_path / "network/web.xml"
+    sound = record.read_text()
+    for text, times in (("<a", 1), (sound, 1), ("<a", 2), ("<b>", 3)):
+        record.write_text(text)
+        for _ in range(5):
+            libvirts.look(looks)
+            looks.end()
+        assert len(told) == times
 
 
 def test_processor_time_is_that_of_a_daemon_and_of_what_it_ran(tmp_path: Path) -> None:
@@ -161,7 +191,7 @@ def test_a_networks_hostile_record_hides_no_other(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(libvirts, "tables", lambda: {"ip libvirt_network"})
     monkeypatch.setattr(libvirts, "listed", lambda *_: ['iifname "br-good"'])
     told: list[str] = []
-    monkeypatch.setattr(libvirts.log, "complain", told.append)
+    monkeypatch.setattr(log, "complain", told.append)
     (tmp_path / "network").mkdir()
     for name, text in (
         ("damaged", "<x>"),
@@ -169,7 +199,7 @@ def test_a_networks_hostile_record_hides_no_other(tmp_path: Path, monkeypatch: p
         ("huge", "<a/>" * MAX_MARKS),
     ):
         (tmp_path / f"network/{name}.xml").write_text(text)
-    assert libvirts.look()[:2] == (frozenset(), True)
+    assert libvirts.look(Looks())[:2] == (frozenset(), True)
     assert [line.partition(":")[0] for line in told] == ["network damaged", "network huge"]
 
 
@@ -205,7 +235,7 @@ def test_a_single_rule_that_is_gone_is_missed(
         network = f"<network><bridge name='br-{name}'/></network>"
         firewall = f"<firewall name='fwRemoval' backend='nftables'><group>{actions}</group></firewall>"
         (tmp_path / f"network/{name}.xml").write_text(f"<networkstatus>{network}{firewall}</networkstatus>")
-    assert libvirts.look()[:2] == (lost, True)
+    assert libvirts.look(Looks())[:2] == (lost, True)
 
 
 def networks(root: Path, monkeypatch: pytest.MonkeyPatch, *names: str, record: str = "") -> None:
@@ -226,7 +256,7 @@ def test_what_passes_is_no_work_of_the_daemons(tmp_path: Path, monkeypatch: pyte
     for frames in (1, 20):
         rule = f'iif "br-web" counter packets {frames} bytes {60 * frames} accept # handle 7'
         monkeypatch.setattr(libvirts, "listed", lambda *_, rule=rule: [rule])
-        seen.add(libvirts.look())
+        seen.add(libvirts.look(Looks()))
     assert {(tuple(each.lost), each.some_left) for each in seen} == {(("br-inside",), True)}
     assert len(seen) == 1
 
@@ -247,7 +277,7 @@ def test_an_empty_table_of_the_other_backend_says_nothing(tmp_path: Path, monkey
     """libvirt deletes its rules when it is told to use iptables again, and leaves the table."""
     networks(tmp_path, monkeypatch, "web")
     rules_of(monkeypatch, ["table ip libvirt_network {", "}"], "-A LIBVIRT_FWX -i br-web -o br-web -j ACCEPT")
-    assert libvirts.look()[:2] == (frozenset(), True)
+    assert libvirts.look(Looks())[:2] == (frozenset(), True)
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
@@ -258,10 +288,10 @@ def test_a_host_without_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(libvirts, "tables", set)
     rules_of(monkeypatch, [], GuestnetError("iptables cannot be run"))
     if backend == "nftables":
-        assert libvirts.look()[:2] == (frozenset({"br-web"}), False)
+        assert libvirts.look(Looks())[:2] == (frozenset({"br-web"}), False)
     else:
         with pytest.raises(GuestnetError):
-            libvirts.look()
+            libvirts.look(Looks())
 
 
 def test_what_others_say_of_a_bridge_is_no_rule_of_libvirts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,4 +300,4 @@ def test_what_others_say_of_a_bridge_is_no_rule_of_libvirts(tmp_path: Path, monk
     theirs = ["-P FORWARD DROP", "-A FORWARD -j GUESTNET-FORWARD", "-A DOCKER-USER -i br-web -j ACCEPT"]
     ours = ["-A GUESTNET-FORWARD -o br-web -d 10.61.1.10/32 -m conntrack --ctdir ORIGINAL -j ACCEPT"]
     rules_of(monkeypatch, [], "\n".join([*theirs, *ours]))
-    assert libvirts.look()[:2] == (frozenset({"br-web"}), False)
+    assert libvirts.look(Looks())[:2] == (frozenset({"br-web"}), False)

@@ -191,7 +191,7 @@ def test_one_record_that_cannot_be_read_does_not_keep_the_others(host: Host) -> 
 def test_the_service_looks_often_while_a_nic_is_awaited(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "State", lambda: host.state)
     monkeypatch.setattr(watch, "lost", lambda _state: [])
-    monkeypatch.setattr(watch.libvirts, "look", lambda: watch.libvirts.Seen(frozenset(), False, ""))
+    monkeypatch.setattr(watch.libvirts, "look", lambda _: watch.libvirts.Seen(frozenset(), False, ""))
     service = watch._Watch()
     host.runs(portid="another")
     host.mark()

@@ -118,7 +118,7 @@ def test_what_cannot_be_put_back_is_tried_now_and_then(monkeypatch: pytest.Monke
     monkeypatch.setattr(watch, "lost", lambda _state: lost)
     monkeypatch.setattr(watch, "_lost_for_good", lambda _state: lost)
     monkeypatch.setattr(watch, "_close_bridges", lambda _state: None)
-    monkeypatch.setattr(watch.libvirts, "look", lambda: watch.libvirts.Seen(frozenset(), False, ""))
+    monkeypatch.setattr(watch.libvirts, "look", lambda _: watch.libvirts.Seen(frozenset(), False, ""))
     monkeypatch.setattr(watch.log, "complain", lambda _text: None)
     monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(watch.repair, "repair", lambda names, _when: tried.append(names))
