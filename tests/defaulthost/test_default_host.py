@@ -29,7 +29,7 @@ def test_an_administrators_day(suite: str, record_property: Callable[[str, objec
     with VM(suite, [], SECONDS, JOB, HOST) as vm:
         for event in vm.stream():
             record_property(event["step"], event["seconds"])
-            print(f"{event['seconds']:7.1f} s  {event['step']}: {event['said']}")
+            print(f"{event['seconds']:7.1f} s  {event['step']}: {event['said']}", flush=True)
             assert not event["failed"], f"{event['step']}: {event['failed']}"
             done.append(event["step"])
     assert done[-1:] == ["no_denials"], done
