@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from textwrap import wrap
 
-from ..model import Allow, Guest, Port, Topology
-from ..model_network import HostRouted, Mode, Network, PhysicalNetwork
-from . import ways
+from libvirt_guestnet.model.network import HostRouted, Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.topology import Allow, Guest, Port, Topology
+
+from . import forwards
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Edge, Node, Picture, Row, Shape, Tone
 
@@ -110,7 +111,7 @@ def _crowd_node(topology: Topology, node: str, crowd: tuple[Guest, ...]) -> Node
 def _port(topology: Topology, row: str, label: str, port: Port) -> Iterator[Row]:
     network = topology.network(port.network)
     yield Row(row, label, _addresses(port), MODE_TONES[network.mode])
-    yield from ways.rows(row, port, network)
+    yield from forwards.rows(row, port, network)
 
 
 def _addresses(port: Port) -> tuple[str, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import Guest, Port, PortKind, Topology
-from ..model_network import Mode, Network, PhysicalNetwork
-from . import ways
+from libvirt_guestnet.model.network import Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.topology import Guest, Port, PortKind, Topology
+
+from . import forwards
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Cluster, Edge, Node, Picture, Row, Shape, Tone
 
@@ -29,7 +30,7 @@ def picture(topology: Topology) -> Picture:
 
 def _nic(topology: Topology, node: str, lan: PhysicalNetwork) -> Node:
     title = "any NIC" if lan is ELSEWHERE else f"NIC on {lan.label}"
-    lines, rows = tuple(map(str, lan.host)), ways.nic_rows(topology, lan)
+    lines, rows = tuple(map(str, lan.host)), forwards.nic_rows(topology, lan)
     return Node(node, Shape.SMALL, Tone.LAN, title, lines=lines, rows=rows)
 
 
@@ -39,7 +40,7 @@ def _bridges(topology: Topology) -> Iterator[Node]:
         first = networks[0]
         node, title = _bridge_id(topology, first), "host routes" if first.routed else device
         ports = [] if first.routed else [(port, n) for n in networks for _, port in topology.ports_on(n.name)]
-        lines, rows = tuple(_bridge_lines(networks)), ways.route_rows(ports)
+        lines, rows = tuple(_bridge_lines(networks)), forwards.route_rows(ports)
         yield Node(node, Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines, rows)
 
 
@@ -77,7 +78,7 @@ def _tap(topology: Topology, node: str, port: Port) -> Node:
     if not port.link_up:
         words.append("link down")
     network = topology.network(port.network)
-    lines, rows = (", ".join(words),), ways.route_rows([(port, network)] if network.routed else [])
+    lines, rows = (", ".join(words),), forwards.route_rows([(port, network)] if network.routed else [])
     tone = MODE_TONES[network.mode]
     return Node(node, Shape.SMALL, tone, port.tap, lines=lines, rows=rows, dashed=not port.guarded)
 

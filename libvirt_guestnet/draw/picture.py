@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..model_network import Mode
+from libvirt_guestnet.model.network import Mode
 
 
 class Tone(StrEnum):

@@ -23,7 +23,7 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import wire
 from libvirt_guestnet.guest.wire import Result
-from libvirt_guestnet.model_network import IPAddress
+from libvirt_guestnet.model.network import IPAddress
 
 GRACE = 2.0
 """Seconds a guest's answer may come after the request's own deadline."""

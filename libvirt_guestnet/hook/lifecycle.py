@@ -69,10 +69,11 @@ def run(hook: str, argv: list[str]) -> int:
         not _concerns_us(function, data) or (function == "create_port" and _can_wait(argv[1], data))
     ):
         return 0
-    from libvirt_guestnet.hook import entry, owed
+    from libvirt_guestnet.hook import dispatch
+    from libvirt_guestnet.hook.helpers import unfinished
 
-    status = entry.call(hook, argv, function, on_failure == VETO, data)
-    owed.see_to()
+    status = dispatch.call(hook, argv, function, on_failure == VETO, data)
+    unfinished.see_to()
     return status
 
 

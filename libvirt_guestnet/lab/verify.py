@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv6Address
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.lab import checks, endpoints, forge, tables
 from libvirt_guestnet.lab.checks import Check, Kind
-from libvirt_guestnet.model import Port, Protocol, Service, Topology
-from libvirt_guestnet.model_network import IPAddress
+from libvirt_guestnet.model.network import IPAddress
+from libvirt_guestnet.model.topology import Port, Protocol, Service, Topology
 
 _ETH_P_ALL = 3
 _FORGE_SECONDS = 0.5
@@ -259,7 +259,7 @@ def _count_dropped(agent: Agent, forgery: _Forgery) -> int:
 
 
 def _dropped(tap: str) -> int:
-    from libvirt_guestnet.datapath.kernel import dropped_frames
+    from libvirt_guestnet.datapath.netlink.kernel import dropped_frames
 
     return dropped_frames().get(tap, 0)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..model import Guest, Topology
-from ..model_network import PhysicalNetwork
+from libvirt_guestnet.model.network import PhysicalNetwork
+from libvirt_guestnet.model.topology import Guest, Topology
+
 from . import clashes, networks, pools
 from .addresses import Addresses
 from .expectations import Endpoints

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .. import addressing
-from ..metadata import STRICT
-from ..model import AddressPair, AddressWord, Guest, Port, PortKind
-from ..model_network import Mode
-from . import host_routed, nexthops, routers, vlans, ways
+from libvirt_guestnet.model.metadata import STRICT
+from libvirt_guestnet.model.network import Mode
+from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
+
+from . import addressing, forwards, host_routed, next_hops, routers, vlans
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
@@ -165,7 +165,7 @@ class Guests:
             trunk=vlans.trunk(given),
             native_vlan=value(given.native_vlan),
             probe=given.probe.value,
-            behind=nexthops.behind(given, routed),
+            behind=next_hops.behind(given, routed),
         )
         port = self._with_ways(given, port, f"port '{guest}.{name}'", seg)
         if not (seg and seg.network.routed):
@@ -174,10 +174,10 @@ class Guests:
         return port
 
     def _with_ways(self, decl: PortDecl, port: Port, title: str, seg: Segment | None) -> Port:
-        floating = ways.floating(decl, port, seg, lambda at: self._addresses.own(at, title), self._report)
+        floating = forwards.floating(decl, port, seg, lambda at: self._addresses.own(at, title), self._report)
         return replace(
             port,
-            forwards=ways.forwards(decl, port, seg, self._report),
+            forwards=forwards.forwards(decl, port, seg, self._report),
             floating=floating.translated,
             untranslated=floating.untranslated,
         )

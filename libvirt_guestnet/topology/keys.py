@@ -7,8 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ..model import FORGERIES, Family, PortKind, Role, Service
-from ..model_network import IPAddress, IPNetwork, Mode, Offload
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
+from libvirt_guestnet.model.topology import FORGERIES, Family, PortKind, Role, Service
+
 from . import kinds
 from .kinds import Image, Link
 from .spec import At, Decl, ListOf, MapOf, Record, key

@@ -13,10 +13,11 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 from uuid import UUID
 
+from libvirt_guestnet.model.metadata import REQUIRED, STRICT
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
+from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
+
 from .. import parse
-from ..metadata import REQUIRED, STRICT
-from ..model import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
-from ..model_network import IPAddress, IPNetwork, Mode, Offload
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)

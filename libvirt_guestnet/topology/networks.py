@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from .. import addressing
-from ..metadata import REQUIRED, STRICT
-from ..model_network import (
+from libvirt_guestnet.model.metadata import REQUIRED, STRICT
+from libvirt_guestnet.model.network import (
     Bandwidth,
     DhcpRange,
     DnsHost,
@@ -20,7 +19,8 @@ from ..model_network import (
     Rate,
     Subnet,
 )
-from . import host_routed, overlay, vlans
+
+from . import addressing, host_routed, overlay, vlans
 from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl, TopologyDecl
 from .report import Report
 from .spec import At, value, values

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..model_network import IPAddress, Mode, Vxlan
+from libvirt_guestnet.model.network import IPAddress, Mode, Vxlan
+
 from .keys import NetworkDecl, VxlanDecl
 from .report import Report
 from .spec import At, value, values

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from .. import addressing
+from . import addressing
 from .keys import NetworkDecl, PhysicalDecl, TopologyDecl, VxlanDecl
 from .kinds import AUTO
 from .report import Report

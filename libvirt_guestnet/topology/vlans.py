@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..model import Port, PortKind
+from libvirt_guestnet.model.topology import Port, PortKind
+
 from .keys import NetworkDecl, PortDecl
 from .report import Report
 from .spec import value, values

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Guest, Port, PortKind, Topology
-from libvirt_guestnet.model_network import Mode, Network
+from libvirt_guestnet.model.network import Mode, Network
+from libvirt_guestnet.model.topology import Guest, Port, PortKind, Topology
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
 from libvirt_guestnet.xmlgen.vlan import is_ovs, ovs_vlan

@@ -5,9 +5,9 @@ from __future__ import annotations
 from lxml import etree
 
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import LEASE, NAMESPACE, PREFIX, REQUIRED, STRICT
-from libvirt_guestnet.model import AddressWord, Forward, Guest, Port, Topology
-from libvirt_guestnet.model_network import Network, Offload
+from libvirt_guestnet.model.metadata import LEASE, NAMESPACE, PREFIX, REQUIRED, STRICT
+from libvirt_guestnet.model.network import Network, Offload
+from libvirt_guestnet.model.topology import AddressWord, Forward, Guest, Port, Topology
 from libvirt_guestnet.xmlgen.element import Child, Element, Value, fill
 from libvirt_guestnet.xmlgen.vlan import Carrier, carrier, has_vlans, ranges
 

@@ -8,13 +8,13 @@ from uuid import UUID, uuid5
 
 from lxml import etree
 
-from libvirt_guestnet.datapath.ranges import span, without
+from libvirt_guestnet.datapath.port.ranges import span, without
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.held import single
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.model import Assignment, Guest, Port, PortAddress, Topology
-from libvirt_guestnet.model_network import IPAddress, IPNetwork, Mode, Network, Subnet
+from libvirt_guestnet.model.held_addresses import single
+from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Network, Subnet
+from libvirt_guestnet.model.topology import Assignment, Guest, Port, PortAddress, Topology
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, fill, maybe, node
 from libvirt_guestnet.xmlgen.metadata import network_metadata

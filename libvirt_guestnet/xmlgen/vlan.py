@@ -7,8 +7,8 @@ from enum import Enum, auto
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Port, Topology
-from libvirt_guestnet.model_network import Mode, Network
+from libvirt_guestnet.model.network import Mode, Network
+from libvirt_guestnet.model.topology import Port, Topology
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
 
 

@@ -56,7 +56,7 @@ class Lab:
         """Runs Python inside, with the topology (in `text`, or the lab's own) loaded as `topology`."""
         head = (
             "import sys; from libvirt_guestnet import topology as t; from libvirt_guestnet.lab import run; "
-            "from libvirt_guestnet.virt import connect; topology = t.loads(sys.stdin.read(), 'test')\n"
+            "from libvirt_guestnet.libvirtd.connection import connect; topology = t.loads(sys.stdin.read(), 'test')\n"
         )
         command = self.sandbox.python(["-c", head + code, *argv])
         topology = text or self.topology.read_text()

@@ -18,7 +18,7 @@ from bench import LAN2, Bench, GuestProcess
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.guest.image import TinyImage, ensure_image
-from libvirt_guestnet.model import Guest, Topology
+from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.topology import load
 
 pytestmark = [

@@ -15,7 +15,10 @@ LIBRARY = Path(__file__).parents[2]
 PREPARE = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import arrival, bridges, entry, lifecycle, reaching, repair, routed
+from libvirt_guestnet.hook.enforce import reachability as arrival, bridge_guard as bridges, host_routes as reaching
+from libvirt_guestnet.hook import dispatch as entry, lifecycle
+from libvirt_guestnet.hook.services import repair
+from libvirt_guestnet.hook.read import host_routed as routed
 BUILTIN = {{"replace", "rename", "unlink", "mkdir", "utime", "posix_spawnp", "poll", "fork", "ioctl", "write"}}
 OURS = {{"_change", "_element", "pin", "load_one", "announce"}}
 def kill_before(number):

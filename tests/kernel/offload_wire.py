@@ -17,9 +17,9 @@ from pathlib import Path
 import frames
 import offload
 
-from libvirt_guestnet.datapath import bpf, bpfload
-from libvirt_guestnet.datapath.bpf import BpfError
-from libvirt_guestnet.datapath.checksum import Guard, Loaded
+from libvirt_guestnet.datapath.port import bpf, bpfload
+from libvirt_guestnet.datapath.port.bpf import BpfError
+from libvirt_guestnet.datapath.port.checksum import Guard, Loaded
 
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x0100, 0x4000
 _PLAIN = offload.Header()

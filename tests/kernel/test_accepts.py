@@ -11,7 +11,7 @@ import pytest
 from box import Box
 
 import libvirt_guestnet
-from libvirt_guestnet.datapath.accepts import nft_leads
+from libvirt_guestnet.datapath.firewalls.accepts import nft_leads
 
 pytestmark = pytest.mark.kernel
 
@@ -19,8 +19,8 @@ LIBRARY = str(Path(libvirt_guestnet.__file__).parents[1])
 ARRANGE = """
 import json, sys
 from ipaddress import ip_network
-from libvirt_guestnet.datapath.accepts import Accept, Link, Passage, Published
-from libvirt_guestnet.datapath.places import arrange
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Passage, Published
+from libvirt_guestnet.datapath.firewalls.places import arrange
 
 def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False, other="", far="",
            link=False):

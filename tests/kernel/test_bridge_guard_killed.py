@@ -18,7 +18,7 @@ from test_hook import NS
 CALL = killed.CALL.replace(
     killed.PREPARE,
     f"""{killed.PREPARE}
-from libvirt_guestnet.datapath import bridgeguard
+from libvirt_guestnet.datapath.port import bridge_filter as bridgeguard
 bridgeguard._CHAINS = dict.fromkeys(bridgeguard._CHAINS, "counter accept")
 """,
 )

@@ -9,9 +9,10 @@ import pytest
 from conftest import Wire
 from scapy.all import ARP, IP, UDP, Ether, ICMPv6ND_NA, ICMPv6ND_RA, IPv6  # type: ignore[attr-defined]
 
-from libvirt_guestnet.datapath import filters, kernel
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.lab import forge
-from libvirt_guestnet.model import FORGERIES
+from libvirt_guestnet.model.topology import FORGERIES
 
 ME = forge.Identity(frames.ME, IPv4Address(frames.ME4), IPv6Address(frames.ME6))
 THEM = forge.Identity(frames.THEM, IPv4Address(frames.THEM4), IPv6Address(frames.THEM6))

@@ -15,7 +15,7 @@ import pytest
 from box import Box
 from test_hook import NS, SETTLED, Hooks, repaired
 
-from libvirt_guestnet.hook.hotplug import HELPER_SECONDS
+from libvirt_guestnet.hook.helpers.hotplug import HELPER_SECONDS
 
 LIBRARY = str(Path(__file__).parents[2])
 TAP, MAC, UUID, PORT = "vme0a", "52:54:00:00:00:0a", "63000000-0000-4000-8000-00000000000a", "6300aaaa-0000-4000-8000-0"

@@ -25,11 +25,12 @@ NO_BTF = "mount -t tmpfs none /sys/kernel/btf"
 MADE_BY = "clang version 14.0.6"
 SEEN = """
 import json
-from libvirt_guestnet.datapath import bpf, checksum, links
-from libvirt_guestnet.datapath.bpf import BpfError
-from libvirt_guestnet.datapath.tc import Tc
-from libvirt_guestnet.hook import offload
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.port import bpf, checksum
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.port.bpf import BpfError
+from libvirt_guestnet.datapath.netlink.tc import Tc
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.folder import State
 state = State()
 known, where = offload.known(state), {}
 taps = [name for name in sorted(links.names()) if name.startswith("vnet")]
@@ -46,7 +47,7 @@ print(json.dumps({"where": where, "lost": sorted(offload.lost(state)), "counted"
 # As on a kernel without tcx.
 BEFORE_TCX = """
 import errno
-from libvirt_guestnet.datapath import bpf
+from libvirt_guestnet.datapath.port import bpf
 def refuse(ifindex):
     raise bpf.BpfError("programs", errno.EINVAL)
 bpf.attached = refuse
@@ -57,14 +58,14 @@ sys.exit(lifecycle.run("qemu", ["qemu", "guesta", "start", "begin"]))
 """
 ANOTHER = f"""
 import os
-from libvirt_guestnet.datapath import bpf, bpfload
+from libvirt_guestnet.datapath.port import bpf, bpfload
 program, table = bpfload.load_one(b"guard_probe")
 os.unlink("{PINS}/guard")
 bpf.pin(program, "{PINS}/guard")
 """
 LOST = (
     "from libvirt_guestnet.hook import offload\n"
-    "from libvirt_guestnet.state import State\nprint(sorted(offload.lost(State())))"
+    "from libvirt_guestnet.state.folder import State\nprint(sorted(offload.lost(State())))"
 )
 
 
@@ -184,7 +185,7 @@ def test_the_service_misses_it_and_a_repair_puts_it_back(hooks: Hooks, loaded: b
     settled(hooks)
     imports = (
         "from libvirt_guestnet.datapath import checksum, links\nfrom libvirt_guestnet.hook import offload, watch\n"
-        "from libvirt_guestnet.state import State\n"
+        "from libvirt_guestnet.state.folder import State\n"
     )
     detach = "checksum.detach(links.index_of('vnet0'), offload.known(State()).loaded)"
     assert python(hooks, imports + detach).returncode == 0
@@ -288,7 +289,7 @@ def test_the_objects_are_made_again_byte_by_byte(tmp_path: Path) -> None:
     if MADE_BY in version:
         assert [(tmp_path / name).read_bytes() for name in OBJECTS] == [(DATA / name).read_bytes() for name in OBJECTS]
     code = f"""
-from libvirt_guestnet.datapath import bpfload
+from libvirt_guestnet.datapath.port import bpfload
 bpfload.OBJECTS = {str(tmp_path)!r}
 print(bpfload.load_one(b"guard_probe"))
 """

@@ -41,7 +41,9 @@ ARRIVING = domain("a", UUID, policy(MAC, "10.61.1.10", BEHIND), nic("network", T
 CALL = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import bridges, incoming, lifecycle, offload, ways
+from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards as ways
+from libvirt_guestnet.hook.helpers import incoming
+from libvirt_guestnet.hook import lifecycle
 def killed(*_):
     os.kill(os.getpid(), 9)
 {{}}
@@ -51,8 +53,9 @@ sys.exit(lifecycle.run(sys.argv[1], sys.argv[1:]))
 PROGRAMS = f"""
 import sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.datapath import bpf, links
-from libvirt_guestnet.datapath.tc import Tc
+from libvirt_guestnet.datapath.port import bpf
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.netlink.tc import Tc
 index = links.index_of(sys.argv[1])
 with Tc() as tc:
     print(len(bpf.attached(index)), int(tc.attached(index) is not None and tc.attached(index) > 0))

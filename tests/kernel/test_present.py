@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from libvirt_guestnet.datapath.nft import sizes_of
-from libvirt_guestnet.datapath.present import Chain, Element, index_key, missing, name_key
-from libvirt_guestnet.datapath.ways import TABLE, Floating, Forward, Ways, batch, sizes
+from libvirt_guestnet.datapath.forwards.table import TABLE, Floating, Forward, Ways, batch, sizes
+from libvirt_guestnet.datapath.netlink.present import Chain, Element, index_key, missing, name_key
+from libvirt_guestnet.datapath.run.nft import sizes_of
 
 TABLES = """
 table netdev guestnet {

@@ -18,9 +18,9 @@ from test_owed import Host
 COUNTED = f"""
 import sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.datapath import checksum
-from libvirt_guestnet.hook import offload
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.port import checksum
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.folder import State
 print(len(checksum.opened(offload.known(State()).loaded).drops()))
 """
 
@@ -28,8 +28,8 @@ print(len(checksum.opened(offload.known(State()).loaded).drops()))
 AGAIN = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import offload
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.folder import State
 for _ in range(5):
     offload.settle_all(State())
     print(len(os.listdir("/proc/self/fd")))

@@ -20,7 +20,8 @@ LIBRARY = str(Path(__file__).parents[2])
 SERVICE = f"""
 import sys
 sys.path.insert(0, {LIBRARY!r})
-from libvirt_guestnet.hook import log, watch
+from libvirt_guestnet import log
+from libvirt_guestnet.hook.services import watch
 log.complain = lambda text: print("said", text, flush=True)
 look = watch._Watch.look
 def told(self):
@@ -33,10 +34,10 @@ SYNC = f"""
 import os, sys
 sys.path.insert(0, {LIBRARY!r})
 from contextlib import nullcontext
-from libvirt_guestnet.hook import entry
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook import dispatch as entry
+from libvirt_guestnet.state.folder import State
 try:
-    from libvirt_guestnet.hook import promises
+    from libvirt_guestnet.hook.helpers import notes as promises
     syncing = promises.promised(State(), promises.SYNCING, str(os.getpid()))
 except ImportError:
     syncing = nullcontext()

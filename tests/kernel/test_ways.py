@@ -176,9 +176,9 @@ def seen(probe: Probe) -> str:
 
 ISOLATED_WAYS = """
 import sys; sys.path.insert(0, sys.argv[1])
-from libvirt_guestnet import doctor
-from libvirt_guestnet.hook import ways
-from libvirt_guestnet.state import State
+from libvirt_guestnet.doctor import facts as doctor
+from libvirt_guestnet.hook.enforce import forwards as ways
+from libvirt_guestnet.state.folder import State
 print({bridge: sorted(versions) for bridge, versions in doctor.isolated_ways(ways.receipts(State())).items()})
 """
 

@@ -30,9 +30,10 @@ MARK = f"""<g:network {XMLNS} topology="t" name="{{name}}"><g:subnet prefix="10.
 CHECKSUM_GUARDS = """
 import json
 from contextlib import closing
-from libvirt_guestnet.datapath import checksum, links
-from libvirt_guestnet.hook import offload
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.port import checksum
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.folder import State
 program = checksum.opened(offload.known(State()).loaded)
 counted = sorted(map(links.name_of, program.drops())) if program else []
 print(json.dumps({"lost": sorted(offload.lost(State())), "counted": counted}))

@@ -17,15 +17,16 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import xmlgen
-from libvirt_guestnet.apply import ApplyError, InterruptError, apply, destroy, wanted
+from libvirt_guestnet.apply.apply import ApplyError, InterruptError, apply, destroy
+from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.plan import Plan, PlanError, plan, plan_destroy
+from libvirt_guestnet.libvirtd.connection import Connection, connect
+from libvirt_guestnet.libvirtd.snapshot import Wanted, interfaces, parse_xml
+from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.sandbox import Sandbox
-from libvirt_guestnet.snapshot import Wanted, interfaces, parse_xml
 from libvirt_guestnet.topology import loads
-from libvirt_guestnet.virt import Connection, connect
 
 pytestmark = pytest.mark.libvirt
 
@@ -57,7 +58,7 @@ SMALLER_MTU = TOPOLOGY.replace("mode: nat", "mode: nat\n    mtu: 1400")
 # One process inside makes all effects: starting Python and importing pyroute2 for each would take most of the time.
 _EFFECTS = """
 import json, sys
-from libvirt_guestnet.apply import KernelEffects
+from libvirt_guestnet.apply.apply import KernelEffects
 effects = KernelEffects()
 for line in sys.stdin:
     name, *arguments = json.loads(line)
@@ -292,7 +293,7 @@ def test_a_nic_is_plugged_in_guarded_before_its_link_is_up_and_unplugged(host: H
 def test_a_guest_that_never_lets_go_of_a_nic_fails_and_nothing_changes(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("libvirt_guestnet.changes_guest.UNPLUG_SECONDS", 0.5)
+    monkeypatch.setattr("libvirt_guestnet.changes.guest.UNPLUG_SECONDS", 0.5)
     host.apply(PLUGGED)
     host.start("a")
     before = host.fingerprint()

@@ -24,7 +24,9 @@ def test_libvirt_11_3_answers(trixie_sandbox: Sandbox) -> None:
 
 
 def test_its_own_python_runs_this_package(trixie_sandbox: Sandbox) -> None:
-    code = "import sys, libvirt, lxml, yaml, pyroute2, libvirt_guestnet.virt; print(sys.version_info[:2])"
+    code = (
+        "import sys, libvirt, lxml, yaml, pyroute2, libvirt_guestnet.libvirtd.connection; print(sys.version_info[:2])"
+    )
     done = subprocess.run(trixie_sandbox.python(["-c", code]), capture_output=True, text=True, timeout=240)
     assert (done.stdout.strip(), done.stderr) == ("(3, 13)", "")
 

@@ -165,7 +165,7 @@ def _routes(seen: Seen) -> list[dict[str, str]]:
 
 
 def _receipts(mine: list[Nic], seen: Seen) -> Iterator[str]:
-    """libvirt_guestnet/state.py, first lines: what lies under /run."""
+    """libvirt_guestnet/state/folder.py, first lines: what lies under /run."""
     guarded, taps = {nic.tap for nic in mine if nic.guarded}, {nic.tap for nic in mine}
     if lacking := guarded - seen.receipts("ports"):
         yield f"no receipts of {sorted(lacking)}"

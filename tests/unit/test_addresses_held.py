@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import probe, servers
-from libvirt_guestnet.datapath.packets import arp_request, icmpv6
-from libvirt_guestnet.datapath.servers import DHCP, RESOLVER, Server
-from libvirt_guestnet.held import GUEST, NEXT_HOP, OWN, SERVER, WAY, Asked, Held, refusals, suspects
+from libvirt_guestnet.datapath.netlink import probe
+from libvirt_guestnet.datapath.netlink.packets import arp_request, icmpv6
+from libvirt_guestnet.datapath.routing import servers
+from libvirt_guestnet.datapath.routing.servers import DHCP, RESOLVER, Server
+from libvirt_guestnet.model.held_addresses import GUEST, NEXT_HOP, OWN, SERVER, WAY, Asked, Held, refusals, suspects
 
 LAN = (ip_network("192.0.2.0/24"), "")
 

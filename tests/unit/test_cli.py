@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import cli
+from libvirt_guestnet.cli import main as cli
 
 LAB = Path(__file__).parents[2] / "labs/archnetwork.yaml"
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
@@ -158,7 +158,7 @@ def as_nobody(tmp_path: Path, *argv: str) -> tuple[int, str]:
     library = tmp_path / "library"
     if not library.exists():
         library.mkdir()
-        subprocess.run(["cp", "-r", Path(cli.__file__).parent, library], check=True)
+        subprocess.run(["cp", "-r", Path(cli.__file__).parents[1], library], check=True)
     # pytest's own folders are root's alone, and there are more of them where files are tested side by side.
     for folder in (tmp_path, *tmp_path.parents):
         if not folder.stat().st_mode & 0o001:

@@ -8,15 +8,16 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import topology
-from libvirt_guestnet.datapath.firewalls import Chain, iptables_chains, nft_chain
-from libvirt_guestnet.doctor import asleep, kernel_features, text, wanted_by
-from libvirt_guestnet.doctor_rows import FEATURES, FINE, MUST, NOTE, Asleep, Facts, Network, Row, judge
-from libvirt_guestnet.held import Refusal
+from libvirt_guestnet.cli.doctor import text
+from libvirt_guestnet.datapath.firewalls.survey import Chain, iptables_chains, nft_chain
+from libvirt_guestnet.doctor.facts import asleep, kernel_features, wanted_by
+from libvirt_guestnet.doctor.judge import FEATURES, FINE, MUST, NOTE, Asleep, Facts, Network, Row, judge
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.install import HookStatus
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
-from libvirt_guestnet.wrong import Wrong
+from libvirt_guestnet.install.hook_files import HookStatus
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
+from libvirt_guestnet.model.drift import Wrong
+from libvirt_guestnet.model.held_addresses import Refusal
+from libvirt_guestnet.model.metadata import NAMESPACE
 
 NAT = Network("web", "br-web", "nat", frozenset({4, 6}), reached=True)
 ISOLATED = Network("in", "br-in", "isolated", frozenset({4}), reached=True)

@@ -16,7 +16,7 @@ from libvirt_guestnet import topology
 from libvirt_guestnet.draw import FORMATS, VIEWS, draw, graphviz, logical, physical
 from libvirt_guestnet.draw.picture import MUTED, PALETTE, TEXT, Edge, Node, Picture
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.model import Topology
+from libvirt_guestnet.model.topology import Topology
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "data" / "draw"

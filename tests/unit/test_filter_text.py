@@ -6,9 +6,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from libvirt_guestnet.datapath import filters
-from libvirt_guestnet.datapath.learning import Server
-from libvirt_guestnet.datapath.portguard import PortGuard, Trunk
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.datapath.port.learning import Server
+from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 
 MAC = "52:54:00:00:00:0a"
 PORT = PortGuard("tap0", MAC, (ip_network("10.0.0.1"),))

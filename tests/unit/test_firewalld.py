@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import doctor
-from libvirt_guestnet.datapath import firewalld, places
-from libvirt_guestnet.datapath.accepts import Accept, Link, Passage, Published
-from libvirt_guestnet.datapath.program import Output
-from libvirt_guestnet.datapath.routes import Reach, Route
-from libvirt_guestnet.hook import ways
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.firewalls import firewalld, places
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Passage, Published
+from libvirt_guestnet.datapath.routing.routes import Reach, Route
+from libvirt_guestnet.datapath.run.program import Output
+from libvirt_guestnet.doctor import facts
+from libvirt_guestnet.hook.enforce import forwards
+from libvirt_guestnet.state.folder import State
 
 
 class Bus:
@@ -79,5 +79,5 @@ def test_a_firewalld_that_refuses_keeps_nothing_else_from_coming_back(
     with state.lock():
         state.put_reach(Reach("vme1", "u", "g", (Route("198.18.1.70/32", "vme1"),))._asdict())
     monkeypatch.setattr(places, "lost", lambda _wanted: ["iptables FORWARD"])
-    assert ways.lost(state) == ["iptables FORWARD"]
-    assert doctor._knows_us(state) is False
+    assert forwards.lost(state) == ["iptables FORWARD"]
+    assert facts._knows_us(state) is False

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.hook import hotplug, incoming, xmlread
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.helpers import hotplug, incoming
+from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.state.folder import State
 
 DOMAIN = xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-00000000000a</uuid></domain>")
 

@@ -6,11 +6,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from libvirt_guestnet.cli.lab import sandbox_name
 from libvirt_guestnet.lab import report
 from libvirt_guestnet.lab.checks import Check, Kind
-from libvirt_guestnet.lab.commands import sandbox_name
 from libvirt_guestnet.lab.verify import Result
-from libvirt_guestnet.model import Family
+from libvirt_guestnet.model.topology import Family
 from libvirt_guestnet.sandbox.registry import check_name
 from libvirt_guestnet.topology import loads
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from libvirt_guestnet.hook import entry
+from libvirt_guestnet.hook import dispatch
 from libvirt_guestnet.hook.lifecycle import REPORT, TABLE, VETO
 
 ROOT = Path(__file__).parents[2]
@@ -41,4 +41,4 @@ def test_every_test_of_the_lifecycle_is_named() -> None:
 
 def test_the_table_names_functions() -> None:
     wanted = {function for function, *_ in TABLE.values() if function}
-    assert wanted == set(entry.FUNCTIONS)
+    assert wanted == set(dispatch.FUNCTIONS)

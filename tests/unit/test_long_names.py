@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from libvirt_guestnet.hook import hotplug, lifecycle
+from libvirt_guestnet.hook import lifecycle
+from libvirt_guestnet.hook.helpers import hotplug
 
 UUID = "0b5e0000-0000-4000-8000-00000000000a"
 LONG = "x" * 12_000

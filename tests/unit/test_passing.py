@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libvirt_guestnet.datapath.accepts import Link, Passage, iptables_batch
-from libvirt_guestnet.datapath.routes import Reach, Route
-from libvirt_guestnet.hook.passing import passages
-from libvirt_guestnet.receipt_kinds import NetworkReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage, iptables_batch
+from libvirt_guestnet.datapath.routing.routes import Reach, Route
+from libvirt_guestnet.hook.enforce.allow_rules import passages
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt
 
 
 @pytest.fixture

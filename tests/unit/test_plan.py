@@ -11,18 +11,20 @@ from types import SimpleNamespace
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import plan_addresses, xmlgen
-from libvirt_guestnet.apply import ApplyError, DestroyError, InterruptError, apply, destroy, locked, wanted
-from libvirt_guestnet.claims import Claim
-from libvirt_guestnet.datapath import listeners
-from libvirt_guestnet.datapath.devices import Device
+from libvirt_guestnet import xmlgen
+from libvirt_guestnet.apply.apply import ApplyError, DestroyError, InterruptError, apply, destroy, locked
+from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.datapath.devices.host_devices import Device
+from libvirt_guestnet.datapath.forwards import listeners
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.plan import Plan, PlanError, plan, plan_destroy
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest, WantedNetwork
+from libvirt_guestnet.libvirtd.connection import Connection, connect
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest, WantedNetwork
+from libvirt_guestnet.model.claims import Claim
+from libvirt_guestnet.model.drift import GUEST, NETWORK, Wrong
+from libvirt_guestnet.plan import addresses
+from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.topology import loads
-from libvirt_guestnet.virt import Connection, connect
-from libvirt_guestnet.wrong import GUEST, NETWORK, Wrong
 
 TOPOLOGY = """
 name: lab
@@ -462,12 +464,12 @@ guests: { a: { ports: [{ network: web, forwards: [{ services: [tcp/8080] }] }] }
     listener = Claim("0.0.0.0", "tcp", 8080, 8080, "nginx (process 7)")
     monkeypatch.setattr(listeners, "taken", lambda claims: (claims[0], listener) if claims else None)
     made = wanted(loads(text, "t"), HostMap())
-    [said] = plan_addresses._listened(made, Snapshot())
+    [said] = addresses._listened(made, Snapshot())
     assert said == "guest 'a': tcp/8080 cannot be forwarded: nginx (process 7) on this host listens on tcp/8080"
     domain = etree.fromstring("<domain><name>a</name><metadata/></domain>")
     domain.find("metadata").append(made.guests[0].metadata)
     has_it = Snapshot(domains=(DomainState("a", "u", domain, domain),))
-    assert plan_addresses._listened(made, has_it) == [], "what a guest has is not asked for again"
+    assert addresses._listened(made, has_it) == [], "what a guest has is not asked for again"
 
 
 def test_interrupting_running_guests_needs_leave() -> None:
@@ -648,7 +650,7 @@ def test_an_address_that_is_somebodys_is_a_clash() -> None:
     want = wanted(topology, HostMap({"lan": "up0"}))
     found = {
         (str(each.prefix), each.what, each.bridge, each.published, each.probe)
-        for guest in plan_addresses.asked(want).values()
+        for guest in addresses.asked(want).values()
         for each in guest
     }
     assert found == {
@@ -757,7 +759,7 @@ def test_a_network_stays_while_a_guest_does_not_let_go_of_it(monkeypatch: pytest
     def stuck(*_: object) -> None:
         raise GuestnetError("has not let go")
 
-    monkeypatch.setattr("libvirt_guestnet.changes_guest.unplug", stuck)
+    monkeypatch.setattr("libvirt_guestnet.changes.guest.unplug", stuck)
     libvirt = Deaf()
     with pytest.raises(DestroyError) as caught:
         destroy(plan_destroy("lab", runs, ["u"]), libvirt, Recorder())  # type: ignore[arg-type]

@@ -5,14 +5,14 @@ from ipaddress import ip_address
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import commands
-from libvirt_guestnet.datapath.kernel import Guarded
-from libvirt_guestnet.datapath.routes import Published, Reach, Route
-from libvirt_guestnet.receipt_kinds import NetworkReceipt, PortReceipt
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
-from libvirt_guestnet.status import BridgeGuards, Offload, status
-from libvirt_guestnet.status_routes import Led
-from libvirt_guestnet.wrong import GUEST, Wrong
+from libvirt_guestnet.datapath.netlink.kernel import Guarded
+from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
+from libvirt_guestnet.model.drift import GUEST, Wrong
+from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
+from libvirt_guestnet.status.routes import Led
+from libvirt_guestnet.status.rows import BridgeGuards, Offload, status
+from libvirt_guestnet.status.text import drops_text, status_text
 
 NETWORK = """
 <network><name>vlan1</name>
@@ -98,7 +98,7 @@ def test_what_the_kernel_has_otherwise_is_said_not_what_was_asked_for() -> None:
     assert network.wrong == ("network 'vlan1': gn-vlan1 lacks 10.61.2.254: find out who takes it",)
     said = "guest 'b': vme1 is in no bridge and not in gn-vlan1: guestnet hooks sync"
     assert (first.link, first.wrong, second.wrong) == ("no bridge", (said,), ())
-    text = commands.status_text([row.json() for row in (network, first, second)])
+    text = status_text([row.json() for row in (network, first, second)])
     assert f"WRONG: {said}\n" in text
     assert "no bridge" in text.splitlines()[4]
 
@@ -148,27 +148,25 @@ def test_a_network_that_is_down_has_no_bridge_to_guard() -> None:
 def test_silenced_ports_are_said_aloud() -> None:
     rows = [row.json() for row in status(snapshot(False), None, receipt)]
     rows[0]["silent"] = ["vnet3", "vnet7"]
-    told = commands.status_text(rows)
+    told = status_text(rows)
     assert "SILENCED, nobody guards them, try `guestnet hooks sync`: vnet3 on gn-vlan1, vnet7 on gn-vlan1\n" in told
 
 
 def test_people_are_told_aloud_what_nothing_guards() -> None:
     rows = [row.json() for row in status(snapshot(True), None, receipt, SEEN.get)]
-    assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03" in commands.status_text(rows)
+    assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03" in status_text(rows)
     trusted = [{**row, "guarded": False, "trusted": True} if row.get("port") == "p" else row for row in rows]
-    assert "TRUSTED, no port security by their own policy: b.p\n" in commands.status_text(trusted)
-    assert "NO ADDRESS known, DHCP and link-local only, until the policy says addresses: b.p\n" in commands.status_text(
-        rows
-    )
+    assert "TRUSTED, no port security by their own policy: b.p\n" in status_text(trusted)
+    assert "NO ADDRESS known, DHCP and link-local only, until the policy says addresses: b.p\n" in status_text(rows)
     anything = [{**row, "unknown": False, "any_address": True} if row.get("port") == "p" else row for row in rows]
-    assert "ANY ADDRESS that nobody holds, by their own policy: b.p\n" in commands.status_text(anything)
-    assert "NO ADDRESS" not in commands.status_text(anything)
-    assert commands.drops_text(rows).split() == [
+    assert "ANY ADDRESS that nobody holds, by their own policy: b.p\n" in status_text(anything)
+    assert "NO ADDRESS" not in status_text(anything)
+    assert drops_text(rows).split() == [
         *("GUEST", "PORT", "NETWORK", "TAP", "REASON", "FRAMES"),
         *("b", "p", "vlan1", "vme1", "ARP", "3"),
         *("b", "p", "vlan1", "vme1", "ND", "4"),
     ]
-    assert commands.drops_text([]) == "nothing was dropped\n"
+    assert drops_text([]) == "nothing was dropped\n"
 
 
 LED = """
@@ -268,7 +266,7 @@ def test_nothing_leads_to_a_stopped_guest() -> None:
 
 
 def test_routes_have_a_table_of_their_own() -> None:
-    text = commands.status_text(list(routes(Led(REACHES, frozenset(ROUTES | PUBLISHED))).values()), ("topology",))
+    text = status_text(list(routes(Led(REACHES, frozenset(ROUTES | PUBLISHED))).values()), ("topology",))
     assert [line.split() for line in text.splitlines()[:2]] == [
         ["GUEST", "PORT", "PREFIX", "VIA", "DEVICE", "TABLE", "ROUTED", "UPLINK", "PUBLISHED"],
         ["r", "direct", "192.0.2.50/32", "-", "vme1", "main", "yes", "up0", "yes"],

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.hook import hotplug, repair
-from libvirt_guestnet.hook.xmlread import MAX_MARKS
+from libvirt_guestnet.hook.helpers import hotplug
+from libvirt_guestnet.hook.read.xmlread import MAX_MARKS
+from libvirt_guestnet.hook.services import repair
 
 ROOT = Path(__file__).parents[2]
 RECORD = "<domstatus><domain><name>{0}</name><uuid>{0}-uuid</uuid>{1}</domain></domstatus>"
@@ -21,7 +22,11 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 memory = int(sys.argv[3]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-from libvirt_guestnet.hook import arrival, entry, hotplug, log, repair
+from libvirt_guestnet.hook.enforce import reachability as arrival
+from libvirt_guestnet.hook import dispatch as entry
+from libvirt_guestnet.hook.helpers import hotplug
+from libvirt_guestnet import log
+from libvirt_guestnet.hook.services import repair
 hotplug.STATUS = sys.argv[2] + "/{}.xml"
 log.complain = lambda text: print("said", text)
 def repair_all(domains, _state):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import links
-from libvirt_guestnet.hook import hotplug, xmlread
-from libvirt_guestnet.receipt_kinds import Plugging, PortReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.hook.helpers import hotplug
+from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Plugging, PortReceipt
 
 MAC, OLD, NEW = "52:54:00:00:00:01", "old", "new"
 NIC = """<interface type='network'><mac address='{mac}'/><source network='lan' portid='{port}'/><target dev='{tap}'/>

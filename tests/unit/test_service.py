@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import service
+from libvirt_guestnet.install import service
 
 
 @pytest.fixture

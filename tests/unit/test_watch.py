@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import links, present
-from libvirt_guestnet.datapath.present import Chain, Element, index_key, name_key
-from libvirt_guestnet.datapath.routes import Reach
-from libvirt_guestnet.datapath.rtnl import HostAddress, Rtnl
-from libvirt_guestnet.datapath.ways import Forward, Ways
+from libvirt_guestnet.datapath.forwards.table import Forward, Ways
+from libvirt_guestnet.datapath.netlink import links, present
+from libvirt_guestnet.datapath.netlink.present import Chain, Element, index_key, name_key
+from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
+from libvirt_guestnet.datapath.routing.routes import Reach
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import leased, lost, watch, ways
-from libvirt_guestnet.receipt_kinds import Bridges, PortReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import forwards, lease_forwards
+from libvirt_guestnet.hook.services import missing_state, watch
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Bridges, PortReceipt
 
 ALL = {"netdev guestnet", "bridge guestnet", "arp guestnet"}
 PORT = PortReceipt("vme0", "52:54:00:00:00:01", "g", "u", ifindex=7)
@@ -29,7 +30,7 @@ Absent = Sequence[Chain | Element | str]
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
     """A host with a guarded bridge and a host-routed guest; other firewalls are looked at elsewhere."""
-    monkeypatch.setattr(ways, "lost", lambda _state: [])
+    monkeypatch.setattr(forwards, "lost", lambda _state: [])
     state = State(str(tmp_path))
     with state.lock():
         state.put_ports("u", [PORT])
@@ -40,13 +41,13 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
 
 def missing(state: State, monkeypatch: pytest.MonkeyPatch, there: set[str], absent: Absent = ()) -> watch.Lost:
     """What is missed on a host with these tables, in which `absent` is not."""
-    monkeypatch.setattr(lost, "tables", lambda: there | {"ip filter"})
+    monkeypatch.setattr(missing_state, "tables", lambda: there | {"ip filter"})
     monkeypatch.setattr(present, "missing", lambda wanted: [each for each in wanted if each in absent])
     monkeypatch.setattr(links, "index_of", {"vme0": 7}.get)
     monkeypatch.setattr(links, "names", lambda: {"vme0"})
     monkeypatch.setattr(Rtnl, "addresses", lambda *_, **__: [HostAddress(7, GATEWAY, IPv4Network("169.255.30.1"))])
     guard_lost = {"vme0": "g"} if CHECKSUM_GUARD in absent else {}
-    monkeypatch.setitem(lost.OF_PORTS, CHECKSUM_GUARD, lambda _state: guard_lost)
+    monkeypatch.setitem(missing_state.OF_PORTS, CHECKSUM_GUARD, lambda _state: guard_lost)
     return watch.lost(state)
 
 
@@ -118,7 +119,7 @@ def test_what_cannot_be_put_back_is_tried_now_and_then(monkeypatch: pytest.Monke
     monkeypatch.setattr(watch, "lost", lambda _state: lost)
     monkeypatch.setattr(watch, "_lost_for_good", lambda _state: lost)
     monkeypatch.setattr(watch, "_close_bridges", lambda _state: None)
-    monkeypatch.setattr(watch.libvirts, "look", lambda _: watch.libvirts.Seen(frozenset(), False, ""))
+    monkeypatch.setattr(watch.libvirt_rules, "look", lambda _: watch.libvirt_rules.Seen(frozenset(), False, ""))
     monkeypatch.setattr(watch.log, "complain", lambda _text: None)
     monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(watch.repair, "repair", lambda names, _when: tried.append(names))
@@ -153,8 +154,8 @@ def test_what_follows_a_lease_is_tried_when_that_changes_and_not_at_every_change
         tried.append(dict(leases))
         raise GuestnetError("no")
 
-    monkeypatch.setattr(ways, "follow", follow)
-    monkeypatch.setattr(leased, "_addresses", lambda *_: leases)
+    monkeypatch.setattr(forwards, "follow", follow)
+    monkeypatch.setattr(lease_forwards, "_addresses", lambda *_: leases)
     service = watch._Watch()
     service._see_to_leases(state)
     assert tried == []

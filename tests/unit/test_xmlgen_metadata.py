@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.model.metadata import NAMESPACE
 
 GOLDEN = Path(__file__).parents[2] / "xml"
 RNG = {"rng": "http://relaxng.org/ns/structure/1.0", "a": "http://relaxng.org/ns/compatibility/annotations/1.0"}

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import lifecycle, xmlread
-from libvirt_guestnet.hook.xmlread import MAX_BYTES, MAX_MARKS
+from libvirt_guestnet.hook import lifecycle
+from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.hook.read.xmlread import MAX_BYTES, MAX_MARKS
 
 ROOT = Path(__file__).parents[2]
 # As libvirt writes it, and lets users see it.
@@ -21,7 +22,7 @@ READ = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (160 << 20, 160 << 20))
-from libvirt_guestnet.hook import xmlread
+from libvirt_guestnet.hook.read import xmlread
 try:
     print(xmlread.parse(sys.stdin.buffer.read()).tag)
 except Exception as error:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from lxml import etree
 
-from libvirt_guestnet import install, xmlgen
+from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Topology
+from libvirt_guestnet.install import hook_files
+from libvirt_guestnet.model.topology import Topology
 
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 DOT1Q, DOT1AD = 0x8100, 0x88A8
@@ -59,7 +60,7 @@ class Host:
     def __init__(self, root: Path, found: Topology, devices: dict[str, str]) -> None:
         self.hostmap, self.root, self.found = HostMap(devices), root, found
         self.taps: dict[str, Tap] = {}
-        install.install(root, any_owner=True)
+        hook_files.install(root, any_owner=True)
 
     def call(self, hook: str, name: str, operation: str, xml: bytes) -> str:
         file = self.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet"

@@ -14,8 +14,8 @@ from wire import Wire, domain
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.model import Topology
+from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.sandbox import Sandbox
 
 

@@ -17,7 +17,7 @@ C = (12, 0xC)
 VRFS = (("red", "x", "up0"), ("blue", "y", "up1"))
 CHECK = """
 import json, sys
-from libvirt_guestnet.datapath.routes import Reach, Route, check
+from libvirt_guestnet.datapath.routing.routes import Reach, Route, check
 from libvirt_guestnet.errors import GuestnetError
 
 def taken(prefix, device, table, vrf):

@@ -1,0 +1,100 @@
+"""Host-routed ports: what a domain's XML wants to be led to its taps. Pure reading.
+
+Nothing but the domain tells of them: an interface of type ethernet is on no network of libvirt's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
+from libvirt_guestnet.datapath.routing.gateway import GATEWAY6, RoutedTap
+from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read import values
+from libvirt_guestnet.hook.read.values import attribute
+from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.model.metadata import NAMESPACE
+
+
+class RoutedPort(NamedTuple):
+    """One host-routed port. `prefixes` are reached by way of the guest's own addresses; `device` is the uplink that
+    the XML names, "" where nothing is published or another host is to find its own. In a VRF, `table` is nothing."""
+
+    tap: str
+    gateway: IPv4Address
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    prefixes: tuple[str, ...]
+    publish: bool
+    device: str
+    table: int
+    vrf: str
+
+
+UplinkOf = Callable[[str, RoutedPort], str]  # where an address of the port is published
+
+
+def routed_ports(domain: Node) -> list[RoutedPort]:
+    """Raises GuestnetError on anything that cannot be carried out."""
+    found = ((port, port.one(f"{NAMESPACE} routed", "|"), nic) for port, nic in values.Policies(domain).pairs())
+    return [_routed_port(port, routed, nic) for port, routed, nic in found if routed is not None]
+
+
+def _routed_port(port: Node, routed: Node, nic: Node) -> RoutedPort:
+    if nic.get("type") != "ethernet":
+        raise GuestnetError(
+            f"interface {port.get('mac')}: a host-routed port is of type 'ethernet', not {nic.get('type')!r}"
+        )
+    addresses = tuple(values.address(each, "ip") for each in port.all(f"{NAMESPACE} address", "|"))
+    prefixes = (values.prefix(each, "prefix") for each in port.all(f"{NAMESPACE} source", "|"))
+    return RoutedPort(
+        tap=parse.device(attribute(nic, "target", "dev")),
+        gateway=_gateway(routed),
+        addresses=addresses,
+        prefixes=tuple(_prefixes(prefixes)),
+        publish=values.word(routed, "publish", "yes", "no") != "no",
+        device=values.optional_device(routed, "device"),
+        table=values.number(routed, "table", (1 << 32) - 1) if routed.get("table") else MAIN_TABLE,
+        vrf=values.optional_device(routed, "vrf"),
+    )
+
+
+def _prefixes(sources: Iterable[parse.Prefix]) -> Iterator[str]:
+    for prefix in sources:
+        if prefix.prefixlen:  # "anywhere" is what a router may send from; the host's default route is not the guest's
+            yield str(prefix)
+
+
+def _gateway(routed: Node) -> IPv4Address:
+    gateway = values.address(routed, "gateway")
+    if isinstance(gateway, IPv4Address):
+        return gateway
+    raise GuestnetError(f"metadata: gateway {str(gateway)!r} is no IPv4 address; for IPv6 it is {GATEWAY6} always")
+
+
+def gateways(port: RoutedPort) -> RoutedTap:
+    """The gateways that the tap needs: one for each family in which the guest has an address."""
+    versions = {address.version for address in port.addresses}
+    found = ((4, port.gateway), (6, GATEWAY6))
+    return RoutedTap(port.tap, tuple(gateway for version, gateway in found if version in versions), port.vrf)
+
+
+def reach(domain: Node, port: RoutedPort, uplink_of: UplinkOf) -> Reach:
+    """What leads to the port. Raises GuestnetError when no uplink is found for an address that has to be published."""
+    routes = [Route(f"{ip}/{ip.max_prefixlen}", port.tap, table=port.table) for ip in port.addresses]
+    for prefix in port.prefixes:
+        via = next((str(ip) for ip in port.addresses if ip.version == parse.prefix(prefix).version), "")
+        routes.append(Route(prefix, port.tap, via, port.table))
+    published = [Published(str(ip), uplink_of(str(ip), port)) for ip in port.addresses] if port.publish else []
+    return Reach(
+        tap=port.tap,
+        uuid=domain.text_of("uuid"),
+        domain=domain.text_of("name"),
+        routes=tuple(routes),
+        published=tuple(published),
+        gateway=str(port.gateway) if any(ip.version == 4 for ip in port.addresses) else "",
+        vrf=port.vrf,
+    )

@@ -1,0 +1,1 @@
+"""Putting back what is missing: after a restart of libvirt's daemon, and all the time."""
