@@ -39,8 +39,13 @@ class Looks:
         self._before, self._now = self._now, set()
 
 
-def report(text: str) -> None:
-    """The same, and on stderr: of a hook that does not fail, libvirt throws that away."""
+def tell(text: str) -> None:
+    """One line on stderr, which libvirt passes on when a hook fails."""
     if sys.stderr is not None:
         sys.stderr.write(f"libvirt-guestnet: {line(text)}\n")
+
+
+def report(text: str) -> None:
+    """Both: of a hook that does not fail, libvirt throws stderr away."""
+    tell(text)
     complain(text)

@@ -73,12 +73,12 @@ class KernelEffects:
         enslave(tap, bridge, isolated)
 
     def guard(self, domain_xml: bytes) -> None:
-        from libvirt_guestnet.hook.dispatch import guard_domain
+        from libvirt_guestnet.hook.live import guard_domain
 
         guard_domain(domain_xml)
 
     def release(self, uuid: str, tap: str) -> None:
-        from libvirt_guestnet.hook.dispatch import release_tap
+        from libvirt_guestnet.hook.live import release_tap
 
         release_tap(uuid, tap)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from lxml.etree import tostring
 
 from libvirt_guestnet.errors import GuestnetError, NotLedError
-from libvirt_guestnet.hook import dispatch
+from libvirt_guestnet.hook import live
 from libvirt_guestnet.hook.helpers import notes, unfinished
 from libvirt_guestnet.libvirtd.connection import Connection, host_snapshot
 from libvirt_guestnet.state.folder import State
@@ -45,15 +45,15 @@ def _sync(connection: Connection) -> Told:
     ended = owners - {d.uuid for d in snapshot.domains if d.live is not None}
     unled: list[str] = []
     failures = [
-        _attempt("guests that ended", dispatch.forget_ended, ended),
-        *(_attempt(f"network {name}", dispatch.adopt_network, xml) for name, xml in networks.items()),
-        _attempt("bridges", lambda _: dispatch.review_bridges(), None),
+        _attempt("guests that ended", live.forget_ended, ended),
+        *(_attempt(f"network {name}", live.adopt_network, xml) for name, xml in networks.items()),
+        _attempt("bridges", lambda _: live.review_bridges(), None),
         # Bridges are closed when all guests are under guard, so that none is cut off meanwhile.
         *(
-            _attempt(f"domain {name}", lambda xml: dispatch.guard_domain(xml, settle=False), xml, unled)
+            _attempt(f"domain {name}", lambda xml: live.guard_domain(xml, settle=False), xml, unled)
             for name, xml in domains.items()
         ),
-        _attempt("what nobody needs", lambda active: dispatch.tidy(active, known), set(networks)),
+        _attempt("what nobody needs", lambda active: live.tidy(active, known), set(networks)),
     ]
     return Told([failure for failure in failures if failure], unled)
 

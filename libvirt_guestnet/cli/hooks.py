@@ -14,7 +14,7 @@ from libvirt_guestnet.install import hook_files
 
 def hooks(args: Namespace) -> int:
     """`guestnet hooks`"""
-    from libvirt_guestnet.hook.dispatch import release_all
+    from libvirt_guestnet.hook.live import release_all
     from libvirt_guestnet.install import service
 
     if args.action != "status" and os.geteuid() != 0:

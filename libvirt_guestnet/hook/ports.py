@@ -9,6 +9,7 @@ from __future__ import annotations
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import domain as domain_calls
 from libvirt_guestnet.hook import networks
 from libvirt_guestnet.hook.admission import address_owners, guardable, taps
 from libvirt_guestnet.hook.enforce import (
@@ -22,7 +23,7 @@ from libvirt_guestnet.hook.enforce import (
 )
 from libvirt_guestnet.hook.helpers import hotplug
 from libvirt_guestnet.hook.helpers.notes import Promise
-from libvirt_guestnet.hook.read import next_hop, vlan_membership, wanted_forwards, xmlread
+from libvirt_guestnet.hook.read import libvirt_records, next_hop, vlan_membership, wanted_forwards, xmlread
 from libvirt_guestnet.parse import TextError
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
@@ -67,12 +68,10 @@ def _await(found: hotplug.Plug, promise: Promise, state: State) -> None:
 
 def _put_back(name: str, uuid: str, state: State) -> None:
     """A NIC does not move after all: it has again what libvirt's record says. Never fails: the log is told."""
-    from libvirt_guestnet.hook.dispatch import repair  # which has us on its table
-
     try:
-        record = hotplug.record(name)
+        record = libvirt_records.record(name)
         if record is not None and record.domain.text_of("uuid") == uuid:
-            repair(record.domain, state)
+            domain_calls.repair(record.domain, state)
     except GuestnetError as error:
         log.complain(f"domain {name}: a NIC that did not move is not guarded as before: {error}")
 
@@ -149,7 +148,7 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
         reachability.leave_bridge(port, state, hold)
         forwards.sweep("", state, hold)
     name = port.text_of("owner/name")
-    if any(hotplug.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in mine):
+    if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in mine):
         _put_back(name, uuid, state)  # libvirt gave up a move for which we had guarded it
 
 

@@ -130,10 +130,10 @@ def _library() -> Path:
 
 def filled_in(hook: str) -> str:
     """The text of a file in hooks/, for this installation. Raises GuestnetError when the file is missing."""
-    from libvirt_guestnet.hook.lifecycle import ARRIVALS, SECONDS, TABLE
+    from libvirt_guestnet.hook.concern import ARRIVALS, CONCERNS, SECONDS
     from libvirt_guestnet.hook.read import nics
 
-    wanted = [operation for (of, operation), (function, *_) in TABLE.items() if of == hook and function]
+    wanted = [operation for of, operation in CONCERNS if of == hook]
     values = {
         "@OPERATIONS@": " | ".join(wanted),
         "@ARRIVALS@": " | ".join(f"*{word}*" for word in ARRIVALS),

@@ -13,8 +13,9 @@ from libvirt_guestnet.model.topology import Assignment, PortAddress
 from ..errors import Where
 from . import addressing
 from .keys import PortDecl
-from .networks import Scope, Segment, check_inside, vrfs
+from .networks import check_inside, vrfs
 from .report import Report
+from .scope import Scope, Segment
 from .spec import At
 
 _Place = tuple[str, IPAddress]  # the VRF and the address in it

@@ -12,8 +12,8 @@ from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
 from .keys import TopologyDecl
-from .networks import Scope, Segment
 from .report import Report
+from .scope import Scope, Segment
 from .spec import value
 
 

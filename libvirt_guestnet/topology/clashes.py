@@ -9,10 +9,10 @@ from libvirt_guestnet.model.network import IPNetwork, Mode
 
 from ..errors import Where
 from . import forwards, next_hops
-from .guests import Placed
 from .keys import TopologyDecl
-from .networks import HOST, NONE, Scope, Segment, vrfs
+from .networks import vrfs
 from .report import Report
+from .scope import HOST, NONE, Placed, Scope, Segment
 
 _Subnet = tuple[IPNetwork, Where, str, str]  # prefix, where it is said, whose, wire
 

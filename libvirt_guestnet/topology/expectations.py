@@ -10,8 +10,8 @@ from libvirt_guestnet.model.topology import Expect, Family, Guest, Port
 
 from ..errors import Where
 from .keys import ExpectDecl
-from .networks import HOST, Scope
 from .report import Report
+from .scope import HOST, Scope
 from .spec import At, value, values
 
 _BOTH = frozenset(Family)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.claims import ANYWHERE, MOST_MOVED, Claim, clash
@@ -11,12 +11,9 @@ from libvirt_guestnet.model.network import IPAddress, Mode
 from libvirt_guestnet.model.topology import AddressWord, Forward, Port, Service
 
 from .keys import ForwardDecl, PortDecl
-from .networks import HOST, Segment
 from .report import Report
+from .scope import HOST, Placed, Segment
 from .spec import At, value
-
-if TYPE_CHECKING:
-    from .guests import Placed
 
 _OUTSIDE = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 _PORTS = 65535

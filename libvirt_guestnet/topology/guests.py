@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from libvirt_guestnet.model.metadata import STRICT
 from libvirt_guestnet.model.network import Mode
@@ -14,24 +14,12 @@ from . import addressing, forwards, host_routed, next_hops, routers, vlans
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, Link
-from .networks import HOST, Scope, Segment, bandwidth
+from .networks import bandwidth
 from .report import Report, shown
+from .scope import HOST, Placed, Scope, Segment
 from .spec import At, Everything, Word, value, values
 
 _DEFAULT_MEMORY_MIB = 128
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A port with its place in the file, for the checks that compare ports."""
-
-    guest: str
-    decl: PortDecl
-    port: Port
-
-    @property
-    def title(self) -> str:
-        return f"{self.guest}.{self.port.name}"
 
 
 class Guests:

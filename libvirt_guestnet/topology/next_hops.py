@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet.model.network import IPNetwork, Mode
 
 from .keys import PhysicalDecl, PortDecl
-from .networks import Segment
 from .report import Report
+from .scope import Placed, Segment
 from .spec import values
-
-if TYPE_CHECKING:
-    from .guests import Placed
 
 _Places = list[tuple[IPNetwork, str]]
 

@@ -15,7 +15,7 @@ from run import DOMAINS, NETWORKS
 from world import World
 
 import libvirt_guestnet
-from libvirt_guestnet.hook import dispatch
+from libvirt_guestnet.hook import live
 
 PACKAGE = Path(libvirt_guestnet.__file__).parent
 ROOMS = ("hook", "datapath")
@@ -68,7 +68,7 @@ def _one_life(host: World) -> None:
     half = next(number for number, call in enumerate(calls) if call.operation == "release")
     for call in calls[:half]:
         host.call(call)
-    dispatch.forget_ended([seeds.uuid_of("nat")])
+    live.forget_ended([seeds.uuid_of("nat")])
     host.watch()
     host.tables.clear()
     host.watch()
@@ -76,7 +76,7 @@ def _one_life(host: World) -> None:
     for call in calls[half:]:
         host.call(call)
     host.sync({}, {})
-    for step in (dispatch.review_bridges, lambda: dispatch.release_tap("nobody", "tap1"), dispatch.release_all):
+    for step in (live.review_bridges, lambda: live.release_tap("nobody", "tap1"), live.release_all):
         step()
 
 

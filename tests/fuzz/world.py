@@ -26,7 +26,7 @@ from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.forwards import conntrack
 from libvirt_guestnet.datapath.netlink import links, probe
 from libvirt_guestnet.datapath.run import program
-from libvirt_guestnet.hook import dispatch, lifecycle
+from libvirt_guestnet.hook import concern, deadline, live, main
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard
 from libvirt_guestnet.hook.helpers import detached, hotplug, incoming
 from libvirt_guestnet.hook.read import hostwide, port_policy
@@ -106,7 +106,7 @@ class World:
         is_on = links.is_on
         links.is_on = lambda tap, bridge: (tap, bridge) == self.joined or is_on(tap, bridge)
         probe._GAPS = (0.0, 0.0, 0.001)
-        lifecycle.HOSTWIDE = hostwide.FILE = HOSTWIDE
+        concern.HOSTWIDE = hostwide.FILE = HOSTWIDE
         hostwide.read.__defaults__ = (HOSTWIDE,)
         checksum_guard.guard = lambda *_: checksum_guard.Put()  # type: ignore[assignment]
         checksum_guard.guard_when_limited = checksum_guard.tidy = checksum_guard.unload = lambda *_: None  # type: ignore[assignment]
@@ -170,7 +170,7 @@ class World:
                 raise Finding(f"{argv[0]} was given a text of somebody's: {text[:300]!r}")
 
     def _leave(self, work: Callable[[], None], seconds: int, why: str, promise: object = None) -> None:
-        with contextlib.suppress(dispatch.DeadlineError):
+        with contextlib.suppress(deadline.DeadlineError):
             work()
 
     def calm(self, others: bool = True) -> None:
@@ -203,7 +203,7 @@ class World:
         if call.operation == "reconnect":
             return self.timed(lambda: self._reconnect(call.name))
         argv = [call.hook, call.name, call.operation, "begin", "-"]
-        return self.timed(lambda: lifecycle.run(call.hook, argv), call.xml)
+        return self.timed(lambda: main.run(call.hook, argv), call.xml)
 
     def _reconnect(self, name: str) -> int:
         repair.repair([name], "by chance")
@@ -245,10 +245,10 @@ class World:
     def sync(self, active: dict[str, bytes], domains: dict[str, bytes]) -> None:
         """What `guestnet hooks sync` does."""
         for xml in active.values():
-            self.timed(lambda xml=xml: self._forgiven(dispatch.adopt_network, xml))
+            self.timed(lambda xml=xml: self._forgiven(live.adopt_network, xml))
         for xml in domains.values():
-            self.timed(lambda xml=xml: self._forgiven(dispatch.guard_domain, xml))
-        self.timed(lambda: self._forgiven(dispatch.tidy, set(active), set(active)))
+            self.timed(lambda xml=xml: self._forgiven(live.guard_domain, xml))
+        self.timed(lambda: self._forgiven(live.tidy, set(active), set(active)))
 
     @staticmethod
     def _forgiven(step: Callable[..., None], *arguments: object) -> int:

@@ -15,10 +15,10 @@ LIBRARY = Path(__file__).parents[2]
 PREPARE = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook.enforce import reachability as arrival, bridge_guard as bridges, host_routes as reaching
-from libvirt_guestnet.hook import dispatch as entry, lifecycle
+from libvirt_guestnet.hook import concern, dispatch, main
+from libvirt_guestnet.hook.enforce import bridge_guard, host_routes, reachability
+from libvirt_guestnet.hook.read import host_routed
 from libvirt_guestnet.hook.services import repair
-from libvirt_guestnet.hook.read import host_routed as routed
 BUILTIN = {{"replace", "rename", "unlink", "mkdir", "utime", "posix_spawnp", "poll", "fork", "ioctl", "write"}}
 OURS = {{"_change", "_element", "pin", "load_one", "announce"}}
 def kill_before(number):
@@ -33,7 +33,7 @@ def kill_before(number):
         sys.setprofile(see)
 """
 # One hook call: the number of the step, the hook, the object and so on.
-CALL = f"{PREPARE}kill_before(int(sys.argv[1]))\nsys.exit(lifecycle.run(sys.argv[2], sys.argv[2:]))"
+CALL = f"{PREPARE}kill_before(int(sys.argv[1]))\nsys.exit(main.run(sys.argv[2], sys.argv[2:]))"
 
 
 def command(step: int, hook: str, name: str, operation: str, code: str = CALL) -> list[str]:

@@ -39,7 +39,8 @@ from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters, held_sets
 from libvirt_guestnet.datapath.port.port_facts import Trunk
 from libvirt_guestnet.datapath.run import nft
-from libvirt_guestnet.hook import dispatch
+from libvirt_guestnet.hook import domain as domain_calls
+from libvirt_guestnet.hook import networks
 from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.hook.helpers import detached
 from libvirt_guestnet.hook.read import xmlread
@@ -86,13 +87,13 @@ class Lab:
         state.put_network(NETWORK)
 
     def me(self, policy: str = "", attributes: str = "") -> None:
-        dispatch.guard(_domain("me", ME, self.wire.tap, policy, attributes), self.state)
+        domain_calls.guard(_domain("me", ME, self.wire.tap, policy, attributes), self.state)
 
     def them(self, policy: str = "", attributes: str = "") -> None:
-        dispatch.guard(_domain("them", THEM, THEIR_TAP, policy, attributes), self.state)
+        domain_calls.guard(_domain("them", THEM, THEIR_TAP, policy, attributes), self.state)
 
     def they_end(self) -> None:
-        dispatch.release(_domain("them", THEM, THEIR_TAP, "", ""), self.state)
+        domain_calls.release(_domain("them", THEM, THEIR_TAP, "", ""), self.state)
 
     def passing(self, corpus: Mapping[str, bytes]) -> set[str]:
         return self.wire.passing(corpus, _last())
@@ -221,7 +222,7 @@ def test_a_repair_has_others_kept_from_what_was_learnt_and_nothing_else(lab: Lab
         f"add element netdev guestnet learnt4-{THEIR_TAP} {{ 0x0a3d010b timeout 60s }}\n"
         "add element netdev guestnet held4-br0 { 0x0a3d010c timeout 60s }\n"
     )
-    dispatch.guard_all([_domain("them", THEM, THEIR_TAP, "", "")], lab.state, anew=True)
+    domain_calls.guard_all([_domain("them", THEM, THEIR_TAP, "", "")], lab.state, anew=True)
     assert _set("held4-br0") == {"0xa3d010b"}
     (left,) = nft.times_of_all()["held4-br0"].values()
     assert 0 < left <= 60, "for as long as the port has it"
@@ -307,17 +308,17 @@ def test_nobody_is_an_address_that_the_host_leads_to_another_port(
         ip(f"addr del {GATEWAY4}/16 dev br0")
         ip(f"addr add {GATEWAY4}/32 dev br0")
     if first != "me":
-        dispatch.guard(theirs, lab.state)
+        domain_calls.guard(theirs, lab.state)
     if first == "them, before the network":
         ip(f"addr add {GATEWAY4}/16 dev br0")
-        dispatch.networks.start_network(_started(dnsmasq), lab.state)
+        networks.start_network(_started(dnsmasq), lab.state)
     lab.me()
     assert _granted(lab, "10.61.1.177") is (first == "me")
     if first == "me":
         assert lab.passing(taken) == set(taken)
-        dispatch.guard(theirs, lab.state)
+        domain_calls.guard(theirs, lab.state)
     assert lab.wire.silent(taken, _last())
-    dispatch.release(theirs, lab.state)
+    domain_calls.release(theirs, lab.state)
     assert _granted(lab, "10.61.1.177")
     assert lab.passing(taken) == set(taken)
 
@@ -340,7 +341,7 @@ def test_what_a_port_that_nobody_guards_is_said_to_have_is_its_own(lab: Lab, mon
     port = domain.one(f"metadata|{NAMESPACE} domain|{NAMESPACE} port", "|")
     assert port
     port.attributes["guarded"] = "no"
-    dispatch.guard(domain, lab.state)
+    domain_calls.guard(domain, lab.state)
     assert lab.wire.silent(_all(THEM4, THEM6, PAIR4, IN_LARGE4), _last())
     lab.they_end()
     assert lab.passing(_all(THEM4)) == set(_all(THEM4))
@@ -430,7 +431,7 @@ def test_a_guest_that_runs_already_need_not_ask_for_a_while(lab: Lab) -> None:
     lab.me()
     lab.passing(asked)
     kernel.nft("delete table netdev guestnet\n")
-    dispatch.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+    domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
     assert lab.passing(used) == set(used)
     # What it uses now is bound as if it had asked; what it has not used by then is not.
     kernel.nft("flush set netdev guestnet late-ports\n")
@@ -447,7 +448,7 @@ def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: La
     assert mine_ == _set("held6-br0") != set()
     for damage in ("flush set {}", "add element {} {{ 0x1 timeout 60s }}"):
         kernel.nft(damage.format("netdev guestnet held6-br0") + "\n")
-        dispatch.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+        domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
         assert mine_ == _set("held6-br0") == _set(f"claimed6-{lab.wire.tap}")
         assert lab.passing(used) == set(used)
 
@@ -461,7 +462,7 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
     lab.wire.ear.send(bytes(answer))
     while os.read(lab.wire.fd, 4096) != bytes(answer):
         pass
-    dispatch.guard_all([_domain("me", ME, lab.wire.tap, "", 'privacy="yes"')], lab.state, anew=True, late=True)
+    domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", 'privacy="yes"')], lab.state, anew=True, late=True)
     assert _set("held6-br0") != _set(f"claimed6-{lab.wire.tap}") == set()
     assert lab.wire.silent({**asked, **used}, _last())
 
@@ -469,7 +470,7 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
 def test_a_repair_reads_past_the_ports_that_need_not_ask(lab: Lab) -> None:
     lab.state.put_network(NETWORK._replace(strict=False))
     for _ in range(2):
-        dispatch.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+        domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
     assert "held6-br0" in nft.times_of_all()
 
 
@@ -490,10 +491,10 @@ def test_a_port_that_is_released_leaves_nothing(lab: Lab) -> None:
     lab.me(f'<g:address ip="{ME4}"/>')
     lab.them(ADDRESSES)
     lab.they_end()
-    dispatch.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
+    domain_calls.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
     assert _set("owned4-br0") == _set("owned6-br0") == set()
     assert kernel.segments() == {"br0"}
-    dispatch.networks.forget("lab", lab.state)
+    networks.forget("lab", lab.state)
     assert kernel.segments() == set()
 
 
@@ -536,7 +537,7 @@ def test_what_has_claimed_an_address_may_be_the_hosts_router_there(lab: Lab) -> 
     lab.them()
     lab.me()
     assert lab.passing(used) == set(used)
-    dispatch.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
+    domain_calls.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
     lab.them()
     lab.me()
     assert lab.wire.silent({**asked, **used}, _last())

@@ -391,7 +391,7 @@ def test_a_missing_library_or_python_stops_only_guests_that_need_it(
     for hook in hook_files.HOOKS:
         path = hooks.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet"
         text = path.read_text().replace(sys.executable, python).replace("#!/bin/sh", f"#!{shell}")
-        path.write_text(text.replace(str(Path(hook_files.__file__).parent.parent), library) if library else text)
+        path.write_text(text.replace(str(Path(hook_files.__file__).parents[2]), library) if library else text)
     assert [status for status, _ in hooks.replay("9.0.0", "dom-start", "guesta-start-")] == [0]
     ((status, stderr),) = hooks.replay("9.0.0", "dom-start", "guesta-start-", DOMAIN)
     assert (status, f"libvirt-guestnet: {said}" in stderr) == (1, True)

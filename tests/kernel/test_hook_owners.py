@@ -394,7 +394,7 @@ def test_a_domain_of_the_same_name_and_another_uuid_gets_nothing_of_the_old(host
 
 def forget_ended(host: Host, *uuids: str) -> None:
     """What `guestnet hooks sync` does for domains that libvirt does not list as running."""
-    code = f"import sys; sys.path.insert(0, {LIBRARY!r}); from libvirt_guestnet.hook import entry; entry.forget_ended"
+    code = f"import sys; sys.path.insert(0, {LIBRARY!r}); from libvirt_guestnet.hook import live; live.forget_ended"
     host.box.ok(sys.executable, "-IS", "-c", f"{code}({list(uuids)!r})")
 
 

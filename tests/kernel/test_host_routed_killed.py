@@ -21,7 +21,7 @@ def call(operation, xml, step):
     os.lseek(end, 0, 0)
     sys.stdin = open(end)
     kill_before(step)
-    os._exit(lifecycle.run("qemu", ["qemu", "guest", operation, "begin", "-"]))
+    os._exit(main.run("qemu", ["qemu", "guest", operation, "begin", "-"]))
 
 ends = []
 for request in json.loads(sys.stdin.read()):

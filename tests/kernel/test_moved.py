@@ -257,7 +257,7 @@ def test_a_helper_that_is_killed_in_a_move_is_made_good(host: Host) -> None:
 def test_a_move_that_never_comes_is_undone_by_anybodys_call(host: Host, who: str) -> None:
     """The call is killed, so libvirt refuses it; or somebody made a port in a guest's name, and no NIC follows."""
     killed = "hotplug.leave_helper = killed" if who == "the call" else ""
-    code = CALL.format(f"from libvirt_guestnet.hook import hotplug\n{killed}")
+    code = CALL.format(f"from libvirt_guestnet.hook.helpers import hotplug\n{killed}")
     argv = [sys.executable, "-IS", "-c", code, "network", "third", "port-created", "begin", "-"]
     host.box.run("sh", "-c", '"$@"; exit $?', "sh", *argv, stdin=created("third", OTHER_PORT))
     assert port(host)["network"] == "third"

@@ -53,8 +53,8 @@ def refuse(ifindex):
 bpf.attached = refuse
 """
 CALL = """
-from libvirt_guestnet.hook import lifecycle
-sys.exit(lifecycle.run("qemu", ["qemu", "guesta", "start", "begin"]))
+from libvirt_guestnet.hook import concern, main
+sys.exit(main.run("qemu", ["qemu", "guesta", "start", "begin"]))
 """
 ANOTHER = f"""
 import os
@@ -64,7 +64,7 @@ os.unlink("{PINS}/guard")
 bpf.pin(program, "{PINS}/guard")
 """
 LOST = (
-    "from libvirt_guestnet.hook import offload\n"
+    "from libvirt_guestnet.hook.enforce import checksum_guard as offload\n"
     "from libvirt_guestnet.state.folder import State\nprint(sorted(offload.lost(State())))"
 )
 
@@ -163,15 +163,18 @@ def test_what_is_pinned_counts_only_while_it_is_ours(hooks: Hooks, damage: str) 
         assert _programs_at(hooks, "vnet0") == 1
 
 
+_IMPORTS = "from libvirt_guestnet.datapath.netlink import links\nfrom libvirt_guestnet.datapath.port import checksum\n"
+
+
 def _programs_at(hooks: Hooks, tap: str) -> int:
     count = f"print(len(checksum._programs(links.index_of({tap!r})) or [0]))"
-    return int(python(hooks, f"from libvirt_guestnet.datapath import checksum, links\n{count}").stdout)
+    return int(python(hooks, f"{_IMPORTS}{count}").stdout)
 
 
 def test_uninstalling_takes_it_off_running_guests_too(hooks: Hooks) -> None:
     assert start(hooks) == (0, "")
     settled(hooks)
-    assert python(hooks, "from libvirt_guestnet.hook import entry; entry.release_all()").returncode == 0
+    assert python(hooks, "from libvirt_guestnet.hook import live; live.release_all()").returncode == 0
     now = seen(hooks)
     assert (now["where"], now["counted"]) == (NOWHERE, [])
     assert hooks.box.run("ls", PINS).returncode != 0
@@ -184,8 +187,8 @@ def test_the_service_misses_it_and_a_repair_puts_it_back(hooks: Hooks, loaded: b
     assert start(hooks) == (0, "")
     settled(hooks)
     imports = (
-        "from libvirt_guestnet.datapath import checksum, links\nfrom libvirt_guestnet.hook import offload, watch\n"
-        "from libvirt_guestnet.state.folder import State\n"
+        f"{_IMPORTS}from libvirt_guestnet.hook.enforce import checksum_guard as offload\n"
+        "from libvirt_guestnet.hook.services import watch\nfrom libvirt_guestnet.state.folder import State\n"
     )
     detach = "checksum.detach(links.index_of('vnet0'), offload.known(State()).loaded)"
     assert python(hooks, imports + detach).returncode == 0

@@ -43,11 +43,11 @@ import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards as ways
 from libvirt_guestnet.hook.helpers import incoming
-from libvirt_guestnet.hook import lifecycle
+from libvirt_guestnet.hook import concern, main
 def killed(*_):
     os.kill(os.getpid(), 9)
 {{}}
-sys.exit(lifecycle.run(sys.argv[1], sys.argv[1:]))
+sys.exit(main.run(sys.argv[1], sys.argv[1:]))
 """
 # The programs of tcx at a device, and of tc ingress.
 PROGRAMS = f"""
@@ -86,7 +86,7 @@ class Host(Hooks):
         """Those of ours inside."""
         listed = self.box.ok("sh", "-c", "cd /proc; for p in [0-9]*; do [ $p/ns/net -ef self/ns/net ] && echo $p $(tr '\\0\\n' '  ' <$p/cmdline 2>/dev/null); done; true")  # fmt: skip  # noqa: E501
         split = (line.partition(" ") for line in listed.splitlines())
-        return [(int(pid), words) for pid, _, words in split if "main.py" in words or "lifecycle.run" in words]
+        return [(int(pid), words) for pid, _, words in split if "main.py" in words or "concern.run" in words]
 
     def notes(self) -> list[str]:
         """All that a process is at, or was."""
@@ -180,7 +180,7 @@ def awaited(host: Host, change: str = "") -> None:
 @by_anybody
 def test_who_waits_for_a_guests_arrival(host: Host, finished: Finished) -> None:
     awaited(host)
-    host.kill("lifecycle.run")
+    host.kill("concern.run")
     assert (host.routes(), host.notes()) == (set(), ["incoming/a.json"])
     migrates(host, ARRIVING, "running' reason='migrated")
     with finished(host):
@@ -189,7 +189,7 @@ def test_who_waits_for_a_guests_arrival(host: Host, finished: Finished) -> None:
 
 def test_while_a_guest_is_on_its_way_another_waits_for_it(host: Host) -> None:
     awaited(host)
-    host.kill("lifecycle.run")
+    host.kill("concern.run")
     with by_a_call(host):
         host.soon(lambda: [words for _, words in host.processes()] != [], "a helper waits")
     migrates(host, ARRIVING, "running' reason='migrated")

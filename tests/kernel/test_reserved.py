@@ -12,7 +12,8 @@ from test_held import lab as lab  # noqa: PLC0414  a fixture
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters
-from libvirt_guestnet.hook import dispatch, networks
+from libvirt_guestnet.hook import domain as domain_calls
+from libvirt_guestnet.hook import networks
 from libvirt_guestnet.hook.enforce import address_sets, port_guard
 from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.model.metadata import NAMESPACE
@@ -121,6 +122,6 @@ def test_it_goes_with_the_network_and_its_last_port(many: Lab) -> None:
     networks.forget("lab", many.state)
     assert len(_set("reserved4-br0")) == 202, "a port looks into it"
     networks.remember_network(_network(FIRST), many.state)
-    dispatch.release(_domain("me", ME, many.wire.tap, "", ""), many.state)
+    domain_calls.release(_domain("me", ME, many.wire.tap, "", ""), many.state)
     networks.forget("lab", many.state)
     assert kernel.segments() == set()

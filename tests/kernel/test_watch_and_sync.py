@@ -34,15 +34,15 @@ SYNC = f"""
 import os, sys
 sys.path.insert(0, {LIBRARY!r})
 from contextlib import nullcontext
-from libvirt_guestnet.hook import dispatch as entry
+from libvirt_guestnet.hook import live
 from libvirt_guestnet.state.folder import State
 try:
     from libvirt_guestnet.hook.helpers import notes as promises
     syncing = promises.promised(State(), promises.SYNCING, str(os.getpid()))
 except ImportError:
     syncing = nullcontext()
-steps = (entry.review_bridges, lambda: entry.guard_domain(sys.argv[1].encode(), settle=False),
-         lambda: entry.tidy({{"lan"}}, {{"lan"}}))
+steps = (live.review_bridges, lambda: entry.guard_domain(sys.argv[1].encode(), settle=False),
+         lambda: live.tidy({{"lan"}}, {{"lan"}}))
 with syncing:
     for step in steps:
         step()

@@ -27,10 +27,11 @@ from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing import gateway, routes, servers
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.datapath.run.program import Output
-from libvirt_guestnet.hook import dispatch, lifecycle
+from libvirt_guestnet.hook import dispatch
 from libvirt_guestnet.hook.admission import address_owners
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard, reachability
-from libvirt_guestnet.hook.helpers import detached, hotplug, incoming
+from libvirt_guestnet.hook.helpers import detached, incoming
+from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.model.metadata import NAMESPACE
 from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.folder import State
@@ -283,13 +284,9 @@ class Host:
 
     def call(self, hook: str, operation: str, name: str, data: bytes) -> int:
         """One hook call's exit status."""
-        function, on_failure, _ = lifecycle.TABLE[hook, operation]
-        assert function is not None
         serialiser._reported.clear()
         with redirect_stderr(_Said(self.said)):
-            return dispatch.call(
-                hook, ["", name, operation, "begin", "-"], function, on_failure == lifecycle.VETO, data
-            )
+            return dispatch.dispatch(hook, ["", name, operation, "begin", "-"], data)
 
     def run(
         self, document: Document, data: bytes | None = None, record: bytes | None = None
@@ -343,7 +340,7 @@ class Host:
     def _stand_in(self) -> None:
         patch = self.patch.setattr
         patch(State.__init__, "__defaults__", (str(self.root),))
-        patch(hotplug, "STATUS", str(self.folder / "{}.xml"))
+        patch(libvirt_records, "STATUS", str(self.folder / "{}.xml"))
         patch(
             address_sets.leases, "__defaults__", (address_sets.leases.__defaults__[0], str(self.folder / "{}.status"))
         )  # type: ignore[index]

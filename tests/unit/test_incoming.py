@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.hook.helpers import hotplug, incoming
-from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.hook.helpers import incoming
+from libvirt_guestnet.hook.read import libvirt_records, xmlread
 from libvirt_guestnet.state.folder import State
 
 DOMAIN = xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-00000000000a</uuid></domain>")
@@ -26,7 +26,7 @@ DOMAIN = xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-000
 def test_a_restored_guest_is_no_incoming_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str, is_incoming: bool
 ) -> None:
-    monkeypatch.setattr(hotplug, "STATUS", f"{tmp_path}/{{}}.xml")
+    monkeypatch.setattr(libvirt_records, "STATUS", f"{tmp_path}/{{}}.xml")
     assert not incoming.is_incoming(DOMAIN), "it is only about to start"
     (tmp_path / "a.xml").write_text(f"<domstatus {record}</domstatus>")
     assert incoming.is_incoming(DOMAIN) is is_incoming

@@ -12,7 +12,7 @@ from lxml import etree
 from libvirt_guestnet import hostmap
 from libvirt_guestnet.doctor.judge import MUST, NOTE, Facts, judge
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import lifecycle
+from libvirt_guestnet.hook import concern
 from libvirt_guestnet.hook.admission import guardable
 from libvirt_guestnet.hook.read import hostwide, network_policy, nics, port_policy, xmlread
 from libvirt_guestnet.hook.read.hostwide import HostWide
@@ -222,11 +222,11 @@ def test_the_files_before_python_know_the_setting_too(monkeypatch: pytest.Monkey
         (listed,) = re.findall(r"type='\(([a-z|]+)\)", text)
         assert {nics.of(name).guarded for name in listed.split("|")} == {nics.NO}
         assert {"direct", "hostdev", "user"} <= set(listed.split("|"))
-    monkeypatch.setattr(lifecycle, "_STATE", str(tmp_path))
-    monkeypatch.setattr(lifecycle, "HOSTWIDE", str(tmp_path / "hooks.json"))
-    assert not lifecycle._concerns_us("guard", b"<domain/>")
+    monkeypatch.setattr(concern, "_STATE", str(tmp_path))
+    monkeypatch.setattr(concern, "HOSTWIDE", str(tmp_path / "hooks.json"))
+    assert not concern.CONCERNS["qemu", "start"]("x", b"<domain/>")
     (tmp_path / "hooks.json").touch()
-    assert lifecycle._concerns_us("guard", b"<domain/>")
+    assert concern.CONCERNS["qemu", "start"]("x", b"<domain/>")
 
 
 def running(xml: str) -> DomainState:

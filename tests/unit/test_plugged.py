@@ -11,7 +11,7 @@ from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.enforce import port_guard
 from libvirt_guestnet.hook.helpers import hotplug, notes, plug_marks
 from libvirt_guestnet.hook.helpers.hotplug import Plug
-from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.hook.read import libvirt_records, xmlread
 from libvirt_guestnet.hook.services import watch
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Plugging, PortReceipt
@@ -30,7 +30,7 @@ class Host:
         self.state, self.record, self.said, self.repaired = State(str(root / "run")), root / "a.xml", [], []
         self.down, self.chains, self.bare = [], set(), {}
         self.wanted = [PortReceipt("lo", MAC, "a", "u-a", "one", "p-1", ifindex=links.index_of("lo"))]
-        monkeypatch.setattr(hotplug, "STATUS", str(root / "{}.xml"))
+        monkeypatch.setattr(libvirt_records, "STATUS", str(root / "{}.xml"))
         for module in (hotplug, plug_marks):
             monkeypatch.setattr(module.log, "complain", self.said.append)
         monkeypatch.setattr(plug_marks.repair, "repair", self._repair)

@@ -81,7 +81,7 @@ def candidates(
     """All of them, up to the first that is there for good."""
     state = State(str(root))
     monkeypatch.setattr(links, "index_of", {"first": 1, "second": 2, "others": 3}.get)
-    monkeypatch.setattr(hotplug, "running", lambda _name, _uuid: records.pop(0))
+    monkeypatch.setattr(hotplug.libvirt_records, "running", lambda _name, _uuid: records.pop(0))
     with state.lock():
         state.put_ports("u-b", [PortReceipt("others", MAC, "b", "u-b", ifindex=3)])
         state.put_plugging(Plugging(NEW, "u-a", MAC))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import lifecycle
+from libvirt_guestnet.hook import concern
 from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.hook.read.xmlread import MAX_BYTES, MAX_MARKS
 
@@ -36,7 +36,7 @@ def test_libvirts_users_stay_far_below_the_limits() -> None:
     network = xmlread.parse(b"<network><name>n</name><ip><dhcp>" + HOST * most + b"</dhcp></ip></network>")
     assert sum(1 for _ in network.all("ip/dhcp/host")) == most > 50_000
     assert network.text_of("name") == "n"
-    assert lifecycle.MAX_STDIN == MAX_BYTES
+    assert concern.MAX_STDIN == MAX_BYTES
 
 
 HOSTILE = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from libvirt_guestnet.errors import GuestnetError
 
+OBJECTS = f"{os.path.dirname(os.path.dirname(__file__))}/data"
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361}  # __NR_bpf
 _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 1, 2, 3, 4
 _PIN, _GET, _ATTACH, _DETACH, _PROGRAM_BY_ID, _INFO, _QUERY = 6, 7, 8, 9, 13, 15, 16

@@ -6,8 +6,7 @@ import ctypes
 import errno
 import os
 
-from libvirt_guestnet.datapath.port.bpf import BpfError, CannotError
-from libvirt_guestnet.datapath.port.checksum import OBJECTS
+from libvirt_guestnet.datapath.port.bpf import OBJECTS, BpfError, CannotError
 from libvirt_guestnet.errors import GuestnetError
 
 TABLE = b"drops"

@@ -24,7 +24,6 @@ from libvirt_guestnet.datapath.port.bpf import BpfError
 FOLDER = "/sys/fs/bpf/libvirt-guestnet"
 _MOST_EARLIER = 8
 _GUARD, _DROPS = f"{FOLDER}/guard", f"{FOLDER}/drops"
-OBJECTS = f"{os.path.dirname(os.path.dirname(__file__))}/data"
 
 
 class Loaded(NamedTuple):
@@ -211,5 +210,5 @@ def unpin() -> None:
 
 def _version() -> str:
     """Of the objects; others are installed by an upgrade."""
-    stat = os.stat(f"{OBJECTS}/guard_cast.o")
+    stat = os.stat(f"{bpf.OBJECTS}/guard_cast.o")
     return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"

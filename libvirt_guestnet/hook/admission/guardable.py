@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.concern import HOSTWIDE
 from libvirt_guestnet.hook.enforce import bridge_guard
-from libvirt_guestnet.hook.lifecycle import HOSTWIDE
 from libvirt_guestnet.hook.read import nics, port_policy, values
 from libvirt_guestnet.hook.read.values import attribute
 from libvirt_guestnet.hook.read.xmlread import Node

@@ -17,8 +17,8 @@ from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
 from libvirt_guestnet.errors import NotLedError
 from libvirt_guestnet.hook.enforce import bridge_ports, forwards, host_routes
-from libvirt_guestnet.hook.helpers import hotplug, incoming, notes
-from libvirt_guestnet.hook.read import host_routed, next_hop, wanted_forwards, xmlread
+from libvirt_guestnet.hook.helpers import incoming, notes
+from libvirt_guestnet.hook.read import host_routed, libvirt_records, next_hop, wanted_forwards, xmlread
 from libvirt_guestnet.state.folder import State
 
 
@@ -78,7 +78,7 @@ def _welcome(domain: xmlread.Node, state: State, tap: str) -> None:
 
 def _now(domain: xmlread.Node) -> xmlread.Node:
     """The domain as it has become while somebody waited for it."""
-    record = hotplug.record(domain.text_of("name"))
+    record = libvirt_records.record(domain.text_of("name"))
     same = record is not None and record.domain.text_of("uuid") == domain.text_of("uuid")
     return record.domain if record is not None and same else domain
 

@@ -7,7 +7,6 @@ hook, with everything imported and its rtnetlink socket listening; if it cannot 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -18,18 +17,16 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import taps
 from libvirt_guestnet.hook.helpers import detached
 from libvirt_guestnet.hook.helpers.notes import Promise
-from libvirt_guestnet.hook.read import values, xmlread
+from libvirt_guestnet.hook.read import libvirt_records, values
 from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.services import repair
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Plugging
 
-# libvirt's own record of a running domain: not there yet when a domain starts, there when a NIC is plugged in.
-STATUS = "/run/libvirt/qemu/{}.xml"
 HELPER_SECONDS = 10
 _LOOK_SECONDS = 0.3
 _RIVAL_SECONDS = 0.02  # nobody guards the NIC meanwhile
 _TAPS = ("network", "bridge")
-_GIVEN = ("vlan", "virtualport")
 # Only to check a policy before the real name is known.
 _NO_TAP_YET = "guestnet-new"
 
@@ -81,93 +78,15 @@ def plug(hook_data: Node) -> Plug | None:
     network, port = hook_data.one("network"), hook_data.one("networkport")
     if network is None or port is None:
         return None
-    domain = running(port.text_of("owner/name"), port.text_of("owner/uuid"))
+    domain = libvirt_records.running(port.text_of("owner/name"), port.text_of("owner/uuid"))
     if domain is None or _plugged(domain, port.text_of("uuid")):
         return None
     return Plug(domain, port, network.text_of("name"))
 
 
-def status(name: str) -> Node | None:
-    """libvirt's record of a domain, <domstatus>; None while it starts or does not run."""
-    try:
-        with open(_path(name), "rb") as file:
-            return xmlread.parse(file.read(xmlread.MAX_BYTES + 1))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _path(name: str) -> str:
-    """Of a name that no file can have there is no record: "", which is no file's either."""
-    return STATUS.format(name) if 0 < len(name.encode()) <= 250 and not {"/", "\0"} & set(name) else ""
-
-
-class Record(NamedTuple):
-    """A running domain as a hook would see it; its `version` is another when libvirt has written it anew."""
-
-    domain: Node
-    version: tuple[int, int]
-
-
-def record(name: str, known: Record | None = None) -> Record | None:
-    """libvirt's record of a domain, `known` itself if that is still it; None while it does not run. Raises
-    GuestnetError on one that cannot be read."""
-    try:
-        with open(_path(name), "rb") as file:
-            stat = os.fstat(file.fileno())
-            version = stat.st_ino, stat.st_mtime_ns
-            if known is not None and known.version == version:
-                return known
-            domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return Record(_with_given(domain), version) if domain is not None else None
-
-
-def record_size(name: str) -> int:
-    """The octets of libvirt's record of a domain; 0 while it does not run."""
-    try:
-        return os.stat(_path(name)).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-
-
-def version(name: str) -> tuple[int, int]:
-    """What a record of a domain would have as its `version`; (0, 0) while it does not run."""
-    try:
-        found = os.stat(_path(name))
-    except (FileNotFoundError, NotADirectoryError):
-        return 0, 0
-    return found.st_ino, found.st_mtime_ns
-
-
-def _with_given(domain: Node) -> Node:
-    """libvirt's record keeps apart what a network gave a NIC; the XML on a hook's stdin does not."""
-    for nic in domain.all("devices/interface"):
-        given, source = nic.one("actual"), nic.one("source")
-        if given is not None and source is not None:
-            nic.attributes.update(given.attributes)  # its type
-            source.attributes.update(of.attributes if (of := given.one("source")) else {})
-            nic.children = [*(child for child in given.children if child.tag in _GIVEN), *nic.children]
-    return domain
-
-
-def running(name: str, uuid: str) -> Node | None:
-    """What libvirt has on record for a running domain, with its metadata; None while it starts or does not run."""
-    found = status(name)
-    domain = found.one("domain") if found else None
-    return domain if domain is not None and domain.text_of("uuid") == uuid else None
-
-
 def _plugged(domain: Node, portid: str) -> bool:
     # The daemon restarts: the port is an old one, and `reconnect` will come for it.
     return any(source.get("portid") == portid for source in domain.all("devices/interface/source"))
-
-
-def port_of(name: str, uuid: str, tap: str) -> str:
-    """The UUID of the port that libvirt has on record for a running domain's tap, "" if none."""
-    domain = running(name, uuid)
-    nics = domain.all("devices/interface") if domain is not None else ()
-    return next((values.attribute(nic, "source", "portid") for nic in nics if tap in values.taps_of(nic)), "")
 
 
 def _mac(port: Node) -> str:
@@ -251,7 +170,7 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
 def _recorded_tap(found: Plug, state: State) -> str | None:
     """The NIC's tap on libvirt's record; "" while there is none, None if there will be none."""
     try:
-        domain = running(found.domain.text_of("name"), found.uuid)
+        domain = libvirt_records.running(found.domain.text_of("name"), found.uuid)
     except GuestnetError:  # it cannot be read now
         return ""
     if domain is None or state.plugging(found.portid) is None:
@@ -283,8 +202,6 @@ def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: St
 
 def _guard_as_recorded(found: Plug) -> None:
     """It is another NIC of that MAC address: the one that was guarded as if it moved does not. Never fails."""
-    from libvirt_guestnet.hook.services import repair
-
     repair.repair([found.domain.text_of("name")], "after another NIC with the MAC address of one of its own came")
 
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.hook.helpers import detached, hotplug, notes
+from libvirt_guestnet.hook.helpers import detached, notes
 from libvirt_guestnet.hook.helpers.notes import Promise
-from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.hook.read import libvirt_records, xmlread
 from libvirt_guestnet.state.folder import State
 
 LONGEST_SECONDS = 24 * 3600
@@ -24,7 +24,7 @@ _ALL_PROTOCOLS, _OUTGOING = 0x0003, 4
 def is_incoming(domain: xmlread.Node) -> bool:
     """Whether libvirt's own record says that the domain is paused for its migration to this host. A guest that was
     restored paused is said to be paused for that, too, but libvirt is at no such job."""
-    status = hotplug.status(domain.text_of("name"))
+    status = libvirt_records.status(domain.text_of("name"))
     if status is None or (status.get("state"), status.get("reason")) != ("paused", "migration"):
         return False
     return any(job.get("async") == "migration in" for job in status.all("job"))
@@ -84,7 +84,7 @@ def _wait(domain: xmlread.Node, taps: list[str], ears: list[_socket.socket], arr
 
 
 def _runs(domain: xmlread.Node) -> bool:
-    status = hotplug.status(domain.text_of("name"))
+    status = libvirt_records.status(domain.text_of("name"))
     return status is not None and status.get("state") == "running"
 
 

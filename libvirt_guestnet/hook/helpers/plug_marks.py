@@ -16,8 +16,8 @@ from libvirt_guestnet.datapath.run.nft import listed
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import taps
 from libvirt_guestnet.hook.enforce import checksum_guard, port_guard
-from libvirt_guestnet.hook.helpers import hotplug, notes
-from libvirt_guestnet.hook.read import values
+from libvirt_guestnet.hook.helpers import notes
+from libvirt_guestnet.hook.read import libvirt_records, values
 from libvirt_guestnet.hook.read.xmlread import Node
 from libvirt_guestnet.hook.services import repair
 from libvirt_guestnet.state.folder import State
@@ -92,7 +92,7 @@ def _is_done(mark: Plugging, state: State) -> bool:
 
 def _domain(mark: Plugging) -> Node | None:
     """What libvirt has on record, if it runs."""
-    record = hotplug.record(mark.domain)
+    record = libvirt_records.record(mark.domain)
     return record.domain if record is not None and record.domain.text_of("uuid") == mark.uuid else None
 
 

@@ -91,7 +91,7 @@ def finish(state: State) -> None:
 
 def _finish_promises(state: State) -> None:
     from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard
-    from libvirt_guestnet.hook.helpers import hotplug
+    from libvirt_guestnet.hook.read import libvirt_records
     from libvirt_guestnet.hook.services import repair
 
     with state.lock():
@@ -109,5 +109,5 @@ def _finish_promises(state: State) -> None:
                 if notes.is_broken(note):
                     notes.forget(note)
         for name in _no_longer_awaited(state):
-            if not hotplug.record_size(name):
+            if not libvirt_records.record_size(name):
                 state.drop_incoming(name)

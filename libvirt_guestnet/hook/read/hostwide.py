@@ -11,7 +11,7 @@ import os
 from typing import NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.lifecycle import HOSTWIDE
+from libvirt_guestnet.hook.concern import HOSTWIDE
 
 FILE = HOSTWIDE
 ALLOW, REFUSE = "allow", "refuse"

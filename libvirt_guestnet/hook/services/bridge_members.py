@@ -13,8 +13,7 @@ from libvirt_guestnet import log, parse
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import RefusedError, Rtnl
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.helpers import hotplug
-from libvirt_guestnet.hook.read import values
+from libvirt_guestnet.hook.read import libvirt_records, values
 from libvirt_guestnet.hook.read.values import attribute
 from libvirt_guestnet.hook.read.xmlread import Node
 from libvirt_guestnet.state.folder import State
@@ -104,9 +103,9 @@ class Strays:
     def _read(self, name: str) -> tuple[tuple[int, int], tuple[Place, ...]] | None:
         before = self._known.get(name)
         try:
-            if before and hotplug.version(name) == before[0]:
+            if before and libvirt_records.version(name) == before[0]:
                 return before
-            record = hotplug.record(name)
+            record = libvirt_records.record(name)
         except GuestnetError as error:
             self._looks.complain(f"domain {name}: whether its taps are in their bridges is not known: {error}")
             return before

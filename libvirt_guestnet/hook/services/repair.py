@@ -16,10 +16,13 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import dispatch
+from libvirt_guestnet.hook import deadline
+from libvirt_guestnet.hook.deadline import Deadline
+from libvirt_guestnet.hook.domain import Told, keep, repair_all
 from libvirt_guestnet.hook.enforce import reachability
-from libvirt_guestnet.hook.helpers import hotplug, notes
-from libvirt_guestnet.hook.helpers.hotplug import Record
+from libvirt_guestnet.hook.helpers import notes
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.libvirt_records import Record
 from libvirt_guestnet.state.folder import ROOT, Lock, State
 
 # Guests to be repaired, and those that it is at.
@@ -36,7 +39,7 @@ _MOST_SAID = 1000
 
 def main(lock: int = _LOCK) -> int:
     """Repairs until the spool is empty; a descriptor of the lock says that somebody does."""
-    signal.signal(signal.SIGALRM, dispatch.expired)
+    signal.signal(signal.SIGALRM, deadline.expired)
     notes.keep_from_forks(lock)
     while spooled() and locked(lock):
         _settle()
@@ -88,7 +91,7 @@ def repair(names: list[str], when: str) -> None:
     """Does for those of these guests that run what `reconnect` asks for. Never fails: the log is told."""
     uuids = {uuid for chunk in _chunks(names) for uuid in _repaired(chunk, when)}
     try:
-        with _Deadline():
+        with Deadline():
             reachability.open_ways_of(uuids, State(), force=True)
     except Exception as error:  # guarded they are
         log.complain(f"ways in to guests are not repaired {when}: {error}")
@@ -99,7 +102,7 @@ def _chunks(names: list[str]) -> Iterator[list[str]]:
     chunk: list[str] = []
     octets = 0
     for name in names:
-        size = hotplug.record_size(name)
+        size = libvirt_records.record_size(name)
         if chunk and (len(chunk) == _TOGETHER or octets + size > _OCTETS_TOGETHER):
             yield chunk
             chunk, octets = [], 0
@@ -113,7 +116,7 @@ def _repaired(names: list[str], when: str) -> list[str]:
     """Repairs guests together or, where that fails, each half of them: for one alone it is said. The UUIDs of those
     that are."""
     try:
-        with _Deadline():
+        with Deadline():
             return _together(names)
     except Exception as error:  # the other guests must not suffer, whatever the bug or the damage
         if len(names) > 1:
@@ -128,17 +131,17 @@ def _repaired(names: list[str], when: str) -> list[str]:
 def _keep(name: str, when: str) -> None:
     """Whoever may change what a guest is to have shall not take its guard off by it: it has what it had."""
     try:
-        with _Deadline():
+        with Deadline():
             state = State()
-            dispatch.keep((uuid for uuid, known in state.owned().items() if known == name), state)
+            keep((uuid for uuid, known in state.owned().items() if known == name), state)
     except Exception as error:
         log.complain(f"guest {name} may be without its guard {when}: {error}")
 
 
 def _together(names: list[str]) -> list[str]:
-    records = {name: record for name in names if (record := hotplug.record(name))}
+    records = {name: record for name in names if (record := libvirt_records.record(name))}
     domains = [record.domain for record in records.values()]
-    told = dispatch.repair_all(domains, _Running(records)) if domains else dispatch.Told([], [])
+    told = repair_all(domains, _Running(records)) if domains else Told([], [])
     for text in (*told.refused, *_news(told.unled)):
         log.complain(text)
     return [domain.text_of("uuid") for domain in domains]
@@ -152,16 +155,6 @@ def _news(told: list[str]) -> list[str]:
         _said.clear()
     _said.update(new[:_MOST_SAID])
     return new
-
-
-class _Deadline:
-    """What is inside of a `with` is interrupted as a hook is."""
-
-    def __enter__(self) -> None:
-        signal.alarm(dispatch.DEADLINE_SECONDS)
-
-    def __exit__(self, *_: object) -> None:
-        signal.alarm(0)
 
 
 class _EndedError(GuestnetError):
@@ -181,7 +174,7 @@ class _Running(State):
 
     def _check(self) -> None:
         for name, known in self._records.items():
-            now = hotplug.record(name, known)
+            now = libvirt_records.record(name, known)
             if now is None or (now is not known and _ports(now) != _ports(known)):
                 raise _EndedError(f"domain {name} ended, or has other taps now")
             self._records[name] = now

@@ -21,7 +21,7 @@ from libvirt_guestnet import log
 from libvirt_guestnet.datapath.forwards.table import Ways
 from libvirt_guestnet.datapath.netlink.events import Changes
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import dispatch
+from libvirt_guestnet.hook import deadline
 from libvirt_guestnet.hook.enforce import bridge_guard, forwards, lease_forwards
 from libvirt_guestnet.hook.helpers import notes, unfinished
 from libvirt_guestnet.hook.services import bridge_members, libvirt_rules, repair
@@ -38,7 +38,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 900.0
 
 def main() -> int:
     """Watches until it is told to end."""
-    signal.signal(signal.SIGALRM, dispatch.expired)
+    signal.signal(signal.SIGALRM, deadline.expired)
     watch, changes, files = _Watch(), Changes(), lease_forwards.Files()
     while True:
         files.look()
