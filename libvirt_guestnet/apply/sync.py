@@ -10,7 +10,8 @@ from lxml.etree import tostring
 
 from libvirt_guestnet.errors import GuestnetError, NotLedError
 from libvirt_guestnet.hook import live
-from libvirt_guestnet.hook.helpers import notes, unfinished
+from libvirt_guestnet.hook.helpers import unfinished
+from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.libvirtd.connection import Connection, host_snapshot
 from libvirt_guestnet.state.folder import State
 

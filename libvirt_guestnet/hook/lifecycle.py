@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from libvirt_guestnet.hook import domain, networks, ports
+from libvirt_guestnet.hook import ports
+from libvirt_guestnet.hook.calls import domain, networks
 from libvirt_guestnet.hook.enforce import bridge_ports
 from libvirt_guestnet.hook.read.xmlread import Node
 from libvirt_guestnet.state.folder import State

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.datapath.run import nft
-from libvirt_guestnet.hook import domain, networks
+from libvirt_guestnet.hook.calls import domain, networks
 from libvirt_guestnet.hook.enforce import (
     bridge_guard,
     bridge_ports,

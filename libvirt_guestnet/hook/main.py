@@ -26,7 +26,7 @@ def run(hook: str, argv: list[str]) -> int:
 def main(argv: list[str]) -> int:
     """One hook call, a repair of all guests, or the service."""
     if argv[1] == "repair":
-        from libvirt_guestnet.hook.services import repair
+        from libvirt_guestnet.hook.calls import repair
 
         return repair.main()
     if argv[1] == "watch":

@@ -9,9 +9,9 @@ from __future__ import annotations
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import domain as domain_calls
-from libvirt_guestnet.hook import networks
 from libvirt_guestnet.hook.admission import address_owners, guardable, taps
+from libvirt_guestnet.hook.calls import domain as domain_calls
+from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import (
     bridge_guard,
     bridge_ports,
@@ -22,7 +22,7 @@ from libvirt_guestnet.hook.enforce import (
     tagging,
 )
 from libvirt_guestnet.hook.helpers import hotplug
-from libvirt_guestnet.hook.helpers.notes import Promise
+from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import libvirt_records, next_hop, vlan_membership, wanted_forwards, xmlread
 from libvirt_guestnet.parse import TextError
 from libvirt_guestnet.state.folder import State

@@ -26,11 +26,13 @@ from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.forwards import conntrack
 from libvirt_guestnet.datapath.netlink import links, probe
 from libvirt_guestnet.datapath.run import program
-from libvirt_guestnet.hook import concern, deadline, live, main
+from libvirt_guestnet.hook import concern, live, main
+from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard
-from libvirt_guestnet.hook.helpers import detached, hotplug, incoming
+from libvirt_guestnet.hook.helpers import hotplug
+from libvirt_guestnet.hook.processes import deadline, detached, incoming
 from libvirt_guestnet.hook.read import hostwide, port_policy
-from libvirt_guestnet.hook.services import repair, watch
+from libvirt_guestnet.hook.services import watch
 from libvirt_guestnet.state.folder import ROOT
 
 HOSTWIDE = "/run/hooks.json"

@@ -18,7 +18,7 @@ sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.hook import concern, dispatch, main
 from libvirt_guestnet.hook.enforce import bridge_guard, host_routes, reachability
 from libvirt_guestnet.hook.read import host_routed
-from libvirt_guestnet.hook.services import repair
+from libvirt_guestnet.hook.calls import repair
 BUILTIN = {{"replace", "rename", "unlink", "mkdir", "utime", "posix_spawnp", "poll", "fork", "ioctl", "write"}}
 OURS = {{"_change", "_element", "pin", "load_one", "announce"}}
 def kill_before(number):

@@ -26,7 +26,7 @@ from test_held import lab as lab  # noqa: PLC0414
 
 from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft, numbers
-from libvirt_guestnet.hook import domain as domain_calls
+from libvirt_guestnet.hook.calls import domain as domain_calls
 from libvirt_guestnet.hook.enforce import tagging
 
 FAR = "52:54:00:00:00:77"

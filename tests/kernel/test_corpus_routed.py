@@ -19,7 +19,7 @@ from conftest import ETH_P_ALL, ip
 from scapy.all import ICMP, IP, UDP, Ether, ICMPv6EchoRequest, IPv6  # type: ignore[attr-defined]
 
 from libvirt_guestnet.datapath.netlink import kernel
-from libvirt_guestnet.hook import domain as domain_calls
+from libvirt_guestnet.hook.calls import domain as domain_calls
 from libvirt_guestnet.hook.enforce import reachability
 from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.model.metadata import NAMESPACE

@@ -39,10 +39,10 @@ from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters, held_sets
 from libvirt_guestnet.datapath.port.port_facts import Trunk
 from libvirt_guestnet.datapath.run import nft
-from libvirt_guestnet.hook import domain as domain_calls
-from libvirt_guestnet.hook import networks
+from libvirt_guestnet.hook.calls import domain as domain_calls
+from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import bridge_guard
-from libvirt_guestnet.hook.helpers import detached
+from libvirt_guestnet.hook.processes import detached
 from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.model.metadata import NAMESPACE
 from libvirt_guestnet.state.folder import State

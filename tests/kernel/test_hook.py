@@ -160,7 +160,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from libvirt_guestnet.datapath.run import nft, program
 from libvirt_guestnet import log
-from libvirt_guestnet.hook.services import repair
+from libvirt_guestnet.hook.calls import repair
 log.complain = print
 run = program.run
 def counted(argv, stdin, *more):

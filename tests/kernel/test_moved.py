@@ -26,7 +26,7 @@ POLICY = policy(MAC, "10.61.1.66", BEHIND + NEAR + OWN + FORWARD)
 ROUTES = {"10.61.98.0/24 via 10.61.1.66 dev {}", "198.18.1.51 dev {}", "198.18.1.52 via 10.61.1.66 dev {}"}
 PUBLISHED = {"198.18.1.51 dev up0 proxy", "198.18.1.52 dev up0 proxy"}
 NO_HELPER = """
-from libvirt_guestnet.hook.helpers import detached
+from libvirt_guestnet.hook.processes import detached
 def refused(*_):
     raise OSError(11, "no more processes")
 detached.leave = refused

@@ -42,7 +42,7 @@ CALL = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards as ways
-from libvirt_guestnet.hook.helpers import incoming
+from libvirt_guestnet.hook.processes import incoming
 from libvirt_guestnet.hook import concern, main
 def killed(*_):
     os.kill(os.getpid(), 9)

@@ -12,8 +12,8 @@ from test_held import lab as lab  # noqa: PLC0414  a fixture
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters
-from libvirt_guestnet.hook import domain as domain_calls
-from libvirt_guestnet.hook import networks
+from libvirt_guestnet.hook.calls import domain as domain_calls
+from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import address_sets, port_guard
 from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.model.metadata import NAMESPACE

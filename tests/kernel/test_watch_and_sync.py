@@ -37,7 +37,7 @@ from contextlib import nullcontext
 from libvirt_guestnet.hook import live
 from libvirt_guestnet.state.folder import State
 try:
-    from libvirt_guestnet.hook.helpers import notes as promises
+    from libvirt_guestnet.hook.processes import notes as promises
     syncing = promises.promised(State(), promises.SYNCING, str(os.getpid()))
 except ImportError:
     syncing = nullcontext()

@@ -30,7 +30,7 @@ from libvirt_guestnet.datapath.run.program import Output
 from libvirt_guestnet.hook import dispatch
 from libvirt_guestnet.hook.admission import address_owners
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard, reachability
-from libvirt_guestnet.hook.helpers import detached, incoming
+from libvirt_guestnet.hook.processes import detached, incoming
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.model.metadata import NAMESPACE
 from libvirt_guestnet.state import serialiser

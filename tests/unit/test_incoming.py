@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.hook.helpers import incoming
+from libvirt_guestnet.hook.processes import incoming
 from libvirt_guestnet.hook.read import libvirt_records, xmlread
 from libvirt_guestnet.state.folder import State
 

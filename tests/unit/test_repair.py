@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.xmlread import MAX_MARKS
-from libvirt_guestnet.hook.services import repair
 
 ROOT = Path(__file__).parents[2]
 RECORD = "<domstatus><domain><name>{0}</name><uuid>{0}-uuid</uuid>{1}</domain></domstatus>"
@@ -23,10 +23,10 @@ sys.path.insert(0, sys.argv[1])
 memory = int(sys.argv[3]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 from libvirt_guestnet import log
-from libvirt_guestnet.hook.domain import Told
+from libvirt_guestnet.hook.calls.domain import Told
 from libvirt_guestnet.hook.enforce import reachability
 from libvirt_guestnet.hook.read import libvirt_records
-from libvirt_guestnet.hook.services import repair
+from libvirt_guestnet.hook.calls import repair
 libvirt_records.STATUS = sys.argv[2] + "/{}.xml"
 log.complain = lambda text: print("said", text)
 def repair_all(domains, _state):

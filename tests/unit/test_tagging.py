@@ -9,8 +9,8 @@ import pytest
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.hook import networks
 from libvirt_guestnet.hook.admission import taps
+from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import tagging
 from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.state.folder import State

@@ -10,7 +10,8 @@ import pytest
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import concern
-from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.hook.processes import deadline
+from libvirt_guestnet.hook.read import hostwide, xmlread
 from libvirt_guestnet.hook.read.xmlread import MAX_BYTES, MAX_MARKS
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,8 @@ READ = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (160 << 20, 160 << 20))
-from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.hook.processes import deadline
+from libvirt_guestnet.hook.read import hostwide, xmlread
 try:
     print(xmlread.parse(sys.stdin.buffer.read()).tag)
 except Exception as error:
@@ -36,7 +38,11 @@ def test_libvirts_users_stay_far_below_the_limits() -> None:
     network = xmlread.parse(b"<network><name>n</name><ip><dhcp>" + HOST * most + b"</dhcp></ip></network>")
     assert sum(1 for _ in network.all("ip/dhcp/host")) == most > 50_000
     assert network.text_of("name") == "n"
-    assert concern.MAX_STDIN == MAX_BYTES
+
+
+def test_what_is_said_twice_since_a_hook_imports_nothing_at_first_is_the_same() -> None:
+    said = concern.MAX_STDIN, concern.SECONDS, concern.HOSTWIDE
+    assert said == (MAX_BYTES, deadline.SECONDS, hostwide.FILE)
 
 
 HOSTILE = {

@@ -3,12 +3,9 @@ says. Asked where a refusal helps, before it runs or has the NIC; who runs alrea
 
 from __future__ import annotations
 
-import os
-
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.concern import HOSTWIDE
 from libvirt_guestnet.hook.enforce import bridge_guard
-from libvirt_guestnet.hook.read import nics, port_policy, values
+from libvirt_guestnet.hook.read import hostwide, nics, port_policy, values
 from libvirt_guestnet.hook.read.values import attribute
 from libvirt_guestnet.hook.read.xmlread import Node
 from libvirt_guestnet.state.folder import State
@@ -28,10 +25,6 @@ def check(domain: Node, state: State, refuse: bool | None = None) -> None:
 
 
 def _host_refuses() -> bool:
-    if not os.path.lexists(HOSTWIDE):
-        return False  # as on most hosts, which shall not wait for the import
-    from libvirt_guestnet.hook.read import hostwide
-
     return hostwide.read().unguardable == hostwide.REFUSE
 
 

@@ -19,8 +19,8 @@ from libvirt_guestnet.datapath.port import checksum
 from libvirt_guestnet.datapath.port.bpf import CannotError
 from libvirt_guestnet.datapath.port.checksum import Guard, Loaded
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.helpers import detached, notes
-from libvirt_guestnet.hook.helpers.notes import Promise
+from libvirt_guestnet.hook.processes import detached, notes
+from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read.port_policy import REFUSE
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt

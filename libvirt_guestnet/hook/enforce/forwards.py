@@ -20,8 +20,8 @@ from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import host_routes, lease_forwards
 from libvirt_guestnet.hook.enforce.allow_rules import passages
-from libvirt_guestnet.hook.helpers import notes
-from libvirt_guestnet.hook.helpers.notes import Promise
+from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import wanted_forwards, xmlread
 from libvirt_guestnet.model.claims import Claim, clashes
 from libvirt_guestnet.state import serialiser as stored

@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from libvirt_guestnet import log, parse
 from libvirt_guestnet.datapath.forwards.table import Ways
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.datapath.netlink.announce import announce
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing import gateway as kernel
 from libvirt_guestnet.datapath.routing import routes
+from libvirt_guestnet.datapath.routing.announce import announce
 from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
 from libvirt_guestnet.errors import NotLedError
 from libvirt_guestnet.hook.enforce import bridge_ports, forwards, host_routes
-from libvirt_guestnet.hook.helpers import incoming, notes
+from libvirt_guestnet.hook.processes import incoming, notes
 from libvirt_guestnet.hook.read import host_routed, libvirt_records, next_hop, wanted_forwards, xmlread
 from libvirt_guestnet.state.folder import State
 

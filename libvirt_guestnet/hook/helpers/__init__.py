@@ -1,1 +1,1 @@
-"""Processes that outlive a hook call, and what is owed when one is killed."""
+"""The NIC that is being plugged in, and what killed processes left undone."""

@@ -15,11 +15,11 @@ from libvirt_guestnet.datapath.run.names import TABLE
 from libvirt_guestnet.datapath.run.nft import listed
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import taps
+from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.enforce import checksum_guard, port_guard
-from libvirt_guestnet.hook.helpers import notes
+from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.read import libvirt_records, values
 from libvirt_guestnet.hook.read.xmlread import Node
-from libvirt_guestnet.hook.services import repair
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Plugging
 

@@ -12,7 +12,7 @@ import signal
 
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.helpers import detached, notes
+from libvirt_guestnet.hook.processes import detached, notes
 from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.serialiser import if_sound
@@ -76,8 +76,8 @@ def _was_awaited(note: str) -> bool:
 
 def finish(state: State) -> None:
     """Does it all; nothing where another process is at that. Never fails: what cannot be done the log is told of."""
+    from libvirt_guestnet.hook.calls import repair
     from libvirt_guestnet.hook.helpers import plug_marks
-    from libvirt_guestnet.hook.services import repair
 
     lock = os.open(f"{state.root}/{_REPAIR}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -90,9 +90,9 @@ def finish(state: State) -> None:
 
 
 def _finish_promises(state: State) -> None:
+    from libvirt_guestnet.hook.calls import repair
     from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard
     from libvirt_guestnet.hook.read import libvirt_records
-    from libvirt_guestnet.hook.services import repair
 
     with state.lock():
         broken = {kind: notes.broken(state, kind) for kind in _OF_PROCESSES}

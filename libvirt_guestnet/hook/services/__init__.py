@@ -1,1 +1,1 @@
-"""Putting back what is missing: after a restart of libvirt's daemon, and all the time."""
+"""The service that puts back what somebody else takes away."""

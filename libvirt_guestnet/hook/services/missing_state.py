@@ -21,7 +21,7 @@ from libvirt_guestnet.hook.enforce import (
     port_guard,
     tagging,
 )
-from libvirt_guestnet.hook.helpers import notes
+from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.state.folder import State
 
 

@@ -21,10 +21,11 @@ from libvirt_guestnet import log
 from libvirt_guestnet.datapath.forwards.table import Ways
 from libvirt_guestnet.datapath.netlink.events import Changes
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import deadline
-from libvirt_guestnet.hook.enforce import bridge_guard, forwards, lease_forwards
-from libvirt_guestnet.hook.helpers import notes, unfinished
-from libvirt_guestnet.hook.services import bridge_members, libvirt_rules, repair
+from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.hook.enforce import bridge_guard, bridge_members, forwards, lease_forwards
+from libvirt_guestnet.hook.helpers import unfinished
+from libvirt_guestnet.hook.processes import deadline, notes
+from libvirt_guestnet.hook.services import libvirt_rules
 from libvirt_guestnet.hook.services.missing_state import NOTHING, Lost, lost
 from libvirt_guestnet.state.folder import State
 

@@ -12,6 +12,7 @@ from libvirt_guestnet.errors import GuestnetError, NotLedError
 from libvirt_guestnet.hook.admission import address_owners, guardable, mtu, taps
 from libvirt_guestnet.hook.enforce import (
     bridge_guard,
+    bridge_members,
     bridge_ports,
     forwards,
     host_routes,
@@ -20,7 +21,6 @@ from libvirt_guestnet.hook.enforce import (
     tagging,
 )
 from libvirt_guestnet.hook.read import host_routed, next_hop, values, vlan_membership, wanted_forwards, xmlread
-from libvirt_guestnet.hook.services import bridge_members
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
 

@@ -16,11 +16,10 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import deadline
-from libvirt_guestnet.hook.deadline import Deadline
-from libvirt_guestnet.hook.domain import Told, keep, repair_all
+from libvirt_guestnet.hook.calls.domain import Told, keep, repair_all
 from libvirt_guestnet.hook.enforce import reachability
-from libvirt_guestnet.hook.helpers import notes
+from libvirt_guestnet.hook.processes import deadline, notes
+from libvirt_guestnet.hook.processes.deadline import Deadline
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.libvirt_records import Record
 from libvirt_guestnet.state.folder import ROOT, Lock, State

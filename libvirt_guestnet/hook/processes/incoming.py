@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.hook.helpers import detached, notes
-from libvirt_guestnet.hook.helpers.notes import Promise
+from libvirt_guestnet.hook.processes import detached, notes
+from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import libvirt_records, xmlread
 from libvirt_guestnet.state.folder import State
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.helpers import notes
-from libvirt_guestnet.hook.helpers.notes import Promise
+from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.hook.processes.notes import Promise
 
 
 def leave(work: Callable[[], None], seconds: int, why: str, promise: Promise | None = None) -> None:
