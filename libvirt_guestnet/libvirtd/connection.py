@@ -17,7 +17,7 @@ import libvirt
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, parse_xml
-from libvirt_guestnet.model.metadata import NAMESPACE, PREFIX
+from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
 
 OPEN_SECONDS = 30.0
 CALL_SECONDS = 120.0  # starting a guest under TCG on a loaded host is the slowest

@@ -14,7 +14,7 @@ from wire import Wire, arrived, domain
 
 from libvirt_guestnet.cli import parser
 from libvirt_guestnet.datapath.port.port_facts import link_local
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 
 LAB = Path(__file__).parents[2] / "labs/archnetwork.yaml"

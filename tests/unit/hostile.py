@@ -32,7 +32,7 @@ from libvirt_guestnet.hook.admission import address_owners
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard, reachability
 from libvirt_guestnet.hook.processes import detached, incoming
 from libvirt_guestnet.hook.read import libvirt_records
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.folder import State
 

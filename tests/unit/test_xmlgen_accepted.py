@@ -8,7 +8,7 @@ import libvirt
 import pytest
 from lxml import etree
 
-from libvirt_guestnet.model.metadata import NAMESPACE, PREFIX
+from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
 from libvirt_guestnet.xmlgen import api_text
 
 GOLDEN = Path(__file__).parents[2] / "xml"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, forwards, reservations
-from libvirt_guestnet.hook.read import network_policy, port_policy, xmlread
+from libvirt_guestnet.hook.read import network_receipts, port_receipts
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
@@ -16,8 +17,8 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
     """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it; where it will
     have the host forward IPv6, has that go on learning routes."""
     network = _network(hook_data)
-    network_policy.check_kind(network)
-    name, nic, vxlan = network.text_of("name"), network_policy.uplink(network), network_policy.overlay(network)
+    network_receipts.check_kind(network)
+    name, nic, vxlan = network.text_of("name"), network_receipts.uplink(network), network_receipts.overlay(network)
     if nic is not None:
         from libvirt_guestnet.datapath.netlink import kernel
 
@@ -26,15 +27,15 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
         from libvirt_guestnet.datapath.devices import vxlan_device
 
         vxlan_device.ensure_overlay(vxlan, name)
-    if (over := network_policy.subinterface(network)) is not None:
+    if (over := network_receipts.subinterface(network)) is not None:
         from libvirt_guestnet.datapath.devices import subinterface
 
         subinterface.ensure_subinterface(over, name)
-    if network_policy.forwards_ipv6(network):
+    if network_receipts.forwards_ipv6(network):
         from libvirt_guestnet.datapath.routing import gateway
 
         gateway.keep_learning()
-    if (aware := network_policy.aware_bridge(network)) is not None and aware.existing:
+    if (aware := network_receipts.aware_bridge(network)) is not None and aware.existing:
         vlan_bridge.check_filtering(aware.bridge, f"network {name!r}", aware.service)
 
 
@@ -48,7 +49,7 @@ def remember_network(hook_data: xmlread.Node, state: State) -> None:
 def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
     """Writes the network's receipt. Whether something changed; the bridge guard is to be settled then."""
     network = _network(hook_data)
-    name, receipt = network.text_of("name"), network_policy.network_receipt(network)
+    name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
     before = state.sound_network(name)
@@ -69,10 +70,10 @@ def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
 
 
 def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:
-    aware = network_policy.aware_bridge(network)
-    device = network_policy.overlay(network) or network_policy.subinterface(network)
-    made = device or network_policy.uplink(network)
-    ours = made is not None or network_policy.is_libvirts_bridge(network)
+    aware = network_receipts.aware_bridge(network)
+    device = network_receipts.overlay(network) or network_receipts.subinterface(network)
+    made = device or network_receipts.uplink(network)
+    ours = made is not None or network_receipts.is_libvirts_bridge(network)
     managed = receipt.guarded and ours and bool(receipt.bridge)
     return receipt._replace(
         made_bridge=made is not None,
@@ -87,7 +88,7 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
 
 def start_network(hook_data: xmlread.Node, state: State) -> None:
     """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
-    aware = network_policy.aware_bridge(_network(hook_data))
+    aware = network_receipts.aware_bridge(_network(hook_data))
     if aware is not None and not aware.existing:
         vlan_bridge.turn_on(aware.bridge, aware.tag, aware.service)
     keep(hook_data, state, started=True)  # its uplink may be a new device under an old name
@@ -119,7 +120,7 @@ def forget(name: str, state: State) -> None:
         state.drop_network(name)
         bridge_guard.settle_pending(state, hold)
         if receipt.guarded and receipt.bridge:
-            links = {port_policy.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
+            links = {port_receipts.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
             nft("".join(map(forgotten, sorted(links - segments(state)))), hold)
         forwards.try_to_settle(state, hold)
 
