@@ -36,9 +36,11 @@ def _text(prefix: IPv4Network | IPv6Network) -> str:
 def arrange(wanted: Iterable[str], gone: Iterable[str]) -> list[str]:
     """Has firewalld, where it runs, know these sources and those that are gone no more. Returns what failed."""
     add, remove = set(wanted), set(gone)
-    if not (add or remove) or TABLE not in tables():
+    if not (add or remove):
         return []
     try:
+        if TABLE not in tables():
+            return []
         there = _there()
         calls = [("addSource", each) for each in sorted(add - there)]
         calls += [("removeSource", each) for each in sorted((remove - add) & there)]

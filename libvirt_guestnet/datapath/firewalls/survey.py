@@ -5,14 +5,13 @@ Reading is all that is done with them: nothing is listed whose listing would mak
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from libvirt_guestnet.datapath.firewalls import accepts
 from libvirt_guestnet.datapath.run import program
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.datapath.run.nft import items
 
 _HOOKS = ("forward", "input")
 _FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
@@ -46,7 +45,7 @@ class Chain(NamedTuple):
 
 def chains() -> list[Chain]:
     """Every such chain on this host. Needs root. Raises GuestnetError when a program does not answer."""
-    base = [item["chain"] for item in _nft("chains") if "chain" in item]
+    base = [item for kind, item in items("chains") if kind == "chain"]
     base = [chain for chain in base if chain.get("hook") in _HOOKS and chain["family"] in _FAMILIES]
     by_iptables = sorted({chain["family"] for chain in base if _of_iptables(chain)})
     found = [
@@ -67,16 +66,8 @@ def _of_iptables(chain: dict[str, Any]) -> bool:
     return chain["table"] == "filter" and chain["name"] in _JUMPS and chain["family"] != "inet"
 
 
-def _nft(*what: str) -> list[dict[str, Any]]:
-    output = program.run(["nft", "-j", "list", *what], "", "nftables")
-    if output.status != 0:
-        raise GuestnetError(f"nft cannot list {' '.join(what)}: {output.complaint}")
-    items: list[dict[str, Any]] = json.loads(output.stdout)["nftables"]
-    return items
-
-
 def _nft_chain(chain: dict[str, Any]) -> Chain | None:
-    rules = [item["rule"] for item in _nft("table", chain["family"], chain["table"]) if "rule" in item]
+    rules = [item for kind, item in items("table", chain["family"], chain["table"]) if kind == "rule"]
     return nft_chain(chain, rules)
 
 
@@ -124,17 +115,10 @@ def _named(rules: Iterable[list[dict[str, Any]]], key: str) -> Iterator[str]:
 
 def _iptables(family: str, of_legacy: bool) -> list[Chain]:
     tool = "iptables" if family == "ip" else "ip6tables"
-    used = ("legacy" in _said([tool, "-V"])) == of_legacy
+    used = ("legacy" in program.said([tool, "-V"], "iptables")) == of_legacy
     name = tool if used else f"{tool}-{'legacy' if of_legacy else 'nft'}"
-    found = iptables_chains(name, _said([name, "-w", "5", "-S"]).splitlines())
+    found = iptables_chains(name, program.said([name, "-w", "5", "-S"], "iptables").splitlines())
     return found if used else [chain._replace(ours=False) for chain in found]
-
-
-def _said(argv: list[str]) -> str:
-    output = program.run(argv, "", "iptables")
-    if output.status != 0:
-        raise GuestnetError(f"{' '.join(argv)}: {output.complaint}")
-    return output.stdout
 
 
 def iptables_chains(tool: str, rules: list[str]) -> list[Chain]:
