@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 
 from libvirt_guestnet.datapath.firewalls import registry
-from libvirt_guestnet.datapath.firewalls.contract import Chain, Guests
+from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.install.apparmor import Confined
 from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, RUN_TWICE, HookStatus

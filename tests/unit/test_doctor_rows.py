@@ -9,8 +9,9 @@ from lxml import etree
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.cli.doctor import text
-from libvirt_guestnet.datapath.firewalls.contract import Chain
-from libvirt_guestnet.datapath.firewalls.registry import IPTABLES, NFTABLES
+from libvirt_guestnet.datapath.firewalls.chains import Chain
+from libvirt_guestnet.datapath.firewalls.nftables import Nftables
+from libvirt_guestnet.datapath.firewalls.registry import IN_NFTABLES, IPTABLES
 from libvirt_guestnet.doctor.facts import asleep, kernel_features, wanted_by
 from libvirt_guestnet.doctor.judge import FEATURES, FINE, MUST, NOTE, Asleep, Facts, Network, Row, judge
 from libvirt_guestnet.hostmap import HostMap
@@ -252,13 +253,13 @@ def test_a_chain_of_nft() -> None:
         rule("c", on("iifname", "bad"), {"drop": None}),
         rule("d", {"counter": {}}, {"drop": None}),
     ]
-    assert NFTABLES.chain(BASE, rules) is None
-    found = NFTABLES.chain({**BASE, "policy": "drop"}, rules)
+    assert Nftables(IN_NFTABLES).chain(BASE, rules) is None
+    found = Nftables(IN_NFTABLES).chain({**BASE, "policy": "drop"}, rules)
     assert found == OWN._replace(name="inet f c", inward=frozenset({"br-web", "x"}), outward=frozenset({"br-*"}))
     translated = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}
-    firewalld = NFTABLES.chain({**BASE, "policy": "drop"}, [rule("c", translated, {"accept": None})])
+    firewalld = Nftables(IN_NFTABLES).chain({**BASE, "policy": "drop"}, [rule("c", translated, {"accept": None})])
     assert firewalld is not None and firewalld.dnat
-    ended = NFTABLES.chain(BASE, [*rules, rule("c", {"counter": {}}, {"reject": {"type": "icmpx"}})])
+    ended = Nftables(IN_NFTABLES).chain(BASE, [*rules, rule("c", {"counter": {}}, {"reject": {"type": "icmpx"}})])
     assert ended is not None and ended.refuses == "it ends in a reject"
 
 

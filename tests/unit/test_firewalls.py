@@ -10,7 +10,8 @@ import pytest
 
 from libvirt_guestnet.datapath.firewalls import iptables, nftables, registry
 from libvirt_guestnet.datapath.firewalls.accepts import Link, Wanted
-from libvirt_guestnet.datapath.firewalls.contract import Chain, Change, Firewall, Guests
+from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.iptables import Iptables
 from libvirt_guestnet.datapath.firewalls.nftables import Nftables
 from libvirt_guestnet.doctor.judge import Facts, Network, judge
@@ -54,8 +55,9 @@ def shorewall(monkeypatch: pytest.MonkeyPatch) -> Shorewall:
     """On a host on which there is nothing else."""
     found = Shorewall()
     monkeypatch.setattr(registry, "ALL", (*registry.ALL, found))
+    monkeypatch.setattr(nftables, "items", lambda *_: [])
+    monkeypatch.setattr(iptables, "legacy", dict)
     for each in registry.ALL[:-1]:
-        monkeypatch.setattr(each, "survey", tuple)
         monkeypatch.setattr(each, "missing", lambda _wanted: [])
         monkeypatch.setattr(each, "arrange", lambda _change: [])
     return found
@@ -100,7 +102,7 @@ def test_a_tenant_of_nftables_is_told_by_its_table(monkeypatch: pytest.MonkeyPat
 
 
 def test_every_one_has_a_name_of_its_own_and_advice_for_its_chains() -> None:
-    tools = [each.tool for each in registry.ALL]
+    tools = [each.tool for each in registry.surveyed()]
     assert len(set(tools)) == len(tools) == 6
     chain = Chain("ip6tables FORWARD", "forward", (6,), "its policy is DROP")
     advised = {tool for tool in tools if registry.advice(chain._replace(tool=tool), Guests("br-web"))}

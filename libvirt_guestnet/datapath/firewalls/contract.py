@@ -9,9 +9,12 @@ what a person does so that it lets something pass (its advice). The first two ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from libvirt_guestnet.datapath.firewalls.accepts import Wanted
+
+if TYPE_CHECKING:  # each costs a hook half a millisecond
+    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
 Name = Callable[[Wanted], str]
 """Whose something is that has to pass, for messages."""
@@ -25,43 +28,6 @@ class Change(NamedTuple):
     gone: Sequence[str] = ()
     hold: int | None = None
     name: Name = str
-
-
-class Chain(NamedTuple):
-    """One chain of the hook `forward` or `input` that refuses whatever nothing in it accepts.
-
-    `refuses` says how; `tool` names the firewall whose it is. `ours`: our accepts count in it; `libvirts`: libvirt's
-    do; `dnat`: what was translated on its way in passes before. `inward` and `outward` are the devices (or PREFIX*)
-    that rules in its table let something out of and into: whoever wrote them has thought of these. `within` are those
-    that something is let out of where they are in a VRF.
-    """
-
-    name: str
-    hook: str
-    versions: tuple[int, ...]
-    refuses: str
-    tool: str = "nft"
-    ours: bool = False
-    libvirts: bool = False
-    dnat: bool = False
-    inward: frozenset[str] = frozenset()
-    outward: frozenset[str] = frozenset()
-    within: frozenset[str] = frozenset()
-
-
-class Guests(NamedTuple):
-    """Those that a chain refuses something: their bridge, or taps as PREFIX*, and the VRF that these are in ("": none).
-    `routed`: libvirt routes their network; `untranslated`: they have addresses that reach them as they are."""
-
-    device: str
-    vrf: str = ""
-    routed: bool = False
-    untranslated: bool = False
-
-    @property
-    def inward(self) -> str:
-        """What comes from a VRF has that as its input device, whichever device in it it came by."""
-        return self.vrf or self.device
 
 
 class Firewall:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from libvirt_guestnet.datapath.firewalls import iptables
-from libvirt_guestnet.datapath.firewalls.contract import Chain, Firewall, Guests
+from libvirt_guestnet.datapath.firewalls.contract import Firewall
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
 
 class Docker(Firewall):

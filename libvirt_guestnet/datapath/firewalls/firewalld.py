@@ -11,13 +11,17 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Wanted
-from libvirt_guestnet.datapath.firewalls.contract import Chain, Change, Firewall, Guests
+from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.datapath.run.nft import tables
 from libvirt_guestnet.errors import GuestnetError
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
 ZONE = "libvirt-routed"
 TABLE = "inet firewalld"

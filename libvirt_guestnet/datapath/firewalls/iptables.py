@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from libvirt_guestnet.datapath.firewalls import forward_chain
 from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage, Published, Wanted, span
-from libvirt_guestnet.datapath.firewalls.contract import Chain, Change, Firewall, Guests
+from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.forward_chain import ForwardChain
 from libvirt_guestnet.datapath.run import grammar, iptables, program
 from libvirt_guestnet.datapath.run.names import check_device
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
 CHAIN, LAST_CHAIN = "GUESTNET-FORWARD", "GUESTNET-ROUTED"
 _JUMP = {chain: f"-A FORWARD -j {chain}" for chain in (CHAIN, LAST_CHAIN)}
@@ -84,6 +87,8 @@ class Iptables(Firewall):
         return [self._described(name, chain, refuses, rules, let) for chain, refuses in found if refuses]
 
     def _described(self, name: str, chain: str, refuses: str, rules: list[str], let: list[str]) -> Chain:
+        from libvirt_guestnet.datapath.firewalls.chains import Chain
+
         return Chain(
             f"{name} {chain}",
             chain.lower(),

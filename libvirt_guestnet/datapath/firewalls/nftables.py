@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from libvirt_guestnet.datapath.firewalls.contract import Chain, Firewall, Guests
+from libvirt_guestnet.datapath.firewalls.contract import Firewall
 from libvirt_guestnet.datapath.firewalls.iptables import is_iptables
 from libvirt_guestnet.datapath.run.nft import items
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
 _HOOKS = ("forward", "input")
 _FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
@@ -35,6 +38,8 @@ class Nftables(Firewall):
 
     def chain(self, chain: dict[str, Any], rules: list[dict[str, Any]]) -> Chain | None:
         """A base chain and all rules of its table, as `nft -j` lists them; None where it refuses nothing. Pure."""
+        from libvirt_guestnet.datapath.firewalls.chains import Chain
+
         own = [rule["expr"] for rule in rules if rule["chain"] == chain["name"]]
         refuses = "its policy is drop" if chain.get("policy") == "drop" else _last(own)
         if not refuses:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet.datapath.firewalls.accepts import Wanted
-from libvirt_guestnet.datapath.firewalls.contract import Chain, Change, Firewall, Guests
+from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.docker import Docker
 from libvirt_guestnet.datapath.firewalls.firewalld import Firewalld
 from libvirt_guestnet.datapath.firewalls.iptables import Iptables
 from libvirt_guestnet.datapath.firewalls.libvirt_nftables import LibvirtNftables
-from libvirt_guestnet.datapath.firewalls.nftables import Nftables
 from libvirt_guestnet.datapath.firewalls.ufw import Ufw
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
 IN_IPTABLES = (Docker(), Ufw())
 """Those whose rules stand in iptables' chains: the first is named where several do."""
 IN_NFTABLES = (LibvirtNftables(), Firewalld())
 """Those that have tables of their own."""
-NFTABLES, IPTABLES = Nftables(IN_NFTABLES), Iptables(IN_IPTABLES)
-ALL: tuple[Firewall, ...] = (NFTABLES, IPTABLES, *IN_IPTABLES, *IN_NFTABLES)
+IPTABLES = Iptables(IN_IPTABLES)
+ALL: tuple[Firewall, ...] = (IPTABLES, *IN_IPTABLES, *IN_NFTABLES)
+"""All in which something can be arranged, in the order in which it is."""
+
+
+def surveyed() -> tuple[Firewall, ...]:
+    """All whose chains doctor knows: these, and what stands in nftables whoever wrote it."""
+    from libvirt_guestnet.datapath.firewalls.nftables import Nftables
+
+    return (Nftables(IN_NFTABLES), *ALL)
 
 
 def named(tool: str) -> Firewall:
     """The one whose a chain is."""
-    return next(each for each in ALL if each.tool == tool)
+    return next(each for each in surveyed() if each.tool == tool)
 
 
 def check(wanted: Sequence[Wanted]) -> None:
@@ -49,7 +60,7 @@ def sources(wanted: Sequence[Wanted]) -> list[str]:
 
 def survey(wanted: Sequence[Wanted]) -> list[Chain]:
     """Every chain of the host that refuses something. Needs root. Raises GuestnetError where that cannot be told."""
-    found = [chain for each in ALL for chain in each.survey()]
+    found = [chain for each in surveyed() for chain in each.survey()]
     knows = {tool: named(tool).knows(wanted) for tool in {chain.tool for chain in found}}
     return [chain._replace(ours=chain.ours or knows[chain.tool]) for chain in found]
 

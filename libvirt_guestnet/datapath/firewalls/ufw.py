@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from libvirt_guestnet.datapath.firewalls.contract import Chain, Firewall, Guests
+from typing import TYPE_CHECKING
+
+from libvirt_guestnet.datapath.firewalls.contract import Firewall
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
 
 class Ufw(Firewall):

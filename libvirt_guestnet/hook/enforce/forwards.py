@@ -132,12 +132,13 @@ def settle(state: State, hold: int, force: bool = False) -> None:
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
     active, through = _active(state), passages(state)
-    plain, sources = [_plain(each) for each in active], _sources([*accepts(active), *through])
-    # As JSON gives it back.
-    whole = {"ways": plain, "through": [[str(field) for field in each] for each in through], "sources": sources}
-    wanted, is_ = whole if any(whole.values()) else None, state.settled()
-    if is_ == wanted and not (force and wanted):
+    # As JSON gives it back. The sources follow from the rest, and firewalls are imported to tell them.
+    plain, led = [_plain(each) for each in active], [[str(field) for field in each] for each in through]
+    is_ = state.settled()
+    if (not (plain or led) and is_ is None) or (not force and _is_settled(is_, plain, led)):
         return
+    sources = _sources([*accepts(active), *through])
+    wanted = {"ways": plain, "through": led, "sources": sources} if plain or led else None
     with Promise(notes.path(state, notes.CHANGING, "ways")):
         before, had = _settled_before(is_)
         unsettled = {"ways": [_plain(each) for each in before], "sources": sorted(had.union(sources))}
@@ -150,6 +151,10 @@ def settle(state: State, hold: int, force: bool = False) -> None:
     if failures:
         raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
     state.put_settled(wanted)
+
+
+def _is_settled(is_: Any, plain: list[dict[str, Any]], led: list[list[str]]) -> bool:
+    return isinstance(is_, dict) and "sources" in is_ and (is_.get("ways"), is_.get("through")) == (plain, led)
 
 
 def _sources(wanted: list[Wanted]) -> list[str]:
