@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from lxml import etree
 
+from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model.metadata import LEASE, NAMESPACE, PREFIX, REQUIRED, STRICT
 from libvirt_guestnet.model.network import Network, Offload
 from libvirt_guestnet.model.topology import AddressWord, Forward, Guest, Port, Topology
 from libvirt_guestnet.xmlgen.element import Child, Element, Value, fill
-from libvirt_guestnet.xmlgen.vlan import Carrier, carrier, has_vlans, ranges
+from libvirt_guestnet.xmlgen.vlan import has_vlans, ranges
 
 
 def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> Element:
@@ -115,17 +116,9 @@ def _service(network: Network) -> bool | None:
 
 
 def _vlan(topology: Topology, network: Network, hostmap: HostMap) -> Element | None:
-    who = carrier(topology, network, hostmap)
-    if who not in (Carrier.BRIDGE, Carrier.OWN):
-        return None
-    label = network.physical_network if who is Carrier.BRIDGE else None
-    return _ours(
-        "vlan",
-        tag=network.vlan,
-        service=_service(network),
-        label=label,
-        uplink=hostmap.vlan_uplink(label) if label else None,
-    )
+    wanted = registry.wanted(topology, network, hostmap)
+    tag = registry.of(wanted).declares(wanted)
+    return None if tag is None else _ours(tag.name, **tag.attributes)
 
 
 def _port_vlan(port: Port) -> Element | None:
