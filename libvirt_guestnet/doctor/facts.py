@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from libvirt_guestnet.datapath.firewalls import survey
+from libvirt_guestnet.datapath.firewalls import iptables, registry
 from libvirt_guestnet.datapath.forwards.table import Ways
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import program
@@ -69,13 +69,13 @@ def _seen_by_root(facts: Facts, state: State) -> Facts:
     routed = tuple(Network(tap, tap, "host-routed", frozenset({4, 6}), vrf=vrf) for tap, vrf in _routed_taps(state))
     guarded = guarded_taps()
     admitted = guarded | {port.tap for port in state.ports() if port.trusted}
-    chains = tuple(_with_sources(state))
+    chains = tuple(registry.survey(forwards.to_pass(state)))
     return replace(
         facts,
         networks=(*(_reached(net, reached, untranslated, isolated) for net in facts.networks), *routed),
         chains=chains,
-        legacy=survey.legacy(),
-        firewalls=tuple(sorted({chain.tool for chain in chains} - {"nft", "iptables"})),
+        legacy=iptables.legacy(),
+        firewalls=registry.managed(chains),
         hostwide=_read_hostwide()[1],
         offload=_offload(state),
         stale=tuple(sorted(state.tapnames() - facts.devices)),
@@ -128,19 +128,6 @@ def _reached(
         untranslated=net.device in untranslated,
         isolated=isolated.get(net.device, frozenset()),
     )
-
-
-def _with_sources(state: State) -> Iterator[survey.Chain]:
-    """Ours counts in firewalld's chains if it knows our sources."""
-    for chain in survey.chains():
-        yield chain._replace(ours=_knows_us(state)) if chain.tool == "firewalld" else chain
-
-
-def _knows_us(state: State) -> bool:
-    try:
-        return not forwards.unknown(state)
-    except GuestnetError:
-        return False  # such as without the zone: then it refuses them
 
 
 def _routed_taps(state: State) -> list[tuple[str, str]]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 
-from libvirt_guestnet.datapath.firewalls.survey import Chain
+from libvirt_guestnet.datapath.firewalls import registry
+from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.install.apparmor import Confined
 from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, RUN_TWICE, HookStatus
@@ -301,7 +302,7 @@ def _no_way_out(net: Network, chain: Chain) -> bool:
 
 def _no_way_in(net: Network, chain: Chain) -> bool:
     ours = chain.ours or (chain.dnat and not net.untranslated and net.mode != _HOST_ROUTED)
-    let = _let(net.device, chain.outward) and not (net.untranslated and chain.tool == "firewalld")
+    let = _let(net.device, chain.outward) and not (net.untranslated and registry.named(chain.tool).by_name_translated)
     return (net.reached or net.mode == _HOST_ROUTED) and not ours and not let
 
 
@@ -326,26 +327,9 @@ def _input(chain: Chain, cut: list[Network]) -> Iterator[Row]:
 
 def _accept(chain: Chain, net: Network) -> str:
     """What makes a chain let a network's traffic through, in the words of the tool whose chain it is."""
-    device = "vme*" if net.mode == _HOST_ROUTED else net.device
-    # What comes from a VRF has that as its input device, whichever device in it it came by.
-    tool, inward = chain.name.partition(" ")[0], net.vrf or device
-    if chain.tool == "firewalld" and (net.untranslated or net.mode == _HOST_ROUTED):
-        return f"{_SYNC}; it says what firewalld has against them"
-    if chain.tool == "firewalld":
-        zone = "libvirt-routed" if net.mode == "route" else "libvirt"
-        return f"firewall-cmd --permanent --zone={zone} --add-interface={device} && firewall-cmd --reload"
-    if chain.hook == "input":
-        told = {"nft": f'nft insert rule {chain.name} iifname "{device}" accept', "ufw": f"ufw allow in on {device}"}
-        return told.get(chain.tool, f"{tool} -I INPUT -i {device.replace('*', '+')} -j ACCEPT")
-    if chain.tool == "nft":
-        keys = ("meta sdifname" if net.vrf else "iifname", "oifname")
-        both = " ".join(f"'{key} \"{device}\" accept'" for key in keys)
-        return f"nft insert rule {chain.name} RULE, for each RULE of {both}; keep them where that table is loaded from"
-    if chain.tool == "ufw":
-        return f"ufw route allow in on {inward} && ufw route allow out on {device}".replace("*", "+")
-    place = "DOCKER-USER" if chain.tool == "docker" else "FORWARD"
-    rules = (f"{tool} -I {place} {way} -j ACCEPT" for way in (f"-i {inward}", f"-o {device}"))
-    return f"{' && '.join(rules)}, at every boot".replace("*", "+")
+    is_tap = net.mode == _HOST_ROUTED
+    guests = Guests("vme*" if is_tap else net.device, net.vrf, net.mode == "route", net.untranslated or is_tap)
+    return registry.advice(chain, guests)
 
 
 _UNLESS_NEEDED = "they pass those; where nothing (Docker, Kubernetes) needs it: sysctl -w {}=0"

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from lxml import etree
 
 from libvirt_guestnet import parse
+from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.libvirtd.snapshot import Element
 from libvirt_guestnet.metadata.policy import NAMESPACE
 
 _OURS = f"{{{NAMESPACE}}}"
 _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 
-_SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", "uplink", "vlan", "vxlan"))
+_SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", *registry.TAGS))
 
 NIC_PARTS = frozenset({"link", "bandwidth", "port", "vlan"})
 """What a topology can say of an <interface>, beside where it is plugged in."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lxml import etree
+
+from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.datapath.devices.host_devices import Device, Outlet, too_wide
 from libvirt_guestnet.libvirtd.snapshot import NETWORK_MARK, Element, NetworkState, Snapshot, Wanted, source_network
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.network import vxlan_overhead
 from libvirt_guestnet.parse import address
 
-_UPLINK, _VXLAN, _VLAN = (f"{NETWORK_MARK}/{{{NAMESPACE}}}{tag}" for tag in ("uplink", "vxlan", "vlan"))
+_UPLINK, _VXLAN = (f"{NETWORK_MARK}/{{{NAMESPACE}}}{tag}" for tag in ("uplink", "vxlan"))
 _ALIAS = "libvirt-guestnet"  # datapath.kernel.ALIAS
 _MAP = "(--map, or /etc/libvirt-guestnet/host.yaml)"
 
@@ -52,7 +55,8 @@ def bridge_of(network: Element) -> str:
 
 def _is_made(network: Element) -> bool:
     """Whether a network's bridge goes when the network is stopped."""
-    return not _is_mapped_bridge(network) or nic_of(network) is not None or network.find(_VXLAN) is not None
+    made = any(tag in registry.MADE_BRIDGES for tag, _ in _carried(network))
+    return not _is_mapped_bridge(network) or made
 
 
 def shares_nic(network: Element, other: Element) -> bool:
@@ -85,13 +89,18 @@ def _missing(network: Element, snapshot: Snapshot) -> str:
 
 def _needed(network: Element) -> Iterator[str]:
     """The devices that have to be there before the network can start, or its guests."""
-    vxlan, nic = network.find(_VXLAN), nic_of(network)
-    if vxlan is not None:
-        yield vxlan.get("device", "")
-    elif nic is not None:
-        yield nic.device
-    elif _is_mapped_bridge(network):
-        yield bridge_of(network)
+    needed = [device for tag, ours in _carried(network) for device in registry.devices(tag, ours)]
+    if not needed and _is_mapped_bridge(network):
+        needed.append(bridge_of(network))
+    yield from needed
+
+
+def _carried(network: Element) -> Iterator[tuple[str, dict[str, str]]]:
+    """The carriers' elements in a network's metadata, with their attributes."""
+    for element in network.iterfind(f"{NETWORK_MARK}/*"):
+        tag = etree.QName(element).localname if isinstance(element.tag, str) else ""
+        if tag in registry.TAGS:
+            yield tag, {str(name): str(value) for name, value in element.items()}
 
 
 def _is_mapped_bridge(network: Element) -> bool:
@@ -152,8 +161,8 @@ def narrow_underlay(network: Element, snapshot: Snapshot) -> str:
 
 def _carriers(network: Element, snapshot: Snapshot) -> Iterator[str]:
     """The devices by which a network's bridge leads outside, or will."""
-    bridge, nic, vlan = bridge_of(network), nic_of(network), network.find(_VLAN)
-    named = {nic.device if nic else "", vlan.get("uplink", "") if vlan is not None else ""}
+    bridge = bridge_of(network)
+    named = {device for tag, ours in _carried(network) for device in registry.outlets(tag, ours)}
     for name, device in snapshot.links.items():
         if name in named or (device.master == bridge and device.leads_outside and _is_outside(network)):
             yield name

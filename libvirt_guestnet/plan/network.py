@@ -8,6 +8,7 @@ from copy import deepcopy
 
 from lxml import etree
 
+from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.changes.change import Change, to_text
 from libvirt_guestnet.changes.network import (
     DefineNetwork,
@@ -38,7 +39,7 @@ from libvirt_guestnet.xmlgen.element import api_text
 # What virNetworkUpdate can change in an active network, as differences name it.
 _UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/host|portgroup)\[.*")
 # What the hook makes only when the network starts.
-_CARRIER = re.compile(r"metadata/.*\b(uplink|vlan|vxlan)\b")
+_CARRIER = re.compile(rf"metadata/.*\b({'|'.join(sorted(registry.TAGS))})\b")
 
 
 def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:

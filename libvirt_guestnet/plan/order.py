@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
+from libvirt_guestnet.carriers.registry import MADE_BRIDGES
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import (
@@ -32,7 +33,7 @@ from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.network import bridge_of, plan_network, remove_network
 
 # What the network hook makes a bridge for: it may be there, and be ours.
-_CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in ("uplink", "vxlan"))
+_CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in sorted(MADE_BRIDGES))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from libvirt_guestnet.datapath.netlink.kernel import bridge_guard, guarded_ports
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.hook.enforce import checksum_guard, host_routes
@@ -16,8 +18,10 @@ from libvirt_guestnet.status.routes import Led
 
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
     """The networks and ports of one topology, or of all, and what leads to them. Raises GuestnetError."""
-    seen, state = guarded_ports(), State()
-    bridges, ports, known = *map(frozenset, bridge_guard()), state.bridges()
+    # nft tells root alone. Where no hook has run yet, there are no receipts that others may not read.
+    is_root, state = os.geteuid() == 0, State()
+    seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
+    bridges, ports, known = *map(frozenset, closed), state.bridges()
     guards = reporting.BridgeGuards(
         bridges, ports, known is not None and bool(known.cannot), {r.name: r for r in state.networks()}
     )

@@ -38,5 +38,7 @@ class _Kernel:
 def opened(state: State, led: frozenset[Route | Published]) -> list[Ways]:
     """Of every port with ways in those that are open; `led` is what leads to guests. Raises GuestnetError."""
     active = [lease_forwards.followed(each, state) for each in receipts(state) if each.active]
+    if not active:
+        return []
     kernel = _Kernel(led)
     return [kernel.opened(each) for each in active]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import policy, writer
 from libvirt_guestnet.metadata.policy import LEASE, REQUIRED, STRICT, DomainPolicy, NetworkPolicy, PortPolicy
 from libvirt_guestnet.model.network import Network, Offload
 from libvirt_guestnet.model.topology import AddressWord, Forward, Guest, Port, Topology
 from libvirt_guestnet.xmlgen.element import Element
-from libvirt_guestnet.xmlgen.vlan import Carrier, carrier, has_vlans
+from libvirt_guestnet.xmlgen.vlan import has_vlans
 
 
 def network_metadata(topology: Topology, network: Network, hostmap: HostMap) -> Element:
@@ -110,12 +111,8 @@ def _uplink(network: Network, hostmap: HostMap) -> policy.Uplink | None:
 
 
 def _vlan(topology: Topology, network: Network, hostmap: HostMap) -> policy.VlanBridge | None:
-    who = carrier(topology, network, hostmap)
-    if who not in (Carrier.BRIDGE, Carrier.OWN):
-        return None
-    label = network.physical_network if who is Carrier.BRIDGE else None
-    uplink = hostmap.vlan_uplink(label) if label else None
-    return policy.VlanBridge(network.vlan or 0, network.service_vlan, label or "", uplink or "")
+    wanted = registry.wanted(topology, network, hostmap)
+    return registry.of(wanted).declares(wanted)
 
 
 def _vxlan(network: Network, hostmap: HostMap) -> policy.Vxlan | None:

@@ -11,7 +11,7 @@ import pytest
 from box import Box
 
 import libvirt_guestnet
-from libvirt_guestnet.datapath.firewalls.accepts import nft_leads
+from libvirt_guestnet.datapath.firewalls.libvirt_nftables import leads
 
 pytestmark = pytest.mark.kernel
 
@@ -20,7 +20,8 @@ ARRANGE = """
 import json, sys
 from ipaddress import ip_network
 from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Passage, Published
-from libvirt_guestnet.datapath.firewalls.places import arrange
+from libvirt_guestnet.datapath.firewalls.contract import Change
+from libvirt_guestnet.datapath.firewalls.registry import arrange
 
 def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False, other="", far="",
            link=False):
@@ -31,7 +32,7 @@ def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=No
     origin = Published(ip_network(published) if published else None, from_ports) if translated else None
     return Accept(bridge, ip_network(guest), protocol, ports, origin)
 
-print(json.dumps(arrange(accept(**fields) for fields in json.loads(sys.argv[1]))))
+print(json.dumps(arrange(Change([accept(**fields) for fields in json.loads(sys.argv[1])]))))
 """
 FORWARD = {
     "bridge": "gn-x", "guest": "10.0.0.1", "protocol": "tcp", "ports": (80, 80), "published": "198.18.1.1",
@@ -121,7 +122,7 @@ def test_ours_come_first_again_where_libvirt_was_not_done(box: Box, family: str,
     chain = box.ok("nft", "-a", "list", "chain", *table.split(), "forward")
     assert chain.index("jump guestnet") < chain.index("reject")
     assert chain.count("jump guestnet") == 1
-    assert (nft_leads(chain.splitlines()), nft_leads(before.splitlines())) == (True, False)
+    assert (leads(chain.splitlines()), leads(before.splitlines())) == (True, False)
 
 
 def test_what_cannot_be_arranged_is_named(box: Box) -> None:

@@ -32,7 +32,10 @@ ELSEWHERE = {
         r"|hook/lifecycle\.py _(age|is_there)$"
     ),
     "commands of a person's, and labs": (
-        r"firewalls/(survey|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py|links\.py ports_of"
+        r"firewalls/(docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"
+        r"|links\.py ports_of|firewalls/registry\.py (named|survey|surveyed|managed|advice)$"
+        r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|is_iptables|legacy|_words)$"
+        r"|firewalls/iptables\.py (_refuses|_devices)$|contract\.py Guests"
         r"|missing_state\.py by_port$|forwards/table\.py elements$"
         r"|address_owners\.py (refused_now|_reached_by|_asked_by)$|hostwide\.py (read|write)$"
         r"|port/filters\.py guard$|nft\.py numbers_of_all$"
@@ -53,7 +56,7 @@ ELSEWHERE = {
     ),
     "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py leave$",
     "nothing to do on a host whose kernel never loses anything": (
-        r"accepts\.py leads_last|learning\.py (give_back|hold|is_held_set)$|nft\.py (in_set|_times)$"
+        r"iptables\.py _leads_last|learning\.py (give_back|hold|is_held_set)$|nft\.py (in_set|_times|_is_absent)$"
         r"|present\.py _is_whole|address_sets\.py _(held|span)$"
         r"|links\.py is_up$|libvirt_rules\.py (_children|Libvirts\._is_resting)$"
         r"|routes\.py there|Rtnl\.published|repair\.py _ports|fdb\.py silence|announce\.py unsolicited_advertisement"

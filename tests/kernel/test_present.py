@@ -8,7 +8,7 @@ import pytest
 
 from libvirt_guestnet.datapath.forwards.table import TABLE, Floating, Forward, Ways, batch, sizes
 from libvirt_guestnet.datapath.netlink.present import Chain, Element, index_key, missing, name_key
-from libvirt_guestnet.datapath.run.nft import sizes_of
+from libvirt_guestnet.datapath.run.nft import items, listed, numbers, sizes_of, tables
 
 TABLES = """
 table netdev guestnet {
@@ -80,3 +80,14 @@ def test_ways_in_are_as_many_as_they_were_written() -> None:
         subprocess.run(["nft", "-f", "-"], input=batch(ways), text=True, check=True, timeout=10)
         assert sizes_of(TABLE) == sizes(ways)
     assert sizes_of("inet none") == {}
+
+
+@pytest.mark.usefixtures("namespace")
+def test_what_is_not_there_is_no_error_for_this_nft() -> None:
+    """Its words for that are the one failure that is forgiven; the table's namesake must not have it say others."""
+    assert (tables(), listed("table", *NETDEV.split()), numbers("ports")) == (set(), [], [])
+    subprocess.run(["nft", "-f", "-"], input=TABLES, text=True, check=True, timeout=10)
+    assert tables() == {NETDEV, BRIDGE, "arp guestnet"}
+    assert (sizes_of("inet guestnet"), sizes_of("netdev guestnest")) == ({}, {})
+    absent = [("chain", *NETDEV.split(), "whale"), ("chain", "ip", "none", "forward"), ("set", *BRIDGE.split(), "port")]
+    assert [(listed(*each), list(items(*each))) for each in absent] == [([], [])] * len(absent)

@@ -9,7 +9,9 @@ from lxml import etree
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.cli.doctor import text
-from libvirt_guestnet.datapath.firewalls.survey import Chain, iptables_chains, nft_chain
+from libvirt_guestnet.datapath.firewalls.chains import Chain
+from libvirt_guestnet.datapath.firewalls.nftables import Nftables
+from libvirt_guestnet.datapath.firewalls.registry import IN_NFTABLES, IPTABLES
 from libvirt_guestnet.doctor.facts import asleep, kernel_features, wanted_by
 from libvirt_guestnet.doctor.judge import FEATURES, FINE, MUST, NOTE, Asleep, Facts, Network, Row, judge
 from libvirt_guestnet.hostmap import HostMap
@@ -251,13 +253,13 @@ def test_a_chain_of_nft() -> None:
         rule("c", on("iifname", "bad"), {"drop": None}),
         rule("d", {"counter": {}}, {"drop": None}),
     ]
-    assert nft_chain(BASE, rules) is None
-    found = nft_chain({**BASE, "policy": "drop"}, rules)
+    assert Nftables(IN_NFTABLES).chain(BASE, rules) is None
+    found = Nftables(IN_NFTABLES).chain({**BASE, "policy": "drop"}, rules)
     assert found == OWN._replace(name="inet f c", inward=frozenset({"br-web", "x"}), outward=frozenset({"br-*"}))
     translated = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}
-    firewalld = nft_chain({**BASE, "policy": "drop"}, [rule("c", translated, {"accept": None})])
+    firewalld = Nftables(IN_NFTABLES).chain({**BASE, "policy": "drop"}, [rule("c", translated, {"accept": None})])
     assert firewalld is not None and firewalld.dnat
-    ended = nft_chain(BASE, [*rules, rule("c", {"counter": {}}, {"reject": {"type": "icmpx"}})])
+    ended = Nftables(IN_NFTABLES).chain(BASE, [*rules, rule("c", {"counter": {}}, {"reject": {"type": "icmpx"}})])
     assert ended is not None and ended.refuses == "it ends in a reject"
 
 
@@ -278,12 +280,12 @@ UFW = """\
 
 
 def test_chains_of_iptables() -> None:
-    forward, inward = iptables_chains("iptables", UFW)
+    forward, inward = IPTABLES.chains("iptables", UFW)
     expected = DOCKER._replace(tool="ufw", inward=frozenset({"br-in"}), outward=frozenset({"vm*"}))
     assert forward == expected
     assert (inward.name, inward.hook, inward.ours, inward.libvirts) == ("iptables INPUT", "input", False, False)
-    assert iptables_chains("iptables", ["-P FORWARD ACCEPT", "-A FORWARD -i x -j DROP"]) == []
-    [ended] = iptables_chains("ip6tables", ["-P FORWARD ACCEPT", "-A FORWARD -j REJECT --reject-with x"])
+    assert IPTABLES.chains("iptables", ["-P FORWARD ACCEPT", "-A FORWARD -i x -j DROP"]) == []
+    [ended] = IPTABLES.chains("ip6tables", ["-P FORWARD ACCEPT", "-A FORWARD -j REJECT --reject-with x"])
     assert (ended.refuses, ended.versions, ended.tool) == ("it ends in a REJECT", (6,), "iptables")
 
 

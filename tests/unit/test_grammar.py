@@ -10,7 +10,7 @@ import pytest
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices import vlan_bridge
-from libvirt_guestnet.datapath.firewalls import accepts
+from libvirt_guestnet.datapath.firewalls import iptables, libvirt_nftables
 from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Passage, Published
 from libvirt_guestnet.datapath.forwards.table import Floating, Forward, Ways, batch
 from libvirt_guestnet.datapath.port import bridge_filter, filters, learning
@@ -76,8 +76,8 @@ NFT = {
     "gate": gateway.gate([gateway.RoutedTap("vnet0", (address("169.255.30.1"), address("fe80::1")))]),
     "ungate": gateway.ungate(["vnet0"], last=False),
     "ungate last": gateway.ungate(["vnet0"], last=True),
-    "accepts": accepts.nft_batch(WANTED, "ip libvirt_network", []),
-    "accepts gone": accepts.nft_batch([], "ip6 libvirt_network", ["\t\tjump guestnet # handle 12"]),
+    "accepts": libvirt_nftables.batch(WANTED, "ip libvirt_network", []),
+    "accepts gone": libvirt_nftables.batch([], "ip6 libvirt_network", ["\t\tjump guestnet # handle 12"]),
 }
 
 
@@ -87,8 +87,8 @@ def test_all_that_is_written_for_nft_passes(text: str) -> None:
     grammar.check_nft(text)
 
 
-IPTABLES = accepts.iptables_batch([*WANTED, Link("vnet0", prefix("10.0.0.2"), "vrf1")], ["-P FORWARD DROP"])
-IPTABLES_GONE = accepts.iptables_batch([], ["-A FORWARD -j GUESTNET-FORWARD", "-A FORWARD -j GUESTNET-ROUTED"])
+IPTABLES = iptables.batch([*WANTED, Link("vnet0", prefix("10.0.0.2"), "vrf1")], ["-P FORWARD DROP"])
+IPTABLES_GONE = iptables.batch([], ["-A FORWARD -j GUESTNET-FORWARD", "-A FORWARD -j GUESTNET-ROUTED"])
 
 
 @pytest.mark.parametrize("text", [IPTABLES, IPTABLES_GONE])

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage, iptables_batch
+from libvirt_guestnet.datapath.firewalls import iptables
+from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage
 from libvirt_guestnet.datapath.routing.routes import Reach, Route
 from libvirt_guestnet.hook.enforce.allow_rules import passages
 from libvirt_guestnet.state.folder import State
@@ -84,7 +85,7 @@ def test_what_comes_from_a_tap_in_a_vrf_comes_from_the_vrf(state: State) -> None
     routes = (Route("192.0.2.7/32", "vme1", table=10),)
     state.put_reach(Reach("vme1", "u", "g", routes, gateway="169.255.30.1", vrf="red")._asdict())
     assert passages(state) == [link := Link("vme1", ip_network("192.0.2.7/32"), "red")]
-    assert [line for line in iptables_batch([link], ["-P FORWARD DROP"]).splitlines() if "192.0.2.7" in line] == [
+    assert [line for line in iptables.batch([link], ["-P FORWARD DROP"]).splitlines() if "192.0.2.7" in line] == [
         "-A GUESTNET-ROUTED -o vme1 -d 192.0.2.7/32 -j ACCEPT",
         "-A GUESTNET-ROUTED -i red -s 192.0.2.7/32 -j ACCEPT",
     ]

@@ -8,49 +8,81 @@ address that is a source of it passes in both directions, wherever it is. Source
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Wanted
+from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.datapath.run.nft import tables
 from libvirt_guestnet.errors import GuestnetError
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
 ZONE = "libvirt-routed"
 TABLE = "inet firewalld"
 _SERVICE, _PATH = "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1"
 
 
-def sources(wanted: Iterable[Wanted]) -> list[str]:
-    """The addresses and prefixes that pass untranslated, and that no zone of libvirt's speaks for. Pure."""
-    bare = (w.guest for w in wanted if isinstance(w, Link) or (isinstance(w, Accept) and not w.published))
-    return sorted(set(map(_text, bare)))
+class Firewalld(Firewall):
+    """It knows sources, and devices by their zones."""
+
+    tool, tables = "firewalld", (TABLE.partition(" ")[2],)
+    by_name_translated = True
+
+    def sources(self, wanted: Sequence[Wanted]) -> list[str]:
+        """What passes untranslated, and no zone of libvirt's speaks for."""
+        bare = (w.guest for w in wanted if isinstance(w, Link) or (isinstance(w, Accept) and not w.published))
+        return sorted(set(map(_text, bare)))
+
+    def arrange(self, change: Change) -> list[str]:
+        """Where it runs."""
+        add, remove = set(self.sources(change.wanted)), set(change.gone)
+        try:
+            if not (add or remove) or TABLE not in tables():
+                return []
+            there = _there()
+        except GuestnetError as error:
+            return [f"firewalld: {error}"] if add else []
+        calls = [("addSource", each) for each in sorted(add - there)]
+        calls += [("removeSource", each) for each in sorted((remove - add) & there)]
+        return [failure for method, source in calls if (failure := _failed(method, source))]
+
+    def missing(self, wanted: Sequence[Wanted]) -> list[str]:
+        """What it refuses to say is no reason to look again: whoever asked for it was told, and all else must come
+        back."""
+        try:
+            return [] if self._knows(wanted) else ["firewalld's sources"]
+        except BusError:
+            return []
+
+    def knows(self, wanted: Sequence[Wanted]) -> bool:
+        try:
+            return self._knows(wanted)
+        except GuestnetError:
+            return False  # such as without the zone: then it refuses them
+
+    def _knows(self, wanted: Sequence[Wanted]) -> bool:
+        needed = set(self.sources(wanted))
+        return not needed or TABLE not in tables() or needed <= _there()
+
+    def advice(self, chain: Chain, guests: Guests) -> str:
+        if guests.untranslated:
+            return "guestnet hooks sync; it says what firewalld has against them"
+        zone = ZONE if guests.routed else "libvirt"
+        return f"firewall-cmd --permanent --zone={zone} --add-interface={guests.device} && firewall-cmd --reload"
+
+
+class BusError(GuestnetError):
+    """firewalld, or the bus, refused a call."""
 
 
 def _text(prefix: IPv4Network | IPv6Network) -> str:
     return str(prefix.network_address) if prefix.num_addresses == 1 else str(prefix)
-
-
-def arrange(wanted: Iterable[str], gone: Iterable[str]) -> list[str]:
-    """Has firewalld, where it runs, know these sources and those that are gone no more. Returns what failed."""
-    add, remove = set(wanted), set(gone)
-    if not (add or remove) or TABLE not in tables():
-        return []
-    try:
-        there = _there()
-        calls = [("addSource", each) for each in sorted(add - there)]
-        calls += [("removeSource", each) for each in sorted((remove - add) & there)]
-    except GuestnetError as error:
-        return [f"firewalld: {error}"] if add else []
-    return [failure for method, source in calls if (failure := _failed(method, source))]
-
-
-def lost(wanted: Iterable[str]) -> bool:
-    """Whether firewalld runs and does not know all of these. Raises GuestnetError."""
-    needed = set(wanted)
-    return bool(needed) and TABLE in tables() and not needed <= _there()
 
 
 def _there() -> set[str]:
@@ -71,7 +103,10 @@ def _failed(method: str, source: str) -> str:
 
 def _call(method: str, signature: str, *arguments: str) -> str:
     argv = ["busctl", "--json=short", "--timeout=5", "call", _SERVICE, _PATH, f"{_SERVICE}.zone", method, signature]
-    output = program.run([*argv, *arguments], "", "systemd")
+    try:
+        output = program.run([*argv, *arguments], "", "systemd")
+    except GuestnetError as error:
+        raise BusError(str(error)) from error
     if output.status != 0:
-        raise GuestnetError(f"{method} {' '.join(arguments)}: {output.complaint}")
+        raise BusError(f"{method} {' '.join(arguments)}: {output.complaint}")
     return output.stdout

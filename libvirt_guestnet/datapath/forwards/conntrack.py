@@ -14,17 +14,17 @@ from contextlib import closing, suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from libvirt_guestnet.datapath.netlink import codec
+from libvirt_guestnet.datapath.netlink.codec import attributes
 from libvirt_guestnet.model.claims import ANYWHERE, Claim
 
 _NETFILTER, _GET, _DELETE = 12, 1 << 8 | 1, 1 << 8 | 2
-_REQUEST, _DUMP = 0x001, 0x300
-_ERROR, _DONE = 2, 3
 _ORIGINAL, _IP, _PROTO = 1, 1, 2
 _DESTINATION = {4: 2, 6: 4}  # CTA_IP_V4_DST, CTA_IP_V6_DST
 _FAMILY = {4: 2, 6: 10}
 _NUMBER, _PORT = 1, 3
 _PROTOCOLS = {"tcp": 6, "udp": 17}
-_HEADER, _GENERAL, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBH"), struct.Struct("=HH")
+_GENERAL = struct.Struct("=BBH")
 _SECONDS = 5
 
 
@@ -47,7 +47,7 @@ def forget(claims: Iterable[Claim], host: Iterable[str]) -> None:
     with suppress(OSError):
         for version in sorted(versions):
             for flow in _matching(list(_flows(version)), wanted):
-                _send(version, _DELETE, _REQUEST, flow.original).close()
+                _send(version, _DELETE, codec.REQUEST, flow.original).close()
 
 
 def _spread(claim: Claim, host: list[str]) -> list[Claim]:
@@ -75,48 +75,28 @@ def _send(version: int, kind: int, flags: int, body: bytes) -> _socket.socket:
     sock = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETFILTER)
     sock.settimeout(_SECONDS)
     sock.bind((0, 0))
-    data = _GENERAL.pack(_FAMILY[version], 0, 0) + body
-    sock.send(_HEADER.pack(_HEADER.size + len(data), kind, flags, 1, 0) + data)
+    sock.send(codec.request(kind, flags, _GENERAL.pack(_FAMILY[version], 0, 0) + body))
     return sock
 
 
 def _flows(version: int) -> Iterator[Flow]:
-    with closing(_send(version, _GET, _REQUEST | _DUMP, b"")) as sock:
-        for kind, body in _messages(sock):
-            if kind in (_ERROR, _DONE):
-                return
-            flow = _parse(version, body[_GENERAL.size :])
-            if flow is not None:
-                yield flow
-
-
-def _messages(sock: _socket.socket) -> Iterator[tuple[int, bytes]]:
-    while data := sock.recv(1 << 18):
-        while len(data) >= _HEADER.size:
-            length, kind, *_ = _HEADER.unpack_from(data)
-            yield kind, data[_HEADER.size : length]
-            data = data[max(length, _HEADER.size) + 3 & ~3 :]
+    with closing(_send(version, _GET, codec.REQUEST | codec.DUMP, b"")) as sock:
+        while data := sock.recv(1 << 18):
+            for kind, _, body in codec.messages(data):
+                if kind in (codec.ERROR, codec.DONE):
+                    return
+                if flow := _parse(version, body[_GENERAL.size :]):
+                    yield flow
 
 
 def _parse(version: int, body: bytes) -> Flow | None:
-    original = _attributes(body).get(_ORIGINAL, b"")
-    inside = _attributes(original)
-    address = _attributes(inside.get(_IP, b"")).get(_DESTINATION[version])
-    proto = _attributes(inside.get(_PROTO, b""))
+    original = attributes(body).get(_ORIGINAL, b"")
+    inside = attributes(original)
+    address = attributes(inside.get(_IP, b"")).get(_DESTINATION[version])
+    proto = attributes(inside.get(_PROTO, b""))
     if address is None or _NUMBER not in proto:
         return None
     port = int.from_bytes(proto.get(_PORT, b"\0\0"), "big")
-    nested = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(original), _ORIGINAL | 0x8000) + original
+    nested = codec.encode([(_ORIGINAL | codec.NESTED, original)])
     destination = IPv4Address(address) if version == 4 else IPv6Address(address)
     return Flow(str(destination), proto[_NUMBER][0], port, nested)
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind & 0x3FFF] = data[_ATTRIBUTE.size : length]
-        data = data[length + 3 & ~3 :]
-    return found

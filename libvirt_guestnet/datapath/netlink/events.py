@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 
+from libvirt_guestnet.datapath.netlink import codec
 from libvirt_guestnet.datapath.netlink.rtnl import PROTOCOL
 
 _NETFILTER, _NFTABLES = 12, 7
 # NETLINK_ROUTE's groups: links, tc; neighbours, addresses and routes of IPv4 and IPv6.
 _ALL, _SOME = (1, 4), (3, 5, 9, 7, 11)
 _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
-_HEADER, _NEIGHBOUR = struct.Struct("=IHHII"), struct.Struct("=BxxxiHB")
+_NEIGHBOUR = struct.Struct("=BxxxiHB")
 _DELADDR, _DELROUTE, _NEWNEIGH, _DELNEIGH = 21, 25, 28, 29
 _BRIDGE, _PROXY, _FIXED = 7, 8, 0x40 | 0x80  # AF_BRIDGE, NTF_PROXY, NUD_NOARP and NUD_PERMANENT
 
@@ -33,7 +33,7 @@ class Changes:
         found = False
         try:
             while data := sock.recv(1 << 16):
-                found = found or sock is not self._some or any(map(_may_be_ours, _messages(data)))
+                found = found or sock is not self._some or any(map(_may_be_ours, codec.messages(data)))
         except BlockingIOError:
             return found
         except OSError:  # ENOBUFS: not knowing is one more reason to look
@@ -50,15 +50,8 @@ def _socket(protocol: int, groups: tuple[int, ...]) -> socket.socket:
     return sock
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(data)
-        yield kind, data[_HEADER.size : length]
-        data = data[max(length, _HEADER.size) + 3 & ~3 :]
-
-
-def _may_be_ours(message: tuple[int, bytes]) -> bool:
-    kind, body = message
+def _may_be_ours(message: codec.Message) -> bool:
+    kind, _, body = message
     if kind == _DELROUTE:
         return body[5:6] == bytes([PROTOCOL])
     if kind in (_NEWNEIGH, _DELNEIGH):

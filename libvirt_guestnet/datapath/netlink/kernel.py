@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.run.names import LINK_KINDS
-from libvirt_guestnet.datapath.run.nft import NFT_SECONDS, in_set
+from libvirt_guestnet.datapath.run.nft import in_set, items
 from libvirt_guestnet.datapath.run.nft import nft as nft  # noqa: PLC0414  as kernel.nft it is known
 from libvirt_guestnet.errors import GuestnetError
 
@@ -44,28 +44,27 @@ class Guarded(NamedTuple):
 
 def guarded_ports() -> dict[str, Guarded]:
     """By tap. Lists every port: not for the hook path. Raises GuestnetError when nft does not answer."""
-    items = _listed("table", "netdev", "guestnet")
-    names = [item["chain"]["name"].partition("-") for item in items if "chain" in item]
+    listed = list(items("table", "netdev", "guestnet"))
+    names = [item["name"].partition("-") for kind, item in listed if kind == "chain"]
     found = {tap: Guarded({}, []) for kind, _, tap in names if kind == "tap"}
-    for rule in (item["rule"] for item in items if "rule" in item):
+    for rule in (item for kind, item in listed if kind == "rule"):
         packets = sum(e["counter"]["packets"] for e in rule["expr"] if "counter" in e)
         if packets and {"drop": None} in rule["expr"]:
             reasons = found[rule["chain"].partition("-")[2]].drops
             reason = rule.get("comment", "other")
             reasons[reason] = reasons.get(reason, 0) + packets
-    for listed in (item["set"] for item in items if "set" in item):
-        kind, _, tap = listed["name"].partition("-")
+    for each in (item for kind, item in listed if kind == "set"):
+        kind, _, tap = each["name"].partition("-")
         if kind in ("learnt4", "learnt6") and tap in found:
             address = IPv4Address if kind == "learnt4" else IPv6Address
-            found[tap].learnt.extend(map(address, sorted(in_set(listed))))
+            found[tap].learnt.extend(map(address, sorted(in_set(each))))
     return found
 
 
 def elements_of_ways() -> frozenset[tuple[str, str, str]]:
     """What our table of ways in has: (map, key, value as text), as `ways.elements` gives it. Raises GuestnetError as
     above."""
-    items = _listed("table", "inet", "guestnet")
-    maps = [item[kind] for item in items for kind in ("map", "set") if kind in item]
+    maps = [item for kind, item in items("table", "inet", "guestnet") if kind in ("map", "set")]
     return frozenset((each["name"], *_key_and_value(elem)) for each in maps for elem in each.get("elem", ()))
 
 
@@ -84,45 +83,24 @@ def _element_text(value: Any) -> str:
 
 def guarded_taps() -> set[str]:
     """Every tap that has a chain of ours. Raises GuestnetError when nft does not answer."""
-    chains = [item["chain"] for item in _listed("chains", "netdev") if "chain" in item]
+    chains = [item for kind, item in items("chains", "netdev") if kind == "chain"]
     names = (chain["name"].partition("-") for chain in chains if chain["table"] == "guestnet")
     return {tap for _, _, tap in names if tap}
 
 
 def segments() -> set[str]:
     """Every link for which there is a set of what its ports hold. Raises GuestnetError as above."""
-    sets = [item["set"] for item in _listed("sets", "netdev") if "set" in item]
+    sets = [item for kind, item in items("sets", "netdev") if kind == "set"]
     names = (listed["name"].partition("-") for listed in sets if listed["table"] == "guestnet")
     return {link for kind, _, link in names if kind in LINK_KINDS}
-
-
-def _listed(*what: str) -> list[dict[str, Any]]:
-    import json
-
-    items: list[dict[str, Any]] = json.loads(_list(*what) or '{"nftables": []}')["nftables"]
-    return items
 
 
 def bridge_guard() -> tuple[set[str], set[str]]:
     """The bridges under the bridge guard, and the ports that it lets through. Raises GuestnetError when nft does not
     answer."""
-    import json
-
-    items = json.loads(_list("table", "bridge", "guestnet") or '{"nftables": []}')["nftables"]
-    found = {item["set"]["name"]: set(map(str, item["set"].get("elem", ()))) for item in items if "set" in item}
+    sets = (item for kind, item in items("table", "bridge", "guestnet") if kind == "set")
+    found = {each["name"]: set(map(str, each.get("elem", ()))) for each in sets}
     return found.get("bridges", set()), found.get("ports", set())
-
-
-def _list(*what: str) -> bytes:
-    """`nft -j list`; nothing where there is no such thing."""
-    import subprocess
-
-    argv = ["nft", "-j", "list", *what]
-    try:
-        done = subprocess.run(argv, capture_output=True, timeout=NFT_SECONDS, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise GuestnetError(f"nft cannot list what is guarded: {error}") from error
-    return done.stdout if done.returncode == 0 else b""
 
 
 def ensure_uplink_bridge(bridge: str, device: str, network: str) -> None:

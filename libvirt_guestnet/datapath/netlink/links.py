@@ -9,11 +9,13 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 
+from libvirt_guestnet.datapath.netlink import codec
+
 _NETLINK_ROUTE, _RTMGRP_LINK = 0, 1
 _RTM_NEWLINK = 16
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER = 1, 3, 10
 _SO_RCVBUFFORCE = 33
-_HEADER, _IFINFO, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=HH")
+_IFINFO = struct.Struct("=BxHiII")
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -180,24 +182,11 @@ def _is_in(master: int, bridge: str) -> bool:
 
 def links(data: bytes) -> Iterator[tuple[str, str, int]]:
     """(name, MAC, index of the master or 0) of every RTM_NEWLINK in a datagram; a malformed rest is left out."""
-    while len(data) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(data)
-        if not _HEADER.size <= length <= len(data):
-            return
-        if kind == _RTM_NEWLINK and length >= _HEADER.size + _IFINFO.size:
-            found = dict(_attributes(data[_HEADER.size + _IFINFO.size : length]))
+    for kind, _, body in codec.messages(data):
+        if kind == _RTM_NEWLINK and len(body) >= _IFINFO.size:
+            found = codec.attributes(body[_IFINFO.size :])
             name = found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
             yield name, found.get(_IFLA_ADDRESS, b"").hex(":"), int.from_bytes(found.get(_IFLA_MASTER, b""), "little")
-        data = data[length + 3 & ~3 :]
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        if not _ATTRIBUTE.size <= length <= len(data):
-            return
-        yield kind & 0x3FFF, data[_ATTRIBUTE.size : length]
-        data = data[length + 3 & ~3 :]
 
 
 def all_links() -> Iterator[tuple[str, str, int]]:

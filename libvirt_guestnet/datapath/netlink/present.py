@@ -10,19 +10,21 @@ import _socket
 import errno
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+from libvirt_guestnet.datapath.netlink import codec
+from libvirt_guestnet.datapath.netlink.codec import NESTED, encode
 from libvirt_guestnet.errors import GuestnetError
 
 # Netlink, nfnetlink and nf_tables (linux/netfilter/nf_tables.h).
-_NETFILTER, _REQUEST, _ERROR, _NFTABLES = 12, 1, 2, 10 << 8
+_NETFILTER, _NFTABLES = 12, 10 << 8
 _GETCHAIN, _GETELEMENT = _NFTABLES | 4, _NFTABLES | 13
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_POLICY, _CHAIN_USE = 1, 3, 5, 6
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
-_ELEMENT, _KEY, _VALUE, _NESTED = 1, 1, 1, 0x8000
+_ELEMENT, _KEY, _VALUE = 1, 1, 1
 _FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
-_HEADER, _OF_FAMILY, _ATTRIBUTE, _U32 = (struct.Struct(text) for text in ("=IHHII", "=BBH", "=HH", ">I"))
+_OF_FAMILY, _DROP = struct.Struct("=BBH"), bytes(4)
 _SECONDS, _TOGETHER = 5, 128
 
 
@@ -75,9 +77,9 @@ def _found(sock: _socket.socket, wanted: Sequence[Chain | Element], numbers: ran
     sock.send(b"".join(_request(number, wanted[number]) for number in numbers))
     left, found = len(numbers), set()
     while left:
-        for kind, number, body in _messages(sock.recv(1 << 18)):
+        for kind, number, body in codec.messages(sock.recv(1 << 18)):
             left -= 1
-            if kind == _ERROR:
+            if kind == codec.ERROR:
                 _check_absent(body)
             elif _is_whole(wanted[number], body):
                 found.add(number)
@@ -87,32 +89,22 @@ def _found(sock: _socket.socket, wanted: Sequence[Chain | Element], numbers: ran
 def _request(number: int, what: Chain | Element) -> bytes:
     family, name = what.table.split()
     if isinstance(what, Chain):
-        kind, body = _GETCHAIN, _text(_CHAIN_TABLE, name) + _text(_CHAIN_NAME, what.name)
+        kind, fields = _GETCHAIN, [_text(_CHAIN_TABLE, name), _text(_CHAIN_NAME, what.name)]
     else:
-        key = _attribute(_KEY | _NESTED, _attribute(_VALUE, what.key))
-        elements = _attribute(_LIST_ELEMENTS | _NESTED, _attribute(_ELEMENT | _NESTED, key))
-        kind, body = _GETELEMENT, _text(_LIST_TABLE, name) + _text(_LIST_SET, what.set) + elements
-    body = _OF_FAMILY.pack(_FAMILIES[family], 0, 0) + body
-    return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST, number, 0) + body
+        key = encode([(_KEY | NESTED, encode([(_VALUE, what.key)]))])
+        elements = encode([(_ELEMENT | NESTED, key)])
+        kind, fields = _GETELEMENT, [_text(_LIST_TABLE, name), _text(_LIST_SET, what.set)]
+        fields.append((_LIST_ELEMENTS | NESTED, elements))
+    body = _OF_FAMILY.pack(_FAMILIES[family], 0, 0) + encode(fields)
+    return codec.request(kind, codec.REQUEST, body, number)
 
 
-def _text(kind: int, text: str) -> bytes:
-    return _attribute(kind, text.encode() + b"\0")
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    while len(data) >= _HEADER.size:
-        length, kind, _, number, _ = _HEADER.unpack_from(data)
-        yield kind, number, data[_HEADER.size : length]
-        data = data[max(length, _HEADER.size) + 3 & ~3 :]
+def _text(kind: int, text: str) -> tuple[int, bytes]:
+    return kind, text.encode() + b"\0"
 
 
 def _check_absent(body: bytes) -> None:
-    code = -struct.unpack_from("=i", body)[0]
+    code = codec.refusal(body)
     if code != errno.ENOENT:
         raise GuestnetError(f"the kernel does not say what rules there are: {os.strerror(code)}")
 
@@ -120,10 +112,6 @@ def _check_absent(body: bytes) -> None:
 def _is_whole(what: Chain | Element, body: bytes) -> bool:
     if isinstance(what, Element):
         return True
-    fields, rest = {}, body[_OF_FAMILY.size :]
-    while len(rest) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(rest)
-        fields[kind & ~_NESTED] = rest[_ATTRIBUTE.size : length]
-        rest = rest[max(length, _ATTRIBUTE.size) + 3 & ~3 :]
-    drops = fields.get(_CHAIN_POLICY) == _U32.pack(0)
+    fields = codec.attributes(body[_OF_FAMILY.size :])
+    drops = fields.get(_CHAIN_POLICY) == _DROP
     return any(fields.get(_CHAIN_USE, b"")) and (drops or not what.drops)

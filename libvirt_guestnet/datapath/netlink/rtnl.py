@@ -15,6 +15,20 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, Self
 
+from libvirt_guestnet.datapath.netlink import codec
+from libvirt_guestnet.datapath.netlink.codec import (
+    ACK,
+    CREATE,
+    DUMP,
+    EXCL,
+    NESTED,
+    REPLACE,
+    REQUEST,
+    attributes,
+    encode,
+    number,
+    u32,
+)
 from libvirt_guestnet.errors import GuestnetError
 
 Address = IPv4Address | IPv6Address
@@ -26,13 +40,11 @@ MAIN_TABLE = 254
 
 _SECONDS = 5
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK: the kernel filters dumps (4.20)
-_ERROR, _DONE = 2, 3
 _NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
 _NEWADDR, _GETADDR = 20, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _GETNEXTHOP = 106
-_REQUEST, _ACK, _EXCL, _REPLACE, _CREATE, _DUMP = 1, 4, 0x200, 0x100, 0x400, 0x300
 _UNICAST, _ONLINK, _GLOBAL, _LINK_SCOPE, _ANY_SCOPE, _NODAD = 1, 4, 0, 253, 255, 2
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what it comes to (4.13)
 _LOOKUP_TABLE = {4: 0x1000, 6: 0}  # RTM_F_LOOKUP_TABLE: the table that it is in, which IPv6 always says
@@ -43,10 +55,9 @@ _DST, _OIF, _GATEWAY, _MULTIPATH, _TABLE, _VIA = 1, 4, 5, 9, 15, 18  # RTA_*
 _NHA_OIF, _NHA_GATEWAY = 5, 6
 _NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_PROTOCOL = 1, 2, 5, 12
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO, _NESTED = 10, 12, 18, 0x8000
+_IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO = 10, 12, 18
 _BRPORT_LEARNING, _BRPORT_FLOOD, _BRPORT_ISOLATED = 8, 9, 33
 _INFO_KIND, _INFO_DATA, _VRF_TABLE = 1, 2, 1
-_HEADER, _ATTRIBUTE, _U32 = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("=I")
 _ROUTE, _NEIGHBOUR, _ADDRESS = struct.Struct("=8BI"), struct.Struct("=BxxxiHBB"), struct.Struct("=4Bi")
 _LINK, _HOP, _NEXTHOP = struct.Struct("=BxHiII"), struct.Struct("=HBBi"), struct.Struct("=BBBxI")
 _FAMILY = {4: _socket.AF_INET, 6: _socket.AF_INET6}
@@ -104,7 +115,7 @@ class Rtnl:
 
     def add_route(self, route: KernelRoute) -> None:
         """Adds a route of ours. EEXIST: there is one to that prefix in that table, whosever it is."""
-        self._change(_NEWROUTE, _CREATE | _EXCL, _route(route), f"the route to {route.prefix}")
+        self._change(_NEWROUTE, CREATE | EXCL, _route(route), f"the route to {route.prefix}")
 
     def delete_route(self, route: KernelRoute) -> None:
         """Deletes a route of ours, and nobody else's. ESRCH: there is none."""
@@ -122,20 +133,20 @@ class Rtnl:
         length, table = address.max_prefixlen, self.vrf_table(vrf) if vrf else 0
         flags = _FIB_MATCH | _LOOKUP_TABLE[address.version]
         body = _ROUTE.pack(_FAMILY[address.version], length, 0, 0, 0, 0, 0, 0, flags)
-        where = [(_OIF, _U32.pack(vrf))] if vrf else []
-        self._send(_GETROUTE, _REQUEST, body + _encode([(_DST, address.packed), *where]))
+        where = [(_OIF, u32(vrf))] if vrf else []
+        self._send(_GETROUTE, REQUEST, body + encode([(_DST, address.packed), *where]))
         kind, data = next(self._answers())
-        if kind == _ERROR:  # unreachable: no route at all
+        if kind == codec.ERROR:  # unreachable: no route at all
             return False
-        found = _attributes(data[_ROUTE.size :])
-        ours = (data[5], found.get(_OIF)) == (PROTOCOL, _U32.pack(ifindex))
+        found = attributes(data[_ROUTE.size :])
+        ours = (data[5], found.get(_OIF)) == (PROTOCOL, u32(ifindex))
         # What the VRF's own table does not have is looked for in the host's other ones.
-        there = not table or _number(found[_TABLE]) == table
+        there = not table or number(found[_TABLE]) == table
         return data[1] == length and there and not ours
 
     def publish(self, address: Address, index: int) -> None:
         """Has the device of that index answer ARP or ND for an address. Twice is once."""
-        self._change(_NEWNEIGH, _CREATE | _REPLACE, _neighbour(address, index), f"to publish {address}")
+        self._change(_NEWNEIGH, CREATE | REPLACE, _neighbour(address, index), f"to publish {address}")
 
     def unpublish(self, address: Address, index: int) -> None:
         """The opposite. ENOENT: it was not published there."""
@@ -147,7 +158,7 @@ class Rtnl:
         found = []
         for body in self._dump(_GETNEIGH, request):
             _, index, _, flags, _ = _NEIGHBOUR.unpack_from(body)
-            address = _attributes(body[_NEIGHBOUR.size :]).get(_NDA_DST)
+            address = attributes(body[_NEIGHBOUR.size :]).get(_NDA_DST)
             if flags & _PROXY and address:
                 found.append((_address(version, address), index))
         return found
@@ -156,23 +167,23 @@ class Rtnl:
         """Has a bridge find a MAC address behind the port of that index for good, in a VLAN (0: it tells none apart),
         unless another port holds it so. Returns the index of the port that does now: 0 for one that went meanwhile."""
         try:
-            self._change(_NEWNEIGH, _CREATE | _EXCL, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
+            self._change(_NEWNEIGH, CREATE | EXCL, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
         except RefusedError as error:
             if error.code != errno.EEXIST:
                 raise
             if holder := self.holder(mac, port, vlan):
                 return holder
             # Learnt from some other port.
-            self._change(_NEWNEIGH, _CREATE | _REPLACE, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
+            self._change(_NEWNEIGH, CREATE | REPLACE, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
         return port
 
     def holder(self, mac: str, port: int, vlan: int) -> int:
         """The index of the port, or of the bridge itself, that an entry names which was not learnt: ours, the
         administrator's, or a device's own address. 0 without such an entry, or where it is this port's and only has to
         stick."""
-        self._send(_GETNEIGH, _REQUEST, _fdb(mac, port, vlan, 0))
+        self._send(_GETNEIGH, REQUEST, _fdb(mac, port, vlan, 0))
         kind, data = next(self._answers())
-        if kind == _ERROR:
+        if kind == codec.ERROR:
             return 0
         _, index, state, flags, _ = _NEIGHBOUR.unpack_from(data)
         fixed = state in (_STATIC, _PERMANENT) and not flags & _EXT_LEARNED and (index != port or flags & _STICKY)
@@ -191,10 +202,10 @@ class Rtnl:
     def add_address(self, address: Address, length: int, index: int) -> None:
         """Gives a device an address of scope link, at once and without duplicate address detection. Twice is once."""
         raw = address.packed
-        flags = [(_IFA_FLAGS, _U32.pack(_NODAD))] if address.version == 6 else []
+        flags = [(_IFA_FLAGS, u32(_NODAD))] if address.version == 6 else []
         body = _ADDRESS.pack(_FAMILY[address.version], length, 0, _LINK_SCOPE, index)
-        body += _encode([(_IFA_LOCAL, raw), (_IFA_ADDRESS, raw), *flags])
-        self._change(_NEWADDR, _CREATE | _REPLACE, body, f"the address {address}")
+        body += encode([(_IFA_LOCAL, raw), (_IFA_ADDRESS, raw), *flags])
+        self._change(_NEWADDR, CREATE | REPLACE, body, f"the address {address}")
 
     def next_hops(self, wanted: Iterable[Prefix]) -> set[NextHop]:
         """Those in `wanted` by which the host routes, in any table, but for routes of ours. Of very many routes only
@@ -215,9 +226,9 @@ class Rtnl:
             if error.code == errno.EOPNOTSUPP:  # before 5.3
                 return set()
             raise
-        found = ((body[0], _attributes(body[_NEXTHOP.size :])) for body in bodies)
+        found = ((body[0], attributes(body[_NEXTHOP.size :])) for body in bodies)
         return {
-            NextHop(_address(6 if family == _FAMILY[6] else 4, each[_NHA_GATEWAY]), _number(each[_NHA_OIF]))
+            NextHop(_address(6 if family == _FAMILY[6] else 4, each[_NHA_GATEWAY]), number(each[_NHA_OIF]))
             for family, each in found
             if _NHA_GATEWAY in each and _NHA_OIF in each
         }
@@ -228,26 +239,26 @@ class Rtnl:
         for version, family in _FAMILY.items():
             for body in self._dump(_GETADDR, _ADDRESS.pack(family, 0, 0, 0, 0)):
                 _, length, _, scope, index = _ADDRESS.unpack_from(body)
-                attributes = _attributes(body[_ADDRESS.size :])
-                own, peer = attributes.get(_IFA_LOCAL), attributes.get(_IFA_ADDRESS)
+                each = attributes(body[_ADDRESS.size :])
+                own, peer = each.get(_IFA_LOCAL), each.get(_IFA_ADDRESS)
                 if (all_scopes or scope == 0) and peer:
                     found.append(_host_address(version, own or peer, peer, length, index))
         return found
 
     def vrf_table(self, index: int) -> int:
         """The routing table of a VRF; 0 for a device that is none, or not there."""
-        self._send(_GETLINK, _REQUEST, _LINK.pack(0, 0, index, 0, 0))
+        self._send(_GETLINK, REQUEST, _LINK.pack(0, 0, index, 0, 0))
         kind, data = next(self._answers())
-        if kind == _ERROR:
+        if kind == codec.ERROR:
             return 0
-        info = _attributes(_attributes(data[_LINK.size :]).get(_IFLA_LINKINFO, b""))
+        info = attributes(attributes(data[_LINK.size :]).get(_IFLA_LINKINFO, b""))
         if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"vrf":
             return 0
-        return _number(_attributes(info[_INFO_DATA])[_VRF_TABLE])
+        return number(attributes(info[_INFO_DATA])[_VRF_TABLE])
 
     def set_master(self, index: int, master: int) -> None:
         """Puts a device into another, such as a VRF; 0: into none."""
-        body = _LINK.pack(0, 0, index, 0, 0) + _encode([(_IFLA_MASTER, _U32.pack(master))])
+        body = _LINK.pack(0, 0, index, 0, 0) + encode([(_IFLA_MASTER, u32(master))])
         self._change(_NEWLINK, 0, body, "a device's master")
 
     def set_port(self, index: int, learning: bool, flood: bool) -> None:
@@ -260,29 +271,29 @@ class Rtnl:
         self._set_port(index, [(_BRPORT_ISOLATED, bytes([isolated]))], "a bridge port's isolation")
 
     def _set_port(self, index: int, settings: list[tuple[int, bytes]], what: str) -> None:
-        body = _LINK.pack(_BRIDGE, 0, index, 0, 0) + _encode([(_IFLA_PROTINFO | _NESTED, _encode(settings))])
+        body = _LINK.pack(_BRIDGE, 0, index, 0, 0) + encode([(_IFLA_PROTINFO | NESTED, encode(settings))])
         self._change(_SETLINK, 0, body, what)
 
     def _change(self, kind: int, flags: int, body: bytes, what: str) -> None:
-        self._send(kind, _REQUEST | _ACK | flags, body)
+        self._send(kind, REQUEST | ACK | flags, body)
         for answer, data in self._answers():
-            if answer == _ERROR:
-                code = -struct.unpack_from("=i", data)[0]
+            if answer == codec.ERROR:
+                code = codec.refusal(data)
                 if code:
                     raise RefusedError(what, code)
                 return
 
     def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:
-        self._send(kind, _REQUEST | _DUMP, body)
+        self._send(kind, REQUEST | DUMP, body)
         for answer, data in self._answers():
-            if answer == _DONE:
+            if answer == codec.DONE:
                 return
-            if answer == _ERROR:
-                raise RefusedError("to list", -struct.unpack_from("=i", data)[0])
+            if answer == codec.ERROR:
+                raise RefusedError("to list", codec.refusal(data))
             yield data
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+        self._socket.send(codec.request(kind, flags, body))
 
     def _answers(self) -> Iterator[tuple[int, bytes]]:
         while True:
@@ -290,10 +301,8 @@ class Rtnl:
                 data = self._socket.recv(1 << 18)
             except TimeoutError as error:
                 raise GuestnetError(f"the kernel did not answer over netlink within {_SECONDS} s") from error
-            while len(data) >= _HEADER.size:
-                length, kind, *_ = _HEADER.unpack_from(data)
-                yield kind, data[_HEADER.size : length]
-                data = data[max(length, _HEADER.size) + 3 & ~3 :]
+            for message in codec.messages(data):
+                yield message.kind, message.body
 
 
 def _route(route: KernelRoute, scope: int = _GLOBAL) -> bytes:
@@ -301,36 +310,36 @@ def _route(route: KernelRoute, scope: int = _GLOBAL) -> bytes:
     # errors among it, then never comes from the gateway address, whose scope is link.
     prefix, via = route.prefix, route.via
     header = (_FAMILY[prefix.version], prefix.prefixlen, 0, 0, 0, PROTOCOL, scope, _UNICAST, _ONLINK if via else 0)
-    attributes = [
+    fields = [
         (_DST, prefix.network_address.packed),
-        (_OIF, _U32.pack(route.ifindex)),
-        (_TABLE, _U32.pack(route.table)),
+        (_OIF, u32(route.ifindex)),
+        (_TABLE, u32(route.table)),
         *([(_GATEWAY, via.packed)] if via else []),
     ]
-    return _ROUTE.pack(*header) + _encode(attributes)
+    return _ROUTE.pack(*header) + encode(fields)
 
 
 def _parse_route(version: int, body: bytes) -> KernelRoute | None:
     _, length, _, _, _, protocol, *_ = _ROUTE.unpack_from(body)
-    found = _attributes(body[_ROUTE.size :])
+    found = attributes(body[_ROUTE.size :])
     if protocol != PROTOCOL or _OIF not in found:
         return None
     network = _prefix(version, found.get(_DST, bytes(4 if version == 4 else 16)), length)
     via = _address(version, found[_GATEWAY]) if _GATEWAY in found else None
-    return KernelRoute(network, _number(found[_OIF]), via, _number(found[_TABLE]))
+    return KernelRoute(network, number(found[_OIF]), via, number(found[_TABLE]))
 
 
 def _next_hops(version: int, body: bytes) -> Iterator[NextHop]:
     if body[5] == PROTOCOL:
         return
-    found = _attributes(body[_ROUTE.size :])
-    yield from _hop(version, found, _number(found.get(_OIF, bytes(4))))
+    found = attributes(body[_ROUTE.size :])
+    yield from _hop(version, found, number(found.get(_OIF, bytes(4))))
     paths = found.get(_MULTIPATH, b"")
     while len(paths) >= _HOP.size:
         length, _, _, index = _HOP.unpack_from(paths)
         if not _HOP.size <= length <= len(paths):
             return
-        yield from _hop(version, _attributes(paths[_HOP.size : length]), index)
+        yield from _hop(version, attributes(paths[_HOP.size : length]), index)
         paths = paths[length + 3 & ~3 :]
 
 
@@ -344,13 +353,13 @@ def _hop(version: int, found: dict[int, bytes], index: int) -> Iterator[NextHop]
 
 def _neighbour(address: Address, index: int) -> bytes:
     header = _NEIGHBOUR.pack(_FAMILY[address.version], index, _PERMANENT, _PROXY, 0)
-    return header + _encode([(_NDA_DST, address.packed), (_NDA_PROTOCOL, bytes([PROTOCOL]))])
+    return header + encode([(_NDA_DST, address.packed), (_NDA_PROTOCOL, bytes([PROTOCOL]))])
 
 
 def _fdb(mac: str, port: int, vlan: int, state: int) -> bytes:
     header = _NEIGHBOUR.pack(_BRIDGE, port, state, _MASTER | (_STICKY if state else 0), 0)
     within = [(_NDA_VLAN, vlan.to_bytes(2, sys.byteorder))] if vlan else []
-    return header + _encode([(_NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))), *within])
+    return header + encode([(_NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))), *within])
 
 
 def _host_address(version: int, own: bytes, peer: bytes, length: int, index: int) -> HostAddress:
@@ -364,25 +373,3 @@ def _prefix(version: int, data: bytes, length: int) -> Prefix:
 
 def _address(version: int, data: bytes) -> Address:
     return IPv4Address(data) if version == 4 else IPv6Address(data)
-
-
-def _number(data: bytes) -> int:
-    return int(_U32.unpack(data)[0])
-
-
-def _encode(attributes: list[tuple[int, bytes]]) -> bytes:
-    padded = ((kind, data, -len(data) % 4) for kind, data in attributes)
-    return b"".join(
-        _ATTRIBUTE.pack(_ATTRIBUTE.size + len(data), kind) + data + bytes(pad) for kind, data, pad in padded
-    )
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        if not _ATTRIBUTE.size <= length <= len(data):
-            break
-        found[kind & 0x3FFF] = data[_ATTRIBUTE.size : length]
-        data = data[length + 3 & ~3 :]
-    return found

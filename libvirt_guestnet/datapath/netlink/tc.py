@@ -12,17 +12,16 @@ import errno
 import struct
 from collections.abc import Iterator
 
-from libvirt_guestnet.datapath.netlink.rtnl import RefusedError, Rtnl, _attributes, _encode
+from libvirt_guestnet.datapath.netlink.codec import CREATE, EXCL, attributes, encode, number, u32
+from libvirt_guestnet.datapath.netlink.rtnl import RefusedError, Rtnl
 
 _NEWQDISC, _GETQDISC, _NEWFILTER, _DELFILTER, _GETFILTER = 36, 38, 44, 45, 46
-_CREATE, _EXCL = 0x400, 0x200
 _MESSAGE = struct.Struct("=BxxxiIII")
 _INGRESS_SLOT, _INGRESS_FILTERS, _INGRESS_HANDLE = 0xFFFFFFF1, 0xFFFFFFF2, 0xFFFF0000
 _KIND, _OPTIONS = 1, 2
 _BPF_FD, _BPF_NAME, _BPF_FLAGS, _BPF_ID = 6, 7, 8, 11
 _DIRECT_ACTION = 1
 _PREFERENCE, _HANDLE, _ALL_PROTOCOLS = 1, 1, 3
-_U32 = struct.Struct("=I")
 # No such device, no qdisc there, no such filter.
 _GONE = (errno.ENODEV, errno.EINVAL, errno.ENOENT)
 
@@ -32,15 +31,15 @@ class Tc(Rtnl):
 
     def attach_first(self, ifindex: int, descriptor: int) -> None:
         """Has a program see a device's frames before all other filters. Twice is once."""
-        slot = _MESSAGE.pack(0, ifindex, _INGRESS_HANDLE, _INGRESS_SLOT, 0) + _encode([(_KIND, b"ingress\0")])
+        slot = _MESSAGE.pack(0, ifindex, _INGRESS_HANDLE, _INGRESS_SLOT, 0) + encode([(_KIND, b"ingress\0")])
         try:
-            self._change(_NEWQDISC, _CREATE | _EXCL, slot, f"tc ingress of device {ifindex}")
+            self._change(_NEWQDISC, CREATE | EXCL, slot, f"tc ingress of device {ifindex}")
         except RefusedError as error:
             if error.code != errno.EEXIST:
                 raise
-        program, direct = (_BPF_FD, _U32.pack(descriptor)), (_BPF_FLAGS, _U32.pack(_DIRECT_ACTION))
-        options = _encode([program, (_BPF_NAME, b"guestnet\0"), direct])
-        self._change(_NEWFILTER, _CREATE, _filter(ifindex, options), f"a filter at tc ingress of device {ifindex}")
+        program, direct = (_BPF_FD, u32(descriptor)), (_BPF_FLAGS, u32(_DIRECT_ACTION))
+        options = encode([program, (_BPF_NAME, b"guestnet\0"), direct])
+        self._change(_NEWFILTER, CREATE, _filter(ifindex, options), f"a filter at tc ingress of device {ifindex}")
 
     def detach(self, ifindex: int) -> None:
         """Takes our filter away; the qdisc may be somebody else's by now, and stays."""
@@ -62,18 +61,18 @@ class Tc(Rtnl):
         for body in self._dump(_GETQDISC, _MESSAGE.pack(0, ifindex, 0, 0, 0)):
             _, index, *_ = _MESSAGE.unpack_from(body)
             if index == ifindex:  # the kernel lists those of all devices
-                found.add(_attributes(body[_MESSAGE.size :])[_KIND].rstrip(b"\0").decode())
+                found.add(attributes(body[_MESSAGE.size :])[_KIND].rstrip(b"\0").decode())
         return found
 
     def _programs(self, where: bytes) -> Iterator[int]:
         for body in list(self._dump(_GETFILTER, where)):
             *_, handle, _, info = _MESSAGE.unpack_from(body)
-            found = _attributes(body[_MESSAGE.size :])
+            found = attributes(body[_MESSAGE.size :])
             if (info >> 16, handle, found.get(_KIND)) == (_PREFERENCE, _HANDLE, b"bpf\0"):
-                yield from _U32.unpack(_attributes(found[_OPTIONS]).get(_BPF_ID, bytes(4)))
+                yield number(attributes(found[_OPTIONS]).get(_BPF_ID, bytes(4)))
 
 
 def _filter(ifindex: int, options: bytes = b"") -> bytes:
     info = _PREFERENCE << 16 | _socket.htons(_ALL_PROTOCOLS)
     header = _MESSAGE.pack(0, ifindex, _HANDLE, _INGRESS_FILTERS, info)
-    return header + _encode([(_KIND, b"bpf\0"), *([(_OPTIONS, options)] if options else [])])
+    return header + encode([(_KIND, b"bpf\0"), *([(_OPTIONS, options)] if options else [])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from libvirt_guestnet.datapath.run import grammar, program
-from libvirt_guestnet.datapath.run.program import RefusedBatchError
+from libvirt_guestnet.datapath.run.program import NotInstalledError, RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import shown
 
@@ -14,7 +14,7 @@ def forward(tool: str) -> list[str] | None:
     """The rules of iptables' (or ip6tables') FORWARD; None where it is not installed. Raises GuestnetError."""
     try:
         output = program.run([tool, "-w", "5", "-S", "FORWARD"], "", "iptables")
-    except GuestnetError:
+    except NotInstalledError:
         return None  # nobody filters with it
     if output.status != 0:
         raise GuestnetError(output.complaint)

@@ -1,4 +1,8 @@
-"""Applying nft batches: the nft program, one transaction a batch. Imports next to nothing: it is on the hook path."""
+"""The nft program: applying batches, one transaction each, and the one lister of what there is. On the hook path.
+
+What is not there is no error; that nft cannot say is one. Whoever took the second for the first would put back
+everything, or forget what it should remove. So exactly one answer is forgiven: see `_is_absent`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,13 @@ from typing import Any
 
 from libvirt_guestnet.datapath.run import grammar, program
 from libvirt_guestnet.datapath.run.names import TABLE
-from libvirt_guestnet.datapath.run.program import RefusedBatchError
+from libvirt_guestnet.datapath.run.program import Output, RefusedBatchError
+from libvirt_guestnet.errors import GuestnetError
 
-NFT_SECONDS = program.SECONDS
-_TRIES, _ABSENT = 3, "No such file or directory"
+_TRIES = 3
+# What can be asked for by its name, and so not be there; of lists, such as `chains netdev`, some can only be empty.
+_NAMED = ("table", "chain", "set", "map")
+_ABSENT = "Error: No such file or directory"
 
 
 NftRefusedError = RefusedBatchError
@@ -33,13 +40,43 @@ def nft(batch: str, hold: int | None = None) -> None:
 
 def listed(*what: str) -> list[str]:
     """The lines of `nft -a list …` (with handles); none where there is no such thing. Raises GuestnetError."""
-    return program.run(["nft", "-a", "list", *what], "", "nftables").stdout.splitlines()
+    return _answer("-a", what).splitlines()
 
 
 def tables() -> set[str]:
     """The tables there are, as "FAMILY NAME". Raises GuestnetError."""
-    output = program.run(["nft", "list", "tables"], "", "nftables")
-    return {line.removeprefix("table ") for line in output.stdout.splitlines()}
+    return {line.removeprefix("table ") for line in _answer("", ("tables",)).splitlines()}
+
+
+def items(*what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each thing of `nft -j list …` with its kind; none where there is no such thing. Raises GuestnetError."""
+    answer = _answer("-j", what)
+    try:
+        found = json.loads(answer)["nftables"] if answer else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise GuestnetError(f"nft cannot list {' '.join(what)}: {error}") from error
+    for item in found:
+        yield from item.items()
+
+
+def _answer(option: str, what: tuple[str, ...]) -> str:
+    """Whoever changes rules may keep nft from an answer, so that it is asked again."""
+    argv = ["nft", *([option] if option else []), "list", *what]
+    for _ in range(_TRIES):
+        output = program.run(argv, "", "nftables")
+        if output.status == 0:
+            return output.stdout
+        if what[0] in _NAMED and _is_absent(output):
+            return ""
+    raise GuestnetError(f"nft cannot list {' '.join(what)}: {output.complaint}")
+
+
+def _is_absent(output: Output) -> bool:
+    """Whether there is no such table, or nothing of that name in it: all that nft 1.0.6 and 1.1.3 say then. Whether the
+    loader misses a library, or a listing was disturbed by a table's end, that text has something before it, or another
+    status. A newer nft may go on with what else the name may have meant."""
+    first = output.stderr.partition("\n")[0]
+    return output.status == 1 and (first == _ABSENT or first.startswith(f"{_ABSENT};"))
 
 
 def numbers(name: str) -> list[int]:
@@ -73,7 +110,7 @@ def sizes_of(table: str) -> dict[str, int]:
     """How many elements each set and map of a table has, and how many rules each chain; nothing where there is no such
     table. Raises GuestnetError when nft does not answer."""
     sizes: dict[str, int] = {}
-    for kind, item in _items("table", *table.split()):
+    for kind, item in items("table", *table.split()):
         if kind in ("set", "map", "chain"):
             sizes[item["name"]] = sizes.get(item["name"], 0) + len(item.get("elem", ()))
         elif kind == "rule":
@@ -82,18 +119,7 @@ def sizes_of(table: str) -> dict[str, int]:
 
 
 def _sets(*what: str) -> list[dict[str, Any]]:
-    return [item for kind, item in _items(*what) if kind == "set"]
-
-
-def _items(*what: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What there is of that; nothing where it is not there. Whoever changes rules may keep nft from an answer:
-    that is no sign that nothing is there, and nft is asked again."""
-    for _ in range(_TRIES):
-        output = program.run(["nft", "-j", "list", *what], "", "nftables")
-        if output.status == 0 or _ABSENT in output.stderr:
-            break
-    for item in json.loads(output.stdout)["nftables"] if output.status == 0 else ():
-        yield from item.items()
+    return [item for kind, item in items(*what) if kind == "set"]
 
 
 def in_set(listed: dict[str, Any]) -> list[int]:

@@ -10,12 +10,15 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import shown
 
 SECONDS = 10.0
-_MOST = 4 << 20
 
 
 class RefusedBatchError(GuestnetError):
     """A program, or the kernel behind it, refused a batch, or it is none that we could have written: nothing was
     done."""
+
+
+class NotInstalledError(GuestnetError):
+    """There is no such program on this host."""
 
 
 class Output(NamedTuple):
@@ -31,12 +34,20 @@ class Output(NamedTuple):
         return (self.stderr or self.stdout).strip().split("\n", 1)[0][:300] or f"exit status {self.status}"
 
 
+def said(argv: list[str], package: str) -> str:
+    """What a program that only looks says. Raises GuestnetError when it fails, too."""
+    output = run(argv, "", package)
+    if output.status != 0:
+        raise GuestnetError(f"{' '.join(argv)}: {output.complaint}")
+    return output.stdout
+
+
 def run(argv: list[str], stdin: str, package: str, hold: int | None = None) -> Output:
     """Runs a program to its end. `package` is Debian's name for where it comes from.
 
     The program reads a finished file, never a pipe: should we be killed, it must not work on half an input. It inherits
-    the descriptor `hold`, so a lock lasts until it is done, even then. Raises GuestnetError when it cannot be run, or
-    has not ended within 10 s.
+    the descriptor `hold`, so a lock lasts until it is done, even then. Raises GuestnetError when it cannot be run
+    (NotInstalledError: there is none), or has not ended within 10 s.
     """
     if not all(argument.isascii() and argument.isprintable() for argument in argv):
         raise RefusedBatchError(f"not run, since we never write {shown(argv)}; please report this bug")
@@ -44,7 +55,7 @@ def run(argv: list[str], stdin: str, package: str, hold: int | None = None) -> O
     try:
         _write(files[0], stdin.encode())
         status = _wait(_spawn(argv, files, package, hold), argv[0])
-        stdout, stderr = (os.pread(file, _MOST, 0).decode(errors="replace") for file in files[1:])
+        stdout, stderr = (_read(file).decode(errors="replace") for file in files[1:])
     finally:
         for file in files:
             os.close(file)
@@ -58,6 +69,11 @@ def _write(file: int, data: bytes) -> None:
     os.lseek(file, 0, os.SEEK_SET)
 
 
+def _read(file: int) -> bytes:
+    """All of it: of a thousand guarded ports, nft's listing has tens of megabytes."""
+    return os.pread(file, os.fstat(file).st_size, 0)
+
+
 def _spawn(argv: list[str], files: list[int], package: str, hold: int | None) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
     if hold is not None:
@@ -65,7 +81,8 @@ def _spawn(argv: list[str], files: list[int], package: str, hold: int | None) ->
     try:
         return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
     except OSError as error:
-        raise GuestnetError(f"{argv[0]} cannot be run ({error.strerror}): install the package {package}") from error
+        kind = NotInstalledError if isinstance(error, FileNotFoundError) else GuestnetError
+        raise kind(f"{argv[0]} cannot be run ({error.strerror}): install the package {package}") from error
 
 
 def _wait(pid: int, name: str) -> int:

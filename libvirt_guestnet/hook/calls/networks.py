@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from libvirt_guestnet import xmlread
-from libvirt_guestnet.datapath.devices import vlan_bridge
+from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
@@ -18,25 +18,11 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
     have the host forward IPv6, has that go on learning routes."""
     network = _network(hook_data)
     network_receipts.check_kind(network)
-    name, nic, vxlan = network.text_of("name"), network_receipts.uplink(network), network_receipts.overlay(network)
-    if nic is not None:
-        from libvirt_guestnet.datapath.netlink import kernel
-
-        kernel.ensure_uplink_bridge(nic.bridge, nic.device, name)
-    if vxlan is not None:
-        from libvirt_guestnet.datapath.devices import vxlan_device
-
-        vxlan_device.ensure_overlay(vxlan, name)
-    if (over := network_receipts.subinterface(network)) is not None:
-        from libvirt_guestnet.datapath.devices import subinterface
-
-        subinterface.ensure_subinterface(over, name)
+    registry.prepare(network)
     if network_receipts.forwards_ipv6(network):
         from libvirt_guestnet.datapath.routing import gateway
 
         gateway.keep_learning()
-    if (aware := network_receipts.aware_bridge(network)) is not None and aware.existing:
-        vlan_bridge.check_filtering(aware.bridge, f"network {name!r}", aware.service)
 
 
 def remember_network(hook_data: xmlread.Node, state: State) -> None:
@@ -70,27 +56,14 @@ def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
 
 
 def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:
-    aware = network_receipts.aware_bridge(network)
-    device = network_receipts.overlay(network) or network_receipts.subinterface(network)
-    made = device or network_receipts.uplink(network)
-    ours = made is not None or network_receipts.is_libvirts_bridge(network)
-    managed = receipt.guarded and ours and bool(receipt.bridge)
-    return receipt._replace(
-        made_bridge=made is not None,
-        overlay=device.device if device else "",
-        vlan=aware.tag if aware else 0,
-        vlan_uplink=aware.uplink if aware else "",
-        service=aware is not None and aware.service,
-        managed=managed,
-        uplink=made.device if made else "",
-    )
+    kept = registry.receipt(receipt, network)
+    ours = kept.made_bridge or network_receipts.is_libvirts_bridge(network)
+    return kept._replace(managed=kept.guarded and ours and bool(kept.bridge))
 
 
 def start_network(hook_data: xmlread.Node, state: State) -> None:
     """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
-    aware = network_receipts.aware_bridge(_network(hook_data))
-    if aware is not None and not aware.existing:
-        vlan_bridge.turn_on(aware.bridge, aware.tag, aware.service)
+    registry.begin(_network(hook_data))
     keep(hook_data, state, started=True)  # its uplink may be a new device under an old name
     with state.lock() as hold:
         bridge_guard.settle_pending(state, hold)

@@ -7,12 +7,10 @@ ours is made anew from all receipts. A call that was killed in between is finish
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from libvirt_guestnet import log, parse
-from libvirt_guestnet.datapath.firewalls import firewalld
-from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage, Wanted, iptables_batch
+from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage, Wanted
 from libvirt_guestnet.datapath.forwards.table import TABLE, Floating, Forward, Ways, accepts, batch, claims, sizes
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import culprits, grammar
@@ -58,8 +56,10 @@ def _check_text(wanted: list[Ways]) -> None:
     """Raises GuestnetError if these could not be written: whoever asks for them hears of it, and nobody else."""
     wanted = list(map(lease_forwards.any_of, wanted))
     grammar.check_nft(batch(wanted))
-    if rules := iptables_batch(accepts(wanted), []):
-        grammar.check_iptables(rules)
+    if passing := list(accepts(wanted)):
+        from libvirt_guestnet.datapath.firewalls import registry
+
+        registry.check(passing)
 
 
 def check_plugged(domain: Domain, state: State) -> None:
@@ -133,12 +133,13 @@ def settle(state: State, hold: int, force: bool = False) -> None:
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
     active, through = _active(state), passages(state)
-    plain, sources = [_plain(each) for each in active], firewalld.sources([*accepts(active), *through])
-    # As JSON gives it back.
-    whole = {"ways": plain, "through": [[str(field) for field in each] for each in through], "sources": sources}
-    wanted, is_ = whole if any(whole.values()) else None, state.settled()
-    if is_ == wanted and not (force and wanted):
+    # As JSON gives it back. The sources follow from the rest, and firewalls are imported to tell them.
+    plain, led = [_plain(each) for each in active], [[str(field) for field in each] for each in through]
+    is_ = state.settled()
+    if (not (plain or led) and is_ is None) or (not force and _is_settled(is_, plain, led)):
         return
+    sources = _sources([*accepts(active), *through])
+    wanted = {"ways": plain, "through": led, "sources": sources} if plain or led else None
     with Promise(notes.path(state, notes.CHANGING, "ways")):
         before, had = _settled_before(is_)
         unsettled = {"ways": [_plain(each) for each in before], "sources": sorted(had.union(sources))}
@@ -151,6 +152,19 @@ def settle(state: State, hold: int, force: bool = False) -> None:
     if failures:
         raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
     state.put_settled(wanted)
+
+
+def _is_settled(is_: Any, plain: list[dict[str, Any]], led: list[list[str]]) -> bool:
+    return isinstance(is_, dict) and "sources" in is_ and (is_.get("ways"), is_.get("through")) == (plain, led)
+
+
+def _sources(wanted: list[Wanted]) -> list[str]:
+    """What some firewalls have to be told of that; most guests ask for nothing, and import none of them."""
+    if not wanted:
+        return []
+    from libvirt_guestnet.datapath.firewalls import registry
+
+    return registry.sources(wanted)
 
 
 def _active(state: State) -> list[Ways]:
@@ -179,7 +193,8 @@ def try_to_settle(state: State, hold: int, force: bool = False) -> None:
 
 
 def _settled_before(is_: Any) -> tuple[list[Ways], set[str]]:
-    """The ways and firewalld's sources of what was settled; nothing of what is damaged, or another version's."""
+    """The ways, and the sources that firewalls know, of what was settled; nothing of what is damaged, or of another
+    version."""
     known = is_ if isinstance(is_, dict) else {}
     try:
         ways, sources = known.get("ways", ()), known.get("sources", ())
@@ -209,31 +224,34 @@ def _each(ways: Ways) -> list[Ways]:
 
 def lost(state: State) -> list[str]:
     """What somebody else took out of the kernel of that which `settle` put there. Raises GuestnetError."""
-    from libvirt_guestnet.datapath.firewalls import places
     from libvirt_guestnet.datapath.run.nft import sizes_of
 
     active = [each for each in receipts(state) if each.active]
     there, is_ = sizes_of(TABLE) if active else {}, state.settled()
     # By what was put there, not by what was asked for: what the kernel refused would be missed for ever.
     changed = not (isinstance(is_, dict) and is_.get("changing")) and there != sizes(_settled_before(is_)[0])
-    gone = [*([TABLE] if active and (changed or not there) else []), *places.lost(_wanted(state))]
-    with suppress(GuestnetError):  # whoever asked for it was told, and all else must come back
-        gone += ["firewalld's sources"] if unknown(state) else []
-    return gone
+    return [*([TABLE] if active and (changed or not there) else []), *_not_passing(state)]
 
 
-def unknown(state: State) -> bool:
-    """Whether firewalld does not know what has to pass it. Raises GuestnetError."""
-    return firewalld.lost(firewalld.sources(_wanted(state)))
+def _not_passing(state: State) -> list[str]:
+    """Which firewalls do not let through any more what they did."""
+    wanted = to_pass(state)
+    if not wanted:
+        return []
+    from libvirt_guestnet.datapath.firewalls import registry
+
+    return registry.missing(wanted)
 
 
-def _wanted(state: State) -> list[Wanted]:
+def to_pass(state: State) -> list[Wanted]:
+    """What the host's other firewalls have to let through now."""
     return [*accepts(_active(state)), *passages(state)]
 
 
 def _arrange(active: list[Ways], through: list[Passage | Link], gone: set[str], state: State, hold: int) -> list[str]:
     """Has other firewalls let these pass. Returns what failed."""
-    from libvirt_guestnet.datapath.firewalls import places
+    from libvirt_guestnet.datapath.firewalls import registry
+    from libvirt_guestnet.datapath.firewalls.contract import Change
     from libvirt_guestnet.datapath.routing import gateway
 
     # libvirt switches it on for nat and route networks only.
@@ -241,8 +259,7 @@ def _arrange(active: list[Ways], through: list[Passage | Link], gone: set[str], 
     for version in sorted({6 if ":" in to else 4 for to in targets}):
         gateway.forward(version)
     wanted = [*accepts(active), *through]
-    failures = places.arrange(wanted, hold, _names(active, state))
-    return [*failures, *firewalld.arrange(firewalld.sources(wanted), gone)]
+    return registry.arrange(Change(wanted, sorted(gone), hold, _names(active, state)))
 
 
 def _names(active: list[Ways], state: State) -> Callable[[Wanted], str]:

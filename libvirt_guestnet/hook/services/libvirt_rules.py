@@ -129,7 +129,7 @@ def _rules(ruled: list[Ruled]) -> str:
     if _named(bridges, rules) == bridges:
         return rules
     try:
-        others = program.run(["iptables", "-w", "5", "-S"], "", "iptables").stdout.splitlines()
+        others = program.said(["iptables", "-w", "5", "-S"], "iptables").splitlines()
         return "\n".join([rules, *(rule for rule in others if rule.startswith(_CHAINS))])
     except GuestnetError:
         if all(each.chains for each in ruled):
