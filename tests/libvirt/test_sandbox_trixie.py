@@ -35,7 +35,7 @@ def test_its_own_python_runs_this_package(trixie_sandbox: Sandbox, newest: bool)
 
 
 def test_hooks_are_installed(trixie_sandbox: Sandbox) -> None:
-    code = "from libvirt_guestnet import install; print([s.current for s in install.status()])"
+    code = "from libvirt_guestnet.install.hook_files import status; print([s.current for s in status()])"
     done = subprocess.run(trixie_sandbox.python(["-c", code]), capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "[True, True]", done.stderr
 
