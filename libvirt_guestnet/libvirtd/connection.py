@@ -39,7 +39,7 @@ COMMANDS = {
 
 class _Bindings:
     """libvirt's own module, imported when something of it is wanted first: what only reads a topology needs none of
-    it, and only a distribution's package or a compiler with libvirt's headers can provide it.
+    it, and only a distribution's package or a compiler with libvirt's headers can provide it (decision 59).
     """
 
     def load(self) -> Any:
@@ -66,7 +66,8 @@ libvirt: Any = _Bindings()
 
 
 def connect(uri: str | None = None, seconds: float = OPEN_SECONDS) -> Connection:
-    """Connect to `uri`, else as virsh to VIRSH_DEFAULT_CONNECT_URI or LIBVIRT_DEFAULT_URI, else to qemu:///system.
+    """Connect to `uri`, else as virsh to VIRSH_DEFAULT_CONNECT_URI or LIBVIRT_DEFAULT_URI, else to qemu:///system
+    (decision 11).
 
     Raises GuestnetError when libvirt refuses or does not answer within `seconds`.
     """

@@ -1,4 +1,4 @@
-"""Who tags the frames of a network: what stands behind its label decides."""
+"""Who tags the frames of a network: what stands behind its label decides (see decision 18)."""
 
 from __future__ import annotations
 
