@@ -50,7 +50,7 @@ def test_the_docs_show_the_table() -> None:
     assert [each for each in text.splitlines() if each.startswith("| `")] == [line(kind) for kind in nics.TABLE]
 
 
-@pytest.mark.skipif(not RNG.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 def test_every_type_and_mode_of_libvirts_schema_is_in_the_table() -> None:
     root = etree.parse(str(RNG / "domaincommon.rng")).getroot()
     types = set()

@@ -1,4 +1,4 @@
-"""After the daemon has restarted: one process repairs all guests, and nobody waits for it.
+"""After the daemon has restarted: one process repairs all guests, and nobody waits for it (decision 26).
 
 `reconnect` comes for every running guest at once; libvirt waits for each call, and would kill the guest if it failed.
 So the hook only leaves the guest's name in a spool and, unless it runs already, starts this process, which has

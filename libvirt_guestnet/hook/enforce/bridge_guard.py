@@ -1,7 +1,7 @@
 """The bridge guard of this host: which bridges it keeps closed and who passes, as the receipts have it.
 
 A bridge is managed if libvirt or our hook made it for a guarded network. One that was there before has ports of other
-people, which are not ours to cut off.
+people, which are not ours to cut off (decision 29).
 """
 
 from __future__ import annotations

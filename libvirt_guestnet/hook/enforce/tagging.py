@@ -1,4 +1,4 @@
-"""The VLANs of a domain's taps on VLAN-aware bridges, and of the uplinks they leave through."""
+"""The VLANs of a domain's taps on VLAN-aware bridges, and of the uplinks they leave through (decisions 18, 19)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Host-routed ports: what a domain's XML wants to be led to its taps. Pure reading.
 
-Nothing but the domain tells of them: an interface of type ethernet is on no network of libvirt's.
+Nothing but the domain tells of them: an interface of type ethernet is on no network of libvirt's (decision 31).
 """
 
 from __future__ import annotations
