@@ -27,10 +27,8 @@ class OpenVSwitch(Carrier):
             )
 
     def plugs(self, network: Network, hostmap: HostMap) -> bool:
-        from libvirt_guestnet.model.network import Mode
-
         label = network.physical_network
-        return network.mode is Mode.BRIDGE and label is not None and hostmap.is_ovs(label)
+        return network.mode == "bridge" and label is not None and hostmap.is_ovs(label)
 
     def libvirt_network(self, network: Network) -> list[Tag]:
         return [Tag("virtualport", {"type": "openvswitch"}), *_vlan(network.vlan)]

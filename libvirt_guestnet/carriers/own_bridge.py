@@ -18,9 +18,7 @@ class OwnBridge(Carrier):
     tag = "vlan"
 
     def carries(self, wanted: Wanted) -> bool:
-        from libvirt_guestnet.model.network import Mode
-
-        return wanted.has_vlans and wanted.network.mode is not Mode.BRIDGE
+        return wanted.has_vlans and wanted.network.mode != "bridge"
 
     def declares(self, wanted: Wanted) -> policy.VlanBridge:
         return policy.VlanBridge(wanted.network.vlan or 0, wanted.network.service_vlan)

@@ -21,9 +21,9 @@ TREE = architecture.sources(PACKAGE)
 ALLOWED = {
     "libvirt": {"libvirtd"},
     "pyroute2": {"datapath.devices", "datapath.netlink"},
-    "lxml": {"apply", "changes", "libvirtd", "plan", "xmlgen"},
+    "lxml": {"apply", "changes", "libvirtd", "metadata", "plan", "xmlgen"},
     "yaml": {"hostmap", "topology"},
-    "subprocess": {"cli", "datapath.netlink", "draw", "guest", "install", "lab", "sandbox"},
+    "subprocess": {"cli", "draw", "guest", "install", "lab", "sandbox"},
     "socket": {"datapath.netlink", "guest", "hook.services", "lab", "sandbox"},
     "_socket": {"datapath.forwards", "datapath.netlink", "hook.processes"},
     "ctypes": {"datapath.port", "guest", "hook.enforce", "sandbox"},

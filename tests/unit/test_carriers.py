@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import topology
+from libvirt_guestnet import topology, xmlread
 from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.carriers.contract import Carrier, Tag, Wanted
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.hook.calls import networks
-from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import Element, Snapshot, WantedNetwork
 from libvirt_guestnet.libvirtd.snapshot import Wanted as WantedHost
-from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE, VlanBridge
 from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.topology import Port
 from libvirt_guestnet.plan.devices import device_problems
@@ -42,7 +41,7 @@ guests:
 class Macsec(Carrier):
     """One that nobody has heard of, with everything that the contract has."""
 
-    tag, makes_bridge = "macsec", True
+    tag, makes_bridge = "vlan", True
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -50,8 +49,8 @@ class Macsec(Carrier):
     def carries(self, wanted: Wanted) -> bool:
         return True
 
-    def declares(self, wanted: Wanted) -> Tag | None:
-        return Tag("macsec", {"device": "eth9", "tag": wanted.network.vlan})
+    def declares(self, wanted: Wanted) -> VlanBridge:
+        return VlanBridge(wanted.network.vlan or 0, uplink="eth9")
 
     def plugs(self, network: Network, hostmap: HostMap) -> bool:
         return network.vlan is not None
@@ -63,10 +62,10 @@ class Macsec(Carrier):
         return Tag("virtualport", {"type": "macsec"})
 
     def device(self, ours: Mapping[str, str]) -> str:
-        return ours["device"]
+        return ours["uplink"]
 
     def outlet(self, ours: Mapping[str, str]) -> str:
-        return ours["device"]
+        return ours["uplink"]
 
     def prepare(self, network: xmlread.Node) -> None:
         self.done.append(f"prepare {network.text_of('name')}")
@@ -82,7 +81,6 @@ class Macsec(Carrier):
 def macsec(monkeypatch: pytest.MonkeyPatch) -> Macsec:
     found = Macsec()
     monkeypatch.setattr(registry, "ALL", (found, *registry.ALL))
-    monkeypatch.setattr(registry, "TAGS", registry.TAGS | {"macsec"})
     return found
 
 
@@ -96,12 +94,12 @@ def declared(name: str) -> tuple[Element, Element]:
 @pytest.mark.usefixtures("macsec")
 def test_what_one_declares_stands_in_the_xml() -> None:
     network, nic = declared("a")
-    (element,) = network.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}macsec")
-    assert dict(element.attrib) == {"device": "eth9", "tag": "7"}
+    (element,) = network.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan")
+    assert dict(element.attrib) == {"uplink": "eth9", "tag": "7"}
     assert [port.find("parameters").get("sci") for port in network.iterfind("virtualport")] == ["1"]  # type: ignore[union-attr]
     assert [port.get("type") for port in nic.iterfind("virtualport")] == ["macsec"]
     plain, _ = declared("plain")
-    assert plain.find(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}macsec") is None, "it has no VLANs"
+    assert plain.find(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan") is None, "it has no VLANs"
 
 
 @pytest.mark.usefixtures("macsec")
