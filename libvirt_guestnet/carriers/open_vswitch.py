@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Carrier, Tag, Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier, Tag
 from libvirt_guestnet.errors import GuestnetError
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class OpenVSwitch(Carrier):
     """Of a network whose label is mapped to ovs:BRIDGE."""
 
-    def carries(self, wanted: Wanted) -> bool:
+    def carries(self, wanted: CarriedNetwork) -> bool:
         return wanted.has_vlans and self.plugs(wanted.network, wanted.hostmap)
 
-    def declares(self, wanted: Wanted) -> None:
+    def declares(self, wanted: CarriedNetwork) -> None:
         if wanted.network.service_vlan:
             raise GuestnetError(
                 f"network {wanted.network.name!r}: libvirt has no service-vlan for Open vSwitch; use a Linux bridge"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Carrier, Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier
 from libvirt_guestnet.carriers.nic import Nic
 from libvirt_guestnet.carriers.open_vswitch import OpenVSwitch
 from libvirt_guestnet.carriers.own_bridge import OwnBridge
@@ -28,15 +28,15 @@ MADE_BRIDGES = frozenset(each.tag for each in ALL if each.makes_bridge)
 _PLAIN = Carrier()
 
 
-def of(wanted: Wanted) -> Carrier:
+def of(wanted: CarriedNetwork) -> Carrier:
     """Who carries the network's VLANs here; the plain one where it has none. Raises GuestnetError as `carries`."""
     return next((each for each in ALL if each.carries(wanted)), _PLAIN) if wanted.has_vlans else _PLAIN
 
 
-def wanted(topology: Topology, network: Network, hostmap: HostMap) -> Wanted:
+def wanted(topology: Topology, network: Network, hostmap: HostMap) -> CarriedNetwork:
     """A network with what its carrier has to know of the topology."""
     tagged = next((f"{g.name}.{p.name}" for g, p in topology.ports_on(network.name) if p.vlan or p.trunk), None)
-    return Wanted(network, hostmap, tagged)
+    return CarriedNetwork(network, hostmap, tagged)
 
 
 def plugged_into(network: Network, hostmap: HostMap) -> Carrier:

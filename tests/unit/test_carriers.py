@@ -10,7 +10,7 @@ from lxml import etree
 
 from libvirt_guestnet import topology, xmlread
 from libvirt_guestnet.carriers import registry
-from libvirt_guestnet.carriers.contract import Carrier, Tag, Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier, Tag
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.hook.calls import networks
@@ -46,10 +46,10 @@ class Macsec(Carrier):
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def carries(self, wanted: Wanted) -> bool:
+    def carries(self, wanted: CarriedNetwork) -> bool:
         return True
 
-    def declares(self, wanted: Wanted) -> VlanBridge:
+    def declares(self, wanted: CarriedNetwork) -> VlanBridge:
         return VlanBridge(wanted.network.vlan or 0, uplink="eth9")
 
     def plugs(self, network: Network, hostmap: HostMap) -> bool:
