@@ -93,9 +93,10 @@ def declared(name: str) -> tuple[Element, Element]:
 
 @pytest.mark.usefixtures("macsec")
 def test_what_one_declares_stands_in_the_xml() -> None:
-    network, nic = declared("a")
-    (element,) = network.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan")
+    own, _ = declared("own")
+    (element,) = own.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan")
     assert dict(element.attrib) == {"uplink": "eth9", "tag": "7"}
+    network, nic = declared("a")
     assert [port.find("parameters").get("sci") for port in network.iterfind("virtualport")] == ["1"]  # type: ignore[union-attr]
     assert [port.get("type") for port in nic.iterfind("virtualport")] == ["macsec"]
     plain, _ = declared("plain")
