@@ -22,11 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/libvirt"))
 
-from booted import Booted, booted
-from conftest import WITHOUT_NODEDEV
-from reached import DIRECT, DIRECT_TAP, Reached
+from support.booted import Booted, booted
+from support.reached import DIRECT, DIRECT_TAP, Reached
+from support.sandboxes import WITHOUT_NODEDEV
 from test_ways_in import HOST, Net
 
 from libvirt_guestnet import sandbox

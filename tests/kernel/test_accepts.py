@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
 import libvirt_guestnet
 from libvirt_guestnet.datapath.firewalls.accepts import nft_leads

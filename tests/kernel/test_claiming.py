@@ -8,9 +8,9 @@ from ipaddress import IPv6Address, ip_network
 
 import frames
 import pytest
-from conftest import Wire, ip, open_tap
 from make import GATEWAY6, ME, ME6, MY_LL, THEIR_LL, THEM, THEM6, from_ll, marked, na, ns, tll
 from scapy.all import UDP, Ether  # type: ignore[attr-defined]
+from support.taps import Wire, ip, open_tap
 
 from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.port.port_facts import PortGuard

@@ -8,7 +8,6 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 from make import ME, ME6, MY_LL, NONCE, THEM, THEM4, na, tll
-from offload_wire import NEWEST, OLDEST, loaded
 from scapy.all import (  # type: ignore[attr-defined]
     Ether,
     ICMPv6ND_NS,
@@ -18,6 +17,7 @@ from scapy.all import (  # type: ignore[attr-defined]
     ICMPv6NDOptSrcLLAddr,
     IPv6,
 )
+from support.offload_wire import NEWEST, OLDEST, loaded
 from test_claiming import FREE, OTHER, Neighbours, _dad, _group, _uses
 from test_claiming import both as both  # noqa: PLC0414  a fixture
 from test_held import NETWORK, Lab, _domain, _last

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import frames
 import pytest
-from conftest import Wire, ip, open_tap
 from make import (
     GATEWAY4,
     GATEWAY6,
@@ -33,7 +32,8 @@ from make import (
     tll,
 )
 from scapy.all import BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
-from server import Dnsmasq
+from support.server import Dnsmasq
+from support.taps import Wire, ip, open_tap
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters, held_sets

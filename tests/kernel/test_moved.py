@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook_owners import NEW_PORT, SETUP, Host, domain, nic, policy, port_created
 from test_owed import CALL
 

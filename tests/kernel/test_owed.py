@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from box import Box
-from killed import LIBRARY
+from support.box import Box
+from support.killed import LIBRARY
 from test_hook import Hooks, recorded
 from test_hook_killed import KILLED_REPAIR, PLAIN, REPAIR
 from test_hook_owners import (

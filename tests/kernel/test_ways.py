@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import DATA, DOMAIN, NETWORK, Hooks, _ours
 
 from libvirt_guestnet.guest.agent import Agent, Probe, agent_script

@@ -30,7 +30,7 @@ from scapy.all import (  # type: ignore[attr-defined]
     Ether,
     IPv6,
 )
-from wire import NO_ROM, Wire, domain
+from support.libvirt_wire import NO_ROM, Wire, domain
 
 from libvirt_guestnet import hook
 from libvirt_guestnet.model.metadata import NAMESPACE

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from guests import MARK, NIC, XMLNS, Host, mac
+from support.libvirt_host import MARK, NIC, XMLNS, Host, mac
 
 from libvirt_guestnet import sandbox as sandboxes
 
@@ -389,7 +389,7 @@ def _update_xml(host: Host, xml: str) -> None:
 
 
 def _install(host: Host) -> None:
-    code = "from pathlib import Path; from libvirt_guestnet import install; install.install(Path('/'), True)"
+    code = "from pathlib import Path; from libvirt_guestnet.install.hook_files import install; install(Path('/'), True)"
     host.sandbox.run(sandboxes.python_inside(["-c", code], host.sandbox.root))
 
 

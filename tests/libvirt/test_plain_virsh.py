@@ -10,7 +10,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
-from wire import Wire, arrived, domain
+from support.libvirt_wire import Wire, arrived, domain
 
 from libvirt_guestnet.cli import parser
 from libvirt_guestnet.datapath.port.port_facts import link_local

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from guests import DOMAIN, MARK, NIC, XMLNS, Host, mac, uuid
+from support.libvirt_host import DOMAIN, MARK, NIC, XMLNS, Host, mac, uuid
 
 import libvirt_guestnet
 from libvirt_guestnet.sandbox import Sandbox, python_inside

@@ -16,9 +16,9 @@ from itertools import count
 from pathlib import Path
 
 import frames
-import ovs
 import pytest
-from host import DOT1Q, Host, Tap, ip
+from support import labvm_ovs as ovs
+from support.labvm_host import DOT1Q, Host, Tap, ip
 
 from libvirt_guestnet.topology import loads
 
