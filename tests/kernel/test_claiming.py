@@ -180,7 +180,10 @@ def test_nothing_is_claimed_of_which_nobody_could_say_that_he_has_it(
 ) -> None:
     """A guest that asks for so many that the set of what was asked for is full."""
     room = {"tried6-br0": 1}
-    declared = lambda name, version, size=65535: learning.declared(name, version, room.get(name, size))  # noqa: E731
+
+    def declared(name: str, version: int, size: int = 65535) -> str:
+        return learning.declared(name, version, room.get(name, size))
+
     monkeypatch.setattr(savi, "declared", declared)
     both.guard()
     assert both.passing({"1": _dad(FREE), "2": _dad(OTHER)}) == {"1"}

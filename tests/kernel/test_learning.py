@@ -101,7 +101,7 @@ def _passing(wire: Wire) -> set[str]:
 
 def _answer(kind: str, mac: str = ME, yiaddr: str = LEASED, src: str = GATEWAY4, frm: str = SERVER_MAC) -> bytes:
     message = dhcp(kind, mac=mac, op=2, sport=67, dport=68, src=src)
-    message[BOOTP].yiaddr = yiaddr  # type: ignore[index]
+    message[BOOTP].yiaddr = yiaddr
     return bytes(Ether(src=frm, dst="ff:ff:ff:ff:ff:ff") / message)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -129,7 +129,7 @@ def by_the_service(host: Host) -> Iterator[None]:
         service.kill()
 
 
-Finished = Callable[[Host], contextmanager]
+Finished = Callable[[Host], AbstractContextManager[None]]
 by_anybody = pytest.mark.parametrize("finished", [by_a_call, by_the_service])
 
 

@@ -27,7 +27,7 @@ table arp guestnet {
 }
 """
 NETDEV, BRIDGE = "netdev guestnet", "bridge guestnet"
-THERE = [
+THERE: list[Chain | Element] = [
     Chain(NETDEV, "whole", drops=True),
     Chain(NETDEV, "accepts"),
     Chain(NETDEV, "plain"),
@@ -37,7 +37,7 @@ THERE = [
     Element(BRIDGE, "ports", index_key(1)),
     Element("arp guestnet", "gateways", bytes((169, 255, 30, 1))),
 ]
-ABSENT = [
+ABSENT: list[Chain | Element] = [
     Chain(NETDEV, "none"),
     Chain(NETDEV, "empty", drops=True),
     Chain(NETDEV, "accepts", drops=True),

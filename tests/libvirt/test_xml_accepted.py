@@ -51,7 +51,7 @@ def lost(wanted: etree._Element, dumped: etree._Element) -> list[str]:
     return missing
 
 
-def same(wanted: str, dumped: str) -> bool:
+def same(wanted: str | bytes, dumped: str | bytes) -> bool:
     """libvirt replaces the machine alias "pc" by what it stands for today."""
     return wanted == dumped or (wanted == "pc" and dumped.startswith("pc-"))
 

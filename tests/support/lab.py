@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,6 @@ def lab_up(name: str, topology: Path) -> Iterator[Lab]:
         yield lab
 
 
-def without(text: str, *lines: Sequence[str]) -> str:
+def without(text: str, *lines: str) -> str:
     """A topology without the lines that contain any of the given words."""
     return "".join(f"{line}\n" for line in text.splitlines() if not any(word in line for word in lines))

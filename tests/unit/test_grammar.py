@@ -54,7 +54,7 @@ FORWARDS = (
 )
 FLOATING = (Floating("192.0.2.9", "10.0.0.2"), Floating("fd00:9::9", "fd00:9::9", "fd00::2"))
 WAYS = Ways("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
-WANTED = [
+WANTED: list[accepts.Accept | accepts.Passage | accepts.Link] = [
     Accept("br0", prefix("10.0.0.2"), "tcp", (80, 81), Published(prefix("192.0.2.1"), (80, 81))),
     Accept("br0", prefix("10.0.0.2"), published=Published()),
     Passage("br0", prefix("10.0.0.0/24"), "eth0"),
