@@ -22,7 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(plain_sandbox: Sandbox) -> Sandbox:
+    """What modules override that want another one."""
+    return plain_sandbox
+
+
+@pytest.fixture(scope="module")
+def plain_sandbox() -> Iterator[Sandbox]:
     """A running sandbox without hooks, one per test module."""
     with sandboxes.start(f"test-{os.getpid()}") as running:
         yield running

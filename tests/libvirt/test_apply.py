@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from lxml import etree
+from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.apply.apply import ApplyError, InterruptError, apply, destroy
@@ -178,6 +179,13 @@ def want(text: str = TOPOLOGY) -> Wanted:
     hosts = HostMap({"lan": "uplink0"}, lambda _device: False)
     image = TinyImage(kernel=Path("/kernel"), initrd=Path("/initrd"))
     return wanted(topology, hosts, lambda guest: empty_machine(xmlgen.domain(topology, guest, hosts, image, "qemu")))
+
+
+@pytest.fixture(scope="module", params=LIBVIRTS)
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    """On 11.3 with our hooks installed."""
+    found: Sandbox = request.getfixturevalue("plain_sandbox" if request.param == HERE else "trixie_sandbox")
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from scapy.all import (  # type: ignore[attr-defined]
     IPv6,
 )
 from support.libvirt_wire import NO_ROM, Wire, domain
+from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet import hook
 from libvirt_guestnet.model.metadata import NAMESPACE
@@ -77,9 +78,10 @@ def _beacon(mac: str = frames.ME, client: bytes = b"") -> bytes:
     return bytes(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / question)
 
 
-@pytest.fixture(scope="module")
-def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
-    return hooked_sandbox
+@pytest.fixture(scope="module", params=LIBVIRTS)
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
+    return found
 
 
 @pytest.fixture(scope="module")

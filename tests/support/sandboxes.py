@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from libvirt_guestnet import sandbox as sandboxes
+
+# Parameters of a fixture: this machine's libvirt, and Debian 13's, whose tests are of the tier trixie.
+HERE, TRIXIE = "9.0", "11.3"
+LIBVIRTS = [pytest.param(HERE), pytest.param(TRIXIE, marks=pytest.mark.trixie)]
 
 # Nobody needs it, and libvirt 11.3 waits for ever for its udev thread when it is told to end while it still starts
 # (5 of some 12 times on a busy machine; none of 25 without it).
