@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("support")
+
 TIERS = ("defaulthost", "labvm", "trixie", "guest", "libvirt", "kernel", "system")
 """Markers; a test belongs to the first that it carries, else to the tier `unit`."""
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from bench import LAN2, Bench, GuestProcess
+from support.guest_bench import LAN2, Bench, GuestProcess
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.agent import Agent

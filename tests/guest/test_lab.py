@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from conftest import Lab
+from support.lab import Lab
 
 from libvirt_guestnet.model.topology import FORGERIES
 from libvirt_guestnet.sandbox import Sandbox

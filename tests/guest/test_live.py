@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import LABS, Lab, lab_up
+from support.lab import LABS, Lab, lab_up
 
 LAN2 = "198.18.2.1"
 A_VLAN1, B_VLAN1, B_VLAN2 = "10.61.1.37", "10.61.1.126", "10.61.2.1"

@@ -21,10 +21,10 @@ from pathlib import Path
 import frames
 import offload
 import pytest
-from conftest import Lab, lab_up
 from offload import Offered
 from offload_attacks import ATTACKS, EARLY
 from offload_honest import HONEST
+from support.lab import Lab, lab_up
 
 from libvirt_guestnet.sandbox import python_inside
 

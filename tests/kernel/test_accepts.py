@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
 import libvirt_guestnet
 from libvirt_guestnet.datapath.firewalls.libvirt_nftables import leads
@@ -39,7 +39,7 @@ FORWARD = {
     "from_ports": (8080, 8080), "translated": True,
 }  # fmt: skip
 FORWARD6 = {**FORWARD, "guest": "fd00::1", "published": "fd61::1", "protocol": "udp", "ports": (80, 90), "from_ports": (80, 90)}  # fmt: skip  # noqa: E501
-ANY = {"bridge": "gn-y", "guest": "10.0.1.0/24"}
+ANY: dict[str, object] = {"bridge": "gn-y", "guest": "10.0.1.0/24"}
 
 
 @pytest.fixture

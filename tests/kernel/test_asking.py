@@ -11,7 +11,6 @@ from itertools import count
 from typing import Any
 
 import pytest
-from conftest import Wire, ip, open_tap
 from dhcp6 import DUIDS, address_of, association, server_of
 from make import GATEWAY4, ME, ME4, ME6, MY_LL, THEM, THEM4, THEM6, dhcp, mine
 from scapy.all import (  # type: ignore[attr-defined]
@@ -43,7 +42,8 @@ from scapy.all import (  # type: ignore[attr-defined]
     IPv6ExtHdrFragment,
     Raw,
 )
-from server import LEASED6, Dnsmasq, server
+from support.server import LEASED6, Dnsmasq, server
+from support.taps import Wire, ip, open_tap
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import dhcp_requests, filters

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import killed
 import pytest
-from box import Box
+from support import killed
+from support.box import Box
 from test_hook import NS
 
 CALL = killed.CALL.replace(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import NS
 
 LIBRARY = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import Box
+from support.box import Box
 
 LIBRARY = str(Path(__file__).parents[2])
 LAN = (

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
 FUZZ = Path(__file__).parent.parent / "fuzz"
 PARSERS = ("stdin", "chain", "metadata", "receipts", "leases", "records", "topologies")

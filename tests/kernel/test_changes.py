@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from conftest import ip
+from support.taps import ip
 
 from libvirt_guestnet.datapath.netlink.events import Changes
 

@@ -8,9 +8,9 @@ from ipaddress import IPv6Address, ip_network
 
 import frames
 import pytest
-from conftest import Wire, ip, open_tap
 from make import GATEWAY6, ME, ME6, MY_LL, THEIR_LL, THEM, THEM6, from_ll, marked, na, ns, tll
 from scapy.all import UDP, Ether  # type: ignore[attr-defined]
+from support.taps import Wire, ip, open_tap
 
 from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.port.port_facts import PortGuard
@@ -180,7 +180,10 @@ def test_nothing_is_claimed_of_which_nobody_could_say_that_he_has_it(
 ) -> None:
     """A guest that asks for so many that the set of what was asked for is full."""
     room = {"tried6-br0": 1}
-    declared = lambda name, version, size=65535: learning.declared(name, version, room.get(name, size))  # noqa: E731
+
+    def declared(name: str, version: int, size: int = 65535) -> str:
+        return learning.declared(name, version, room.get(name, size))
+
     monkeypatch.setattr(savi, "declared", declared)
     both.guard()
     assert both.passing({"1": _dad(FREE), "2": _dad(OTHER)}) == {"1"}

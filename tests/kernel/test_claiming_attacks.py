@@ -8,7 +8,6 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 from make import ME, ME6, MY_LL, NONCE, THEM, THEM4, na, tll
-from offload_wire import NEWEST, OLDEST, loaded
 from scapy.all import (  # type: ignore[attr-defined]
     Ether,
     ICMPv6ND_NS,
@@ -18,6 +17,7 @@ from scapy.all import (  # type: ignore[attr-defined]
     ICMPv6NDOptSrcLLAddr,
     IPv6,
 )
+from support.offload_wire import NEWEST, OLDEST, loaded
 from test_claiming import FREE, OTHER, Neighbours, _dad, _group, _uses
 from test_claiming import both as both  # noqa: PLC0414  a fixture
 from test_held import NETWORK, Lab, _domain, _last
@@ -96,14 +96,17 @@ def test_nobody_beyond_a_router_undoes_a_claim(both: Neighbours) -> None:
     both.guard()
     assert both.passing({"dad": _dad(FREE)}) == {"dad"}
     answer = na(FREE, tll(FAR), src="2001:db8::66")
-    answer.hlim, answer.dst = 63, ME6  # type: ignore[attr-defined]
+    answer.hlim, answer.dst = 63, ME6
     _veto(both, bytes(Ether(src=FAR, dst=ME) / answer))
     assert both.passing(_uses(FREE)) == set(_uses(FREE))
 
 
 def test_a_flood_of_questions_keeps_no_other_from_asking(both: Neighbours, monkeypatch: pytest.MonkeyPatch) -> None:
     room = {"tried6-br0": 80}
-    declared = lambda name, version, size=65535: learning.declared(name, version, room.get(name, size))  # noqa: E731
+
+    def declared(name: str, version: int, size: int = 65535) -> str:
+        return learning.declared(name, version, room.get(name, size))
+
     monkeypatch.setattr(savi, "declared", declared)
     both.guard()
     for number in range(200):

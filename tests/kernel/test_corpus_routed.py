@@ -15,8 +15,8 @@ from pathlib import Path
 
 import frames
 import pytest
-from conftest import ETH_P_ALL, ip
 from scapy.all import ICMP, IP, UDP, Ether, ICMPv6EchoRequest, IPv6  # type: ignore[attr-defined]
+from support.taps import ETH_P_ALL, ip
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import frames
 import pytest
-from conftest import Wire, ip
 from scapy.all import ICMP, IP, ICMPv6EchoRequest, IPv6  # type: ignore[attr-defined]
+from support.taps import Wire, ip
 
 from libvirt_guestnet.datapath.netlink import kernel, links
 from libvirt_guestnet.datapath.port import filters

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
 import libvirt_guestnet
 

@@ -6,8 +6,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import frames
 import pytest
-from conftest import Wire
 from scapy.all import ARP, IP, UDP, Ether, ICMPv6ND_NA, ICMPv6ND_RA, IPv6  # type: ignore[attr-defined]
+from support.taps import Wire
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters

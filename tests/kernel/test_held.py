@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import frames
 import pytest
-from conftest import Wire, ip, open_tap
 from make import (
     GATEWAY4,
     GATEWAY6,
@@ -33,7 +32,8 @@ from make import (
     tll,
 )
 from scapy.all import BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
-from server import Dnsmasq
+from support.server import Dnsmasq
+from support.taps import Wire, ip, open_tap
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
@@ -168,7 +168,10 @@ def test_what_nobody_told_is_asked_for_and_not_taken(lab: Lab, told: str) -> Non
 @pytest.mark.parametrize("first", ["me", "them"])
 def test_any_address_is_none_that_somebody_holds(lab: Lab, first: str) -> None:
     """In either family, whoever starts first; and once the other guest is gone, it holds nothing."""
-    starts = [lambda: lab.me(attributes='addresses="any"'), lambda: lab.them(ADDRESSES + PAIRS)]
+    starts: list[Callable[[], object]] = [
+        lambda: lab.me(attributes='addresses="any"'),
+        lambda: lab.them(ADDRESSES + PAIRS),
+    ]
     for start in starts if first == "me" else reversed(starts):
         start()
     free = _all(FREE4, FREE6)
@@ -181,7 +184,10 @@ def test_any_address_is_none_that_somebody_holds(lab: Lab, first: str) -> None:
 
 @pytest.mark.parametrize("first", ["me", "them"])
 def test_privacy_addresses_are_none_that_somebody_holds(lab: Lab, first: str) -> None:
-    starts = [lambda: lab.me(f'<g:address ip="{ME4}"/>', 'privacy="yes"'), lambda: lab.them(ADDRESSES + PAIRS)]
+    starts: list[Callable[[], object]] = [
+        lambda: lab.me(f'<g:address ip="{ME4}"/>', 'privacy="yes"'),
+        lambda: lab.them(ADDRESSES + PAIRS),
+    ]
     for start in starts if first == "me" else reversed(starts):
         start()
     private = _all("fd61:1::4c1f:9d2e:77aa:1", "fe80::4c1f:9d2e:77aa:2")
@@ -246,7 +252,7 @@ def dnsmasq(lab: Lab) -> Iterator[Dnsmasq]:
 def _granted(lab: Lab, address: str) -> bool:
     """Whether the guest that asks the real server for an address (option 50) is told that it has it."""
     asked = dhcp("request")
-    asked[DHCP].options = [("message-type", "request"), ("requested_addr", address), "end"]  # type: ignore[index]
+    asked[DHCP].options = [("message-type", "request"), ("requested_addr", address), "end"]
     for _ in range(6):
         os.write(lab.wire.fd, mine(asked))
         end = time.monotonic() + 0.5
@@ -263,7 +269,10 @@ def test_the_hosts_own_server_gives_nobody_what_another_port_holds(
     lab: Lab, dnsmasq: Dnsmasq, first: str, taken: str
 ) -> None:
     """By its policy or a pair, in the range and not reserved, whoever starts first."""
-    them = lambda: lab.them('<g:address ip="10.61.1.111"/>' + PAIRS)  # noqa: E731
+
+    def them() -> None:
+        lab.them('<g:address ip="10.61.1.111"/>' + PAIRS)
+
     if first == "them":
         them()
     lab.me()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
 from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.install import hook_files

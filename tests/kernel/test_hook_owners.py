@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import NS, SETTLED, Hooks, repaired
 
 from libvirt_guestnet.hook.helpers.hotplug import HELPER_SECONDS

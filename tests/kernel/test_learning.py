@@ -11,7 +11,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import frames
 import pytest
-from conftest import Wire, ip, open_tap
 from dhcp6 import DUIDS, address_of, association, server_of
 from make import (
     GATEWAY4,
@@ -59,7 +58,8 @@ from scapy.all import (  # type: ignore[attr-defined]
     Ether,
     IPv6,
 )
-from server import LEASED, LEASED6, RANGES, SERVER_LL, SERVER_MAC, Dnsmasq, server
+from support.server import LEASED, LEASED6, RANGES, SERVER_LL, SERVER_MAC, Dnsmasq, server
+from support.taps import Wire, ip, open_tap
 
 from libvirt_guestnet.datapath.port import filters, held_sets, learning
 from libvirt_guestnet.datapath.run.nft import nft, numbers
@@ -101,7 +101,7 @@ def _passing(wire: Wire) -> set[str]:
 
 def _answer(kind: str, mac: str = ME, yiaddr: str = LEASED, src: str = GATEWAY4, frm: str = SERVER_MAC) -> bytes:
     message = dhcp(kind, mac=mac, op=2, sport=67, dport=68, src=src)
-    message[BOOTP].yiaddr = yiaddr  # type: ignore[index]
+    message[BOOTP].yiaddr = yiaddr
     return bytes(Ether(src=frm, dst="ff:ff:ff:ff:ff:ff") / message)
 
 

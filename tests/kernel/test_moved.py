@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook_owners import NEW_PORT, SETUP, Host, domain, nic, policy, port_created
 from test_owed import CALL
 
@@ -177,7 +177,11 @@ def test_a_move_that_we_refuse(host: Host) -> None:
 def second(host: Host, bridge: str) -> Callable[[], None]:
     """Another NIC of that MAC; the function has its tap join the bridge."""
     host.box.ok("sh", "-c", f"ip tuntap add {SECOND_TAP} mode tap; ip link set {SECOND_TAP} address fe{MAC[2:]} up")
-    return lambda: host.box.ok("ip", "link", "set", SECOND_TAP, "master", bridge)
+
+    def join() -> None:
+        host.box.ok("ip", "link", "set", SECOND_TAP, "master", bridge)
+
+    return join
 
 
 def both(network: str, bridge: str) -> bytes:
@@ -186,7 +190,8 @@ def both(network: str, bridge: str) -> bytes:
 
 
 def receipt(host: Host, tap: str) -> dict[str, str]:
-    return json.loads(host.box.run("cat", f"/run/libvirt-guestnet/ports/{tap}.json").stdout or b"{}")
+    found: dict[str, str] = json.loads(host.box.run("cat", f"/run/libvirt-guestnet/ports/{tap}.json").stdout or b"{}")
+    return found
 
 
 def test_who_waits_for_another_nic_is_not_told_off_by_a_move(host: Host) -> None:

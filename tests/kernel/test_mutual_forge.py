@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from conftest import ip, open_tap
+from support.taps import ip, open_tap
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
 from lxml import etree
+from support.box import Box
 from support.nft_golden import BRIDGE_GUARD, GOLDEN, GUESTS, HOSTMAP, SHARED, TOPOLOGY, compare, divided
 from test_hook import Hooks
 

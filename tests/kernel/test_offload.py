@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import START, Hooks
 
 ROOT = Path(__file__).parents[2]
@@ -92,17 +93,18 @@ def as_the_service() -> tuple[str, ...]:
     return "setpriv", f"--bounding-set=-all,{','.join(kept)}"
 
 
-def seen(hooks: Hooks) -> dict:
+def seen(hooks: Hooks) -> dict[str, Any]:
     done = python(hooks, SEEN)
     assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def start(hooks: Hooks, xml: bytes = START) -> tuple[int, str]:
     return hooks.call("qemu", "guesta", "start", "begin", xml)
 
 
-def settled(hooks: Hooks) -> dict:
+def settled(hooks: Hooks) -> dict[str, Any]:
     """What is there when the process that a start or the service leaves behind is done."""
     deadline, notes = time.monotonic() + 60, "ls /run/libvirt-guestnet/settling 2>/dev/null; true"
     while hooks.box.ok("sh", "-c", notes) or any("hook/main.py" in args for args in hooks.box.processes()):

@@ -11,7 +11,7 @@ import pytest
 from offload import Offered
 from offload_attacks import ATTACKS, EARLY, MISFITS, PLAIN
 from offload_honest import FORWARDED, HONEST
-from offload_wire import NEWEST, OLDEST, OffloadWire, takes
+from support.offload_wire import NEWEST, OLDEST, OffloadWire, takes
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters

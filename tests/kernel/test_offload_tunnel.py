@@ -15,9 +15,9 @@ import offload
 import pytest
 from make import ME4, THEM, THEM4, mine
 from offload import NEEDS_CSUM, TCPV4, Header, Offered, unfinished
-from offload_wire import NEWEST, OLDEST, OffloadWire
 from scapy.all import IP, TCP, UDP, Ether, Raw  # type: ignore[attr-defined]
 from scapy.layers.vxlan import VXLAN
+from support.offload_wire import NEWEST, OLDEST, OffloadWire
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters

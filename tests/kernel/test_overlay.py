@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import Box
 from lxml import etree
+from support.box import Box
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap

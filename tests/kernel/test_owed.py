@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from box import Box
-from killed import LIBRARY
+from support.box import Box
+from support.killed import LIBRARY
 from test_hook import Hooks, recorded
 from test_hook_killed import KILLED_REPAIR, PLAIN, REPAIR
 from test_hook_owners import (
@@ -129,7 +129,7 @@ def by_the_service(host: Host) -> Iterator[None]:
         service.kill()
 
 
-Finished = Callable[[Host], contextmanager]
+Finished = Callable[[Host], AbstractContextManager[None]]
 by_anybody = pytest.mark.parametrize("finished", [by_a_call, by_the_service])
 
 

@@ -6,7 +6,6 @@ import subprocess
 from ipaddress import ip_network
 
 import frames
-from conftest import Wire
 from forged import RA
 from make import (
     GATEWAY6,
@@ -31,6 +30,7 @@ from make import (
     vrrp,
 )
 from scapy.all import IP, UDP, Ether, IPv6  # type: ignore[attr-defined]
+from support.taps import Wire
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters, port_facts

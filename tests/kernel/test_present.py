@@ -27,7 +27,7 @@ table arp guestnet {
 }
 """
 NETDEV, BRIDGE = "netdev guestnet", "bridge guestnet"
-THERE = [
+THERE: list[ChainKey | ElementKey] = [
     ChainKey(NETDEV, "whole", drops=True),
     ChainKey(NETDEV, "accepts"),
     ChainKey(NETDEV, "plain"),
@@ -37,7 +37,7 @@ THERE = [
     ElementKey(BRIDGE, "ports", index_key(1)),
     ElementKey("arp guestnet", "gateways", bytes((169, 255, 30, 1))),
 ]
-ABSENT = [
+ABSENT: list[ChainKey | ElementKey] = [
     ChainKey(NETDEV, "none"),
     ChainKey(NETDEV, "empty", drops=True),
     ChainKey(NETDEV, "accepts", drops=True),

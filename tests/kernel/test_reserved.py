@@ -40,7 +40,7 @@ def _network(reserved: tuple[str, ...], *, mine: str = "") -> xmlread.Node:
 def _told(lab: Lab, address: str) -> bool:
     """Whether the port learns an address from the server's answer."""
     answer = dhcp("ack", mac=ME, op=2, sport=67, dport=68, src=GATEWAY4)
-    answer[BOOTP].yiaddr = address  # type: ignore[index]
+    answer[BOOTP].yiaddr = address
     lab.wire.ear.send(bytes(Ether(src=SERVER_MAC, dst="ff:ff:ff:ff:ff:ff") / answer))
     uses = _all(address)
     return lab.passing(uses) == set(uses)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ip
+from support.taps import ip
 
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route

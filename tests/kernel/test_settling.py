@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
-from killed import LIBRARY
+from support.box import Box
+from support.killed import LIBRARY
 from test_hook import repaired
 from test_hook_owners import MAC, SETUP, TAP, A
 from test_hook_watch import LAN

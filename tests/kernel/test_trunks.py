@@ -9,8 +9,8 @@ from ipaddress import ip_network
 
 import frames
 import pytest
-from conftest import Wire
 from make import VIRTUAL
+from support.taps import Wire
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters, port_facts

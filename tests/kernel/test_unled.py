@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import Hooks, repaired
 from test_hook_owners import FORWARD, MAC, PORT, SETUP, TAP, UUID, domain, nic, policy
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import Hooks
 from test_hook_owners import SETUP, A
 from test_hook_watch import LAN, untouched

@@ -119,7 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     copies = [copy for item in items if _runs_inside(item) for copy in _copies(item)]
     items[:] = [item for item in items if item.path.parent != _INSIDE]
     # The reports of one VM after those of the other.
-    items += sorted(copies, key=lambda copy: SUITES.index(copy.suite))
+    items.extend(copy for suite in SUITES for copy in copies if copy.suite == suite)
 
 
 def _runs_inside(item: pytest.Item) -> bool:

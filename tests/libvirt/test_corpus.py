@@ -8,8 +8,8 @@ from pathlib import Path
 import frames
 import pytest
 from honest import ARPS, IPV4, IPV6
-from stage import BRIDGE, PLACES, Stage, interface
-from wire import domain
+from support.libvirt_wire import domain
+from support.stage import BRIDGE, PLACES, Stage, interface
 
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from wire import NO_ROM, domain
+from support.libvirt_wire import NO_ROM, domain
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.hostmap import HostMap

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from guests import Host
+from support.libvirt_host import Host
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.connection import Connection, connect

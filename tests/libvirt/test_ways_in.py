@@ -22,7 +22,7 @@ from scapy.all import (  # type: ignore[attr-defined]
     IPv6,
     Raw,
 )
-from wire import NO_ROM, Wire, domain
+from support.libvirt_wire import NO_ROM, Wire, domain
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.guest.agent import Agent, Probe, agent_script

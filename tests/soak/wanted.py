@@ -210,6 +210,6 @@ def _names() -> dict[str, list[str]]:
         macs = [mac(number, nic) for nic in range(3)]
         ips = [ip for network in NUMBERS.values() for nic in range(3) for ip in addresses(network, number, nic)]
         found[guest] = [*macs, *ips, f"198.18.1.{100 + number}"]
-    last = {OF_FILE[0]: ("10.61.5.10", "fd61:5::10", "198.18.1.111")}
+    last: dict[str, tuple[str, ...]] = {OF_FILE[0]: ("10.61.5.10", "fd61:5::10", "198.18.1.111")}
     last[OF_FILE[1]] = ("10.61.5.11", "10.61.5.12", *(f"198.18.1.{each}" for each in (50, 51)))
     return {**found, **{guest: list(names) for guest, names in last.items()}}

@@ -72,6 +72,7 @@ def is_hostile(text: str) -> bool:
 _RNG = "{http://relaxng.org/ns/structure/1.0}"
 # Values that fit together; an attribute that is not here gets one by its type.
 _VALUES = {
+    ("port", "note"): "the shop",
     ("port", "mac"): MAC,
     ("subnet", "host"): "fd09::1",
     ("subnet", "prefix"): "fd09::/64",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,11 @@ from libvirt_guestnet.model.held_addresses import (
 LAN = (ip_network("192.0.2.0/24"), "")
 
 
-def asks(prefix: str, **fields: object) -> RequestedAddress:
+def asks(prefix: str, **fields: Any) -> RequestedAddress:
     return RequestedAddress(ip_network(prefix), "address", "domain 'a'")._replace(**fields)
 
 
-def holds(prefix: str, kind: str = OWN, **fields: object) -> HeldAddress:
+def holds(prefix: str, kind: str = OWN, **fields: Any) -> HeldAddress:
     return HeldAddress(ip_network(prefix), kind, "somebody's", "go away")._replace(**fields)
 
 
@@ -183,18 +184,18 @@ def test_the_end_of_a_long_file_counts(tmp_path: Path) -> None:
     ]
 
 
-MAC, IP4, IP6 = bytes.fromhex("020000000009"), ip_address("192.0.2.70"), ip_address("2001:db8::70")
-GROUP = ip_address("ff02::1")
+MAC, IP4, IP6 = bytes.fromhex("020000000009"), IPv4Address("192.0.2.70"), IPv6Address("2001:db8::70")
+GROUP = IPv6Address("ff02::1")
 ND = icmpv6(MAC, IP6, GROUP, bytes([136, 0, 0, 0]) + bytes(4) + IP6.packed)
-DAD = icmpv6(MAC, ip_address("::"), GROUP, bytes([135, 0, 0, 0]) + bytes(4) + IP6.packed)
+DAD = icmpv6(MAC, IPv6Address("::"), GROUP, bytes([135, 0, 0, 0]) + bytes(4) + IP6.packed)
 
 
 @pytest.mark.parametrize(
     ("frame", "found"),
     [
-        (arp_request(MAC, IP4, ip_address("192.0.2.1")), IP4.packed),  # it has the address
-        (arp_request(MAC, ip_address("0.0.0.0"), IP4), IP4.packed),
-        (arp_request(MAC, ip_address("192.0.2.1"), IP4), ip_address("192.0.2.1").packed),  # it only looks for it
+        (arp_request(MAC, IP4, IPv4Address("192.0.2.1")), IP4.packed),  # it has the address
+        (arp_request(MAC, IPv4Address("0.0.0.0"), IP4), IP4.packed),
+        (arp_request(MAC, IPv4Address("192.0.2.1"), IP4), IPv4Address("192.0.2.1").packed),  # it only looks for it
         (ND, IP6.packed),
         (DAD, IP6.packed),
         (icmpv6(MAC, IP6, GROUP, bytes([135, 0, 0, 0]) + bytes(4) + IP6.packed), None),

@@ -42,7 +42,7 @@ class Bus:
 
 def test_what_is_translated_needs_no_source() -> None:
     guest = ip_network("10.0.1.5/32")
-    wanted = [
+    wanted: list[Accept | Passage | RoutedLink] = [
         Accept("gn-a", guest, "tcp", (80, 80), OriginalDestination(None, (8080, 8080))),
         Accept("gn-a", ip_network("198.18.1.60/32")),
         Passage("gn-r", ip_network("10.0.9.0/24"), "up0"),

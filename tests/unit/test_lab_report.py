@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,12 @@ from libvirt_guestnet.topology import loads
 ADDRESS = {Family.IPV4: ip_address("192.0.2.1"), Family.IPV6: ip_address("2001:db8::1")}
 
 
-def tried(what: str, family: Family, seen: str, passed: bool = True, allowed: bool = True, **more: str) -> CheckResult:
+def tried(what: str, family: Family, seen: str, passed: bool = True, allowed: bool = True, **more: Any) -> CheckResult:
     check = Check(Kind.SERVICE, "a", "b", what, allowed, family, ADDRESS[family], **more)
     return CheckResult(check, seen, passed)
 
 
-def both(what: str, seen: str, **more: bool) -> list[CheckResult]:
+def both(what: str, seen: str, **more: Any) -> list[CheckResult]:
     return [tried(what, family, seen, **more) for family in Family]
 
 

@@ -1,12 +1,12 @@
 """Plans against libvirt's in-process test driver (real libvirt objects, no daemon) and against made-up snapshots."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lxml import etree
@@ -17,6 +17,7 @@ from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.datapath.forwards import listeners
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.connection import Connection, connect
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest, WantedNetwork
@@ -60,7 +61,7 @@ class Recorder:
         self.calls.append(("enslave", tap, bridge))
 
     def guard(self, domain_xml: bytes) -> None:
-        self.calls.append(("guard", etree.fromstring(domain_xml).findtext("name")))
+        self.calls.append(("guard", etree.fromstring(domain_xml).findtext("name", "")))
 
     def release(self, uuid: str, tap: str) -> None:
         self.calls.append(("release", tap))
@@ -74,7 +75,7 @@ class Recorder:
 def want(text: str = TOPOLOGY) -> Wanted:
     topology = loads(text, "lab.yaml")
     hosts = HostMap({"lan": "eth9"}, lambda _device: False)
-    image = SimpleNamespace(kernel=Path("/kernel"), initrd=Path("/initrd"))
+    image = TinyImage(kernel=Path("/kernel"), initrd=Path("/initrd"))
     return wanted(topology, hosts, lambda guest: xmlgen.domain(topology, guest, hosts, image, "test"))
 
 
@@ -91,7 +92,7 @@ def libvirt() -> Iterator[Connection]:
         destroy(plan_destroy("lab", connection.snapshot()), connection, Recorder())
 
 
-def do(connection: Connection, text: str = TOPOLOGY, **options: object) -> Plan:
+def do(connection: Connection, text: str = TOPOLOGY, **options: Any) -> Plan:
     made = plan(want(text), connection.snapshot())
     apply(made, connection, Recorder(), **options)
     return made
@@ -99,10 +100,8 @@ def do(connection: Connection, text: str = TOPOLOGY, **options: object) -> Plan:
 
 def fingerprint(connection: Connection) -> list[tuple[str, bytes, bool, bool]]:
     snapshot = connection.snapshot()
-    return sorted(
-        (o.name, etree.tostring(o.config), o.live is not None, o.autostart)
-        for o in (*snapshot.networks, *snapshot.domains)
-    )
+    objects: list[NetworkState | DomainState] = [*snapshot.networks, *snapshot.domains]
+    return sorted((o.name, etree.tostring(o.config), o.live is not None, o.autostart) for o in objects)
 
 
 def lines(made: Plan) -> list[str]:
@@ -249,7 +248,7 @@ def test_a_failure_at_any_step_of_a_change_takes_everything_back(libvirt: Connec
     assert fingerprint(libvirt) == before
 
 
-def fail_at(number: int):
+def fail_at(number: int) -> Callable[[str], None]:
     count = 0
 
     def step(_what: str) -> None:

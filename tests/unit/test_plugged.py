@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,13 @@ class Host:
     """A state, libvirt's record of one domain, and what was done and said."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.state, self.record, self.said, self.repaired = State(str(root / "run")), root / "a.xml", [], []
-        self.down, self.chains, self.bare = [], set(), {}
+        self.state, self.record, self.said, self.repaired = (
+            State(str(root / "run")),
+            root / "a.xml",
+            list[str](),
+            list[str](),
+        )
+        self.down, self.chains, self.bare = list[str](), set[str](), dict[str, Any]()
         self.wanted = [PortReceipt("lo", MAC, "a", "u-a", "one", "p-1", ifindex=links.index_of("lo"))]
         monkeypatch.setattr(libvirt_records, "STATUS", str(root / "{}.xml"))
         for module in (hotplug, plug_marks):
@@ -50,7 +56,7 @@ class Host:
     def runs(self, uuid: str = "u-a", portid: str = "p-1") -> None:
         self.record.write_text(RECORD.format(uuid=uuid, portid=portid))
 
-    def mark(self, age: float = 5.0, **fields: object) -> None:
+    def mark(self, age: float = 5.0, **fields: Any) -> None:
         with self.state.lock():
             self.state.put_plugging(MARK._replace(**fields))
         file = Path(self.state.root, "plugging", "p-1.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-import guests
+from support import libvirt_host as guests
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 

@@ -14,8 +14,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from host import Host, Tap, ip
 from support import nft_golden
+from support.labvm_host import Host, Tap, ip
 
 from libvirt_guestnet.topology import loads
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import frames
 import pytest
-from host import ACCESS, DOT1AD, DOT1Q, Tap, ip, vlans
-from real import Real
-from stage import inside
+from support.labvm_host import ACCESS, DOT1AD, DOT1Q, Tap, ip, vlans
+from support.labvm_real import Real
+from support.stage import inside
 
 from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.datapath.run.nft import nft

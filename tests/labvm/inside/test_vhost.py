@@ -11,7 +11,7 @@ import offload
 import pytest
 from offload_attacks import ATTACKS, EARLY
 from offload_honest import HONEST
-from vhost import VhostWire
+from support.labvm_vhost import VhostWire
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters

@@ -19,9 +19,9 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import frames
-from wire import NO_ROM, Wire, domain
 
 from libvirt_guestnet.sandbox import Sandbox
+from support.libvirt_wire import NO_ROM, Wire, domain
 
 BRIDGE = "lab0"
 PLACES = ("another guest", "the uplink", "the host")

@@ -11,13 +11,13 @@ from ipaddress import ip_network
 from pathlib import Path
 from threading import Thread
 
-from conftest import Wire, ip
 from dhcp6 import address_of, answers, association, question, server_of
 from make import GATEWAY4, GATEWAY6, ME, MY_LL, THEIR_LL, THEM
 from scapy.all import DHCP6_Request, DHCP6_Solicit, Ether  # type: ignore[attr-defined]
 
 from libvirt_guestnet.datapath.port import learning
 from libvirt_guestnet.datapath.run.nft import numbers
+from support.taps import Wire, ip
 
 SERVER_MAC, SERVER_LL = "52:54:00:00:00:01", "fe80::5054:ff:fe00:1"
 LEASED, LEASED6 = "10.61.1.150", "fd61:1::150"

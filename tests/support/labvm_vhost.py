@@ -10,7 +10,8 @@ import struct
 import time
 
 from offload import Offered
-from offload_wire import OffloadWire
+
+from support.offload_wire import OffloadWire
 
 _SET_OWNER, _SET_FEATURES, _SET_MEMORY = 0xAF01, 0x4008AF00, 0x4008AF03
 _RING_SIZE, _RING_PLACES, _RING_BASE, _RING_KICK = 0x4008AF10, 0x4028AF11, 0x4008AF12, 0x4008AF20

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from guests import Host
-from host import Tap, frame
 from lxml import etree
 from make import ALL, arp
 from scapy.all import Ether  # type: ignore[attr-defined]
-from stage import inside
-from wire import Wire, domain
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.sandbox import Sandbox
+from support.labvm_host import Tap, frame
+from support.libvirt_host import Host
+from support.libvirt_wire import Wire, domain
+from support.stage import inside
 
 
 def any_address(mac: str) -> str:

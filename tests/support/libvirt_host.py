@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 from lxml import etree
 
@@ -74,7 +75,7 @@ class Host:
     def nics(self, name: str) -> dict[str, str]:
         """Tap -> MAC of every NIC of a running guest."""
         live = etree.fromstring(self.virsh("dumpxml", name).encode())
-        return {nic.find("target").get("dev"): nic.find("mac").get("address") for nic in live.iter("interface")}
+        return {_of(nic, "target", "dev"): _of(nic, "mac", "address") for nic in live.iter("interface")}
 
     def running(self) -> list[str]:
         return self.virsh("list", "--name").split()
@@ -95,7 +96,7 @@ class Host:
         text = self.sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout
         return "".join(sorted(re.findall(rf"^\tchain \w+-{tap} {{\n.*?^\t}}\n", text, re.M | re.S)))
 
-    def files(self, kind: str) -> dict[str, dict]:
+    def files(self, kind: str) -> dict[str, dict[str, Any]]:
         # One that goes meanwhile is not there.
         each = "for f in *.json; do text=$(cat $f) && echo $f $text; done"
         code = f"cd /run/libvirt-guestnet/$0 2>/dev/null && {each} 2>/dev/null; true"
@@ -108,8 +109,8 @@ class Host:
         for name in self.running():
             live = etree.fromstring(self.virsh("dumpxml", name).encode())
             for nic in live.iter("interface"):
-                if nic.find("source").get("network") in ("one", "two"):
-                    needed[nic.find("target").get("dev")] = nic.find("mac").get("address")
+                if _of(nic, "source", "network") in ("one", "two"):
+                    needed[_of(nic, "target", "dev")] = _of(nic, "mac", "address")
         return needed
 
     def exact(self) -> None:
@@ -176,3 +177,8 @@ def mac(number: int, nic: int) -> str:
 
 def uuid(number: int) -> str:
     return f"62000000-0000-4000-8000-{number:012d}"
+
+
+def _of(nic: etree._Element, child: str, attribute: str) -> str:
+    element = nic.find(child)
+    return "" if element is None else str(element.get(attribute, ""))

@@ -88,7 +88,7 @@ def _systemd(nsenter: int) -> int:
     """The process under nsenter, setpriv and unshare, once it is there."""
     pid = nsenter
     for _ in range(2):
-        children, deadline = [], time.monotonic() + 60
+        children, deadline = list[str](), time.monotonic() + 60
         while not children:
             assert time.monotonic() < deadline
             time.sleep(0.02)
