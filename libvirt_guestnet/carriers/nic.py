@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from libvirt_guestnet.carriers.contract import Carrier
-from libvirt_guestnet.hook.read import network_policy
+from libvirt_guestnet.hook.read import network_receipts
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.hook.read.xmlread import Node
     from libvirt_guestnet.state.receipts import NetworkReceipt
+    from libvirt_guestnet.xmlread import Node
 
 
 class Nic(Carrier):
@@ -25,11 +25,11 @@ class Nic(Carrier):
         return ours.get("device", "")
 
     def prepare(self, network: Node) -> None:
-        if (nic := network_policy.uplink(network)) is not None:
+        if (nic := network_receipts.uplink(network)) is not None:
             from libvirt_guestnet.datapath.netlink import kernel
 
             kernel.ensure_uplink_bridge(nic.bridge, nic.device, network.text_of("name"))
 
     def receipt(self, receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
-        nic = network_policy.uplink(network)
+        nic = network_receipts.uplink(network)
         return receipt if nic is None else receipt._replace(made_bridge=True, uplink=nic.device)

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Carrier, Tag, Wanted
+from libvirt_guestnet.carriers.contract import Carrier, Labels, Network, Port, Tag, Wanted
 from libvirt_guestnet.errors import GuestnetError
-
-if TYPE_CHECKING:
-    from libvirt_guestnet.hostmap import HostMap
-    from libvirt_guestnet.model.network import Network
-    from libvirt_guestnet.model.topology import Port
 
 
 class OpenVSwitch(Carrier):
@@ -20,18 +14,15 @@ class OpenVSwitch(Carrier):
     def carries(self, wanted: Wanted) -> bool:
         return wanted.has_vlans and self.plugs(wanted.network, wanted.hostmap)
 
-    def declares(self, wanted: Wanted) -> Tag | None:
+    def declares(self, wanted: Wanted) -> None:
         if wanted.network.service_vlan:
             raise GuestnetError(
                 f"network {wanted.network.name!r}: libvirt has no service-vlan for Open vSwitch; use a Linux bridge"
             )
-        return None
 
-    def plugs(self, network: Network, hostmap: HostMap) -> bool:
-        from libvirt_guestnet.model.network import Mode
-
+    def plugs(self, network: Network, hostmap: Labels) -> bool:
         label = network.physical_network
-        return network.mode is Mode.BRIDGE and label is not None and hostmap.is_ovs(label)
+        return network.mode == "bridge" and label is not None and hostmap.is_ovs(label)
 
     def libvirt_network(self, network: Network) -> list[Tag]:
         return [Tag("virtualport", {"type": "openvswitch"}), *_vlan(network.vlan)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Carrier, Tag, Wanted
-from libvirt_guestnet.carriers.vlan_bridge import vlan_tag
-from libvirt_guestnet.hook.read import network_policy
+from libvirt_guestnet.carriers.contract import Carrier, Wanted
+from libvirt_guestnet.hook.read import network_receipts
+from libvirt_guestnet.metadata import policy
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.hook.read.xmlread import Node
+    from libvirt_guestnet.xmlread import Node
 
 
 class OwnBridge(Carrier):
@@ -18,15 +18,13 @@ class OwnBridge(Carrier):
     tag = "vlan"
 
     def carries(self, wanted: Wanted) -> bool:
-        from libvirt_guestnet.model.network import Mode
+        return wanted.has_vlans and wanted.network.mode != "bridge"
 
-        return wanted.has_vlans and wanted.network.mode is not Mode.BRIDGE
-
-    def declares(self, wanted: Wanted) -> Tag | None:
-        return vlan_tag(wanted.network, None, None)
+    def declares(self, wanted: Wanted) -> policy.VlanBridge:
+        return policy.VlanBridge(wanted.network.vlan or 0, wanted.network.service_vlan)
 
     def begin(self, network: Node) -> None:
-        if (aware := network_policy.aware_bridge(network)) is not None and not aware.existing:
+        if (aware := network_receipts.aware_bridge(network)) is not None and not aware.existing:
             from libvirt_guestnet.datapath.devices import vlan_bridge
 
             vlan_bridge.turn_on(aware.bridge, aware.tag, aware.service)

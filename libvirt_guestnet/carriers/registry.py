@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Carrier, Wanted
+from libvirt_guestnet.carriers.contract import Carrier, Labels, Network, Wanted
 from libvirt_guestnet.carriers.nic import Nic
 from libvirt_guestnet.carriers.open_vswitch import OpenVSwitch
 from libvirt_guestnet.carriers.own_bridge import OwnBridge
@@ -14,11 +14,8 @@ from libvirt_guestnet.carriers.vlan_bridge import VlanBridge
 from libvirt_guestnet.carriers.vxlan import Vxlan
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.hook.read.xmlread import Node
-    from libvirt_guestnet.hostmap import HostMap
-    from libvirt_guestnet.model.network import Network
-    from libvirt_guestnet.model.topology import Topology
     from libvirt_guestnet.state.receipts import NetworkReceipt
+    from libvirt_guestnet.xmlread import Node
 
 ALL: tuple[Carrier, ...] = (Nic(), OwnBridge(), OpenVSwitch(), VlanBridge(), Subinterface(), Vxlan())
 TAGS = frozenset(each.tag for each in ALL if each.tag)
@@ -33,13 +30,7 @@ def of(wanted: Wanted) -> Carrier:
     return next((each for each in ALL if each.carries(wanted)), _PLAIN) if wanted.has_vlans else _PLAIN
 
 
-def wanted(topology: Topology, network: Network, hostmap: HostMap) -> Wanted:
-    """A network with what its carrier has to know of the topology."""
-    tagged = next((f"{g.name}.{p.name}" for g, p in topology.ports_on(network.name) if p.vlan or p.trunk), None)
-    return Wanted(network, hostmap, tagged)
-
-
-def plugged_into(network: Network, hostmap: HostMap) -> Carrier:
+def plugged_into(network: Network, hostmap: Labels) -> Carrier:
     """Into what libvirt itself plugs the network's ports; the plain one for none that it tags for."""
     return next((each for each in ALL if each.plugs(network, hostmap)), _PLAIN)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Tag, Wanted
+from libvirt_guestnet.carriers.contract import Wanted
 from libvirt_guestnet.carriers.nic import Nic
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import network_policy
+from libvirt_guestnet.hook.read import network_receipts
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.hook.read.xmlread import Node
     from libvirt_guestnet.state.receipts import NetworkReceipt
+    from libvirt_guestnet.xmlread import Node
 
 
 class Subinterface(Nic):
@@ -20,7 +20,7 @@ class Subinterface(Nic):
     def carries(self, wanted: Wanted) -> bool:
         return wanted.has_vlans and wanted.hostmap.uplink(wanted.network) is not None
 
-    def declares(self, wanted: Wanted) -> Tag | None:
+    def declares(self, wanted: Wanted) -> None:
         network = wanted.network
         if wanted.tagged:
             raise GuestnetError(
@@ -28,15 +28,14 @@ class Subinterface(Nic):
                 f"bridge; {network.physical_network!r} is mapped to the NIC {wanted.hostmap.uplink(network)}: map it "
                 f"to a bridge with vlan_filtering"
             )
-        return None
 
     def prepare(self, network: Node) -> None:
-        if (over := network_policy.subinterface(network)) is not None:
+        if (over := network_receipts.subinterface(network)) is not None:
             from libvirt_guestnet.datapath.devices import subinterface
 
             subinterface.ensure_subinterface(over, network.text_of("name"))
 
     def receipt(self, receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
-        if (made := network_policy.subinterface(network)) is None:
+        if (made := network_receipts.subinterface(network)) is None:
             return receipt
         return receipt._replace(made_bridge=True, overlay=made.device, uplink=made.device)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from libvirt_guestnet.carriers.contract import Carrier
-from libvirt_guestnet.hook.read import network_policy
+from libvirt_guestnet.hook.read import network_receipts
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.hook.read.xmlread import Node
     from libvirt_guestnet.state.receipts import NetworkReceipt
+    from libvirt_guestnet.xmlread import Node
 
 
 class Vxlan(Carrier):
@@ -22,12 +22,12 @@ class Vxlan(Carrier):
         return ours.get("device", "")
 
     def prepare(self, network: Node) -> None:
-        if (overlay := network_policy.overlay(network)) is not None:
+        if (overlay := network_receipts.overlay(network)) is not None:
             from libvirt_guestnet.datapath.devices import vxlan_device
 
             vxlan_device.ensure_overlay(overlay, network.text_of("name"))
 
     def receipt(self, receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
-        if (made := network_policy.overlay(network)) is None:
+        if (made := network_receipts.overlay(network)) is None:
             return receipt
         return receipt._replace(made_bridge=True, overlay=made.device, uplink=made.device)

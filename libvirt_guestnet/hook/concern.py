@@ -1,6 +1,7 @@
 """Whether a hook call concerns us: told from the text on stdin and from which files there are, in a bare interpreter.
 
-Nothing is imported for a call that ends here: a domain without anything of ours on a host where nothing is ours.
+Nothing is imported for a call that ends here: a domain without anything of ours on a host where nothing is ours
+(decision 4).
 """
 
 import sys

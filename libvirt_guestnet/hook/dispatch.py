@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 
-from libvirt_guestnet import log
+from libvirt_guestnet import log, xmlread
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import caller
 from libvirt_guestnet.hook.helpers import unfinished
 from libvirt_guestnet.hook.lifecycle import TABLE, VETO, Call
 from libvirt_guestnet.hook.processes import deadline
-from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.state.folder import State
 
 

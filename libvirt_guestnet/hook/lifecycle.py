@@ -12,8 +12,8 @@ from typing import NamedTuple
 from libvirt_guestnet.hook import ports
 from libvirt_guestnet.hook.calls import domain, networks
 from libvirt_guestnet.hook.enforce import bridge_ports
-from libvirt_guestnet.hook.read.xmlread import Node
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.xmlread import Node
 
 # What a failure does. VETO: exit 1, libvirt undoes the operation. REPORT: exit 0 and a line on stderr: libvirt would
 # kill a running guest (reconnect) or ignore us anyway.

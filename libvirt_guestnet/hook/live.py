@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.datapath.run import nft
@@ -18,7 +19,7 @@ from libvirt_guestnet.hook.enforce import (
     tagging,
 )
 from libvirt_guestnet.hook.helpers import plug_marks
-from libvirt_guestnet.hook.read import libvirt_records, xmlread
+from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.state.folder import State
 
 

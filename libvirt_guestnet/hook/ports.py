@@ -6,7 +6,7 @@ guarded at once, and as before should it not move after all.
 
 from __future__ import annotations
 
-from libvirt_guestnet import log
+from libvirt_guestnet import log, xmlread
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners, guardable, taps
@@ -23,7 +23,8 @@ from libvirt_guestnet.hook.enforce import (
 )
 from libvirt_guestnet.hook.helpers import hotplug
 from libvirt_guestnet.hook.processes.notes import Promise
-from libvirt_guestnet.hook.read import libvirt_records, next_hop, vlan_membership, wanted_forwards, xmlread
+from libvirt_guestnet.hook.read import libvirt_records, next_hop, vlan_membership, wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.parse import TextError
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
@@ -37,10 +38,10 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
         return
     port_guard.sweep(state)
     try:
-        if not _admits(found.domain_with(), state):
+        if not _admits(bridge_guard.joined(found.domain_with(), state), state):
             return
     except TextError as error:  # the call is one of the network's
-        raise GuestnetError(f"new NIC of domain {found.domain.text_of('name')!r}: {error}") from error
+        raise GuestnetError(f"new NIC of domain {found.domain.name!r}: {error}") from error
     promise = hotplug.promised(found, state)
     try:
         _await(found, promise, state)
@@ -62,7 +63,7 @@ def _await(found: hotplug.Plug, promise: Promise, state: State) -> None:
         with state.lock():
             state.drop_plugging(found.portid)  # there will be no such NIC
         if stays.moves:
-            _put_back(found.domain.text_of("name"), found.uuid, state)
+            _put_back(found.domain.name, found.uuid, state)
         raise
 
 
@@ -76,9 +77,9 @@ def _put_back(name: str, uuid: str, state: State) -> None:
         log.complain(f"domain {name}: a NIC that did not move is not guarded as before: {error}")
 
 
-def _admits(domain: xmlread.Node, state: State) -> bool:
+def _admits(domain: Domain, state: State) -> bool:
     """Whether a NIC that is being plugged in concerns us. Raises GuestnetError where it is not to be."""
-    guardable.check(domain, state)
+    guardable.check(domain)
     if not _ours(domain, state):
         return False
     admitted = address_owners.admit(domain, state)
@@ -88,10 +89,10 @@ def _admits(domain: xmlread.Node, state: State) -> bool:
     return True
 
 
-def _ours(domain: xmlread.Node, state: State) -> bool:
+def _ours(domain: Domain, state: State) -> bool:
     wanted = (vlan_membership.tap_vlans, wanted_forwards.ways)
     ours = port_guard.planned(domain, state) or next_hop.reaches(domain)
-    return bool(ours) or any(of(domain, state.network) for of in wanted)
+    return bool(ours) or any(of(domain) for of in wanted)
 
 
 def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> bool:
@@ -109,23 +110,23 @@ def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> bool:
 
 
 def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
-    domain = found.domain_with(tap)
+    domain = bridge_guard.joined(found.domain_with(tap), state)
     taps.check([domain], state)
     receipts = port_guard.wanted(domain, state)
     bridge_guard.settle_pending(state, hold)
     port_guard.clear(receipts, state, hold)
     port_guard.put(port_guard.record(found.uuid, receipts, state), receipts, [], state, hold, limited=bool(found.qdisc))
     tagging.tag(domain, state, whole=False)
-    bridge_ports.settle(domain.text_of("name"), receipts, state)
+    bridge_ports.settle(domain.name, receipts, state)
     try:
         reachability.lead_to_nic(domain, tap, state)
     except GuestnetError as error:  # guarded it is: it can stay up
-        log.complain(f"domain {found.domain.text_of('name')}: nothing leads to new NIC {found.mac}: {error}")
+        log.complain(f"domain {found.domain.name}: nothing leads to new NIC {found.mac}: {error}")
     forwards.claim(domain, state, whole=False)
     try:
         forwards.activate({found.uuid}, state, hold)
     except GuestnetError as error:  # the same, and it may be another guest's
-        log.complain(f"domain {found.domain.text_of('name')}: new NIC {found.mac}: {error}")
+        log.complain(f"domain {found.domain.name}: new NIC {found.mac}: {error}")
 
 
 def release_port(hook_data: xmlread.Node, state: State) -> None:

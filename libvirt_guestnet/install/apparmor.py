@@ -2,7 +2,8 @@
 
 Debian's profile of libvirtd executes what is in /bin, /sbin, /usr/bin and /usr/sbin, and below /etc/libvirt/hooks. The
 kernel judges a file by its place with all symbolic links resolved: set-up's virtual environment leads to /usr/bin;
-those of `venv --copies`, pipx and uv, and what is in /opt or /usr/local, lead elsewhere. `[ -x ]` sees none of this.
+those of `venv --copies`, pipx and uv, and what is in /opt or /usr/local, lead elsewhere. `[ -x ]` sees none of this
+(decision 56).
 """
 
 from __future__ import annotations

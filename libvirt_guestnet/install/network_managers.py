@@ -1,8 +1,8 @@
 """Network managers that would take guests' devices: systemd-networkd and NetworkManager, told to leave them alone.
 
 A `.network` file of a wildcard (`Name=*`) has networkd take every tap off its bridge and every address off bridges,
-ours and libvirt's. Of all files that match a device the first by name counts. NetworkManager leaves alone what others
-made, unless a connection is made to fit.
+ours and libvirt's. Of all files that match a device the first by name counts (decision 57). NetworkManager leaves alone
+what others made, unless a connection is made to fit.
 """
 
 from __future__ import annotations

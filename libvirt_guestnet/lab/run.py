@@ -1,4 +1,4 @@
-"""Bringing a lab up and down on this host, which is a sandbox's unless the user says otherwise."""
+"""Bringing a lab up and down on this host, which is a sandbox's unless the user says otherwise (decision 9)."""
 
 from __future__ import annotations
 

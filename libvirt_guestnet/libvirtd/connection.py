@@ -1,4 +1,5 @@
-"""libvirt, and the only module that imports it: typed, with deadlines, failures as GuestnetError in libvirt's words.
+"""libvirt, and the only module that imports it, when somebody connects: typed, with deadlines, and with failures as
+GuestnetError in libvirt's words.
 
 A libvirt call has no timeout of its own, and a hook that hangs blocks every call on its object for ever. So each call
 runs in a thread of its own that is given up on after a deadline.
@@ -12,12 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import libvirt
-
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, parse_xml
-from libvirt_guestnet.model.metadata import NAMESPACE, PREFIX
+from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
 
 OPEN_SECONDS = 30.0
 CALL_SECONDS = 120.0  # starting a guest under TCG on a loaded host is the slowest
@@ -25,29 +24,56 @@ SNAPSHOT_SECONDS = 120.0
 
 _T = TypeVar("_T")
 
-libvirt.registerErrorHandler(lambda _context, _error: None, None)  # by default libvirt prints every error on stderr
-
-
 SECTIONS = {  # the parts of an active network that libvirt can change
-    "dhcp-host": libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST,
-    "dhcp-range": libvirt.VIR_NETWORK_SECTION_IP_DHCP_RANGE,
-    "dns-host": libvirt.VIR_NETWORK_SECTION_DNS_HOST,
-    "portgroup": libvirt.VIR_NETWORK_SECTION_PORTGROUP,
+    "dhcp-host": "VIR_NETWORK_SECTION_IP_DHCP_HOST",
+    "dhcp-range": "VIR_NETWORK_SECTION_IP_DHCP_RANGE",
+    "dns-host": "VIR_NETWORK_SECTION_DNS_HOST",
+    "portgroup": "VIR_NETWORK_SECTION_PORTGROUP",
 }
 COMMANDS = {
-    "add": libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST,
-    "delete": libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE,
-    "modify": libvirt.VIR_NETWORK_UPDATE_COMMAND_MODIFY,
+    "add": "VIR_NETWORK_UPDATE_COMMAND_ADD_LAST",
+    "delete": "VIR_NETWORK_UPDATE_COMMAND_DELETE",
+    "modify": "VIR_NETWORK_UPDATE_COMMAND_MODIFY",
 }
+
+
+class _Bindings:
+    """libvirt's own module, imported when something of it is wanted first: what only reads a topology needs none of
+    it, and only a distribution's package or a compiler with libvirt's headers can provide it (decision 59).
+    """
+
+    def load(self) -> Any:
+        """Raises GuestnetError where it is missing."""
+        try:
+            import libvirt
+        except ImportError as error:
+            raise GuestnetError(
+                f"libvirt's Python bindings cannot be loaded: {error}. Install the package python3-libvirt, and make "
+                f"guestnet's virtual environment with --system-site-packages, as scripts/setup does"
+            ) from None
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # by default it prints errors on stderr
+        return libvirt
+
+    def __getattr__(self, name: str) -> Any:
+        module = self.load()
+        for each, value in vars(module).items():
+            if not each.startswith("__"):
+                setattr(self, each, value)
+        return getattr(module, name)
+
+
+libvirt: Any = _Bindings()
 
 
 def connect(uri: str | None = None, seconds: float = OPEN_SECONDS) -> Connection:
-    """Connect to `uri`, else as virsh to VIRSH_DEFAULT_CONNECT_URI or LIBVIRT_DEFAULT_URI, else to qemu:///system.
+    """Connect to `uri`, else as virsh to VIRSH_DEFAULT_CONNECT_URI or LIBVIRT_DEFAULT_URI, else to qemu:///system
+    (decision 11).
 
     Raises GuestnetError when libvirt refuses or does not answer within `seconds`.
     """
     named = (uri, *map(os.environ.get, ("VIRSH_DEFAULT_CONNECT_URI", "LIBVIRT_DEFAULT_URI")))
     wanted = next(filter(None, named), "qemu:///system")
+    libvirt.load()
     try:
         return Connection(_bounded(f"connecting to {wanted}", seconds, lambda: libvirt.open(wanted)))
     except GuestnetError as error:
@@ -105,7 +131,7 @@ def _advice(said: str) -> str:
 class LibvirtError(GuestnetError):
     """libvirt refused something; `code` is its VIR_ERR_* number."""
 
-    def __init__(self, doing: str, error: libvirt.libvirtError) -> None:
+    def __init__(self, doing: str, error: Any) -> None:
         self.code: int | None = error.get_error_code()
         said = (error.get_error_message() or str(error)).strip()
         super().__init__(f"{doing}: {said}{_advice(said)}")
@@ -203,7 +229,9 @@ class Connection:
         live = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
         self._call(
             f"updating network {name!r} ({command} {section} {xml})",
-            lambda: self._network(name).update(COMMANDS[command], SECTIONS[section], parent, xml, live),
+            lambda: self._network(name).update(
+                getattr(libvirt, COMMANDS[command]), getattr(libvirt, SECTIONS[section]), parent, xml, live
+            ),
         )
 
     def set_network_metadata(self, name: str, xml: str) -> None:

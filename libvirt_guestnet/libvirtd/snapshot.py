@@ -10,8 +10,9 @@ from lxml import etree
 
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.metadata.elements import port_policies
+from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy
 from libvirt_guestnet.model.drift import Wrong
-from libvirt_guestnet.model.metadata import NAMESPACE
 
 Element = etree._Element
 
@@ -83,6 +84,16 @@ class DomainState:
         if mark is None and self.live is not None:
             mark = self.live.find(DOMAIN_MARK)
         return mark
+
+    @property
+    def current(self) -> Element:
+        """The XML that counts now: the live one while it runs."""
+        return self.config if self.live is None else self.live
+
+    @property
+    def policies(self) -> list[PortPolicy]:
+        """What our metadata says of its ports now."""
+        return port_policies(self.current.find(DOMAIN_MARK))
 
     @property
     def topology(self) -> str | None:

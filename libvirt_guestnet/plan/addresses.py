@@ -9,10 +9,12 @@ from contextlib import suppress
 
 from lxml import etree
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners
 from libvirt_guestnet.hook.enforce import forwards, host_routes
-from libvirt_guestnet.hook.read import addresses, network_policy, xmlread
+from libvirt_guestnet.hook.read import addresses, network_receipts
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedGuest
 from libvirt_guestnet.model import held_addresses
 from libvirt_guestnet.model.held_addresses import Asked, Held
@@ -47,9 +49,9 @@ def _listened(wanted: Wanted, snapshot: Snapshot) -> list[str]:
 
 def asked(wanted: Wanted) -> dict[str, list[Asked]]:
     """By guest, what a topology wants for it."""
-    receipts = (network_policy.network_receipt(_node(each.element)) for each in wanted.networks)
+    receipts = (network_receipts.network_receipt(_node(each.element)) for each in wanted.networks)
     networks = {receipt.name: receipt for receipt in receipts if receipt}
-    return {guest.name: addresses.asked(_domain(guest), networks.get) for guest in wanted.guests}
+    return {guest.name: addresses.asked(Domain(_domain(guest), networks.get)) for guest in wanted.guests}
 
 
 def _domain(guest: WantedGuest) -> xmlread.Node:

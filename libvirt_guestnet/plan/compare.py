@@ -15,7 +15,7 @@ from lxml import etree
 from libvirt_guestnet import parse
 from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.libvirtd.snapshot import Element
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 
 _OURS = f"{{{NAMESPACE}}}"
 _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 
-from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.forwards.table import version_of
-from libvirt_guestnet.libvirtd.snapshot import DOMAIN_MARK, PORT_MARK, Element, Snapshot, Wanted
+from libvirt_guestnet.libvirtd.snapshot import DOMAIN_MARK, Element, Snapshot, Wanted
+from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.model.claims import ANYWHERE, Claim, clashes
-from libvirt_guestnet.model.metadata import NAMESPACE
-
-_FORWARD, _FLOATING = (f"{{{NAMESPACE}}}{tag}" for tag in ("forward", "floating"))
 
 
 def way_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
@@ -29,13 +25,8 @@ def way_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
 
 def claims_of(xml: Element | None, owner: str) -> Iterator[Claim]:
     """What a domain, or our metadata in it, asks for."""
-    mark = xml if xml is None or xml.tag != "domain" else xml.find(DOMAIN_MARK)
-    for port in () if mark is None else mark.iterfind(PORT_MARK):
-        for each in port.iterfind(_FORWARD):
-            with suppress(parse.TextError):  # a user may have edited it: the hooks will complain
-                first, last = parse.span(each.get("ports", ""), 1, 65535)
-                at = each.get("at") or ANYWHERE[version_of(each.get("to", ""))]
-                yield Claim(str(parse.address(at)), each.get("protocol", ""), first, last, owner)
-        for each in port.iterfind(_FLOATING):
-            with suppress(parse.TextError):
-                yield Claim(str(parse.address(each.get("ip", ""))), "", 0, 65535, owner)
+    for port in port_policies(xml if xml is None or xml.tag != "domain" else xml.find(DOMAIN_MARK)):
+        for each in port.forwards:
+            at = each.at or ANYWHERE[version_of(each.to)]
+            yield Claim(at, each.protocol, each.first, each.last, owner)
+        yield from (Claim(str(each.ip), "", 0, 65535, owner) for each in port.floating)

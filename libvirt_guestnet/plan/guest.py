@@ -35,6 +35,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     parse_xml,
     source_network,
 )
+from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.model.drift import GUEST
 from libvirt_guestnet.plan.compare import Difference, differences, summary
 from libvirt_guestnet.plan.nic import before, check_remembered, merged, moves, nic_differences, place, restored
@@ -179,10 +180,10 @@ def _remembering(metadata: Element, new: dict[str, Element], state: DomainState)
 def _was(state: DomainState, address: str) -> Element | None:
     """What a NIC was before the topology had to do with it; None for one that was plugged in for it."""
     roots = [state.config] if state.live is None else [state.config, state.live]
-    for port in (port for root in roots for port in root.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}")):
-        if port.get("mac", "").lower() == address and (text := port.get("was")):
+    for port in (port for root in roots for port in port_policies(root.find(DOMAIN_MARK))):
+        if port.mac == address and port.was:
             try:
-                was = parse_xml(text)
+                was = parse_xml(port.was)
                 check_remembered(was)
             except GuestnetError as error:
                 raise GuestnetError(f"domain {state.name!r}: metadata: `was` of port {address}: {error}") from error

@@ -1,7 +1,7 @@
 """Ways in that an isolated port's neighbours get no answer from: where bridged frames pass iptables (br_netfilter), the
 kernel leads a translated frame back over the bridge, from one isolated port to the other, and drops it. Pure.
 
-Without br_netfilter the same frame goes to the host, which routes it, and is answered.
+Without br_netfilter the same frame goes to the host, which routes it, and is answered (decision 52).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Of a NIC of a lab guest's all that `compare` owns is the topology's. A NIC of a user's own domain is the user's: its
 source, its target and what the file declares change, and nothing else, also nothing that a later libvirt may know. What
-those were before is kept in our metadata, so that they are it again when the file says no more of them.
+those were before is kept in our metadata, so that they are it again when the file says no more of them
+(decision 49).
 """
 
 from __future__ import annotations

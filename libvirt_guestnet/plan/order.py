@@ -25,8 +25,8 @@ from libvirt_guestnet.libvirtd.snapshot import (
     interfaces,
     mac,
 )
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
-from libvirt_guestnet.model.metadata import NAMESPACE
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import way_clashes
 from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest

@@ -23,9 +23,9 @@
     └── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
 
 Every file is written whole and renamed into place. A tap's receipt is written before its chain and removed after it, a
-domain's file is written after its receipts and removed before them: so whatever is in the kernel has a receipt,
-whoever was killed when. A receipt without a tap is garbage that the next call sweeps up. bridges.json says that it is
-not settled while the kernel may differ from it.
+domain's file is written after its receipts and removed before them: so whatever is in the kernel has a receipt, whoever
+was killed when. A receipt without a tap is garbage that the next call sweeps up (decision 15). bridges.json says that
+it is not settled while the kernel may differ from it.
 
 The lock stops hooks of different domains, plug helpers, `guestnet` and the nft processes of killed hooks from seeing
 each other's half-made changes. A receipt names its domain and its tap's index in the kernel, so that a late `release`

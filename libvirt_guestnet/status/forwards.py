@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.forwards.table import Ways, version_of
-from libvirt_guestnet.libvirtd.snapshot import DOMAIN_MARK, PORT_MARK, DomainState, Element
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.libvirtd.snapshot import DomainState
+from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.state.serialiser import LEASES
-
-_FORWARD, _FLOATING = (f"{{{NAMESPACE}}}{tag}" for tag in ("forward", "floating"))
 
 
 @dataclass(frozen=True)
@@ -37,38 +33,22 @@ def way_rows(domains: Iterable[DomainState], ways: Iterable[Ways]) -> Iterator[W
     """What these domains ask for; `ways` are the hooks' receipts of what the kernel has."""
     opened = {(each.uuid, each.mac): each for each in ways if each.active}
     for domain in domains:
-        current = domain.config if domain.live is None else domain.live
-        for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"):
-            yield from _of_port(domain, port, opened.get((domain.uuid, port.get("mac", "").lower())))
+        for port in domain.policies:
+            yield from _of_port(domain, port, opened.get((domain.uuid, port.mac)))
 
 
-def _of_port(domain: DomainState, port: Element, applied: Ways | None) -> Iterator[WayRow]:
-    place = (domain.topology or "", domain.name, port.get("name", ""))
+def _of_port(domain: DomainState, port: PortPolicy, applied: Ways | None) -> Iterator[WayRow]:
+    place = (domain.topology or "", domain.name, port.name)
     forwards = {(f.protocol, f.at, f.first, f.to, f.to_first) for f in applied.forwards} if applied else set()
     leases = {version_of(f.to): f.to for f in applied.forwards} if applied else {}
     floating = set(applied.floating) if applied else set()
-    for each in port.iterfind(_FORWARD):
-        at, protocol, ports, to = (each.get(key, "") for key in ("at", "protocol", "ports", "to"))
-        first = ports.partition("-")[0]
-        to = leases.get(LEASES[to], to) if to in LEASES else to
-        to_first = each.get("first") or first
-        is_open = (protocol, _plain(at), _number(first), _plain(to), _number(to_first)) in forwards
-        target = f"[{to}]:{to_first}" if ":" in to else f"{to}:{to_first}"
-        yield WayRow(*place, at, f"{protocol}/{ports}", target, None if domain.live is None else is_open)
-    for each in port.iterfind(_FLOATING):
-        ip, to, via = (each.get(key, "") for key in ("ip", "to", "via"))
-        is_open = (_plain(ip), _plain(to or ip), _plain(via)) in floating
+    for each in port.forwards:
+        to = leases.get(LEASES[each.to], each.to) if each.to in LEASES else each.to
+        is_open = (each.protocol, each.at, each.first, to, each.to_first) in forwards
+        target = f"[{to}]:{each.to_first}" if ":" in to else f"{to}:{each.to_first}"
+        service = f"{each.protocol}/{each.first}" + (f"-{each.last}" if each.last != each.first else "")
+        yield WayRow(*place, each.at, service, target, None if domain.live is None else is_open)
+    for address in port.floating:
+        ip, to, via = (str(each or "") for each in address)
+        is_open = (ip, to or ip, via) in floating
         yield WayRow(*place, ip, "", to or via, None if domain.live is None else is_open)
-
-
-def _plain(address: str) -> str:
-    """As the receipts have it."""
-    with suppress(parse.TextError):  # what the hooks refuse is not open
-        return str(parse.address(address))
-    return address
-
-
-def _number(text: str) -> int:
-    with suppress(parse.TextError):
-        return parse.number(text, 1, 65535)
-    return 0

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
-from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
 from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
-from libvirt_guestnet.libvirtd.snapshot import DOMAIN_MARK, PORT_MARK, DomainState, Element, interfaces, tap
-from libvirt_guestnet.model.metadata import NAMESPACE
-
-_ADDRESS, _SOURCE, _BEHIND, _FLOATING, _ROUTED = (
-    f"{{{NAMESPACE}}}{tag}" for tag in ("address", "source", "behind", "floating", "routed")
-)
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, interfaces, tap
+from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
+from libvirt_guestnet.parse import Prefix
 
 
 @dataclass(frozen=True)
@@ -68,14 +62,13 @@ class _Asked(NamedTuple):
 def route_rows(domains: Iterable[DomainState], led: Led) -> Iterator[RouteRow]:
     """What these domains ask for; of translated addresses those that the hooks found on a LAN of the host's."""
     for domain in domains:
-        current = domain.config if domain.live is None else domain.live
-        nics = interfaces(current, domain.marked_networks)
-        for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"):
-            nic = nics.get(port.get("mac", "").lower())
+        nics = interfaces(domain.current, domain.marked_networks)
+        for port in domain.policies:
+            nic = nics.get(port.mac)
             device = _device(nic) if nic is not None and domain.live is not None else ""
             reach = _receipt(domain, nic, led)
             uplinks = {each.address: each.device for each in reach.published}
-            for asked in (*_host_routed(port, reach, uplinks), *_behind(port, _BEHIND), *_floating(port, uplinks)):
+            for asked in (*_host_routed(port, reach, uplinks), *_by_way(port, port.behind), *_floating(port, uplinks)):
                 yield _row(domain, port, asked, device, led)
 
 
@@ -86,12 +79,12 @@ def _receipt(domain: DomainState, nic: Element | None, led: Led) -> Reach:
     return next(found, Reach(name, domain.uuid, domain.name))
 
 
-def _row(domain: DomainState, port: Element, asked: _Asked, device: str, led: Led) -> RouteRow:
+def _row(domain: DomainState, port: PortPolicy, asked: _Asked, device: str, led: Led) -> RouteRow:
     runs, address = domain.live is not None, asked.prefix.partition("/")[0]
     return RouteRow(
         topology=domain.topology or "",
         guest=domain.name,
-        port=port.get("name", ""),
+        port=port.name,
         prefix=asked.prefix,
         via=asked.via,
         device=device,
@@ -108,51 +101,36 @@ def _device(nic: Element) -> str:
     return ("" if source is None else source.get("bridge", "")) or tap(nic) or ""
 
 
-def _host_routed(port: Element, reach: Reach, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
-    routed = port.find(_ROUTED)
+def _host_routed(port: PortPolicy, reach: Reach, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
+    routed = port.routed
     if routed is None:
         return
-    table, vrf, publish = _table(routed, reach), routed.get("vrf", ""), routed.get("publish") != "no"
-    for prefix in _prefixes(port, _ADDRESS, "ip"):
-        uplink = uplinks.get(str(prefix.network_address), routed.get("device", "")) if publish else ""
-        yield _Asked(str(prefix), "", table, vrf, publish, uplink)
-    for asked in _behind(port, _SOURCE):
-        yield asked._replace(table=table, vrf=vrf)
+    table = _table(routed, reach)
+    for ip in port.addresses:
+        uplink = uplinks.get(str(ip), routed.device) if routed.publish else ""
+        yield _Asked(f"{ip}/{ip.max_prefixlen}", "", table, routed.vrf, routed.publish, uplink)
+    for asked in _by_way(port, port.sources):
+        yield asked._replace(table=table, vrf=routed.vrf)
 
 
-def _behind(port: Element, tag: str) -> Iterator[_Asked]:
+def _by_way(port: PortPolicy, prefixes: Iterable[Prefix]) -> Iterator[_Asked]:
     """By way of the port's first address of the family."""
-    for prefix in _prefixes(port, tag, "prefix"):
-        own = (a for a in _prefixes(port, _ADDRESS, "ip") if a.version == prefix.version)
-        via = next((str(address.network_address) for address in own), "")
+    for prefix in prefixes:
+        via = next((str(ip) for ip in port.addresses if ip.version == prefix.version), "")
         if prefix.prefixlen:  # the host's default route is no guest's
             yield _Asked(str(prefix), via)
 
 
-def _floating(port: Element, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
-    for each in port.iterfind(_FLOATING):
-        prefix, via = _prefix(each.get("ip", "")), each.get("via", "")
-        uplink = uplinks.get(str(prefix.network_address)) if prefix else None
-        if prefix is not None and (via or uplink):
-            yield _Asked(str(prefix), via, publish=uplink is not None, uplink=uplink or "")
+def _floating(port: PortPolicy, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
+    for each in port.floating:
+        uplink = uplinks.get(str(each.ip))
+        if each.via or uplink:
+            prefix, via = f"{each.ip}/{each.ip.max_prefixlen}", str(each.via or "")
+            yield _Asked(prefix, via, publish=uplink is not None, uplink=uplink or "")
 
 
-def _prefixes(port: Element, tag: str, attribute: str) -> Iterator[IPv4Network | IPv6Network]:
-    found = (_prefix(each.get(attribute, "")) for each in port.iterfind(tag))
-    return (prefix for prefix in found if prefix)
-
-
-def _prefix(text: str) -> IPv4Network | IPv6Network | None:
-    with suppress(ValueError):  # what the hooks refuse leads nowhere
-        return parse.prefix(text)
-    return None
-
-
-def _table(routed: Element, reach: Reach) -> int:
+def _table(routed: HostRouted, reach: Reach) -> int:
     """That of a VRF is known from what was done."""
-    if routed.get("vrf"):
+    if routed.vrf:
         return next((route.table for route in reach.routes), 0)
-    text = routed.get("table", "")
-    with suppress(parse.TextError):
-        return parse.number(text, 1, (1 << 32) - 1)
-    return MAIN_TABLE
+    return routed.table or MAIN_TABLE

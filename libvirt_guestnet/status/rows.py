@@ -17,8 +17,6 @@ from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.datapath.port.port_facts import link_local
 from libvirt_guestnet.hook.read.hostwide import NOTHING_ASKED, HostWide
 from libvirt_guestnet.libvirtd.snapshot import (
-    DOMAIN_MARK,
-    PORT_MARK,
     DomainState,
     Element,
     NetworkState,
@@ -27,15 +25,13 @@ from libvirt_guestnet.libvirtd.snapshot import (
     source_network,
     tap,
 )
+from libvirt_guestnet.metadata.policy import ANY, PortPolicy
 from libvirt_guestnet.model.drift import GUEST, NETWORK, Wrong
-from libvirt_guestnet.model.metadata import NAMESPACE
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortReceipt
 from libvirt_guestnet.status.forwards import WayRow, way_rows
 from libvirt_guestnet.status.routes import NOTHING_LED, Led, RouteRow, route_rows
 from libvirt_guestnet.status.unguarded import UnguardedRow, unguarded_rows
-
-_ADDRESS, _ROUTED = f"{{{NAMESPACE}}}address", f"{{{NAMESPACE}}}routed"
 
 
 @dataclass(frozen=True)
@@ -201,10 +197,9 @@ def _said(wrong: Wrong) -> str:
 def _routed_networks(domains: list[DomainState]) -> Iterator[NetworkRow]:
     running: dict[tuple[str, str], int] = {}
     for domain in domains:
-        current = domain.config if domain.live is None else domain.live
-        for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"):
-            if port.find(_ROUTED) is not None:
-                key = (domain.topology or "", port.get("network", ""))
+        for port in domain.policies:
+            if port.routed is not None:
+                key = (domain.topology or "", port.network)
                 running[key] = running.get(key, 0) + (domain.live is not None)
     for (topology, name), ports in running.items():
         yield NetworkRow(topology, name, "host-routed", "", ports > 0, False, ports)
@@ -228,9 +223,8 @@ def _ports(
     offload: Offload,
     wrong: Sequence[Wrong],
 ) -> Iterator[PortRow]:
-    current = domain.config if domain.live is None else domain.live
-    policies = {port.get("mac", "").lower(): port for port in current.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}")}
-    for address, interface in interfaces(current, domain.marked_networks).items():
+    policies = {port.mac: port for port in domain.policies}
+    for address, interface in interfaces(domain.current, domain.marked_networks).items():
         policy = policies.get(address)
         if policy is None and not domain.ours:
             continue  # a NIC that its owner manages
@@ -245,18 +239,18 @@ def _ports(
         yield PortRow(
             topology=domain.topology or "",
             guest=domain.name,
-            port="" if policy is None else policy.get("name", ""),
+            port="" if policy is None else policy.name,
             mac=address,
             network=_place(interface, policy),
             running=domain.live is not None,
             tap=device,
             link=next((each.link for each in here if each.link), _link(interface)),
-            addresses=() if policy is None else tuple(a.get("ip", "") for a in policy.iterfind(_ADDRESS)),
+            addresses=() if policy is None else tuple(map(str, policy.addresses)),
             guarded=guarded if device else None,
             drops=None if found is None else sum(drops.values()),
             learnt=() if found is None else tuple(map(str, found.learnt)),
-            trusted=policy is not None and policy.get("guarded") == "no",
-            any_address=policy is not None and policy.get("addresses") == "any",
+            trusted=policy is not None and not policy.guarded,
+            any_address=policy is not None and policy.addressing == ANY,
             unknown=applied is not None and _unknown(applied),
             offload=offload.word(device) if device and guarded else "",
             reasons=drops,
@@ -279,9 +273,8 @@ def _of_mac(mac: str) -> str:
     return str(link_local(mac)).removeprefix("fe80::")
 
 
-def _place(interface: Element, policy: Element | None) -> str:
-    named = "" if policy is None else policy.get("network", "")
-    return source_network(interface) or named
+def _place(interface: Element, policy: PortPolicy | None) -> str:
+    return source_network(interface) or ("" if policy is None else policy.network)
 
 
 def _link(interface: Element) -> str:

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from libvirt_guestnet.hook.read import nics
 from libvirt_guestnet.hook.read.hostwide import NOTHING_ASKED, REFUSE, HostWide
 from libvirt_guestnet.libvirtd.snapshot import (
-    DOMAIN_MARK,
-    PORT_MARK,
     DomainState,
     Element,
     interfaces,
@@ -17,6 +15,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     source_network,
     tap,
 )
+from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging
 
 PENDING = "its tap had not come when its plug helper gave up, or the helper was ended"
@@ -62,7 +61,7 @@ def _unguardable(domain: DomainState, networks: Mapping[str, NetworkReceipt], ho
     live = domain.live
     if live is None:
         return
-    policies = {port.get("mac", "").lower(): port for port in live.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}")}
+    policies = {port.mac: port for port in domain.policies}
     meant = interfaces(live, domain.marked_networks)
     for interface in live.iterfind("devices/interface"):
         kind = nics.of(interface.get("type", ""), tap(interface) or "")
@@ -92,10 +91,10 @@ def _passed_through(domain: DomainState, host: HostWide) -> Iterator[UnguardedRo
             yield UnguardedRow(domain.topology or "", domain.name, name, kind.type, "", kind.why, kind.instead, refused)
 
 
-def _is_wanted(policy: Element | None, network: NetworkReceipt | None) -> bool:
+def _is_wanted(policy: PortPolicy | None, network: NetworkReceipt | None) -> bool:
     if network is not None and network.required:
         return True
-    return policy.get("guarded") != "no" if policy is not None else network is not None and network.guarded
+    return policy.guarded if policy is not None else network is not None and network.guarded
 
 
 def _type(interface: Element) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from libvirt_guestnet.model.metadata import STRICT
+from libvirt_guestnet.metadata.policy import STRICT
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
 

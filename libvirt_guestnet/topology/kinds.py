@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 from uuid import UUID
 
-from libvirt_guestnet.model.metadata import REQUIRED, STRICT
+from libvirt_guestnet.metadata.policy import REQUIRED, STRICT
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 
-from libvirt_guestnet.model.metadata import REQUIRED, STRICT
+from libvirt_guestnet.metadata.policy import REQUIRED, STRICT
 from libvirt_guestnet.model.network import (
     Bandwidth,
     DhcpRange,

@@ -12,13 +12,13 @@ from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.datapath.port.ranges import span, without
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.held_addresses import single
-from libvirt_guestnet.model.metadata import NAMESPACE
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Network, Subnet
 from libvirt_guestnet.model.topology import Assignment, Guest, Port, PortAddress, Topology
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, fill, maybe, node
-from libvirt_guestnet.xmlgen.metadata import network_metadata
+from libvirt_guestnet.xmlgen.policy import network_metadata
 from libvirt_guestnet.xmlgen.vlan import elements
 
 UUID_ROOT = UUID("b0a4d7c9-5a0e-5a55-9f53-0c7d9c0b5f55")

@@ -20,11 +20,6 @@ def _element(tag: Tag) -> Element:
     return element
 
 
-def ranges(trunk: tuple[tuple[int, int], ...]) -> str | None:
-    """The ranges as our metadata has them; None for none."""
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in trunk) or None
-
-
 def has_vlans(port: Port) -> bool:
     """Whether the port's VLANs are its own rather than its network's."""
     return port.vlan is not None or bool(port.trunk)

@@ -113,8 +113,12 @@ def outage(net: Net, event: str, asked: Callable[[Net], bool]) -> float:
             if process.poll() is None or gone > 2 * TRY:
                 well = time.monotonic()
             elif time.monotonic() - well > WELL:
-                return longest
-    return GIVEN_UP
+                break
+        else:
+            longest = GIVEN_UP
+    if process.returncode != 0:
+        raise GuestnetError(f"{event!r} ended with status {process.returncode}: there is nothing to recover from")
+    return longest
 
 
 if __name__ == "__main__":

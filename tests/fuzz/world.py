@@ -31,7 +31,7 @@ from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard
 from libvirt_guestnet.hook.helpers import hotplug
 from libvirt_guestnet.hook.processes import deadline, detached, incoming
-from libvirt_guestnet.hook.read import hostwide, port_policy
+from libvirt_guestnet.hook.read import hostwide, port_receipts
 from libvirt_guestnet.hook.services import watch
 from libvirt_guestnet.state.folder import ROOT
 
@@ -119,7 +119,7 @@ class World:
         address_sets._LEASES = LEASE_FILE
         address_sets.leases.__defaults__ = (*address_sets.leases.__defaults__[:-1], LEASE_FILE)
         hotplug.HELPER_SECONDS = 1
-        port_policy.FEW_RESERVED = 1  # the seeds have two
+        port_receipts.FEW_RESERVED = 1  # the seeds have two
         conntrack.forget = lambda *_: None  # type: ignore[assignment]
         # This kernel's bridges may tell no VLANs apart.
         vlan_bridge._read = lambda _bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")

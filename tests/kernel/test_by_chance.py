@@ -32,9 +32,9 @@ ELSEWHERE = {
         r"|hook/concern\.py _(age|is_there)$|hook/main\.py"
     ),
     "commands of a person's, and labs": (
-        r"firewalls/(docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"
+        r"firewalls/(base_chains|docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"
         r"|links\.py ports_of|firewalls/registry\.py (named|survey|surveyed|managed|advice)$"
-        r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|is_iptables|legacy|_words)$"
+        r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|legacy|_words)$"
         r"|firewalls/iptables\.py (_refuses|_devices)$|firewalls/chains\.py"
         r"|missing_state\.py by_port$|forwards/table\.py elements$"
         r"|address_owners\.py (refused_now|_reached_by|_asked_by)$|hostwide\.py (read|write)$"

@@ -27,7 +27,7 @@ from test_held import lab as lab  # noqa: PLC0414
 from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft, numbers
 from libvirt_guestnet.hook.calls import domain as domain_calls
-from libvirt_guestnet.hook.enforce import tagging
+from libvirt_guestnet.hook.enforce import bridge_guard, tagging
 
 FAR = "52:54:00:00:00:77"
 GROUP_MAC = "33:33:ff:aa:00:01"  # of FREE
@@ -199,7 +199,9 @@ def test_on_a_lan_nobody_is_by_use_what_might_be_anybodys(lab: Lab) -> None:
     lab.state.put_network(NETWORK._replace(strict=False, hosts=(), reservations=(), mac=""))
     lab.me()
     nft(filters.remove())
-    domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+    )
     assert lab.wire.silent({name: frame for name, frame in _all_uses(FREE).items() if "DAD" not in name}, _last())
 
 
@@ -207,7 +209,9 @@ def test_who_has_claimed_nothing_is_no_guest_whose_claims_are_forgotten(lab: Lab
     """At a restart of libvirt's daemon it would take what a silent host of the LAN has, without a question."""
     lab.state.put_network(NETWORK._replace(strict=False))
     lab.me()
-    domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+    )
     assert lab.wire.silent({name: frame for name, frame in _all_uses(FREE).items() if "DAD" not in name}, _last())
 
 

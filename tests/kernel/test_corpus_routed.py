@@ -18,11 +18,11 @@ import pytest
 from conftest import ETH_P_ALL, ip
 from scapy.all import ICMP, IP, UDP, Ether, ICMPv6EchoRequest, IPv6  # type: ignore[attr-defined]
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.hook.calls import domain as domain_calls
 from libvirt_guestnet.hook.enforce import reachability
-from libvirt_guestnet.hook.read import xmlread
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.state.folder import State
 
 TAP, X4, X6 = "vme0000000a", "10.61.1.9", "fd61:1::9"

@@ -35,6 +35,7 @@ from make import (
 from scapy.all import BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
 from server import Dnsmasq
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters, held_sets
 from libvirt_guestnet.datapath.port.port_facts import Trunk
@@ -43,8 +44,7 @@ from libvirt_guestnet.hook.calls import domain as domain_calls
 from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.hook.processes import detached
-from libvirt_guestnet.hook.read import xmlread
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
@@ -222,7 +222,9 @@ def test_a_repair_has_others_kept_from_what_was_learnt_and_nothing_else(lab: Lab
         f"add element netdev guestnet learnt4-{THEIR_TAP} {{ 0x0a3d010b timeout 60s }}\n"
         "add element netdev guestnet held4-br0 { 0x0a3d010c timeout 60s }\n"
     )
-    domain_calls.guard_all([_domain("them", THEM, THEIR_TAP, "", "")], lab.state, anew=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("them", THEM, THEIR_TAP, "", ""), lab.state)], lab.state, anew=True
+    )
     assert _set("held4-br0") == {"0xa3d010b"}
     (left,) = nft.times_of_all()["held4-br0"].values()
     assert 0 < left <= 60, "for as long as the port has it"
@@ -431,7 +433,9 @@ def test_a_guest_that_runs_already_need_not_ask_for_a_while(lab: Lab) -> None:
     lab.me()
     lab.passing(asked)
     kernel.nft("delete table netdev guestnet\n")
-    domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+    )
     assert lab.passing(used) == set(used)
     # What it uses now is bound as if it had asked; what it has not used by then is not.
     kernel.nft("flush set netdev guestnet late-ports\n")
@@ -448,7 +452,9 @@ def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: La
     assert mine_ == _set("held6-br0") != set()
     for damage in ("flush set {}", "add element {} {{ 0x1 timeout 60s }}"):
         kernel.nft(damage.format("netdev guestnet held6-br0") + "\n")
-        domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+        domain_calls.guard_all(
+            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        )
         assert mine_ == _set("held6-br0") == _set(f"claimed6-{lab.wire.tap}")
         assert lab.passing(used) == set(used)
 
@@ -462,7 +468,12 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
     lab.wire.ear.send(bytes(answer))
     while os.read(lab.wire.fd, 4096) != bytes(answer):
         pass
-    domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", 'privacy="yes"')], lab.state, anew=True, late=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", 'privacy="yes"'), lab.state)],
+        lab.state,
+        anew=True,
+        late=True,
+    )
     assert _set("held6-br0") != _set(f"claimed6-{lab.wire.tap}") == set()
     assert lab.wire.silent({**asked, **used}, _last())
 
@@ -470,7 +481,9 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
 def test_a_repair_reads_past_the_ports_that_need_not_ask(lab: Lab) -> None:
     lab.state.put_network(NETWORK._replace(strict=False))
     for _ in range(2):
-        domain_calls.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+        domain_calls.guard_all(
+            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        )
     assert "held6-br0" in nft.times_of_all()
 
 

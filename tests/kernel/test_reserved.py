@@ -10,13 +10,13 @@ from scapy.all import BOOTP, Ether  # type: ignore[attr-defined]
 from test_held import FREE4, RESERVED, Lab, _all, _domain, _set
 from test_held import lab as lab  # noqa: PLC0414  a fixture
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.hook.calls import domain as domain_calls
 from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import address_sets, port_guard
-from libvirt_guestnet.hook.read import xmlread
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 
 SERVER_MAC = "52:54:00:00:00:01"
 FIRST, SECOND = ("10.61.1.150", RESERVED), ("10.61.1.151", "10.61.1.51")

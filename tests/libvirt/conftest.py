@@ -23,7 +23,7 @@ WITHOUT_NODEDEV = ["sh", "-c", "rm -f /usr/lib/*/libvirt/connection-driver/libvi
 
 def install_hooks(root: Path = Path("/")) -> list[list[str]]:
     """What `prepare` needs for our hooks: libvirt looks for hooks only when it starts."""
-    code = "from pathlib import Path; from libvirt_guestnet import install; install.install(Path('/'), True)"
+    code = "from pathlib import Path; from libvirt_guestnet.install.hook_files import install; install(Path('/'), True)"
     return [WITHOUT_NODEDEV, sandboxes.python_inside(["-c", code], root)]
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from test_ways_in import GUESTS, HOST, HOST6, LAN, LAN6, UNTRANSLATED, Asking, Net, metadata, xml
 from wire import NO_ROM, Wire, domain
 
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 
 FLOATING = ("198.18.1.50", "fd61::50")
 MASQUERADED = ("10.61.1.11", "fd61:1::11")  # libvirt translates it: no floating address is for it

@@ -23,7 +23,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.connection import Connection, connect
 from libvirt_guestnet.libvirtd.snapshot import Wanted, interfaces, parse_xml
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.sandbox import Sandbox
 from libvirt_guestnet.topology import loads

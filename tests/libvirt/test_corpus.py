@@ -11,7 +11,7 @@ from honest import ARPS, IPV4, IPV6
 from stage import BRIDGE, PLACES, Stage, interface
 from wire import domain
 
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 
 DOCUMENT = Path(__file__).parents[2] / "docs/port-security.md"

@@ -33,7 +33,7 @@ from scapy.all import (  # type: ignore[attr-defined]
 from wire import NO_ROM, Wire, domain
 
 from libvirt_guestnet import hook
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 from libvirt_guestnet.xmlgen.network import DNSMASQ
 

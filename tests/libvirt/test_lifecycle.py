@@ -389,7 +389,7 @@ def _update_xml(host: Host, xml: str) -> None:
 
 
 def _install(host: Host) -> None:
-    code = "from pathlib import Path; from libvirt_guestnet import install; install.install(Path('/'), True)"
+    code = "from pathlib import Path; from libvirt_guestnet.install.hook_files import install; install(Path('/'), True)"
     host.sandbox.run(sandboxes.python_inside(["-c", code], host.sandbox.root))
 
 

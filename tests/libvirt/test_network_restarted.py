@@ -15,7 +15,7 @@ from guests import Host
 from lxml import etree
 from test_owners import _guestnet, _watching
 
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 
 TOPOLOGY = """

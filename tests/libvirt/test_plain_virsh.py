@@ -12,9 +12,9 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 from wire import Wire, arrived, domain
 
-from libvirt_guestnet.cli import parser
+from libvirt_guestnet.cli.main import main
 from libvirt_guestnet.datapath.port.port_facts import link_local
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 
 LAB = Path(__file__).parents[2] / "labs/archnetwork.yaml"
@@ -33,9 +33,7 @@ def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab's XML; LAN labels stand for NICs that nobody touches here."""
     directory = tmp_path_factory.mktemp("rendered")
-    assert (
-        parser.main(["render", str(LAB), "--map", "lan1=nic:lan1", "--map", "lan2=nic:lan2", "-o", str(directory)]) == 0
-    )
+    assert main(["render", str(LAB), "--map", "lan1=nic:lan1", "--map", "lan2=nic:lan2", "-o", str(directory)]) == 0
     return directory
 
 

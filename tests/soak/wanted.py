@@ -1,5 +1,5 @@
 """What there should be, from libvirt's XML alone, and how what is seen differs from it. Knows nothing of the product's
-code: only what its documents say of taps, tables, routes and receipts."""
+code: only what its documents say of taps, tables, routes and receipts (decision 58)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from lxml import etree
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.devices import subinterface, vlan_bridge, vxlan_device
 from libvirt_guestnet.datapath.forwards import conntrack, listeners
-from libvirt_guestnet.datapath.netlink import fdb, kernel, links, probe
+from libvirt_guestnet.datapath.netlink import fdb, kernel, links, present, probe
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing import gateway, routes, servers
 from libvirt_guestnet.datapath.run import program
@@ -32,7 +32,7 @@ from libvirt_guestnet.hook.admission import address_owners
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard, reachability
 from libvirt_guestnet.hook.processes import detached, incoming
 from libvirt_guestnet.hook.read import libvirt_records
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.folder import State
 
@@ -369,6 +369,7 @@ class Host:
         patch(conntrack, "forget", self.tell("forget flows"))
         patch(listeners, "taken", lambda wanted: None)
         patch(servers, "servers", list)
+        patch(present, "missing", list)
         patch(probe, "ask", self._ask)
         for name in ("hold", "silence", "release"):
             patch(fdb, name, self.tell(f"{name} MAC address"))

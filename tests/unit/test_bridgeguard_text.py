@@ -7,10 +7,10 @@ import pytest
 from libvirt_guestnet.datapath.port import bridge_filter
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import bridge_guard
-from libvirt_guestnet.hook.read import network_policy, port_policy
-from libvirt_guestnet.hook.read.xmlread import parse
+from libvirt_guestnet.hook.read import network_receipts, port_receipts
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Bridges, NetworkReceipt
+from libvirt_guestnet.xmlread import parse
 
 MAC = "52:54:00:61:0a:01"
 XMLNS = 'xmlns:g="https://libvirt-guestnet.org/xmlns/1"'
@@ -59,15 +59,13 @@ def test_a_bridge_with_a_hostile_name_is_never_written() -> None:
 @pytest.mark.parametrize("source", ["bridge='gn-one'", "bridge='gn-one' network='somebodys'"])
 def test_a_nic_on_a_managed_bridge_is_on_its_network_however_it_was_plugged(state: State, source: str) -> None:
     tree = parse(domain(source))
-    bridge_guard.name_networks(tree, state)
-    (receipt,) = port_policy.port_receipts(tree, state.network, bridge_guard.closed(state))
+    (receipt,) = port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state))
     assert (receipt.network, receipt.segment, receipt.trusted) == ("one", "gn-one", False)
 
 
 def test_a_nic_on_somebodys_bridge_is_none_of_our_business(state: State) -> None:
     tree = parse(domain("bridge='br0'"))
-    bridge_guard.name_networks(tree, state)
-    assert port_policy.port_receipts(tree, state.network, bridge_guard.closed(state)) == []
+    assert port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state)) == []
 
 
 TRUSTED = f'<g:domain {XMLNS} guest="a"><g:port mac="{MAC}" guarded="no"/></g:domain>'
@@ -78,14 +76,14 @@ TRUSTED = f'<g:domain {XMLNS} guest="a"><g:port mac="{MAC}" guarded="no"/></g:do
 )
 def test_a_trusted_port_is_let_through_where_the_kernel_can_keep_it_out(state: State, source: str, policy: str) -> None:
     tree = parse(domain(source, policy))
-    (receipt,) = port_policy.port_receipts(tree, state.network, bridge_guard.closed(state))
+    (receipt,) = port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state))
     assert (receipt.trusted, receipt.own) == (True, policy != "")
     state.put_bridges(Bridges({"gn-one": "one"}, settled=True, cannot="no"))
-    assert port_policy.port_receipts(tree, state.network, bridge_guard.closed(state)) == []
+    assert port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state)) == []
 
 
 def test_nothing_is_said_about_ports_until_the_table_is_settled(state: State) -> None:
-    (receipt,) = port_policy.port_receipts(parse(domain("network='one' bridge='gn-one'")), state.network)
+    (receipt,) = port_receipts.port_receipts(bridge_guard.joined(parse(domain("network='one' bridge='gn-one'")), state))
     ports = [receipt._replace(ifindex=7)]
     assert '"0000000000000007"' in bridge_guard.change(ports, [], state)
     for known in (Bridges({"gn-one": "one"}), Bridges({"gn-one": "one"}, settled=True, cannot="no")):
@@ -118,4 +116,6 @@ def test_networks_that_share_a_bridge_have_the_first_guarded_ones_defaults(state
     ],
 )
 def test_whose_bridge_it_is(forward: str, ours: bool) -> None:
-    assert network_policy.is_libvirts_bridge(parse(f"<network>{forward}<bridge name='b'/></network>".encode())) is ours
+    assert (
+        network_receipts.is_libvirts_bridge(parse(f"<network>{forward}<bridge name='b'/></network>".encode())) is ours
+    )

@@ -8,19 +8,16 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import topology
+from libvirt_guestnet import topology, xmlread
 from libvirt_guestnet.carriers import registry
-from libvirt_guestnet.carriers.contract import Carrier, Tag, Wanted
+from libvirt_guestnet.carriers.contract import Carrier, Labels, Network, Port, Tag, Wanted
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.hook.calls import networks
-from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import Element, Snapshot, WantedNetwork
 from libvirt_guestnet.libvirtd.snapshot import Wanted as WantedHost
-from libvirt_guestnet.model.metadata import NAMESPACE
-from libvirt_guestnet.model.network import Network
-from libvirt_guestnet.model.topology import Port
+from libvirt_guestnet.metadata.policy import NAMESPACE, VlanBridge
 from libvirt_guestnet.plan.devices import device_problems
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt
@@ -42,7 +39,7 @@ guests:
 class Macsec(Carrier):
     """One that nobody has heard of, with everything that the contract has."""
 
-    tag, makes_bridge = "macsec", True
+    tag, makes_bridge = "vlan", True
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -50,10 +47,10 @@ class Macsec(Carrier):
     def carries(self, wanted: Wanted) -> bool:
         return True
 
-    def declares(self, wanted: Wanted) -> Tag | None:
-        return Tag("macsec", {"device": "eth9", "tag": wanted.network.vlan})
+    def declares(self, wanted: Wanted) -> VlanBridge | None:
+        return VlanBridge(wanted.network.vlan or 0, uplink="eth9")
 
-    def plugs(self, network: Network, hostmap: HostMap) -> bool:
+    def plugs(self, network: Network, hostmap: Labels) -> bool:
         return network.vlan is not None
 
     def libvirt_network(self, network: Network) -> list[Tag]:
@@ -63,10 +60,10 @@ class Macsec(Carrier):
         return Tag("virtualport", {"type": "macsec"})
 
     def device(self, ours: Mapping[str, str]) -> str:
-        return ours["device"]
+        return ours["uplink"]
 
     def outlet(self, ours: Mapping[str, str]) -> str:
-        return ours["device"]
+        return ours["uplink"]
 
     def prepare(self, network: xmlread.Node) -> None:
         self.done.append(f"prepare {network.text_of('name')}")
@@ -82,7 +79,6 @@ class Macsec(Carrier):
 def macsec(monkeypatch: pytest.MonkeyPatch) -> Macsec:
     found = Macsec()
     monkeypatch.setattr(registry, "ALL", (found, *registry.ALL))
-    monkeypatch.setattr(registry, "TAGS", registry.TAGS | {"macsec"})
     return found
 
 
@@ -95,13 +91,14 @@ def declared(name: str) -> tuple[Element, Element]:
 
 @pytest.mark.usefixtures("macsec")
 def test_what_one_declares_stands_in_the_xml() -> None:
+    own, _ = declared("own")
+    (element,) = own.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan")
+    assert dict(element.attrib) == {"tag": "7", "uplink": "eth9"}
     network, nic = declared("a")
-    (element,) = network.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}macsec")
-    assert dict(element.attrib) == {"device": "eth9", "tag": "7"}
     assert [port.find("parameters").get("sci") for port in network.iterfind("virtualport")] == ["1"]  # type: ignore[union-attr]
     assert [port.get("type") for port in nic.iterfind("virtualport")] == ["macsec"]
     plain, _ = declared("plain")
-    assert plain.find(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}macsec") is None, "it has no VLANs"
+    assert plain.find(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan") is None, "it has no VLANs"
 
 
 @pytest.mark.usefixtures("macsec")

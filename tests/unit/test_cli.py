@@ -16,7 +16,6 @@ from libvirt_guestnet.cli import main as cli
 
 LAB = Path(__file__).parents[2] / "labs/archnetwork.yaml"
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
 def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -163,13 +162,13 @@ def as_nobody(tmp_path: Path, *argv: str) -> tuple[int, str]:
     for folder in (tmp_path, *tmp_path.parents):
         if not folder.stat().st_mode & 0o001:
             folder.chmod(0o755)
+    become = [*NOBODY, "--"] if os.geteuid() == 0 else []
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [*NOBODY, "--", sys.executable, "-m", "libvirt_guestnet.cli", *argv]
+    command = [*become, sys.executable, "-m", "libvirt_guestnet.cli", *argv]
     done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=30, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
-@needs_root
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

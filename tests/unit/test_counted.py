@@ -11,10 +11,11 @@ import pytest
 from libvirt_guestnet.datapath.port import dhcp_requests, filters
 from libvirt_guestnet.datapath.port.ranges import without
 from libvirt_guestnet.hook.enforce import address_sets
-from libvirt_guestnet.hook.read import port_policy
-from libvirt_guestnet.hook.read.xmlread import parse
+from libvirt_guestnet.hook.read import port_receipts
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
+from libvirt_guestnet.xmlread import parse
 
 MAC, HOST = "52:54:00:00:00:0a", "52:54:00:00:00:01"
 NETWORK = NetworkReceipt(
@@ -29,7 +30,7 @@ KNOWN = f"<metadata><g:domain {NS}><g:port mac='{MAC}'><g:address ip='10.1.0.5'/
 def _receipt(network: NetworkReceipt, metadata: str = "") -> PortReceipt:
     nic = f"<interface type='network'><mac address='{MAC}'/><source network='n'/><target dev='tap0'/></interface>"
     domain = parse(f"<domain><name>d</name><uuid>u</uuid>{metadata}<devices>{nic}</devices></domain>".encode())
-    (receipt,) = port_policy.port_receipts(domain, lambda _: network)
+    (receipt,) = port_receipts.port_receipts(Domain(domain, lambda _: network))
     return receipt
 
 
@@ -38,9 +39,9 @@ def test_a_served_port_is_counted_whether_it_learns_or_not() -> None:
         receipt = _receipt(NETWORK, metadata)
         assert (receipt.served, receipt.lease, receipt.lease6) == (((4, 1), (6, 1)), 600, 1200)
         assert (receipt.dhcp == ()) is owned
-        batch = filters.own(port_policy.guard_of(receipt))
+        batch = filters.own(port_receipts.guard_of(receipt))
         assert ("told-tap0" in batch, "given6-tap0" in batch, "@learnt6-tap0" in batch) == (True, owned, not owned)
-    batch = filters.own(port_policy.guard_of(_receipt(NETWORK._replace(dynamic=()), KNOWN)), fresh=True)
+    batch = filters.own(port_receipts.guard_of(_receipt(NETWORK._replace(dynamic=()), KNOWN)), fresh=True)
     assert "told-tap0" not in batch
     assert "closed-tap0" not in batch
 
@@ -50,7 +51,7 @@ def test_a_receipt_of_an_older_version_is_still_read(tmp_path: Path) -> None:
     with state.lock():
         state.put_ports("u", [receipt])
         assert state.port("tap0") == receipt
-    old = port_policy.guard_of(receipt._replace(served=()))
+    old = port_receipts.guard_of(receipt._replace(served=()))
     assert "jump tells6" in filters.own(old)
 
 
@@ -89,10 +90,10 @@ def test_ten_thousand_reservations_leave_short_receipts(inside: bool, monkeypatc
     network = NETWORK._replace(reservations=reserved)
     looks = _receipt(network)
     assert (looks.excluded, looks.reserved) == (network.hosts, network.bridge)
-    assert "!= @reserved4-br0" in filters.own(port_policy.guard_of(looks))
-    monkeypatch.setattr(port_policy, "FEW_RESERVED", 1 << 20)
+    assert "!= @reserved4-br0" in filters.own(port_receipts.guard_of(looks))
+    monkeypatch.setattr(port_receipts, "FEW_RESERVED", 1 << 20)
     whole, short = _receipt(network), address_sets.completed(_receipt(network))
     assert len(whole.excluded) > 10_000
     assert len(short.excluded) < 400
-    assert port_policy.guard_of(short)._replace(excluded=()) == port_policy.guard_of(whole)._replace(excluded=())
-    assert filters.own(port_policy.guard_of(short)) == filters.own(port_policy.guard_of(whole))
+    assert port_receipts.guard_of(short)._replace(excluded=()) == port_receipts.guard_of(whole)._replace(excluded=())
+    assert filters.own(port_receipts.guard_of(short)) == filters.own(port_receipts.guard_of(whole))

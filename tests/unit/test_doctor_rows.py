@@ -17,9 +17,9 @@ from libvirt_guestnet.doctor.judge import FEATURES, FINE, MUST, NOTE, Asleep, Fa
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.install.hook_files import HookStatus
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import Wrong
 from libvirt_guestnet.model.held_addresses import Refusal
-from libvirt_guestnet.model.metadata import NAMESPACE
 
 NAT = Network("web", "br-web", "nat", frozenset({4, 6}), reached=True)
 ISOLATED = Network("in", "br-in", "isolated", frozenset({4}), reached=True)

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from shutil import which
 from xml.etree import ElementTree
 
 import pytest
@@ -22,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "data" / "draw"
 PICTURES = ROOT / "docs" / "pictures"
 SVG = "{http://www.w3.org/2000/svg}"
-needs_graphviz = pytest.mark.skipif(which("dot") is None, reason="Graphviz is missing: install the package graphviz")
+needs_graphviz = pytest.mark.system
+PICTURES = [each for each in FORMATS if each not in ("dot", "mermaid")]
 
 HOSTILE = [
     'say "hi"',
@@ -351,10 +351,10 @@ def test_a_large_picture_fits_a_page(view: str) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["dot", "mermaid", *(pytest.param(each, marks=needs_graphviz) for each in PICTURES)])
 @pytest.mark.parametrize("view", VIEWS)
-def test_an_empty_topology_is_drawn_too(view: str) -> None:
-    for kind in FORMATS if which("dot") else ("dot", "mermaid"):
-        assert draw(Topology("empty", "-"), view, kind)
+def test_an_empty_topology_is_drawn_too(view: str, kind: str) -> None:
+    assert draw(Topology("empty", "-"), view, kind)
 
 
 def test_without_graphviz_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from libvirt_guestnet.datapath.firewalls import iptables, nftables, registry
+from libvirt_guestnet.datapath.firewalls import base_chains, iptables, nftables, registry
 from libvirt_guestnet.datapath.firewalls.accepts import Link, Wanted
 from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
@@ -55,7 +55,7 @@ def shorewall(monkeypatch: pytest.MonkeyPatch) -> Shorewall:
     """On a host on which there is nothing else."""
     found = Shorewall()
     monkeypatch.setattr(registry, "ALL", (*registry.ALL, found))
-    monkeypatch.setattr(nftables, "items", lambda *_: [])
+    monkeypatch.setattr(base_chains, "items", lambda *_: [])
     monkeypatch.setattr(iptables, "legacy", dict)
     for each in registry.ALL[:-1]:
         monkeypatch.setattr(each, "missing", lambda _wanted: [])
@@ -94,7 +94,8 @@ def test_a_tenant_of_nftables_is_told_by_its_table(monkeypatch: pytest.MonkeyPat
     base = {"family": "inet", "table": "shorewall", "name": "f", "hook": "forward", "policy": "drop"}
     ours, theirs = {**base, "table": "guestnet"}, {**base, "family": "ip", "table": "filter", "name": "FORWARD"}
     listed: list[tuple[str, dict[str, Any]]] = [("chain", each) for each in (base, ours, theirs)]
-    monkeypatch.setattr(nftables, "items", lambda *what: listed if what == ("chains",) else [])
+    monkeypatch.setattr(base_chains, "items", lambda *_: listed)
+    monkeypatch.setattr(nftables, "items", lambda *_: [])
     tenant = Shorewall()
     monkeypatch.setattr(tenant, "refuses_others", refuses)
     found = [(chain.tool, chain.name) for chain in Nftables((tenant,)).survey()]
@@ -119,7 +120,7 @@ def test_what_iptables_legacy_has_is_surveyed_beside_what_is_used(monkeypatch: p
 
     monkeypatch.setattr(iptables.program, "said", run)
     monkeypatch.setattr(iptables, "legacy", lambda: {"ip": ["filter"], "ip6": ["nat"]})
-    monkeypatch.setattr(nftables, "base_chains", lambda: [{"family": "ip", "table": "filter", "name": "FORWARD"}])
+    monkeypatch.setattr(base_chains, "base_chains", lambda: [{"family": "ip", "table": "filter", "name": "FORWARD"}])
     found = [(chain.name, chain.ours) for chain in registry.IPTABLES.survey()]
     assert found == [("iptables FORWARD", True), ("iptables-legacy FORWARD", False)]
     assert asked == ["iptables", "iptables", "iptables", "iptables-legacy"]

@@ -16,6 +16,7 @@ from libvirt_guestnet.guest import debian, image, initrd, kvm
 from libvirt_guestnet.guest.initrd import Entry
 
 
+@pytest.mark.system
 def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     contents = {
         "bin/tool": Entry(stat.S_IFREG | 0o755, b"#!/bin/sh\n" * 7),

@@ -15,7 +15,7 @@ import pytest
 from hostile import MARK, SCHEMA, TEXTS, Document, Host, Place
 from lxml import etree
 
-from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet import xmlread
 
 DOCUMENT = hostile.ROOT / "docs/hostile-text.md"
 DOCUMENTS = hostile.documents()

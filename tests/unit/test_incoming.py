@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.hook.processes import incoming
-from libvirt_guestnet.hook.read import libvirt_records, xmlread
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
-DOMAIN = xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-00000000000a</uuid></domain>")
+DOMAIN = Domain(xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-00000000000a</uuid></domain>"))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import xmlgen
+from libvirt_guestnet import xmlgen, xmlread
 from libvirt_guestnet.datapath.forwards.table import Forward, Ways, claims
 from libvirt_guestnet.errors import TopologyError
 from libvirt_guestnet.hook.enforce import address_sets, lease_forwards
-from libvirt_guestnet.hook.read import wanted_forwards, xmlread
+from libvirt_guestnet.hook.read import wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.model.topology import AddressWord
@@ -143,7 +144,7 @@ def test_a_domain_asks_for_it() -> None:
     xml = f"<domain><name>a</name><uuid>u</uuid><metadata/><devices>{nic}</devices></domain>"
     domain = etree.fromstring(xml)
     domain.find("metadata").append(port)
-    (ways,) = wanted_forwards.ways(xmlread.parse(etree.tostring(domain)), lambda _name: None)
+    (ways,) = wanted_forwards.ways(Domain(xmlread.parse(etree.tostring(domain)), lambda _name: None))
     assert ways.forwards == (FOLLOWING._replace(hide=False),)
     rows = {}
     for name, active in (("none", None), ("unled", ways._replace(forwards=())), ("led", lease_forwards.any_of(ways))):

@@ -10,10 +10,10 @@ import pytest
 
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read.xmlread import MAX_MARKS
 from libvirt_guestnet.hook.services import libvirt_rules, watch
 from libvirt_guestnet.hook.services.libvirt_rules import Libvirts, Seen
 from libvirt_guestnet.log import Looks
+from libvirt_guestnet.xmlread import MAX_MARKS
 
 
 class Libvirt:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import hostmap
+from libvirt_guestnet import hostmap, xmlread
 from libvirt_guestnet.doctor.judge import MUST, NOTE, Facts, judge
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import concern
 from libvirt_guestnet.hook.admission import guardable
-from libvirt_guestnet.hook.read import hostwide, network_policy, nics, port_policy, xmlread
+from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.hook.read import hostwide, network_receipts, nics, port_receipts
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hook.read.hostwide import HostWide
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.snapshot import DomainState
@@ -48,7 +50,7 @@ def test_the_docs_show_the_table() -> None:
     assert [each for each in text.splitlines() if each.startswith("| `")] == [line(kind) for kind in nics.TABLE]
 
 
-@pytest.mark.skipif(not RNG.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 def test_every_type_and_mode_of_libvirts_schema_is_in_the_table() -> None:
     root = etree.parse(str(RNG / "domaincommon.rng")).getroot()
     types = set()
@@ -81,9 +83,9 @@ def test_a_macvtap_device_in_the_place_of_a_tap(monkeypatch: pytest.MonkeyPatch,
     assert [nics.of("ethernet", name).type for name in ("vme0", "mv0")] == ["ethernet", "direct"]
     domain = DOMAIN.replace("nosuch0", "mv0").format(kind="ethernet", source="", policy=POLICY.format("yes"))
     with pytest.raises(GuestnetError, match=r"type 'ethernet' cannot be guarded, and this host .*: a macvtap device"):
-        guardable.check(xmlread.parse(domain.encode()), State(str(tmp_path)), True)
+        guardable.check(bridge_guard.joined(xmlread.parse(domain.encode()), State(str(tmp_path))), True)
     with pytest.raises(GuestnetError, match="type 'ethernet' has no tap to guard: a macvtap device"):
-        port_policy.port_receipts(xmlread.parse(domain.encode()), lambda _name: None)
+        port_receipts.port_receipts(Domain(xmlread.parse(domain.encode()), lambda _name: None))
 
 
 @pytest.mark.parametrize(
@@ -102,13 +104,13 @@ def test_a_macvtap_device_in_the_place_of_a_tap(monkeypatch: pytest.MonkeyPatch,
 )
 def test_a_network_that_insists_must_give_ports_that_can_be(forward: str, word: str) -> None:
     for guarded in ("yes", "no"):
-        network_policy.check_kind(xmlread.parse(NETWORK.format(guarded=guarded, forward=forward).encode()))
+        network_receipts.check_kind(xmlread.parse(NETWORK.format(guarded=guarded, forward=forward).encode()))
     insists = xmlread.parse(NETWORK.format(guarded="required", forward=forward).encode())
     if not word:
-        receipt = network_policy.network_receipt(insists)
+        receipt = network_receipts.network_receipt(insists)
         assert receipt is not None and (receipt.guarded, receipt.required) == (True, True)
         return
-    for ask in (network_policy.check_kind, network_policy.network_receipt):
+    for ask in (network_receipts.check_kind, network_receipts.network_receipt):
         with pytest.raises(GuestnetError, match=f"network 'n' insists on guarded ports, and gives none: .*{word}"):
             ask(insists)
 
@@ -154,10 +156,10 @@ def state(tmp_path: Path) -> State:
 )
 def test_what_may_start(domain: xmlread.Node, host: HostWide, refusal: str, state: State) -> None:
     if not refusal:
-        guardable.check(domain, state, host == REFUSES)
+        guardable.check(bridge_guard.joined(domain, state), host == REFUSES)
         return
     with pytest.raises(GuestnetError, match=rf"domain 'a': interface {MAC}: .*{refusal}"):
-        guardable.check(domain, state, host == REFUSES)
+        guardable.check(bridge_guard.joined(domain, state), host == REFUSES)
 
 
 def test_a_bridge_knows_who_insists_as_networks_come_and_go(state: State) -> None:
@@ -175,14 +177,16 @@ def test_a_bridge_knows_who_insists_as_networks_come_and_go(state: State) -> Non
 
 def test_who_runs_is_guarded_as_far_as_that_goes(state: State) -> None:
     domain = parsed("direct", 'network="lax"')
-    assert guardable.set_aside(domain, state) == [
-        f"interface {MAC}: type 'direct' has no tap to guard: {nics.because(nics.of('direct'))}"
-    ]
-    assert list(domain.all("devices/interface")) == []
-    trusted = parsed("user", "", guarded="no")
-    assert (guardable.set_aside(trusted, state), list(trusted.all("devices/interface"))) == ([], [])
-    fine = parsed()
-    assert (guardable.set_aside(fine, state), len(list(fine.all("devices/interface")))) == ([], 1)
+    wrong = f"interface {MAC}: type 'direct' has no tap to guard: {nics.because(nics.of('direct'))}"
+    assert aside(domain, state) == (0, [wrong])
+    assert aside(parsed("user", "", guarded="no"), state) == (0, [])
+    assert aside(parsed(), state) == (1, [])
+
+
+def aside(xml: xmlread.Node, state: State) -> tuple[int, list[str]]:
+    """How many NICs are left, and what is said of the others."""
+    left, wrong = guardable.set_aside(bridge_guard.joined(xml, state))
+    return len(left.nics), wrong
 
 
 def test_the_hosts_setting_reaches_the_hooks_and_leaves_no_file_where_nothing_is_asked(tmp_path: Path) -> None:
@@ -303,9 +307,9 @@ def test_a_nic_that_is_given_as_any_pci_device_is_one(
     (row,) = unguarded_rows([running(nic)], {}, REFUSES)
     assert (row.type, row.refused) == ("hostdev", True)
     with pytest.raises(GuestnetError, match=r"PCI device 0000:01:10.3: type 'hostdev' cannot be guarded"):
-        guardable.check(xmlread.parse(nic.encode()), state, True)
-    guardable.check(xmlread.parse(nic.encode()), state, False)
-    guardable.check(xmlread.parse(graphics.encode()), state, True)
+        guardable.check(bridge_guard.joined(xmlread.parse(nic.encode()), state), True)
+    guardable.check(bridge_guard.joined(xmlread.parse(nic.encode()), state), False)
+    guardable.check(bridge_guard.joined(xmlread.parse(graphics.encode()), state), True)
     for bad in ({"bus": "../.."}, {"bus": "0x"}, {"slot": "é"}, {}):
         assert look(bad, str(tmp_path)) == ""
 

@@ -109,6 +109,7 @@ def lines(made: Plan) -> list[str]:
     return [change.text() for change in made.changes]
 
 
+@pytest.mark.system
 def test_a_new_topology_is_defined_and_started(libvirt: Connection) -> None:
     made = do(libvirt)
     assert lines(made) == [
@@ -134,11 +135,13 @@ def test_a_new_topology_is_defined_and_started(libvirt: Connection) -> None:
     assert snapshot.domain["a"].topology == "lab"
 
 
+@pytest.mark.system
 def test_a_second_apply_is_empty(libvirt: Connection) -> None:
     do(libvirt)
     assert plan(want(), libvirt.snapshot()).changes == ()
 
 
+@pytest.mark.system
 def test_a_dns_name_and_a_dhcp_range_change_live(libvirt: Connection) -> None:
     do(libvirt)
     changed = TOPOLOGY.replace("dhcp: {}", "dhcp: {range: [10.61.1.50, 10.61.1.60]}").replace(
@@ -152,6 +155,7 @@ def test_a_dns_name_and_a_dhcp_range_change_live(libvirt: Connection) -> None:
     assert plan(want(changed), libvirt.snapshot()).changes == ()
 
 
+@pytest.mark.system
 def test_a_change_of_mode_restarts_the_network(libvirt: Connection) -> None:
     do(libvirt)
     made = do(libvirt, TOPOLOGY.replace("mode: nat", "mode: route"))
@@ -159,6 +163,7 @@ def test_a_change_of_mode_restarts_the_network(libvirt: Connection) -> None:
     assert libvirt.snapshot().network["one"].current.find("forward").get("mode") == "route"
 
 
+@pytest.mark.system
 def test_what_left_the_file_is_removed_and_nothing_else(libvirt: Connection) -> None:
     do(libvirt)
     smaller = TOPOLOGY[: TOPOLOGY.index("guests:")].replace(
@@ -174,6 +179,7 @@ def test_what_left_the_file_is_removed_and_nothing_else(libvirt: Connection) -> 
     assert set(snapshot.domain) == {"test"}
 
 
+@pytest.mark.system
 def test_topologies_side_by_side_leave_each_other_alone(libvirt: Connection) -> None:
     do(libvirt)
     other = """
@@ -189,6 +195,7 @@ networks:
     assert set(libvirt.snapshot().network) == {"default"}
 
 
+@pytest.mark.system
 def test_destroy_needs_the_name_alone_and_twice_is_success(libvirt: Connection) -> None:
     do(libvirt)
     destroy(plan_destroy("lab", libvirt.snapshot()), libvirt, Recorder())
@@ -196,6 +203,7 @@ def test_destroy_needs_the_name_alone_and_twice_is_success(libvirt: Connection) 
     assert plan_destroy("lab", libvirt.snapshot()).changes == ()
 
 
+@pytest.mark.system
 def test_destroy_goes_on_past_errors_and_reports_them(libvirt: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     do(libvirt)
     stop = libvirt.stop_network
@@ -215,6 +223,7 @@ def test_destroy_goes_on_past_errors_and_reports_them(libvirt: Connection, monke
 
 
 @pytest.mark.parametrize("failing", range(1, 8))
+@pytest.mark.system
 def test_a_failure_at_any_step_of_a_first_apply_takes_everything_back(libvirt: Connection, failing: int) -> None:
     before = fingerprint(libvirt)
     with pytest.raises(ApplyError, match="rolled back: everything is as before"):
@@ -230,6 +239,7 @@ CHANGED = (
 
 
 @pytest.mark.parametrize("failing", range(1, 8))
+@pytest.mark.system
 def test_a_failure_at_any_step_of_a_change_takes_everything_back(libvirt: Connection, failing: int) -> None:
     do(libvirt)
     before = fingerprint(libvirt)
@@ -251,6 +261,7 @@ def fail_at(number: int):
     return step
 
 
+@pytest.mark.system
 def test_what_cannot_be_undone_is_reported_with_the_failure(libvirt: Connection) -> None:
     def step(_what: str) -> None:
         if "two" in libvirt.snapshot().network:
@@ -277,6 +288,7 @@ def test_what_cannot_be_undone_is_reported_with_the_failure(libvirt: Connection)
         ),
     ],
 )
+@pytest.mark.system
 def test_a_foreign_network_is_refused(libvirt: Connection, owner: str | None, message: str) -> None:
     element = next(n.element for n in want().networks if n.name == "one")
     element = etree.fromstring(etree.tostring(element))
@@ -294,6 +306,7 @@ def test_a_foreign_network_is_refused(libvirt: Connection, owner: str | None, me
         libvirt.undefine_network("one")
 
 
+@pytest.mark.system
 def test_every_clash_is_reported_at_once_and_nothing_is_touched(libvirt: Connection) -> None:
     foreign = "<network><name>{}</name><bridge name='{}'/></network>"
     libvirt.define_network(foreign.format("two", "x1"))
@@ -633,6 +646,7 @@ def test_two_applies_do_not_interleave(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.system
 def test_a_refusal_is_in_libvirts_words(libvirt: Connection, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(GuestnetError, match=r"updating network 'nope' .*: .*[Nn]etwork not found"):
         libvirt.update_network("nope", "add", "dhcp-host", "<host/>")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.enforce import port_guard
 from libvirt_guestnet.hook.helpers import hotplug, plug_marks
 from libvirt_guestnet.hook.helpers.hotplug import Plug
 from libvirt_guestnet.hook.processes import notes
-from libvirt_guestnet.hook.read import libvirt_records, xmlread
+from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.services import watch
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Plugging, PortReceipt

@@ -11,7 +11,7 @@ import pytest
 
 from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.read import libvirt_records
-from libvirt_guestnet.hook.read.xmlread import MAX_MARKS
+from libvirt_guestnet.xmlread import MAX_MARKS
 
 ROOT = Path(__file__).parents[2]
 RECORD = "<domstatus><domain><name>{0}</name><uuid>{0}-uuid</uuid>{1}</domain></domstatus>"
@@ -27,10 +27,12 @@ from libvirt_guestnet.hook.calls.domain import Told
 from libvirt_guestnet.hook.enforce import reachability
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.state.folder import State
+State.__init__.__defaults__ = (sys.argv[2] + "/state",)
 libvirt_records.STATUS = sys.argv[2] + "/{}.xml"
 log.complain = lambda text: print("said", text)
 def repair_all(domains, _state):
-    print("repaired", *[domain.text_of("name") for domain in domains])
+    print("repaired", *[domain.name for domain in domains])
     return Told([], [])
 repair.repair_all = repair_all
 reachability.open_ways_of = lambda uuids, *_, **__: print("opened", *sorted(uuids))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.helpers import hotplug
-from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Plugging, PortReceipt
 

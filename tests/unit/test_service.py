@@ -41,6 +41,7 @@ def test_without_systemd_there_is_nothing_to_do(tmp_path: Path, calls: list[tupl
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.system
 def test_systemd_understands_the_unit(tmp_path: Path, calls: list[tuple[str, ...]]) -> None:
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     service.install(tmp_path)

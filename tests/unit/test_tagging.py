@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.admission import taps
 from libvirt_guestnet.hook.calls import networks
-from libvirt_guestnet.hook.enforce import tagging
-from libvirt_guestnet.hook.read import xmlread
+from libvirt_guestnet.hook.enforce import bridge_guard, tagging
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 NS = 'xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"'
@@ -38,14 +39,14 @@ class Host:
         for name, uplink in (("one", "up0"), ("two", "up1")):
             networks.keep(xmlread.parse(NETWORK.format(name=name, uplink=uplink).encode()), self.state)
 
-    def start(self, name: str, tap: str, network: str = "one", tag: int = 0, kind: str = "bridge") -> xmlread.Node:
+    def start(self, name: str, tap: str, network: str = "one", tag: int = 0, kind: str = "bridge") -> Domain:
         own = f'<guestnet:vlan tag="{tag}"/>' if tag else ""
         port = f'<guestnet:port mac="52:54:00:00:00:01" name="p" network="one" guarded="no">{own}</guestnet:port>'
         text = f"""<domain><name>{name}</name><uuid>u-{name}</uuid><metadata>
         <guestnet:domain {NS} topology="t" guest="g">{port if tag else ""}</guestnet:domain></metadata>
         <devices><interface type="{kind}"><mac address="52:54:00:00:00:01"/>
         <source network="{network}" bridge="br0"/><target dev="{tap}"/></interface></devices></domain>"""
-        domain = xmlread.parse(text.encode())
+        domain = bridge_guard.joined(xmlread.parse(text.encode()), self.state)
         with self.state.lock():
             taps.check([domain], self.state)
             tagging.tag(domain, self.state)

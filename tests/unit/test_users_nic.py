@@ -157,7 +157,7 @@ def interfaces(draw: Any) -> Any:
     return nic
 
 
-@pytest.mark.skipif(not SCHEMAS.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 @settings(max_examples=400, deadline=None)
 @given(nic=interfaces(), which=st.sampled_from(sorted(WANTED)))
 def test_of_any_nic_only_source_target_and_what_the_file_declares_change(nic: Any, which: tuple[str, str]) -> None:
@@ -175,7 +175,7 @@ def test_of_any_nic_only_source_target_and_what_the_file_declares_change(nic: An
     assert nic_differences(asked, new, own=False) == ()
 
 
-@pytest.mark.skipif(not SCHEMAS.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 @settings(max_examples=100, deadline=None)
 @given(nic=interfaces(), which=st.sampled_from(sorted(WANTED)))
 def test_a_plan_never_takes_a_nic_out_of_a_definition(nic: Any, which: tuple[str, str]) -> None:
@@ -187,7 +187,7 @@ def test_a_plan_never_takes_a_nic_out_of_a_definition(nic: Any, which: tuple[str
         assert nics(plan(asked, later)) == []
 
 
-@pytest.mark.skipif(not SCHEMAS.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 @settings(max_examples=200, deadline=None)
 @given(nic=interfaces(), whiches=st.lists(st.sampled_from(sorted(WANTED)), min_size=1, max_size=3))
 def test_a_nic_that_the_file_lets_go_of_is_what_it_was(nic: Any, whiches: list[tuple[str, str]]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import concern
 from libvirt_guestnet.hook.processes import deadline
-from libvirt_guestnet.hook.read import hostwide, xmlread
-from libvirt_guestnet.hook.read.xmlread import MAX_BYTES, MAX_MARKS
+from libvirt_guestnet.hook.read import hostwide
+from libvirt_guestnet.xmlread import MAX_BYTES, MAX_MARKS
 
 ROOT = Path(__file__).parents[2]
 # As libvirt writes it, and lets users see it.
@@ -24,7 +25,8 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (160 << 20, 160 << 20))
 from libvirt_guestnet.hook.processes import deadline
-from libvirt_guestnet.hook.read import hostwide, xmlread
+from libvirt_guestnet.hook.read import hostwide
+from libvirt_guestnet import xmlread
 try:
     print(xmlread.parse(sys.stdin.buffer.read()).tag)
 except Exception as error:

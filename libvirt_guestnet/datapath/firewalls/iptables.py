@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet.datapath.firewalls import forward_chain
 from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage, Published, Wanted, span
@@ -63,7 +63,7 @@ class Iptables(Firewall):
 
     def survey(self) -> Iterator[Chain]:
         """Nothing is listed whose listing would make it: iptables makes its tables."""
-        from libvirt_guestnet.datapath.firewalls.nftables import base_chains
+        from libvirt_guestnet.datapath.firewalls.base_chains import base_chains, is_iptables
 
         used = {chain["family"] for chain in base_chains() if is_iptables(chain)}
         for family in sorted(used):
@@ -115,11 +115,6 @@ def advice(chain: Chain, guests: Guests, first: str) -> str:
         return f"{tool} -I INPUT -i {guests.device.replace('*', '+')} -j ACCEPT"
     rules = (f"{tool} -I {first} {way} -j ACCEPT" for way in (f"-i {guests.inward}", f"-o {guests.device}"))
     return f"{' && '.join(rules)}, at every boot".replace("*", "+")
-
-
-def is_iptables(chain: dict[str, Any]) -> bool:
-    """Whether a base chain, as nft lists it, is one that iptables-nft has made."""
-    return chain["table"] == "filter" and chain["name"] in _JUMPS and chain["family"] != "inet"
 
 
 def legacy() -> dict[str, list[str]]:

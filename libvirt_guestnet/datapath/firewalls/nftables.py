@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from libvirt_guestnet.datapath.firewalls.base_chains import FAMILIES, base_chains, is_iptables
 from libvirt_guestnet.datapath.firewalls.contract import Firewall
-from libvirt_guestnet.datapath.firewalls.iptables import is_iptables
 from libvirt_guestnet.datapath.run.nft import items
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
 
-_HOOKS = ("forward", "input")
-_FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 _OURS = "guestnet"
 _NEUTRAL = {"counter", "log"}
 
@@ -49,7 +47,7 @@ class Nftables(Firewall):
         return Chain(
             f"{chain['family']} {chain['table']} {chain['name']}",
             chain["hook"],
-            _FAMILIES[chain["family"]],
+            FAMILIES[chain["family"]],
             refuses,
             self._whose.get(chain["table"], self).tool,
             dnat=any(_is_dnat(expr[0]) and "accept" in expr[-1] for expr in own),
@@ -64,12 +62,6 @@ class Nftables(Firewall):
         keys = ("meta sdifname" if guests.vrf else "iifname", "oifname")
         both = " ".join(f"'{key} \"{guests.device}\" accept'" for key in keys)
         return f"nft insert rule {chain.name} RULE, for each RULE of {both}; keep them where that table is loaded from"
-
-
-def base_chains() -> list[dict[str, Any]]:
-    """Those of the hooks by which guests' traffic passes, as nft lists them. Raises GuestnetError."""
-    chains = (item for kind, item in items("chains") if kind == "chain")
-    return [chain for chain in chains if chain.get("hook") in _HOOKS and chain["family"] in _FAMILIES]
 
 
 def _last(own: list[list[dict[str, Any]]]) -> str:

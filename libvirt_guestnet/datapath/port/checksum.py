@@ -1,6 +1,7 @@
 """The checksum guard on devices: a program at tc ingress, which comes before nft's chains. On the hook path.
 
-data/checksum_guard.c says what it is for. It is loaded once after a boot and kept in the bpf file system::
+data/checksum_guard.c says what it is for, decision 40 why it is BPF. It is loaded once after a boot and kept in the bpf
+file system::
 
     /sys/fs/bpf/libvirt-guestnet/   0700 root
     ├── guard                       the program

@@ -1,7 +1,8 @@
 """How packets find a guest that the host routes to: host routes to its tap, published neighbours on an uplink.
 
 A published neighbour (`ip neigh add proxy`) makes the host answer ARP and ND on a LAN for an address that it routes
-elsewhere. The values are pure; `put` and `withdraw` make them true over one netlink socket, 1 ms for both.
+elsewhere. The values are pure; `put` and `withdraw` make them true over one netlink socket, 1 ms for both
+(decision 32).
 """
 
 from __future__ import annotations

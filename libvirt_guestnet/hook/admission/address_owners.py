@@ -3,6 +3,7 @@ guest's, or whose answers for it on a LAN.
 
 Asked where a guest is about to get it: by `start`, when a NIC is plugged in, by `plan` and `apply`, and of what a guest
 that runs asks for since its metadata was changed; never of what it has. Facts are read here, and judged by `held`.
+Decision 42 says why nobody waits for the LAN longer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from libvirt_guestnet.datapath.routing import gateway as kernel
 from libvirt_guestnet.datapath.routing.routes import Reach
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import forwards, host_routes
-from libvirt_guestnet.hook.read import addresses, xmlread
+from libvirt_guestnet.hook.read import addresses
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model import held_addresses
 from libvirt_guestnet.model.held_addresses import Address, Asked, Held, Prefix, Refusal, single
 from libvirt_guestnet.parse import prefix
@@ -46,12 +48,12 @@ class Admitted(NamedTuple):
     taps: frozenset[str]
 
 
-def admit(domain: xmlread.Node, state: State, *, ask_lans: bool = True) -> Admitted:
+def admit(domain: Domain, state: State, *, ask_lans: bool = True) -> Admitted:
     """Looks whether a domain can have what its XML asks for, and asks LANs where the host is to answer for it: half a
     second, in which no lock should be held. Raises GuestnetError when something is somebody's."""
-    asked = addresses.asked(domain, state.network)
-    taps = frozenset(nic.get("dev") for nic in domain.all("devices/interface/target"))
-    admitted = Admitted(asked, facts_for(asked), domain.text_of("uuid"), taps)
+    asked = addresses.asked(domain)
+    taps = frozenset(nic.tap for nic in domain.nics)
+    admitted = Admitted(asked, facts_for(asked), domain.uuid, taps)
     recheck(admitted, state)
     if ask_lans:
         ask(asked, admitted.facts, state)
@@ -66,9 +68,9 @@ def recheck(admitted: Admitted, state: State) -> None:
             raise GuestnetError(str(refusal))
 
 
-def check_changes(domains: Iterable[xmlread.Node], state: State) -> None:
+def check_changes(domains: Iterable[Domain], state: State) -> None:
     """Raises GuestnetError where a guest that runs asks for more than it has, and that is somebody's."""
-    wanted = [(domain.text_of("uuid"), addresses.asked(domain, state.network)) for domain in domains]
+    wanted = [(domain.uuid, addresses.asked(domain)) for domain in domains]
     had = _had(state) if any(asked for _, asked in wanted) else {}
     for uuid, asked in wanted:
         new = [each for each in asked if (_kind(each), each.prefix) not in had.get(uuid, ())]

@@ -5,29 +5,23 @@ from __future__ import annotations
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import values
-from libvirt_guestnet.hook.read.values import attribute
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 
-def check(domain: Node, state: State) -> None:
+def check(domain: Domain, state: State) -> None:
     """Raises GuestnetError for the first NIC of ours that is too wide."""
-    wide = [nic for nic in domain.all("devices/interface") if nic.one("mtu") and attribute(nic, "source", "bridge")]
+    wide = [nic for nic in domain.nics if nic.mtu and nic.bridge and (nic.policy is not None or nic.receipt)]
     if not wide:
         return
     from libvirt_guestnet.datapath.devices import host_devices
 
-    policies, name = values.Policies(domain), domain.text_of("name")
     for nic in wide:
-        mac, network = attribute(nic, "mac", "address").lower(), attribute(nic, "source", "network")
-        if policies.of(nic) is None and not (network and state.network(network)):
-            continue
-        bridge = parse.device(attribute(nic, "source", "bridge"))
-        size = parse.number(attribute(nic, "mtu", "size"), 1, 65535)
+        bridge, size = parse.device(nic.bridge), parse.number(nic.mtu, 1, 65535)
         outlet = host_devices.outlet(bridge, outlets(bridge, state))
         if outlet and size > outlet.mtu:
-            raise GuestnetError(f"domain {name!r}: interface {mac}: {host_devices.too_wide(size, outlet, bridge)}")
+            why = host_devices.too_wide(size, outlet, bridge)
+            raise GuestnetError(f"domain {domain.name!r}: interface {nic.mac}: {why}")
 
 
 def outlets(bridge: str, state: State) -> set[str]:

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import values
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 
@@ -21,25 +20,27 @@ class OthersTapError(GuestnetError):
     """A domain names a tap that belongs to another one."""
 
 
-def check(domains: Iterable[Node], state: State) -> None:
+def check(domains: Iterable[Domain], state: State) -> None:
     """Raises OthersTapError when one of these domains names a tap that belongs to another domain."""
     _, refused = own(domains, state)
     if refused:
         raise OthersTapError(refused[0])
 
 
-def own(domains: Iterable[Node], state: State) -> tuple[list[Node], list[str]]:
+def own(domains: Iterable[Domain], state: State) -> tuple[list[Domain], list[str]]:
     """The domains without the NICs whose taps belong to others, and what is to be said of each such NIC."""
     found, refused = [], []
-    first: dict[str, Node] = {}  # of these domains the one that names a tap first
+    first: dict[str, Domain] = {}  # of these domains the one that names a tap first
     for domain in domains:
         strange = {}
-        for tap in sorted(values.taps(domain)):
-            owner = owner_but(domain.text_of("uuid"), tap, state) or _name(first.setdefault(tap, domain), domain)
+        for tap in sorted(domain.taps):
+            owner = owner_but(domain.uuid, tap, state) or _name(first.setdefault(tap, domain), domain)
             if owner:
                 strange[tap] = owner
         refused += [_refusal(domain, tap, owner) for tap, owner in strange.items()]
-        found.append(_without(domain, strange) if strange else domain)
+        found.append(
+            domain.without([nic for nic in domain.nics if nic.has_tap and nic.tap in strange]) if strange else domain
+        )
     return found, refused
 
 
@@ -50,21 +51,12 @@ def owner_but(uuid: str, tap: str, state: State) -> str:
     return next((each.domain or each.uuid for each in found if each.ifindex == index and each.uuid != uuid), "")
 
 
-def _name(owner: Node, domain: Node) -> str:
-    return "" if owner is domain else owner.text_of("name")
+def _name(owner: Domain, domain: Domain) -> str:
+    return "" if owner is domain else owner.name
 
 
-def _refusal(domain: Node, tap: str, owner: str) -> str:
+def _refusal(domain: Domain, tap: str, owner: str) -> str:
     return (
-        f"domain {domain.text_of('name')!r}: tap {tap} belongs to domain {owner!r}, which runs: give the interface a "
+        f"domain {domain.name!r}: tap {tap} belongs to domain {owner!r}, which runs: give the interface a "
         f"<target dev> of its own, or none; if {owner!r} does not run any more, `guestnet hooks sync` frees the tap"
     )
-
-
-def _without(domain: Node, taps: Iterable[str]) -> Node:
-    """The domain without the NICs on these taps."""
-    devices, copy = Node("devices", {}), Node(domain.tag, domain.attributes)
-    every = [each for each in domain.children if each.tag == "devices"]
-    devices.children = [each for part in every for each in part.children if not values.taps_of(each).intersection(taps)]
-    copy.children = [*(child for child in domain.children if child.tag != "devices"), devices]
-    return copy

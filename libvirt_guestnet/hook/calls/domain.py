@@ -20,9 +20,11 @@ from libvirt_guestnet.hook.enforce import (
     reachability,
     tagging,
 )
-from libvirt_guestnet.hook.read import host_routed, next_hop, values, vlan_membership, wanted_forwards, xmlread
+from libvirt_guestnet.hook.read import host_routed, next_hop, vlan_membership, wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
+from libvirt_guestnet.xmlread import Node
 
 # `start` comes so soon after `migrate`; a note of a migration that failed before it is none for a later start.
 _COMES_SECONDS = 120
@@ -38,25 +40,26 @@ class Told(NamedTuple):
 class _Wanted(NamedTuple):
     """What a domain's ports need: guards, and the host as gateway."""
 
-    domain: xmlread.Node
+    domain: Domain
     receipts: list[PortReceipt]
     gateways: list[router.RoutedTap]
 
 
-def guard(domain: xmlread.Node, state: State) -> None:
+def guard(xml: Node, state: State) -> None:
     """Puts the filter on every guarded port of a domain that starts, and takes it off those that are guarded no more.
 
     Raises GuestnetError, with nothing changed, when a NIC is not to be, or something that it is to have is somebody's.
     """
-    guardable.check(domain, state)
+    domain = bridge_guard.joined(xml, state)
+    guardable.check(domain)
     mtu.check(domain, state)
     taps.check([domain], state)
-    migrates = state.incoming(domain.text_of("name"), within=_COMES_SECONDS)
+    migrates = state.incoming(domain.name, within=_COMES_SECONDS)
     guard_all([domain], state, admitted=address_owners.admit(domain, state, ask_lans=not migrates), late=bool(migrates))
 
 
 def guard_all(
-    domains: list[xmlread.Node],
+    domains: list[Domain],
     state: State,
     settle: bool = True,
     anew: bool = False,
@@ -88,17 +91,17 @@ def guard_all(
             if anew:
                 bridge_members.join(each.domain, state)
             tagging.tag(each.domain, state)
-            bridge_ports.settle(each.domain.text_of("name"), each.receipts, state)
+            bridge_ports.settle(each.domain.name, each.receipts, state)
             router.prepare(each.gateways)
             forwards.claim(each.domain, state)
 
 
-def _wanted(domain: xmlread.Node, state: State) -> _Wanted:
+def _wanted(domain: Domain, state: State) -> _Wanted:
     gateways = [host_routed.gateways(port) for port in host_routed.routed_ports(domain)]
     # What cannot be read is refused before anything is changed.
     next_hop.reaches(domain)
-    wanted_forwards.ways(domain, state.network)
-    vlan_membership.tap_vlans(domain, state.network)
+    wanted_forwards.ways(domain)
+    vlan_membership.tap_vlans(domain)
     return _Wanted(domain, port_guard.wanted(domain, state), gateways)
 
 
@@ -108,31 +111,31 @@ def _put(wanted: list[_Wanted], state: State, hold: int, late: bool) -> None:
     guarded = {receipt.tap for receipt in receipts}
     stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, state))
     for each in wanted:
-        host_routes.expect(each.domain.text_of("uuid"), each.domain.text_of("name"), each.gateways, state)
+        host_routes.expect(each.domain.uuid, each.domain.name, each.gateways, state)
     # Of many ports all that was learnt is listed at once; for one, its own sets are faster than everybody's.
     numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp or r.claims for r in receipts) else nft.numbers
-    batch = "".join(port_guard.record(e.domain.text_of("uuid"), e.receipts, state, numbers, late=late) for e in wanted)
+    batch = "".join(port_guard.record(e.domain.uuid, e.receipts, state, numbers, late=late) for e in wanted)
     gate = router.gate([gateway for each in wanted for gateway in each.gateways])
     port_guard.put(batch + gate, receipts, stale, state, hold)
 
 
-def arrive(domain: xmlread.Node, state: State) -> None:
+def arrive(xml: Node, state: State) -> None:
     """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
+    domain = bridge_guard.joined(xml, state)
     taps.check([domain], state)
     reachability.arrive(domain, state)
     try:
         reachability.open_ways([domain], state)
     except GuestnetError as error:
-        log.tell(f"domain {domain.text_of('name')}: {error}")
+        log.tell(f"domain {domain.name}: {error}")
 
 
-def _stale(domain: xmlread.Node, guarded: set[str], state: State) -> list[str]:
+def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
     """Taps with a receipt that nobody is guarded by: this domain's others, and names whose device is another's no more
     (see `owners`)."""
-    uuid = domain.text_of("uuid")
-    present = values.taps(domain)
-    taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != uuid}
-    mine = {tap for tap in state.taps(uuid) if not (tap in present and _network_sleeps(tap, state))}
+    present = domain.taps
+    taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != domain.uuid}
+    mine = {tap for tap in state.taps(domain.uuid) if not (tap in present and _network_sleeps(tap, state))}
     return sorted((mine | taken_over) - guarded)
 
 
@@ -142,27 +145,29 @@ def _network_sleeps(tap: str, state: State) -> bool:
     return receipt is not None and not receipt.own and state.network(receipt.network) is None
 
 
-def repair(domain: xmlread.Node, state: State, settle: bool = True) -> None:
+def repair(xml: Node, state: State, settle: bool = True) -> None:
     """Puts everything in place for a guest that runs already. Raises GuestnetError: at the end, where a NIC had to be
     left out, and NotLedError where something on the host keeps us from leading to it."""
+    domain = bridge_guard.joined(xml, state)
     try:
         told = repair_all([domain], state, settle)
     except GuestnetError:
-        keep([domain.text_of("uuid")], state)
+        keep([domain.uuid], state)
         raise
     reachability.open_ways([domain], state, force=True)
     if any(told):
         raise (GuestnetError if told.refused else NotLedError)("; ".join([*told.refused, *told.unled]))
 
 
-def repair_all(domains: list[xmlread.Node], state: State, settle: bool = True) -> Told:
+def repair_all(domains: list[Domain], state: State, settle: bool = True) -> Told:
     """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them.
 
     A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
     What is to be said of them.
     """
-    aside = [f"domain {d.text_of('name')!r}: {each}" for d in domains for each in guardable.set_aside(d, state)]
-    mine, refused = taps.own(domains, state)
+    found = [guardable.set_aside(domain) for domain in domains]
+    aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
+    mine, refused = taps.own([domain for domain, _ in found], state)
     address_owners.check_changes(mine, state)
     guard_all(mine, state, settle, anew=True, late=True)
     return Told([*aside, *refused], [each for domain in mine for each in reachability.arrive_anyway(domain, state)])
@@ -176,12 +181,12 @@ def keep(uuids: Iterable[str], state: State) -> None:
             port_guard.restore(uuid, router.gate(host_routes.gateways(uuid, state)), state, hold)
 
 
-def release(domain: xmlread.Node, state: State) -> None:
+def release(xml: Node, state: State) -> None:
     """Takes the filters of a domain that is gone away again."""
-    uuid = domain.text_of("uuid")
-    release_all_of(uuid, values.taps(domain) & state.tapnames(), state)
+    domain = Domain(xml)
+    release_all_of(domain.uuid, domain.taps & state.tapnames(), state)
     with state.lock():
-        state.drop_incoming(domain.text_of("name"))
+        state.drop_incoming(domain.name)
 
 
 def release_all_of(uuid: str, named: set[str], state: State) -> None:

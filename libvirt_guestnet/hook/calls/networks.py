@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, forwards, reservations
-from libvirt_guestnet.hook.read import network_policy, port_policy, xmlread
+from libvirt_guestnet.hook.read import network_receipts, port_receipts
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
@@ -17,9 +18,9 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
     from libvirt_guestnet.carriers import registry  # not for a domain's hook, which imports this module, too
 
     network = _network(hook_data)
-    network_policy.check_kind(network)
+    network_receipts.check_kind(network)
     registry.prepare(network)
-    if network_policy.forwards_ipv6(network):
+    if network_receipts.forwards_ipv6(network):
         from libvirt_guestnet.datapath.routing import gateway
 
         gateway.keep_learning()
@@ -35,7 +36,7 @@ def remember_network(hook_data: xmlread.Node, state: State) -> None:
 def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
     """Writes the network's receipt. Whether something changed; the bridge guard is to be settled then."""
     network = _network(hook_data)
-    name, receipt = network.text_of("name"), network_policy.network_receipt(network)
+    name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
     before = state.sound_network(name)
@@ -59,7 +60,7 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
     from libvirt_guestnet.carriers import registry
 
     kept = registry.receipt(receipt, network)
-    ours = kept.made_bridge or network_policy.is_libvirts_bridge(network)
+    ours = kept.made_bridge or network_receipts.is_libvirts_bridge(network)
     return kept._replace(managed=kept.guarded and ours and bool(kept.bridge))
 
 
@@ -97,7 +98,7 @@ def forget(name: str, state: State) -> None:
         state.drop_network(name)
         bridge_guard.settle_pending(state, hold)
         if receipt.guarded and receipt.bridge:
-            links = {port_policy.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
+            links = {port_receipts.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
             nft("".join(map(forgotten, sorted(links - segments(state)))), hold)
         forwards.try_to_settle(state, hold)
 

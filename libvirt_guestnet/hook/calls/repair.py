@@ -1,4 +1,4 @@
-"""After the daemon has restarted: one process repairs all guests, and nobody waits for it.
+"""After the daemon has restarted: one process repairs all guests, and nobody waits for it (decision 26).
 
 `reconnect` comes for every running guest at once; libvirt waits for each call, and would kill the guest if it failed.
 So the hook only leaves the guest's name in a spool and, unless it runs already, starts this process, which has
@@ -17,7 +17,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.calls.domain import Told, keep, repair_all
-from libvirt_guestnet.hook.enforce import reachability
+from libvirt_guestnet.hook.enforce import bridge_guard, reachability
 from libvirt_guestnet.hook.processes import deadline, notes
 from libvirt_guestnet.hook.processes.deadline import Deadline
 from libvirt_guestnet.hook.read import libvirt_records
@@ -139,11 +139,12 @@ def _keep(name: str, when: str) -> None:
 
 def _together(names: list[str]) -> list[str]:
     records = {name: record for name in names if (record := libvirt_records.record(name))}
-    domains = [record.domain for record in records.values()]
-    told = repair_all(domains, _Running(records)) if domains else Told([], [])
+    state = _Running(records)
+    domains = [bridge_guard.joined(record.domain, state) for record in records.values()]
+    told = repair_all(domains, state) if domains else Told([], [])
     for text in (*told.refused, *_news(told.unled)):
         log.complain(text)
-    return [domain.text_of("uuid") for domain in domains]
+    return [domain.uuid for domain in domains]
 
 
 def _news(told: list[str]) -> list[str]:

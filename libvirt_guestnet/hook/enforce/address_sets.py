@@ -17,7 +17,7 @@ from libvirt_guestnet.datapath.routing import gateway
 from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.datapath.run.names import TABLE, check_device
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read.port_policy import Leases, guard_of, segment
+from libvirt_guestnet.hook.read.port_receipts import Leases, guard_of, segment
 from libvirt_guestnet.parse import Address, Prefix, address, ipv4_number, prefix
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt

@@ -1,7 +1,7 @@
 """The bridge guard of this host: which bridges it keeps closed and who passes, as the receipts have it.
 
 A bridge is managed if libvirt or our hook made it for a guarded network. One that was there before has ports of other
-people, which are not ours to cut off.
+people, which are not ours to cut off (decision 29).
 """
 
 from __future__ import annotations
@@ -13,23 +13,28 @@ from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.port import bridge_filter
 from libvirt_guestnet.datapath.run.names import TABLE
 from libvirt_guestnet.datapath.run.nft import NftRefusedError, nft
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Bridges, PortReceipt
+from libvirt_guestnet.xmlread import Node
 
 # All that change something want the state's lock held.
 
 
-def name_networks(domain: Node, state: State) -> None:
-    """Has a NIC that names a managed bridge, or a network of somebody's over it, name the bridge's own network: what
-    may pass there is the same for all. The same for the bridge of a network that insists, whosever that bridge is."""
+def joined(xml: Node, state: State) -> Domain:
+    """A domain, its NICs joined with the networks that count for them.
+
+    For a NIC that names a managed bridge, or a network of somebody's over it, that is the bridge's own network: what
+    may pass there is the same for all. The same for the bridge of a network that insists, whosever that bridge is.
+    """
     known = state.bridges()
     managed = known.networks if known else {}
-    for source in domain.all("devices/interface/source"):
-        bridge, named = source.get("bridge"), source.get("network")
+
+    def name_of(bridge: str, named: str) -> str:
         name = managed.get(bridge, "") or ("" if named or not bridge else state.insisting(bridge))
-        if name and not (named and state.network(named)):
-            source.attributes["network"] = name
+        return name if name and not (named and state.network(named)) else named
+
+    return Domain(xml, state.network, name_of)
 
 
 def closed(state: State) -> Collection[str]:

@@ -13,9 +13,8 @@ from libvirt_guestnet import log, parse
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import RefusedError, Rtnl
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import libvirt_records, values
-from libvirt_guestnet.hook.read.values import attribute
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 # libvirt itself takes the tap of a NIC that moves out of one bridge before it puts it into another.
@@ -31,16 +30,11 @@ class Place(NamedTuple):
     network: str
 
 
-def places(domain: Node) -> list[Place]:
+def places(domain: Domain) -> list[Place]:
     """Where the taps of a running domain's NICs belong; nothing of those that Open vSwitch has."""
-    nics = [nic for nic in domain.all("devices/interface") if nic.one("virtualport") is None]
-    found = [(nic, tap, attribute(nic, "source", "bridge")) for nic in nics for tap in values.taps_of(nic)]
-    return [_place(nic, tap, bridge) for nic, tap, bridge in found if _is_device(tap) and _is_device(bridge)]
-
-
-def _place(nic: Node, tap: str, bridge: str) -> Place:
-    isolated = attribute(nic, "port", "isolated") == "yes"
-    return Place(tap, bridge, isolated, attribute(nic, "source", "network"))
+    mine = [nic for nic in domain.nics if nic.has_tap and nic.virtualport is None]
+    found = [nic for nic in mine if _is_device(nic.tap) and _is_device(nic.bridge)]
+    return [Place(nic.tap, nic.bridge, nic.is_isolated, nic.network) for nic in found]
 
 
 def _is_device(name: str) -> bool:
@@ -56,7 +50,7 @@ def is_off(place: Place) -> bool:
     return not links.master_of(place.tap) and links.is_bridge(place.bridge) and links.index_of(place.tap) > 0
 
 
-def join(domain: Node, state: State) -> None:
+def join(domain: Domain, state: State) -> None:
     """Puts the taps of a domain that are in no bridge back. A network that isolates its ports by now does so with
     those of guests that have run since before. Raises GuestnetError."""
     for place in filter(is_off, places(domain)):
@@ -66,8 +60,9 @@ def join(domain: Node, state: State) -> None:
                 netlink.set_master(tap, bridge)
                 netlink.isolate_port(tap, isolated=place.isolated or _isolates(place.network, state))
         except RefusedError as error:
-            name = domain.text_of("name")
-            raise GuestnetError(f"domain {name!r}: {place.tap} cannot be put into {place.bridge}: {error}") from error
+            raise GuestnetError(
+                f"domain {domain.name!r}: {place.tap} cannot be put into {place.bridge}: {error}"
+            ) from error
 
 
 def _isolates(network: str, state: State) -> bool:
@@ -109,4 +104,4 @@ class Strays:
         except GuestnetError as error:
             self._looks.complain(f"domain {name}: whether its taps are in their bridges is not known: {error}")
             return before
-        return (record.version, tuple(places(record.domain))) if record else None
+        return (record.version, tuple(places(Domain(record.domain)))) if record else None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.netlink import fdb, links
-from libvirt_guestnet.hook.read import xmlread
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
 

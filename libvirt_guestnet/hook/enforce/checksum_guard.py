@@ -21,7 +21,7 @@ from libvirt_guestnet.datapath.port.checksum import Guard, Loaded
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.processes import detached, notes
 from libvirt_guestnet.hook.processes.notes import Promise
-from libvirt_guestnet.hook.read.port_policy import REFUSE
+from libvirt_guestnet.metadata.policy import REFUSE
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
 

@@ -20,23 +20,24 @@ from libvirt_guestnet.hook.enforce import host_routes, lease_forwards
 from libvirt_guestnet.hook.enforce.allow_rules import passages
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.processes.notes import Promise
-from libvirt_guestnet.hook.read import wanted_forwards, xmlread
+from libvirt_guestnet.hook.read import wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model.claims import Claim, clashes
 from libvirt_guestnet.state import serialiser as stored
 from libvirt_guestnet.state.folder import State
 
 
-def claim(domain: xmlread.Node, state: State, whole: bool = True) -> None:
+def claim(domain: Domain, state: State, whole: bool = True) -> None:
     """Records what a domain's ports (if that is not the `whole` of it, some) ask for; not yet active, but for what is
     already.
 
     Raises GuestnetError, with nothing changed, when another guest or the host itself has an address or port of them.
     """
-    wanted = wanted_forwards.ways(domain, state.network)
+    wanted = wanted_forwards.ways(domain)
     known = receipts(state)
     if not (wanted or known):
         return
-    uuid = domain.text_of("uuid")
+    uuid = domain.uuid
     others = [each for each in known if each.uuid != uuid and _there(each)]
     before = {each.tap: each for each in known if each.uuid == uuid}
     check(wanted, others, [each for each in before.values() if each.active])
@@ -61,13 +62,13 @@ def _check_text(wanted: list[Ways]) -> None:
         registry.check(passing)
 
 
-def check_plugged(domain: xmlread.Node, state: State) -> None:
+def check_plugged(domain: Domain, state: State) -> None:
     """Raises GuestnetError when what a NIC that is just being plugged in asks for is taken."""
-    if wanted := wanted_forwards.ways(domain, state.network):
+    if wanted := wanted_forwards.ways(domain):
         _check_text(wanted)
         known = receipts(state)
         # What this NIC has had so far, where it only moves, is its own.
-        mine = domain.text_of("uuid"), wanted[0].mac
+        mine = domain.uuid, wanted[0].mac
         check(wanted, [each for each in known if (each.uuid, each.mac) != mine and _there(each)], [])
 
 

@@ -1,7 +1,7 @@
 """Addresses that guests have by the host's DHCP server, for the forwards that lead to whatever that is.
 
 libvirt writes a bridge's leases down when its server tells of one that came, changed or went, and calls nobody: the
-service hears of the file. A hook, and `guestnet hooks sync`, lead to what is written there by then.
+service hears of the file. A hook, and `guestnet hooks sync`, lead to what is written there by then (decision 50).
 """
 
 from __future__ import annotations

@@ -16,19 +16,18 @@ from libvirt_guestnet.datapath.run.nft import NftRefusedError
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, bridge_ports, checksum_guard, reservations
 from libvirt_guestnet.hook.enforce.address_sets import Numbers
-from libvirt_guestnet.hook.read import port_policy
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.read import port_receipts
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
 
 
-def planned(domain: Node, state: State) -> list[PortReceipt]:
+def planned(domain: Domain, state: State) -> list[PortReceipt]:
     """The receipts of a domain's ports, the trusted ones of closed bridges among them. Raises GuestnetError."""
-    bridge_guard.name_networks(domain, state)
-    return port_policy.port_receipts(domain, state.network, bridge_guard.closed(state))
+    return port_receipts.port_receipts(domain, bridge_guard.closed(state))
 
 
-def wanted(domain: Node, state: State) -> list[PortReceipt]:
+def wanted(domain: Domain, state: State) -> list[PortReceipt]:
     """The same, of taps that are there. Raises GuestnetError."""
     return list(map(_measured, planned(domain, state)))
 
@@ -115,10 +114,10 @@ def _chains(receipt: PortReceipt, state: State, numbers: Numbers = nft.numbers, 
     before, is_new = state.port(receipt.tap), address_sets.is_new(receipt, state)
     given_back = address_sets.given_back(before, numbers, receipt) if before else ""
     if receipt.trusted:
-        held = "".join(f"{line}\n" for line in held_sets.hold(port_policy.guard_of(receipt)))
+        held = "".join(f"{line}\n" for line in held_sets.hold(port_receipts.guard_of(receipt)))
         return given_back + filters.release([receipt.tap]) + held
     leases = reservations.for_itself(address_sets.leases(receipt, numbers), receipt, state)
-    guard = port_policy.guard_of(receipt, leases, is_new)
+    guard = port_receipts.guard_of(receipt, leases, is_new)
     if late and receipt.claims and _is_hosts(receipt, state) and _forgot_claims(receipt, before):
         guard = guard._replace(late=receipt.ifindex)
     return given_back + filters.own(guard, before is None)

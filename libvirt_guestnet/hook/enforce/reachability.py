@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from libvirt_guestnet import log, parse
+from libvirt_guestnet import log, parse, xmlread
 from libvirt_guestnet.datapath.forwards.table import Ways
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
@@ -16,13 +16,14 @@ from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.datapath.routing.announce import announce
 from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
 from libvirt_guestnet.errors import NotLedError
-from libvirt_guestnet.hook.enforce import bridge_ports, forwards, host_routes
+from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, forwards, host_routes
 from libvirt_guestnet.hook.processes import incoming, notes
-from libvirt_guestnet.hook.read import host_routed, libvirt_records, next_hop, wanted_forwards, xmlread
+from libvirt_guestnet.hook.read import host_routed, libvirt_records, next_hop, wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 
-def arrive(domain: xmlread.Node, state: State) -> None:
+def arrive(domain: Domain, state: State) -> None:
     """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
     runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
     wanted, guarded = _wanted(domain, state), _expected(domain, state)
@@ -35,7 +36,7 @@ def arrive(domain: xmlread.Node, state: State) -> None:
     _lead(domain, wanted, state)
 
 
-def arrive_anyway(domain: xmlread.Node, state: State) -> list[str]:
+def arrive_anyway(domain: Domain, state: State) -> list[str]:
     """The same for a guest that runs. What on the host keeps us from leading to it is returned: that is no reason not
     to do all else."""
     try:
@@ -45,48 +46,48 @@ def arrive_anyway(domain: xmlread.Node, state: State) -> list[str]:
     return []
 
 
-def _expected(domain: xmlread.Node, state: State) -> list[str]:
+def _expected(domain: Domain, state: State) -> list[str]:
     """The taps of an expected guest whose bridges wait for it."""
-    return state.taps(domain.text_of("uuid")) if state.incoming(domain.text_of("name")) else []
+    return state.taps(domain.uuid) if state.incoming(domain.name) else []
 
 
-def _tell_bridges(domain: xmlread.Node, state: State) -> None:
-    name = domain.text_of("name")
+def _tell_bridges(domain: Domain, state: State) -> None:
+    name = domain.name
     if state.incoming(name):
         with state.lock():
-            bridge_ports.arrived(name, domain.text_of("uuid"), state)
+            bridge_ports.arrived(name, domain.uuid, state)
 
 
-def _arrived(domain: xmlread.Node, state: State, tap: str) -> None:
-    with notes.promised(state, notes.ARRIVING, domain.text_of("name")):
+def _arrived(domain: Domain, state: State, tap: str) -> None:
+    with notes.promised(state, notes.ARRIVING, domain.name):
         _welcome(domain, state, tap)
 
 
-def _welcome(domain: xmlread.Node, state: State, tap: str) -> None:
+def _welcome(domain: Domain, state: State, tap: str) -> None:
     try:
-        domain = _now(domain)
+        domain = _now(domain, state)
         _tell_bridges(domain, state)
         try:
             published = _lead(domain, _wanted(domain, state), state)
         finally:
             open_ways([domain], state)  # what leads here has to pass other firewalls
     except Exception as error:  # nobody waits, and the guest runs: it can only be said
-        log.complain(f"domain {domain.text_of('name')} has arrived and is not led to: {error}")
+        log.complain(f"domain {domain.name} has arrived and is not led to: {error}")
         return
     incoming.repeat(lambda: announce(published), tap)
 
 
-def _now(domain: xmlread.Node) -> xmlread.Node:
+def _now(domain: Domain, state: State) -> Domain:
     """The domain as it has become while somebody waited for it."""
-    record = libvirt_records.record(domain.text_of("name"))
-    same = record is not None and record.domain.text_of("uuid") == domain.text_of("uuid")
-    return record.domain if record is not None and same else domain
+    record = libvirt_records.record(domain.name)
+    same = record is not None and record.domain.text_of("uuid") == domain.uuid
+    return bridge_guard.joined(record.domain, state) if record is not None and same else domain
 
 
-def _wanted(domain: xmlread.Node, state: State) -> list[Reach]:
+def _wanted(domain: Domain, state: State) -> list[Reach]:
     ports, floating = (
         host_routed.routed_ports(domain),
-        [each for each in wanted_forwards.ways(domain, state.network) if each.floating],
+        [each for each in wanted_forwards.ways(domain) if each.floating],
     )
     ports = [port._replace(table=kernel.table_of(port.vrf)) if port.vrf else port for port in ports]
     vrfs = {port.vrf for port in ports if port.publish} | ({""} if floating else set())
@@ -100,11 +101,11 @@ def _wanted(domain: xmlread.Node, state: State) -> list[Reach]:
     return [*wanted, *next_hop.reaches(domain)]
 
 
-def _lead(domain: xmlread.Node, wanted: list[Reach], state: State) -> list[Published]:
+def _lead(domain: Domain, wanted: list[Reach], state: State) -> list[Published]:
     published = _prepared(wanted)
     try:
         with state.lock():
-            host_routes.lead(domain.text_of("uuid"), wanted, state)
+            host_routes.lead(domain.uuid, wanted, state)
     except NotLedError:
         there = routes.there()
         announce(each for each in published if each in there)
@@ -121,12 +122,12 @@ def _prepared(wanted: list[Reach]) -> list[Published]:
     return published
 
 
-def lead_to_nic(domain: xmlread.Node, tap: str, state: State) -> None:
+def lead_to_nic(domain: Domain, tap: str, state: State) -> None:
     """Leads to a NIC that was plugged in, or has moved, where it is now and nowhere else; `domain` has no other one.
     Wants the lock held. Raises GuestnetError."""
     wanted = _wanted(domain, state)
     published = _prepared(wanted)
-    host_routes.lead(domain.text_of("uuid"), wanted, state, only=tap)
+    host_routes.lead(domain.uuid, wanted, state, only=tap)
     announce(published)
 
 
@@ -160,10 +161,10 @@ def _near(address: str, host: list[HostAddress]) -> list[str]:
     return [name for name in kernel.lans_of(wanted, host) if name][:1]
 
 
-def open_ways(domains: list[xmlread.Node], state: State, force: bool = False) -> None:
+def open_ways(domains: list[Domain], state: State, force: bool = False) -> None:
     """Opens the ways in to guests that are there; `force` for some that were there before, whatever became of the
     kernel's rules meanwhile. Raises GuestnetError."""
-    open_ways_of({domain.text_of("uuid") for domain in domains}, state, force)
+    open_ways_of({domain.uuid for domain in domains}, state, force)
 
 
 def open_ways_of(uuids: set[str], state: State, force: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The VLANs of a domain's taps on VLAN-aware bridges, and of the uplinks they leave through."""
+"""The VLANs of a domain's taps on VLAN-aware bridges, and of the uplinks they leave through (decisions 18, 19)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Mapping
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.hook.read import values, vlan_membership, xmlread
+from libvirt_guestnet.hook.read import vlan_membership
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 # All of these want the state's lock held: hooks of different domains share an uplink.
 
 
-def tag(domain: xmlread.Node, state: State, whole: bool = True) -> None:
+def tag(domain: Domain, state: State, whole: bool = True) -> None:
     """Gives every tap of a domain (or, if that is not the `whole` of it, some) its VLANs, and uplinks those in use now.
 
     Receipts come first, so that a kill leaves nothing unknown. Raises GuestnetError when a VLAN would have no effect.
     """
-    wanted = [
-        port._replace(ifindex=links.index_of(port.tap)) for port in vlan_membership.tap_vlans(domain, state.network)
-    ]
-    present = values.taps(domain)
-    before, uuid = _all(state), domain.text_of("uuid")
+    wanted = [port._replace(ifindex=links.index_of(port.tap)) for port in vlan_membership.tap_vlans(domain)]
+    present = domain.taps
+    before, uuid = _all(state), domain.uuid
     gone = [port for port in before if not links.is_there(port.tap, port.ifindex)]
     known = [p for p in before if p not in gone and p.uuid == uuid and (whole or p.tap in present)]
     for port in wanted:

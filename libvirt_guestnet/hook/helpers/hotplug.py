@@ -3,6 +3,7 @@
 So `port-created` leaves a helper behind that hears of every new device and guards the tap the moment it joins its
 bridge: milliseconds later, where a guest needs a tenth of a second to find its new NIC. The helper is a fork of the
 hook, with everything imported and its rtnetlink socket listening; if it cannot be made, the attach is refused.
+Decision 14 says why nothing simpler does.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from libvirt_guestnet.hook.admission import taps
 from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.processes import detached
 from libvirt_guestnet.hook.processes.notes import Promise
-from libvirt_guestnet.hook.read import libvirt_records, values
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.metadata.attributes import of_child
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Plugging
+from libvirt_guestnet.xmlread import Node
 
 HELPER_SECONDS = 10
 _LOOK_SECONDS = 0.3
@@ -36,8 +39,8 @@ class Plug:
 
     def __init__(self, domain: Node, port: Node, network: str) -> None:
         plug = port.one("plug")
-        self.domain, self.port, self.network = domain, port, network
-        self.uuid, self.mac = domain.text_of("uuid"), _mac(port)
+        self.domain, self.port, self.network = Domain(domain), port, network
+        self.uuid, self.mac = self.domain.uuid, of_child(port, "mac", "address").lower()
         self.portid = port.text_of("uuid")
         self.type = (plug.get("type") if plug else "").removesuffix("-pci")  # of <interface>: hostdev
         self.bridge = plug.get("bridge") if plug else ""
@@ -55,15 +58,16 @@ class Plug:
         devices, domain = Node("devices", {}), Node("domain", {})
         devices.children = [nic]
         told = ("name", "uuid", "metadata") if self._is_told_of(nic) else ("name", "uuid")
-        domain.children = [*(c for c in self.domain.children if c.tag in told), devices]
+        domain.children = [*(c for c in self.domain.xml.children if c.tag in told), devices]
         return domain
 
     def _is_told_of(self, nic: Node) -> bool:
         """Whether what the metadata says of this MAC address is not said of a NIC with a tap that has it already."""
         devices, domain = Node("devices", {}), Node("domain", {})
-        devices.children = [nic, *self.domain.all("devices/interface")]
-        domain.children = [*self.domain.all("metadata"), devices]
-        return values.has_tap(nic) or values.Policies(domain).of(nic) is not None
+        devices.children = [nic, *self.domain.xml.all("devices/interface")]
+        domain.children = [*self.domain.xml.all("metadata"), devices]
+        new = Domain(domain).nics[0]
+        return new.has_tap or new.policy is not None
 
 
 def _qdisc(port: Node) -> str:
@@ -89,11 +93,6 @@ def _plugged(domain: Node, portid: str) -> bool:
     return any(source.get("portid") == portid for source in domain.all("devices/interface/source"))
 
 
-def _mac(port: Node) -> str:
-    mac = port.one("mac")
-    return mac.get("address").lower() if mac else ""
-
-
 class Staying(NamedTuple):
     """The tap of an attached NIC that is on the bridge already, so that none may join it; "" if there is none. `moves`:
     from another network of that bridge."""
@@ -104,18 +103,16 @@ class Staying(NamedTuple):
 
 def staying(found: Plug) -> Staying:
     """Whether there is a NIC of that MAC address which may be the one that libvirt tells of."""
-    for nic in found.domain.all("devices/interface"):
-        for tap in values.taps_of(nic) if _mac(nic) == found.mac else ():
-            if links.is_on(tap, found.bridge):
-                return Staying(tap, values.attribute(nic, "source", "network") != found.network)
+    for nic in found.domain.nics:
+        if nic.mac == found.mac and nic.has_tap and nic.tap and links.is_on(nic.tap, found.bridge):
+            return Staying(nic.tap, nic.network != found.network)
     return Staying()
 
 
 def forget_others(found: Plug, stays: Staying, state: State) -> None:
     """What was left behind for an earlier move of this NIC within the bridge is for nothing any more; not what is for
     another NIC with its MAC address. Wants the lock held."""
-    nics = [nic for nic in found.domain.all("devices/interface") if stays.tap not in values.taps_of(nic)]
-    others = {values.attribute(nic, "source", "portid") for nic in nics}
+    others = {nic.portid for nic in found.domain.nics if not (nic.has_tap and nic.tap == stays.tap)}
     for mark in state.pluggings():
         if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid not in {found.portid, *others}:
             state.drop_plugging(mark.portid)
@@ -127,7 +124,7 @@ Guard = Callable[[str], bool]
 def promised(found: Plug, state: State) -> Promise:
     """Notes that the NIC is being plugged in; of whoever has the promise, which is this process, that it waits."""
     with state.lock():
-        name = found.domain.text_of("name")
+        name = found.domain.name
         state.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
         return Promise(state.plugging_path(found.portid))
 
@@ -170,23 +167,17 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
 def _recorded_tap(found: Plug, state: State) -> str | None:
     """The NIC's tap on libvirt's record; "" while there is none, None if there will be none."""
     try:
-        domain = libvirt_records.running(found.domain.text_of("name"), found.uuid)
+        domain = libvirt_records.running(found.domain.name, found.uuid)
     except GuestnetError:  # it cannot be read now
         return ""
     if domain is None or state.plugging(found.portid) is None:
         return None
-    return next(_taps_of_port(domain, found.portid), "")
+    return next((nic.tap for nic in Domain(domain).nics if nic.portid == found.portid and nic.has_tap), "")
 
 
 def _has_rival(found: Plug, state: State) -> bool:
     """Whether another guest's NIC with its MAC address is being plugged in: no tap tells then whose it is."""
     return any(mark.mac == found.mac and mark.uuid != found.uuid for mark in state.pluggings())
-
-
-def _taps_of_port(domain: Node, portid: str) -> Iterator[str]:
-    for nic in domain.all("devices/interface"):
-        if any(source.get("portid") == portid for source in nic.all("source")):
-            yield from values.taps_of(nic)
 
 
 def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: Staying) -> None:
@@ -202,12 +193,12 @@ def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: St
 
 def _guard_as_recorded(found: Plug) -> None:
     """It is another NIC of that MAC address: the one that was guarded as if it moved does not. Never fails."""
-    repair.repair([found.domain.text_of("name")], "after another NIC with the MAC address of one of its own came")
+    repair.repair([found.domain.name], "after another NIC with the MAC address of one of its own came")
 
 
 def _guarded(tap: str, found: Plug, guard: Guard) -> bool:
     """Whether all is done that can be for a NIC, if it is this one's tap still. Never fails."""
-    name = found.domain.text_of("name")
+    name = found.domain.name
     try:
         return guard(tap)
     except taps.OthersTapError as error:  # that one's guard stays

@@ -16,10 +16,10 @@ from libvirt_guestnet.datapath.run.nft import listed
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import taps
 from libvirt_guestnet.hook.calls import repair
-from libvirt_guestnet.hook.enforce import checksum_guard, port_guard
+from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard, port_guard
 from libvirt_guestnet.hook.processes import notes
-from libvirt_guestnet.hook.read import libvirt_records, values
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Plugging
 
@@ -50,7 +50,7 @@ def left(state: State) -> list[Plugging]:
 
 
 def _see_to(mark: Plugging, state: State) -> None:
-    tap = _tap(mark)
+    tap = _tap(mark, state)
     owner = taps.owner_but(mark.uuid, tap, state)
     if owner:  # that one's guard stays, and its tap up
         log.complain(f"domain {mark.domain}: new NIC {mark.mac} is not guarded: tap {tap} belongs to domain {owner!r}")
@@ -73,16 +73,16 @@ def _guard(tap: str, mark: Plugging, state: State) -> None:
 
 def _is_guarded_early(mark: Plugging, state: State) -> bool:
     """Whether a NIC of another port was guarded for a move within its bridge of which libvirt has nothing on record."""
-    domain = _domain(mark)
-    known = map(state.sound_port, values.taps(domain)) if domain is not None else ()
+    domain = _domain(mark, state)
+    known = map(state.sound_port, domain.taps) if domain is not None else ()
     return any(port.portid == mark.portid and port.uuid == mark.uuid for port in known if port)
 
 
 def _is_done(mark: Plugging, state: State) -> bool:
-    domain = _domain(mark)
+    domain = _domain(mark, state)
     if domain is None:
         return True
-    tap = _tap(mark)
+    tap = _tap(mark, state)
     if not tap:
         return state.plugging_age(mark.portid) > _LOST_SECONDS
     if taps.owner_but(mark.uuid, tap, state):
@@ -90,10 +90,11 @@ def _is_done(mark: Plugging, state: State) -> bool:
     return _is_guarded(tap, mark, state) or not _is_wanted(domain, tap, state)
 
 
-def _domain(mark: Plugging) -> Node | None:
+def _domain(mark: Plugging, state: State) -> Domain | None:
     """What libvirt has on record, if it runs."""
     record = libvirt_records.record(mark.domain)
-    return record.domain if record is not None and record.domain.text_of("uuid") == mark.uuid else None
+    domain = bridge_guard.joined(record.domain, state) if record is not None else None
+    return domain if domain is not None and domain.uuid == mark.uuid else None
 
 
 def _is_guarded(tap: str, mark: Plugging, state: State) -> bool:
@@ -107,17 +108,14 @@ def _is_guarded(tap: str, mark: Plugging, state: State) -> bool:
     )
 
 
-def _tap(mark: Plugging) -> str:
+def _tap(mark: Plugging, state: State) -> str:
     """The NIC's tap, "" until libvirt has it on record."""
-    domain = _domain(mark)
-    for nic in domain.all("devices/interface") if domain is not None else ():
-        source, target = nic.one("source"), nic.one("target")
-        if source is not None and target is not None and source.get("portid") == mark.portid:
-            return target.get("dev")
-    return ""
+    domain = _domain(mark, state)
+    nics = domain.nics if domain is not None else ()
+    return next((nic.tap for nic in nics if nic.portid == mark.portid), "")
 
 
-def _is_wanted(domain: Node, tap: str, state: State) -> bool:
+def _is_wanted(domain: Domain, tap: str, state: State) -> bool:
     try:
         return any(receipt.tap == tap for receipt in port_guard.planned(domain, state))
     except GuestnetError:

@@ -14,23 +14,24 @@ from collections.abc import Callable
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.processes import detached, notes
 from libvirt_guestnet.hook.processes.notes import Promise
-from libvirt_guestnet.hook.read import libvirt_records, xmlread
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 LONGEST_SECONDS = 24 * 3600
 _ALL_PROTOCOLS, _OUTGOING = 0x0003, 4
 
 
-def is_incoming(domain: xmlread.Node) -> bool:
+def is_incoming(domain: Domain) -> bool:
     """Whether libvirt's own record says that the domain is paused for its migration to this host. A guest that was
     restored paused is said to be paused for that, too, but libvirt is at no such job."""
-    status = libvirt_records.status(domain.text_of("name"))
+    status = libvirt_records.status(domain.name)
     if status is None or (status.get("state"), status.get("reason")) != ("paused", "migration"):
         return False
     return any(job.get("async") == "migration in" for job in status.all("job"))
 
 
-def leave_helper(domain: xmlread.Node, taps: list[str], arrive: Callable[[], None], state: State) -> None:
+def leave_helper(domain: Domain, taps: list[str], arrive: Callable[[], None], state: State) -> None:
     """Leaves a process behind that calls `arrive` when the guest runs here; never, if it does not come. None where one
     waits already. Raises OSError or GuestnetError when it cannot be made."""
     turn = _turn(domain, state)
@@ -42,18 +43,18 @@ def leave_helper(domain: xmlread.Node, taps: list[str], arrive: Callable[[], Non
         turn.hand_over()
 
 
-def _turn(domain: xmlread.Node, state: State) -> Promise | None:
+def _turn(domain: Domain, state: State) -> Promise | None:
     """The note that the domain is on its way, and waited for; None while somebody has it."""
-    name = domain.text_of("name")
+    name = domain.name
     with state.lock():
         path = state.incoming_path(name)
         if state.incoming(name) and not notes.is_broken(path):
             return None
-        state.put_incoming(name, domain.text_of("uuid"), waiting=True)
+        state.put_incoming(name, domain.uuid, waiting=True)
         return Promise(path)
 
 
-def _leave(domain: xmlread.Node, taps: list[str], arrive: Callable[[], None], turn: Promise) -> None:
+def _leave(domain: Domain, taps: list[str], arrive: Callable[[], None], turn: Promise) -> None:
     ears = [_ear(tap) for tap in taps]  # they listen from now on: nothing is missed while the helper is made
     why = "wait for the guest's arrival"
     try:
@@ -71,7 +72,7 @@ def _ear(tap: str) -> _socket.socket:
     return ear
 
 
-def _wait(domain: xmlread.Node, taps: list[str], ears: list[_socket.socket], arrive: Callable[[], None]) -> None:
+def _wait(domain: Domain, taps: list[str], ears: list[_socket.socket], arrive: Callable[[], None]) -> None:
     indexes = [links.index_of(tap) for tap in taps]
     poll = select.poll()
     for ear in ears:
@@ -83,8 +84,8 @@ def _wait(domain: xmlread.Node, taps: list[str], ears: list[_socket.socket], arr
             return
 
 
-def _runs(domain: xmlread.Node) -> bool:
-    status = libvirt_records.status(domain.text_of("name"))
+def _runs(domain: Domain) -> bool:
+    status = libvirt_records.status(domain.name)
     return status is not None and status.get("state") == "running"
 
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.hook.read import host_routed, values
+from libvirt_guestnet.hook.read import host_routed
 from libvirt_guestnet.hook.read import wanted_forwards as ways_asked
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model.held_addresses import Asked, single
-from libvirt_guestnet.model.metadata import NAMESPACE
 
 
-def asked(domain: Node, network_of: values.NetworkOf) -> list[Asked]:
+def asked(domain: Domain) -> list[Asked]:
     """All of them. Raises GuestnetError on what cannot be carried out."""
-    owner = f"domain {domain.text_of('name')!r}"
-    found = [*_routed(domain, owner), *_ways(domain, network_of, owner), *_behind(domain, owner)]
-    return [*found, *_bridged(domain, network_of, owner)]
+    owner = f"domain {domain.name!r}"
+    unprobed = {policy.mac for policy, _ in domain.policies() if not policy.probe}
+    found = [*_routed(domain, owner, unprobed), *_ways(domain, owner, unprobed), *_behind(domain, owner)]
+    return [*found, *_bridged(domain, owner)]
 
 
-def _routed(domain: Node, owner: str) -> Iterator[Asked]:
-    unprobed = _unprobed(domain)
-    macs = {values.attribute(nic, "target", "dev"): values.mac_of(nic) for nic in domain.all("devices/interface")}
+def _routed(domain: Domain, owner: str, unprobed: set[str]) -> Iterator[Asked]:
+    macs = {nic.tap: nic.mac for nic in domain.nics}
     for port in host_routed.routed_ports(domain):
         probe = macs[port.tap] not in unprobed
         for ip in port.addresses:
@@ -37,9 +36,8 @@ def _routed(domain: Node, owner: str) -> Iterator[Asked]:
         yield from (Asked(parse.prefix(text), "prefix", owner, port.vrf) for text in port.prefixes)
 
 
-def _ways(domain: Node, network_of: values.NetworkOf, owner: str) -> Iterator[Asked]:
-    unprobed = _unprobed(domain)
-    for ways in ways_asked.ways(domain, network_of):
+def _ways(domain: Domain, owner: str, unprobed: set[str]) -> Iterator[Asked]:
+    for ways in ways_asked.ways(domain):
         for each in ways.floating:
             ip, probe = parse.prefix(each.ip), ways.mac not in unprobed
             yield Asked(ip, "floating address", owner, way=True, published=True, probe=probe)
@@ -47,30 +45,15 @@ def _ways(domain: Node, network_of: values.NetworkOf, owner: str) -> Iterator[As
         yield from (Asked(parse.prefix(at), "forward at", owner, way=True, part=True) for at in ats)
 
 
-def _behind(domain: Node, owner: str) -> Iterator[Asked]:
+def _behind(domain: Domain, owner: str) -> Iterator[Asked]:
     # Not by the routes that they become: a NIC that is still planned is on no bridge yet.
-    for port, _ in values.Policies(domain).pairs():
-        for behind in port.all(f"{NAMESPACE} behind", "|"):
-            yield Asked(values.prefix(behind, "prefix"), "prefix", owner)
+    return (Asked(prefix, "prefix", owner) for policy, _ in domain.policies() for prefix in policy.behind)
 
 
-def _bridged(domain: Node, network_of: values.NetworkOf, owner: str) -> Iterator[Asked]:
+def _bridged(domain: Domain, owner: str) -> Iterator[Asked]:
     """The ports' own addresses on bridges, but for those that the host routes to the guest: they are on none."""
-    unprobed = _unprobed(domain)
-    for port, nic in values.Policies(domain).pairs():
-        mac, bridge = values.mac_of(nic), _bridge(nic, network_of)
-        led = {values.address(each, "ip") for each in port.all(f"{NAMESPACE} floating", "|")}
-        for address in (values.address(each, "ip") for each in port.all(f"{NAMESPACE} address", "|")):
+    for policy, nic in domain.policies():
+        bridge, led = nic.bridge_of_network, {each.ip for each in policy.floating}
+        for address in policy.addresses:
             if bridge and address not in led:
-                yield Asked(single(address), "address", owner, bridge=bridge, probe=mac not in unprobed)
-
-
-def _bridge(nic: Node, network_of: values.NetworkOf) -> str:
-    name = values.attribute(nic, "source", "network")
-    network = network_of(name) if name else None
-    return values.attribute(nic, "source", "bridge") or (network.bridge if network else "")
-
-
-def _unprobed(domain: Node) -> set[str]:
-    """The MAC addresses of ports of which somebody says that no LAN is to be asked."""
-    return {port.get("mac").lower() for port in domain.all(values.DOMAIN_PORT, "|") if port.get("probe") == "no"}
+                yield Asked(single(address), "address", owner, bridge=bridge, probe=policy.probe)

@@ -1,11 +1,11 @@
 """Host-routed ports: what a domain's XML wants to be led to its taps. Pure reading.
 
-Nothing but the domain tells of them: an interface of type ethernet is on no network of libvirt's.
+Nothing but the domain tells of them: an interface of type ethernet is on no network of libvirt's (decision 31).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -14,10 +14,8 @@ from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
 from libvirt_guestnet.datapath.routing.gateway import GATEWAY6, RoutedTap
 from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import values
-from libvirt_guestnet.hook.read.values import attribute
-from libvirt_guestnet.hook.read.xmlread import Node
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
 
 
 class RoutedPort(NamedTuple):
@@ -37,42 +35,26 @@ class RoutedPort(NamedTuple):
 UplinkOf = Callable[[str, RoutedPort], str]  # where an address of the port is published
 
 
-def routed_ports(domain: Node) -> list[RoutedPort]:
+def routed_ports(domain: Domain) -> list[RoutedPort]:
     """Raises GuestnetError on anything that cannot be carried out."""
-    found = ((port, port.one(f"{NAMESPACE} routed", "|"), nic) for port, nic in values.Policies(domain).pairs())
-    return [_routed_port(port, routed, nic) for port, routed, nic in found if routed is not None]
+    found = ((policy, policy.routed, nic) for policy, nic in domain.policies())
+    return [_routed_port(policy, routed, nic) for policy, routed, nic in found if routed is not None]
 
 
-def _routed_port(port: Node, routed: Node, nic: Node) -> RoutedPort:
-    if nic.get("type") != "ethernet":
-        raise GuestnetError(
-            f"interface {port.get('mac')}: a host-routed port is of type 'ethernet', not {nic.get('type')!r}"
-        )
-    addresses = tuple(values.address(each, "ip") for each in port.all(f"{NAMESPACE} address", "|"))
-    prefixes = (values.prefix(each, "prefix") for each in port.all(f"{NAMESPACE} source", "|"))
+def _routed_port(policy: PortPolicy, routed: HostRouted, nic: Nic) -> RoutedPort:
+    if nic.type != "ethernet":
+        raise GuestnetError(f"interface {policy.mac}: a host-routed port is of type 'ethernet', not {nic.type!r}")
     return RoutedPort(
-        tap=parse.device(attribute(nic, "target", "dev")),
-        gateway=_gateway(routed),
-        addresses=addresses,
-        prefixes=tuple(_prefixes(prefixes)),
-        publish=values.word(routed, "publish", "yes", "no") != "no",
-        device=values.optional_device(routed, "device"),
-        table=values.number(routed, "table", (1 << 32) - 1) if routed.get("table") else MAIN_TABLE,
-        vrf=values.optional_device(routed, "vrf"),
+        tap=parse.device(nic.tap),
+        gateway=routed.gateway,
+        addresses=policy.addresses,
+        # "Anywhere" is what a router may send from; the host's default route is not the guest's.
+        prefixes=tuple(str(prefix) for prefix in policy.sources if prefix.prefixlen),
+        publish=routed.publish,
+        device=routed.device,
+        table=routed.table or MAIN_TABLE,
+        vrf=routed.vrf,
     )
-
-
-def _prefixes(sources: Iterable[parse.Prefix]) -> Iterator[str]:
-    for prefix in sources:
-        if prefix.prefixlen:  # "anywhere" is what a router may send from; the host's default route is not the guest's
-            yield str(prefix)
-
-
-def _gateway(routed: Node) -> IPv4Address:
-    gateway = values.address(routed, "gateway")
-    if isinstance(gateway, IPv4Address):
-        return gateway
-    raise GuestnetError(f"metadata: gateway {str(gateway)!r} is no IPv4 address; for IPv6 it is {GATEWAY6} always")
 
 
 def gateways(port: RoutedPort) -> RoutedTap:
@@ -82,7 +64,7 @@ def gateways(port: RoutedPort) -> RoutedTap:
     return RoutedTap(port.tap, tuple(gateway for version, gateway in found if version in versions), port.vrf)
 
 
-def reach(domain: Node, port: RoutedPort, uplink_of: UplinkOf) -> Reach:
+def reach(domain: Domain, port: RoutedPort, uplink_of: UplinkOf) -> Reach:
     """What leads to the port. Raises GuestnetError when no uplink is found for an address that has to be published."""
     routes = [Route(f"{ip}/{ip.max_prefixlen}", port.tap, table=port.table) for ip in port.addresses]
     for prefix in port.prefixes:
@@ -91,8 +73,8 @@ def reach(domain: Node, port: RoutedPort, uplink_of: UplinkOf) -> Reach:
     published = [Published(str(ip), uplink_of(str(ip), port)) for ip in port.addresses] if port.publish else []
     return Reach(
         tap=port.tap,
-        uuid=domain.text_of("uuid"),
-        domain=domain.text_of("name"),
+        uuid=domain.uuid,
+        domain=domain.name,
         routes=tuple(routes),
         published=tuple(published),
         gateway=str(port.gateway) if any(ip.version == 4 for ip in port.addresses) else "",

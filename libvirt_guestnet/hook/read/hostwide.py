@@ -1,7 +1,7 @@
 """What this host's administrator wants of every domain, as the hooks read it.
 
 `guestnet hooks install` and `hooks sync` write it from /etc/libvirt-guestnet/host.yaml, since hooks open no YAML; where
-nothing is asked for there is no file, and it costs nothing.
+nothing is asked for there is no file, and it costs nothing (decision 46).
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from libvirt_guestnet.hook.read import values, xmlread
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.xmlread import Node
 
 # Not there yet when a domain starts, there when a NIC is plugged in.
 STATUS = "/run/libvirt/qemu/{}.xml"
@@ -87,5 +88,5 @@ def running(name: str, uuid: str) -> Node | None:
 def port_of(name: str, uuid: str, tap: str) -> str:
     """The UUID of the port that libvirt has on record for a running domain's tap, "" if none."""
     domain = running(name, uuid)
-    nics = domain.all("devices/interface") if domain is not None else ()
-    return next((values.attribute(nic, "source", "portid") for nic in nics if tap in values.taps_of(nic)), "")
+    nics = Domain(domain).nics if domain is not None else ()
+    return next((nic.portid for nic in nics if nic.has_tap and nic.tap == tap), "")

@@ -5,44 +5,32 @@ from __future__ import annotations
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.routing.routes import Reach, Route
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import values
-from libvirt_guestnet.hook.read.values import attribute, tap_of
-from libvirt_guestnet.hook.read.xmlread import Node
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.metadata.policy import PortPolicy
 
 
-def reaches(domain: Node) -> list[Reach]:
+def reaches(domain: Domain) -> list[Reach]:
     """For each port with prefixes behind it the host's routes to them, by way of the port's address.
 
     Raises GuestnetError on anything that cannot be carried out.
     """
-    pairs = values.Policies(domain).pairs()
-    return [_reach(domain, port, nic) for port, nic in pairs if port.one(f"{NAMESPACE} behind", "|") is not None]
+    return [_reach(domain, policy, nic) for policy, nic in domain.policies() if policy.behind]
 
 
-def _reach(domain: Node, port: Node, nic: Node) -> Reach:
-    bridge = attribute(nic, "source", "bridge")
-    if not bridge:
-        raise GuestnetError(f"interface {port.get('mac')}: it is on no bridge that the host could route through")
-    prefixes = [_prefix(each) for each in port.all(f"{NAMESPACE} behind", "|")]
+def _reach(domain: Domain, policy: PortPolicy, nic: Nic) -> Reach:
+    if not nic.bridge:
+        raise GuestnetError(f"interface {policy.mac}: it is on no bridge that the host could route through")
+    bridge = parse.device(nic.bridge)
     return Reach(
-        tap=parse.device(tap_of(domain, nic, port.get("mac"))),
-        uuid=domain.text_of("uuid"),
-        domain=domain.text_of("name"),
-        routes=tuple(Route(str(prefix), parse.device(bridge), _via(port, prefix)) for prefix in prefixes),
+        tap=parse.device(nic.checked_tap()),
+        uuid=domain.uuid,
+        domain=domain.name,
+        routes=tuple(Route(str(prefix), bridge, _via(policy, prefix)) for prefix in policy.behind),
     )
 
 
-def _via(port: Node, prefix: parse.Prefix) -> str:
-    addresses = [values.address(each, "ip") for each in port.all(f"{NAMESPACE} address", "|")]
-    for address in addresses:
+def _via(policy: PortPolicy, prefix: parse.Prefix) -> str:
+    for address in policy.addresses:
         if address.version == prefix.version:
             return str(address)
-    raise GuestnetError(f"interface {port.get('mac')}: it has no address that {prefix} could be routed to")
-
-
-def _prefix(behind: Node) -> parse.Prefix:
-    prefix = values.prefix(behind, "prefix")
-    if not prefix.prefixlen:
-        raise GuestnetError(f"metadata: {prefix} is behind no guest: the host has a default route of its own")
-    return prefix
+    raise GuestnetError(f"interface {policy.mac}: it has no address that {prefix} could be routed to")

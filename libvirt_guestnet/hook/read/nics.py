@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.hook.read.xmlread import Node
+from libvirt_guestnet.xmlread import Node
 
 # What can be guarded, what cannot, and what needs no guard since nothing that it sends gets anywhere.
 YES, NO, NOTHING = "yes", "no", "nothing to guard"

@@ -17,11 +17,10 @@ from collections.abc import Iterable, Set
 from contextlib import suppress
 from typing import NamedTuple
 
-from libvirt_guestnet import log
+from libvirt_guestnet import log, xmlread
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.datapath.run.nft import listed, sizes_of, tables
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import xmlread
 
 _LIBVIRT, _TABLE = "/run/libvirt", "ip libvirt_network"
 # Those of its iptables backend (5.1 and later): rules of ours and of others name its bridges, too.

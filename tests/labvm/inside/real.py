@@ -14,7 +14,7 @@ from wire import Wire, domain
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.sandbox import Sandbox
 

@@ -12,7 +12,7 @@ import pytest
 
 from libvirt_guestnet.install import apparmor, hook_files
 from libvirt_guestnet.install.apparmor import Confined
-from libvirt_guestnet.model.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 
 PROFILE, LOCAL = Path("/etc/apparmor.d/usr.sbin.libvirtd"), Path("/etc/apparmor.d/local/usr.sbin.libvirtd")
 HOOK = Path("/etc/libvirt/hooks/qemu.d/50-guestnet")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices.subinterface import Subinterface
 from libvirt_guestnet.datapath.devices.vxlan_device import Overlay
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import nics
-from libvirt_guestnet.hook.read.values import address, attribute, device, number, optional_device, prefix, word
-from libvirt_guestnet.hook.read.xmlread import Node
-from libvirt_guestnet.model.metadata import NAMESPACE, REQUIRED, STRICT
+from libvirt_guestnet.metadata import policy, reader
+from libvirt_guestnet.metadata.attributes import address, device, of_child, optional_device
+from libvirt_guestnet.metadata.policy import REQUIRED, STRICT, NetworkPolicy
 from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.xmlread import Node
 
-_MOST_SUBNETS = 64
+T = TypeVar("T")
 
 
 class AwareBridge(NamedTuple):
@@ -38,46 +40,48 @@ class Uplink(NamedTuple):
     device: str
 
 
+@lru_cache(4)
+def network_policy(network: Node) -> NetworkPolicy | None:
+    """What our metadata in a <network> says, or None when it carries none. Raises GuestnetError on bad values."""
+    mark = reader.network_mark(network)
+    return reader.read_network(mark) if mark is not None else None
+
+
 def network_receipt(network: Node) -> NetworkReceipt | None:
     """What a <network> element says, or None when it carries nothing of ours. Raises GuestnetError on bad values."""
-    ours = network.one(f"metadata|{NAMESPACE} network", "|")
-    if ours is None:
+    said, bridge = network_policy(network), network.one("bridge")
+    if said is None:
         return None
     check_kind(network)
-    guarded = word(ours, "guarded", "yes", "no", REQUIRED)
-    privacy = word(ours, "privacy", "yes", "no", STRICT)
-    bridge, subnets = network.one("bridge"), list(ours.all(f"{NAMESPACE} subnet", "|"))
-    if len(subnets) > _MOST_SUBNETS:  # each may talk to each of other routed networks
-        raise GuestnetError(f"metadata: a network may have {_MOST_SUBNETS} subnets at most, not {len(subnets)}")
     return NetworkReceipt(
         name=network.text_of("name"),
-        topology=ours.get("topology"),
-        guarded=guarded != "no",
+        topology=said.topology,
+        guarded=said.guarded != "no",
         bridge=optional_device(bridge, "name") if bridge else "",
-        subnets=tuple(str(prefix(s, "prefix")) for s in subnets),
+        subnets=tuple(str(subnet.prefix) for subnet in said.subnets),
         hosts=tuple(str(address(ip, "address")) for ip in network.all("ip")),
         reservations=tuple(_reservations(network)),
         dynamic=tuple(map(_range, network.all("ip/dhcp/range"))),
-        mac=parse.mac(own) if (own := attribute(network, "mac", "address")) else "",
+        mac=parse.mac(own) if (own := of_child(network, "mac", "address")) else "",
         lease=_longest_lease(network, 4),
         lease6=_longest_lease(network, 6),
-        privacy=privacy == "yes",
-        strict=privacy == STRICT,
-        log=ours.get("log") == "yes",
-        offload=word(ours, "offload", "refuse"),
+        privacy=said.privacy == "yes",
+        strict=said.privacy == STRICT,
+        log=said.log is True,
+        offload=said.offload,
         outside=_outside(network, "route"),
         nat_outside=_outside(network, "nat"),
         isolated=any(port.get("isolated") == "yes" for port in network.all("port")),
         libvirt_fdb=bridge is not None and bridge.get("macTableManager") == "libvirt",
-        required=guarded == REQUIRED,
+        required=said.guarded == REQUIRED,
         announced=tuple(_announced(network)),
     )
 
 
 def check_kind(network: Node) -> None:
     """Raises GuestnetError for a network that insists on guarded ports and gives none that can be."""
-    ours, kind = network.one(f"metadata|{NAMESPACE} network", "|"), nics.of_network(network)
-    if ours is not None and ours.get("guarded") == REQUIRED and kind.guarded != nics.YES:
+    said, kind = network_policy(network), nics.of_network(network)
+    if said is not None and said.guarded == REQUIRED and kind.guarded != nics.YES:
         name = network.text_of("name")
         raise GuestnetError(f"network {name!r} insists on guarded ports, and gives none: {nics.because(kind)}")
 
@@ -145,23 +149,27 @@ def _mac_of(duid: str) -> str:
     return ":".join(octets[-6:]) if octets[:4] == made_of_mac else ""
 
 
+def _carrier(network: Node, kind: type[T]) -> tuple[str, T] | None:
+    """The network's bridge, and what the hook puts under it, where that is of a kind."""
+    said, bridge = network_policy(network), network.one("bridge")
+    if said is None or bridge is None or not isinstance(said.carrier, kind):
+        return None
+    return device(bridge, "name"), said.carrier
+
+
 def uplink(network: Node) -> Uplink | None:
     """The bridge to make for a network of mode bridge whose label is mapped to a NIC, else None."""
-    ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} uplink", "|")
-    bridge = network.one("bridge")
-    if ours is None or bridge is None or ours.get("vlan"):
-        return None
-    return Uplink(device(bridge, "name"), device(ours, "device"))
+    found = _carrier(network, policy.Uplink)
+    return Uplink(found[0], found[1].device) if found and not found[1].vlan else None
 
 
 def subinterface(network: Node) -> Subinterface | None:
     """The bridge and the VLAN of a NIC to make for a network, else None. Raises GuestnetError on bad values."""
-    ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} uplink", "|")
-    bridge = network.one("bridge")
-    if ours is None or bridge is None or not ours.get("vlan"):
+    found = _carrier(network, policy.Uplink)
+    if found is None or not found[1].vlan:
         return None
-    nic, service = device(ours, "device"), ours.get("service") == "yes"
-    return Subinterface(device(bridge, "name"), nic, number(ours, "vlan", 4094), service)
+    bridge, said = found
+    return Subinterface(bridge, said.device, said.vlan, said.service)
 
 
 def is_libvirts_bridge(network: Node) -> bool:
@@ -172,7 +180,7 @@ def is_libvirts_bridge(network: Node) -> bool:
 
 def forwards_ipv6(network: Node) -> bool:
     """Whether libvirt has the host forward IPv6 when one of our networks starts."""
-    ours, forward = network.one(f"metadata|{NAMESPACE} network", "|"), network.one("forward")
+    ours, forward = reader.network_mark(network), network.one("forward")
     routed = forward is not None and (forward.get("mode") or "nat") in ("nat", "route", "open")
     return ours is not None and routed and any(":" in ip.get("address") for ip in network.all("ip"))
 
@@ -182,34 +190,18 @@ _LIBVIRTS_BRIDGE = ("", "nat", "route", "open")
 
 def aware_bridge(network: Node) -> AwareBridge | None:
     """The VLAN-aware bridge of a network, else None. Raises GuestnetError on bad values."""
-    ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} vlan", "|")
-    bridge = network.one("bridge")
-    if ours is None or bridge is None:
+    found = _carrier(network, policy.VlanBridge)
+    if found is None:
         return None
-    return AwareBridge(
-        bridge=device(bridge, "name"),
-        existing=bool(ours.get("label")),
-        tag=number(ours, "tag", 4094) if ours.get("tag") else 0,
-        service=ours.get("service") == "yes",
-        uplink=optional_device(ours, "uplink"),
-    )
+    bridge, said = found
+    return AwareBridge(bridge, bool(said.label), said.tag, said.service, said.uplink)
 
 
 def overlay(network: Node) -> Overlay | None:
     """The bridge and the VXLAN device to make for a network, else None. Raises GuestnetError on bad values."""
-    ours = network.one(f"metadata|{NAMESPACE} network|{NAMESPACE} vxlan", "|")
-    bridge = network.one("bridge")
-    if ours is None or bridge is None:
+    found = _carrier(network, policy.Vxlan)
+    if found is None:
         return None
-    group = (address(ours, "group"),) if ours.get("group") else ()
-    ends = (*group, *(address(remote, "ip") for remote in ours.all(f"{NAMESPACE} remote", "|")))
-    if not ends:
-        raise GuestnetError("metadata: <guestnet:vxlan> has neither a group nor remotes")
-    return Overlay(
-        bridge=device(bridge, "name"),
-        underlay=device(ours, "device"),
-        vni=number(ours, "vni", (1 << 24) - 1),
-        port=number(ours, "port", 65535),
-        mtu=number(ours, "mtu", 65535),
-        ends=ends,
-    )
+    bridge, said = found
+    ends = (*((said.group,) if said.group else ()), *said.remotes)
+    return Overlay(bridge, said.device, said.vni, said.port, said.mtu, ends)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, summarize_address_range
@@ -12,97 +12,91 @@ from libvirt_guestnet.datapath.port.dhcp_requests import usual_addresses
 from libvirt_guestnet.datapath.port.learning import Server
 from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import savi_prefixes, values
-from libvirt_guestnet.hook.read.values import NetworkOf, attribute, tap_of
-from libvirt_guestnet.hook.read.vlan_membership import vlans
-from libvirt_guestnet.hook.read.xmlread import Node
-from libvirt_guestnet.model.metadata import NAMESPACE, STRICT
+from libvirt_guestnet.hook.read import savi_prefixes
+from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.metadata.policy import ANY, NONE, REFUSE, STRICT, PortPolicy, Vlans
 from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.parse import Address, Prefix, address, prefix
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 
 # So many reservations are told to each port of a network; what is more, once to all.
 FEW_RESERVED = 100
-REFUSE = "refuse"  # the one word of `offload`
 
 Leases = tuple[tuple[Address, int], ...]
 
 
-def port_receipts(domain: Node, network_of: NetworkOf, closed: Collection[str] = ()) -> list[PortReceipt]:
-    """The guarded ports of a <domain>, as they must be applied. Raises GuestnetError on anything it cannot guard.
+def port_receipts(domain: Domain, closed: Collection[str] = ()) -> list[PortReceipt]:
+    """The guarded ports of a domain, as they must be applied. Raises GuestnetError on anything it cannot guard.
 
     A NIC's own policy in the domain's metadata wins; without one the defaults of a network that carries our metadata
     apply; a NIC with neither is none of our business. One that is not to be guarded has a receipt too, as trusted,
     where its bridge is among the `closed`.
     """
-    policies = values.Policies(domain)
-    receipts = (_port_receipt(domain, nic, policies, network_of, closed) for nic in domain.all("devices/interface"))
+    receipts = (_port_receipt(domain, nic, closed) for nic in domain.nics)
     return [receipt for receipt in receipts if receipt]
 
 
-def _port_receipt(
-    domain: Node, nic: Node, policies: values.Policies, network_of: NetworkOf, closed: Collection[str]
-) -> PortReceipt | None:
-    mac = attribute(nic, "mac", "address").lower()
-    name = attribute(nic, "source", "network")
-    policy, network = policies.of(nic), network_of(name) if name else None
-    guarded = is_guarded(policy, network)
-    if not guarded and attribute(nic, "source", "bridge") not in closed:
+def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortReceipt | None:
+    if not nic.is_guarded and nic.bridge not in closed:
         return None
-    bare = PortReceipt(
-        tap=tap_of(domain, nic, mac),
-        mac=parse.mac(mac),
-        domain=domain.text_of("name"),
-        uuid=domain.text_of("uuid"),
-        network=name or (policy.get("network") if policy else ""),
-        portid=attribute(nic, "source", "portid"),
-        offload=_offload(policy, network),
-    )
-    bare = _reached(bare, policy) if policy is not None else bare
-    pvid, tagged = vlans(nic, policy) or (0, ())
-    bare = bare._replace(segment=_segment(nic, network, 0 if tagged else pvid or (network.vlan if network else 0)))
-    if not guarded:
+    policy, network = nic.policy, nic.receipt
+    bare = _bare(domain, nic)
+    if not nic.is_guarded:
         return _trusted(bare, policy)
-    if tagged:
-        bare = bare._replace(trunk=tagged, native=pvid > 0, service=network is not None and network.service)
     bare = _served(bare, network) if network else bare
     if policy is not None:
         known = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
         return savi_prefixes.with_claims(known, network, _choice(policy, network))
     if network is None:
         return None
-    return savi_prefixes.with_claims(
-        _with_defaults(_by_network(bare, network), network), network, _choice(None, network)
+    known = _with_defaults(_by_network(bare, network), network)
+    return savi_prefixes.with_claims(known, network, _choice(None, network))
+
+
+def _bare(domain: Domain, nic: Nic) -> PortReceipt:
+    """What holds of a port whatever it may send."""
+    policy, network, vlans = nic.policy, nic.receipt, nic.vlans or Vlans()
+    bare = PortReceipt(
+        tap=nic.checked_tap(),
+        mac=parse.mac(nic.mac),
+        domain=domain.name,
+        uuid=domain.uuid,
+        network=nic.network or (policy.network if policy else ""),
+        portid=nic.portid,
+        offload=_offload(policy, network),
+        segment=_segment(nic, 0 if vlans.tagged else vlans.untagged or (network.vlan if network else 0)),
     )
+    bare = _reached(bare, policy) if policy is not None else bare
+    if not (vlans.tagged and nic.is_guarded):
+        return bare
+    return bare._replace(trunk=vlans.tagged, native=vlans.untagged > 0, service=network is not None and network.service)
 
 
-def _choice(policy: Node | None, network: NetworkReceipt | None) -> bool:
+def _choice(policy: PortPolicy | None, network: NetworkReceipt | None) -> bool:
     """Whether the guest forms no address itself."""
-    said = values.word(policy, "privacy", "yes", "no", STRICT) if policy is not None else ""
-    return said == STRICT if said else network is not None and network.strict
+    if policy is not None and policy.privacy:
+        return policy.privacy == STRICT
+    return network is not None and network.strict
 
 
-def _trusted(bare: PortReceipt, policy: Node | None) -> PortReceipt:
+def _trusted(bare: PortReceipt, policy: PortPolicy | None) -> PortReceipt:
     """It may send anything; what its policy names is nobody else's all the same."""
     if policy is None:
         return bare._replace(trusted=True)
-    owned = tuple(_texts(policy, "address", "ip"))
-    return bare._replace(own=True, trusted=True, owned=owned, pairs=_pairs(policy))
+    return bare._replace(own=True, trusted=True, owned=_singles(policy.addresses), pairs=_pairs(policy))
 
 
-def _reached(bare: PortReceipt, policy: Node) -> PortReceipt:
+def _reached(bare: PortReceipt, policy: PortPolicy) -> PortReceipt:
     """With the addresses for which the host answers on other links."""
-    floating = tuple(_texts(policy, "floating", "ip"))
-    routed = policy.one(f"{NAMESPACE} routed", "|")
-    if routed is None or routed.get("publish") == "no":
+    floating = _singles(each.ip for each in policy.floating)
+    if policy.routed is None or not policy.routed.publish:
         return bare._replace(reached=floating)
-    published = tuple(_texts(policy, "address", "ip"))
-    return bare._replace(reached=(*floating, *published), vrf=values.optional_device(routed, "vrf"))
+    return bare._replace(reached=(*floating, *_singles(policy.addresses)), vrf=policy.routed.vrf)
 
 
-def _offload(policy: Node | None, network: NetworkReceipt | None) -> str:
+def _offload(policy: PortPolicy | None, network: NetworkReceipt | None) -> str:
     """No port's own policy takes back what its network insists on."""
-    said = (values.word(policy, "offload", REFUSE) if policy else "", network.offload if network else "")
+    said = (policy.offload if policy else "", network.offload if network else "")
     return REFUSE if REFUSE in said else ""
 
 
@@ -115,10 +109,9 @@ def _served(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     return bare._replace(served=served, dhcp_mac=network.mac, lease=network.lease, lease6=network.lease6)
 
 
-def _segment(nic: Node, network: NetworkReceipt | None, vlan: int) -> str:
-    bridge = attribute(nic, "source", "bridge") or (network.bridge if network else "")
+def _segment(nic: Nic, vlan: int) -> str:
     with suppress(GuestnetError):  # no name that could be written: nobody keeps account there
-        return segment(parse.device(bridge), vlan)
+        return segment(parse.device(nic.bridge_of_network), vlan)
     return ""
 
 
@@ -127,54 +120,34 @@ def segment(bridge: str, vlan: int) -> str:
     return f"{bridge}/{vlan}" if vlan else bridge
 
 
-def _with_policy(receipt: PortReceipt, policy: Node, network: NetworkReceipt | None) -> PortReceipt:
+def _with_policy(receipt: PortReceipt, policy: PortPolicy, network: NetworkReceipt | None) -> PortReceipt:
     defaulted = _with_defaults(receipt, network) if network else receipt
-    roles = (role.get("name") for role in policy.all(f"{NAMESPACE} role", "|"))
-    receipt = defaulted._replace(
+    return defaulted._replace(
         pairs=_pairs(policy),
-        roles=tuple(role for role in roles if role in ROLES),
-        log=policy.get("log") == "yes" if policy.get("log") else defaulted.log,
+        roles=tuple(role for role in policy.roles if role in ROLES),
+        log=defaulted.log if policy.log is None else policy.log,
+        privacy=policy.privacy == "yes" if policy.privacy else defaulted.privacy,
     )
-    if policy.get("privacy"):
-        return receipt._replace(privacy=policy.get("privacy") == "yes")
-    return receipt
 
 
-def _pairs(policy: Node) -> tuple[tuple[str, str], ...]:
-    return tuple(map(_pair, policy.all(f"{NAMESPACE} pair", "|")))
-
-
-def _pair(pair: Node) -> tuple[str, str]:
-    return values.mac(pair, "mac") if pair.get("mac") else "", str(values.prefix(pair, "prefix"))
+def _pairs(policy: PortPolicy) -> tuple[tuple[str, str], ...]:
+    return tuple((pair.mac, str(pair.prefix)) for pair in policy.pairs)
 
 
 def _with_defaults(receipt: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     return receipt._replace(privacy=network.privacy, log=network.log)
 
 
-def is_guarded(policy: Node | None, network: NetworkReceipt | None) -> bool:
-    """Whether a NIC is to be guarded, by its policy and its network."""
-    if network is not None and network.required:
-        return True
-    if policy is not None:
-        return policy.get("guarded") != "no"
-    return network is not None and network.guarded
-
-
-def _by_policy(bare: PortReceipt, policy: Node, network: NetworkReceipt | None) -> PortReceipt:
+def _by_policy(bare: PortReceipt, policy: PortPolicy, network: NetworkReceipt | None) -> PortReceipt:
     receipt = bare._replace(
-        owned=tuple(_texts(policy, "address", "ip")),
-        routed=tuple(_texts(policy, "source", "prefix")),
-        excluded=tuple(_texts(policy, "onlink", "prefix")),
+        owned=_singles(policy.addresses),
+        routed=tuple(map(str, policy.sources)),
+        excluded=tuple(map(str, policy.onlink)),
     )
-    said = policy.get("addresses")
-    if said == "any":
+    if policy.addressing == ANY:
         return _anything(receipt, network)
-    if said == "none" and not receipt.owned:
+    if policy.addressing == NONE:
         return receipt._replace(bare=True)
-    if said:
-        problem = "is neither none nor any" if said != "none" else "contradicts the port's <guestnet:address>"
-        raise GuestnetError(f"domain {bare.domain!r}: interface {bare.mac}: metadata: addresses={said!r} {problem}")
     if receipt.owned and network is not None:
         return receipt._replace(owned=(*receipt.owned, *_slaac(bare.mac, network, receipt.owned)))
     return receipt if receipt.owned or network is None else _by_network(receipt, network)
@@ -295,6 +268,6 @@ def _prefixes(texts: tuple[str, ...]) -> tuple[Prefix, ...]:
     return tuple(map(prefix, texts))
 
 
-def _texts(node: Node, child: str, attribute: str) -> Iterator[str]:
-    for element in node.all(f"{NAMESPACE} {child}", "|"):
-        yield str(values.prefix(element, attribute))
+def _singles(addresses: Iterable[Address]) -> tuple[str, ...]:
+    """As prefixes of one address each."""
+    return tuple(f"{each}/{each.max_prefixlen}" for each in addresses)
