@@ -18,14 +18,14 @@ from libvirt_guestnet.state.folder import State
 T = TypeVar("T")
 
 
-class Told(NamedTuple):
+class SyncResult(NamedTuple):
     """What a sync has to say: `failures`, and `unled`, which is of the host's and nothing that guestnet could mend."""
 
     failures: list[str]
     unled: list[str]
 
 
-def sync(connection: Connection) -> Told:
+def sync(connection: Connection) -> SyncResult:
     """Does for everything that runs what the hooks would have done, past all failures; returns those.
 
     Raises GuestnetError when libvirt does not answer.
@@ -38,7 +38,7 @@ def sync(connection: Connection) -> Told:
     return told
 
 
-def _sync(connection: Connection) -> Told:
+def _sync(connection: Connection) -> SyncResult:
     known, owners = {receipt.name for receipt in State().networks()}, set(State().owned())
     snapshot = host_snapshot(connection)
     networks = {n.name: tostring(n.live) for n in snapshot.networks if n.live is not None}
@@ -56,7 +56,7 @@ def _sync(connection: Connection) -> Told:
         ),
         _attempt("what nobody needs", lambda active: live.tidy(active, known), set(networks)),
     ]
-    return Told([failure for failure in failures if failure], unled)
+    return SyncResult([failure for failure in failures if failure], unled)
 
 
 def _attempt(what: str, step: Callable[[T], None], argument: T, unled: list[str] | None = None) -> str:

@@ -60,7 +60,7 @@ class Tag(NamedTuple):
     children: tuple[Tag, ...] = ()
 
 
-class Wanted(NamedTuple):
+class CarriedNetwork(NamedTuple):
     """A network of a topology on a host. `tagged` names a port on it that has VLANs of its own, if there is one."""
 
     network: Network
@@ -79,12 +79,12 @@ class Carrier:
     tag = ""
     makes_bridge = False
 
-    def carries(self, wanted: Wanted) -> bool:
+    def carries(self, wanted: CarriedNetwork) -> bool:
         """Whether a network's VLANs are its to carry; the first in the registry that says so does. Raises GuestnetError
         when a label is not mapped."""
         return False
 
-    def declares(self, wanted: Wanted) -> VlanBridge | None:
+    def declares(self, wanted: CarriedNetwork) -> VlanBridge | None:
         """What it says in the network's metadata, where that is about VLANs. Raises GuestnetError for what it cannot
         carry."""
         return None

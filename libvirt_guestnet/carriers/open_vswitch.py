@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from libvirt_guestnet.carriers.contract import Carrier, Labels, Network, Port, Tag, Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier, Tag
 from libvirt_guestnet.errors import GuestnetError
 
 
 class OpenVSwitch(Carrier):
     """Of a network whose label is mapped to ovs:BRIDGE."""
 
-    def carries(self, wanted: Wanted) -> bool:
+    def carries(self, wanted: CarriedNetwork) -> bool:
         return wanted.has_vlans and self.plugs(wanted.network, wanted.hostmap)
 
-    def declares(self, wanted: Wanted) -> None:
+    def declares(self, wanted: CarriedNetwork) -> None:
         if wanted.network.service_vlan:
             raise GuestnetError(
                 f"network {wanted.network.name!r}: libvirt has no service-vlan for Open vSwitch; use a Linux bridge"
             )
 
-    def plugs(self, network: Network, hostmap: Labels) -> bool:
+    def plugs(self, network: Network, hostmap: HostMap) -> bool:
         label = network.physical_network
         return network.mode == "bridge" and label is not None and hostmap.is_ovs(label)
 

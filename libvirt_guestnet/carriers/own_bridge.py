@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Carrier, Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier
 from libvirt_guestnet.hook.read import network_receipts
 from libvirt_guestnet.metadata import policy
 
@@ -17,10 +17,10 @@ class OwnBridge(Carrier):
 
     tag = "vlan"
 
-    def carries(self, wanted: Wanted) -> bool:
+    def carries(self, wanted: CarriedNetwork) -> bool:
         return wanted.has_vlans and wanted.network.mode != "bridge"
 
-    def declares(self, wanted: Wanted) -> policy.VlanBridge:
+    def declares(self, wanted: CarriedNetwork) -> policy.VlanBridge:
         return policy.VlanBridge(wanted.network.vlan or 0, wanted.network.service_vlan)
 
     def begin(self, network: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Carrier, Labels, Network, Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier
 from libvirt_guestnet.carriers.nic import Nic
 from libvirt_guestnet.carriers.open_vswitch import OpenVSwitch
 from libvirt_guestnet.carriers.own_bridge import OwnBridge
@@ -25,12 +25,18 @@ MADE_BRIDGES = frozenset(each.tag for each in ALL if each.makes_bridge)
 _PLAIN = Carrier()
 
 
-def of(wanted: Wanted) -> Carrier:
+def of(wanted: CarriedNetwork) -> Carrier:
     """Who carries the network's VLANs here; the plain one where it has none. Raises GuestnetError as `carries`."""
     return next((each for each in ALL if each.carries(wanted)), _PLAIN) if wanted.has_vlans else _PLAIN
 
 
-def plugged_into(network: Network, hostmap: Labels) -> Carrier:
+def wanted(topology: Topology, network: Network, hostmap: HostMap) -> CarriedNetwork:
+    """A network with what its carrier has to know of the topology."""
+    tagged = next((f"{g.name}.{p.name}" for g, p in topology.ports_on(network.name) if p.vlan or p.trunk), None)
+    return CarriedNetwork(network, hostmap, tagged)
+
+
+def plugged_into(network: Network, hostmap: HostMap) -> Carrier:
     """Into what libvirt itself plugs the network's ports; the plain one for none that it tags for."""
     return next((each for each in ALL if each.plugs(network, hostmap)), _PLAIN)
 

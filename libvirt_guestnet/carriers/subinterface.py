@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork
 from libvirt_guestnet.carriers.nic import Nic
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import network_receipts
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Subinterface(Nic):
     """The NIC's own element says the VLAN, too; the kernel tags what leaves."""
 
-    def carries(self, wanted: Wanted) -> bool:
+    def carries(self, wanted: CarriedNetwork) -> bool:
         return wanted.has_vlans and wanted.hostmap.uplink(wanted.network) is not None
 
-    def declares(self, wanted: Wanted) -> None:
+    def declares(self, wanted: CarriedNetwork) -> None:
         network = wanted.network
         if wanted.tagged:
             raise GuestnetError(

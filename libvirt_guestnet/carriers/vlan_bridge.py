@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from libvirt_guestnet.carriers.contract import Carrier, Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier
 from libvirt_guestnet.hook.read import network_receipts
 from libvirt_guestnet.metadata import policy
 
@@ -19,10 +19,10 @@ class VlanBridge(Carrier):
 
     tag = "vlan"
 
-    def carries(self, wanted: Wanted) -> bool:
+    def carries(self, wanted: CarriedNetwork) -> bool:
         return wanted.has_vlans and wanted.hostmap.uplink(wanted.network) is None
 
-    def declares(self, wanted: Wanted) -> policy.VlanBridge:
+    def declares(self, wanted: CarriedNetwork) -> policy.VlanBridge:
         network, label = wanted.network, wanted.network.physical_network or ""
         uplink = wanted.hostmap.vlan_uplink(label) if label else None
         return policy.VlanBridge(network.vlan or 0, network.service_vlan, label, uplink or "")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.doctor import facts
-from libvirt_guestnet.doctor.judge import FINE, MUST, Row, judge
+from libvirt_guestnet.doctor.judge import FINE, MUST, Finding, judge
 
 
 def doctor(args: Namespace) -> int:
@@ -19,7 +19,7 @@ def doctor(args: Namespace) -> int:
     return 1 if any(row.level == MUST for row in rows) else 0
 
 
-def text(rows: Sequence[Row]) -> str:
+def text(rows: Sequence[Finding]) -> str:
     """What there is to say, a paragraph each; what is fine is only counted."""
     said = [row for row in rows if row.level != FINE]
     lines = [f"{row.level.upper()}: {' '.join(filter(None, (row.check, row.about)))}: {row.found}" for row in said]

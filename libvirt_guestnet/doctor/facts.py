@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from libvirt_guestnet.datapath.firewalls import iptables, registry
-from libvirt_guestnet.datapath.forwards.table import Ways
+from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.doctor import judge
-from libvirt_guestnet.doctor.judge import Asleep, Facts, Network
+from libvirt_guestnet.doctor.judge import Asleep, HostFacts, NetworkFacts
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners
 from libvirt_guestnet.hook.enforce import checksum_guard, forwards, host_routes
@@ -36,11 +36,11 @@ _SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 _BRIDGED = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
 
 
-def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Facts:
+def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> HostFacts:
     """What is so on this host. Raises GuestnetError when a program it asks does not answer."""
     snapshot, unreachable = _snapshot(uri)
     is_root = os.geteuid() == 0
-    facts = Facts(
+    facts = HostFacts(
         libvirt=hook_files.libvirt_version(),
         unreachable=unreachable,
         hooks=tuple(hook_files.status()),
@@ -60,13 +60,15 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Fact
     return _seen_by_root(facts, State()) if is_root else facts
 
 
-def _seen_by_root(facts: Facts, state: State) -> Facts:
+def _seen_by_root(facts: HostFacts, state: State) -> HostFacts:
     from libvirt_guestnet.datapath.netlink.kernel import guarded_taps
 
     active = [way for way in forwards.receipts(state) if way.active]
     reached, untranslated = ({each.bridge for each in found} for found in (active, filter(_untranslated, active)))
     isolated = isolated_ways(active)
-    routed = tuple(Network(tap, tap, "host-routed", frozenset({4, 6}), vrf=vrf) for tap, vrf in _routed_taps(state))
+    routed = tuple(
+        NetworkFacts(tap, tap, "host-routed", frozenset({4, 6}), vrf=vrf) for tap, vrf in _routed_taps(state)
+    )
     guarded = guarded_taps()
     admitted = guarded | {port.tap for port in state.ports() if port.trusted}
     chains = tuple(registry.survey(forwards.to_pass(state)))
@@ -103,11 +105,11 @@ def _offload(state: State) -> str:
         return str(error)
 
 
-def _untranslated(way: Ways) -> bool:
+def _untranslated(way: PortForwards) -> bool:
     return any(floating.via for floating in way.floating)
 
 
-def isolated_ways(active: Sequence[Ways]) -> dict[str, frozenset[int]]:
+def isolated_ways(active: Sequence[PortForwards]) -> dict[str, frozenset[int]]:
     """By bridge, the IP versions of translated ways in to a port of it that the kernel keeps from another one."""
     found: dict[str, frozenset[int]] = {}
     for way in active:
@@ -120,8 +122,8 @@ def isolated_ways(active: Sequence[Ways]) -> dict[str, frozenset[int]]:
 
 
 def _reached(
-    net: Network, reached: set[str], untranslated: set[str], isolated: Mapping[str, frozenset[int]]
-) -> Network:
+    net: NetworkFacts, reached: set[str], untranslated: set[str], isolated: Mapping[str, frozenset[int]]
+) -> NetworkFacts:
     return replace(
         net,
         reached=net.device in reached,
@@ -177,7 +179,7 @@ def _snapshot(uri: str | None) -> tuple[Snapshot, str]:
         return Snapshot(), str(error)
 
 
-def _networks(snapshot: Snapshot) -> Iterator[Network]:
+def _networks(snapshot: Snapshot) -> Iterator[NetworkFacts]:
     """The active networks of ours."""
     for each in snapshot.networks:
         if each.topology is not None and each.live is not None:
@@ -195,11 +197,11 @@ def asleep(snapshot: Snapshot) -> Iterator[Asleep]:
             yield Asleep(each.name, at_boot, now)
 
 
-def _network(state: NetworkState, live: Element) -> Network:
+def _network(state: NetworkState, live: Element) -> NetworkFacts:
     forward = live.find("forward")
     mode = "isolated" if forward is None else forward.get("mode", "nat")
     versions = frozenset(6 if ip.get("family") == "ipv6" else 4 for ip in live.iterfind("ip"))
-    return Network(state.name, state.bridge or "", mode, versions or frozenset({4, 6}))
+    return NetworkFacts(state.name, state.bridge or "", mode, versions or frozenset({4, 6}))
 
 
 def wanted_by(topology: Topology, hostmap: HostMap) -> dict[str, Any]:

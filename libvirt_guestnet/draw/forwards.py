@@ -8,16 +8,16 @@ from libvirt_guestnet.model.network import IPAddress, IPNetwork, Network, Physic
 from libvirt_guestnet.model.topology import Forward, Port, Service, Topology
 
 from .outside import outside, uplink
-from .picture import MODE_TONES, Row, Tone
+from .picture import MODE_TONES, PictureRow, Tone
 
 # Of more values than this in one row only some are shown.
 _MOST = 8
 
 
-def rows(row: str, port: Port, network: Network) -> Iterator[Row]:
+def rows(row: str, port: Port, network: Network) -> Iterator[PictureRow]:
     """The rows under a port's own, whose id is `row`."""
     for number, (label, values, tone) in enumerate(_leads(port, network)):
-        yield Row(f"{row}w{number}", label, tuple(values), tone)
+        yield PictureRow(f"{row}w{number}", label, tuple(values), tone)
 
 
 def _leads(port: Port, network: Network) -> Iterator[tuple[str, list[str], Tone]]:
@@ -39,22 +39,22 @@ def _asked(port: Port) -> dict[str, dict[str, None]]:
     return found
 
 
-def route_rows(ports: Iterable[tuple[Port, Network]]) -> tuple[Row, ...]:
+def route_rows(ports: Iterable[tuple[Port, Network]]) -> tuple[PictureRow, ...]:
     """What the host routes to these ports while their guests run."""
     return _few("r", "routes", [route for port, network in ports for route in _routes(port, network)])
 
 
-def nic_rows(topology: Topology, lan: PhysicalNetwork) -> tuple[Row, ...]:
+def nic_rows(topology: Topology, lan: PhysicalNetwork) -> tuple[PictureRow, ...]:
     """What the host's NIC on a LAN leads to guests: whole addresses that it answers for there, and ports of its own."""
     answers = [f"{ip} → {guest}" for ip, guest, where in _answered(topology) if where is lan]
     forwards = dict.fromkeys(text for text, where in _forwarded(topology) if where is lan)
     return (*_few("a", "answers for", answers), *_few("f", "forwards", list(forwards)))
 
 
-def _few(row: str, label: str, values: list[str]) -> tuple[Row, ...]:
+def _few(row: str, label: str, values: list[str]) -> tuple[PictureRow, ...]:
     """One row of some of the values; none for none."""
     shown = values if len(values) <= _MOST else [*values[: _MOST - 1], f"and {len(values) - _MOST + 1} more"]
-    return (Row(row, label, tuple(shown), Tone.GUEST),) if values else ()
+    return (PictureRow(row, label, tuple(shown), Tone.GUEST),) if values else ()
 
 
 def _routes(port: Port, network: Network) -> Iterator[str]:

@@ -12,7 +12,7 @@ from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy
-from libvirt_guestnet.model.drift import Wrong
+from libvirt_guestnet.model.drift import Drift
 
 Element = etree._Element
 
@@ -189,7 +189,7 @@ class Snapshot:
     devices: frozenset[str] = field(default=frozenset())
     network_metadata: bool = False
     taken: tuple[str, ...] = ()
-    wrong: tuple[Wrong, ...] = ()
+    wrong: tuple[Drift, ...] = ()
     links: Mapping[str, Device] = field(default_factory=dict)
 
     @cached_property

@@ -9,7 +9,7 @@ GUEST, NETWORK, HOST = "guest", "network", "host"
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Drift:
     """Something of a running guest, an active network or the whole host (`kind`; then `owner` is "") that is not so:
     `found` is what is, at `device`, and `do` what mends it. `link` is a word for where a tap is, if it is not up and in
     its bridge."""

@@ -18,7 +18,7 @@ OWN, NEXT_HOP, SERVER, GUEST, WAY = "own", "next hop", "server", "guest", "way"
 own, and one by a way in."""
 
 
-class Held(NamedTuple):
+class HeldAddress(NamedTuple):
     """What somebody has: an address, or of a guest also a prefix. `who` completes "is …", `do` says what to do about
     it; `device` is where it is ("": that does not matter)."""
 
@@ -30,7 +30,7 @@ class Held(NamedTuple):
     device: str = ""
 
 
-class Asked(NamedTuple):
+class RequestedAddress(NamedTuple):
     """What a guest is to have. `what` and `owner` are for messages. `bridge`: it is the guest's own address there.
 
     `way`: it is a way in, `part`: for some ports only. `published`: the host would answer for it on a LAN, on the
@@ -66,7 +66,7 @@ def single(address: Address) -> Prefix:
 
 
 def refusals(
-    asked: Iterable[Asked], held: Iterable[Held], subnets: Iterable[tuple[Prefix, str]] = ()
+    asked: Iterable[RequestedAddress], held: Iterable[HeldAddress], subnets: Iterable[tuple[Prefix, str]] = ()
 ) -> Iterator[Refusal]:
     """One for each thing that cannot be had. `subnets` are those that the host is on, each with its VRF."""
     known, on = list(held), list(subnets)
@@ -76,7 +76,7 @@ def refusals(
             yield refusal(each, met)
 
 
-def refusal(asked: Asked, held: Held) -> Refusal:
+def refusal(asked: RequestedAddress, held: HeldAddress) -> Refusal:
     """The message for the two."""
     text = address_of(held.prefix)
     there = "" if asked.prefix == held.prefix else f", which holds {text},"
@@ -88,14 +88,14 @@ def address_of(prefix: Prefix) -> str:
     return str(prefix.network_address if prefix.prefixlen == prefix.max_prefixlen else prefix)
 
 
-def suspects(asked: Iterable[Asked], held: Iterable[Held]) -> list[Asked]:
+def suspects(asked: Iterable[RequestedAddress], held: Iterable[HeldAddress]) -> list[RequestedAddress]:
     """Guests' own addresses on a bridge that the host routes by. The guest may be that very router: who answers for
     the address while it does not run is another."""
     hops = {(each.prefix, each.device) for each in held if each.kind == NEXT_HOP}
     return [each for each in asked if each.bridge and (each.prefix, each.bridge) in hops]
 
 
-def _meets(asked: Asked, held: Held, subnets: list[tuple[Prefix, str]]) -> bool:
+def _meets(asked: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
     if asked.bridge:
         return (held.kind, held.device, held.prefix) == (OWN, asked.bridge, asked.prefix)
     if asked.vrf != held.vrf or _shared(asked, held):
@@ -103,12 +103,12 @@ def _meets(asked: Asked, held: Held, subnets: list[tuple[Prefix, str]]) -> bool:
     return asked.prefix == held.prefix or (held.kind != SERVER and _captures(asked, held, subnets))
 
 
-def _shared(asked: Asked, held: Held) -> bool:
+def _shared(asked: RequestedAddress, held: HeldAddress) -> bool:
     """Two ways in are judged by their ports (`claims`); and a way in may be at some ports of the host's address."""
     return (asked.way and held.kind == WAY) or (asked.part and held.kind == OWN)
 
 
-def _captures(asked: Asked, held: Held, subnets: list[tuple[Prefix, str]]) -> bool:
+def _captures(asked: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
     """Whether a route to a prefix would lead past who has an address in it, being nearer than the host's subnet."""
     if held.prefix.prefixlen != held.prefix.max_prefixlen or not _within(held.prefix, asked.prefix):
         return False

@@ -17,7 +17,7 @@ from libvirt_guestnet.hook.read import addresses, network_receipts
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedGuest
 from libvirt_guestnet.model import held_addresses
-from libvirt_guestnet.model.held_addresses import Asked, Held
+from libvirt_guestnet.model.held_addresses import HeldAddress, RequestedAddress
 from libvirt_guestnet.plan.forwards import claims_of
 from libvirt_guestnet.state.folder import State
 
@@ -47,7 +47,7 @@ def _listened(wanted: Wanted, snapshot: Snapshot) -> list[str]:
     return []
 
 
-def asked(wanted: Wanted) -> dict[str, list[Asked]]:
+def asked(wanted: Wanted) -> dict[str, list[RequestedAddress]]:
     """By guest, what a topology wants for it."""
     receipts = (network_receipts.network_receipt(_node(each.element)) for each in wanted.networks)
     networks = {receipt.name: receipt for receipt in receipts if receipt}
@@ -69,14 +69,14 @@ def _node(element: etree._Element) -> xmlread.Node:
     return xmlread.parse(etree.tostring(element))
 
 
-def _running(state: State, mine: set[str]) -> list[Held]:
+def _running(state: State, mine: set[str]) -> list[HeldAddress]:
     with suppress(PermissionError):  # only root sees what guests have
         return address_owners.running(state, mine)
     return []
 
 
 def _answered(
-    by_guest: dict[str, list[Asked]], facts: address_owners.Facts, snapshot: Snapshot, state: State
+    by_guest: dict[str, list[RequestedAddress]], facts: address_owners.Facts, snapshot: Snapshot, state: State
 ) -> list[str]:
     new = [
         each

@@ -17,12 +17,12 @@ from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.hook.admission import mtu
 from libvirt_guestnet.hook.services import missing_state
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, source_network, tap
-from libvirt_guestnet.model.drift import GUEST, HOST, NETWORK, SYNC, Wrong
+from libvirt_guestnet.model.drift import GUEST, HOST, NETWORK, SYNC, Drift
 from libvirt_guestnet.plan.devices import narrow_underlay
 from libvirt_guestnet.state.folder import State
 
 
-def wrongs(snapshot: Snapshot, state: State | None = None) -> tuple[Wrong, ...]:
+def wrongs(snapshot: Snapshot, state: State | None = None) -> tuple[Drift, ...]:
     """All of it, of what is ours. Only root can see what the hooks put there. Raises GuestnetError."""
     known = state if state is not None else State() if os.geteuid() == 0 else None
     lacking = _lacking(known) if known else {}
@@ -44,13 +44,13 @@ def _lacking(state: State) -> Mapping[str, list[str]]:
 
 def _of_domain(
     domain: DomainState, ours: set[str], lacking: Mapping[str, list[str]], state: State | None
-) -> Iterator[Wrong]:
+) -> Iterator[Drift]:
     for nic in domain.live.iterfind("devices/interface") if domain.live is not None else ():
         device = tap(nic) or ""
         if links.index_of(device) and (domain.topology is not None or source_network(nic) in ours):
             yield from _of_tap(domain.name, nic, device, state)
             if device in lacking:
-                yield Wrong(GUEST, domain.name, device, f"lacks {', '.join(lacking[device])}")
+                yield Drift(GUEST, domain.name, device, f"lacks {', '.join(lacking[device])}")
 
 
 def _mtu(nic: Element) -> int:
@@ -63,15 +63,15 @@ def _outlets(bridge: str, state: State | None) -> set[str]:
     return mtu.outlets(bridge, state) if state else set()
 
 
-def _of_tap(guest: str, nic: Element, device: str, state: State | None) -> Iterator[Wrong]:
+def _of_tap(guest: str, nic: Element, device: str, state: State | None) -> Iterator[Drift]:
     link, bridge = nic.find("link"), _bridge(nic)
     if bridge:
         yield from _of_place(guest, device, bridge, source_network(nic) or "")
     size, narrow = _mtu(nic), host_devices.outlet(bridge, _outlets(bridge, state)) if bridge else None
     if narrow and size > narrow.mtu:
-        yield Wrong(GUEST, guest, device, too_wide(size, narrow, bridge), f"ip link set {narrow.device} mtu {size}")
+        yield Drift(GUEST, guest, device, too_wide(size, narrow, bridge), f"ip link set {narrow.device} mtu {size}")
     if not links.is_up(device) and (link is None or link.get("state") != "down"):
-        yield Wrong(GUEST, guest, device, "is down", f"ip link set {device} up", link="host down")
+        yield Drift(GUEST, guest, device, "is down", f"ip link set {device} up", link="host down")
 
 
 def _bridge(nic: Element) -> str:
@@ -83,39 +83,39 @@ def _bridge(nic: Element) -> str:
     return ""
 
 
-def _of_place(guest: str, device: str, bridge: str, network: str) -> Iterator[Wrong]:
+def _of_place(guest: str, device: str, bridge: str, network: str) -> Iterator[Drift]:
     master = links.master_of(device)
     if master == bridge or (master and not links.is_bridge(bridge) and links.index_of(bridge)):
         return  # the second: a bridge of Open vSwitch
     if master:
         do = f"ip link set {device} master {bridge}, then {SYNC}"
-        yield Wrong(GUEST, guest, device, f"is in {master} and not in {bridge}", do, link=f"in {master}")
+        yield Drift(GUEST, guest, device, f"is in {master} and not in {bridge}", do, link=f"in {master}")
     elif links.index_of(bridge):
-        yield Wrong(GUEST, guest, device, f"is in no bridge and not in {bridge}", link="no bridge")
+        yield Drift(GUEST, guest, device, f"is in no bridge and not in {bridge}", link="no bridge")
     else:
         do = f"virsh net-start {network}" if network else f"make bridge {bridge}, then {SYNC}"
-        yield Wrong(GUEST, guest, device, f"is in no bridge: {bridge} is gone", do, link="no bridge")
+        yield Drift(GUEST, guest, device, f"is in no bridge: {bridge} is gone", do, link="no bridge")
 
 
-def _of_network(network: NetworkState) -> Iterator[Wrong]:
+def _of_network(network: NetworkState) -> Iterator[Drift]:
     bridge, name = network.bridge or "", network.name
     if network.live is None or not bridge:
         return
     if not links.index_of(bridge):
-        yield Wrong(NETWORK, name, bridge, "is gone", f"virsh net-destroy {name}; virsh net-start {name}")
+        yield Drift(NETWORK, name, bridge, "is gone", f"virsh net-destroy {name}; virsh net-start {name}")
         return
     if not links.is_up(bridge):
-        yield Wrong(NETWORK, name, bridge, "is down", f"ip link set {bridge} up")
+        yield Drift(NETWORK, name, bridge, "is down", f"ip link set {bridge} up")
     there = _addresses(bridge)
     for ip in network.live.iterfind("ip"):
         if ip.get("address") and ip.get("address", "") not in there:
-            yield Wrong(NETWORK, name, bridge, f"lacks {ip.get('address')}", _restart(name))
+            yield Drift(NETWORK, name, bridge, f"lacks {ip.get('address')}", _restart(name))
 
 
-def _of_tunnel(network: NetworkState, live: Element, snapshot: Snapshot) -> Iterator[Wrong]:
+def _of_tunnel(network: NetworkState, live: Element, snapshot: Snapshot) -> Iterator[Drift]:
     if narrow := narrow_underlay(live, snapshot):
         found, _, do = narrow.partition("; ")
-        yield Wrong(NETWORK, network.name, network.bridge or "", found, do)
+        yield Drift(NETWORK, network.name, network.bridge or "", found, do)
 
 
 def _restart(network: str) -> str:
@@ -128,7 +128,7 @@ def _addresses(device: str) -> set[str]:
         return {str(each.address) for each in netlink.addresses(all_scopes=True) if each.ifindex == index}
 
 
-def _of_host(state: State) -> Iterator[Wrong]:
+def _of_host(state: State) -> Iterator[Drift]:
     for receipt in state.networks():
         if receipt.uplink and receipt.bridge and links.index_of(receipt.bridge):
             yield from _of_uplink(receipt.name, receipt.uplink, receipt.bridge)
@@ -136,13 +136,13 @@ def _of_host(state: State) -> Iterator[Wrong]:
     if (state.bridges() or state.settled()) and missing_state.lost(state).others:
         with state.lock():
             yield from (
-                Wrong(HOST, "", "", f"what we have in {each} is missing") for each in missing_state.lost(state).others
+                Drift(HOST, "", "", f"what we have in {each} is missing") for each in missing_state.lost(state).others
             )
 
 
-def _of_uplink(network: str, uplink: str, bridge: str) -> Iterator[Wrong]:
+def _of_uplink(network: str, uplink: str, bridge: str) -> Iterator[Drift]:
     if not links.index_of(uplink):
-        yield Wrong(
+        yield Drift(
             NETWORK,
             network,
             uplink,
@@ -150,6 +150,6 @@ def _of_uplink(network: str, uplink: str, bridge: str) -> Iterator[Wrong]:
             "put the device back, and restart the network",
         )
     elif links.master_of(uplink) != bridge:
-        yield Wrong(NETWORK, network, uplink, f"is not in {bridge}", f"ip link set {uplink} master {bridge}")
+        yield Drift(NETWORK, network, uplink, f"is not in {bridge}", f"ip link set {uplink} master {bridge}")
     elif not links.is_up(uplink):
-        yield Wrong(NETWORK, network, uplink, "is down", f"ip link set {uplink} up")
+        yield Drift(NETWORK, network, uplink, "is down", f"ip link set {uplink} up")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-from libvirt_guestnet.datapath.forwards.table import Ways, version_of
+from libvirt_guestnet.datapath.forwards.table import PortForwards, version_of
 from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.state.serialiser import LEASES
@@ -29,7 +29,7 @@ class WayRow:
         return {"kind": "way", **asdict(self)}
 
 
-def way_rows(domains: Iterable[DomainState], ways: Iterable[Ways]) -> Iterator[WayRow]:
+def way_rows(domains: Iterable[DomainState], ways: Iterable[PortForwards]) -> Iterator[WayRow]:
     """What these domains ask for; `ways` are the hooks' receipts of what the kernel has."""
     opened = {(each.uuid, each.mac): each for each in ways if each.active}
     for domain in domains:
@@ -37,7 +37,7 @@ def way_rows(domains: Iterable[DomainState], ways: Iterable[Ways]) -> Iterator[W
             yield from _of_port(domain, port, opened.get((domain.uuid, port.mac)))
 
 
-def _of_port(domain: DomainState, port: PortPolicy, applied: Ways | None) -> Iterator[WayRow]:
+def _of_port(domain: DomainState, port: PortPolicy, applied: PortForwards | None) -> Iterator[WayRow]:
     place = (domain.topology or "", domain.name, port.name)
     forwards = {(f.protocol, f.at, f.first, f.to, f.to_first) for f in applied.forwards} if applied else set()
     leases = {version_of(f.to): f.to for f in applied.forwards} if applied else {}

@@ -25,7 +25,7 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
     guards = reporting.BridgeGuards(
         bridges, ports, known is not None and bool(known.cannot), {r.name: r for r in state.networks()}
     )
-    checksums = reporting.Offload(
+    checksums = reporting.ChecksumGuards(
         frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.known(state).cannot
     )
     led = Led(tuple(host_routes.receipts(state)), routes.there())

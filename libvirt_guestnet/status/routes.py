@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
-from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, interfaces, tap
 from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
 from libvirt_guestnet.parse import Prefix
@@ -41,8 +41,8 @@ class RouteRow:
 class Led:
     """The hooks' receipts of what leads to guests, and what the kernel has of such things."""
 
-    reaches: tuple[Reach, ...] = ()
-    there: frozenset[Route | Published] = frozenset()
+    reaches: tuple[HostRoutes, ...] = ()
+    there: frozenset[Route | ProxyEntry] = frozenset()
 
 
 NOTHING_LED = Led()
@@ -72,11 +72,11 @@ def route_rows(domains: Iterable[DomainState], led: Led) -> Iterator[RouteRow]:
                 yield _row(domain, port, asked, device, led)
 
 
-def _receipt(domain: DomainState, nic: Element | None, led: Led) -> Reach:
+def _receipt(domain: DomainState, nic: Element | None, led: Led) -> HostRoutes:
     """What leads to a NIC of a domain; a receipt of nothing where there is none."""
     name = "" if nic is None else tap(nic) or ""
     found = (reach for reach in led.reaches if (reach.uuid, reach.tap) == (domain.uuid, name))
-    return next(found, Reach(name, domain.uuid, domain.name))
+    return next(found, HostRoutes(name, domain.uuid, domain.name))
 
 
 def _row(domain: DomainState, port: PortPolicy, asked: _Asked, device: str, led: Led) -> RouteRow:
@@ -91,7 +91,7 @@ def _row(domain: DomainState, port: PortPolicy, asked: _Asked, device: str, led:
         table=f"vrf {asked.vrf}" if asked.vrf else "main" if asked.table == MAIN_TABLE else str(asked.table),
         routed=Route(asked.prefix, device, asked.via, asked.table) in led.there if runs else None,
         uplink=asked.uplink,
-        published=Published(address, asked.uplink) in led.there if runs and asked.publish else None,
+        published=ProxyEntry(address, asked.uplink) in led.there if runs and asked.publish else None,
     )
 
 
@@ -101,7 +101,7 @@ def _device(nic: Element) -> str:
     return ("" if source is None else source.get("bridge", "")) or tap(nic) or ""
 
 
-def _host_routed(port: PortPolicy, reach: Reach, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
+def _host_routed(port: PortPolicy, reach: HostRoutes, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
     routed = port.routed
     if routed is None:
         return
@@ -129,7 +129,7 @@ def _floating(port: PortPolicy, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
             yield _Asked(prefix, via, publish=uplink is not None, uplink=uplink or "")
 
 
-def _table(routed: HostRouted, reach: Reach) -> int:
+def _table(routed: HostRouted, reach: HostRoutes) -> int:
     """That of a VRF is known from what was done."""
     if routed.vrf:
         return next((route.table for route in reach.routes), 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from libvirt_guestnet.datapath.forwards.table import Ways
+from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.datapath.port.port_facts import link_local
@@ -26,7 +26,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     tap,
 )
 from libvirt_guestnet.metadata.policy import ANY, PortPolicy
-from libvirt_guestnet.model.drift import GUEST, NETWORK, Wrong
+from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortReceipt
 from libvirt_guestnet.status.forwards import WayRow, way_rows
@@ -120,7 +120,7 @@ class BridgeGuards:
 
 
 @dataclass(frozen=True)
-class Offload:
+class ChecksumGuards:
     """The checksum guard: taps that lack it, frames that it dropped by tap, and why this host cannot have it, if so."""
 
     lost: frozenset[str] = frozenset()
@@ -140,14 +140,14 @@ def status(
     topology: str | None = None,
     receipt: Callable[[str], PortReceipt | None] | None = None,
     seen: Seen = lambda _tap: None,
-    ways: Iterable[Ways] = (),
+    ways: Iterable[PortForwards] = (),
     *,
     guards: BridgeGuards = BridgeGuards(),
-    offload: Offload = Offload(),
+    offload: ChecksumGuards = ChecksumGuards(),
     led: Led = NOTHING_LED,
     host: HostWide = NOTHING_ASKED,
     plugging: Iterable[Plugging] = (),
-    wrong: Sequence[Wrong] = (),
+    wrong: Sequence[Drift] = (),
 ) -> list[Row]:
     """Every network, port, way in and route to a guest of one topology, or of all, in this order; and every NIC of a
     running domain, also of one that is not ours unless a topology is named, that nothing can guard.
@@ -173,7 +173,7 @@ def _shown(owner: str | None, topology: str | None) -> bool:
     return owner is not None and topology in (None, owner)
 
 
-def _network(state: NetworkState, snapshot: Snapshot, guards: BridgeGuards, wrong: Sequence[Wrong]) -> NetworkRow:
+def _network(state: NetworkState, snapshot: Snapshot, guards: BridgeGuards, wrong: Sequence[Drift]) -> NetworkRow:
     guard = _bridge_guard(state, guards)
     forward = state.current.find("forward")
     return NetworkRow(
@@ -190,7 +190,7 @@ def _network(state: NetworkState, snapshot: Snapshot, guards: BridgeGuards, wron
     )
 
 
-def _said(wrong: Wrong) -> str:
+def _said(wrong: Drift) -> str:
     return f"{wrong.text()}: {wrong.do}"
 
 
@@ -220,8 +220,8 @@ def _ports(
     domain: DomainState,
     receipt: Callable[[str], PortReceipt | None],
     seen: Seen,
-    offload: Offload,
-    wrong: Sequence[Wrong],
+    offload: ChecksumGuards,
+    wrong: Sequence[Drift],
 ) -> Iterator[PortRow]:
     policies = {port.mac: port for port in domain.policies}
     for address, interface in interfaces(domain.current, domain.marked_networks).items():
@@ -258,7 +258,7 @@ def _ports(
         )
 
 
-def _drops(tap: str, found: Guarded | None, offload: Offload) -> dict[str, int]:
+def _drops(tap: str, found: Guarded | None, offload: ChecksumGuards) -> dict[str, int]:
     by_chains, by_offload = found.drops if found else {}, offload.drops.get(tap, 0)
     return {**by_chains, **({OFFLOAD_REASON: by_offload} if by_offload else {})}
 

@@ -13,7 +13,7 @@ from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Por
 from . import addressing, forwards, host_routed, next_hops, routers, vlans
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
-from .kinds import Image, Link
+from .kinds import Image, LinkState
 from .networks import bandwidth
 from .report import Report, shown
 from .scope import HOST, Placed, Scope, Segment
@@ -139,7 +139,7 @@ class Guests:
             sources=routed,
             onlink=onlink,
             default_route=default_route,
-            link_up=value(given.link) is not Link.DOWN,
+            link_up=value(given.link) is not LinkState.DOWN,
             told=tuple(name for name, said in (("link", given.link), ("port", given.isolated)) if said),
             isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
             bandwidth=bandwidth(given.bandwidth, self._report),

@@ -284,7 +284,7 @@ def _read_image(text: str) -> Image:
         raise ValueError(f"{unknown('image', text, list(Image))} ({hint})") from None
 
 
-class Link(StrEnum):
+class LinkState(StrEnum):
     UP = "up"
     DOWN = "down"
 
@@ -316,7 +316,7 @@ PORT_KIND = choice(PortKind, "kind of port")
 ROLE = choice(Role, "role")
 FAMILY = choice(Family, "family")
 IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
-LINK = choice(Link, "link state")
+LINK = choice(LinkState, "link state")
 OFFLOAD = choice(Offload, "answer")
 MTU = integer(576, 9216, "MTU")
 VLAN = integer(1, 4094, "VLAN")

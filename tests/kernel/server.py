@@ -24,9 +24,9 @@ LEASED, LEASED6 = "10.61.1.150", "fd61:1::150"
 RANGES = (ip_network("10.61.1.128/25"), ip_network("fd61:1::100/120"))
 
 
-def server() -> learning.Server:
+def server() -> learning.DhcpServer:
     """What the guard of a port on the bridge is told of it."""
-    return learning.Server("br0", SERVER_MAC, (ip_network(GATEWAY4), ip_network(GATEWAY6)), RANGES)
+    return learning.DhcpServer("br0", SERVER_MAC, (ip_network(GATEWAY4), ip_network(GATEWAY6)), RANGES)
 
 
 class Dnsmasq:

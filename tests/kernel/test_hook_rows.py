@@ -12,8 +12,9 @@ import pytest
 from box import Box
 from test_hook import A1, A2, DATA, DOMAIN, NETWORK, VERSIONS, Hooks, _mac, _ours, _port_call
 
+from libvirt_guestnet.hook.call import VETO
 from libvirt_guestnet.hook.concern import ARRIVALS
-from libvirt_guestnet.hook.lifecycle import TABLE, VETO
+from libvirt_guestnet.hook.lifecycle import TABLE
 from libvirt_guestnet.install import hook_files
 
 NOTHING = sorted(row for row, call in TABLE.items() if call.work is None)

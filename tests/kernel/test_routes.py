@@ -11,12 +11,12 @@ import pytest
 from conftest import ip
 
 from libvirt_guestnet.datapath.routing import routes
-from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import host_routes
 from libvirt_guestnet.state.folder import State
 
-A = Reach(
+A = HostRoutes(
     tap="vme0a",
     uuid="u-a",
     domain="a",
@@ -26,9 +26,9 @@ A = Reach(
         Route("2001:db8::a/128", "vme0a"),
         Route("2001:db8:a::/48", "vme0a", via="2001:db8::a"),
     ),
-    published=(Published("192.0.2.10", "up0"), Published("2001:db8::a", "up0")),
+    published=(ProxyEntry("192.0.2.10", "up0"), ProxyEntry("2001:db8::a", "up0")),
 )
-B = Reach("vme0b", "u-b", "b", (Route("192.0.2.11/32", "vme0b", table=100),), (Published("192.0.2.11", "up0"),))
+B = HostRoutes("vme0b", "u-b", "b", (Route("192.0.2.11/32", "vme0b", table=100),), (ProxyEntry("192.0.2.11", "up0"),))
 
 
 @pytest.fixture
@@ -176,4 +176,4 @@ def test_routes_without_a_receipt_are_found(state: State) -> None:
 
 def test_a_missing_device_is_named(state: State) -> None:
     with pytest.raises(GuestnetError, match="device nothere does not exist on this host"):
-        routes.put(A._replace(published=(Published("192.0.2.10", "nothere"),)))
+        routes.put(A._replace(published=(ProxyEntry("192.0.2.10", "nothere"),)))

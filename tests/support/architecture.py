@@ -26,10 +26,11 @@ def sources(package: Path) -> dict[str, str]:
     return found
 
 
-def imported(tree: Sources, module: str) -> set[str]:
-    """The names that a module imports: of modules in the tree where these are modules, else as written."""
+def imported(tree: Sources, module: str, *, typing: bool = True) -> set[str]:
+    """The names that a module imports: of modules in the tree where these are modules, else as written. Without
+    `typing`, not those that only a type checker sees."""
     found = set()
-    for node in _imports(tree[module]):
+    for node in _imports(tree[module], typing):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         else:
@@ -40,8 +41,16 @@ def imported(tree: Sources, module: str) -> set[str]:
 
 
 @cache
-def _imports(source: str) -> list[ast.Import | ast.ImportFrom]:
-    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+def _imports(source: str, typing: bool) -> list[ast.Import | ast.ImportFrom]:
+    tree = ast.parse(source)
+    checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and _is_for_typing(node.test)]
+    left_out = set() if typing else {id(inner) for node in checked for line in node.body for inner in ast.walk(line)}
+    found = (node for node in ast.walk(tree) if id(node) not in left_out)
+    return [node for node in found if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def _is_for_typing(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def _origin(tree: Sources, module: str, node: ast.ImportFrom) -> str:
@@ -117,7 +126,8 @@ def importers(tree: Sources, name: str) -> list[str]:
 
 def closure(tree: Sources, module: str) -> set[str]:
     """A module and all of the tree that it can come to import, also while its functions run."""
-    arrows, found, left = module_arrows(tree), set[str](), {module}
+    arrows = {each: imported(tree, each, typing=False) & set(tree) for each in tree}
+    found, left = set[str](), {module}
     while left:
         found |= left
         left = set().union(*(arrows[each] for each in left)) - found

@@ -21,7 +21,7 @@ TREE = architecture.sources(PACKAGE)
 ALLOWED = {
     "libvirt": {"libvirtd"},
     "pyroute2": {"datapath.devices", "datapath.netlink"},
-    "lxml": {"apply", "changes", "libvirtd", "plan", "xmlgen"},
+    "lxml": {"apply", "changes", "libvirtd", "metadata", "plan", "xmlgen"},
     "yaml": {"hostmap", "topology"},
     "subprocess": {"cli", "draw", "guest", "install", "lab", "sandbox"},
     "socket": {"datapath.netlink", "guest", "hook.services", "lab", "sandbox"},

@@ -10,7 +10,7 @@ from lxml import etree
 
 from libvirt_guestnet import topology, xmlread
 from libvirt_guestnet.carriers import registry
-from libvirt_guestnet.carriers.contract import Carrier, Labels, Network, Port, Tag, Wanted
+from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier, Tag
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.hook.calls import networks
@@ -18,6 +18,8 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import Element, Snapshot, WantedNetwork
 from libvirt_guestnet.libvirtd.snapshot import Wanted as WantedHost
 from libvirt_guestnet.metadata.policy import NAMESPACE, VlanBridge
+from libvirt_guestnet.model.network import Network
+from libvirt_guestnet.model.topology import Port
 from libvirt_guestnet.plan.devices import device_problems
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt
@@ -44,10 +46,10 @@ class Macsec(Carrier):
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def carries(self, wanted: Wanted) -> bool:
+    def carries(self, wanted: CarriedNetwork) -> bool:
         return True
 
-    def declares(self, wanted: Wanted) -> VlanBridge | None:
+    def declares(self, wanted: CarriedNetwork) -> VlanBridge:
         return VlanBridge(wanted.network.vlan or 0, uplink="eth9")
 
     def plugs(self, network: Network, hostmap: Labels) -> bool:
@@ -95,6 +97,8 @@ def test_what_one_declares_stands_in_the_xml() -> None:
     (element,) = own.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan")
     assert dict(element.attrib) == {"tag": "7", "uplink": "eth9"}
     network, nic = declared("a")
+    (element,) = network.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan")
+    assert dict(element.attrib) == {"uplink": "eth9", "tag": "7"}
     assert [port.find("parameters").get("sci") for port in network.iterfind("virtualport")] == ["1"]  # type: ignore[union-attr]
     assert [port.get("type") for port in nic.iterfind("virtualport")] == ["macsec"]
     plain, _ = declared("plain")

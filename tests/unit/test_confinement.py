@@ -139,7 +139,7 @@ def test_what_cannot_be_allowed_is_refused_and_nothing_changed(
 
 
 def test_doctor_demands_it() -> None:
-    facts = judge.Facts(confined=(apparmor.Confined("libvirtd", "libvirtd", FAR),))
+    facts = judge.HostFacts(confined=(apparmor.Confined("libvirtd", "libvirtd", FAR),))
     (row,) = [row for row in judge.judge(facts) if row.level == judge.MUST]
     assert (row.check, row.about, row.do) == ("hooks", "libvirtd", "guestnet hooks install")
     assert f"AppArmor's profile libvirtd forbids {FAR}" in row.found

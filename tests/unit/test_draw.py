@@ -13,7 +13,7 @@ import pytest
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.draw import FORMATS, VIEWS, draw, graphviz, logical, physical
-from libvirt_guestnet.draw.picture import MUTED, PALETTE, TEXT, Edge, Node, Picture
+from libvirt_guestnet.draw.picture import MUTED, PALETTE, TEXT, Edge, Picture, PictureNode
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
 
@@ -315,7 +315,7 @@ def test_every_edge_ends_at_something_drawn() -> None:
                 assert _ends(edge, nodes), edge
 
 
-def _ends(edge: Edge, nodes: dict[str, Node]) -> bool:
+def _ends(edge: Edge, nodes: dict[str, PictureNode]) -> bool:
     pairs = ((edge.source, edge.source_row), (edge.target, edge.target_row))
     return all(not row or row in {r.id for r in nodes[node].rows} for node, row in pairs)
 

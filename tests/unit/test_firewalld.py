@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from libvirt_guestnet.datapath.firewalls import firewalld, registry
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Passage, Published
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink
 from libvirt_guestnet.datapath.firewalls.contract import Change
 from libvirt_guestnet.datapath.firewalls.firewalld import Firewalld
-from libvirt_guestnet.datapath.routing.routes import Reach, Route
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, Route
 from libvirt_guestnet.datapath.run.program import Output
 from libvirt_guestnet.hook.enforce import forwards
 from libvirt_guestnet.state.folder import State
 
 
-def links(*guests: str) -> list[Link]:
-    return [Link("vme1", ip_network(guest)) for guest in guests]
+def links(*guests: str) -> list[RoutedLink]:
+    return [RoutedLink("vme1", ip_network(guest)) for guest in guests]
 
 
 class Bus:
@@ -43,11 +43,11 @@ class Bus:
 def test_what_is_translated_needs_no_source() -> None:
     guest = ip_network("10.0.1.5/32")
     wanted = [
-        Accept("gn-a", guest, "tcp", (80, 80), Published(None, (8080, 8080))),
+        Accept("gn-a", guest, "tcp", (80, 80), OriginalDestination(None, (8080, 8080))),
         Accept("gn-a", ip_network("198.18.1.60/32")),
         Passage("gn-r", ip_network("10.0.9.0/24"), "up0"),
-        Link("vme1", ip_network("198.18.1.70/32")),
-        Link("vme1", ip_network("fd61::/64")),
+        RoutedLink("vme1", ip_network("198.18.1.70/32")),
+        RoutedLink("vme1", ip_network("fd61::/64")),
     ]
     assert Firewalld().sources(wanted) == ["198.18.1.60", "198.18.1.70", "fd61::/64"]
 
@@ -82,7 +82,7 @@ def test_a_firewalld_that_refuses_keeps_nothing_else_from_coming_back(
     Bus(monkeypatch, refuses="getSources")
     state = State(str(tmp_path))
     with state.lock():
-        state.put_reach(Reach("vme1", "u", "g", (Route("198.18.1.70/32", "vme1"),))._asdict())
+        state.put_reach(HostRoutes("vme1", "u", "g", (Route("198.18.1.70/32", "vme1"),))._asdict())
     monkeypatch.setattr(registry.IPTABLES, "missing", lambda _wanted: ["iptables FORWARD"])
     monkeypatch.setattr(registry.IN_NFTABLES[0], "missing", lambda _wanted: [])
     assert forwards.lost(state) == ["iptables FORWARD"]

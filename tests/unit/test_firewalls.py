@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from libvirt_guestnet.datapath.firewalls import base_chains, iptables, nftables, registry
-from libvirt_guestnet.datapath.firewalls.accepts import Link, Wanted
-from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+from libvirt_guestnet.datapath.firewalls.accepts import RoutedLink, Wanted
+from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.iptables import Iptables
 from libvirt_guestnet.datapath.firewalls.nftables import Nftables
-from libvirt_guestnet.doctor.judge import Facts, Network, judge
+from libvirt_guestnet.doctor.judge import HostFacts, NetworkFacts, judge
 from libvirt_guestnet.errors import GuestnetError
 
-LINK = Link("vme1", ip_network("192.0.2.7"))
+LINK = RoutedLink("vme1", ip_network("192.0.2.7"))
 
 
 class Shorewall(Firewall):
@@ -40,13 +40,15 @@ class Shorewall(Firewall):
     def sources(self, wanted: Sequence[Wanted]) -> list[str]:
         return ["192.0.2.7"]
 
-    def survey(self) -> Iterable[Chain]:
-        return [Chain("shorewall forward", "forward", (4,), "it says so", self.tool, inward=frozenset({"br-web"}))]
+    def survey(self) -> Iterable[RefusingChain]:
+        return [
+            RefusingChain("shorewall forward", "forward", (4,), "it says so", self.tool, inward=frozenset({"br-web"}))
+        ]
 
     def knows(self, wanted: Sequence[Wanted]) -> bool:
         return LINK in wanted
 
-    def advice(self, chain: Chain, guests: Guests) -> str:
+    def advice(self, chain: RefusingChain, guests: Guests) -> str:
         return f"shorewall allow {guests.device}"
 
 
@@ -76,7 +78,7 @@ def test_one_that_is_registered_is_asked_for_everything() -> None:
 
 @pytest.mark.usefixtures("shorewall")
 def test_doctor_gives_its_advice() -> None:
-    facts = Facts(chains=tuple(registry.survey([])), networks=(Network("web", "br-web", "nat", reached=True),))
+    facts = HostFacts(chains=tuple(registry.survey([])), networks=(NetworkFacts("web", "br-web", "nat", reached=True),))
     (row,) = [row for row in judge(facts) if row.check == "firewall" and row.level == "must"]
     assert (row.about, row.do) == ("shorewall forward", "shorewall allow br-web")
 
@@ -94,8 +96,8 @@ def test_a_tenant_of_nftables_is_told_by_its_table(monkeypatch: pytest.MonkeyPat
     base = {"family": "inet", "table": "shorewall", "name": "f", "hook": "forward", "policy": "drop"}
     ours, theirs = {**base, "table": "guestnet"}, {**base, "family": "ip", "table": "filter", "name": "FORWARD"}
     listed: list[tuple[str, dict[str, Any]]] = [("chain", each) for each in (base, ours, theirs)]
-    monkeypatch.setattr(base_chains, "items", lambda *_: listed)
-    monkeypatch.setattr(nftables, "items", lambda *_: [])
+    for module in (base_chains, nftables):
+        monkeypatch.setattr(module, "items", lambda *what: listed if what == ("chains",) else [])
     tenant = Shorewall()
     monkeypatch.setattr(tenant, "refuses_others", refuses)
     found = [(chain.tool, chain.name) for chain in Nftables((tenant,)).survey()]
@@ -105,7 +107,7 @@ def test_a_tenant_of_nftables_is_told_by_its_table(monkeypatch: pytest.MonkeyPat
 def test_every_one_has_a_name_of_its_own_and_advice_for_its_chains() -> None:
     tools = [each.tool for each in registry.surveyed()]
     assert len(set(tools)) == len(tools) == 6
-    chain = Chain("ip6tables FORWARD", "forward", (6,), "its policy is DROP")
+    chain = RefusingChain("ip6tables FORWARD", "forward", (6,), "its policy is DROP")
     advised = {tool for tool in tools if registry.advice(chain._replace(tool=tool), Guests("br-web"))}
     assert advised == set(tools) - {"libvirt"}, "libvirt's tables are surveyed by nobody"
 

@@ -11,10 +11,10 @@ import pytest
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.firewalls import iptables, libvirt_nftables
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Passage, Published
-from libvirt_guestnet.datapath.forwards.table import Floating, Forward, Ways, batch
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink
+from libvirt_guestnet.datapath.forwards.table import Floating, ForwardRule, PortForwards, batch
 from libvirt_guestnet.datapath.port import bridge_filter, filters, learning
-from libvirt_guestnet.datapath.port.learning import Server
+from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
 from libvirt_guestnet.datapath.routing import gateway
 from libvirt_guestnet.datapath.run import culprits, grammar, program
@@ -23,7 +23,7 @@ from libvirt_guestnet.datapath.run.program import RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import address, prefix
 
-SERVER = Server(
+SERVER = DhcpServer(
     "br0",
     "52:54:00:00:00:02",
     (prefix("10.0.0.1"), prefix("fd00::1")),
@@ -47,16 +47,16 @@ PORT = PortGuard(
 )
 PLAIN = PortGuard("vnet0", "52:54:00:00:00:01", (prefix("10.0.0.2"),))
 FORWARDS = (
-    Forward("tcp", 80, 81, "10.0.0.2", 8080, "192.0.2.1", True),
-    Forward("udp", 5000, 5010, "fd00::2", 5000),
-    Forward("udp", 5000, 5010, "10.0.0.2", 5000, "192.0.2.1"),
-    Forward("tcp", 22, 22, "fd00::2", 22),
+    ForwardRule("tcp", 80, 81, "10.0.0.2", 8080, "192.0.2.1", True),
+    ForwardRule("udp", 5000, 5010, "fd00::2", 5000),
+    ForwardRule("udp", 5000, 5010, "10.0.0.2", 5000, "192.0.2.1"),
+    ForwardRule("tcp", 22, 22, "fd00::2", 22),
 )
 FLOATING = (Floating("192.0.2.9", "10.0.0.2"), Floating("fd00:9::9", "fd00:9::9", "fd00::2"))
-WAYS = Ways("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
+WAYS = PortForwards("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
 WANTED = [
-    Accept("br0", prefix("10.0.0.2"), "tcp", (80, 81), Published(prefix("192.0.2.1"), (80, 81))),
-    Accept("br0", prefix("10.0.0.2"), published=Published()),
+    Accept("br0", prefix("10.0.0.2"), "tcp", (80, 81), OriginalDestination(prefix("192.0.2.1"), (80, 81))),
+    Accept("br0", prefix("10.0.0.2"), published=OriginalDestination()),
     Passage("br0", prefix("10.0.0.0/24"), "eth0"),
     Passage("br0", prefix("10.0.0.0/24"), "br1", prefix("10.1.0.0/24")),
 ]
@@ -87,7 +87,7 @@ def test_all_that_is_written_for_nft_passes(text: str) -> None:
     grammar.check_nft(text)
 
 
-IPTABLES = iptables.batch([*WANTED, Link("vnet0", prefix("10.0.0.2"), "vrf1")], ["-P FORWARD DROP"])
+IPTABLES = iptables.batch([*WANTED, RoutedLink("vnet0", prefix("10.0.0.2"), "vrf1")], ["-P FORWARD DROP"])
 IPTABLES_GONE = iptables.batch([], ["-A FORWARD -j GUESTNET-FORWARD", "-A FORWARD -j GUESTNET-ROUTED"])
 
 

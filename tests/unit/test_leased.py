@@ -11,7 +11,7 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import xmlgen, xmlread
-from libvirt_guestnet.datapath.forwards.table import Forward, Ways, claims
+from libvirt_guestnet.datapath.forwards.table import ForwardRule, PortForwards, claims
 from libvirt_guestnet.errors import TopologyError
 from libvirt_guestnet.hook.enforce import address_sets, lease_forwards
 from libvirt_guestnet.hook.read import wanted_forwards
@@ -34,7 +34,7 @@ guests:
   a: {{ {image}ports: [{{ network: {network}, mac: "{mac}", addresses: {addresses},
     forwards: [{{ services: [tcp/8080], to: 80{at} }}] }}] }}
 """
-FOLLOWING = Forward("tcp", 8080, 8080, "lease4", 80)
+FOLLOWING = ForwardRule("tcp", 8080, 8080, "lease4", 80)
 
 
 def text(addresses: str, network: str = "web", image: str = "", at: str = "") -> str:
@@ -79,7 +79,9 @@ def test_two_that_ask_for_one_port_are_refused_whatever_their_leases() -> None:
     other = "  b: { ports: [{ network: web, forwards: [{ services: [tcp/8080] }] }] }\n"
     with pytest.raises(TopologyError, match=r"tcp/8080 is already forwarded to port 'a\.web'"):
         loads(text("dhcp") + other, "t.yaml")
-    assert [str(claim) for claim in claims(Ways("t", MAC, "u", "d", "b", forwards=(FOLLOWING,)))] == ["tcp/8080"]
+    assert [str(claim) for claim in claims(PortForwards("t", MAC, "u", "d", "b", forwards=(FOLLOWING,)))] == [
+        "tcp/8080"
+    ]
 
 
 @pytest.fixture
@@ -105,8 +107,8 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *learnt: str) -> Sta
 def followed(state: State, tmp_path: Path, *addresses: str, mac: str = MAC, left: int = 60) -> list[tuple[str, str]]:
     leases = [{"ip-address": ip, "mac-address": mac, "expiry-time": int(time.time()) + left} for ip in addresses]
     (tmp_path / "br0.status").write_text(json.dumps(leases))
-    fixed = Forward("udp", 53, 53, "10.9.0.7", 53)
-    ways = Ways("t0", MAC, "u", "a", "br0", 1, True, (FOLLOWING, fixed, FOLLOWING._replace(to="lease6")))
+    fixed = ForwardRule("udp", 53, 53, "10.9.0.7", 53)
+    ways = PortForwards("t0", MAC, "u", "a", "br0", 1, True, (FOLLOWING, fixed, FOLLOWING._replace(to="lease6")))
     return [(forward.protocol, forward.to) for forward in lease_forwards.followed(ways, state).forwards]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from libvirt_guestnet.hook.call import REPORT, VETO
 from libvirt_guestnet.hook.concern import CONCERNS
-from libvirt_guestnet.hook.lifecycle import REPORT, TABLE, VETO
+from libvirt_guestnet.hook.lifecycle import TABLE
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs/lifecycle.md").read_text()

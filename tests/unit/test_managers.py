@@ -140,7 +140,7 @@ def test_a_device_that_is_configured_counts_whatever_its_name(host: Host, monkey
 )
 def test_doctor_demands_it(device: str, unmanaged: str, do: str) -> None:
     claim = Claim(device, NETWORKD, "/etc/systemd/network/-all.network")
-    facts = judge.Facts(claims=(claim,), unmanaged=unmanaged)
+    facts = judge.HostFacts(claims=(claim,), unmanaged=unmanaged)
     (row,) = [row for row in judge.judge(facts) if row.level == judge.MUST]
     assert (row.check, row.about) == ("network manager", device)
     assert "systemd-networkd configures it by /etc/systemd/network/-all.network" in row.found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath.forwards.table import Forward, Ways
+from libvirt_guestnet.datapath.forwards.table import ForwardRule, PortForwards
 from libvirt_guestnet.datapath.netlink import kernel, links, present
 from libvirt_guestnet.datapath.run import iptables, nft, program
 from libvirt_guestnet.datapath.run.program import NotInstalledError, Output
@@ -138,7 +138,9 @@ def test_the_service_says_so_once_and_repairs_nothing(
     with state.lock():
         state.put_ports("u", [PortReceipt("vme0", "52:54:00:00:00:01", "g", "u", ifindex=7)])
         state.put_ways(
-            Ways("vme0", "", "u", "g", "gn-one", 7, True, (Forward("tcp", 80, 80, "10.0.0.5", 80),))._asdict()
+            PortForwards(
+                "vme0", "", "u", "g", "gn-one", 7, True, (ForwardRule("tcp", 80, 80, "10.0.0.5", 80),)
+            )._asdict()
         )
     monkeypatch.setattr(watch, "State", lambda: state)
     monkeypatch.setattr(watch.log, "complain", told.append)

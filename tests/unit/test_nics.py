@@ -10,7 +10,7 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import hostmap, xmlread
-from libvirt_guestnet.doctor.judge import MUST, NOTE, Facts, judge
+from libvirt_guestnet.doctor.judge import MUST, NOTE, HostFacts, judge
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import concern
 from libvirt_guestnet.hook.admission import guardable
@@ -266,7 +266,7 @@ def test_a_row_says_what_is_not_guarded_and_whether_that_may_be(
         "refused": refused,
         "device": "nosuch0",
     }
-    (said,) = (each for each in judge(Facts(unguardable=(row,))) if each.check == "ports")
+    (said,) = (each for each in judge(HostFacts(unguardable=(row,))) if each.check == "ports")
     assert (said.level, said.about) == (MUST if refused else NOTE, f"a {MAC}")
     port = {"kind": "port", "guest": "a", "port": "p", "mac": MAC, "running": True, "tap": "nosuch0"}
     unguarded = {

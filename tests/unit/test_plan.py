@@ -21,7 +21,7 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.connection import Connection, connect
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest, WantedNetwork
 from libvirt_guestnet.model.claims import Claim
-from libvirt_guestnet.model.drift import GUEST, NETWORK, Wrong
+from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
 from libvirt_guestnet.plan import addresses
 from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.topology import loads
@@ -558,10 +558,10 @@ def test_a_running_guest_gains_and_loses_nics_live() -> None:
 def test_what_somebody_took_from_a_running_guests_taps_is_a_change() -> None:
     wanted_now = want()
     name = wanted_now.networks[0].name
-    off = Wrong(GUEST, "u", "vme0", "is in no bridge and not in gn-one", link="no bridge")
-    moved = Wrong(GUEST, "u", "vme1", "is in br9 and not in gn-one", "ip link set vme1 master gn-one")
-    bare = Wrong(NETWORK, name, "gn-one", "lacks 10.0.0.1", "restart it")
-    others = (Wrong(GUEST, "x", "vme9", "is down"), Wrong(NETWORK, "y", "br-y", "is gone", "start it"))
+    off = Drift(GUEST, "u", "vme0", "is in no bridge and not in gn-one", link="no bridge")
+    moved = Drift(GUEST, "u", "vme1", "is in br9 and not in gn-one", "ip link set vme1 master gn-one")
+    bare = Drift(NETWORK, name, "gn-one", "lacks 10.0.0.1", "restart it")
+    others = (Drift(GUEST, "x", "vme9", "is down"), Drift(NETWORK, "y", "br-y", "is gone", "start it"))
     made = plan(wanted_now, replace(running(wanted_now), wrong=(off, moved, bare, *others)))
     put_back = [line for line in lines(made) if line.startswith("put back")]
     assert put_back == ["put back guest ports u: vme0 is in no bridge and not in gn-one"]

@@ -6,12 +6,12 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
-from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
-from libvirt_guestnet.model.drift import GUEST, Wrong
+from libvirt_guestnet.model.drift import GUEST, Drift
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 from libvirt_guestnet.status.routes import Led
-from libvirt_guestnet.status.rows import BridgeGuards, Offload, status
+from libvirt_guestnet.status.rows import BridgeGuards, ChecksumGuards, status
 from libvirt_guestnet.status.text import drops_text, status_text
 
 NETWORK = """
@@ -91,9 +91,9 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
 
 
 def test_what_the_kernel_has_otherwise_is_said_not_what_was_asked_for() -> None:
-    off = Wrong(GUEST, "b", "vme1", "is in no bridge and not in gn-vlan1", link="no bridge")
-    bare = Wrong("network", "vlan1", "gn-vlan1", "lacks 10.61.2.254", "find out who takes it")
-    others = Wrong(GUEST, "c", "vme1", "is down")
+    off = Drift(GUEST, "b", "vme1", "is in no bridge and not in gn-vlan1", link="no bridge")
+    bare = Drift("network", "vlan1", "gn-vlan1", "lacks 10.61.2.254", "find out who takes it")
+    others = Drift(GUEST, "c", "vme1", "is down")
     network, first, second = status(snapshot(True), None, receipt, SEEN.get, wrong=(off, bare, others))
     assert network.wrong == ("network 'vlan1': gn-vlan1 lacks 10.61.2.254: find out who takes it",)
     said = "guest 'b': vme1 is in no bridge and not in gn-vlan1: guestnet hooks sync"
@@ -104,11 +104,11 @@ def test_what_the_kernel_has_otherwise_is_said_not_what_was_asked_for() -> None:
 
 
 def test_what_the_checksum_guard_dropped_is_a_reason_among_others() -> None:
-    lacking = Offload(lost=frozenset({"vme1"}), drops={"vme1": 5, "vme9": 1})
+    lacking = ChecksumGuards(lost=frozenset({"vme1"}), drops={"vme1": 5, "vme9": 1})
     _, first, second = status(snapshot(True), None, receipt, SEEN.get, offload=lacking)
     assert (first.offload, first.drops, first.reasons) == ("missing", 12, {"ARP": 3, "ND": 4, "checksum offload": 5})
     assert second.offload == ""  # it is not guarded at all
-    _, first, _ = status(snapshot(True), None, receipt, SEEN.get, offload=Offload(cannot="no BTF"))
+    _, first, _ = status(snapshot(True), None, receipt, SEEN.get, offload=ChecksumGuards(cannot="no BTF"))
     assert first.offload == "kernel cannot"
 
 
@@ -195,12 +195,12 @@ ROUTES = {
     Route("192.0.2.60/32", "gn-dmz"),
 }
 # Not what the XML names: it was written for another host.
-DIRECT, FLOATING = (Published("192.0.2.50", "up0"), Published("2001:db8::50", "up0")), Published("192.0.2.60", "up0")
+DIRECT, FLOATING = (ProxyEntry("192.0.2.50", "up0"), ProxyEntry("2001:db8::50", "up0")), ProxyEntry("192.0.2.60", "up0")
 PUBLISHED = {*DIRECT, FLOATING}
 REACHES = (
-    Reach("vme1", "u-r", "r", published=DIRECT),
-    Reach("vme3", "u-r", "r", published=(FLOATING,)),
-    Reach("vme9", "u-x", "x"),
+    HostRoutes("vme1", "u-r", "r", published=DIRECT),
+    HostRoutes("vme3", "u-r", "r", published=(FLOATING,)),
+    HostRoutes("vme9", "u-x", "x"),
 )
 
 
@@ -236,7 +236,7 @@ def test_what_the_host_routes_to_a_guest_is_told() -> None:
 
 
 def test_routes_that_somebody_took_away_are_told() -> None:
-    rows = routes(Led(REACHES, frozenset(PUBLISHED - {Published("192.0.2.60", "up0")})))
+    rows = routes(Led(REACHES, frozenset(PUBLISHED - {ProxyEntry("192.0.2.60", "up0")})))
     assert {row["routed"] for row in rows.values()} == {False}
     assert {prefix: row["published"] for prefix, row in rows.items() if row["published"] is not None} == {
         "192.0.2.50/32": True,
@@ -252,8 +252,8 @@ def test_routes_in_a_vrf_are_looked_for_in_its_table() -> None:
     inside = [route._replace(table=10) for route in ROUTES if route.device == "vme1"]
     there = frozenset(inside)
     for reach, routed in (
-        (Reach("vme1", "u-r", "r", tuple(inside), vrf="red"), True),
-        (Reach("vme1", "u-r", "r"), False),
+        (HostRoutes("vme1", "u-r", "r", tuple(inside), vrf="red"), True),
+        (HostRoutes("vme1", "u-r", "r"), False),
     ):
         rows = routes(Led((reach,), there), text=text)
         found = {(rows[route.prefix]["table"], rows[route.prefix]["routed"]) for route in inside}

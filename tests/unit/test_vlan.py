@@ -8,7 +8,7 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import xmlgen, xmlread
-from libvirt_guestnet.datapath.devices.subinterface import Subinterface
+from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
 from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans, batch, members
 from libvirt_guestnet.datapath.port.port_facts import Trunk
 from libvirt_guestnet.errors import GuestnetError
@@ -163,18 +163,18 @@ def read_back(element: etree._Element) -> xmlread.Node:
 
 def test_behind_a_nic_a_vlan_has_a_bridge_and_a_subinterface_of_its_own() -> None:
     node = read_back(network_xml(topology(), "eth1"))
-    assert network_receipts.subinterface(node) == Subinterface("gn-lan.100", "eth1", 100)
+    assert network_receipts.subinterface(node) == VlanDevice("gn-lan.100", "eth1", 100)
     assert network_receipts.uplink(node) is None
     assert network_receipts.aware_bridge(node) is None
     service = read_back(network_xml(topology("physical-network: lan, service-vlan: 100"), "eth1"))
-    assert network_receipts.subinterface(service) == Subinterface("gn-lan.100", "eth1", 100, service=True)
+    assert network_receipts.subinterface(service) == VlanDevice("gn-lan.100", "eth1", 100, service=True)
 
 
 def test_a_subinterfaces_name_always_fits() -> None:
-    assert Subinterface("b", "eth1", 100).device == "eth1.100"
-    long = Subinterface("b", "enp130s0f1np1", 4094).device
+    assert VlanDevice("b", "eth1", 100).device == "eth1.100"
+    long = VlanDevice("b", "enp130s0f1np1", 4094).device
     assert len(long) <= 15
-    assert long != Subinterface("b", "enp130s0f1np0", 4094).device
+    assert long != VlanDevice("b", "enp130s0f1np0", 4094).device
 
 
 def test_behind_a_bridge_the_hook_tags_the_taps() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath.forwards.table import Forward, Ways
+from libvirt_guestnet.datapath.forwards.table import ForwardRule, PortForwards
 from libvirt_guestnet.datapath.netlink import links, present
-from libvirt_guestnet.datapath.netlink.present import Chain, Element, index_key, name_key
+from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, name_key
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
-from libvirt_guestnet.datapath.routing.routes import Reach
+from libvirt_guestnet.datapath.routing.routes import HostRoutes
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import forwards, lease_forwards
 from libvirt_guestnet.hook.services import missing_state, watch
@@ -24,7 +24,7 @@ ALL = {"netdev guestnet", "bridge guestnet", "arp guestnet"}
 PORT = PortReceipt("vme0", "52:54:00:00:00:01", "g", "u", ifindex=7)
 GATEWAY = IPv4Address("169.255.30.1")
 CHECKSUM_GUARD = "checksum guard"
-Absent = Sequence[Chain | Element | str]
+Absent = Sequence[ChainKey | ElementKey | str]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
     state = State(str(tmp_path))
     with state.lock():
         state.put_ports("u", [PORT])
-        state.put_reach(Reach("vme0", "u", "g", gateway="169.255.30.1")._asdict())
+        state.put_reach(HostRoutes("vme0", "u", "g", gateway="169.255.30.1")._asdict())
         state.put_bridges(Bridges({"gn-one": "one"}, True, ""))
     return state
 
@@ -61,16 +61,16 @@ def test_every_table_of_ours_is_missed(state: State, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "absent",
     [
-        Chain("netdev guestnet", "tap-vme0", drops=True),
-        Chain("arp guestnet", "input"),
-        Element("arp guestnet", "taps", name_key("vme0")),
-        Element("arp guestnet", "gateways", bytes((169, 255, 30, 1))),
+        ChainKey("netdev guestnet", "tap-vme0", drops=True),
+        ChainKey("arp guestnet", "input"),
+        ElementKey("arp guestnet", "taps", name_key("vme0")),
+        ElementKey("arp guestnet", "gateways", bytes((169, 255, 30, 1))),
         CHECKSUM_GUARD,
     ],
     ids=str,
 )
 def test_what_one_port_lacks_is_missed_for_its_guest(
-    state: State, monkeypatch: pytest.MonkeyPatch, absent: Chain | Element | str
+    state: State, monkeypatch: pytest.MonkeyPatch, absent: ChainKey | ElementKey | str
 ) -> None:
     assert missing(state, monkeypatch, ALL, [absent]) == watch.Lost([], {"vme0": "g"}, [])
 
@@ -78,14 +78,14 @@ def test_what_one_port_lacks_is_missed_for_its_guest(
 @pytest.mark.parametrize(
     "absent",
     [
-        *(Chain("bridge guestnet", hook) for hook in ("prerouting", "input", "forward", "output")),
-        Element("bridge guestnet", "bridges", name_key("gn-one")),
-        Element("bridge guestnet", "ports", index_key(7)),
+        *(ChainKey("bridge guestnet", hook) for hook in ("prerouting", "input", "forward", "output")),
+        ElementKey("bridge guestnet", "bridges", name_key("gn-one")),
+        ElementKey("bridge guestnet", "ports", index_key(7)),
     ],
     ids=str,
 )
 def test_what_the_bridge_guard_lacks_is_missed(
-    state: State, monkeypatch: pytest.MonkeyPatch, absent: Chain | Element
+    state: State, monkeypatch: pytest.MonkeyPatch, absent: ChainKey | ElementKey
 ) -> None:
     assert missing(state, monkeypatch, ALL, [absent]) == watch.Lost([], {}, ["bridge guestnet"])
 
@@ -93,13 +93,15 @@ def test_what_the_bridge_guard_lacks_is_missed(
 def test_a_receipt_of_another_device_or_of_a_trusted_port_wants_no_chain(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain = Chain("netdev guestnet", "tap-vme0", drops=True)
+    chain = ChainKey("netdev guestnet", "tap-vme0", drops=True)
     with state.lock():
         state.put_ports("u", [PORT._replace(trusted=True)])
     assert missing(state, monkeypatch, ALL, [chain]) == watch.NOTHING
     with state.lock():
         state.put_ports("u", [PORT._replace(ifindex=8)])
-    assert missing(state, monkeypatch, ALL, [chain, Element("bridge guestnet", "ports", index_key(7))]) == watch.NOTHING
+    assert (
+        missing(state, monkeypatch, ALL, [chain, ElementKey("bridge guestnet", "ports", index_key(7))]) == watch.NOTHING
+    )
 
 
 def test_only_what_is_needed_is_missed(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +150,7 @@ def test_what_follows_a_lease_is_tried_when_that_changes_and_not_at_every_change
 ) -> None:
     """A try that fails changes rules, which wakes the service."""
     leases, tried = {4: "10.0.0.5"}, []
-    ways_in = Ways("vme0", PORT.mac, "u", "g", "gn-one", 7, True, (Forward("tcp", 80, 80, "lease4", 80),))
+    ways_in = PortForwards("vme0", PORT.mac, "u", "g", "gn-one", 7, True, (ForwardRule("tcp", 80, 80, "lease4", 80),))
 
     def follow(_state: State) -> None:
         tried.append(dict(leases))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _PROTOCOL = {False: 0x8100, True: 0x88A8}
 
 
-class Subinterface(NamedTuple):
+class VlanDevice(NamedTuple):
     """A bridge over VLAN `vlan` of `nic`, with an 802.1ad tag if it is a service VLAN."""
 
     bridge: str
@@ -34,7 +34,7 @@ class Subinterface(NamedTuple):
         return f"v{self.vlan}-{sha256(self.nic.encode()).hexdigest()[:8]}"
 
 
-def ensure_subinterface(wanted: Subinterface, network: str) -> None:
+def ensure_subinterface(wanted: VlanDevice, network: str) -> None:
     """The bridge and the subinterface in it, both ours and up; networks of one VLAN share them.
 
     Raises GuestnetError, with nothing left behind, if anything in the way is not ours or the NIC is missing.
@@ -61,7 +61,7 @@ def ensure_subinterface(wanted: Subinterface, network: str) -> None:
         undo.pop_all()
 
 
-def _add(ipr: IPRoute, wanted: Subinterface, nic: Any, undo: ExitStack) -> None:
+def _add(ipr: IPRoute, wanted: VlanDevice, nic: Any, undo: ExitStack) -> None:
     from pyroute2 import NetlinkError
 
     request = {"vlan_id": wanted.vlan, "vlan_protocol": _PROTOCOL[wanted.service]}
@@ -78,7 +78,7 @@ def _add(ipr: IPRoute, wanted: Subinterface, nic: Any, undo: ExitStack) -> None:
     ipr.link("set", index=link(ipr, wanted.device)["index"], ifalias=ALIAS)
 
 
-def _check_unused(ipr: IPRoute, wanted: Subinterface, nic: Any, network: str) -> None:
+def _check_unused(ipr: IPRoute, wanted: VlanDevice, nic: Any, network: str) -> None:
     """No device of somebody else's stands for the same VLAN of the NIC: of one tag there can be one."""
     for other in ipr.get_links():
         name, data = other.get_attr("IFLA_IFNAME"), other.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")

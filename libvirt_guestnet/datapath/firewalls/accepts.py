@@ -14,7 +14,7 @@ from typing import NamedTuple
 Span = tuple[int, int]
 
 
-class Published(NamedTuple):
+class OriginalDestination(NamedTuple):
     """Where a flow was going before its destination was translated; None stands for any."""
 
     address: IPv4Network | IPv6Network | None = None
@@ -32,7 +32,7 @@ class Accept(NamedTuple):
     guest: IPv4Network | IPv6Network
     protocol: str = ""
     ports: Span | None = None
-    published: Published | None = None
+    published: OriginalDestination | None = None
 
 
 class Passage(NamedTuple):
@@ -47,7 +47,7 @@ class Passage(NamedTuple):
     far: IPv4Network | IPv6Network | None = None
 
 
-class Link(NamedTuple):
+class RoutedLink(NamedTuple):
     """Everything to and from `guest` on a `tap` that only it is on, whoever begins, unless somebody has refused it.
     What comes from a tap in a `vrf` has the VRF as its input device (and its tap still as output device)."""
 
@@ -56,7 +56,7 @@ class Link(NamedTuple):
     vrf: str = ""
 
 
-Wanted = Accept | Passage | Link
+Wanted = Accept | Passage | RoutedLink
 
 
 def span(ports: Span, between: str) -> str:

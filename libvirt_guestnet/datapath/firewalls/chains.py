@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Chain(NamedTuple):
+class RefusingChain(NamedTuple):
     """One chain of the hook `forward` or `input` that refuses whatever nothing in it accepts.
 
     `refuses` says how; `tool` names the firewall whose it is. `ours`: our accepts count in it; `libvirts`: libvirt's

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from libvirt_guestnet.datapath.firewalls.accepts import Wanted
 
 if TYPE_CHECKING:  # each costs a hook half a millisecond
-    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+    from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 Name = Callable[[Wanted], str]
 """Whose something is that has to pass, for messages."""
@@ -62,7 +62,7 @@ class Firewall:
         """The addresses of what is wanted that it has to be told, and to be told when they are gone. Pure."""
         return []
 
-    def survey(self) -> Iterable[Chain]:
+    def survey(self) -> Iterable[RefusingChain]:
         """Its chains that refuse something. Needs root. Raises GuestnetError when a program does not answer."""
         return ()
 
@@ -70,6 +70,6 @@ class Firewall:
         """Whether what is wanted passes its chains, as far as these do not say so."""
         return False
 
-    def advice(self, chain: Chain, guests: Guests) -> str:
+    def advice(self, chain: RefusingChain, guests: Guests) -> str:
         """What a person does so that a chain of its forwards for guests, or takes what they send to the host."""
         return ""

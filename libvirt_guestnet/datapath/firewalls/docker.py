@@ -8,7 +8,7 @@ from libvirt_guestnet.datapath.firewalls import iptables
 from libvirt_guestnet.datapath.firewalls.contract import Firewall
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+    from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 
 class Docker(Firewall):
@@ -17,5 +17,5 @@ class Docker(Firewall):
     tool = "docker"
     marks = ("-N DOCKER-USER",)
 
-    def advice(self, chain: Chain, guests: Guests) -> str:
+    def advice(self, chain: RefusingChain, guests: Guests) -> str:
         return iptables.advice(chain, guests, "DOCKER-USER")

@@ -14,14 +14,14 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Wanted
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, RoutedLink, Wanted
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.datapath.run.nft import tables
 from libvirt_guestnet.errors import GuestnetError
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+    from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 ZONE = "libvirt-routed"
 TABLE = "inet firewalld"
@@ -36,7 +36,7 @@ class Firewalld(Firewall):
 
     def sources(self, wanted: Sequence[Wanted]) -> list[str]:
         """What passes untranslated, and no zone of libvirt's speaks for."""
-        bare = (w.guest for w in wanted if isinstance(w, Link) or (isinstance(w, Accept) and not w.published))
+        bare = (w.guest for w in wanted if isinstance(w, RoutedLink) or (isinstance(w, Accept) and not w.published))
         return sorted(set(map(_text, bare)))
 
     def arrange(self, change: Change) -> list[str]:
@@ -70,7 +70,7 @@ class Firewalld(Firewall):
         needed = set(self.sources(wanted))
         return not needed or TABLE not in tables() or needed <= _there()
 
-    def advice(self, chain: Chain, guests: Guests) -> str:
+    def advice(self, chain: RefusingChain, guests: Guests) -> str:
         if guests.untranslated:
             return "guestnet hooks sync; it says what firewalld has against them"
         zone = ZONE if guests.routed else "libvirt"

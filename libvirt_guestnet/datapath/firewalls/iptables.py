@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from libvirt_guestnet.datapath.firewalls import forward_chain
-from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage, Published, Wanted, span
+from libvirt_guestnet.datapath.firewalls.accepts import OriginalDestination, Passage, RoutedLink, Wanted, span
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.forward_chain import ForwardChain
 from libvirt_guestnet.datapath.run import grammar, iptables, program
 from libvirt_guestnet.datapath.run.names import check_device
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+    from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 CHAIN, LAST_CHAIN = "GUESTNET-FORWARD", "GUESTNET-ROUTED"
 _JUMP = {chain: f"-A FORWARD -j {chain}" for chain in (CHAIN, LAST_CHAIN)}
@@ -47,8 +47,8 @@ class Iptables(Firewall):
         return batch(wanted, forward, self._refusals)
 
     def _leads(self, wanted: list[Wanted], forward: list[str]) -> bool:
-        last = any(isinstance(each, Link) for each in wanted)
-        first = any(not isinstance(each, Link) for each in wanted)
+        last = any(isinstance(each, RoutedLink) for each in wanted)
+        first = any(not isinstance(each, RoutedLink) for each in wanted)
         return (not first or _before_libvirt(forward)) and (not last or _leads_last(forward, self._refusals))
 
     def check(self, wanted: Sequence[Wanted]) -> None:
@@ -61,7 +61,7 @@ class Iptables(Firewall):
     def missing(self, wanted: Sequence[Wanted]) -> list[str]:
         return forward_chain.missing(self._forward, wanted)
 
-    def survey(self) -> Iterator[Chain]:
+    def survey(self) -> Iterator[RefusingChain]:
         """Nothing is listed whose listing would make it: iptables makes its tables."""
         from libvirt_guestnet.datapath.firewalls.base_chains import base_chains, is_iptables
 
@@ -72,24 +72,24 @@ class Iptables(Firewall):
             if "filter" in tables:
                 yield from self._survey(family, True)
 
-    def _survey(self, family: str, of_legacy: bool) -> list[Chain]:
+    def _survey(self, family: str, of_legacy: bool) -> list[RefusingChain]:
         tool = _FAMILIES[family]
         used = ("legacy" in program.said([tool, "-V"], "iptables")) == of_legacy
         name = tool if used else f"{tool}-{'legacy' if of_legacy else 'nft'}"
         found = self.chains(name, program.said([name, "-w", "5", "-S"], "iptables").splitlines())
         return found if used else [chain._replace(ours=False) for chain in found]
 
-    def chains(self, name: str, rules: list[str]) -> list[Chain]:
+    def chains(self, name: str, rules: list[str]) -> list[RefusingChain]:
         """What `iptables -S` says of FORWARD and INPUT, where they refuse something. Pure."""
         asked = [rule for rule in rules if rule.startswith("-A ") and not rule[3:].startswith(_NOT_ASKED)]
         let = [rule for rule in asked if rule.endswith("-j ACCEPT")]
         found = ((chain, _refuses(chain, rules)) for chain in _JUMPS)
         return [self._described(name, chain, refuses, rules, let) for chain, refuses in found if refuses]
 
-    def _described(self, name: str, chain: str, refuses: str, rules: list[str], let: list[str]) -> Chain:
-        from libvirt_guestnet.datapath.firewalls.chains import Chain
+    def _described(self, name: str, chain: str, refuses: str, rules: list[str], let: list[str]) -> RefusingChain:
+        from libvirt_guestnet.datapath.firewalls.chains import RefusingChain
 
-        return Chain(
+        return RefusingChain(
             f"{name} {chain}",
             chain.lower(),
             (6,) if name.startswith("ip6") else (4,),
@@ -104,11 +104,11 @@ class Iptables(Firewall):
     def _whose(self, rules: list[str]) -> str:
         return next((each.tool for each in self._tenants if not set(each.marks).isdisjoint(rules)), self.tool)
 
-    def advice(self, chain: Chain, guests: Guests) -> str:
+    def advice(self, chain: RefusingChain, guests: Guests) -> str:
         return advice(chain, guests, "FORWARD")
 
 
-def advice(chain: Chain, guests: Guests, first: str) -> str:
+def advice(chain: RefusingChain, guests: Guests, first: str) -> str:
     """The rules, in the chain `first` of FORWARD's."""
     tool = chain.name.partition(" ")[0]
     if chain.hook == "input":
@@ -140,7 +140,7 @@ def batch(wanted: Iterable[Wanted], forward: list[str], refusals: Sequence[str] 
     """
     ours: dict[str, list[str]] = {CHAIN: [], LAST_CHAIN: []}
     for each in wanted:
-        chain = LAST_CHAIN if isinstance(each, Link) else CHAIN
+        chain = LAST_CHAIN if isinstance(each, RoutedLink) else CHAIN
         ours[chain] += [f"-A {chain} {rule}" for rule in _accepts(each)]
     there = _rules(forward)
     known = [chain for chain, rules in ours.items() if rules or _JUMP[chain] in there]
@@ -186,7 +186,7 @@ def _leads_last(forward: list[str], refusals: Sequence[str]) -> bool:
 
 
 def _accepts(accept: Wanted) -> tuple[str, str]:
-    if isinstance(accept, Link):
+    if isinstance(accept, RoutedLink):
         tap, from_ = check_device(accept.tap), check_device(accept.vrf or accept.tap)
         return f"-o {tap} -d {accept.guest} -j ACCEPT", f"-i {from_} -s {accept.guest} -j ACCEPT"
     if isinstance(accept, Passage):
@@ -208,7 +208,7 @@ def _accepts(accept: Wanted) -> tuple[str, str]:
     )
 
 
-def _origin(published: Published | None) -> str:
+def _origin(published: OriginalDestination | None) -> str:
     if published is None:
         return ""
     address = f" --ctorigdst {published.address}" if published.address else ""

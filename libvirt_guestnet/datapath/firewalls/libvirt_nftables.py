@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from libvirt_guestnet.datapath.firewalls import forward_chain
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Passage, Published, Wanted, span
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink, Wanted, span
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.forward_chain import ForwardChain
 from libvirt_guestnet.datapath.run.names import check_device
@@ -37,10 +37,10 @@ def _chain(family: str, version: int) -> ForwardChain:
     table = f"{family} libvirt_network"
 
     def plan(wanted: list[Wanted], forward: list[str]) -> str:
-        return batch([each for each in wanted if not isinstance(each, Link)], table, forward)
+        return batch([each for each in wanted if not isinstance(each, RoutedLink)], table, forward)
 
     def leads_in_time(wanted: list[Wanted], forward: list[str]) -> bool:
-        needed = any(not isinstance(each, Link) for each in wanted)
+        needed = any(not isinstance(each, RoutedLink) for each in wanted)
         return not needed or leads(forward)
 
     def read() -> list[str] | None:
@@ -100,7 +100,7 @@ def _rules(accept: Accept | Passage, version: int) -> tuple[str, str]:
     )
 
 
-def _origin(published: Published | None, ip: str) -> str:
+def _origin(published: OriginalDestination | None, ip: str) -> str:
     if published is None:
         return ""
     address = f" ct original {ip} daddr {published.address}" if published.address else ""

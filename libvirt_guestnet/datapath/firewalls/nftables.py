@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from libvirt_guestnet.datapath.firewalls.base_chains import FAMILIES, base_chains, is_iptables
+from libvirt_guestnet.datapath.firewalls.base_chains import base_chains, is_iptables
 from libvirt_guestnet.datapath.firewalls.contract import Firewall
 from libvirt_guestnet.datapath.run.nft import items
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+    from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 _OURS = "guestnet"
 _NEUTRAL = {"counter", "log"}
@@ -24,7 +24,7 @@ class Nftables(Firewall):
     def __init__(self, tenants: Sequence[Firewall]) -> None:
         self._whose = {table: tenant for tenant in tenants for table in tenant.tables}
 
-    def survey(self) -> Iterator[Chain]:
+    def survey(self) -> Iterator[RefusingChain]:
         for chain in base_chains():
             if not is_iptables(chain) and self._is_asked(chain["table"]):
                 rules = (item for kind, item in items("table", chain["family"], chain["table"]) if kind == "rule")
@@ -34,9 +34,9 @@ class Nftables(Firewall):
     def _is_asked(self, table: str) -> bool:
         return table != _OURS and (table not in self._whose or self._whose[table].refuses_others)
 
-    def chain(self, chain: dict[str, Any], rules: list[dict[str, Any]]) -> Chain | None:
+    def chain(self, chain: dict[str, Any], rules: list[dict[str, Any]]) -> RefusingChain | None:
         """A base chain and all rules of its table, as `nft -j` lists them; None where it refuses nothing. Pure."""
-        from libvirt_guestnet.datapath.firewalls.chains import Chain
+        from libvirt_guestnet.datapath.firewalls.chains import RefusingChain
 
         own = [rule["expr"] for rule in rules if rule["chain"] == chain["name"]]
         refuses = "its policy is drop" if chain.get("policy") == "drop" else _last(own)
@@ -44,7 +44,7 @@ class Nftables(Firewall):
             return None
         verdicts = ("accept", "jump", "goto")
         let = [rule["expr"] for rule in rules if any(verdict in rule["expr"][-1] for verdict in verdicts)]
-        return Chain(
+        return RefusingChain(
             f"{chain['family']} {chain['table']} {chain['name']}",
             chain["hook"],
             FAMILIES[chain["family"]],
@@ -56,7 +56,7 @@ class Nftables(Firewall):
             within=frozenset(_named(let, "sdifname")),
         )
 
-    def advice(self, chain: Chain, guests: Guests) -> str:
+    def advice(self, chain: RefusingChain, guests: Guests) -> str:
         if chain.hook == "input":
             return f'nft insert rule {chain.name} iifname "{guests.device}" accept'
         keys = ("meta sdifname" if guests.vrf else "iifname", "oifname")

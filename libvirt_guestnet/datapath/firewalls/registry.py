@@ -14,7 +14,7 @@ from libvirt_guestnet.datapath.firewalls.libvirt_nftables import LibvirtNftables
 from libvirt_guestnet.datapath.firewalls.ufw import Ufw
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+    from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 IN_IPTABLES = (Docker(), Ufw())
 """Those whose rules stand in iptables' chains: the first is named where several do."""
@@ -58,18 +58,18 @@ def sources(wanted: Sequence[Wanted]) -> list[str]:
     return sorted({source for each in ALL for source in each.sources(wanted)})
 
 
-def survey(wanted: Sequence[Wanted]) -> list[Chain]:
+def survey(wanted: Sequence[Wanted]) -> list[RefusingChain]:
     """Every chain of the host that refuses something. Needs root. Raises GuestnetError where that cannot be told."""
     found = [chain for each in surveyed() for chain in each.survey()]
     knows = {tool: named(tool).knows(wanted) for tool in {chain.tool for chain in found}}
     return [chain._replace(ours=chain.ours or knows[chain.tool]) for chain in found]
 
 
-def managed(chains: Sequence[Chain]) -> tuple[str, ...]:
+def managed(chains: Sequence[RefusingChain]) -> tuple[str, ...]:
     """The programs that have made some of these."""
     return tuple(sorted({chain.tool for chain in chains if named(chain.tool).managed}))
 
 
-def advice(chain: Chain, guests: Guests) -> str:
+def advice(chain: RefusingChain, guests: Guests) -> str:
     """What a person does so that a chain lets guests' traffic pass, in the words of the tool whose it is."""
     return named(chain.tool).advice(chain, guests)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from libvirt_guestnet.datapath.firewalls.contract import Firewall
 
 if TYPE_CHECKING:
-    from libvirt_guestnet.datapath.firewalls.chains import Chain, Guests
+    from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 
 class Ufw(Firewall):
@@ -17,7 +17,7 @@ class Ufw(Firewall):
     marks = ("-N ufw-user-forward", "-N ufw6-user-forward")
     refusals = ("ufw-reject-forward", "ufw6-reject-forward")
 
-    def advice(self, chain: Chain, guests: Guests) -> str:
+    def advice(self, chain: RefusingChain, guests: Guests) -> str:
         if chain.hook == "input":
             return f"ufw allow in on {guests.device}"
         command = f"ufw route allow in on {guests.inward} && ufw route allow out on {guests.device}"

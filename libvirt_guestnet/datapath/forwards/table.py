@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, Published
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.model.claims import ANYWHERE, Claim
 from libvirt_guestnet.parse import Prefix, prefix
@@ -20,7 +20,7 @@ from libvirt_guestnet.state import serialiser
 TABLE = "inet guestnet"
 
 
-class Forward(NamedTuple):
+class ForwardRule(NamedTuple):
     """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
     `to_first` on: an address, or a word for what the guest has by DHCP, which `led` puts an address in the place of.
     `hide`: the guest sees the host as client."""
@@ -43,7 +43,7 @@ class Floating(NamedTuple):
     via: serialiser.MaybeAddress = ""
 
 
-class Ways(NamedTuple):
+class PortForwards(NamedTuple):
     """All ways in to one port, as in its receipt: `active` once its guest is there."""
 
     tap: serialiser.Device
@@ -53,7 +53,7 @@ class Ways(NamedTuple):
     bridge: serialiser.Device
     ifindex: int = 0
     active: bool = False
-    forwards: tuple[Forward, ...] = ()
+    forwards: tuple[ForwardRule, ...] = ()
     floating: tuple[Floating, ...] = ()
 
 
@@ -62,13 +62,13 @@ def version_of(to: str) -> int:
     return serialiser.LEASES.get(to) or (6 if ":" in to else 4)
 
 
-def led(ways: Ways, leases: Mapping[int, str]) -> Ways:
+def led(ways: PortForwards, leases: Mapping[int, str]) -> PortForwards:
     """The same ways, with leased addresses by family; a forward to one that is not there is none."""
     found = ((f, leases.get(serialiser.LEASES[f.to], "") if f.to in serialiser.LEASES else f.to) for f in ways.forwards)
     return ways._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))
 
 
-def claims(ways: Ways) -> list[Claim]:
+def claims(ways: PortForwards) -> list[Claim]:
     """What these ways ask for on the host."""
     owner = f"guest {ways.domain!r}"
     whole = [Claim(each.ip, "", 0, 65535, owner) for each in ways.floating]
@@ -76,19 +76,19 @@ def claims(ways: Ways) -> list[Claim]:
     return [*(Claim(at, f.protocol, f.first, f.last, owner) for at, f in asked), *whole]
 
 
-def accepts(ways: Iterable[Ways]) -> Iterator[Accept]:
+def accepts(ways: Iterable[PortForwards]) -> Iterator[Accept]:
     """What other firewalls must let through for them."""
     for each in ways:
         bridge = check_device(each.bridge)
         for f in each.forwards:
-            origin = Published(prefix(f.at) if f.at else None, (f.first, f.last))
+            origin = OriginalDestination(prefix(f.at) if f.at else None, (f.first, f.last))
             yield Accept(bridge, prefix(f.to), f.protocol, (f.to_first, f.to_first + f.last - f.first), origin)
         for floating in each.floating:
-            published = None if floating.via else Published(prefix(floating.ip))
+            published = None if floating.via else OriginalDestination(prefix(floating.ip))
             yield Accept(bridge, prefix(floating.to), published=published)
 
 
-def batch(ways: Iterable[Ways]) -> str:
+def batch(ways: Iterable[PortForwards]) -> str:
     """The nft batch that makes our table hold exactly these ways, or removes it when there are none."""
     known = list(ways)
     lines = [f"add table {TABLE}", f"delete table {TABLE}"]
@@ -98,7 +98,7 @@ def batch(ways: Iterable[Ways]) -> str:
     return "\n".join([*lines, ""])
 
 
-def sizes(ways: Iterable[Ways]) -> dict[str, int]:
+def sizes(ways: Iterable[PortForwards]) -> dict[str, int]:
     """How many elements each map of the table of `batch` has, and how many rules each chain."""
     known = list(ways)
     families = [_Family(version, known) for version in (4, 6)]
@@ -110,7 +110,7 @@ def sizes(ways: Iterable[Ways]) -> dict[str, int]:
     return {**maps, **chains, "prerouting": 1, "output": 1}
 
 
-def elements(ways: Ways) -> frozenset[tuple[str, str, str]]:
+def elements(ways: PortForwards) -> frozenset[tuple[str, str, str]]:
     """What is in the maps of that table for one port: (map, key, value)."""
     families = [_Family(version, [ways]) for version in (4, 6)]
     maps = ((f"{kind}{each.version}", found) for each in families for kind, found in each.found.items())
@@ -134,7 +134,7 @@ def _chain(name: str, block: str, rules: list[str]) -> Iterator[str]:
 class _Family:
     """The maps of one address family, and the rules that use them; what is empty is left out."""
 
-    def __init__(self, version: int, ways: list[Ways]) -> None:
+    def __init__(self, version: int, ways: list[PortForwards]) -> None:
         self.version, self.ip, self.type = version, ("ip", "ip6")[version == 6], f"ipv{version}_addr"
         self.found: dict[str, dict[str, str]] = {}
         for each in ways:
@@ -149,7 +149,7 @@ class _Family:
     def _add(self, kind: str, key: str, value: str = "") -> None:
         self.found.setdefault(kind, {}).setdefault(key, value)
 
-    def _forward(self, f: Forward, bridge: str, to: Prefix) -> None:
+    def _forward(self, f: ForwardRule, bridge: str, to: Prefix) -> None:
         guest, kind = to.network_address, "at" if f.at else "any"
         where = (f"{prefix(f.at).network_address} . " if f.at else "") + f.protocol
         if f.first == f.to_first and f.first != f.last:

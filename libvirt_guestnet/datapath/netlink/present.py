@@ -28,7 +28,7 @@ _OF_FAMILY, _DROP = struct.Struct("=BBH"), bytes(4)
 _SECONDS, _TOGETHER = 5, 128
 
 
-class Chain(NamedTuple):
+class ChainKey(NamedTuple):
     """A chain that has rules; one that `drops` by its policy. `table` is "FAMILY NAME"."""
 
     table: str
@@ -36,7 +36,7 @@ class Chain(NamedTuple):
     drops: bool = False
 
 
-class Element(NamedTuple):
+class ElementKey(NamedTuple):
     """An element of a set. A device's index is four octets in the machine's order, a device's name sixteen."""
 
     table: str
@@ -44,7 +44,7 @@ class Element(NamedTuple):
     key: bytes
 
 
-_What = TypeVar("_What", Chain, Element, Chain | Element)
+_What = TypeVar("_What", ChainKey, ElementKey, ChainKey | ElementKey)
 
 
 def missing(wanted: Sequence[_What]) -> list[_What]:
@@ -73,7 +73,7 @@ def index_key(index: int) -> bytes:
     return struct.pack("=I", index)
 
 
-def _found(sock: _socket.socket, wanted: Sequence[Chain | Element], numbers: range) -> set[int]:
+def _found(sock: _socket.socket, wanted: Sequence[ChainKey | ElementKey], numbers: range) -> set[int]:
     sock.send(b"".join(_request(number, wanted[number]) for number in numbers))
     left, found = len(numbers), set()
     while left:
@@ -86,9 +86,9 @@ def _found(sock: _socket.socket, wanted: Sequence[Chain | Element], numbers: ran
     return found
 
 
-def _request(number: int, what: Chain | Element) -> bytes:
+def _request(number: int, what: ChainKey | ElementKey) -> bytes:
     family, name = what.table.split()
-    if isinstance(what, Chain):
+    if isinstance(what, ChainKey):
         kind, fields = _GETCHAIN, [_text(_CHAIN_TABLE, name), _text(_CHAIN_NAME, what.name)]
     else:
         key = encode([(_KEY | NESTED, encode([(_VALUE, what.key)]))])
@@ -109,8 +109,8 @@ def _check_absent(body: bytes) -> None:
         raise GuestnetError(f"the kernel does not say what rules there are: {os.strerror(code)}")
 
 
-def _is_whole(what: Chain | Element, body: bytes) -> bool:
-    if isinstance(what, Element):
+def _is_whole(what: ChainKey | ElementKey, body: bytes) -> bool:
+    if isinstance(what, ElementKey):
         return True
     fields = codec.attributes(body[_OF_FAMILY.size :])
     drops = fields.get(_CHAIN_POLICY) == _DROP

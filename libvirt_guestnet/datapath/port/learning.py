@@ -46,7 +46,7 @@ ANOTHERS = "another's lease"
 Answer = tuple[str, str]  # what to match, and where the address is in it
 
 
-class Server(NamedTuple):
+class DhcpServer(NamedTuple):
     """The host's DHCP server on the port's network: what it acknowledges to the port becomes the port's own address.
 
     Only what is in `dynamic` is learnt, for as long as `seconds` says by IP version. `bridge` names the link, as
@@ -86,7 +86,7 @@ class Learner(NamedTuple):
 
     tap: str
     mac: str
-    server: Server
+    server: DhcpServer
     owned: tuple[Prefix, ...]
     free: dict[int, Ranges]
     accounts: tuple[str, ...] = ()
@@ -197,7 +197,7 @@ class Learner(NamedTuple):
 def learner(
     tap: str,
     mac: str,
-    server: Server,
+    server: DhcpServer,
     owned: tuple[Prefix, ...],
     excluded: tuple[Prefix, ...],
     *,
@@ -211,7 +211,7 @@ def learner(
     return Learner(tap, mac, server, owned, free, accounts, reserved)
 
 
-def _acknowledgement(mac: str, server: Server) -> Answer:
+def _acknowledgement(mac: str, server: DhcpServer) -> Answer:
     """A DHCPACK."""
     sender = f"ether saddr {check_mac(server.mac)} " if server.mac else ""
     addresses = ranges(4, server.addresses)
@@ -224,7 +224,7 @@ def _acknowledgement(mac: str, server: Server) -> Answer:
     return told, "@th,192,32"
 
 
-def _unless_reply(mac: str, server: Server) -> list[str]:
+def _unless_reply(mac: str, server: DhcpServer) -> list[str]:
     """Rules that let through all but a DHCPv6 Reply of the host's to the port: no other has to say what one is."""
     odd = ["meta protocol != ip6", "ip6 nexthdr != udp", "udp sport != 547", "udp dport != 546", "@th,64,8 != 7"]
     odd += ["ip6 saddr != fe80::/10", f"ether daddr != {mac}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
-from libvirt_guestnet.datapath.port.learning import Server
+from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.ranges import Ranges
 from libvirt_guestnet.datapath.run.names import check_mac
 from libvirt_guestnet.model.slaac import eui64
@@ -49,7 +49,7 @@ class PortGuard(NamedTuple):
     excluded: tuple[Prefix, ...] = ()
     pairs: tuple[tuple[str, Prefix], ...] = ()
     roles: tuple[str, ...] = ()
-    server: Server | None = None
+    server: DhcpServer | None = None
     log: bool = False
     trunk: Trunk | None = None
     bare: bool = False

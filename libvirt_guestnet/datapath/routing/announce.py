@@ -8,13 +8,13 @@ from ipaddress import IPv4Address, IPv6Address
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink.packets import PacketSocket, arp_request, icmpv6
-from libvirt_guestnet.datapath.routing.routes import Published
+from libvirt_guestnet.datapath.routing.routes import ProxyEntry
 
 _ALL_NODES = IPv6Address("ff02::1")
 _ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_ADDRESS = 136, 0x20000000, 2
 
 
-def announce(entries: Iterable[Published]) -> None:
+def announce(entries: Iterable[ProxyEntry]) -> None:
     """Sends one announcement for each address from its device's own MAC. Where that cannot be done (the device is down,
     or has no IPv6 address of its own) neighbours find out when they next ask."""
     for device, addresses in _by_device(entries).items():
@@ -27,7 +27,7 @@ def announce(entries: Iterable[Published]) -> None:
             continue
 
 
-def _by_device(entries: Iterable[Published]) -> dict[str, list[IPv4Address | IPv6Address]]:
+def _by_device(entries: Iterable[ProxyEntry]) -> dict[str, list[IPv4Address | IPv6Address]]:
     found: dict[str, list[IPv4Address | IPv6Address]] = {}
     for address, device in entries:
         found.setdefault(device, []).append(parse.address(address))

@@ -30,14 +30,14 @@ class Route(NamedTuple):
     table: int = MAIN_TABLE
 
 
-class Published(NamedTuple):
+class ProxyEntry(NamedTuple):
     """An address that the host answers ARP or ND for on a device."""
 
     address: serialiser.Address
     device: serialiser.Device
 
 
-class Reach(NamedTuple):
+class HostRoutes(NamedTuple):
     """The receipt of everything that leads to one tap of a domain. `gateway` is the host's IPv4 address on a tap that
     is in no bridge, else ""; `vrf` is the VRF that such a tap is in, if any; `ifindex` is the tap's in the kernel."""
 
@@ -45,13 +45,13 @@ class Reach(NamedTuple):
     uuid: str
     domain: str
     routes: tuple[Route, ...] = ()
-    published: tuple[Published, ...] = ()
+    published: tuple[ProxyEntry, ...] = ()
     gateway: serialiser.MaybeAddress = ""
     vrf: serialiser.MaybeDevice = ""
     ifindex: int = 0
 
 
-def put(reach: Reach) -> None:
+def put(reach: HostRoutes) -> None:
     """Makes the routes and then the published neighbours of a tap true; what is there already stays untouched.
 
     Raises NotLedError, after doing what can be done, when a device is missing, down or without IPv6, or a prefix is
@@ -69,18 +69,18 @@ def put(reach: Reach) -> None:
         raise NotLedError(f"domain {reach.domain!r}: {'; '.join(dict.fromkeys(failures.values()))}")
 
 
-def _ends(each: Route | Published) -> tuple[str, str]:
+def _ends(each: Route | ProxyEntry) -> tuple[str, str]:
     """The address that something leads to (of a prefix, its first one), and by way of which it does."""
-    if isinstance(each, Published):
+    if isinstance(each, ProxyEntry):
         return each.address, each.address
     address = each.prefix.partition("/")[0]
     return address, each.via or address
 
 
-def _failure(netlink: Rtnl, each: Route | Published, there: set[KernelRoute]) -> str:
+def _failure(netlink: Rtnl, each: Route | ProxyEntry, there: set[KernelRoute]) -> str:
     """Makes it true, or says why that cannot be."""
     try:
-        if isinstance(each, Published):
+        if isinstance(each, ProxyEntry):
             netlink.publish(parse.address(each.address), _index(each.device))
         elif (wanted := _kernel_route(each)) not in there:
             _add(netlink, each, wanted)
@@ -89,7 +89,7 @@ def _failure(netlink: Rtnl, each: Route | Published, there: set[KernelRoute]) ->
     return ""
 
 
-def check(reaches: Iterable[Reach]) -> None:
+def check(reaches: Iterable[HostRoutes]) -> None:
     """Raises GuestnetError when somebody else has a host route to one of the addresses: `put` would refuse."""
     with Rtnl() as netlink:
         for reach in reaches:
@@ -99,7 +99,7 @@ def check(reaches: Iterable[Reach]) -> None:
                     raise NotLedError(f"domain {reach.domain!r}: {_elsewhere(route)}")
 
 
-def withdraw(gone: Iterable[Reach], staying: Iterable[Reach] = ()) -> None:
+def withdraw(gone: Iterable[HostRoutes], staying: Iterable[HostRoutes] = ()) -> None:
     """Takes away what leads to taps, but nothing that others lead by too. What is gone already does not matter.
 
     Goes on past failures, and raises the first of them as GuestnetError.
@@ -112,7 +112,7 @@ def withdraw(gone: Iterable[Reach], staying: Iterable[Reach] = ()) -> None:
         raise failures[0]
 
 
-def _ways(reaches: Iterable[Reach]) -> Iterator[Route | Published]:
+def _ways(reaches: Iterable[HostRoutes]) -> Iterator[Route | ProxyEntry]:
     for reach in reaches:
         yield from reach.routes
         yield from reach.published
@@ -146,7 +146,7 @@ def _elsewhere(route: Route) -> NotLedError:
     )
 
 
-def _removed(netlink: Rtnl, each: Route | Published) -> GuestnetError | None:
+def _removed(netlink: Rtnl, each: Route | ProxyEntry) -> GuestnetError | None:
     index = links.index_of(each.device)
     if not index:
         return None  # went with its device
@@ -161,20 +161,20 @@ def _removed(netlink: Rtnl, each: Route | Published) -> GuestnetError | None:
     return None
 
 
-def strangers(known: Iterable[Reach]) -> list[Reach]:
+def strangers(known: Iterable[HostRoutes]) -> list[HostRoutes]:
     """What is in the kernel as ours and in no receipt, as receipts of nobody."""
     ours = {route for reach in known for route in reach.routes}
     with Rtnl() as netlink:
         found = [route for route in map(_route, _ours(netlink, {4, 6})) if route and route not in ours]
-    return [Reach(route.device, "", "", (route,)) for route in found]
+    return [HostRoutes(route.device, "", "", (route,)) for route in found]
 
 
-def there() -> frozenset[Route | Published]:
+def there() -> frozenset[Route | ProxyEntry]:
     """What the kernel has: routes of ours, and published neighbours, whosever they are."""
     with Rtnl() as netlink:
         routes = filter(None, map(_route, _ours(netlink, (4, 6))))
         published = (each for version in (4, 6) for each in netlink.published(version))
-        return frozenset((*routes, *(Published(str(address), links.name_of(index)) for address, index in published)))
+        return frozenset((*routes, *(ProxyEntry(str(address), links.name_of(index)) for address, index in published)))
 
 
 def _ours(netlink: Rtnl, versions: Iterable[int]) -> Iterator[KernelRoute]:

@@ -28,7 +28,7 @@ _OPTIONS = {"dhcp-server-identifier": DHCP, "domain-name-servers": RESOLVER}
 _COOKIE, _CODES = bytes.fromhex("63825363"), {6: RESOLVER, 54: DHCP}
 
 
-class Server(NamedTuple):
+class HostsServer(NamedTuple):
     """A server's address, what it is, and the file that says so."""
 
     address: Address
@@ -36,9 +36,9 @@ class Server(NamedTuple):
     path: str
 
 
-def servers(root: str = "/") -> list[Server]:
+def servers(root: str = "/") -> list[HostsServer]:
     """All of them; of an address that several files name, the first."""
-    found: dict[Address, Server] = {}
+    found: dict[Address, HostsServer] = {}
     for path in _RESOLVERS:
         _note(found, f"{root}{path}", _resolv_conf(_read(f"{root}{path}")))
     for folders, read in ((_TEXT, _networkd), (_LOGS, _dhclient), (_PACKETS, _dhcpcd)):
@@ -47,14 +47,14 @@ def servers(root: str = "/") -> list[Server]:
     return list(found.values())
 
 
-def _note(found: dict[Address, Server], path: str, said: Iterator[tuple[str, str]]) -> None:
+def _note(found: dict[Address, HostsServer], path: str, said: Iterator[tuple[str, str]]) -> None:
     for text, what in said:
         try:
             address = parse.address(text.partition("%")[0])
         except parse.TextError:
             continue
         if not (address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast):
-            found.setdefault(address, Server(address, what, path))
+            found.setdefault(address, HostsServer(address, what, path))
 
 
 def _files(folder: str) -> list[str]:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
 from libvirt_guestnet.datapath.routing import gateway as kernel
-from libvirt_guestnet.datapath.routing.routes import Reach
+from libvirt_guestnet.datapath.routing.routes import HostRoutes
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import forwards, host_routes
 from libvirt_guestnet.hook.read import addresses
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model import held_addresses
-from libvirt_guestnet.model.held_addresses import Address, Asked, Held, Prefix, Refusal, single
+from libvirt_guestnet.model.held_addresses import Address, HeldAddress, Prefix, Refusal, RequestedAddress, single
 from libvirt_guestnet.parse import prefix
 from libvirt_guestnet.state.folder import State
 
@@ -35,14 +35,14 @@ _GIVE = "give the guest another one"
 class Facts(NamedTuple):
     """What the host and its routers and servers have, and the subnets that it is on, each with its VRF."""
 
-    held: list[Held]
+    held: list[HeldAddress]
     subnets: list[tuple[Prefix, str]]
 
 
 class Admitted(NamedTuple):
     """What a domain is to have, and nobody had when that was looked at."""
 
-    asked: list[Asked]
+    asked: list[RequestedAddress]
     facts: Facts
     uuid: str
     taps: frozenset[str]
@@ -77,7 +77,7 @@ def check_changes(domains: Iterable[Domain], state: State) -> None:
         recheck(Admitted(new, facts_for(new), uuid, frozenset()), state)
 
 
-def _kind(asked: Asked) -> str:
+def _kind(asked: RequestedAddress) -> str:
     if asked.bridge:
         return "bridge"
     return ("at" if asked.part else "floating") if asked.way else "led"
@@ -97,7 +97,7 @@ def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
     return found
 
 
-def facts_for(asked: list[Asked]) -> Facts:
+def facts_for(asked: list[RequestedAddress]) -> Facts:
     """What has to be known of the host to judge these."""
     if not asked:
         return Facts([], [])
@@ -117,23 +117,25 @@ def refused_now(state: State) -> list[Refusal]:
     return list(held_addresses.refusals(asked, facts.held, facts.subnets))
 
 
-def _reached_by(state: State) -> Iterator[Asked]:
+def _reached_by(state: State) -> Iterator[RequestedAddress]:
     for reach in host_routes.receipts(state):
         if links.index_of(reach.tap):
             for what in (prefix(route.prefix) for route in reach.routes):
                 name = "address" if _is_one(what) else "prefix"
-                yield Asked(what, name, f"domain {reach.domain!r}", reach.vrf)
+                yield RequestedAddress(what, name, f"domain {reach.domain!r}", reach.vrf)
 
 
-def _asked_by(state: State) -> Iterator[Asked]:
+def _asked_by(state: State) -> Iterator[RequestedAddress]:
     """Floating addresses have a route of the host's only where it answers for them."""
     led = {route.prefix for reach in host_routes.receipts(state) for route in reach.routes}
     for each in forwards.receipts(state):
         if links.index_of(each.tap) == each.ifindex != 0:
             floating, owner = (prefix(f.ip) for f in each.floating), f"domain {each.domain!r}"
-            yield from (Asked(ip, "floating address", owner, way=True) for ip in floating if str(ip) not in led)
+            yield from (
+                RequestedAddress(ip, "floating address", owner, way=True) for ip in floating if str(ip) not in led
+            )
             ats = dict.fromkeys(f.at for f in each.forwards if f.at)
-            yield from (Asked(prefix(at), "forward at", owner, way=True, part=True) for at in ats)
+            yield from (RequestedAddress(prefix(at), "forward at", owner, way=True, part=True) for at in ats)
 
 
 class _VRFs:
@@ -148,7 +150,7 @@ class _VRFs:
         return self._known[ifindex]
 
 
-def _own(asked: list[Asked], host: list[HostAddress], in_vrf: _VRFs) -> Iterator[Held]:
+def _own(asked: list[RequestedAddress], host: list[HostAddress], in_vrf: _VRFs) -> Iterator[HeldAddress]:
     for each in host:
         # A link-local address is one of many of that name, each on its own link.
         link_local = each.address.version == 6 and each.address.is_link_local
@@ -156,49 +158,49 @@ def _own(asked: list[Asked], host: list[HostAddress], in_vrf: _VRFs) -> Iterator
             device = links.name_of(each.ifindex)
             do = f"{_GIVE}, or take it from the host (`ip address del {each.address} dev {device}`)"
             who = f"this host's own, on device {device}"
-            yield Held(single(each.address), held_addresses.OWN, who, do, in_vrf.of(each.ifindex), device)
+            yield HeldAddress(single(each.address), held_addresses.OWN, who, do, in_vrf.of(each.ifindex), device)
 
 
-def _next_hops(asked: list[Asked], netlink: Rtnl, in_vrf: _VRFs) -> Iterator[Held]:
+def _next_hops(asked: list[RequestedAddress], netlink: Rtnl, in_vrf: _VRFs) -> Iterator[HeldAddress]:
     for address, ifindex in sorted(netlink.next_hops([each.prefix for each in asked]), key=str):
         device, family = links.name_of(ifindex), "ip -6" if address.version == 6 else "ip"
         who = f"a router of this host's, by which it routes on device {device}"
         do = f"{_GIVE}; `{family} route show table all via {address}` says what for"
-        yield Held(single(address), held_addresses.NEXT_HOP, who, do, in_vrf.of(ifindex), device)
+        yield HeldAddress(single(address), held_addresses.NEXT_HOP, who, do, in_vrf.of(ifindex), device)
 
 
-def _servers() -> Iterator[Held]:
+def _servers() -> Iterator[HeldAddress]:
     from libvirt_guestnet.datapath.routing import servers
 
     for address, what, path in servers.servers():
         do = f"{_GIVE}, or have the host use another {what}"
-        yield Held(single(address), held_addresses.SERVER, f"a {what} that this host uses (by {path})", do)
+        yield HeldAddress(single(address), held_addresses.SERVER, f"a {what} that this host uses (by {path})", do)
 
 
-def running(state: State, mine: Collection[str], taps: Collection[str] = ()) -> list[Held]:
+def running(state: State, mine: Collection[str], taps: Collection[str] = ()) -> list[HeldAddress]:
     """What guests that run have, as far as the host leads there, but for those whose UUID or name is in `mine`. `taps`
     are the names of a starting domain's own: what is known of them may be of who had them before."""
     return [*_led_to(state, mine, taps), *_bridged(state, mine), *_ways(state, mine)]
 
 
-def _of_guest(text: str, name: str, how: str, kind: str = held_addresses.GUEST, vrf: str = "") -> Held:
-    return Held(prefix(text), kind, f"{how} running guest {name!r}", f"{_GIVE}, or stop that guest", vrf)
+def _of_guest(text: str, name: str, how: str, kind: str = held_addresses.GUEST, vrf: str = "") -> HeldAddress:
+    return HeldAddress(prefix(text), kind, f"{how} running guest {name!r}", f"{_GIVE}, or stop that guest", vrf)
 
 
-def _led_to(state: State, mine: Collection[str], taps: Collection[str]) -> Iterator[Held]:
+def _led_to(state: State, mine: Collection[str], taps: Collection[str]) -> Iterator[HeldAddress]:
     for reach in host_routes.receipts(state):
         if not {reach.uuid, reach.domain} & set(mine) and _leads(reach, state, taps):
             for route in reach.routes:
                 yield _of_guest(route.prefix, reach.domain, "already routed to", vrf=reach.vrf)
 
 
-def _leads(reach: Reach, state: State, taps: Collection[str]) -> bool:
+def _leads(reach: HostRoutes, state: State, taps: Collection[str]) -> bool:
     index, port = links.index_of(reach.tap), state.sound_port(reach.tap)
     living = port is not None and (port.uuid, port.ifindex) == (reach.uuid, index)
     return index > 0 and (living or reach.tap not in taps)
 
 
-def _bridged(state: State, mine: Collection[str]) -> Iterator[Held]:
+def _bridged(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
     """Guests' own addresses, and their pairs', on bridges that the host is on, and on no bridge."""
     with Rtnl() as netlink:
         on = {links.name_of(each.ifindex) for each in netlink.addresses()}
@@ -213,7 +215,7 @@ def _bridged(state: State, mine: Collection[str]) -> Iterator[Held]:
                 yield from (_of_guest(t, port.domain, "an address of", vrf=vrf) for t in texts if _is_one(prefix(t)))
 
 
-def _ways(state: State, mine: Collection[str]) -> Iterator[Held]:
+def _ways(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
     for each in forwards.receipts(state):
         if not {each.uuid, each.domain} & set(mine) and links.index_of(each.tap) == each.ifindex != 0:
             found = {f.at: "forwarded to" for f in each.forwards if f.at}
@@ -225,7 +227,7 @@ def _is_one(found: Prefix) -> bool:
     return found.prefixlen == found.max_prefixlen
 
 
-def ask(asked: list[Asked], facts: Facts, state: State) -> None:
+def ask(asked: list[RequestedAddress], facts: Facts, state: State) -> None:
     """Asks the LANs. Raises GuestnetError when somebody answers there."""
     suspects = held_addresses.suspects(asked, facts.held)
     wanted = [each for each in asked if each.probe and (each.published or each in suspects)]
@@ -239,7 +241,7 @@ def ask(asked: list[Asked], facts: Facts, state: State) -> None:
         raise GuestnetError(str(held_addresses.refusal(places[answer.question], _answering(answer, state))))
 
 
-def _question(asked: Asked, near: list[HostAddress]) -> Question | None:
+def _question(asked: RequestedAddress, near: list[HostAddress]) -> Question | None:
     """Where to ask for an address; nowhere where the host would not answer for it."""
     address = asked.prefix.network_address
     device = asked.bridge or (_floats_on(address, near) if asked.way else _published_on(address, asked, near))
@@ -256,15 +258,15 @@ def _floats_on(address: Address, near: list[HostAddress]) -> str:
     return next(iter(kernel.lans_of(address, near)), "")
 
 
-def _published_on(address: Address, asked: Asked, near: list[HostAddress]) -> str:
+def _published_on(address: Address, asked: RequestedAddress, near: list[HostAddress]) -> str:
     with suppress(GuestnetError):  # `started` says so
         return kernel.uplink_of(str(address), asked.uplink, near, asked.vrf)
     return ""
 
 
-def _answering(answer: Answer, state: State) -> Held:
+def _answering(answer: Answer, state: State) -> HeldAddress:
     address, device, mac = answer.question.address, answer.question.device, answer.mac
     guest = next((f", which is guest {port.domain!r}" for port in state.ports() if port.mac == mac), "")
     who = f"in use on the LAN of device {device}: {mac}{guest} answers for it"
     do = f"{_GIVE}, or say probe: false for its port if the address is about to move here"
-    return Held(single(address), held_addresses.GUEST, who, do)
+    return HeldAddress(single(address), held_addresses.GUEST, who, do)

@@ -30,7 +30,7 @@ from libvirt_guestnet.xmlread import Node
 _COMES_SECONDS = 120
 
 
-class Told(NamedTuple):
+class RepairResult(NamedTuple):
     """What is to be said of guests that are repaired: of NICs left out, and of guests that cannot be led to."""
 
     refused: list[str]
@@ -159,7 +159,7 @@ def repair(xml: Node, state: State, settle: bool = True) -> None:
         raise (GuestnetError if told.refused else NotLedError)("; ".join([*told.refused, *told.unled]))
 
 
-def repair_all(domains: list[Domain], state: State, settle: bool = True) -> Told:
+def repair_all(domains: list[Domain], state: State, settle: bool = True) -> RepairResult:
     """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them.
 
     A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
@@ -170,7 +170,9 @@ def repair_all(domains: list[Domain], state: State, settle: bool = True) -> Told
     mine, refused = taps.own([domain for domain, _ in found], state)
     address_owners.check_changes(mine, state)
     guard_all(mine, state, settle, anew=True, late=True)
-    return Told([*aside, *refused], [each for domain in mine for each in reachability.arrive_anyway(domain, state)])
+    return RepairResult(
+        [*aside, *refused], [each for domain in mine for each in reachability.arrive_anyway(domain, state)]
+    )
 
 
 def keep(uuids: Iterable[str], state: State) -> None:

@@ -16,7 +16,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.calls.domain import Told, keep, repair_all
+from libvirt_guestnet.hook.calls.domain import RepairResult, keep, repair_all
 from libvirt_guestnet.hook.enforce import bridge_guard, reachability
 from libvirt_guestnet.hook.processes import deadline, notes
 from libvirt_guestnet.hook.processes.deadline import Deadline
@@ -141,7 +141,7 @@ def _together(names: list[str]) -> list[str]:
     records = {name: record for name in names if (record := libvirt_records.record(name))}
     state = _Running(records)
     domains = [bridge_guard.joined(record.domain, state) for record in records.values()]
-    told = repair_all(domains, state) if domains else Told([], [])
+    told = repair_all(domains, state) if domains else RepairResult([], [])
     for text in (*told.refused, *_news(told.unled)):
         log.complain(text)
     return [domain.uuid for domain in domains]

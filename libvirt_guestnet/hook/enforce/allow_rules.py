@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage
-from libvirt_guestnet.datapath.routing.routes import Reach
+from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink
+from libvirt_guestnet.datapath.routing.routes import HostRoutes
 from libvirt_guestnet.hook.enforce import host_routes
 from libvirt_guestnet.parse import Prefix
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
 
-def passages(state: State) -> list[Passage | Link]:
+def passages(state: State) -> list[Passage | RoutedLink]:
     """What has to pass now: the guests that are next hops, or host-routed, run, and the networks are active."""
     networks, reaches = sorted(state.networks()), host_routes.receipts(state)
     routed, behind = [network for network in networks if network.outside], _behind(reaches)
@@ -31,14 +31,14 @@ def passages(state: State) -> list[Passage | Link]:
     return [*_passages(routed, behind), *beyond, *_links(reaches, known)]
 
 
-def _links(reaches: list[Reach], known: set[str]) -> Iterator[Link]:
+def _links(reaches: list[HostRoutes], known: set[str]) -> Iterator[RoutedLink]:
     for reach in reaches:
         for route in reach.routes:
             if route.device == reach.tap or (route.via and route.device not in known):
-                yield Link(route.device, parse.prefix(route.prefix), reach.vrf)
+                yield RoutedLink(route.device, parse.prefix(route.prefix), reach.vrf)
 
 
-def _behind(reaches: list[Reach]) -> dict[str, list[Prefix]]:
+def _behind(reaches: list[HostRoutes]) -> dict[str, list[Prefix]]:
     found: dict[str, list[Prefix]] = {}
     for reach in reaches:
         for route in reach.routes:

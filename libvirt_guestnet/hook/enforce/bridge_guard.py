@@ -79,15 +79,15 @@ def settle(state: State, hold: int, shut: Collection[int] = ()) -> None:
 def lost(state: State) -> bool:
     """Whether the kernel's table, if it has been settled, lacks a chain, a bridge, or somebody who may pass. Raises
     GuestnetError."""
-    from libvirt_guestnet.datapath.netlink.present import Chain, Element, index_key, missing, name_key
+    from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, missing, name_key
 
     known = state.bridges()
     if known is None or known.cannot or not known.settled:
         return False
-    table: list[Chain | Element] = [Chain(bridge_filter.TABLE, name) for name in bridge_filter.CHAINS]
-    table += [Element(bridge_filter.TABLE, "bridges", name_key(bridge)) for bridge in known.networks]
-    table += [Element(bridge_filter.TABLE, "ports", index_key(index)) for index in _uplinks(known, state) - {0}]
-    taps = {Element(bridge_filter.TABLE, "ports", index_key(links.index_of(tap))): tap for tap in state.tapnames()}
+    table: list[ChainKey | ElementKey] = [ChainKey(bridge_filter.TABLE, name) for name in bridge_filter.CHAINS]
+    table += [ElementKey(bridge_filter.TABLE, "bridges", name_key(bridge)) for bridge in known.networks]
+    table += [ElementKey(bridge_filter.TABLE, "ports", index_key(index)) for index in _uplinks(known, state) - {0}]
+    taps = {ElementKey(bridge_filter.TABLE, "ports", index_key(links.index_of(tap))): tap for tap in state.tapnames()}
     # A name that has a receipt may be another device's by now.
     receipts = [(each, state.sound_port(taps[each])) for each in missing(list(taps))]
     out = {r.ifindex for each, r in receipts if r and index_key(r.ifindex) == each.key}
@@ -117,9 +117,9 @@ def remove(state: State, hold: int) -> None:
 def _bare(state: State) -> set[int]:
     """The indexes of ports whose chains are missing, such as of a guest that cannot be guarded again after a flush of
     all rules. Who is put under guard is admitted with that."""
-    from libvirt_guestnet.datapath.netlink.present import Chain, missing
+    from libvirt_guestnet.datapath.netlink.present import ChainKey, missing
 
-    chains = {Chain(TABLE, f"tap-{r.tap}", drops=True): r.ifindex for r in state.ports() if not r.trusted}
+    chains = {ChainKey(TABLE, f"tap-{r.tap}", drops=True): r.ifindex for r in state.ports() if not r.trusted}
     return {chains[each] for each in missing(list(chains))}
 
 

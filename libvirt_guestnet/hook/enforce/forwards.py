@@ -10,8 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 from libvirt_guestnet import log, parse
-from libvirt_guestnet.datapath.firewalls.accepts import Link, Passage, Wanted
-from libvirt_guestnet.datapath.forwards.table import TABLE, Floating, Forward, Ways, accepts, batch, claims, sizes
+from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink, Wanted
+from libvirt_guestnet.datapath.forwards.table import (
+    TABLE,
+    Floating,
+    ForwardRule,
+    PortForwards,
+    accepts,
+    batch,
+    claims,
+    sizes,
+)
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import culprits, grammar
 from libvirt_guestnet.datapath.run.nft import nft
@@ -52,7 +61,7 @@ def claim(domain: Domain, state: State, whole: bool = True) -> None:
         state.drop_ways(tap)
 
 
-def _check_text(wanted: list[Ways]) -> None:
+def _check_text(wanted: list[PortForwards]) -> None:
     """Raises GuestnetError if these could not be written: whoever asks for them hears of it, and nobody else."""
     wanted = list(map(lease_forwards.any_of, wanted))
     grammar.check_nft(batch(wanted))
@@ -72,7 +81,7 @@ def check_plugged(domain: Domain, state: State) -> None:
         check(wanted, [each for each in known if (each.uuid, each.mac) != mine and _there(each)], [])
 
 
-def check(wanted: list[Ways], others: list[Ways], mine: list[Ways]) -> None:
+def check(wanted: list[PortForwards], others: list[PortForwards], mine: list[PortForwards]) -> None:
     """Raises GuestnetError when another guest, or a program of the host, already has what is asked for. What a guest
     has is not asked for again: who came later is the one to go."""
     asked = [claim for each in wanted for claim in claims(each)]
@@ -167,11 +176,11 @@ def _sources(wanted: list[Wanted]) -> list[str]:
     return registry.sources(wanted)
 
 
-def _active(state: State) -> list[Ways]:
+def _active(state: State) -> list[PortForwards]:
     return [lease_forwards.followed(each, state) for each in receipts(state) if each.active]
 
 
-def following(state: State) -> list[Ways]:
+def following(state: State) -> list[PortForwards]:
     """The active ways of ports with forwards to what they have by DHCP, as they should lead by now."""
     return [
         lease_forwards.followed(each, state) for each in receipts(state) if each.active and lease_forwards.follows(each)
@@ -192,19 +201,19 @@ def try_to_settle(state: State, hold: int, force: bool = False) -> None:
         log.report(str(error))
 
 
-def _settled_before(is_: Any) -> tuple[list[Ways], set[str]]:
+def _settled_before(is_: Any) -> tuple[list[PortForwards], set[str]]:
     """The ways, and the sources that firewalls know, of what was settled; nothing of what is damaged, or of another
     version."""
     known = is_ if isinstance(is_, dict) else {}
     try:
         ways, sources = known.get("ways", ()), known.get("sources", ())
-        before = [stored.read(Ways, dict(each), "settled/ways.json", Forward, Floating) for each in ways]
+        before = [stored.read(PortForwards, dict(each), "settled/ways.json", ForwardRule, Floating) for each in ways]
         return before, {source for source in map(str, sources) if parse.prefix(source)}
     except (stored.DamagedError, ValueError, TypeError):
         return [], set()
 
 
-def _forget_flows(before: list[Ways], now: list[Ways]) -> None:
+def _forget_flows(before: list[PortForwards], now: list[PortForwards]) -> None:
     """Those of ways that came or went; the others' go on."""
     was, is_ = ({(each.bridge, way) for each in known for way in _each(each)} for known in (before, now))
     changed = [claim for bridge, way in was ^ is_ for claim in claims(way)]
@@ -215,9 +224,9 @@ def _forget_flows(before: list[Ways], now: list[Ways]) -> None:
         conntrack.forget(changed, [str(host.address) for host in gateway.host_addresses()])
 
 
-def _each(ways: Ways) -> list[Ways]:
+def _each(ways: PortForwards) -> list[PortForwards]:
     """A port's ways one by one."""
-    bare = Ways("", "", "", "", "")
+    bare = PortForwards("", "", "", "", "")
     one = [bare._replace(forwards=(forward,)) for forward in ways.forwards]
     return [*one, *(bare._replace(floating=(floating,)) for floating in ways.floating)]
 
@@ -248,7 +257,9 @@ def to_pass(state: State) -> list[Wanted]:
     return [*accepts(_active(state)), *passages(state)]
 
 
-def _arrange(active: list[Ways], through: list[Passage | Link], gone: set[str], state: State, hold: int) -> list[str]:
+def _arrange(
+    active: list[PortForwards], through: list[Passage | RoutedLink], gone: set[str], state: State, hold: int
+) -> list[str]:
     """Has other firewalls let these pass. Returns what failed."""
     from libvirt_guestnet.datapath.firewalls import registry
     from libvirt_guestnet.datapath.firewalls.contract import Change
@@ -262,29 +273,29 @@ def _arrange(active: list[Ways], through: list[Passage | Link], gone: set[str], 
     return registry.arrange(Change(wanted, sorted(gone), hold, _names(active, state)))
 
 
-def _names(active: list[Ways], state: State) -> Callable[[Wanted], str]:
+def _names(active: list[PortForwards], state: State) -> Callable[[Wanted], str]:
     """Whose something is that has to pass, for messages."""
     owners = {accept: each.domain for each in active for accept in accepts([each])}
 
     def name(wanted: Wanted) -> str:
         routes = ((reach.domain, route.prefix) for reach in host_routes.receipts(state) for route in reach.routes)
         led = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
-        domain = led if isinstance(wanted, Passage | Link) else owners.get(wanted)
+        domain = led if isinstance(wanted, Passage | RoutedLink) else owners.get(wanted)
         return f"guest {domain!r}" if domain else f"{wanted.guest} on {wanted[0]}"
 
     return name
 
 
-def receipts(state: State) -> list[Ways]:
+def receipts(state: State) -> list[PortForwards]:
     """Every port's ways in, active or not."""
-    return state.receipts("ways", Ways, Forward, Floating)
+    return state.receipts("ways", PortForwards, ForwardRule, Floating)
 
 
-def _plain(ways: Ways) -> dict[str, Any]:
+def _plain(ways: PortForwards) -> dict[str, Any]:
     """As JSON gives it back."""
     lists = {"forwards": [list(each) for each in ways.forwards], "floating": [list(each) for each in ways.floating]}
     return {**ways._asdict(), **lists}
 
 
-def _there(ways: Ways) -> bool:
+def _there(ways: PortForwards) -> bool:
     return bool(ways.ifindex) and links.index_of(ways.tap) == ways.ifindex

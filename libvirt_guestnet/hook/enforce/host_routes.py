@@ -13,7 +13,7 @@ from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.datapath.routing import gateway, routes
 from libvirt_guestnet.datapath.routing.gateway import RoutedTap
-from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import NotLedError
 from libvirt_guestnet.state.folder import State
@@ -23,18 +23,18 @@ def expect(uuid: str, domain: str, taps: Iterable[RoutedTap], state: State) -> N
     """Records taps of which the host is about to become the gateway. What leads to them already stays."""
     there = {reach.tap: reach for reach in receipts(state) if reach.uuid == uuid}
     for each in taps:
-        known = there.get(each.tap, Reach(each.tap, uuid, domain))
+        known = there.get(each.tap, HostRoutes(each.tap, uuid, domain))
         gateway = next((str(gateway) for gateway in each.gateways if gateway.version == 4), "")
         index = links.index_of(each.tap)
         state.put_reach(known._replace(gateway=gateway, vrf=each.vrf, ifindex=index)._asdict())
 
 
-def lead(uuid: str, wanted: list[Reach], state: State, *, only: str = "") -> None:
+def lead(uuid: str, wanted: list[HostRoutes], state: State, *, only: str = "") -> None:
     """Has the host lead to exactly these taps of a domain (of a single NIC `only` by its tap), in exactly these ways.
 
     Raises NotLedError, after doing what can be done, where something on the host is in the way; that has a receipt too.
     """
-    taps: dict[str, Reach] = {}
+    taps: dict[str, HostRoutes] = {}
     for reach in wanted:
         measured = reach._replace(ifindex=links.index_of(reach.tap))
         taps[reach.tap] = _with(measured, [taps[reach.tap]] if reach.tap in taps else [])
@@ -53,7 +53,7 @@ def lead(uuid: str, wanted: list[Reach], state: State, *, only: str = "") -> Non
         raise NotLedError("; ".join(failures))
 
 
-def _put(reach: Reach, state: State) -> str:
+def _put(reach: HostRoutes, state: State) -> str:
     try:
         routes.put(reach)
     except NotLedError as error:
@@ -63,7 +63,7 @@ def _put(reach: Reach, state: State) -> str:
     return ""
 
 
-def _with(reach: Reach, olds: list[Reach]) -> Reach:
+def _with(reach: HostRoutes, olds: list[HostRoutes]) -> HostRoutes:
     for old in olds:
         more = (route for route in old.routes if route not in reach.routes)
         also = (each for each in old.published if each not in reach.published)
@@ -109,12 +109,12 @@ def forget_all(state: State, hold: int) -> None:
 def ungated(state: State) -> dict[str, str]:
     """The taps of which the host is the gateway and that the kernel does not take for such, each with its domain.
     Raises GuestnetError, as the next two do."""
-    from libvirt_guestnet.datapath.netlink.present import Chain, Element, missing, name_key
+    from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, missing, name_key
 
     gated = [reach for reach in receipts(state) if reach.gateway]
-    wanted: list[Chain | Element] = [Chain(gateway.ARP_TABLE, "input")] if gated else []
-    wanted += [Element(gateway.ARP_TABLE, "taps", name_key(reach.tap)) for reach in gated]
-    wanted += [Element(gateway.ARP_TABLE, "gateways", parse.address(reach.gateway).packed) for reach in gated]
+    wanted: list[ChainKey | ElementKey] = [ChainKey(gateway.ARP_TABLE, "input")] if gated else []
+    wanted += [ElementKey(gateway.ARP_TABLE, "taps", name_key(reach.tap)) for reach in gated]
+    wanted += [ElementKey(gateway.ARP_TABLE, "gateways", parse.address(reach.gateway).packed) for reach in gated]
     return {reach.tap: reach.domain for reach in gated} if gated and missing(wanted) else {}
 
 
@@ -140,24 +140,24 @@ def unled(state: State) -> dict[str, str]:
     return {reach.tap: reach.domain for reach in living if any(_is_lost(each, there) for each in _ways(reach))}
 
 
-def _is_lost(each: Route | Published, there: frozenset[Route | Published]) -> bool:
+def _is_lost(each: Route | ProxyEntry, there: frozenset[Route | ProxyEntry]) -> bool:
     return each not in there and links.is_up(each.device)
 
 
-def _ways(reach: Reach) -> list[Route | Published]:
+def _ways(reach: HostRoutes) -> list[Route | ProxyEntry]:
     return [*reach.routes, *reach.published]
 
 
-def _living(state: State) -> list[Reach]:
+def _living(state: State) -> list[HostRoutes]:
     return [reach for reach in receipts(state) if links.is_there(reach.tap, reach.ifindex)]
 
 
-def receipts(state: State) -> list[Reach]:
+def receipts(state: State) -> list[HostRoutes]:
     """Every receipt."""
-    return state.receipts("reach", Reach, Route, Published)
+    return state.receipts("reach", HostRoutes, Route, ProxyEntry)
 
 
-def _withdraw(gone: list[Reach], state: State, hold: int) -> None:
+def _withdraw(gone: list[HostRoutes], state: State, hold: int) -> None:
     if not gone:
         return
     taps = {reach.tap for reach in gone}

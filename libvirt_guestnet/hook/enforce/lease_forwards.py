@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from libvirt_guestnet.datapath.forwards.table import Ways, led
+from libvirt_guestnet.datapath.forwards.table import PortForwards, led
 from libvirt_guestnet.hook.enforce import address_sets
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
@@ -21,22 +21,22 @@ _CHANGED, _FLAGS = 0x08 | 0x80, os.O_NONBLOCK | os.O_CLOEXEC
 _LEASE_SECONDS = 1 << 31  # of a port that learns nothing its server's own time is all there is
 
 
-def follows(ways: Ways) -> bool:
+def follows(ways: PortForwards) -> bool:
     """Whether a port has forwards to what it has by DHCP."""
     return any(forward.to in LEASES for forward in ways.forwards)
 
 
-def followed(ways: Ways, state: State) -> Ways:
+def followed(ways: PortForwards, state: State) -> PortForwards:
     """A port's ways as they lead by now."""
     return led(ways, _addresses(ways, state)) if follows(ways) else ways
 
 
-def any_of(ways: Ways) -> Ways:
+def any_of(ways: PortForwards) -> PortForwards:
     """The same with addresses of nobody, where it only matters how they would be written."""
     return led(ways, _PLACEHOLDERS)
 
 
-def _addresses(ways: Ways, state: State) -> dict[int, str]:
+def _addresses(ways: PortForwards, state: State) -> dict[int, str]:
     """By family. What another port holds is not this one's, whatever the server wrote; and what this one has learnt is
     its own, even if a neighbour with its identity had the server write it down as his. Nor can one give a lease back:
     only in IPv6, where questions do not say whose they are, is what is written nowhere its own all the same."""

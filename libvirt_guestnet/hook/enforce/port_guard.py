@@ -96,10 +96,10 @@ def lives(tap: str, state: State) -> bool:
 def lost(state: State) -> dict[str, str]:
     """The taps whose own chain is missing in the kernel, empty, or accepts what it does not know, each with its domain.
     Raises GuestnetError."""
-    from libvirt_guestnet.datapath.netlink.present import Chain, missing
+    from libvirt_guestnet.datapath.netlink.present import ChainKey, missing
 
-    chains = {Chain(TABLE, f"tap-{tap}", drops=True): tap for tap in sorted(state.tapnames() & links.names())}
-    receipts = [state.sound_port(chains[each]) for each in missing(list(chains)) if isinstance(each, Chain)]
+    chains = {ChainKey(TABLE, f"tap-{tap}", drops=True): tap for tap in sorted(state.tapnames() & links.names())}
+    receipts = [state.sound_port(chains[each]) for each in missing(list(chains)) if isinstance(each, ChainKey)]
     return {r.tap: r.domain for r in receipts if r and not r.trusted and r.ifindex == links.index_of(r.tap)}
 
 
@@ -132,14 +132,14 @@ def _is_hosts(receipt: PortReceipt, state: State) -> bool:
 def _forgot_claims(receipt: PortReceipt, before: PortReceipt | None) -> bool:
     """Whether a port may have claimed what is not noted in the kernel: nobody knows the port, or what notes it is
     gone."""
-    from libvirt_guestnet.datapath.netlink.present import Chain, missing
+    from libvirt_guestnet.datapath.netlink.present import ChainKey, missing
 
     if before is None:
         return True
     return (
         bool(before.claims)
         and address_sets.stays(before, receipt)
-        and bool(missing([Chain(TABLE, f"heard-{receipt.tap}")]))
+        and bool(missing([ChainKey(TABLE, f"heard-{receipt.tap}")]))
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from libvirt_guestnet import log, parse, xmlread
-from libvirt_guestnet.datapath.forwards.table import Ways
+from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing import gateway as kernel
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.datapath.routing.announce import announce
-from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.errors import NotLedError
 from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, forwards, host_routes
 from libvirt_guestnet.hook.processes import incoming, notes
@@ -84,7 +84,7 @@ def _now(domain: Domain, state: State) -> Domain:
     return bridge_guard.joined(record.domain, state) if record is not None and same else domain
 
 
-def _wanted(domain: Domain, state: State) -> list[Reach]:
+def _wanted(domain: Domain, state: State) -> list[HostRoutes]:
     ports, floating = (
         host_routed.routed_ports(domain),
         [each for each in wanted_forwards.ways(domain) if each.floating],
@@ -101,7 +101,7 @@ def _wanted(domain: Domain, state: State) -> list[Reach]:
     return [*wanted, *next_hop.reaches(domain)]
 
 
-def _lead(domain: Domain, wanted: list[Reach], state: State) -> list[Published]:
+def _lead(domain: Domain, wanted: list[HostRoutes], state: State) -> list[ProxyEntry]:
     published = _prepared(wanted)
     try:
         with state.lock():
@@ -114,7 +114,7 @@ def _lead(domain: Domain, wanted: list[Reach], state: State) -> list[Published]:
     return published
 
 
-def _prepared(wanted: list[Reach]) -> list[Published]:
+def _prepared(wanted: list[HostRoutes]) -> list[ProxyEntry]:
     for version in {6 if ":" in route.prefix else 4 for reach in wanted for route in reach.routes if route.via}:
         kernel.forward(version)  # libvirt does not for mode open
     published = [each for reach in wanted for each in reach.published]
@@ -144,14 +144,14 @@ def leave_bridge(port: xmlread.Node, state: State, hold: int) -> None:
             forwards.leave(tap, bridge, state)
 
 
-def floats(port: Ways, host: list[HostAddress]) -> Reach:
+def floats(port: PortForwards, host: list[HostAddress]) -> HostRoutes:
     """The host answers for floating addresses on the LANs that it is on itself; others are routed to it by whoever has
     them, and its own it answers for anyway (a guest that ran before the host got one keeps it). The kernel answers only
     for what it would not send back out there."""
     near = {f.ip: device for f in port.floating for device in _near(f.ip, host)}
     routed = [f for f in port.floating if f.via or f.ip in near]
     routes = tuple(Route(f"{f.ip}/{128 if ':' in f.ip else 32}", port.bridge, f.via) for f in routed)
-    return Reach(port.tap, port.uuid, port.domain, routes, tuple(map(Published._make, near.items())))
+    return HostRoutes(port.tap, port.uuid, port.domain, routes, tuple(map(ProxyEntry._make, near.items())))
 
 
 def _near(address: str, host: list[HostAddress]) -> list[str]:
@@ -173,6 +173,6 @@ def open_ways_of(uuids: set[str], state: State, force: bool = False) -> None:
         forwards.activate(uuids, state, hold, force)
 
 
-def _answer(published: Iterable[Published]) -> None:
+def _answer(published: Iterable[ProxyEntry]) -> None:
     for device, version in sorted({(each.device, 6 if ":" in each.address else 4) for each in published}):
         kernel.answer_on(device, version)

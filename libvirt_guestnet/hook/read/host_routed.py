@@ -12,7 +12,7 @@ from typing import NamedTuple
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
 from libvirt_guestnet.datapath.routing.gateway import GATEWAY6, RoutedTap
-from libvirt_guestnet.datapath.routing.routes import Published, Reach, Route
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
 from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
@@ -64,14 +64,14 @@ def gateways(port: RoutedPort) -> RoutedTap:
     return RoutedTap(port.tap, tuple(gateway for version, gateway in found if version in versions), port.vrf)
 
 
-def reach(domain: Domain, port: RoutedPort, uplink_of: UplinkOf) -> Reach:
+def reach(domain: Domain, port: RoutedPort, uplink_of: UplinkOf) -> HostRoutes:
     """What leads to the port. Raises GuestnetError when no uplink is found for an address that has to be published."""
     routes = [Route(f"{ip}/{ip.max_prefixlen}", port.tap, table=port.table) for ip in port.addresses]
     for prefix in port.prefixes:
         via = next((str(ip) for ip in port.addresses if ip.version == parse.prefix(prefix).version), "")
         routes.append(Route(prefix, port.tap, via, port.table))
-    published = [Published(str(ip), uplink_of(str(ip), port)) for ip in port.addresses] if port.publish else []
-    return Reach(
+    published = [ProxyEntry(str(ip), uplink_of(str(ip), port)) for ip in port.addresses] if port.publish else []
+    return HostRoutes(
         tap=port.tap,
         uuid=domain.uuid,
         domain=domain.name,

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.devices.subinterface import Subinterface
+from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
 from libvirt_guestnet.datapath.devices.vxlan_device import Overlay
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import nics
@@ -33,7 +33,7 @@ class AwareBridge(NamedTuple):
     uplink: str
 
 
-class Uplink(NamedTuple):
+class UplinkBridge(NamedTuple):
     """Mode bridge: the bridge our hook makes and the NIC it puts behind it."""
 
     bridge: str
@@ -157,19 +157,19 @@ def _carrier(network: Node, kind: type[T]) -> tuple[str, T] | None:
     return device(bridge, "name"), said.carrier
 
 
-def uplink(network: Node) -> Uplink | None:
+def uplink(network: Node) -> UplinkBridge | None:
     """The bridge to make for a network of mode bridge whose label is mapped to a NIC, else None."""
     found = _carrier(network, policy.Uplink)
-    return Uplink(found[0], found[1].device) if found and not found[1].vlan else None
+    return UplinkBridge(found[0], found[1].device) if found and not found[1].vlan else None
 
 
-def subinterface(network: Node) -> Subinterface | None:
+def subinterface(network: Node) -> VlanDevice | None:
     """The bridge and the VLAN of a NIC to make for a network, else None. Raises GuestnetError on bad values."""
     found = _carrier(network, policy.Uplink)
     if found is None or not found[1].vlan:
         return None
     bridge, said = found
-    return Subinterface(bridge, said.device, said.vlan, said.service)
+    return VlanDevice(bridge, said.device, said.vlan, said.service)
 
 
 def is_libvirts_bridge(network: Node) -> bool:

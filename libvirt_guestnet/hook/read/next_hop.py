@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.routing.routes import Reach, Route
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, Route
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
 from libvirt_guestnet.metadata.policy import PortPolicy
 
 
-def reaches(domain: Domain) -> list[Reach]:
+def reaches(domain: Domain) -> list[HostRoutes]:
     """For each port with prefixes behind it the host's routes to them, by way of the port's address.
 
     Raises GuestnetError on anything that cannot be carried out.
@@ -17,11 +17,11 @@ def reaches(domain: Domain) -> list[Reach]:
     return [_reach(domain, policy, nic) for policy, nic in domain.policies() if policy.behind]
 
 
-def _reach(domain: Domain, policy: PortPolicy, nic: Nic) -> Reach:
+def _reach(domain: Domain, policy: PortPolicy, nic: Nic) -> HostRoutes:
     if not nic.bridge:
         raise GuestnetError(f"interface {policy.mac}: it is on no bridge that the host could route through")
     bridge = parse.device(nic.bridge)
-    return Reach(
+    return HostRoutes(
         tap=parse.device(nic.checked_tap()),
         uuid=domain.uuid,
         domain=domain.name,

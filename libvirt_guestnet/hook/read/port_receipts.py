@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, IPv6Network, summarize_address_range
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.port.dhcp_requests import usual_addresses
-from libvirt_guestnet.datapath.port.learning import Server
+from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import savi_prefixes
@@ -230,7 +230,7 @@ def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> 
 
     Raises GuestnetError on text that is no address or prefix.
     """
-    server = Server(
+    server = DhcpServer(
         bridge=receipt.segment or receipt.bridge,
         mac=receipt.dhcp_mac,
         addresses=tuple(map(prefix, receipt.dhcp)),

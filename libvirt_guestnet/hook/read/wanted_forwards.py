@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libvirt_guestnet.datapath.forwards.table import Floating, Forward, Ways
+from libvirt_guestnet.datapath.forwards.table import Floating, ForwardRule, PortForwards
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
@@ -12,7 +12,7 @@ from libvirt_guestnet.model.claims import MOST_MOVED
 _MOST_OF_ALL = 4 * MOST_MOVED
 
 
-def ways(domain: Domain) -> list[Ways]:
+def ways(domain: Domain) -> list[PortForwards]:
     """Those of a domain's ports that have any. Raises GuestnetError on what cannot be carried out."""
     found = [each for nic in domain.nics if (each := _ways(domain, nic))]
     moved = sum(f.last - f.first + 1 for each in found for f in each.forwards if f.first != f.to_first)
@@ -21,17 +21,19 @@ def ways(domain: Domain) -> list[Ways]:
     return found
 
 
-def _ways(domain: Domain, nic: Nic) -> Ways | None:
+def _ways(domain: Domain, nic: Nic) -> PortForwards | None:
     policy = nic.policy
     if policy is None or not (policy.forwards or policy.floating):
         return None
-    return Ways(
+    return PortForwards(
         tap=nic.checked_tap(),
         mac=nic.mac,
         uuid=domain.uuid,
         domain=domain.name,
         bridge=check_device(nic.bridge_of_network),
-        forwards=tuple(Forward(f.protocol, f.first, f.last, f.to, f.to_first, f.at, f.hide) for f in policy.forwards),
+        forwards=tuple(
+            ForwardRule(f.protocol, f.first, f.last, f.to, f.to_first, f.at, f.hide) for f in policy.forwards
+        ),
         floating=tuple(map(_floating, policy.floating)),
     )
 

@@ -18,7 +18,7 @@ import socket
 import time
 
 from libvirt_guestnet import log
-from libvirt_guestnet.datapath.forwards.table import Ways
+from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink.events import Changes
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.calls import repair
@@ -75,7 +75,7 @@ class _Watch:
         self.patience = _LOOK_SECONDS
         self._missing, self._tried, self._tries = NOTHING, 0.0, 0
         self._strays = bridge_members.Strays(self._looks)
-        self._following: list[Ways] = []
+        self._following: list[PortForwards] = []
         self._followed = 0.0
 
     def look(self) -> None:
