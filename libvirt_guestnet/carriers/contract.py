@@ -3,53 +3,21 @@
 
 A carrier says what of it stands in XML (`declares`, `tag`, `libvirt_network`, `libvirt_nic`), what a plan has to see on
 the host (`device`, `outlet`), and what the network's hook does for it (`prepare`, `begin`, `receipt`). Hooks import
-this, so that it knows the model's classes by what it asks of them.
+this: no class of the model's, nor lxml, when it is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from libvirt_guestnet.hostmap import HostMap
     from libvirt_guestnet.metadata.policy import VlanBridge
+    from libvirt_guestnet.model.network import Network
+    from libvirt_guestnet.model.topology import Port
     from libvirt_guestnet.state.receipts import NetworkReceipt
     from libvirt_guestnet.xmlread import Node
-
-
-class Network(Protocol):
-    """What a carrier looks at of the model's network."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def vlan(self) -> int | None: ...
-    @property
-    def service_vlan(self) -> bool: ...
-    @property
-    def physical_network(self) -> str | None: ...
-
-
-class Port(Protocol):
-    """The same of a port."""
-
-    @property
-    def vlan(self) -> int | None: ...
-    @property
-    def trunk(self) -> tuple[tuple[int, int], ...]: ...
-    @property
-    def native_vlan(self) -> int | None: ...
-
-
-class Labels(Protocol):
-    """What is behind physical networks' labels on a host: `hostmap.HostMap`. All raise GuestnetError where a label is
-    not mapped."""
-
-    def uplink(self, network: Any) -> str | None: ...
-    def vlan_uplink(self, label: str) -> str | None: ...
-    def is_ovs(self, label: str) -> bool: ...
 
 
 class Tag(NamedTuple):
@@ -64,7 +32,7 @@ class CarriedNetwork(NamedTuple):
     """A network of a topology on a host. `tagged` names a port on it that has VLANs of its own, if there is one."""
 
     network: Network
-    hostmap: Labels
+    hostmap: HostMap
     tagged: str | None
 
     @property
@@ -89,7 +57,7 @@ class Carrier:
         carry."""
         return None
 
-    def plugs(self, network: Network, hostmap: Labels) -> bool:
+    def plugs(self, network: Network, hostmap: HostMap) -> bool:
         """Whether libvirt itself plugs ports into it, and tags them by what stands in its own elements."""
         return False
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier, Tag
 from libvirt_guestnet.errors import GuestnetError
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.hostmap import HostMap
+    from libvirt_guestnet.model.network import Network
+    from libvirt_guestnet.model.topology import Port
 
 
 class OpenVSwitch(Carrier):

@@ -14,6 +14,9 @@ from libvirt_guestnet.carriers.vlan_bridge import VlanBridge
 from libvirt_guestnet.carriers.vxlan import Vxlan
 
 if TYPE_CHECKING:
+    from libvirt_guestnet.hostmap import HostMap
+    from libvirt_guestnet.model.network import Network
+    from libvirt_guestnet.model.topology import Topology
     from libvirt_guestnet.state.receipts import NetworkReceipt
     from libvirt_guestnet.xmlread import Node
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from libvirt_guestnet.carriers import registry
-from libvirt_guestnet.carriers.contract import Wanted
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import policy, writer
 from libvirt_guestnet.metadata.policy import LEASE, REQUIRED, STRICT, DomainPolicy, NetworkPolicy, PortPolicy
@@ -112,8 +111,7 @@ def _uplink(network: Network, hostmap: HostMap) -> policy.Uplink | None:
 
 
 def _vlan(topology: Topology, network: Network, hostmap: HostMap) -> policy.VlanBridge | None:
-    tagged = next((f"{g.name}.{p.name}" for g, p in topology.ports_on(network.name) if p.vlan or p.trunk), None)
-    wanted = Wanted(network, hostmap, tagged)
+    wanted = registry.wanted(topology, network, hostmap)
     return registry.of(wanted).declares(wanted)
 
 

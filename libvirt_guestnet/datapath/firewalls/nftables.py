@@ -12,6 +12,8 @@ from libvirt_guestnet.datapath.run.nft import items
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
+_HOOKS = ("forward", "input")
+_FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 _OURS = "guestnet"
 _NEUTRAL = {"counter", "log"}
 
@@ -47,7 +49,7 @@ class Nftables(Firewall):
         return RefusingChain(
             f"{chain['family']} {chain['table']} {chain['name']}",
             chain["hook"],
-            FAMILIES[chain["family"]],
+            _FAMILIES[chain["family"]],
             refuses,
             self._whose.get(chain["table"], self).tool,
             dnat=any(_is_dnat(expr[0]) and "accept" in expr[-1] for expr in own),
