@@ -1,1 +1,1 @@
-"""What a user declared, as facts, and the words that libvirt's XML carries them in. Pure."""
+"""What a user declared, as facts. Pure."""

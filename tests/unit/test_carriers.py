@@ -95,7 +95,7 @@ def declared(name: str) -> tuple[Element, Element]:
 def test_what_one_declares_stands_in_the_xml() -> None:
     own, _ = declared("own")
     (element,) = own.iterfind(f"metadata/{{{NAMESPACE}}}network/{{{NAMESPACE}}}vlan")
-    assert dict(element.attrib) == {"tag": "7", "uplink": "eth9"}
+    assert dict(element.attrib) == {"uplink": "eth9", "tag": "7"}
     network, nic = declared("a")
     assert [port.find("parameters").get("sci") for port in network.iterfind("virtualport")] == ["1"]  # type: ignore[union-attr]
     assert [port.get("type") for port in nic.iterfind("virtualport")] == ["macsec"]

@@ -27,7 +27,6 @@ LAN = NetworkFacts("lan", "br0", "bridge")
 ROUTED = NetworkFacts("vme1", "vme1", "host-routed")
 UNTRANSLATED = NetworkFacts("public", "br-public", "nat", frozenset({4, 6}), reached=True, untranslated=True)
 IN_VRF = replace(ROUTED, vrf="red")
-TAKEN = Refusal("domain 'a'", "address 192.0.2.1 is this host's own, on device up0", "give it another")
 HOOK = HookStatus("qemu", "/etc/h", installed=True, current=True, restart_needed=False)
 OWN = RefusingChain("inet filter forward", "forward", (4, 6), "its policy is drop")
 FIREWALLD = RefusingChain(
