@@ -160,7 +160,8 @@ class PortPolicy(NamedTuple):
     """<guestnet:port>: what one NIC may send, and what leads to it.
 
     `addressing` is NONE, ANY or "" (what `addresses` says; or, without any, what the network's host says). `privacy`,
-    `log` and `offload` as of a network. `was` is XML of a user's own NIC, which no hook reads.
+    `log` and `offload` as of a network. `note` is the user's own, `was` XML of a user's own NIC: no hook
+    reads these two.
     """
 
     mac: str
@@ -171,6 +172,7 @@ class PortPolicy(NamedTuple):
     log: bool | None = None
     offload: str = ""
     probe: bool = True
+    note: str = ""
     was: str = ""
     addressing: str = ""
     addresses: tuple[Address, ...] = ()

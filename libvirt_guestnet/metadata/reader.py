@@ -126,6 +126,7 @@ def read_port(port: Node) -> PortPolicy:
         log=_said(port, "log"),
         offload=word(port, "offload", REFUSE),
         probe=port.get("probe") != "no",
+        note=port.get("note"),
         was=port.get("was"),
         addressing=addressing,
         addresses=addresses,

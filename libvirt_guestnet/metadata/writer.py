@@ -93,6 +93,7 @@ def _port(port: PortPolicy) -> Element:
         log=_yes_or_no(port.log),
         probe=None if port.probe else "no",
         offload=port.offload,
+        note=port.note,
         was=port.was,
     )
 

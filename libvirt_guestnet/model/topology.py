@@ -129,6 +129,7 @@ class Port:
     While the guest runs, the host routes the prefixes `behind` it through this port.
     A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
     of its untagged ones, none when there is none.
+    `note` is the user's own.
     `told` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
     assumes: where it says nothing, a NIC that a user's own domain has keeps what it has.
     """
@@ -161,6 +162,7 @@ class Port:
     untranslated: tuple[IPAddress, ...] = ()
     probe: bool = True
     behind: tuple[IPNetwork, ...] = ()
+    note: str = ""
 
     def address(self, version: int) -> IPAddress | None:
         """The port's first address of IPv4 or IPv6."""

@@ -63,9 +63,10 @@ class PortRow:
     """One NIC of a domain of ours. `guarded` is what the hooks applied: None while there is no tap.
 
     `trusted` is what the policy says: no port security at all; `any_address`, that it may use what nobody else holds;
-    `unknown`, that the hooks know no address that it could use but those that follow from its MAC. `drops` counts the
-    frames that port security dropped, None when unknown; `reasons` has them by reason. `offload` says whether the guest
-    is kept from having the host write checksums where it wants: one of the words below, or "" where nothing is guarded.
+    `unknown`, that the hooks know no address that it could use but those that follow from its MAC; `note` is the
+    topology's. `drops` counts the frames that port security dropped, None when unknown; `reasons` has them by reason.
+    `offload` says whether the guest is kept from having the host write checksums where it wants: one of the words
+    below, or "" where nothing is guarded.
     `learnt` are addresses that the host's DHCP server gave the port. `link` is the kernel's where that is not what was
     asked for: "host down", "no bridge", "in BRIDGE"; `wrong` says this, and what else the tap lacks, in words.
     """
@@ -86,6 +87,7 @@ class PortRow:
     offload: str = ""
     any_address: bool = False
     unknown: bool = False
+    note: str = ""
     reasons: Mapping[str, int] = field(default_factory=dict)
     wrong: tuple[str, ...] = ()
 
@@ -252,6 +254,7 @@ def _ports(
             trusted=policy is not None and not policy.guarded,
             any_address=policy is not None and policy.addressing == ANY,
             unknown=applied is not None and _unknown(applied),
+            note="" if policy is None else policy.note,
             offload=offload.word(device) if device and guarded else "",
             reasons=drops,
             wrong=tuple(map(_said, here)),

@@ -153,6 +153,7 @@ class Guests:
             trunk=vlans.trunk(given),
             native_vlan=value(given.native_vlan),
             probe=given.probe.value,
+            note=value(given.note) or "",
             behind=next_hops.behind(given, routed),
         )
         port = self._with_ways(given, port, f"port '{guest}.{name}'", seg)

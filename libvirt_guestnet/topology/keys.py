@@ -294,6 +294,7 @@ class PortDecl(Decl):
         "with prefix length 32 or 128, and may send from them. Modes nat and route need a physical-network for that.",
         name="floating-untranslated",
     )
+    note: At[str] | None = key(kinds.NOTE, "One line of your own for people and programs: `status --json` prints it.")
     probe: At[bool] = key(
         kinds.BOOL,
         "Before the host answers for an address of the port's on a LAN, that LAN is asked whether anybody has it: who "

@@ -25,6 +25,7 @@ _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
+NOTE_CHARACTERS = 200
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
 
@@ -43,6 +44,12 @@ def _pattern(pattern: str) -> dict[str, str]:
 
 def _read_text(text: str) -> str:
     return text
+
+
+def _read_note(text: str) -> str:
+    if 0 < len(text) <= NOTE_CHARACTERS and text.isprintable():
+        return text
+    raise ValueError(f"{shown(text)} is not one line of 1 to {NOTE_CHARACTERS} printable characters")
 
 
 def _read_bool(text: str, what: str = "neither true nor false") -> bool:
@@ -292,6 +299,7 @@ class LinkState(StrEnum):
 LAYER2 = "layer2"
 AUTO = 0  # neither a VLAN nor a VNI: one is to be drawn from the label's pool
 TEXT = Kind(_read_text, {"type": "string"})
+NOTE = Kind(_read_note, {"type": "string", "minLength": 1, "maxLength": NOTE_CHARACTERS})
 BOOL = Kind(_read_bool, {"type": "boolean"})
 PRIVACY = Kind(_read_privacy, {"enum": [True, False, STRICT]})
 GUARDED = Kind(_read_guarded, {"enum": [True, False, REQUIRED]})

@@ -58,6 +58,7 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> PortPolicy:
         log=None if port.log_drops == (network.log_drops and network.routed is None) else port.log_drops,
         offload=_offload(network),
         probe=port.probe,
+        note=port.note,
         addressing=_addressing(port),
         addresses=(*(address.ip for address in port.addresses), *port.untranslated),
         sources=tuple(port.sources),

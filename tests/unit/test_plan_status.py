@@ -21,7 +21,7 @@ NETWORK = """
 DOMAIN = """
 <domain><name>b</name><uuid>u-b</uuid>
 <metadata><g:domain xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="t" guest="b" image="tiny">
-  <g:port mac="52:54:00:61:0b:02" name="p" network="vlan1"><g:address ip="10.61.2.1"/></g:port></g:domain></metadata>
+  <g:port mac="52:54:00:61:0b:02" name="p" network="vlan1" note="the shop"><g:address ip="10.61.2.1"/></g:port></g:domain></metadata>
 <devices>
 <interface type="network"><mac address="52:54:00:61:0B:02"/><source network="vlan1"/><target dev="vme1"/></interface>
 <interface type="network"><mac address="52:54:00:61:0b:03"/><source network="vlan1"/><target dev="vme2"/>
@@ -83,6 +83,7 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "trusted": False,
         "offload": "on",
         "any_address": False,
+        "note": "the shop",
         "unknown": True,  # the hooks' receipt has none of its addresses
         "reasons": {"ARP": 3, "ND": 4},
         "wrong": [],
