@@ -19,17 +19,17 @@ LIBRARY = str(Path(libvirt_guestnet.__file__).parents[1])
 ARRANGE = """
 import json, sys
 from ipaddress import ip_network
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, Link, Passage, Published
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink
 from libvirt_guestnet.datapath.firewalls.contract import Change
 from libvirt_guestnet.datapath.firewalls.registry import arrange
 
 def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False, other="", far="",
            link=False):
     if link:
-        return Link(bridge, ip_network(guest))
+        return RoutedLink(bridge, ip_network(guest))
     if other:
         return Passage(bridge, ip_network(guest), other, ip_network(far) if far else None)
-    origin = Published(ip_network(published) if published else None, from_ports) if translated else None
+    origin = OriginalDestination(ip_network(published) if published else None, from_ports) if translated else None
     return Accept(bridge, ip_network(guest), protocol, ports, origin)
 
 print(json.dumps(arrange(Change([accept(**fields) for fields in json.loads(sys.argv[1])]))))

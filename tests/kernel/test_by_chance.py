@@ -21,21 +21,21 @@ PARSERS = ("stdin", "chain", "metadata", "receipts", "leases", "records", "topol
 # What the unchanged seeds need not reach, and why.
 ELSEWHERE = {
     "stand-ins take their place": (
-        r"(run/program|forwards/conntrack|helpers/detached|^log)\.py|notes\.py let_go|vlan_bridge\.py _(read|write)$"
+        r"(run/program|forwards/conntrack|processes/detached|^log)\.py|notes\.py let_go|vlan_bridge\.py _(read|write)$"
         r"|links\.py (Watch|_attributes|all_links|links|tap_mac)|probe\.py|address_sets\.py _moved$"
         r"|incoming\.py (_heard|_runs|_wait|repeat)|hotplug\.py (_candidates|_taps_of_port)"
     ),
     "nobody's text goes there": r"port/(bpf|bpfload|checksum)\.py|netlink/tc\.py|enforce/checksum_guard\.py",
     "loops around what is reached": (
-        r"services/(watch|repair)\.py (main|_heard|_wait|_locked|_settle|_taken)$|netlink/events\.py"
-        r"|hotplug\.py version$|lease_forwards\.py Files|hook/(dispatch|lifecycle)\.py .*expired"
-        r"|hook/lifecycle\.py _(age|is_there)$"
+        r"(services/watch|calls/repair)\.py (main|_heard|_wait|_locked|_settle|_taken)$|netlink/events\.py"
+        r"|libvirt_records\.py version$|lease_forwards\.py Files|hook/(concern|processes/deadline)\.py .*expired$"
+        r"|hook/concern\.py _(age|is_there)$|hook/main\.py"
     ),
     "commands of a person's, and labs": (
-        r"firewalls/(docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"
+        r"firewalls/(base_chains|docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"
         r"|links\.py ports_of|firewalls/registry\.py (named|survey|surveyed|managed|advice)$"
-        r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|is_iptables|legacy|_words)$"
-        r"|firewalls/iptables\.py (_refuses|_devices)$|contract\.py Guests"
+        r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|legacy|_words)$"
+        r"|firewalls/iptables\.py (_refuses|_devices)$|firewalls/chains\.py"
         r"|missing_state\.py by_port$|forwards/table\.py elements$"
         r"|address_owners\.py (refused_now|_reached_by|_asked_by)$|hostwide\.py (read|write)$"
         r"|port/filters\.py guard$|nft\.py numbers_of_all$"
@@ -52,7 +52,7 @@ ELSEWHERE = {
         r"|guardable\.py _check_devices$|culprits\.py|port_guard\.py (_guard_living|restore)"
         r"|address_owners\.py (_answering|_published_on)$"
         r"|plug_marks\.py _(guard|is_guarded|is_wanted)$|hotplug\.py _guard_as_recorded$"
-        r"|dispatch\.py keep$|ports\.py _put_back$|repair\.py _keep$|host_routes\.py gateways$|hook/caller\.py"
+        r"|calls/domain\.py keep$|ports\.py _put_back$|repair\.py _keep$|host_routes\.py gateways$|hook/caller\.py"
     ),
     "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py leave$",
     "nothing to do on a host whose kernel never loses anything": (

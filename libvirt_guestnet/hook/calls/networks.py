@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from libvirt_guestnet import xmlread
-from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
@@ -16,6 +15,8 @@ from libvirt_guestnet.state.receipts import NetworkReceipt
 def prepare_network(hook_data: xmlread.Node, state: State) -> None:
     """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it; where it will
     have the host forward IPv6, has that go on learning routes."""
+    from libvirt_guestnet.carriers import registry  # not for a domain's hook, which imports this module, too
+
     network = _network(hook_data)
     network_receipts.check_kind(network)
     registry.prepare(network)
@@ -56,6 +57,8 @@ def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
 
 
 def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:
+    from libvirt_guestnet.carriers import registry
+
     kept = registry.receipt(receipt, network)
     ours = kept.made_bridge or network_receipts.is_libvirts_bridge(network)
     return kept._replace(managed=kept.guarded and ours and bool(kept.bridge))
@@ -63,6 +66,8 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
 
 def start_network(hook_data: xmlread.Node, state: State) -> None:
     """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
+    from libvirt_guestnet.carriers import registry
+
     registry.begin(_network(hook_data))
     keep(hook_data, state, started=True)  # its uplink may be a new device under an old name
     with state.lock() as hold:
