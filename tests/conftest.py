@@ -12,6 +12,8 @@ pytest.register_assert_rewrite("support")
 
 TIERS = ("defaulthost", "labvm", "trixie", "guest", "libvirt", "kernel", "system")
 """Markers; a test belongs to the first that it carries, else to the tier `unit`."""
+WITHOUT_ROOT = {"unit", "system"}
+"""These tiers' tests are in tests/unit; what is beside it may import what only Debian has."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +49,14 @@ def trixie_root(newest: bool) -> Path:
     if done.returncode != 0:
         pytest.skip(f"no Debian root with a newer libvirt: run scripts/make-root {suite}")
     return Path(done.stdout.strip())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out the folders in which none of the wanted tiers can be."""
+    if not set((config.getoption("--tiers") or "").split(",")) <= WITHOUT_ROOT:
+        return None
+    beside = collection_path.is_dir() and collection_path.parent == Path(__file__).parent
+    return True if beside and collection_path.name != "unit" else None
 
 
 def tier(item: pytest.Item) -> str:

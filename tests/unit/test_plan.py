@@ -652,6 +652,7 @@ def test_a_refusal_is_in_libvirts_words(libvirt: Connection, capfd: pytest.Captu
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.system
 def test_connecting_to_nothing_says_what_to_try() -> None:
     with pytest.raises(GuestnetError, match=r"(?s)connecting to qemu\+unix.*Is libvirtd running"):
         connect("qemu+unix:///system?socket=/nonexistent")
