@@ -21,7 +21,7 @@ from support.taps import ETH_P_ALL, ip
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.hook.calls import domain as domain_calls
-from libvirt_guestnet.hook.enforce import reachability
+from libvirt_guestnet.hook.enforce import bridge_guard, reachability
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.state.folder import State
 
@@ -57,7 +57,7 @@ class Routed:
             ip(command)
         domain = xmlread.parse(DOMAIN.encode())
         domain_calls.guard(domain, state)
-        reachability.arrive(domain, state)
+        reachability.arrive(bridge_guard.joined(domain, state), state)
         self.ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self.ear.bind(("x0", 0))
         self.gateway = _mac(TAP)

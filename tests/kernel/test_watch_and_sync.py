@@ -41,7 +41,7 @@ try:
     syncing = promises.promised(State(), promises.SYNCING, str(os.getpid()))
 except ImportError:
     syncing = nullcontext()
-steps = (live.review_bridges, lambda: entry.guard_domain(sys.argv[1].encode(), settle=False),
+steps = (live.review_bridges, lambda: live.guard_domain(sys.argv[1].encode(), settle=False),
          lambda: live.tidy({{"lan"}}, {{"lan"}}))
 with syncing:
     for step in steps:

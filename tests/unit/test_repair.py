@@ -23,7 +23,7 @@ sys.path.insert(0, sys.argv[1])
 memory = int(sys.argv[3]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 from libvirt_guestnet import log
-from libvirt_guestnet.hook.calls.domain import Told
+from libvirt_guestnet.hook.calls.domain import RepairResult
 from libvirt_guestnet.hook.enforce import reachability
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.calls import repair
@@ -33,7 +33,7 @@ libvirt_records.STATUS = sys.argv[2] + "/{}.xml"
 log.complain = lambda text: print("said", text)
 def repair_all(domains, _state):
     print("repaired", *[domain.name for domain in domains])
-    return Told([], [])
+    return RepairResult([], [])
 repair.repair_all = repair_all
 reachability.open_ways_of = lambda uuids, *_, **__: print("opened", *sorted(uuids))
 repair.repair(sys.argv[4:], "now")
