@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 
-from libvirt_guestnet import parse, yamlwords
+from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.hostwide import ALLOW, REFUSE, HostWide
-from libvirt_guestnet.model_network import Mode, Network
+from libvirt_guestnet.hook.read.hostwide import ALLOW, REFUSE, HostWide
+from libvirt_guestnet.model.network import Mode, Network
+from libvirt_guestnet.topology import yamlwords
 
 HOST_FILE = Path("/etc/libvirt-guestnet/host.yaml")
 _KEY, _UNGUARDABLE = "physical-networks", "unguardable"

@@ -1,4 +1,5 @@
 """The one way from text to addresses, prefixes, numbers, MAC addresses and names of devices. Pure; on the hook path.
+Decision 36.
 
 Text comes from XML that a tenant wrote, from receipts, from libvirt's files and from what programs print, and what is
 made of it goes into nft and iptables. So nothing passes that is not exactly what it claims to be: no scope id (the

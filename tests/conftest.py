@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("defaulthost", "labvm", "trixie", "guest", "libvirt", "kernel")
+pytest.register_assert_rewrite("support")
+
+TIERS = ("defaulthost", "labvm", "trixie", "guest", "libvirt", "kernel", "system")
 """Markers; a test belongs to the first that it carries, else to the tier `unit`."""
+WITHOUT_ROOT = {"unit", "system"}
+"""These tiers' tests are in tests/unit; what is beside it may import what only Debian has."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="rewrite expected files; review them with git diff")
     parser.addoption("--tiers", metavar="TIER,...", help="only these tiers, and fail if one of them has no test")
+    parser.addoption("--newest", action="store_true", help="run the tier trixie on a Debian testing root")
     parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
     parser.addoption("--fuzz", metavar="SECONDS", type=float, default=60.0, help="how long each test by chance runs")
     parser.addoption("--fuzz-seed", metavar="NAME", default="1", help="where its random numbers begin")
@@ -30,13 +35,28 @@ def regenerate(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def trixie_root() -> Path:
-    """The cached Debian 13 root; `scripts/make-root trixie` builds it."""
+def newest(request: pytest.FixtureRequest) -> bool:
+    """Whether the tier `trixie` runs on Debian testing, of which nobody knows the versions beforehand."""
+    return bool(request.config.getoption("--newest"))
+
+
+@pytest.fixture(scope="session")
+def trixie_root(newest: bool) -> Path:
+    """The cached Debian 13 root, or with --newest Debian testing's; `scripts/make-root SUITE` builds it."""
+    suite = "testing" if newest else "trixie"
     script = Path(__file__).parents[1] / "scripts/make-root"
-    done = subprocess.run([script, "--path", "trixie"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([script, "--path", suite], capture_output=True, text=True, timeout=30, check=False)
     if done.returncode != 0:
-        pytest.skip("no Debian 13 root for libvirt 11.3: run scripts/make-root trixie")
+        pytest.skip(f"no Debian root with a newer libvirt: run scripts/make-root {suite}")
     return Path(done.stdout.strip())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out the folders in which none of the wanted tiers can be."""
+    if not set((config.getoption("--tiers") or "").split(",")) <= WITHOUT_ROOT:
+        return None
+    beside = collection_path.is_dir() and collection_path.parent == Path(__file__).parent
+    return True if beside and collection_path.name != "unit" else None
 
 
 def tier(item: pytest.Item) -> str:

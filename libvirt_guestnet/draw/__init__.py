@@ -6,7 +6,8 @@ picture (what there is to draw) · logical, physical (topology → picture, pure
 
 from __future__ import annotations
 
-from ..model import Topology
+from libvirt_guestnet.model.topology import Topology
+
 from . import dot, graphviz, logical, mermaid, physical
 
 __all__ = ["FORMATS", "VIEWS", "draw"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .picture import MUTED, PALETTE, TEXT, Edge, Node, Picture, Row, Shape, Tone
+from .picture import MUTED, PALETTE, TEXT, Edge, Picture, PictureNode, PictureRow, Shape, Tone
 from .text import line
 
 _FONT = "Helvetica,Arial,sans-serif"
@@ -48,7 +48,7 @@ def _settings(picture: Picture) -> Iterator[str]:
     yield f'edge [fontname="{_FONT}", fontsize={_SMALL}, fontcolor="{MUTED}", penwidth=1.8];'
 
 
-def _node(node: Node) -> str:
+def _node(node: PictureNode) -> str:
     colours = PALETTE[node.tone]
     style = '"rounded,filled,dashed"' if node.dashed else '"rounded,filled"'
     shape = _SHAPES[node.shape]
@@ -60,12 +60,12 @@ def _node(node: Node) -> str:
     )
 
 
-def _label(node: Node) -> str:
+def _label(node: PictureNode) -> str:
     rows = [_title(node), _text(node.lines), *map(_row, node.rows), _text(node.notes)]
     return f'<table border="0" cellborder="0" cellspacing="1" cellpadding="2">{"".join(rows)}</table>'
 
 
-def _title(node: Node) -> str:
+def _title(node: PictureNode) -> str:
     title = f"<b>{_escaped(node.title)}</b>"
     if not node.badge:
         return _cell(title)
@@ -90,7 +90,7 @@ def _muted(text: str) -> str:
     return f'<font point-size="{_SMALL}" color="{MUTED}">{_escaped(text)}</font>'
 
 
-def _row(row: Row) -> str:
+def _row(row: PictureRow) -> str:
     fill = PALETTE[row.tone].fill
     values = "".join(f'{_muted(value)}<br align="left"/>' for value in row.values) or " "
     return (

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from textwrap import wrap
 
-from ..model import Allow, Guest, Port, Topology
-from ..model_network import HostRouted, Mode, Network, PhysicalNetwork
-from . import ways
+from libvirt_guestnet.model.network import HostRouted, Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.topology import Allow, Guest, Port, Topology
+
+from . import forwards
 from .outside import ELSEWHERE, outside, uplink
-from .picture import BADGES, MODE_TONES, Edge, Node, Picture, Row, Shape, Tone
+from .picture import BADGES, MODE_TONES, Edge, Picture, PictureNode, PictureRow, Shape, Tone
 
 # More things than this side by side are wider than a page: the picture then runs from left to right.
 _WIDEST = 4
@@ -29,14 +30,14 @@ def picture(topology: Topology) -> Picture:
     return Picture(title, (*lans, *networks, *guests), edges, sideways=widest > _WIDEST)
 
 
-def _lan(node: str, lan: PhysicalNetwork) -> Node:
+def _lan(node: str, lan: PhysicalNetwork) -> PictureNode:
     badge = "" if lan is ELSEWHERE else "LAN"
-    return Node(node, Shape.CLOUD, Tone.LAN, lan.label, badge, tuple(map(str, lan.subnets)))
+    return PictureNode(node, Shape.CLOUD, Tone.LAN, lan.label, badge, tuple(map(str, lan.subnets)))
 
 
-def _network(node: str, network: Network) -> Node:
+def _network(node: str, network: Network) -> PictureNode:
     lines = (*(str(subnet.prefix) for subnet in network.subnets), *_properties(network))
-    return Node(node, Shape.BAR, MODE_TONES[network.mode], network.name, BADGES[network.mode], lines)
+    return PictureNode(node, Shape.BAR, MODE_TONES[network.mode], network.name, BADGES[network.mode], lines)
 
 
 def _properties(network: Network) -> Iterator[str]:
@@ -77,7 +78,7 @@ def _uplink_label(network: Network) -> str:
     return "NAT by the host" if network.mode == Mode.NAT else "routed by the host"
 
 
-def _guest_nodes(topology: Topology) -> Iterator[Node]:
+def _guest_nodes(topology: Topology) -> Iterator[PictureNode]:
     """A box for each guest, except that many plain guests on one network share one, where the first would be."""
     for i, guest in enumerate(topology.guests):
         crowd = _crowd(topology, guest)
@@ -95,22 +96,24 @@ def _crowd(topology: Topology, guest: Guest) -> tuple[Guest, ...]:
     return tuple(other for other, _ in on if other.router is None and len(other.ports) == 1)
 
 
-def _guest(topology: Topology, node: str, guest: Guest) -> Node:
+def _guest(topology: Topology, node: str, guest: Guest) -> PictureNode:
     rows = tuple(row for j, port in enumerate(guest.ports) for row in _port(topology, f"p{j}", port.name, port))
     tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
-    return Node(node, Shape.BOX, tone, guest.name, badge, rows=rows, notes=tuple(_policy(guest)))
+    return PictureNode(node, Shape.BOX, tone, guest.name, badge, rows=rows, notes=tuple(_policy(guest)))
 
 
-def _crowd_node(topology: Topology, node: str, crowd: tuple[Guest, ...]) -> Node:
+def _crowd_node(topology: Topology, node: str, crowd: tuple[Guest, ...]) -> PictureNode:
     ports = ((guest.name, guest.ports[0]) for guest in crowd)
     rows = tuple(row for j, (name, port) in enumerate(ports) for row in _port(topology, f"p{j}", name, port))
-    return Node(node, Shape.BOX, Tone.GUEST, f"on {crowd[0].ports[0].network}", f"{len(crowd)} guests", rows=rows)
+    return PictureNode(
+        node, Shape.BOX, Tone.GUEST, f"on {crowd[0].ports[0].network}", f"{len(crowd)} guests", rows=rows
+    )
 
 
-def _port(topology: Topology, row: str, label: str, port: Port) -> Iterator[Row]:
+def _port(topology: Topology, row: str, label: str, port: Port) -> Iterator[PictureRow]:
     network = topology.network(port.network)
-    yield Row(row, label, _addresses(port), MODE_TONES[network.mode])
-    yield from ways.rows(row, port, network)
+    yield PictureRow(row, label, _addresses(port), MODE_TONES[network.mode])
+    yield from forwards.rows(row, port, network)
 
 
 def _addresses(port: Port) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .picture import PALETTE, TEXT, Edge, Node, Picture, Shape, Tone
+from .picture import PALETTE, TEXT, Edge, Picture, PictureNode, Shape, Tone
 from .text import line
 
 # Everything else is written as a character reference: Mermaid finds markup and syntax also inside of quotes.
@@ -31,7 +31,7 @@ def _lines(picture: Picture) -> Iterator[str]:
     yield from (f"  class {cluster.id} {Tone.HOST}" for cluster in picture.clusters)
 
 
-def _node(node: Node) -> str:
+def _node(node: PictureNode) -> str:
     rows = (f"{_escaped(row.label)}: {', '.join(map(_escaped, row.values))}" for row in node.rows)
     badge = f" ({_escaped(node.badge)})" if node.badge else ""
     title = f"<b>{_escaped(node.title)}</b>{badge}"

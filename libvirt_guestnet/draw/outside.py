@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..model import Topology
-from ..model_network import Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.network import Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.topology import Topology
 
 # Where traffic goes that the host forwards without being told through which physical network.
 ELSEWHERE = PhysicalNetwork("anywhere")

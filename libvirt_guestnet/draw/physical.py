@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import Guest, Port, PortKind, Topology
-from ..model_network import Mode, Network, PhysicalNetwork
-from . import ways
+from libvirt_guestnet.model.network import Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.topology import Guest, Port, PortKind, Topology
+
+from . import forwards
 from .outside import ELSEWHERE, outside, uplink
-from .picture import BADGES, MODE_TONES, Cluster, Edge, Node, Picture, Row, Shape, Tone
+from .picture import BADGES, MODE_TONES, Cluster, Edge, Picture, PictureNode, PictureRow, Shape, Tone
 
 
 def picture(topology: Topology) -> Picture:
     """The physical view of a topology."""
     labels = outside(topology)
-    lans = tuple(Node(f"lan{i}", Shape.CLOUD, Tone.LAN, lan.label) for i, lan in enumerate(labels))
+    lans = tuple(PictureNode(f"lan{i}", Shape.CLOUD, Tone.LAN, lan.label) for i, lan in enumerate(labels))
     inside = (
         *(_nic(topology, f"nic{i}", lan) for i, lan in enumerate(labels)),
         *_bridges(topology),
@@ -27,20 +28,20 @@ def picture(topology: Topology) -> Picture:
     return Picture(f"{topology.name}: physical view", (*lans, *inside), edges, (host,), sideways=True)
 
 
-def _nic(topology: Topology, node: str, lan: PhysicalNetwork) -> Node:
+def _nic(topology: Topology, node: str, lan: PhysicalNetwork) -> PictureNode:
     title = "any NIC" if lan is ELSEWHERE else f"NIC on {lan.label}"
-    lines, rows = tuple(map(str, lan.host)), ways.nic_rows(topology, lan)
-    return Node(node, Shape.SMALL, Tone.LAN, title, lines=lines, rows=rows)
+    lines, rows = tuple(map(str, lan.host)), forwards.nic_rows(topology, lan)
+    return PictureNode(node, Shape.SMALL, Tone.LAN, title, lines=lines, rows=rows)
 
 
-def _bridges(topology: Topology) -> Iterator[Node]:
+def _bridges(topology: Topology) -> Iterator[PictureNode]:
     """Bridges by name, which two networks may share; in the place of one, that the host routes."""
     for device, networks in _by_bridge(topology).items():
         first = networks[0]
         node, title = _bridge_id(topology, first), "host routes" if first.routed else device
         ports = [] if first.routed else [(port, n) for n in networks for _, port in topology.ports_on(n.name)]
-        lines, rows = tuple(_bridge_lines(networks)), ways.route_rows(ports)
-        yield Node(node, Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines, rows)
+        lines, rows = tuple(_bridge_lines(networks)), forwards.route_rows(ports)
+        yield PictureNode(node, Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines, rows)
 
 
 def _bridge_lines(networks: list[Network]) -> Iterator[str]:
@@ -68,7 +69,7 @@ def _ports(guest: Guest) -> Iterator[tuple[int, Port]]:
     return iter(enumerate(guest.ports))
 
 
-def _tap(topology: Topology, node: str, port: Port) -> Node:
+def _tap(topology: Topology, node: str, port: Port) -> PictureNode:
     words = ["guarded" if port.guarded else "not guarded"]
     if port.isolated:
         words.append("isolated")
@@ -77,18 +78,18 @@ def _tap(topology: Topology, node: str, port: Port) -> Node:
     if not port.link_up:
         words.append("link down")
     network = topology.network(port.network)
-    lines, rows = (", ".join(words),), ways.route_rows([(port, network)] if network.routed else [])
+    lines, rows = (", ".join(words),), forwards.route_rows([(port, network)] if network.routed else [])
     tone = MODE_TONES[network.mode]
-    return Node(node, Shape.SMALL, tone, port.tap, lines=lines, rows=rows, dashed=not port.guarded)
+    return PictureNode(node, Shape.SMALL, tone, port.tap, lines=lines, rows=rows, dashed=not port.guarded)
 
 
-def _guest(topology: Topology, node: str, guest: Guest) -> Node:
+def _guest(topology: Topology, node: str, guest: Guest) -> PictureNode:
     rows = tuple(
-        Row(f"p{j}", port.name, (port.mac,), MODE_TONES[topology.network(port.network).mode])
+        PictureRow(f"p{j}", port.name, (port.mac,), MODE_TONES[topology.network(port.network).mode])
         for j, port in _ports(guest)
     )
     tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
-    return Node(node, Shape.BOX, tone, guest.name, badge, rows=rows)
+    return PictureNode(node, Shape.BOX, tone, guest.name, badge, rows=rows)
 
 
 def _uplinks(topology: Topology) -> Iterator[Edge]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..model_network import Mode
+from libvirt_guestnet.model.network import Mode
 
 
 class Tone(StrEnum):
@@ -71,7 +71,7 @@ class Shape(StrEnum):
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureRow:
     """A line of a box with a coloured label: a port and its addresses, or one of several guests."""
 
     id: str
@@ -81,7 +81,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Node:
+class PictureNode:
     """A thing: a title with an optional badge, lines under it, then rows that edges can end at, then footnotes."""
 
     id: str
@@ -90,7 +90,7 @@ class Node:
     title: str
     badge: str = ""
     lines: tuple[str, ...] = ()
-    rows: tuple[Row, ...] = ()
+    rows: tuple[PictureRow, ...] = ()
     notes: tuple[str, ...] = ()
     dashed: bool = False
 
@@ -123,7 +123,7 @@ class Picture:
     """Nodes, edges and frames, in the order they are written. `sideways`: the outside is left instead of above."""
 
     title: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[PictureNode, ...]
     edges: tuple[Edge, ...]
     clusters: tuple[Cluster, ...] = ()
     sideways: bool = False

@@ -22,8 +22,8 @@ from pathlib import Path
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import wire
-from libvirt_guestnet.guest.wire import Result
-from libvirt_guestnet.model_network import IPAddress
+from libvirt_guestnet.guest.wire import AgentResult
+from libvirt_guestnet.model.network import IPAddress
 
 GRACE = 2.0
 """Seconds a guest's answer may come after the request's own deadline."""
@@ -84,7 +84,7 @@ class Agent:
     def __init__(self, connection: socket.socket, name: str) -> None:
         self.name = name
         self._socket = connection
-        self._pending: dict[bytes, Future[Result]] = {}
+        self._pending: dict[bytes, Future[AgentResult]] = {}
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, name=f"agent {name}", daemon=True)
         self._reader.start()
@@ -120,10 +120,10 @@ class Agent:
 
     # ---- requests
 
-    def submit(self, verb: str, *words: str | bytes, timeout: float) -> Future[Result]:
+    def submit(self, verb: str, *words: str | bytes, timeout: float) -> Future[AgentResult]:
         """Sends a request and returns at once; the future fails with GuestnetError when the connection ends."""
         ident = os.urandom(wire.ID_BYTES)
-        future: Future[Result] = Future()
+        future: Future[AgentResult] = Future()
         encoded = tuple(word if isinstance(word, bytes) else word.encode() for word in (verb, *words))
         with self._lock:
             self._pending[ident] = future
@@ -132,7 +132,7 @@ class Agent:
             self._fail_pending()
         return future
 
-    def call(self, verb: str, *words: str | bytes, timeout: float = 10.0, grace: float = GRACE) -> Result:
+    def call(self, verb: str, *words: str | bytes, timeout: float = 10.0, grace: float = GRACE) -> AgentResult:
         """Sends a request and waits. A non-zero status is returned, not raised; no answer in time raises."""
         future = self.submit(verb, *words, timeout=timeout)
         try:
@@ -143,18 +143,18 @@ class Agent:
                 f"guest {self.name}: no answer to {what!r} in {timeout + grace:.1f} s; is the guest running and up?"
             ) from None
 
-    def _must(self, verb: str, *words: str | bytes, timeout: float = 10.0) -> Result:
+    def _must(self, verb: str, *words: str | bytes, timeout: float = 10.0) -> AgentResult:
         result = self.call(verb, *words, timeout=timeout)
         if result.status != 0 or result.timed_out:
             raise self._refused(verb, words, result)
         return result
 
-    def _refused(self, verb: str, words: tuple[str | bytes, ...], result: Result) -> GuestnetError:
+    def _refused(self, verb: str, words: tuple[str | bytes, ...], result: AgentResult) -> GuestnetError:
         what = " ".join(_shown(word) for word in (verb, *words))
         reason = result.stderr.decode("ascii", "replace").strip()[:400] or f"status {result.status}"
         return GuestnetError(f"guest {self.name}: {what!r} failed: {reason}")
 
-    def run(self, argv: Iterable[str], timeout: float = 10.0) -> Result:
+    def run(self, argv: Iterable[str], timeout: float = 10.0) -> AgentResult:
         """Runs a program in the guest (no shell)."""
         return self.call("run", *argv, timeout=timeout)
 
@@ -194,7 +194,7 @@ class Agent:
         """Sends a datagram every 0.3 s until the echo responder answers."""
         return _probe(self._answered("udp", str(address), str(port), _ms(timeout), timeout=timeout + _SLOW))
 
-    def _answered(self, verb: str, *words: str, timeout: float) -> Result:
+    def _answered(self, verb: str, *words: str, timeout: float) -> AgentResult:
         result = self.call(verb, *words, timeout=timeout)
         if result.status not in (0, 1) or result.timed_out:
             raise self._refused(verb, words, result)
@@ -307,7 +307,7 @@ def _connect(path: str, name: str, deadline: float) -> socket.socket:
             time.sleep(0.05)
 
 
-def _probe(result: Result) -> Probe:
+def _probe(result: AgentResult) -> Probe:
     outcome, _, seen = result.text.partition("\n")
     match = re.fullmatch(r"seen ([0-9a-f:.]{2,45}) (\d{1,5})\n", seen)
     if not re.fullmatch(r"[a-z0-9-]{1,20}", outcome):

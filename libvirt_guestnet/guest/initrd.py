@@ -24,7 +24,7 @@ PERL_MODULES = ("strict", "warnings", "constant", "Socket", "Carp", "Exporter::H
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArchiveEntry:
     """One file: `mode` with its type, `data` its content or a link's target, `device` a node's (major, minor)."""
 
     mode: int
@@ -32,11 +32,11 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-Contents = Mapping[str, Entry]
+Contents = Mapping[str, ArchiveEntry]
 """Paths, relative to the root, and what is there. Parent directories come by themselves."""
 
 
-def userland() -> dict[str, Entry]:
+def userland() -> dict[str, ArchiveEntry]:
     """Everything but kernel modules, from what is installed here. Raises GuestnetError for a missing package."""
     busybox, perl, nft = (debian.installed(name) for name in ("busybox", "perl", "nft"))
     if _libraries(busybox):
@@ -49,14 +49,16 @@ def userland() -> dict[str, Entry]:
     return contents | _skeleton()
 
 
-def _skeleton() -> dict[str, Entry]:
-    contents = {name: Entry(stat.S_IFDIR | 0o755) for name in ("dev", "proc", "sys", "run", "tmp", "root", "etc")}
+def _skeleton() -> dict[str, ArchiveEntry]:
+    contents = {
+        name: ArchiveEntry(stat.S_IFDIR | 0o755) for name in ("dev", "proc", "sys", "run", "tmp", "root", "etc")
+    }
     contents |= {"sbin": _link("bin"), "usr/bin": _link("../bin"), "usr/sbin": _link("../bin")}
-    contents["dev/console"] = Entry(stat.S_IFCHR | 0o600, device=(5, 1))
+    contents["dev/console"] = ArchiveEntry(stat.S_IFCHR | 0o600, device=(5, 1))
     data = files("libvirt_guestnet.guest").joinpath("data")
     for name, place in (("init", "init"), ("net", "etc/net"), ("dhcp", "etc/dhcp"), ("agent", "etc/agent")):
-        contents[place] = Entry(stat.S_IFREG | 0o755, data.joinpath(name).read_bytes())
-    contents["etc/passwd"] = Entry(stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n")
+        contents[place] = ArchiveEntry(stat.S_IFREG | 0o755, data.joinpath(name).read_bytes())
+    contents["etc/passwd"] = ArchiveEntry(stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n")
     return contents
 
 
@@ -81,18 +83,18 @@ def _libraries(program: Path) -> list[Path]:
     return [Path(path) for path in re.findall(r"(?:=> |^\t)(/\S+) \(0x", listed, re.MULTILINE)]
 
 
-def _file(path: Path) -> Entry:
-    return Entry(stat.S_IFREG | 0o755, path.read_bytes())
+def _file(path: Path) -> ArchiveEntry:
+    return ArchiveEntry(stat.S_IFREG | 0o755, path.read_bytes())
 
 
-def _link(target: str) -> Entry:
-    return Entry(stat.S_IFLNK | 0o777, target.encode())
+def _link(target: str) -> ArchiveEntry:
+    return ArchiveEntry(stat.S_IFLNK | 0o777, target.encode())
 
 
 # ---- kernel modules
 
 
-def modules(root: Path) -> dict[str, Entry]:
+def modules(root: Path) -> dict[str, ArchiveEntry]:
     """MODULES and what they need from an unpacked kernel package, unpacked, with a modules.dep for modprobe.
 
     Raises GuestnetError when the kernel neither has a module nor is built with it.
@@ -106,9 +108,9 @@ def modules(root: Path) -> dict[str, Entry]:
     for name in MODULES:
         _collect(name, available, builtin, found)
     base = f"lib/modules/{directory.name}"
-    contents = {f"{base}/{name}.ko": Entry(stat.S_IFREG | 0o644, data) for name, (data, _) in found.items()}
+    contents = {f"{base}/{name}.ko": ArchiveEntry(stat.S_IFREG | 0o644, data) for name, (data, _) in found.items()}
     lines = (f"{name}.ko:{''.join(f' {n}.ko' for n in _closure(name, found))}\n" for name in found)
-    contents[f"{base}/modules.dep"] = Entry(stat.S_IFREG | 0o644, "".join(lines).encode())
+    contents[f"{base}/modules.dep"] = ArchiveEntry(stat.S_IFREG | 0o644, "".join(lines).encode())
     return contents
 
 
@@ -159,14 +161,14 @@ def archive(contents: Contents) -> bytes:
     return gzip.compress(cpio, compresslevel=6, mtime=0)
 
 
-def _with_parents(contents: Contents) -> dict[str, Entry]:
+def _with_parents(contents: Contents) -> dict[str, ArchiveEntry]:
     parents = {str(p) for path in contents for p in Path(path).parents if str(p) != "."}
-    full = {path: Entry(stat.S_IFDIR | 0o755) for path in parents} | dict(contents)
+    full = {path: ArchiveEntry(stat.S_IFDIR | 0o755) for path in parents} | dict(contents)
     return dict(sorted(full.items()))
 
 
-def _records(items: Iterable[tuple[str, Entry]]) -> Iterator[bytes]:
-    for number, (path, entry) in enumerate([*items, ("TRAILER!!!", Entry(0))], start=1):
+def _records(items: Iterable[tuple[str, ArchiveEntry]]) -> Iterator[bytes]:
+    for number, (path, entry) in enumerate([*items, ("TRAILER!!!", ArchiveEntry(0))], start=1):
         name = path.encode() + b"\0"
         fields = (number, entry.mode, 0, 0, 1, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
         head = b"070701" + b"".join(b"%08x" % value for value in fields) + name

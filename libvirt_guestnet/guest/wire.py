@@ -20,7 +20,7 @@ _HEAD = struct.Struct(">8sIB")
 
 
 @dataclass(frozen=True)
-class Result:
+class AgentResult:
     """What a request came to. `status` is the exit status (124 when the guest's deadline ended it, 128+n for signal
     n); `cut` says that output beyond 256 KiB is missing."""
 
@@ -43,7 +43,7 @@ def request(ident: bytes, timeout: float, words: tuple[bytes, ...]) -> bytes:
     return b"%d %s\n" % (len(body), body.hex().encode())
 
 
-def response(line: bytes) -> tuple[bytes, Result] | None:
+def response(line: bytes) -> tuple[bytes, AgentResult] | None:
     """(id, result) from a line without its newline; None for anything malformed."""
     match = _LINE.fullmatch(line)
     if match is None or int(match[1]) * 2 != len(match[2]):
@@ -55,7 +55,7 @@ def response(line: bytes) -> tuple[bytes, Result] | None:
     words = _words(body[_HEAD.size :])
     if words is None or len(words) != 2:
         return None
-    return ident, Result(status, words[0], words[1], bool(flags & TIMED_OUT), bool(flags & CUT))
+    return ident, AgentResult(status, words[0], words[1], bool(flags & TIMED_OUT), bool(flags & CUT))
 
 
 def _words(data: bytes) -> list[bytes] | None:

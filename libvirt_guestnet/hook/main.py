@@ -6,17 +6,37 @@ Or, after `reconnect` calls: `python3 -IS main.py repair`; as a service: `python
 import gc
 import sys
 
+
+def run(hook: str, argv: list[str]) -> int:
+    """Does one hook call, if it concerns us; returns its exit status. argv is that of the hook: [file, object,
+    operation, …]."""
+    from libvirt_guestnet.hook import concern
+
+    concerns = concern.CONCERNS.get((hook, argv[2] if len(argv) > 2 else ""))
+    if concerns is None:
+        return 0
+    data = concern.read()
+    if data is not None and not concerns(argv[1], data):
+        return 0
+    from libvirt_guestnet.hook.dispatch import dispatch
+
+    return dispatch(hook, argv, data)
+
+
+def main(argv: list[str]) -> int:
+    """One hook call, a repair of all guests, or the service."""
+    if argv[1] == "repair":
+        from libvirt_guestnet.hook.calls import repair
+
+        return repair.main()
+    if argv[1] == "watch":
+        from libvirt_guestnet.hook.services import watch
+
+        return watch.main()
+    return run(argv[1], argv[1:])
+
+
 if __name__ == "__main__":
     gc.set_threshold(100_000)  # importing makes much that stays: looking at it again and again takes 4 ms
     sys.path.insert(0, __file__.rpartition("/libvirt_guestnet/")[0])
-    if sys.argv[1] == "repair":
-        from libvirt_guestnet.hook import repair
-
-        sys.exit(repair.main())
-    if sys.argv[1] == "watch":
-        from libvirt_guestnet.hook import watch
-
-        sys.exit(watch.main())
-    from libvirt_guestnet.hook.lifecycle import run
-
-    sys.exit(run(sys.argv[1], sys.argv[1:]))
+    sys.exit(main(sys.argv))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from libvirt_guestnet.lab import endpoints
-from libvirt_guestnet.model import FORGERIES, Expect, Family, Protocol, Service, Topology
-from libvirt_guestnet.model_network import IPAddress
+from libvirt_guestnet.model.network import IPAddress
+from libvirt_guestnet.model.topology import FORGERIES, Expect, Family, Protocol, Service, Topology
 
 
 class Kind(StrEnum):

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from libvirt_guestnet.model import Family, Guest, Port, Topology
-from libvirt_guestnet.model_network import IPAddress, PhysicalNetwork
+from libvirt_guestnet.model.network import IPAddress, PhysicalNetwork
+from libvirt_guestnet.model.topology import Family, Guest, Port, Topology
 
 HOST = "host"
 STAND_IN_DEVICE = "eth0"

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from libvirt_guestnet.datapath.portguard import link_local
+from libvirt_guestnet.datapath.port.port_facts import link_local
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 _EVERYONE = IPv4Address("255.255.255.255")

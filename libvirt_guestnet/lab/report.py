@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from libvirt_guestnet.lab.checks import Check, Kind
-from libvirt_guestnet.lab.verify import Result
+from libvirt_guestnet.lab.verify import CheckResult
 from libvirt_guestnet.table import table
 
 _SINGLE = {Kind.SERVICE, Kind.LAYER2}
@@ -22,19 +22,19 @@ class _Line(NamedTuple):
     seen: str
 
 
-def rows(results: Sequence[Result]) -> list[dict[str, object]]:
+def rows(results: Sequence[CheckResult]) -> list[dict[str, object]]:
     """One row per check, with stable keys."""
     return [_row(result) for result in results]
 
 
-def text(results: Sequence[Result]) -> str:
+def text(results: Sequence[CheckResult]) -> str:
     """A table in which checks between the same two that saw the same share a line, and the total."""
     failed = sum(not result.passed for result in results)
     total = f"{len(results) - failed} of {len(results)} checks as expected" + (f", {failed} NOT" if failed else "")
     return f"{table(_lines(results))}\n{total}"
 
 
-def _lines(results: Sequence[Result]) -> list[dict[str, object]]:
+def _lines(results: Sequence[CheckResult]) -> list[dict[str, object]]:
     """Checks are joined twice: different ones of one family, then the same ones of both families."""
     by_family: dict[tuple[_Line, str], list[str]] = {}
     for result in results:
@@ -52,7 +52,7 @@ def _shown(line: _Line, families: list[str]) -> dict[str, object]:
     return {**ends, "expected": line.expected, "seen": line.seen}
 
 
-def _line(result: Result) -> _Line:
+def _line(result: CheckResult) -> _Line:
     check = result.check
     verb = ("can %" if check.allowed else "cannot %") if check.kind in _SINGLE else "%"
     if check.kind is Kind.FORGE:
@@ -66,11 +66,11 @@ def _subject(check: Check) -> str:
     return check.forgery if check.forgery else check.what
 
 
-def _word(result: Result) -> str:
+def _word(result: CheckResult) -> str:
     return "ok" if result.passed else "FAILED"
 
 
-def _row(result: Result) -> dict[str, object]:
+def _row(result: CheckResult) -> dict[str, object]:
     check = result.check
     wanted = {True: "yes", False: "no"}[check.allowed] if check.kind in _SINGLE else check.what
     return {

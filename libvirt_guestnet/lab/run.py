@@ -1,4 +1,4 @@
-"""Bringing a lab up and down on this host, which is a sandbox's unless the user says otherwise."""
+"""Bringing a lab up and down on this host, which is a sandbox's unless the user says otherwise (decision 9)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from libvirt_guestnet import commands
-from libvirt_guestnet.datapath import lan
+from libvirt_guestnet.apply.topology import apply_topology, destroy_topology
+from libvirt_guestnet.datapath.netlink import lan
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.agent import Agent, agent_script
 from libvirt_guestnet.guest.config import CHANNEL
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
 from libvirt_guestnet.lab import standin
 from libvirt_guestnet.lab.endpoints import HOST
-from libvirt_guestnet.model import Topology
-from libvirt_guestnet.snapshot import parse_xml
-from libvirt_guestnet.virt import Connection, connect
+from libvirt_guestnet.libvirtd.connection import Connection, connect
+from libvirt_guestnet.libvirtd.snapshot import parse_xml
+from libvirt_guestnet.model.topology import Topology
 
 READY_SECONDS = 120.0
 
@@ -43,7 +43,7 @@ def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) ->
     for each in made:
         lan.make_lan(each)
         tell(f"LAN stand-in {each.namespace}: {', '.join(str(i.ip) for i in each.stand_in)}")
-    changes = commands.apply_topology(topology, _hostmap(topology, real), uri, quiet=True)
+    changes = apply_topology(topology, _hostmap(topology, real), uri, quiet=True)
     tell(f"applied: {len(changes)} changes")
     with connect(uri) as connection, ThreadPoolExecutor() as pool:
         names = [guest.name for guest in topology.guests if guest.image]
@@ -57,7 +57,7 @@ def down(topology: Topology, uri: str | None) -> None:
     with ExitStack() as stack:
         for each in standin.lans(topology, {}):
             stack.callback(lan.delete_lan, each)
-        commands.destroy_topology(topology.name, uri)
+        destroy_topology(topology.name, uri)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
-from libvirt_guestnet.datapath.lan import Interface, Lan
+from libvirt_guestnet.datapath.netlink.lan import Interface, Lan
 from libvirt_guestnet.lab.endpoints import STAND_IN_DEVICE, stand_in_mac
-from libvirt_guestnet.model import Topology
-from libvirt_guestnet.model_network import IPAddress, Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.network import IPAddress, Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.topology import Topology
 
 _PREFIX, _NIC = "lan-", "nic-"
 

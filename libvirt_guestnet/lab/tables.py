@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.lab import endpoints
-from libvirt_guestnet.model import Topology
-from libvirt_guestnet.model_network import IPAddress
+from libvirt_guestnet.model.network import IPAddress
+from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.table import table
 
 # linux/if_arp.h, with the letters of net-tools' `arp -n`.

@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv6Address
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.lab import checks, endpoints, forge, tables
 from libvirt_guestnet.lab.checks import Check, Kind
-from libvirt_guestnet.model import Port, Protocol, Service, Topology
-from libvirt_guestnet.model_network import IPAddress
+from libvirt_guestnet.model.network import IPAddress
+from libvirt_guestnet.model.topology import Port, Protocol, Service, Topology
 
 _ETH_P_ALL = 3
 _FORGE_SECONDS = 0.5
@@ -31,7 +31,7 @@ _NOBODY = forge.Identity("52:54:02:00:00:01", IPv4Address("192.0.2.66"), IPv6Add
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     """A check, what was seen, and whether that is as expected."""
 
     check: Check
@@ -39,11 +39,11 @@ class Result:
     passed: bool
 
 
-def verify(topology: Topology, agents: Mapping[str, Agent]) -> list[Result]:
+def verify(topology: Topology, agents: Mapping[str, Agent]) -> list[CheckResult]:
     """Every check's result, in file order. Raises GuestnetError when a check cannot be run at all."""
     planned = checks.plan(topology)
     _listen(agents, planned)
-    results: dict[int, Result] = {}
+    results: dict[int, CheckResult] = {}
     for group in _groups(planned):
         with _without_forwarding(agents, group[0][1].without_forwarding):
             results.update(_run_all(topology, agents, group))
@@ -86,7 +86,7 @@ def _without_forwarding(agents: Mapping[str, Agent], router: str | None) -> Iter
 
 def _run_all(
     topology: Topology, agents: Mapping[str, Agent], group: Sequence[tuple[int, Check]]
-) -> list[tuple[int, Result]]:
+) -> list[tuple[int, CheckResult]]:
     """Few at once of those that keep guests busy; all at once of those that only wait for nothing to come."""
     with ThreadPoolExecutor(_BUSY) as busy, ThreadPoolExecutor(_WAITING) as waiting:
         futures = {
@@ -101,16 +101,16 @@ def _run_all(
     return [(index, future.result()) for index, future in futures.items()]
 
 
-def _is_late(check: Check, future: Future[Result]) -> bool:
+def _is_late(check: Check, future: Future[CheckResult]) -> bool:
     return future.exception() is not None or (check.allowed and not future.result().passed)
 
 
-def _run(topology: Topology, agents: Mapping[str, Agent], check: Check) -> Result:
+def _run(topology: Topology, agents: Mapping[str, Agent], check: Check) -> CheckResult:
     agent = agents[endpoints.parse(check.source, topology).name]
     if check.kind is Kind.ANSWERED_BY and check.mac is None:
         check = replace(check, mac=tables.host_mac(topology, agents[endpoints.HOST], check.address))
     seen, passed = _TRIES[check.kind](agent, check)
-    return Result(check, seen, passed)
+    return CheckResult(check, seen, passed)
 
 
 def _try_service(agent: Agent, check: Check) -> tuple[str, bool]:
@@ -216,7 +216,7 @@ class _Forgery:
 
 def _forge(
     topology: Topology, agents: Mapping[str, Agent], planned: Sequence[tuple[int, Check]]
-) -> Iterator[tuple[int, Result]]:
+) -> Iterator[tuple[int, CheckResult]]:
     """Sends every check's forged frames, each time with an honest one behind them that the listener must see."""
     forgeries = _forgeries(topology, planned)
     with _Ear(topology) as ear:
@@ -235,7 +235,7 @@ def _is_routed(topology: Topology, check: Check) -> bool:
 
 def _forge_routed(
     topology: Topology, agents: Mapping[str, Agent], planned: Sequence[tuple[int, Check]]
-) -> Iterator[tuple[int, Result]]:
+) -> Iterator[tuple[int, CheckResult]]:
     """Where the host is all that is on the link nobody else could hear a forged frame: each must be counted as dropped,
     and the honest one behind them must not."""
     for forgery in _forgeries(topology, planned):
@@ -245,7 +245,7 @@ def _forge_routed(
             if dropped == wanted:
                 break
             dropped = _count_dropped(agent, forgery)
-        yield forgery.index, Result(forgery.check, f"{dropped} of {wanted} dropped", dropped == wanted)
+        yield forgery.index, CheckResult(forgery.check, f"{dropped} of {wanted} dropped", dropped == wanted)
 
 
 def _count_dropped(agent: Agent, forgery: _Forgery) -> int:
@@ -259,7 +259,7 @@ def _count_dropped(agent: Agent, forgery: _Forgery) -> int:
 
 
 def _dropped(tap: str) -> int:
-    from libvirt_guestnet.datapath.kernel import dropped_frames
+    from libvirt_guestnet.datapath.netlink.kernel import dropped_frames
 
     return dropped_frames().get(tap, 0)
 
@@ -280,11 +280,11 @@ def _forgery(topology: Topology, index: int, check: Check, nonce: int) -> _Forge
     return _Forgery(index, check, port, tuple(frames), forge.honest(port.mac, nonce))
 
 
-def _judge(forgery: _Forgery, heard: Mapping[bytes, str]) -> Result:
+def _judge(forgery: _Forgery, heard: Mapping[bytes, str]) -> CheckResult:
     if forgery.honest not in heard:
-        return Result(forgery.check, "not even an honest frame arrived", False)
+        return CheckResult(forgery.check, "not even an honest frame arrived", False)
     places = sorted({heard[frame] for frame in forgery.forged if frame in heard})
-    return Result(forgery.check, f"arrived at {', '.join(places)}" if places else "arrived nowhere", not places)
+    return CheckResult(forgery.check, f"arrived at {', '.join(places)}" if places else "arrived nowhere", not places)
 
 
 def identity(port: Port) -> forge.Identity:

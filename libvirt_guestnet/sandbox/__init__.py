@@ -26,7 +26,7 @@ from typing import Any
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.ownfolder import ensure_own_folder
 from libvirt_guestnet.sandbox import boot, registry
-from libvirt_guestnet.sandbox.registry import Entry, Process
+from libvirt_guestnet.sandbox.registry import Process, RegistryEntry
 
 CACHE = Path("/var/cache/libvirt-guestnet")
 _LIBRARY = Path(__file__).resolve().parents[2]
@@ -249,7 +249,7 @@ def _capabilities(root: Path) -> Path:
     return CACHE / "capabilities" / ("machine" if root == Path("/") else root.name)
 
 
-def _save_capabilities(entry: Entry, first: Process) -> None:
+def _save_capabilities(entry: RegistryEntry, first: Process) -> None:
     """Keeps what libvirt found out about QEMU, 0.6 s of work, for the next sandbox over the same root."""
     target = _capabilities(Path(entry.root))
     # Only a convenience: a sandbox that ends meanwhile, or a full disk, must not keep `stop` from stopping.
@@ -261,7 +261,7 @@ def _save_capabilities(entry: Entry, first: Process) -> None:
             draft.rename(target / found.name)
 
 
-def _launch(name: str, root: Path, keep: bool, orders: dict[str, Any], status: int) -> Entry:
+def _launch(name: str, root: Path, keep: bool, orders: dict[str, Any], status: int) -> RegistryEntry:
     owner = os.pidfd_open(os.getpid())
     try:
         with registry.locked():
@@ -269,7 +269,7 @@ def _launch(name: str, root: Path, keep: bool, orders: dict[str, Any], status: i
                 raise GuestnetError(f"sandbox {name!r} is already running: stop it, or choose another name")
             (registry.ROOT / name).mkdir(mode=0o700)
             keeper = _spawn_keeper(name, (status, owner))
-            entry = Entry(name, str(root), keep, Process.of(keeper.pid), Process.of(os.getpid()))
+            entry = RegistryEntry(name, str(root), keep, Process.of(keeper.pid), Process.of(os.getpid()))
             registry.write(entry)
             _keepers[name] = keeper
             # Only now may the keeper act: until its orders are complete it does nothing at all.
@@ -303,7 +303,7 @@ def _await(name: str, reader: int) -> None:
         raise GuestnetError(f"sandbox {name!r} did not start: {answer.get('error', 'it was killed')}")
 
 
-def _end(entry: Entry) -> None:
+def _end(entry: RegistryEntry) -> None:
     first = entry.first()
     (first or entry.keeper).kill()
     if not entry.keeper.gone(registry.GONE_SECONDS):

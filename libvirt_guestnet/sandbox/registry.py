@@ -88,7 +88,7 @@ class Process(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegistryEntry:
     """One claimed name."""
 
     name: str
@@ -140,14 +140,14 @@ def locked() -> Iterator[None]:
         os.close(fd)
 
 
-def write(entry: Entry) -> None:
+def write(entry: RegistryEntry) -> None:
     """Puts a claim on disk, whole."""
     draft = entry.folder / ".record"
     draft.write_text(json.dumps(asdict(entry)))
     draft.rename(entry.folder / "record")
 
 
-def read(name: str) -> Entry | None:
+def read(name: str) -> RegistryEntry | None:
     """The claim on a name, or None. Raises GuestnetError for impossible names."""
     check_name(name)
     try:
@@ -155,10 +155,10 @@ def read(name: str) -> Entry | None:
     except FileNotFoundError:
         return None
     fields["keeper"], fields["owner"] = Process(*fields["keeper"]), Process(*fields["owner"])
-    return Entry(**fields)
+    return RegistryEntry(**fields)
 
 
-def sweep() -> list[Entry]:
+def sweep() -> list[RegistryEntry]:
     """Removes what dead sandboxes left and waits for those about to end; returns the living. Call it when locked."""
     living = []
     for folder in sorted(ROOT.iterdir()):

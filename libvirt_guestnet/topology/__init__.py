@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
+from libvirt_guestnet.model.topology import Topology
+
 from ..errors import GuestnetError, Problem, TopologyError, Where
-from ..model import Topology
 from . import yamltree
 from .build import build
 from .keys import TopologyDecl

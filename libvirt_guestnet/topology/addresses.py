@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
-from libvirt_guestnet.slaac import eui64
+from libvirt_guestnet.model.held_addresses import single
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, PhysicalNetwork, Subnet
+from libvirt_guestnet.model.slaac import eui64
+from libvirt_guestnet.model.topology import Assignment, PortAddress
 
-from .. import addressing
 from ..errors import Where
-from ..held import single
-from ..model import Assignment, PortAddress
-from ..model_network import IPAddress, IPNetwork, PhysicalNetwork, Subnet
+from . import addressing
 from .keys import PortDecl
-from .networks import Scope, Segment, check_inside, vrfs
+from .networks import check_inside, vrfs
 from .report import Report
+from .scope import Scope, Segment
 from .spec import At
 
 _Place = tuple[str, IPAddress]  # the VRF and the address in it

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..model import Guest, Topology
-from ..model_network import PhysicalNetwork
+from libvirt_guestnet.model.network import PhysicalNetwork
+from libvirt_guestnet.model.topology import Guest, Topology
+
 from . import clashes, networks, pools
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
 from .keys import TopologyDecl
-from .networks import Scope, Segment
 from .report import Report
+from .scope import Scope, Segment
 from .spec import value
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
+from libvirt_guestnet.model.network import IPNetwork, Mode
+
 from ..errors import Where
-from ..model_network import IPNetwork, Mode
-from . import nexthops, ways
-from .guests import Placed
+from . import forwards, next_hops
 from .keys import TopologyDecl
-from .networks import HOST, NONE, Scope, Segment, vrfs
+from .networks import vrfs
 from .report import Report
+from .scope import HOST, NONE, Placed, Scope, Segment
 
 _Subnet = tuple[IPNetwork, Where, str, str]  # prefix, where it is said, whose, wire
 
@@ -28,10 +29,10 @@ def check(
     _check_macs(segments, ports, report)
     _check_uuids(decl, report)
     _check_subnets(decl, segments, report)
-    ways.check(ports, report)
+    forwards.check(ports, report)
     in_vrfs = vrfs(segments.values())
     outside = {label: physical for label, physical in scope.physicals.items() if label not in in_vrfs}
-    nexthops.check(ports, segments, outside, report)
+    next_hops.check(ports, segments, outside, report)
 
 
 def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
+from libvirt_guestnet.model.network import PhysicalNetwork
+from libvirt_guestnet.model.topology import Expect, Family, Guest, Port
+
 from ..errors import Where
-from ..model import Expect, Family, Guest, Port
-from ..model_network import PhysicalNetwork
 from .keys import ExpectDecl
-from .networks import HOST, Scope
 from .report import Report
+from .scope import HOST, Scope
 from .spec import At, value, values
 
 _BOTH = frozenset(Family)

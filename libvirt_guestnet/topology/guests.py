@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from .. import addressing
-from ..metadata import STRICT
-from ..model import AddressPair, AddressWord, Guest, Port, PortKind
-from ..model_network import Mode
-from . import host_routed, nexthops, routers, vlans, ways
+from libvirt_guestnet.metadata.policy import STRICT
+from libvirt_guestnet.model.network import Mode
+from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
+
+from . import addressing, forwards, host_routed, next_hops, routers, vlans
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
-from .kinds import Image, Link
-from .networks import HOST, Scope, Segment, bandwidth
+from .kinds import Image, LinkState
+from .networks import bandwidth
 from .report import Report, shown
+from .scope import HOST, Placed, Scope, Segment
 from .spec import At, Everything, Word, value, values
 
 _DEFAULT_MEMORY_MIB = 128
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A port with its place in the file, for the checks that compare ports."""
-
-    guest: str
-    decl: PortDecl
-    port: Port
-
-    @property
-    def title(self) -> str:
-        return f"{self.guest}.{self.port.name}"
 
 
 class Guests:
@@ -151,7 +139,7 @@ class Guests:
             sources=routed,
             onlink=onlink,
             default_route=default_route,
-            link_up=value(given.link) is not Link.DOWN,
+            link_up=value(given.link) is not LinkState.DOWN,
             told=tuple(name for name, said in (("link", given.link), ("port", given.isolated)) if said),
             isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
             bandwidth=bandwidth(given.bandwidth, self._report),
@@ -165,7 +153,8 @@ class Guests:
             trunk=vlans.trunk(given),
             native_vlan=value(given.native_vlan),
             probe=given.probe.value,
-            behind=nexthops.behind(given, routed),
+            note=value(given.note) or "",
+            behind=next_hops.behind(given, routed),
         )
         port = self._with_ways(given, port, f"port '{guest}.{name}'", seg)
         if not (seg and seg.network.routed):
@@ -174,10 +163,10 @@ class Guests:
         return port
 
     def _with_ways(self, decl: PortDecl, port: Port, title: str, seg: Segment | None) -> Port:
-        floating = ways.floating(decl, port, seg, lambda at: self._addresses.own(at, title), self._report)
+        floating = forwards.floating(decl, port, seg, lambda at: self._addresses.own(at, title), self._report)
         return replace(
             port,
-            forwards=ways.forwards(decl, port, seg, self._report),
+            forwards=forwards.forwards(decl, port, seg, self._report),
             floating=floating.translated,
             untranslated=floating.untranslated,
         )

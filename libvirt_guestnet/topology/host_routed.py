@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
+from libvirt_guestnet.model.network import HostRouted, IPAddress, IPNetwork, Mode, Subnet
+from libvirt_guestnet.model.topology import PortKind
+
 from ..errors import Where
-from ..model import PortKind
-from ..model_network import HostRouted, IPAddress, IPNetwork, Mode, Subnet
 from .keys import NetworkDecl, PortDecl
 from .report import Report
 from .spec import At, value

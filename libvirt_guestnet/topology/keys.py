@@ -7,11 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ..model import FORGERIES, Family, PortKind, Role, Service
-from ..model_network import IPAddress, IPNetwork, Mode, Offload
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
+from libvirt_guestnet.model.topology import FORGERIES, Family, PortKind, Role, Service
+
 from . import kinds
-from .kinds import Image, Link
-from .spec import At, Decl, ListOf, MapOf, Record, key
+from .kinds import Image, LinkState
+from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,8 @@ class RateDecl(Decl):
 class BandwidthDecl(Decl):
     """Traffic limits, seen from the guest."""
 
-    inbound: RateDecl | None = key(Record(RateDecl), "What the guest receives.")
-    outbound: RateDecl | None = key(Record(RateDecl), "What the guest sends.")
+    inbound: RateDecl | None = key(RecordKind(RateDecl), "What the guest receives.")
+    outbound: RateDecl | None = key(RecordKind(RateDecl), "What the guest sends.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ class NetworkDecl(Decl):
     mac: At[str] | None = key(
         kinds.MAC, "MAC address of the host's interface on the network. Left out: derived from the names."
     )
-    dhcp: DhcpDecl | None = key(Record(DhcpDecl), "Have the host hand out the IPv4 addresses.")
+    dhcp: DhcpDecl | None = key(RecordKind(DhcpDecl), "Have the host hand out the IPv4 addresses.")
     domain: At[str] | None = key(kinds.DNS_NAME, "DNS domain of the guests.")
     dns: tuple[tuple[At[str], tuple[At[IPAddress], ...] | None], ...] | None = key(
         MapOf(ListOf(kinds.IP), kinds.DNS_NAME), "More names the network's DNS server answers, each with its addresses."
@@ -156,12 +157,12 @@ class NetworkDecl(Decl):
         "In place of vlan: an 802.1ad service tag, around whatever tags the guests send themselves (QinQ).",
     )
     vxlan: VxlanDecl | None = key(
-        Record(VxlanDecl),
+        RecordKind(VxlanDecl),
         "Mode bridge, instead of physical-network: join the network's bridges on several hosts. "
         "The MTU is then 50 (IPv4) or 70 (IPv6) less than the underlay's.",
     )
     isolated_ports: At[bool] = key(kinds.BOOL, "Ports reach the host but not each other.", default=False)
-    bandwidth: BandwidthDecl | None = key(Record(BandwidthDecl), "Limits for all ports together.")
+    bandwidth: BandwidthDecl | None = key(RecordKind(BandwidthDecl), "Limits for all ports together.")
     guarded: At[bool | str] = key(
         kinds.GUARDED,
         "Port security: a guest can only send from its own MAC and IP addresses. required: of every port, whatever a "
@@ -251,19 +252,19 @@ class PortDecl(Decl):
     default_route: At[bool] | None = key(
         kinds.BOOL, "The guest's default route leaves here. Left out: true for the first port that has a gateway."
     )
-    link: At[Link] | None = key(
+    link: At[LinkState] | None = key(
         kinds.LINK, "Whether the cable is plugged in. Left out: up; a NIC that your own domain has stays as it is."
     )
     isolated: At[bool] | None = key(
         kinds.BOOL, "Cannot reach other isolated ports. Left out: the network's isolated-ports."
     )
-    bandwidth: BandwidthDecl | None = key(Record(BandwidthDecl), "Limits for this port.")
+    bandwidth: BandwidthDecl | None = key(RecordKind(BandwidthDecl), "Limits for this port.")
     guarded: At[bool] | None = key(
         kinds.BOOL,
         "Port security; false trusts the guest with everything, and status says so. Left out: the network's.",
     )
     allowed_pairs: tuple[PairDecl, ...] | None = key(
-        ListOf(Record(PairDecl)), "Addresses it may use beside its own; several ports may share them."
+        ListOf(RecordKind(PairDecl)), "Addresses it may use beside its own; several ports may share them."
     )
     roles: tuple[At[Role], ...] | None = key(
         ListOf(kinds.ROLE),
@@ -280,7 +281,7 @@ class PortDecl(Decl):
         "Prefixes the guest forwards for: it may send from them. Left out: derived from `router`.",
     )
     forwards: tuple[ForwardDecl, ...] | None = key(
-        ListOf(Record(ForwardDecl)), "Ports of the host that lead to the guest, on a network behind the host."
+        ListOf(RecordKind(ForwardDecl)), "Ports of the host that lead to the guest, on a network behind the host."
     )
     floating: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),
@@ -293,6 +294,7 @@ class PortDecl(Decl):
         "with prefix length 32 or 128, and may send from them. Modes nat and route need a physical-network for that.",
         name="floating-untranslated",
     )
+    note: At[str] | None = key(kinds.NOTE, "One line of your own for people and programs: `status --json` prints it.")
     probe: At[bool] = key(
         kinds.BOOL,
         "Before the host answers for an address of the port's on a LAN, that LAN is asked whether anybody has it: who "
@@ -327,14 +329,14 @@ class RouterDecl(Decl):
     masquerade: At[str] | None = key(
         kinds.OBJECT_NAME, "Network towards which the router hides everybody behind its own address."
     )
-    allow: tuple[AllowDecl, ...] | None = key(ListOf(Record(AllowDecl)), "What may pass. Left out: nothing.")
+    allow: tuple[AllowDecl, ...] | None = key(ListOf(RecordKind(AllowDecl)), "What may pass. Left out: nothing.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuestDecl(Decl):
     """A guest; its name is the libvirt domain's name."""
 
-    ports: tuple[PortDecl, ...] = key(ListOf(Record(PortDecl)), "Its NICs, in order.", required=True, default=())
+    ports: tuple[PortDecl, ...] = key(ListOf(RecordKind(PortDecl)), "Its NICs, in order.", required=True, default=())
     image: At[Image] | None = key(
         kinds.IMAGE,
         "tiny: the project's own small guest, defined and run by guestnet. "
@@ -344,7 +346,7 @@ class GuestDecl(Decl):
         kinds.UUID_TEXT, "UUID of the domain. Left out: derived from the names for a guest with an image."
     )
     memory: At[int] | None = key(kinds.MEMORY, "Memory of a guest with an image, in MiB. Left out: 128.")
-    router: RouterDecl | None = key(Record(RouterDecl), "The guest forwards between its ports.")
+    router: RouterDecl | None = key(RecordKind(RouterDecl), "The guest forwards between its ports.")
     autostart: At[bool] = key(kinds.BOOL, "Start a guest with an image together with the host.", default=False)
 
 
@@ -395,12 +397,12 @@ class TopologyDecl(Decl):
     )
     description: At[str] | None = key(kinds.TEXT, "One sentence for people.")
     physical_networks: tuple[tuple[At[str], PhysicalDecl | None], ...] | None = key(
-        MapOf(Record(PhysicalDecl), kinds.WORD), "Labels for the networks outside the host."
+        MapOf(RecordKind(PhysicalDecl), kinds.WORD), "Labels for the networks outside the host."
     )
     networks: tuple[tuple[At[str], NetworkDecl | None], ...] | None = key(
-        MapOf(Record(NetworkDecl)), "The guest networks."
+        MapOf(RecordKind(NetworkDecl)), "The guest networks."
     )
     guests: tuple[tuple[At[str], GuestDecl | None], ...] | None = key(
-        MapOf(Record(GuestDecl)), "The guests and their ports."
+        MapOf(RecordKind(GuestDecl)), "The guests and their ports."
     )
-    expect: tuple[ExpectDecl, ...] | None = key(ListOf(Record(ExpectDecl)), "What `verify` checks.")
+    expect: tuple[ExpectDecl, ...] | None = key(ListOf(RecordKind(ExpectDecl)), "What `verify` checks.")

@@ -13,10 +13,11 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 from uuid import UUID
 
+from libvirt_guestnet.metadata.policy import REQUIRED, STRICT
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
+from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
+
 from .. import parse
-from ..metadata import REQUIRED, STRICT
-from ..model import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
-from ..model_network import IPAddress, IPNetwork, Mode, Offload
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -24,6 +25,7 @@ _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
+NOTE_CHARACTERS = 200
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
 
@@ -42,6 +44,12 @@ def _pattern(pattern: str) -> dict[str, str]:
 
 def _read_text(text: str) -> str:
     return text
+
+
+def _read_note(text: str) -> str:
+    if 0 < len(text) <= NOTE_CHARACTERS and text.isprintable():
+        return text
+    raise ValueError(f"{shown(text)} is not one line of 1 to {NOTE_CHARACTERS} printable characters")
 
 
 def _read_bool(text: str, what: str = "neither true nor false") -> bool:
@@ -283,7 +291,7 @@ def _read_image(text: str) -> Image:
         raise ValueError(f"{unknown('image', text, list(Image))} ({hint})") from None
 
 
-class Link(StrEnum):
+class LinkState(StrEnum):
     UP = "up"
     DOWN = "down"
 
@@ -291,6 +299,7 @@ class Link(StrEnum):
 LAYER2 = "layer2"
 AUTO = 0  # neither a VLAN nor a VNI: one is to be drawn from the label's pool
 TEXT = Kind(_read_text, {"type": "string"})
+NOTE = Kind(_read_note, {"type": "string", "minLength": 1, "maxLength": NOTE_CHARACTERS})
 BOOL = Kind(_read_bool, {"type": "boolean"})
 PRIVACY = Kind(_read_privacy, {"enum": [True, False, STRICT]})
 GUARDED = Kind(_read_guarded, {"enum": [True, False, REQUIRED]})
@@ -315,7 +324,7 @@ PORT_KIND = choice(PortKind, "kind of port")
 ROLE = choice(Role, "role")
 FAMILY = choice(Family, "family")
 IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
-LINK = choice(Link, "link state")
+LINK = choice(LinkState, "link state")
 OFFLOAD = choice(Offload, "answer")
 MTU = integer(576, 9216, "MTU")
 VLAN = integer(1, 4094, "VLAN")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from ipaddress import IPv4Network
 
-from .. import addressing
-from ..metadata import REQUIRED, STRICT
-from ..model_network import (
+from libvirt_guestnet.metadata.policy import REQUIRED, STRICT
+from libvirt_guestnet.model.network import (
     Bandwidth,
     DhcpRange,
     DnsHost,
@@ -20,63 +18,17 @@ from ..model_network import (
     Rate,
     Subnet,
 )
-from . import host_routed, overlay, vlans
-from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl, TopologyDecl
+
+from . import addressing, host_routed, overlay, vlans
+from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl
 from .report import Report
+from .scope import HOST, NONE, OUTSIDE, Scope, Segment
 from .spec import At, value, values
 
-HOST, NONE = "host", "none"
 _HOSTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 # Their ports are on somebody else's network, whose prefixes are theirs unless they have their own.
-_OUTSIDE = (Mode.BRIDGE, Mode.HOST_ROUTED)
 _IPV6_MIN_MTU = 1280
 _MAX_DHCP = 65535  # virSocketAddrGetRange, libvirt 9.0 and 11.3: "range … is too large (> 65535)"
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Every name of the file. A value of None is something declared that could not be read: it exists, and that is all
-    we know."""
-
-    topology: str
-    physicals: Mapping[str, PhysicalDecl | None]
-    networks: Mapping[str, NetworkDecl | None]
-    guests: Mapping[str, GuestDecl | None]
-
-    @classmethod
-    def of(cls, decl: TopologyDecl) -> Scope:
-        physicals = {name.value: value for name, value in decl.physical_networks or ()}
-        networks = {name.value: value for name, value in decl.networks or ()}
-        guests = {name.value: value for name, value in decl.guests or ()}
-        return cls(decl.name.value, physicals, networks, guests)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A network as the checks see it. `prefixes` are where its ports' addresses lie; `sure` is false when some of that
-    could not be read. `wire` is the layer-2 network: bridge networks of one label and VLAN share theirs."""
-
-    at: At[str]
-    decl: NetworkDecl
-    network: Network
-    prefixes: tuple[IPNetwork, ...]
-    sure: bool
-
-    @property
-    def derives(self) -> bool:
-        """Whether ports get addresses derived from their names: not where others may have them too."""
-        return self.network.mode not in _OUTSIDE or (self.network.routed is not None and self.decl.subnets is not None)
-
-    @property
-    def wire(self) -> str:
-        label = self.network.physical_network if self.network.mode is Mode.BRIDGE else None
-        vlan = f" VLAN {self.network.vlan}" if self.network.vlan else ""
-        return f"label {label}{vlan}" if label else self.network.name
-
-    @property
-    def vrf(self) -> str:
-        """The VRF that the network is in; in each, addresses are its own. "" where the host's other networks are."""
-        return (self.network.routed.vrf if self.network.routed else None) or ""
 
 
 def vrfs(segments: Iterable[Segment]) -> dict[str, str]:
@@ -128,7 +80,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
     label = decl.physical_network.value if decl.physical_network else None
     outside = scope.physicals.get(label or "")
     prefixes, sure = own, "subnets" not in decl.bad
-    if mode in _OUTSIDE and decl.subnets is None:
+    if mode in OUTSIDE and decl.subnets is None:
         prefixes = values(outside.subnets) if outside else ()
         sure = sure and outside is not None and "subnets" not in outside.bad
     routed = host_routed.host_routed(decl, prefixes if sure else (), report)
@@ -194,7 +146,7 @@ def _bridge(at: At[str], decl: NetworkDecl, label: str | None, vlan: int | None)
 
 
 def _mac(scope: Scope, at: At[str], decl: NetworkDecl) -> str | None:
-    if decl.mode.value in _OUTSIDE:
+    if decl.mode.value in OUTSIDE:
         return None
     return decl.mac.value if decl.mac else addressing.mac(scope.topology, "network", at.value)
 

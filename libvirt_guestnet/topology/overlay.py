@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from libvirt_guestnet.model.network import IPAddress, Mode, Vxlan
 
-from ..model_network import IPAddress, Mode, Vxlan
 from .keys import NetworkDecl, VxlanDecl
 from .report import Report
+from .scope import Scope
 from .spec import At, value, values
-
-if TYPE_CHECKING:
-    from .networks import Scope
 
 _ETHERNET = 1500
 

@@ -2,7 +2,8 @@
 
 What is drawn follows from the file alone, so that every host that carries a VXLAN comes to the same VNI, and `render`
 to what `apply` makes. Names are hashed; where two lead to the same number, the first network in the file has it. So a
-network added at the end moves nobody, and one taken away moves at most a later one that had wanted the same number.
+network added at the end moves nobody, and one taken away moves at most a later one that had wanted the same number
+(decision 24).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from .. import addressing
+from . import addressing
 from .keys import NetworkDecl, PhysicalDecl, TopologyDecl, VxlanDecl
 from .kinds import AUTO
 from .report import Report

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ..errors import Where
 from .kinds import Kind
 from .report import LISTED, Report, nearest, shown, unknown
-from .spec import At, Decl, Everything, Key, ListOf, MapOf, Record, Type, Word, keys_of
+from .spec import At, Decl, Everything, Key, ListOf, MapOf, RecordKind, Type, Word, keys_of
 from .yamltree import Mapping, Node, Scalar, Sequence
 
 D = TypeVar("D", bound=Decl)
@@ -33,7 +33,7 @@ def _value(node: Node, type_: Type, report: Report) -> Any:
             return _list(node, type_, report)
         case MapOf():
             return _map(node, type_, report)
-        case Record():
+        case RecordKind():
             return _record(node, type_.cls, report)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 
-from ..model import Allow, Router
-from ..model_network import IPNetwork
+from libvirt_guestnet.model.network import IPNetwork
+from libvirt_guestnet.model.topology import Allow, Router
+
 from .keys import AllowDecl, GuestDecl, PortDecl
-from .networks import Scope, Segment
 from .report import Report
+from .scope import Scope, Segment
 from .spec import At, value, values
 
 _EVERYTHING: Mapping[int, IPNetwork] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}

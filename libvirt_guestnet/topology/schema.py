@@ -7,7 +7,7 @@ from typing import Any
 
 from .keys import TopologyDecl
 from .kinds import Kind
-from .spec import Decl, Key, ListOf, MapOf, Record, Type, keys_of
+from .spec import Decl, Key, ListOf, MapOf, RecordKind, Type, keys_of
 
 _ID = "https://libvirt-guestnet.org/schema/topology-1.json"
 
@@ -43,7 +43,7 @@ def _type(type_: Type, definitions: dict[str, Any]) -> dict[str, Any]:
         case MapOf():
             value = _type(type_.value, definitions)
             return {"type": "object", "propertyNames": dict(type_.key.schema), "additionalProperties": value}
-        case Record():
+        case RecordKind():
             return _reference(type_.cls, definitions)
 
 

@@ -45,7 +45,7 @@ class ListOf:
     """A list; `length` fixes how many, `all_word` is a word that stands for `all_items`: they come as `Everything`.
     `other_word` may stand in its place, too, and comes as `Word`."""
 
-    item: Kind | Record
+    item: Kind | RecordKind
     length: int | None = None
     all_word: str | None = None
     all_items: Sequence[str] = ()
@@ -56,18 +56,18 @@ class ListOf:
 class MapOf:
     """Names chosen by the user, each with a value."""
 
-    value: ListOf | Record
+    value: ListOf | RecordKind
     key: Kind = OBJECT_NAME
 
 
 @dataclass(frozen=True)
-class Record:
+class RecordKind:
     """A mapping with fixed keys: the fields of a Decl class."""
 
     cls: type[Decl]
 
 
-Type = Kind | ListOf | MapOf | Record
+Type = Kind | ListOf | MapOf | RecordKind
 
 
 @dataclass(frozen=True, kw_only=True)

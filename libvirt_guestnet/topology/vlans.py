@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from libvirt_guestnet.model.topology import Port, PortKind
 
-from ..model import Port, PortKind
 from .keys import NetworkDecl, PortDecl
 from .report import Report
+from .scope import Segment
 from .spec import value, values
-
-if TYPE_CHECKING:
-    from .networks import Segment
 
 
 def of_network(decl: NetworkDecl, report: Report) -> int | None:

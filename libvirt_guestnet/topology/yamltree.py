@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from .. import yamlwords
 from ..errors import Problem, TopologyError, Where
+from . import yamlwords
 
 MAX_BYTES = 4 << 20  # 10,000 ports with explicit addresses are 1.3 MB
 MAX_NODES = 500_000

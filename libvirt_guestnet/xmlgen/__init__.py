@@ -7,8 +7,8 @@ in the order in which libvirt prints it; `xml/` in the repository holds the outp
 from libvirt_guestnet.xmlgen.domain import domain
 from libvirt_guestnet.xmlgen.element import Element, api_text, to_string
 from libvirt_guestnet.xmlgen.interface import interface
-from libvirt_guestnet.xmlgen.metadata import domain_metadata, network_metadata
 from libvirt_guestnet.xmlgen.network import network, network_uuid
+from libvirt_guestnet.xmlgen.policy import domain_metadata, network_metadata
 
 __all__ = [
     "Element",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libvirt_guestnet.model_network import Bandwidth, Rate
+from libvirt_guestnet.model.network import Bandwidth, Rate
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
 
 

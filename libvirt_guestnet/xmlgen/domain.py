@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.config import CHANNEL, CMDLINE, FWCFG, guest_config
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Guest, Topology
+from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.xmlgen.element import Element, node
 from libvirt_guestnet.xmlgen.interface import interface
-from libvirt_guestnet.xmlgen.metadata import domain_metadata
+from libvirt_guestnet.xmlgen.policy import domain_metadata
 
 if TYPE_CHECKING:
     from libvirt_guestnet.guest.image import TinyImage

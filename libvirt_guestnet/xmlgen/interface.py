@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Guest, Port, PortKind, Topology
-from libvirt_guestnet.model_network import Mode, Network
+from libvirt_guestnet.model.network import Mode, Network
+from libvirt_guestnet.model.topology import Guest, Port, PortKind, Topology
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
-from libvirt_guestnet.xmlgen.vlan import is_ovs, ovs_vlan
+from libvirt_guestnet.xmlgen.vlan import elements
 
 
 def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) -> Element:
@@ -21,7 +22,7 @@ def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) ->
         "interface",
         node("mac", address=port.mac),
         _source(network, port, hostmap),
-        ovs_vlan(port.vlan, port.trunk, port.native_vlan) if is_ovs(network, hostmap) else None,
+        _libvirts_vlan(network, port, hostmap),
         bandwidth(port.bandwidth),
         _isolation(network, port),
         node("target", dev=port.tap),
@@ -38,6 +39,11 @@ def _source(network: Network, port: Port, hostmap: HostMap) -> Element | None:
     if port.kind is PortKind.BRIDGE:
         return node("source", bridge=hostmap.bridge(network))
     return None
+
+
+def _libvirts_vlan(network: Network, port: Port, hostmap: HostMap) -> list[Element]:
+    said = registry.plugged_into(network, hostmap).libvirt_nic(port)
+    return elements([said] if said else [])
 
 
 def _isolation(network: Network, port: Port) -> Element | None:

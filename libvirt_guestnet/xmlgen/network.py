@@ -8,17 +8,18 @@ from uuid import UUID, uuid5
 
 from lxml import etree
 
-from libvirt_guestnet.datapath.ranges import span, without
+from libvirt_guestnet.carriers import registry
+from libvirt_guestnet.datapath.port.ranges import span, without
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.held import single
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.model import Assignment, Guest, Port, PortAddress, Topology
-from libvirt_guestnet.model_network import IPAddress, IPNetwork, Mode, Network, Subnet
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.model.held_addresses import single
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Network, Subnet
+from libvirt_guestnet.model.topology import Assignment, Guest, Port, PortAddress, Topology
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, fill, maybe, node
-from libvirt_guestnet.xmlgen.metadata import network_metadata
-from libvirt_guestnet.xmlgen.vlan import is_ovs, ovs_vlan
+from libvirt_guestnet.xmlgen.policy import network_metadata
+from libvirt_guestnet.xmlgen.vlan import elements
 
 UUID_ROOT = UUID("b0a4d7c9-5a0e-5a55-9f53-0c7d9c0b5f55")
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
@@ -42,7 +43,7 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
         _forward(network, hostmap),
         _libvirts_bridge(network) if made_by_libvirt else node("bridge", name=hostmap.bridge(network)),
         _services(topology, network) if made_by_libvirt else (),
-        _open_vswitch(network) if is_ovs(network, hostmap) else (),
+        elements(registry.plugged_into(network, hostmap).libvirt_network(network)),
         maybe(network.isolated_ports, "port", isolated=True),
         _addresses(topology, network) if made_by_libvirt else (),
         options,
@@ -91,13 +92,6 @@ def _libvirts_bridge(network: Network) -> Iterator[Element]:
         yield node("mtu", size=network.mtu)
     if network.mac:
         yield node("mac", address=network.mac)
-
-
-def _open_vswitch(network: Network) -> Iterator[Element]:
-    yield node("virtualport", type="openvswitch")
-    vlan = ovs_vlan(network.vlan)
-    if vlan is not None:
-        yield vlan
 
 
 def _services(topology: Topology, network: Network) -> Iterator[Element]:

@@ -26,8 +26,9 @@ import taps
 import turns
 from turns import Case, Frames
 
-from libvirt_guestnet.datapath import bpf, bpfload, filters, kernel
-from libvirt_guestnet.datapath.tc import Tc
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.netlink.tc import Tc
+from libvirt_guestnet.datapath.port import bpf, bpfload, filters
 
 NONE, TCX, TCX_EMPTY, CLS, CLS_EMPTY = KINDS = ("none", "tcx", "tcx empty", "cls_bpf", "cls_bpf empty")
 SPREAD, LEAST_SPREAD = "tcp4-64 spread", 200

@@ -20,18 +20,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/libvirt"))
 
-from booted import Booted, booted
-from conftest import WITHOUT_NODEDEV
-from reached import DIRECT, DIRECT_TAP, Reached
+from support.booted import Booted, booted
+from support.reached import DIRECT, DIRECT_TAP, Reached
+from support.sandboxes import WITHOUT_NODEDEV
 from test_ways_in import HOST, Net
 
 from libvirt_guestnet import sandbox
 from libvirt_guestnet.errors import GuestnetError
 
+GUARD = ("netdev", "guestnet", f"tap-{DIRECT_TAP}")
+GIVEN_UP, TRY, WELL = 10.0, 0.1, 2.0
 # What is started first ("" for nothing), what then happens, and what puts the firewall out again.
 EVENTS = {
     "nft flush ruleset": ("", "nft flush ruleset", ""),
@@ -45,13 +49,12 @@ EVENTS = {
     "libvirtd restart": ("", "systemctl restart libvirtd", ""),
 }
 # What is asked, over and over, until it is true.
+Row = dict[str, Any]
 ASKED: dict[str, Callable[[Net], bool]] = {
     "port forward": lambda net: net.udp("lan", HOST, 5300, TRY).open,
     "host-routed guest": lambda net: net.udp("lan", DIRECT[0], 53, TRY).open,
     "guard of a port": lambda net: net.sandbox.run(["nft", "list", "chain", *GUARD], check=False).returncode == 0,
 }
-GUARD = ("netdev", "guestnet", f"tap-{DIRECT_TAP}")
-GIVEN_UP, TRY, WELL = 10.0, 0.1, 2.0
 
 
 def main() -> None:
@@ -72,7 +75,7 @@ def main() -> None:
 
 @contextmanager
 def host() -> Iterator[Booted]:
-    make = [Path(__file__).resolve().parents[1] / "make-root", "--path", "trixie"]
+    make = [str(Path(__file__).resolve().parents[1] / "make-root"), "--path", "trixie"]
     done = subprocess.run(make, capture_output=True, text=True, check=True)
     root, prepare = Path(done.stdout.strip()), [WITHOUT_NODEDEV]
     with sandbox.start(f"recovery-{os.getpid()}", root=root, prepare=prepare) as box, booted(box) as host:
@@ -81,9 +84,9 @@ def host() -> Iterator[Booted]:
         yield host
 
 
-def measure(net: Net, box: Booted, name: str, rounds: int) -> list[dict]:
+def measure(net: Net, box: Booted, name: str, rounds: int) -> list[Row]:
     start, event, stop = EVENTS[name]
-    rows = [{"event": name, "asked": asked, "with": [], "without": []} for asked in ASKED]
+    rows: list[Row] = [{"event": name, "asked": asked, "with": [], "without": []} for asked in ASKED]
     for _ in range(rounds):
         for key, verb in (("with", "start"), ("without", "stop")):
             box.run(["systemctl", verb, "libvirt-guestnet"])
@@ -113,8 +116,12 @@ def outage(net: Net, event: str, asked: Callable[[Net], bool]) -> float:
             if process.poll() is None or gone > 2 * TRY:
                 well = time.monotonic()
             elif time.monotonic() - well > WELL:
-                return longest
-    return GIVEN_UP
+                break
+        else:
+            longest = GIVEN_UP
+    if process.returncode != 0:
+        raise GuestnetError(f"{event!r} ended with status {process.returncode}: there is nothing to recover from")
+    return longest
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def send(frames: Frames) -> float:
 def rounds(cases: dict[Case, Frames], count: int) -> dict[Case, list[float]]:
     """So many samples of each case, in an order that changes with every round, all on one processor."""
     times: dict[Case, list[float]] = {case: [] for case in cases}
-    order, shuffle = list(cases), random.Random(1).shuffle  # noqa: S311
+    order, shuffle = list(cases), random.Random(1).shuffle
     home = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(home)})
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from make import (
     ALL,
@@ -77,16 +78,16 @@ _ALERT = [b"\x94\x04\x00\x00"]
 _SPOOFED = IP(src=THEM4, dst=GATEWAY4) / UDP(sport=9, dport=9) / marked()
 
 
-def _nowhere(message: object, dst: str) -> bytes:
+def _nowhere(message: Any, dst: str) -> bytes:
     """A listener's message from ::."""
     return mine(from_ll(ROUTER_ALERT, message, src="::", dst=dst, hlim=1))
 
 
-def _from(mac: str, payload: object) -> bytes:
+def _from(mac: str, payload: Any) -> bytes:
     return bytes(Ether(src=mac, dst=ALL) / payload)
 
 
-def _v4(payload: object, **fields: object) -> bytes:
+def _v4(payload: Any, **fields: Any) -> bytes:
     return mine(IP(**{"src": ME4, "dst": THEM4, **fields}) / payload)
 
 
@@ -319,7 +320,7 @@ IPV6 = {
 }
 
 
-def _options(own: object, theirs: object) -> Iterator[tuple[str, list[object]]]:
+def _options(own: Any, theirs: Any) -> Iterator[tuple[str, list[Any]]]:
     """Link-layer options in every position, among every kind of neighbour."""
     yield "another's MAC", [theirs]
     yield "two options, another's second", [own, theirs]
@@ -374,7 +375,7 @@ NDS = {
 }
 
 
-def _headless(following: int) -> object:
+def _headless(following: int) -> Any:
     """A first fragment that ends before its upper-layer header, which the second one brings."""
     return IPv6ExtHdrFragment(nh=60, m=1, id=8) / Raw(bytes([following, 0, 1, 4, 0, 0, 0, 0]))
 
@@ -542,7 +543,7 @@ ETHERTYPES = {
 }
 
 
-def _spoken4(protocol: int, dst: str = THEM4, **fields: object) -> bytes:
+def _spoken4(protocol: int, dst: str = THEM4, **fields: Any) -> bytes:
     return _v4(marked(), dst=dst, proto=protocol, ttl=1, **fields)
 
 

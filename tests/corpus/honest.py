@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from make import (
     GATEWAY4,
     ME,
@@ -55,11 +57,11 @@ def _igmp(kind: int, src: str = ME4, dst: str = "224.0.0.22", group: str = "0.0.
     return mine(IP(src=src, dst=dst, ttl=1, proto=2, options=_ALERT) / igmp(kind, group))
 
 
-def _v4(payload: object, to: str = THEM, **fields: object) -> bytes:
+def _v4(payload: Any, to: str = THEM, **fields: Any) -> bytes:
     return mine(IP(**{"src": ME4, "dst": THEM4, **fields}) / payload, to)
 
 
-def _v6(*parts: object, to: str = THEM, src: str = ME6, dst: str = THEM6) -> bytes:
+def _v6(*parts: Any, to: str = THEM, src: str = ME6, dst: str = THEM6) -> bytes:
     return mine(from_ll(*parts, src=src, dst=dst, hlim=64), to)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from scapy.all import (  # type: ignore[attr-defined]
     ARP,
     BOOTP,
@@ -37,12 +39,12 @@ ALL = "ff:ff:ff:ff:ff:ff"
 NODES, NODES_MAC, ROUTERS = "ff02::1", "33:33:00:00:00:01", "ff02::2"
 
 
-def mine(payload: object, to: str = ALL) -> bytes:
+def mine(payload: Any, to: str = ALL) -> bytes:
     """A frame from my MAC, built."""
     return bytes(Ether(src=ME, dst=to) / payload)
 
 
-def typed(ethertype: int, payload: object = b"", to: str = ALL) -> bytes:
+def typed(ethertype: int, payload: Any = b"", to: str = ALL) -> bytes:
     """A frame from my MAC with a given EtherType."""
     return bytes(Ether(src=ME, dst=to, type=ethertype) / (payload or marked(48)))
 
@@ -52,7 +54,7 @@ def marked(size: int = 32) -> Raw:
     return Raw(b"guestnet" * (size // 8))
 
 
-def arp(sender: str, hw: str = ME, target: str = THEM4, op: int = 1, **more: object) -> ARP:
+def arp(sender: str, hw: str = ME, target: str = THEM4, op: int = 1, **more: Any) -> ARP:
     return ARP(op=op, hwsrc=hw, psrc=sender, pdst=target, **more)
 
 
@@ -66,7 +68,7 @@ def dhcp(
     dst: str = "255.255.255.255",
     giaddr: str = "0.0.0.0",
     ciaddr: str = "0.0.0.0",
-) -> object:
+) -> Any:
     chaddr = bytes.fromhex(mac.replace(":", ""))
     options = [("message-type", kind), "end"]
     bootp = BOOTP(op=op, chaddr=chaddr, xid=7, giaddr=giaddr, ciaddr=ciaddr) / DHCP(options=options)
@@ -79,15 +81,15 @@ def igmp(kind: int, group: str = "0.0.0.0", extra: bytes = b"") -> Raw:
     return Raw(bytes([kind, 0]) + int(checksum(bytes([kind, 0, 0, 0]) + body)).to_bytes(2, "big") + body)
 
 
-def sll(mac: str) -> object:
+def sll(mac: str) -> Any:
     return ICMPv6NDOptSrcLLAddr(lladdr=mac)
 
 
-def tll(mac: str) -> object:
+def tll(mac: str) -> Any:
     return ICMPv6NDOptDstLLAddr(lladdr=mac)
 
 
-def from_ll(*parts: object, src: str = MY_LL, dst: str = NODES, hlim: int = 255) -> object:
+def from_ll(*parts: Any, src: str = MY_LL, dst: str = NODES, hlim: int = 255) -> Any:
     """An IPv6 packet with these headers in this order."""
     packet = IPv6(src=src, dst=dst, hlim=hlim)
     for part in parts:
@@ -96,11 +98,11 @@ def from_ll(*parts: object, src: str = MY_LL, dst: str = NODES, hlim: int = 255)
     return packet
 
 
-def na(target: str, *options: object, src: str = MY_LL) -> object:
+def na(target: str, *options: Any, src: str = MY_LL) -> Any:
     return from_ll(ICMPv6ND_NA(tgt=target, R=0, O=1), *options, src=src)
 
 
-def ns(target: str, *options: object, src: str = MY_LL, dst: str = "ff02::1:ff00:b") -> object:
+def ns(target: str, *options: Any, src: str = MY_LL, dst: str = "ff02::1:ff00:b") -> Any:
     return from_ll(ICMPv6ND_NS(tgt=target), *options, src=src, dst=dst)
 
 
@@ -109,7 +111,7 @@ STRANGE_OPTION = ICMPv6NDOptUnknown(type=253, len=1, data=b"\1\2\3\4\5\6")
 ROUTER_ALERT = IPv6ExtHdrHopByHop(options=[RouterAlert(), PadN(optdata=b"")])
 
 
-def _by_hand(kind: int, following: int) -> list[object]:
+def _by_hand(kind: int, following: int) -> list[Any]:
     """An extension header that scapy does not know, in RFC 6564's format: next header, length, padding."""
     return [kind, Raw(bytes([following, 0, 1, 4, 0, 0, 0, 0]))]
 
@@ -131,7 +133,7 @@ def first_fragment(following: int, more: bool = True) -> bytes:
 
 # How a message hides behind extension headers: what stands between the IPv6 header and it. A number is the IPv6
 # header's own next header where scapy would not know.
-def hidings(message: int) -> dict[str, list[object]]:
+def hidings(message: int) -> dict[str, list[Any]]:
     """`message` is the protocol number of what follows."""
     dest, long_dest = IPv6ExtHdrDestOpt(), IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 60)] * 3)
     hop = IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 4)])
@@ -162,7 +164,7 @@ def hidings(message: int) -> dict[str, list[object]]:
     }
 
 
-def hidden(hiding: list[object], message: object, src: str = MY_LL, dst: str = NODES, hlim: int = 255) -> bytes:
+def hidden(hiding: list[Any], message: Any, src: str = MY_LL, dst: str = NODES, hlim: int = 255) -> bytes:
     """The message behind extension headers."""
     if isinstance(hiding[0], int):
         built = bytes(from_ll(message, src=src, dst=dst))[40:]
@@ -170,7 +172,7 @@ def hidden(hiding: list[object], message: object, src: str = MY_LL, dst: str = N
     return mine(from_ll(*hiding, message, src=src, dst=dst, hlim=hlim))
 
 
-def snapped(ethertype: int, payload: object, length: int | None = None, tags: bytes = b"") -> bytes:
+def snapped(ethertype: int, payload: Any, length: int | None = None, tags: bytes = b"") -> bytes:
     """A packet in LLC/SNAP (RFC 1042), behind VLAN tags if any, with its true length or another."""
     inner = bytes(LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP(OUI=0, code=ethertype) / payload)
     if not tags and length is None:
@@ -179,7 +181,7 @@ def snapped(ethertype: int, payload: object, length: int | None = None, tags: by
     return _addresses() + tags + size.to_bytes(2, "big") + inner
 
 
-def tagged(ethertype: int, payload: object, *tags: tuple[int, int]) -> bytes:
+def tagged(ethertype: int, payload: Any, *tags: tuple[int, int]) -> bytes:
     """A packet behind VLAN tags, each (EtherType of the tag, VLAN)."""
     return _addresses() + tag_bytes(*tags) + ethertype.to_bytes(2, "big") + bytes(payload)
 

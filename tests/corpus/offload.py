@@ -82,7 +82,7 @@ def finished(frame: bytes, start: int, offset: int) -> bytes:
 
 def ones_sum(data: bytes) -> int:
     """The ones' complement sum of 16-bit words (RFC 1071), between 0 and 0xffff."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from forged import ADVERTISE, RA, REDIRECT
 from make import (
@@ -50,11 +51,11 @@ from scapy.all import (  # type: ignore[attr-defined]
 _ALERT = [b"\x94\x04\x00\x00"]
 
 
-def _v4(payload: object, **fields: object) -> bytes:
+def _v4(payload: Any, **fields: Any) -> bytes:
     return mine(IP(**{"src": ME4, "dst": THEM4, **fields}) / payload)
 
 
-def _v6(*parts: object, src: str = ME6, dst: str = THEM6, hlim: int = 64) -> bytes:
+def _v6(*parts: Any, src: str = ME6, dst: str = THEM6, hlim: int = 64) -> bytes:
     return mine(from_ll(*parts, src=src, dst=dst, hlim=hlim))
 
 
@@ -193,7 +194,7 @@ def _bootp(mac: str) -> bytes:
     return bytes(dhcp("request", mac=mac, src=ME4))[28:].ljust(300, b"\0")
 
 
-def _asked(payload: object, **fields: object) -> bytes:
+def _asked(payload: Any, **fields: Any) -> bytes:
     return mine(IP(src=ME4, dst="255.255.255.255", id=7, **fields) / payload)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from make import ME4, ME6, MY_LL, ROUTERS, THEM, THEM4, THEM6, dhcp, from_ll, marked, mine
 from offload import DATA_VALID, ECN, NEEDS_CSUM, TCPV4, TCPV6, UDP_L4, Header, Offered, unfinished
 from offload import UDP as UFO
@@ -27,22 +29,22 @@ _FAR4, _FAR6 = "198.18.2.1", "fd61:12::1"
 _OPTIONS = [b"\x07\x07\x04\0\0\0\0\0"]
 
 
-def _v4(*parts: object, src: str = ME4, dst: str = THEM4, **fields: object) -> bytes:
+def _v4(*parts: Any, src: str = ME4, dst: str = THEM4, **fields: Any) -> bytes:
     packet = IP(src=src, dst=dst, id=7, **fields)
     for part in parts:
         packet = packet / part
     return mine(packet, THEM)
 
 
-def _v6(*parts: object, src: str = ME6, dst: str = THEM6) -> bytes:
+def _v6(*parts: Any, src: str = ME6, dst: str = THEM6) -> bytes:
     return mine(from_ll(*parts, src=src, dst=dst, hlim=64), THEM)
 
 
-def _tcp(seq: int = 1, flags: str = "PA", data: bytes = _TEXT[:500]) -> object:
+def _tcp(seq: int = 1, flags: str = "PA", data: bytes = _TEXT[:500]) -> Any:
     return TCP(sport=4000, dport=80, seq=seq, ack=9, flags=flags, options=[("NOP", None)] * 4) / Raw(data)
 
 
-def _udp(data: bytes = _TEXT[:500], dport: int = 4000) -> object:
+def _udp(data: bytes = _TEXT[:500], dport: int = 4000) -> Any:
     return UDP(sport=4000, dport=dport) / Raw(data)
 
 
@@ -67,16 +69,16 @@ def _flags(number: int, flags: str) -> str:
     return "".join(flag for flag in flags if not (flag == "C" and not first) and not (flag in "PF" and not last))
 
 
-def _tso4(flags: str = "PA", src: str = ME4, ecn: int = 0, **fields: object) -> Offered:
+def _tso4(flags: str = "PA", src: str = ME4, ecn: int = 0, **fields: Any) -> Offered:
     seen = [
         mine(IP(src=src, dst=THEM4, id=7 + n, **fields) / _tcp(1 + n * _MSS, _flags(n, flags), chunk), THEM)
         for n, chunk in enumerate(_chunks())
     ]
-    start = 34 + len(b"".join(fields.get("options", [])))  # type: ignore[arg-type]
+    start = 34 + len(b"".join(fields.get("options", [])))
     return _cut(_v4(_tcp(flags=flags, data=_TEXT), src=src, **fields), seen, start, TCPV4 | ecn)
 
 
-def _tso6(*before: object, flags: str = "PA", src: str = ME6, ecn: int = 0) -> Offered:
+def _tso6(*before: Any, flags: str = "PA", src: str = ME6, ecn: int = 0) -> Offered:
     seen = [_v6(*before, _tcp(1 + n * _MSS, _flags(n, flags), chunk), src=src) for n, chunk in enumerate(_chunks())]
     start = 54 + sum(len(bytes(header)) for header in before)
     return _cut(_v6(*before, _tcp(flags=flags, data=_TEXT), src=src), seen, start, TCPV6 | ecn)
@@ -112,7 +114,7 @@ def _ufo6() -> Offered:
     return _cut(whole, seen, 54, UFO, size)
 
 
-def _tunnel(outer: object, inner: object, start: int, offset: int, v6: bool = False) -> Offered:
+def _tunnel(outer: Any, inner: Any, start: int, offset: int, v6: bool = False) -> Offered:
     """A guest's own VXLAN; the sum is that of the inner packet."""
     parts = (outer, VXLAN(vni=7), Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02"), inner)
     return _summed(_v6(*parts) if v6 else _v4(*parts), start, offset)

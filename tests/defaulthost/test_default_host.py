@@ -18,7 +18,7 @@ pytestmark = pytest.mark.defaulthost
 
 HOST = Machine(("--default-host",), "systemd.wants=lab-job.service systemd.show_status=no", reboots=True)
 JOB = """#!/bin/sh
-cd /job/checkout && PYTHONPATH=$PWD:$PWD/tests/libvirt exec /usr/bin/python3 tests/defaulthost/inside/main.py
+cd /job/checkout && PYTHONPATH=$PWD:$PWD/tests exec /usr/bin/python3 tests/defaulthost/inside/main.py
 """
 SECONDS = 5400  # some 800 on a processor that nobody else uses
 

@@ -144,5 +144,5 @@ def _changed(document: Any, chance: Random) -> Any:
     if isinstance(document, list) and document and chance.random() < 0.8:
         at = chance.randrange(len(document))
         return [*document[:at], _changed(document[at], chance), *document[at + 1 :]]
-    other = (None, True, 0, -1, 1 << 40, 1.5, [], {}, [[]], ["a", 1], {"a": []}, "", [[1, 2, 3]])
+    other: tuple[object, ...] = (None, True, 0, -1, 1 << 40, 1.5, [], {}, [[]], ["a", 1], {"a": []}, "", [[1, 2, 3]])
     return value(chance) if chance.random() < 0.5 else chance.choice(other)

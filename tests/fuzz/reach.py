@@ -15,7 +15,7 @@ from run import DOMAINS, NETWORKS
 from world import World
 
 import libvirt_guestnet
-from libvirt_guestnet.hook import entry
+from libvirt_guestnet.hook import live
 
 PACKAGE = Path(libvirt_guestnet.__file__).parent
 ROOMS = ("hook", "datapath")
@@ -24,7 +24,7 @@ ROOMS = ("hook", "datapath")
 def defined() -> set[tuple[str, str]]:
     """(file, qualified name) of every function in these rooms."""
     found = set()
-    for path in sorted(file for room in ROOMS for file in (PACKAGE / room).glob("*.py")):
+    for path in sorted(file for room in ROOMS for file in (PACKAGE / room).rglob("*.py")):
         module = str(path.relative_to(PACKAGE))
         found |= {(module, name) for name in _functions(ast.parse(path.read_text()), "")}
     return found
@@ -68,7 +68,7 @@ def _one_life(host: World) -> None:
     half = next(number for number, call in enumerate(calls) if call.operation == "release")
     for call in calls[:half]:
         host.call(call)
-    entry.forget_ended([seeds.uuid_of("nat")])
+    live.forget_ended([seeds.uuid_of("nat")])
     host.watch()
     host.tables.clear()
     host.watch()
@@ -76,7 +76,7 @@ def _one_life(host: World) -> None:
     for call in calls[half:]:
         host.call(call)
     host.sync({}, {})
-    for step in (entry.review_bridges, lambda: entry.release_tap("nobody", "tap1"), entry.release_all):
+    for step in (live.review_bridges, lambda: live.release_tap("nobody", "tap1"), live.release_all):
         step()
 
 

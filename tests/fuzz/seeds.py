@@ -9,7 +9,7 @@ from lxml import etree
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Guest
+from libvirt_guestnet.model.topology import Guest
 from libvirt_guestnet.topology import loads
 
 TOPOLOGY = """

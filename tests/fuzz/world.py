@@ -21,22 +21,19 @@ from pathlib import Path
 import seeds
 from seeds import Call
 
-from libvirt_guestnet.datapath import conntrack, links, probe, program, vlan
-from libvirt_guestnet.hook import (
-    detached,
-    entry,
-    hostwide,
-    hotplug,
-    incoming,
-    intent,
-    known,
-    lifecycle,
-    log,
-    offload,
-    repair,
-    watch,
-)
-from libvirt_guestnet.state import ROOT
+from libvirt_guestnet import log
+from libvirt_guestnet.datapath.devices import vlan_bridge
+from libvirt_guestnet.datapath.forwards import conntrack
+from libvirt_guestnet.datapath.netlink import links, probe
+from libvirt_guestnet.datapath.run import program
+from libvirt_guestnet.hook import concern, live, main
+from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.hook.enforce import address_sets, checksum_guard
+from libvirt_guestnet.hook.helpers import hotplug
+from libvirt_guestnet.hook.processes import deadline, detached, incoming
+from libvirt_guestnet.hook.read import hostwide, port_receipts
+from libvirt_guestnet.hook.services import watch
+from libvirt_guestnet.state.folder import ROOT
 
 HOSTWIDE = "/run/hooks.json"
 LEASE_FILE = "/run/leases-{}.status"
@@ -111,22 +108,22 @@ class World:
         is_on = links.is_on
         links.is_on = lambda tap, bridge: (tap, bridge) == self.joined or is_on(tap, bridge)
         probe._GAPS = (0.0, 0.0, 0.001)
-        lifecycle.HOSTWIDE = hostwide.FILE = HOSTWIDE
+        concern.HOSTWIDE = hostwide.FILE = HOSTWIDE
         hostwide.read.__defaults__ = (HOSTWIDE,)
-        offload.guard = lambda *_: offload.Put()  # type: ignore[assignment]
-        offload.guard_when_limited = offload.tidy = offload.unload = lambda *_: None  # type: ignore[assignment]
-        offload.lost = lambda _: {}  # type: ignore[assignment]
+        checksum_guard.guard = lambda *_: checksum_guard.Put()  # type: ignore[assignment]
+        checksum_guard.guard_when_limited = checksum_guard.tidy = checksum_guard.unload = lambda *_: None  # type: ignore[assignment]
+        checksum_guard.lost = lambda _: {}  # type: ignore[assignment]
         incoming._wait = lambda _domain, _taps, _ears, arrive: arrive()  # type: ignore[assignment]
         incoming.repeat = lambda announce, _tap: announce()
         log.complain = lambda text: self.logged.append(log.line(text))
-        known._LEASES = LEASE_FILE
-        known.leases.__defaults__ = (*known.leases.__defaults__[:-1], LEASE_FILE)
+        address_sets._LEASES = LEASE_FILE
+        address_sets.leases.__defaults__ = (*address_sets.leases.__defaults__[:-1], LEASE_FILE)
         hotplug.HELPER_SECONDS = 1
-        intent.FEW_RESERVED = 1  # the seeds have two
+        port_receipts.FEW_RESERVED = 1  # the seeds have two
         conntrack.forget = lambda *_: None  # type: ignore[assignment]
         # This kernel's bridges may tell no VLANs apart.
-        vlan._read = lambda _bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")
-        vlan._write = lambda *_: None
+        vlan_bridge._read = lambda _bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")
+        vlan_bridge._write = lambda *_: None
 
     def _tap(self, mac: str, bridge: str, seconds: float, *_: object) -> str:
         """The new tap has joined whatever bridge somebody waits at."""
@@ -175,7 +172,7 @@ class World:
                 raise Finding(f"{argv[0]} was given a text of somebody's: {text[:300]!r}")
 
     def _leave(self, work: Callable[[], None], seconds: int, why: str, promise: object = None) -> None:
-        with contextlib.suppress(entry.DeadlineError):
+        with contextlib.suppress(deadline.DeadlineError):
             work()
 
     def calm(self, others: bool = True) -> None:
@@ -208,7 +205,7 @@ class World:
         if call.operation == "reconnect":
             return self.timed(lambda: self._reconnect(call.name))
         argv = [call.hook, call.name, call.operation, "begin", "-"]
-        return self.timed(lambda: lifecycle.run(call.hook, argv), call.xml)
+        return self.timed(lambda: main.run(call.hook, argv), call.xml)
 
     def _reconnect(self, name: str) -> int:
         repair.repair([name], "by chance")
@@ -250,10 +247,10 @@ class World:
     def sync(self, active: dict[str, bytes], domains: dict[str, bytes]) -> None:
         """What `guestnet hooks sync` does."""
         for xml in active.values():
-            self.timed(lambda xml=xml: self._forgiven(entry.adopt_network, xml))
+            self.timed(lambda xml=xml: self._forgiven(live.adopt_network, xml))
         for xml in domains.values():
-            self.timed(lambda xml=xml: self._forgiven(entry.guard_domain, xml))
-        self.timed(lambda: self._forgiven(entry.tidy, set(active), set(active)))
+            self.timed(lambda xml=xml: self._forgiven(live.guard_domain, xml))
+        self.timed(lambda: self._forgiven(live.tidy, set(active), set(active)))
 
     @staticmethod
     def _forgiven(step: Callable[..., None], *arguments: object) -> int:

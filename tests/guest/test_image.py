@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from bench import LAN2, Bench, GuestProcess
+from support.guest_bench import LAN2, Bench, GuestProcess
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.guest.image import TinyImage, ensure_image
-from libvirt_guestnet.model import Guest, Topology
+from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.topology import load
 
 pytestmark = [

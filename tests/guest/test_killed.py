@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import pytest
-from conftest import LABS
+from support.lab import LABS
 
 from libvirt_guestnet.guest import image
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from conftest import Lab
+from support.lab import Lab
 
-from libvirt_guestnet.model import FORGERIES
+from libvirt_guestnet.model.topology import FORGERIES
 from libvirt_guestnet.sandbox import Sandbox
 
 ROUTED = {f"c > lan2 {check} {family}" for check in ("icmp", "tcp/80", "udp/53") for family in ("ipv4", "ipv6")}

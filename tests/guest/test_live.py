@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import LABS, Lab, lab_up
+from support.lab import LABS, Lab, lab_up
 
 LAN2 = "198.18.2.1"
 A_VLAN1, B_VLAN1, B_VLAN2 = "10.61.1.37", "10.61.1.126", "10.61.2.1"
@@ -27,7 +27,7 @@ PINGS = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from libvirt_guestnet.lab import run
-from libvirt_guestnet.virt import connect
+from libvirt_guestnet.libvirtd.connection import connect
 with connect() as connection, run._guest_agent(connection, sys.argv[1]) as agent, ThreadPoolExecutor() as pool:
     assert agent.ping(sys.argv[2], count=3).received
     ping = pool.submit(agent.run, ["ping", "-q", "-i", "0.05", sys.argv[2]], 120)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from conftest import LABS, Lab, lab_up
+from support.lab import LABS, Lab, lab_up
 
 FAMILIES = ("ipv4", "ipv6")
 

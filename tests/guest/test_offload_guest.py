@@ -21,10 +21,10 @@ from pathlib import Path
 import frames
 import offload
 import pytest
-from conftest import Lab, lab_up
 from offload import Offered
 from offload_attacks import ATTACKS, EARLY
 from offload_honest import HONEST
+from support.lab import Lab, lab_up
 
 from libvirt_guestnet.sandbox import python_inside
 
@@ -52,15 +52,15 @@ print "refused $refused\\n";
 CALL = """
 import sys
 from libvirt_guestnet.lab import run
-from libvirt_guestnet.virt import connect
+from libvirt_guestnet.libvirtd.connection import connect
 with connect() as connection, run._guest_agent(connection, "me") as agent:
     for line in sys.stdin:
         result = agent.run(["perl", "-e", sys.argv[1], "net0", *line.split()], 60)
         assert result.status == 0, result.stderr
 """
 WITHOUT_CHECKSUM_GUARD = """
-from libvirt_guestnet.hook import offload
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.folder import State
 offload.unload(State())
 """
 # The guest's kernel is older than USO.

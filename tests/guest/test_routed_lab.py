@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import LABS, Lab, lab_up
+from support.lab import LABS, Lab, lab_up
 
 VAULT = {"10.65.3.0/24 dev gn-dmz", "fd65:3::/64 dev gn-dmz"}
 SECONDS = 20.0

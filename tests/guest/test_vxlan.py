@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import LABS, Lab
+from support.lab import LABS, Lab
 
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.guest import image

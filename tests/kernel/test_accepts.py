@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
 import libvirt_guestnet
-from libvirt_guestnet.datapath.accepts import nft_leads
+from libvirt_guestnet.datapath.firewalls.libvirt_nftables import leads
 
 pytestmark = pytest.mark.kernel
 
@@ -19,26 +19,27 @@ LIBRARY = str(Path(libvirt_guestnet.__file__).parents[1])
 ARRANGE = """
 import json, sys
 from ipaddress import ip_network
-from libvirt_guestnet.datapath.accepts import Accept, Link, Passage, Published
-from libvirt_guestnet.datapath.places import arrange
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink
+from libvirt_guestnet.datapath.firewalls.contract import Change
+from libvirt_guestnet.datapath.firewalls.registry import arrange
 
 def accept(bridge, guest, protocol="", ports=None, published=None, from_ports=None, translated=False, other="", far="",
            link=False):
     if link:
-        return Link(bridge, ip_network(guest))
+        return RoutedLink(bridge, ip_network(guest))
     if other:
         return Passage(bridge, ip_network(guest), other, ip_network(far) if far else None)
-    origin = Published(ip_network(published) if published else None, from_ports) if translated else None
+    origin = OriginalDestination(ip_network(published) if published else None, from_ports) if translated else None
     return Accept(bridge, ip_network(guest), protocol, ports, origin)
 
-print(json.dumps(arrange(accept(**fields) for fields in json.loads(sys.argv[1]))))
+print(json.dumps(arrange(Change([accept(**fields) for fields in json.loads(sys.argv[1])]))))
 """
 FORWARD = {
     "bridge": "gn-x", "guest": "10.0.0.1", "protocol": "tcp", "ports": (80, 80), "published": "198.18.1.1",
     "from_ports": (8080, 8080), "translated": True,
 }  # fmt: skip
 FORWARD6 = {**FORWARD, "guest": "fd00::1", "published": "fd61::1", "protocol": "udp", "ports": (80, 90), "from_ports": (80, 90)}  # fmt: skip  # noqa: E501
-ANY = {"bridge": "gn-y", "guest": "10.0.1.0/24"}
+ANY: dict[str, object] = {"bridge": "gn-y", "guest": "10.0.1.0/24"}
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_ours_come_first_again_where_libvirt_was_not_done(box: Box, family: str,
     chain = box.ok("nft", "-a", "list", "chain", *table.split(), "forward")
     assert chain.index("jump guestnet") < chain.index("reject")
     assert chain.count("jump guestnet") == 1
-    assert (nft_leads(chain.splitlines()), nft_leads(before.splitlines())) == (True, False)
+    assert (leads(chain.splitlines()), leads(before.splitlines())) == (True, False)
 
 
 def test_what_cannot_be_arranged_is_named(box: Box) -> None:

@@ -11,7 +11,6 @@ from itertools import count
 from typing import Any
 
 import pytest
-from conftest import Wire, ip, open_tap
 from dhcp6 import DUIDS, address_of, association, server_of
 from make import GATEWAY4, ME, ME4, ME6, MY_LL, THEM, THEM4, THEM6, dhcp, mine
 from scapy.all import (  # type: ignore[attr-defined]
@@ -43,10 +42,12 @@ from scapy.all import (  # type: ignore[attr-defined]
     IPv6ExtHdrFragment,
     Raw,
 )
-from server import LEASED6, Dnsmasq, server
+from support.server import LEASED6, Dnsmasq, server
+from support.taps import Wire, ip, open_tap
 
-from libvirt_guestnet.datapath import asking, filters, kernel
-from libvirt_guestnet.datapath.nft import nft
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import dhcp_requests, filters
+from libvirt_guestnet.datapath.run.nft import nft
 
 OTHER = "vme0000000b"
 FIRST6 = int(IPv6Address(LEASED6))
@@ -173,7 +174,7 @@ def test_nobody_takes_the_addresses_of_all(
     wire: Wire, other: int, dnsmasq: Dnsmasq, attack: str, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Time is what an attacker has most of; that the rate is bounded has a test of its own.
-    monkeypatch.setattr(asking, "_RATE6", "1000/second burst 4 packets")
+    monkeypatch.setattr(dhcp_requests, "_RATE6", "1000/second burst 4 packets")
     _guard(dnsmasq, wire.tap, owned=(ME4, ME6) if known else (), known=known)
     _guard(dnsmasq, OTHER, THEM, (THEM4, THEM6), known=True)
     taken = _attack(wire, ATTACKS[attack], 100)
@@ -255,7 +256,7 @@ def test_the_same_identity_again_and_again_costs_nothing(
     wire: Wire, other: int, dnsmasq: Dnsmasq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guest that boots every few minutes for a day, by network, an installer, and its system; and gives back."""
-    monkeypatch.setattr(asking, "_RATE6", "1000/second burst 1000 packets")
+    monkeypatch.setattr(dhcp_requests, "_RATE6", "1000/second burst 1000 packets")
     for known in (False, True):
         _guard(dnsmasq, wire.tap, owned=(ME4, ME6) if known else (), known=known)
         for _ in range(30):
@@ -299,7 +300,7 @@ def test_client_identifiers_do_not_take_the_addresses_of_all(
 def test_who_was_given_too_much_asks_again_a_leases_time_later(
     wire: Wire, other: int, dnsmasq: Dnsmasq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "_RATE6", "1000/second burst 4 packets")
+    monkeypatch.setattr(dhcp_requests, "_RATE6", "1000/second burst 4 packets")
     served = server()._replace(mac=dnsmasq.mac, served=((6, 1),), dynamic=(), seconds=((4, 15), (6, 15)))
     nft(filters.guard(filters.PortGuard(wire.tap, ME, (ip_network(ME6),), server=served)))
     _attack(wire, ATTACKS["random DUIDs"], 40)

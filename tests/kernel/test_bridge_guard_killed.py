@@ -10,15 +10,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import killed
 import pytest
-from box import Box
+from support import killed
+from support.box import Box
 from test_hook import NS
 
 CALL = killed.CALL.replace(
     killed.PREPARE,
     f"""{killed.PREPARE}
-from libvirt_guestnet.datapath import bridgeguard
+from libvirt_guestnet.datapath.port import bridge_filter as bridgeguard
 bridgeguard._CHAINS = dict.fromkeys(bridgeguard._CHAINS, "counter accept")
 """,
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import NS
 
 LIBRARY = Path(__file__).parents[2]
@@ -22,8 +22,8 @@ VIRTUAL = "00:00:5e:00:01:07"
 CALL = f"""
 import sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import lifecycle
-sys.exit(lifecycle.run(sys.argv[1], sys.argv[1:]))
+from libvirt_guestnet.hook import concern, main
+sys.exit(main.run(sys.argv[1], sys.argv[1:]))
 """
 # Opens the taps NAME…. Then, for each line FROM DESTINATION SOURCE TYPE REST of stdin, sends such a frame from one
 # tap and says which taps it comes out of.

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import Box
+from support.box import Box
 
 LIBRARY = str(Path(__file__).parents[2])
 LAN = (
-    "from ipaddress import ip_interface as i; from libvirt_guestnet.datapath.lan import *; "
+    "from ipaddress import ip_interface as i; from libvirt_guestnet.datapath.netlink.lan import *; "
     "lan = Lan('lan-x', 'lan-x', 'eth0', '52:54:01:00:00:01', (i('198.18.2.2/24'), i('fd61:12::2/64')), "
     "(i('198.18.2.1/24'), i('fd61:12::1/64')), ('198.18.2.2', 'fd61:12::2')); "
 )
-KERNEL = "from libvirt_guestnet.datapath import kernel; "
+KERNEL = "from libvirt_guestnet.datapath.netlink import kernel; "
 
 
 @pytest.fixture

@@ -14,48 +14,51 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
 FUZZ = Path(__file__).parent.parent / "fuzz"
 PARSERS = ("stdin", "chain", "metadata", "receipts", "leases", "records", "topologies")
 # What the unchanged seeds need not reach, and why.
 ELSEWHERE = {
     "stand-ins take their place": (
-        r"datapath/(program|conntrack)\.py|hook/(detached|log)\.py|promises\.py let_go|datapath/vlan\.py _(read|write)$"
-        r"|datapath/links\.py (Watch|_attributes|all_links|links|tap_mac)|datapath/probe\.py"
-        r"|hook/known\.py _moved$"
-        r"|hook/incoming\.py (_heard|_runs|_wait|repeat)|hook/hotplug\.py (_candidates|_taps_of_port)"
+        r"(run/program|forwards/conntrack|processes/detached|^log)\.py|notes\.py let_go|vlan_bridge\.py _(read|write)$"
+        r"|links\.py (Watch|_attributes|all_links|links|tap_mac)|probe\.py|address_sets\.py _moved$"
+        r"|incoming\.py (_heard|_runs|_wait|repeat)|hotplug\.py (_candidates|_taps_of_port)"
     ),
-    "nobody's text goes there": r"datapath/(bpf|bpfload|checksum|tc)\.py|hook/offload\.py",
+    "nobody's text goes there": r"port/(bpf|bpfload|checksum)\.py|netlink/tc\.py|enforce/checksum_guard\.py",
     "loops around what is reached": (
-        r"hook/(watch|repair)\.py (main|_heard|_wait|_locked|_settle|_taken)$|datapath/changes\.py|hotplug\.py version$"
-        r"|hook/leased\.py Files|hook/(entry|lifecycle)\.py .*expired|hook/lifecycle\.py _(age|is_there)$"
+        r"(services/watch|calls/repair)\.py (main|_heard|_wait|_locked|_settle|_taken)$|netlink/events\.py"
+        r"|libvirt_records\.py version$|lease_forwards\.py Files|hook/(concern|processes/deadline)\.py .*expired$"
+        r"|hook/concern\.py _(age|is_there)$|hook/main\.py"
     ),
     "commands of a person's, and labs": (
-        r"datapath/(firewalls|flows|lan|kernel|iptables|devices)\.py|datapath/links\.py ports_of|lost\.py by_port$"
-        r"|datapath/ways\.py elements$"
-        r"|hook/taken\.py (refused_now|_reached_by|_asked_by)$|hook/hostwide\.py (read|write)$"
-        r"|datapath/filters\.py guard$|datapath/nft\.py numbers_of_all$"
+        r"firewalls/(base_chains|docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"
+        r"|links\.py ports_of|firewalls/registry\.py (named|survey|surveyed|managed|advice)$"
+        r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|legacy|_words)$"
+        r"|firewalls/iptables\.py (_refuses|_devices)$|firewalls/chains\.py"
+        r"|missing_state\.py by_port$|forwards/table\.py elements$"
+        r"|address_owners\.py (refused_now|_reached_by|_asked_by)$|hostwide\.py (read|write)$"
+        r"|port/filters\.py guard$|nft\.py numbers_of_all$"
     ),
-    "run when modules are imported": r"datapath/(asking|shared|grammar)\.py (shared|_set|_chain|_layouts|_words)$",
+    "run when modules are imported": r"(dhcp_requests|port/shared|grammar)\.py (shared|_set|_chain|_layouts|_words)$",
     "kernels and hosts that this one is not": (
-        r"datapath/subinterface\.py|datapath/vlan\.py (turn_on|untag)|datapath/rtnl\.py Rtnl\.(vrf_table|set_master)"
-        r"|datapath/routed\.py _?table(_of)?$|datapath/servers\.py|hook/nics\.py pci_nic$"
+        r"subinterface\.py|vlan_bridge\.py (turn_on|untag)|rtnl\.py Rtnl\.(vrf_table|set_master)"
+        r"|gateway\.py _?table(_of)?$|routing/servers\.py|nics\.py pci_nic$"
     ),
     "on the way to a refusal, or past one": (
         r"routes\.py _why$|is_without_ipv6$"
         r"|_taken$|_elsewhere$|_program$|doctype$|set_down$|_refused?$|_refusal$|_nothing$"
-        r"|values\.py _name$|ways\.py _names"
-        r"|admitting\.py _check_devices$|culprits\.py|guarding\.py (_guard_living|restore)"
-        r"|taken\.py (_answering|_published_on)$"
-        r"|plugged\.py _(guard|is_guarded|is_wanted)$|hotplug\.py _guard_as_recorded$"
-        r"|entry\.py keep$|netports\.py _put_back$|repair\.py _keep$|reaching\.py gateways$|hook/caller\.py"
+        r"|values\.py _name$|enforce/forwards\.py _names"
+        r"|guardable\.py _check_devices$|culprits\.py|port_guard\.py (_guard_living|restore)"
+        r"|address_owners\.py (_answering|_published_on)$"
+        r"|plug_marks\.py _(guard|is_guarded|is_wanted)$|hotplug\.py _guard_as_recorded$"
+        r"|calls/domain\.py keep$|ports\.py _put_back$|repair\.py _keep$|host_routes\.py gateways$|hook/caller\.py"
     ),
-    "no NIC of the seeds moves from bridge to bridge": r"hook/(reaching|ways)\.py leave$",
+    "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py leave$",
     "nothing to do on a host whose kernel never loses anything": (
-        r"accepts\.py leads_last|learning\.py (give_back|hold|is_held_set)$|nft\.py (in_set|_times)$"
-        r"|present\.py _is_whole|known\.py _(held|span)$"
-        r"|links\.py is_up$|libvirts\.py (_children|Libvirts\._is_resting)$"
+        r"iptables\.py _leads_last|learning\.py (give_back|hold|is_held_set)$|nft\.py (in_set|_times|_is_absent)$"
+        r"|present\.py _is_whole|address_sets\.py _(held|span)$"
+        r"|links\.py is_up$|libvirt_rules\.py (_children|Libvirts\._is_resting)$"
         r"|routes\.py there|Rtnl\.published|repair\.py _ports|fdb\.py silence|announce\.py unsolicited_advertisement"
     ),
 }

@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from conftest import ip
+from support.taps import ip
 
-from libvirt_guestnet.datapath.changes import Changes
+from libvirt_guestnet.datapath.netlink.events import Changes
 
 PREPARED = (
     "link add br0 type bridge",

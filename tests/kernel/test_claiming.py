@@ -8,13 +8,13 @@ from ipaddress import IPv6Address, ip_network
 
 import frames
 import pytest
-from conftest import Wire, ip, open_tap
 from make import GATEWAY6, ME, ME6, MY_LL, THEIR_LL, THEM, THEM6, from_ll, marked, na, ns, tll
 from scapy.all import UDP, Ether  # type: ignore[attr-defined]
+from support.taps import Wire, ip, open_tap
 
-from libvirt_guestnet.datapath import claiming, filters, learning
-from libvirt_guestnet.datapath.nft import nft, numbers
-from libvirt_guestnet.datapath.portguard import PortGuard
+from libvirt_guestnet.datapath.port import filters, learning, savi
+from libvirt_guestnet.datapath.port.port_facts import PortGuard
+from libvirt_guestnet.datapath.run.nft import nft, numbers
 
 THEIRS = "vme0000000b"
 FREE, OTHER, FREE_LL = "fd61:1::4c1f:9d2e:77aa:1", "fd61:1::77aa:2", "fe80::4c1f:9d2e:77aa:2"
@@ -167,7 +167,7 @@ def test_an_answer_that_comes_out_of_the_blue_takes_nothing(both: Neighbours) ->
 
 
 def test_nobody_claims_more_than_so_many(both: Neighbours, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claiming, "MOST", 3)
+    monkeypatch.setattr(savi, "MOST", 3)
     both.guard()
     asked = {str(number): _dad(f"fd61:1::9:{number:x}") for number in range(1, 6)}
     assert both.passing(asked) == {"1", "2", "3"}
@@ -180,8 +180,11 @@ def test_nothing_is_claimed_of_which_nobody_could_say_that_he_has_it(
 ) -> None:
     """A guest that asks for so many that the set of what was asked for is full."""
     room = {"tried6-br0": 1}
-    declared = lambda name, version, size=65535: learning.declared(name, version, room.get(name, size))  # noqa: E731
-    monkeypatch.setattr(claiming, "declared", declared)
+
+    def declared(name: str, version: int, size: int = 65535) -> str:
+        return learning.declared(name, version, room.get(name, size))
+
+    monkeypatch.setattr(savi, "declared", declared)
     both.guard()
     assert both.passing({"1": _dad(FREE), "2": _dad(OTHER)}) == {"1"}
     assert numbers(f"claimed6-{both.wire.tap}") == [int(IPv6Address(FREE))]
@@ -189,7 +192,7 @@ def test_nothing_is_claimed_of_which_nobody_could_say_that_he_has_it(
 
 def test_what_is_claimed_lasts_while_it_is_used(both: Neighbours, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter that is put back keeps it; a binding ends when nothing has come from it for so long."""
-    monkeypatch.setattr(claiming, "SAMPLE", "numgen random mod 1 0")
+    monkeypatch.setattr(savi, "SAMPLE", "numgen random mod 1 0")
     both.guard()
     assert both.passing({"dad": _dad(FREE)}) == {"dad"}
     nft(filters.guard(_port(both.wire.tap, ME, ME6, is_new=False)))

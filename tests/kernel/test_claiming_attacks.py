@@ -8,7 +8,6 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 from make import ME, ME6, MY_LL, NONCE, THEM, THEM4, na, tll
-from offload_wire import NEWEST, OLDEST, loaded
 from scapy.all import (  # type: ignore[attr-defined]
     Ether,
     ICMPv6ND_NS,
@@ -18,15 +17,17 @@ from scapy.all import (  # type: ignore[attr-defined]
     ICMPv6NDOptSrcLLAddr,
     IPv6,
 )
+from support.offload_wire import NEWEST, OLDEST, loaded
 from test_claiming import FREE, OTHER, Neighbours, _dad, _group, _uses
 from test_claiming import both as both  # noqa: PLC0414  a fixture
 from test_held import NETWORK, Lab, _domain, _last
 from test_held import _uses as _all_uses
 from test_held import lab as lab  # noqa: PLC0414
 
-from libvirt_guestnet.datapath import claiming, filters, learning
-from libvirt_guestnet.datapath.nft import nft, numbers
-from libvirt_guestnet.hook import entry, tagging
+from libvirt_guestnet.datapath.port import filters, learning, savi
+from libvirt_guestnet.datapath.run.nft import nft, numbers
+from libvirt_guestnet.hook.calls import domain as domain_calls
+from libvirt_guestnet.hook.enforce import bridge_guard, tagging
 
 FAR = "52:54:00:00:00:77"
 GROUP_MAC = "33:33:ff:aa:00:01"  # of FREE
@@ -95,15 +96,18 @@ def test_nobody_beyond_a_router_undoes_a_claim(both: Neighbours) -> None:
     both.guard()
     assert both.passing({"dad": _dad(FREE)}) == {"dad"}
     answer = na(FREE, tll(FAR), src="2001:db8::66")
-    answer.hlim, answer.dst = 63, ME6  # type: ignore[attr-defined]
+    answer.hlim, answer.dst = 63, ME6
     _veto(both, bytes(Ether(src=FAR, dst=ME) / answer))
     assert both.passing(_uses(FREE)) == set(_uses(FREE))
 
 
 def test_a_flood_of_questions_keeps_no_other_from_asking(both: Neighbours, monkeypatch: pytest.MonkeyPatch) -> None:
     room = {"tried6-br0": 80}
-    declared = lambda name, version, size=65535: learning.declared(name, version, room.get(name, size))  # noqa: E731
-    monkeypatch.setattr(claiming, "declared", declared)
+
+    def declared(name: str, version: int, size: int = 65535) -> str:
+        return learning.declared(name, version, room.get(name, size))
+
+    monkeypatch.setattr(savi, "declared", declared)
     both.guard()
     for number in range(200):
         both.wire.send(_question(target=f"fd61:1::9:{number:x}", to=f"33:33:ff:09:00:{number:02x}"))
@@ -198,7 +202,9 @@ def test_on_a_lan_nobody_is_by_use_what_might_be_anybodys(lab: Lab) -> None:
     lab.state.put_network(NETWORK._replace(strict=False, hosts=(), reservations=(), mac=""))
     lab.me()
     nft(filters.remove())
-    entry.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+    )
     assert lab.wire.silent({name: frame for name, frame in _all_uses(FREE).items() if "DAD" not in name}, _last())
 
 
@@ -206,7 +212,9 @@ def test_who_has_claimed_nothing_is_no_guest_whose_claims_are_forgotten(lab: Lab
     """At a restart of libvirt's daemon it would take what a silent host of the LAN has, without a question."""
     lab.state.put_network(NETWORK._replace(strict=False))
     lab.me()
-    entry.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+    )
     assert lab.wire.silent({name: frame for name, frame in _all_uses(FREE).items() if "DAD" not in name}, _last())
 
 

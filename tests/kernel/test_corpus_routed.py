@@ -15,13 +15,15 @@ from pathlib import Path
 
 import frames
 import pytest
-from conftest import ETH_P_ALL, ip
 from scapy.all import ICMP, IP, UDP, Ether, ICMPv6EchoRequest, IPv6  # type: ignore[attr-defined]
+from support.taps import ETH_P_ALL, ip
 
-from libvirt_guestnet.datapath import kernel
-from libvirt_guestnet.hook import arrival, entry, xmlread
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.state import State
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.hook.calls import domain as domain_calls
+from libvirt_guestnet.hook.enforce import bridge_guard, reachability
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.state.folder import State
 
 TAP, X4, X6 = "vme0000000a", "10.61.1.9", "fd61:1::9"
 _TUNSETIFF, _TAP_NO_PI = 0x400454CA, 0x1002
@@ -54,8 +56,8 @@ class Routed:
         ):
             ip(command)
         domain = xmlread.parse(DOMAIN.encode())
-        entry.guard(domain, state)
-        arrival.arrive(domain, state)
+        domain_calls.guard(domain, state)
+        reachability.arrive(bridge_guard.joined(domain, state), state)
         self.ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self.ear.bind(("x0", 0))
         self.gateway = _mac(TAP)

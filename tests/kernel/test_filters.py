@@ -9,14 +9,15 @@ from pathlib import Path
 
 import frames
 import pytest
-from conftest import Wire, ip
 from scapy.all import ICMP, IP, ICMPv6EchoRequest, IPv6  # type: ignore[attr-defined]
+from support.taps import Wire, ip
 
-from libvirt_guestnet.datapath import filters, kernel, links
+from libvirt_guestnet.datapath.netlink import kernel, links
+from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import bridges
-from libvirt_guestnet.receipt_kinds import Bridges, PortReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Bridges, PortReceipt
 
 
 def _guard(tap: str, routed: tuple[str, ...] = (), onlink: tuple[str, ...] = ()) -> None:
@@ -97,9 +98,9 @@ def test_a_port_without_its_chain_is_not_admitted_to_its_bridge(
         state.put_ports(tap, [port])
     state.put_bridges(Bridges({"br0": "lab"}))
     kernel.nft(filters.guard(filters.PortGuard("guarded", frames.ME)))
-    monkeypatch.setattr(bridges, "nft", lambda batch, _hold: batches.append(batch))
+    monkeypatch.setattr(bridge_guard, "nft", lambda batch, _hold: batches.append(batch))
     with state.lock() as hold:
-        bridges.settle(state, hold)
+        bridge_guard.settle(state, hold)
     admitted = {tap for tap in ("guarded", "bare", "trusted") if f'"{links.index_of(tap):016d}"' in batches[0]}
     assert admitted == {"guarded", "trusted"}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import NS, Hooks
 
 TAP, MAC = "vme0", "52:54:00:00:00:0a"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
 import libvirt_guestnet
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.kernel
 LIBRARY = str(Path(libvirt_guestnet.__file__).parents[1])
 KEPT_OPEN = """
 import subprocess, sys
-from libvirt_guestnet.datapath.flows import kept_open
+from libvirt_guestnet.datapath.firewalls.flows import kept_open
 with kept_open("gn-x"):
     subprocess.run(["iptables-save", "-t", "filter"])
     subprocess.run(["ip6tables-save", "-t", "filter"])

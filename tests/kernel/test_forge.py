@@ -6,12 +6,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import frames
 import pytest
-from conftest import Wire
 from scapy.all import ARP, IP, UDP, Ether, ICMPv6ND_NA, ICMPv6ND_RA, IPv6  # type: ignore[attr-defined]
+from support.taps import Wire
 
-from libvirt_guestnet.datapath import filters, kernel
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.lab import forge
-from libvirt_guestnet.model import FORGERIES
+from libvirt_guestnet.model.topology import FORGERIES
 
 ME = forge.Identity(frames.ME, IPv4Address(frames.ME4), IPv6Address(frames.ME6))
 THEM = forge.Identity(frames.THEM, IPv4Address(frames.THEM4), IPv6Address(frames.THEM6))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import frames
 import pytest
-from conftest import Wire, ip, open_tap
 from make import (
     GATEWAY4,
     GATEWAY6,
@@ -33,14 +32,21 @@ from make import (
     tll,
 )
 from scapy.all import BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
-from server import Dnsmasq
+from support.server import Dnsmasq
+from support.taps import Wire, ip, open_tap
 
-from libvirt_guestnet.datapath import filters, holding, kernel, nft
-from libvirt_guestnet.datapath.portguard import Trunk
-from libvirt_guestnet.hook import bridges, detached, entry, xmlread
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.receipt_kinds import NetworkReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters, held_sets
+from libvirt_guestnet.datapath.port.port_facts import Trunk
+from libvirt_guestnet.datapath.run import nft
+from libvirt_guestnet.hook.calls import domain as domain_calls
+from libvirt_guestnet.hook.calls import networks
+from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.hook.processes import detached
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt
 
 THEIR_TAP = "vme0000000b"
 PAIR4, PAIR6, RESERVED, FREE4, FREE6 = "10.61.1.100", "fd61:1::100", "10.61.1.50", "10.61.1.77", "fd61:1::77"
@@ -81,13 +87,13 @@ class Lab:
         state.put_network(NETWORK)
 
     def me(self, policy: str = "", attributes: str = "") -> None:
-        entry.guard(_domain("me", ME, self.wire.tap, policy, attributes), self.state)
+        domain_calls.guard(_domain("me", ME, self.wire.tap, policy, attributes), self.state)
 
     def them(self, policy: str = "", attributes: str = "") -> None:
-        entry.guard(_domain("them", THEM, THEIR_TAP, policy, attributes), self.state)
+        domain_calls.guard(_domain("them", THEM, THEIR_TAP, policy, attributes), self.state)
 
     def they_end(self) -> None:
-        entry.release(_domain("them", THEM, THEIR_TAP, "", ""), self.state)
+        domain_calls.release(_domain("them", THEM, THEIR_TAP, "", ""), self.state)
 
     def passing(self, corpus: Mapping[str, bytes]) -> set[str]:
         return self.wire.passing(corpus, _last())
@@ -162,7 +168,10 @@ def test_what_nobody_told_is_asked_for_and_not_taken(lab: Lab, told: str) -> Non
 @pytest.mark.parametrize("first", ["me", "them"])
 def test_any_address_is_none_that_somebody_holds(lab: Lab, first: str) -> None:
     """In either family, whoever starts first; and once the other guest is gone, it holds nothing."""
-    starts = [lambda: lab.me(attributes='addresses="any"'), lambda: lab.them(ADDRESSES + PAIRS)]
+    starts: list[Callable[[], object]] = [
+        lambda: lab.me(attributes='addresses="any"'),
+        lambda: lab.them(ADDRESSES + PAIRS),
+    ]
     for start in starts if first == "me" else reversed(starts):
         start()
     free = _all(FREE4, FREE6)
@@ -175,7 +184,10 @@ def test_any_address_is_none_that_somebody_holds(lab: Lab, first: str) -> None:
 
 @pytest.mark.parametrize("first", ["me", "them"])
 def test_privacy_addresses_are_none_that_somebody_holds(lab: Lab, first: str) -> None:
-    starts = [lambda: lab.me(f'<g:address ip="{ME4}"/>', 'privacy="yes"'), lambda: lab.them(ADDRESSES + PAIRS)]
+    starts: list[Callable[[], object]] = [
+        lambda: lab.me(f'<g:address ip="{ME4}"/>', 'privacy="yes"'),
+        lambda: lab.them(ADDRESSES + PAIRS),
+    ]
     for start in starts if first == "me" else reversed(starts):
         start()
     private = _all("fd61:1::4c1f:9d2e:77aa:1", "fe80::4c1f:9d2e:77aa:2")
@@ -216,7 +228,9 @@ def test_a_repair_has_others_kept_from_what_was_learnt_and_nothing_else(lab: Lab
         f"add element netdev guestnet learnt4-{THEIR_TAP} {{ 0x0a3d010b timeout 60s }}\n"
         "add element netdev guestnet held4-br0 { 0x0a3d010c timeout 60s }\n"
     )
-    entry.guard_all([_domain("them", THEM, THEIR_TAP, "", "")], lab.state, anew=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("them", THEM, THEIR_TAP, "", ""), lab.state)], lab.state, anew=True
+    )
     assert _set("held4-br0") == {"0xa3d010b"}
     (left,) = nft.times_of_all()["held4-br0"].values()
     assert 0 < left <= 60, "for as long as the port has it"
@@ -238,7 +252,7 @@ def dnsmasq(lab: Lab) -> Iterator[Dnsmasq]:
 def _granted(lab: Lab, address: str) -> bool:
     """Whether the guest that asks the real server for an address (option 50) is told that it has it."""
     asked = dhcp("request")
-    asked[DHCP].options = [("message-type", "request"), ("requested_addr", address), "end"]  # type: ignore[index]
+    asked[DHCP].options = [("message-type", "request"), ("requested_addr", address), "end"]
     for _ in range(6):
         os.write(lab.wire.fd, mine(asked))
         end = time.monotonic() + 0.5
@@ -255,7 +269,10 @@ def test_the_hosts_own_server_gives_nobody_what_another_port_holds(
     lab: Lab, dnsmasq: Dnsmasq, first: str, taken: str
 ) -> None:
     """By its policy or a pair, in the range and not reserved, whoever starts first."""
-    them = lambda: lab.them('<g:address ip="10.61.1.111"/>' + PAIRS)  # noqa: E731
+
+    def them() -> None:
+        lab.them('<g:address ip="10.61.1.111"/>' + PAIRS)
+
     if first == "them":
         them()
     lab.me()
@@ -302,17 +319,17 @@ def test_nobody_is_an_address_that_the_host_leads_to_another_port(
         ip(f"addr del {GATEWAY4}/16 dev br0")
         ip(f"addr add {GATEWAY4}/32 dev br0")
     if first != "me":
-        entry.guard(theirs, lab.state)
+        domain_calls.guard(theirs, lab.state)
     if first == "them, before the network":
         ip(f"addr add {GATEWAY4}/16 dev br0")
-        entry.networks.start_network(_started(dnsmasq), lab.state)
+        networks.start_network(_started(dnsmasq), lab.state)
     lab.me()
     assert _granted(lab, "10.61.1.177") is (first == "me")
     if first == "me":
         assert lab.passing(taken) == set(taken)
-        entry.guard(theirs, lab.state)
+        domain_calls.guard(theirs, lab.state)
     assert lab.wire.silent(taken, _last())
-    entry.release(theirs, lab.state)
+    domain_calls.release(theirs, lab.state)
     assert _granted(lab, "10.61.1.177")
     assert lab.passing(taken) == set(taken)
 
@@ -329,13 +346,13 @@ def _started(dnsmasq: Dnsmasq) -> xmlread.Node:
 
 def test_what_a_port_that_nobody_guards_is_said_to_have_is_its_own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a bridge that is closed to strangers, as it would be if this kernel could."""
-    monkeypatch.setattr(bridges, "closed", lambda _state: {"br0"})
+    monkeypatch.setattr(bridge_guard, "closed", lambda _state: {"br0"})
     lab.me(attributes='addresses="any"')
     domain = _domain("them", THEM, THEIR_TAP, ADDRESSES + PAIRS, "")
     port = domain.one(f"metadata|{NAMESPACE} domain|{NAMESPACE} port", "|")
     assert port
     port.attributes["guarded"] = "no"
-    entry.guard(domain, lab.state)
+    domain_calls.guard(domain, lab.state)
     assert lab.wire.silent(_all(THEM4, THEM6, PAIR4, IN_LARGE4), _last())
     lab.they_end()
     assert lab.passing(_all(THEM4)) == set(_all(THEM4))
@@ -425,7 +442,9 @@ def test_a_guest_that_runs_already_need_not_ask_for_a_while(lab: Lab) -> None:
     lab.me()
     lab.passing(asked)
     kernel.nft("delete table netdev guestnet\n")
-    entry.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+    )
     assert lab.passing(used) == set(used)
     # What it uses now is bound as if it had asked; what it has not used by then is not.
     kernel.nft("flush set netdev guestnet late-ports\n")
@@ -442,7 +461,9 @@ def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: La
     assert mine_ == _set("held6-br0") != set()
     for damage in ("flush set {}", "add element {} {{ 0x1 timeout 60s }}"):
         kernel.nft(damage.format("netdev guestnet held6-br0") + "\n")
-        entry.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+        domain_calls.guard_all(
+            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        )
         assert mine_ == _set("held6-br0") == _set(f"claimed6-{lab.wire.tap}")
         assert lab.passing(used) == set(used)
 
@@ -456,7 +477,12 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
     lab.wire.ear.send(bytes(answer))
     while os.read(lab.wire.fd, 4096) != bytes(answer):
         pass
-    entry.guard_all([_domain("me", ME, lab.wire.tap, "", 'privacy="yes"')], lab.state, anew=True, late=True)
+    domain_calls.guard_all(
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", 'privacy="yes"'), lab.state)],
+        lab.state,
+        anew=True,
+        late=True,
+    )
     assert _set("held6-br0") != _set(f"claimed6-{lab.wire.tap}") == set()
     assert lab.wire.silent({**asked, **used}, _last())
 
@@ -464,7 +490,9 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
 def test_a_repair_reads_past_the_ports_that_need_not_ask(lab: Lab) -> None:
     lab.state.put_network(NETWORK._replace(strict=False))
     for _ in range(2):
-        entry.guard_all([_domain("me", ME, lab.wire.tap, "", "")], lab.state, anew=True, late=True)
+        domain_calls.guard_all(
+            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        )
     assert "held6-br0" in nft.times_of_all()
 
 
@@ -485,10 +513,10 @@ def test_a_port_that_is_released_leaves_nothing(lab: Lab) -> None:
     lab.me(f'<g:address ip="{ME4}"/>')
     lab.them(ADDRESSES)
     lab.they_end()
-    entry.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
+    domain_calls.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
     assert _set("owned4-br0") == _set("owned6-br0") == set()
     assert kernel.segments() == {"br0"}
-    entry.networks.forget("lab", lab.state)
+    networks.forget("lab", lab.state)
     assert kernel.segments() == set()
 
 
@@ -531,7 +559,7 @@ def test_what_has_claimed_an_address_may_be_the_hosts_router_there(lab: Lab) -> 
     lab.them()
     lab.me()
     assert lab.passing(used) == set(used)
-    entry.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
+    domain_calls.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
     lab.them()
     lab.me()
     assert lab.wire.silent({**asked, **used}, _last())
@@ -552,7 +580,7 @@ def test_what_a_trunk_holds_is_nobody_elses_in_any_vlan(lab: Lab) -> None:
         assert lab.wire.silent(_all(THEM4, THEM6, THEIR_LL), _last())
         assert lab.passing(_all(FREE4, FREE6)) == set(_all(FREE4, FREE6))
         kernel.nft(filters.release([lab.wire.tap, THEIR_TAP]))
-        kernel.nft("".join(f"{line}\n" for line in holding.give_up(holding.held(router))))
+        kernel.nft("".join(f"{line}\n" for line in held_sets.give_up(held_sets.held(router))))
 
 
 def test_nobody_claims_in_a_vlan_what_a_trunk_holds(lab: Lab) -> None:

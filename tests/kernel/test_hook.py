@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
-from libvirt_guestnet import install
-from libvirt_guestnet.datapath import filters
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.install import hook_files
 
 DATA = Path(__file__).parent.parent / "data/hooks"
 VERSIONS = ("9.0.0", "11.3.0")
@@ -39,7 +39,7 @@ class Hooks:
 
     def __init__(self, box: Box, root: Path) -> None:
         self.box, self.root = box, root
-        install.install(root, any_owner=True)
+        hook_files.install(root, any_owner=True)
 
     def call(self, hook: str, name: str, operation: str, sub: str, stdin: bytes) -> tuple[int, str]:
         path = str(self.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet")
@@ -158,8 +158,9 @@ def test_reconnect_repairs_and_never_fails(hooks: Hooks, version: str) -> None:
 PRINTING = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from libvirt_guestnet.datapath import nft, program
-from libvirt_guestnet.hook import log, repair
+from libvirt_guestnet.datapath.run import nft, program
+from libvirt_guestnet import log
+from libvirt_guestnet.hook.calls import repair
 log.complain = print
 run = program.run
 def counted(argv, stdin, *more):
@@ -387,10 +388,10 @@ def test_a_missing_library_or_python_stops_only_guests_that_need_it(
 ) -> None:
     _write_over(hooks, "/usr/bin/logger", LOGGER)
     hooks.box.ok("sh", "-c", "echo '#!/nonexistent' >/run/python && chmod 755 /run/python")
-    for hook in install.HOOKS:
+    for hook in hook_files.HOOKS:
         path = hooks.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet"
         text = path.read_text().replace(sys.executable, python).replace("#!/bin/sh", f"#!{shell}")
-        path.write_text(text.replace(str(Path(install.__file__).parent.parent), library) if library else text)
+        path.write_text(text.replace(str(Path(hook_files.__file__).parents[2]), library) if library else text)
     assert [status for status, _ in hooks.replay("9.0.0", "dom-start", "guesta-start-")] == [0]
     ((status, stderr),) = hooks.replay("9.0.0", "dom-start", "guesta-start-", DOMAIN)
     assert (status, f"libvirt-guestnet: {said}" in stderr) == (1, True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
-from killed import PREPARE, THIRD, command
+from support.box import Box
+from support.killed import PREPARE, THIRD, command
 from test_hook import DATA, DOMAIN, REPAIR, SETTLED, Hooks, _ours, recorded, repaired
 
 KILLED_REPAIR = f"{PREPARE}repair._settle = lambda: None\nkill_before(int(sys.argv[1]))\nrepair.main()\nprint('done')"

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import NS, SETTLED, Hooks, repaired
 
-from libvirt_guestnet.hook.hotplug import HELPER_SECONDS
+from libvirt_guestnet.hook.helpers.hotplug import HELPER_SECONDS
 
 LIBRARY = str(Path(__file__).parents[2])
 TAP, MAC, UUID, PORT = "vme0a", "52:54:00:00:00:0a", "63000000-0000-4000-8000-00000000000a", "6300aaaa-0000-4000-8000-0"
@@ -394,7 +394,7 @@ def test_a_domain_of_the_same_name_and_another_uuid_gets_nothing_of_the_old(host
 
 def forget_ended(host: Host, *uuids: str) -> None:
     """What `guestnet hooks sync` does for domains that libvirt does not list as running."""
-    code = f"import sys; sys.path.insert(0, {LIBRARY!r}); from libvirt_guestnet.hook import entry; entry.forget_ended"
+    code = f"import sys; sys.path.insert(0, {LIBRARY!r}); from libvirt_guestnet.hook import live; live.forget_ended"
     host.box.ok(sys.executable, "-IS", "-c", f"{code}({list(uuids)!r})")
 
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import A1, A2, DATA, DOMAIN, NETWORK, VERSIONS, Hooks, _mac, _ours, _port_call
 
-from libvirt_guestnet import install
-from libvirt_guestnet.hook.lifecycle import ARRIVALS, TABLE, VETO
+from libvirt_guestnet.hook.call import VETO
+from libvirt_guestnet.hook.concern import ARRIVALS
+from libvirt_guestnet.hook.lifecycle import TABLE
+from libvirt_guestnet.install import hook_files
 
-NOTHING = sorted(row for row, (function, *_) in TABLE.items() if function is None)
+NOTHING = sorted(row for row, call in TABLE.items() if call.work is None)
 # Migration was captured between two daemons of 9.0.0 only.
 NOT_CAPTURED = {("11.3.0", "qemu", "migrate")}
 ROWS = [(v, *row) for v in VERSIONS for row in sorted(TABLE) if (v, *row) not in NOT_CAPTURED]
@@ -55,7 +57,7 @@ def test_row(hooks: Hooks, version: str, hook: str, operation: str) -> None:
             assert hooks.chains() == []
 
 
-VETOED = sorted(row for row, (_, failure, _) in TABLE.items() if failure == VETO)
+VETOED = sorted(row for row, call in TABLE.items() if call.failure == VETO)
 
 
 @pytest.mark.parametrize(("hook", "operation"), VETOED)
@@ -132,9 +134,9 @@ NAME = PORT.stem.split("-")[2]
 SHORT_OF_WORK = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from libvirt_guestnet.hook import entry, lifecycle
-entry.call = lambda *_: 77
-sys.exit(lifecycle.run("network", ["network", *sys.argv[2:]]))
+from libvirt_guestnet.hook import concern, dispatch, main
+dispatch.dispatch = lambda *_: 77
+sys.exit(main.run("network", ["network", *sys.argv[2:]]))
 """
 LONG = "<!-- " + "reserved\n" * 10_000 + " -->"
 
@@ -142,9 +144,9 @@ LONG = "<!-- " + "reserved\n" * 10_000 + " -->"
 def _port_created(hooks: Hooks, old: str = "", new: str = "", padding: str = "") -> bool:
     """Whether a `port-created` call, with a text of its XML replaced, is worked on. The network's XML has `padding`:
     if that is long, it is Python that looks."""
-    path, text = hooks.root / "etc/libvirt/hooks/network.d/50-guestnet", install.filled_in("network")
+    path, text = hooks.root / "etc/libvirt/hooks/network.d/50-guestnet", hook_files.filled_in("network")
     hooks.box.run("tee", "/run/look.py", stdin=SHORT_OF_WORK.encode())
-    looking = f'all | {sys.executable} -IS /run/look.py {Path(install.__file__).parents[1]} "$@"; exit; all |'
+    looking = f'all | {sys.executable} -IS /run/look.py {Path(hook_files.__file__).parents[2]} "$@"; exit; all |'
     path.write_text(text.replace("all |", looking if padding else "exit 77; all |"))
     xml = _ours(PORT.read_bytes(), NETWORK).decode().replace("</metadata>", f"{padding}</metadata>", 1)
     assert old in xml
@@ -187,7 +189,7 @@ def test_a_port_that_can_wait_costs_a_shell_or_a_bare_python(hooks: Hooks, paddi
 
 def _handed_on(hooks: Hooks, xml: bytes) -> bytes:
     path = hooks.root / "etc/libvirt/hooks/network.d/50-guestnet"
-    path.write_text(install.filled_in("network").replace("all |", "all >/run/handed-on; exit; all |"))
+    path.write_text(hook_files.filled_in("network").replace("all |", "all >/run/handed-on; exit; all |"))
     assert hooks.call("network", NAME, "port-created", "begin", xml) == (0, "")
     return hooks.box.run("cat", "/run/handed-on").stdout
 
@@ -231,11 +233,11 @@ def test_a_network_of_any_size_takes_a_moment(hooks: Hooks, shape: str) -> None:
 def test_stdin_that_never_ends_holds_nobody_up(hooks: Hooks, hook: str, operation: str) -> None:
     path = hooks.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet"
     path.write_text(path.read_text().replace("timeout 20", "timeout 1"))
-    impatient = "import sys; sys.path.insert(0, sys.argv[1]); from libvirt_guestnet.hook import lifecycle; lifecycle.SECONDS = 1; sys.exit(lifecycle.run(sys.argv[2], sys.argv[2:]))"  # noqa: E501
+    impatient = "import sys; sys.path.insert(0, sys.argv[1]); from libvirt_guestnet.hook import concern, main; concern.SECONDS = 1; sys.exit(main.run(sys.argv[2], sys.argv[2:]))"  # noqa: E501
     hooks.box.run("tee", "/run/impatient.py", stdin=impatient.encode())
-    main = str(Path(install.__file__).parent / "hook/main.py")
+    main = str(Path(hook_files.__file__).parents[1] / "hook/main.py")
     path.write_text(
-        path.read_text().replace(f"-IS {main}", f"-IS /run/impatient.py {Path(install.__file__).parents[1]}")
+        path.read_text().replace(f"-IS {main}", f"-IS /run/impatient.py {Path(hook_files.__file__).parents[2]}")
     )
     never = (
         f"mkfifo /run/never; sleep 25 >/run/never & {path} a {operation} begin - </run/never; s=$?; kill $!; exit $s"

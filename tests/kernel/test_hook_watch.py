@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import NS, Hooks, _table, recorded, repaired
 from test_hook_owners import MAC, ROUTED_TAP, SETUP, TAP, A, C
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import NS, Hooks
 
 A, B, X, HOST = (10, 0xA), (11, 0xB), (9, 9), (1, 1)  # last parts of the IPv4 and IPv6 addresses

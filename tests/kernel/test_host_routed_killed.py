@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from killed import PREPARE, THIRD
+from support.killed import PREPARE, THIRD
 from test_host_routed import A, B, Lab, both, domain, led_to, tap
 
 # Makes hook calls, each in a process of its own that dies before its Nth step (0: never). Prints how they end.
@@ -21,7 +21,7 @@ def call(operation, xml, step):
     os.lseek(end, 0, 0)
     sys.stdin = open(end)
     kill_before(step)
-    os._exit(lifecycle.run("qemu", ["qemu", "guest", operation, "begin", "-"]))
+    os._exit(main.run("qemu", ["qemu", "guest", operation, "begin", "-"]))
 
 ends = []
 for request in json.loads(sys.stdin.read()):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 
-from libvirt_guestnet import install
+from libvirt_guestnet.install import hook_files
 
 NS = 'xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"'
 NETWORK = f"""<hookData><network><name>red</name><metadata><guestnet:network {NS} topology="t" name="red">
@@ -37,7 +37,7 @@ def box() -> Iterator[Box]:
 def test_a_bridge_that_ignores_vlans_is_refused(
     box: Box, tmp_path: Path, hook: str, name: str, xml: str, who: str
 ) -> None:
-    install.install(tmp_path, any_owner=True)
+    hook_files.install(tmp_path, any_owner=True)
     file = str(tmp_path / f"etc/libvirt/hooks/{hook}.d/50-guestnet")
     done = box.run(file, name, "start", "begin", "-", stdin=xml.encode())
     assert done.returncode == 1

@@ -11,7 +11,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import frames
 import pytest
-from conftest import Wire, ip, open_tap
 from dhcp6 import DUIDS, address_of, association, server_of
 from make import (
     GATEWAY4,
@@ -59,10 +58,11 @@ from scapy.all import (  # type: ignore[attr-defined]
     Ether,
     IPv6,
 )
-from server import LEASED, LEASED6, RANGES, SERVER_LL, SERVER_MAC, Dnsmasq, server
+from support.server import LEASED, LEASED6, RANGES, SERVER_LL, SERVER_MAC, Dnsmasq, server
+from support.taps import Wire, ip, open_tap
 
-from libvirt_guestnet.datapath import filters, holding, learning
-from libvirt_guestnet.datapath.nft import nft, numbers
+from libvirt_guestnet.datapath.port import filters, held_sets, learning
+from libvirt_guestnet.datapath.run.nft import nft, numbers
 
 OWNED = (ip_network(ME4), ip_network(ME6))
 OTHER = "vme0000000b"
@@ -101,7 +101,7 @@ def _passing(wire: Wire) -> set[str]:
 
 def _answer(kind: str, mac: str = ME, yiaddr: str = LEASED, src: str = GATEWAY4, frm: str = SERVER_MAC) -> bytes:
     message = dhcp(kind, mac=mac, op=2, sport=67, dport=68, src=src)
-    message[BOOTP].yiaddr = yiaddr  # type: ignore[index]
+    message[BOOTP].yiaddr = yiaddr
     return bytes(Ether(src=frm, dst="ff:ff:ff:ff:ff:ff") / message)
 
 
@@ -240,12 +240,12 @@ def test_what_one_port_holds_is_not_given_to_another(wire: Wire, other: int, ver
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_a_port_holds_by_its_policy_is_not_given_to_another(wire: Wire, version: int) -> None:
     holder = filters.PortGuard("holder", THEM, (ip_network(LEASED), ip_network(LEASED6)), segment="br0")
-    nft("\n".join(["add table netdev guestnet", *holding.hold(holder), ""]))
+    nft("\n".join(["add table netdev guestnet", *held_sets.hold(holder), ""]))
     _guard(wire.tap, segment="br0")
     wire.ear.send(_answer("ack") if version == 4 else _reply())
     assert _passing(wire) == set()
     assert numbers(f"learnt{version}-{wire.tap}") == numbers(f"held{version}-br0") == []
-    nft("\n".join(holding.give_up(holding.held(holder))) + "\n")
+    nft("\n".join(held_sets.give_up(held_sets.held(holder))) + "\n")
     wire.ear.send(_answer("ack") if version == 4 else _reply())
     assert _passing(wire) == set(_traffic4() if version == 4 else _traffic6())
 

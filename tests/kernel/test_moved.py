@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook_owners import NEW_PORT, SETUP, Host, domain, nic, policy, port_created
 from test_owed import CALL
 
@@ -26,7 +26,7 @@ POLICY = policy(MAC, "10.61.1.66", BEHIND + NEAR + OWN + FORWARD)
 ROUTES = {"10.61.98.0/24 via 10.61.1.66 dev {}", "198.18.1.51 dev {}", "198.18.1.52 via 10.61.1.66 dev {}"}
 PUBLISHED = {"198.18.1.51 dev up0 proxy", "198.18.1.52 dev up0 proxy"}
 NO_HELPER = """
-from libvirt_guestnet.hook import detached
+from libvirt_guestnet.hook.processes import detached
 def refused(*_):
     raise OSError(11, "no more processes")
 detached.leave = refused
@@ -34,9 +34,9 @@ detached.leave = refused
 SECOND_TAP = "vme0d"
 STATUS = """
 import json
-from libvirt_guestnet.datapath import routes
-from libvirt_guestnet.opened import opened
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.routing import routes
+from libvirt_guestnet.status.open_forwards import opened
+from libvirt_guestnet.state.folder import State
 found = opened(State(), routes.there())
 print(json.dumps({each.bridge: [len(each.forwards), len(each.floating)] for each in found}))
 """
@@ -177,7 +177,11 @@ def test_a_move_that_we_refuse(host: Host) -> None:
 def second(host: Host, bridge: str) -> Callable[[], None]:
     """Another NIC of that MAC; the function has its tap join the bridge."""
     host.box.ok("sh", "-c", f"ip tuntap add {SECOND_TAP} mode tap; ip link set {SECOND_TAP} address fe{MAC[2:]} up")
-    return lambda: host.box.ok("ip", "link", "set", SECOND_TAP, "master", bridge)
+
+    def join() -> None:
+        host.box.ok("ip", "link", "set", SECOND_TAP, "master", bridge)
+
+    return join
 
 
 def both(network: str, bridge: str) -> bytes:
@@ -186,7 +190,8 @@ def both(network: str, bridge: str) -> bytes:
 
 
 def receipt(host: Host, tap: str) -> dict[str, str]:
-    return json.loads(host.box.run("cat", f"/run/libvirt-guestnet/ports/{tap}.json").stdout or b"{}")
+    found: dict[str, str] = json.loads(host.box.run("cat", f"/run/libvirt-guestnet/ports/{tap}.json").stdout or b"{}")
+    return found
 
 
 def test_who_waits_for_another_nic_is_not_told_off_by_a_move(host: Host) -> None:
@@ -257,7 +262,7 @@ def test_a_helper_that_is_killed_in_a_move_is_made_good(host: Host) -> None:
 def test_a_move_that_never_comes_is_undone_by_anybodys_call(host: Host, who: str) -> None:
     """The call is killed, so libvirt refuses it; or somebody made a port in a guest's name, and no NIC follows."""
     killed = "hotplug.leave_helper = killed" if who == "the call" else ""
-    code = CALL.format(f"from libvirt_guestnet.hook import hotplug\n{killed}")
+    code = CALL.format(f"from libvirt_guestnet.hook.helpers import hotplug\n{killed}")
     argv = [sys.executable, "-IS", "-c", code, "network", "third", "port-created", "begin", "-"]
     host.box.run("sh", "-c", '"$@"; exit $?', "sh", *argv, stdin=created("third", OTHER_PORT))
     assert port(host)["network"] == "third"

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from conftest import ip, open_tap
+from support.taps import ip, open_tap
 
-from libvirt_guestnet.datapath import filters, kernel
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.lab import checks, forge, verify
-from libvirt_guestnet.model import FORGERIES, Port
+from libvirt_guestnet.model.topology import FORGERIES, Port
 from libvirt_guestnet.parse import prefix
 from libvirt_guestnet.topology import loads
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import NS, Hooks
 
 TAP, MAC, UUID = "vme000000ed", "52:54:00:00:00:ed", "00000000-0000-4000-8000-0000000000ed"

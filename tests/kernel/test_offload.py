@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import START, Hooks
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +26,12 @@ NO_BTF = "mount -t tmpfs none /sys/kernel/btf"
 MADE_BY = "clang version 14.0.6"
 SEEN = """
 import json
-from libvirt_guestnet.datapath import bpf, checksum, links
-from libvirt_guestnet.datapath.bpf import BpfError
-from libvirt_guestnet.datapath.tc import Tc
-from libvirt_guestnet.hook import offload
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.port import bpf, checksum
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.port.bpf import BpfError
+from libvirt_guestnet.datapath.netlink.tc import Tc
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.folder import State
 state = State()
 known, where = offload.known(state), {}
 taps = [name for name in sorted(links.names()) if name.startswith("vnet")]
@@ -46,25 +48,25 @@ print(json.dumps({"where": where, "lost": sorted(offload.lost(state)), "counted"
 # As on a kernel without tcx.
 BEFORE_TCX = """
 import errno
-from libvirt_guestnet.datapath import bpf
+from libvirt_guestnet.datapath.port import bpf
 def refuse(ifindex):
     raise bpf.BpfError("programs", errno.EINVAL)
 bpf.attached = refuse
 """
 CALL = """
-from libvirt_guestnet.hook import lifecycle
-sys.exit(lifecycle.run("qemu", ["qemu", "guesta", "start", "begin"]))
+from libvirt_guestnet.hook import concern, main
+sys.exit(main.run("qemu", ["qemu", "guesta", "start", "begin"]))
 """
 ANOTHER = f"""
 import os
-from libvirt_guestnet.datapath import bpf, bpfload
+from libvirt_guestnet.datapath.port import bpf, bpfload
 program, table = bpfload.load_one(b"guard_probe")
 os.unlink("{PINS}/guard")
 bpf.pin(program, "{PINS}/guard")
 """
 LOST = (
-    "from libvirt_guestnet.hook import offload\n"
-    "from libvirt_guestnet.state import State\nprint(sorted(offload.lost(State())))"
+    "from libvirt_guestnet.hook.enforce import checksum_guard as offload\n"
+    "from libvirt_guestnet.state.folder import State\nprint(sorted(offload.lost(State())))"
 )
 
 
@@ -91,17 +93,18 @@ def as_the_service() -> tuple[str, ...]:
     return "setpriv", f"--bounding-set=-all,{','.join(kept)}"
 
 
-def seen(hooks: Hooks) -> dict:
+def seen(hooks: Hooks) -> dict[str, Any]:
     done = python(hooks, SEEN)
     assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def start(hooks: Hooks, xml: bytes = START) -> tuple[int, str]:
     return hooks.call("qemu", "guesta", "start", "begin", xml)
 
 
-def settled(hooks: Hooks) -> dict:
+def settled(hooks: Hooks) -> dict[str, Any]:
     """What is there when the process that a start or the service leaves behind is done."""
     deadline, notes = time.monotonic() + 60, "ls /run/libvirt-guestnet/settling 2>/dev/null; true"
     while hooks.box.ok("sh", "-c", notes) or any("hook/main.py" in args for args in hooks.box.processes()):
@@ -162,15 +165,18 @@ def test_what_is_pinned_counts_only_while_it_is_ours(hooks: Hooks, damage: str) 
         assert _programs_at(hooks, "vnet0") == 1
 
 
+_IMPORTS = "from libvirt_guestnet.datapath.netlink import links\nfrom libvirt_guestnet.datapath.port import checksum\n"
+
+
 def _programs_at(hooks: Hooks, tap: str) -> int:
     count = f"print(len(checksum._programs(links.index_of({tap!r})) or [0]))"
-    return int(python(hooks, f"from libvirt_guestnet.datapath import checksum, links\n{count}").stdout)
+    return int(python(hooks, f"{_IMPORTS}{count}").stdout)
 
 
 def test_uninstalling_takes_it_off_running_guests_too(hooks: Hooks) -> None:
     assert start(hooks) == (0, "")
     settled(hooks)
-    assert python(hooks, "from libvirt_guestnet.hook import entry; entry.release_all()").returncode == 0
+    assert python(hooks, "from libvirt_guestnet.hook import live; live.release_all()").returncode == 0
     now = seen(hooks)
     assert (now["where"], now["counted"]) == (NOWHERE, [])
     assert hooks.box.run("ls", PINS).returncode != 0
@@ -183,8 +189,8 @@ def test_the_service_misses_it_and_a_repair_puts_it_back(hooks: Hooks, loaded: b
     assert start(hooks) == (0, "")
     settled(hooks)
     imports = (
-        "from libvirt_guestnet.datapath import checksum, links\nfrom libvirt_guestnet.hook import offload, watch\n"
-        "from libvirt_guestnet.state import State\n"
+        f"{_IMPORTS}from libvirt_guestnet.hook.enforce import checksum_guard as offload\n"
+        "from libvirt_guestnet.hook.services import watch\nfrom libvirt_guestnet.state.folder import State\n"
     )
     detach = "checksum.detach(links.index_of('vnet0'), offload.known(State()).loaded)"
     assert python(hooks, imports + detach).returncode == 0
@@ -288,7 +294,7 @@ def test_the_objects_are_made_again_byte_by_byte(tmp_path: Path) -> None:
     if MADE_BY in version:
         assert [(tmp_path / name).read_bytes() for name in OBJECTS] == [(DATA / name).read_bytes() for name in OBJECTS]
     code = f"""
-from libvirt_guestnet.datapath import bpfload
+from libvirt_guestnet.datapath.port import bpfload
 bpfload.OBJECTS = {str(tmp_path)!r}
 print(bpfload.load_one(b"guard_probe"))
 """

@@ -11,10 +11,11 @@ import pytest
 from offload import Offered
 from offload_attacks import ATTACKS, EARLY, MISFITS, PLAIN
 from offload_honest import FORWARDED, HONEST
-from offload_wire import NEWEST, OLDEST, OffloadWire, takes
+from support.offload_wire import NEWEST, OLDEST, OffloadWire, takes
 
-from libvirt_guestnet.datapath import filters, kernel
-from libvirt_guestnet.datapath.portguard import PortGuard, Trunk
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 
 OWN = PortGuard("", frames.ME, (ip_network(frames.ME4), ip_network(frames.ME6)))
 TAG = bytes.fromhex("81000064")

@@ -13,12 +13,12 @@ from random import Random
 import frames
 import offload
 import pytest
-from conftest import ip
 from offload import Header, Offered
 from offload_attacks import ATTACKS, MISFITS, PLAIN
 from offload_honest import HONEST
-from offload_oracle import wrong
-from offload_wire import OffloadWire
+from support.offload_oracle import wrong
+from support.offload_wire import OffloadWire
+from support.taps import ip
 from test_offload_corpus import _filter, _guard, _plain
 
 FRAMES = 1000

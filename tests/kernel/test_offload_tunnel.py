@@ -15,12 +15,13 @@ import offload
 import pytest
 from make import ME4, THEM, THEM4, mine
 from offload import NEEDS_CSUM, TCPV4, Header, Offered, unfinished
-from offload_wire import NEWEST, OLDEST, OffloadWire
 from scapy.all import IP, TCP, UDP, Ether, Raw  # type: ignore[attr-defined]
 from scapy.layers.vxlan import VXLAN
+from support.offload_wire import NEWEST, OLDEST, OffloadWire
 
-from libvirt_guestnet.datapath import filters, kernel
-from libvirt_guestnet.datapath.portguard import PortGuard
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.datapath.port.port_facts import PortGuard
 
 _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
 # TUN_F_CSUM, TSO4, TSO6, USO4, USO6; then UDP_TUNNEL_GSO and its checksum.

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import Box
 from lxml import etree
+from support.box import Box
 
-from libvirt_guestnet import install, xmlgen
+from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.topology import loads
 
 TOPOLOGY = """
@@ -38,7 +39,7 @@ class Host:
 
     def __init__(self, box: Box, root: Path) -> None:
         self.box, self.hook = box, str(root / "etc/libvirt/hooks/network.d/50-guestnet")
-        install.install(root, any_owner=True)
+        hook_files.install(root, any_owner=True)
         box.ok("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "far1")
         for device in ("eth1", "far1"):
             box.ok("ip", "link", "set", device, "up")

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from box import Box
-from killed import LIBRARY
+from support.box import Box
+from support.killed import LIBRARY
 from test_hook import Hooks, recorded
 from test_hook_killed import KILLED_REPAIR, PLAIN, REPAIR
 from test_hook_owners import (
@@ -41,18 +41,21 @@ ARRIVING = domain("a", UUID, policy(MAC, "10.61.1.10", BEHIND), nic("network", T
 CALL = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import bridges, incoming, lifecycle, offload, ways
+from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards as ways
+from libvirt_guestnet.hook.processes import incoming
+from libvirt_guestnet.hook import concern, main
 def killed(*_):
     os.kill(os.getpid(), 9)
 {{}}
-sys.exit(lifecycle.run(sys.argv[1], sys.argv[1:]))
+sys.exit(main.run(sys.argv[1], sys.argv[1:]))
 """
 # The programs of tcx at a device, and of tc ingress.
 PROGRAMS = f"""
 import sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.datapath import bpf, links
-from libvirt_guestnet.datapath.tc import Tc
+from libvirt_guestnet.datapath.port import bpf
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.netlink.tc import Tc
 index = links.index_of(sys.argv[1])
 with Tc() as tc:
     print(len(bpf.attached(index)), int(tc.attached(index) is not None and tc.attached(index) > 0))
@@ -83,7 +86,7 @@ class Host(Hooks):
         """Those of ours inside."""
         listed = self.box.ok("sh", "-c", "cd /proc; for p in [0-9]*; do [ $p/ns/net -ef self/ns/net ] && echo $p $(tr '\\0\\n' '  ' <$p/cmdline 2>/dev/null); done; true")  # fmt: skip  # noqa: E501
         split = (line.partition(" ") for line in listed.splitlines())
-        return [(int(pid), words) for pid, _, words in split if "main.py" in words or "lifecycle.run" in words]
+        return [(int(pid), words) for pid, _, words in split if "main.py" in words or "concern.run" in words]
 
     def notes(self) -> list[str]:
         """All that a process is at, or was."""
@@ -126,7 +129,7 @@ def by_the_service(host: Host) -> Iterator[None]:
         service.kill()
 
 
-Finished = Callable[[Host], contextmanager]
+Finished = Callable[[Host], AbstractContextManager[None]]
 by_anybody = pytest.mark.parametrize("finished", [by_a_call, by_the_service])
 
 
@@ -177,7 +180,7 @@ def awaited(host: Host, change: str = "") -> None:
 @by_anybody
 def test_who_waits_for_a_guests_arrival(host: Host, finished: Finished) -> None:
     awaited(host)
-    host.kill("lifecycle.run")
+    host.kill("concern.run")
     assert (host.routes(), host.notes()) == (set(), ["incoming/a.json"])
     migrates(host, ARRIVING, "running' reason='migrated")
     with finished(host):
@@ -186,7 +189,7 @@ def test_who_waits_for_a_guests_arrival(host: Host, finished: Finished) -> None:
 
 def test_while_a_guest_is_on_its_way_another_waits_for_it(host: Host) -> None:
     awaited(host)
-    host.kill("lifecycle.run")
+    host.kill("concern.run")
     with by_a_call(host):
         host.soon(lambda: [words for _, words in host.processes()] != [], "a helper waits")
     migrates(host, ARRIVING, "running' reason='migrated")

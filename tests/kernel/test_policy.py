@@ -6,7 +6,6 @@ import subprocess
 from ipaddress import ip_network
 
 import frames
-from conftest import Wire
 from forged import RA
 from make import (
     GATEWAY6,
@@ -31,9 +30,11 @@ from make import (
     vrrp,
 )
 from scapy.all import IP, UDP, Ether, IPv6  # type: ignore[attr-defined]
+from support.taps import Wire
 
-from libvirt_guestnet.datapath import filters, kernel, portguard
-from libvirt_guestnet.datapath.nft import nft
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters, port_facts
+from libvirt_guestnet.datapath.run.nft import nft
 
 
 def _needs_no_global_address(frame: bytes) -> bool:
@@ -175,7 +176,7 @@ def test_a_port_whose_address_is_not_known_asks_and_has_its_link_local(wire: Wir
 
 
 def test_routing_protocols_are_a_role(wire: Wire) -> None:
-    _guard(wire, roles=(portguard.ROUTER_PROTOCOLS,))
+    _guard(wire, roles=(port_facts.ROUTER_PROTOCOLS,))
     routing = {name for name in frames.FORGED if name.startswith("routing: ")}
     queries = {
         *(name for name in frames.FORGED if name.startswith("ipv4: IGMP") and "query" in name and "AH" not in name),
@@ -225,13 +226,13 @@ def test_a_guest_with_an_address_of_its_sources_asks_from_it_if_it_may(wire: Wir
     }
     _guard(wire, routed=routed)
     assert wire.judge({**sends, **asks, **claims}) == set(sends)
-    _guard(wire, routed=routed, roles=(portguard.OWN_SOURCES,))
+    _guard(wire, routed=routed, roles=(port_facts.OWN_SOURCES,))
     assert wire.judge({**sends, **asks, **claims}) == {*sends, *asks}
     assert wire.judge(frames.FORGED) == set()
 
 
 def test_a_dhcp_server_may_answer_and_nothing_else(wire: Wire) -> None:
-    _guard(wire, roles=(portguard.DHCP_SERVER,))
+    _guard(wire, roles=(port_facts.DHCP_SERVER,))
     answers = {name for name in frames.FORGED if name.startswith("dhcp-offer: ")} & wire.judge(frames.FORGED)
     assert (
         answers
@@ -251,7 +252,7 @@ def test_a_dhcp_server_may_answer_and_nothing_else(wire: Wire) -> None:
 
 
 def test_an_ra_sender_announces_from_its_own_address(wire: Wire) -> None:
-    _guard(wire, roles=(portguard.RA_SENDER,))
+    _guard(wire, roles=(port_facts.RA_SENDER,))
     passes = wire.judge(frames.FORGED)
     assert passes == {"ra: router advertisement", "ra: by unicast", "ra: without options"}
     assert not wire.delivered(mine(from_ll(RA, src=THEIR_LL)), within=0.2)

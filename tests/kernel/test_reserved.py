@@ -10,9 +10,13 @@ from scapy.all import BOOTP, Ether  # type: ignore[attr-defined]
 from test_held import FREE4, RESERVED, Lab, _all, _domain, _set
 from test_held import lab as lab  # noqa: PLC0414  a fixture
 
-from libvirt_guestnet.datapath import filters, kernel
-from libvirt_guestnet.hook import entry, guarding, known, networks, xmlread
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.hook.calls import domain as domain_calls
+from libvirt_guestnet.hook.calls import networks
+from libvirt_guestnet.hook.enforce import address_sets, port_guard
+from libvirt_guestnet.metadata.policy import NAMESPACE
 
 SERVER_MAC = "52:54:00:00:00:01"
 FIRST, SECOND = ("10.61.1.150", RESERVED), ("10.61.1.151", "10.61.1.51")
@@ -36,7 +40,7 @@ def _network(reserved: tuple[str, ...], *, mine: str = "") -> xmlread.Node:
 def _told(lab: Lab, address: str) -> bool:
     """Whether the port learns an address from the server's answer."""
     answer = dhcp("ack", mac=ME, op=2, sport=67, dport=68, src=GATEWAY4)
-    answer[BOOTP].yiaddr = address  # type: ignore[index]
+    answer[BOOTP].yiaddr = address
     lab.wire.ear.send(bytes(Ether(src=SERVER_MAC, dst="ff:ff:ff:ff:ff:ff") / answer))
     uses = _all(address)
     return lab.passing(uses) == set(uses)
@@ -99,7 +103,7 @@ def test_a_repair_has_it_again(many: Lab, taken: str) -> None:
         many.me(attributes=ANY)
     else:
         with many.state.lock() as hold:
-            guarding.settle_held(many.state, hold)
+            port_guard.settle_held(many.state, hold)
     free = _all(ME4)
     assert many.passing({**free, **_all(*FIRST)}) == set(free)
 
@@ -107,7 +111,7 @@ def test_a_repair_has_it_again(many: Lab, taken: str) -> None:
 def test_a_lease_of_what_another_has_by_now_is_not_put_back(many: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest that starts again before its lease ended has it by the server's file, unless that was reserved since."""
     leases = tuple((ip_address(text), 60) for text in (FIRST[0], SECOND[0]))
-    monkeypatch.setattr(known, "leases", lambda *_: leases)
+    monkeypatch.setattr(address_sets, "leases", lambda *_: leases)
     many.me()
     assert _set(f"learnt4-{many.wire.tap}") == {hex(int(ip_address(SECOND[0])))}
 
@@ -118,6 +122,6 @@ def test_it_goes_with_the_network_and_its_last_port(many: Lab) -> None:
     networks.forget("lab", many.state)
     assert len(_set("reserved4-br0")) == 202, "a port looks into it"
     networks.remember_network(_network(FIRST), many.state)
-    entry.release(_domain("me", ME, many.wire.tap, "", ""), many.state)
+    domain_calls.release(_domain("me", ME, many.wire.tap, "", ""), many.state)
     networks.forget("lab", many.state)
     assert kernel.segments() == set()

@@ -8,15 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ip
+from support.taps import ip
 
-from libvirt_guestnet.datapath import routes
-from libvirt_guestnet.datapath.routes import Published, Reach, Route
+from libvirt_guestnet.datapath.routing import routes
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import reaching
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import host_routes
+from libvirt_guestnet.state.folder import State
 
-A = Reach(
+A = HostRoutes(
     tap="vme0a",
     uuid="u-a",
     domain="a",
@@ -26,9 +26,9 @@ A = Reach(
         Route("2001:db8::a/128", "vme0a"),
         Route("2001:db8:a::/48", "vme0a", via="2001:db8::a"),
     ),
-    published=(Published("192.0.2.10", "up0"), Published("2001:db8::a", "up0")),
+    published=(ProxyEntry("192.0.2.10", "up0"), ProxyEntry("2001:db8::a", "up0")),
 )
-B = Reach("vme0b", "u-b", "b", (Route("192.0.2.11/32", "vme0b", table=100),), (Published("192.0.2.11", "up0"),))
+B = HostRoutes("vme0b", "u-b", "b", (Route("192.0.2.11/32", "vme0b", table=100),), (ProxyEntry("192.0.2.11", "up0"),))
 
 
 @pytest.fixture
@@ -77,20 +77,20 @@ B_ROUTES, B_PUBLISHED = {"192.0.2.11 dev vme0b table 100"}, {"192.0.2.11 dev up0
 
 
 def test_routes_and_published_neighbours_come_and_go(state: State) -> None:
-    reaching.lead("u-a", [A], state)
-    reaching.lead("u-b", [B], state)
-    reaching.lead("u-a", [A], state)
+    host_routes.lead("u-a", [A], state)
+    host_routes.lead("u-b", [B], state)
+    host_routes.lead("u-a", [A], state)
     assert (routed(), published()) == (A_ROUTES | B_ROUTES, A_PUBLISHED | B_PUBLISHED)
-    assert {reach.tap for reach in reaching.receipts(state)} == {"vme0a", "vme0b"}
-    reaching.forget("u-a", state, -1)
-    reaching.forget("u-a", state, -1)
+    assert {reach.tap for reach in host_routes.receipts(state)} == {"vme0a", "vme0b"}
+    host_routes.forget("u-a", state, -1)
+    host_routes.forget("u-a", state, -1)
     assert (routed(), published()) == (B_ROUTES, B_PUBLISHED)
-    reaching.forget_all(state, -1)
-    assert (routed(), published(), reaching.receipts(state)) == (set(), set(), [])
+    host_routes.forget_all(state, -1)
+    assert (routed(), published(), host_routes.receipts(state)) == (set(), set(), [])
 
 
 def test_flags_are_those_of_the_virtuozzo_guide(state: State) -> None:
-    reaching.lead("u-a", [A], state)
+    host_routes.lead("u-a", [A], state)
     (line,) = [
         line.split() for line in Path("/proc/thread-self/net/arp").read_text().splitlines() if "192.0.2.10" in line
     ]
@@ -100,7 +100,7 @@ def test_flags_are_those_of_the_virtuozzo_guide(state: State) -> None:
 
 def test_what_the_host_sends_to_a_guest_does_not_come_from_the_gateway_address(state: State) -> None:
     ip("address add 169.255.30.1/32 dev vme0a scope link")
-    reaching.lead("u-a", [A], state)
+    host_routes.lead("u-a", [A], state)
     assert json.loads(ip("-j route get 192.0.2.10"))[0]["prefsrc"] == "192.0.2.1"
     # When the host's address changes, the route stays: a `src` in it would have taken it away.
     ip("address del 192.0.2.1/24 dev up0")
@@ -109,11 +109,11 @@ def test_what_the_host_sends_to_a_guest_does_not_come_from_the_gateway_address(s
 
 
 def test_a_change_leaves_what_stays_alone(state: State) -> None:
-    reaching.lead("u-a", [A], state)
+    host_routes.lead("u-a", [A], state)
     with subprocess.Popen(["stdbuf", "-oL", "ip", "monitor", "route"], stdout=subprocess.PIPE, text=True) as monitor:
         _heard_until(monitor, "192.0.2.250")
         less = A._replace(routes=A.routes[:1], published=A.published[:1])
-        reaching.lead("u-a", [less], state)
+        host_routes.lead("u-a", [less], state)
         heard = _heard_until(monitor, "192.0.2.251")
         monitor.kill()
     assert len(heard) == 3
@@ -137,43 +137,43 @@ def _heard_until(monitor: subprocess.Popen[str], mark: str) -> list[str]:
 def test_a_route_of_somebody_else_is_never_replaced(state: State, family: str, foreign: str) -> None:
     ip(f"route add {foreign} dev up0")
     with pytest.raises(GuestnetError, match=r"domain 'a': .* is routed elsewhere on this host already"):
-        reaching.lead("u-a", [A], state)
-    reaching.forget("u-a", state, -1)
-    assert (routed(), published(), reaching.receipts(state)) == (set(), set(), [])
+        host_routes.lead("u-a", [A], state)
+    host_routes.forget("u-a", state, -1)
+    assert (routed(), published(), host_routes.receipts(state)) == (set(), set(), [])
     assert f"{foreign} dev up0" in ip(f"{family} route show {foreign}")
 
 
 def test_another_guests_address_is_refused_and_stays_published(state: State) -> None:
-    reaching.lead("u-a", [A], state)
+    host_routes.lead("u-a", [A], state)
     thief = A._replace(tap="vme0b", uuid="u-b", domain="b", routes=(Route("192.0.2.10/32", "vme0b"),))
     with pytest.raises(GuestnetError, match="routed elsewhere"):
-        reaching.lead("u-b", [thief], state)
-    reaching.forget("u-b", state, -1)
+        host_routes.lead("u-b", [thief], state)
+    host_routes.forget("u-b", state, -1)
     assert (routed(), published()) == (A_ROUTES, A_PUBLISHED)
 
 
 def test_a_lost_tap_is_swept_and_its_name_can_be_used_again(state: State) -> None:
-    reaching.lead("u-a", [A], state)
+    host_routes.lead("u-a", [A], state)
     ip("link delete vme0a")
     assert (routed(), published()) == (set(), A_PUBLISHED)
-    reaching.sweep(state, -1)
-    assert (published(), reaching.receipts(state)) == (set(), [])
-    reaching.lead("u-a", [A._replace(tap="vme0b", routes=())], state)
-    reaching.lead("u-c", [A._replace(tap="vme0b", uuid="u-c", routes=(), published=())], state)
-    reaching.forget("u-a", state, -1)
-    assert [reach.uuid for reach in reaching.receipts(state)] == ["u-c"]
+    host_routes.sweep(state, -1)
+    assert (published(), host_routes.receipts(state)) == (set(), [])
+    host_routes.lead("u-a", [A._replace(tap="vme0b", routes=())], state)
+    host_routes.lead("u-c", [A._replace(tap="vme0b", uuid="u-c", routes=(), published=())], state)
+    host_routes.forget("u-a", state, -1)
+    assert [reach.uuid for reach in host_routes.receipts(state)] == ["u-c"]
     assert published() == set()
 
 
 def test_routes_without_a_receipt_are_found(state: State) -> None:
     ip("route add 192.0.2.77 dev vme0b proto 71")
     ip("route add 192.0.2.78 dev vme0b proto static")
-    reaching.lead("u-a", [A], state)
-    reaching.tidy(state, -1)
+    host_routes.lead("u-a", [A], state)
+    host_routes.tidy(state, -1)
     assert routed() == A_ROUTES
     assert "192.0.2.78" in ip("route show")
 
 
 def test_a_missing_device_is_named(state: State) -> None:
     with pytest.raises(GuestnetError, match="device nothere does not exist on this host"):
-        routes.put(A._replace(published=(Published("192.0.2.10", "nothere"),)))
+        routes.put(A._replace(published=(ProxyEntry("192.0.2.10", "nothere"),)))

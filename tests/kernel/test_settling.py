@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
-from killed import LIBRARY
+from support.box import Box
+from support.killed import LIBRARY
 from test_hook import repaired
 from test_hook_owners import MAC, SETUP, TAP, A
 from test_hook_watch import LAN
@@ -18,9 +18,9 @@ from test_owed import Host
 COUNTED = f"""
 import sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.datapath import checksum
-from libvirt_guestnet.hook import offload
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.port import checksum
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.folder import State
 print(len(checksum.opened(offload.known(State()).loaded).drops()))
 """
 
@@ -28,8 +28,8 @@ print(len(checksum.opened(offload.known(State()).loaded).drops()))
 AGAIN = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook import offload
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.folder import State
 for _ in range(5):
     offload.settle_all(State())
     print(len(os.listdir("/proc/self/fd")))

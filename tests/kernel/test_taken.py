@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 NEXT_HOPS = """
 import json, sys
 from ipaddress import ip_address
-from libvirt_guestnet.datapath import links
-from libvirt_guestnet.datapath.rtnl import Rtnl
-from libvirt_guestnet.held import single
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
+from libvirt_guestnet.model.held_addresses import single
 
 with Rtnl() as netlink:
     found = netlink.next_hops([single(ip_address(text)) for text in json.loads(sys.argv[1])])

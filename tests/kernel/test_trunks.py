@@ -9,11 +9,12 @@ from ipaddress import ip_network
 
 import frames
 import pytest
-from conftest import Wire
 from make import VIRTUAL
+from support.taps import Wire
 
-from libvirt_guestnet.datapath import filters, kernel, portguard
-from libvirt_guestnet.datapath.portguard import PortGuard, Trunk
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters, port_facts
+from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 
 DOT1Q, DOT1AD = 0x8100, 0x88A8
 VLANS = [(100, 110), (200, 200)]
@@ -109,10 +110,10 @@ def test_what_is_in_a_tag_is_dropped_with_its_own_reason(wire: Wire) -> None:
 def test_policies_hold_in_a_tag(wire: Wire) -> None:
     """Pairs, roles and the log make the same rules."""
     pairs = ((VIRTUAL, ip_network("10.61.1.100")),)
-    _guard(wire, TAGGED, roles=(portguard.DHCP_SERVER, portguard.RA_SENDER), log=True, pairs=pairs)
+    _guard(wire, TAGGED, roles=(port_facts.DHCP_SERVER, port_facts.RA_SENDER), log=True, pairs=pairs)
     tagged = wire.tags = [(DOT1Q, 100)]
     passes = wire.judge(FORGED)
-    _guard(wire, None, roles=(portguard.DHCP_SERVER, portguard.RA_SENDER), log=True, pairs=pairs)
+    _guard(wire, None, roles=(port_facts.DHCP_SERVER, port_facts.RA_SENDER), log=True, pairs=pairs)
     wire.tags = []
     assert passes == wire.judge(FORGED)
     assert len(passes) > 8

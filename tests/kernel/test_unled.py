@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import Hooks, repaired
 from test_hook_owners import FORWARD, MAC, PORT, SETUP, TAP, UUID, domain, nic, policy
 
@@ -20,7 +20,7 @@ A = domain("a", UUID, policy(MAC, "10.61.1.10", BEHIND + FORWARD), nic("network"
 SYNC = """
 import json, sys
 from types import SimpleNamespace
-from libvirt_guestnet import sync
+from libvirt_guestnet.apply import sync
 from lxml import etree
 live = etree.fromstring(sys.argv[1])
 guest = SimpleNamespace(name="a", uuid=live.findtext("uuid"), live=live)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import Hooks
 from test_hook_owners import SETUP, A
 from test_hook_watch import LAN, untouched
@@ -20,7 +20,8 @@ LIBRARY = str(Path(__file__).parents[2])
 SERVICE = f"""
 import sys
 sys.path.insert(0, {LIBRARY!r})
-from libvirt_guestnet.hook import log, watch
+from libvirt_guestnet import log
+from libvirt_guestnet.hook.services import watch
 log.complain = lambda text: print("said", text, flush=True)
 look = watch._Watch.look
 def told(self):
@@ -33,15 +34,15 @@ SYNC = f"""
 import os, sys
 sys.path.insert(0, {LIBRARY!r})
 from contextlib import nullcontext
-from libvirt_guestnet.hook import entry
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook import live
+from libvirt_guestnet.state.folder import State
 try:
-    from libvirt_guestnet.hook import promises
+    from libvirt_guestnet.hook.processes import notes as promises
     syncing = promises.promised(State(), promises.SYNCING, str(os.getpid()))
 except ImportError:
     syncing = nullcontext()
-steps = (entry.review_bridges, lambda: entry.guard_domain(sys.argv[1].encode(), settle=False),
-         lambda: entry.tidy({{"lan"}}, {{"lan"}}))
+steps = (live.review_bridges, lambda: live.guard_domain(sys.argv[1].encode(), settle=False),
+         lambda: live.tidy({{"lan"}}, {{"lan"}}))
 with syncing:
     for step in steps:
         step()

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from box import Box
+from support.box import Box
 from test_hook import DATA, DOMAIN, NETWORK, Hooks, _ours
 
 from libvirt_guestnet.guest.agent import Agent, Probe, agent_script
@@ -176,9 +176,9 @@ def seen(probe: Probe) -> str:
 
 ISOLATED_WAYS = """
 import sys; sys.path.insert(0, sys.argv[1])
-from libvirt_guestnet import doctor
-from libvirt_guestnet.hook import ways
-from libvirt_guestnet.state import State
+from libvirt_guestnet.doctor import facts as doctor
+from libvirt_guestnet.hook.enforce import forwards as ways
+from libvirt_guestnet.state.folder import State
 print({bridge: sorted(versions) for bridge, versions in doctor.isolated_ways(ways.receipts(State())).items()})
 """
 
@@ -355,8 +355,9 @@ for line in sys.stdin:
 def test_who_keeps_sending_reaches_who_is_there_now(host: Host) -> None:
     """The kernel translates a flow as it did its first packet, for as long as somebody sends."""
     enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec", "lan"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*enter, "python3", "-c", SENDER], **pipes) as sender:
+    with subprocess.Popen(
+        [*enter, "python3", "-c", SENDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as sender:
 
         def ask() -> str:
             sender.stdin.write(f"{HOST}\n")

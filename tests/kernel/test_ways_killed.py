@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from box import Box
-from killed import THIRD, command
+from support.box import Box
+from support.killed import THIRD, command
 from test_hook import Hooks
 from test_hook_killed import PLAIN, plug
 from test_ways import FLOAT, WAYS, start

@@ -1,6 +1,6 @@
 """Tests that run inside the lab VM, collected here as items of their own: every boot runs all that was selected for it.
 
-All VMs boot with the first test and run side by side: each is busy on one processor for most of its time.
+All VMs boot with the first test and run side by side: each is busy on one processor for most of its time (decision 23).
 
 A test of tests/labvm/inside/, and some of tests/kernel/, becomes one item per Debian: `test_x@bookworm` and
 `test_x@trixie`. It shows the report that came out of that VM. `@pytest.mark.only("trixie")` keeps it to one of them.
@@ -119,7 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     copies = [copy for item in items if _runs_inside(item) for copy in _copies(item)]
     items[:] = [item for item in items if item.path.parent != _INSIDE]
     # The reports of one VM after those of the other.
-    items += sorted(copies, key=lambda copy: SUITES.index(copy.suite))
+    items.extend(copy for suite in SUITES for copy in copies if copy.suite == suite)
 
 
 def _runs_inside(item: pytest.Item) -> bool:

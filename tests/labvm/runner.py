@@ -179,7 +179,7 @@ def _hold(folder: Path) -> int:
 def _disk(suite: str, machine: Machine) -> Path:
     script = CHECKOUT / "scripts/make-labvm"
     # This Python: it names the pytest that has to be on the disk.
-    argv = [sys.executable, script, *machine.disk, "--path", suite]
+    argv = [sys.executable, str(script), *machine.disk, "--path", suite]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         build = " ".join(("scripts/make-labvm", *machine.disk, suite))

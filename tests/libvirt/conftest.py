@@ -9,22 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sandboxes import install_hooks
 
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
-
-pytest.register_assert_rewrite("guests")
-
-
-# Nobody needs it, and libvirt 11.3 waits for ever for its udev thread when it is told to end while it still starts
-# (5 of some 12 times on a busy machine; none of 25 without it).
-WITHOUT_NODEDEV = ["sh", "-c", "rm -f /usr/lib/*/libvirt/connection-driver/libvirt_driver_nodedev.so"]
-
-
-def install_hooks(root: Path = Path("/")) -> list[list[str]]:
-    """What `prepare` needs for our hooks: libvirt looks for hooks only when it starts."""
-    code = "from pathlib import Path; from libvirt_guestnet import install; install.install(Path('/'), True)"
-    return [WITHOUT_NODEDEV, sandboxes.python_inside(["-c", code], root)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,7 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(plain_sandbox: Sandbox) -> Sandbox:
+    """What modules override that want another one."""
+    return plain_sandbox
+
+
+@pytest.fixture(scope="module")
+def plain_sandbox() -> Iterator[Sandbox]:
     """A running sandbox without hooks, one per test module."""
     with sandboxes.start(f"test-{os.getpid()}") as running:
         yield running

@@ -11,21 +11,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lxml import etree
+from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet import xmlgen
-from libvirt_guestnet.apply import ApplyError, InterruptError, apply, destroy, wanted
+from libvirt_guestnet.apply.apply import ApplyError, InterruptError, apply, destroy
+from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.plan import Plan, PlanError, plan, plan_destroy
+from libvirt_guestnet.libvirtd.connection import Connection, connect
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Wanted, interfaces, parse_xml
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.sandbox import Sandbox
-from libvirt_guestnet.snapshot import Wanted, interfaces, parse_xml
 from libvirt_guestnet.topology import loads
-from libvirt_guestnet.virt import Connection, connect
 
 pytestmark = pytest.mark.libvirt
 
@@ -57,7 +60,7 @@ SMALLER_MTU = TOPOLOGY.replace("mode: nat", "mode: nat\n    mtu: 1400")
 # One process inside makes all effects: starting Python and importing pyroute2 for each would take most of the time.
 _EFFECTS = """
 import json, sys
-from libvirt_guestnet.apply import KernelEffects
+from libvirt_guestnet.apply.apply import KernelEffects
 effects = KernelEffects()
 for line in sys.stdin:
     name, *arguments = json.loads(line)
@@ -103,7 +106,7 @@ class Host:
     def plan(self, text: str = TOPOLOGY) -> Plan:
         return plan(want(text), self.libvirt.snapshot(self.devices()))
 
-    def apply(self, text: str = TOPOLOGY, **options: object) -> Plan:
+    def apply(self, text: str = TOPOLOGY, **options: Any) -> Plan:
         made = self.plan(text)
         apply(made, self.libvirt, self, **options)
         return made
@@ -116,8 +119,9 @@ class Host:
     def devices(self) -> list[str]:
         return [link["ifname"] for link in self.json("ip", "-j", "link")]
 
-    def json(self, *argv: str) -> list[dict]:
-        return json.loads(self.sandbox.run(argv).stdout or "[]")
+    def json(self, *argv: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.sandbox.run(argv).stdout or "[]")
+        return found
 
     def ports(self) -> dict[str, tuple[str, bool]]:
         """Tap -> (bridge, isolated), as iproute2 sees it."""
@@ -149,10 +153,8 @@ class Host:
     def fingerprint(self) -> object:
         """Everything that an undone apply must have left as it was; not what libvirt numbers anew."""
         snapshot = self.libvirt.snapshot()
-        texts = [
-            (o.name, clean(o.config), None if o.live is None else clean(o.live), o.autostart)
-            for o in (*snapshot.networks, *snapshot.domains)
-        ]
+        objects: list[NetworkState | DomainState] = [*snapshot.networks, *snapshot.domains]
+        texts = [(o.name, clean(o.config), None if o.live is None else clean(o.live), o.autostart) for o in objects]
         return sorted(texts), self.ports()
 
 
@@ -175,8 +177,15 @@ def empty_machine(domain: etree._Element) -> etree._Element:
 def want(text: str = TOPOLOGY) -> Wanted:
     topology = loads(text, "lab.yaml")
     hosts = HostMap({"lan": "uplink0"}, lambda _device: False)
-    image = SimpleNamespace(kernel=Path("/kernel"), initrd=Path("/initrd"))
+    image = TinyImage(kernel=Path("/kernel"), initrd=Path("/initrd"))
     return wanted(topology, hosts, lambda guest: empty_machine(xmlgen.domain(topology, guest, hosts, image, "qemu")))
+
+
+@pytest.fixture(scope="module", params=LIBVIRTS)
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    """On 11.3 with our hooks installed."""
+    found: Sandbox = request.getfixturevalue("plain_sandbox" if request.param == HERE else "trixie_sandbox")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +301,7 @@ def test_a_nic_is_plugged_in_guarded_before_its_link_is_up_and_unplugged(host: H
 def test_a_guest_that_never_lets_go_of_a_nic_fails_and_nothing_changes(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("libvirt_guestnet.changes_guest.UNPLUG_SECONDS", 0.5)
+    monkeypatch.setattr("libvirt_guestnet.changes.guest.UNPLUG_SECONDS", 0.5)
     host.apply(PLUGGED)
     host.start("a")
     before = host.fingerprint()

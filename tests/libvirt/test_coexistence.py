@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import install_hooks
+from support.sandboxes import install_hooks
 from test_ways_in import MAC, Net, forward_rules, reachable, running, soon_reachable
 
 from libvirt_guestnet import hook

@@ -8,10 +8,10 @@ from pathlib import Path
 import frames
 import pytest
 from honest import ARPS, IPV4, IPV6
-from stage import BRIDGE, PLACES, Stage, interface
-from wire import domain
+from support.libvirt_wire import domain
+from support.stage import BRIDGE, PLACES, Stage, interface
 
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 
 DOCUMENT = Path(__file__).parents[2] / "docs/port-security.md"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from booted import Booted, booted
-from conftest import WITHOUT_NODEDEV
-from reached import Reached
+from support.booted import Booted, booted
+from support.reached import Reached
+from support.sandboxes import WITHOUT_NODEDEV
 from test_ways_in import Net, forward_rules
 from test_ways_in_trixie import prepared
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from guests import Host
+from support.libvirt_host import Host
 from test_network_restarted import DOMAIN
 from test_owners import _guestnet
 

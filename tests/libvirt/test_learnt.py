@@ -30,10 +30,11 @@ from scapy.all import (  # type: ignore[attr-defined]
     Ether,
     IPv6,
 )
-from wire import NO_ROM, Wire, domain
+from support.libvirt_wire import NO_ROM, Wire, domain
+from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet import hook
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 from libvirt_guestnet.xmlgen.network import DNSMASQ
 
@@ -72,14 +73,15 @@ def _beacon(mac: str = frames.ME, client: bytes = b"") -> bytes:
     """A DHCP question, which passes before there is an address; no two are alike."""
     question = dhcp("discover", mac=mac)
     if client:
-        question[DHCP].options = [("message-type", "discover"), ("client_id", client), "end"]  # type: ignore[index]
-    question[BOOTP].xid = next(_numbers)  # type: ignore[index]
+        question[DHCP].options = [("message-type", "discover"), ("client_id", client), "end"]
+    question[BOOTP].xid = next(_numbers)
     return bytes(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / question)
 
 
-@pytest.fixture(scope="module")
-def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
-    return hooked_sandbox
+@pytest.fixture(scope="module", params=LIBVIRTS)
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +209,10 @@ def test_the_dhcpv6_lease_and_nobody_elses(sandbox: Sandbox, started: Started) -
     address = _lease6(me, client)
     assert _passes6(me, hearer, address)
     # The server would give the same address to whoever asks for it, or says that he is the same client.
-    claims = ((DHCP6_Rebind(), association(address, iaid=9), DUID_LL(lladdr=THIEF)),)
-    claims += ((DHCP6_Rebind(), association(address), client),)
+    claims = (
+        (DHCP6_Rebind(), association(address, iaid=9), DUID_LL(lladdr=THIEF)),
+        (DHCP6_Rebind(), association(address), client),
+    )
     for message, claim, who in claims:
         assert _ask6(thief, message, claim, client=who, mac=THIEF) is None
         assert not _passes6(thief, hearer, address, THIEF)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from guests import MARK, NIC, XMLNS, Host, mac
+from support.libvirt_host import MARK, NIC, XMLNS, Host, mac
 
 from libvirt_guestnet import sandbox as sandboxes
 
@@ -292,7 +293,7 @@ def test_update_of_the_link_changes_nothing(host: Host) -> None:
     assert _but_for_libvirts_ports(host) == receipts
 
 
-def _but_for_libvirts_ports(host: Host) -> dict[str, dict]:
+def _but_for_libvirts_ports(host: Host) -> dict[str, dict[str, Any]]:
     """The receipts; libvirt 11.3 gives a NIC another port with each change."""
     return {tap: {**receipt, "portid": ""} for tap, receipt in host.files("ports").items()}
 
@@ -389,7 +390,7 @@ def _update_xml(host: Host, xml: str) -> None:
 
 
 def _install(host: Host) -> None:
-    code = "from pathlib import Path; from libvirt_guestnet import install; install.install(Path('/'), True)"
+    code = "from pathlib import Path; from libvirt_guestnet.install.hook_files import install; install(Path('/'), True)"
     host.sandbox.run(sandboxes.python_inside(["-c", code], host.sandbox.root))
 
 

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import install_hooks
-from guests import Host, mac
+from support.libvirt_host import Host, mac
+from support.sandboxes import install_hooks
 
 from libvirt_guestnet.sandbox import Sandbox
 

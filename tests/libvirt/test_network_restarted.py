@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from guests import Host
 from lxml import etree
+from support.libvirt_host import Host
 from test_owners import _guestnet, _watching
 
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 
 TOPOLOGY = """

@@ -5,9 +5,9 @@ from contextlib import nullcontext
 
 import pytest
 from lxml import etree
-from test_apply import USERS_OWN, WITH_USER, Host, clean, effects, host  # noqa: F401  fixtures
+from test_apply import USERS_OWN, WITH_USER, Host, clean, effects, host, sandbox  # noqa: F401  fixtures
 
-from libvirt_guestnet.snapshot import interfaces
+from libvirt_guestnet.libvirtd.snapshot import interfaces
 
 pytestmark = pytest.mark.libvirt
 

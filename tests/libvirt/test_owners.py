@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from guests import DOMAIN, NIC, XMLNS, Host, mac, uuid
+from support.libvirt_host import DOMAIN, NIC, XMLNS, Host, mac, uuid
 from test_lifecycle import VERSIONS
 
 from libvirt_guestnet import hook

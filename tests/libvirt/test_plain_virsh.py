@@ -10,11 +10,12 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
-from wire import Wire, arrived, domain
+from support.libvirt_wire import Wire, arrived, domain
+from support.sandboxes import HERE, LIBVIRTS
 
-from libvirt_guestnet import cli
-from libvirt_guestnet.datapath.portguard import link_local
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.cli.main import main
+from libvirt_guestnet.datapath.port.port_facts import link_local
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 
 LAB = Path(__file__).parents[2] / "labs/archnetwork.yaml"
@@ -24,16 +25,17 @@ C_MAC, C_IP, C_TAP = "52:54:00:f3:ed:f1", "10.61.2.19", "vmea7de2629"
 STRANGER = "52:54:00:00:00:07"
 
 
-@pytest.fixture(scope="module")
-def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
-    return hooked_sandbox
+@pytest.fixture(scope="module", params=LIBVIRTS)
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
+    return found
 
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab's XML; LAN labels stand for NICs that nobody touches here."""
     directory = tmp_path_factory.mktemp("rendered")
-    assert cli.main(["render", str(LAB), "--map", "lan1=nic:lan1", "--map", "lan2=nic:lan2", "-o", str(directory)]) == 0
+    assert main(["render", str(LAB), "--map", "lan1=nic:lan1", "--map", "lan2=nic:lan2", "-o", str(directory)]) == 0
     return directory
 
 

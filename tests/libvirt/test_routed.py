@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from wire import NO_ROM, domain
+from support.libvirt_wire import NO_ROM, domain
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 from libvirt_guestnet.xmlgen import network as network_xml
 from libvirt_guestnet.xmlgen.element import to_string

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from ear import announced, hearing
-from guests import DOMAIN, XMLNS, Host, mac, uuid
+from support.libvirt_host import DOMAIN, XMLNS, Host, mac, uuid
 from test_lifecycle import VERSIONS
 
 from libvirt_guestnet.sandbox import python_inside

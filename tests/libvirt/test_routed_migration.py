@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from guests import DOMAIN, Host, uuid
 from lxml import etree
+from support.libvirt_host import DOMAIN, Host, uuid
 from test_migration import hosts, migrate  # noqa: F401  a fixture
 from test_routed_guests import Routed, expected, nic, policy
 

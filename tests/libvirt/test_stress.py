@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from guests import Host
+from support.libvirt_host import Host
 
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.libvirtd.connection import Connection, connect
 from libvirt_guestnet.sandbox import Sandbox
-from libvirt_guestnet.virt import Connection, connect
 
 CHANGES, WORKERS, GUESTS, ROUNDS = 200, 8, 16, 2
 SEED = 3

@@ -26,7 +26,7 @@ from make import (
     tll,
 )
 from scapy.all import IP, UDP  # type: ignore[attr-defined]
-from wire import Wire, domain
+from support.libvirt_wire import Wire, domain
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 

@@ -8,9 +8,10 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from guests import DOMAIN, MARK, NIC, XMLNS, Host, mac, uuid
+from support.libvirt_host import DOMAIN, MARK, NIC, XMLNS, Host, mac, uuid
 
 import libvirt_guestnet
 from libvirt_guestnet.sandbox import Sandbox, python_inside
@@ -85,12 +86,12 @@ def cli(host: Host, *argv: str) -> subprocess.CompletedProcess[str]:
     return host.sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", *argv], host.sandbox.root), check=False)
 
 
-def guestnet(host: Host, *argv: str) -> list[dict]:
+def guestnet(host: Host, *argv: str) -> list[dict[str, Any]]:
     done = cli(host, *argv, "--json")
     return json.loads(done.stdout) if done.stdout else []
 
 
-def unguarded(host: Host) -> dict[tuple[str, str], dict]:
+def unguarded(host: Host) -> dict[tuple[str, str], dict[str, Any]]:
     """By domain and type, what status says of NICs that nothing guards."""
     return {(row["guest"], row["type"]): row for row in guestnet(host, "status") if row["kind"] == "unguarded"}
 

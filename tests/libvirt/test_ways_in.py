@@ -22,12 +22,12 @@ from scapy.all import (  # type: ignore[attr-defined]
     IPv6,
     Raw,
 )
-from wire import NO_ROM, Wire, domain
+from support.libvirt_wire import NO_ROM, Wire, domain
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.guest.agent import Agent, Probe, agent_script
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
 from libvirt_guestnet.xmlgen import network as network_xml
 from libvirt_guestnet.xmlgen.element import to_string

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import install_hooks
+from support.sandboxes import install_hooks
 from test_ways_in import (  # noqa: F401  fixtures and tests, with other sandboxes under them
     net,
     test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along,

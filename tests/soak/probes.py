@@ -24,7 +24,7 @@ _ANOTHER = "52:54:00:0a:0b:0c"
 
 def probe(sandbox: Sandbox, seen: Seen) -> tuple[int, list[str]]:
     """Frames of every guarded NIC, and for every forward; how many were sent, and what was wrong."""
-    sent, found = 0, []
+    sent, found = 0, list[str]()
     mouths = onwire.taps(_processes(sandbox))
     for nic in nics(seen):
         if nic.guarded and nic.tap in mouths and (not nic.network or nic.network in seen.networks):

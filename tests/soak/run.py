@@ -226,7 +226,8 @@ class Soak:
             said = self.sandbox.run(["sh", "-c", script, "sh", pid], check=False).stdout.split() if pid else []
             numbers += map(int, said) if len(said) == 2 else (0, 0)
         files = self.sandbox.run(["sh", "-c", "find /run /var/lib/libvirt -type f | wc -l"]).stdout
-        return Growth(seconds, *numbers, int(files))
+        daemon_files, daemon_memory, service_files, service_memory = numbers
+        return Growth(seconds, daemon_files, daemon_memory, service_files, service_memory, int(files))
 
     def _inner_pid(self, words: str) -> str:
         lines = self.sandbox.run(["ps", "-eo", "pid,args"]).stdout.splitlines()

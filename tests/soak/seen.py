@@ -14,7 +14,7 @@ from lxml import etree
 
 from libvirt_guestnet.sandbox import Sandbox
 
-# What a killed port-created leaves in plugging/ waits for ten minutes, as its NIC may yet come (hook/plugged.py).
+# What a killed port-created leaves in plugging/ waits for ten minutes, as its NIC may yet come (hook/helpers).
 _SCRIPT = r"""
 ask() { echo "@ $1"; shift; "$@" 2>/dev/null; }
 ask links ip -j -d link

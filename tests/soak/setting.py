@@ -66,7 +66,7 @@ guests:
 
 def hooks(root: Path) -> list[list[str]]:
     """What a sandbox has to do before its daemon starts: libvirt looks for hooks only then."""
-    code = "from pathlib import Path; from libvirt_guestnet import install; install.install(Path('/'), True)"
+    code = "from pathlib import Path; from libvirt_guestnet.install.hook_files import install; install(Path('/'), True)"
     # Nobody needs it, and libvirt 11.3 may wait for ever for its thread when it is told to end while it still starts.
     without = ["sh", "-c", "rm -f /usr/lib/*/libvirt/connection-driver/libvirt_driver_nodedev.so"]
     return [without, python_inside(["-c", code], root)]

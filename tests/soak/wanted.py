@@ -1,5 +1,5 @@
 """What there should be, from libvirt's XML alone, and how what is seen differs from it. Knows nothing of the product's
-code: only what its documents say of taps, tables, routes and receipts."""
+code: only what its documents say of taps, tables, routes and receipts (decision 58)."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _routes(seen: Seen) -> list[dict[str, str]]:
 
 
 def _receipts(mine: list[Nic], seen: Seen) -> Iterator[str]:
-    """libvirt_guestnet/state.py, first lines: what lies under /run."""
+    """libvirt_guestnet/state/folder.py, first lines: what lies under /run."""
     guarded, taps = {nic.tap for nic in mine if nic.guarded}, {nic.tap for nic in mine}
     if lacking := guarded - seen.receipts("ports"):
         yield f"no receipts of {sorted(lacking)}"
@@ -210,6 +210,6 @@ def _names() -> dict[str, list[str]]:
         macs = [mac(number, nic) for nic in range(3)]
         ips = [ip for network in NUMBERS.values() for nic in range(3) for ip in addresses(network, number, nic)]
         found[guest] = [*macs, *ips, f"198.18.1.{100 + number}"]
-    last = {OF_FILE[0]: ("10.61.5.10", "fd61:5::10", "198.18.1.111")}
+    last: dict[str, tuple[str, ...]] = {OF_FILE[0]: ("10.61.5.10", "fd61:5::10", "198.18.1.111")}
     last[OF_FILE[1]] = ("10.61.5.11", "10.61.5.12", *(f"198.18.1.{each}" for each in (50, 51)))
     return {**found, **{guest: list(names) for guest, names in last.items()}}

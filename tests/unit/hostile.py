@@ -19,27 +19,22 @@ from typing import Any, NamedTuple
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import receipts
-from libvirt_guestnet.datapath import (
-    conntrack,
-    fdb,
-    kernel,
-    links,
-    listeners,
-    overlay,
-    probe,
-    program,
-    routed,
-    routes,
-    servers,
-    subinterface,
-    vlan,
-)
-from libvirt_guestnet.datapath.program import Output
-from libvirt_guestnet.datapath.rtnl import HostAddress
-from libvirt_guestnet.hook import arrival, detached, entry, hotplug, incoming, known, lifecycle, log, offload, taken
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.state import State
+from libvirt_guestnet import log
+from libvirt_guestnet.datapath.devices import subinterface, vlan_bridge, vxlan_device
+from libvirt_guestnet.datapath.forwards import conntrack, listeners
+from libvirt_guestnet.datapath.netlink import fdb, kernel, links, present, probe
+from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
+from libvirt_guestnet.datapath.routing import gateway, routes, servers
+from libvirt_guestnet.datapath.run import program
+from libvirt_guestnet.datapath.run.program import Output
+from libvirt_guestnet.hook import dispatch
+from libvirt_guestnet.hook.admission import address_owners
+from libvirt_guestnet.hook.enforce import address_sets, checksum_guard, reachability
+from libvirt_guestnet.hook.processes import detached, incoming
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.state import serialiser
+from libvirt_guestnet.state.folder import State
 
 ROOT = Path(__file__).parents[2]
 MARK = "INJECT"
@@ -77,6 +72,7 @@ def is_hostile(text: str) -> bool:
 _RNG = "{http://relaxng.org/ns/structure/1.0}"
 # Values that fit together; an attribute that is not here gets one by its type.
 _VALUES = {
+    ("port", "note"): "the shop",
     ("port", "mac"): MAC,
     ("subnet", "host"): "fd09::1",
     ("subnet", "prefix"): "fd09::/64",
@@ -289,11 +285,9 @@ class Host:
 
     def call(self, hook: str, operation: str, name: str, data: bytes) -> int:
         """One hook call's exit status."""
-        function, on_failure, _ = lifecycle.TABLE[hook, operation]
-        assert function is not None
-        receipts._reported.clear()
+        serialiser._reported.clear()
         with redirect_stderr(_Said(self.said)):
-            return entry.call(hook, ["", name, operation, "begin", "-"], function, on_failure == lifecycle.VETO, data)
+            return dispatch.dispatch(hook, ["", name, operation, "begin", "-"], data)
 
     def run(
         self, document: Document, data: bytes | None = None, record: bytes | None = None
@@ -347,8 +341,10 @@ class Host:
     def _stand_in(self) -> None:
         patch = self.patch.setattr
         patch(State.__init__, "__defaults__", (str(self.root),))
-        patch(hotplug, "STATUS", str(self.folder / "{}.xml"))
-        patch(known.leases, "__defaults__", (known.leases.__defaults__[0], str(self.folder / "{}.status")))  # type: ignore[index]
+        patch(libvirt_records, "STATUS", str(self.folder / "{}.xml"))
+        patch(
+            address_sets.leases, "__defaults__", (address_sets.leases.__defaults__[0], str(self.folder / "{}.status"))
+        )  # type: ignore[index]
         patch(program, "run", self._program)
         patch(os, "posix_spawnp", self._forbidden)
         patch(links, "index_of", lambda name: 7 if name else 0)
@@ -359,30 +355,33 @@ class Host:
         patch(links, "set_down", self.tell("down"))
         patch(links, "Watch", _Watch)
         patch(
-            vlan, "_read", lambda bridge, setting: {"vlan_filtering": "1", "vlan_protocol": "0x88a8"}.get(setting, "1")
+            vlan_bridge,
+            "_read",
+            lambda bridge, setting: {"vlan_filtering": "1", "vlan_protocol": "0x88a8"}.get(setting, "1"),
         )
-        patch(vlan, "_write", self.tell("bridge setting"))
-        patch(routed, "_read", lambda path: "")
-        patch(routed, "_write", self.tell("sysctl"))
+        patch(vlan_bridge, "_write", self.tell("bridge setting"))
+        patch(gateway, "_read", lambda path: "")
+        patch(gateway, "_write", self.tell("sysctl"))
         patch(routes, "Rtnl", lambda: _Netlink(self))
-        patch(routed, "Rtnl", lambda: _Netlink(self))
-        patch(taken, "Rtnl", lambda: _Netlink(self))
-        patch(arrival, "announce", self.tell("announce"))
+        patch(gateway, "Rtnl", lambda: _Netlink(self))
+        patch(address_owners, "Rtnl", lambda: _Netlink(self))
+        patch(reachability, "announce", self.tell("announce"))
         patch(incoming, "is_incoming", lambda domain: False)
         patch(conntrack, "forget", self.tell("forget flows"))
         patch(listeners, "taken", lambda wanted: None)
         patch(servers, "servers", list)
+        patch(present, "missing", list)
         patch(probe, "ask", self._ask)
         for name in ("hold", "silence", "release"):
             patch(fdb, name, self.tell(f"{name} MAC address"))
-        patch(offload, "guard", lambda *_: offload.Put())
+        patch(checksum_guard, "guard", lambda *_: checksum_guard.Put())
         for name in ("release", "guard_when_limited", "tidy"):
-            patch(offload, name, lambda *_: None)
+            patch(checksum_guard, name, lambda *_: None)
         patch(detached, "leave", lambda work, seconds, why, promise=None: work())
         patch(kernel, "ensure_uplink_bridge", self.tell("uplink", 2))
         patch(kernel, "remove_bridge", self.tell("remove bridge"))
-        patch(overlay, "ensure_overlay", self.tell("overlay", 1))
-        patch(overlay, "remove_overlay", self.tell("remove overlay"))
+        patch(vxlan_device, "ensure_overlay", self.tell("overlay", 1))
+        patch(vxlan_device, "remove_overlay", self.tell("remove overlay"))
         patch(subinterface, "ensure_subinterface", self.tell("subinterface", 1))
         patch(log, "complain", self.said.append)
 

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import os
 import time
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from libvirt_guestnet.datapath import probe, servers
-from libvirt_guestnet.datapath.packets import arp_request, icmpv6
-from libvirt_guestnet.datapath.servers import DHCP, RESOLVER, Server
-from libvirt_guestnet.held import GUEST, NEXT_HOP, OWN, SERVER, WAY, Asked, Held, refusals, suspects
+from libvirt_guestnet.datapath.netlink import probe
+from libvirt_guestnet.datapath.netlink.packets import arp_request, icmpv6
+from libvirt_guestnet.datapath.routing import servers
+from libvirt_guestnet.datapath.routing.servers import DHCP, RESOLVER, HostsServer
+from libvirt_guestnet.model.held_addresses import (
+    GUEST,
+    NEXT_HOP,
+    OWN,
+    SERVER,
+    WAY,
+    HeldAddress,
+    RequestedAddress,
+    refusals,
+    suspects,
+)
 
 LAN = (ip_network("192.0.2.0/24"), "")
 
 
-def asks(prefix: str, **fields: object) -> Asked:
-    return Asked(ip_network(prefix), "address", "domain 'a'")._replace(**fields)
+def asks(prefix: str, **fields: Any) -> RequestedAddress:
+    return RequestedAddress(ip_network(prefix), "address", "domain 'a'")._replace(**fields)
 
 
-def holds(prefix: str, kind: str = OWN, **fields: object) -> Held:
-    return Held(ip_network(prefix), kind, "somebody's", "go away")._replace(**fields)
+def holds(prefix: str, kind: str = OWN, **fields: Any) -> HeldAddress:
+    return HeldAddress(ip_network(prefix), kind, "somebody's", "go away")._replace(**fields)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +64,7 @@ def holds(prefix: str, kind: str = OWN, **fields: object) -> Held:
         (asks("192.0.2.1", bridge="br0"), holds("192.0.2.1", SERVER), False),
     ],
 )
-def test_what_cannot_be_had(asked: Asked, held: Held, refused: bool) -> None:
+def test_what_cannot_be_had(asked: RequestedAddress, held: HeldAddress, refused: bool) -> None:
     assert [str(each) for each in refusals([asked], [held], [LAN])] == [
         f"domain 'a': address {str(asked.prefix).removesuffix('/32').removesuffix('/128')}"
         + ("" if asked.prefix == held.prefix else ", which holds 192.0.2.1,")
@@ -167,21 +179,23 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_the_end_of_a_long_file_counts(tmp_path: Path) -> None:
     write(tmp_path, "etc/resolv.conf", b"#\n" * (1 << 20) + b"nameserver 192.0.2.8\n")
-    assert servers.servers(f"{tmp_path}/") == [Server(ip_address("192.0.2.8"), RESOLVER, f"{tmp_path}/etc/resolv.conf")]
+    assert servers.servers(f"{tmp_path}/") == [
+        HostsServer(ip_address("192.0.2.8"), RESOLVER, f"{tmp_path}/etc/resolv.conf")
+    ]
 
 
-MAC, IP4, IP6 = bytes.fromhex("020000000009"), ip_address("192.0.2.70"), ip_address("2001:db8::70")
-GROUP = ip_address("ff02::1")
+MAC, IP4, IP6 = bytes.fromhex("020000000009"), IPv4Address("192.0.2.70"), IPv6Address("2001:db8::70")
+GROUP = IPv6Address("ff02::1")
 ND = icmpv6(MAC, IP6, GROUP, bytes([136, 0, 0, 0]) + bytes(4) + IP6.packed)
-DAD = icmpv6(MAC, ip_address("::"), GROUP, bytes([135, 0, 0, 0]) + bytes(4) + IP6.packed)
+DAD = icmpv6(MAC, IPv6Address("::"), GROUP, bytes([135, 0, 0, 0]) + bytes(4) + IP6.packed)
 
 
 @pytest.mark.parametrize(
     ("frame", "found"),
     [
-        (arp_request(MAC, IP4, ip_address("192.0.2.1")), IP4.packed),  # it has the address
-        (arp_request(MAC, ip_address("0.0.0.0"), IP4), IP4.packed),
-        (arp_request(MAC, ip_address("192.0.2.1"), IP4), ip_address("192.0.2.1").packed),  # it only looks for it
+        (arp_request(MAC, IP4, IPv4Address("192.0.2.1")), IP4.packed),  # it has the address
+        (arp_request(MAC, IPv4Address("0.0.0.0"), IP4), IP4.packed),
+        (arp_request(MAC, IPv4Address("192.0.2.1"), IP4), IPv4Address("192.0.2.1").packed),  # it only looks for it
         (ND, IP6.packed),
         (DAD, IP6.packed),
         (icmpv6(MAC, IP6, GROUP, bytes([135, 0, 0, 0]) + bytes(4) + IP6.packed), None),

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from libvirt_guestnet import addressing
-from libvirt_guestnet.model_network import DhcpRange
-from libvirt_guestnet.slaac import eui64
+from libvirt_guestnet.model.network import DhcpRange
+from libvirt_guestnet.model.slaac import eui64
+from libvirt_guestnet.topology import addressing
 
 NET = IPv4Network("10.0.1.0/24")
 

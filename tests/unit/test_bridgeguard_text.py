@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from libvirt_guestnet.datapath import bridgeguard
+from libvirt_guestnet.datapath.port import bridge_filter
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import bridges, intent, intent_network
-from libvirt_guestnet.hook.xmlread import parse
-from libvirt_guestnet.receipt_kinds import Bridges, NetworkReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.hook.read import network_receipts, port_receipts
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Bridges, NetworkReceipt
+from libvirt_guestnet.xmlread import parse
 
 MAC = "52:54:00:61:0a:01"
 XMLNS = 'xmlns:g="https://libvirt-guestnet.org/xmlns/1"'
@@ -33,40 +34,38 @@ def state(tmp_path: object) -> State:
 
 
 def test_the_table_is_the_same_for_any_number_of_ports() -> None:
-    small, large = (bridgeguard.guard(["b"], range(1, n)) for n in (2, 2000))
+    small, large = (bridge_filter.guard(["b"], range(1, n)) for n in (2, 2000))
     assert small.count("\n") == large.count("\n")
     assert "add rule bridge guestnet prerouting iif != @ports meta ibrname @bridges counter drop" in large
 
 
 def test_a_port_is_an_index_that_no_name_can_be_mistaken_for() -> None:
-    assert bridgeguard.change([57], []) == 'add element bridge guestnet ports { "0000000000000057" }\n'
+    assert bridge_filter.change([57], []) == 'add element bridge guestnet ports { "0000000000000057" }\n'
 
 
 def test_what_is_gone_is_added_first_so_that_it_may_be_gone_already() -> None:
-    assert bridgeguard.change([5], [5, 4]).splitlines() == [
+    assert bridge_filter.change([5], [5, 4]).splitlines() == [
         'add element bridge guestnet ports { "0000000000000004", "0000000000000005" }',
         'delete element bridge guestnet ports { "0000000000000004" }',
     ]
-    assert bridgeguard.change([], []) == ""
+    assert bridge_filter.change([], []) == ""
 
 
 def test_a_bridge_with_a_hostile_name_is_never_written() -> None:
     with pytest.raises(GuestnetError, match="cannot be guarded"):
-        bridgeguard.guard(['x" }; flush ruleset'], [])
+        bridge_filter.guard(['x" }; flush ruleset'], [])
 
 
 @pytest.mark.parametrize("source", ["bridge='gn-one'", "bridge='gn-one' network='somebodys'"])
 def test_a_nic_on_a_managed_bridge_is_on_its_network_however_it_was_plugged(state: State, source: str) -> None:
     tree = parse(domain(source))
-    bridges.name_networks(tree, state)
-    (receipt,) = intent.port_receipts(tree, state.network, bridges.closed(state))
+    (receipt,) = port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state))
     assert (receipt.network, receipt.segment, receipt.trusted) == ("one", "gn-one", False)
 
 
 def test_a_nic_on_somebodys_bridge_is_none_of_our_business(state: State) -> None:
     tree = parse(domain("bridge='br0'"))
-    bridges.name_networks(tree, state)
-    assert intent.port_receipts(tree, state.network, bridges.closed(state)) == []
+    assert port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state)) == []
 
 
 TRUSTED = f'<g:domain {XMLNS} guest="a"><g:port mac="{MAC}" guarded="no"/></g:domain>'
@@ -77,30 +76,30 @@ TRUSTED = f'<g:domain {XMLNS} guest="a"><g:port mac="{MAC}" guarded="no"/></g:do
 )
 def test_a_trusted_port_is_let_through_where_the_kernel_can_keep_it_out(state: State, source: str, policy: str) -> None:
     tree = parse(domain(source, policy))
-    (receipt,) = intent.port_receipts(tree, state.network, bridges.closed(state))
+    (receipt,) = port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state))
     assert (receipt.trusted, receipt.own) == (True, policy != "")
     state.put_bridges(Bridges({"gn-one": "one"}, settled=True, cannot="no"))
-    assert intent.port_receipts(tree, state.network, bridges.closed(state)) == []
+    assert port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state)) == []
 
 
 def test_nothing_is_said_about_ports_until_the_table_is_settled(state: State) -> None:
-    (receipt,) = intent.port_receipts(parse(domain("network='one' bridge='gn-one'")), state.network)
+    (receipt,) = port_receipts.port_receipts(bridge_guard.joined(parse(domain("network='one' bridge='gn-one'")), state))
     ports = [receipt._replace(ifindex=7)]
-    assert '"0000000000000007"' in bridges.change(ports, [], state)
+    assert '"0000000000000007"' in bridge_guard.change(ports, [], state)
     for known in (Bridges({"gn-one": "one"}), Bridges({"gn-one": "one"}, settled=True, cannot="no")):
         state.put_bridges(known)
-        assert bridges.change(ports, [], state) == ""
+        assert bridge_guard.change(ports, [], state) == ""
     state.drop_bridges()
-    assert bridges.change(ports, [], state) == ""
+    assert bridge_guard.change(ports, [], state) == ""
 
 
 def test_networks_that_share_a_bridge_have_the_first_guarded_ones_defaults(state: State) -> None:
     state.put_network(ONE._replace(name="another"))
-    bridges.review(state)
+    bridge_guard.review(state)
     assert state.bridges() == Bridges({"gn-one": "another"})
     for name in ("another", "one"):
         state.drop_network(name)
-    bridges.review(state)
+    bridge_guard.review(state)
     assert state.bridges() == Bridges({})
 
 
@@ -117,4 +116,6 @@ def test_networks_that_share_a_bridge_have_the_first_guarded_ones_defaults(state
     ],
 )
 def test_whose_bridge_it_is(forward: str, ours: bool) -> None:
-    assert intent_network.is_libvirts_bridge(parse(f"<network>{forward}<bridge name='b'/></network>".encode())) is ours
+    assert (
+        network_receipts.is_libvirts_bridge(parse(f"<network>{forward}<bridge name='b'/></network>".encode())) is ours
+    )

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import topology
-from libvirt_guestnet.claims import Claim, clash
-from libvirt_guestnet.datapath import listeners, ways
+from libvirt_guestnet import topology, xmlread
+from libvirt_guestnet.datapath.forwards import listeners, table
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import asked, xmlread
+from libvirt_guestnet.hook.read import wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.model.claims import Claim, clash
 from libvirt_guestnet.xmlgen import domain_metadata
 
 TOPOLOGY = """
@@ -37,7 +38,7 @@ guests:
 """
 
 
-def hooks_see(guest: str) -> list[ways.Ways]:
+def hooks_see(guest: str) -> list[table.PortForwards]:
     """What a hook makes of the metadata that is generated for a guest."""
     found = topology.loads(TOPOLOGY, "t.yaml")
     metadata = etree.tostring(domain_metadata(found, found.guest(guest), HostMap({})), encoding="unicode")
@@ -47,26 +48,26 @@ def hooks_see(guest: str) -> list[ways.Ways]:
         for i, port in enumerate(found.guest(guest).ports)
     )
     xml = f"<domain><name>{guest}</name><uuid>u</uuid><metadata>{metadata}</metadata><devices>{nics}</devices></domain>"
-    return asked.ways(xmlread.parse(xml.encode()), lambda _: None)
+    return wanted_forwards.ways(Domain(xmlread.parse(xml.encode()), lambda _: None))
 
 
 def test_from_the_file_to_the_hooks() -> None:
     web, inside = hooks_see("g")
     assert (web.bridge, inside.bridge) == ("br0", "br1")
     assert web.forwards == (
-        ways.Forward("tcp", 8080, 8080, "10.0.1.10", 80, "198.18.1.1"),
-        ways.Forward("tcp", 8080, 8080, "fd00:1::10", 80, "fd61::1"),
-        ways.Forward("udp", 8000, 8010, "10.0.1.10", 80, "198.18.1.1"),
-        ways.Forward("udp", 8000, 8010, "fd00:1::10", 80, "fd61::1"),
-        ways.Forward("tcp", 22, 22, "10.0.1.10", 22),
-        ways.Forward("tcp", 22, 22, "fd00:1::10", 22),
+        table.ForwardRule("tcp", 8080, 8080, "10.0.1.10", 80, "198.18.1.1"),
+        table.ForwardRule("tcp", 8080, 8080, "fd00:1::10", 80, "fd61::1"),
+        table.ForwardRule("udp", 8000, 8010, "10.0.1.10", 80, "198.18.1.1"),
+        table.ForwardRule("udp", 8000, 8010, "fd00:1::10", 80, "fd61::1"),
+        table.ForwardRule("tcp", 22, 22, "10.0.1.10", 22),
+        table.ForwardRule("tcp", 22, 22, "fd00:1::10", 22),
     )
     assert web.floating == (
-        ways.Floating("198.18.1.50", "10.0.1.10"),
-        ways.Floating("fd61::50", "fd00:1::10"),
+        table.Floating("198.18.1.50", "10.0.1.10"),
+        table.Floating("fd61::50", "fd00:1::10"),
     )
     # Its default route leaves by the first port: asked through the second, it would answer past the host's translation.
-    assert inside.forwards == (ways.Forward("tcp", 5000, 5001, "10.0.2.10", 5000, hide=True),)
+    assert inside.forwards == (table.ForwardRule("tcp", 5000, 5001, "10.0.2.10", 5000, hide=True),)
 
 
 def test_a_guest_behind_another_guest_sees_the_host() -> None:
@@ -95,7 +96,7 @@ def test_metadata_that_makes_no_sense_is_refused(attributes: str, message: str) 
     <g:forward {attributes}/></g:port></g:domain></metadata><devices><interface type="network">
     <mac address="52:54:00:00:00:01"/><source bridge="br0"/><target dev="vnet0"/></interface></devices></domain>"""
     with pytest.raises(GuestnetError, match=message.replace("(", r"\(")):
-        asked.ways(xmlread.parse(xml.encode()), lambda _: None)
+        wanted_forwards.ways(Domain(xmlread.parse(xml.encode()), lambda _: None))
 
 
 def test_every_pair_of_claims_that_quarrel() -> None:
@@ -158,4 +159,4 @@ def test_what_the_host_listens_on(proc: str, claim: Claim, owner: str | None) ->
 
 
 def test_the_table_is_removed_with_the_last_way() -> None:
-    assert ways.batch([]) == "add table inet guestnet\ndelete table inet guestnet\n"
+    assert table.batch([]) == "add table inet guestnet\ndelete table inet guestnet\n"

@@ -6,8 +6,8 @@ import pytest
 from lxml import etree
 from steps import steps
 
-from libvirt_guestnet.compare import differences
-from libvirt_guestnet.nic import merged
+from libvirt_guestnet.plan.compare import differences
+from libvirt_guestnet.plan.nic import merged
 
 DATA = Path(__file__).parents[1] / "data" / "plan"
 

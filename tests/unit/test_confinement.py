@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import confinement, doctor_rows
+from libvirt_guestnet.doctor import judge
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.install import apparmor
 
 FAR, NEAR = "/opt/a b/bin/python3.11", "/usr/bin/python3.11"
 BASE = "profile libvirtd /usr/sbin/libvirtd {\n  /usr/bin/* PUx,\n  include if exists <local/usr.sbin.libvirtd>\n}\n"
@@ -43,15 +44,15 @@ class Kernel:
         return self.wrong if self.loaded else ""
 
     def denied(self, python: str = FAR) -> list[tuple[str, str]]:
-        found = confinement.denied(self.root, python, self.executes)
+        found = apparmor.denied(self.root, python, self.executes)
         assert {each.python for each in found} <= {python}
         return [each[:2] for each in found]
 
     def allow(self, python: str = FAR) -> list[str]:
-        return confinement.allow(self.root, python, self.executes, self.load)
+        return apparmor.allow(self.root, python, self.executes, self.load)
 
     def take_back(self) -> list[str]:
-        return confinement.take_back(self.root, self.load)
+        return apparmor.take_back(self.root, self.load)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_what_cannot_be_allowed_is_refused_and_nothing_changed(
 
 
 def test_doctor_demands_it() -> None:
-    facts = doctor_rows.Facts(confined=(confinement.Confined("libvirtd", "libvirtd", FAR),))
-    (row,) = [row for row in doctor_rows.judge(facts) if row.level == doctor_rows.MUST]
+    facts = judge.HostFacts(confined=(apparmor.Confined("libvirtd", "libvirtd", FAR),))
+    (row,) = [row for row in judge.judge(facts) if row.level == judge.MUST]
     assert (row.check, row.about, row.do) == ("hooks", "libvirtd", "guestnet hooks install")
     assert f"AppArmor's profile libvirtd forbids {FAR}" in row.found

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import asking, filters
-from libvirt_guestnet.datapath.ranges import without
-from libvirt_guestnet.hook import intent, known
-from libvirt_guestnet.hook.xmlread import parse
-from libvirt_guestnet.receipt_kinds import NetworkReceipt, PortReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.port import dhcp_requests, filters
+from libvirt_guestnet.datapath.port.ranges import without
+from libvirt_guestnet.hook.enforce import address_sets
+from libvirt_guestnet.hook.read import port_receipts
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
+from libvirt_guestnet.xmlread import parse
 
 MAC, HOST = "52:54:00:00:00:0a", "52:54:00:00:00:01"
 NETWORK = NetworkReceipt(
@@ -28,7 +30,7 @@ KNOWN = f"<metadata><g:domain {NS}><g:port mac='{MAC}'><g:address ip='10.1.0.5'/
 def _receipt(network: NetworkReceipt, metadata: str = "") -> PortReceipt:
     nic = f"<interface type='network'><mac address='{MAC}'/><source network='n'/><target dev='tap0'/></interface>"
     domain = parse(f"<domain><name>d</name><uuid>u</uuid>{metadata}<devices>{nic}</devices></domain>".encode())
-    (receipt,) = intent.port_receipts(domain, lambda _: network)
+    (receipt,) = port_receipts.port_receipts(Domain(domain, lambda _: network))
     return receipt
 
 
@@ -37,9 +39,9 @@ def test_a_served_port_is_counted_whether_it_learns_or_not() -> None:
         receipt = _receipt(NETWORK, metadata)
         assert (receipt.served, receipt.lease, receipt.lease6) == (((4, 1), (6, 1)), 600, 1200)
         assert (receipt.dhcp == ()) is owned
-        batch = filters.own(intent.guard_of(receipt))
+        batch = filters.own(port_receipts.guard_of(receipt))
         assert ("told-tap0" in batch, "given6-tap0" in batch, "@learnt6-tap0" in batch) == (True, owned, not owned)
-    batch = filters.own(intent.guard_of(_receipt(NETWORK._replace(dynamic=()), KNOWN)), fresh=True)
+    batch = filters.own(port_receipts.guard_of(_receipt(NETWORK._replace(dynamic=()), KNOWN)), fresh=True)
     assert "told-tap0" not in batch
     assert "closed-tap0" not in batch
 
@@ -49,18 +51,18 @@ def test_a_receipt_of_an_older_version_is_still_read(tmp_path: Path) -> None:
     with state.lock():
         state.put_ports("u", [receipt])
         assert state.port("tap0") == receipt
-    old = intent.guard_of(receipt._replace(served=()))
+    old = port_receipts.guard_of(receipt._replace(served=()))
     assert "jump tells6" in filters.own(old)
 
 
 def test_what_looks_like_an_address_in_every_answer_is_counted_with_it() -> None:
     start = IPv6Address("fd00:1::100")
-    assert asking.usual_addresses([]) == 0
-    assert asking.usual_addresses([start], MAC, HOST) == 1
-    assert asking.usual_addresses([start, IPv6Address("fd00:2::100")], MAC) == 2
-    assert asking.usual_addresses([IPv6Address("fd00:5:18::100")], MAC) == 2
-    assert asking.usual_addresses([IPv6Address("fd00:3:10::100")], MAC) == 2
-    assert asking.usual_addresses([start], "52:54:00:05:00:18") == 2
+    assert dhcp_requests.usual_addresses([]) == 0
+    assert dhcp_requests.usual_addresses([start], MAC, HOST) == 1
+    assert dhcp_requests.usual_addresses([start, IPv6Address("fd00:2::100")], MAC) == 2
+    assert dhcp_requests.usual_addresses([IPv6Address("fd00:5:18::100")], MAC) == 2
+    assert dhcp_requests.usual_addresses([IPv6Address("fd00:3:10::100")], MAC) == 2
+    assert dhcp_requests.usual_addresses([start], "52:54:00:05:00:18") == 2
 
 
 def _few(spans: int) -> list[tuple[int, int]]:
@@ -88,10 +90,10 @@ def test_ten_thousand_reservations_leave_short_receipts(inside: bool, monkeypatc
     network = NETWORK._replace(reservations=reserved)
     looks = _receipt(network)
     assert (looks.excluded, looks.reserved) == (network.hosts, network.bridge)
-    assert "!= @reserved4-br0" in filters.own(intent.guard_of(looks))
-    monkeypatch.setattr(intent, "FEW_RESERVED", 1 << 20)
-    whole, short = _receipt(network), known.completed(_receipt(network))
+    assert "!= @reserved4-br0" in filters.own(port_receipts.guard_of(looks))
+    monkeypatch.setattr(port_receipts, "FEW_RESERVED", 1 << 20)
+    whole, short = _receipt(network), address_sets.completed(_receipt(network))
     assert len(whole.excluded) > 10_000
     assert len(short.excluded) < 400
-    assert intent.guard_of(short)._replace(excluded=()) == intent.guard_of(whole)._replace(excluded=())
-    assert filters.own(intent.guard_of(short)) == filters.own(intent.guard_of(whole))
+    assert port_receipts.guard_of(short)._replace(excluded=()) == port_receipts.guard_of(whole)._replace(excluded=())
+    assert filters.own(port_receipts.guard_of(short)) == filters.own(port_receipts.guard_of(whole))

@@ -8,25 +8,28 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import topology
-from libvirt_guestnet.datapath.firewalls import Chain, iptables_chains, nft_chain
-from libvirt_guestnet.doctor import asleep, kernel_features, text, wanted_by
-from libvirt_guestnet.doctor_rows import FEATURES, FINE, MUST, NOTE, Asleep, Facts, Network, Row, judge
-from libvirt_guestnet.held import Refusal
+from libvirt_guestnet.cli.doctor import text
+from libvirt_guestnet.datapath.firewalls.chains import RefusingChain
+from libvirt_guestnet.datapath.firewalls.nftables import Nftables
+from libvirt_guestnet.datapath.firewalls.registry import IN_NFTABLES, IPTABLES
+from libvirt_guestnet.doctor.facts import asleep, kernel_features, wanted_by
+from libvirt_guestnet.doctor.judge import FEATURES, FINE, MUST, NOTE, Asleep, Finding, HostFacts, NetworkFacts, judge
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.install import HookStatus
-from libvirt_guestnet.metadata import NAMESPACE
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
-from libvirt_guestnet.wrong import Wrong
+from libvirt_guestnet.install.hook_files import HookStatus
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.model.drift import Drift
+from libvirt_guestnet.model.held_addresses import Refusal
 
-NAT = Network("web", "br-web", "nat", frozenset({4, 6}), reached=True)
-ISOLATED = Network("in", "br-in", "isolated", frozenset({4}), reached=True)
-LAN = Network("lan", "br0", "bridge")
-ROUTED = Network("vme1", "vme1", "host-routed")
-UNTRANSLATED = Network("public", "br-public", "nat", frozenset({4, 6}), reached=True, untranslated=True)
+NAT = NetworkFacts("web", "br-web", "nat", frozenset({4, 6}), reached=True)
+ISOLATED = NetworkFacts("in", "br-in", "isolated", frozenset({4}), reached=True)
+LAN = NetworkFacts("lan", "br0", "bridge")
+ROUTED = NetworkFacts("vme1", "vme1", "host-routed")
+UNTRANSLATED = NetworkFacts("public", "br-public", "nat", frozenset({4, 6}), reached=True, untranslated=True)
 IN_VRF = replace(ROUTED, vrf="red")
 HOOK = HookStatus("qemu", "/etc/h", installed=True, current=True, restart_needed=False)
-OWN = Chain("inet filter forward", "forward", (4, 6), "its policy is drop")
-FIREWALLD = Chain(
+OWN = RefusingChain("inet filter forward", "forward", (4, 6), "its policy is drop")
+FIREWALLD = RefusingChain(
     "inet firewalld filter_FORWARD",
     "forward",
     (4, 6),
@@ -36,22 +39,22 @@ FIREWALLD = Chain(
     inward=frozenset({"br-public"}),
     outward=frozenset({"br-public"}),
 )
-DOCKER = Chain("iptables FORWARD", "forward", (4,), "its policy is DROP", "docker", ours=True, libvirts=True)
+DOCKER = RefusingChain("iptables FORWARD", "forward", (4,), "its policy is DROP", "docker", ours=True, libvirts=True)
 
 
-def said(facts: Facts, check: str) -> list[tuple[str, str, str, str]]:
+def said(facts: HostFacts, check: str) -> list[tuple[str, str, str, str]]:
     return [(r.level, r.about, r.found, r.do) for r in judge(facts) if r.check == check and r.level != FINE]
 
 
 def test_a_host_without_the_checksum_guard_is_told_why() -> None:
-    (row,) = [row for row in judge(Facts(offload="no BTF")) if row.check == "checksum guard"]
+    (row,) = [row for row in judge(HostFacts(offload="no BTF")) if row.check == "checksum guard"]
     assert (row.level, row.found.endswith(": no BTF"), "BTF" in row.do) == (MUST, True, True)
-    (row,) = [row for row in judge(Facts(offload=None)) if row.check == "checksum guard"]
+    (row,) = [row for row in judge(HostFacts(offload=None)) if row.check == "checksum guard"]
     assert (row.level, row.do) == (NOTE, "run guestnet doctor as root")
 
 
 def test_nothing_is_wrong() -> None:
-    healthy = Facts(
+    healthy = HostFacts(
         hooks=(HOOK,),
         kernel=dict.fromkeys(FEATURES, True),
         networks=(NAT, ISOLATED, LAN),
@@ -81,69 +84,83 @@ def test_nothing_is_wrong() -> None:
 
 CASES = {
     "a dispatcher": (
-        Facts(hooks=(replace(HOOK, run_by="/etc/libvirt/hooks/qemu"),)),
+        HostFacts(hooks=(replace(HOOK, run_by="/etc/libvirt/hooks/qemu"),)),
         "hooks",
         MUST,
         "/etc/libvirt/hooks/qemu runs /etc/h a second time",
         "take that out of it",
     ),
     "a tap that is down": (
-        Facts(wrong=(Wrong("guest", "a", "vme0", "is down", "ip link set vme0 up"),)),
+        HostFacts(wrong=(Drift("guest", "a", "vme0", "is down", "ip link set vme0 up"),)),
         "kernel state",
         MUST,
         "is down",
         "ip link set vme0 up",
     ),
     "not at boot": (
-        Facts(asleep=(Asleep("default", ("a",)),)),
+        HostFacts(asleep=(Asleep("default", ("a",)),)),
         "network",
         MUST,
         "neither are a",
         "net-autostart default",
     ),
-    "not active": (Facts(asleep=(Asleep("x", now=("b", "c")),)), "network", NOTE, "b, c cannot start", "net-start x"),
+    "not active": (
+        HostFacts(asleep=(Asleep("x", now=("b", "c")),)),
+        "network",
+        NOTE,
+        "b, c cannot start",
+        "net-start x",
+    ),
     "somebody's address": (
-        Facts(taken=(Refusal("domain 'a'", "address 192.0.2.1 is this host's own, on device up0", "give it another"),)),
+        HostFacts(
+            taken=(Refusal("domain 'a'", "address 192.0.2.1 is this host's own, on device up0", "give it another"),)
+        ),
         "address",
         MUST,
         "address 192.0.2.1 is this host's own, on device up0; its next start is refused",
         "give it another",
     ),
-    "no libvirt": (Facts(libvirt=None), "libvirt", MUST, "no libvirt daemon is installed", "install the package"),
-    "old libvirt": (Facts(libvirt=(6, 0, 0)), "libvirt", MUST, "6.0.0 runs no hooks", "upgrade libvirt to 6.5.0"),
-    "no answer": (Facts(unreachable="no socket\nstart it"), "libvirt", MUST, "no socket", "start it"),
-    "no hook": (Facts(hooks=(replace(HOOK, installed=False),)), "hooks", MUST, "/etc/h is not in", "hooks install"),
-    "old hook": (Facts(hooks=(replace(HOOK, current=False),)), "hooks", MUST, "another version", "hooks install"),
-    "restart": (Facts(hooks=(replace(HOOK, restart_needed=True),)), "hooks", MUST, "before its", "systemctl restart"),
-    "loose": (Facts(loose="/opt can be changed: move it"), "library", MUST, "/opt can be changed", "move it"),
-    "any owner": (Facts(loose="/opt: move it", hooks=(HOOK,)), "library", NOTE, "/opt", "move it"),
-    "no ingress": (Facts(kernel={"netdev ingress": False}), "kernel", MUST, "port sec", "CONFIG_NF_TABLES_NETDEV;"),
-    "no vxlan": (Facts(kernel={"vxlan": False}), "kernel", NOTE, "this kernel cannot", "the module vxlan"),
+    "no libvirt": (HostFacts(libvirt=None), "libvirt", MUST, "no libvirt daemon is installed", "install the package"),
+    "old libvirt": (HostFacts(libvirt=(6, 0, 0)), "libvirt", MUST, "6.0.0 runs no hooks", "upgrade libvirt to 6.5.0"),
+    "no answer": (HostFacts(unreachable="no socket\nstart it"), "libvirt", MUST, "no socket", "start it"),
+    "no hook": (HostFacts(hooks=(replace(HOOK, installed=False),)), "hooks", MUST, "/etc/h is not in", "hooks install"),
+    "old hook": (HostFacts(hooks=(replace(HOOK, current=False),)), "hooks", MUST, "another version", "hooks install"),
+    "restart": (
+        HostFacts(hooks=(replace(HOOK, restart_needed=True),)),
+        "hooks",
+        MUST,
+        "before its",
+        "systemctl restart",
+    ),
+    "loose": (HostFacts(loose="/opt can be changed: move it"), "library", MUST, "/opt can be changed", "move it"),
+    "any owner": (HostFacts(loose="/opt: move it", hooks=(HOOK,)), "library", NOTE, "/opt", "move it"),
+    "no ingress": (HostFacts(kernel={"netdev ingress": False}), "kernel", MUST, "port sec", "CONFIG_NF_TABLES_NETDEV;"),
+    "no vxlan": (HostFacts(kernel={"vxlan": False}), "kernel", NOTE, "this kernel cannot", "the module vxlan"),
     "vxlan wanted": (
-        *(Facts(kernel={"vxlan": False}, needed=frozenset({"vxlan"})), "kernel", MUST),
+        *(HostFacts(kernel={"vxlan": False}, needed=frozenset({"vxlan"})), "kernel", MUST),
         *("this kernel cannot", "CONFIG_VXLAN and the module vxlan"),
     ),
-    "unknown": (Facts(kernel={"vlan filtering": None}), "kernel", NOTE, "cannot be told", ""),
-    "stale": (Facts(stale=("vnet9",)), "receipts", MUST, "no such tap", "guestnet hooks sync"),
-    "unguarded": (Facts(unguarded=(("vnet9", "br0"),)), "ports", MUST, "is on br0", "guestnet hooks sync"),
-    "unmapped": (Facts(labels={"lan1": ""}), "labels", MUST, "no device", "write lan1: DEVICE"),
-    "device gone": (Facts(labels={"lan1": "eth9"}), "labels", MUST, "mapped to eth9, which", "write lan1: DEVICE"),
+    "unknown": (HostFacts(kernel={"vlan filtering": None}), "kernel", NOTE, "cannot be told", ""),
+    "stale": (HostFacts(stale=("vnet9",)), "receipts", MUST, "no such tap", "guestnet hooks sync"),
+    "unguarded": (HostFacts(unguarded=(("vnet9", "br0"),)), "ports", MUST, "is on br0", "guestnet hooks sync"),
+    "unmapped": (HostFacts(labels={"lan1": ""}), "labels", MUST, "no device", "write lan1: DEVICE"),
+    "device gone": (HostFacts(labels={"lan1": "eth9"}), "labels", MUST, "mapped to eth9, which", "write lan1: DEVICE"),
     "forwarding": (
-        *(Facts(networks=(NAT, ISOLATED, LAN), forwarding={4: False}), "forwarding", MUST),
+        *(HostFacts(networks=(NAT, ISOLATED, LAN), forwarding={4: False}), "forwarding", MUST),
         *("is off, and the host forwards for web, in", "sysctl -w net.ipv4.ip_forward=1"),
     ),
-    "not root": (Facts(chains=None), "firewall", NOTE, "only root", "as root"),
-    "docker only": (Facts(bridged={4: True}), "bridged frames", NOTE, "walk the forward chains", ""),
+    "not root": (HostFacts(chains=None), "firewall", NOTE, "only root", "as root"),
+    "docker only": (HostFacts(bridged={4: True}), "bridged frames", NOTE, "walk the forward chains", ""),
     "docker": (
-        *(Facts(bridged={4: True}, networks=(NAT, LAN), chains=(DOCKER,)), "bridged frames", MUST),
+        *(HostFacts(bridged={4: True}, networks=(NAT, LAN), chains=(DOCKER,)), "bridged frames", MUST),
         *("iptables FORWARD refuses: guests of lan cannot", "sysctl -w net.bridge.bridge-nf-call-iptables=0"),
     ),
     "isolated": (
-        *(Facts(bridged={6: True}, networks=(replace(NAT, isolated=frozenset({6})),)), "bridged frames", MUST),
+        *(HostFacts(bridged={6: True}, networks=(replace(NAT, isolated=frozenset({6})),)), "bridged frames", MUST),
         *("isolated ports of web get no answer from", "sysctl -w net.bridge.bridge-nf-call-ip6tables=0"),
     ),
-    "legacy": (Facts(legacy={"ip": ["filter"]}), "iptables-legacy", NOTE, "(filter)", "iptables-legacy -S"),
-    "active": (Facts(firewalls=("ufw",)), "firewall", NOTE, "is active", ""),
+    "legacy": (HostFacts(legacy={"ip": ["filter"]}), "iptables-legacy", NOTE, "(filter)", "iptables-legacy -S"),
+    "active": (HostFacts(firewalls=("ufw",)), "firewall", NOTE, "is active", ""),
 }
 
 
@@ -184,18 +201,18 @@ def test_a_row(name: str) -> None:
         (DOCKER, (IN_VRF,), []),
     ],
 )
-def test_forward_chains(chain: Chain, networks: tuple[Network, ...], expected: list[str]) -> None:
-    rows = said(Facts(chains=(chain,), networks=networks), "firewall")
+def test_forward_chains(chain: RefusingChain, networks: tuple[NetworkFacts, ...], expected: list[str]) -> None:
+    rows = said(HostFacts(chains=(chain,), networks=networks), "firewall")
     assert [found.rpartition("guests of ")[2] for _, _, found, _ in rows] == expected
     assert {(level, about) for level, about, _, _ in rows} <= {(MUST, chain.name)}
 
 
 def test_the_hosts_own_chain() -> None:
-    chain = Chain("inet filter input", "input", (4, 6), "it ends in a reject")
-    [(level, about, found, do)] = said(Facts(chains=(chain,), networks=(NAT, LAN, ROUTED)), "firewall")
+    chain = RefusingChain("inet filter input", "input", (4, 6), "it ends in a reject")
+    [(level, about, found, do)] = said(HostFacts(chains=(chain,), networks=(NAT, LAN, ROUTED)), "firewall")
     assert (level, about, do) == (NOTE, chain.name, 'nft insert rule inet filter input iifname "br-web" accept')
     assert "guests of web get neither" in found
-    served = Facts(chains=(chain._replace(inward=frozenset({"br-web"})),), networks=(NAT,))
+    served = HostFacts(chains=(chain._replace(inward=frozenset({"br-web"})),), networks=(NAT,))
     assert said(served, "firewall") == []
 
 
@@ -214,8 +231,8 @@ def test_the_hosts_own_chain() -> None:
     ],
 )
 def test_advice_is_in_the_words_of_the_tool(tool: str, name: str, do: str) -> None:
-    chain = Chain(name, "forward", (4, 6), "its policy is drop", tool)
-    assert said(Facts(chains=(chain,), networks=(NAT,)), "firewall")[0][3].startswith(do)
+    chain = RefusingChain(name, "forward", (4, 6), "its policy is drop", tool)
+    assert said(HostFacts(chains=(chain,), networks=(NAT,)), "firewall")[0][3].startswith(do)
 
 
 @pytest.mark.parametrize(
@@ -228,8 +245,8 @@ def test_advice_is_in_the_words_of_the_tool(tool: str, name: str, do: str) -> No
     ],
 )
 def test_advice_for_guests_in_a_vrf(tool: str, name: str, do: str) -> None:
-    chain = Chain(name, "forward", (4, 6), "its policy is drop", tool)
-    assert do in said(Facts(chains=(chain,), networks=(IN_VRF,)), "firewall")[0][3]
+    chain = RefusingChain(name, "forward", (4, 6), "its policy is drop", tool)
+    assert do in said(HostFacts(chains=(chain,), networks=(IN_VRF,)), "firewall")[0][3]
 
 
 def rule(chain: str, *expr: dict[str, object]) -> dict[str, object]:
@@ -250,13 +267,13 @@ def test_a_chain_of_nft() -> None:
         rule("c", on("iifname", "bad"), {"drop": None}),
         rule("d", {"counter": {}}, {"drop": None}),
     ]
-    assert nft_chain(BASE, rules) is None
-    found = nft_chain({**BASE, "policy": "drop"}, rules)
+    assert Nftables(IN_NFTABLES).chain(BASE, rules) is None
+    found = Nftables(IN_NFTABLES).chain({**BASE, "policy": "drop"}, rules)
     assert found == OWN._replace(name="inet f c", inward=frozenset({"br-web", "x"}), outward=frozenset({"br-*"}))
     translated = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}
-    firewalld = nft_chain({**BASE, "policy": "drop"}, [rule("c", translated, {"accept": None})])
+    firewalld = Nftables(IN_NFTABLES).chain({**BASE, "policy": "drop"}, [rule("c", translated, {"accept": None})])
     assert firewalld is not None and firewalld.dnat
-    ended = nft_chain(BASE, [*rules, rule("c", {"counter": {}}, {"reject": {"type": "icmpx"}})])
+    ended = Nftables(IN_NFTABLES).chain(BASE, [*rules, rule("c", {"counter": {}}, {"reject": {"type": "icmpx"}})])
     assert ended is not None and ended.refuses == "it ends in a reject"
 
 
@@ -277,12 +294,12 @@ UFW = """\
 
 
 def test_chains_of_iptables() -> None:
-    forward, inward = iptables_chains("iptables", UFW)
+    forward, inward = IPTABLES.chains("iptables", UFW)
     expected = DOCKER._replace(tool="ufw", inward=frozenset({"br-in"}), outward=frozenset({"vm*"}))
     assert forward == expected
     assert (inward.name, inward.hook, inward.ours, inward.libvirts) == ("iptables INPUT", "input", False, False)
-    assert iptables_chains("iptables", ["-P FORWARD ACCEPT", "-A FORWARD -i x -j DROP"]) == []
-    [ended] = iptables_chains("ip6tables", ["-P FORWARD ACCEPT", "-A FORWARD -j REJECT --reject-with x"])
+    assert IPTABLES.chains("iptables", ["-P FORWARD ACCEPT", "-A FORWARD -i x -j DROP"]) == []
+    [ended] = IPTABLES.chains("ip6tables", ["-P FORWARD ACCEPT", "-A FORWARD -j REJECT --reject-with x"])
     assert (ended.refuses, ended.versions, ended.tool) == ("it ends in a REJECT", (6,), "iptables")
 
 
@@ -311,10 +328,10 @@ networks:
 
 
 def test_rows_are_flat() -> None:
-    [row] = [row for row in judge(Facts(libvirt=None)) if row.check == "libvirt"]
+    [row] = [row for row in judge(HostFacts(libvirt=None)) if row.check == "libvirt"]
     assert row.json().keys() == {"check", "level", "about", "found", "do"}
     assert all(isinstance(value, str) for value in row.json().values())
-    assert isinstance(row, Row)
+    assert isinstance(row, Finding)
 
 
 def test_networks_that_guests_would_miss() -> None:

@@ -6,9 +6,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from libvirt_guestnet.datapath import filters
-from libvirt_guestnet.datapath.learning import Server
-from libvirt_guestnet.datapath.portguard import PortGuard, Trunk
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.datapath.port.learning import DhcpServer
+from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 
 MAC = "52:54:00:00:00:0a"
 PORT = PortGuard("tap0", MAC, (ip_network("10.0.0.1"),))
@@ -41,7 +41,7 @@ def test_an_access_port_pays_nothing_for_trunks() -> None:
 @pytest.mark.parametrize("dynamic", [(), ("10.61.1.0/24",), ("fd61::/64",)])
 def test_nothing_is_deleted_for_a_fresh_port(trunk: Trunk | None, dynamic: tuple[str, ...]) -> None:
     """The kernel would take 10 ms longer. Flushing what is empty does not count."""
-    server = Server("br0", "52:54:00:00:00:02", (ip_network("10.61.1.1"),), tuple(map(ip_network, dynamic)))
+    server = DhcpServer("br0", "52:54:00:00:00:02", (ip_network("10.61.1.1"),), tuple(map(ip_network, dynamic)))
     port = PORT._replace(trunk=trunk, server=server)
     lines = filters.own(port, fresh=True).splitlines()
     assert not [line for line in lines if line.startswith("delete")]

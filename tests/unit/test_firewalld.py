@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import doctor
-from libvirt_guestnet.datapath import firewalld, places
-from libvirt_guestnet.datapath.accepts import Accept, Link, Passage, Published
-from libvirt_guestnet.datapath.program import Output
-from libvirt_guestnet.datapath.routes import Reach, Route
-from libvirt_guestnet.hook import ways
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.firewalls import firewalld, registry
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink
+from libvirt_guestnet.datapath.firewalls.contract import Change
+from libvirt_guestnet.datapath.firewalls.firewalld import Firewalld
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, Route
+from libvirt_guestnet.datapath.run.program import Output
+from libvirt_guestnet.hook.enforce import forwards
+from libvirt_guestnet.state.folder import State
+
+
+def links(*guests: str) -> list[RoutedLink]:
+    return [RoutedLink("vme1", ip_network(guest)) for guest in guests]
 
 
 class Bus:
@@ -37,38 +42,38 @@ class Bus:
 
 def test_what_is_translated_needs_no_source() -> None:
     guest = ip_network("10.0.1.5/32")
-    wanted = [
-        Accept("gn-a", guest, "tcp", (80, 80), Published(None, (8080, 8080))),
+    wanted: list[Accept | Passage | RoutedLink] = [
+        Accept("gn-a", guest, "tcp", (80, 80), OriginalDestination(None, (8080, 8080))),
         Accept("gn-a", ip_network("198.18.1.60/32")),
         Passage("gn-r", ip_network("10.0.9.0/24"), "up0"),
-        Link("vme1", ip_network("198.18.1.70/32")),
-        Link("vme1", ip_network("fd61::/64")),
+        RoutedLink("vme1", ip_network("198.18.1.70/32")),
+        RoutedLink("vme1", ip_network("fd61::/64")),
     ]
-    assert firewalld.sources(wanted) == ["198.18.1.60", "198.18.1.70", "fd61::/64"]
+    assert Firewalld().sources(wanted) == ["198.18.1.60", "198.18.1.70", "fd61::/64"]
 
 
 def test_exactly_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = Bus(monkeypatch, "198.18.1.60/32", "198.18.1.61", "198.18.1.62", "52:54:00:00:00:01", "ipset:x")
-    assert firewalld.arrange(["198.18.1.60", "fd61::60"], ["198.18.1.61", "198.18.1.99"]) == []
+    assert Firewalld().arrange(Change(links("198.18.1.60", "fd61::60"), ["198.18.1.61", "198.18.1.99"])) == []
     assert bus.calls == ["addSource fd61::60", "removeSource 198.18.1.61"]
-    assert firewalld.lost(["198.18.1.60"]) is False
-    assert firewalld.lost(["198.18.1.60", "fd61::60"]) is True
+    assert Firewalld().missing(links("198.18.1.60")) == []
+    assert Firewalld().missing(links("198.18.1.60", "fd61::60")) == ["firewalld's sources"]
 
 
 def test_a_host_without_firewalld_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = Bus(monkeypatch, runs=False, refuses="getSources")
-    assert firewalld.arrange(["198.18.1.60"], ["198.18.1.61"]) == []
-    assert firewalld.lost(["198.18.1.60"]) is False
+    assert Firewalld().arrange(Change(links("198.18.1.60"), ["198.18.1.61"])) == []
+    assert Firewalld().missing(links("198.18.1.60")) == []
     assert bus.calls == []
 
 
 @pytest.mark.parametrize("method", ["getSources", "addSource"])
 def test_a_refusal_is_told_where_something_was_wanted(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     Bus(monkeypatch, refuses=method)
-    (failure,) = firewalld.arrange(["198.18.1.60"], [])
+    (failure,) = Firewalld().arrange(Change(links("198.18.1.60"), []))
     assert failure.startswith(f"firewalld: {method} libvirt-routed")
     assert failure.endswith("INVALID_ZONE: libvirt-routed")
-    assert firewalld.arrange([], ["198.18.1.61"]) == []
+    assert Firewalld().arrange(Change(links(), ["198.18.1.61"])) == []
 
 
 def test_a_firewalld_that_refuses_keeps_nothing_else_from_coming_back(
@@ -77,7 +82,8 @@ def test_a_firewalld_that_refuses_keeps_nothing_else_from_coming_back(
     Bus(monkeypatch, refuses="getSources")
     state = State(str(tmp_path))
     with state.lock():
-        state.put_reach(Reach("vme1", "u", "g", (Route("198.18.1.70/32", "vme1"),))._asdict())
-    monkeypatch.setattr(places, "lost", lambda _wanted: ["iptables FORWARD"])
-    assert ways.lost(state) == ["iptables FORWARD"]
-    assert doctor._knows_us(state) is False
+        state.put_reach(HostRoutes("vme1", "u", "g", (Route("198.18.1.70/32", "vme1"),))._asdict())
+    monkeypatch.setattr(registry.IPTABLES, "missing", lambda _wanted: ["iptables FORWARD"])
+    monkeypatch.setattr(registry.IN_NFTABLES[0], "missing", lambda _wanted: [])
+    assert forwards.lost(state) == ["iptables FORWARD"]
+    assert Firewalld().knows(forwards.to_pass(state)) is False

@@ -2,9 +2,9 @@
 
 import pytest
 
-from libvirt_guestnet.datapath import learning
-from libvirt_guestnet.hook import known
-from libvirt_guestnet.receipt_kinds import PortReceipt
+from libvirt_guestnet.datapath.port import learning
+from libvirt_guestnet.hook.enforce import address_sets
+from libvirt_guestnet.state.receipts import PortReceipt
 
 LEARNS = PortReceipt(
     "vme0", "52:54:00:00:00:0a", "a", "u1", "lab", ifindex=7, dhcp=("10.0.0.1", "fd00::1"), bridge="br0", segment="br0"
@@ -24,9 +24,9 @@ LEARNS = PortReceipt(
     ],
 )
 def test_what_a_port_keeps(now: PortReceipt, versions: set[int]) -> None:
-    assert set(known.keeps(LEARNS, now)) == versions
+    assert set(address_sets.keeps(LEARNS, now)) == versions
     both = {"learnt4-vme0": [0x0A000009], "learnt6-vme0": [0xFD << 120 | 9]}
-    batch = known.given_back(LEARNS, lambda name: both[name], now)
+    batch = address_sets.given_back(LEARNS, lambda name: both[name], now)
     assert ("delete element netdev guestnet held4-br0 { 0xa000009 }" in batch) is (4 not in versions)
     assert ("delete element netdev guestnet held6-br0" in batch) is (6 not in versions)
 
@@ -47,7 +47,7 @@ CLAIMS = LEARNS._replace(dhcp=(), claims=("fd00::/64",))
 )
 def test_what_a_port_has_claimed_it_keeps_while_it_may(now: PortReceipt, kept: bool) -> None:
     claimed = {"claimed6-vme0": [0xFD << 120 | 9]}
-    batch = known.given_back(CLAIMS, lambda name: claimed[name], now)
+    batch = address_sets.given_back(CLAIMS, lambda name: claimed[name], now)
     assert ("delete element netdev guestnet held6-br0" in batch) is not kept
 
 

@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath import accepts, bridgeguard, culprits, filters, grammar, learning, program, routed, vlan
-from libvirt_guestnet.datapath.accepts import Accept, Link, Passage, Published
-from libvirt_guestnet.datapath.culprits import left_out
-from libvirt_guestnet.datapath.learning import Server
-from libvirt_guestnet.datapath.portguard import ROLES, PortGuard, Trunk
-from libvirt_guestnet.datapath.program import RefusedBatchError
-from libvirt_guestnet.datapath.ways import Floating, Forward, Ways, batch
+from libvirt_guestnet.datapath.devices import vlan_bridge
+from libvirt_guestnet.datapath.firewalls import iptables, libvirt_nftables
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink
+from libvirt_guestnet.datapath.forwards.table import Floating, ForwardRule, PortForwards, batch
+from libvirt_guestnet.datapath.port import bridge_filter, filters, learning
+from libvirt_guestnet.datapath.port.learning import DhcpServer
+from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
+from libvirt_guestnet.datapath.routing import gateway
+from libvirt_guestnet.datapath.run import culprits, grammar, program
+from libvirt_guestnet.datapath.run.culprits import left_out
+from libvirt_guestnet.datapath.run.program import RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import address, prefix
 
-SERVER = Server(
+SERVER = DhcpServer(
     "br0",
     "52:54:00:00:00:02",
     (prefix("10.0.0.1"), prefix("fd00::1")),
@@ -43,16 +47,16 @@ PORT = PortGuard(
 )
 PLAIN = PortGuard("vnet0", "52:54:00:00:00:01", (prefix("10.0.0.2"),))
 FORWARDS = (
-    Forward("tcp", 80, 81, "10.0.0.2", 8080, "192.0.2.1", True),
-    Forward("udp", 5000, 5010, "fd00::2", 5000),
-    Forward("udp", 5000, 5010, "10.0.0.2", 5000, "192.0.2.1"),
-    Forward("tcp", 22, 22, "fd00::2", 22),
+    ForwardRule("tcp", 80, 81, "10.0.0.2", 8080, "192.0.2.1", True),
+    ForwardRule("udp", 5000, 5010, "fd00::2", 5000),
+    ForwardRule("udp", 5000, 5010, "10.0.0.2", 5000, "192.0.2.1"),
+    ForwardRule("tcp", 22, 22, "fd00::2", 22),
 )
 FLOATING = (Floating("192.0.2.9", "10.0.0.2"), Floating("fd00:9::9", "fd00:9::9", "fd00::2"))
-WAYS = Ways("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
-WANTED = [
-    Accept("br0", prefix("10.0.0.2"), "tcp", (80, 81), Published(prefix("192.0.2.1"), (80, 81))),
-    Accept("br0", prefix("10.0.0.2"), published=Published()),
+WAYS = PortForwards("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
+WANTED: list[Accept | Passage | RoutedLink] = [
+    Accept("br0", prefix("10.0.0.2"), "tcp", (80, 81), OriginalDestination(prefix("192.0.2.1"), (80, 81))),
+    Accept("br0", prefix("10.0.0.2"), published=OriginalDestination()),
     Passage("br0", prefix("10.0.0.0/24"), "eth0"),
     Passage("br0", prefix("10.0.0.0/24"), "br1", prefix("10.1.0.0/24")),
 ]
@@ -64,16 +68,16 @@ NFT = {
     "remove": filters.remove(),
     "give back": learning.give_back("br0", [address("10.0.0.130"), address("fd00::30")]),
     "forget network": learning.forget_network("br0"),
-    "bridges": bridgeguard.guard(["br0", "br-1"], [1, 999999]),
-    "admission": bridgeguard.change([1, 2], [3]),
-    "no bridges": bridgeguard.remove(),
+    "bridges": bridge_filter.guard(["br0", "br-1"], [1, 999999]),
+    "admission": bridge_filter.change([1, 2], [3]),
+    "no bridges": bridge_filter.remove(),
     "ways": batch([WAYS]),
     "no ways": batch([]),
-    "gate": routed.gate([routed.RoutedTap("vnet0", (address("169.255.30.1"), address("fe80::1")))]),
-    "ungate": routed.ungate(["vnet0"], last=False),
-    "ungate last": routed.ungate(["vnet0"], last=True),
-    "accepts": accepts.nft_batch(WANTED, "ip libvirt_network", []),
-    "accepts gone": accepts.nft_batch([], "ip6 libvirt_network", ["\t\tjump guestnet # handle 12"]),
+    "gate": gateway.gate([gateway.RoutedTap("vnet0", (address("169.255.30.1"), address("fe80::1")))]),
+    "ungate": gateway.ungate(["vnet0"], last=False),
+    "ungate last": gateway.ungate(["vnet0"], last=True),
+    "accepts": libvirt_nftables.batch(WANTED, "ip libvirt_network", []),
+    "accepts gone": libvirt_nftables.batch([], "ip6 libvirt_network", ["\t\tjump guestnet # handle 12"]),
 }
 
 
@@ -83,8 +87,8 @@ def test_all_that_is_written_for_nft_passes(text: str) -> None:
     grammar.check_nft(text)
 
 
-IPTABLES = accepts.iptables_batch([*WANTED, Link("vnet0", prefix("10.0.0.2"), "vrf1")], ["-P FORWARD DROP"])
-IPTABLES_GONE = accepts.iptables_batch([], ["-A FORWARD -j GUESTNET-FORWARD", "-A FORWARD -j GUESTNET-ROUTED"])
+IPTABLES = iptables.batch([*WANTED, RoutedLink("vnet0", prefix("10.0.0.2"), "vrf1")], ["-P FORWARD DROP"])
+IPTABLES_GONE = iptables.batch([], ["-A FORWARD -j GUESTNET-FORWARD", "-A FORWARD -j GUESTNET-ROUTED"])
 
 
 @pytest.mark.parametrize("text", [IPTABLES, IPTABLES_GONE])
@@ -183,7 +187,7 @@ def test_no_rule_passes_that_we_do_not_write(line: str) -> None:
     ["link set dev br0 up", "vlan add vid 4095 dev tap0", "vlan add vid 1 dev tap0 master", "vlan add vid 1 dev -x"],
 )
 def test_bridge_is_told_of_vlans_alone(line: str) -> None:
-    grammar.check_bridge(vlan.batch("tap0", {1: frozenset()}, {5: frozenset({"PVID"}), 6: frozenset()}))
+    grammar.check_bridge(vlan_bridge.batch("tap0", {1: frozenset()}, {5: frozenset({"PVID"}), 6: frozenset()}))
     with pytest.raises(RefusedBatchError):
         grammar.check_bridge(f"{line}\n")
 
@@ -198,7 +202,12 @@ def test_programs_run_where_batches_are_checked_alone() -> None:
     """Who else runs nft, iptables or `bridge` only lists, or is no hook."""
     package = Path(parse.__file__).parent
     found = {str(path.relative_to(package)) for path in package.rglob("*.py") if _writes(ast.parse(path.read_text()))}
-    assert found == {"datapath/nft.py", "datapath/iptables.py", "datapath/vlan.py", "sandbox/__init__.py"}
+    assert found == {
+        "datapath/run/nft.py",
+        "datapath/run/iptables.py",
+        "datapath/devices/vlan_bridge.py",
+        "sandbox/__init__.py",
+    }
 
 
 def _writes(tree: ast.Module) -> bool:

@@ -10,7 +10,8 @@ import pytest
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.config import guest_config
-from libvirt_guestnet.model import (
+from libvirt_guestnet.model.network import Mode, Network, Subnet
+from libvirt_guestnet.model.topology import (
     Allow,
     Assignment,
     Guest,
@@ -22,7 +23,6 @@ from libvirt_guestnet.model import (
     Service,
     Topology,
 )
-from libvirt_guestnet.model_network import Mode, Network, Subnet
 from libvirt_guestnet.topology import load
 
 LAB = Path(__file__).parents[2] / "labs" / "archnetwork.yaml"

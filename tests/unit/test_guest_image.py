@@ -13,15 +13,16 @@ import pytest
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import debian, image, initrd, kvm
-from libvirt_guestnet.guest.initrd import Entry
+from libvirt_guestnet.guest.initrd import ArchiveEntry
 
 
+@pytest.mark.system
 def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     contents = {
-        "bin/tool": Entry(stat.S_IFREG | 0o755, b"#!/bin/sh\n" * 7),
-        "bin/link": Entry(stat.S_IFLNK | 0o777, b"tool"),
-        "dev/console": Entry(stat.S_IFCHR | 0o600, device=(5, 1)),
-        "empty": Entry(stat.S_IFREG | 0o644),
+        "bin/tool": ArchiveEntry(stat.S_IFREG | 0o755, b"#!/bin/sh\n" * 7),
+        "bin/link": ArchiveEntry(stat.S_IFLNK | 0o777, b"tool"),
+        "dev/console": ArchiveEntry(stat.S_IFCHR | 0o600, device=(5, 1)),
+        "empty": ArchiveEntry(stat.S_IFREG | 0o644),
     }
     cpio = gzip.decompress(initrd.archive(contents))
     listed = subprocess.run(["busybox", "cpio", "-t"], input=cpio, capture_output=True, timeout=10, check=True)
@@ -32,19 +33,19 @@ def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
 
 
 def test_the_same_contents_are_the_same_archive() -> None:
-    one = {"a": Entry(stat.S_IFREG | 0o644, b"1"), "b": Entry(stat.S_IFREG | 0o644, b"2")}
+    one = {"a": ArchiveEntry(stat.S_IFREG | 0o644, b"1"), "b": ArchiveEntry(stat.S_IFREG | 0o644, b"2")}
     assert initrd.archive(one) == initrd.archive(dict(reversed(one.items())))
     assert initrd.fingerprint(one) == initrd.fingerprint(dict(reversed(one.items())))
 
 
 def test_every_input_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = {"a": Entry(stat.S_IFREG | 0o644, b"1")}
+    plain = {"a": ArchiveEntry(stat.S_IFREG | 0o644, b"1")}
     keys = [
         image._key("kernel_1", plain),
         image._key("kernel_2", plain),
-        image._key("kernel_1", {"a": Entry(stat.S_IFREG | 0o644, b"2")}),
-        image._key("kernel_1", {"a": Entry(stat.S_IFREG | 0o755, b"1")}),
-        image._key("kernel_1", {"b": Entry(stat.S_IFREG | 0o644, b"1")}),
+        image._key("kernel_1", {"a": ArchiveEntry(stat.S_IFREG | 0o644, b"2")}),
+        image._key("kernel_1", {"a": ArchiveEntry(stat.S_IFREG | 0o755, b"1")}),
+        image._key("kernel_1", {"b": ArchiveEntry(stat.S_IFREG | 0o644, b"1")}),
     ]
     monkeypatch.setattr(image, "BUILDER", image.BUILDER + 1)
     keys.append(image._key("kernel_1", plain))

@@ -54,7 +54,7 @@ def client(reaction: Reaction) -> Agent:
 def test_a_round_trip() -> None:
     ident = os.urandom(8)
     parsed = wire.response(answer(ident, 3, b"out\0", b"err", wire.TIMED_OUT | wire.CUT)[:-1])
-    assert parsed == (ident, wire.Result(3, b"out\0", b"err", True, True))
+    assert parsed == (ident, wire.AgentResult(3, b"out\0", b"err", True, True))
     line = wire.request(ident, 1.5, (b"run", b"", b"a\nb"))
     assert line.count(b"\n") == 1
     assert asked(line[:-1]) == (ident, [b"run", b"", b"a\nb"])

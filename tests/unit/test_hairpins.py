@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from libvirt_guestnet import hairpins
+from libvirt_guestnet.plan import hairpins
 from libvirt_guestnet.topology import loads
 
 TEXT = """

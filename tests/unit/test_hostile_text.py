@@ -15,7 +15,7 @@ import pytest
 from hostile import MARK, SCHEMA, TEXTS, Document, Host, Place
 from lxml import etree
 
-from libvirt_guestnet.hook import xmlread
+from libvirt_guestnet import xmlread
 
 DOCUMENT = hostile.ROOT / "docs/hostile-text.md"
 DOCUMENTS = hostile.documents()
@@ -112,7 +112,8 @@ def _run(host: Host, document: Document, place: Place, value: str | None) -> tup
 
 def _tree(place: Place) -> etree._Element:
     document = DOCUMENTS[place.document]
-    return document.record if place.in_record else document.xml
+    tree: etree._Element = document.record if place.in_record else document.xml
+    return tree
 
 
 class _Expected:
@@ -258,6 +259,7 @@ def test_nothing_of_a_hostile_lease_reaches_a_program(host: Host) -> None:
             for value in hostile.variants(str(clean), text):
                 told = _leased(host, document, [{"expiry-time": 0, **_LEASE, field: value}])
                 assert told in (without, with_one), (field, value)
+    other: object
     for other in (None, 7, "text", {}, [[]], [7, None], [{"ip-address": 7}], [{**_LEASE, "expiry-time": [1]}]):
         assert _leased(host, document, other) == without
 

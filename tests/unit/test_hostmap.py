@@ -7,7 +7,7 @@ import pytest
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
-from libvirt_guestnet.model_network import Mode, Network, Vxlan
+from libvirt_guestnet.model.network import Mode, Network, Vxlan
 
 
 def written(directory: Path, text: str) -> Path:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.hook import hotplug, incoming, xmlread
-from libvirt_guestnet.state import State
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.hook.processes import incoming
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
 
-DOMAIN = xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-00000000000a</uuid></domain>")
+DOMAIN = Domain(xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-00000000000a</uuid></domain>"))
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,7 @@ DOMAIN = xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-000
 def test_a_restored_guest_is_no_incoming_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str, is_incoming: bool
 ) -> None:
-    monkeypatch.setattr(hotplug, "STATUS", f"{tmp_path}/{{}}.xml")
+    monkeypatch.setattr(libvirt_records, "STATUS", f"{tmp_path}/{{}}.xml")
     assert not incoming.is_incoming(DOMAIN), "it is only about to start"
     (tmp_path / "a.xml").write_text(f"<domstatus {record}</domstatus>")
     assert incoming.is_incoming(DOMAIN) is is_incoming

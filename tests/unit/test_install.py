@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import commands, install
+from libvirt_guestnet.cli import hooks
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.install import hook_files
 
 
 @pytest.fixture(autouse=True)
 def recent_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "libvirt_version", lambda: (9, 0, 0))
+    monkeypatch.setattr(hook_files, "libvirt_version", lambda: (9, 0, 0))
 
 
 def hook(root: Path, name: str) -> Path:
@@ -20,20 +21,20 @@ def hook(root: Path, name: str) -> Path:
 
 
 def test_installing_again_changes_nothing(tmp_path: Path) -> None:
-    states = install.install(tmp_path, any_owner=True)
+    states = hook_files.install(tmp_path, any_owner=True)
     assert [(s.hook, s.installed, s.current) for s in states] == [("qemu", True, True), ("network", True, True)]
-    before = [hook(tmp_path, name).stat() for name in install.HOOKS]
-    install.install(tmp_path, any_owner=True)
-    assert [hook(tmp_path, name).stat() for name in install.HOOKS] == before
+    before = [hook(tmp_path, name).stat() for name in hook_files.HOOKS]
+    hook_files.install(tmp_path, any_owner=True)
+    assert [hook(tmp_path, name).stat() for name in hook_files.HOOKS] == before
     assert all(stat.st_mode & 0o7777 == 0o755 for stat in before)
 
 
 def test_a_changed_hook_is_seen_and_mended(tmp_path: Path) -> None:
-    install.install(tmp_path, any_owner=True)
+    hook_files.install(tmp_path, any_owner=True)
     text = hook(tmp_path, "qemu").read_text()
     hook(tmp_path, "qemu").write_text(f"{text}# changed\n")
-    assert [s.current for s in install.status(tmp_path)] == [False, True]
-    install.install(tmp_path, any_owner=True)
+    assert [s.current for s in hook_files.status(tmp_path)] == [False, True]
+    hook_files.install(tmp_path, any_owner=True)
     assert hook(tmp_path, "qemu").read_text() == text
 
 
@@ -42,22 +43,22 @@ def test_a_daemon_that_had_the_hooks_at_its_start_needs_no_restart_when_they_are
 ) -> None:
     """It calls whatever the file says now."""
     started = [time.time() - 100.0]
-    monkeypatch.setattr(install, "_started", lambda daemon: started[0] if daemon == "libvirtd" else None)
-    assert all(state.restart_needed for state in install.install(tmp_path, any_owner=True)), "its first"
-    for name in install.HOOKS:
+    monkeypatch.setattr(hook_files, "_started", lambda daemon: started[0] if daemon == "libvirtd" else None)
+    assert all(state.restart_needed for state in hook_files.install(tmp_path, any_owner=True)), "its first"
+    for name in hook_files.HOOKS:
         hook(tmp_path, name).write_text("#!/bin/sh\n# of an earlier version\n")
         os.utime(hook(tmp_path, name), (started[0] - 50, started[0] - 50))  # there when the daemon started
-    assert not any(state.restart_needed for state in install.install(tmp_path, any_owner=True))
+    assert not any(state.restart_needed for state in hook_files.install(tmp_path, any_owner=True))
     started[0] -= 60
-    assert all(state.restart_needed for state in install.install(tmp_path, any_owner=True)), "older than the first"
+    assert all(state.restart_needed for state in hook_files.install(tmp_path, any_owner=True)), "older than the first"
 
 
 def test_uninstalling_leaves_strangers_alone_and_twice_is_success(tmp_path: Path) -> None:
-    install.install(tmp_path, any_owner=True)
+    hook_files.install(tmp_path, any_owner=True)
     stranger = hook(tmp_path, "qemu").with_name("10-other")
     stranger.write_text("#!/bin/sh\n")
-    assert not any(s.installed for s in install.uninstall(tmp_path))
-    assert not any(s.installed for s in install.uninstall(tmp_path))
+    assert not any(s.installed for s in hook_files.uninstall(tmp_path))
+    assert not any(s.installed for s in hook_files.uninstall(tmp_path))
     assert [path.name for path in stranger.parent.iterdir()] == ["10-other"]
 
 
@@ -85,26 +86,26 @@ fi""",
 
 @pytest.mark.parametrize("name", [*LOOPS, *NO_LOOPS])
 def test_a_script_that_runs_the_hooks_itself_is_found(tmp_path: Path, name: str) -> None:
-    install.install(tmp_path, any_owner=True)
+    hook_files.install(tmp_path, any_owner=True)
     script = tmp_path / "etc/libvirt/hooks/qemu"
     script.write_text(f"#!/bin/sh\n{(LOOPS | NO_LOOPS)[name]}\n")
-    assert not any(state.run_by for state in install.status(tmp_path)), "libvirt runs no file that is not executable"
+    assert not any(state.run_by for state in hook_files.status(tmp_path)), "libvirt runs no file that is not executable"
     script.chmod(0o755)
-    qemu, network = install.status(tmp_path)
+    qemu, network = hook_files.status(tmp_path)
     assert (qemu.run_by, network.run_by) == (str(script) if name in LOOPS else "", "")
     if name in LOOPS:
-        assert f"{script} runs it a second time" in commands._hook_text(qemu)
+        assert f"{script} runs it a second time" in hooks._hook_text(qemu)
 
 
 def test_a_libvirt_that_is_too_old_is_refused_with_instructions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "libvirt_version", lambda: (6, 4, 0))
+    monkeypatch.setattr(hook_files, "libvirt_version", lambda: (6, 4, 0))
     with pytest.raises(GuestnetError, match=r"libvirt 6\.4\.0 does not run hooks .* upgrade to 6\.5\.0 or later"):
-        install.install(tmp_path, any_owner=True)
-    monkeypatch.setattr(install, "libvirt_version", lambda: None)
+        hook_files.install(tmp_path, any_owner=True)
+    monkeypatch.setattr(hook_files, "libvirt_version", lambda: None)
     with pytest.raises(GuestnetError, match="no libvirt daemon found: install the package"):
-        install.install(tmp_path, any_owner=True)
+        hook_files.install(tmp_path, any_owner=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,7 +114,7 @@ def test_a_library_that_others_may_change_is_refused(tmp_path: Path, monkeypatch
     (library / "libvirt_guestnet/hook").mkdir(parents=True)
     (library / "libvirt_guestnet/hook/main.py").touch()
     os.chmod(library / "libvirt_guestnet", 0o777)  # noqa: PTH101
-    monkeypatch.setattr(install, "_library", lambda: library)
+    monkeypatch.setattr(hook_files, "_library", lambda: library)
     with pytest.raises(GuestnetError, match="can be changed by others than root, and libvirt would run it as root"):
-        install.install(tmp_path / "root")
+        hook_files.install(tmp_path / "root")
     assert not (tmp_path / "root").exists()

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import filters, holding, portguard
+from libvirt_guestnet.datapath.port import filters, held_sets, port_facts
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import asked, intent, intent_network, known
-from libvirt_guestnet.hook.xmlread import Node, parse
-from libvirt_guestnet.receipt_kinds import NetworkReceipt, PortReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import address_sets
+from libvirt_guestnet.hook.read import network_receipts, port_receipts, wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
+from libvirt_guestnet.xmlread import Node, parse
 
 MAC = "52:54:00:00:00:01"
 XMLNS = 'xmlns:g="https://libvirt-guestnet.org/xmlns/1"'
@@ -30,7 +32,7 @@ def domain(policy: str = "", attributes: str = "", bridge: str = "br0") -> Node:
 
 
 def receipt(network: NetworkReceipt | None, policy: str = "", attributes: str = "", bridge: str = "br0") -> PortReceipt:
-    (found,) = intent.port_receipts(domain(policy, attributes, bridge), lambda _name: network)
+    (found,) = port_receipts.port_receipts(Domain(domain(policy, attributes, bridge), lambda _name: network))
     return found
 
 
@@ -38,7 +40,7 @@ def receipt(network: NetworkReceipt | None, policy: str = "", attributes: str = 
 def test_none_is_none_whatever_the_network_says(network: NetworkReceipt | None) -> None:
     found = receipt(network, attributes='addresses="none"')
     assert (found.owned, found.dhcp, found.dynamic, found.bare) == ((), (), (), True)
-    text = filters.own(intent.guard_of(found))
+    text = filters.own(port_receipts.guard_of(found))
     assert "udp sport 68" not in text
     assert "fe80" not in text
 
@@ -88,7 +90,7 @@ def test_any_is_what_somebody_wrote() -> None:
     assert (found.owned, found.excluded) == (LAN.subnets, ("10.0.0.1", "10.0.0.7"))
     for network in (None, LAN, SERVED):
         for policy in ("", '<g:pair prefix="10.0.0.9/32"/>'):
-            assert portguard.open_prefixes(intent.guard_of(receipt(network, policy)), 4) == []
+            assert port_facts.open_prefixes(port_receipts.guard_of(receipt(network, policy)), 4) == []
 
 
 def test_what_nobody_says_follows_from_the_mac_or_is_learnt() -> None:
@@ -119,7 +121,7 @@ def test_what_guests_form_addresses_of_is_what_libvirt_announces(ips: str, annou
         f"""<network><name>n</name><bridge name="br0"/><metadata><g:network {XMLNS} topology="t" name="n"
         guarded="yes"/></metadata>{ips}</network>""".encode()
     )
-    found = intent_network.network_receipt(network)
+    found = network_receipts.network_receipt(network)
     assert found and found.announced == announced
 
 
@@ -157,7 +159,7 @@ def test_a_link_is_a_bridge_and_the_vlan_of_its_network() -> None:
     assert receipt(LAN, bridge="br 0;}").segment == ""
     for vlan in (0, 4094):
         found = receipt(LAN._replace(vlan=vlan), '<g:address ip="10.0.0.9"/>', bridge="a-bridge-of-15c")
-        assert f"owned4-{found.segment} {{ 0xa000009 }}" in filters.own(intent.guard_of(found))
+        assert f"owned4-{found.segment} {{ 0xa000009 }}" in filters.own(port_receipts.guard_of(found))
 
 
 def test_a_receipt_is_read_back(tmp_path: Path) -> None:
@@ -171,15 +173,15 @@ def test_a_receipt_is_read_back(tmp_path: Path) -> None:
 def test_large_pairs_are_ranges_in_the_account_merged_and_rewritten_with_each_change(tmp_path: Path) -> None:
     state = State(str(tmp_path))
     large = receipt(LAN, '<g:pair prefix="10.0.0.0/25"/><g:pair prefix="10.0.2.0/23"/>')
-    assert len(holding.held(intent.guard_of(large))) == 128 + 2  # and link-local, SLAAC
+    assert len(held_sets.held(port_receipts.guard_of(large))) == 128 + 2  # and link-local, SLAAC
     state.put_ports("u", [large])
     other = receipt(LAN, '<g:pair prefix="10.0.0.0/22"/>')._replace(tap="tap1", uuid="v")
-    assert "add element netdev guestnet wide4-br0 { 0xa000000-0xa0003ff }" in known.spread([], [other], state)
-    assert "add element netdev guestnet wide4-br0 { 0xa000200-0xa0003ff }" in known.spread([other], [], state)
-    assert "add element" not in known.spread([large], [], state)
+    assert "add element netdev guestnet wide4-br0 { 0xa000000-0xa0003ff }" in address_sets.spread([], [other], state)
+    assert "add element netdev guestnet wide4-br0 { 0xa000200-0xa0003ff }" in address_sets.spread([other], [], state)
+    assert "add element" not in address_sets.spread([large], [], state)
     elsewhere = other._replace(segment="br1")
-    assert "wide4-br0" not in known.spread([], [elsewhere], state)
-    assert known.spread([], [receipt(LAN)], state) == ""
+    assert "wide4-br0" not in address_sets.spread([], [elsewhere], state)
+    assert address_sets.spread([], [receipt(LAN)], state) == ""
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_forwards_move_no_more_ports_than_a_host_can_carry() -> None:
     forward = '<g:forward protocol="tcp" ports="{}-{}" first="1" to="10.0.0.5"/>'
     policy = "".join(forward.format(1000 * number, 1000 * number + 999) for number in range(2, 8))
     with pytest.raises(GuestnetError, match="may move 4096 ports at most, not 6000"):
-        asked.ways(domain(policy), lambda _name: LAN)
+        wanted_forwards.ways(Domain(domain(policy), lambda _name: LAN))
 
 
 def test_a_word_that_nobody_knows_is_no_answer() -> None:
@@ -212,7 +214,7 @@ def test_a_word_that_nobody_knows_is_no_answer() -> None:
         ours = f'<g:network {XMLNS} topology="t" name="lan" {attribute}="{word}"/>'
         network = parse(f"<network><name>lan</name><metadata>{ours}</metadata></network>".encode())
         with pytest.raises(GuestnetError, match=f"<guestnet:network> {attribute}: '{word}' is not "):
-            intent_network.network_receipt(network)
+            network_receipts.network_receipt(network)
 
 
 def test_a_port_is_on_the_link_of_its_own_vlan() -> None:
@@ -224,6 +226,6 @@ def test_a_port_is_on_the_link_of_its_own_vlan() -> None:
 
 
 def test_a_link_is_a_bridge_or_a_vlan_of_one_whatever_devices_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known.links, "is_bridge", lambda name: name == "br0")
+    monkeypatch.setattr(address_sets.links, "is_bridge", lambda name: name == "br0")
     names = ("br0", "br0.5", "br0.5000", "br0.x", "br0.", "eth0.5")
-    assert [known._link_of(name) for name in names] == ["br0", "br0/5", "", "", "", ""]
+    assert [address_sets._link_of(name) for name in names] == ["br0", "br0/5", "", "", "", ""]

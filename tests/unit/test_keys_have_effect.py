@@ -17,7 +17,7 @@ from test_topology_schema import GOOD, SCHEMA, _read
 from test_xmlgen_golden import HOSTMAP, IMAGE
 
 from libvirt_guestnet import draw, xmlgen
-from libvirt_guestnet.apply import wanted
+from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.lab import checks

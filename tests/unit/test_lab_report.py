@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
+from libvirt_guestnet.cli.lab import sandbox_name
 from libvirt_guestnet.lab import report
 from libvirt_guestnet.lab.checks import Check, Kind
-from libvirt_guestnet.lab.commands import sandbox_name
-from libvirt_guestnet.lab.verify import Result
-from libvirt_guestnet.model import Family
+from libvirt_guestnet.lab.verify import CheckResult
+from libvirt_guestnet.model.topology import Family
 from libvirt_guestnet.sandbox.registry import check_name
 from libvirt_guestnet.topology import loads
 
 ADDRESS = {Family.IPV4: ip_address("192.0.2.1"), Family.IPV6: ip_address("2001:db8::1")}
 
 
-def tried(what: str, family: Family, seen: str, passed: bool = True, allowed: bool = True, **more: str) -> Result:
+def tried(what: str, family: Family, seen: str, passed: bool = True, allowed: bool = True, **more: Any) -> CheckResult:
     check = Check(Kind.SERVICE, "a", "b", what, allowed, family, ADDRESS[family], **more)
-    return Result(check, seen, passed)
+    return CheckResult(check, seen, passed)
 
 
-def both(what: str, seen: str, **more: bool) -> list[Result]:
+def both(what: str, seen: str, **more: Any) -> list[CheckResult]:
     return [tried(what, family, seen, **more) for family in Family]
 
 
-def lines(results: list[Result]) -> list[str]:
+def lines(results: list[CheckResult]) -> list[str]:
     return [" ".join(line.split()) for line in report.text(results).splitlines()[1:]]
 
 
@@ -63,7 +64,7 @@ def test_what_was_different_meanwhile_is_told() -> None:
 
 def test_forgeries_of_a_port_share_a_line() -> None:
     forged = [Check(Kind.FORGE, "a.x", "anywhere", f"forged {f}", False, forgery=f) for f in ("mac", "arp")]
-    results = [Result(check, "arrived nowhere", True) for check in forged]
+    results = [CheckResult(check, "arrived nowhere", True) for check in forged]
     assert lines(results)[0] == "ok a.x anywhere - forged mac arp: nowhere arrived nowhere"
 
 

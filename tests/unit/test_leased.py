@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import xmlgen
-from libvirt_guestnet.datapath.ways import Forward, Ways, claims
+from libvirt_guestnet import xmlgen, xmlread
+from libvirt_guestnet.datapath.forwards.table import ForwardRule, PortForwards, claims
 from libvirt_guestnet.errors import TopologyError
-from libvirt_guestnet.hook import asked, known, leased, xmlread
+from libvirt_guestnet.hook.enforce import address_sets, lease_forwards
+from libvirt_guestnet.hook.read import wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import AddressWord
-from libvirt_guestnet.receipt_kinds import PortReceipt
-from libvirt_guestnet.snapshot import DomainState
-from libvirt_guestnet.state import State
-from libvirt_guestnet.status_ways import way_rows
+from libvirt_guestnet.libvirtd.snapshot import DomainState
+from libvirt_guestnet.model.topology import AddressWord
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import PortReceipt
+from libvirt_guestnet.status.forwards import way_rows
 from libvirt_guestnet.topology import loads
 
 MAC = "52:54:00:00:00:01"
@@ -32,7 +34,7 @@ guests:
   a: {{ {image}ports: [{{ network: {network}, mac: "{mac}", addresses: {addresses},
     forwards: [{{ services: [tcp/8080], to: 80{at} }}] }}] }}
 """
-FOLLOWING = Forward("tcp", 8080, 8080, "lease4", 80)
+FOLLOWING = ForwardRule("tcp", 8080, 8080, "lease4", 80)
 
 
 def text(addresses: str, network: str = "web", image: str = "", at: str = "") -> str:
@@ -77,7 +79,9 @@ def test_two_that_ask_for_one_port_are_refused_whatever_their_leases() -> None:
     other = "  b: { ports: [{ network: web, forwards: [{ services: [tcp/8080] }] }] }\n"
     with pytest.raises(TopologyError, match=r"tcp/8080 is already forwarded to port 'a\.web'"):
         loads(text("dhcp") + other, "t.yaml")
-    assert [str(claim) for claim in claims(Ways("t", MAC, "u", "d", "b", forwards=(FOLLOWING,)))] == ["tcp/8080"]
+    assert [str(claim) for claim in claims(PortForwards("t", MAC, "u", "d", "b", forwards=(FOLLOWING,)))] == [
+        "tcp/8080"
+    ]
 
 
 @pytest.fixture
@@ -89,9 +93,11 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
 def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *learnt: str) -> State:
     mine, other = [int(ip_address(each)) for each in learnt], int(ip_address("10.9.0.201"))
     held = {"learnt4-t0": mine, "held4-br0": [*mine, other]}
-    monkeypatch.setattr(known.learnt, "__defaults__", (lambda name: held.get(name, []),))
-    monkeypatch.setattr(known, "_LEASES", str(tmp_path / "{}.status"))
-    monkeypatch.setattr(known.leases, "__defaults__", (lambda name: held.get(name, []), str(tmp_path / "{}.status")))
+    monkeypatch.setattr(address_sets.learnt, "__defaults__", (lambda name: held.get(name, []),))
+    monkeypatch.setattr(address_sets, "_LEASES", str(tmp_path / "{}.status"))
+    monkeypatch.setattr(
+        address_sets.leases, "__defaults__", (lambda name: held.get(name, []), str(tmp_path / "{}.status"))
+    )
     found = State(str(tmp_path / "run"))
     with found.lock():
         found.put_ports("u", [PortReceipt("t0", MAC, "a", "u", dhcp=("10.9.0.1",), bridge="br0", lease=3600)])
@@ -101,9 +107,9 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *learnt: str) -> Sta
 def followed(state: State, tmp_path: Path, *addresses: str, mac: str = MAC, left: int = 60) -> list[tuple[str, str]]:
     leases = [{"ip-address": ip, "mac-address": mac, "expiry-time": int(time.time()) + left} for ip in addresses]
     (tmp_path / "br0.status").write_text(json.dumps(leases))
-    fixed = Forward("udp", 53, 53, "10.9.0.7", 53)
-    ways = Ways("t0", MAC, "u", "a", "br0", 1, True, (FOLLOWING, fixed, FOLLOWING._replace(to="lease6")))
-    return [(forward.protocol, forward.to) for forward in leased.followed(ways, state).forwards]
+    fixed = ForwardRule("udp", 53, 53, "10.9.0.7", 53)
+    ways = PortForwards("t0", MAC, "u", "a", "br0", 1, True, (FOLLOWING, fixed, FOLLOWING._replace(to="lease6")))
+    return [(forward.protocol, forward.to) for forward in lease_forwards.followed(ways, state).forwards]
 
 
 def test_forwards_lead_where_the_lease_says(state: State, tmp_path: Path) -> None:
@@ -140,10 +146,10 @@ def test_a_domain_asks_for_it() -> None:
     xml = f"<domain><name>a</name><uuid>u</uuid><metadata/><devices>{nic}</devices></domain>"
     domain = etree.fromstring(xml)
     domain.find("metadata").append(port)
-    (ways,) = asked.ways(xmlread.parse(etree.tostring(domain)), lambda _name: None)
+    (ways,) = wanted_forwards.ways(Domain(xmlread.parse(etree.tostring(domain)), lambda _name: None))
     assert ways.forwards == (FOLLOWING._replace(hide=False),)
     rows = {}
-    for name, active in (("none", None), ("unled", ways._replace(forwards=())), ("led", leased.any_of(ways))):
+    for name, active in (("none", None), ("unled", ways._replace(forwards=())), ("led", lease_forwards.any_of(ways))):
         applied = [] if active is None else [active._replace(active=True)]
         (row,) = way_rows([DomainState("a", "u", domain, domain)], applied)
         rows[name] = (row.to, row.open)

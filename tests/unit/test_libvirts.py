@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import libvirts, log, watch
-from libvirt_guestnet.hook.libvirts import Libvirts, Seen
-from libvirt_guestnet.hook.log import Looks
-from libvirt_guestnet.hook.xmlread import MAX_MARKS
+from libvirt_guestnet.hook.services import libvirt_rules, watch
+from libvirt_guestnet.hook.services.libvirt_rules import Libvirts, Seen
+from libvirt_guestnet.log import Looks
+from libvirt_guestnet.xmlread import MAX_MARKS
 
 
 class Libvirt:
@@ -23,12 +24,12 @@ class Libvirt:
         self.rules, self.ticks, self.programs = "", 500, False
         self.told: list[str] = []
         self.failing = ""
-        monkeypatch.setattr(libvirts, "look", lambda _looks: self._seen())
-        monkeypatch.setattr(libvirts, "_ticks", lambda: self.ticks)
-        monkeypatch.setattr(libvirts, "_runs_programs", lambda: self.programs)
-        monkeypatch.setattr(libvirts.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(libvirts.program, "run", self._asked)
-        monkeypatch.setattr(libvirts.log, "complain", self.told.append)
+        monkeypatch.setattr(libvirt_rules, "look", lambda _looks: self._seen())
+        monkeypatch.setattr(libvirt_rules, "_ticks", lambda: self.ticks)
+        monkeypatch.setattr(libvirt_rules, "_runs_programs", lambda: self.programs)
+        monkeypatch.setattr(libvirt_rules.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(libvirt_rules.program, "run", self._asked)
+        monkeypatch.setattr(libvirt_rules.log, "complain", self.told.append)
 
     def _seen(self) -> Seen:
         if self.failing:
@@ -152,7 +153,7 @@ def test_what_cannot_be_looked_at_is_told_once(libvirt: Libvirt, monkeypatch: py
 
 def test_a_record_that_cannot_be_read_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks(tmp_path, monkeypatch, "web")
-    monkeypatch.setattr(libvirts, "listed", lambda *_: ['iifname "br-web"'])
+    monkeypatch.setattr(libvirt_rules, "listed", lambda *_: ['iifname "br-web"'])
     told: list[str] = []
     monkeypatch.setattr(log, "complain", told.append)
     looks, record = Looks(), tmp_path / "network/web.xml"
@@ -160,7 +161,7 @@ def test_a_record_that_cannot_be_read_is_told_once(tmp_path: Path, monkeypatch: 
     for text, times in (("<a", 1), (sound, 1), ("<a", 2), ("<b>", 3)):
         record.write_text(text)
         for _ in range(5):
-            libvirts.look(looks)
+            libvirt_rules.look(looks)
             looks.end()
         assert len(told) == times
 
@@ -170,7 +171,7 @@ def test_processor_time_is_that_of_a_daemon_and_of_what_it_ran(tmp_path: Path) -
     pid_file.write_text(f"{os.getpid()}\n")
     times = os.times()
     before = stat.read_text()
-    found = libvirts._ticks([str(pid_file), "/nonexistent"])
+    found = libvirt_rules._ticks([str(pid_file), "/nonexistent"])
     assert found >= sum(times[:4]) * os.sysconf("SC_CLK_TCK") - 4
     assert found >= sum(map(int, before.rpartition(")")[2].split()[11:15]))
 
@@ -180,16 +181,16 @@ def test_a_daemon_that_waits_for_a_program_is_at_work(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     pid_file.write_text(f"{os.getpid()}\n")
     with subprocess.Popen(["sleep", "60"]) as program:
-        assert libvirts._runs_programs([str(pid_file)])
+        assert libvirt_rules._runs_programs([str(pid_file)])
         program.kill()
     pid_file.write_text("1999999999\n")
-    assert not libvirts._runs_programs([str(pid_file), "/nonexistent"])
+    assert not libvirt_rules._runs_programs([str(pid_file), "/nonexistent"])
 
 
 def test_a_networks_hostile_record_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libvirts, "_LIBVIRT", str(tmp_path))
-    monkeypatch.setattr(libvirts, "tables", lambda: {"ip libvirt_network"})
-    monkeypatch.setattr(libvirts, "listed", lambda *_: ['iifname "br-good"'])
+    monkeypatch.setattr(libvirt_rules, "_LIBVIRT", str(tmp_path))
+    monkeypatch.setattr(libvirt_rules, "tables", lambda: {"ip libvirt_network"})
+    monkeypatch.setattr(libvirt_rules, "listed", lambda *_: ['iifname "br-good"'])
     told: list[str] = []
     monkeypatch.setattr(log, "complain", told.append)
     (tmp_path / "network").mkdir()
@@ -199,7 +200,7 @@ def test_a_networks_hostile_record_hides_no_other(tmp_path: Path, monkeypatch: p
         ("huge", "<a/>" * MAX_MARKS),
     ):
         (tmp_path / f"network/{name}.xml").write_text(text)
-    assert libvirts.look(Looks())[:2] == (frozenset(), True)
+    assert libvirt_rules.look(Looks())[:2] == (frozenset(), True)
     assert [line.partition(":")[0] for line in told] == ["network damaged", "network huge"]
 
 
@@ -221,10 +222,10 @@ def test_a_single_rule_that_is_gone_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, dict[str, int]], lost: set[str]
 ) -> None:
     """After a flush, 11.3 deletes by the flushed rules' handles what it has just made for another network."""
-    monkeypatch.setattr(libvirts, "_LIBVIRT", str(tmp_path))
-    monkeypatch.setattr(libvirts, "tables", lambda: {"ip libvirt_network", "ip6 libvirt_network"})
-    monkeypatch.setattr(libvirts, "listed", lambda *_: ['iifname "br-web"', 'iifname "br-inside"'])
-    monkeypatch.setattr(libvirts, "sizes_of", lambda table: there[table.partition(" ")[0]])
+    monkeypatch.setattr(libvirt_rules, "_LIBVIRT", str(tmp_path))
+    monkeypatch.setattr(libvirt_rules, "tables", lambda: {"ip libvirt_network", "ip6 libvirt_network"})
+    monkeypatch.setattr(libvirt_rules, "listed", lambda *_: ['iifname "br-web"', 'iifname "br-inside"'])
+    monkeypatch.setattr(libvirt_rules, "sizes_of", lambda table: there[table.partition(" ")[0]])
     (tmp_path / "network").mkdir()
     made = {
         "web": [("ip", "guest_input"), ("ip", "guest_nat"), ("ip", "guest_nat"), ("ip6", "guest_input")],
@@ -235,13 +236,13 @@ def test_a_single_rule_that_is_gone_is_missed(
         network = f"<network><bridge name='br-{name}'/></network>"
         firewall = f"<firewall name='fwRemoval' backend='nftables'><group>{actions}</group></firewall>"
         (tmp_path / f"network/{name}.xml").write_text(f"<networkstatus>{network}{firewall}</networkstatus>")
-    assert libvirts.look(Looks())[:2] == (lost, True)
+    assert libvirt_rules.look(Looks())[:2] == (lost, True)
 
 
 def networks(root: Path, monkeypatch: pytest.MonkeyPatch, *names: str, record: str = "") -> None:
     """What libvirt has on record of active networks; its rules are all that the host has."""
-    monkeypatch.setattr(libvirts, "_LIBVIRT", str(root))
-    monkeypatch.setattr(libvirts, "tables", lambda: {"ip libvirt_network"})
+    monkeypatch.setattr(libvirt_rules, "_LIBVIRT", str(root))
+    monkeypatch.setattr(libvirt_rules, "tables", lambda: {"ip libvirt_network"})
     (root / "network").mkdir()
     for name in names:
         network = f"<network><bridge name='br-{name}'/></network>"
@@ -251,12 +252,12 @@ def networks(root: Path, monkeypatch: pytest.MonkeyPatch, *names: str, record: s
 def test_what_passes_is_no_work_of_the_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its nftables backend counts in each rule: a guest that sends would have it look busy, and not asked again."""
     networks(tmp_path, monkeypatch, "web", "inside")
-    monkeypatch.setattr(libvirts.program, "run", lambda *_: libvirts.program.Output(0, "", ""))
+    monkeypatch.setattr(libvirt_rules.program, "run", lambda *_: libvirt_rules.program.Output(0, "", ""))
     seen = set()
     for frames in (1, 20):
         rule = f'iif "br-web" counter packets {frames} bytes {60 * frames} accept # handle 7'
-        monkeypatch.setattr(libvirts, "listed", lambda *_, rule=rule: [rule])
-        seen.add(libvirts.look(Looks()))
+        monkeypatch.setattr(libvirt_rules, "listed", lambda *_, rule=rule: [rule])
+        seen.add(libvirt_rules.look(Looks()))
     assert {(tuple(each.lost), each.some_left) for each in seen} == {(("br-inside",), True)}
     assert len(seen) == 1
 
@@ -264,20 +265,20 @@ def test_what_passes_is_no_work_of_the_daemons(tmp_path: Path, monkeypatch: pyte
 def rules_of(monkeypatch: pytest.MonkeyPatch, table: list[str], iptables: str | GuestnetError) -> None:
     """What nft and iptables say; the second may not be installed."""
 
-    def run(*_: object) -> libvirts.program.Output:
+    def run(*_: object) -> libvirt_rules.program.Output:
         if isinstance(iptables, GuestnetError):
             raise iptables
-        return libvirts.program.Output(0, iptables, "")
+        return libvirt_rules.program.Output(0, iptables, "")
 
-    monkeypatch.setattr(libvirts, "listed", lambda *_: table)
-    monkeypatch.setattr(libvirts.program, "run", run)
+    monkeypatch.setattr(libvirt_rules, "listed", lambda *_: table)
+    monkeypatch.setattr(libvirt_rules.program, "run", run)
 
 
 def test_an_empty_table_of_the_other_backend_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """libvirt deletes its rules when it is told to use iptables again, and leaves the table."""
     networks(tmp_path, monkeypatch, "web")
     rules_of(monkeypatch, ["table ip libvirt_network {", "}"], "-A LIBVIRT_FWX -i br-web -o br-web -j ACCEPT")
-    assert libvirts.look(Looks())[:2] == (frozenset(), True)
+    assert libvirt_rules.look(Looks())[:2] == (frozenset(), True)
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
@@ -285,13 +286,13 @@ def test_a_host_without_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """All rules were flushed: no reason not to see that, where none of them was made by it."""
     made = MADE.format(layer="ipv4", family="ip", chain="guest_input", handle=7) if backend == "nftables" else ""
     networks(tmp_path, monkeypatch, "web", record=f"<firewall name='fwRemoval'><group>{made}</group></firewall>")
-    monkeypatch.setattr(libvirts, "tables", set)
+    monkeypatch.setattr(libvirt_rules, "tables", set)
     rules_of(monkeypatch, [], GuestnetError("iptables cannot be run"))
     if backend == "nftables":
-        assert libvirts.look(Looks())[:2] == (frozenset({"br-web"}), False)
+        assert libvirt_rules.look(Looks())[:2] == (frozenset({"br-web"}), False)
     else:
         with pytest.raises(GuestnetError):
-            libvirts.look(Looks())
+            libvirt_rules.look(Looks())
 
 
 def test_what_others_say_of_a_bridge_is_no_rule_of_libvirts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,4 +301,4 @@ def test_what_others_say_of_a_bridge_is_no_rule_of_libvirts(tmp_path: Path, monk
     theirs = ["-P FORWARD DROP", "-A FORWARD -j GUESTNET-FORWARD", "-A DOCKER-USER -i br-web -j ACCEPT"]
     ours = ["-A GUESTNET-FORWARD -o br-web -d 10.61.1.10/32 -m conntrack --ctdir ORIGINAL -j ACCEPT"]
     rules_of(monkeypatch, [], "\n".join([*theirs, *ours]))
-    assert libvirts.look(Looks())[:2] == (frozenset({"br-web"}), False)
+    assert libvirt_rules.look(Looks())[:2] == (frozenset({"br-web"}), False)

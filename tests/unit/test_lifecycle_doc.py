@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from libvirt_guestnet.hook import entry
-from libvirt_guestnet.hook.lifecycle import REPORT, TABLE, VETO
+from libvirt_guestnet.hook.call import REPORT, VETO
+from libvirt_guestnet.hook.concern import CONCERNS
+from libvirt_guestnet.hook.lifecycle import TABLE
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs/lifecycle.md").read_text()
@@ -22,7 +23,7 @@ def named(text: str) -> list[tuple[str, str]]:
 
 def test_every_call_has_its_row() -> None:
     documented = {tuple(cells[0].replace("`", "").split()): cells[2].strip() for cells in ROWS}
-    assert documented == {row: FAILURE[failure] if function else "" for row, (function, failure, _) in TABLE.items()}
+    assert documented == {row: FAILURE[call.failure] if call.work else "" for row, call in TABLE.items()}
 
 
 def test_every_row_is_proven() -> None:
@@ -39,6 +40,5 @@ def test_every_test_of_the_lifecycle_is_named() -> None:
     assert set(tests) == {name for file, name in named(DOC) if file == DEFAULT}
 
 
-def test_the_table_names_functions() -> None:
-    wanted = {function for function, *_ in TABLE.values() if function}
-    assert wanted == set(entry.FUNCTIONS)
+def test_every_call_with_work_is_told_by_what_it_concerns() -> None:
+    assert {row for row, call in TABLE.items() if call.work} == set(CONCERNS)

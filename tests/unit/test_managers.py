@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import doctor_rows, managers
-from libvirt_guestnet.datapath import links
-from libvirt_guestnet.managers import NETWORKD, Claim
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.doctor import judge
+from libvirt_guestnet.install import network_managers
+from libvirt_guestnet.install.network_managers import NETWORKD, Claim
 
 PATTERNS = ["vme*", "vnet*", "gn-*", "virbr*"]
 
@@ -35,10 +36,10 @@ class Host:
         return True
 
     def install(self) -> list[str]:
-        return managers.install(self.root, self.call)
+        return network_managers.install(self.root, self.call)
 
     def claims(self, *devices: str) -> list[Claim]:
-        return managers.claims(devices, self.root, self.call)
+        return network_managers.claims(devices, self.root, self.call)
 
     def names(self) -> list[str]:
         return [claim.device for claim in self.claims()]
@@ -59,8 +60,8 @@ def test_both_are_told_once_and_no_more_when_it_is_uninstalled(host: Host) -> No
         "has NetworkManager leave vme* vnet* gn-* virbr* alone",
     ]
     assert (host.install(), host.called) == ([], RELOADS)
-    assert len(managers.uninstall(host.root, host.call)) == 2
-    assert (managers.uninstall(host.root, host.call), host.called) == ([], RELOADS * 2)
+    assert len(network_managers.uninstall(host.root, host.call)) == 2
+    assert (network_managers.uninstall(host.root, host.call), host.called) == ([], RELOADS * 2)
     assert list(host.root.glob("etc/*/*/*")) == []
 
 
@@ -139,8 +140,8 @@ def test_a_device_that_is_configured_counts_whatever_its_name(host: Host, monkey
 )
 def test_doctor_demands_it(device: str, unmanaged: str, do: str) -> None:
     claim = Claim(device, NETWORKD, "/etc/systemd/network/-all.network")
-    facts = doctor_rows.Facts(claims=(claim,), unmanaged=unmanaged)
-    (row,) = [row for row in doctor_rows.judge(facts) if row.level == doctor_rows.MUST]
+    facts = judge.HostFacts(claims=(claim,), unmanaged=unmanaged)
+    (row,) = [row for row in judge.judge(facts) if row.level == judge.MUST]
     assert (row.check, row.about) == ("network manager", device)
     assert "systemd-networkd configures it by /etc/systemd/network/-all.network" in row.found
     assert do in row.do

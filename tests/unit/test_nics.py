@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import commands, hostmap, install
-from libvirt_guestnet.doctor_rows import MUST, NOTE, Facts, judge
+from libvirt_guestnet import hostmap, xmlread
+from libvirt_guestnet.doctor.judge import MUST, NOTE, HostFacts, judge
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import admitting, hostwide, intent, intent_network, lifecycle, nics, xmlread
-from libvirt_guestnet.hook.hostwide import HostWide
-from libvirt_guestnet.model import PortKind
-from libvirt_guestnet.receipt_kinds import NetworkReceipt, Plugging
-from libvirt_guestnet.snapshot import DomainState
-from libvirt_guestnet.state import State
-from libvirt_guestnet.status_unguarded import PENDING, unguarded_rows
+from libvirt_guestnet.hook import concern
+from libvirt_guestnet.hook.admission import guardable
+from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.hook.read import hostwide, network_receipts, nics, port_receipts
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.hook.read.hostwide import HostWide
+from libvirt_guestnet.install import hook_files
+from libvirt_guestnet.libvirtd.snapshot import DomainState
+from libvirt_guestnet.model.topology import PortKind
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging
+from libvirt_guestnet.status.text import status_text
+from libvirt_guestnet.status.unguarded import PENDING, unguarded_rows
 
 ROOT = Path(__file__).parents[2]
 RNG = Path("/usr/share/libvirt/schemas")
@@ -44,7 +50,7 @@ def test_the_docs_show_the_table() -> None:
     assert [each for each in text.splitlines() if each.startswith("| `")] == [line(kind) for kind in nics.TABLE]
 
 
-@pytest.mark.skipif(not RNG.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 def test_every_type_and_mode_of_libvirts_schema_is_in_the_table() -> None:
     root = etree.parse(str(RNG / "domaincommon.rng")).getroot()
     types = set()
@@ -77,9 +83,9 @@ def test_a_macvtap_device_in_the_place_of_a_tap(monkeypatch: pytest.MonkeyPatch,
     assert [nics.of("ethernet", name).type for name in ("vme0", "mv0")] == ["ethernet", "direct"]
     domain = DOMAIN.replace("nosuch0", "mv0").format(kind="ethernet", source="", policy=POLICY.format("yes"))
     with pytest.raises(GuestnetError, match=r"type 'ethernet' cannot be guarded, and this host .*: a macvtap device"):
-        admitting.check(xmlread.parse(domain.encode()), State(str(tmp_path)), True)
+        guardable.check(bridge_guard.joined(xmlread.parse(domain.encode()), State(str(tmp_path))), True)
     with pytest.raises(GuestnetError, match="type 'ethernet' has no tap to guard: a macvtap device"):
-        intent.port_receipts(xmlread.parse(domain.encode()), lambda _name: None)
+        port_receipts.port_receipts(Domain(xmlread.parse(domain.encode()), lambda _name: None))
 
 
 @pytest.mark.parametrize(
@@ -98,13 +104,13 @@ def test_a_macvtap_device_in_the_place_of_a_tap(monkeypatch: pytest.MonkeyPatch,
 )
 def test_a_network_that_insists_must_give_ports_that_can_be(forward: str, word: str) -> None:
     for guarded in ("yes", "no"):
-        intent_network.check_kind(xmlread.parse(NETWORK.format(guarded=guarded, forward=forward).encode()))
+        network_receipts.check_kind(xmlread.parse(NETWORK.format(guarded=guarded, forward=forward).encode()))
     insists = xmlread.parse(NETWORK.format(guarded="required", forward=forward).encode())
     if not word:
-        receipt = intent_network.network_receipt(insists)
+        receipt = network_receipts.network_receipt(insists)
         assert receipt is not None and (receipt.guarded, receipt.required) == (True, True)
         return
-    for ask in (intent_network.check_kind, intent_network.network_receipt):
+    for ask in (network_receipts.check_kind, network_receipts.network_receipt):
         with pytest.raises(GuestnetError, match=f"network 'n' insists on guarded ports, and gives none: .*{word}"):
             ask(insists)
 
@@ -150,10 +156,10 @@ def state(tmp_path: Path) -> State:
 )
 def test_what_may_start(domain: xmlread.Node, host: HostWide, refusal: str, state: State) -> None:
     if not refusal:
-        admitting.check(domain, state, host == REFUSES)
+        guardable.check(bridge_guard.joined(domain, state), host == REFUSES)
         return
     with pytest.raises(GuestnetError, match=rf"domain 'a': interface {MAC}: .*{refusal}"):
-        admitting.check(domain, state, host == REFUSES)
+        guardable.check(bridge_guard.joined(domain, state), host == REFUSES)
 
 
 def test_a_bridge_knows_who_insists_as_networks_come_and_go(state: State) -> None:
@@ -171,14 +177,16 @@ def test_a_bridge_knows_who_insists_as_networks_come_and_go(state: State) -> Non
 
 def test_who_runs_is_guarded_as_far_as_that_goes(state: State) -> None:
     domain = parsed("direct", 'network="lax"')
-    assert admitting.set_aside(domain, state) == [
-        f"interface {MAC}: type 'direct' has no tap to guard: {nics.because(nics.of('direct'))}"
-    ]
-    assert list(domain.all("devices/interface")) == []
-    trusted = parsed("user", "", guarded="no")
-    assert (admitting.set_aside(trusted, state), list(trusted.all("devices/interface"))) == ([], [])
-    fine = parsed()
-    assert (admitting.set_aside(fine, state), len(list(fine.all("devices/interface")))) == ([], 1)
+    wrong = f"interface {MAC}: type 'direct' has no tap to guard: {nics.because(nics.of('direct'))}"
+    assert aside(domain, state) == (0, [wrong])
+    assert aside(parsed("user", "", guarded="no"), state) == (0, [])
+    assert aside(parsed(), state) == (1, [])
+
+
+def aside(xml: xmlread.Node, state: State) -> tuple[int, list[str]]:
+    """How many NICs are left, and what is said of the others."""
+    left, wrong = guardable.set_aside(bridge_guard.joined(xml, state))
+    return len(left.nics), wrong
 
 
 def test_the_hosts_setting_reaches_the_hooks_and_leaves_no_file_where_nothing_is_asked(tmp_path: Path) -> None:
@@ -186,16 +194,16 @@ def test_the_hosts_setting_reaches_the_hooks_and_leaves_no_file_where_nothing_is
     file.parent.mkdir(parents=True)
     assert hostwide.read(str(written)) == HostWide()
     file.write_text("physical-networks: {lan: eth0}\nunguardable: refuse\n")
-    install.take_over(tmp_path)
+    hook_files.take_over(tmp_path)
     assert (hostwide.read(str(written)), written.stat().st_mode & 0o777) == (HostWide("refuse"), 0o600)
     assert hostmap.load_hostmap(file).devices == {"lan": "eth0"}
     file.write_text("unguardable: perhaps\n")
     with pytest.raises(GuestnetError, match=r"host.yaml: unguardable: 'perhaps' is neither allow nor refuse"):
-        install.take_over(tmp_path)
+        hook_files.take_over(tmp_path)
     assert hostwide.read(str(written)) == HostWide("refuse"), "bad input changes nothing"
     for text in ("unguardable: allow\n", "physical-networks: {lan: eth0}\n", ""):
         file.write_text(text)
-        install.take_over(tmp_path)
+        hook_files.take_over(tmp_path)
         assert list(file.parent.iterdir()) == [file]
 
 
@@ -213,16 +221,16 @@ def test_a_newer_guestnets_settings_are_read(tmp_path: Path) -> None:
 
 def test_the_files_before_python_know_the_setting_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for hook in ("qemu", "network"):
-        text = install.filled_in(hook)
+        text = hook_files.filled_in(hook)
         assert hostwide.FILE in text
         (listed,) = re.findall(r"type='\(([a-z|]+)\)", text)
         assert {nics.of(name).guarded for name in listed.split("|")} == {nics.NO}
         assert {"direct", "hostdev", "user"} <= set(listed.split("|"))
-    monkeypatch.setattr(lifecycle, "_STATE", str(tmp_path))
-    monkeypatch.setattr(lifecycle, "HOSTWIDE", str(tmp_path / "hooks.json"))
-    assert not lifecycle._concerns_us("guard", b"<domain/>")
+    monkeypatch.setattr(concern, "_STATE", str(tmp_path))
+    monkeypatch.setattr(concern, "HOSTWIDE", str(tmp_path / "hooks.json"))
+    assert not concern.CONCERNS["qemu", "start"]("x", b"<domain/>")
     (tmp_path / "hooks.json").touch()
-    assert lifecycle._concerns_us("guard", b"<domain/>")
+    assert concern.CONCERNS["qemu", "start"]("x", b"<domain/>")
 
 
 def running(xml: str) -> DomainState:
@@ -258,7 +266,7 @@ def test_a_row_says_what_is_not_guarded_and_whether_that_may_be(
         "refused": refused,
         "device": "nosuch0",
     }
-    (said,) = (each for each in judge(Facts(unguardable=(row,))) if each.check == "ports")
+    (said,) = (each for each in judge(HostFacts(unguardable=(row,))) if each.check == "ports")
     assert (said.level, said.about) == (MUST if refused else NOTE, f"a {MAC}")
     port = {"kind": "port", "guest": "a", "port": "p", "mac": MAC, "running": True, "tap": "nosuch0"}
     unguarded = {
@@ -269,7 +277,7 @@ def test_a_row_says_what_is_not_guarded_and_whether_that_may_be(
         "offload": "",
         "reasons": {},
     }
-    text = commands.status_text([{**port, **unguarded}, row.json()])
+    text = status_text([{**port, **unguarded}, row.json()])
     assert "direct vepa" in text and "UNGUARDED, try" not in text
 
 
@@ -299,9 +307,9 @@ def test_a_nic_that_is_given_as_any_pci_device_is_one(
     (row,) = unguarded_rows([running(nic)], {}, REFUSES)
     assert (row.type, row.refused) == ("hostdev", True)
     with pytest.raises(GuestnetError, match=r"PCI device 0000:01:10.3: type 'hostdev' cannot be guarded"):
-        admitting.check(xmlread.parse(nic.encode()), state, True)
-    admitting.check(xmlread.parse(nic.encode()), state, False)
-    admitting.check(xmlread.parse(graphics.encode()), state, True)
+        guardable.check(bridge_guard.joined(xmlread.parse(nic.encode()), state), True)
+    guardable.check(bridge_guard.joined(xmlread.parse(nic.encode()), state), False)
+    guardable.check(bridge_guard.joined(xmlread.parse(graphics.encode()), state), True)
     for bad in ({"bus": "../.."}, {"bus": "0x"}, {"slot": "é"}, {}):
         assert look(bad, str(tmp_path)) == ""
 

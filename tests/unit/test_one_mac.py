@@ -8,16 +8,22 @@ from types import SimpleNamespace
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import changes_guest, commands
-from libvirt_guestnet.apply import wanted
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.changes import guest
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import admitting, hotplug, intent, nexthop, values, xmlread
+from libvirt_guestnet.hook.admission import guardable
+from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.hook.helpers import hotplug
+from libvirt_guestnet.hook.read import next_hop, port_receipts
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.plan import plan, plan_destroy
-from libvirt_guestnet.receipt_kinds import NetworkReceipt
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot, interfaces
-from libvirt_guestnet.state import State
-from libvirt_guestnet.status_unguarded import unguarded_rows
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, interfaces
+from libvirt_guestnet.plan.order import plan, plan_destroy
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.status.text import status_text
+from libvirt_guestnet.status.unguarded import unguarded_rows
 from libvirt_guestnet.topology import loads
 
 MAC = "52:54:00:00:00:01"
@@ -44,34 +50,37 @@ def state(tmp_path: Path) -> State:
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_policy_is_that_of_the_one_on_its_network(order: int, state: State) -> None:
     domain = parsed(*[TAP.format("network"), VF.format("hostdev")][::order])
-    admitting.check(domain, state, refuse=False)
-    (receipt,) = intent.port_receipts(domain, {"lan": LAN}.get)
+    guardable.check(bridge_guard.joined(domain, state), refuse=False)
+    (receipt,) = port_receipts.port_receipts(Domain(domain, {"lan": LAN}.get))
     assert (receipt.tap, receipt.owned, receipt.own) == ("t0", ("10.0.0.5/32",), True)
-    assert admitting.set_aside(domain, state) == []
+    assert guardable.set_aside(bridge_guard.joined(domain, state))[1] == []
 
 
 def test_who_insists_or_names_that_network_is_heard(state: State) -> None:
     both = [TAP.format("network"), VF.format("hostdev")]
     with pytest.raises(GuestnetError, match="this host refuses what cannot"):
-        admitting.check(parsed(*both), state, refuse=True)
+        guardable.check(bridge_guard.joined(parsed(*both), state), refuse=True)
     with state.lock():
         state.put_network(NetworkReceipt("vfs", "t", True, "", required=True))
     with pytest.raises(GuestnetError, match="network 'vfs' insists on guarded ports"):
-        admitting.check(parsed(*both), state, refuse=False)
+        guardable.check(bridge_guard.joined(parsed(*both), state), refuse=False)
     both[1] = both[1].replace("vfs", "lan")
     with pytest.raises(GuestnetError, match="type 'hostdev' has no tap to guard"):
-        intent.port_receipts(parsed(*both), {"lan": LAN}.get)
+        port_receipts.port_receipts(Domain(parsed(*both), {"lan": LAN}.get))
     with pytest.raises(GuestnetError, match="type 'hostdev' has no tap to guard"):
-        intent.port_receipts(parsed(VF.format("hostdev")), {"lan": LAN}.get)
+        port_receipts.port_receipts(Domain(parsed(VF.format("hostdev")), {"lan": LAN}.get))
 
 
 def test_each_of_two_taps_has_the_policy_of_its_network_and_no_tap_goes_without() -> None:
     other = TAP.format("network").replace('"lan"', '"wan"').replace("t0", "t1")
     second = PORT.format("").replace('"lan"', '"wan"').replace("10.0.0.5", "10.9.0.5")
     domain = parsed(TAP.format("network"), other, policy=PORT.format("") + second)
-    owned = {r.tap: r.owned for r in intent.port_receipts(domain, lambda _name: None)}
+    owned = {r.tap: r.owned for r in port_receipts.port_receipts(Domain(domain, lambda _name: None))}
     assert owned == {"t0": ("10.0.0.5/32",), "t1": ("10.9.0.5/32",)}
-    alone = {r.tap: r.owned for r in intent.port_receipts(parsed(TAP.format("network"), other), lambda _name: None)}
+    alone = {
+        r.tap: r.owned
+        for r in port_receipts.port_receipts(Domain(parsed(TAP.format("network"), other), lambda _name: None))
+    }
     assert alone == {"t0": ("10.0.0.5/32",), "t1": ("10.0.0.5/32",)}
 
 
@@ -79,20 +88,20 @@ def test_what_leads_to_a_port_leads_to_the_one_on_its_network() -> None:
     policy = PORT.format('<g:behind prefix="10.7.0.0/16"/>')
     for order in (1, -1):
         domain = parsed(*[TAP.format("network"), VF.format("hostdev")][::order], policy=policy)
-        assert [reach.tap for reach in nexthop.reaches(domain)] == ["t0"]
-        assert [values.mac_of(nic) for _, nic in values.Policies(domain).pairs()] == [MAC]
+        assert [reach.tap for reach in next_hop.reaches(Domain(domain))] == ["t0"]
+        assert [nic.mac for _, nic in Domain(domain).policies()] == [MAC]
 
 
 def test_a_function_is_plugged_in_beside_its_tap(state: State) -> None:
     text = f"<networkport><uuid>p9</uuid><mac address='{MAC}'/><plug type='{{}}' bridge=''/></networkport>"
     hostdev, network = (xmlread.parse(text.format(kind).encode()) for kind in ("hostdev-pci", "network"))
     running = parsed(TAP.format("network"))
-    admitting.check(hotplug.Plug(running, hostdev, "vfs").domain_with(), state, refuse=False)
-    assert intent.port_receipts(hotplug.Plug(running, hostdev, "vfs").domain_with(), lambda _name: None) == []
-    (moved,) = intent.port_receipts(hotplug.Plug(running, network, "vfs").domain_with("t1"), lambda _name: None)
+    guardable.check(bridge_guard.joined(hotplug.Plug(running, hostdev, "vfs").domain_with(), state), refuse=False)
+    assert port_receipts.port_receipts(Domain(hotplug.Plug(running, hostdev, "vfs").domain_with())) == []
+    (moved,) = port_receipts.port_receipts(Domain(hotplug.Plug(running, network, "vfs").domain_with("t1")))
     assert moved.owned == ("10.0.0.5/32",), "a tap has what is said of its MAC address"
     with pytest.raises(GuestnetError, match="type 'hostdev' has no tap to guard"):
-        intent.port_receipts(hotplug.Plug(parsed(), hostdev, "vfs").domain_with(), lambda _name: None)
+        port_receipts.port_receipts(Domain(hotplug.Plug(parsed(), hostdev, "vfs").domain_with()))
 
 
 TOPOLOGY = """
@@ -118,7 +127,7 @@ def test_a_plan_is_of_the_one_on_the_network(order: int, kind: str) -> None:
         ("update", True, False),
     ]
     (detach, *_) = plan_destroy("t", snapshot).changes
-    assert isinstance(detach, changes_guest.DetachInterface)
+    assert isinstance(detach, guest.DetachInterface)
     assert 'type="persistent"' in detach.live and 'type="persistent"' in detach.config
     assert interfaces(live, {MAC: "vfs"})[MAC].find("source").get("network") == "vfs"
 
@@ -130,17 +139,17 @@ def test_status_shows_the_one_that_is_not_guarded() -> None:
         assert (row.mac, row.network, row.refused) == (MAC, "vfs", False)
         # That the tap beside it has lost its guard is still said aloud.
         port = {"kind": "port", "guest": "a", "port": "p", "mac": MAC, "running": True, "tap": "t0", "trusted": False}
-        text = commands.status_text([{**port, "guarded": False, "offload": ""}, row.json()])
+        text = status_text([{**port, "guarded": False, "offload": ""}, row.json()])
         assert "UNGUARDED, try `guestnet hooks sync`: a.p" in text
 
 
 def test_an_unplug_is_done_when_that_nic_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not when its MAC address is."""
-    monkeypatch.setattr(changes_guest, "UNPLUG_SECONDS", 0.0)
+    monkeypatch.setattr(guest, "UNPLUG_SECONDS", 0.0)
     tap, both = TAP.format("network"), TAP.format("network") + VF.format("hostdev")
     texts = [DOMAIN.format("", both), DOMAIN.format("", VF.format("hostdev"))]
     released: list[str] = []
     libvirt = SimpleNamespace(live_xml=lambda _name: texts.pop(0), detach=lambda *_, **__: None)
     effects = SimpleNamespace(release=lambda _uuid, tap: released.append(tap))
-    changes_guest.unplug(SimpleNamespace(libvirt=libvirt, effects=effects), "a", tap)  # type: ignore[arg-type]
+    guest.unplug(SimpleNamespace(libvirt=libvirt, effects=effects), "a", tap)  # type: ignore[arg-type]
     assert released == ["t0"]

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libvirt_guestnet.datapath.accepts import Link, Passage, iptables_batch
-from libvirt_guestnet.datapath.routes import Reach, Route
-from libvirt_guestnet.hook.passing import passages
-from libvirt_guestnet.receipt_kinds import NetworkReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.datapath.firewalls import iptables
+from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, Route
+from libvirt_guestnet.hook.enforce.allow_rules import passages
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def network(state: State, name: str, outside: str, *subnets: str) -> None:
 
 
 def reach(state: State, *routes: Route) -> None:
-    state.put_reach(Reach(f"vme{hash(routes) & 0xFFFFFF:08x}", "u", "g", routes)._asdict())
+    state.put_reach(HostRoutes(f"vme{hash(routes) & 0xFFFFFF:08x}", "u", "g", routes)._asdict())
 
 
 def shown(state: State) -> set[str]:
@@ -64,7 +65,7 @@ def test_other_networks_have_nothing_of_ours(state: State) -> None:
 def test_what_is_behind_a_guest_of_such_a_network_passes_what_nobody_rejects(state: State) -> None:
     network(state, "open", "", "10.0.1.0/24")
     reach(state, Route("10.9.0.0/24", "gn-open", "10.0.1.5"), Route("198.18.1.7/32", "gn-open"))
-    assert passages(state) == [Link("gn-open", ip_network("10.9.0.0/24"))]
+    assert passages(state) == [RoutedLink("gn-open", ip_network("10.9.0.0/24"))]
 
 
 def test_on_a_nat_network_only_what_is_behind_a_guest_passes(state: State) -> None:
@@ -76,15 +77,18 @@ def test_on_a_nat_network_only_what_is_behind_a_guest_passes(state: State) -> No
 
 def test_whatever_is_routed_to_a_tap_of_its_own_passes(state: State) -> None:
     routes = (Route("192.0.2.7/32", "vme1"), Route("10.8.0.0/24", "vme1", "192.0.2.7"))
-    state.put_reach(Reach("vme1", "u", "g", routes, gateway="169.255.30.1")._asdict())
-    assert passages(state) == [Link("vme1", ip_network("192.0.2.7/32")), Link("vme1", ip_network("10.8.0.0/24"))]
+    state.put_reach(HostRoutes("vme1", "u", "g", routes, gateway="169.255.30.1")._asdict())
+    assert passages(state) == [
+        RoutedLink("vme1", ip_network("192.0.2.7/32")),
+        RoutedLink("vme1", ip_network("10.8.0.0/24")),
+    ]
 
 
 def test_what_comes_from_a_tap_in_a_vrf_comes_from_the_vrf(state: State) -> None:
     routes = (Route("192.0.2.7/32", "vme1", table=10),)
-    state.put_reach(Reach("vme1", "u", "g", routes, gateway="169.255.30.1", vrf="red")._asdict())
-    assert passages(state) == [link := Link("vme1", ip_network("192.0.2.7/32"), "red")]
-    assert [line for line in iptables_batch([link], ["-P FORWARD DROP"]).splitlines() if "192.0.2.7" in line] == [
+    state.put_reach(HostRoutes("vme1", "u", "g", routes, gateway="169.255.30.1", vrf="red")._asdict())
+    assert passages(state) == [link := RoutedLink("vme1", ip_network("192.0.2.7/32"), "red")]
+    assert [line for line in iptables.batch([link], ["-P FORWARD DROP"]).splitlines() if "192.0.2.7" in line] == [
         "-A GUESTNET-ROUTED -o vme1 -d 192.0.2.7/32 -j ACCEPT",
         "-A GUESTNET-ROUTED -i red -s 192.0.2.7/32 -j ACCEPT",
     ]

@@ -1,28 +1,31 @@
 """Plans against libvirt's in-process test driver (real libvirt objects, no daemon) and against made-up snapshots."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import plan_addresses, xmlgen
-from libvirt_guestnet.apply import ApplyError, DestroyError, InterruptError, apply, destroy, locked, wanted
-from libvirt_guestnet.claims import Claim
-from libvirt_guestnet.datapath import listeners
-from libvirt_guestnet.datapath.devices import Device
+from libvirt_guestnet import xmlgen
+from libvirt_guestnet.apply.apply import ApplyError, DestroyError, InterruptError, apply, destroy, locked
+from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.datapath.devices.host_devices import Device
+from libvirt_guestnet.datapath.forwards import listeners
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.plan import Plan, PlanError, plan, plan_destroy
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest, WantedNetwork
+from libvirt_guestnet.libvirtd.connection import Connection, connect
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest, WantedNetwork
+from libvirt_guestnet.model.claims import Claim
+from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
+from libvirt_guestnet.plan import addresses
+from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.topology import loads
-from libvirt_guestnet.virt import Connection, connect
-from libvirt_guestnet.wrong import GUEST, NETWORK, Wrong
 
 TOPOLOGY = """
 name: lab
@@ -58,7 +61,7 @@ class Recorder:
         self.calls.append(("enslave", tap, bridge))
 
     def guard(self, domain_xml: bytes) -> None:
-        self.calls.append(("guard", etree.fromstring(domain_xml).findtext("name")))
+        self.calls.append(("guard", etree.fromstring(domain_xml).findtext("name", "")))
 
     def release(self, uuid: str, tap: str) -> None:
         self.calls.append(("release", tap))
@@ -72,7 +75,7 @@ class Recorder:
 def want(text: str = TOPOLOGY) -> Wanted:
     topology = loads(text, "lab.yaml")
     hosts = HostMap({"lan": "eth9"}, lambda _device: False)
-    image = SimpleNamespace(kernel=Path("/kernel"), initrd=Path("/initrd"))
+    image = TinyImage(kernel=Path("/kernel"), initrd=Path("/initrd"))
     return wanted(topology, hosts, lambda guest: xmlgen.domain(topology, guest, hosts, image, "test"))
 
 
@@ -89,7 +92,7 @@ def libvirt() -> Iterator[Connection]:
         destroy(plan_destroy("lab", connection.snapshot()), connection, Recorder())
 
 
-def do(connection: Connection, text: str = TOPOLOGY, **options: object) -> Plan:
+def do(connection: Connection, text: str = TOPOLOGY, **options: Any) -> Plan:
     made = plan(want(text), connection.snapshot())
     apply(made, connection, Recorder(), **options)
     return made
@@ -97,16 +100,15 @@ def do(connection: Connection, text: str = TOPOLOGY, **options: object) -> Plan:
 
 def fingerprint(connection: Connection) -> list[tuple[str, bytes, bool, bool]]:
     snapshot = connection.snapshot()
-    return sorted(
-        (o.name, etree.tostring(o.config), o.live is not None, o.autostart)
-        for o in (*snapshot.networks, *snapshot.domains)
-    )
+    objects: list[NetworkState | DomainState] = [*snapshot.networks, *snapshot.domains]
+    return sorted((o.name, etree.tostring(o.config), o.live is not None, o.autostart) for o in objects)
 
 
 def lines(made: Plan) -> list[str]:
     return [change.text() for change in made.changes]
 
 
+@pytest.mark.system
 def test_a_new_topology_is_defined_and_started(libvirt: Connection) -> None:
     made = do(libvirt)
     assert lines(made) == [
@@ -132,11 +134,13 @@ def test_a_new_topology_is_defined_and_started(libvirt: Connection) -> None:
     assert snapshot.domain["a"].topology == "lab"
 
 
+@pytest.mark.system
 def test_a_second_apply_is_empty(libvirt: Connection) -> None:
     do(libvirt)
     assert plan(want(), libvirt.snapshot()).changes == ()
 
 
+@pytest.mark.system
 def test_a_dns_name_and_a_dhcp_range_change_live(libvirt: Connection) -> None:
     do(libvirt)
     changed = TOPOLOGY.replace("dhcp: {}", "dhcp: {range: [10.61.1.50, 10.61.1.60]}").replace(
@@ -150,6 +154,7 @@ def test_a_dns_name_and_a_dhcp_range_change_live(libvirt: Connection) -> None:
     assert plan(want(changed), libvirt.snapshot()).changes == ()
 
 
+@pytest.mark.system
 def test_a_change_of_mode_restarts_the_network(libvirt: Connection) -> None:
     do(libvirt)
     made = do(libvirt, TOPOLOGY.replace("mode: nat", "mode: route"))
@@ -157,6 +162,7 @@ def test_a_change_of_mode_restarts_the_network(libvirt: Connection) -> None:
     assert libvirt.snapshot().network["one"].current.find("forward").get("mode") == "route"
 
 
+@pytest.mark.system
 def test_what_left_the_file_is_removed_and_nothing_else(libvirt: Connection) -> None:
     do(libvirt)
     smaller = TOPOLOGY[: TOPOLOGY.index("guests:")].replace(
@@ -172,6 +178,7 @@ def test_what_left_the_file_is_removed_and_nothing_else(libvirt: Connection) -> 
     assert set(snapshot.domain) == {"test"}
 
 
+@pytest.mark.system
 def test_topologies_side_by_side_leave_each_other_alone(libvirt: Connection) -> None:
     do(libvirt)
     other = """
@@ -187,6 +194,7 @@ networks:
     assert set(libvirt.snapshot().network) == {"default"}
 
 
+@pytest.mark.system
 def test_destroy_needs_the_name_alone_and_twice_is_success(libvirt: Connection) -> None:
     do(libvirt)
     destroy(plan_destroy("lab", libvirt.snapshot()), libvirt, Recorder())
@@ -194,6 +202,7 @@ def test_destroy_needs_the_name_alone_and_twice_is_success(libvirt: Connection) 
     assert plan_destroy("lab", libvirt.snapshot()).changes == ()
 
 
+@pytest.mark.system
 def test_destroy_goes_on_past_errors_and_reports_them(libvirt: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     do(libvirt)
     stop = libvirt.stop_network
@@ -213,6 +222,7 @@ def test_destroy_goes_on_past_errors_and_reports_them(libvirt: Connection, monke
 
 
 @pytest.mark.parametrize("failing", range(1, 8))
+@pytest.mark.system
 def test_a_failure_at_any_step_of_a_first_apply_takes_everything_back(libvirt: Connection, failing: int) -> None:
     before = fingerprint(libvirt)
     with pytest.raises(ApplyError, match="rolled back: everything is as before"):
@@ -228,6 +238,7 @@ CHANGED = (
 
 
 @pytest.mark.parametrize("failing", range(1, 8))
+@pytest.mark.system
 def test_a_failure_at_any_step_of_a_change_takes_everything_back(libvirt: Connection, failing: int) -> None:
     do(libvirt)
     before = fingerprint(libvirt)
@@ -237,7 +248,7 @@ def test_a_failure_at_any_step_of_a_change_takes_everything_back(libvirt: Connec
     assert fingerprint(libvirt) == before
 
 
-def fail_at(number: int):
+def fail_at(number: int) -> Callable[[str], None]:
     count = 0
 
     def step(_what: str) -> None:
@@ -249,6 +260,7 @@ def fail_at(number: int):
     return step
 
 
+@pytest.mark.system
 def test_what_cannot_be_undone_is_reported_with_the_failure(libvirt: Connection) -> None:
     def step(_what: str) -> None:
         if "two" in libvirt.snapshot().network:
@@ -275,6 +287,7 @@ def test_what_cannot_be_undone_is_reported_with_the_failure(libvirt: Connection)
         ),
     ],
 )
+@pytest.mark.system
 def test_a_foreign_network_is_refused(libvirt: Connection, owner: str | None, message: str) -> None:
     element = next(n.element for n in want().networks if n.name == "one")
     element = etree.fromstring(etree.tostring(element))
@@ -292,6 +305,7 @@ def test_a_foreign_network_is_refused(libvirt: Connection, owner: str | None, me
         libvirt.undefine_network("one")
 
 
+@pytest.mark.system
 def test_every_clash_is_reported_at_once_and_nothing_is_touched(libvirt: Connection) -> None:
     foreign = "<network><name>{}</name><bridge name='{}'/></network>"
     libvirt.define_network(foreign.format("two", "x1"))
@@ -462,12 +476,12 @@ guests: { a: { ports: [{ network: web, forwards: [{ services: [tcp/8080] }] }] }
     listener = Claim("0.0.0.0", "tcp", 8080, 8080, "nginx (process 7)")
     monkeypatch.setattr(listeners, "taken", lambda claims: (claims[0], listener) if claims else None)
     made = wanted(loads(text, "t"), HostMap())
-    [said] = plan_addresses._listened(made, Snapshot())
+    [said] = addresses._listened(made, Snapshot())
     assert said == "guest 'a': tcp/8080 cannot be forwarded: nginx (process 7) on this host listens on tcp/8080"
     domain = etree.fromstring("<domain><name>a</name><metadata/></domain>")
     domain.find("metadata").append(made.guests[0].metadata)
     has_it = Snapshot(domains=(DomainState("a", "u", domain, domain),))
-    assert plan_addresses._listened(made, has_it) == [], "what a guest has is not asked for again"
+    assert addresses._listened(made, has_it) == [], "what a guest has is not asked for again"
 
 
 def test_interrupting_running_guests_needs_leave() -> None:
@@ -543,10 +557,10 @@ def test_a_running_guest_gains_and_loses_nics_live() -> None:
 def test_what_somebody_took_from_a_running_guests_taps_is_a_change() -> None:
     wanted_now = want()
     name = wanted_now.networks[0].name
-    off = Wrong(GUEST, "u", "vme0", "is in no bridge and not in gn-one", link="no bridge")
-    moved = Wrong(GUEST, "u", "vme1", "is in br9 and not in gn-one", "ip link set vme1 master gn-one")
-    bare = Wrong(NETWORK, name, "gn-one", "lacks 10.0.0.1", "restart it")
-    others = (Wrong(GUEST, "x", "vme9", "is down"), Wrong(NETWORK, "y", "br-y", "is gone", "start it"))
+    off = Drift(GUEST, "u", "vme0", "is in no bridge and not in gn-one", link="no bridge")
+    moved = Drift(GUEST, "u", "vme1", "is in br9 and not in gn-one", "ip link set vme1 master gn-one")
+    bare = Drift(NETWORK, name, "gn-one", "lacks 10.0.0.1", "restart it")
+    others = (Drift(GUEST, "x", "vme9", "is down"), Drift(NETWORK, "y", "br-y", "is gone", "start it"))
     made = plan(wanted_now, replace(running(wanted_now), wrong=(off, moved, bare, *others)))
     put_back = [line for line in lines(made) if line.startswith("put back")]
     assert put_back == ["put back guest ports u: vme0 is in no bridge and not in gn-one"]
@@ -631,12 +645,14 @@ def test_two_applies_do_not_interleave(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.system
 def test_a_refusal_is_in_libvirts_words(libvirt: Connection, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(GuestnetError, match=r"updating network 'nope' .*: .*[Nn]etwork not found"):
         libvirt.update_network("nope", "add", "dhcp-host", "<host/>")
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.system
 def test_connecting_to_nothing_says_what_to_try() -> None:
     with pytest.raises(GuestnetError, match=r"(?s)connecting to qemu\+unix.*Is libvirtd running"):
         connect("qemu+unix:///system?socket=/nonexistent")
@@ -648,7 +664,7 @@ def test_an_address_that_is_somebodys_is_a_clash() -> None:
     want = wanted(topology, HostMap({"lan": "up0"}))
     found = {
         (str(each.prefix), each.what, each.bridge, each.published, each.probe)
-        for guest in plan_addresses.asked(want).values()
+        for guest in addresses.asked(want).values()
         for each in guest
     }
     assert found == {
@@ -757,7 +773,7 @@ def test_a_network_stays_while_a_guest_does_not_let_go_of_it(monkeypatch: pytest
     def stuck(*_: object) -> None:
         raise GuestnetError("has not let go")
 
-    monkeypatch.setattr("libvirt_guestnet.changes_guest.unplug", stuck)
+    monkeypatch.setattr("libvirt_guestnet.changes.guest.unplug", stuck)
     libvirt = Deaf()
     with pytest.raises(DestroyError) as caught:
         destroy(plan_destroy("lab", runs, ["u"]), libvirt, Recorder())  # type: ignore[arg-type]

@@ -5,14 +5,14 @@ from ipaddress import ip_address
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import commands
-from libvirt_guestnet.datapath.kernel import Guarded
-from libvirt_guestnet.datapath.routes import Published, Reach, Route
-from libvirt_guestnet.receipt_kinds import NetworkReceipt, PortReceipt
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot
-from libvirt_guestnet.status import BridgeGuards, Offload, status
-from libvirt_guestnet.status_routes import Led
-from libvirt_guestnet.wrong import GUEST, Wrong
+from libvirt_guestnet.datapath.netlink.kernel import Guarded
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
+from libvirt_guestnet.model.drift import GUEST, Drift
+from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
+from libvirt_guestnet.status.routes import Led
+from libvirt_guestnet.status.rows import BridgeGuards, ChecksumGuards, status
+from libvirt_guestnet.status.text import drops_text, status_text
 
 NETWORK = """
 <network><name>vlan1</name>
@@ -21,7 +21,8 @@ NETWORK = """
 DOMAIN = """
 <domain><name>b</name><uuid>u-b</uuid>
 <metadata><g:domain xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="t" guest="b" image="tiny">
-  <g:port mac="52:54:00:61:0b:02" name="p" network="vlan1"><g:address ip="10.61.2.1"/></g:port></g:domain></metadata>
+  <g:port mac="52:54:00:61:0b:02" name="p" network="vlan1" note="the shop">
+  <g:address ip="10.61.2.1"/></g:port></g:domain></metadata>
 <devices>
 <interface type="network"><mac address="52:54:00:61:0B:02"/><source network="vlan1"/><target dev="vme1"/></interface>
 <interface type="network"><mac address="52:54:00:61:0b:03"/><source network="vlan1"/><target dev="vme2"/>
@@ -83,6 +84,7 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "trusted": False,
         "offload": "on",
         "any_address": False,
+        "note": "the shop",
         "unknown": True,  # the hooks' receipt has none of its addresses
         "reasons": {"ARP": 3, "ND": 4},
         "wrong": [],
@@ -91,24 +93,24 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
 
 
 def test_what_the_kernel_has_otherwise_is_said_not_what_was_asked_for() -> None:
-    off = Wrong(GUEST, "b", "vme1", "is in no bridge and not in gn-vlan1", link="no bridge")
-    bare = Wrong("network", "vlan1", "gn-vlan1", "lacks 10.61.2.254", "find out who takes it")
-    others = Wrong(GUEST, "c", "vme1", "is down")
+    off = Drift(GUEST, "b", "vme1", "is in no bridge and not in gn-vlan1", link="no bridge")
+    bare = Drift("network", "vlan1", "gn-vlan1", "lacks 10.61.2.254", "find out who takes it")
+    others = Drift(GUEST, "c", "vme1", "is down")
     network, first, second = status(snapshot(True), None, receipt, SEEN.get, wrong=(off, bare, others))
     assert network.wrong == ("network 'vlan1': gn-vlan1 lacks 10.61.2.254: find out who takes it",)
     said = "guest 'b': vme1 is in no bridge and not in gn-vlan1: guestnet hooks sync"
     assert (first.link, first.wrong, second.wrong) == ("no bridge", (said,), ())
-    text = commands.status_text([row.json() for row in (network, first, second)])
+    text = status_text([row.json() for row in (network, first, second)])
     assert f"WRONG: {said}\n" in text
     assert "no bridge" in text.splitlines()[4]
 
 
 def test_what_the_checksum_guard_dropped_is_a_reason_among_others() -> None:
-    lacking = Offload(lost=frozenset({"vme1"}), drops={"vme1": 5, "vme9": 1})
+    lacking = ChecksumGuards(lost=frozenset({"vme1"}), drops={"vme1": 5, "vme9": 1})
     _, first, second = status(snapshot(True), None, receipt, SEEN.get, offload=lacking)
     assert (first.offload, first.drops, first.reasons) == ("missing", 12, {"ARP": 3, "ND": 4, "checksum offload": 5})
     assert second.offload == ""  # it is not guarded at all
-    _, first, _ = status(snapshot(True), None, receipt, SEEN.get, offload=Offload(cannot="no BTF"))
+    _, first, _ = status(snapshot(True), None, receipt, SEEN.get, offload=ChecksumGuards(cannot="no BTF"))
     assert first.offload == "kernel cannot"
 
 
@@ -148,27 +150,25 @@ def test_a_network_that_is_down_has_no_bridge_to_guard() -> None:
 def test_silenced_ports_are_said_aloud() -> None:
     rows = [row.json() for row in status(snapshot(False), None, receipt)]
     rows[0]["silent"] = ["vnet3", "vnet7"]
-    told = commands.status_text(rows)
+    told = status_text(rows)
     assert "SILENCED, nobody guards them, try `guestnet hooks sync`: vnet3 on gn-vlan1, vnet7 on gn-vlan1\n" in told
 
 
 def test_people_are_told_aloud_what_nothing_guards() -> None:
     rows = [row.json() for row in status(snapshot(True), None, receipt, SEEN.get)]
-    assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03" in commands.status_text(rows)
+    assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03" in status_text(rows)
     trusted = [{**row, "guarded": False, "trusted": True} if row.get("port") == "p" else row for row in rows]
-    assert "TRUSTED, no port security by their own policy: b.p\n" in commands.status_text(trusted)
-    assert "NO ADDRESS known, DHCP and link-local only, until the policy says addresses: b.p\n" in commands.status_text(
-        rows
-    )
+    assert "TRUSTED, no port security by their own policy: b.p\n" in status_text(trusted)
+    assert "NO ADDRESS known, DHCP and link-local only, until the policy says addresses: b.p\n" in status_text(rows)
     anything = [{**row, "unknown": False, "any_address": True} if row.get("port") == "p" else row for row in rows]
-    assert "ANY ADDRESS that nobody holds, by their own policy: b.p\n" in commands.status_text(anything)
-    assert "NO ADDRESS" not in commands.status_text(anything)
-    assert commands.drops_text(rows).split() == [
+    assert "ANY ADDRESS that nobody holds, by their own policy: b.p\n" in status_text(anything)
+    assert "NO ADDRESS" not in status_text(anything)
+    assert drops_text(rows).split() == [
         *("GUEST", "PORT", "NETWORK", "TAP", "REASON", "FRAMES"),
         *("b", "p", "vlan1", "vme1", "ARP", "3"),
         *("b", "p", "vlan1", "vme1", "ND", "4"),
     ]
-    assert commands.drops_text([]) == "nothing was dropped\n"
+    assert drops_text([]) == "nothing was dropped\n"
 
 
 LED = """
@@ -197,12 +197,12 @@ ROUTES = {
     Route("192.0.2.60/32", "gn-dmz"),
 }
 # Not what the XML names: it was written for another host.
-DIRECT, FLOATING = (Published("192.0.2.50", "up0"), Published("2001:db8::50", "up0")), Published("192.0.2.60", "up0")
+DIRECT, FLOATING = (ProxyEntry("192.0.2.50", "up0"), ProxyEntry("2001:db8::50", "up0")), ProxyEntry("192.0.2.60", "up0")
 PUBLISHED = {*DIRECT, FLOATING}
 REACHES = (
-    Reach("vme1", "u-r", "r", published=DIRECT),
-    Reach("vme3", "u-r", "r", published=(FLOATING,)),
-    Reach("vme9", "u-x", "x"),
+    HostRoutes("vme1", "u-r", "r", published=DIRECT),
+    HostRoutes("vme3", "u-r", "r", published=(FLOATING,)),
+    HostRoutes("vme9", "u-x", "x"),
 )
 
 
@@ -238,7 +238,7 @@ def test_what_the_host_routes_to_a_guest_is_told() -> None:
 
 
 def test_routes_that_somebody_took_away_are_told() -> None:
-    rows = routes(Led(REACHES, frozenset(PUBLISHED - {Published("192.0.2.60", "up0")})))
+    rows = routes(Led(REACHES, frozenset(PUBLISHED - {ProxyEntry("192.0.2.60", "up0")})))
     assert {row["routed"] for row in rows.values()} == {False}
     assert {prefix: row["published"] for prefix, row in rows.items() if row["published"] is not None} == {
         "192.0.2.50/32": True,
@@ -254,8 +254,8 @@ def test_routes_in_a_vrf_are_looked_for_in_its_table() -> None:
     inside = [route._replace(table=10) for route in ROUTES if route.device == "vme1"]
     there = frozenset(inside)
     for reach, routed in (
-        (Reach("vme1", "u-r", "r", tuple(inside), vrf="red"), True),
-        (Reach("vme1", "u-r", "r"), False),
+        (HostRoutes("vme1", "u-r", "r", tuple(inside), vrf="red"), True),
+        (HostRoutes("vme1", "u-r", "r"), False),
     ):
         rows = routes(Led((reach,), there), text=text)
         found = {(rows[route.prefix]["table"], rows[route.prefix]["routed"]) for route in inside}
@@ -268,7 +268,7 @@ def test_nothing_leads_to_a_stopped_guest() -> None:
 
 
 def test_routes_have_a_table_of_their_own() -> None:
-    text = commands.status_text(list(routes(Led(REACHES, frozenset(ROUTES | PUBLISHED))).values()), ("topology",))
+    text = status_text(list(routes(Led(REACHES, frozenset(ROUTES | PUBLISHED))).values()), ("topology",))
     assert [line.split() for line in text.splitlines()[:2]] == [
         ["GUEST", "PORT", "PREFIX", "VIA", "DEVICE", "TABLE", "ROUTED", "UPLINK", "PUBLISHED"],
         ["r", "direct", "192.0.2.50/32", "-", "vme1", "main", "yes", "up0", "yes"],

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from libvirt_guestnet.datapath import links
-from libvirt_guestnet.hook import guarding, hotplug, plugged, promises, watch, xmlread
-from libvirt_guestnet.hook.hotplug import Plug
-from libvirt_guestnet.receipt_kinds import Plugging, PortReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.hook.enforce import port_guard
+from libvirt_guestnet.hook.helpers import hotplug, plug_marks
+from libvirt_guestnet.hook.helpers.hotplug import Plug
+from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.services import watch
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Plugging, PortReceipt
 
 MAC = "52:54:00:00:00:02"
 MARK = Plugging("p-1", "u-a", MAC, "a", "one")
@@ -24,17 +30,22 @@ class Host:
     """A state, libvirt's record of one domain, and what was done and said."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.state, self.record, self.said, self.repaired = State(str(root / "run")), root / "a.xml", [], []
-        self.down, self.chains, self.bare = [], set(), {}
+        self.state, self.record, self.said, self.repaired = (
+            State(str(root / "run")),
+            root / "a.xml",
+            list[str](),
+            list[str](),
+        )
+        self.down, self.chains, self.bare = list[str](), set[str](), dict[str, Any]()
         self.wanted = [PortReceipt("lo", MAC, "a", "u-a", "one", "p-1", ifindex=links.index_of("lo"))]
-        monkeypatch.setattr(hotplug, "STATUS", str(root / "{}.xml"))
-        for module in (hotplug, plugged):
+        monkeypatch.setattr(libvirt_records, "STATUS", str(root / "{}.xml"))
+        for module in (hotplug, plug_marks):
             monkeypatch.setattr(module.log, "complain", self.said.append)
-        monkeypatch.setattr(plugged.repair, "repair", self._repair)
-        monkeypatch.setattr(plugged.links, "set_down", self.down.append)
-        monkeypatch.setattr(plugged, "listed", lambda *chain: ["a rule"] if chain[-1] in self.chains else [])
-        monkeypatch.setattr(plugged.offload, "lost", lambda _state: self.bare)
-        monkeypatch.setattr(guarding, "planned", lambda _domain, _state: self.wanted)
+        monkeypatch.setattr(plug_marks.repair, "repair", self._repair)
+        monkeypatch.setattr(plug_marks.links, "set_down", self.down.append)
+        monkeypatch.setattr(plug_marks, "listed", lambda *chain: ["a rule"] if chain[-1] in self.chains else [])
+        monkeypatch.setattr(plug_marks.checksum_guard, "lost", lambda _state: self.bare)
+        monkeypatch.setattr(port_guard, "planned", lambda _domain, _state: self.wanted)
 
     def _repair(self, names: list[str], _when: str) -> None:
         self.repaired += names
@@ -45,7 +56,7 @@ class Host:
     def runs(self, uuid: str = "u-a", portid: str = "p-1") -> None:
         self.record.write_text(RECORD.format(uuid=uuid, portid=portid))
 
-    def mark(self, age: float = 5.0, **fields: object) -> None:
+    def mark(self, age: float = 5.0, **fields: Any) -> None:
         with self.state.lock():
             self.state.put_plugging(MARK._replace(**fields))
         file = Path(self.state.root, "plugging", "p-1.json")
@@ -53,7 +64,7 @@ class Host:
 
     def seen_to(self) -> tuple[list[str], list[Plugging]]:
         """Whose guests were repaired, and the marks that are left."""
-        plugged.see_to(self.state)
+        plug_marks.see_to(self.state)
         return self.repaired, self.state.pluggings()
 
 
@@ -103,7 +114,7 @@ def test_a_helper_that_lives_is_left_to_it(host: Host) -> None:
     host.runs()
     host.mark(age=500)
     with host.state.lock():
-        helper = promises.Promise(host.state.plugging_path(MARK.portid))
+        helper = notes.Promise(host.state.plugging_path(MARK.portid))
     assert host.seen_to() == ([], [MARK])
     helper.hand_over()
     assert host.seen_to() == (["a"], []), "it was killed"
@@ -173,7 +184,7 @@ def test_a_repair_that_fails_leaves_the_mark_and_takes_the_tap_down(
 ) -> None:
     host.runs()
     host.mark()
-    monkeypatch.setattr(plugged.repair, "repair", lambda _names, _when: None)
+    monkeypatch.setattr(plug_marks.repair, "repair", lambda _names, _when: None)
     assert host.seen_to() == ([], [MARK])
     assert host.down == ["lo"]
     assert host.said == [f"domain a: new NIC {MAC}, whose plug helper gave up, cannot be guarded, lo is down"]
@@ -191,7 +202,7 @@ def test_one_record_that_cannot_be_read_does_not_keep_the_others(host: Host) -> 
 def test_the_service_looks_often_while_a_nic_is_awaited(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "State", lambda: host.state)
     monkeypatch.setattr(watch, "lost", lambda _state: [])
-    monkeypatch.setattr(watch.libvirts, "look", lambda _: watch.libvirts.Seen(frozenset(), False, ""))
+    monkeypatch.setattr(watch.libvirt_rules, "look", lambda _: watch.libvirt_rules.Seen(frozenset(), False, ""))
     service = watch._Watch()
     host.runs(portid="another")
     host.mark()

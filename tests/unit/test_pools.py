@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libvirt_guestnet import addressing
 from libvirt_guestnet.errors import TopologyError
-from libvirt_guestnet.model import Topology
-from libvirt_guestnet.topology import loads
+from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.topology import addressing, loads
 
 HEAD = """name: {name}
 physical-networks:

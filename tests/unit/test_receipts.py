@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import receipts
-from libvirt_guestnet.datapath import links, nft
-from libvirt_guestnet.datapath.program import RefusedBatchError
-from libvirt_guestnet.hook import guarding, log
-from libvirt_guestnet.receipt_kinds import Bridges, NetworkReceipt, PortReceipt
-from libvirt_guestnet.receipts import DamagedError
-from libvirt_guestnet.state import State
+from libvirt_guestnet import log
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.run import nft
+from libvirt_guestnet.datapath.run.program import RefusedBatchError
+from libvirt_guestnet.hook.enforce import port_guard
+from libvirt_guestnet.state import serialiser
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Bridges, NetworkReceipt, PortReceipt
+from libvirt_guestnet.state.serialiser import DamagedError
 
 PORT = PortReceipt(
     "tapa", "52:54:00:00:00:01", "a", "ua", owned=("10.0.0.2/32", "fd00::2"), pairs=(("", "10.0.0.9/32"),), ifindex=7,
@@ -29,7 +31,7 @@ NETWORK = NetworkReceipt(
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(log, "complain", lines.append)
-    receipts._reported.clear()
+    serialiser._reported.clear()
     return lines
 
 
@@ -120,7 +122,7 @@ def test_ports_are_guarded_without_the_one_that_nft_refuses(
     monkeypatch.setattr(nft, "nft", refuse)
     monkeypatch.setattr(nft, "numbers_of_all", lambda: lambda name: [])
     monkeypatch.setattr(links, "index_of", lambda tap: "abcd".index(tap[3]) + 1)
-    assert guarding._guard_living(state, 3) == {3}
+    assert port_guard._guard_living(state, 3) == {3}
     assert all(f"tap-{port.tap} " in written[-1] for port in ports if port.tap != "tapc")
     assert said == ["domain 'c': tap tapc cannot be guarded: nft refused the change: no"]
 
@@ -134,8 +136,8 @@ def test_a_receipt_is_checked_once_in_a_process_and_again_when_another_takes_its
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    checked = receipts.read
-    monkeypatch.setattr(receipts, "read", lambda kind, fields, path: read.append(path) or checked(kind, fields, path))
+    checked = serialiser.read
+    monkeypatch.setattr(serialiser, "read", lambda kind, fields, path: read.append(path) or checked(kind, fields, path))
     state.put_network(NETWORK)
     assert [State(state.root).network("net") for _ in range(3)] == [NETWORK] * 3
     assert len(read) == 1

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.hook import hotplug, repair
-from libvirt_guestnet.hook.xmlread import MAX_MARKS
+from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.xmlread import MAX_MARKS
 
 ROOT = Path(__file__).parents[2]
 RECORD = "<domstatus><domain><name>{0}</name><uuid>{0}-uuid</uuid>{1}</domain></domstatus>"
@@ -21,14 +22,20 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 memory = int(sys.argv[3]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-from libvirt_guestnet.hook import arrival, entry, hotplug, log, repair
-hotplug.STATUS = sys.argv[2] + "/{}.xml"
+from libvirt_guestnet import log
+from libvirt_guestnet.hook.calls.domain import RepairResult
+from libvirt_guestnet.hook.enforce import reachability
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.state.folder import State
+State.__init__.__defaults__ = (sys.argv[2] + "/state",)
+libvirt_records.STATUS = sys.argv[2] + "/{}.xml"
 log.complain = lambda text: print("said", text)
 def repair_all(domains, _state):
-    print("repaired", *[domain.text_of("name") for domain in domains])
-    return entry.Told([], [])
-entry.repair_all = repair_all
-arrival.open_ways_of = lambda uuids, *_, **__: print("opened", *sorted(uuids))
+    print("repaired", *[domain.name for domain in domains])
+    return RepairResult([], [])
+repair.repair_all = repair_all
+reachability.open_ways_of = lambda uuids, *_, **__: print("opened", *sorted(uuids))
 repair.repair(sys.argv[4:], "now")
 """
 
@@ -67,7 +74,7 @@ def test_hostile_records_are_repaired_one_by_one_or_named(tmp_path: Path) -> Non
 
 
 def test_usual_guests_are_repaired_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hotplug, "STATUS", f"{tmp_path}/{{}}.xml")
+    monkeypatch.setattr(libvirt_records, "STATUS", f"{tmp_path}/{{}}.xml")
     names = [f"guest{n:03}" for n in range(130)]
     for name in names:
         (tmp_path / f"{name}.xml").write_text(RECORD.format(name, "x" * 15_000))

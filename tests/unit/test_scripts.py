@@ -39,7 +39,7 @@ def pytest_in(folder: Path, text: str, *options: str) -> subprocess.CompletedPro
     (folder / "test_it.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = kernel\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", "pytest.ini", *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180)
 
 
 def script(*argv: str) -> subprocess.CompletedProcess[str]:

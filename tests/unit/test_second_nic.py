@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import links
-from libvirt_guestnet.hook import hotplug, xmlread
-from libvirt_guestnet.receipt_kinds import Plugging, PortReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.hook.helpers import hotplug
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Plugging, PortReceipt
 
 MAC, OLD, NEW = "52:54:00:00:00:01", "old", "new"
 NIC = """<interface type='network'><mac address='{mac}'/><source network='lan' portid='{port}'/><target dev='{tap}'/>
@@ -80,7 +81,7 @@ def candidates(
     """All of them, up to the first that is there for good."""
     state = State(str(root))
     monkeypatch.setattr(links, "index_of", {"first": 1, "second": 2, "others": 3}.get)
-    monkeypatch.setattr(hotplug, "running", lambda _name, _uuid: records.pop(0))
+    monkeypatch.setattr(hotplug.libvirt_records, "running", lambda _name, _uuid: records.pop(0))
     with state.lock():
         state.put_ports("u-b", [PortReceipt("others", MAC, "b", "u-b", ifindex=3)])
         state.put_plugging(Plugging(NEW, "u-a", MAC))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import service
+from libvirt_guestnet.install import service
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def test_without_systemd_there_is_nothing_to_do(tmp_path: Path, calls: list[tupl
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.system
 def test_systemd_understands_the_unit(tmp_path: Path, calls: list[tuple[str, ...]]) -> None:
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     service.install(tmp_path)

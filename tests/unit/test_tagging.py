@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import links, vlan
-from libvirt_guestnet.datapath.vlan import TapVlans
-from libvirt_guestnet.hook import networks, owners, tagging, xmlread
-from libvirt_guestnet.state import State
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.datapath.devices import vlan_bridge
+from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.hook.admission import taps
+from libvirt_guestnet.hook.calls import networks
+from libvirt_guestnet.hook.enforce import bridge_guard, tagging
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
 
 NS = 'xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"'
 NETWORK = f"""<hookData><network><name>{{name}}</name><metadata><guestnet:network {NS} topology="t" name="{{name}}">
@@ -26,24 +31,24 @@ class Host:
         self.uplinks: dict[str, set[int]] = {"up0": set(), "up1": set()}
         monkeypatch.setattr(links, "index_of", lambda name: self.taps.get(name, 0))
         monkeypatch.setattr(links, "master_of", lambda _name: "br0")
-        monkeypatch.setattr(vlan, "tag", lambda port: self.tags.update({port.tap: port.pvid}))
-        monkeypatch.setattr(vlan, "untag", lambda tap, _bridge: self.tags.pop(tap))
-        monkeypatch.setattr(vlan, "current", lambda uplink: dict.fromkeys(self.uplinks[uplink], frozenset()))
-        monkeypatch.setattr(vlan, "join", lambda uplink, vlans: self.uplinks[uplink].update(vlans))
-        monkeypatch.setattr(vlan, "leave", lambda uplink, vlans: self.uplinks[uplink].difference_update(vlans))
+        monkeypatch.setattr(vlan_bridge, "tag", lambda port: self.tags.update({port.tap: port.pvid}))
+        monkeypatch.setattr(vlan_bridge, "untag", lambda tap, _bridge: self.tags.pop(tap))
+        monkeypatch.setattr(vlan_bridge, "current", lambda uplink: dict.fromkeys(self.uplinks[uplink], frozenset()))
+        monkeypatch.setattr(vlan_bridge, "join", lambda uplink, vlans: self.uplinks[uplink].update(vlans))
+        monkeypatch.setattr(vlan_bridge, "leave", lambda uplink, vlans: self.uplinks[uplink].difference_update(vlans))
         for name, uplink in (("one", "up0"), ("two", "up1")):
             networks.keep(xmlread.parse(NETWORK.format(name=name, uplink=uplink).encode()), self.state)
 
-    def start(self, name: str, tap: str, network: str = "one", tag: int = 0, kind: str = "bridge") -> xmlread.Node:
+    def start(self, name: str, tap: str, network: str = "one", tag: int = 0, kind: str = "bridge") -> Domain:
         own = f'<guestnet:vlan tag="{tag}"/>' if tag else ""
         port = f'<guestnet:port mac="52:54:00:00:00:01" name="p" network="one" guarded="no">{own}</guestnet:port>'
         text = f"""<domain><name>{name}</name><uuid>u-{name}</uuid><metadata>
         <guestnet:domain {NS} topology="t" guest="g">{port if tag else ""}</guestnet:domain></metadata>
         <devices><interface type="{kind}"><mac address="52:54:00:00:00:01"/>
         <source network="{network}" bridge="br0"/><target dev="{tap}"/></interface></devices></domain>"""
-        domain = xmlread.parse(text.encode())
+        domain = bridge_guard.joined(xmlread.parse(text.encode()), self.state)
         with self.state.lock():
-            owners.check([domain], self.state)
+            taps.check([domain], self.state)
             tagging.tag(domain, self.state)
         return domain
 
@@ -57,7 +62,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
 
 @pytest.mark.parametrize(("kind", "tag"), [("bridge", 0), ("bridge", 9), ("network", 9), ("ethernet", 0)])
 def test_a_tap_that_only_has_vlans_is_not_taken_over_either(host: Host, kind: str, tag: int) -> None:
-    with pytest.raises(owners.OthersTapError, match="domain 'thief': tap vme0 belongs to domain 'a', which runs"):
+    with pytest.raises(taps.OthersTapError, match="domain 'thief': tap vme0 belongs to domain 'a', which runs"):
         host.start("thief", "vme0", tag=tag, kind=kind)
     assert (host.tags, host.uplinks) == ({"vme0": 7}, {"up0": {7}, "up1": set()})
 
@@ -101,7 +106,7 @@ def test_a_vlan_taken_by_hand_is_missed_at_the_tap_and_at_its_uplink(
         ({"up0": tagged}, {"vme0": "a"}),
         ({"vme0": own, "up0": {}}, {"vme0": "a"}),
     ):
-        monkeypatch.setattr(vlan, "all_current", lambda there=there: there)
+        monkeypatch.setattr(vlan_bridge, "all_current", lambda there=there: there)
         assert tagging.lost(host.state) == missed
     monkeypatch.setattr(links, "master_of", lambda _name: "")
     assert tagging.lost(host.state) == {}, "its bridge comes first"

@@ -10,8 +10,8 @@ from steps import steps
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.errors import TopologyError
-from libvirt_guestnet.model import AddressWord, Assignment, Family, Port, Protocol, Service, Topology
-from libvirt_guestnet.model_network import Mode
+from libvirt_guestnet.model.network import Mode
+from libvirt_guestnet.model.topology import AddressWord, Assignment, Family, Port, Protocol, Service, Topology
 
 LABS = Path(__file__).parent.parent.parent / "labs"
 

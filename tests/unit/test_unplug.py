@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from libvirt_guestnet import changes_guest
+from libvirt_guestnet.changes import guest
 from libvirt_guestnet.errors import GuestnetError
 
 NIC = "<interface type='network'><mac address='52:54:00:00:00:01'/><source network='a'/></interface>"
@@ -23,8 +23,8 @@ NIC = "<interface type='network'><mac address='52:54:00:00:00:01'/><source netwo
     ],
 )
 def test_a_guest_that_keeps_its_nic(monkeypatch: pytest.MonkeyPatch, arch: str, features: str, said: str) -> None:
-    monkeypatch.setattr(changes_guest, "UNPLUG_SECONDS", 0.0)
+    monkeypatch.setattr(guest, "UNPLUG_SECONDS", 0.0)
     xml = f"<domain><os><type arch='{arch}'>hvm</type></os>{features}<devices>{NIC}</devices></domain>"
     run: Any = SimpleNamespace(libvirt=SimpleNamespace(live_xml=lambda _: xml, detach=lambda *_, **__: None))
     with pytest.raises(GuestnetError, match=f"has not let go of NIC 52:54:00:00:00:01 .*{said}"):
-        changes_guest.unplug(run, "g", NIC)
+        guest.unplug(run, "g", NIC)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from lxml import etree
 from rngsample import SCHEMAS, Schema
 
-from libvirt_guestnet import changes_guest
-from libvirt_guestnet.apply import wanted
+from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.changes import guest
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.nic import before, merged, nic_differences, restored
-from libvirt_guestnet.plan import Plan, plan
-from libvirt_guestnet.snapshot import DomainState, NetworkState, Snapshot, Wanted
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted
+from libvirt_guestnet.plan.nic import before, merged, nic_differences, restored
+from libvirt_guestnet.plan.order import Plan, plan
 from libvirt_guestnet.topology import loads
 
 MAC = "52:54:00:aa:bb:01"
@@ -115,7 +115,7 @@ def test_a_nic_is_plugged_into_the_running_guest_as_its_user_defined_it() -> Non
     snapshot = host(etree.fromstring(REPORTED), want(), runs=True)
     live = snapshot.domains[0].live
     live.find("devices").remove(live.find("devices/interface"))
-    made = [change for change in nics(plan(want(), snapshot)) if isinstance(change, changes_guest.AttachInterface)]
+    made = [change for change in nics(plan(want(), snapshot)) if isinstance(change, guest.AttachInterface)]
     assert [(change.live, change.config) for change in made] == [(True, False)]
     assert etree.fromstring(made[0].xml).find("model").get("type") == "e1000"
     undefined = replace(snapshot.domains[0], config=live, live=snapshot.domains[0].config)
@@ -157,7 +157,7 @@ def interfaces(draw: Any) -> Any:
     return nic
 
 
-@pytest.mark.skipif(not SCHEMAS.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 @settings(max_examples=400, deadline=None)
 @given(nic=interfaces(), which=st.sampled_from(sorted(WANTED)))
 def test_of_any_nic_only_source_target_and_what_the_file_declares_change(nic: Any, which: tuple[str, str]) -> None:
@@ -175,19 +175,19 @@ def test_of_any_nic_only_source_target_and_what_the_file_declares_change(nic: An
     assert nic_differences(asked, new, own=False) == ()
 
 
-@pytest.mark.skipif(not SCHEMAS.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 @settings(max_examples=100, deadline=None)
 @given(nic=interfaces(), which=st.sampled_from(sorted(WANTED)))
 def test_a_plan_never_takes_a_nic_out_of_a_definition(nic: Any, which: tuple[str, str]) -> None:
     asked = want(*which)
     changes = nics(plan(asked, host(nic, asked, runs=False)))
-    assert [type(change) for change in changes] in ([], [changes_guest.UpdateInterface])
+    assert [type(change) for change in changes] in ([], [guest.UpdateInterface])
     for change in changes:
         later = host(etree.fromstring(change.config.new), asked, runs=False)
         assert nics(plan(asked, later)) == []
 
 
-@pytest.mark.skipif(not SCHEMAS.is_dir(), reason="libvirt's schemas are not installed")
+@pytest.mark.system
 @settings(max_examples=200, deadline=None)
 @given(nic=interfaces(), whiches=st.lists(st.sampled_from(sorted(WANTED)), min_size=1, max_size=3))
 def test_a_nic_that_the_file_lets_go_of_is_what_it_was(nic: Any, whiches: list[tuple[str, str]]) -> None:

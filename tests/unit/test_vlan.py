@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from libvirt_guestnet import xmlgen
-from libvirt_guestnet.datapath.portguard import Trunk
-from libvirt_guestnet.datapath.subinterface import Subinterface
-from libvirt_guestnet.datapath.vlan import TapVlans, batch, members
+from libvirt_guestnet import xmlgen, xmlread
+from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
+from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans, batch, members
+from libvirt_guestnet.datapath.port.port_facts import Trunk
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import intent, intent_network, intent_vlan, xmlread
+from libvirt_guestnet.hook.read import network_receipts, port_receipts, vlan_membership
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
-from libvirt_guestnet.model import Topology
-from libvirt_guestnet.receipt_kinds import NetworkReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.topology import loads
 
 ACCESS, TAGGED = frozenset({"PVID", "Egress Untagged"}), frozenset[str]()
@@ -73,7 +74,7 @@ def domain(nic: str = "", policy: str = "", guarded: str = "no") -> xmlread.Node
 def test_the_ports_own_vlans_win_over_libvirts_and_those_over_the_networks(
     nic: str, policy: str, wanted: tuple[int, tuple[tuple[int, int], ...]]
 ) -> None:
-    (found,) = intent_vlan.tap_vlans(domain(nic, policy), lambda _name: NETWORK)
+    (found,) = vlan_membership.tap_vlans(Domain(domain(nic, policy), lambda _name: NETWORK))
     assert (found.tap, found.bridge, found.uplink) == ("tap0", "br0", "eth1")
     assert (found.pvid, found.tagged) == wanted
 
@@ -94,13 +95,13 @@ def test_the_ports_own_vlans_win_over_libvirts_and_those_over_the_networks(
 @pytest.mark.parametrize("service", [False, True])
 def test_a_guard_knows_the_tags_of_a_trunk(nic: str, policy: str, trunk: Trunk | None, service: bool) -> None:
     network = NETWORK._replace(service=service)
-    (receipt,) = intent.port_receipts(domain(nic, policy, "yes"), lambda _name: network)
-    assert intent.guard_of(receipt).trunk == (trunk and trunk._replace(service=service))
+    (receipt,) = port_receipts.port_receipts(Domain(domain(nic, policy, "yes"), lambda _name: network))
+    assert port_receipts.guard_of(receipt).trunk == (trunk and trunk._replace(service=service))
 
 
 def test_a_receipt_of_a_trunk_is_read_back(tmp_path: Path) -> None:
     vlans = '<guestnet:vlan trunk="100-110,200" native="1"/>'
-    (receipt,) = intent.port_receipts(domain(policy=vlans, guarded="yes"), lambda _name: NETWORK)
+    (receipt,) = port_receipts.port_receipts(Domain(domain(policy=vlans, guarded="yes"), lambda _name: NETWORK))
     state = State(str(tmp_path))
     state.put_ports("u", [receipt])
     assert state.port("tap0") == receipt
@@ -110,21 +111,23 @@ def test_a_guarded_trunk_without_an_address_does_not_start_where_it_would_have_t
     pool = NETWORK._replace(hosts=("10.0.0.1",), dynamic=(("10.0.0.100", "10.0.0.200"),))
     trunk = '<guestnet:vlan trunk="5"/>'
     with pytest.raises(GuestnetError, match=r"a guarded trunk learns no address .* of network 'lan': give its port"):
-        intent.port_receipts(domain(policy=trunk, guarded="yes"), lambda _name: pool)
-    assert intent.port_receipts(domain(policy=trunk), lambda _name: pool) == []
+        port_receipts.port_receipts(Domain(domain(policy=trunk, guarded="yes"), lambda _name: pool))
+    assert port_receipts.port_receipts(Domain(domain(policy=trunk), lambda _name: pool)) == []
     known = '<guestnet:address ip="10.0.0.5"/>' + trunk
     reserved = pool._replace(reservations=(("52:54:00:00:00:01", "10.0.0.5/32"),))
     for policy, network in ((known, pool), (trunk, reserved)):
-        (receipt,) = intent.port_receipts(domain(policy=policy, guarded="yes"), lambda _name, found=network: found)
+        (receipt,) = port_receipts.port_receipts(
+            Domain(domain(policy=policy, guarded="yes"), lambda _name, found=network: found)
+        )
         assert (receipt.owned, receipt.dhcp) == (("10.0.0.5/32",), ())
 
 
 def test_what_is_not_ours_gets_no_vlan() -> None:
-    assert intent_vlan.tap_vlans(domain(policy=""), lambda _name: None) == []
-    assert intent_vlan.tap_vlans(domain("<vlan><tag id='8'/></vlan>"), lambda _name: None) == []
-    assert intent_vlan.tap_vlans(domain(), lambda _name: NETWORK._replace(vlan=0)) == []
+    assert vlan_membership.tap_vlans(Domain(domain(policy=""), lambda _name: None)) == []
+    assert vlan_membership.tap_vlans(Domain(domain("<vlan><tag id='8'/></vlan>"), lambda _name: None)) == []
+    assert vlan_membership.tap_vlans(Domain(domain(), lambda _name: NETWORK._replace(vlan=0))) == []
     ovs = domain("<virtualport type='openvswitch'/>", '<guestnet:vlan tag="7"/>')
-    assert intent_vlan.tap_vlans(ovs, lambda _name: NETWORK) == []
+    assert vlan_membership.tap_vlans(Domain(ovs, lambda _name: NETWORK)) == []
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_what_is_not_ours_gets_no_vlan() -> None:
 )
 def test_damaged_vlans_stop_the_start(bad: str) -> None:
     with pytest.raises(GuestnetError, match=r"metadata: "):
-        intent_vlan.tap_vlans(domain("", f"<guestnet:vlan {bad}/>"), lambda _name: NETWORK)
+        vlan_membership.tap_vlans(Domain(domain("", f"<guestnet:vlan {bad}/>"), lambda _name: NETWORK))
 
 
 TOPOLOGY = """
@@ -160,32 +163,32 @@ def read_back(element: etree._Element) -> xmlread.Node:
 
 def test_behind_a_nic_a_vlan_has_a_bridge_and_a_subinterface_of_its_own() -> None:
     node = read_back(network_xml(topology(), "eth1"))
-    assert intent_network.subinterface(node) == Subinterface("gn-lan.100", "eth1", 100)
-    assert intent_network.uplink(node) is None
-    assert intent_network.aware_bridge(node) is None
+    assert network_receipts.subinterface(node) == VlanDevice("gn-lan.100", "eth1", 100)
+    assert network_receipts.uplink(node) is None
+    assert network_receipts.aware_bridge(node) is None
     service = read_back(network_xml(topology("physical-network: lan, service-vlan: 100"), "eth1"))
-    assert intent_network.subinterface(service) == Subinterface("gn-lan.100", "eth1", 100, service=True)
+    assert network_receipts.subinterface(service) == VlanDevice("gn-lan.100", "eth1", 100, service=True)
 
 
 def test_a_subinterfaces_name_always_fits() -> None:
-    assert Subinterface("b", "eth1", 100).device == "eth1.100"
-    long = Subinterface("b", "enp130s0f1np1", 4094).device
+    assert VlanDevice("b", "eth1", 100).device == "eth1.100"
+    long = VlanDevice("b", "enp130s0f1np1", 4094).device
     assert len(long) <= 15
-    assert long != Subinterface("b", "enp130s0f1np0", 4094).device
+    assert long != VlanDevice("b", "enp130s0f1np0", 4094).device
 
 
 def test_behind_a_bridge_the_hook_tags_the_taps() -> None:
-    aware = intent_network.aware_bridge(read_back(network_xml(topology(), "br0/eth1")))
-    assert aware == intent_network.AwareBridge("br0", existing=True, tag=100, service=False, uplink="eth1")
+    aware = network_receipts.aware_bridge(read_back(network_xml(topology(), "br0/eth1")))
+    assert aware == network_receipts.AwareBridge("br0", existing=True, tag=100, service=False, uplink="eth1")
     trunk = topology("physical-network: lan", "trunk: [5]")
-    aware = intent_network.aware_bridge(read_back(network_xml(trunk, "br0")))
-    assert aware == intent_network.AwareBridge("br0", existing=True, tag=0, service=False, uplink="")
-    assert intent_network.aware_bridge(read_back(network_xml(topology("physical-network: lan"), "br0"))) is None
+    aware = network_receipts.aware_bridge(read_back(network_xml(trunk, "br0")))
+    assert aware == network_receipts.AwareBridge("br0", existing=True, tag=0, service=False, uplink="")
+    assert network_receipts.aware_bridge(read_back(network_xml(topology("physical-network: lan"), "br0"))) is None
 
 
 def test_libvirts_own_bridge_is_made_to_tell_vlans_apart() -> None:
-    aware = intent_network.aware_bridge(read_back(network_xml(topology("vlan: 100", mode="isolated"), "br0")))
-    assert aware == intent_network.AwareBridge("gn-net", existing=False, tag=100, service=False, uplink="")
+    aware = network_receipts.aware_bridge(read_back(network_xml(topology("vlan: 100", mode="isolated"), "br0")))
+    assert aware == network_receipts.AwareBridge("gn-net", existing=False, tag=100, service=False, uplink="")
 
 
 def test_open_vswitch_is_told_by_libvirt() -> None:
@@ -194,7 +197,7 @@ def test_open_vswitch_is_told_by_libvirt() -> None:
     assert element.find("bridge").get("name") == "br0"
     assert element.find("virtualport").get("type") == "openvswitch"
     assert [tag.get("id") for tag in element.findall("vlan/tag")] == ["100"]
-    assert intent_network.aware_bridge(read_back(element)) is None
+    assert network_receipts.aware_bridge(read_back(element)) is None
     guest = found.guest("g")
     nic = xmlgen.interface(found, guest, guest.ports[0], HostMap({"lan": "ovs:br0"}))
     assert [dict(tag.attrib) for tag in nic.findall("vlan/tag")] == [

@@ -9,44 +9,45 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.datapath import links, present
-from libvirt_guestnet.datapath.present import Chain, Element, index_key, name_key
-from libvirt_guestnet.datapath.routes import Reach
-from libvirt_guestnet.datapath.rtnl import HostAddress, Rtnl
-from libvirt_guestnet.datapath.ways import Forward, Ways
+from libvirt_guestnet.datapath.forwards.table import ForwardRule, PortForwards
+from libvirt_guestnet.datapath.netlink import links, present
+from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, name_key
+from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
+from libvirt_guestnet.datapath.routing.routes import HostRoutes
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import leased, lost, watch, ways
-from libvirt_guestnet.receipt_kinds import Bridges, PortReceipt
-from libvirt_guestnet.state import State
+from libvirt_guestnet.hook.enforce import forwards, lease_forwards
+from libvirt_guestnet.hook.services import missing_state, watch
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Bridges, PortReceipt
 
 ALL = {"netdev guestnet", "bridge guestnet", "arp guestnet"}
 PORT = PortReceipt("vme0", "52:54:00:00:00:01", "g", "u", ifindex=7)
 GATEWAY = IPv4Address("169.255.30.1")
 CHECKSUM_GUARD = "checksum guard"
-Absent = Sequence[Chain | Element | str]
+Absent = Sequence[ChainKey | ElementKey | str]
 
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
     """A host with a guarded bridge and a host-routed guest; other firewalls are looked at elsewhere."""
-    monkeypatch.setattr(ways, "lost", lambda _state: [])
+    monkeypatch.setattr(forwards, "lost", lambda _state: [])
     state = State(str(tmp_path))
     with state.lock():
         state.put_ports("u", [PORT])
-        state.put_reach(Reach("vme0", "u", "g", gateway="169.255.30.1")._asdict())
+        state.put_reach(HostRoutes("vme0", "u", "g", gateway="169.255.30.1")._asdict())
         state.put_bridges(Bridges({"gn-one": "one"}, True, ""))
     return state
 
 
 def missing(state: State, monkeypatch: pytest.MonkeyPatch, there: set[str], absent: Absent = ()) -> watch.Lost:
     """What is missed on a host with these tables, in which `absent` is not."""
-    monkeypatch.setattr(lost, "tables", lambda: there | {"ip filter"})
+    monkeypatch.setattr(missing_state, "tables", lambda: there | {"ip filter"})
     monkeypatch.setattr(present, "missing", lambda wanted: [each for each in wanted if each in absent])
     monkeypatch.setattr(links, "index_of", {"vme0": 7}.get)
     monkeypatch.setattr(links, "names", lambda: {"vme0"})
     monkeypatch.setattr(Rtnl, "addresses", lambda *_, **__: [HostAddress(7, GATEWAY, IPv4Network("169.255.30.1"))])
     guard_lost = {"vme0": "g"} if CHECKSUM_GUARD in absent else {}
-    monkeypatch.setitem(lost.OF_PORTS, CHECKSUM_GUARD, lambda _state: guard_lost)
+    monkeypatch.setitem(missing_state.OF_PORTS, CHECKSUM_GUARD, lambda _state: guard_lost)
     return watch.lost(state)
 
 
@@ -60,16 +61,16 @@ def test_every_table_of_ours_is_missed(state: State, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "absent",
     [
-        Chain("netdev guestnet", "tap-vme0", drops=True),
-        Chain("arp guestnet", "input"),
-        Element("arp guestnet", "taps", name_key("vme0")),
-        Element("arp guestnet", "gateways", bytes((169, 255, 30, 1))),
+        ChainKey("netdev guestnet", "tap-vme0", drops=True),
+        ChainKey("arp guestnet", "input"),
+        ElementKey("arp guestnet", "taps", name_key("vme0")),
+        ElementKey("arp guestnet", "gateways", bytes((169, 255, 30, 1))),
         CHECKSUM_GUARD,
     ],
     ids=str,
 )
 def test_what_one_port_lacks_is_missed_for_its_guest(
-    state: State, monkeypatch: pytest.MonkeyPatch, absent: Chain | Element | str
+    state: State, monkeypatch: pytest.MonkeyPatch, absent: ChainKey | ElementKey | str
 ) -> None:
     assert missing(state, monkeypatch, ALL, [absent]) == watch.Lost([], {"vme0": "g"}, [])
 
@@ -77,14 +78,14 @@ def test_what_one_port_lacks_is_missed_for_its_guest(
 @pytest.mark.parametrize(
     "absent",
     [
-        *(Chain("bridge guestnet", hook) for hook in ("prerouting", "input", "forward", "output")),
-        Element("bridge guestnet", "bridges", name_key("gn-one")),
-        Element("bridge guestnet", "ports", index_key(7)),
+        *(ChainKey("bridge guestnet", hook) for hook in ("prerouting", "input", "forward", "output")),
+        ElementKey("bridge guestnet", "bridges", name_key("gn-one")),
+        ElementKey("bridge guestnet", "ports", index_key(7)),
     ],
     ids=str,
 )
 def test_what_the_bridge_guard_lacks_is_missed(
-    state: State, monkeypatch: pytest.MonkeyPatch, absent: Chain | Element
+    state: State, monkeypatch: pytest.MonkeyPatch, absent: ChainKey | ElementKey
 ) -> None:
     assert missing(state, monkeypatch, ALL, [absent]) == watch.Lost([], {}, ["bridge guestnet"])
 
@@ -92,13 +93,15 @@ def test_what_the_bridge_guard_lacks_is_missed(
 def test_a_receipt_of_another_device_or_of_a_trusted_port_wants_no_chain(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain = Chain("netdev guestnet", "tap-vme0", drops=True)
+    chain = ChainKey("netdev guestnet", "tap-vme0", drops=True)
     with state.lock():
         state.put_ports("u", [PORT._replace(trusted=True)])
     assert missing(state, monkeypatch, ALL, [chain]) == watch.NOTHING
     with state.lock():
         state.put_ports("u", [PORT._replace(ifindex=8)])
-    assert missing(state, monkeypatch, ALL, [chain, Element("bridge guestnet", "ports", index_key(7))]) == watch.NOTHING
+    assert (
+        missing(state, monkeypatch, ALL, [chain, ElementKey("bridge guestnet", "ports", index_key(7))]) == watch.NOTHING
+    )
 
 
 def test_only_what_is_needed_is_missed(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +121,7 @@ def test_what_cannot_be_put_back_is_tried_now_and_then(monkeypatch: pytest.Monke
     monkeypatch.setattr(watch, "lost", lambda _state: lost)
     monkeypatch.setattr(watch, "_lost_for_good", lambda _state: lost)
     monkeypatch.setattr(watch, "_close_bridges", lambda _state: None)
-    monkeypatch.setattr(watch.libvirts, "look", lambda _: watch.libvirts.Seen(frozenset(), False, ""))
+    monkeypatch.setattr(watch.libvirt_rules, "look", lambda _: watch.libvirt_rules.Seen(frozenset(), False, ""))
     monkeypatch.setattr(watch.log, "complain", lambda _text: None)
     monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(watch.repair, "repair", lambda names, _when: tried.append(names))
@@ -147,14 +150,14 @@ def test_what_follows_a_lease_is_tried_when_that_changes_and_not_at_every_change
 ) -> None:
     """A try that fails changes rules, which wakes the service."""
     leases, tried = {4: "10.0.0.5"}, []
-    ways_in = Ways("vme0", PORT.mac, "u", "g", "gn-one", 7, True, (Forward("tcp", 80, 80, "lease4", 80),))
+    ways_in = PortForwards("vme0", PORT.mac, "u", "g", "gn-one", 7, True, (ForwardRule("tcp", 80, 80, "lease4", 80),))
 
     def follow(_state: State) -> None:
         tried.append(dict(leases))
         raise GuestnetError("no")
 
-    monkeypatch.setattr(ways, "follow", follow)
-    monkeypatch.setattr(leased, "_addresses", lambda *_: leases)
+    monkeypatch.setattr(forwards, "follow", follow)
+    monkeypatch.setattr(lease_forwards, "_addresses", lambda *_: leases)
     service = watch._Watch()
     service._see_to_leases(state)
     assert tried == []

@@ -9,8 +9,8 @@ from lxml import etree
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import AddressPair, Assignment, Guest, Port, PortAddress, PortKind, Topology
-from libvirt_guestnet.model_network import Bandwidth, DhcpRange, DnsHost, Mode, Network, Rate, Subnet
+from libvirt_guestnet.model.network import Bandwidth, DhcpRange, DnsHost, Mode, Network, Rate, Subnet
+from libvirt_guestnet.model.topology import AddressPair, Assignment, Guest, Port, PortAddress, PortKind, Topology
 from libvirt_guestnet.xmlgen.element import fill, maybe, node
 
 NOWHERE = HostMap()

@@ -12,9 +12,9 @@ from lxml import etree
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model import Topology
-from libvirt_guestnet.nic import before
-from libvirt_guestnet.snapshot import parse_xml
+from libvirt_guestnet.libvirtd.snapshot import parse_xml
+from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.plan.nic import before
 from libvirt_guestnet.topology import load
 
 ROOT = Path(__file__).parents[2]

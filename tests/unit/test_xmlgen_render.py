@@ -8,8 +8,8 @@ from lxml import etree
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.render import render, render_text
 from libvirt_guestnet.topology import load
+from libvirt_guestnet.xmlgen.render import render, render_text
 
 ARCHNETWORK = load(Path(__file__).parents[2] / "labs/archnetwork.yaml")
 HOSTMAP = HostMap({"lan1": "eth1", "lan2": "eth2"}, device_is_bridge=lambda _device: False)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from libvirt_guestnet import xmlread
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import lifecycle, xmlread
-from libvirt_guestnet.hook.xmlread import MAX_BYTES, MAX_MARKS
+from libvirt_guestnet.hook import concern
+from libvirt_guestnet.hook.processes import deadline
+from libvirt_guestnet.hook.read import hostwide
+from libvirt_guestnet.xmlread import MAX_BYTES, MAX_MARKS
 
 ROOT = Path(__file__).parents[2]
 # As libvirt writes it, and lets users see it.
@@ -21,7 +24,9 @@ READ = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (160 << 20, 160 << 20))
-from libvirt_guestnet.hook import xmlread
+from libvirt_guestnet.hook.processes import deadline
+from libvirt_guestnet.hook.read import hostwide
+from libvirt_guestnet import xmlread
 try:
     print(xmlread.parse(sys.stdin.buffer.read()).tag)
 except Exception as error:
@@ -35,7 +40,11 @@ def test_libvirts_users_stay_far_below_the_limits() -> None:
     network = xmlread.parse(b"<network><name>n</name><ip><dhcp>" + HOST * most + b"</dhcp></ip></network>")
     assert sum(1 for _ in network.all("ip/dhcp/host")) == most > 50_000
     assert network.text_of("name") == "n"
-    assert lifecycle.MAX_STDIN == MAX_BYTES
+
+
+def test_what_is_said_twice_since_a_hook_imports_nothing_at_first_is_the_same() -> None:
+    said = concern.MAX_STDIN, concern.SECONDS, concern.HOSTWIDE
+    assert said == (MAX_BYTES, deadline.SECONDS, hostwide.FILE)
 
 
 HOSTILE = {

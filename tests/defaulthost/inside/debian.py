@@ -1,4 +1,4 @@
-"""The Debian host that this runs on, with what tests of real libvirt daemons know to ask (tests/libvirt/guests.py)."""
+"""The Debian host that this runs on, with what tests of real libvirt daemons know to ask (support/libvirt_host.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from guests import Host
+from support.libvirt_host import Host
 
 LIBRARY, COPIED = Path("/opt/libvirt-guestnet"), Path("/opt/copied/bin/python3")
 PYTHON = LIBRARY / ".venv/bin/python3"

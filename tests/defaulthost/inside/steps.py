@@ -18,7 +18,7 @@ from debian import (
     DebianHost,
     same,
 )
-from guests import DOMAIN, NIC, mac, uuid
+from support.libvirt_host import DOMAIN, NIC, mac, uuid
 
 from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap

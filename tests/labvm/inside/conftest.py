@@ -16,8 +16,7 @@ from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
 
 # Behind this folder, whose conftest it must not hide.
-sys.path += [str(Path(__file__).parents[2] / folder) for folder in ("libvirt", "kernel")]
-pytest.register_assert_rewrite("guests", "host", "real")
+sys.path.append(str(Path(__file__).parents[2] / "kernel"))
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEWNS, _NEWNET = 0x00020000, 0x40000000

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet import confinement, install
-from libvirt_guestnet.confinement import Confined
-from libvirt_guestnet.metadata import NAMESPACE
+from libvirt_guestnet.install import apparmor, hook_files
+from libvirt_guestnet.install.apparmor import Confined
+from libvirt_guestnet.metadata.policy import NAMESPACE
 
 PROFILE, LOCAL = Path("/etc/apparmor.d/usr.sbin.libvirtd"), Path("/etc/apparmor.d/local/usr.sbin.libvirtd")
 HOOK = Path("/etc/libvirt/hooks/qemu.d/50-guestnet")
@@ -29,21 +29,21 @@ def confined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     subprocess.run("mountpoint -q /sys/kernel/security || mount -t securityfs s /sys/kernel/security", shell=True)
     before = LOCAL.read_text() if LOCAL.exists() else ""
     LOCAL.touch()
-    assert confinement.load(PROFILE) == ""
+    assert apparmor.load(PROFILE) == ""
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--copies", "--without-pip", "/opt/copied"], check=True)
     monkeypatch.setattr(sys, "executable", COPIED)
     with subprocess.Popen(["sh", "-c", f"{ENTER}read end"], stdin=subprocess.PIPE) as daemon:
         Path("/run/libvirtd.pid").write_text(f"{daemon.pid}\n")
         while Path(f"/proc/{daemon.pid}/attr/current").read_text() != "libvirtd (enforce)\n":
             assert daemon.poll() is None
-        for hook in install.HOOKS:
-            install._write(install._path(Path("/"), hook), install.filled_in(hook))
+        for hook in hook_files.HOOKS:
+            hook_files._write(hook_files._path(Path("/"), hook), hook_files.filled_in(hook))
         try:
             yield
         finally:
             daemon.kill()
             Path("/run/libvirtd.pid").unlink()
-            install.uninstall()
+            hook_files.uninstall()
             LOCAL.write_text(before)
             # Other tests' libvirtd would be confined, too.
             subprocess.run(["apparmor_parser", "-R", str(PROFILE)], check=True)
@@ -62,23 +62,23 @@ def denials() -> int:
 
 @pytest.mark.usefixtures("confined")
 def test_a_python_that_apparmor_forbids_is_found_and_allowed_by_a_rule() -> None:
-    assert Path(COPIED).resolve() == Path(confinement.interpreter())
+    assert Path(COPIED).resolve() == Path(apparmor.interpreter())
     assert os.access(COPIED, os.X_OK)
-    assert confinement.executes("libvirtd", "/usr/bin/python3") is True
-    assert confinement.executes("libvirtd", confinement.interpreter()) is False
-    assert confinement.executes("no-such-profile", "/usr/bin/python3") is None
-    assert confinement.denied() == [Confined("libvirtd", "libvirtd", confinement.interpreter())]
+    assert apparmor.executes("libvirtd", "/usr/bin/python3") is True
+    assert apparmor.executes("libvirtd", apparmor.interpreter()) is False
+    assert apparmor.executes("no-such-profile", "/usr/bin/python3") is None
+    assert apparmor.denied() == [Confined("libvirtd", "libvirtd", apparmor.interpreter())]
     assert called(PLAIN)[0] == 0
     status, said = called(OURS)
     assert (status, "its Python cannot be run (exit 126)" in said) == (1, True)
 
-    (told,) = confinement.allow()
+    (told,) = apparmor.allow()
     assert told.startswith(f"{LOCAL}: lets libvirtd run ")
     before = denials()
-    assert confinement.denied() == []
+    assert apparmor.denied() == []
     assert called(PLAIN) == (0, "")
     assert "its Python cannot be run" not in called(OURS)[1]
     assert denials() == before
 
-    assert len(confinement.take_back()) == 1
-    assert [each.daemon for each in confinement.denied()] == ["libvirtd"]
+    assert len(apparmor.take_back()) == 1
+    assert [each.daemon for each in apparmor.denied()] == ["libvirtd"]

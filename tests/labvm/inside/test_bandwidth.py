@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-import guests
+from support import libvirt_host as guests
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
 # Before, the guard is in the qdisc that libvirt deletes with every change.
 HAS_TCX = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 6)
 LIMITED = "<bandwidth><inbound average='1000'/><outbound average='1000'/></bandwidth>"
-LOOK = "from libvirt_guestnet.hook.watch import _Watch; _Watch().look()"
+LOOK = "from libvirt_guestnet.hook.services.watch import _Watch; _Watch().look()"
 
 
 class Slow(guests.Host):

@@ -14,7 +14,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from host import Host, Tap, ip
+from support import nft_golden
+from support.labvm_host import Host, Tap, ip
 
 from libvirt_guestnet.topology import loads
 
@@ -286,3 +287,16 @@ def test_flushed_rules_come_back_with_anybodys_next_call(host: Host) -> None:
     assert not hears(b, arp("stranger")), "its own filter is back, too"
     a.send(arp("ann"))
     assert [hears(b, arp("ann")), hears(t, arp("ann"))] == [True, True]
+
+
+@pytest.mark.only("bookworm")  # whose nft is the one that the golden files are of
+def test_the_rules_of_the_bridge_guard_are_those_of_the_golden_file(namespace: None, tmp_path: Path) -> None:
+    make_bridge("br-web")
+    host = Host(tmp_path, nft_golden.TOPOLOGY, {"lan": "up0"})
+    assert host.network("web", "start", "started") == ""
+    tap = Tap("static0", "br-web")
+    assert host.domain("static-port", "start", "br-web") == ""
+    listed = ["nft", "--stateless", "list", "table", "bridge", "guestnet"]
+    rules = subprocess.run(listed, check=True, capture_output=True, text=True, timeout=60).stdout
+    nft_golden.compare(nft_golden.BRIDGE_GUARD, rules)
+    os.close(tap.fd)

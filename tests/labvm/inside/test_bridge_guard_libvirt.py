@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 
-import guests
 import pytest
-from real import announcement
-from wire import Wire
+from support import libvirt_host as guests
+from support.labvm_real import announcement
+from support.libvirt_wire import Wire
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 

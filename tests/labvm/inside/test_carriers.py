@@ -16,9 +16,9 @@ from itertools import count
 from pathlib import Path
 
 import frames
-import ovs
 import pytest
-from host import DOT1Q, Host, Tap, ip
+from support import labvm_ovs as ovs
+from support.labvm_host import DOT1Q, Host, Tap, ip
 
 from libvirt_guestnet.topology import loads
 
@@ -66,7 +66,8 @@ class Stage:
                 self.host.taps["me"].send(frame)
             near.update(map(_bare, _until(self.host.taps["them"], end)))
             far.update(map(_bare, map(_untagged, _until(self.uplink, end[:12] + TAG + end[12:]))))
-        return tuple({name for name, frame in corpus.items() if _bare(frame) in place} for place in (near, far))
+        there, beyond = ({name for name, frame in corpus.items() if _bare(frame) in place} for place in (near, far))
+        return there, beyond
 
     def _sentinel(self) -> bytes:
         """To a MAC that nobody has: Open vSwitch handles it behind all that it has not handled yet."""

@@ -15,8 +15,8 @@ import frames
 import pytest
 from make import ME, ME4, ME6
 
-from libvirt_guestnet.datapath import filters
-from libvirt_guestnet.datapath.nft import nft
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.datapath.run.nft import nft
 
 TAP = "vmelog0"
 

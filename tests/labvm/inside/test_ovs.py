@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import frames
-import ovs
 import pytest
-from guests import NIC
-from host import DOT1AD, DOT1Q, Tap, frame
-from real import Real, announcement, any_address
-from wire import Wire, domain
+from support import labvm_ovs as ovs
+from support.labvm_host import DOT1AD, DOT1Q, Tap, frame
+from support.labvm_real import Real, announcement, any_address
+from support.libvirt_host import NIC
+from support.libvirt_wire import Wire, domain
 
 from libvirt_guestnet.sandbox import Sandbox
 from libvirt_guestnet.topology import loads

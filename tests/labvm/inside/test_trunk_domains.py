@@ -21,12 +21,12 @@ from pathlib import Path
 
 import frames
 import pytest
-from host import ACCESS, DOT1AD, DOT1Q, Tap, ip, vlans
-from real import Real
-from stage import inside
+from support.labvm_host import ACCESS, DOT1AD, DOT1Q, Tap, ip, vlans
+from support.labvm_real import Real
+from support.stage import inside
 
-from libvirt_guestnet.datapath import filters
-from libvirt_guestnet.datapath.nft import nft
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.sandbox import Sandbox
 from libvirt_guestnet.topology import loads
 

@@ -11,10 +11,11 @@ import offload
 import pytest
 from offload_attacks import ATTACKS, EARLY
 from offload_honest import HONEST
-from vhost import VhostWire
+from support.labvm_vhost import VhostWire
 
-from libvirt_guestnet.datapath import filters, kernel
-from libvirt_guestnet.datapath.portguard import PortGuard
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.datapath.port.port_facts import PortGuard
 
 # What every kernel since 6.1 takes.
 FORGED, SENT = (

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from host import ACCESS, DOT1AD, DOT1Q, Host, Tap, frame, ip, vlans
+from support.labvm_host import ACCESS, DOT1AD, DOT1Q, Host, Tap, frame, ip, vlans
 
 from libvirt_guestnet.topology import loads
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guests import NIC
-from host import ACCESS, DOT1AD, DOT1Q, Tap, frame, ip, vlans
-from real import Real, announcement, any_address
-from wire import Wire, domain
+from support.labvm_host import ACCESS, DOT1AD, DOT1Q, Tap, frame, ip, vlans
+from support.labvm_real import Real, announcement, any_address
+from support.libvirt_host import NIC
+from support.libvirt_wire import Wire, domain
 
 from libvirt_guestnet.sandbox import Sandbox
 from libvirt_guestnet.topology import loads

@@ -17,12 +17,12 @@ C = (12, 0xC)
 VRFS = (("red", "x", "up0"), ("blue", "y", "up1"))
 CHECK = """
 import json, sys
-from libvirt_guestnet.datapath.routes import Reach, Route, check
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, Route, check
 from libvirt_guestnet.errors import GuestnetError
 
 def taken(prefix, device, table, vrf):
     try:
-        check([Reach(device, "u", "g", (Route(prefix, device, table=table),), vrf=vrf)])
+        check([HostRoutes(device, "u", "g", (Route(prefix, device, table=table),), vrf=vrf)])
     except GuestnetError:
         return True
     return False

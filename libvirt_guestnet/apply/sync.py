@@ -1,0 +1,71 @@
+"""`guestnet hooks sync`: guards guests that started without the hooks, and removes what no running guest needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from lxml.etree import tostring
+
+from libvirt_guestnet.errors import GuestnetError, NotLedError
+from libvirt_guestnet.hook import live
+from libvirt_guestnet.hook.helpers import unfinished
+from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.libvirtd.connection import Connection, host_snapshot
+from libvirt_guestnet.state.folder import State
+
+T = TypeVar("T")
+
+
+class SyncResult(NamedTuple):
+    """What a sync has to say: `failures`, and `unled`, which is of the host's and nothing that guestnet could mend."""
+
+    failures: list[str]
+    unled: list[str]
+
+
+def sync(connection: Connection) -> SyncResult:
+    """Does for everything that runs what the hooks would have done, past all failures; returns those.
+
+    Raises GuestnetError when libvirt does not answer.
+    """
+    state = State()
+    with notes.promised(state, notes.SYNCING, str(os.getpid())):
+        told = _sync(connection)
+    if unfinished.is_left(state):
+        unfinished.finish(state)
+    return told
+
+
+def _sync(connection: Connection) -> SyncResult:
+    known, owners = {receipt.name for receipt in State().networks()}, set(State().owned())
+    snapshot = host_snapshot(connection)
+    networks = {n.name: tostring(n.live) for n in snapshot.networks if n.live is not None}
+    domains = {d.name: tostring(d.live) for d in snapshot.domains if d.live is not None}
+    ended = owners - {d.uuid for d in snapshot.domains if d.live is not None}
+    unled: list[str] = []
+    failures = [
+        _attempt("guests that ended", live.forget_ended, ended),
+        *(_attempt(f"network {name}", live.adopt_network, xml) for name, xml in networks.items()),
+        _attempt("bridges", lambda _: live.review_bridges(), None),
+        # Bridges are closed when all guests are under guard, so that none is cut off meanwhile.
+        *(
+            _attempt(f"domain {name}", lambda xml: live.guard_domain(xml, settle=False), xml, unled)
+            for name, xml in domains.items()
+        ),
+        _attempt("what nobody needs", lambda active: live.tidy(active, known), set(networks)),
+    ]
+    return SyncResult([failure for failure in failures if failure], unled)
+
+
+def _attempt(what: str, step: Callable[[T], None], argument: T, unled: list[str] | None = None) -> str:
+    try:
+        step(argument)
+    except NotLedError as error:
+        if unled is None:
+            return f"{what}: {error}"
+        unled.append(str(error))
+    except GuestnetError as error:
+        return f"{what}: {error}"
+    return ""

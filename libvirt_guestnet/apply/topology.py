@@ -1,0 +1,117 @@
+"""From a topology to a plan, and to its changes made: what `guestnet plan`, `apply`, `destroy` and labs do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from libvirt_guestnet import xmlgen
+from libvirt_guestnet.apply import apply as applying
+from libvirt_guestnet.datapath.devices import host_devices
+from libvirt_guestnet.guest import image
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
+from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedGuest, WantedNetwork
+from libvirt_guestnet.model.notes import notes
+from libvirt_guestnet.model.topology import Guest, Topology
+from libvirt_guestnet.plan import hairpins
+from libvirt_guestnet.plan.addresses import taken_addresses
+from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.status.drift import wrongs
+from libvirt_guestnet.xmlgen import Element, domain_metadata, interface, network
+
+
+def plan_topology(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
+    """What `apply_topology` would do. Raises GuestnetError."""
+    wished = _wanted(found, hostmap)
+    with connect(uri) as connection:
+        return plan(wished, _facing(found, wished, host_snapshot(connection)))
+
+
+def apply_topology(
+    found: Topology, hostmap: HostMap, uri: str | None, *, allow_interrupt: bool = False, quiet: bool = False
+) -> Sequence[object]:
+    """Plans and makes the changes, telling each as it comes; returns them. Raises GuestnetError."""
+    wished = _wanted(found, hostmap)
+    with applying.locked(), connect(uri) as connection:
+        made = plan(wished, _facing(found, wished, host_snapshot(connection)))
+        for note in (*made.notes, *notes(found), *notes_here(found)):
+            print(f"note: {note}", file=sys.stderr)
+
+        def tell(change: object) -> None:
+            if not quiet:
+                print(change.text(), flush=True)  # type: ignore[attr-defined]
+
+        applying.apply(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+    return made.changes
+
+
+def destroy_topology(
+    name: str, uri: str | None, guests: Sequence[str] | None = None, *, allow_interrupt: bool = False
+) -> Sequence[object]:
+    """Removes everything of a topology, telling each step; returns the steps. `guests`: those in its file. Raises
+    GuestnetError."""
+    with applying.locked(), connect(uri) as connection:
+        made = plan_destroy(name, host_snapshot(connection), guests)
+
+        def tell(change: object) -> None:
+            print(change.text(), flush=True)  # type: ignore[attr-defined]
+
+        applying.destroy(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+    return made.changes
+
+
+def notes_here(found: Topology) -> list[str]:
+    """The same, on this host."""
+    return list(hairpins.notes(found, host_devices.bridged()))
+
+
+def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Element] | None = None) -> Wanted:
+    """What libvirt must have for a topology.
+
+    `define` makes the <domain> of a lab guest; without it guests with an image are left out.
+    Raises GuestnetError when a physical network is not mapped.
+    """
+    hostmap.check_mapped(topology.networks)
+    guests = [guest for guest in topology.guests if guest.image is None or define is not None]
+    return Wanted(
+        topology=topology.name,
+        networks=tuple(
+            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn)
+            for n in topology.libvirt_networks
+        ),
+        guests=tuple(_wanted_guest(topology, guest, hostmap, define) for guest in guests),
+    )
+
+
+def _wanted_guest(
+    topology: Topology, guest: Guest, hostmap: HostMap, define: Callable[[Guest], Element] | None
+) -> WantedGuest:
+    definition = None if guest.image is None or define is None else define(guest)
+    if definition is None:
+        nics = [interface(topology, guest, port, hostmap) for port in guest.ports]
+    else:
+        nics = definition.findall("devices/interface")
+    return WantedGuest(
+        name=guest.name,
+        interfaces=tuple(nics),
+        metadata=domain_metadata(topology, guest, hostmap),
+        definition=definition,
+        autostart=guest.autostart,
+    )
+
+
+def _wanted(found: Topology, hostmap: HostMap) -> Wanted:
+    """The topology in libvirt's terms; building the guests' image first where one is wanted."""
+    if not any(guest.image for guest in found.guests):
+        return wanted(found, hostmap)
+    built, kind = image.ensure_image(), image.virt_type()
+    return wanted(found, hostmap, lambda guest: xmlgen.domain(found, guest, hostmap, built, kind))
+
+
+def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
+    """With what of the wanted addresses is somebody's on this host, or on its LANs, and what the kernel has wrong."""
+    taken = (*taken_addresses(wished, snapshot, State()), *hairpins.problems(found, host_devices.bridged()))
+    return replace(snapshot, taken=taken, wrong=wrongs(snapshot))

@@ -1,0 +1,1 @@
+"""Changes as values, which describe, make and undo themselves."""

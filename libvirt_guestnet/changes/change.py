@@ -1,0 +1,97 @@
+"""A change is a value that can describe and execute itself: what `plan` prints is what `apply` runs.
+
+`run` does the change step by step and registers the undo of each step right after it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from lxml import etree
+
+from libvirt_guestnet.libvirtd.snapshot import Element
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.libvirtd.connection import Connection
+
+
+class Effects(Protocol):
+    """What applying does to the kernel beside asking libvirt. All are idempotent and raise GuestnetError."""
+
+    def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
+        """Make the tap a port of the bridge (again), isolated from other isolated ports or not."""
+
+    def guard(self, domain_xml: bytes) -> None:
+        """Put port security on every tap of a running domain, as its live XML says."""
+
+    def release(self, uuid: str, tap: str) -> None:
+        """Remove the port security of a tap of that domain, once the tap is gone."""
+
+    def kept_open(self, bridge: str) -> AbstractContextManager[None]:
+        """Established connections over the bridge go on while libvirt replaces its rules; never fails."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a change works with: libvirt, the kernel, and where to register undos and report steps."""
+
+    libvirt: Connection
+    effects: Effects
+    undo: Callable[[str, Callable[[], object]], None]
+    step: Callable[[str], None]
+
+    def done(self, what: str, undo_name: str, undo: Callable[[], object]) -> None:
+        """A step was done: first its undo, then the report (which may itself fail)."""
+        self.undo(undo_name, undo)
+        self.step(what)
+
+    def guard(self, domain: str) -> None:
+        """Port security for all NICs of a domain; nothing when it is not running (any more)."""
+        xml = self.libvirt.live_xml(domain)
+        if xml is not None:
+            self.effects.guard(xml.encode())
+
+
+@dataclass(frozen=True)
+class Change(ABC):
+    """One change. `interrupts` names the running guests that lose traffic, or are stopped, while it is made."""
+
+    name: str
+    detail: str = ""
+    interrupts: tuple[str, ...] = ()
+
+    VERB: ClassVar[str]
+    KIND: ClassVar[str]
+
+    @abstractmethod
+    def run(self, run: Run) -> None:
+        """Make the change. Raises GuestnetError."""
+
+    @property
+    def verb(self) -> str:
+        """What is done, in one word."""
+        return self.VERB
+
+    def text(self) -> str:
+        """One line for people."""
+        cost = f" (interrupts {', '.join(self.interrupts)})" if self.interrupts else ""
+        return f"{self.verb} {self.KIND} {self.name}{cost}" + (f": {self.detail}" if self.detail else "")
+
+    def json(self) -> dict[str, object]:
+        """The same for programs: flat, stable keys."""
+        return {
+            "verb": self.verb,
+            "kind": self.KIND,
+            "name": self.name,
+            "detail": self.detail,
+            "interrupts": list(self.interrupts),
+        }
+
+
+def to_text(element: Element) -> str:
+    """An element as libvirt's API takes it."""
+    return etree.tostring(element, encoding="unicode", with_tail=False)

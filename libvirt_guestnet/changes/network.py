@@ -1,0 +1,195 @@
+"""The changes of networks."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from lxml import etree
+
+from libvirt_guestnet.changes.change import Change, Run, to_text
+from libvirt_guestnet.libvirtd.snapshot import parse_xml
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """A running guest's tap on a network."""
+
+    domain: str
+    tap: str
+    isolated: bool = False
+
+
+@dataclass(frozen=True)
+class NetworkBackup:
+    """A network as it was: enough to bring it back. `live` is None when it was inactive, `bridge` its device."""
+
+    name: str
+    config: str
+    live: str | None
+    autostart: bool
+    bridge: str | None
+    taps: tuple[Plugged, ...] = ()
+
+    def restore(self, run: Run) -> None:
+        """Bring it back, whatever state it is in now."""
+        run.libvirt.stop_network(self.name)
+        if self.live is not None:
+            run.libvirt.define_network(self.live)
+            run.libvirt.start_network(self.name)
+            plug_taps(run, self.taps, self.bridge)
+        run.libvirt.define_network(self.config)
+        run.libvirt.set_network_autostart(self.name, self.autostart)
+
+
+def plug_taps(run: Run, taps: tuple[Plugged, ...], bridge: str | None) -> None:
+    """net-start does not put the taps of running guests back on the new bridge (libvirt 9.0, 11.3)."""
+    for plugged in taps:
+        xml = run.libvirt.live_xml(plugged.domain)
+        if xml is not None and bridge is not None:
+            run.effects.enslave(plugged.tap, bridge, plugged.isolated)
+            run.effects.guard(xml.encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefineNetwork(Change):
+    """Define a network, or its next start's configuration; `old` is the definition it replaces."""
+
+    xml: str
+    old: str | None = None
+    VERB = "define"
+    KIND = "network"
+
+    @property
+    def verb(self) -> str:
+        return "define" if self.old is None else "redefine"
+
+    def run(self, run: Run) -> None:
+        run.libvirt.define_network(self.xml)
+        old = self.old
+        if old is None:
+            run.done("defined", f"undefine network {self.name}", lambda: run.libvirt.undefine_network(self.name))
+        else:
+            run.done("redefined", f"redefine network {self.name}", lambda: run.libvirt.define_network(old))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartNetwork(Change):
+    """Start a network; `taps` are of guests that were running without it."""
+
+    bridge: str | None = None
+    taps: tuple[Plugged, ...] = ()
+    VERB = "start"
+    KIND = "network"
+
+    def run(self, run: Run) -> None:
+        run.libvirt.start_network(self.name)
+        run.done("started", f"stop network {self.name}", lambda: run.libvirt.stop_network(self.name))
+        plug_taps(run, self.taps, self.bridge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartNetwork(Change):
+    """Stop, redefine and start a network whose change libvirt cannot make live, and give it its taps back."""
+
+    xml: str
+    bridge: str | None
+    taps: tuple[Plugged, ...]
+    backup: NetworkBackup
+    VERB = "restart"
+    KIND = "network"
+
+    def run(self, run: Run) -> None:
+        run.libvirt.stop_network(self.name)
+        run.done("stopped", f"bring network {self.name} back", lambda: self.backup.restore(run))
+        run.libvirt.define_network(self.xml)
+        run.step("redefined")
+        run.libvirt.start_network(self.name)
+        run.step("started")
+        plug_taps(run, self.taps, self.bridge)
+        run.step("taps plugged")
+
+
+@dataclass(frozen=True)
+class SectionUpdate:
+    """One element of an active network: `new` is None to delete it, `old` is None to add it."""
+
+    section: str
+    parent: int
+    new: str | None
+    old: str | None
+
+    def reverse(self) -> SectionUpdate:
+        return SectionUpdate(self.section, self.parent, self.old, self.new)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateNetwork(Change):
+    """Change DHCP, DNS or portgroup entries of an active network without a restart; `bridge` where it has firewall
+    rules of libvirt's, which a change of DHCP takes away and puts back."""
+
+    update: SectionUpdate
+    bridge: str | None = None
+    VERB = "update"
+    KIND = "network"
+
+    def run(self, run: Run) -> None:
+        self._make(run, self.update)
+        run.done("updated", f"update network {self.name} back", lambda: self._make(run, self.update.reverse()))
+
+    def _make(self, run: Run, update: SectionUpdate) -> None:
+        xml = update.old if update.new is None else update.new
+        command = "delete" if update.new is None else "add" if update.old is None else "modify"
+        if (command, update.section) == ("delete", "dns-host"):
+            xml = _only_address(str(xml))
+        reloads = self.bridge is not None and update.section.startswith("dhcp")
+        with run.effects.kept_open(self.bridge or "") if reloads else nullcontext():
+            run.libvirt.update_network(self.name, command, update.section, str(xml), update.parent)
+
+
+def _only_address(dns_host: str) -> str:
+    """libvirt 9.0 refuses to delete an entry that shares a name with another one, unless no name is given."""
+    return to_text(etree.Element("host", ip=parse_xml(dns_host).get("ip", "")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetNetworkMetadata(Change):
+    """Change our metadata in an active network."""
+
+    xml: str
+    old: str
+    VERB = "set"
+    KIND = "network metadata"
+
+    def run(self, run: Run) -> None:
+        run.libvirt.set_network_metadata(self.name, self.xml)
+        run.done("set", "set it back", lambda: run.libvirt.set_network_metadata(self.name, self.old))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetNetworkAutostart(Change):
+    """Whether libvirt starts the network with the host."""
+
+    on: bool
+    VERB = "set"
+    KIND = "network autostart"
+
+    def run(self, run: Run) -> None:
+        run.libvirt.set_network_autostart(self.name, self.on)
+        run.done("set", "set it back", lambda: run.libvirt.set_network_autostart(self.name, not self.on))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveNetwork(Change):
+    """Stop and undefine a network; `after` names the guests that other changes make let go of it before."""
+
+    backup: NetworkBackup
+    after: frozenset[str] = frozenset()
+    VERB = "remove"
+    KIND = "network"
+
+    def run(self, run: Run) -> None:
+        run.libvirt.stop_network(self.name)
+        run.done("stopped", f"bring network {self.name} back", lambda: self.backup.restore(run))
+        run.libvirt.undefine_network(self.name)
+        run.step("undefined")

@@ -1,0 +1,155 @@
+"""The command line: what each verb takes."""
+
+from __future__ import annotations
+
+import argparse
+
+from libvirt_guestnet import __version__
+
+EXIT_STATUS = "exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage or topology; 3 plan found changes to make"
+
+
+def parser() -> argparse.ArgumentParser:
+    words = argparse.ArgumentParser(
+        prog="guestnet",
+        description="Guest networks for libvirt, described once in a file and enforced by libvirt's own hooks.",
+        epilog=EXIT_STATUS,
+        allow_abbrev=False,
+    )
+    words.add_argument("--version", action="version", version=f"guestnet {__version__}")
+    words.add_argument("--debug", action="store_true", help="show tracebacks")
+    words.add_argument(
+        "-c",
+        "--connect",
+        metavar="URI",
+        help="libvirt connection (default: VIRSH_DEFAULT_CONNECT_URI, LIBVIRT_DEFAULT_URI, then qemu:///system)",
+    )
+    words.add_argument("--sandbox", metavar="NAME", help="run the command inside this sandbox")
+    # Of a command that runs itself again inside a sandbox: the file it has read, and when it began.
+    words.add_argument("--topology-name", help=argparse.SUPPRESS)
+    words.add_argument("--began", type=float, help=argparse.SUPPRESS)
+    verbs = words.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_topology_verbs(verbs)
+    _add_host_verbs(verbs)
+    _add_lab_verbs(verbs)
+    """Of the whole command line; `run` is a verb's function by its dotted name in this package."""
+    return words
+
+
+_Verbs = argparse._SubParsersAction
+
+
+def _verb(verbs: _Verbs[argparse.ArgumentParser], name: str, run: str, text: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, epilog=EXIT_STATUS)
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _topology(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("topology", metavar="TOPOLOGY", help="the topology file, or - for standard input")
+
+
+def _map(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--map",
+        metavar="LABEL=DEVICE",
+        action="append",
+        default=[],
+        help="what stands behind a physical network's label on this host: a NIC, a bridge, BRIDGE/NIC or ovs:BRIDGE; "
+        "for another host nic:NIC or bridge:BRIDGE; once for each label (default: /etc/libvirt-guestnet/host.yaml)",
+    )
+
+
+def _json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="for programs: a flat list with stable keys")
+
+
+def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    verb = _verb(verbs, "validate", "topologies.validate", "check a topology file and report everything wrong with it")
+    _topology(verb)
+    _json(verb)
+    verb = _verb(verbs, "plan", "topologies.plan", "show what apply would change, and whom it would interrupt")
+    _topology(verb)
+    _map(verb)
+    _json(verb)
+    verb = _verb(verbs, "apply", "topologies.apply", "make libvirt's networks and interfaces match a topology file")
+    _topology(verb)
+    _map(verb)
+    verb.add_argument("--allow-interrupt", action="store_true", help="also make changes that interrupt running guests")
+    verb = _verb(
+        verbs, "destroy", "topologies.destroy", "remove everything of libvirt's whose metadata names a topology"
+    )
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="the topology file, or - for standard input")
+    what.add_argument("--name", help="the topology's name, where the file is gone")
+    text = "also cut off running guests that are not in the file, or copies of its guests"
+    verb.add_argument("--allow-interrupt", action="store_true", help=text)
+    verb = _verb(verbs, "render", "topologies.render", "write the libvirt XML of a topology, for virsh")
+    _topology(verb)
+    _map(verb)
+    verb.add_argument("-o", "--output", metavar="DIRECTORY", help="write files here (default: print all)")
+    verb = _verb(verbs, "graph", "topologies.graph", "draw a topology")
+    _topology(verb)
+    verb.add_argument("--view", choices=["logical", "physical"], default="logical", help="default: logical")
+    verb.add_argument("--format", choices=["svg", "png", "dot", "mermaid"], help="default: the output's ending, or dot")
+    verb.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    _verb(verbs, "schema", "topologies.schema", "print the JSON Schema of topology files, for editors")
+
+
+def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    text = "show networks, ports, ways in and routes to guests: what is defined, running, guarded, open and in place"
+    verb = _verb(verbs, "status", "status.status", text)
+    _json(verb)
+    verb.add_argument("--drops", action="store_true", help="what port security dropped, by port and reason")
+    text = (
+        "say what on this host keeps guests from being guarded or reached, and what to do (1: something must be done)"
+    )
+    verb = _verb(verbs, "doctor", "doctor.doctor", text)
+    verb.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="also what this topology needs of the host")
+    _map(verb)
+    _json(verb)
+    text = "libvirt's hooks: install, uninstall (with every filter), status, or sync (guard what runs already)"
+    verb = _verb(verbs, "hooks", "hooks.hooks", text)
+    verb.add_argument("action", choices=["install", "uninstall", "status", "sync"])
+    verb.add_argument(
+        "--any-owner", action="store_true", help="install even if others than root can change guestnet's files"
+    )
+    _json(verb)
+    text = (
+        "private libvirt hosts in namespaces, which change nothing on this machine: start, stop, list, or a shell "
+        "in one (files written there vanish with it)"
+    )
+    verb = _verb(verbs, "sandbox", "sandboxes.sandboxes", text)
+    verb.add_argument("action", choices=["start", "stop", "list", "shell"])
+    verb.add_argument("name", nargs="?", default="default", help="default: default")
+    _json(verb)
+
+
+def _add_lab_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    lab = _verb(
+        verbs,
+        "lab",
+        "",
+        "run a topology for real in a sandbox, with tiny guests and a computer for each LAN, and verify it",
+    )
+    actions = lab.add_subparsers(title="actions", metavar="ACTION", required=True)
+    texts = {
+        "run": "up, verify, down again",
+        "up": "start the networks, the computers on the LANs and the guests",
+        "verify": "check every `expect:` line from inside the guests",
+        "down": "take everything away",
+        "shell": "a guest's console, or without GUEST a shell on the lab's host",
+    }
+    for action, text in texts.items():
+        verb = _verb(actions, action, f"lab.{action}", text)
+        _topology(verb)
+        if action == "shell":
+            verb.add_argument("guest", nargs="?", metavar="GUEST")
+        else:
+            verb.add_argument("--here", action="store_true", help="on this host instead of in a sandbox")
+        if action in ("run", "up"):
+            _map(verb)
+        if action == "run":
+            verb.add_argument("--keep", action="store_true", help="leave the lab up")
+        if action in ("run", "verify"):
+            _json(verb)

@@ -1,0 +1,110 @@
+"""The verbs on topologies. Each takes the parsed command line and returns an exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from libvirt_guestnet import topology
+from libvirt_guestnet.cli import arguments
+from libvirt_guestnet.cli.arguments import count
+from libvirt_guestnet.errors import GuestnetError
+
+CHANGES_TO_MAKE = 3
+
+
+def validate(args: Namespace) -> int:
+    """`guestnet validate`"""
+    from libvirt_guestnet.model.notes import notes
+
+    found = arguments.load(args)
+    counts = f"{count(found.networks, 'network')}, {count(found.guests, 'guest')}"
+    if args.json:
+        print("[]")
+    else:
+        print(f"{found.file}: topology {found.name!r} is valid: {counts}")
+        for note in notes(found):
+            print(f"note: {note}")
+    return 0
+
+
+def plan(args: Namespace) -> int:
+    """`guestnet plan`"""
+    from libvirt_guestnet.apply import topology as topologies
+    from libvirt_guestnet.model.notes import notes
+
+    found = arguments.load(args)
+    made = topologies.plan_topology(found, arguments.hostmap(args), args.connect)
+    for note in (*notes(found), *topologies.notes_here(found)):
+        print(f"note: {note}", file=sys.stderr)
+    print(json.dumps(made.json(), indent=2) if args.json else made.text() or "nothing to do")
+    return CHANGES_TO_MAKE if made.changes else 0
+
+
+def apply(args: Namespace) -> int:
+    """`guestnet apply`"""
+    from libvirt_guestnet.apply.topology import apply_topology
+
+    found = arguments.load(args)
+    changed = apply_topology(found, arguments.hostmap(args), args.connect, allow_interrupt=args.allow_interrupt)
+    print(f"{count(changed, 'change')} made" if changed else "nothing to do")
+    return 0
+
+
+def destroy(args: Namespace) -> int:
+    """`guestnet destroy`"""
+    from libvirt_guestnet.apply.topology import destroy_topology
+
+    found = None if args.name else arguments.load(args)
+    name = args.name if found is None else found.name
+    guests = None if found is None else [guest.name for guest in found.guests]
+    changed = destroy_topology(name, args.connect, guests, allow_interrupt=args.allow_interrupt)
+    print(f"{count(changed, 'change')} made" if changed else f"nothing of topology {name!r} is left")
+    return 0
+
+
+def render(args: Namespace) -> int:
+    """`guestnet render`"""
+    from libvirt_guestnet.datapath.netlink import links
+    from libvirt_guestnet.guest import image
+    from libvirt_guestnet.xmlgen import render as rendering
+
+    found, hostmap = arguments.load(args), arguments.hostmap(args)
+    hostmap.check_mapped(found.networks)
+    hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
+    built = image.newest()
+    kind = image.virt_type() if built else ""
+    if args.output is None:
+        sys.stdout.write(rendering.render_text(found, hostmap, built, kind))
+    else:
+        for path in rendering.render(found, hostmap, Path(args.output), built, kind):
+            print(path)
+    if built is None and (tiny := [guest.name for guest in found.guests if guest.image]):
+        note = f"note: without domain.xml of {', '.join(tiny)}: `guestnet lab up` or `guestnet apply` makes their image"
+        print(note, file=sys.stderr)
+    return 0
+
+
+def graph(args: Namespace) -> int:
+    """`guestnet graph`"""
+    from libvirt_guestnet import draw
+
+    ending = Path(args.output).suffix[1:] if args.output else ""
+    if ending and ending not in draw.FORMATS and not args.format:
+        known = ", ".join(draw.FORMATS)
+        raise GuestnetError(f"{args.output}: what format is {ending!r}? Known are {known}: say which with --format")
+    kind = args.format or ending or "dot"
+    picture = draw.draw(arguments.load(args), args.view, kind)
+    if args.output:
+        Path(args.output).write_bytes(picture)
+    else:
+        sys.stdout.buffer.write(picture)
+    return 0
+
+
+def schema(_args: Namespace) -> int:
+    """`guestnet schema`"""
+    print(json.dumps(topology.json_schema(), indent=2))
+    return 0

@@ -1,0 +1,1 @@
+"""Devices that networks need: VXLAN, VLAN subinterfaces, VLAN-aware bridges."""

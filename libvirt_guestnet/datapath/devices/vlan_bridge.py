@@ -1,0 +1,169 @@
+"""VLANs on a VLAN-aware Linux bridge: which port is a member of which.
+
+Through iproute2's `bridge` (decision 19), 3 ms a call where importing pyroute2 takes 100: taps are tagged while libvirt
+holds the domain's lock. What is there is compared first, so that repairing a running port disturbs nothing that is
+right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from libvirt_guestnet.datapath.run import grammar, program
+from libvirt_guestnet.datapath.run.names import check_device
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.state import serialiser
+
+_SYSFS = "/sys/class/net"
+_PVID, _UNTAGGED = "PVID", "Egress Untagged"
+Members = Mapping[int, frozenset[str]]  # VLAN -> its flags at a port
+
+
+class TapVlans(NamedTuple):
+    """One tap's VLANs: `pvid` for its untagged frames (0: it may send none), and the tagged ones as ranges.
+
+    `uplink` is the bridge port that leads outside, "" when there is none; `uuid` and `domain` are the domain's UUID and
+    name, `ifindex` is the tap's in the kernel.
+    """
+
+    tap: serialiser.Device
+    uuid: str
+    bridge: serialiser.Device
+    uplink: serialiser.MaybeDevice = ""
+    pvid: serialiser.Vlan = 0
+    tagged: serialiser.Vlans = ()
+    domain: str = ""
+    ifindex: int = 0
+
+
+def members(port: TapVlans) -> dict[int, frozenset[str]]:
+    """The tap's memberships as the bridge should have them. A native VLAN that is in the trunk too is untagged."""
+    wanted = {vlan: frozenset[str]() for first, last in port.tagged for vlan in range(first, last + 1)}
+    if port.pvid:
+        wanted[port.pvid] = frozenset({_PVID, _UNTAGGED})
+    return wanted
+
+
+def batch(device: str, current: Members, wanted: Members) -> str:
+    """What `bridge -batch` must do so that the device is a member of exactly the wanted VLANs; "" when it is.
+
+    Foreign memberships go first: VID 1 or another default PVID would join the port to a VLAN nobody gave it.
+    """
+    name = check_device(device)
+    gone = [f"vlan del vid {vid} dev {name}" for vid in sorted(set(current) - set(wanted))]
+    new = [
+        f"vlan add vid {vid} dev {name}" + (" pvid untagged" if flags else "")
+        for vid, flags in sorted(wanted.items())
+        if current.get(vid) != flags
+    ]
+    return "".join(f"{line}\n" for line in [*gone, *new])
+
+
+def tag(port: TapVlans) -> None:
+    """Gives the tap its VLANs and nothing else. Raises GuestnetError when its bridge would ignore them."""
+    check_filtering(port.bridge, f"tap {port.tap}")
+    _run_batch(batch(port.tap, current(port.tap), members(port)))
+
+
+def untag(tap: str, bridge: str) -> None:
+    """Makes a tap a member of what every new port of its bridge is a member of."""
+    pvid = int(_read(bridge, "default_pvid") or 0)
+    _run_batch(batch(tap, current(tap), {pvid: frozenset({_PVID, _UNTAGGED})} if pvid else {}))
+
+
+def join(uplink: str, vlans: Iterable[int]) -> set[int]:
+    """Makes the uplink a tagged member of VLANs; returns those that it was not yet a member of."""
+    missing = set(vlans) - set(current(uplink))
+    _run_batch("".join(f"vlan add vid {vid} dev {check_device(uplink)}\n" for vid in sorted(missing)))
+    return missing
+
+
+def leave(uplink: str, vlans: Iterable[int]) -> None:
+    """Takes the uplink out of VLANs; an uplink that is gone, or not a member, does not matter."""
+    with suppress(GuestnetError):
+        there = set(vlans) & set(current(uplink))
+        _run_batch("".join(f"vlan del vid {vid} dev {check_device(uplink)}\n" for vid in sorted(there)))
+
+
+def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
+    """Raises GuestnetError unless the bridge tells VLANs apart: with filtering off every tag is silently inert."""
+    if not is_aware(bridge):
+        raise GuestnetError(
+            f"{wanted_by}: bridge {bridge} does not tell VLANs apart, so that all of them would be one: "
+            f"`ip link set {bridge} type bridge vlan_filtering 1` (the kernel needs CONFIG_BRIDGE_VLAN_FILTERING)"
+        )
+    if service and _read(bridge, "vlan_protocol") != "0x88a8":
+        raise GuestnetError(
+            f"{wanted_by}: bridge {bridge} does not use 802.1ad service tags: "
+            f"`ip link set {bridge} type bridge vlan_protocol 802.1ad`"
+        )
+
+
+def is_aware(bridge: str) -> bool:
+    """Whether a bridge tells VLANs apart."""
+    return _read(bridge, "vlan_filtering") == "1"
+
+
+def turn_on(bridge: str, pvid: int, service: bool) -> None:
+    """Has a bridge that libvirt just made tell VLANs apart; every port without VLANs of its own, and the host, is in
+    `pvid` (0: stays in VLAN 1). Raises GuestnetError when the kernel cannot."""
+    if service:
+        _write(bridge, "vlan_protocol", "0x88a8")
+    if pvid:
+        _write(bridge, "default_pvid", str(pvid))
+    _write(bridge, "vlan_filtering", "1")
+
+
+def current(device: str) -> dict[int, frozenset[str]]:
+    """The device's memberships. Raises GuestnetError when it is no port of a bridge."""
+    ports = json.loads(_run(["bridge", "-j", "vlan", "show", "dev", check_device(device)], "") or "[]")
+    return _vlans(entry for port in ports for entry in port.get("vlans", ()))
+
+
+def all_current() -> dict[str, dict[int, frozenset[str]]]:
+    """The memberships of every port of every bridge."""
+    ports = json.loads(_run(["bridge", "-j", "vlan", "show"], "") or "[]")
+    return {port["ifname"]: _vlans(port.get("vlans", ())) for port in ports if "ifname" in port}
+
+
+def _vlans(entries: Iterable[Mapping[str, Any]]) -> dict[int, frozenset[str]]:
+    found: dict[int, frozenset[str]] = {}
+    for entry in entries:
+        for vid in range(entry["vlan"], entry.get("vlanEnd", entry["vlan"]) + 1):
+            found[vid] = frozenset(entry.get("flags", ()))
+    return found
+
+
+def _run_batch(lines: str) -> None:
+    if lines:
+        grammar.check_bridge(lines)
+        _run(["bridge", "-batch", "-"], lines)
+
+
+def _run(argv: list[str], stdin: str) -> str:
+    output = program.run(argv, stdin, "iproute2")
+    if output.status != 0:
+        raise GuestnetError(f"the kernel refused VLANs: {' '.join(output.stderr[:500].split())}")
+    return output.stdout
+
+
+def _read(bridge: str, setting: str) -> str:
+    with suppress(FileNotFoundError), open(f"{_SYSFS}/{check_device(bridge)}/bridge/{setting}") as file:
+        return file.read(64).strip()
+    return ""
+
+
+def _write(bridge: str, setting: str, value: str) -> None:
+    if _read(bridge, setting) == value:
+        return  # while a bridge filters VLANs, its default PVID cannot even be set to what it is
+    try:
+        with open(f"{_SYSFS}/{check_device(bridge)}/bridge/{setting}", "w") as file:
+            file.write(value)
+    except OSError as error:
+        raise GuestnetError(
+            f"bridge {bridge} cannot be made to tell VLANs apart: {error.strerror}; "
+            f"the kernel needs CONFIG_BRIDGE_VLAN_FILTERING"
+        ) from error

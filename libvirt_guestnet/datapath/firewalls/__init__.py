@@ -1,0 +1,1 @@
+"""What other firewalls must let pass."""

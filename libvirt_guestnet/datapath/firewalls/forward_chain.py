@@ -1,0 +1,66 @@
+"""Forward chains of somebody else's in which an accept of ours counts (see `accepts`), and putting it there.
+
+A change is planned by a pure function from what the chain says now; only `arrange` makes it. On the hook path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.firewalls.accepts import Wanted
+from libvirt_guestnet.datapath.firewalls.contract import Change
+from libvirt_guestnet.datapath.run import culprits
+from libvirt_guestnet.errors import GuestnetError
+
+
+class ForwardChain(NamedTuple):
+    """One for IPv4 or IPv6.
+
+    `read` gives its rules, None where there is no such chain or it can refuse nothing; `leads` says whether they lead
+    in time to the chains of ours that these need; `plan` gives the change that is needed, "" for none; `write` makes it
+    in one transaction. `read` and `write` raise GuestnetError.
+    """
+
+    name: str
+    version: int
+    read: Callable[[], list[str] | None]
+    leads: Callable[[list[Wanted], list[str]], bool]
+    plan: Callable[[list[Wanted], list[str]], str]
+    write: Callable[[str, int | None], None]
+
+
+def arrange(chains: Iterable[ForwardChain], change: Change) -> list[str]:
+    """Every chain accepts exactly these. Goes on past failures and returns them, each with its chain: one that refuses
+    some of these accepts the others."""
+    return [failure for chain in chains for failure in _arrange(chain, change)]
+
+
+def missing(chains: Iterable[ForwardChain], wanted: Sequence[Wanted]) -> list[str]:
+    """Those that somebody took a chain of ours out of. Raises GuestnetError where that cannot be told."""
+    concerned = ((chain, _of(chain, wanted)) for chain in chains)
+    read = ((chain, its, chain.read()) for chain, its in concerned if its)
+    return [chain.name for chain, its, there in read if there is not None and not chain.leads(its, there)]
+
+
+def _of(chain: ForwardChain, wanted: Iterable[Wanted]) -> list[Wanted]:
+    return [each for each in wanted if each.guest.version == chain.version]
+
+
+def _arrange(chain: ForwardChain, change: Change) -> list[str]:
+    its = _of(chain, change.wanted)
+    try:
+        chain.read()
+    except GuestnetError as error:
+        return [f"{chain.name}: {error}"] if its else []  # what cannot be read has nothing of ours
+
+    def write(some: list[Wanted]) -> None:
+        there = chain.read()
+        if there is not None:
+            chain.write(chain.plan(some, there), change.hold)
+
+    try:
+        refused = culprits.left_out(its, write)
+    except GuestnetError as error:
+        return [f"{chain.name}: {error}"]
+    return [f"{chain.name}: {failure}" for failure in culprits.named(refused, change.name)]

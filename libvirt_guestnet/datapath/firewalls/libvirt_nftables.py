@@ -1,0 +1,108 @@
+"""libvirt's own tables of nftables: since libvirt 10.4, where its firewall_backend is that. On the hook path.
+
+It rejects what has to do with its own bridges alone, so that no chain of its is one that doctor has to ask about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from libvirt_guestnet.datapath.firewalls import forward_chain
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink, Wanted, span
+from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
+from libvirt_guestnet.datapath.firewalls.forward_chain import ForwardChain
+from libvirt_guestnet.datapath.run.names import check_device
+from libvirt_guestnet.datapath.run.nft import listed, nft
+
+CHAIN = "guestnet"
+
+
+class LibvirtNftables(Firewall):
+    """A chain of ours first in each forward chain; host-routed guests need none there."""
+
+    tool, tables = "libvirt", ("libvirt_network",)
+    refuses_others = False
+
+    def __init__(self) -> None:
+        self._forward = [_chain("ip", 4), _chain("ip6", 6)]
+
+    def arrange(self, change: Change) -> list[str]:
+        return forward_chain.arrange(self._forward, change)
+
+    def missing(self, wanted: Sequence[Wanted]) -> list[str]:
+        return forward_chain.missing(self._forward, wanted)
+
+
+def _chain(family: str, version: int) -> ForwardChain:
+    table = f"{family} libvirt_network"
+
+    def plan(wanted: list[Wanted], forward: list[str]) -> str:
+        return batch([each for each in wanted if not isinstance(each, RoutedLink)], table, forward)
+
+    def leads_in_time(wanted: list[Wanted], forward: list[str]) -> bool:
+        needed = any(not isinstance(each, RoutedLink) for each in wanted)
+        return not needed or leads(forward)
+
+    def read() -> list[str] | None:
+        return listed("chain", *table.split(), "forward") or None
+
+    return ForwardChain(f"nftables {table}", version, read, leads_in_time, plan, nft)
+
+
+def batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str]) -> str:
+    """The nft batch with which our chain in somebody's `table` (of family ip or ip6) holds exactly these and is jumped
+    to first from its chain `forward`, or is gone.
+
+    `forward` is what `nft -a list chain TABLE forward` says. Empty when nothing has to be done. Pure.
+    """
+    version = 6 if table.startswith("ip6 ") else 4
+    rules = [rule for accept in accepts for rule in _rules(accept, version)]
+    handles = [line.rpartition(" ")[2] for line in forward if line.strip().startswith(f"jump {CHAIN} #")]
+    if not rules and not handles:
+        return ""
+    stays = bool(rules) and leads(forward)
+    gone = [] if stays else [f"delete rule {table} forward handle {handle}" for handle in handles]
+    lines = [
+        f"add chain {table} {CHAIN}",
+        f"flush chain {table} {CHAIN}",
+        *(f"add rule {table} {CHAIN} {rule}" for rule in rules),
+        *gone,
+        *([f"insert rule {table} forward jump {CHAIN}"] if rules and not stays else []),
+        *([] if rules else [f"delete chain {table} {CHAIN}"]),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def leads(forward: list[str]) -> bool:
+    """Whether the first rule of a forward chain jumps to ours: libvirt inserts its own at the head when it makes its
+    table anew, one by one."""
+    lines = (line.strip() for line in forward if " # handle " in line)
+    rules = [line for line in lines if not line.startswith(("table ", "chain "))]
+    return bool(rules) and rules[0].startswith(f"jump {CHAIN} #")
+
+
+def _rules(accept: Accept | Passage, version: int) -> tuple[str, str]:
+    bridge, ip, match = check_device(accept.bridge), "ip" if version == 4 else "ip6", ""
+    if isinstance(accept, Passage):
+        other = check_device(accept.other)
+        to, by = (f" {ip} daddr {accept.far}", f" {ip} saddr {accept.far}") if accept.far else ("", "")
+        return (
+            f'iifname "{other}"{by} oifname "{bridge}" {ip} daddr {accept.guest} accept',
+            f'iifname "{bridge}" {ip} saddr {accept.guest} oifname "{other}"{to} accept',
+        )
+    if accept.protocol:
+        match += f" ct protocol {accept.protocol} ct reply {ip} saddr {accept.guest}"
+        match += f" ct reply proto-src {span(accept.ports, '-')}" if accept.ports else ""
+    match += _origin(accept.published, ip)
+    return (
+        f'oifname "{bridge}" {ip} daddr {accept.guest}{match} ct direction original accept',
+        f'iifname "{bridge}" {ip} saddr {accept.guest}{match} ct direction reply accept',
+    )
+
+
+def _origin(published: OriginalDestination | None, ip: str) -> str:
+    if published is None:
+        return ""
+    address = f" ct original {ip} daddr {published.address}" if published.address else ""
+    ports = f" ct original proto-dst {span(published.ports, '-')}" if published.ports else ""
+    return f" ct status dnat{address}{ports}"

@@ -1,0 +1,24 @@
+"""ufw: its rules stand in iptables. Its policy for routed traffic may be a chain at the end that rejects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from libvirt_guestnet.datapath.firewalls.contract import Firewall
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
+
+
+class Ufw(Firewall):
+    """What it lets pass is for its own command to say, which keeps that over a boot."""
+
+    tool = "ufw"
+    marks = ("-N ufw-user-forward", "-N ufw6-user-forward")
+    refusals = ("ufw-reject-forward", "ufw6-reject-forward")
+
+    def advice(self, chain: RefusingChain, guests: Guests) -> str:
+        if chain.hook == "input":
+            return f"ufw allow in on {guests.device}"
+        command = f"ufw route allow in on {guests.inward} && ufw route allow out on {guests.device}"
+        return command.replace("*", "+")

@@ -1,0 +1,1 @@
+"""Port forwards and floating addresses, as one nft table."""

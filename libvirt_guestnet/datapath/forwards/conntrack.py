@@ -1,0 +1,102 @@
+"""Flows that the kernel remembers, forgotten where their destination changed hands.
+
+A translation is chosen at a flow's first packet: who keeps sending (UDP from one port) would be kept away from a guest
+that is there by now, or be sent to one that is gone. Over a bare netlink socket, since the program conntrack is not
+installed everywhere. On the hook path.
+"""
+
+from __future__ import annotations
+
+import _socket  # the socket module's own core: `socket` would cost a hook 3 ms
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.netlink import codec
+from libvirt_guestnet.datapath.netlink.codec import attributes
+from libvirt_guestnet.model.claims import ANYWHERE, Claim
+
+_NETFILTER, _GET, _DELETE = 12, 1 << 8 | 1, 1 << 8 | 2
+_ORIGINAL, _IP, _PROTO = 1, 1, 2
+_DESTINATION = {4: 2, 6: 4}  # CTA_IP_V4_DST, CTA_IP_V6_DST
+_FAMILY = {4: 2, 6: 10}
+_NUMBER, _PORT = 1, 3
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+_GENERAL = struct.Struct("=BBH")
+_SECONDS = 5
+
+
+class Flow(NamedTuple):
+    """Where a flow's first packet was going; `original` is its tuple as the kernel wants it back."""
+
+    destination: str
+    protocol: int
+    port: int
+    original: bytes
+
+
+def forget(claims: Iterable[Claim], host: Iterable[str]) -> None:
+    """Forgets all flows towards what is claimed; `host` are the host's addresses, which ANYWHERE stands for.
+
+    Where the kernel cannot (it has no ctnetlink, or a flow is gone already), flows end by themselves.
+    """
+    wanted = [each for claim in claims for each in _spread(claim, list(host))]
+    versions = {6 if ":" in claim.at else 4 for claim in wanted}
+    with suppress(OSError):
+        for version in sorted(versions):
+            for flow in _matching(list(_flows(version)), wanted):
+                _send(version, _DELETE, codec.REQUEST, flow.original).close()
+
+
+def _spread(claim: Claim, host: list[str]) -> list[Claim]:
+    if claim.at not in ANYWHERE.values():
+        return [claim]
+    return [claim._replace(at=address) for address in host if (":" in address) == (":" in claim.at)]
+
+
+def _matching(flows: list[Flow], wanted: list[Claim]) -> Iterator[Flow]:
+    by_address: dict[str, list[Claim]] = {}
+    for claim in wanted:
+        by_address.setdefault(claim.at, []).append(claim)
+    for flow in flows:
+        if any(_meant(flow, claim) for claim in by_address.get(flow.destination, ())):
+            yield flow
+
+
+def _meant(flow: Flow, claim: Claim) -> bool:
+    if not claim.protocol:
+        return True
+    return flow.protocol == _PROTOCOLS[claim.protocol] and claim.first <= flow.port <= claim.last
+
+
+def _send(version: int, kind: int, flags: int, body: bytes) -> _socket.socket:
+    sock = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETFILTER)
+    sock.settimeout(_SECONDS)
+    sock.bind((0, 0))
+    sock.send(codec.request(kind, flags, _GENERAL.pack(_FAMILY[version], 0, 0) + body))
+    return sock
+
+
+def _flows(version: int) -> Iterator[Flow]:
+    with closing(_send(version, _GET, codec.REQUEST | codec.DUMP, b"")) as sock:
+        while data := sock.recv(1 << 18):
+            for kind, _, body in codec.messages(data):
+                if kind in (codec.ERROR, codec.DONE):
+                    return
+                if flow := _parse(version, body[_GENERAL.size :]):
+                    yield flow
+
+
+def _parse(version: int, body: bytes) -> Flow | None:
+    original = attributes(body).get(_ORIGINAL, b"")
+    inside = attributes(original)
+    address = attributes(inside.get(_IP, b"")).get(_DESTINATION[version])
+    proto = attributes(inside.get(_PROTO, b""))
+    if address is None or _NUMBER not in proto:
+        return None
+    port = int.from_bytes(proto.get(_PORT, b"\0\0"), "big")
+    nested = codec.encode([(_ORIGINAL | codec.NESTED, original)])
+    destination = IPv4Address(address) if version == 4 else IPv6Address(address)
+    return Flow(str(destination), proto[_NUMBER][0], port, nested)

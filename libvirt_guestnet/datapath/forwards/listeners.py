@@ -1,0 +1,65 @@
+"""What this host itself listens on: a forward of such a port would take it away from a service of the host's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+
+from libvirt_guestnet.model.claims import ANYWHERE, Claim, clash
+
+_TABLES = (("tcp", "tcp", "0A"), ("tcp", "tcp6", "0A"), ("udp", "udp", "07"), ("udp", "udp6", "07"))
+_LARGEST = 16 << 20
+
+
+def taken(wanted: list[Claim], proc: str = "/proc") -> tuple[Claim, Claim] | None:
+    """The first of these claims on a port that a socket of this host listens on, and that one, its program as owner.
+
+    A socket of "::" is taken to listen on IPv4 too, as most do. Loopback does not count: nobody is forwarded there.
+    """
+    if not wanted:
+        return None
+    for inode, listener in _listeners(proc):
+        for claim in wanted:
+            if claim.protocol and clash(claim, listener):
+                return claim, listener._replace(owner=_program(inode, proc))
+    return None
+
+
+def _listeners(proc: str) -> Iterator[tuple[str, Claim]]:
+    for protocol, table, state in _TABLES:
+        for fields in _rows(f"{proc}/net/{table}"):
+            if len(fields) > 9 and fields[3] == state:
+                text, _, port = fields[1].partition(":")
+                address = _address(text)
+                if not address.is_loopback:
+                    for at in ANYWHERE.values() if str(address) == ANYWHERE[6] else (str(address),):
+                        yield fields[9], Claim(at, protocol, int(port, 16), int(port, 16))
+
+
+def _rows(path: str) -> Iterator[list[str]]:
+    with suppress(FileNotFoundError), open(path) as file:
+        yield from (line.split() for line in file.read(_LARGEST).splitlines()[1:])
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """The kernel prints words of 32 bits in the host's byte order."""
+    words = [bytes.fromhex(text[i : i + 8]) for i in range(0, len(text), 8)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    if len(packed) == 4:
+        return IPv4Address(packed)
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address
+
+
+def _program(inode: str, proc: str) -> str:
+    """Who has the socket: only for the message of a refusal."""
+    for pid in filter(str.isdigit, os.listdir(proc)):
+        with suppress(OSError):
+            for descriptor in os.listdir(f"{proc}/{pid}/fd"):
+                if os.readlink(f"{proc}/{pid}/fd/{descriptor}") == f"socket:[{inode}]":
+                    with open(f"{proc}/{pid}/comm") as file:
+                        return f"{file.read(64).strip()} (process {pid})"
+    return "the kernel or another program"

@@ -1,0 +1,209 @@
+"""Ways in to guests: port forwards and floating addresses as one nft table of ours. Pure.
+
+Every running guest's ways are elements of a few maps, keyed by what is asked for, so that a packet costs the same
+whatever their number. The table is made anew, in one transaction, from all receipts: nothing of it can be left behind.
+What is translated keeps the client's address, but for two cases in which the guest would not answer through the host:
+a client on the guest's own bridge (hairpin), and a guest whose default route leaves elsewhere (`hide`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination
+from libvirt_guestnet.datapath.run.names import check_device
+from libvirt_guestnet.model.claims import ANYWHERE, Claim
+from libvirt_guestnet.parse import Prefix, prefix
+from libvirt_guestnet.state import serialiser
+
+TABLE = "inet guestnet"
+
+
+class ForwardRule(NamedTuple):
+    """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
+    `to_first` on: an address, or a word for what the guest has by DHCP, which `led` puts an address in the place of.
+    `hide`: the guest sees the host as client."""
+
+    protocol: serialiser.Protocol
+    first: serialiser.Port
+    last: serialiser.Port
+    to: serialiser.Target
+    to_first: serialiser.Port
+    at: serialiser.MaybeAddress = ""
+    hide: bool = False
+
+
+class Floating(NamedTuple):
+    """An address that belongs to the guest with address `to`, in both directions; with `via` the guest has it itself,
+    and the host routes it by way of that address of the guest's."""
+
+    ip: serialiser.Address
+    to: serialiser.Address
+    via: serialiser.MaybeAddress = ""
+
+
+class PortForwards(NamedTuple):
+    """All ways in to one port, as in its receipt: `active` once its guest is there."""
+
+    tap: serialiser.Device
+    mac: serialiser.Mac
+    uuid: str
+    domain: str
+    bridge: serialiser.Device
+    ifindex: int = 0
+    active: bool = False
+    forwards: tuple[ForwardRule, ...] = ()
+    floating: tuple[Floating, ...] = ()
+
+
+def version_of(to: str) -> int:
+    """The family of what a forward leads to."""
+    return serialiser.LEASES.get(to) or (6 if ":" in to else 4)
+
+
+def led(ways: PortForwards, leases: Mapping[int, str]) -> PortForwards:
+    """The same ways, with leased addresses by family; a forward to one that is not there is none."""
+    found = ((f, leases.get(serialiser.LEASES[f.to], "") if f.to in serialiser.LEASES else f.to) for f in ways.forwards)
+    return ways._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))
+
+
+def claims(ways: PortForwards) -> list[Claim]:
+    """What these ways ask for on the host."""
+    owner = f"guest {ways.domain!r}"
+    whole = [Claim(each.ip, "", 0, 65535, owner) for each in ways.floating]
+    asked = ((f.at or ANYWHERE[version_of(f.to)], f) for f in ways.forwards)
+    return [*(Claim(at, f.protocol, f.first, f.last, owner) for at, f in asked), *whole]
+
+
+def accepts(ways: Iterable[PortForwards]) -> Iterator[Accept]:
+    """What other firewalls must let through for them."""
+    for each in ways:
+        bridge = check_device(each.bridge)
+        for f in each.forwards:
+            origin = OriginalDestination(prefix(f.at) if f.at else None, (f.first, f.last))
+            yield Accept(bridge, prefix(f.to), f.protocol, (f.to_first, f.to_first + f.last - f.first), origin)
+        for floating in each.floating:
+            published = None if floating.via else OriginalDestination(prefix(floating.ip))
+            yield Accept(bridge, prefix(floating.to), published=published)
+
+
+def batch(ways: Iterable[PortForwards]) -> str:
+    """The nft batch that makes our table hold exactly these ways, or removes it when there are none."""
+    known = list(ways)
+    lines = [f"add table {TABLE}", f"delete table {TABLE}"]
+    rules = [_Family(version, known) for version in (4, 6)]
+    if known:
+        lines += [f"add table {TABLE}", *(line for family in rules for line in family.maps()), *_chains(rules)]
+    return "\n".join([*lines, ""])
+
+
+def sizes(ways: Iterable[PortForwards]) -> dict[str, int]:
+    """How many elements each map of the table of `batch` has, and how many rules each chain."""
+    known = list(ways)
+    families = [_Family(version, known) for version in (4, 6)]
+    maps = {f"{kind}{each.version}": len(elements) for each in families for kind, elements in each.found.items()}
+    chains = {
+        "wanted": sum(len(family.arriving()) for family in families),
+        "postrouting": sum(len(family.leaving()) for family in families),
+    }
+    return {**maps, **chains, "prerouting": 1, "output": 1}
+
+
+def elements(ways: PortForwards) -> frozenset[tuple[str, str, str]]:
+    """What is in the maps of that table for one port: (map, key, value)."""
+    families = [_Family(version, [ways]) for version in (4, 6)]
+    maps = ((f"{kind}{each.version}", found) for each in families for kind, found in each.found.items())
+    return frozenset((name, key.replace('"', ""), value) for name, found in maps for key, value in found.items())
+
+
+def _chains(families: list[_Family]) -> Iterator[str]:
+    yield from _chain("wanted", "", [rule for family in families for rule in family.arriving()])
+    # Before Docker's and libvirt's own rules for the same hook, or what they translate first stays theirs.
+    for hook in ("prerouting", "output"):
+        yield from _chain(hook, f" {{ type nat hook {hook} priority -101; policy accept; }}", ["jump wanted"])
+    leaving = [rule for family in families for rule in family.leaving()]
+    yield from _chain("postrouting", " { type nat hook postrouting priority 99; policy accept; }", leaving)
+
+
+def _chain(name: str, block: str, rules: list[str]) -> Iterator[str]:
+    yield f"add chain {TABLE} {name}{block}"
+    yield from (f"add rule {TABLE} {name} {rule}" for rule in rules)
+
+
+class _Family:
+    """The maps of one address family, and the rules that use them; what is empty is left out."""
+
+    def __init__(self, version: int, ways: list[PortForwards]) -> None:
+        self.version, self.ip, self.type = version, ("ip", "ip6")[version == 6], f"ipv{version}_addr"
+        self.found: dict[str, dict[str, str]] = {}
+        for each in ways:
+            bridge = f'"{check_device(each.bridge)}"'
+            for forward in each.forwards:
+                if (to := prefix(forward.to)).version == version:
+                    self._forward(forward, bridge, to)
+            for floating in each.floating:
+                if (to := prefix(floating.to)).version == version and not floating.via:
+                    self._floating(prefix(floating.ip), bridge, to)
+
+    def _add(self, kind: str, key: str, value: str = "") -> None:
+        self.found.setdefault(kind, {}).setdefault(key, value)
+
+    def _forward(self, f: ForwardRule, bridge: str, to: Prefix) -> None:
+        guest, kind = to.network_address, "at" if f.at else "any"
+        where = (f"{prefix(f.at).network_address} . " if f.at else "") + f.protocol
+        if f.first == f.to_first and f.first != f.last:
+            self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
+        else:
+            for port in range(f.first, f.last + 1):
+                self._add(f"{kind}-port", f"{where} . {port}", f"{guest} . {port - f.first + f.to_first}")
+        self._answering(bridge, f"{guest}", f.hide)
+
+    def _floating(self, ip: Prefix, bridge: str, to: Prefix) -> None:
+        self._add("floating", f"{ip.network_address}", f"{to.network_address}")
+        self._add("source", f"{bridge} . {to.network_address}", f"{ip.network_address}")
+        self._answering(bridge, f"{to.network_address}", False)
+
+    def _answering(self, bridge: str, guest: str, hide: bool) -> None:
+        self._add("hairpin", f"{bridge} . {bridge} . {guest}")
+        if hide:
+            self._add("hidden", f"{bridge} . {guest}")
+
+    def maps(self) -> Iterator[str]:
+        address, port = self.type, "inet_proto . inet_service"
+        types = {
+            "at-port": f"{address} . {port} : {address} . inet_service;",
+            "at-range": f"{address} . {port} : {address}; flags interval;",
+            "floating": f"{address} : {address};",
+            "any-port": f"{port} : {address} . inet_service;",
+            "any-range": f"{port} : {address}; flags interval;",
+            "source": f"ifname . {address} : {address};",
+            "hairpin": f"ifname . ifname . {address};",
+            "hidden": f"ifname . {address};",
+        }
+        for kind, elements in self.found.items():
+            what = "map" if ":" in types[kind] else "set"
+            listed = ", ".join(f"{key} : {value}" if value else key for key, value in elements.items())
+            yield f"add {what} {TABLE} {kind}{self.version} {{ type {types[kind]} elements = {{ {listed} }}; }}"
+
+    def arriving(self) -> list[str]:
+        # What is only valid on this host, or on one link, cannot be carried to a guest.
+        loopback = "127.0.0.0/8" if self.version == 4 else "{ ::1, fe80::/10 }"
+        asked, here = "meta l4proto . th dport", f"fib daddr type local {self.ip} daddr != {loopback} "
+        rules = {
+            "at-port": f"dnat {self.ip} to {self.ip} daddr . {asked} map @at-port{self.version}",
+            "at-range": f"dnat {self.ip} to {self.ip} daddr . {asked} map @at-range{self.version}",
+            "floating": f"dnat {self.ip} to {self.ip} daddr map @floating{self.version}",
+            "any-port": f"{here}dnat {self.ip} to {asked} map @any-port{self.version}",
+            "any-range": f"{here}dnat {self.ip} to {asked} map @any-range{self.version}",
+        }
+        return [rule for kind, rule in rules.items() if kind in self.found]
+
+    def leaving(self) -> list[str]:
+        guest = f"{self.ip} daddr"
+        rules = {
+            "source": f"snat {self.ip} to iifname . {self.ip} saddr map @source{self.version}",
+            "hairpin": f"ct status dnat iifname . oifname . {guest} @hairpin{self.version} masquerade",
+            "hidden": f"ct status dnat oifname . {guest} @hidden{self.version} masquerade",
+        }
+        return [rule for kind, rule in rules.items() if kind in self.found]

@@ -1,0 +1,1 @@
+"""Netlink: devices, routes, single chains, bridge entries."""

@@ -1,0 +1,1 @@
+"""What one port may send, as nft text and a BPF program."""

@@ -1,0 +1,215 @@
+"""The checksum guard on devices: a program at tc ingress, which comes before nft's chains. On the hook path.
+
+data/checksum_guard.c says what it is for, decision 40 why it is BPF. It is loaded once after a boot and kept in the bpf
+file system::
+
+    /sys/fs/bpf/libvirt-guestnet/   0700 root
+    ├── guard                       the program
+    └── drops                       frames dropped, by the index of the device
+
+A pin counts only while it is what we loaded, by the kernel's own number of it; else it is made anew. A device has it
+as a filter of tc ingress, which takes 0.2 ms, and soon after by tcx, where the kernel has that (6.6), which costs each
+frame less. Both ways it comes before all others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.port import bpf
+from libvirt_guestnet.datapath.port.bpf import BpfError
+
+FOLDER = "/sys/fs/bpf/libvirt-guestnet"
+_MOST_EARLIER = 8
+_GUARD, _DROPS = f"{FOLDER}/guard", f"{FOLDER}/drops"
+
+
+class Loaded(NamedTuple):
+    """What was loaded: the kernel's numbers of the program and of its counters, and the version of the object that they
+    are from; `earlier` are the programs of objects before, which may still be at devices."""
+
+    guard: int
+    drops: int
+    object: str
+    earlier: tuple[int, ...] = ()
+
+
+class Guard:
+    """The loaded program: descriptors of it and of its counters. To be closed."""
+
+    def __init__(self, guard: int, drops: int, loaded: Loaded) -> None:
+        self._guard, self._drops, self.loaded = guard, drops, loaded
+
+    def close(self) -> None:
+        os.close(self._guard)
+        os.close(self._drops)
+
+    def attach(self, ifindex: int) -> bool:
+        """Puts it at a device, before all other programs there; at once, as a filter of tc ingress, if it is not there
+        yet. Whether `settle` would have it done with less for each frame. Twice is once. Raises GuestnetError."""
+        from libvirt_guestnet.datapath.netlink.rtnl import RefusedError
+        from libvirt_guestnet.datapath.netlink.tc import Tc
+
+        bpf.begin(self._drops, ifindex)
+        programs = _programs(ifindex)
+        if programs and programs[0] == self.loaded.guard:
+            return bool(set(programs) & set(self.loaded.earlier))
+        try:
+            with Tc() as tc:
+                if tc.attached(ifindex) != self.loaded.guard:
+                    tc.attach_first(ifindex, self._guard)
+        except RefusedError:
+            if programs is None:
+                raise
+            self.settle(ifindex)  # somebody else's filter has the first place there, or the kernel has no such filters
+            return False
+        return programs is not None
+
+    def settle(self, ifindex: int) -> None:
+        """Moves it to tcx. The kernel waits until no processor is in the list of programs that was there before (an RCU
+        grace period), which takes some 10 ms and more. Raises BpfError; EINVAL: this kernel has no tcx."""
+        from libvirt_guestnet.datapath.netlink.tc import Tc
+
+        bpf.begin(self._drops, ifindex)
+        programs = bpf.attached(ifindex)
+        if programs[:1] != [self.loaded.guard]:
+            if self.loaded.guard in programs:
+                bpf.detach(ifindex, self._guard)
+            bpf.attach_first(ifindex, self._guard)
+        with suppress(BpfError):  # two of them do no harm
+            _detach(ifindex, set(programs) & set(self.loaded.earlier))
+        with Tc() as tc:
+            if tc.attached(ifindex) in {self.loaded.guard, *self.loaded.earlier}:
+                tc.detach(ifindex)
+
+    def forget(self, ifindex: int) -> None:
+        """Forgets what was dropped from a device. Raises GuestnetError."""
+        bpf.end(self._drops, ifindex)
+
+    def drops(self) -> dict[int, int]:
+        """Frames dropped, by the index of the device. Raises GuestnetError."""
+        return bpf.counters(self._drops)
+
+    def forget_all_but(self, ifindexes: set[int]) -> None:
+        """Forgets what was dropped from other devices. Raises GuestnetError."""
+        for ifindex in self.drops().keys() - ifindexes:
+            bpf.end(self._drops, ifindex)
+
+
+def _programs(ifindex: int) -> list[int] | None:
+    """Those that tcx has at a device; None where the kernel has no tcx. Raises BpfError."""
+    try:
+        return bpf.attached(ifindex)
+    except BpfError as error:
+        if error.code == errno.EINVAL:
+            return None
+        raise
+
+
+def has_tcx(ifindex: int) -> bool:
+    """Whether the kernel has tcx; True as well for a device that is gone. Raises GuestnetError."""
+    try:
+        return _programs(ifindex) is not None
+    except BpfError as error:
+        return error.code == errno.ENODEV
+
+
+def has_qdisc(ifindex: int, kind: str) -> bool:
+    """Whether a device has a qdisc of that kind. Raises GuestnetError."""
+    from libvirt_guestnet.datapath.netlink.tc import Tc
+
+    with Tc() as tc:
+        return kind in tc.qdiscs(ifindex)
+
+
+def is_attached(ifindex: int, loaded: Loaded) -> bool:
+    """Whether the program sees a device's frames before all others. Raises GuestnetError."""
+    programs = _programs(ifindex)
+    if programs:
+        return programs[0] == loaded.guard
+    from libvirt_guestnet.datapath.netlink.tc import Tc
+
+    with Tc() as tc:
+        return tc.attached(ifindex) == loaded.guard
+
+
+def detach(ifindex: int, loaded: Loaded) -> None:
+    """Takes the program, and earlier ones, off a device, however it is attached. Raises GuestnetError."""
+    from libvirt_guestnet.datapath.netlink.tc import Tc
+
+    ours = {loaded.guard, *loaded.earlier}
+    _detach(ifindex, ours & set(_programs(ifindex) or ()))
+    with Tc() as tc:
+        if tc.attached(ifindex) in ours:
+            tc.detach(ifindex)
+
+
+def _detach(ifindex: int, numbers: set[int]) -> None:
+    for number in numbers:
+        program = _descriptor(number)
+        try:
+            bpf.detach(ifindex, program)
+        finally:
+            os.close(program)
+
+
+def _descriptor(number: int) -> int:
+    """Of a program by its number; only of other ones than the pinned one that takes CAP_SYS_ADMIN, which the service
+    that watches does not have."""
+    with suppress(BpfError):
+        program = bpf.pinned(_GUARD)
+        if bpf.number(program) == number:
+            return program
+        os.close(program)
+    return bpf.program(number)
+
+
+def opened(known: Loaded | None) -> Guard | None:
+    """The program that is pinned, if it is the one that we know to have loaded from this version's object."""
+    if known is None or known.object != _version():
+        return None
+    descriptors: list[int] = []
+    try:
+        for path in (_GUARD, _DROPS):
+            descriptors.append(bpf.pinned(path))
+        if [bpf.number(each) for each in descriptors] == [known.guard, known.drops]:
+            return Guard(descriptors.pop(0), descriptors.pop(), known)
+    except BpfError:  # gone, or something else is in its place
+        pass
+    finally:
+        for each in descriptors:
+            os.close(each)
+    return None
+
+
+def load(known: Loaded | None) -> Guard:
+    """Loads the program and pins it over what may be there. Raises bpfload.CannotError where this host cannot have it,
+    and GuestnetError when it failed though it can."""
+    from libvirt_guestnet.datapath.port import bpfload
+
+    guard, drops = bpfload.load()
+    earlier = (*known.earlier, known.guard) if known else ()
+    loaded = Loaded(bpf.number(guard), bpf.number(drops), _version(), earlier[-_MOST_EARLIER:])
+    bpfload.ensure_file_system()
+    unpin()
+    os.mkdir(FOLDER, 0o700)
+    bpf.pin(guard, _GUARD)
+    bpf.pin(drops, _DROPS)
+    return Guard(guard, drops, loaded)
+
+
+def unpin() -> None:
+    """Lets go of the program: it ends with the last device that it is attached to. Raises OSError."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(FOLDER):
+            os.unlink(f"{FOLDER}/{name}")
+        os.rmdir(FOLDER)
+
+
+def _version() -> str:
+    """Of the objects; others are installed by an upgrade."""
+    stat = os.stat(f"{bpf.OBJECTS}/guard_cast.o")
+    return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"

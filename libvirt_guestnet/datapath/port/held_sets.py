@@ -1,0 +1,135 @@
+"""Addresses that ports hold by their policy, as nft sets: one for each link and family. Pure.
+
+A port with an open range (any address, privacy addresses) or a lease looks into the set of its link with each frame, so
+whatever another port holds is never its own, in whatever order the two started. What is too large to be told address
+by address is in a second set, of ranges. `learning` has a set of what ports hold by leases beside them. What a network
+reserves for MAC addresses, where that is much, is in a set that its hook writes once for all ports.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
+
+from libvirt_guestnet.datapath.port.learning import SOURCE
+from libvirt_guestnet.datapath.port.port_facts import PortGuard, certain
+from libvirt_guestnet.datapath.port.ranges import as_raw, ranges
+from libvirt_guestnet.datapath.run.names import TABLE, policy_set, reserved_set, wide_set
+from libvirt_guestnet.parse import Address, Prefix
+
+Held = frozenset[tuple[str, int, int]]  # link, IP version and address of each
+
+_SIZE = 65535
+# So many addresses of one port, those of its pairs among them, are in the set of addresses: no port fills it for all.
+# What is more is in the set of ranges: those of several ports may overlap, which no set of addresses minds.
+MOST_OF_A_PORT = 256
+
+
+def held(port: PortGuard) -> Held:
+    """What a port holds, with what is the host's where it could claim that."""
+    own = ((port.segment, prefix) for prefix in (*_parted(port)[0], *port.unclaimed))
+    beside = ((link, prefix) for link, prefix in port.beside if prefix.num_addresses <= MOST_OF_A_PORT)
+    return frozenset(
+        (account, prefix.version, int(prefix.network_address) + offset)
+        for link, prefix in (*own, *beside)
+        for account in kept_on(link)
+        for offset in range(prefix.num_addresses)
+    )
+
+
+def kept_on(segment: str) -> tuple[str, ...]:
+    """In which accounts a port of a link is: of one VLAN also in that of all, into which trunks look. A trunk is on the
+    bridge itself."""
+    bridge, slash, _ = segment.partition("/")
+    return (segment, f"{bridge}/0") if slash else (segment,) if segment else ()
+
+
+def looked_into(segment: str, is_trunk: bool) -> tuple[str, ...]:
+    """The accounts of those that a port may meet: in a VLAN also trunks."""
+    bridge, slash, _ = segment.partition("/")
+    more = (bridge,) if slash else (f"{bridge}/0",) if is_trunk else ()
+    return (segment, *more) if segment else ()
+
+
+def large(port: PortGuard) -> list[Prefix]:
+    """What of a port's own there is no room for in the set: the largest of it."""
+    return _parted(port)[1]
+
+
+def _parted(port: PortGuard) -> tuple[list[Prefix], list[Prefix]]:
+    own = sorted({*certain(port, 4), *certain(port, 6)}, key=lambda prefix: (prefix.num_addresses, str(prefix)))
+    sums = list(accumulate(prefix.num_addresses for prefix in own))
+    room = bisect_right(sums, MOST_OF_A_PORT)
+    return own[:room], own[room:]
+
+
+def hold(port: PortGuard) -> list[str]:
+    """The lines after which nobody else uses what the port holds, nor claims what is the host's."""
+    beside = (account for link, _ in port.beside for account in kept_on(link))
+    accounts = dict.fromkeys([*kept_on(port.segment), *looked_into(port.segment, port.trunk is not None), *beside])
+    return [*(line for account in accounts for line in _all_declared(account)), *_lines(held(port), ("add",))]
+
+
+def spread(segment: str, prefixes: Iterable[Prefix]) -> list[str]:
+    """The lines after which these are all the large pairs that ports of a link hold."""
+    listed, lines = list(prefixes), list(_all_declared(segment))
+    for version in (4, 6):
+        name, spans = f"{TABLE} {wide_set(version, segment)}", ranges(version, listed)
+        lines += [f"flush set {name}", *([f"add element {name} {as_raw(spans)}"] if spans else [])]
+    return lines
+
+
+def reserve(segment: str, addresses: Iterable[Address]) -> list[str]:
+    """The lines after which these are what is reserved on a link. The set has no ranges: nft reads all that have some
+    before it adds an address to any set."""
+    listed, lines = list(addresses), list[str]()
+    for version in (4, 6):
+        name, there = reserved_set(version, segment), [hex(int(ip)) for ip in listed if ip.version == version]
+        lines += [_reserved_declared(version, segment), f"flush set {TABLE} {name}"]
+        lines += [f"add element {TABLE} {name} {{ {', '.join(there)} }}"] if there else []
+    return lines
+
+
+def give_up(addresses: Held) -> list[str]:
+    """The lines after which these are held no more. They need not be held."""
+    named = {(segment, version) for segment, version, _ in addresses}
+    # Adding first makes deleting tolerant.
+    declare = (declared(version, segment) for segment, version in sorted(named))
+    return [*declare, *_lines(addresses, ("add", "delete"))]
+
+
+def _lines(addresses: Held, verbs: Iterable[str]) -> list[str]:
+    found: dict[tuple[str, int], list[int]] = {}
+    for segment, version, address in sorted(addresses):
+        found.setdefault((segment, version), []).append(address)
+    return [
+        f"{verb} element {TABLE} {policy_set(version, segment)} {{ {', '.join(map(hex, listed))} }}"
+        for (segment, version), listed in found.items()
+        for verb in verbs
+    ]
+
+
+def declared(version: int, segment: str) -> str:
+    """The line that makes the set, if it is not there."""
+    return f"add set {TABLE} {policy_set(version, segment)} {{ typeof {SOURCE[version]}; size {_SIZE}; }}"
+
+
+def _wide_declared(version: int, segment: str) -> str:
+    return f"add set {TABLE} {wide_set(version, segment)} {{ typeof {SOURCE[version]}; flags interval; }}"
+
+
+def _reserved_declared(version: int, segment: str) -> str:
+    return f"add set {TABLE} {reserved_set(version, segment)} {{ typeof {SOURCE[version]}; }}"
+
+
+def _all_declared(segment: str) -> list[str]:
+    return [of(version, segment) for of in (declared, _wide_declared) for version in (4, 6)]
+
+
+def forget_segment(segment: str) -> str:
+    """The batch that removes what is known of a link on which no port is left."""
+    names = [of(version, segment) for of in (policy_set, wide_set, reserved_set) for version in (4, 6)]
+    declare = [*_all_declared(segment), *(_reserved_declared(version, segment) for version in (4, 6))]
+    lines = [*declare, *(f"delete set {TABLE} {name}" for name in names)]
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,281 @@
+"""Learning a port's addresses from what the host's DHCP server answers it, as nft text. Pure.
+
+A chain at the tap's egress (kernel 5.16) sees the server's answers on their way to the port; no other port can send one
+past its own guard. What is acknowledged goes into the port's set, and into one of the whole network: an answer that
+gives a second port what the first still holds is dropped. DHCPv6 makes that necessary: its leases belong to identifiers
+that anybody can copy, and dnsmasq (2.90, authoritative as libvirt runs it) lets anybody rebind anybody's address.
+
+Every option's code and length is matched where it must stand, so nothing that a client chooses, and that the server
+repeats, can be taken for an answer.
+
+The same chain counts what the server gives a port, whether the port learns it or has an address already: `asking` says
+why, and what becomes of a port that was given too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.port import dhcp_requests
+from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, ranges
+from libvirt_guestnet.datapath.run.names import (
+    TABLE,
+    check_device,
+    check_mac,
+    check_segment,
+    digits,
+    policy_set,
+    reserved_set,
+    wide_set,
+)
+from libvirt_guestnet.parse import Address, Prefix
+
+# An IP header's source; sets of the two kinds are looked up for it, and for addresses elsewhere in a frame.
+SOURCE = {4: "@nh,96,32", 6: "@nh,64,128"}
+
+# One declaration each for ever: the kernel refuses to add a set that exists with other properties. The size of a port's
+# own is how many addresses it may hold at a time; who is given more may ask for none (see `asking`).
+_LEARNT, _HELD = 16, 65535
+_MANY = 100  # ranges
+
+_TOLERANT = ("add", "delete")  # of what may be gone meanwhile
+
+ANOTHERS = "another's lease"
+
+Answer = tuple[str, str]  # what to match, and where the address is in it
+
+
+class DhcpServer(NamedTuple):
+    """The host's DHCP server on the port's network: what it acknowledges to the port becomes the port's own address.
+
+    Only what is in `dynamic` is learnt, for as long as `seconds` says by IP version. `bridge` names the link, as
+    `names.check_segment` has it. `addresses` are the host's, `mac` is its MAC there ("" if unknown: then DHCPv6 is not
+    learnt). `leases` are what the server's own lease file says already: address and seconds left. A port that `is_new`
+    forgets what another learnt on its tap. By IP version, `served` is how many addresses an answer of the server has
+    that gives a lease: it may serve a port that does not learn. What it gives is counted.
+    """
+
+    bridge: str
+    mac: str
+    addresses: tuple[Prefix, ...]
+    dynamic: tuple[Prefix, ...]
+    seconds: tuple[tuple[int, int], ...] = ((4, 3600), (6, 86400))
+    leases: tuple[tuple[Address, int], ...] = ()
+    is_new: bool = False
+    served: tuple[tuple[int, int], ...] = ()
+
+
+def learnt_set(version: int, tap: str) -> str:
+    """The name of the set of what a port has learnt."""
+    return f"learnt{version}-{check_device(tap)}"
+
+
+def _free_set(version: int, tap: str) -> str:
+    return f"free{version}-{check_device(tap)}"
+
+
+def held_set(version: int, bridge: str) -> str:
+    """The name of the set of what anybody on a network has learnt."""
+    return f"held{version}-{check_segment(bridge)}"
+
+
+class Learner(NamedTuple):
+    """A port that the host's DHCP server serves: `owned` is what it has whatever others do, `free` by IP version what
+    may be learnt, but for what is held in these `accounts` of links, and what is `reserved` on one."""
+
+    tap: str
+    mac: str
+    server: DhcpServer
+    owned: tuple[Prefix, ...]
+    free: dict[int, Ranges]
+    accounts: tuple[str, ...] = ()
+    reserved: str = ""
+
+    def spans(self, version: int) -> Ranges:
+        """What of one family may be learnt."""
+        return self.free[version]
+
+    def counted(self, version: int) -> int:
+        """How many addresses a leasing answer of the server has; 0 if none is expected, and nobody counts."""
+        return dict(self.server.served).get(version, 0) or int(bool(self.spans(version)))
+
+    def lines(self, drop: Callable[[str, str], list[str]], fresh: bool = False) -> list[str]:
+        """What makes the port learn. `drop` makes rules of a reason and what to match; `fresh`: it never did before."""
+        hook = f'type filter hook egress device "{self.tap}" priority filter; policy accept;'
+        lines = [f"add chain {TABLE} told-{self.tap} {{ {hook} }}", f"flush chain {TABLE} told-{self.tap}"]
+        given = [version for version in (4, 6) if self.counted(version) and not self.spans(version)]
+        lines += dhcp_requests.declared(self.tap, given, self.server.is_new and not fresh)
+        # Almost all that a guest receives is through after one of these.
+        rules = ["meta l4proto != udp accept", "udp sport != 67 udp sport != 547 accept"]
+        for version, answers in ((4, self._told4), (6, self._told6)):
+            if found := self.spans(version):
+                lines += self._sets(version, found)
+            elif not fresh:
+                lines += _without_set(learnt_set(version, self.tap), version)
+            if self.counted(version):
+                rules += answers(drop)
+        return [*lines, *(f"add rule {TABLE} told-{self.tap} {rule}" for rule in rules)]
+
+    def _sets(self, version: int, found: Ranges) -> list[str]:
+        mine, everybodys = learnt_set(version, self.tap), held_set(version, self.server.bridge)
+        here = [(int(ip), max(1, left)) for ip, left in self.server.leases if ip.version == version]
+        known = [(ip, left) for ip, left in here if any(first <= ip <= last for first, last in found)]
+        filled = [f"{name} {{ {ip:#x} timeout {left}s }}" for ip, left in known for name in (mine, everybodys)]
+        return [
+            declared(mine, version, _LEARNT),
+            declared(everybodys, version, _HELD),
+            *self._free_set(version),
+            *([f"flush set {TABLE} {mine}"] if self.server.is_new else []),
+            *(f"add element {TABLE} {element}" for element in filled),
+        ]
+
+    def _is_free(self, version: int) -> str:
+        """What matches the addresses that may be learnt. Many are written once, not into each rule."""
+        found = self.spans(version)
+        return f"@{_free_set(version, self.tap)}" if len(found) > _MANY else as_raw(found)
+
+    def _free_set(self, version: int) -> list[str]:
+        if len(self.spans(version)) <= _MANY:
+            return []
+        name = f"{TABLE} {_free_set(version, self.tap)}"
+        kind = f"{{ typeof {SOURCE[version]}; flags interval; }}"
+        return [f"add set {name} {kind}", f"flush set {name}", f"add element {name} {as_raw(self.spans(version))}"]
+
+    def _told4(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
+        told, address = _acknowledgement(check_mac(self.mac), self.server)
+        yield from self._noted(4, told, address, drop)
+        new = f"{told} {self._new(4, address)}"
+        yield dhcp_requests.overdrawn4(new, address, self.tap, self._mine(4), self._seconds(4))
+
+    def _told6(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
+        yield from _unless_reply(check_mac(self.mac), self.server)
+        before, behind = dhcp_requests.counting6(self.tap, self.counted(6), self._seconds(6))
+        yield from before
+        for told, address in dhcp_requests.answers6():
+            yield from self._noted(6, told, address, drop, dhcp_requests.NOTED)
+        yield from behind
+
+    def _noted(
+        self, version: int, told: str, address: str, drop: Callable[[str, str], list[str]], noted: str = ""
+    ) -> Iterator[str]:
+        """Notes an address that an answer gives the port, for as long as that is said to hold."""
+        mine, everybodys = self._mine(version), held_set(version, self.server.bridge) if self.server.bridge else ""
+        element = f"{{ {address} timeout {self._seconds(version)}s }}"
+        if self.spans(version):
+            if known := self._known(version):
+                yield f"{told} {address} {as_raw(known)} {noted} accept".replace("  ", " ")
+            yield from drop(ANOTHERS, f"{told} {address} @{everybodys} {address} != @{mine}")
+            for account in self.accounts:
+                for held in (policy_set, wide_set):
+                    yield from drop(ANOTHERS, f"{told} {address} @{held(version, account)}")
+            update = f"update @{mine} {element} update @{everybodys} {element}"
+        else:
+            update = f"update @{mine} {element}"
+            if noted and (known := self._known(version)):
+                yield f"{told} {address} {as_raw(known)} {noted}"
+        yield f"{told} {self._new(version, address)} {update} {noted}".rstrip()
+
+    def _new(self, version: int, address: str) -> str:
+        """What matches an address that the port did not have before it was given it."""
+        if self.spans(version):
+            reserved = f" {address} != @{reserved_set(version, self.reserved)}" if self.reserved else ""
+            return f"{address} {self._is_free(version)}{reserved}"
+        known = self._known(version)
+        return f"{address} != {as_raw(known)}" if known else ""
+
+    def _known(self, version: int) -> Ranges:
+        return ranges(version, self.owned)
+
+    def _mine(self, version: int) -> str:
+        return (learnt_set if self.spans(version) else dhcp_requests.given_set)(version, self.tap)
+
+    def _seconds(self, version: int) -> int:
+        return max(1, dict(self.server.seconds)[version])
+
+
+def learner(
+    tap: str,
+    mac: str,
+    server: DhcpServer,
+    owned: tuple[Prefix, ...],
+    excluded: tuple[Prefix, ...],
+    *,
+    accounts: tuple[str, ...] = (),
+    reserved: str = "",
+) -> Learner:
+    """Such a port; `excluded` is what belongs to others anyway, as does what is held in these `accounts`, or is
+    `reserved` on that link."""
+    told = [4, 6] if server.mac else [4]
+    free = {version: ranges(version, server.dynamic, excluded) if version in told else [] for version in (4, 6)}
+    return Learner(tap, mac, server, owned, free, accounts, reserved)
+
+
+def _acknowledgement(mac: str, server: DhcpServer) -> Answer:
+    """A DHCPACK."""
+    sender = f"ether saddr {check_mac(server.mac)} " if server.mac else ""
+    addresses = ranges(4, server.addresses)
+    told = (
+        f"{sender}{f'ip saddr {as_set(4, addresses)} ' if addresses else ''}udp sport 67 udp dport 68 "
+        # BOOTREPLY over Ethernet; the port's own hardware address; dnsmasq puts the message type, ACK, first behind the
+        # magic cookie (RFC 2131).
+        f"@th,64,24 0x020106 @th,288,48 0x{digits(mac)} @th,1952,56 0x63825363350105"
+    )
+    return told, "@th,192,32"
+
+
+def _unless_reply(mac: str, server: DhcpServer) -> list[str]:
+    """Rules that let through all but a DHCPv6 Reply of the host's to the port: no other has to say what one is."""
+    odd = ["meta protocol != ip6", "ip6 nexthdr != udp", "udp sport != 547", "udp dport != 546", "@th,64,8 != 7"]
+    odd += ["ip6 saddr != fe80::/10", f"ether daddr != {mac}"]
+    odd += [f"ether saddr != {check_mac(server.mac)}"] if server.mac else []
+    return [f"{each} accept" for each in odd]
+
+
+def forget(tap: str) -> list[str]:
+    """The lines after which a port learns nothing and has learnt nothing, and nothing that it is given is counted."""
+    told = f"chain {TABLE} told-{tap}"
+    sets = [line for version in (4, 6) for line in _without_set(learnt_set(version, tap), version)]
+    for version, source in SOURCE.items():
+        free = f"set {TABLE} {_free_set(version, tap)}"
+        sets += [f"add {free} {{ typeof {source}; flags interval; }}", f"delete {free}"]
+    return [f"add {told}", f"flush {told}", f"delete {told}", *sets, *dhcp_requests.forgotten(tap)]
+
+
+def give_back(bridge: str, addresses: Iterable[Address]) -> str:
+    """The batch after which others on a network may learn these addresses."""
+    lines = []
+    for address in addresses:
+        name = held_set(address.version, bridge)
+        element = f"element {TABLE} {name} {{ {int(address):#x} }}"
+        lines += [declared(name, address.version, _HELD), f"add {element}", f"delete {element}"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def is_held_set(name: str) -> bool:
+    """Whether a set has the name of one of what anybody on a network has learnt."""
+    return name.startswith(("held4-", "held6-"))
+
+
+def hold(name: str, now: dict[int, int], wanted: dict[int, int]) -> list[str]:
+    """The lines after which such a set, which has `now`, has what is wanted: addresses and the seconds of each."""
+    version = int(name[4])
+    gone = [f"{verb} element {TABLE} {name} {{ {ip:#x} }}" for ip in now.keys() - wanted.keys() for verb in _TOLERANT]
+    new = ((ip, max(1, wanted[ip])) for ip in wanted.keys() - now.keys())
+    added = [f"add element {TABLE} {name} {{ {ip:#x} timeout {left}s }}" for ip, left in new]
+    return [declared(name, version), *gone, *added] if gone or added else []
+
+
+def forget_network(bridge: str) -> str:
+    """The batch that removes what is known of a network on which nobody learns any more."""
+    lines = (line for version in (4, 6) for line in _without_set(held_set(version, bridge), version, _HELD))
+    return f"add table {TABLE}\n" + "".join(f"{line}\n" for line in lines)
+
+
+def declared(name: str, version: int, size: int = _HELD) -> str:
+    """The line that makes a set of addresses that end, if it is not there."""
+    return f"add set {TABLE} {name} {{ typeof {SOURCE[version]}; size {size}; flags dynamic,timeout; }}"
+
+
+def _without_set(name: str, version: int, size: int = _LEARNT) -> list[str]:
+    return [declared(name, version, size), f"delete set {TABLE} {name}"]

@@ -1,0 +1,369 @@
+"""The rules of one port's chains, as nft text. Pure."""
+
+from __future__ import annotations
+
+from libvirt_guestnet.datapath.port import dhcp_requests, held_sets, learning, port_facts, savi
+from libvirt_guestnet.datapath.port.learning import SOURCE
+from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
+from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, merge, ranges
+from libvirt_guestnet.datapath.port.shared import (
+    EXTENSIONS,
+    ICMPV6,
+    IGMP_ROUTERS,
+    ND,
+    NOWHERE4,
+    NOWHERE6,
+    PLAIN4,
+    PLAIN6,
+    REST4,
+    REST6,
+    ROUTERS,
+    ROUTING,
+    ROUTING_PORTS,
+    TAGS,
+)
+from libvirt_guestnet.datapath.run.names import TABLE, check_mac, digits, policy_set, reserved_set, wide_set
+from libvirt_guestnet.parse import Prefix
+
+_ND_TARGET = "@th,64,128"
+_ARP_SENDER, _ARP_TARGET = "@nh,112,32", "@nh,192,32"
+# What nft calls a field, where its sets of addresses do; sets of what is learnt or held are looked up for the raw one.
+_NAMES = {SOURCE[4]: "ip saddr", SOURCE[6]: "ip6 saddr", _ARP_SENDER: "arp saddr ip", _ARP_TARGET: "arp daddr ip"}
+# VRRP's and CARP's MAC addresses end in the number of their virtual router (RFC 9568).
+_VIRTUAL_ROUTERS = ("00:00:5e:00:01:", "00:00:5e:00:02:")
+
+
+def _tag(trunk: Trunk) -> str:
+    return "8021ad" if trunk.service else "8021q"
+
+
+def _vlans(trunk: Trunk) -> str:
+    return "{ " + ", ".join(f"{first:d}-{last:d}" for first, last in merge(trunk.vlans)) + " }"
+
+
+def _within(version: int, field: str, spans: Ranges) -> str:
+    name = _NAMES.get(field)
+    return f"{name} {as_set(version, spans)}" if name else f"{field} {as_raw(spans)}"
+
+
+class Rules:
+    """The rules of one port. `fresh`: there are none of it yet."""
+
+    def __init__(self, port: PortGuard, fresh: bool) -> None:
+        self.port, self.tap, self.mac, self.fresh = port, port.tap, check_mac(port.mac), fresh
+        self.accounts = held_sets.looked_into(port.segment, port.trunk is not None)
+        self.learner = (
+            learning.learner(
+                self.tap,
+                self.mac,
+                port.server,
+                self._all_certain(),
+                port.excluded,
+                accounts=self.accounts,
+                reserved=port.reserved,
+            )
+            if port.server
+            else None
+        )
+        free = ranges(6, port.claims) if port.segment else []
+        self.claimer = savi.Claimer(port, self.accounts, free) if free else None
+        self.opened = {version: self._opened(version) for version in (4, 6)}  # they may be thousands
+        self.virtual: dict[str, list[Prefix]] = {}
+        for mac, prefix in port.pairs:
+            if mac:
+                self.virtual.setdefault(check_mac(mac), []).append(prefix)
+        self.macs = list(dict.fromkeys([self.mac, *self.virtual]))
+
+    def all(self) -> list[str]:
+        """The lines that fill the port's chains, and the sets that they look into."""
+        chains = {
+            "tap": self._ethernet(),
+            "vlan": self._inside(self.port.trunk) if self.port.trunk else [],
+            "arp": self._arp(),
+            "ip4": self._ip4(),
+            "ip4sent": self._ip4_sent(),
+            "ip6": self._ip6(),
+            "ip6own": self._ip6_own(),
+            "ip6sent": self._ip6_sent(),
+        }
+        listed = [f"add rule {TABLE} {chain}-{self.tap} {rule}" for chain, rules in chains.items() for rule in rules]
+        return [*self._learning(), *self._claiming(), *self._others(), *listed]
+
+    def _learning(self) -> list[str]:
+        if self.learner and (self._counted(4) or self._counted(6)):
+            return self.learner.lines(self._drop, self.fresh)
+        return [] if self.fresh else learning.forget(self.tap)
+
+    def _claiming(self) -> list[str]:
+        if self.claimer is None:
+            return [] if self.fresh else savi.forgotten(self.tap)
+        rules = [f"add rule {TABLE} heard-{self.tap} {rule}" for rule in self.claimer.heard()]
+        return [*self.claimer.sets(self.port.is_new and not self.fresh), *savi.hearing(self.tap), *rules]
+
+    def _used(self, field: str) -> list[str]:
+        return self.claimer.used(field) if self.claimer else []
+
+    def _may_use(self) -> str:
+        """What matches frames that may bind an address which the guest has not asked for."""
+        late = "" if self.port.by_use else f"iif @{savi.LATE} "
+        return f"{late}ether saddr {self.mac}"
+
+    def _counted(self, version: int) -> int:
+        return self.learner.counted(version) if self.learner else 0
+
+    def _others(self) -> list[str]:
+        """The sets of leases and claims that an open range looks into: nobody may have any on its link yet."""
+        link = self.port.segment
+        opened = [version for version in (4, 6) if link and self.opened[version]]
+        held = [learning.declared(learning.held_set(version, link), version) for version in opened]
+        return [*held, *([learning.declared(savi.tried_set(link), 6)] if 6 in opened else [])]
+
+    def _drop(self, reason: str, match: str = "") -> list[str]:
+        """Rules that drop what matches. The log's prefix is the port and the reason; headers follow it."""
+        dropped = f'counter drop comment "{reason}"'
+        log = f'limit rate 5/second log prefix "guestnet {self.tap} {reason}: "'
+        rules = [log, dropped] if self.port.log else [dropped]
+        return [f"{match} {rule}".strip() for rule in rules]
+
+    def _has(self, role: str) -> bool:
+        return role in self.port.roles
+
+    def _all_certain(self) -> tuple[Prefix, ...]:
+        return tuple(prefix for version in (4, 6) for prefix in port_facts.certain(self.port, version))
+
+    def _certain(self, version: int) -> Ranges:
+        return ranges(version, port_facts.certain(self.port, version))
+
+    def _opened(self, version: int) -> Ranges:
+        return ranges(version, port_facts.open_prefixes(self.port, version), self.port.excluded)
+
+    def _routed(self, version: int) -> Ranges:
+        return ranges(version, self.port.routed, self.port.excluded)
+
+    def _own(self, version: int, field: str) -> list[str]:
+        """What matches if a raw field holds an address of the port's own."""
+        certain = self._certain(version)
+        return [*([_within(version, field, certain)] if certain else []), *self._unheld(version, field)]
+
+    def _unheld(self, version: int, field: str) -> list[str]:
+        """The same, of what is the port's own because nobody else holds it."""
+        claimed = [self.claimer.has(field)] if self.claimer and version == 6 else []
+        return [*self._given(version, field), *claimed]
+
+    def _given(self, version: int, field: str) -> list[str]:
+        """The same, but for what it claimed itself."""
+        opened, found = self.opened[version], []
+        names = (of(version, account) for account in self.accounts for of in (policy_set, wide_set))
+        by_policy = "".join(f" {field} != @{name}" for name in names)
+        if self.learner is not None and self.learner.spans(version):
+            found.append(f"{field} @{learning.learnt_set(version, self.tap)}{by_policy}")
+        if opened:
+            reserved = f" {field} != @{reserved_set(version, self.port.reserved)}" if self.port.reserved else ""
+            mine, link = f"{_within(version, field, opened)}{by_policy}{reserved}", self.port.segment
+            found.append(f"{mine} {field} != @{learning.held_set(version, link)}" if link else mine)
+            # Nobody knows what it uses until another guest asks for that: then it has to say so.
+            found += [f"{mine} {field} @{savi.tried_set(link)}"] if link and version == 6 else []
+        return found
+
+    def _announcers(self, version: int, field: str) -> list[tuple[str, str]]:
+        """Each MAC with what matches the addresses in a field that it may announce: the port's own all of them."""
+        lent = [(mac, ranges(version, prefixes)) for mac, prefixes in self.virtual.items()]
+        own = [(self.mac, match) for match in self._own(version, field)]
+        return [*own, *((mac, _within(version, field, spans)) for mac, spans in lent if spans)]
+
+    def _ethernet(self) -> list[str]:
+        # `ether type` reads the frame itself: it sees a VLAN tag that the kernel has already moved out of the way, and
+        # a length field (LLC/SNAP) is no type, so tagged and 802.3 frames match none of the three.
+        macs, trunk = self.macs[0] if len(self.macs) == 1 else f"{{ {', '.join(self.macs)} }}", self.port.trunk
+        untagged = trunk is None or trunk.native
+        return [
+            *(self._common("ether type") if untagged else []),
+            *self._drop("source MAC", f"ether saddr != {macs}"),
+            *([f"ether type {_tag(trunk)} vlan id {_vlans(trunk)} goto vlan-{self.tap}"] if trunk else []),
+            *(self._packets("ether type") if untagged else []),
+            *(self._drop("VLAN", f"ether type {_tag(trunk)}") if trunk else []),
+            *self._drop("VLAN tag", f"ether type {TAGS}"),
+            *self._drop("EtherType" if untagged else "untagged"),
+        ]
+
+    def _inside(self, trunk: Trunk) -> list[str]:
+        """What is in a tag of the port's. Before the ingress hook the kernel takes the outermost tag out of the frame,
+        and what follows it for the frame's protocol: so behind one tag every rule reads what it would without, and
+        behind two none finds a packet."""
+        of_type = f"ether type {_tag(trunk)} vlan type"
+        return [
+            *self._common(of_type),
+            *self._packets(of_type),
+            *self._drop("VLAN tag", f"{of_type} {TAGS}"),
+            *self._drop("EtherType"),
+        ]
+
+    def _packets(self, of_type: str) -> list[str]:
+        own = f"0x{digits(self.mac)}00000000"
+        return [
+            # Not a verdict map: a hash lookup costs a frame 20 ns, a comparison 4.
+            f"{of_type} arp goto arp-{self.tap}",
+            f"{of_type} ip goto ip4-{self.tap}",
+            f"{of_type} ip6 goto ip6-{self.tap}",
+            # QEMU's announcement after a migration: RARP that asks for its own MAC and names no address.
+            f"{of_type} 0x8035 @nh,0,64 0x0001080006040003 @nh,64,80 {own} @nh,144,80 {own} accept",
+        ]
+
+    def _common(self, of_type: str) -> list[str]:
+        """What most frames are, in one rule each: nft compares MAC and EtherType at once."""
+        own = f"ether saddr {self.mac} {of_type}"
+        # Not the link-local address: one address is a comparison, two are a set.
+        given = ranges(6, [p for p in port_facts.certain(self.port, 6) if not p.is_link_local])
+        known6 = [f"ip6 saddr {as_set(6, given)}"] if given else []
+        return [
+            *(f"{own} ip {source} {PLAIN4}" for source in self._sources()),
+            *(f"{own} ip6 {source} {PLAIN6}" for source in known6),
+            *([self.claimer.refreshed(f"{savi.SAMPLE} {own} ip6")] if self.claimer else []),
+            *(f"{own} ip6 {source} {PLAIN6}" for source in self._unheld(6, SOURCE[6])),
+        ]
+
+    def _sources(self) -> list[str]:
+        known = merge([*self._certain(4), *self._routed(4)])
+        return [*([f"ip saddr {as_set(4, known)}"] if known else []), *self._unheld(4, SOURCE[4])]
+
+    def _arp(self) -> list[str]:
+        header, rules = "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ether", []
+        for mac, sender in self._announcers(4, _ARP_SENDER):
+            rules.append(f"{header} {mac} arp operation 1-2 {sender} accept")
+        for mac, target in self._announcers(4, _ARP_TARGET):
+            # RFC 5227: a probe asks for the prober's own future address, from 0.0.0.0.
+            rules.append(f"{header} {mac} arp operation request arp saddr ip 0.0.0.0 {target} accept")
+        routed = self._routed(4) if self._has(port_facts.OWN_SOURCES) else []
+        if routed:  # it asks from there, and announces nothing
+            asks = f"arp operation request arp saddr ip {as_set(4, routed)} arp daddr ip != {as_set(4, routed)}"
+            rules.append(f"{header} {self.mac} {asks} accept")
+        return [*rules, *self._drop("ARP")]
+
+    def _ip4(self) -> list[str]:
+        asks = self._questions4("ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 ")
+        return [
+            *(f"{source} goto ip4sent-{self.tap}" for source in self._sources()),
+            *([] if self.port.bare else [*asks, f"ip saddr 0.0.0.0 {NOWHERE4}"]),
+            *self._drop("IPv4 source"),
+        ]
+
+    def _questions4(self, before: str = "") -> list[str]:
+        asks = (f"{before}{self._asks()} {client}" for client in self._clients())
+        return dhcp_requests.questions4(asks, self.tap, self._drop, self._counted(4) > 0)
+
+    def _clients(self) -> list[str]:
+        """What matches the address that a question says the client has: none, or the port's. A release would give
+        anybody's back."""
+        known = merge([(0, 0), *self._certain(4), *self._routed(4)])
+        return [f"@th,160,32 {as_raw(known)}", *self._unheld(4, "@th,160,32")]
+
+    def _asks(self) -> str:
+        # A whole DHCP client message: a BOOTREQUEST over Ethernet that no relay forwarded, with the port's hardware
+        # address (RFC 2131). In a fragment an overlapping one could change it.
+        request = f"@th,64,24 0x010106 @th,256,32 0 @th,288,48 0x{digits(self.mac)}"
+        return f"udp dport 67 ip frag-off & 0x3fff == 0 {request}"
+
+    def _ip4_sent(self) -> list[str]:
+        server = ["udp sport 67 udp dport 68 accept"] if self._has(port_facts.DHCP_SERVER) else []
+        return [
+            PLAIN4,
+            # Whatever a first fragment says, its first eight octets must be there and not be read from padding. No link
+            # is so narrow that an honest one is shorter (RFC 791: 68 octets, of which a header may have 60).
+            *self._drop("IPv4 fragment", "ip frag-off & 0x3fff == 0x2000 ip length < 68"),
+            *self._routes(f"igmp type {IGMP_ROUTERS} accept"),
+            REST4,
+            *self._questions4(),
+            *server,
+            *self._drop("DHCP server", "udp dport 68"),
+            *self._drop("DHCP client", "udp dport 67"),
+            *self._drop("ICMP type", "meta l4proto icmp"),
+            *self._drop("multicast router", "meta l4proto igmp"),
+            *self._unrouted(),
+            *self._drop("IPv4 header"),
+        ]
+
+    def _routes(self, queries: str) -> list[str]:
+        """What routers tell each other: all of it for those that have the role, and VRRP or CARP of its own virtual
+        router for a port with that one's MAC."""
+        if self._has(port_facts.ROUTER_PROTOCOLS):
+            ospf = "meta l4proto ah @th,0,8 89 accept"  # as it is authenticated in IPv6 (RFC 4552)
+            return [f"meta l4proto {ROUTING} accept", f"udp dport {ROUTING_PORTS} accept", queries, ospf]
+        numbers = sorted({int(mac[-2:], 16) for mac in self.virtual if mac.startswith(_VIRTUAL_ROUTERS)})
+        return [f"meta l4proto vrrp @th,8,8 {number} accept" for number in numbers]
+
+    def _unrouted(self) -> list[str]:
+        return [
+            *self._drop("routing protocol", f"meta l4proto {ROUTING}"),
+            *self._drop("routing protocol", f"udp dport {ROUTING_PORTS}"),
+        ]
+
+    def _ip6(self) -> list[str]:
+        certain, routed = self._certain(6), self._routed(6)
+        dad = "ip6 saddr :: ip6 daddr ff02::1:ff00:0/104 ip6 nexthdr icmpv6 icmpv6 type nd-neighbor-solicit"
+        targets = [*([_within(6, _ND_TARGET, certain)] if certain else []), *self._given(6, _ND_TARGET)]
+        claims = self.claimer.claims(dad, self._drop) if self.claimer else []
+        # Who has an address of its sources itself asks for neighbours from it.
+        sent = "ip6own" if self._has(port_facts.OWN_SOURCES) else "ip6sent"
+        return [
+            *([f"ip6 saddr {as_set(6, certain)} goto ip6own-{self.tap}"] if certain else []),
+            *(f"ether saddr {self.mac} {source} goto ip6own-{self.tap}" for source in self._unheld(6, SOURCE[6])),
+            *([f"ip6 saddr {as_set(6, routed)} goto {sent}-{self.tap}"] if routed else []),
+            *(f"{self._may_use()} {used} goto ip6own-{self.tap}" for used in self._used(SOURCE[6])),
+            # Duplicate address detection (RFC 4862), or with a nonce and nothing else (RFC 7527).
+            *(f"{dad} ip6 length 24 {target} accept" for target in targets),
+            *(f"{dad} ip6 length 32 @th,192,16 0x0e01 {target} accept" for target in targets),
+            *claims,
+            *([f"ip6 saddr :: {NOWHERE6}"] if targets or claims else []),
+            *self._drop("IPv6 source"),
+        ]
+
+    def _ip6_own(self) -> list[str]:
+        # An honest ND message has no extension header and one option, the sender's own link-layer address, or none:
+        # anything longer could carry a second option that a receiver believes instead (RFC 4861, RFC 6980).
+        nd = "ip6 nexthdr icmpv6 icmpv6 type"
+        source = f"{{ {', '.join(f'0x0101{digits(mac)}' for mac in self.macs)} }}"
+        advertised = [
+            f"{nd} nd-neighbor-advert ip6 length 32 {target} @th,192,64 0x0201{digits(mac)} accept"
+            for mac, target in self._announcers(6, _ND_TARGET)
+        ]
+        announces = (
+            [f"{nd} nd-router-advert ip6 saddr fe80::/10 ip6 hoplimit 255 accept"]
+            if self._has(port_facts.RA_SENDER)
+            else []
+        )
+        return [
+            PLAIN6,
+            *(f"{self._may_use()} {nd} nd-neighbor-advert {used}" for used in self._used(_ND_TARGET)),
+            *([self.claimer.refreshed(f"{nd} 135-136")] if self.claimer else []),
+            f"{nd} nd-neighbor-solicit ip6 length 24 accept",
+            f"{nd} nd-neighbor-solicit ip6 length 32 @th,192,64 {source} accept",
+            *(f"{nd} nd-neighbor-advert ip6 length 24 {target} accept" for target in self._own(6, _ND_TARGET)),
+            *advertised,
+            f"{nd} nd-router-solicit ip6 length 8 accept",
+            f"{nd} nd-router-solicit ip6 length 16 @th,64,64 {source} accept",
+            *announces,
+            f"goto ip6sent-{self.tap}",
+        ]
+
+    def _ip6_sent(self) -> list[str]:
+        serves = self._has(port_facts.DHCP_SERVER)
+        server = ["ip6 nexthdr udp udp sport 547 udp dport 546 accept"] if serves else []
+        return [
+            PLAIN6,
+            *dhcp_requests.questions6(self.tap, self._drop, self._counted(6), serves),
+            f"ip6 nexthdr icmpv6 icmpv6 type {ICMPV6} accept",
+            *server,
+            *self._drop("IPv6 fragment", f"frag nexthdr {EXTENSIONS}"),
+            # Behind other headers it cannot be told whether a first fragment has anything in it, or padding is read.
+            *self._drop("IPv6 fragment", "exthdr frag exists ip6 nexthdr != ipv6-frag"),
+            *self._drop("IPv6 fragment", "frag frag-off 0 ip6 length < 16"),
+            *self._routes(f"icmpv6 type {ROUTERS} accept"),
+            REST6,
+            *self._drop("DHCPv6 server", "udp dport 546"),
+            *self._drop("DHCPv6 client", "udp dport 547"),
+            *self._drop("ND", f"icmpv6 type {ND}"),
+            *self._drop("multicast router", f"icmpv6 type {ROUTERS}"),
+            *self._drop("ICMPv6 type", "meta l4proto icmpv6"),
+            *self._unrouted(),
+            *self._drop("IPv6 header"),
+        ]

@@ -1,0 +1,1 @@
+"""The host as a router: gateways, host routes, published neighbours."""

@@ -1,0 +1,1 @@
+"""Running nft, iptables and other programs, on text that is checked."""

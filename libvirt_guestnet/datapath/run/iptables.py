@@ -1,0 +1,44 @@
+"""Applying iptables-restore batches, one transaction each, and reading what is there. On the hook path."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from libvirt_guestnet.datapath.run import grammar, program
+from libvirt_guestnet.datapath.run.program import NotInstalledError, RefusedBatchError
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.parse import shown
+
+
+def forward(tool: str) -> list[str] | None:
+    """The rules of iptables' (or ip6tables') FORWARD; None where it is not installed. Raises GuestnetError."""
+    try:
+        output = program.run([tool, "-w", "5", "-S", "FORWARD"], "", "iptables")
+    except NotInstalledError:
+        return None  # nobody filters with it
+    if output.status != 0:
+        raise GuestnetError(output.complaint)
+    return output.stdout.splitlines()
+
+
+def change_forward(tool: str, command: Literal["-I", "-D"], rule: list[str]) -> bool:
+    """Puts an accept first in FORWARD, or takes it out of there again. Whether that could be done."""
+    if not grammar.is_accept(rule):
+        raise RefusedBatchError(f"not given to {tool}, since we never write {shown(rule)}; please report this bug")
+    try:
+        return program.run([tool, "-w", "5", command, "FORWARD", *rule], "", "iptables").status == 0
+    except GuestnetError:
+        return False
+
+
+def restore(tool: str, batch: str, hold: int | None = None) -> None:
+    """Applies a batch: all of it or, with a GuestnetError, nothing (RefusedBatchError: it was understood and refused).
+
+    A lock behind the descriptor `hold` lasts until the batch is in the kernel, even if we are killed meanwhile.
+    """
+    if not batch:
+        return
+    grammar.check_iptables(batch)
+    output = program.run([f"{tool}-restore", "--noflush", "-w", "5"], batch, "iptables", hold)
+    if output.status != 0:
+        raise RefusedBatchError(f"{tool} refused the change: {output.complaint}")

@@ -1,0 +1,128 @@
+"""The nft program: applying batches, one transaction each, and the one lister of what there is. On the hook path.
+
+What is not there is no error; that nft cannot say is one. Whoever took the second for the first would put back
+everything, or forget what it should remove. So exactly one answer is forgiven: see `_is_absent`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from libvirt_guestnet.datapath.run import grammar, program
+from libvirt_guestnet.datapath.run.names import TABLE
+from libvirt_guestnet.datapath.run.program import Output, RefusedBatchError
+from libvirt_guestnet.errors import GuestnetError
+
+_TRIES = 3
+# What can be asked for by its name, and so not be there; of lists, such as `chains netdev`, some can only be empty.
+_NAMED = ("table", "chain", "set", "map")
+_ABSENT = "Error: No such file or directory"
+
+
+NftRefusedError = RefusedBatchError
+
+
+def nft(batch: str, hold: int | None = None) -> None:
+    """Applies an nft batch in one transaction: all of it or, with a GuestnetError, nothing (NftRefusedError: it was
+    understood and refused).
+
+    A lock behind the descriptor `hold` lasts until the batch is in the kernel, even if we are killed meanwhile.
+    """
+    if not batch:
+        return
+    grammar.check_nft(batch)
+    output = program.run(["nft", "-f", "-"], batch, "nftables", hold)
+    if output.status != 0:
+        raise NftRefusedError(f"nft refused the change: {output.complaint}")
+
+
+def listed(*what: str) -> list[str]:
+    """The lines of `nft -a list …` (with handles); none where there is no such thing. Raises GuestnetError."""
+    return _answer("-a", what).splitlines()
+
+
+def tables() -> set[str]:
+    """The tables there are, as "FAMILY NAME". Raises GuestnetError."""
+    return {line.removeprefix("table ") for line in _answer("", ("tables",)).splitlines()}
+
+
+def items(*what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each thing of `nft -j list …` with its kind; none where there is no such thing. Raises GuestnetError."""
+    answer = _answer("-j", what)
+    try:
+        found = json.loads(answer)["nftables"] if answer else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise GuestnetError(f"nft cannot list {' '.join(what)}: {error}") from error
+    for item in found:
+        yield from item.items()
+
+
+def _answer(option: str, what: tuple[str, ...]) -> str:
+    """Whoever changes rules may keep nft from an answer, so that it is asked again."""
+    argv = ["nft", *([option] if option else []), "list", *what]
+    for _ in range(_TRIES):
+        output = program.run(argv, "", "nftables")
+        if output.status == 0:
+            return output.stdout
+        if what[0] in _NAMED and _is_absent(output):
+            return ""
+    raise GuestnetError(f"nft cannot list {' '.join(what)}: {output.complaint}")
+
+
+def _is_absent(output: Output) -> bool:
+    """Whether there is no such table, or nothing of that name in it: all that nft 1.0.6 and 1.1.3 say then. Whether the
+    loader misses a library, or a listing was disturbed by a table's end, that text has something before it, or another
+    status. A newer nft may go on with what else the name may have meant."""
+    first = output.stderr.partition("\n")[0]
+    return output.status == 1 and (first == _ABSENT or first.startswith(f"{_ABSENT};"))
+
+
+def numbers(name: str) -> list[int]:
+    """What is in one of our sets of integers; nothing where there is no such set. One set takes 2 ms, however many
+    there are. Raises GuestnetError when nft does not answer."""
+    return [number for listed in _sets("set", *TABLE.split(), name) for number in in_set(listed)]
+
+
+def numbers_of_all() -> Callable[[str], list[int]]:
+    """What `numbers` would say now, of all sets together: 3 ms for fifty. Raises GuestnetError as above."""
+    found = {each["name"]: each for each in _sets("sets", "netdev") if f"{each['family']} {each['table']}" == TABLE}
+    return lambda name: in_set(found.get(name, {}))
+
+
+def times_of_all() -> dict[str, dict[int, int]]:
+    """By the name of each of our sets of addresses that end: what is in it, with the seconds that each has left. Raises
+    GuestnetError as above."""
+    ours = (each for each in _sets("sets", "netdev") if f"{each['family']} {each['table']}" == TABLE)
+    ended = (each for each in ours if "timeout" in each.get("flags", ()) and each["type"] != "iface_index")
+    return {each["name"]: _times(each) for each in ended}
+
+
+def _times(listed: dict[str, Any]) -> dict[int, int]:
+    """Of what has no end an hour is left."""
+    elements = [each["elem"] for each in listed.get("elem", ()) if isinstance(each, dict)]
+    left = (int(each.get("expires", 3600)) for each in elements)
+    return dict(zip(in_set({"elem": [each["val"] for each in elements]}), left, strict=True))
+
+
+def sizes_of(table: str) -> dict[str, int]:
+    """How many elements each set and map of a table has, and how many rules each chain; nothing where there is no such
+    table. Raises GuestnetError when nft does not answer."""
+    sizes: dict[str, int] = {}
+    for kind, item in items("table", *table.split()):
+        if kind in ("set", "map", "chain"):
+            sizes[item["name"]] = sizes.get(item["name"], 0) + len(item.get("elem", ()))
+        elif kind == "rule":
+            sizes[item["chain"]] = sizes.get(item["chain"], 0) + 1
+    return sizes
+
+
+def _sets(*what: str) -> list[dict[str, Any]]:
+    return [item for kind, item in items(*what) if kind == "set"]
+
+
+def in_set(listed: dict[str, Any]) -> list[int]:
+    """The numbers in a set of integers, as `nft -j` lists it: a number of more than 64 bits is text."""
+    elements = (each["elem"]["val"] if isinstance(each, dict) else each for each in listed.get("elem", ()))
+    return [int(value, 16) if isinstance(value, str) else int(value) for value in elements]

@@ -1,0 +1,106 @@
+"""Running a program of the system: arguments and a finished input, never a shell; with a deadline. On the hook path."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import NamedTuple
+
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.parse import shown
+
+SECONDS = 10.0
+
+
+class RefusedBatchError(GuestnetError):
+    """A program, or the kernel behind it, refused a batch, or it is none that we could have written: nothing was
+    done."""
+
+
+class NotInstalledError(GuestnetError):
+    """There is no such program on this host."""
+
+
+class Output(NamedTuple):
+    """What a program said, and its exit status."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """The first line of what it complains about."""
+        return (self.stderr or self.stdout).strip().split("\n", 1)[0][:300] or f"exit status {self.status}"
+
+
+def said(argv: list[str], package: str) -> str:
+    """What a program that only looks says. Raises GuestnetError when it fails, too."""
+    output = run(argv, "", package)
+    if output.status != 0:
+        raise GuestnetError(f"{' '.join(argv)}: {output.complaint}")
+    return output.stdout
+
+
+def run(argv: list[str], stdin: str, package: str, hold: int | None = None) -> Output:
+    """Runs a program to its end. `package` is Debian's name for where it comes from.
+
+    The program reads a finished file, never a pipe: should we be killed, it must not work on half an input. It inherits
+    the descriptor `hold`, so a lock lasts until it is done, even then. Raises GuestnetError when it cannot be run
+    (NotInstalledError: there is none), or has not ended within 10 s.
+    """
+    if not all(argument.isascii() and argument.isprintable() for argument in argv):
+        raise RefusedBatchError(f"not run, since we never write {shown(argv)}; please report this bug")
+    files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
+    try:
+        _write(files[0], stdin.encode())
+        status = _wait(_spawn(argv, files, package, hold), argv[0])
+        stdout, stderr = (_read(file).decode(errors="replace") for file in files[1:])
+    finally:
+        for file in files:
+            os.close(file)
+    return Output(status, stdout, stderr)
+
+
+def _write(file: int, data: bytes) -> None:
+    done = 0
+    while done < len(data):
+        done += os.write(file, data[done:])
+    os.lseek(file, 0, os.SEEK_SET)
+
+
+def _read(file: int) -> bytes:
+    """All of it: of a thousand guarded ports, nft's listing has tens of megabytes."""
+    return os.pread(file, os.fstat(file).st_size, 0)
+
+
+def _spawn(argv: list[str], files: list[int], package: str, hold: int | None) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
+    if hold is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, hold, 3))
+    try:
+        return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
+    except OSError as error:
+        kind = NotInstalledError if isinstance(error, FileNotFoundError) else GuestnetError
+        raise kind(f"{argv[0]} cannot be run ({error.strerror}): install the package {package}") from error
+
+
+def _wait(pid: int, name: str) -> int:
+    """The exit status. Kills the program when its time is up or we are interrupted: no orphan changes the kernel."""
+    status = None
+    try:
+        handle = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            ready = poll.poll(SECONDS * 1000)
+        finally:
+            os.close(handle)
+        if not ready:
+            raise GuestnetError(f"{name} did not finish within {SECONDS:.0f} s; nothing was changed")
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return status
+    finally:
+        if status is None:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)

@@ -1,0 +1,1 @@
+"""`guestnet doctor`: facts about a host, and what they mean."""

@@ -1,0 +1,1 @@
+"""What refuses a start by name: NICs, taps, addresses, MTUs."""

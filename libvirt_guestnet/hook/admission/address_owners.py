@@ -1,0 +1,272 @@
+"""Whether what a guest is to have is somebody's already: the host's, its routers' and servers', another running
+guest's, or whose answers for it on a LAN.
+
+Asked where a guest is about to get it: by `start`, when a NIC is plugged in, by `plan` and `apply`, and of what a guest
+that runs asks for since its metadata was changed; never of what it has. Facts are read here, and judged by `held`.
+Decision 42 says why nobody waits for the LAN longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, NamedTuple
+
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
+from libvirt_guestnet.datapath.routing import gateway as kernel
+from libvirt_guestnet.datapath.routing.routes import HostRoutes
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.enforce import forwards, host_routes
+from libvirt_guestnet.hook.read import addresses
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.model import held_addresses
+from libvirt_guestnet.model.held_addresses import Address, HeldAddress, Prefix, Refusal, RequestedAddress, single
+from libvirt_guestnet.parse import prefix
+from libvirt_guestnet.state.folder import State
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.netlink.probe import Answer, Question
+
+_GIVE = "give the guest another one"
+
+
+class Facts(NamedTuple):
+    """What the host and its routers and servers have, and the subnets that it is on, each with its VRF."""
+
+    held: list[HeldAddress]
+    subnets: list[tuple[Prefix, str]]
+
+
+class Admitted(NamedTuple):
+    """What a domain is to have, and nobody had when that was looked at."""
+
+    asked: list[RequestedAddress]
+    facts: Facts
+    uuid: str
+    taps: frozenset[str]
+
+
+def admit(domain: Domain, state: State, *, ask_lans: bool = True) -> Admitted:
+    """Looks whether a domain can have what its XML asks for, and asks LANs where the host is to answer for it: half a
+    second, in which no lock should be held. Raises GuestnetError when something is somebody's."""
+    asked = addresses.asked(domain)
+    taps = frozenset(nic.tap for nic in domain.nics)
+    admitted = Admitted(asked, facts_for(asked), domain.uuid, taps)
+    recheck(admitted, state)
+    if ask_lans:
+        ask(asked, admitted.facts, state)
+    return admitted
+
+
+def recheck(admitted: Admitted, state: State) -> None:
+    """Looks once more at other guests, with the state's lock held: of two that start at once, one is refused."""
+    if admitted.asked:
+        known = [*admitted.facts.held, *running(state, {admitted.uuid}, admitted.taps)]
+        for refusal in held_addresses.refusals(admitted.asked, known, admitted.facts.subnets):
+            raise GuestnetError(str(refusal))
+
+
+def check_changes(domains: Iterable[Domain], state: State) -> None:
+    """Raises GuestnetError where a guest that runs asks for more than it has, and that is somebody's."""
+    wanted = [(domain.uuid, addresses.asked(domain)) for domain in domains]
+    had = _had(state) if any(asked for _, asked in wanted) else {}
+    for uuid, asked in wanted:
+        new = [each for each in asked if (_kind(each), each.prefix) not in had.get(uuid, ())]
+        recheck(Admitted(new, facts_for(new), uuid, frozenset()), state)
+
+
+def _kind(asked: RequestedAddress) -> str:
+    if asked.bridge:
+        return "bridge"
+    return ("at" if asked.part else "floating") if asked.way else "led"
+
+
+def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
+    """By UUID what each guest has, by its receipts."""
+    found: dict[str, set[tuple[str, Prefix]]] = {}
+    for port in state.ports():
+        found.setdefault(port.uuid, set()).update(("bridge", prefix(text)) for text in port.owned)
+    for reach in host_routes.receipts(state):
+        found.setdefault(reach.uuid, set()).update(("led", prefix(route.prefix)) for route in reach.routes)
+    for each in forwards.receipts(state):
+        mine = found.setdefault(each.uuid, set())
+        mine.update(("floating", prefix(floating.ip)) for floating in each.floating)
+        mine.update(("at", prefix(forward.at)) for forward in each.forwards if forward.at)
+    return found
+
+
+def facts_for(asked: list[RequestedAddress]) -> Facts:
+    """What has to be known of the host to judge these."""
+    if not asked:
+        return Facts([], [])
+    host = kernel.host_addresses(every=True)
+    with Rtnl() as netlink:
+        in_vrf = _VRFs(netlink)
+        found = [*_own(asked, host, in_vrf), *_next_hops(asked, netlink, in_vrf)]
+        wide = any(not _is_one(each.prefix) for each in asked)
+        subnets = [(each.subnet, in_vrf.of(each.ifindex)) for each in host if wide]
+    return Facts([*found, *(() if all(each.bridge for each in asked) else _servers())], subnets)
+
+
+def refused_now(state: State) -> list[Refusal]:
+    """What of running guests' addresses has become the host's, a router's or a server's of its since they started."""
+    asked = [*_reached_by(state), *_asked_by(state)]
+    facts = facts_for(asked)
+    return list(held_addresses.refusals(asked, facts.held, facts.subnets))
+
+
+def _reached_by(state: State) -> Iterator[RequestedAddress]:
+    for reach in host_routes.receipts(state):
+        if links.index_of(reach.tap):
+            for what in (prefix(route.prefix) for route in reach.routes):
+                name = "address" if _is_one(what) else "prefix"
+                yield RequestedAddress(what, name, f"domain {reach.domain!r}", reach.vrf)
+
+
+def _asked_by(state: State) -> Iterator[RequestedAddress]:
+    """Floating addresses have a route of the host's only where it answers for them."""
+    led = {route.prefix for reach in host_routes.receipts(state) for route in reach.routes}
+    for each in forwards.receipts(state):
+        if links.index_of(each.tap) == each.ifindex != 0:
+            floating, owner = (prefix(f.ip) for f in each.floating), f"domain {each.domain!r}"
+            yield from (
+                RequestedAddress(ip, "floating address", owner, way=True) for ip in floating if str(ip) not in led
+            )
+            ats = dict.fromkeys(f.at for f in each.forwards if f.at)
+            yield from (RequestedAddress(prefix(at), "forward at", owner, way=True, part=True) for at in ats)
+
+
+class _VRFs:
+    """The VRFs of devices, each looked for once."""
+
+    def __init__(self, netlink: Rtnl) -> None:
+        self._netlink, self._known = netlink, dict[int, str]()
+
+    def of(self, ifindex: int) -> str:
+        if ifindex not in self._known:
+            self._known[ifindex] = kernel.vrf_of(self._netlink, links.name_of(ifindex))
+        return self._known[ifindex]
+
+
+def _own(asked: list[RequestedAddress], host: list[HostAddress], in_vrf: _VRFs) -> Iterator[HeldAddress]:
+    for each in host:
+        # A link-local address is one of many of that name, each on its own link.
+        link_local = each.address.version == 6 and each.address.is_link_local
+        if not link_local and any(each.address in a.prefix for a in asked if a.prefix.version == each.address.version):
+            device = links.name_of(each.ifindex)
+            do = f"{_GIVE}, or take it from the host (`ip address del {each.address} dev {device}`)"
+            who = f"this host's own, on device {device}"
+            yield HeldAddress(single(each.address), held_addresses.OWN, who, do, in_vrf.of(each.ifindex), device)
+
+
+def _next_hops(asked: list[RequestedAddress], netlink: Rtnl, in_vrf: _VRFs) -> Iterator[HeldAddress]:
+    for address, ifindex in sorted(netlink.next_hops([each.prefix for each in asked]), key=str):
+        device, family = links.name_of(ifindex), "ip -6" if address.version == 6 else "ip"
+        who = f"a router of this host's, by which it routes on device {device}"
+        do = f"{_GIVE}; `{family} route show table all via {address}` says what for"
+        yield HeldAddress(single(address), held_addresses.NEXT_HOP, who, do, in_vrf.of(ifindex), device)
+
+
+def _servers() -> Iterator[HeldAddress]:
+    from libvirt_guestnet.datapath.routing import servers
+
+    for address, what, path in servers.servers():
+        do = f"{_GIVE}, or have the host use another {what}"
+        yield HeldAddress(single(address), held_addresses.SERVER, f"a {what} that this host uses (by {path})", do)
+
+
+def running(state: State, mine: Collection[str], taps: Collection[str] = ()) -> list[HeldAddress]:
+    """What guests that run have, as far as the host leads there, but for those whose UUID or name is in `mine`. `taps`
+    are the names of a starting domain's own: what is known of them may be of who had them before."""
+    return [*_led_to(state, mine, taps), *_bridged(state, mine), *_ways(state, mine)]
+
+
+def _of_guest(text: str, name: str, how: str, kind: str = held_addresses.GUEST, vrf: str = "") -> HeldAddress:
+    return HeldAddress(prefix(text), kind, f"{how} running guest {name!r}", f"{_GIVE}, or stop that guest", vrf)
+
+
+def _led_to(state: State, mine: Collection[str], taps: Collection[str]) -> Iterator[HeldAddress]:
+    for reach in host_routes.receipts(state):
+        if not {reach.uuid, reach.domain} & set(mine) and _leads(reach, state, taps):
+            for route in reach.routes:
+                yield _of_guest(route.prefix, reach.domain, "already routed to", vrf=reach.vrf)
+
+
+def _leads(reach: HostRoutes, state: State, taps: Collection[str]) -> bool:
+    index, port = links.index_of(reach.tap), state.sound_port(reach.tap)
+    living = port is not None and (port.uuid, port.ifindex) == (reach.uuid, index)
+    return index > 0 and (living or reach.tap not in taps)
+
+
+def _bridged(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
+    """Guests' own addresses, and their pairs', on bridges that the host is on, and on no bridge."""
+    with Rtnl() as netlink:
+        on = {links.name_of(each.ifindex) for each in netlink.addresses()}
+        for port in state.ports():
+            if {port.uuid, port.domain} & set(mine) or links.index_of(port.tap) != port.ifindex:
+                continue
+            master = links.master_of(port.tap)
+            bridge = master if links.is_bridge(master) else ""
+            if not bridge or bridge in on:
+                vrf = kernel.vrf_of(netlink, bridge or port.tap)
+                texts = (*port.owned, *(text for _, text in port.pairs))
+                yield from (_of_guest(t, port.domain, "an address of", vrf=vrf) for t in texts if _is_one(prefix(t)))
+
+
+def _ways(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
+    for each in forwards.receipts(state):
+        if not {each.uuid, each.domain} & set(mine) and links.index_of(each.tap) == each.ifindex != 0:
+            found = {f.at: "forwarded to" for f in each.forwards if f.at}
+            found |= {f.ip: "a floating address of" for f in each.floating}
+            yield from (_of_guest(ip, each.domain, how, held_addresses.WAY) for ip, how in found.items())
+
+
+def _is_one(found: Prefix) -> bool:
+    return found.prefixlen == found.max_prefixlen
+
+
+def ask(asked: list[RequestedAddress], facts: Facts, state: State) -> None:
+    """Asks the LANs. Raises GuestnetError when somebody answers there."""
+    suspects = held_addresses.suspects(asked, facts.held)
+    wanted = [each for each in asked if each.probe and (each.published or each in suspects)]
+    near = {vrf: kernel.host_addresses(vrf) for vrf in {each.vrf for each in wanted}}
+    places = {question: each for each in wanted if (question := _question(each, near[each.vrf]))}
+    if not places:
+        return
+    from libvirt_guestnet.datapath.netlink import probe
+
+    if answer := probe.ask(places):
+        raise GuestnetError(str(held_addresses.refusal(places[answer.question], _answering(answer, state))))
+
+
+def _question(asked: RequestedAddress, near: list[HostAddress]) -> Question | None:
+    """Where to ask for an address; nowhere where the host would not answer for it."""
+    address = asked.prefix.network_address
+    device = asked.bridge or (_floats_on(address, near) if asked.way else _published_on(address, asked, near))
+    if not device:
+        return None
+    from libvirt_guestnet.datapath.netlink.probe import Question
+
+    index = links.index_of(device)
+    own = (each.address for each in near if each.ifindex == index and address in each.subnet)
+    return Question(address, device, next((each for each in own if isinstance(each, IPv4Address)), None))
+
+
+def _floats_on(address: Address, near: list[HostAddress]) -> str:
+    return next(iter(kernel.lans_of(address, near)), "")
+
+
+def _published_on(address: Address, asked: RequestedAddress, near: list[HostAddress]) -> str:
+    with suppress(GuestnetError):  # `started` says so
+        return kernel.uplink_of(str(address), asked.uplink, near, asked.vrf)
+    return ""
+
+
+def _answering(answer: Answer, state: State) -> HeldAddress:
+    address, device, mac = answer.question.address, answer.question.device, answer.mac
+    guest = next((f", which is guest {port.domain!r}" for port in state.ports() if port.mac == mac), "")
+    who = f"in use on the LAN of device {device}: {mac}{guest} answers for it"
+    do = f"{_GIVE}, or say probe: false for its port if the address is about to move here"
+    return HeldAddress(single(address), held_addresses.GUEST, who, do)

@@ -1,0 +1,1 @@
+"""What is done for whole domains and networks, one by one or all at once."""

@@ -1,0 +1,204 @@
+"""The calls for domains: guards the ports of one that starts, leads to it once it runs, and takes all away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from libvirt_guestnet import log
+from libvirt_guestnet.datapath.routing import gateway as router
+from libvirt_guestnet.datapath.run import nft
+from libvirt_guestnet.errors import GuestnetError, NotLedError
+from libvirt_guestnet.hook.admission import address_owners, guardable, mtu, taps
+from libvirt_guestnet.hook.enforce import (
+    bridge_guard,
+    bridge_members,
+    bridge_ports,
+    forwards,
+    host_routes,
+    port_guard,
+    reachability,
+    tagging,
+)
+from libvirt_guestnet.hook.read import host_routed, next_hop, vlan_membership, wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import PortReceipt
+from libvirt_guestnet.xmlread import Node
+
+# `start` comes so soon after `migrate`; a note of a migration that failed before it is none for a later start.
+_COMES_SECONDS = 120
+
+
+class RepairResult(NamedTuple):
+    """What is to be said of guests that are repaired: of NICs left out, and of guests that cannot be led to."""
+
+    refused: list[str]
+    unled: list[str]
+
+
+class _Wanted(NamedTuple):
+    """What a domain's ports need: guards, and the host as gateway."""
+
+    domain: Domain
+    receipts: list[PortReceipt]
+    gateways: list[router.RoutedTap]
+
+
+def guard(xml: Node, state: State) -> None:
+    """Puts the filter on every guarded port of a domain that starts, and takes it off those that are guarded no more.
+
+    Raises GuestnetError, with nothing changed, when a NIC is not to be, or something that it is to have is somebody's.
+    """
+    domain = bridge_guard.joined(xml, state)
+    guardable.check(domain)
+    mtu.check(domain, state)
+    taps.check([domain], state)
+    migrates = state.incoming(domain.name, within=_COMES_SECONDS)
+    guard_all([domain], state, admitted=address_owners.admit(domain, state, ask_lans=not migrates), late=bool(migrates))
+
+
+def guard_all(
+    domains: list[Domain],
+    state: State,
+    settle: bool = True,
+    anew: bool = False,
+    admitted: address_owners.Admitted | None = None,
+    *,
+    late: bool = False,
+) -> None:
+    """The same for several, in one transaction.
+
+    `settle`: finishes what a killed call left undone at the bridge guard. `anew`: what all ports share is written
+    again, whatever may have become of it. `admitted` is what one that starts may have, if nobody else got it meanwhile.
+    `late`: they run already. Raises GuestnetError, with nothing changed, when one of them names a tap that belongs to
+    another domain.
+    """
+    wanted = [_wanted(domain, state) for domain in domains]
+    with state.lock() as hold:
+        taps.check(domains, state)
+        host_routes.sweep(state, hold)
+        if admitted:
+            address_owners.recheck(admitted, state)
+        if settle:
+            bridge_guard.settle_pending(state, hold)
+        if anew:
+            state.put_shared("")
+        _put(wanted, state, hold, late)
+        if anew and settle:
+            port_guard.settle_held(state, hold)
+        for each in wanted:
+            if anew:
+                bridge_members.join(each.domain, state)
+            tagging.tag(each.domain, state)
+            bridge_ports.settle(each.domain.name, each.receipts, state)
+            router.prepare(each.gateways)
+            forwards.claim(each.domain, state)
+
+
+def _wanted(domain: Domain, state: State) -> _Wanted:
+    gateways = [host_routed.gateways(port) for port in host_routed.routed_ports(domain)]
+    # What cannot be read is refused before anything is changed.
+    next_hop.reaches(domain)
+    wanted_forwards.ways(domain)
+    vlan_membership.tap_vlans(domain)
+    return _Wanted(domain, port_guard.wanted(domain, state), gateways)
+
+
+def _put(wanted: list[_Wanted], state: State, hold: int, late: bool) -> None:
+    receipts = [receipt for each in wanted for receipt in each.receipts]
+    port_guard.clear(receipts, state, hold)
+    guarded = {receipt.tap for receipt in receipts}
+    stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, state))
+    for each in wanted:
+        host_routes.expect(each.domain.uuid, each.domain.name, each.gateways, state)
+    # Of many ports all that was learnt is listed at once; for one, its own sets are faster than everybody's.
+    numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp or r.claims for r in receipts) else nft.numbers
+    batch = "".join(port_guard.record(e.domain.uuid, e.receipts, state, numbers, late=late) for e in wanted)
+    gate = router.gate([gateway for each in wanted for gateway in each.gateways])
+    port_guard.put(batch + gate, receipts, stale, state, hold)
+
+
+def arrive(xml: Node, state: State) -> None:
+    """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
+    domain = bridge_guard.joined(xml, state)
+    taps.check([domain], state)
+    reachability.arrive(domain, state)
+    try:
+        reachability.open_ways([domain], state)
+    except GuestnetError as error:
+        log.tell(f"domain {domain.name}: {error}")
+
+
+def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
+    """Taps with a receipt that nobody is guarded by: this domain's others, and names whose device is another's no more
+    (see `owners`)."""
+    present = domain.taps
+    taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != domain.uuid}
+    mine = {tap for tap in state.taps(domain.uuid) if not (tap in present and _network_sleeps(tap, state))}
+    return sorted((mine | taken_over) - guarded)
+
+
+def _network_sleeps(tap: str, state: State) -> bool:
+    """Whether a port guarded by its network's defaults sits on a network that was destroyed: it keeps what it has."""
+    receipt = state.port(tap)
+    return receipt is not None and not receipt.own and state.network(receipt.network) is None
+
+
+def repair(xml: Node, state: State, settle: bool = True) -> None:
+    """Puts everything in place for a guest that runs already. Raises GuestnetError: at the end, where a NIC had to be
+    left out, and NotLedError where something on the host keeps us from leading to it."""
+    domain = bridge_guard.joined(xml, state)
+    try:
+        told = repair_all([domain], state, settle)
+    except GuestnetError:
+        keep([domain.uuid], state)
+        raise
+    reachability.open_ways([domain], state, force=True)
+    if any(told):
+        raise (GuestnetError if told.refused else NotLedError)("; ".join([*told.refused, *told.unled]))
+
+
+def repair_all(domains: list[Domain], state: State, settle: bool = True) -> RepairResult:
+    """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them.
+
+    A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
+    What is to be said of them.
+    """
+    found = [guardable.set_aside(domain) for domain in domains]
+    aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
+    mine, refused = taps.own([domain for domain, _ in found], state)
+    address_owners.check_changes(mine, state)
+    guard_all(mine, state, settle, anew=True, late=True)
+    return RepairResult(
+        [*aside, *refused], [each for domain in mine for each in reachability.arrive_anyway(domain, state)]
+    )
+
+
+def keep(uuids: Iterable[str], state: State) -> None:
+    """Has running domains be guarded as they were: what their XML asks for now cannot be. Raises GuestnetError."""
+    with state.lock() as hold:
+        state.put_shared("")
+        for uuid in uuids:
+            port_guard.restore(uuid, router.gate(host_routes.gateways(uuid, state)), state, hold)
+
+
+def release(xml: Node, state: State) -> None:
+    """Takes the filters of a domain that is gone away again."""
+    domain = Domain(xml)
+    release_all_of(domain.uuid, domain.taps & state.tapnames(), state)
+    with state.lock():
+        state.drop_incoming(domain.name)
+
+
+def release_all_of(uuid: str, named: set[str], state: State) -> None:
+    """Takes away all that one domain had; `named` are taps that may be its. Raises GuestnetError."""
+    with state.lock() as hold:
+        bridge_guard.settle_pending(state, hold)
+        mine = {tap for tap in named if (receipt := state.sound_port(tap)) and receipt.uuid == uuid}
+        port_guard.release(sorted({*mine, *state.taps(uuid), *port_guard.gone(state)}), state, hold)
+        state.forget_domain(uuid)
+        tagging.untag(uuid, state)
+        host_routes.forget(uuid, state, hold)
+        host_routes.sweep(state, hold)
+        forwards.sweep(uuid, state, hold)

@@ -1,0 +1,136 @@
+"""The work behind `lifecycle.TABLE` for networks: their bridges, and the receipts that their ports are guarded by."""
+
+from __future__ import annotations
+
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.datapath.port import held_sets, learning, savi
+from libvirt_guestnet.datapath.run.nft import nft
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, forwards, reservations
+from libvirt_guestnet.hook.read import network_receipts, port_receipts
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt
+
+
+def prepare_network(hook_data: xmlread.Node, state: State) -> None:
+    """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it; where it will
+    have the host forward IPv6, has that go on learning routes."""
+    from libvirt_guestnet.carriers import registry  # not for a domain's hook, which imports this module, too
+
+    network = _network(hook_data)
+    network_receipts.check_kind(network)
+    registry.prepare(network)
+    if network_receipts.forwards_ipv6(network):
+        from libvirt_guestnet.datapath.routing import gateway
+
+        gateway.keep_learning()
+
+
+def remember_network(hook_data: xmlread.Node, state: State) -> None:
+    """Keeps what the network's XML says for ports that have no policy of their own."""
+    if keep(hook_data, state):
+        with state.lock() as hold:
+            bridge_guard.settle_pending(state, hold)
+
+
+def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
+    """Writes the network's receipt. Whether something changed; the bridge guard is to be settled then."""
+    network = _network(hook_data)
+    name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
+    if receipt is not None:
+        receipt = _with_bridge(receipt, network)
+    before = state.sound_network(name)
+    if receipt == before and not started:
+        state.confirm_network(name)
+        return False
+    with state.lock() as hold:
+        if any(each is not None and each.managed for each in (receipt, before)):
+            bridge_guard.changing(state)
+        # The receipt comes last: it is by its being another one that a later call sees that there is something to do.
+        if batch := reservations.changed(before, receipt, state):
+            nft(batch, hold)
+        if receipt is None:
+            state.drop_network(name)
+        else:
+            state.put_network(receipt)
+    return True
+
+
+def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:
+    from libvirt_guestnet.carriers import registry
+
+    kept = registry.receipt(receipt, network)
+    ours = kept.made_bridge or network_receipts.is_libvirts_bridge(network)
+    return kept._replace(managed=kept.guarded and ours and bool(kept.bridge))
+
+
+def start_network(hook_data: xmlread.Node, state: State) -> None:
+    """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
+    from libvirt_guestnet.carriers import registry
+
+    registry.begin(_network(hook_data))
+    keep(hook_data, state, started=True)  # its uplink may be a new device under an old name
+    with state.lock() as hold:
+        bridge_guard.settle_pending(state, hold)
+        # libvirt's rules are new, and may stand before ours.
+        forwards.try_to_settle(state, hold, force=True)
+        if batch := address_sets.held_anew(state):
+            nft(batch, hold)
+
+
+def forget_network(hook_data: xmlread.Node, state: State) -> None:
+    """Forgets a network that was stopped, with the bridge that our hook made for it."""
+    forget(_network(hook_data).text_of("name"), state)
+
+
+def forget(name: str, state: State) -> None:
+    """The same for one that is gone: its name is all there is."""
+    receipt = state.sound_network(name)
+    if receipt is None:
+        with state.lock():
+            state.drop_network(name)  # a damaged one
+        return
+    if receipt.made_bridge:
+        _remove_bridge(receipt, state)
+    with state.lock() as hold:
+        if receipt.managed:
+            bridge_guard.changing(state)
+        state.drop_network(name)
+        bridge_guard.settle_pending(state, hold)
+        if receipt.guarded and receipt.bridge:
+            links = {port_receipts.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
+            nft("".join(map(forgotten, sorted(links - segments(state)))), hold)
+        forwards.try_to_settle(state, hold)
+
+
+def segments(state: State) -> set[str]:
+    """The links of whose ports somebody keeps account, since there is one or a port looks into it."""
+    ports = [(receipt.segment or receipt.bridge, bool(receipt.trunk)) for receipt in state.ports()]
+    used = (held_sets.kept_on(segment) + held_sets.looked_into(segment, trunk) for segment, trunk in ports)
+    beside = (held_sets.kept_on(link) for receipt in state.ports() for link, _ in receipt.beside)
+    reserving = [receipt.reserved for receipt in state.ports()]
+    return {account for accounts in (*used, *beside, reserving) for account in accounts}
+
+
+def forgotten(link: str) -> str:
+    """The nft batch that removes what is known of a link without ports."""
+    return learning.forget_network(link) + held_sets.forget_segment(link) + savi.forget_segment(link)
+
+
+def _remove_bridge(receipt: NetworkReceipt, state: State) -> None:
+    from libvirt_guestnet.datapath.devices import vxlan_device
+    from libvirt_guestnet.datapath.netlink import kernel
+
+    if any(other.bridge == receipt.bridge for other in state.networks() if other.name != receipt.name):
+        return  # networks of one label, or of one VLAN of it, share their bridge
+    if receipt.overlay:
+        vxlan_device.remove_overlay(receipt.bridge, receipt.overlay)
+    else:
+        kernel.remove_bridge(receipt.bridge)
+
+
+def _network(hook_data: xmlread.Node) -> xmlread.Node:
+    network = hook_data.one("network")
+    if network is None:
+        raise GuestnetError("no <network> on stdin: was this hook called by libvirt?")
+    return network

@@ -1,0 +1,145 @@
+"""Whether a hook call concerns us: told from the text on stdin and from which files there are, in a bare interpreter.
+
+Nothing is imported for a call that ends here: a domain without anything of ours on a host where nothing is ours
+(decision 4).
+"""
+
+import sys
+
+# `Callable` for the checker alone: typing costs as much as the rest of a call that ends here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Under this namespace our metadata lives; a domain without it may still sit on a network that has it.
+_OURS = b"https://libvirt-guestnet.org/xmlns/1"
+MAX_STDIN = 8 << 20  # xmlread.MAX_BYTES, which says why
+
+# libvirt holds the domain's lock while a hook runs and has no limit of its own.
+SECONDS = 20
+
+# Words of which a guest has one that `started` does anything for; the hook file looks for them before Python starts.
+ARRIVALS = ("routed", "behind", "forward", "floating")
+
+_STATE = "/run/libvirt-guestnet"
+_LIBVIRTS = "/run/libvirt"
+_RUNNING = f"{_LIBVIRTS}/qemu"
+# What the host's administrator asks of every domain: `hostwide` reads it.
+HOSTWIDE = "/etc/libvirt-guestnet/hooks.json"
+_LONGEST_NAME = 250  # of a file, with what is behind it
+# What a domain without anything of ours may be on, or reuse the name of; and any call finishes what a killed repair was
+# at.
+_LEFT = ("networks", "ports", "vlans", "reach", "ways", "settled", "reconnect", "repairing")
+
+
+def read() -> bytes | None:
+    """What libvirt says, up to one octet too many; None if it does not end in time."""
+    import _signal  # type: ignore[import-not-found]  # what `signal` adds takes a millisecond
+
+    def expired(*_: object) -> None:
+        raise TimeoutError
+
+    _signal.signal(_signal.SIGALRM, expired)
+    _signal.alarm(SECONDS)
+    try:
+        return sys.stdin.buffer.read(MAX_STDIN + 1)
+    except TimeoutError:
+        return None
+    finally:
+        _signal.alarm(0)
+
+
+def _is_ours(data: bytes) -> bool:
+    return _OURS in data or len(data) > MAX_STDIN
+
+
+def _domain(_name: str, data: bytes) -> bool:
+    return _is_ours(data) or any(_names(f"{_STATE}/{kind}") for kind in _LEFT)
+
+
+def _starting(name: str, data: bytes) -> bool:
+    return _domain(name, data) or _is_there(HOSTWIDE)
+
+
+def _started(_name: str, data: bytes) -> bool:
+    waiting = (_names(f"{_STATE}/{kind}") for kind in ("ways", "incoming"))
+    return any(word.encode() in data for word in ARRIVALS) or any(waiting)
+
+
+def _network(_name: str, data: bytes) -> bool:
+    return _is_ours(data) or bool(_names(f"{_STATE}/networks"))
+
+
+def _new_port(network: str, data: bytes) -> bool:
+    """A running domain's own policy is not on stdin, and its network may have none."""
+    running = any(name.endswith(".xml") for name in _names(_RUNNING))
+    return (_is_ours(data) or running) and not _can_wait(network, data)
+
+
+def _can_wait(network: str, data: bytes) -> bool:
+    """What the hook file asks of libvirt's records (`port_can_wait`), for networks that are too long for a shell."""
+    port = data[data.rfind(b"<networkport>") :]
+    uuid, owner = _text(port, b"uuid"), _text(port, b"name")
+    plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in owner)
+    if len(uuid) != 36 or not (plain and 0 < len(owner) <= _LONGEST_NAME):
+        return False
+    record = _content(f"{_RUNNING}/{owner}.xml")
+    if record is not None and f" portid='{uuid}'".encode() not in record:
+        return False
+    noted, known = _age(f"{_STATE}/networks/{network}.json"), _age(f"{_LIBVIRTS}/network/{network}.xml")
+    if noted is not None and (known is None or noted > known):
+        return True
+    return noted is None and _OURS not in data
+
+
+def _text(port: bytes, tag: bytes) -> str:
+    start, _, rest = port.partition(b"<" + tag + b">")
+    return rest.partition(b"</" + tag + b">")[0].decode(errors="replace") if start else ""
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_STDIN)
+    except FileNotFoundError:
+        return None
+
+
+def _age(path: str) -> int | None:
+    import os
+
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:  # there is no file, or can be none of that name
+        return None
+
+
+def _is_there(file: str) -> bool:
+    import os
+
+    return os.path.lexists(file)
+
+
+def _names(directory: str) -> list[str]:
+    import os
+
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+# By (hook, operation), as in `lifecycle.TABLE`: whether the object of this name, or this XML, concerns us.
+CONCERNS: "dict[tuple[str, str], Callable[[str, bytes], bool]]" = {
+    ("qemu", "start"): _starting,
+    ("qemu", "started"): _started,
+    ("qemu", "migrate"): _domain,
+    ("qemu", "reconnect"): _domain,
+    ("qemu", "release"): _domain,
+    ("network", "start"): _network,
+    ("network", "started"): _network,
+    ("network", "updated"): _network,
+    ("network", "port-created"): _new_port,
+    ("network", "port-deleted"): _domain,
+    ("network", "stopped"): _network,
+}

@@ -1,0 +1,60 @@
+"""One hook call: from stdin to the function of its table, under one deadline."""
+
+from __future__ import annotations
+
+import signal
+
+from libvirt_guestnet import log, xmlread
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.call import VETO, Call
+from libvirt_guestnet.hook.helpers import unfinished
+from libvirt_guestnet.hook.processes import deadline
+from libvirt_guestnet.state.folder import State
+
+
+def dispatch(hook: str, argv: list[str], data: bytes | None) -> int:
+    """Does a call, and what killed processes left undone. `data` is None if it did not come in time. Whatever happens:
+    one line on stderr, nothing on stdout, the exit status that the table asks for."""
+    status = _done(hook, argv, _call(hook, argv[2]), data)
+    unfinished.see_to()
+    return status
+
+
+def _call(hook: str, operation: str) -> Call:
+    """Only the part of the table that the call is in is imported: a guest waits meanwhile."""
+    if hook == "qemu":
+        from libvirt_guestnet.hook import lifecycle_qemu
+
+        return lifecycle_qemu.TABLE[operation]
+    from libvirt_guestnet.hook import lifecycle_network
+
+    return lifecycle_network.TABLE[operation]
+
+
+def _done(hook: str, argv: list[str], call: Call, data: bytes | None) -> int:
+    name, operation = argv[1], argv[2]
+    signal.signal(signal.SIGALRM, deadline.expired)
+    try:
+        with deadline.Deadline():
+            _do(hook, call, data)
+    except GuestnetError as error:
+        return _failed(f"{hook} {name} {operation}: {error}", call)
+    except Exception as error:  # closed, with one line, whatever the bug or the damage
+        return _failed(f"{hook} {name} {operation}: internal error: {type(error).__name__}: {error}", call)
+    return 0
+
+
+def _do(hook: str, call: Call, data: bytes | None) -> None:
+    if data is None:
+        deadline.expired(0, None)
+    elif not data.strip():
+        from libvirt_guestnet.hook import caller
+
+        raise GuestnetError(caller.without_input(hook))
+    elif call.work is not None:
+        call.work(xmlread.parse(data), State())
+
+
+def _failed(text: str, call: Call) -> int:
+    log.tell(text)
+    return 1 if call.failure == VETO else 0

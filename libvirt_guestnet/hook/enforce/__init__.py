@@ -1,0 +1,1 @@
+"""From what is wanted to the kernel and the receipts, under the state's lock."""

@@ -1,0 +1,293 @@
+"""What this host knows about a port beyond the XML: leases of its DHCP server, and addresses of other ports."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, summarize_address_range
+from typing import Any
+
+from libvirt_guestnet import log, parse
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.port import held_sets, learning, savi
+from libvirt_guestnet.datapath.port.ranges import merge, span, without
+from libvirt_guestnet.datapath.routing import gateway
+from libvirt_guestnet.datapath.run import nft
+from libvirt_guestnet.datapath.run.names import TABLE, check_device
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read.port_receipts import Leases, guard_of, segment
+from libvirt_guestnet.parse import Address, Prefix, address, ipv4_number, prefix
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import PortReceipt
+
+Numbers = Callable[[str], list[int]]  # what is in a set of the kernel's, by its name
+
+# libvirt's own leases helper writes it, from what dnsmasq tells it; guests have no part in it.
+_LEASES = "/var/lib/libvirt/dnsmasq/{}.status"
+_FEW = 100  # exclusions that are not worth a look
+_LARGEST = 8 << 20  # as of XML: 20,000 leases
+_LATEST = 1 << 40  # seconds since the epoch
+
+
+def leases(receipt: PortReceipt, numbers: Numbers = nft.numbers, path: str = _LEASES) -> Leases:
+    """The port's addresses in the lease file of the host's DHCP server, with the seconds that each has left.
+
+    They matter where a filter is put back while the guest runs: it will not ask again before half its lease is over.
+    The server also writes down what a port never got to hear because another one holds it: that is left out.
+    """
+    found = list(_leases(receipt, path)) if receipt.dhcp else []
+    others = _held(receipt, numbers) - set(learnt(receipt, numbers)) if found else set()
+    return tuple((address, left) for address, left in found if address not in others)
+
+
+def written(bridge: str) -> set[Address]:
+    """The addresses that the server of a bridge has leased, to whomever."""
+    found = set()
+    for lease in _read(_LEASES.format(check_device(bridge))) if bridge else ():
+        with suppress(parse.TextError):
+            found.add(parse.address(str(lease.get("ip-address"))))
+    return found
+
+
+def learnt(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> list[Address]:
+    """What a port has learnt, as the kernel has it."""
+    return _addresses_in(lambda version: learning.learnt_set(version, receipt.tap), numbers) if receipt.dhcp else []
+
+
+def claimed(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> list[Address]:
+    """What a port has claimed, as the kernel has it."""
+    return _addresses_in(lambda _: savi.claimed_set(receipt.tap), numbers, (6,)) if receipt.claims else []
+
+
+def _held(receipt: PortReceipt, numbers: Numbers) -> set[Address]:
+    return set(_addresses_in(lambda version: learning.held_set(version, _link(receipt)), numbers))
+
+
+def _addresses_in(name: Callable[[int], str], numbers: Numbers, versions: tuple[int, ...] = (4, 6)) -> list[Address]:
+    four = map(IPv4Address, numbers(name(4))) if 4 in versions else ()
+    return [*four, *map(IPv6Address, numbers(name(6)))]
+
+
+def given_back(receipt: PortReceipt, numbers: Numbers = nft.numbers, now: PortReceipt | None = None) -> str:
+    """The nft batch after which others may learn or claim what this port has learnt or claimed, but for what it goes on
+    having as it is `now`."""
+    kept = keeps(receipt, now) if now else ()
+    held = [each for each in learnt(receipt, numbers) if each.version not in kept]
+    held += claimed(receipt, numbers) if now is None or not _keeps_claims(receipt, now) else []
+    return f"add table {TABLE}\n{learning.give_back(_link(receipt), held)}" if held else ""
+
+
+def keeps(before: PortReceipt, now: PortReceipt) -> tuple[int, ...]:
+    """The IP versions of which a port goes on having what it has learnt."""
+    return tuple({address(host).version for host in now.dhcp}) if stays(before, now) else ()
+
+
+def _keeps_claims(before: PortReceipt, now: PortReceipt) -> bool:
+    return bool(now.claims) and stays(before, now)
+
+
+def stays(before: PortReceipt, now: PortReceipt) -> bool:
+    """Whether a port is the same guarded one, on the same link."""
+    return not now.trusted and _port(before) == _port(now)
+
+
+def _link(receipt: PortReceipt) -> str:
+    return receipt.segment or receipt.bridge
+
+
+def held_as_learnt(state: State) -> str:
+    """The nft batch after which ports hold by leases and claims exactly what they have learnt and claimed, whatever
+    somebody did to that. What somebody else answered for goes on being nobody's."""
+    there, wanted = nft.times_of_all(), dict[str, dict[int, int]]()
+    for port in (port for port in state.ports() if not port.trusted):
+        for version, mine in _own_sets(port):
+            wanted.setdefault(learning.held_set(version, _link(port)), {}).update(there.get(mine, {}))
+    held = {name: there.get(name, {}) for name in {*wanted, *filter(learning.is_held_set, there)}}
+    for name, now in held.items():
+        kind, _, link = name.partition("-")
+        tried = there.get(savi.tried_set(link), {}) if kind == "held6" else {}
+        wanted.setdefault(name, {}).update({each: left for each, left in tried.items() if each in now})
+    lines = [line for name, now in held.items() for line in learning.hold(name, now, wanted[name])]
+    return "".join(f"{line}\n" for line in (f"add table {TABLE}", *lines)) if lines else ""
+
+
+def _own_sets(port: PortReceipt) -> Iterator[tuple[int, str]]:
+    """The sets of what a port has that others are to be kept from, with their IP versions."""
+    if port.dhcp:
+        yield from ((version, learning.learnt_set(version, port.tap)) for version in (4, 6))
+    if port.claims:
+        yield 6, savi.claimed_set(port.tap)
+
+
+def _leases(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]]:
+    for lease in _read(path.format(check_device(receipt.bridge))):
+        if str(lease.get("mac-address", "")).lower() != receipt.mac:
+            continue
+        try:
+            address = parse.address(str(lease.get("ip-address")))
+            expires = parse.number(str(lease.get("expiry-time") or 0), 0, _LATEST)
+        except parse.TextError:
+            continue
+        longest = receipt.lease if address.version == 4 else receipt.lease6
+        left = expires - int(time.time()) if expires else longest
+        if min(left, longest) > 0:
+            yield address, min(left, longest)
+
+
+def _read(path: str) -> list[dict[str, Any]]:
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(_LARGEST) or b"[]")
+    except (FileNotFoundError, ValueError):
+        return []
+    return [lease for lease in found if isinstance(lease, dict)] if isinstance(found, list) else []
+
+
+def given_up(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state: State) -> str:
+    """The nft batch after which others may use what these ports held by their policy, and neither hold now nor share
+    with another one."""
+    before, after = list(before), list(after)
+    lost = _held_by(before) - _held_by(after)
+    if not lost:
+        return ""
+    known = {receipt.tap for receipt in (*before, *after)}
+    lost -= _held_by(other for other in state.ports() if other.tap not in known)
+    return "".join(f"{line}\n" for line in (f"add table {TABLE}", *held_sets.give_up(lost)))
+
+
+def spread(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state: State) -> str:
+    """The nft batch after which the kernel's account of large pairs is right, where these ports have any."""
+    before, after = list(before), list(after)
+    accounts = {account for r in (*before, *after) if large_of(r) for account in held_sets.kept_on(r.segment)}
+    if not accounts:
+        return ""
+    known = {receipt.tap for receipt in (*before, *after)}
+    holders = [*after, *(other for other in state.ports() if other.tap not in known)]
+    lines = [f"add table {TABLE}"]
+    for account in sorted(accounts):
+        there = (r for r in holders if account in held_sets.kept_on(r.segment))
+        lines += held_sets.spread(account, (pair for r in there for pair in large_of(r)))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def large_of(receipt: PortReceipt) -> list[Prefix]:
+    """What of a port's own the kernel's account has as ranges."""
+    if not receipt.pairs and len(receipt.owned) < held_sets.MOST_OF_A_PORT:
+        return []  # as most: nothing to count
+    return held_sets.large(guard_of(receipt))
+
+
+def _held_by(receipts: Iterable[PortReceipt]) -> held_sets.Held:
+    return frozenset().union(*(held_sets.held(guard_of(receipt)) for receipt in receipts))
+
+
+def completed(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> PortReceipt:
+    """A port's receipt without exclusions that exclude nothing, and with the links beside its own on which it holds
+    something. Raises GuestnetError."""
+    if receipt.claims or is_open(receipt):
+        receipt = _without_hosts(receipt, numbers)
+    return _trimmed(_with_beside(receipt))
+
+
+def _with_beside(receipt: PortReceipt) -> PortReceipt:
+    """What the host answers for is held on the bridges in whose subnets it is, too: for all there but the host, another
+    guest that takes it would be it."""
+    if not receipt.reached:
+        return receipt
+    host = gateway.host_addresses(receipt.vrf)
+    near = ((link, text) for text in receipt.reached for link in gateway.lans_of(prefix(text).network_address, host))
+    return receipt._replace(beside=tuple((link, text) for device, text in near if (link := _link_of(device))))
+
+
+def _link_of(device: str) -> str:
+    """What a bridge is called as a link, or a VLAN of one; "" for another device."""
+    if links.is_bridge(device):
+        return device
+    bridge, _, vlan = device.rpartition(".")
+    with suppress(parse.TextError):  # a device that is only called so
+        return segment(bridge, parse.number(vlan, 1, 4094)) if links.is_bridge(bridge) else ""
+    return ""
+
+
+def held_anew(state: State) -> str:
+    """The nft batch after which ports hold what the host leads to them on the links that there are by now."""
+    batch = ""
+    for port in state.ports():
+        try:
+            batch += _moved(port, _with_beside(port), state)
+        except GuestnetError as error:  # one port's receipt is no reason for the others
+            log.report(f"domain {port.domain!r}: what leads to tap {port.tap} is not held: {error}")
+    return f"add table {TABLE}\n{batch}" if batch else ""
+
+
+def _moved(before: PortReceipt, now: PortReceipt, state: State) -> str:
+    if now == before:
+        return ""
+    batch = given_up([before], [now], state)
+    state.put_ports(now.uuid, [now])
+    return batch + "".join(f"{line}\n" for line in held_sets.hold(guard_of(now)))
+
+
+def _without_hosts(receipt: PortReceipt, numbers: Numbers) -> PortReceipt:
+    """A port's receipt without what is the host's on its link, whatever the network says of that. The host's router
+    there is only kept from who chooses among unknown addresses: of a port with any address nobody knows that it is not
+    that router, and what a port has claimed already is its own."""
+    chooses = receipt.privacy or bool(receipt.claims)
+    own, routers = gateway.on_link(links.master_of(receipt.tap), routers=chooses)
+    if is_open(receipt):
+        hosts = (*own, *(routers if receipt.privacy else ()))
+        receipt = receipt._replace(excluded=(*receipt.excluded, *map(str, hosts)))
+    if receipt.claims:
+        mine = [str(each) for each in (*own, *_unclaimed(routers, receipt, numbers)) if each.version == 6]
+        receipt = receipt._replace(unclaimed=tuple(dict.fromkeys((*receipt.unclaimed, *mine))))
+    return receipt
+
+
+def _unclaimed(routers: Iterable[Address], receipt: PortReceipt, numbers: Numbers) -> list[Address]:
+    """Those that the port could claim, and that are nobody's by a claim."""
+    wanted = [each for each in routers if any(each in prefix(text) for text in receipt.claims)]
+    claimed = set(numbers(learning.held_set(6, _link(receipt)))) if wanted else ()
+    return [each for each in wanted if int(each) not in claimed]
+
+
+def is_open(receipt: PortReceipt) -> bool:
+    """Whether a port may use whatever of a range nobody holds."""
+    return any(prefix(text).num_addresses > 1 for text in receipt.owned)
+
+
+def _trimmed(receipt: PortReceipt) -> PortReceipt:
+    """A network's reservations may be thousands; what is not in a range of the port's is nothing to it, and what stands
+    side by side there is one."""
+    if len(receipt.excluded) <= _FEW:
+        return receipt
+    texts = map(prefix, (*receipt.owned, *receipt.routed, *receipt.dynamic))
+    wide = [each for each in texts if each.num_addresses > 1]
+    excluded: list[str] = []
+    for version, kind in ((4, IPv4Address), (6, IPv6Address)):
+        spans = merge(span(each) for each in wide if each.version == version)
+        holes = [_span(text) for text in receipt.excluded if (":" in text) == (version == 6)] if spans else []
+        for first, last in without(spans, without(spans, holes)):
+            many = summarize_address_range(kind(first), kind(last)) if first != last else [kind(first)]
+            excluded += map(str, many)
+    return receipt._replace(excluded=tuple(excluded))
+
+
+def _span(text: str) -> tuple[int, int]:
+    """Most are single addresses, of which a network is made ten times as slowly."""
+    if "/" in text:
+        return span(prefix(text))
+    number = int(address(text)) if ":" in text else ipv4_number(text)
+    return number, number
+
+
+def is_new(receipt: PortReceipt, state: State) -> bool:
+    """Whether this is not the port that the tap's receipt speaks of: what that one learnt is not for this one."""
+    before = state.port(receipt.tap)
+    return before is None or _port(before) != _port(receipt)
+
+
+def _port(receipt: PortReceipt) -> tuple[str, str, int, str, str]:
+    # A tap that moves to another network, or VLAN, stays the same tap, but learns and claims its addresses anew.
+    return receipt.uuid, receipt.mac, receipt.ifindex, receipt.network, _link(receipt)

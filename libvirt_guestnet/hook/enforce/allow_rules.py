@@ -1,0 +1,60 @@
+"""What routed networks and host-routed guests exchange with the outside and with each other, from the receipts.
+
+libvirt passes a routed network's own subnets, between its bridge and the device of its <forward> alone: what is behind
+a guest is rejected, and so is what goes to another routed network of the same device (9.0 and 11.3, both backends).
+Here both pass as if the device led to them. On a nat network only what is behind a guest does: its own subnets are
+libvirt's to translate. Of what is on a network of mode open, or on a host-routed guest's tap, libvirt knows nothing:
+that passes whatever libvirt, or another firewall, does not reject by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink
+from libvirt_guestnet.datapath.routing.routes import HostRoutes
+from libvirt_guestnet.hook.enforce import host_routes
+from libvirt_guestnet.parse import Prefix
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt
+
+
+def passages(state: State) -> list[Passage | RoutedLink]:
+    """What has to pass now: the guests that are next hops, or host-routed, run, and the networks are active."""
+    networks, reaches = sorted(state.networks()), host_routes.receipts(state)
+    routed, behind = [network for network in networks if network.outside], _behind(reaches)
+    natted = [network for network in networks if network.nat_outside]
+    beyond = [Passage(n.bridge, prefix, n.nat_outside) for n in natted for prefix in behind.get(n.bridge, ())]
+    known = {network.bridge for network in (*routed, *natted)}
+    return [*_passages(routed, behind), *beyond, *_links(reaches, known)]
+
+
+def _links(reaches: list[HostRoutes], known: set[str]) -> Iterator[RoutedLink]:
+    for reach in reaches:
+        for route in reach.routes:
+            if route.device == reach.tap or (route.via and route.device not in known):
+                yield RoutedLink(route.device, parse.prefix(route.prefix), reach.vrf)
+
+
+def _behind(reaches: list[HostRoutes]) -> dict[str, list[Prefix]]:
+    found: dict[str, list[Prefix]] = {}
+    for reach in reaches:
+        for route in reach.routes:
+            if route.via:
+                found.setdefault(route.device, []).append(parse.prefix(route.prefix))
+    return found
+
+
+def _passages(routed: list[NetworkReceipt], behind: dict[str, list[Prefix]]) -> Iterator[Passage]:
+    prefixes = {n.bridge: [*map(parse.prefix, n.subnets), *sorted(behind.get(n.bridge, ()), key=str)] for n in routed}
+    for network in routed:
+        for prefix in prefixes[network.bridge]:
+            yield Passage(network.bridge, prefix, network.outside)
+    for one, other in combinations(routed, 2):
+        if one.outside == other.outside:
+            for near in prefixes[one.bridge]:
+                for far in prefixes[other.bridge]:
+                    if near.version == far.version:
+                        yield Passage(one.bridge, near, other.bridge, far)

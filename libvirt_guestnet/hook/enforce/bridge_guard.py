@@ -1,0 +1,132 @@
+"""The bridge guard of this host: which bridges it keeps closed and who passes, as the receipts have it.
+
+A bridge is managed if libvirt or our hook made it for a guarded network. One that was there before has ports of other
+people, which are not ours to cut off (decision 29).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.port import bridge_filter
+from libvirt_guestnet.datapath.run.names import TABLE
+from libvirt_guestnet.datapath.run.nft import NftRefusedError, nft
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Bridges, PortReceipt
+from libvirt_guestnet.xmlread import Node
+
+# All that change something want the state's lock held.
+
+
+def joined(xml: Node, state: State) -> Domain:
+    """A domain, its NICs joined with the networks that count for them.
+
+    For a NIC that names a managed bridge, or a network of somebody's over it, that is the bridge's own network: what
+    may pass there is the same for all. The same for the bridge of a network that insists, whosever that bridge is.
+    """
+    known = state.bridges()
+    managed = known.networks if known else {}
+
+    def name_of(bridge: str, named: str) -> str:
+        name = managed.get(bridge, "") or ("" if named or not bridge else state.insisting(bridge))
+        return name if name and not (named and state.network(named)) else named
+
+    return Domain(xml, state.network, name_of)
+
+
+def closed(state: State) -> Collection[str]:
+    """The bridges on which a port needs admission, were it only a trusted one."""
+    known = state.bridges()
+    return known.networks if known and not known.cannot else ()
+
+
+def change(admitted: Iterable[PortReceipt], gone: Iterable[PortReceipt], state: State) -> str:
+    """What a batch that guards and releases ports must say besides; nothing while the kernel's table is not settled."""
+    known = state.bridges()
+    if known is None or known.cannot or not known.settled:
+        return ""
+    return bridge_filter.change(*({r.ifindex for r in receipts if r.ifindex} for receipts in (admitted, gone)))
+
+
+def changing(state: State) -> None:
+    """To be called before receipts of networks change: whoever comes after a kill knows that `settle` is due."""
+    state.put_bridges((state.bridges() or Bridges({}))._replace(settled=False))
+
+
+def review(state: State, again: bool = False) -> None:
+    """Notes which bridges are managed by now; `settle` must follow. `again`: the kernel may be able to by now."""
+    known = state.bridges() or Bridges({})
+    networks = {r.bridge: r.name for r in reversed(state.networks()) if r.managed and r.bridge}
+    if networks or state.bridges():
+        state.put_bridges(Bridges(networks, False, "" if again else known.cannot))
+
+
+def settle(state: State, hold: int, shut: Collection[int] = ()) -> None:
+    """Makes the kernel's table what the receipts say, but for ports that are to stay `shut`, by index, or notes that
+    the kernel cannot. Raises GuestnetError."""
+    known = state.bridges()
+    if known is None:
+        return
+    if known.networks:
+        state.put_bridges(known._replace(settled=True, cannot=known.cannot or _refusal(known, shut, state, hold)))
+    else:
+        remove(state, hold)
+
+
+def lost(state: State) -> bool:
+    """Whether the kernel's table, if it has been settled, lacks a chain, a bridge, or somebody who may pass. Raises
+    GuestnetError."""
+    from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, missing, name_key
+
+    known = state.bridges()
+    if known is None or known.cannot or not known.settled:
+        return False
+    table: list[ChainKey | ElementKey] = [ChainKey(bridge_filter.TABLE, name) for name in bridge_filter.CHAINS]
+    table += [ElementKey(bridge_filter.TABLE, "bridges", name_key(bridge)) for bridge in known.networks]
+    table += [ElementKey(bridge_filter.TABLE, "ports", index_key(index)) for index in _uplinks(known, state) - {0}]
+    taps = {ElementKey(bridge_filter.TABLE, "ports", index_key(links.index_of(tap))): tap for tap in state.tapnames()}
+    # A name that has a receipt may be another device's by now.
+    receipts = [(each, state.sound_port(taps[each])) for each in missing(list(taps))]
+    out = {r.ifindex for each, r in receipts if r and index_key(r.ifindex) == each.key}
+    return bool(missing(table)) or bool(out and out - _bare(state))
+
+
+def _uplinks(known: Bridges, state: State) -> set[int]:
+    return {links.index_of(r.uplink) for r in state.networks() if r.uplink and r.bridge in known.networks}
+
+
+def settle_pending(state: State, hold: int) -> None:
+    """Finishes what a killed call began."""
+    known = state.bridges()
+    if known is not None and not known.settled:
+        review(state)
+        settle(state, hold)
+
+
+def remove(state: State, hold: int) -> None:
+    """Opens every bridge again."""
+    if state.bridges() is not None:
+        with suppress(NftRefusedError):  # a kernel without nftables for bridges
+            nft(bridge_filter.remove(), hold)
+        state.drop_bridges()
+
+
+def _bare(state: State) -> set[int]:
+    """The indexes of ports whose chains are missing, such as of a guest that cannot be guarded again after a flush of
+    all rules. Who is put under guard is admitted with that."""
+    from libvirt_guestnet.datapath.netlink.present import ChainKey, missing
+
+    chains = {ChainKey(TABLE, f"tap-{r.tap}", drops=True): r.ifindex for r in state.ports() if not r.trusted}
+    return {chains[each] for each in missing(list(chains))}
+
+
+def _refusal(known: Bridges, shut: Collection[int], state: State, hold: int) -> str:
+    ports = {*_uplinks(known, state), *(r.ifindex for r in state.ports())} - {0, *shut, *_bare(state)}
+    try:
+        nft(bridge_filter.guard(known.networks, ports), hold)
+    except NftRefusedError as error:
+        return str(error)
+    return ""

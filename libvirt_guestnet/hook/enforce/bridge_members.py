@@ -1,0 +1,107 @@
+"""Running guests' taps that are in no bridge any more, although libvirt's records say in which they should be.
+
+A network that is stopped takes its bridge with it, and libvirt puts taps back only when its daemon restarts; other
+tools take ports out of bridges. What is in another bridge was put there by somebody, and stays.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from libvirt_guestnet import log, parse
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.netlink.rtnl import RefusedError, Rtnl
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
+
+# libvirt itself takes the tap of a NIC that moves out of one bridge before it puts it into another.
+GRACE_SECONDS = 1.0
+
+
+class Place(NamedTuple):
+    """Where a tap belongs; `isolated` from other isolated ports of the bridge by its NIC, or not."""
+
+    tap: str
+    bridge: str
+    isolated: bool
+    network: str
+
+
+def places(domain: Domain) -> list[Place]:
+    """Where the taps of a running domain's NICs belong; nothing of those that Open vSwitch has."""
+    mine = [nic for nic in domain.nics if nic.has_tap and nic.virtualport is None]
+    found = [nic for nic in mine if _is_device(nic.tap) and _is_device(nic.bridge)]
+    return [Place(nic.tap, nic.bridge, nic.is_isolated, nic.network) for nic in found]
+
+
+def _is_device(name: str) -> bool:
+    """Whether a device can have that name: no other is in any bridge."""
+    try:
+        return parse.device(name) == name
+    except parse.TextError:
+        return False
+
+
+def is_off(place: Place) -> bool:
+    """Whether a tap is in no bridge while its own is there."""
+    return not links.master_of(place.tap) and links.is_bridge(place.bridge) and links.index_of(place.tap) > 0
+
+
+def join(domain: Domain, state: State) -> None:
+    """Puts the taps of a domain that are in no bridge back. A network that isolates its ports by now does so with
+    those of guests that have run since before. Raises GuestnetError."""
+    for place in filter(is_off, places(domain)):
+        tap, bridge = links.index_of(place.tap), links.index_of(place.bridge)
+        try:
+            with Rtnl() as netlink:
+                netlink.set_master(tap, bridge)
+                netlink.isolate_port(tap, isolated=place.isolated or _isolates(place.network, state))
+        except RefusedError as error:
+            raise GuestnetError(
+                f"domain {domain.name!r}: {place.tap} cannot be put into {place.bridge}: {error}"
+            ) from error
+
+
+def _isolates(network: str, state: State) -> bool:
+    receipt = state.sound_network(network) if network else None
+    return receipt is not None and receipt.isolated
+
+
+class Strays:
+    """Looks for such taps, again and again; keeps of each of libvirt's records what it said."""
+
+    def __init__(self, looks: log.Looks) -> None:
+        self._looks = looks
+        self._known: dict[str, tuple[tuple[int, int], tuple[Place, ...]]] = {}
+        self._since: dict[Place, float] = {}
+        self.waiting = False  # some have been off for less than a moment
+
+    def lost(self, names: list[str], state: State) -> dict[str, str]:
+        """Those of the running domains of these names that concern us and have been off for a moment, each with its
+        domain. Never fails: a record that cannot be read is of a guest that whatever repairs it will name."""
+        now, networks, taps = time.monotonic(), {each.name for each in state.networks()}, state.tapnames()
+        self._known = {name: found for name in names if (found := self._read(name))}
+        off = {
+            place: name
+            for name, (_, found) in self._known.items()
+            for place in found
+            if (place.network in networks or place.tap in taps) and is_off(place)
+        }
+        self._since = {place: self._since.get(place, now) for place in off}
+        lost = {place.tap: off[place] for place, since in self._since.items() if now - since >= GRACE_SECONDS}
+        self.waiting = len(lost) < len(off)
+        return lost
+
+    def _read(self, name: str) -> tuple[tuple[int, int], tuple[Place, ...]] | None:
+        before = self._known.get(name)
+        try:
+            if before and libvirt_records.version(name) == before[0]:
+                return before
+            record = libvirt_records.record(name)
+        except GuestnetError as error:
+            self._looks.complain(f"domain {name}: whether its taps are in their bridges is not known: {error}")
+            return before
+        return (record.version, tuple(places(Domain(record.domain)))) if record else None

@@ -1,0 +1,78 @@
+"""Towards a guarded port: the bridge sends it what is for its own MAC addresses, and no other port gets that.
+
+Only on bridges that libvirt or our hook made; on one that was there before, ports of other people decide. All of these
+want the state's lock held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.datapath.devices import vlan_bridge
+from libvirt_guestnet.datapath.netlink import fdb, links
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import PortReceipt
+
+
+def expect(domain: xmlread.Node, state: State) -> None:
+    """A domain is about to migrate to here: until it runs here, its addresses are behind the uplink."""
+    with state.lock():
+        state.put_incoming(domain.text_of("name"), domain.text_of("uuid"))
+
+
+def settle(name: str, receipts: Iterable[PortReceipt], state: State) -> None:
+    """Has a domain's bridges know its guarded ports. Raises GuestnetError where another port has one's MAC address."""
+    managed, awaited = _managed(state), state.incoming(name)
+    for receipt in receipts:
+        bridge = links.master_of(receipt.tap)
+        if bridge not in managed:
+            continue
+        if receipt.trusted:
+            fdb.release(receipt.tap, [receipt.mac])
+        elif awaited:
+            fdb.silence(receipt.tap)
+        else:
+            _hold(receipt, bridge)
+
+
+def arrived(name: str, uuid: str, state: State) -> None:
+    """The same for a guest that has come from another host. Raises GuestnetError."""
+    state.drop_incoming(name)
+    settle(name, (r for tap in state.taps(uuid) if (r := state.sound_port(tap))), state)
+
+
+def release(taps: Iterable[str], state: State) -> None:
+    """Has ports that are guarded no more, but still there, be like others."""
+    for receipt in filter(None, map(state.sound_port, taps)):
+        if receipt.ifindex and links.index_of(receipt.tap) == receipt.ifindex:
+            fdb.release(receipt.tap, [receipt.mac])
+
+
+def lost(state: State) -> dict[str, str]:
+    """The taps that their bridges do not know any more as `settle` had it, each with its domain. Raises
+    GuestnetError."""
+    managed = _managed(state)
+    guarded = [r for r in state.ports() if links.is_there(r.tap, r.ifindex) and not r.trusted] if managed else []
+    ports = [r for r in guarded if links.master_of(r.tap) in managed and not state.incoming(r.domain)]
+    vlans = vlan_bridge.all_current() if any(map(vlan_bridge.is_aware, managed)) else {}
+    unknown = (r for r in ports if not fdb.is_held(r.tap, r.mac, vlans.get(r.tap, ()), not _is_lent(r)))
+    return {receipt.tap: receipt.domain for receipt in unknown}
+
+
+def _hold(receipt: PortReceipt, bridge: str) -> None:
+    vlans = vlan_bridge.current(receipt.tap) if vlan_bridge.is_aware(bridge) else ()
+    fdb.hold(receipt.tap, receipt.mac, vlans, exclusive=not _is_lent(receipt))
+
+
+def _is_lent(receipt: PortReceipt) -> bool:
+    """MAC addresses that a pair lends may move from port to port, as VRRP's do: for such a port the bridge goes on
+    learning and flooding. Its guard sees to it that it teaches the bridge no others."""
+    return any(mac not in ("", receipt.mac) for mac, _ in receipt.pairs)
+
+
+def _managed(state: State) -> set[str]:
+    """Linux bridges of guarded networks that libvirt or we made, but for those where libvirt does all this itself."""
+    known = state.bridges()
+    receipts = {bridge: state.sound_network(name) for bridge, name in known.networks.items()} if known else {}
+    return {bridge for bridge, network in receipts.items() if network and not network.libvirt_fdb}

@@ -1,0 +1,237 @@
+"""The checksum guard of guarded ports: there before their chains are, gone with the guard or the tap.
+
+A host that cannot have it says so in `guestnet status` and `doctor`, and its guests start without; but not those whose
+policy refuses that. Where it can, a guest whose taps cannot be given it does not start.
+
+All that change something want the state's lock held.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.port import checksum
+from libvirt_guestnet.datapath.port.bpf import CannotError
+from libvirt_guestnet.datapath.port.checksum import Guard, Loaded
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.processes import detached, notes
+from libvirt_guestnet.hook.processes.notes import Promise
+from libvirt_guestnet.metadata.policy import REFUSE
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import PortReceipt
+
+_SETTLE_SECONDS = 60  # for a thousand of them, after a restart
+_LIMITED_SECONDS = 2.0
+# The kernel holds the rtnl lock while it waits, and libvirt and QEMU want that until the guest runs.
+_START_SECONDS = 0.5
+
+
+class Known(NamedTuple):
+    """What we know of this host's checksum guard: what was loaded, or what it lacks for that."""
+
+    loaded: Loaded | None = None
+    cannot: str = ""
+
+
+def known(state: State) -> Known:
+    """By our receipt; what is damaged counts as none."""
+    fields = state.checksum()
+    try:
+        numbers = int(fields["guard"]), int(fields["drops"])
+        loaded = Loaded(*numbers, str(fields["object"]), tuple(map(int, fields["earlier"])))
+    except (KeyError, TypeError, ValueError):
+        return Known(cannot=str(fields.get("cannot", "")))
+    return Known(loaded)
+
+
+class Put(NamedTuple):
+    """What `guard` did: why these ports must not run, or ""; and the devices that `settle` has something to do for."""
+
+    refused: str = ""
+    unsettled: tuple[int, ...] = ()
+
+
+def guard(receipts: list[PortReceipt], state: State, limited: bool = False) -> Put:
+    """Puts it at guarded ports and takes it off trusted ones. Never raises: a port's chains shall be there all the
+    same.
+
+    `limited`: libvirt is about to limit their bandwidth. It deletes what is at tc ingress, and fails if there is
+    something again before it has added its own. So the guard goes to tcx at once; where there is none,
+    `guard_when_limited` must follow.
+    """
+    try:
+        wanted = [receipt for receipt in receipts if not receipt.trusted]
+        release([receipt for receipt in receipts if receipt.trusted], state)
+        return _guard(wanted, state, limited) if wanted else Put()
+    except (GuestnetError, OSError) as error:
+        return Put(f"the checksum guard cannot be put in place: {error}")
+
+
+def _guard(receipts: list[PortReceipt], state: State, limited: bool) -> Put:
+    try:
+        program = _program(state)
+    except CannotError as error:
+        if known(state).loaded:
+            raise  # it could before
+        state.put_checksum({"cannot": str(error)})
+        refused = next((receipt for receipt in receipts if receipt.offload == REFUSE), None)
+        return Put(refusal(refused, str(error)) if refused else "")
+    ifindexes = [receipt.ifindex for receipt in receipts]
+    with closing(program):
+        if not limited:
+            return Put("", tuple(ifindex for ifindex in ifindexes if program.attach(ifindex)))
+        for ifindex in filter(checksum.has_tcx, ifindexes):
+            program.settle(ifindex)
+    return Put()
+
+
+def settle(put: Put, state: State) -> None:
+    """Leaves a process behind that waits for the kernel, as nobody else should. These ports are guarded by now, and
+    stay so should it fail: it is done again with their next repair. Raises GuestnetError and OSError when the process
+    cannot be made."""
+    if not put.unsettled:
+        return
+    # A name of its own: who holds the state's lock must not wait for an earlier one, which ends with that.
+    promise = Promise(notes.path(state, notes.SETTLING, f"{put.unsettled[0]}-{time.monotonic_ns()}"))
+    try:
+        why = "settle the checksum guard"
+        detached.leave(lambda: _settle_alone(put, promise, State(state.root)), _SETTLE_SECONDS, why, promise)
+    finally:
+        promise.hand_over()
+
+
+def _settle_alone(put: Put, promise: Promise, state: State) -> None:
+    # Our parents' locks, the state's and that of a repair, must not last as long as this.
+    os.closerange(3, promise.file)
+    os.closerange(promise.file + 1, 1024)
+    time.sleep(_START_SECONDS)
+    _settle(put.unsettled, state)
+    promise.kept()
+
+
+def settle_all(state: State) -> None:
+    """Does it for every guarded port. Raises GuestnetError. Wants the lock not held: it waits for the kernel."""
+    _settle([receipt.ifindex for receipt in state.ports() if not receipt.trusted and _is_there(receipt)], state)
+
+
+def _is_there(receipt: PortReceipt) -> bool:
+    return receipt.ifindex > 0 and links.index_of(receipt.tap) == receipt.ifindex
+
+
+def _settle(ifindexes: Iterable[int], state: State) -> None:
+    program = checksum.opened(known(state).loaded)
+    if program is not None:
+        with closing(program):
+            _settle_by(program, set(ifindexes), state)
+
+
+def _settle_by(program: Guard, ifindexes: set[int], state: State) -> None:
+    for ifindex in sorted(ifindexes):
+        with suppress(GuestnetError):  # the tap may be gone again
+            program.settle(ifindex)
+    with state.lock():
+        guarded = {receipt.ifindex for receipt in state.ports() if not receipt.trusted}
+        for ifindex in ifindexes - guarded:
+            with suppress(GuestnetError):
+                checksum.detach(ifindex, program.loaded)
+            program.forget(ifindex)  # who released it did so before we counted
+
+
+def guard_when_limited(tap: str, qdisc: str, state: State) -> None:
+    """Where there is no tcx, puts it at a port's tap as soon as libvirt has its qdisc of that kind there: before the
+    guest sees its new NIC. Raises GuestnetError."""
+    ifindex, end = links.index_of(tap), time.monotonic() + _LIMITED_SECONDS
+    if checksum.has_tcx(ifindex):
+        return
+    while time.monotonic() < end and not checksum.has_qdisc(ifindex, qdisc):
+        time.sleep(0.002)
+    with state.lock():
+        receipt = state.sound_port(tap)
+        put = guard([receipt] if receipt else [], state)
+    if put.refused:
+        raise GuestnetError(put.refused)
+
+
+def refusal(receipt: PortReceipt, cannot: str) -> str:
+    """Why a port that insists must not run on this host."""
+    return (
+        f"domain {receipt.domain!r}: interface {receipt.mac}: this host cannot guard checksum offload: {cannot}; "
+        f"its policy says offload 'refuse': run a kernel with BPF and BTF, such as Debian's, or drop that"
+    )
+
+
+def _program(state: State) -> Guard:
+    loaded = known(state).loaded
+    program = checksum.opened(loaded)
+    if program is None:
+        program = checksum.load(loaded)
+        state.put_checksum(program.loaded._asdict())
+    return program
+
+
+def release(receipts: list[PortReceipt], state: State) -> None:
+    """Takes it off ports, if their taps are still there, and forgets what it dropped. Raises GuestnetError."""
+    loaded = known(state).loaded if receipts else None
+    if loaded is None:
+        return
+    for receipt in receipts:
+        if _is_there(receipt):
+            checksum.detach(receipt.ifindex, loaded)
+    program = checksum.opened(loaded)
+    if program is not None:
+        with closing(program):
+            for receipt in receipts:
+                program.forget(receipt.ifindex)
+
+
+def lost(state: State) -> dict[str, str]:
+    """The taps of guarded ports that lack it though this host can have it, each with its domain. Raises
+    GuestnetError."""
+    taps = state.tapnames()
+    found = known(state) if taps else Known(cannot="nothing")
+    return {} if found.cannot else dict(_lost(taps, found.loaded, state))
+
+
+def _lost(taps: Iterable[str], loaded: Loaded | None, state: State) -> Iterator[tuple[str, str]]:
+    for tap in sorted(taps):
+        ifindex = links.index_of(tap)
+        if not ifindex or (loaded and checksum.is_attached(ifindex, loaded)):
+            continue
+        receipt = state.sound_port(tap)
+        if receipt is not None and receipt.ifindex == ifindex and not receipt.trusted:
+            yield tap, receipt.domain
+
+
+def drops(state: State) -> dict[str, int]:
+    """By tap, the frames that it dropped. Raises GuestnetError."""
+    program = checksum.opened(known(state).loaded)
+    if program is None:
+        return {}
+    with closing(program):
+        return {links.name_of(ifindex): frames for ifindex, frames in program.drops().items() if frames}
+
+
+def tidy(state: State) -> None:
+    """Forgets what was dropped from devices that no port is behind any more. Raises GuestnetError."""
+    program = checksum.opened(known(state).loaded)
+    if program is not None:
+        with closing(program):
+            program.forget_all_but({receipt.ifindex for receipt in state.ports()})
+
+
+def unload(state: State) -> None:
+    """Takes it off every device, and out of the kernel. Raises GuestnetError."""
+    loaded = known(state).loaded
+    if loaded is not None:
+        for ifindex in map(links.index_of, links.names()):
+            checksum.detach(ifindex, loaded)
+    try:
+        checksum.unpin()
+    except OSError as error:
+        raise GuestnetError(f"{checksum.FOLDER} cannot be removed: {error}") from error
+    state.drop_checksum()

@@ -1,0 +1,301 @@
+"""Ways in to the ports of running guests: claimed at `start`, which a clash refuses; active once the guest is there.
+
+All of these want the state's lock held. Receipts change first; then the kernel is settled: everything in it that is
+ours is made anew from all receipts. A call that was killed in between is finished by the next one, whosever it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from libvirt_guestnet import log, parse
+from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink, Wanted
+from libvirt_guestnet.datapath.forwards.table import (
+    TABLE,
+    Floating,
+    ForwardRule,
+    PortForwards,
+    accepts,
+    batch,
+    claims,
+    sizes,
+)
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.run import culprits, grammar
+from libvirt_guestnet.datapath.run.nft import nft
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.enforce import host_routes, lease_forwards
+from libvirt_guestnet.hook.enforce.allow_rules import passages
+from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.hook.processes.notes import Promise
+from libvirt_guestnet.hook.read import wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.model.claims import Claim, clashes
+from libvirt_guestnet.state import serialiser as stored
+from libvirt_guestnet.state.folder import State
+
+
+def claim(domain: Domain, state: State, whole: bool = True) -> None:
+    """Records what a domain's ports (if that is not the `whole` of it, some) ask for; not yet active, but for what is
+    already.
+
+    Raises GuestnetError, with nothing changed, when another guest or the host itself has an address or port of them.
+    """
+    wanted = wanted_forwards.ways(domain)
+    known = receipts(state)
+    if not (wanted or known):
+        return
+    uuid = domain.uuid
+    others = [each for each in known if each.uuid != uuid and _there(each)]
+    before = {each.tap: each for each in known if each.uuid == uuid}
+    check(wanted, others, [each for each in before.values() if each.active])
+    _check_text(wanted)
+    for each in wanted:
+        old = before.get(each.tap)
+        index = links.index_of(each.tap)
+        active = old is not None and old.active and old.ifindex == index
+        state.put_ways(each._replace(ifindex=index, active=active)._asdict())
+    stale = set(before) - {each.tap for each in wanted} if whole else set()
+    for tap in sorted(stale | {each.tap for each in known if not _there(each)} - {each.tap for each in wanted}):
+        state.drop_ways(tap)
+
+
+def _check_text(wanted: list[PortForwards]) -> None:
+    """Raises GuestnetError if these could not be written: whoever asks for them hears of it, and nobody else."""
+    wanted = list(map(lease_forwards.any_of, wanted))
+    grammar.check_nft(batch(wanted))
+    if passing := list(accepts(wanted)):
+        from libvirt_guestnet.datapath.firewalls import registry
+
+        registry.check(passing)
+
+
+def check_plugged(domain: Domain, state: State) -> None:
+    """Raises GuestnetError when what a NIC that is just being plugged in asks for is taken."""
+    if wanted := wanted_forwards.ways(domain):
+        _check_text(wanted)
+        known = receipts(state)
+        # What this NIC has had so far, where it only moves, is its own.
+        mine = domain.uuid, wanted[0].mac
+        check(wanted, [each for each in known if (each.uuid, each.mac) != mine and _there(each)], [])
+
+
+def check(wanted: list[PortForwards], others: list[PortForwards], mine: list[PortForwards]) -> None:
+    """Raises GuestnetError when another guest, or a program of the host, already has what is asked for. What a guest
+    has is not asked for again: who came later is the one to go."""
+    asked = [claim for each in wanted for claim in claims(each)]
+    taken = [claim for each in others for claim in claims(each)]
+    for number, one in enumerate(asked):
+        for claimed, other in clashes([one], [*taken, *asked[:number]]):
+            raise GuestnetError(f"{claimed.owner}: {claimed} is already forwarded to {other.owner} ({other})")
+    have = {claim for each in mine for claim in claims(each)}
+    if new := [claim for claim in asked if claim not in have]:
+        check_host(new)
+
+
+def check_host(new: list[Claim]) -> None:
+    """Raises GuestnetError when a program of the host's listens on one of these."""
+    from libvirt_guestnet.datapath.forwards import listeners
+
+    found = listeners.taken(new)
+    if found is not None:
+        claimed, listener = found
+        raise GuestnetError(
+            f"{claimed.owner}: {claimed} cannot be forwarded: {listener.owner} on this host listens on {listener}"
+        )
+
+
+def activate(uuids: set[str], state: State, hold: int, force: bool = False) -> None:
+    """Opens what domains have claimed, now that they are there. Raises GuestnetError after doing what can be done."""
+    for each in receipts(state):
+        if each.uuid in uuids and not each.active and _there(each):
+            state.put_ways(each._replace(active=True)._asdict())
+    settle(state, hold, force)
+
+
+def sweep(uuid: str, state: State, hold: int) -> None:
+    """Closes the ways of a domain that is gone ("": of none), and of taps that no longer exist."""
+    for each in receipts(state):
+        if each.uuid == uuid or not _there(each):
+            state.drop_ways(each.tap)
+    settle(state, hold)
+
+
+def leave(tap: str, bridge: str, state: State) -> None:
+    """Forgets the ways in to a tap by way of a bridge in which it is no more; `settle` must follow."""
+    if any((each.tap, each.bridge) == (tap, bridge) for each in receipts(state)):
+        state.drop_ways(tap)
+
+
+def close_all(state: State, hold: int) -> None:
+    """Closes every way, of running guests too."""
+    for each in receipts(state):
+        state.drop_ways(each.tap)
+    settle(state, hold)
+
+
+def settle(state: State, hold: int, force: bool = False) -> None:
+    """Has the kernel hold exactly the active ways, and let through what is routed without translation; `force` even if
+    it does as far as we know.
+
+    Raises GuestnetError, after trying everything, with what could not be arranged.
+    """
+    active, through = _active(state), passages(state)
+    # As JSON gives it back. The sources follow from the rest, and firewalls are imported to tell them.
+    plain, led = [_plain(each) for each in active], [[str(field) for field in each] for each in through]
+    is_ = state.settled()
+    if (not (plain or led) and is_ is None) or (not force and _is_settled(is_, plain, led)):
+        return
+    sources = _sources([*accepts(active), *through])
+    wanted = {"ways": plain, "through": led, "sources": sources} if plain or led else None
+    with Promise(notes.path(state, notes.CHANGING, "ways")):
+        before, had = _settled_before(is_)
+        unsettled = {"ways": [_plain(each) for each in before], "sources": sorted(had.union(sources))}
+        state.put_settled({"changing": True, **unsettled})
+        refused = culprits.left_out(active, lambda some: nft(batch(some), hold))
+        opened = [each for each in active if each not in dict(refused)]
+        _forget_flows(before, opened)
+        failures = culprits.named(refused, lambda each: f"guest {each.domain!r}")
+        failures += _arrange(opened, through, had.difference(sources), state, hold)
+    if failures:
+        raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
+    state.put_settled(wanted)
+
+
+def _is_settled(is_: Any, plain: list[dict[str, Any]], led: list[list[str]]) -> bool:
+    return isinstance(is_, dict) and "sources" in is_ and (is_.get("ways"), is_.get("through")) == (plain, led)
+
+
+def _sources(wanted: list[Wanted]) -> list[str]:
+    """What some firewalls have to be told of that; most guests ask for nothing, and import none of them."""
+    if not wanted:
+        return []
+    from libvirt_guestnet.datapath.firewalls import registry
+
+    return registry.sources(wanted)
+
+
+def _active(state: State) -> list[PortForwards]:
+    return [lease_forwards.followed(each, state) for each in receipts(state) if each.active]
+
+
+def following(state: State) -> list[PortForwards]:
+    """The active ways of ports with forwards to what they have by DHCP, as they should lead by now."""
+    return [
+        lease_forwards.followed(each, state) for each in receipts(state) if each.active and lease_forwards.follows(each)
+    ]
+
+
+def follow(state: State) -> None:
+    """Has them lead there. Raises GuestnetError as `settle`."""
+    with state.lock() as hold:
+        settle(state, hold)
+
+
+def try_to_settle(state: State, hold: int, force: bool = False) -> None:
+    """The same where what guests ask for is no reason to fail: that is reported."""
+    try:
+        settle(state, hold, force)
+    except GuestnetError as error:
+        log.report(str(error))
+
+
+def _settled_before(is_: Any) -> tuple[list[PortForwards], set[str]]:
+    """The ways, and the sources that firewalls know, of what was settled; nothing of what is damaged, or of another
+    version."""
+    known = is_ if isinstance(is_, dict) else {}
+    try:
+        ways, sources = known.get("ways", ()), known.get("sources", ())
+        before = [stored.read(PortForwards, dict(each), "settled/ways.json", ForwardRule, Floating) for each in ways]
+        return before, {source for source in map(str, sources) if parse.prefix(source)}
+    except (stored.DamagedError, ValueError, TypeError):
+        return [], set()
+
+
+def _forget_flows(before: list[PortForwards], now: list[PortForwards]) -> None:
+    """Those of ways that came or went; the others' go on."""
+    was, is_ = ({(each.bridge, way) for each in known for way in _each(each)} for known in (before, now))
+    changed = [claim for bridge, way in was ^ is_ for claim in claims(way)]
+    if changed:
+        from libvirt_guestnet.datapath.forwards import conntrack
+        from libvirt_guestnet.datapath.routing import gateway
+
+        conntrack.forget(changed, [str(host.address) for host in gateway.host_addresses()])
+
+
+def _each(ways: PortForwards) -> list[PortForwards]:
+    """A port's ways one by one."""
+    bare = PortForwards("", "", "", "", "")
+    one = [bare._replace(forwards=(forward,)) for forward in ways.forwards]
+    return [*one, *(bare._replace(floating=(floating,)) for floating in ways.floating)]
+
+
+def lost(state: State) -> list[str]:
+    """What somebody else took out of the kernel of that which `settle` put there. Raises GuestnetError."""
+    from libvirt_guestnet.datapath.run.nft import sizes_of
+
+    active = [each for each in receipts(state) if each.active]
+    there, is_ = sizes_of(TABLE) if active else {}, state.settled()
+    # By what was put there, not by what was asked for: what the kernel refused would be missed for ever.
+    changed = not (isinstance(is_, dict) and is_.get("changing")) and there != sizes(_settled_before(is_)[0])
+    return [*([TABLE] if active and (changed or not there) else []), *_not_passing(state)]
+
+
+def _not_passing(state: State) -> list[str]:
+    """Which firewalls do not let through any more what they did."""
+    wanted = to_pass(state)
+    if not wanted:
+        return []
+    from libvirt_guestnet.datapath.firewalls import registry
+
+    return registry.missing(wanted)
+
+
+def to_pass(state: State) -> list[Wanted]:
+    """What the host's other firewalls have to let through now."""
+    return [*accepts(_active(state)), *passages(state)]
+
+
+def _arrange(
+    active: list[PortForwards], through: list[Passage | RoutedLink], gone: set[str], state: State, hold: int
+) -> list[str]:
+    """Has other firewalls let these pass. Returns what failed."""
+    from libvirt_guestnet.datapath.firewalls import registry
+    from libvirt_guestnet.datapath.firewalls.contract import Change
+    from libvirt_guestnet.datapath.routing import gateway
+
+    # libvirt switches it on for nat and route networks only.
+    targets = [way.to for each in active for way in each.forwards] + [f.to for each in active for f in each.floating]
+    for version in sorted({6 if ":" in to else 4 for to in targets}):
+        gateway.forward(version)
+    wanted = [*accepts(active), *through]
+    return registry.arrange(Change(wanted, sorted(gone), hold, _names(active, state)))
+
+
+def _names(active: list[PortForwards], state: State) -> Callable[[Wanted], str]:
+    """Whose something is that has to pass, for messages."""
+    owners = {accept: each.domain for each in active for accept in accepts([each])}
+
+    def name(wanted: Wanted) -> str:
+        routes = ((reach.domain, route.prefix) for reach in host_routes.receipts(state) for route in reach.routes)
+        led = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
+        domain = led if isinstance(wanted, Passage | RoutedLink) else owners.get(wanted)
+        return f"guest {domain!r}" if domain else f"{wanted.guest} on {wanted[0]}"
+
+    return name
+
+
+def receipts(state: State) -> list[PortForwards]:
+    """Every port's ways in, active or not."""
+    return state.receipts("ways", PortForwards, ForwardRule, Floating)
+
+
+def _plain(ways: PortForwards) -> dict[str, Any]:
+    """As JSON gives it back."""
+    lists = {"forwards": [list(each) for each in ways.forwards], "floating": [list(each) for each in ways.floating]}
+    return {**ways._asdict(), **lists}
+
+
+def _there(ways: PortForwards) -> bool:
+    return bool(ways.ifindex) and links.index_of(ways.tap) == ways.ifindex

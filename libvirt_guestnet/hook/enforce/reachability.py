@@ -1,0 +1,178 @@
+"""A guest is there: only now does the host lead anything to it.
+
+At `start` it would be too early; and while its migration to this host lasts, it still runs where it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from libvirt_guestnet import log, parse, xmlread
+from libvirt_guestnet.datapath.forwards.table import PortForwards
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
+from libvirt_guestnet.datapath.routing import gateway as kernel
+from libvirt_guestnet.datapath.routing import routes
+from libvirt_guestnet.datapath.routing.announce import announce
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
+from libvirt_guestnet.errors import NotLedError
+from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, forwards, host_routes
+from libvirt_guestnet.hook.processes import incoming, notes
+from libvirt_guestnet.hook.read import host_routed, libvirt_records, next_hop, wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
+
+
+def arrive(domain: Domain, state: State) -> None:
+    """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
+    runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
+    wanted, guarded = _wanted(domain, state), _expected(domain, state)
+    taps = list(dict.fromkeys([*(reach.tap for reach in wanted), *guarded]))
+    if taps and incoming.is_incoming(domain):
+        routes.check(wanted)
+        incoming.leave_helper(domain, taps, lambda: _arrived(domain, state, taps[0]), state)
+        return
+    _tell_bridges(domain, state)
+    _lead(domain, wanted, state)
+
+
+def arrive_anyway(domain: Domain, state: State) -> list[str]:
+    """The same for a guest that runs. What on the host keeps us from leading to it is returned: that is no reason not
+    to do all else."""
+    try:
+        arrive(domain, state)
+    except NotLedError as error:
+        return [str(error)]
+    return []
+
+
+def _expected(domain: Domain, state: State) -> list[str]:
+    """The taps of an expected guest whose bridges wait for it."""
+    return state.taps(domain.uuid) if state.incoming(domain.name) else []
+
+
+def _tell_bridges(domain: Domain, state: State) -> None:
+    name = domain.name
+    if state.incoming(name):
+        with state.lock():
+            bridge_ports.arrived(name, domain.uuid, state)
+
+
+def _arrived(domain: Domain, state: State, tap: str) -> None:
+    with notes.promised(state, notes.ARRIVING, domain.name):
+        _welcome(domain, state, tap)
+
+
+def _welcome(domain: Domain, state: State, tap: str) -> None:
+    try:
+        domain = _now(domain, state)
+        _tell_bridges(domain, state)
+        try:
+            published = _lead(domain, _wanted(domain, state), state)
+        finally:
+            open_ways([domain], state)  # what leads here has to pass other firewalls
+    except Exception as error:  # nobody waits, and the guest runs: it can only be said
+        log.complain(f"domain {domain.name} has arrived and is not led to: {error}")
+        return
+    incoming.repeat(lambda: announce(published), tap)
+
+
+def _now(domain: Domain, state: State) -> Domain:
+    """The domain as it has become while somebody waited for it."""
+    record = libvirt_records.record(domain.name)
+    same = record is not None and record.domain.text_of("uuid") == domain.uuid
+    return bridge_guard.joined(record.domain, state) if record is not None and same else domain
+
+
+def _wanted(domain: Domain, state: State) -> list[HostRoutes]:
+    ports, floating = (
+        host_routed.routed_ports(domain),
+        [each for each in wanted_forwards.ways(domain) if each.floating],
+    )
+    ports = [port._replace(table=kernel.table_of(port.vrf)) if port.vrf else port for port in ports]
+    vrfs = {port.vrf for port in ports if port.publish} | ({""} if floating else set())
+    hosts = {vrf: kernel.host_addresses(vrf) for vrf in vrfs}
+
+    def uplink_of(address: str, port: host_routed.RoutedPort) -> str:
+        return kernel.uplink_of(address, port.device, hosts[port.vrf], port.vrf)
+
+    wanted = [host_routed.reach(domain, port, uplink_of) for port in ports]
+    wanted += [floats(each, hosts[""]) for each in floating]
+    return [*wanted, *next_hop.reaches(domain)]
+
+
+def _lead(domain: Domain, wanted: list[HostRoutes], state: State) -> list[ProxyEntry]:
+    published = _prepared(wanted)
+    try:
+        with state.lock():
+            host_routes.lead(domain.uuid, wanted, state)
+    except NotLedError:
+        there = routes.there()
+        announce(each for each in published if each in there)
+        raise
+    announce(published)
+    return published
+
+
+def _prepared(wanted: list[HostRoutes]) -> list[ProxyEntry]:
+    for version in {6 if ":" in route.prefix else 4 for reach in wanted for route in reach.routes if route.via}:
+        kernel.forward(version)  # libvirt does not for mode open
+    published = [each for reach in wanted for each in reach.published]
+    _answer(published)
+    return published
+
+
+def lead_to_nic(domain: Domain, tap: str, state: State) -> None:
+    """Leads to a NIC that was plugged in, or has moved, where it is now and nowhere else; `domain` has no other one.
+    Wants the lock held. Raises GuestnetError."""
+    wanted = _wanted(domain, state)
+    published = _prepared(wanted)
+    host_routes.lead(domain.uuid, wanted, state, only=tap)
+    announce(published)
+
+
+def leave_bridge(port: xmlread.Node, state: State, hold: int) -> None:
+    """A NIC was unplugged or has moved: nothing leads by way of its old bridge to a tap that is in another by now.
+    Wants the lock held, and ways in settled afterwards."""
+    host_routes.sweep(state, hold)
+    plug = port.one("plug")
+    bridge, uuid = plug.get("bridge") if plug else "", port.text_of("owner/uuid")
+    led = {each.tap for each in host_routes.receipts(state) if each.uuid == uuid}
+    for tap in sorted(led | {each.tap for each in forwards.receipts(state) if each.uuid == uuid}):
+        if bridge and links.master_of(tap) not in ("", bridge):
+            host_routes.leave(tap, bridge, state)
+            forwards.leave(tap, bridge, state)
+
+
+def floats(port: PortForwards, host: list[HostAddress]) -> HostRoutes:
+    """The host answers for floating addresses on the LANs that it is on itself; others are routed to it by whoever has
+    them, and its own it answers for anyway (a guest that ran before the host got one keeps it). The kernel answers only
+    for what it would not send back out there."""
+    near = {f.ip: device for f in port.floating for device in _near(f.ip, host)}
+    routed = [f for f in port.floating if f.via or f.ip in near]
+    routes = tuple(Route(f"{f.ip}/{128 if ':' in f.ip else 32}", port.bridge, f.via) for f in routed)
+    return HostRoutes(port.tap, port.uuid, port.domain, routes, tuple(map(ProxyEntry._make, near.items())))
+
+
+def _near(address: str, host: list[HostAddress]) -> list[str]:
+    wanted = parse.address(address)
+    if any(each.address == wanted for each in host):
+        return []
+    return [name for name in kernel.lans_of(wanted, host) if name][:1]
+
+
+def open_ways(domains: list[Domain], state: State, force: bool = False) -> None:
+    """Opens the ways in to guests that are there; `force` for some that were there before, whatever became of the
+    kernel's rules meanwhile. Raises GuestnetError."""
+    open_ways_of({domain.uuid for domain in domains}, state, force)
+
+
+def open_ways_of(uuids: set[str], state: State, force: bool = False) -> None:
+    """The same by their domains' UUIDs. Raises GuestnetError."""
+    with state.lock() as hold:
+        forwards.activate(uuids, state, hold, force)
+
+
+def _answer(published: Iterable[ProxyEntry]) -> None:
+    for device, version in sorted({(each.device, 6 if ":" in each.address else 4) for each in published}):
+        kernel.answer_on(device, version)

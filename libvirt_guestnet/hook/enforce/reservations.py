@@ -1,0 +1,51 @@
+"""What networks reserve for MAC addresses, where that is much: a set of a link, written once for all its ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from libvirt_guestnet.datapath.port import held_sets
+from libvirt_guestnet.datapath.run.names import TABLE
+from libvirt_guestnet.hook.read.port_receipts import FEW_RESERVED, Leases, segment
+from libvirt_guestnet.parse import address
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
+
+
+def batch(ports: Iterable[PortReceipt], state: State) -> str:
+    """The nft batch after which the sets that these ports look into are there, and have what networks reserve."""
+    return _batch({port.reserved for port in ports if port.reserved}, list(state.networks()))
+
+
+def changed(before: NetworkReceipt | None, now: NetworkReceipt | None, state: State) -> str:
+    """The nft batch after which ports know what a network reserves now, whose receipt says `before`."""
+    links = {_link(each) for each in (before, now) if each is not None and each.bridge}
+    if _all_of(before) == _all_of(now) and len(links) < 2:
+        return ""
+    used = {port.reserved for port in state.ports()}
+    many = {_link(now)} if now is not None and now.bridge and len(now.reservations) > FEW_RESERVED else set()
+    others = (network for network in state.networks() if before is None or network.name != before.name)
+    return _batch(links & (used | many), [*others, *([now] if now else [])])
+
+
+def for_itself(leases: Leases, receipt: PortReceipt, state: State) -> Leases:
+    """Those leases of a port whose addresses its network does not reserve for another one by now."""
+    network = state.sound_network(receipt.network) if leases and receipt.reserved else None
+    others = {ip for mac, ip in network.reservations if mac != receipt.mac} if network else ()
+    return tuple(lease for lease in leases if str(lease[0]) not in others)
+
+
+def _batch(links: set[str], networks: list[NetworkReceipt]) -> str:
+    lines = []
+    for link in sorted(links):
+        there = (network for network in networks if network.bridge and _link(network) == link)
+        lines += held_sets.reserve(link, {address(ip) for network in there for ip in _all_of(network)})
+    return "".join(f"{line}\n" for line in (f"add table {TABLE}", *lines)) if lines else ""
+
+
+def _link(network: NetworkReceipt) -> str:
+    return segment(network.bridge, network.vlan)
+
+
+def _all_of(network: NetworkReceipt | None) -> list[str]:
+    return [ip for _, ip in network.reservations] if network else []

@@ -1,0 +1,1 @@
+"""The NIC that is being plugged in, and what killed processes left undone."""

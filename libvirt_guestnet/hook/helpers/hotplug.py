@@ -1,0 +1,222 @@
+"""NICs plugged into running guests by anybody: libvirt calls `port-created` before the tap exists and tells no name.
+
+So `port-created` leaves a helper behind that hears of every new device and guards the tap the moment it joins its
+bridge: milliseconds later, where a guest needs a tenth of a second to find its new NIC. The helper is a fork of the
+hook, with everything imported and its rtnetlink socket listening; if it cannot be made, the attach is refused.
+Decision 14 says why nothing simpler does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from libvirt_guestnet import log
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.admission import taps
+from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.hook.processes import detached
+from libvirt_guestnet.hook.processes.notes import Promise
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.metadata.attributes import of_child
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Plugging
+from libvirt_guestnet.xmlread import Node
+
+HELPER_SECONDS = 10
+_LOOK_SECONDS = 0.3
+_RIVAL_SECONDS = 0.02  # nobody guards the NIC meanwhile
+_TAPS = ("network", "bridge")
+# Only to check a policy before the real name is known.
+_NO_TAP_YET = "guestnet-new"
+
+
+class Plug:
+    """A NIC that is being plugged into a running domain."""
+
+    def __init__(self, domain: Node, port: Node, network: str) -> None:
+        plug = port.one("plug")
+        self.domain, self.port, self.network = Domain(domain), port, network
+        self.uuid, self.mac = self.domain.uuid, of_child(port, "mac", "address").lower()
+        self.portid = port.text_of("uuid")
+        self.type = (plug.get("type") if plug else "").removesuffix("-pci")  # of <interface>: hostdev
+        self.bridge = plug.get("bridge") if plug else ""
+        self.qdisc = _qdisc(port)
+
+    def domain_with(self, tap: str = _NO_TAP_YET) -> Node:
+        """The domain with this NIC alone, as a later hook call would show it."""
+        kind = "network" if self.type in _TAPS else self.type
+        nic = Node("interface", {"type": kind})
+        nic.children = [
+            *(child for child in self.port.children if child.tag not in ("uuid", "owner", "plug")),
+            Node("source", {"network": self.network, "portid": self.portid, "bridge": self.bridge}),
+            Node("target", {"dev": tap}),
+        ]
+        devices, domain = Node("devices", {}), Node("domain", {})
+        devices.children = [nic]
+        told = ("name", "uuid", "metadata") if self._is_told_of(nic) else ("name", "uuid")
+        domain.children = [*(c for c in self.domain.xml.children if c.tag in told), devices]
+        return domain
+
+    def _is_told_of(self, nic: Node) -> bool:
+        """Whether what the metadata says of this MAC address is not said of a NIC with a tap that has it already."""
+        devices, domain = Node("devices", {}), Node("domain", {})
+        devices.children = [nic, *self.domain.xml.all("devices/interface")]
+        domain.children = [*self.domain.xml.all("metadata"), devices]
+        new = Domain(domain).nics[0]
+        return new.has_tap or new.policy is not None
+
+
+def _qdisc(port: Node) -> str:
+    """The kind of the last qdisc that libvirt will make for a NIC's limits of bandwidth, "" if it has none."""
+    if port.one("bandwidth/outbound"):
+        return "ingress"
+    return "htb" if port.one("bandwidth/inbound") else ""
+
+
+def plug(hook_data: Node) -> Plug | None:
+    """The NIC being plugged, or None where the call is part of a start or of a restart of the daemon."""
+    network, port = hook_data.one("network"), hook_data.one("networkport")
+    if network is None or port is None:
+        return None
+    domain = libvirt_records.running(port.text_of("owner/name"), port.text_of("owner/uuid"))
+    if domain is None or _plugged(domain, port.text_of("uuid")):
+        return None
+    return Plug(domain, port, network.text_of("name"))
+
+
+def _plugged(domain: Node, portid: str) -> bool:
+    # The daemon restarts: the port is an old one, and `reconnect` will come for it.
+    return any(source.get("portid") == portid for source in domain.all("devices/interface/source"))
+
+
+class Staying(NamedTuple):
+    """The tap of an attached NIC that is on the bridge already, so that none may join it; "" if there is none. `moves`:
+    from another network of that bridge."""
+
+    tap: str = ""
+    moves: bool = False
+
+
+def staying(found: Plug) -> Staying:
+    """Whether there is a NIC of that MAC address which may be the one that libvirt tells of."""
+    for nic in found.domain.nics:
+        if nic.mac == found.mac and nic.has_tap and nic.tap and links.is_on(nic.tap, found.bridge):
+            return Staying(nic.tap, nic.network != found.network)
+    return Staying()
+
+
+def forget_others(found: Plug, stays: Staying, state: State) -> None:
+    """What was left behind for an earlier move of this NIC within the bridge is for nothing any more; not what is for
+    another NIC with its MAC address. Wants the lock held."""
+    others = {nic.portid for nic in found.domain.nics if not (nic.has_tap and nic.tap == stays.tap)}
+    for mark in state.pluggings():
+        if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid not in {found.portid, *others}:
+            state.drop_plugging(mark.portid)
+
+
+Guard = Callable[[str], bool]
+
+
+def promised(found: Plug, state: State) -> Promise:
+    """Notes that the NIC is being plugged in; of whoever has the promise, which is this process, that it waits."""
+    with state.lock():
+        name = found.domain.name
+        state.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
+        return Promise(state.plugging_path(found.portid))
+
+
+def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying, promise: Promise) -> None:
+    """Leaves a process behind that calls `guard` with the name of the tap, which tells whether the NIC was there; where
+    it may be the one that `stays`, when libvirt's record tells which it is: that one has a new port then, and perhaps
+    another VLAN. Raises OSError when it cannot be made."""
+    watch = links.Watch()
+    why = "guard the new NIC"
+    try:
+        detached.leave(lambda: _help(watch, found, state, guard, stays), 2 * HELPER_SECONDS, why, promise)
+    finally:
+        watch.close()
+
+
+def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -> Iterator[tuple[str, bool]]:
+    """What may be the NIC's tap, and whether it is there for good, for HELPER_SECONDS.
+
+    A tap that moves within its bridge libvirt 9.0 takes out and puts in again, others leave it there: it is there for
+    good once it is on libvirt's record. So is the tap of a NIC while another guest's of its MAC address is plugged in.
+    """
+
+    def mine(tap: str) -> bool:
+        return (stays.moves or tap != stays.tap) and not taps.owner_but(found.uuid, tap, state)
+
+    end = time.monotonic() + HELPER_SECONDS
+    while (left := end - time.monotonic()) > 0:
+        alone = not _has_rival(found, state)
+        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS if alone else _RIVAL_SECONDS), mine)
+        if tap and not _has_rival(found, state):
+            yield tap, not stays.moves
+        given = _recorded_tap(found, state)
+        if given and (given == stays.tap or not taps.owner_but(found.uuid, given, state)):
+            yield given, True
+        if given != "":
+            return
+
+
+def _recorded_tap(found: Plug, state: State) -> str | None:
+    """The NIC's tap on libvirt's record; "" while there is none, None if there will be none."""
+    try:
+        domain = libvirt_records.running(found.domain.name, found.uuid)
+    except GuestnetError:  # it cannot be read now
+        return ""
+    if domain is None or state.plugging(found.portid) is None:
+        return None
+    return next((nic.tap for nic in Domain(domain).nics if nic.portid == found.portid and nic.has_tap), "")
+
+
+def _has_rival(found: Plug, state: State) -> bool:
+    """Whether another guest's NIC with its MAC address is being plugged in: no tap tells then whose it is."""
+    return any(mark.mac == found.mac and mark.uuid != found.uuid for mark in state.pluggings())
+
+
+def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: Staying) -> None:
+    for tap, for_good in _candidates(watch, found, state, stays):
+        if _guarded(tap, found, guard) and for_good:
+            if stays.moves and tap != stays.tap:
+                _guard_as_recorded(found)
+            with state.lock():
+                state.drop_plugging(found.portid)
+            return
+    _give_up(found, state)
+
+
+def _guard_as_recorded(found: Plug) -> None:
+    """It is another NIC of that MAC address: the one that was guarded as if it moved does not. Never fails."""
+    repair.repair([found.domain.name], "after another NIC with the MAC address of one of its own came")
+
+
+def _guarded(tap: str, found: Plug, guard: Guard) -> bool:
+    """Whether all is done that can be for a NIC, if it is this one's tap still. Never fails."""
+    name = found.domain.name
+    try:
+        return guard(tap)
+    except taps.OthersTapError as error:  # that one's guard stays
+        log.complain(f"domain {name}: new NIC {found.mac} is not guarded: {error}")
+    except Exception as error:  # closed, whatever the bug: nobody else will guard this NIC
+        links.set_down(tap)
+        log.complain(f"domain {name}: new NIC {found.mac} cannot be guarded, {tap} is down: {error}")
+    return True
+
+
+def _give_up(found: Plug, state: State) -> None:
+    """Leaves it to `plugged` to guard the NIC, should its tap come after all."""
+    with state.lock():
+        mark = state.plugging(found.portid)
+        if mark is None:
+            return  # unplugged again
+        state.put_plugging(mark._replace(alone=True))
+    log.complain(
+        f"domain {mark.domain}: the tap of new NIC {found.mac} on network {found.network} has not come within "
+        f"{HELPER_SECONDS} s: libvirt-guestnet.service, a later hook call or `guestnet hooks sync` guards it then"
+    )

@@ -1,0 +1,122 @@
+"""NICs whose plug helper has given up or was killed: guarded all the same when libvirt's record shows that they came.
+
+`hotplug` leaves a mark of each NIC that is being plugged in, whose lock the helper has, and the helper takes it away.
+One that stays is seen to by any later hook call (`owed`), the service and `guestnet hooks sync`; it goes, too, with the
+NIC (`port-deleted`) and with its domain (`release`).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from libvirt_guestnet import log
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.run.names import TABLE
+from libvirt_guestnet.datapath.run.nft import listed
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.admission import taps
+from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard, port_guard
+from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import Plugging
+
+# libvirt writes down a NIC when it is there; another hook may hold it up. No NIC comes later than that.
+_LOST_SECONDS = 600.0
+
+
+def see_to(state: State) -> None:
+    """Guards what is there by now. Never fails: the log is told, and the next call tries again."""
+    with state.lock():
+        marks = left(state)
+    for mark in marks:
+        with suppress(GuestnetError):  # such as a record that cannot be read: whatever repairs that guest says so
+            _see_to(mark, state)
+
+
+def forget(state: State) -> None:
+    """Takes away marks of what is guarded, needs no guard or is gone. Wants the lock held."""
+    for mark in left(state):
+        with suppress(GuestnetError):
+            if _is_done(mark, state):
+                state.drop_plugging(mark.portid)
+
+
+def left(state: State) -> list[Plugging]:
+    """The marks that no helper has the lock of. Wants the lock held."""
+    return [each for each in state.pluggings() if notes.is_broken(state.plugging_path(each.portid))]
+
+
+def _see_to(mark: Plugging, state: State) -> None:
+    tap = _tap(mark, state)
+    owner = taps.owner_but(mark.uuid, tap, state)
+    if owner:  # that one's guard stays, and its tap up
+        log.complain(f"domain {mark.domain}: new NIC {mark.mac} is not guarded: tap {tap} belongs to domain {owner!r}")
+    elif tap and not _is_done(mark, state):
+        _guard(tap, mark, state)
+    elif not tap and _is_guarded_early(mark, state):
+        repair.repair([mark.domain], "after a move that did not come")
+    with state.lock():
+        forget(state)
+
+
+def _guard(tap: str, mark: Plugging, state: State) -> None:
+    repair.repair([mark.domain], "after its plug helper gave up")
+    done = _is_done(mark, state)
+    if not done:
+        links.set_down(tap)
+    outcome = "is under guard" if done else f"cannot be guarded, {tap} is down"
+    log.complain(f"domain {mark.domain}: new NIC {mark.mac}, whose plug helper gave up, {outcome}")
+
+
+def _is_guarded_early(mark: Plugging, state: State) -> bool:
+    """Whether a NIC of another port was guarded for a move within its bridge of which libvirt has nothing on record."""
+    domain = _domain(mark, state)
+    known = map(state.sound_port, domain.taps) if domain is not None else ()
+    return any(port.portid == mark.portid and port.uuid == mark.uuid for port in known if port)
+
+
+def _is_done(mark: Plugging, state: State) -> bool:
+    domain = _domain(mark, state)
+    if domain is None:
+        return True
+    tap = _tap(mark, state)
+    if not tap:
+        return state.plugging_age(mark.portid) > _LOST_SECONDS
+    if taps.owner_but(mark.uuid, tap, state):
+        return True
+    return _is_guarded(tap, mark, state) or not _is_wanted(domain, tap, state)
+
+
+def _domain(mark: Plugging, state: State) -> Domain | None:
+    """What libvirt has on record, if it runs."""
+    record = libvirt_records.record(mark.domain)
+    domain = bridge_guard.joined(record.domain, state) if record is not None else None
+    return domain if domain is not None and domain.uuid == mark.uuid else None
+
+
+def _is_guarded(tap: str, mark: Plugging, state: State) -> bool:
+    found = state.port(tap)
+    port = (mark.uuid, mark.mac, mark.portid, links.index_of(tap))  # a NIC that moved has a receipt of its old port
+    if found is None or (found.uuid, found.mac, found.portid, found.ifindex) != port:
+        return False
+    # Receipts come before chains.
+    return found.trusted or (
+        bool(listed("chain", *TABLE.split(), f"tap-{tap}")) and tap not in checksum_guard.lost(state)
+    )
+
+
+def _tap(mark: Plugging, state: State) -> str:
+    """The NIC's tap, "" until libvirt has it on record."""
+    domain = _domain(mark, state)
+    nics = domain.nics if domain is not None else ()
+    return next((nic.tap for nic in nics if nic.portid == mark.portid), "")
+
+
+def _is_wanted(domain: Domain, tap: str, state: State) -> bool:
+    try:
+        return any(receipt.tap == tap for receipt in port_guard.planned(domain, state))
+    except GuestnetError:
+        return True

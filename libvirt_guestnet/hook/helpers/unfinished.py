@@ -1,0 +1,113 @@
+"""What killed processes owe: any later call leaves one process behind that finishes it, and the service does so itself.
+
+docs/lifecycle.md lists all that is left running after a hook call. Each has the lock of a note (`promises`), or of a
+receipt, until its work is done. Guests that a killed repair was at are in its spool still. The rest of what hooks leave
+that are killed themselves is made good by whatever their successors do anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from libvirt_guestnet import log
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.processes import detached, notes
+from libvirt_guestnet.state import serialiser
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.serialiser import if_sound
+
+_SECONDS, _LONGEST_SECONDS = 5, 600
+_OF_PROCESSES = (notes.ARRIVING, notes.CHANGING, notes.SETTLING, notes.SYNCING)
+_SPOOLS, _REPAIR = ("reconnect", "repairing"), "reconnect.lock"
+_WHEN = "after a process of ours was killed"
+
+
+def see_to() -> None:
+    """At the end of a call: leaves a process behind, if there is something to finish. Never fails: the log is told."""
+    state = State()
+    if not _is_noted(state):
+        return
+    signal.alarm(_SECONDS)
+    try:
+        if is_left(state):
+            detached.leave(lambda: finish(state), _LONGEST_SECONDS, "finish what a killed process owes")
+    except (GuestnetError, OSError) as error:
+        log.complain(f"what a killed process owes is left to the next call: {error}")
+    finally:
+        signal.alarm(0)
+
+
+def is_left(state: State) -> bool:
+    """Whether something may be owed by a process that is gone. Raises GuestnetError."""
+    if any(notes.broken(state, kind) for kind in _OF_PROCESSES) or _is_repair_left(state):
+        return True
+    plugging = (name.removesuffix(".json") for name in notes.names(state, "plugging"))
+    if any(notes.is_broken(state.plugging_path(portid)) for portid in plugging):
+        return True
+    if not notes.names(state, "incoming"):
+        return False
+    with state.lock():  # who looks for a helper there takes us for one
+        return bool(_no_longer_awaited(state))
+
+
+def _is_noted(state: State) -> bool:
+    """Whether a process is at something, or was."""
+    return any(notes.names(state, kind) for kind in (*_OF_PROCESSES, *_SPOOLS, "incoming", "plugging"))
+
+
+def _is_repair_left(state: State) -> bool:
+    lock = f"{state.root}/{_REPAIR}"
+    spooled = any(notes.names(state, kind) for kind in _SPOOLS)
+    return spooled and (notes.is_broken(lock) or not os.path.exists(lock))
+
+
+def _no_longer_awaited(state: State) -> list[str]:
+    """The guests on their way to here for which a process waited. Between a migration's first call and `started`
+    nobody does yet."""
+    names = [name.removesuffix(".json") for name in notes.names(state, "incoming") if name.endswith(".json")]
+    return [name for name in names if _was_awaited(state.incoming_path(name))]
+
+
+def _was_awaited(note: str) -> bool:
+    fields = if_sound(serialiser.load, note) if notes.is_broken(note) else None
+    return fields is not None and fields.get("waiting") is True
+
+
+def finish(state: State) -> None:
+    """Does it all; nothing where another process is at that. Never fails: what cannot be done the log is told of."""
+    from libvirt_guestnet.hook.calls import repair
+    from libvirt_guestnet.hook.helpers import plug_marks
+
+    lock = os.open(f"{state.root}/{_REPAIR}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        repair.main(lock)
+        if repair.locked(lock):
+            _finish_promises(state)
+            plug_marks.see_to(state)
+    finally:
+        notes.close(lock)
+
+
+def _finish_promises(state: State) -> None:
+    from libvirt_guestnet.hook.calls import repair
+    from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard
+    from libvirt_guestnet.hook.read import libvirt_records
+
+    with state.lock():
+        broken = {kind: notes.broken(state, kind) for kind in _OF_PROCESSES}
+        guests = {*broken[notes.ARRIVING], *_no_longer_awaited(state)}
+    if guests or broken[notes.CHANGING]:
+        repair.repair(sorted(guests), _WHEN)
+    if broken[notes.SETTLING]:
+        checksum_guard.settle_all(state)
+    with state.lock() as hold:
+        if broken[notes.SYNCING]:
+            bridge_guard.settle_pending(state, hold)
+        for kind, names in broken.items():
+            for note in (notes.path(state, kind, name) for name in names):
+                if notes.is_broken(note):
+                    notes.forget(note)
+        for name in _no_longer_awaited(state):
+            if not libvirt_records.record_size(name):
+                state.drop_incoming(name)

@@ -1,0 +1,162 @@
+"""The calls for single ports of a network: a NIC is plugged in, moves to another network, or is unplugged.
+
+At `port-created` its tap is not there yet, so a helper waits for it (`hotplug`); one that moves within its bridge is
+guarded at once, and as before should it not move after all.
+"""
+
+from __future__ import annotations
+
+from libvirt_guestnet import log, xmlread
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.admission import address_owners, guardable, taps
+from libvirt_guestnet.hook.calls import domain as domain_calls
+from libvirt_guestnet.hook.calls import networks
+from libvirt_guestnet.hook.enforce import (
+    bridge_guard,
+    bridge_ports,
+    checksum_guard,
+    forwards,
+    port_guard,
+    reachability,
+    tagging,
+)
+from libvirt_guestnet.hook.helpers import hotplug
+from libvirt_guestnet.hook.processes.notes import Promise
+from libvirt_guestnet.hook.read import libvirt_records, next_hop, vlan_membership, wanted_forwards
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.parse import TextError
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import PortReceipt
+
+
+def create_port(hook_data: xmlread.Node, state: State) -> None:
+    """Keeps the network's freshest XML for the domain's `start`; where there will be none, leaves a helper behind."""
+    networks.remember_network(hook_data, state)
+    found = hotplug.plug(hook_data)
+    if found is None:
+        return
+    port_guard.sweep(state)
+    try:
+        if not _admits(bridge_guard.joined(found.domain_with(), state), state):
+            return
+    except TextError as error:  # the call is one of the network's
+        raise GuestnetError(f"new NIC of domain {found.domain.name!r}: {error}") from error
+    promise = hotplug.promised(found, state)
+    try:
+        _await(found, promise, state)
+    finally:
+        promise.hand_over()
+
+
+def _await(found: hotplug.Plug, promise: Promise, state: State) -> None:
+    """Has a helper wait for a NIC; one that moves within its bridge is guarded at once."""
+    # Is it that NIC, of which something else changes, or another one with its MAC? No call tells.
+    stays = hotplug.staying(found)
+    try:
+        if stays.moves:
+            with state.lock() as hold:
+                hotplug.forget_others(found, stays, state)
+                _guard_one(found, stays.tap, state, hold)
+        hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays, promise)
+    except (GuestnetError, OSError):
+        with state.lock():
+            state.drop_plugging(found.portid)  # there will be no such NIC
+        if stays.moves:
+            _put_back(found.domain.name, found.uuid, state)
+        raise
+
+
+def _put_back(name: str, uuid: str, state: State) -> None:
+    """A NIC does not move after all: it has again what libvirt's record says. Never fails: the log is told."""
+    try:
+        record = libvirt_records.record(name)
+        if record is not None and record.domain.text_of("uuid") == uuid:
+            domain_calls.repair(record.domain, state)
+    except GuestnetError as error:
+        log.complain(f"domain {name}: a NIC that did not move is not guarded as before: {error}")
+
+
+def _admits(domain: Domain, state: State) -> bool:
+    """Whether a NIC that is being plugged in concerns us. Raises GuestnetError where it is not to be."""
+    guardable.check(domain)
+    if not _ours(domain, state):
+        return False
+    admitted = address_owners.admit(domain, state)
+    with state.lock():
+        address_owners.recheck(admitted, state)
+        forwards.check_plugged(domain, state)
+    return True
+
+
+def _ours(domain: Domain, state: State) -> bool:
+    wanted = (vlan_membership.tap_vlans, wanted_forwards.ways)
+    ours = port_guard.planned(domain, state) or next_hop.reaches(domain)
+    return bool(ours) or any(of(domain) for of in wanted)
+
+
+def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> bool:
+    """The helper's work, once the new NIC's tap is there; False where it is not: the NIC has moved on, and another
+    helper is at work, or it is on its way to here. Raises GuestnetError."""
+    with state.lock() as hold:
+        if state.plugging(found.portid) is None:
+            return True  # unplugged again
+        if not links.is_on(tap, found.bridge):
+            return False
+        _guard_one(found, tap, state, hold)
+    if found.qdisc:
+        checksum_guard.guard_when_limited(tap, found.qdisc, state)
+    return True
+
+
+def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
+    domain = bridge_guard.joined(found.domain_with(tap), state)
+    taps.check([domain], state)
+    receipts = port_guard.wanted(domain, state)
+    bridge_guard.settle_pending(state, hold)
+    port_guard.clear(receipts, state, hold)
+    port_guard.put(port_guard.record(found.uuid, receipts, state), receipts, [], state, hold, limited=bool(found.qdisc))
+    tagging.tag(domain, state, whole=False)
+    bridge_ports.settle(domain.name, receipts, state)
+    try:
+        reachability.lead_to_nic(domain, tap, state)
+    except GuestnetError as error:  # guarded it is: it can stay up
+        log.complain(f"domain {found.domain.name}: nothing leads to new NIC {found.mac}: {error}")
+    forwards.claim(domain, state, whole=False)
+    try:
+        forwards.activate({found.uuid}, state, hold)
+    except GuestnetError as error:  # the same, and it may be another guest's
+        log.complain(f"domain {found.domain.name}: new NIC {found.mac}: {error}")
+
+
+def release_port(hook_data: xmlread.Node, state: State) -> None:
+    """Takes the filter of an unplugged NIC away, once its tap is gone.
+
+    A NIC that merely moved to another network has a new port by now, and its tap lives on: it stays guarded, unless
+    only the old network wanted that.
+    """
+    port = hook_data.one("networkport")
+    if port is None:
+        return
+    portid, uuid = port.text_of("uuid"), port.text_of("owner/uuid")
+    with state.lock() as hold:
+        state.drop_plugging(portid)
+        mine = [r for r in map(state.sound_port, state.taps(uuid)) if r and r.portid == portid]
+        port_guard.release(
+            [r.tap for r in mine if not links.is_there(r.tap, r.ifindex) or _left(r, state)], state, hold
+        )
+        tagging.sweep(state)
+        reachability.leave_bridge(port, state, hold)
+        forwards.sweep("", state, hold)
+    name = port.text_of("owner/name")
+    if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in mine):
+        _put_back(name, uuid, state)  # libvirt gave up a move for which we had guarded it
+
+
+def _left(receipt: PortReceipt, state: State) -> bool:
+    """Whether a tap moved to where nobody guards it."""
+    network = state.network(receipt.network)
+    off = links.master_of(receipt.tap) == ""
+    moved = network is not None and not off and not links.is_on(receipt.tap, network.bridge)
+    expected = any((p.uuid, p.mac) == (receipt.uuid, receipt.mac) for p in state.pluggings())
+    return moved and not receipt.own and not expected

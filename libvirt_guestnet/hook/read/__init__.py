@@ -1,0 +1,1 @@
+"""From XML to typed wants. Pure, but for libvirt's own records."""

@@ -1,0 +1,196 @@
+"""A domain as a hook sees it: each NIC of its XML joined, once, with its network and with what the metadata says of it.
+
+Everything else takes these two; nothing reads a domain's XML a second time, and nothing changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
+
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read import nics
+from libvirt_guestnet.metadata import reader
+from libvirt_guestnet.metadata.attributes import mac, number, of_child
+from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy, Vlans
+from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.xmlread import Node
+
+NetworkOf = Callable[[str], NetworkReceipt | None]
+# The name of the network that counts for a NIC, by its bridge and the network that it names.
+NameOf = Callable[[str, str], str]
+
+# Of one domain, in all of its ports: each costs everybody's next call time, what is behind a guest the most, since all
+# of it may talk to all that is behind others.
+MOST_LINES, MOST_BEHIND = 1024, 64
+
+
+class Nic:
+    """One NIC. `tap` is the <target dev> that it names; "" stands for all that it does not say. `network` is the name
+    of the network that counts for it."""
+
+    def __init__(self, xml: Node, domain: Domain) -> None:
+        named = of_child(xml, "source", "network")
+        self._xml, self._domain = xml, domain
+        self.mac = of_child(xml, "mac", "address").lower()
+        self.type = xml.get("type")
+        self.tap = of_child(xml, "target", "dev")
+        self.bridge = of_child(xml, "source", "bridge")
+        self.portid = of_child(xml, "source", "portid")
+        self.network = domain.name_of(self.bridge, named)
+        self.mtu = of_child(xml, "mtu", "size")
+        self.is_isolated = of_child(xml, "port", "isolated") == "yes"
+        virtualport = xml.one("virtualport")
+        self.virtualport = None if virtualport is None else virtualport.get("type")
+
+    @cached_property
+    def kind(self) -> nics.Kind:
+        """Whether it can be guarded, and why not."""
+        return nics.of(self.type, self.tap)
+
+    @property
+    def has_tap(self) -> bool:
+        """Whether it is of a type that makes a tap: what others name as <target dev> says nothing."""
+        return self.kind.guarded == nics.YES
+
+    @cached_property
+    def receipt(self) -> NetworkReceipt | None:
+        """What its network says, if that carries our metadata."""
+        return self._domain.network_of(self.network) if self.network else None
+
+    @cached_property
+    def policy(self) -> PortPolicy | None:
+        """What the domain's metadata says of it. Raises GuestnetError on what cannot be carried out."""
+        return self._domain.policy_of(self)
+
+    @property
+    def bridge_of_network(self) -> str:
+        """The bridge that it is on, or will be."""
+        return self.bridge or (self.receipt.bridge if self.receipt else "")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it is to be guarded, by its policy and its network."""
+        if self.receipt is not None and self.receipt.required:
+            return True
+        if self.policy is not None:
+            return self.policy.guarded
+        return self.receipt is not None and self.receipt.guarded
+
+    @cached_property
+    def vlans(self) -> Vlans | None:
+        """Its VLANs where they are not its network's: its policy's, or libvirt's <vlan>. Raises GuestnetError."""
+        if self.policy is not None and self.policy.vlans is not None:
+            return self.policy.vlans
+        vlan = self._xml.one("vlan")
+        return _libvirts_vlans(vlan) if vlan is not None else None
+
+    def checked_tap(self) -> str:
+        """Its tap. Raises GuestnetError where there is none."""
+        where = f"domain {self._domain.name!r}: interface {self.mac}"
+        if not self.has_tap:
+            raise GuestnetError(f"{where}: type {self.type!r} has no tap to guard: {nics.because(self.kind)}")
+        if not self.tap:
+            raise GuestnetError(f"{where}: no <target dev> in the live XML, so nothing to guard")
+        return self.tap
+
+
+def _libvirts_vlans(vlan: Node) -> Vlans:
+    """libvirt 11 tags the tap itself, but leaves the uplink, and a default PVID other than 1, as they are."""
+    tags = list(vlan.all("tag"))
+    trunk = vlan.get("trunk") == "yes" or len(tags) > 1
+    native = [tag for tag in tags if not trunk or tag.get("nativeMode")]
+    tagged = [tag for tag in tags if trunk and tag.get("nativeMode") != "untagged"]
+    ids = [number(tag, "id", 4094) for tag in tagged]
+    return Vlans(number(native[0], "id", 4094) if native else 0, tuple((vid, vid) for vid in ids))
+
+
+class Domain:
+    """A domain, its NICs in the order of its XML, and PCI devices that it is given whole.
+
+    Two NICs may have one MAC address, such as a virtual function and the tap that stands in for it while a guest
+    migrates (net_failover): of these, what is said without the network of the one that cannot be guarded is said of
+    the other.
+    """
+
+    def __init__(
+        self, xml: Node, network_of: NetworkOf = lambda _name: None, name_of: NameOf = lambda _bridge, named: named
+    ) -> None:
+        self.xml, self.network_of, self.name_of = xml, network_of, name_of
+        self.name, self.uuid = xml.text_of("name"), xml.text_of("uuid")
+        self.nics = tuple(Nic(nic, self) for nic in xml.all("devices/interface"))
+
+    def without(self, nics: Collection[Nic]) -> Domain:
+        """The domain but for these NICs."""
+        rest = Domain.__new__(Domain)
+        rest.__dict__.update(self.__dict__)
+        rest.nics = tuple(nic for nic in self.nics if nic not in nics)
+        return rest
+
+    @property
+    def taps(self) -> set[str]:
+        """The taps that its NICs name."""
+        return {nic.tap for nic in self.nics if nic.tap and nic.has_tap}
+
+    def pci_devices(self) -> Iterator[dict[str, str]]:
+        """The addresses of PCI devices that it is given by <hostdev>."""
+        return (address.attributes for address in self.xml.all("devices/hostdev/source/address"))
+
+    def policies(self) -> Iterator[tuple[PortPolicy, Nic]]:
+        """What is said, each with the one NIC that has it."""
+        found: dict[int, tuple[PortPolicy, Nic]] = {}
+        for nic in self.nics:
+            policy = nic.policy
+            if policy is not None and not (id(policy) in found and _is_on(found[id(policy)][1], policy.network)):
+                found[id(policy)] = policy, nic
+        yield from found.values()
+
+    def policy_of(self, nic: Nic) -> PortPolicy | None:
+        """Raises GuestnetError on a MAC address that no NIC can have, as what is said there would silently not hold,
+        and on more lines than a host can carry for one domain."""
+        marks = self._marks.get(nic.mac)
+        if not marks:
+            return None
+        named = next((mark for mark in marks if _is_on(nic, mark.get("network"))), None)
+        if named is None and not nic.has_tap and nic.mac in self._with_tap:
+            return None
+        return self._read(marks[-1] if named is None else named)
+
+    @cached_property
+    def _marks(self) -> dict[str, list[Node]]:
+        """What is said, by MAC address."""
+        marks, found = reader.port_marks(self.xml), dict[str, list[Node]]()
+        _check_number(marks)
+        for mark in marks:
+            found.setdefault(mac(mark, "mac"), []).append(mark)
+        return found
+
+    @cached_property
+    def _with_tap(self) -> set[str]:
+        return {nic.mac for nic in self.nics if nic.has_tap}
+
+    @cached_property
+    def _known(self) -> dict[int, PortPolicy]:
+        return {}
+
+    def _read(self, mark: Node) -> PortPolicy:
+        if id(mark) not in self._known:
+            try:
+                self._known[id(mark)] = reader.read_port(mark)
+            except reader.PortError as error:
+                raise GuestnetError(f"domain {self.name!r}: {error}") from error
+        return self._known[id(mark)]
+
+
+def _check_number(ports: list[Node]) -> None:
+    behind = sum(1 for port in ports for _ in port.all(f"{NAMESPACE} behind", "|"))
+    for count, most, what in (
+        (sum(len(port.children) for port in ports), MOST_LINES, "addresses, prefixes, forwards and the like"),
+        (behind, MOST_BEHIND, "prefixes behind its ports"),
+    ):
+        if count > most:
+            raise GuestnetError(f"metadata: one domain may have {most} {what} at most, not {count}: leave some out")
+
+
+def _is_on(nic: Nic, network: str) -> bool:
+    return bool(nic.network) and network == nic.network

@@ -1,0 +1,55 @@
+"""What this host's administrator wants of every domain, as the hooks read it.
+
+`guestnet hooks install` and `hooks sync` write it from /etc/libvirt-guestnet/host.yaml, since hooks open no YAML; where
+nothing is asked for there is no file, and it costs nothing (decision 46).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+from libvirt_guestnet.errors import GuestnetError
+
+FILE = "/etc/libvirt-guestnet/hooks.json"  # also in hook/concern.py, which imports nothing
+ALLOW, REFUSE = "allow", "refuse"
+_LARGEST = 1 << 16
+
+
+class HostWide(NamedTuple):
+    """`unguardable`: whether a domain with a NIC that cannot be guarded may start, ALLOW or REFUSE."""
+
+    unguardable: str = ALLOW
+
+
+NOTHING_ASKED = HostWide()
+
+
+def read(file: str = FILE) -> HostWide:
+    """What counts for the hooks. Raises GuestnetError on a damaged file: what it asked for is not known then."""
+    try:
+        with open(file, "rb") as stream:
+            found = json.loads(stream.read(_LARGEST))
+    except FileNotFoundError:
+        return NOTHING_ASKED
+    except OSError as error:
+        raise GuestnetError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.get("unguardable", ALLOW) not in (ALLOW, REFUSE):
+        raise GuestnetError(f"{file} is damaged: run `guestnet hooks install`, which writes it from host.yaml")
+    return HostWide(found.get("unguardable", ALLOW))
+
+
+def write(wanted: HostWide, file: str = FILE) -> None:
+    """Makes that count. Raises OSError."""
+    if wanted == NOTHING_ASKED:
+        if os.path.lexists(file):
+            os.unlink(file)
+        return
+    os.makedirs(os.path.dirname(file), 0o755, exist_ok=True)
+    draft = f"{file}.draft"
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as stream:
+        json.dump(wanted._asdict(), stream)
+    os.replace(draft, file)

@@ -1,0 +1,92 @@
+"""libvirt's own records of running domains: what it has on record for a guest that runs, with its metadata."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.xmlread import Node
+
+# Not there yet when a domain starts, there when a NIC is plugged in.
+STATUS = "/run/libvirt/qemu/{}.xml"
+_GIVEN = ("vlan", "virtualport")
+
+
+def status(name: str) -> Node | None:
+    """libvirt's record of a domain, <domstatus>; None while it starts or does not run."""
+    try:
+        with open(_path(name), "rb") as file:
+            return xmlread.parse(file.read(xmlread.MAX_BYTES + 1))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _path(name: str) -> str:
+    """Of a name that no file can have there is no record: "", which is no file's either."""
+    return STATUS.format(name) if 0 < len(name.encode()) <= 250 and not {"/", "\0"} & set(name) else ""
+
+
+class Record(NamedTuple):
+    """A running domain as a hook would see it; its `version` is another when libvirt has written it anew."""
+
+    domain: Node
+    version: tuple[int, int]
+
+
+def record(name: str, known: Record | None = None) -> Record | None:
+    """libvirt's record of a domain, `known` itself if that is still it; None while it does not run. Raises
+    GuestnetError on one that cannot be read."""
+    try:
+        with open(_path(name), "rb") as file:
+            stat = os.fstat(file.fileno())
+            version = stat.st_ino, stat.st_mtime_ns
+            if known is not None and known.version == version:
+                return known
+            domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Record(_with_given(domain), version) if domain is not None else None
+
+
+def record_size(name: str) -> int:
+    """The octets of libvirt's record of a domain; 0 while it does not run."""
+    try:
+        return os.stat(_path(name)).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def version(name: str) -> tuple[int, int]:
+    """What a record of a domain would have as its `version`; (0, 0) while it does not run."""
+    try:
+        found = os.stat(_path(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def _with_given(domain: Node) -> Node:
+    """libvirt's record keeps apart what a network gave a NIC; the XML on a hook's stdin does not."""
+    for nic in domain.all("devices/interface"):
+        given, source = nic.one("actual"), nic.one("source")
+        if given is not None and source is not None:
+            nic.attributes.update(given.attributes)  # its type
+            source.attributes.update(of.attributes if (of := given.one("source")) else {})
+            nic.children = [*(child for child in given.children if child.tag in _GIVEN), *nic.children]
+    return domain
+
+
+def running(name: str, uuid: str) -> Node | None:
+    """What libvirt has on record for a running domain, with its metadata; None while it starts or does not run."""
+    found = status(name)
+    domain = found.one("domain") if found else None
+    return domain if domain is not None and domain.text_of("uuid") == uuid else None
+
+
+def port_of(name: str, uuid: str, tap: str) -> str:
+    """The UUID of the port that libvirt has on record for a running domain's tap, "" if none."""
+    domain = running(name, uuid)
+    nics = Domain(domain).nics if domain is not None else ()
+    return next((nic.portid for nic in nics if nic.has_tap and nic.tap == tap), "")

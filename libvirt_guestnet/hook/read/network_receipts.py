@@ -1,0 +1,207 @@
+"""What a network's XML on a hook's stdin says of its ports and wants of the host: pure reading, no effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
+from libvirt_guestnet.datapath.devices.vxlan_device import Overlay
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read import nics
+from libvirt_guestnet.metadata import policy, reader
+from libvirt_guestnet.metadata.attributes import address, device, of_child, optional_device
+from libvirt_guestnet.metadata.policy import REQUIRED, STRICT, NetworkPolicy
+from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.xmlread import Node
+
+T = TypeVar("T")
+
+
+class AwareBridge(NamedTuple):
+    """A bridge that must tell VLANs apart; `existing` is false for libvirt's own, which our hook turns on.
+
+    `tag` is the network's access VLAN (0: none), `uplink` the port that leads outside ("": none known).
+    """
+
+    bridge: str
+    existing: bool
+    tag: int
+    service: bool
+    uplink: str
+
+
+class UplinkBridge(NamedTuple):
+    """Mode bridge: the bridge our hook makes and the NIC it puts behind it."""
+
+    bridge: str
+    device: str
+
+
+@lru_cache(4)
+def network_policy(network: Node) -> NetworkPolicy | None:
+    """What our metadata in a <network> says, or None when it carries none. Raises GuestnetError on bad values."""
+    mark = reader.network_mark(network)
+    return reader.read_network(mark) if mark is not None else None
+
+
+def network_receipt(network: Node) -> NetworkReceipt | None:
+    """What a <network> element says, or None when it carries nothing of ours. Raises GuestnetError on bad values."""
+    said, bridge = network_policy(network), network.one("bridge")
+    if said is None:
+        return None
+    check_kind(network)
+    return NetworkReceipt(
+        name=network.text_of("name"),
+        topology=said.topology,
+        guarded=said.guarded != "no",
+        bridge=optional_device(bridge, "name") if bridge else "",
+        subnets=tuple(str(subnet.prefix) for subnet in said.subnets),
+        hosts=tuple(str(address(ip, "address")) for ip in network.all("ip")),
+        reservations=tuple(_reservations(network)),
+        dynamic=tuple(map(_range, network.all("ip/dhcp/range"))),
+        mac=parse.mac(own) if (own := of_child(network, "mac", "address")) else "",
+        lease=_longest_lease(network, 4),
+        lease6=_longest_lease(network, 6),
+        privacy=said.privacy == "yes",
+        strict=said.privacy == STRICT,
+        log=said.log is True,
+        offload=said.offload,
+        outside=_outside(network, "route"),
+        nat_outside=_outside(network, "nat"),
+        isolated=any(port.get("isolated") == "yes" for port in network.all("port")),
+        libvirt_fdb=bridge is not None and bridge.get("macTableManager") == "libvirt",
+        required=said.guarded == REQUIRED,
+        announced=tuple(_announced(network)),
+    )
+
+
+def check_kind(network: Node) -> None:
+    """Raises GuestnetError for a network that insists on guarded ports and gives none that can be."""
+    said, kind = network_policy(network), nics.of_network(network)
+    if said is not None and said.guarded == REQUIRED and kind.guarded != nics.YES:
+        name = network.text_of("name")
+        raise GuestnetError(f"network {name!r} insists on guarded ports, and gives none: {nics.because(kind)}")
+
+
+def _outside(network: Node, mode: str) -> str:
+    forward = network.one("forward")
+    return optional_device(forward, "dev") if forward and (forward.get("mode") or "nat") == mode else ""
+
+
+def _announced(network: Node) -> Iterator[str]:
+    """libvirt's server announces each /64 for guests to form addresses of; none at all where it serves DHCPv6."""
+    six = [ip for ip in network.all("ip") if ip.get("family") == "ipv6"]
+    if not any(ip.one("dhcp/range") or ip.one("dhcp/host") for ip in six):
+        for ip in six:
+            if ip.get("prefix") == "64":
+                yield str(parse.enclosing(f"{address(ip, 'address')}/64"))
+
+
+def _range(dhcp_range: Node) -> tuple[str, str]:
+    start, end = address(dhcp_range, "start"), address(dhcp_range, "end")
+    if start.version != end.version or int(start) > int(end):
+        raise GuestnetError(f"<range>: from {start} to {end} there is no address")
+    return str(start), str(end)
+
+
+_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
+_DNSMASQ_LEASE = {4: 3600, 6: 86400}
+_MOST_EXPIRY = (1 << 32) - 1
+_FOREVER = 10 * 365 * 86400  # <lease expiry='0'/>
+
+
+def _longest_lease(network: Node, version: int) -> int:
+    """Seconds; 0 without a range of that IP version."""
+    listed = network.all("ip/dhcp/range")
+    return max((_lease(r, version) for r in listed if (":" in r.get("start")) == (version == 6)), default=0)
+
+
+def _lease(dhcp_range: Node, version: int) -> int:
+    """Seconds; libvirt's <lease expiry= unit=> counts minutes unless told otherwise."""
+    lease = dhcp_range.one("lease")
+    if lease is None or not lease.get("expiry"):
+        return _DNSMASQ_LEASE[version]
+    expiry = parse.number(lease.get("expiry"), 0, _MOST_EXPIRY)
+    return min(expiry * _UNITS.get(lease.get("unit") or "minutes", 60) or _FOREVER, _FOREVER)
+
+
+def _reservations(network: Node) -> Iterator[tuple[str, str]]:
+    """MAC and address of each; "" for one that is only known by a name or a DUID, which anybody can claim."""
+    for host in network.all("ip/dhcp/host"):
+        if host.get("ip"):
+            yield _mac(host.get("mac") or _mac_of(host.get("id"))), str(address(host, "ip"))
+
+
+def _mac(text: str) -> str:
+    try:
+        return parse.mac(text)
+    except parse.TextError:
+        return ""
+
+
+def _mac_of(duid: str) -> str:
+    """The MAC in a DUID that is made of an Ethernet address, alone or with a time (RFC 8415, 11.2 and 11.4)."""
+    octets = [pair.zfill(2) for pair in duid.lower().split(":")]
+    made_of_mac = {10: ["00", "03", "00", "01"], 14: ["00", "01", "00", "01"]}.get(len(octets))
+    return ":".join(octets[-6:]) if octets[:4] == made_of_mac else ""
+
+
+def _carrier(network: Node, kind: type[T]) -> tuple[str, T] | None:
+    """The network's bridge, and what the hook puts under it, where that is of a kind."""
+    said, bridge = network_policy(network), network.one("bridge")
+    if said is None or bridge is None or not isinstance(said.carrier, kind):
+        return None
+    return device(bridge, "name"), said.carrier
+
+
+def uplink(network: Node) -> UplinkBridge | None:
+    """The bridge to make for a network of mode bridge whose label is mapped to a NIC, else None."""
+    found = _carrier(network, policy.Uplink)
+    return UplinkBridge(found[0], found[1].device) if found and not found[1].vlan else None
+
+
+def subinterface(network: Node) -> VlanDevice | None:
+    """The bridge and the VLAN of a NIC to make for a network, else None. Raises GuestnetError on bad values."""
+    found = _carrier(network, policy.Uplink)
+    if found is None or not found[1].vlan:
+        return None
+    bridge, said = found
+    return VlanDevice(bridge, said.device, said.vlan, said.service)
+
+
+def is_libvirts_bridge(network: Node) -> bool:
+    """Whether libvirt makes the network's bridge, and removes it: in every mode but those that use what is there."""
+    forward = network.one("forward")
+    return network.one("bridge") is not None and (forward is None or forward.get("mode") in _LIBVIRTS_BRIDGE)
+
+
+def forwards_ipv6(network: Node) -> bool:
+    """Whether libvirt has the host forward IPv6 when one of our networks starts."""
+    ours, forward = reader.network_mark(network), network.one("forward")
+    routed = forward is not None and (forward.get("mode") or "nat") in ("nat", "route", "open")
+    return ours is not None and routed and any(":" in ip.get("address") for ip in network.all("ip"))
+
+
+_LIBVIRTS_BRIDGE = ("", "nat", "route", "open")
+
+
+def aware_bridge(network: Node) -> AwareBridge | None:
+    """The VLAN-aware bridge of a network, else None. Raises GuestnetError on bad values."""
+    found = _carrier(network, policy.VlanBridge)
+    if found is None:
+        return None
+    bridge, said = found
+    return AwareBridge(bridge, bool(said.label), said.tag, said.service, said.uplink)
+
+
+def overlay(network: Node) -> Overlay | None:
+    """The bridge and the VXLAN device to make for a network, else None. Raises GuestnetError on bad values."""
+    found = _carrier(network, policy.Vxlan)
+    if found is None:
+        return None
+    bridge, said = found
+    ends = (*((said.group,) if said.group else ()), *said.remotes)
+    return Overlay(bridge, said.device, said.vni, said.port, said.mtu, ends)

@@ -1,0 +1,273 @@
+"""What a domain's ports may send, by the XML on a hook's stdin: pure reading, no effects."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network, summarize_address_range
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.port.dhcp_requests import usual_addresses
+from libvirt_guestnet.datapath.port.learning import DhcpServer
+from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read import savi_prefixes
+from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.metadata.policy import ANY, NONE, REFUSE, STRICT, PortPolicy, Vlans
+from libvirt_guestnet.model.slaac import eui64
+from libvirt_guestnet.parse import Address, Prefix, address, prefix
+from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
+
+# So many reservations are told to each port of a network; what is more, once to all.
+FEW_RESERVED = 100
+
+Leases = tuple[tuple[Address, int], ...]
+
+
+def port_receipts(domain: Domain, closed: Collection[str] = ()) -> list[PortReceipt]:
+    """The guarded ports of a domain, as they must be applied. Raises GuestnetError on anything it cannot guard.
+
+    A NIC's own policy in the domain's metadata wins; without one the defaults of a network that carries our metadata
+    apply; a NIC with neither is none of our business. One that is not to be guarded has a receipt too, as trusted,
+    where its bridge is among the `closed`.
+    """
+    receipts = (_port_receipt(domain, nic, closed) for nic in domain.nics)
+    return [receipt for receipt in receipts if receipt]
+
+
+def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortReceipt | None:
+    if not nic.is_guarded and nic.bridge not in closed:
+        return None
+    policy, network = nic.policy, nic.receipt
+    bare = _bare(domain, nic)
+    if not nic.is_guarded:
+        return _trusted(bare, policy)
+    bare = _served(bare, network) if network else bare
+    if policy is not None:
+        known = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
+        return savi_prefixes.with_claims(known, network, _choice(policy, network))
+    if network is None:
+        return None
+    known = _with_defaults(_by_network(bare, network), network)
+    return savi_prefixes.with_claims(known, network, _choice(None, network))
+
+
+def _bare(domain: Domain, nic: Nic) -> PortReceipt:
+    """What holds of a port whatever it may send."""
+    policy, network, vlans = nic.policy, nic.receipt, nic.vlans or Vlans()
+    bare = PortReceipt(
+        tap=nic.checked_tap(),
+        mac=parse.mac(nic.mac),
+        domain=domain.name,
+        uuid=domain.uuid,
+        network=nic.network or (policy.network if policy else ""),
+        portid=nic.portid,
+        offload=_offload(policy, network),
+        segment=_segment(nic, 0 if vlans.tagged else vlans.untagged or (network.vlan if network else 0)),
+    )
+    bare = _reached(bare, policy) if policy is not None else bare
+    if not (vlans.tagged and nic.is_guarded):
+        return bare
+    return bare._replace(trunk=vlans.tagged, native=vlans.untagged > 0, service=network is not None and network.service)
+
+
+def _choice(policy: PortPolicy | None, network: NetworkReceipt | None) -> bool:
+    """Whether the guest forms no address itself."""
+    if policy is not None and policy.privacy:
+        return policy.privacy == STRICT
+    return network is not None and network.strict
+
+
+def _trusted(bare: PortReceipt, policy: PortPolicy | None) -> PortReceipt:
+    """It may send anything; what its policy names is nobody else's all the same."""
+    if policy is None:
+        return bare._replace(trusted=True)
+    return bare._replace(own=True, trusted=True, owned=_singles(policy.addresses), pairs=_pairs(policy))
+
+
+def _reached(bare: PortReceipt, policy: PortPolicy) -> PortReceipt:
+    """With the addresses for which the host answers on other links."""
+    floating = _singles(each.ip for each in policy.floating)
+    if policy.routed is None or not policy.routed.publish:
+        return bare._replace(reached=floating)
+    return bare._replace(reached=(*floating, *_singles(policy.addresses)), vrf=policy.routed.vrf)
+
+
+def _offload(policy: PortPolicy | None, network: NetworkReceipt | None) -> str:
+    """No port's own policy takes back what its network insists on."""
+    said = (policy.offload if policy else "", network.offload if network else "")
+    return REFUSE if REFUSE in said else ""
+
+
+def _served(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
+    """What the host's DHCP server gives the port is counted, also where its addresses are known."""
+    starts = [address(start) for start, _ in network.dynamic]
+    six = [start for start in starts if isinstance(start, IPv6Address)]
+    counted = ((4, int(len(starts) > len(six))), (6, usual_addresses(six, bare.mac, network.mac)))
+    served = tuple((version, count) for version, count in counted if count and _serves(network, version))
+    return bare._replace(served=served, dhcp_mac=network.mac, lease=network.lease, lease6=network.lease6)
+
+
+def _segment(nic: Nic, vlan: int) -> str:
+    with suppress(GuestnetError):  # no name that could be written: nobody keeps account there
+        return segment(parse.device(nic.bridge_of_network), vlan)
+    return ""
+
+
+def segment(bridge: str, vlan: int) -> str:
+    """What the link of a bridge is called, or a VLAN of it."""
+    return f"{bridge}/{vlan}" if vlan else bridge
+
+
+def _with_policy(receipt: PortReceipt, policy: PortPolicy, network: NetworkReceipt | None) -> PortReceipt:
+    defaulted = _with_defaults(receipt, network) if network else receipt
+    return defaulted._replace(
+        pairs=_pairs(policy),
+        roles=tuple(role for role in policy.roles if role in ROLES),
+        log=defaulted.log if policy.log is None else policy.log,
+        privacy=policy.privacy == "yes" if policy.privacy else defaulted.privacy,
+    )
+
+
+def _pairs(policy: PortPolicy) -> tuple[tuple[str, str], ...]:
+    return tuple((pair.mac, str(pair.prefix)) for pair in policy.pairs)
+
+
+def _with_defaults(receipt: PortReceipt, network: NetworkReceipt) -> PortReceipt:
+    return receipt._replace(privacy=network.privacy, log=network.log)
+
+
+def _by_policy(bare: PortReceipt, policy: PortPolicy, network: NetworkReceipt | None) -> PortReceipt:
+    receipt = bare._replace(
+        owned=_singles(policy.addresses),
+        routed=tuple(map(str, policy.sources)),
+        excluded=tuple(map(str, policy.onlink)),
+    )
+    if policy.addressing == ANY:
+        return _anything(receipt, network)
+    if policy.addressing == NONE:
+        return receipt._replace(bare=True)
+    if receipt.owned and network is not None:
+        return receipt._replace(owned=(*receipt.owned, *_slaac(bare.mac, network, receipt.owned)))
+    return receipt if receipt.owned or network is None else _by_network(receipt, network)
+
+
+def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
+    """What the network knows of a port: a reservation, what its host's server will tell, what follows from the MAC.
+
+    A port of which nobody knows more than that may ask by DHCP, and use no answer that cannot be believed.
+    """
+    reserved = tuple(ip for mac, ip in network.reservations if mac == bare.mac)
+    asked = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
+    learns = [v for v in asked if _learns(network, v)]
+    if bare.trunk and learns:
+        if not reserved:
+            raise GuestnetError(
+                f"domain {bare.domain!r}: interface {bare.mac}: a guarded trunk learns no address from the DHCP server "
+                f"of network {network.name!r}: give its port addresses, or a reservation in the network"
+            )
+        learns = []
+    known = _without_reserved(bare, network)._replace(owned=(*reserved, *_slaac(bare.mac, network, reserved)))
+    return _learning(known, network, learns) if learns else known
+
+
+def _learns(network: NetworkReceipt, version: int) -> bool:
+    """Whether the host's server can be told from others, and so its answers be believed."""
+    ranged = next(_dynamic(network, version), "")
+    return bool(_serves(network, version) and ranged and network.bridge and (network.mac or version == 4))
+
+
+def _serves(network: NetworkReceipt, version: int) -> bool:
+    return any(address(host).version == version for host in network.hosts)
+
+
+def _learning(known: PortReceipt, network: NetworkReceipt, versions: list[int]) -> PortReceipt:
+    return known._replace(
+        dhcp=tuple(host for host in network.hosts if address(host).version in versions),
+        dynamic=tuple(text for version in versions for text in _dynamic(network, version)),
+        # The host's own addresses are nobody else's, whatever its server says.
+        excluded=(*known.excluded, *network.hosts),
+        bridge=network.bridge,
+    )
+
+
+def _anything(bare: PortReceipt, network: NetworkReceipt | None) -> PortReceipt:
+    """Any address of the network's, or any at all, but never the host's or a reserved one, nor what another holds."""
+    subnets = network.subnets if network and network.subnets else ("0.0.0.0/0", "::/0")
+    if network:
+        bare = _without_reserved(bare._replace(excluded=(*bare.excluded, *network.hosts)), network)
+    return bare._replace(owned=(*bare.owned, *subnets))
+
+
+def _without_reserved(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
+    """What is reserved is nobody's by chance. Sources are carved out for each port, as no set is looked into there."""
+    if len(network.reservations) > FEW_RESERVED and network.bridge and not bare.routed:
+        return bare._replace(reserved=segment(network.bridge, network.vlan))
+    return bare._replace(excluded=(*bare.excluded, *(ip for _, ip in network.reservations)))
+
+
+def _slaac(mac: str, network: NetworkReceipt, known: Collection[str]) -> Iterator[str]:
+    """What a guest forms without asking, but for what it has and what is somebody's."""
+    others = {*network.hosts, *(ip for owner, ip in network.reservations if owner != mac)}
+    for subnet in map(prefix, dict.fromkeys([*network.subnets, *network.announced])):
+        if isinstance(subnet, IPv6Network) and subnet.prefixlen == 64:
+            formed = str(eui64(subnet, mac))
+            if formed not in others and f"{formed}/128" not in known and formed not in known:
+                yield formed
+
+
+def _dynamic(network: NetworkReceipt, version: int) -> Iterator[str]:
+    for start, end in network.dynamic:
+        first, last = address(start), address(end)
+        if first.version == version:
+            yield from map(str, summarize_address_range(first, last))
+
+
+def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> PortGuard:
+    """The filter's terms for a receipt; `leases` are what the host's DHCP server says the port has already. A port
+    that is new forgets what another learnt on its tap.
+
+    Raises GuestnetError on text that is no address or prefix.
+    """
+    server = DhcpServer(
+        bridge=receipt.segment or receipt.bridge,
+        mac=receipt.dhcp_mac,
+        addresses=tuple(map(prefix, receipt.dhcp)),
+        dynamic=tuple(map(prefix, receipt.dynamic)),
+        seconds=((4, receipt.lease), (6, receipt.lease6)),
+        leases=leases,
+        is_new=is_new,
+        served=receipt.served,
+    )
+    return PortGuard(
+        tap=receipt.tap,
+        mac=receipt.mac,
+        owned=tuple(map(prefix, receipt.owned)),
+        routed=tuple(map(prefix, receipt.routed)),
+        excluded=_prefixes(receipt.excluded),
+        pairs=tuple((mac, prefix(text)) for mac, text in receipt.pairs),
+        roles=receipt.roles,
+        server=server if receipt.dhcp or receipt.served else None,
+        log=receipt.log,
+        trunk=Trunk(list(receipt.trunk), receipt.service, receipt.native) if receipt.trunk else None,
+        bare=receipt.bare,
+        segment=receipt.segment,
+        beside=tuple((link, prefix(text)) for link, text in receipt.beside),
+        claims=tuple(map(prefix, receipt.claims)),
+        unclaimed=tuple(map(prefix, receipt.unclaimed)),
+        by_use=receipt.privacy,
+        is_new=is_new,
+        reserved=receipt.reserved,
+    )
+
+
+@lru_cache(8)
+def _prefixes(texts: tuple[str, ...]) -> tuple[Prefix, ...]:
+    """Thousands on a network with as many reservations, and one call asks several times."""
+    return tuple(map(prefix, texts))
+
+
+def _singles(addresses: Iterable[Address]) -> tuple[str, ...]:
+    """As prefixes of one address each."""
+    return tuple(f"{each}/{each.max_prefixlen}" for each in addresses)

@@ -1,0 +1,43 @@
+"""Forwards and floating addresses that a domain's XML asks for: pure reading, no effects."""
+
+from __future__ import annotations
+
+from libvirt_guestnet.datapath.forwards.table import Floating, ForwardRule, PortForwards
+from libvirt_guestnet.datapath.run.names import check_device
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.metadata.policy import FloatingAddress
+from libvirt_guestnet.model.claims import MOST_MOVED
+
+_MOST_OF_ALL = 4 * MOST_MOVED
+
+
+def ways(domain: Domain) -> list[PortForwards]:
+    """Those of a domain's ports that have any. Raises GuestnetError on what cannot be carried out."""
+    found = [each for nic in domain.nics if (each := _ways(domain, nic))]
+    moved = sum(f.last - f.first + 1 for each in found for f in each.forwards if f.first != f.to_first)
+    if moved > _MOST_OF_ALL:
+        raise GuestnetError(f"metadata: the forwards of one domain may move {_MOST_OF_ALL} ports at most, not {moved}")
+    return found
+
+
+def _ways(domain: Domain, nic: Nic) -> PortForwards | None:
+    policy = nic.policy
+    if policy is None or not (policy.forwards or policy.floating):
+        return None
+    return PortForwards(
+        tap=nic.checked_tap(),
+        mac=nic.mac,
+        uuid=domain.uuid,
+        domain=domain.name,
+        bridge=check_device(nic.bridge_of_network),
+        forwards=tuple(
+            ForwardRule(f.protocol, f.first, f.last, f.to, f.to_first, f.at, f.hide) for f in policy.forwards
+        ),
+        floating=tuple(map(_floating, policy.floating)),
+    )
+
+
+def _floating(asked: FloatingAddress) -> Floating:
+    ip = str(asked.ip)
+    return Floating(ip, ip, str(asked.via)) if asked.via else Floating(ip, str(asked.to))

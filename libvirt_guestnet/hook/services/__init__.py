@@ -1,0 +1,1 @@
+"""The service that puts back what somebody else takes away."""

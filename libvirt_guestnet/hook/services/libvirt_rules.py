@@ -1,0 +1,218 @@
+"""libvirt's own rules: whether they are there, and having its daemon make them anew.
+
+It does so when it hears on D-Bus that firewalld has reloaded, whoever says so (9.0 to 11.3); at a mere SIGHUP it finds
+its chains missing. Every signal is a whole round for it, and rounds queue: of a slow daemon, minutes. So it is told
+once, and again only where some rules are still missing when it rests. 11.3's nftables backend deletes by the handles of
+flushed rules, and so some that it has just made, of whatever network; its records say how many there should be in each
+chain. The log is told only what is seen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Set
+from contextlib import suppress
+from typing import NamedTuple
+
+from libvirt_guestnet import log, xmlread
+from libvirt_guestnet.datapath.run import program
+from libvirt_guestnet.datapath.run.nft import listed, sizes_of, tables
+from libvirt_guestnet.errors import GuestnetError
+
+_LIBVIRT, _TABLE = "/run/libvirt", "ip libvirt_network"
+# Those of its iptables backend (5.1 and later): rules of ours and of others name its bridges, too.
+_CHAINS = "-A LIBVIRT_"
+# Of a rule of its nftables backend: changes with all that passes.
+_COUNTED = re.compile(r"counter packets \d+ bytes \d+")
+_DAEMONS = ("/run/libvirtd.pid", "/run/virtnetworkd.pid")
+_RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
+_REST_SECONDS, _LONGEST_REST, _TIMES = 1.5, 30.0, 4
+# So that work is not missed in between, such as from one program to the next.
+_LOOK_SECONDS = 0.5
+# Less is what an idle daemon takes for itself.
+_WORK_TICKS = 3
+# A host's daemon may have other work all day.
+_MOST_WORK_SECONDS = 120.0
+
+
+class Ruled(NamedTuple):
+    """A network that libvirt has rules for: its bridge, and how many rules in which chain, as (table, chain), where the
+    record says so: of the nftables backend."""
+
+    bridge: str
+    chains: Counter[tuple[str, str]]
+
+
+class Seen(NamedTuple):
+    """The bridges whose rules are not all there; whether others' are; and all rules, to be compared."""
+
+    lost: frozenset[str]
+    some_left: bool
+    rules: str
+
+
+class Libvirts:
+    """Sees to them; `patience` says in how many seconds to look again, if something is missing."""
+
+    def __init__(self, looks: log.Looks) -> None:
+        self._looks = looks
+        self._all_is_there()
+
+    def _all_is_there(self) -> None:
+        self._noticed, self._asked, self._worked, self._times, self._told = 0.0, 0.0, 0.0, 0, False
+        self._rules, self._ticks = "", 0
+        self.patience: float | None = None
+
+    def see_to(self) -> None:
+        """Raises GuestnetError where it cannot look."""
+        found, now = look(self._looks), time.monotonic()
+        if not found.lost:
+            self._all_is_there()
+            return
+        self._noticed = self._noticed or now
+        self._watch_work(found, now)
+        self.patience = _LONGEST_REST if self._told else _LOOK_SECONDS
+        stopping = found.some_left and now - self._noticed < _REST_SECONDS  # perhaps just one network
+        if not stopping and (not self._times or self._is_resting(now)):
+            self._tell(found, now)
+            self._ask(now)
+
+    def _watch_work(self, found: Seen, now: float) -> None:
+        ticks = _ticks()
+        if found.rules != self._rules or abs(ticks - self._ticks) >= _WORK_TICKS or _runs_programs():
+            self._rules, self._ticks, self._worked = found.rules, ticks, now
+
+    def _is_resting(self, now: float) -> bool:
+        """Whether it has done what it was asked for, less and less soon: it may be one that does not hear us."""
+        rest: float = min(_REST_SECONDS * 2 ** (self._times - 1), _LONGEST_REST)
+        worked = self._worked if now - self._asked < _MOST_WORK_SECONDS else 0.0
+        return now - max(worked, self._asked) >= rest
+
+    def _ask(self, now: float) -> None:
+        self._asked, self._times = now, self._times + 1
+        with suppress(GuestnetError):
+            program.run(list(_RELOADED), "", "systemd")
+
+    def _tell(self, found: Seen, now: float) -> None:
+        if self._times >= _TIMES and not self._told:
+            self._told = True
+            bridges, seconds = ", ".join(sorted(found.lost)), now - self._noticed
+            log.complain(
+                f"rules of libvirt's for {bridges} are missing, and were {seconds:.0f} s ago: its daemon was asked "
+                f"{self._times} times to make them anew, and changes none now; if they stay away, restart it "
+                f"(systemctl restart libvirtd)"
+            )
+
+
+def look(looks: log.Looks) -> Seen:
+    """Raises GuestnetError. A record that cannot be read is named in the log, and that is all."""
+    ruled = [found for name in recorded("network") if (found := _ruled(name, looks))]
+    bridges = frozenset(each.bridge for each in ruled)
+    if not bridges:
+        return Seen(bridges, False, "")
+    rules = _rules(ruled)
+    there = _named(bridges, rules)
+    lost = bridges - there
+    if not lost and _lacks_any(ruled):  # whose they are is not to be seen: those of NAT name no bridge
+        lost = frozenset(each.bridge for each in ruled if each.chains)
+    return Seen(lost, bool(there), rules)
+
+
+def _rules(ruled: list[Ruled]) -> str:
+    """Those that libvirt makes, by either backend: the table of one stays when it is told to use the other."""
+    rules = "\n".join(listed("table", *_TABLE.split())) if _TABLE in tables() else ""
+    rules = _COUNTED.sub("counter", rules)
+    bridges = {each.bridge for each in ruled}
+    if _named(bridges, rules) == bridges:
+        return rules
+    try:
+        others = program.said(["iptables", "-w", "5", "-S"], "iptables").splitlines()
+        return "\n".join([rules, *(rule for rule in others if rule.startswith(_CHAINS))])
+    except GuestnetError:
+        if all(each.chains for each in ruled):
+            return rules  # it may not be installed: no rules were made by it
+        raise
+
+
+def _named(bridges: Set[str], rules: str) -> frozenset[str]:
+    """Those of these bridges that rules name."""
+    return frozenset(bridges).intersection(rules.replace('"', " ").split())
+
+
+def _lacks_any(ruled: list[Ruled]) -> bool:
+    """Whether a chain has fewer rules than libvirt made in it."""
+    wanted = sum((each.chains for each in ruled), Counter())
+    sizes = {table: sizes_of(table) for table in {table for table, _ in wanted}}
+    return any(sizes[table].get(chain, 0) < number for (table, chain), number in wanted.items())
+
+
+def recorded(kind: str) -> list[str]:
+    """The names of what libvirt has records of: running domains, active networks."""
+    folder = f"{_LIBVIRT}/{kind}"
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [name.removesuffix(".xml") for name in sorted(names) if name.endswith(".xml")]
+
+
+def _ruled(network_name: str, looks: log.Looks) -> Ruled | None:
+    """The network, if libvirt has rules for it."""
+    try:
+        with open(f"{_LIBVIRT}/network/{network_name}.xml", "rb") as file:
+            record = xmlread.parse(file.read(xmlread.MAX_BYTES + 1))
+    except FileNotFoundError:  # it has just been stopped
+        return None
+    except GuestnetError as error:
+        looks.complain(f"network {network_name}: whether libvirt's rules for it are there is not known: {error}")
+        return None
+    network = record.one("network")
+    bridge, forward = (network.one("bridge"), network.one("forward")) if network else (None, None)
+    is_ruled = forward is None or (forward.get("mode") or "nat") in ("nat", "route")
+    return Ruled(bridge.get("name"), _chains(record)) if bridge and is_ruled else None
+
+
+def _chains(record: xmlread.Node) -> Counter[tuple[str, str]]:
+    """By what the nftables backend (10.4 and later) will remove: delete rule FAMILY TABLE CHAIN handle NUMBER."""
+    removals = (action.all("args/item") for action in record.all("firewall/group/action"))
+    words = ([item.text for item in items] for items in removals)
+    return Counter((f"{each[2]} {each[3]}", each[4]) for each in words if each[:2] == ["delete", "rule"] and each[4:])
+
+
+def _ticks(pid_files: Iterable[str] = _DAEMONS) -> int:
+    """The processor time that the daemons have taken, with that of the programs that they ran to their end."""
+    return sum(map(_ticks_of, pid_files))
+
+
+def _ticks_of(pid_file: str) -> int:
+    try:
+        with open(f"/proc/{_pid(pid_file)}/stat") as stat:
+            return sum(map(int, stat.read().rpartition(")")[2].split()[11:15]))
+    except (OSError, ValueError):
+        return 0  # it does not run
+
+
+def _runs_programs(pid_files: Iterable[str] = _DAEMONS) -> bool:
+    """Whether a daemon waits for a program, such as iptables: guests and DHCP servers are nobody's children."""
+    return any(map(_runs_program, pid_files))
+
+
+def _runs_program(pid_file: str) -> bool:
+    try:
+        threads = f"/proc/{_pid(pid_file)}/task"
+        return any(_children(f"{threads}/{thread}/children") for thread in os.listdir(threads))
+    except (OSError, ValueError):
+        return False
+
+
+def _children(file: str) -> str:
+    try:
+        with open(file) as children:
+            return children.read().strip()
+    except OSError:  # that thread has just ended, or the kernel does not tell (CONFIG_PROC_CHILDREN)
+        return ""
+
+
+def _pid(pid_file: str) -> int:
+    with open(pid_file) as file:
+        return int(file.read())

@@ -1,0 +1,74 @@
+"""What of ours should be in the kernel and is not, as the receipts have it. Changes nothing.
+
+One table for the service that puts it back, and for `status`, `plan` and `doctor`, which tell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.port import bridge_filter
+from libvirt_guestnet.datapath.routing.gateway import ARP_TABLE
+from libvirt_guestnet.datapath.run.names import TABLE
+from libvirt_guestnet.datapath.run.nft import tables
+from libvirt_guestnet.hook.enforce import (
+    bridge_guard,
+    bridge_ports,
+    checksum_guard,
+    forwards,
+    host_routes,
+    port_guard,
+    tagging,
+)
+from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.state.folder import State
+
+
+class Lost(NamedTuple):
+    """What should be in the kernel and is not: tables `of_all` ports; by tap, the guests of `ports` that lack something
+    of their own; and `others`, which come back without any guest's being touched."""
+
+    of_all: list[str]
+    ports: dict[str, str]
+    others: list[str]
+
+
+NOTHING = Lost([], {}, [])
+
+# What is looked for of single ports: the function that gives the taps that lack it, each with its domain.
+OF_PORTS: dict[str, Callable[[State], dict[str, str]]] = {
+    "port security": port_guard.lost,
+    "checksum guard": checksum_guard.lost,
+    "ARP rules": host_routes.ungated,
+    "gateway address or VRF": host_routes.left,
+    "routes or published addresses": host_routes.unled,
+    "VLANs": tagging.lost,
+    "bridge entries": bridge_ports.lost,
+}
+
+
+def lost(state: State) -> Lost:
+    """Raises GuestnetError."""
+    there = tables()
+    of_all = _tables_lost(state, there)
+    ports = {} if of_all else {tap: domain for find in OF_PORTS.values() for tap, domain in find(state).items()}
+    open_ = bridge_guard.closed(state) and (bridge_filter.TABLE not in there or bridge_guard.lost(state))
+    if open_ and notes.is_at_work(state, notes.SYNCING):  # it closes them when all guests are under guard
+        open_ = False
+    return Lost(of_all, ports, [*([bridge_filter.TABLE] if open_ else []), *forwards.lost(state)])
+
+
+def _tables_lost(state: State, there: set[str]) -> list[str]:
+    gated = any(reach.gateway for reach in host_routes.receipts(state))
+    wanted = {ARP_TABLE: gated, TABLE: bool(state.tapnames())}
+    return [table for table, is_wanted in wanted.items() if is_wanted and table not in there]
+
+
+def by_port(state: State) -> dict[str, list[str]]:
+    """By tap, the names of what it lacks of its own. Raises GuestnetError."""
+    found: dict[str, list[str]] = {}
+    for what, find in OF_PORTS.items():
+        for tap in find(state):
+            found.setdefault(tap, []).append(what)
+    return found

@@ -1,0 +1,182 @@
+"""Whether AppArmor lets libvirt's daemons run the hooks' Python, and the rule that has it do so.
+
+Debian's profile of libvirtd executes what is in /bin, /sbin, /usr/bin and /usr/sbin, and below /etc/libvirt/hooks. The
+kernel judges a file by its place with all symbolic links resolved: set-up's virtual environment leads to /usr/bin;
+those of `venv --copies`, pipx and uv, and what is in /opt or /usr/local, lead elsewhere. `[ -x ]` sees none of this
+(decision 56).
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from libvirt_guestnet.errors import GuestnetError
+
+DAEMONS = ("libvirtd", "virtqemud", "virtnetworkd")
+_BEGIN, _END = "# begin libvirt-guestnet: the Python of libvirt's hooks", "# end libvirt-guestnet"
+_OURS = re.compile(rf"{_BEGIN}\n(.*?){_END}\n", re.DOTALL)
+# What has a meaning in AppArmor's rules is not among them.
+_WRITABLE = re.compile(r"[A-Za-z0-9 /._+~:=-]+")
+_PLACES = re.compile(r"/(?:usr/)?s?bin/[^/]+|/etc/libvirt/hooks/.+")
+_ENFORCED = re.compile(r"(.+) \((?:enforce|kill)\)")
+_SECONDS = 60
+# What a hook does: a shell inside of the profile executes Python. A denial is 126; so is a shell that cannot get there.
+_ASK = 'printf %s "changeprofile $1" >"$3" || exit 77; exec "$2" -IS -c ""'
+
+Executes = Callable[[str, str], bool | None]
+Load = Callable[[Path], str]
+
+
+class Confined(NamedTuple):
+    """A daemon of libvirt's, the profile that the kernel enforces on it, and the Python in question."""
+
+    daemon: str
+    profile: str
+    python: str
+
+
+def executes(profile: str, program: str) -> bool | None:
+    """Whether what is inside of a profile may run a Python, as the kernel judges; None where it cannot be asked."""
+    attribute = next((path for path in _attributes(Path("/"), "self") if path.exists()), None)
+    if attribute is None:
+        return None
+    argv = ["sh", "-c", _ASK, "sh", profile, program, str(attribute)]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {0: True, 126: False, 127: False}.get(done.returncode)
+
+
+def load(profile_file: Path) -> str:
+    """Has the kernel enforce a file's profiles, on what runs too; returns what was wrong with that."""
+    argv = ["apparmor_parser", "-r", "-T", "-W", str(profile_file)]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except FileNotFoundError:
+        return "there is no apparmor_parser (package apparmor)"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+
+
+def denied(root: Path = Path("/"), python: str = "", asked: Executes = executes) -> list[Confined]:
+    """The daemons whose profile forbids the hooks' Python."""
+    program = python or interpreter()
+    found = (Confined(daemon, profile, program) for daemon in DAEMONS if (profile := _profile(root, daemon)))
+    return [each for each in found if not _may(root, each, asked)]
+
+
+def interpreter() -> str:
+    """The hooks' Python, where the kernel finds it."""
+    return str(Path(sys.executable).resolve())
+
+
+def allow(root: Path = Path("/"), python: str = "", asked: Executes = executes, loads: Load = load) -> list[str]:
+    """Has every daemon's profile allow the hooks' Python; returns what was written, in words. Raises GuestnetError
+    where that cannot be; then nothing was changed."""
+    program = python or interpreter()
+    taken = [path for path, rules in _written(root) if rules != _rule(program)]
+    told = [_take_back(root, path, loads) for path in taken]
+    return told + [_allow(root, each, asked, loads) for each in denied(root, program, asked)]
+
+
+def take_back(root: Path = Path("/"), loads: Load = load) -> list[str]:
+    """Removes what `allow` wrote; returns that, in words. Raises GuestnetError."""
+    return [_take_back(root, path, loads) for path, _ in _written(root)]
+
+
+def _may(root: Path, each: Confined, asked: Executes) -> bool:
+    may = asked(each.profile, each.python)
+    if may is None:  # such as from within a container's own profile
+        return bool(_PLACES.fullmatch(each.python)) or (_local(root, each.daemon), _rule(each.python)) in _written(root)
+    return may
+
+
+def _profile(root: Path, daemon: str) -> str:
+    """What a daemon runs under; or will, when it does not run now."""
+    try:
+        pid = int((root / f"run/{daemon}.pid").read_text())
+        current = [_text(path) for path in _attributes(root, str(pid))]
+    except (OSError, ValueError):
+        current = []
+    if any(current):
+        found = _ENFORCED.fullmatch(next(filter(None, current)))
+        return found[1] if found else ""
+    loaded = map(_ENFORCED.fullmatch, _text(root / "sys/kernel/security/apparmor/profiles").splitlines())
+    return next((each[1] for each in loaded if each and each[1] in (daemon, f"/usr/sbin/{daemon}")), "")
+
+
+def _attributes(root: Path, pid: str) -> list[Path]:
+    """Where the kernel tells a process's profile; the second is shared with other security modules."""
+    return [root / f"proc/{pid}/attr/{name}" for name in ("apparmor/current", "current")]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip("\0\n")
+    except OSError:
+        return ""
+
+
+def _local(root: Path, daemon: str) -> Path:
+    """Where an administrator's own rules for a daemon belong."""
+    return root / "etc/apparmor.d/local" / f"usr.sbin.{daemon}"
+
+
+def _rule(program: str) -> str:
+    # Lower case: the upper one has the loader ignore $ORIGIN, by which such a Python may look for its own library.
+    return f'"{program}" pux,\n'
+
+
+def _written(root: Path) -> list[tuple[Path, str]]:
+    """The files that have something of ours in them, and what."""
+    files = (_local(root, daemon) for daemon in DAEMONS)
+    return [(path, found[1]) for path in files if (found := _OURS.search(_text(path) + "\n"))]
+
+
+def _allow(root: Path, each: Confined, asked: Executes, loads: Load) -> str:
+    local, program = _local(root, each.daemon), each.python
+    base = local.parent.parent / local.name
+    if not _WRITABLE.fullmatch(program) or f"local/{local.name}" not in _text(base):
+        raise _refusal(each, f"no rule for it can be written into {local}")
+    before = local.read_text() if local.exists() else None
+    between = "\n" if before and not before.endswith("\n") else ""
+    local.parent.mkdir(exist_ok=True)
+    local.write_text(f"{before or ''}{between}{_BEGIN}\n{_rule(program)}{_END}\n")
+    wrong = loads(base) or ("it is forbidden all the same" if asked(each.profile, program) is False else "")
+    if wrong:
+        _restore(local, before)
+        loads(base)
+        raise _refusal(each, f"a rule for it in {local} does not help: {wrong}")
+    return f"{local}: lets {each.daemon} run {program}, which AppArmor's profile {each.profile} forbade"
+
+
+def _restore(path: Path, text: str | None) -> None:
+    if text is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(text)
+
+
+def _refusal(each: Confined, why: str) -> GuestnetError:
+    return GuestnetError(
+        f"AppArmor's profile {each.profile} forbids {each.daemon} to run {each.python}, and so every hook; {why}: "
+        "install libvirt-guestnet for /usr/bin/python3 (python3 -m venv without --copies; pipx and uv with --python "
+        "/usr/bin/python3)"
+    )
+
+
+def _take_back(root: Path, local: Path, loads: Load) -> str:
+    base = local.parent.parent / local.name
+    left = _OURS.sub("", local.read_text())
+    # Debian 12's profile cannot be loaded without the file.
+    _restore(local, left if left or f"if exists <local/{local.name}>" not in _text(base) else None)
+    if base.exists() and (root / "sys/kernel/security/apparmor").is_dir() and (wrong := loads(base)):
+        raise GuestnetError(f"{local}: what was written there is removed, but {base} is not loaded again: {wrong}")
+    return f"{local}: the rule for the hooks' Python is removed"

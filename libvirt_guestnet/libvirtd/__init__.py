@@ -1,0 +1,1 @@
+"""The only user of libvirt's API, and what it has read."""

@@ -1,0 +1,410 @@
+"""libvirt, and the only module that imports it, when somebody connects: typed, with deadlines, and with failures as
+GuestnetError in libvirt's words.
+
+A libvirt call has no timeout of its own, and a hook that hangs blocks every call on its object for ever. So each call
+runs in a thread of its own that is given up on after a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from libvirt_guestnet.datapath.devices import host_devices
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, parse_xml
+from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
+
+OPEN_SECONDS = 30.0
+CALL_SECONDS = 120.0  # starting a guest under TCG on a loaded host is the slowest
+SNAPSHOT_SECONDS = 120.0
+
+_T = TypeVar("_T")
+
+SECTIONS = {  # the parts of an active network that libvirt can change
+    "dhcp-host": "VIR_NETWORK_SECTION_IP_DHCP_HOST",
+    "dhcp-range": "VIR_NETWORK_SECTION_IP_DHCP_RANGE",
+    "dns-host": "VIR_NETWORK_SECTION_DNS_HOST",
+    "portgroup": "VIR_NETWORK_SECTION_PORTGROUP",
+}
+COMMANDS = {
+    "add": "VIR_NETWORK_UPDATE_COMMAND_ADD_LAST",
+    "delete": "VIR_NETWORK_UPDATE_COMMAND_DELETE",
+    "modify": "VIR_NETWORK_UPDATE_COMMAND_MODIFY",
+}
+
+
+class _Bindings:
+    """libvirt's own module, imported when something of it is wanted first: what only reads a topology needs none of
+    it, and only a distribution's package or a compiler with libvirt's headers can provide it (decision 59).
+    """
+
+    def load(self) -> Any:
+        """Raises GuestnetError where it is missing."""
+        try:
+            import libvirt
+        except ImportError as error:
+            raise GuestnetError(
+                f"libvirt's Python bindings cannot be loaded: {error}. Install the package python3-libvirt, and make "
+                f"guestnet's virtual environment with --system-site-packages, as scripts/setup does"
+            ) from None
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # by default it prints errors on stderr
+        return libvirt
+
+    def __getattr__(self, name: str) -> Any:
+        module = self.load()
+        for each, value in vars(module).items():
+            if not each.startswith("__"):
+                setattr(self, each, value)
+        return getattr(module, name)
+
+
+libvirt: Any = _Bindings()
+
+
+def connect(uri: str | None = None, seconds: float = OPEN_SECONDS) -> Connection:
+    """Connect to `uri`, else as virsh to VIRSH_DEFAULT_CONNECT_URI or LIBVIRT_DEFAULT_URI, else to qemu:///system
+    (decision 11).
+
+    Raises GuestnetError when libvirt refuses or does not answer within `seconds`.
+    """
+    named = (uri, *map(os.environ.get, ("VIRSH_DEFAULT_CONNECT_URI", "LIBVIRT_DEFAULT_URI")))
+    wanted = next(filter(None, named), "qemu:///system")
+    libvirt.load()
+    try:
+        return Connection(_bounded(f"connecting to {wanted}", seconds, lambda: libvirt.open(wanted)))
+    except GuestnetError as error:
+        raise GuestnetError(f"{error}\n{_way_in(wanted)}") from None
+
+
+def _way_in(uri: str) -> str:
+    """What to do about a libvirt that cannot be reached."""
+    if uri != "qemu:///system":
+        return f"Is libvirtd running? `virsh -c {uri} uri` tries it"
+    if os.geteuid() != 0:
+        return "Run this as root, or as a member of the group libvirt"
+    return (
+        "Is libvirtd running? `systemctl start libvirtd` starts it (package libvirt-daemon-system); "
+        "`guestnet sandbox start` makes a private one instead, for `guestnet --sandbox default ...`"
+    )
+
+
+def _bounded(doing: str, seconds: float, call: Callable[[], _T]) -> _T:
+    """Run one libvirt call with a deadline; libvirt's errors become GuestnetError, with what was being done."""
+    results: list[_T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # handed to the caller below
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name=doing)
+    thread.start()
+    thread.join(seconds)
+    if failures:
+        if isinstance(failures[0], libvirt.libvirtError):
+            raise LibvirtError(doing, failures[0]) from failures[0]
+        raise failures[0]
+    if not results:
+        raise GuestnetError(
+            f"{doing}: libvirt has not answered for {seconds:.0f} s: its daemon is busy, such as with its firewall "
+            f"rules, or a hook hangs (look at what libvirtd's children are doing); wait and try again"
+        )
+    return results[0]
+
+
+def _advice(said: str) -> str:
+    """What to do about the messages of libvirt that leave one puzzled."""
+    if "Specified qdisc kind is unknown" in said:
+        return (
+            "\nThis kernel cannot limit bandwidth as libvirt does it: it lacks sch_htb, sch_sfq or sch_ingress. "
+            "Load them with modprobe, or take `bandwidth:` out of the topology"
+        )
+    return ""
+
+
+class LibvirtError(GuestnetError):
+    """libvirt refused something; `code` is its VIR_ERR_* number."""
+
+    def __init__(self, doing: str, error: Any) -> None:
+        self.code: int | None = error.get_error_code()
+        said = (error.get_error_message() or str(error)).strip()
+        super().__init__(f"{doing}: {said}{_advice(said)}")
+
+    @property
+    def missing(self) -> bool:
+        """Whether the object was simply not there."""
+        missing: bool = self.code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK)
+        return missing
+
+
+class Connection:
+    """A libvirt connection. Every method raises GuestnetError: libvirt's own message, or that it did not answer."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it; a connection that is already dead is closed."""
+        try:
+            _bounded("closing the libvirt connection", OPEN_SECONDS, self._raw.close)
+        except LibvirtError:
+            return
+
+    def uri(self) -> str:
+        return str(self._call("asking libvirt for its URI", self._raw.getURI))
+
+    def version(self) -> tuple[int, int, int]:
+        """The daemon's libvirt version."""
+        number: int = self._call("asking for libvirt's version", self._raw.getLibVersion)
+        return number // 1_000_000, number // 1000 % 1000, number % 1000
+
+    def snapshot(self, devices: Iterable[str] = ()) -> Snapshot:
+        """Everything libvirt has, in one go; `devices` are the host's network devices."""
+        networks, domains, saved = self._call("listing networks and domains", self._list, SNAPSHOT_SECONDS)
+        return Snapshot(
+            networks=tuple(NetworkState(**_parsed(fields)) for fields in networks),
+            domains=tuple(
+                DomainState(**_parsed(fields), saved=_saved_domains(saved.get(fields["uuid"], [])))
+                for fields in domains
+            ),
+            devices=frozenset(devices),
+            network_metadata=self.version() >= (9, 7, 0) and hasattr(libvirt.virNetwork, "setMetadata"),
+        )
+
+    def _list(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, list[str]]]:
+        return (
+            _gather(
+                self._raw.listAllNetworks,
+                libvirt.VIR_CONNECT_LIST_NETWORKS_AUTOSTART,
+                libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE,
+                libvirt.VIR_CONNECT_LIST_NETWORKS_PERSISTENT,
+                libvirt.VIR_NETWORK_XML_INACTIVE,
+            ),
+            _gather(
+                self._raw.listAllDomains,
+                libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
+                libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE,
+                libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
+                libvirt.VIR_DOMAIN_XML_INACTIVE,
+            ),
+            _saved_texts(self._raw),
+        )
+
+    def define_network(self, xml: str) -> None:
+        self._call("defining a network", lambda: self._raw.networkDefineXML(xml))
+
+    def undefine_network(self, name: str) -> None:
+        """Raises nothing when it is already gone."""
+        self._tolerant(f"undefining network {name!r}", lambda: self._network(name).undefine())
+
+    def start_network(self, name: str) -> None:
+        """Raises nothing when it is active already."""
+        self._tolerant(
+            f"starting network {name!r}", lambda: None if (n := self._network(name)).isActive() else n.create()
+        )
+
+    def stop_network(self, name: str) -> None:
+        """Raises nothing when it is inactive or gone."""
+        self._tolerant(
+            f"stopping network {name!r}", lambda: n.destroy() if (n := self._network(name)).isActive() else None
+        )
+
+    def set_network_autostart(self, name: str, on: bool) -> None:
+        self._call(f"setting autostart of network {name!r}", lambda: self._network(name).setAutostart(int(on)))
+
+    def update_network(self, name: str, command: str, section: str, xml: str, parent: int = -1) -> None:
+        """Change one element of an active network; the definition is left alone. `parent` counts its <ip> elements."""
+        live = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+        self._call(
+            f"updating network {name!r} ({command} {section} {xml})",
+            lambda: self._network(name).update(
+                getattr(libvirt, COMMANDS[command]), getattr(libvirt, SECTIONS[section]), parent, xml, live
+            ),
+        )
+
+    def set_network_metadata(self, name: str, xml: str) -> None:
+        """Replace our metadata in an active network (libvirt 9.7); `xml` without namespace."""
+        self._call(
+            f"setting the metadata of network {name!r}",
+            lambda: self._network(name).setMetadata(
+                libvirt.VIR_NETWORK_METADATA_ELEMENT, xml, PREFIX, NAMESPACE, libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+            ),
+        )
+
+    def define_domain(self, xml: str) -> None:
+        self._call("defining a domain", lambda: self._raw.defineXML(xml))
+
+    def undefine_domain(self, name: str) -> None:
+        """With its saved state, snapshots' metadata and NVRAM. Raises nothing when it is already gone."""
+        flags = (
+            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        )
+
+        def undefine() -> None:
+            domain = self._domain(name)
+            try:
+                domain.undefineFlags(flags)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
+                    raise
+                domain.undefine()  # a driver that has none of these
+
+        self._tolerant(f"undefining domain {name!r}", undefine)
+
+    def start_domain(self, name: str) -> None:
+        """Raises nothing when it is running already."""
+        self._tolerant(
+            f"starting domain {name!r}", lambda: None if (d := self._domain(name)).isActive() else d.create()
+        )
+
+    def stop_domain(self, name: str) -> None:
+        """Pull its plug. Raises nothing when it is not running or gone."""
+        self._tolerant(
+            f"stopping domain {name!r}", lambda: d.destroy() if (d := self._domain(name)).isActive() else None
+        )
+
+    def set_domain_autostart(self, name: str, on: bool) -> None:
+        self._call(f"setting autostart of domain {name!r}", lambda: self._domain(name).setAutostart(int(on)))
+
+    def live_xml(self, name: str) -> str | None:
+        """The XML of a running domain; None when it is not running (any more)."""
+
+        def read() -> str | None:
+            domain = self._domain(name)
+            return str(domain.XMLDesc(0)) if domain.isActive() else None
+
+        try:
+            return self._call(f"reading domain {name!r}", read)
+        except LibvirtError as error:
+            if error.missing:
+                return None
+            raise
+
+    def attach(self, name: str, xml: str, *, live: bool) -> None:
+        """Plug a device in: into the running domain, or into its definition."""
+        self._call(f"attaching to domain {name!r}", lambda: self._domain(name).attachDeviceFlags(xml, _affect(live)))
+
+    def detach(self, name: str, xml: str, *, live: bool) -> None:
+        """Ask for the unplugging of a device. A running guest does it in its own time."""
+        self._call(f"detaching from domain {name!r}", lambda: self._domain(name).detachDeviceFlags(xml, _affect(live)))
+
+    def update_device(self, name: str, xml: str, *, live: bool) -> None:
+        """Change a device in place."""
+        self._call(
+            f"updating a device of domain {name!r}", lambda: self._domain(name).updateDeviceFlags(xml, _affect(live))
+        )
+
+    def set_domain_metadata(self, name: str, xml: str | None, *, live: bool) -> None:
+        """Replace our metadata in a domain (None removes it); `xml` without namespace."""
+        kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+        self._call(
+            f"setting the metadata of domain {name!r}",
+            lambda: self._domain(name).setMetadata(kind, xml, PREFIX, NAMESPACE, _affect(live)),
+        )
+
+    def _network(self, name: str) -> Any:
+        return self._raw.networkLookupByName(name)
+
+    def _domain(self, name: str) -> Any:
+        return self._raw.lookupByName(name)
+
+    def _call(self, doing: str, call: Callable[[], _T], seconds: float = CALL_SECONDS) -> _T:
+        return _bounded(doing, seconds, call)
+
+    def _tolerant(self, doing: str, call: Callable[[], object]) -> None:
+        """A call whose aim is reached when the object is missing or in that state already."""
+        try:
+            self._call(doing, call)
+        except LibvirtError as error:
+            if not error.missing:
+                raise
+
+
+def _affect(live: bool) -> int:
+    return int(libvirt.VIR_DOMAIN_AFFECT_LIVE if live else libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+
+def _gather(list_all: Callable[[int], list[Any]], autostart: int, active: int, persistent: int, inactive: int) -> Any:
+    """The texts and flags of all objects of a kind; one that vanishes meanwhile is left out."""
+    automatic, running, kept = ({o.UUIDString() for o in list_all(flag)} for flag in (autostart, active, persistent))
+    found = []
+    for item in list_all(0):
+        uuid = item.UUIDString()
+        try:
+            texts = _texts(item, inactive) if uuid in running else (item.XMLDesc(0), None)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK):
+                raise
+            continue
+        state = {"autostart": uuid in automatic, "persistent": uuid in kept}
+        found.append({"name": item.name(), "uuid": uuid, "config": texts[0], "live": texts[1], **state})
+    return found
+
+
+def _texts(item: Any, inactive: int) -> tuple[str, str]:
+    """The defined and the live XML of an active object."""
+    live = item.XMLDesc(0)
+    try:
+        return item.XMLDesc(inactive), live
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
+            raise
+        return live, live  # libvirt's test driver has but one XML of a network
+
+
+def _parsed(fields: dict[str, Any]) -> dict[str, Any]:
+    live = fields["live"]
+    return {**fields, "config": parse_xml(fields["config"]), "live": None if live is None else parse_xml(live)}
+
+
+def _saved_texts(raw: Any) -> dict[str, list[str]]:
+    """By UUID of its domain: the XML of each managed save and each current snapshot."""
+    found: dict[str, list[str]] = {}
+    for flag, text_of in (
+        (libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE, lambda domain: domain.managedSaveGetXMLDesc(0)),
+        (libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT, lambda domain: domain.snapshotCurrent(0).getXMLDesc(0)),
+    ):
+        for domain in raw.listAllDomains(flag):
+            found.setdefault(domain.UUIDString(), []).extend(_text_or_definition(domain, text_of))
+    return found
+
+
+def _text_or_definition(domain: Any, text_of: Callable[[Any], str]) -> list[str]:
+    """A damaged image, or a driver that shows none, is taken for one of the domain as it is defined."""
+    try:
+        return [text_of(domain)]
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
+            return []  # gone meanwhile, or there are snapshots of which none is current
+    try:
+        return [domain.XMLDesc(0)]
+    except libvirt.libvirtError:
+        return []  # the same
+
+
+def _saved_domains(texts: list[str]) -> tuple[Element, ...]:
+    """The <domain> of each of them; of a snapshot also what would be defined by it."""
+    roots = list(map(parse_xml, texts))
+    inside = (element for root in roots for element in (*root.findall("domain"), *root.findall("inactiveDomain")))
+    return (*(root for root in roots if root.tag == "domain"), *inside)
+
+
+def host_snapshot(connection: Connection) -> Snapshot:
+    """What libvirt and this host have now. Raises GuestnetError."""
+    found = host_devices.read()
+    return replace(connection.snapshot(found), links=found)

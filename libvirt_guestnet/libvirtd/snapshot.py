@@ -1,0 +1,257 @@
+"""What libvirt has, and what a topology wants it to have: plain facts, read by `plan`, made by `virt` and `xmlgen`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lxml import etree
+
+from libvirt_guestnet.datapath.devices.host_devices import Device
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.metadata.elements import port_policies
+from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy
+from libvirt_guestnet.model.drift import Drift
+
+Element = etree._Element
+
+NETWORK_MARK = f"metadata/{{{NAMESPACE}}}network"
+DOMAIN_MARK = f"metadata/{{{NAMESPACE}}}domain"
+PORT_MARK = f"{{{NAMESPACE}}}port"
+
+
+def parse_xml(text: str) -> Element:
+    """libvirt's XML as an element; entities are never expanded. Raises GuestnetError when it is not XML."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=False)
+    try:
+        return etree.fromstring(text.encode(), parser)
+    except etree.XMLSyntaxError as error:
+        raise GuestnetError(f"libvirt's XML cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class NetworkState:
+    """A libvirt network. `config` is what its next start uses; `live` is None while it is inactive."""
+
+    name: str
+    uuid: str
+    config: Element
+    live: Element | None = None
+    autostart: bool = False
+    persistent: bool = True
+
+    @property
+    def current(self) -> Element:
+        """The XML that counts now: the live one when active."""
+        return self.config if self.live is None else self.live
+
+    @property
+    def mark(self) -> Element | None:
+        """Our metadata in it (config first: that is what we define), or None."""
+        mark = self.config.find(NETWORK_MARK)
+        return mark if mark is not None else self.current.find(NETWORK_MARK)
+
+    @property
+    def topology(self) -> str | None:
+        """The topology it belongs to; None when it carries no mark of ours."""
+        return None if self.mark is None else self.mark.get("topology")
+
+    @property
+    def bridge(self) -> str | None:
+        """The name of its bridge device, when it has one."""
+        bridge = self.current.find("bridge")
+        return None if bridge is None else bridge.get("name")
+
+
+@dataclass(frozen=True)
+class DomainState:
+    """A libvirt domain. `config` is what its next start uses; `live` is None while it is not running. `saved` are the
+    domains that its managed save and its current snapshot would bring back."""
+
+    name: str
+    uuid: str
+    config: Element
+    live: Element | None = None
+    autostart: bool = False
+    persistent: bool = True
+    saved: tuple[Element, ...] = ()
+
+    @property
+    def mark(self) -> Element | None:
+        """Our metadata in it (config first, then live), or None."""
+        mark = self.config.find(DOMAIN_MARK)
+        if mark is None and self.live is not None:
+            mark = self.live.find(DOMAIN_MARK)
+        return mark
+
+    @property
+    def current(self) -> Element:
+        """The XML that counts now: the live one while it runs."""
+        return self.config if self.live is None else self.live
+
+    @property
+    def policies(self) -> list[PortPolicy]:
+        """What our metadata says of its ports now."""
+        return port_policies(self.current.find(DOMAIN_MARK))
+
+    @property
+    def topology(self) -> str | None:
+        """The topology it belongs to; None when it carries no mark of ours."""
+        return None if self.mark is None else self.mark.get("topology")
+
+    @property
+    def ours(self) -> bool:
+        """Whether guestnet itself defined it (a lab guest), as against a user's domain whose NICs we manage."""
+        return self.mark is not None and self.mark.get("image") is not None and not self.is_copy
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether our metadata speaks of another domain, of which this one was cloned."""
+        return self.mark is not None and self.mark.get("guest") not in (None, self.name)
+
+    @property
+    def marked_macs(self) -> frozenset[str]:
+        """The MAC addresses that our metadata lists, live or defined."""
+        return frozenset(self.marked_networks)
+
+    @property
+    def marked_networks(self) -> dict[str, str | None]:
+        """The network of each of them."""
+        roots = [self.config] if self.live is None else [self.live, self.config]
+        ports = (port for root in roots for port in root.iterfind(f"{DOMAIN_MARK}/{PORT_MARK}"))
+        return {port.get("mac", "").lower(): port.get("network") for port in ports}
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The networks without which it cannot run, start or be brought back."""
+        roots = [self.config, *self.saved, *([] if self.live is None else [self.live])]
+        return frozenset().union(*map(networks_of, roots))
+
+
+def networks_of(domain: Element) -> frozenset[str]:
+    """The libvirt networks that a <domain> has NICs on."""
+    return frozenset(name for nic in domain.iterfind("devices/interface") if (name := source_network(nic)))
+
+
+def interfaces(domain: Element | None, networks: Mapping[str, str | None] | None = None) -> dict[str, Element]:
+    """The interfaces of a <domain> by lower-case MAC address, in order; empty for None.
+
+    Of two of one MAC address it is the one on its network in `networks`, else the one that does not stand in for the
+    other (net_failover), or is no function of a NIC's own.
+    """
+    found: dict[str, Element] = {}
+    for interface in () if domain is None else domain.iterfind("devices/interface"):
+        address = mac(interface)
+        other = found.get(address)
+        network = None if networks is None else networks.get(address)
+        if other is None or _rank(interface, network) >= _rank(other, network):
+            found[address] = interface
+    return found
+
+
+def _rank(interface: Element, network: str | None) -> tuple[bool, bool]:
+    """How much an interface is the one that is meant by its MAC address."""
+    stands_in = interface.get("type") == "hostdev" or interface.find("teaming[@type='transient']") is not None
+    return network is not None and source_network(interface) == network, not stands_in
+
+
+def mac(interface: Element) -> str:
+    """The MAC address of an <interface>, lower case; empty when libvirt is to choose one."""
+    element = interface.find("mac")
+    return "" if element is None else element.get("address", "").lower()
+
+
+def tap(interface: Element) -> str | None:
+    """The host-side device of an <interface>."""
+    target = interface.find("target")
+    return None if target is None else target.get("dev")
+
+
+def source_network(interface: Element) -> str | None:
+    """The libvirt network an <interface> is on (also where libvirt shows a live one as type bridge)."""
+    source = interface.find("source")
+    return None if source is None else source.get("network")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything `plan` needs to know about a host.
+
+    `devices` are the host's network devices. `taken` says which of the wanted addresses are somebody's already, in a
+    line each. `wrong` is what the kernel has otherwise than it should, `links` the devices with what
+    they are ({}: unknown). `network_metadata` says whether libvirt can
+    change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7).
+    """
+
+    networks: tuple[NetworkState, ...] = ()
+    domains: tuple[DomainState, ...] = ()
+    devices: frozenset[str] = field(default=frozenset())
+    network_metadata: bool = False
+    taken: tuple[str, ...] = ()
+    wrong: tuple[Drift, ...] = ()
+    links: Mapping[str, Device] = field(default_factory=dict)
+
+    @cached_property
+    def network(self) -> dict[str, NetworkState]:
+        """Networks by name."""
+        return {state.name: state for state in self.networks}
+
+    @cached_property
+    def domain(self) -> dict[str, DomainState]:
+        """Domains by name."""
+        return {state.name: state for state in self.domains}
+
+    @cached_property
+    def plugged(self) -> dict[str, tuple[tuple[str, Element], ...]]:
+        """By network name: (domain, live interface) of every running guest's NIC on it."""
+        found: dict[str, list[tuple[str, Element]]] = {}
+        for domain, interface in self._live_interfaces():
+            network = source_network(interface)
+            if network is not None:
+                found.setdefault(network, []).append((domain, interface))
+        return {network: tuple(users) for network, users in found.items()}
+
+    @cached_property
+    def kept(self) -> dict[str, frozenset[str]]:
+        """By network name: the domains that a managed save or a current snapshot could not bring back without it."""
+        pairs = {(name, d.name) for d in self.domains for saved in d.saved for name in networks_of(saved)}
+        return {name: frozenset(domain for other, domain in pairs if other == name) for name, _ in pairs}
+
+    def _live_interfaces(self) -> Iterator[tuple[str, Element]]:
+        for domain in self.domains:
+            for interface in () if domain.live is None else domain.live.iterfind("devices/interface"):
+                yield domain.name, interface
+
+
+@dataclass(frozen=True)
+class WantedNetwork:
+    """A network as the topology wants it: `xmlgen.network`'s element. `drawn`: its VLAN or VNI comes from a pool."""
+
+    name: str
+    element: Element
+    autostart: bool = True
+    drawn: bool = False
+
+
+@dataclass(frozen=True)
+class WantedGuest:
+    """A guest as the topology wants it.
+
+    `definition` is the whole <domain> of a lab guest, None for a user's own domain.
+    """
+
+    name: str
+    interfaces: tuple[Element, ...]
+    metadata: Element
+    definition: Element | None = None
+    autostart: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Everything a topology wants libvirt to have."""
+
+    topology: str
+    networks: tuple[WantedNetwork, ...] = ()
+    guests: tuple[WantedGuest, ...] = ()

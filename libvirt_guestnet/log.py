@@ -1,0 +1,51 @@
+"""The system's log, for processes that nobody waits for, and for what is no reason to fail."""
+
+from __future__ import annotations
+
+import sys
+
+_LONGEST = 1000
+
+
+def line(text: str) -> str:
+    """A text as one line that can be printed and read: names in it are other people's, and may be long."""
+    one = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return one if len(one) <= _LONGEST else f"{one[:_LONGEST]}…"
+
+
+def complain(text: str) -> None:
+    """One line, as an error of the daemon."""
+    import syslog
+
+    syslog.openlog("libvirt-guestnet", facility=syslog.LOG_DAEMON)
+    syslog.syslog(syslog.LOG_ERR, line(text))
+
+
+class Looks:
+    """The log of a service that looks again and again, after a fault twice a second: what stays wrong is told once,
+    and again only after it has been well. It remembers what two looks found."""
+
+    def __init__(self) -> None:
+        self._before: set[str] = set()
+        self._now: set[str] = set()
+
+    def complain(self, text: str) -> None:
+        if text not in self._before | self._now:
+            complain(text)
+        self._now.add(text)
+
+    def end(self) -> None:
+        """Of one look."""
+        self._before, self._now = self._now, set()
+
+
+def tell(text: str) -> None:
+    """One line on stderr, which libvirt passes on when a hook fails."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"libvirt-guestnet: {line(text)}\n")
+
+
+def report(text: str) -> None:
+    """Both: of a hook that does not fail, libvirt throws stderr away."""
+    tell(text)
+    complain(text)

@@ -1,0 +1,196 @@
+"""What our <metadata> in libvirt's XML says, as facts: of a network, and of each NIC of a domain. On the hook path.
+
+One top-level element per object, since libvirt keeps one per namespace::
+
+    <guestnet:network xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"
+                      topology="archnetwork" name="vlan1" guarded="yes">   <!-- or no, or required -->
+      <guestnet:subnet prefix="10.61.1.0/24" host="10.61.1.1"/>
+      <guestnet:uplink label="lan1" device="eth1"/>          <!-- mode bridge only: the NIC behind the bridge -->
+                                       <!-- with vlan="100" the bridge is over eth1.100; service="yes": 802.1ad -->
+      <guestnet:vlan tag="100" label="lan2" uplink="eth2"/>  <!-- the bridge is VLAN-aware: the hook tags the taps -->
+      <guestnet:vxlan vni="5001" port="4789" label="lan1" device="eth1" group="239.1.1.1" mtu="1450"/>
+                       <!-- mode bridge only, instead of an uplink; without group, <guestnet:remote ip=…/> inside -->
+    </guestnet:network>
+
+    <guestnet:domain xmlns:guestnet="…" topology="archnetwork" guest="b" image="tiny">
+      <guestnet:port mac="52:54:00:61:0b:02" name="vlan2" network="vlan2" guarded="yes">
+                       <!-- instead of any address: addresses="none" or addresses="any" -->
+        <guestnet:address ip="10.61.2.1"/>                    <!-- the port's own: as source, in ARP and ND -->
+        <guestnet:source prefix="0.0.0.0/0"/>                 <!-- routed: as IP source only -->
+        <guestnet:onlink prefix="10.61.2.0/24"/>              <!-- carved out of the routed sources -->
+        <guestnet:behind prefix="10.61.3.0/24"/>              <!-- the host routes it to this port -->
+        <guestnet:pair prefix="10.61.2.100/32" mac="00:00:5e:00:01:05"/>  <!-- more of its own; the MAC is optional -->
+        <guestnet:role name="dhcp-server"/>            <!-- or ra-sender, router-protocols, own-sources -->
+        <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a way in; with
+                                  hide="yes" the guest sees the host as client; without at: any address of the host;
+                                  to="lease4": what the guest has by DHCP -->
+        <guestnet:floating ip="198.18.1.50" to="10.61.2.1"/>  <!-- all of an address, in both directions;
+                                  with via="10.61.2.1" in the place of to= untranslated: the guest has it itself -->
+        <guestnet:vlan trunk="100-110,200" native="1"/>       <!-- or tag="100": its own, not the network's -->
+        <guestnet:routed gateway="169.255.30.1" publish="yes" label="lan1" device="eth1"/>
+                       <!-- in no bridge: the host routes to it and answers for it on a LAN; table="100", vrf="red" -->
+                                       <!-- with probe="no" on the port no LAN is asked for its addresses before -->
+      </guestnet:port>
+    </guestnet:domain>
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from libvirt_guestnet.parse import Address, Prefix
+
+NAMESPACE = "https://libvirt-guestnet.org/xmlns/1"
+PREFIX = "guestnet"
+# guarded= of a network, beside yes and no: no domain's own metadata lowers it.
+REQUIRED = "required"
+# privacy= beside yes and no: a guest has no IPv6 address but those that are known.
+STRICT = "strict"
+# to= of a forward: whatever IPv4 address the host's DHCP server gives the guest.
+LEASE = "lease4"
+LEASE6 = "lease6"
+# addresses= of a port: none at all, or any that nobody else holds.
+NONE, ANY = "none", "any"
+REFUSE = "refuse"  # offload=
+
+Span = tuple[int, int]
+
+
+class Subnet(NamedTuple):
+    """A prefix whose addresses live on the network; `host` is the host's own there, if it has one."""
+
+    prefix: Prefix
+    host: Address | None = None
+
+
+class Uplink(NamedTuple):
+    """The NIC that the hook puts under the network's bridge, or, with `vlan`, a VLAN of it."""
+
+    label: str
+    device: str
+    vlan: int = 0
+    service: bool = False
+
+
+class VlanBridge(NamedTuple):
+    """The network's bridge is VLAN-aware: `tag` is its ports' access VLAN (0: none). With a `label` it exists anyway,
+    and `uplink` is its port that leads outside ("": none known)."""
+
+    tag: int = 0
+    service: bool = False
+    label: str = ""
+    uplink: str = ""
+
+
+class Vxlan(NamedTuple):
+    """The VXLAN device that the hook puts under the network's bridge."""
+
+    vni: int
+    port: int
+    label: str
+    device: str
+    mtu: int
+    group: Address | None = None
+    remotes: tuple[Address, ...] = ()
+
+
+class NetworkPolicy(NamedTuple):
+    """<guestnet:network>. Of `guarded`, `privacy` ("": not said) and `offload` the words above; `log`: None is not
+    said."""
+
+    topology: str
+    name: str
+    guarded: str = "yes"
+    privacy: str = ""
+    log: bool | None = None
+    offload: str = ""
+    subnets: tuple[Subnet, ...] = ()
+    carrier: Uplink | VlanBridge | Vxlan | None = None
+
+
+class Pair(NamedTuple):
+    """More addresses of a port's own, which a further `mac` may announce ("": none but its own)."""
+
+    prefix: Prefix
+    mac: str = ""
+
+
+class Forward(NamedTuple):
+    """Ports `first` to `last` of the host's address `at` ("": any) lead to `to_first` and on at the guest's `to`, an
+    address or one of LEASE and LEASE6. Addresses are text as `parse` writes it."""
+
+    protocol: str
+    first: int
+    last: int
+    to: str
+    to_first: int
+    at: str = ""
+    hide: bool = False
+
+
+class FloatingAddress(NamedTuple):
+    """An address outside that is the port's: translated to its own address `to`, or routed by its own address `via`."""
+
+    ip: Address
+    to: Address | None = None
+    via: Address | None = None
+
+
+class Vlans(NamedTuple):
+    """VLANs of a port's own: of its untagged frames (0: none), and the ranges of its tagged ones."""
+
+    untagged: int = 0
+    tagged: tuple[Span, ...] = ()
+
+
+class HostRouted(NamedTuple):
+    """The port is in no bridge: the host is its `gateway`, and with `publish` answers for its addresses on `device`
+    ("": on whichever LAN they are). `table` 0 is the main routing table."""
+
+    gateway: IPv4Address
+    publish: bool
+    label: str = ""
+    device: str = ""
+    table: int = 0
+    vrf: str = ""
+
+
+class PortPolicy(NamedTuple):
+    """<guestnet:port>: what one NIC may send, and what leads to it.
+
+    `addressing` is NONE, ANY or "" (what `addresses` says; or, without any, what the network's host says). `privacy`,
+    `log` and `offload` as of a network. `note` is the user's own, `was` XML of a user's own NIC: no hook
+    reads these two.
+    """
+
+    mac: str
+    name: str
+    network: str
+    guarded: bool = True
+    privacy: str = ""
+    log: bool | None = None
+    offload: str = ""
+    probe: bool = True
+    note: str = ""
+    was: str = ""
+    addressing: str = ""
+    addresses: tuple[Address, ...] = ()
+    sources: tuple[Prefix, ...] = ()
+    onlink: tuple[Prefix, ...] = ()
+    behind: tuple[Prefix, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    roles: tuple[str, ...] = ()
+    forwards: tuple[Forward, ...] = ()
+    floating: tuple[FloatingAddress, ...] = ()
+    vlans: Vlans | None = None
+    routed: HostRouted | None = None
+
+
+class DomainPolicy(NamedTuple):
+    """<guestnet:domain>"""
+
+    topology: str
+    guest: str
+    image: str = ""
+    ports: tuple[PortPolicy, ...] = ()

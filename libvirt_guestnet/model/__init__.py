@@ -1,0 +1,1 @@
+"""What a user declared, as facts. Pure."""

@@ -1,0 +1,122 @@
+"""Addresses that are somebody's already, and those that a guest is to have: when it cannot. Pure; on the hook path.
+
+An address in another VRF is another address. On a bridge the host has no say: there a guest's own address counts only
+where the host itself is on that bridge, and has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
+
+Address = IPv4Address | IPv6Address
+Prefix = IPv4Network | IPv6Network
+
+OWN, NEXT_HOP, SERVER, GUEST, WAY = "own", "next hop", "server", "guest", "way"
+"""Kinds of owners: the host, a router of its, a DHCP server or resolver of its, a running guest by an address of its
+own, and one by a way in."""
+
+
+class HeldAddress(NamedTuple):
+    """What somebody has: an address, or of a guest also a prefix. `who` completes "is …", `do` says what to do about
+    it; `device` is where it is ("": that does not matter)."""
+
+    prefix: Prefix
+    kind: str
+    who: str
+    do: str
+    vrf: str = ""
+    device: str = ""
+
+
+class RequestedAddress(NamedTuple):
+    """What a guest is to have. `what` and `owner` are for messages. `bridge`: it is the guest's own address there.
+
+    `way`: it is a way in, `part`: for some ports only. `published`: the host would answer for it on a LAN, on the
+    device `uplink` if no other is nearer, and has to `probe` that LAN before.
+    """
+
+    prefix: Prefix
+    what: str
+    owner: str
+    vrf: str = ""
+    bridge: str = ""
+    way: bool = False
+    part: bool = False
+    published: bool = False
+    uplink: str = ""
+    probe: bool = True
+
+
+class Refusal(NamedTuple):
+    """Why a guest cannot have something, and what to do."""
+
+    owner: str
+    found: str
+    do: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}: {self.found}: {self.do}"
+
+
+def single(address: Address) -> Prefix:
+    """An address as a prefix."""
+    return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
+
+
+def refusals(
+    asked: Iterable[RequestedAddress], held: Iterable[HeldAddress], subnets: Iterable[tuple[Prefix, str]] = ()
+) -> Iterator[Refusal]:
+    """One for each thing that cannot be had. `subnets` are those that the host is on, each with its VRF."""
+    known, on = list(held), list(subnets)
+    for each in asked:
+        met = next((other for other in known if _meets(each, other, on)), None)
+        if met is not None:
+            yield refusal(each, met)
+
+
+def refusal(asked: RequestedAddress, held: HeldAddress) -> Refusal:
+    """The message for the two."""
+    text = address_of(held.prefix)
+    there = "" if asked.prefix == held.prefix else f", which holds {text},"
+    return Refusal(asked.owner, f"{asked.what} {address_of(asked.prefix)}{there} is {held.who}", held.do)
+
+
+def address_of(prefix: Prefix) -> str:
+    """A prefix as people write it: one address without its length."""
+    return str(prefix.network_address if prefix.prefixlen == prefix.max_prefixlen else prefix)
+
+
+def suspects(asked: Iterable[RequestedAddress], held: Iterable[HeldAddress]) -> list[RequestedAddress]:
+    """Guests' own addresses on a bridge that the host routes by. The guest may be that very router: who answers for
+    the address while it does not run is another."""
+    hops = {(each.prefix, each.device) for each in held if each.kind == NEXT_HOP}
+    return [each for each in asked if each.bridge and (each.prefix, each.bridge) in hops]
+
+
+def _meets(asked: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
+    if asked.bridge:
+        return (held.kind, held.device, held.prefix) == (OWN, asked.bridge, asked.prefix)
+    if asked.vrf != held.vrf or _shared(asked, held):
+        return False
+    return asked.prefix == held.prefix or (held.kind != SERVER and _captures(asked, held, subnets))
+
+
+def _shared(asked: RequestedAddress, held: HeldAddress) -> bool:
+    """Two ways in are judged by their ports (`claims`); and a way in may be at some ports of the host's address."""
+    return (asked.way and held.kind == WAY) or (asked.part and held.kind == OWN)
+
+
+def _captures(asked: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
+    """Whether a route to a prefix would lead past who has an address in it, being nearer than the host's subnet."""
+    if held.prefix.prefixlen != held.prefix.max_prefixlen or not _within(held.prefix, asked.prefix):
+        return False
+    return not any(
+        vrf == held.vrf and subnet.prefixlen > asked.prefix.prefixlen and _within(held.prefix, subnet)
+        for subnet, vrf in subnets
+    )
+
+
+def _within(inner: Prefix, outer: Prefix) -> bool:
+    return inner.version == outer.version and inner.network_address in outer and inner.prefixlen >= outer.prefixlen

@@ -1,0 +1,310 @@
+"""The topology as facts: what the user declared, with everything left out already derived.
+
+Pure data; the networks are in `model_network`. `topology` makes it from YAML, `xmlgen` turns it into libvirt XML, `lab`
+runs it. Every tuple is in file order. Nothing here is ever half-filled: an instance is a complete, checked fact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Network, PhysicalNetwork
+
+
+class Assignment(StrEnum):
+    """How the guest itself comes to a port's address."""
+
+    STATIC = "static"
+    DHCP = "dhcp"
+    SLAAC = "slaac"
+
+
+@dataclass(frozen=True)
+class PortAddress:
+    """An address that belongs to a port: the guest may use it as source, and nobody else may."""
+
+    ip: IPAddress
+    prefix_length: int
+    assignment: Assignment
+
+
+class AddressWord(StrEnum):
+    """What is said of a port in the place of its addresses."""
+
+    NONE = "none"
+    ANY = "any"
+    DHCP = "dhcp"
+
+
+@dataclass(frozen=True)
+class AddressPair:
+    """Addresses that a port may use beside its own, and the MAC address it announces them with (None: its own).
+
+    Several ports may have the same pair: that is what a virtual IP is.
+    """
+
+    prefix: IPNetwork
+    mac: str | None = None
+
+
+class Role(StrEnum):
+    """What a port may be for its network beside a guest."""
+
+    DHCP_SERVER = "dhcp-server"
+    RA_SENDER = "ra-sender"
+    ROUTER_PROTOCOLS = "router-protocols"
+    OWN_SOURCES = "own-sources"
+
+
+class PortKind(StrEnum):
+    """The libvirt <interface type=…> of a port."""
+
+    NETWORK = "network"
+    BRIDGE = "bridge"
+    ETHERNET = "ethernet"
+
+
+class Protocol(StrEnum):
+    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6."""
+
+    ICMP = "icmp"
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A protocol with, for TCP and UDP, an inclusive range of destination ports (all when both are None)."""
+
+    protocol: Protocol
+    first_port: int | None = None
+    last_port: int | None = None
+
+    def __str__(self) -> str:
+        if self.first_port is None:
+            return str(self.protocol)
+        span = self.first_port if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
+        return f"{self.protocol}/{span}"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What is asked of the host at ports `first` to `last` of `at` (None: at any of its addresses) reaches the guest at
+    `address` (None: whatever IPv4 address the host's DHCP server gives it), from port `to_first` on. `hide`: the guest
+    sees the host as client, as it would not answer through it."""
+
+    protocol: Protocol
+    first: int
+    last: int
+    address: IPAddress | None
+    to_first: int
+    at: IPAddress | None = None
+    hide: bool = False
+
+    @property
+    def version(self) -> int:
+        """The IP version of what is forwarded."""
+        return self.address.version if self.address else 4
+
+
+@dataclass(frozen=True)
+class Port:
+    """One NIC of a guest. `name` is unique within the guest (the network's name unless given).
+
+    `tap` is the host-side device (`vme` + 8 hex digits unless given). `address_word` says that the port is to have no
+    address at all, may use any that nobody else holds, or has what the host's DHCP server tells, out of its range;
+    without it and `addresses`, that one may tell. `sources` are prefixes the guest may use as IP source beside
+    its own addresses because it routes for them; `onlink` prefixes are carved out of them (a
+    router never sends from an address whose owner sits on the same link). `default_route`: the guest's default
+    route leaves through this port. `isolated`, `guarded` (port security applies), `privacy_addresses` and `log_drops`
+    are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
+    `privacy_addresses`: of the network's IPv6 /64s, and of link-local ones, it may use any address that nobody has;
+    without, any that it claimed first by duplicate address detection; with `strict_addresses` none. `log_drops`: the
+    kernel log tells of dropped frames.
+    `forwards`, `floating` and `untranslated` are its ways in; a floating address is translated to the port's own of its
+    family, in both directions, an untranslated one is routed to that: the guest has it itself.
+    `probe`: before the host answers for an address of the port's on a LAN, it asks there whether anybody has it.
+    While the guest runs, the host routes the prefixes `behind` it through this port.
+    A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
+    of its untagged ones, none when there is none.
+    `note` is the user's own.
+    `told` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
+    assumes: where it says nothing, a NIC that a user's own domain has keeps what it has.
+    """
+
+    name: str
+    network: str
+    kind: PortKind
+    mac: str
+    tap: str
+    addresses: tuple[PortAddress, ...] = ()
+    address_word: AddressWord | None = None
+    sources: tuple[IPNetwork, ...] = ()
+    onlink: tuple[IPNetwork, ...] = ()
+    default_route: bool = False
+    link_up: bool = True
+    isolated: bool = False
+    told: tuple[str, ...] = ()
+    bandwidth: Bandwidth | None = None
+    guarded: bool = True
+    pairs: tuple[AddressPair, ...] = ()
+    roles: tuple[Role, ...] = ()
+    privacy_addresses: bool = False
+    strict_addresses: bool = False
+    log_drops: bool = False
+    vlan: int | None = None
+    trunk: tuple[tuple[int, int], ...] = ()
+    native_vlan: int | None = None
+    forwards: tuple[Forward, ...] = ()
+    floating: tuple[IPAddress, ...] = ()
+    untranslated: tuple[IPAddress, ...] = ()
+    probe: bool = True
+    behind: tuple[IPNetwork, ...] = ()
+    note: str = ""
+
+    def address(self, version: int) -> IPAddress | None:
+        """The port's first address of IPv4 or IPv6."""
+        return next((each.ip for each in self.addresses if each.ip.version == version), None)
+
+
+@dataclass(frozen=True)
+class Allow:
+    """One line of a router's policy: new flows from network `source` towards `destination` (network or label).
+
+    `destination_prefixes` is the destination resolved to prefixes; replies always pass.
+    """
+
+    source: str
+    destination: str
+    services: tuple[Service, ...]
+    destination_prefixes: tuple[IPNetwork, ...] = ()
+
+
+@dataclass(frozen=True)
+class Router:
+    """A guest that forwards: only what `allow` lists, masquerading towards network `masquerade` when given."""
+
+    allow: tuple[Allow, ...] = ()
+    masquerade: str | None = None
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet; None means the
+    user's own libvirt domain of that name, whose NICs (and nothing else) guestnet manages."""
+
+    name: str
+    ports: tuple[Port, ...]
+    image: str | None = None
+    uuid: str | None = None
+    memory_mib: int = 128
+    router: Router | None = None
+    autostart: bool = False
+
+
+class Family(StrEnum):
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+@dataclass(frozen=True)
+class Expect:
+    """One line of `expect:`. Endpoints are a guest, a "guest.port", a physical-network label, or "host".
+
+    `can` / `cannot` list services ("layer2" is ARP/ND resolution seen with the peer's own MAC). `via` are the hops a
+    trace must show, in order, before the destination. `seen_as` is the endpoint whose address the destination sees
+    as source. `at` is asked for instead of the destination's own address: a way in to it. `forge` lists the kinds of
+    forged frame that must arrive nowhere. `without_forwarding` names a router guest that has forwarding switched off
+    while this line is checked. `answered_by` is the endpoint whose MAC address answers ARP or ND for the destination's
+    address, `gateways` are the source's default gateways, and `tables` what the host's own tables hold for the
+    destination's address, of TABLES (None: whatever).
+    """
+
+    source: str
+    destination: str | None = None
+    can: tuple[Service | str, ...] = ()
+    cannot: tuple[Service | str, ...] = ()
+    via: tuple[str, ...] = ()
+    seen_as: str | None = None
+    at: IPAddress | None = None
+    forge: tuple[str, ...] = ()
+    families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
+    without_forwarding: str | None = None
+    answered_by: str | None = None
+    gateways: tuple[IPAddress, ...] = ()
+    tables: tuple[str, ...] | None = None
+
+
+TABLES = ("route", "published")
+FORGERIES = ("mac", "arp", "ipv4", "ipv6", "nd", "ra", "dhcp-offer")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A whole topology file, checked and with every default filled in."""
+
+    name: str
+    file: str
+    description: str = ""
+    physical_networks: tuple[PhysicalNetwork, ...] = ()
+    networks: tuple[Network, ...] = ()
+    guests: tuple[Guest, ...] = ()
+    expect: tuple[Expect, ...] = field(default=())
+
+    def network(self, name: str) -> Network:
+        """The network of that name; KeyError when there is none."""
+        return self._networks[name]
+
+    @property
+    def libvirt_networks(self) -> tuple[Network, ...]:
+        """The networks that libvirt has to do with."""
+        return tuple(network for network in self.networks if network.routed is None)
+
+    def guest(self, name: str) -> Guest:
+        """The guest of that name; KeyError when there is none."""
+        return self._guests[name]
+
+    def physical_network(self, label: str) -> PhysicalNetwork:
+        """The physical network with that label; KeyError when there is none."""
+        for physical in self.physical_networks:
+            if physical.label == label:
+                return physical
+        raise KeyError(label)
+
+    def ports_on(self, network: str) -> tuple[tuple[Guest, Port], ...]:
+        """Every (guest, port) attached to a network."""
+        return self._ports.get(network, ())
+
+    # Indexes: a thousand networks ask these questions ten thousand times.
+
+    @property
+    def unaddressed(self) -> tuple[tuple[Guest, Port], ...]:
+        """Guarded ports of which nobody says an address: they may ask by DHCP, but use no answer that is not the
+        host's."""
+        told = {n.name for n in self.networks if n.routed or any(subnet.dhcp for subnet in n.subnets)}
+        ports = ((guest, port) for guest in self.guests for port in guest.ports)
+        return tuple(
+            (guest, port)
+            for guest, port in ports
+            if port.guarded
+            and port.network not in told
+            and not (port.addresses or port.address_word or port.untranslated)
+        )
+
+    @cached_property
+    def _networks(self) -> dict[str, Network]:
+        return {network.name: network for network in self.networks}
+
+    @cached_property
+    def _guests(self) -> dict[str, Guest]:
+        return {guest.name: guest for guest in self.guests}
+
+    @cached_property
+    def _ports(self) -> dict[str, tuple[tuple[Guest, Port], ...]]:
+        found: dict[str, list[tuple[Guest, Port]]] = {}
+        for guest in self.guests:
+            for port in guest.ports:
+                found.setdefault(port.network, []).append((guest, port))
+        return {network: tuple(ports) for network, ports in found.items()}

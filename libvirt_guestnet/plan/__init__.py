@@ -1,0 +1,1 @@
+"""What differs between a topology and what libvirt has, and in which order to change it. Pure."""

@@ -1,0 +1,32 @@
+"""Ways in that another topology's guests, running or not, already have: they must not start to quarrel later. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from libvirt_guestnet.datapath.forwards.table import version_of
+from libvirt_guestnet.libvirtd.snapshot import DOMAIN_MARK, Element, Snapshot, Wanted
+from libvirt_guestnet.metadata.elements import port_policies
+from libvirt_guestnet.model.claims import ANYWHERE, Claim, clashes
+
+
+def way_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """A line for each forward or floating address that a guest of another topology has."""
+    known: list[Claim] = []
+    for domain in snapshot.domains:
+        if domain.topology not in (None, wanted.topology):
+            owner = f"domain {domain.name!r} of topology {domain.topology!r}"
+            for xml in (domain.config, domain.live):
+                known += claims_of(xml, owner)
+    asked = (claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}"))
+    for claim, other in clashes(asked, known) if known else ():
+        yield f"{claim.owner}: {claim} already leads to {other.owner} ({other}): ask for it elsewhere"
+
+
+def claims_of(xml: Element | None, owner: str) -> Iterator[Claim]:
+    """What a domain, or our metadata in it, asks for."""
+    for port in port_policies(xml if xml is None or xml.tag != "domain" else xml.find(DOMAIN_MARK)):
+        for each in port.forwards:
+            at = each.at or ANYWHERE[version_of(each.to)]
+            yield Claim(at, each.protocol, each.first, each.last, owner)
+        yield from (Claim(str(each.ip), "", 0, 65535, owner) for each in port.floating)

@@ -1,0 +1,70 @@
+"""Ways in that an isolated port's neighbours get no answer from: where bridged frames pass iptables (br_netfilter), the
+kernel leads a translated frame back over the bridge, from one isolated port to the other, and drops it. Pure.
+
+Without br_netfilter the same frame goes to the host, which routes it, and is answered (decision 52).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+from libvirt_guestnet.model.topology import Expect, Guest, Port, Topology
+
+SYSCTLS = {4: "net.bridge.bridge-nf-call-iptables", 6: "net.bridge.bridge-nf-call-ip6tables"}
+
+
+def problems(topology: Topology, bridged: Collection[int]) -> Iterator[str]:
+    """What the file expects and this host, on which frames of these IP versions do so, cannot give."""
+    for line in topology.expect:
+        version = line.at.version if line.at else 0
+        if version in bridged and line.can and (port := _asked(topology, line)):
+            yield (
+                f"{line.source} can not reach {line.destination} at {line.at}: both are on isolated ports of network "
+                f"{port.network!r}, and {_do(version)}"
+            )
+
+
+def notes(topology: Topology, bridged: Collection[int]) -> Iterator[str]:
+    """The ports of which neighbours get no answer, one a line, with what to do."""
+    isolated = Counter(port.network for guest in topology.guests for port in guest.ports if port.isolated)
+    for guest in topology.guests:
+        for port in guest.ports:
+            versions = [version for version in (4, 6) if version in bridged and _has_way(port, version)]
+            if versions and isolated[port.network] > 1:
+                yield (
+                    f"port '{guest.name}.{port.name}' is isolated from its neighbours on network {port.network!r}: "
+                    f"they get no answer from its forwards and floating addresses, since {_do(versions[0])}"
+                )
+
+
+def _do(version: int) -> str:
+    sysctl = SYSCTLS[version]
+    return f"{sysctl} is on: sysctl -w {sysctl}=0, or take isolated-ports out"
+
+
+def _asked(topology: Topology, line: Expect) -> Port | None:
+    """The isolated port that a line asks by a way in, from an isolated port beside it."""
+    asking, asked = (_ports(topology, name) for name in (line.source, line.destination or ""))
+    version = line.at.version if line.at else 0
+    found = (port for port in asked if _has_way(port, version) and any(_is_near(other, port) for other in asking))
+    return next(found, None)
+
+
+def _ports(topology: Topology, endpoint: str) -> list[Port]:
+    """Those of a guest, or of "guest.port"."""
+    ports = ((guest, port) for guest in topology.guests for port in guest.ports)
+    return [port for guest, port in ports if endpoint in _names(guest, port)]
+
+
+def _names(guest: Guest, port: Port) -> tuple[str, str]:
+    return guest.name, f"{guest.name}.{port.name}"
+
+
+def _has_way(port: Port, version: int) -> bool:
+    forwarded = any(each.version == version for each in port.forwards)
+    return port.isolated and (forwarded or any(each.version == version for each in port.floating))
+
+
+def _is_near(other: Port, port: Port) -> bool:
+    return other is not port and other.isolated and other.network == port.network

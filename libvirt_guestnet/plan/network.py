@@ -1,0 +1,206 @@
+"""What must change so that libvirt has a network as wanted. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+
+from lxml import etree
+
+from libvirt_guestnet.carriers import registry
+from libvirt_guestnet.changes.change import Change, to_text
+from libvirt_guestnet.changes.network import (
+    DefineNetwork,
+    NetworkBackup,
+    Plugged,
+    RemoveNetwork,
+    RestartNetwork,
+    SectionUpdate,
+    SetNetworkAutostart,
+    SetNetworkMetadata,
+    StartNetwork,
+    UpdateNetwork,
+)
+from libvirt_guestnet.libvirtd.snapshot import (
+    NETWORK_MARK,
+    Element,
+    NetworkState,
+    Snapshot,
+    WantedNetwork,
+    interfaces,
+    mac,
+    source_network,
+    tap,
+)
+from libvirt_guestnet.plan.compare import Difference, differences, element_key, summary
+from libvirt_guestnet.xmlgen.element import api_text
+
+# What virNetworkUpdate can change in an active network, as differences name it.
+_UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/host|portgroup)\[.*")
+# What the hook makes only when the network starts.
+_CARRIER = re.compile(rf"metadata/.*\b({'|'.join(sorted(registry.TAGS))})\b")
+
+
+def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
+    """Everything for one network of the topology, in order."""
+    state = snapshot.network.get(wanted.name)
+    if state is None:
+        yield DefineNetwork(wanted.name, _kind(wanted.element), xml=to_text(wanted.element))
+    else:
+        yield from _change_network(_fitted(wanted.element, state), state, snapshot)
+    if wanted.autostart != (state is not None and state.autostart):
+        yield SetNetworkAutostart(wanted.name, "on" if wanted.autostart else "off", on=wanted.autostart)
+    if state is None or state.live is None:
+        taps = _taps(wanted.name, snapshot, wanted.element)
+        yield StartNetwork(wanted.name, bridge=bridge_of(wanted.element), taps=taps)
+
+
+def remove_network(state: NetworkState, snapshot: Snapshot, users: set[str], gone: set[str], why: str) -> RemoveNetwork:
+    """The change that takes a network away from running `users`, and from saved guests but for those `gone` by then."""
+    saved = snapshot.kept.get(state.name, frozenset()) - gone
+    if saved:
+        why += f"; what is saved of {', '.join(sorted(saved))} cannot be resumed without it"
+    return RemoveNetwork(state.name, why, tuple(sorted(users | saved)), backup=_backup(state, snapshot))
+
+
+def bridge_of(network: Element) -> str | None:
+    """The bridge device that a <network> names."""
+    bridge = network.find("bridge")
+    return None if bridge is None else bridge.get("name")
+
+
+def _change_network(element: Element, state: NetworkState, snapshot: Snapshot) -> Iterator[Change]:
+    live = () if state.live is None else differences(element, state.live)
+    rigid = [d for d in live if not _changes_live(d, snapshot)]
+    if rigid:
+        users = tuple(sorted({domain for domain, _ in snapshot.plugged.get(state.name, ())}))
+        yield RestartNetwork(
+            state.name,
+            summary(rigid),
+            users,
+            xml=to_text(element),
+            bridge=bridge_of(element),
+            taps=_taps(state.name, snapshot, element),
+            backup=_backup(state, snapshot),
+        )
+        return
+    config = differences(element, state.config)
+    if config or not state.persistent:
+        yield DefineNetwork(state.name, summary(config), xml=to_text(element), old=to_text(state.config))
+    if state.live is not None and live:
+        yield from _live_changes(element, state.live, state.name, live)
+
+
+def _changes_live(difference: Difference, snapshot: Snapshot) -> bool:
+    metadata = snapshot.network_metadata and difference.path.startswith("metadata/")
+    if _CARRIER.match(difference.path):
+        return False
+    return metadata or _UPDATABLE.fullmatch(difference.path) is not None
+
+
+def _live_changes(element: Element, live: Element, name: str, found: tuple[Difference, ...]) -> Iterator[Change]:
+    for update in section_updates(element, live):
+        yield UpdateNetwork(name, _describe(update), update=update, bridge=_bridge_with_rules(live))
+    if any(d.path.startswith("metadata/") for d in found):
+        new, old = element.find(NETWORK_MARK), live.find(NETWORK_MARK)
+        if new is not None and old is not None:
+            yield SetNetworkMetadata(name, summary(found), xml=api_text(new), old=api_text(old))
+
+
+def _bridge_with_rules(live: Element) -> str | None:
+    """The bridge of a network whose forwarding libvirt filters."""
+    forward = live.find("forward")
+    return bridge_of(live) if forward is not None and forward.get("mode", "nat") in ("nat", "route") else None
+
+
+def section_updates(wanted: Element, live: Element) -> list[SectionUpdate]:
+    """The virNetworkUpdate calls that turn one into the other: deletions first, so that an address can change hands."""
+    updates = [
+        *_pair_up("dns-host", -1, wanted, live, "dns/host"),
+        *_pair_up("portgroup", -1, wanted, live, "portgroup"),
+    ]
+    parents = {element_key(ip): ip for ip in wanted.findall("ip")}
+    for index, ip in enumerate(live.findall("ip")):
+        if element_key(ip) in parents:
+            updates += _pair_up("dhcp-range", index, parents[element_key(ip)], ip, "dhcp/range")
+            updates += _pair_up("dhcp-host", index, parents[element_key(ip)], ip, "dhcp/host")
+    return sorted(updates, key=lambda update: (update.new is not None, update.old is None))
+
+
+def _pair_up(section: str, parent: int, wanted: Element, live: Element, path: str) -> Iterator[SectionUpdate]:
+    new = {element_key(element): element for element in wanted.findall(path)}
+    old = {element_key(element): element for element in live.findall(path)}
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        if before is not None and after is not None and not differences(after, before):
+            continue
+        texts = [None if e is None else to_text(e) for e in (after, before)]
+        if section == "dns-host":
+            yield from _dns_updates(parent, before, texts[0])
+        else:
+            yield SectionUpdate(section, parent, *texts)
+
+
+def _dns_updates(parent: int, before: Element | None, after: str | None) -> Iterator[SectionUpdate]:
+    """DNS entries cannot be modified, and are deleted by address alone: a name may have several (libvirt 9.0)."""
+    if before is not None:
+        yield SectionUpdate("dns-host", parent, None, to_text(before))
+    if after is not None:
+        yield SectionUpdate("dns-host", parent, after, None)
+
+
+def _describe(update: SectionUpdate) -> str:
+    verb = "delete" if update.new is None else "add" if update.old is None else "modify"
+    element = etree.fromstring(update.new or update.old or "")
+    words = [str(v) for e in element.iter() for v in (*e.values(), (e.text or "").strip()) if v]
+    return f"{verb} {update.section} {' '.join(words)}, live"
+
+
+def _fitted(element: Element, state: NetworkState) -> Element:
+    """What is wanted, with the identity that libvirt gave the existing network: it must be a redefinition."""
+    result = deepcopy(element)
+    for old in result.findall("uuid"):
+        result.remove(old)
+    uuid = etree.SubElement(result, "uuid")
+    uuid.text = state.uuid
+    mac = state.config.find("mac")
+    if mac is not None and result.find("mac") is None:
+        result.append(deepcopy(mac))
+    return result
+
+
+def _backup(state: NetworkState, snapshot: Snapshot) -> NetworkBackup:
+    return NetworkBackup(
+        name=state.name,
+        config=to_text(state.config),
+        live=None if state.live is None else to_text(state.live),
+        autostart=state.autostart,
+        bridge=state.bridge,
+        taps=_taps(state.name, snapshot, state.current),
+    )
+
+
+def _taps(network: str, snapshot: Snapshot, element: Element) -> tuple[Plugged, ...]:
+    """The running guests' taps on a network, for when it is as `element` says."""
+    everybody = _isolated(element)
+    return tuple(
+        Plugged(domain, device, everybody or _isolated(_defined(domain, interface, snapshot)))
+        for domain, interface in snapshot.plugged.get(network, ())
+        if (device := tap(interface)) is not None
+    )
+
+
+def _isolated(element: Element) -> bool:
+    return element.find("port[@isolated='yes']") is not None
+
+
+def _defined(domain: str, live: Element, snapshot: Snapshot) -> Element:
+    """A NIC as it was defined: the live one also shows what it inherited from the network."""
+    return interfaces(snapshot.domain[domain].config, {mac(live): source_network(live)}).get(mac(live), live)
+
+
+def _kind(element: Element) -> str:
+    forward = element.find("forward")
+    mode = "isolated" if forward is None else forward.get("mode", "nat")
+    return f"{mode}, bridge {bridge_of(element)}"

@@ -1,0 +1,154 @@
+"""A NIC that is there, <interface>, and what a topology wants of it: what differs, and what it becomes. Pure.
+
+Of a NIC of a lab guest's all that `compare` owns is the topology's. A NIC of a user's own domain is the user's: its
+source, its target and what the file declares change, and nothing else, also nothing that a later libvirt may know. What
+those were before is kept in our metadata, so that they are it again when the file says no more of them
+(decision 49).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from lxml import etree
+
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.libvirtd.snapshot import Element
+from libvirt_guestnet.parse import shown
+from libvirt_guestnet.plan.compare import NIC_PARTS, Difference, differences
+
+# Which card a guest can drive is not the network's business; what else a target says stays.
+_KEPT, _UPDATED = ("mac", "model"), ("target",)
+_PLACE = ("source", "target")
+# All that `before` keeps of a NIC: what a topology may declare.
+_REMEMBERED = frozenset({*_PLACE, *NIC_PARTS, "virtualport", "mtu"})
+
+
+def nic_differences(
+    wanted: Element,
+    actual: Element,
+    inherited: frozenset[str] = frozenset(),
+    *,
+    own: bool = True,
+    was: Element | None = None,
+) -> tuple[Difference, ...]:
+    """What would have to change; `own`: it is a lab guest's, `inherited` as in `differences`, `was` as in `before`."""
+    if own:
+        return differences(wanted, actual, inherited)
+    asked, gone = _asked(wanted, was)
+    found = differences(asked, actual, inherited | (NIC_PARTS - _tags(asked)))
+    if wanted.find("source") is None and actual.find("source") is not None and moves(wanted, actual):
+        gone |= {"source"}
+    gone -= inherited
+    return (*found, *(Difference(tag, None, "what it had") for tag in sorted(gone) if actual.find(tag) is not None))
+
+
+def merged(wanted: Element, actual: Element, *, own: bool = True, was: Element | None = None) -> Element:
+    """`actual`, changed so far that it means `wanted`: what libvirt or the user added stays."""
+    result = deepcopy(actual)
+    result.attrib.update(dict(wanted.attrib))
+    asked, gone = (wanted, NIC_PARTS) if own else _asked(wanted, was)
+    asked_tags = _tags(asked) - {*_UPDATED, *_KEPT}
+    _remove(result, gone | (asked_tags if own else asked_tags - _same_source(asked, actual)))
+    if not own and wanted.find("source") is None and moves(wanted, actual):
+        _remove(result, {"source"})
+    for child in asked:
+        kept = result.find(str(child.tag))
+        if kept is None:
+            result.append(deepcopy(child))
+        elif child.tag in _UPDATED:
+            kept.attrib.update(dict(child.attrib))
+    return result
+
+
+def before(wanted: Element, actual: Element, was: Element | None = None) -> Element:
+    """What `merged` changes of a user's NIC, as the user had it, by `was` of an earlier change or by now: an empty
+    element stands for none."""
+    base = actual if was is None else was
+    result = etree.Element("interface", type=base.get("type", ""))
+    for tag in (*_PLACE, *sorted(_tags(wanted) - {*_PLACE, *_KEPT})):
+        known = base.find(tag)
+        if known is None and tag not in _PLACE:
+            known = actual.find(tag)
+        result.append(etree.Element(tag) if known is None else _plain(known))
+    return result
+
+
+def check_remembered(was: Element) -> None:
+    """Raises GuestnetError unless `before` may have written this: who may change a domain's metadata shall not have
+    anything but a place to be plugged in, which the plan names, put into its definition by it."""
+    said = {*_tags(was) - _REMEMBERED, *was.keys(), *([] if was.tag == "interface" else [str(was.tag)])} - {"type"}
+    if said:
+        raise GuestnetError(f"it says {shown(min(said))}, which guestnet never keeps there: somebody changed it")
+
+
+def place(nic: Element) -> str:
+    """Where a NIC is plugged in, to be read."""
+    said = {"type": nic.get("type", "")}
+    for source in nic.iterfind("source"):
+        said |= {str(name): str(value) for name, value in source.items()}
+    return shown(", ".join(f"{name}={value}" for name, value in said.items()))
+
+
+def restored(actual: Element, was: Element) -> Element:
+    """A user's NIC as it was before the topology had to do with it."""
+    result = deepcopy(actual)
+    result.attrib.update(dict(was.attrib))
+    for child in was:
+        _remove(result, {str(child.tag)})
+        if not _is_empty(child):
+            result.append(deepcopy(child))
+    return result
+
+
+def moves(wanted: Element, actual: Element) -> bool:
+    """Whether it becomes one of another type."""
+    return any(each.path == "@type" for each in differences(_type(wanted), actual))
+
+
+def _asked(wanted: Element, was: Element | None) -> tuple[Element, set[str]]:
+    """What is asked of a NIC that is there already, and what it shall have no more."""
+    result = deepcopy(wanted)
+    _remove(result, set(_KEPT) - {"mac"})
+    gone = set()
+    for child in () if was is None else was:
+        if child.tag not in _PLACE and wanted.find(str(child.tag)) is None:
+            if _is_empty(child):
+                gone.add(str(child.tag))
+            else:
+                result.append(deepcopy(child))
+    return result, gone
+
+
+def _tags(element: Element) -> set[str]:
+    return {str(child.tag) for child in element}
+
+
+def _remove(element: Element, tags: set[str] | frozenset[str]) -> None:
+    for child in [child for child in element if child.tag in tags]:
+        element.remove(child)
+
+
+def _is_empty(element: Element) -> bool:
+    return not element.attrib and len(element) == 0
+
+
+def _plain(element: Element) -> Element:
+    """Without blanks between."""
+    result = deepcopy(element)
+    result.tail = None
+    for each in result.iter():
+        each.text = (each.text or "").strip() or None
+        each.tail = None
+    return result
+
+
+def _same_source(asked: Element, actual: Element) -> set[str]:
+    """The source, where it is as asked already: a user may have said more of it."""
+    source, now = asked.find("source"), actual.find("source")
+    same = source is not None and now is not None and not differences(source, now)
+    return {"source"} if same and not moves(asked, actual) else set()
+
+
+def _type(nic: Element) -> Element:
+    return etree.Element("interface", type=nic.get("type", ""))

@@ -1,0 +1,276 @@
+"""The difference between what a topology wants and what libvirt has, as a list of changes. Pure.
+
+Order: what goes comes off first (NICs, networks), then networks, definitions, metadata, NICs; guests that disappear
+come last, since a stopped guest is the one thing that no rollback brings back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from libvirt_guestnet.carriers.registry import MADE_BRIDGES
+from libvirt_guestnet.changes.change import Change
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.libvirtd.snapshot import (
+    NETWORK_MARK,
+    PORT_MARK,
+    DomainState,
+    Element,
+    NetworkState,
+    Snapshot,
+    Wanted,
+    WantedGuest,
+    WantedNetwork,
+    interfaces,
+    mac,
+)
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.model.drift import HOST, NETWORK
+from libvirt_guestnet.plan.devices import device_problems, shares_nic
+from libvirt_guestnet.plan.forwards import way_clashes
+from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
+from libvirt_guestnet.plan.network import bridge_of, plan_network, remove_network
+
+# What the network hook makes a bridge for: it may be there, and be ours.
+_CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in sorted(MADE_BRIDGES))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Changes in the order in which `apply` makes them, and what the user should know beside."""
+
+    topology: str
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+    expected: frozenset[str] = frozenset()
+    """Guests that it goes without saying are interrupted: the topology's own, where that is destroyed."""
+
+    @property
+    def interrupts(self) -> tuple[str, ...]:
+        """Every running guest that the plan interrupts, and of which that needs to be said."""
+        return tuple(sorted({guest for change in self.changes for guest in change.interrupts} - self.expected))
+
+    def text(self) -> str:
+        """For people, one change a line; empty when there is nothing to do or say."""
+        return "\n".join([change.text() for change in self.changes] + [f"note: {note}" for note in self.notes])
+
+    def json(self) -> list[dict[str, object]]:
+        """For programs: a flat list."""
+        return [change.json() for change in self.changes]
+
+
+class PlanError(GuestnetError):
+    """What the topology wants clashes with what is somebody else's; `problems` lists every clash."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
+    """What `apply` has to do. Raises PlanError when it would touch anything that is not this topology's."""
+    problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
+    problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *way_clashes(wanted, snapshot)]
+    problems += [*device_problems(wanted, snapshot), *snapshot.taken]
+    if problems:
+        raise PlanError(problems)
+    inherited = {network.name: _inherited(network.element) for network in wanted.networks}
+    guests = [plan_guest(guest, snapshot, inherited) for guest in wanted.guests]
+    leaving = [release_guest(state, "no longer in the topology") for state in _leaving_domains(wanted, snapshot)]
+    changes: list[Change] = [change for guest in guests for change in guest.detach]
+    changes += [change for released in leaving for change in released if not change.interrupts]
+    changes += _leaving_networks(wanted, snapshot)
+    for network in wanted.networks:
+        changes += plan_network(network, snapshot)
+    changes += [change for guest in guests for change in guest.others]
+    changes += [change for released in leaving for change in released if change.interrupts]
+    notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
+    return Plan(wanted.topology, tuple(changes), tuple(notes))
+
+
+def _wrong_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """What is wrong in the kernel and no guest's; it may be right once the plan's changes are made."""
+    names = {network.name for network in wanted.networks}
+    for each in snapshot.wrong:
+        if each.kind == HOST or (each.kind == NETWORK and each.owner in names):
+            yield f"{each.text()}: {each.do}"
+
+
+def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | None = None) -> Plan:
+    """Take away everything that carries our mark and this topology's name, whatever the file says now. `guests` are
+    those that are in the file, as far as that is there: running ones that are not are interrupted."""
+    why = f"destroying topology {topology}"
+    changes: list[Change] = []
+    for domain in snapshot.domains:
+        if domain.topology == topology:
+            changes += release_guest(domain, why)
+    gone = {change.name for change in changes if change.KIND == "guest"}
+    mine = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
+    released = {state.name: state.marked_macs for state in mine}
+    for network in snapshot.networks:
+        if network.topology == topology:
+            plugged = snapshot.plugged.get(network.name, ())
+            users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
+            after = frozenset(state.name for state in mine if network.name in state.needed)
+            changes.append(replace(remove_network(network, snapshot, users, gone, why), after=after))
+    # What was saved of a user's own domain stays, and cannot be changed: that is no matter of course.
+    own = (state for state in mine if state.name in gone or not state.saved)
+    expected = frozenset(state.name for state in own if guests is None or state.name in guests)
+    return Plan(topology, tuple(changes), expected=expected)
+
+
+def _inherited(network: Element) -> frozenset[str]:
+    """What libvirt copies from a network into its live NICs."""
+    found = {tag for tag in ("port", "vlan", "virtualport") if network.find(tag) is not None}
+    return frozenset(found | ({"port", "vlan", "bandwidth"} if network.find("portgroup") is not None else set()))
+
+
+def _leaving_domains(wanted: Wanted, snapshot: Snapshot) -> Iterator[DomainState]:
+    staying = {guest.name for guest in wanted.guests}
+    return (d for d in snapshot.domains if d.topology == wanted.topology and d.name not in staying)
+
+
+def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
+    staying = {network.name for network in wanted.networks}
+    # A NIC of a guest of this topology is moved, detached or goes with its guest; only others are cut off.
+    managed = {domain.name: domain for domain in snapshot.domains if _is_managed(domain, wanted.topology)}
+    ours = {guest.name: set(map(mac, guest.interfaces)) for guest in wanted.guests}
+    gone = {state.name for state in _leaving_domains(wanted, snapshot) if state.ours}
+
+    def lets_go(domain: str, nic: Element) -> bool:
+        state = managed.get(domain)
+        return state is not None and (state.ours or mac(nic) in state.marked_macs | ours.get(domain, set()))
+
+    for state in snapshot.networks:
+        if state.topology == wanted.topology and state.name not in staying:
+            users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
+            yield remove_network(state, snapshot, users, gone, "no longer in the topology")
+
+
+def _is_managed(domain: DomainState, topology: str) -> bool:
+    return domain.topology == topology and not domain.is_copy
+
+
+def _foreign(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    for network in wanted.networks:
+        state = snapshot.network.get(network.name)
+        if state is not None and state.topology != wanted.topology:
+            yield _not_ours("network", network.name, state.topology)
+    for guest in wanted.guests:
+        yield from _foreign_domain(wanted.topology, guest, snapshot.domain.get(guest.name))
+
+
+def _foreign_domain(topology: str, guest: WantedGuest, state: DomainState | None) -> Iterator[str]:
+    if state is None or (state.topology is None and guest.definition is None):
+        return
+    if state.topology != topology:
+        yield _not_ours("domain", guest.name, state.topology)
+    elif guest.definition is not None and not state.ours:
+        yield (
+            f"domain {guest.name!r} is your own, and the topology now gives it an image: guestnet never redefines a "
+            f"domain it did not define; drop `image:`, rename the guest, or undefine the domain yourself"
+        )
+    elif guest.definition is not None and _text(fitted(guest.definition, state), "uuid") != state.uuid:
+        yield f"guest {guest.name!r}: its domain has UUID {state.uuid}: drop `uuid:`, or undefine the domain"
+
+
+def _not_ours(kind: str, name: str, owner: str | None) -> str:
+    if owner is None:
+        return (
+            f"{kind} {name!r} exists and was not made by guestnet: give it another name in the topology, or "
+            f"undefine it with virsh if it is not needed"
+        )
+    return (
+        f"{kind} {name!r} belongs to topology {owner!r}: give it another name in this topology, or run "
+        f"`guestnet destroy --name {owner}` first"
+    )
+
+
+def _text(element: Element, path: str) -> str:
+    return (element.findtext(path) or "").strip().lower()
+
+
+def _bridge_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    names = {network.name for network in wanted.networks}
+    held = {}
+    ours = set()
+    for state in snapshot.networks:
+        if state.topology == wanted.topology:
+            ours.add(state.bridge)
+        if state.bridge is not None and (state.topology != wanted.topology or state.name not in names):
+            held[state.bridge] = state
+    for network in wanted.networks:
+        yield from _bridge_clash(wanted.topology, network, held, snapshot.devices - ours)
+
+
+def _bridge_clash(
+    topology: str, network: WantedNetwork, held: dict[str, NetworkState], devices: frozenset[str | None]
+) -> Iterator[str]:
+    bridge = bridge_of(network.element)
+    holder = held.get(bridge or "")
+    if bridge is None or _shares_bridge(network.element) or (holder and shares_nic(network.element, holder.current)):
+        return  # the last is said better by `device_problems`
+    if holder is not None and holder.topology != topology:
+        owner = "" if holder.topology is None else f" of topology {holder.topology!r}"
+        yield (
+            f"network {network.name!r}: bridge {bridge!r} is held by libvirt network {holder.name!r}{owner}: "
+            f"choose another `bridge:`"
+        )
+    elif bridge in devices and not _made_by_hook(network.element):
+        yield (
+            f"network {network.name!r}: this host has a device {bridge!r} already, and no network of this topology "
+            f"made it: choose another `bridge:`, or remove it with `ip link delete {bridge}` if it is a leftover"
+        )
+
+
+def _shares_bridge(network: Element) -> bool:
+    """Whether the bridge exists without us (mode bridge on a mapped bridge): any number of networks may use it."""
+    forward = network.find("forward")
+    bridged = forward is not None and forward.get("mode") == "bridge"
+    return bridged and not _made_by_hook(network)
+
+
+def _made_by_hook(network: Element) -> bool:
+    return any(network.find(f"{NETWORK_MARK}/{carrier}") is not None for carrier in _CARRIERS)
+
+
+def _drawn_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """A VLAN that the file asks for by number may be shared with whoever has it; one out of a pool never is."""
+    held = {}
+    for state in snapshot.networks:
+        if state.topology != wanted.topology and (tag := _tag(state.current)):
+            held[tag] = state
+    for network in wanted.networks:
+        tag = _tag(network.element) if network.drawn else None
+        if tag is not None and (holder := held.get(tag)) is not None:
+            owner = "" if holder.topology is None else f" of topology {holder.topology!r}"
+            yield (
+                f"network {network.name!r}: {tag[0]}, drawn from the pool, is that of libvirt "
+                f"network {holder.name!r}{owner}: write another number instead of auto, or give each its own pool"
+            )
+
+
+def _tag(network: Element) -> tuple[str, str | None] | None:
+    """What keeps a network's frames apart, and the device on which it does (None: on the host); None if nothing."""
+    uplink, vlan, vxlan = (network.find(f"{NETWORK_MARK}/{{{NAMESPACE}}}{tag}") for tag in ("uplink", "vlan", "vxlan"))
+    native = network.find("vlan/tag")  # libvirt's own words, for Open vSwitch
+    if vxlan is not None:
+        return f"VNI {vxlan.get('vni')}", None
+    if uplink is not None and uplink.get("vlan"):
+        return f"VLAN {uplink.get('vlan')}", uplink.get("device")
+    if vlan is not None and vlan.get("tag"):
+        return f"VLAN {vlan.get('tag')}", bridge_of(network)
+    return None if native is None else (f"VLAN {native.get('id')}", bridge_of(network))
+
+
+def _mac_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    holders: dict[str, str] = {}
+    for state in snapshot.domains:
+        if state.topology != wanted.topology or state.is_copy:
+            holders.update(dict.fromkeys([*interfaces(state.config), *interfaces(state.live)], state.name))
+    for guest in wanted.guests:
+        for address in map(mac, guest.interfaces):
+            holder = holders.get(address)
+            if holder is not None and holder != guest.name:
+                yield f"guest {guest.name!r}: MAC {address} is in use by domain {holder!r}: give the port another one"

@@ -1,0 +1,1 @@
+"""Receipts under /run: what was applied, for whom."""

@@ -1,0 +1,271 @@
+"""Receipts as they are read back: every field is what its NamedTuple says of it, or the receipt is damaged.
+
+A field's annotation names what its text is: `tap: Device`, `owned: Prefixes`. What another version of guestnet wrote
+besides is left out, so that an upgrade can take over running guests. Nothing is imported that a hook has not anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.run.names import check_segment
+from libvirt_guestnet.errors import GuestnetError
+
+T = TypeVar("T")
+R = TypeVar("R", bound=NamedTuple)
+
+# Text, of which MaybeDevice and the like may be "".
+Device: TypeAlias = str
+MaybeDevice: TypeAlias = str
+MaybeLink: TypeAlias = str
+Mac: TypeAlias = str
+MaybeMac: TypeAlias = str
+Address: TypeAlias = str
+MaybeAddress: TypeAlias = str
+Target: TypeAlias = str  # an address, or one of LEASES
+Prefix: TypeAlias = str
+Protocol: TypeAlias = str
+Devices: TypeAlias = tuple[str, ...]
+Addresses: TypeAlias = tuple[str, ...]
+Prefixes: TypeAlias = tuple[str, ...]
+AddressPairs: TypeAlias = tuple[tuple[str, str], ...]
+MacAndPrefixes: TypeAlias = tuple[tuple[str, str], ...]
+MacAndAddresses: TypeAlias = tuple[tuple[str, str], ...]
+LinkAndPrefixes: TypeAlias = tuple[tuple[str, str], ...]
+# Numbers, and first and last of ranges.
+Index: TypeAlias = int
+Port: TypeAlias = int
+Vlan: TypeAlias = int
+VlanNumbers: TypeAlias = tuple[int, ...]
+Vlans: TypeAlias = tuple[tuple[int, int], ...]
+Counts: TypeAlias = tuple[tuple[int, int], ...]
+
+LEASES = {"lease4": 4, "lease6": 6}
+"""Words for the address of a family that the host's DHCP server gives a guest."""
+
+LARGEST_FILE = 16 << 20
+
+
+class DamagedError(GuestnetError):
+    """A receipt that cannot be one of ours; the message says which, and what to do."""
+
+    def __init__(self, path: str, why: object) -> None:
+        super().__init__(f"{path} is damaged ({why}): remove it and run `guestnet hooks sync`")
+
+
+Identity: TypeAlias = tuple[int, ...]
+
+
+def identity(path: str) -> Identity | None:
+    """Tells a file from any that takes its place. None where there is none, empty where nobody can tell."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError:  # `load` says it
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def load(path: str) -> dict[str, Any] | None:
+    """What a receipt's file holds; None where there is none. Raises DamagedError."""
+    try:
+        with open(path, "rb") as file:
+            fields = json.loads(file.read(LARGEST_FILE))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(path, "it cannot be read" if isinstance(error, OSError) else "it is not JSON") from error
+    if not isinstance(fields, dict):
+        raise DamagedError(path, "it is not a JSON object")
+    return fields
+
+
+def if_sound(read: Callable[[str], T | None], name: str, damaged: T | None = None) -> T | None:
+    """What `read` says of a name; something else where that is damaged, which is reported."""
+    try:
+        return read(name)
+    except DamagedError as error:
+        report(error)
+        return damaged
+
+
+_reported: set[str] = set()
+
+
+def report(error: DamagedError) -> None:
+    """Tells stderr and the log, once: many look at the same receipts."""
+    if str(error) not in _reported:
+        from libvirt_guestnet import log
+
+        _reported.add(str(error))
+        log.report(str(error))
+
+
+def read(kind: type[R], fields: dict[str, Any], path: str, *inside: type[NamedTuple]) -> R:
+    """A receipt of a kind; lists in it may be of the kinds `inside`. Raises DamagedError, which names the field."""
+    found = {}
+    for name, annotation in kind.__annotations__.items():
+        if name not in fields:
+            if name not in kind._field_defaults:
+                raise DamagedError(path, f"{name} is missing")
+            continue
+        try:
+            found[name] = _reader(annotation, inside)(fields[name])
+        except (ValueError, TypeError) as error:
+            raise DamagedError(path, f"{name}: {error}") from error
+    make: Callable[..., R] = kind
+    return make(**found)
+
+
+def _read_list(kind: type[R], values: Any) -> R:
+    """One of a kind from the list of its first fields. Raises ValueError."""
+    if not isinstance(values, list) or not len(kind._fields) - len(kind._field_defaults) <= len(values) <= len(
+        kind._fields
+    ):
+        raise ValueError(f"{parse.shown(values)} is not a list of {', '.join(kind._fields)}")
+    annotations = kind.__annotations__.values()
+    make: Callable[..., R] = kind
+    return make(*(_reader(each, ())(value) for each, value in zip(annotations, values, strict=False)))
+
+
+def _reader(annotation: Any, inside: Iterable[type[NamedTuple]]) -> Callable[[Any], Any]:
+    name = getattr(annotation, "__forward_arg__", annotation)  # what typing makes of a text
+    for kind in inside:
+        if name == f"tuple[{kind.__name__}, ...]":
+            return lambda value: tuple(_read_list(kind, each) for each in _list(value))
+    return _READERS[name.removeprefix("serialiser.")]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{parse.shown(value)} is not text")
+    value.encode()  # or a ValueError: JSON can hold halves of characters
+    return value
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{parse.shown(value)} is neither true nor false")
+
+
+def _count(value: Any) -> int:
+    if type(value) is int and 0 <= value < 1 << 32:
+        return value
+    raise ValueError(f"{parse.shown(value)} is not a number")
+
+
+def _index(value: Any) -> int:
+    """Of a device: what the kernel has for it is a signed number of 32 bits."""
+    return parse.number(str(_count(value)), 0, (1 << 31) - 1)
+
+
+def _port(value: Any) -> int:
+    return parse.number(str(_count(value)), 1, 65535)
+
+
+def _vlan(value: Any) -> int:
+    return parse.number(str(_count(value)), 0, 4094)
+
+
+def _vlans(value: Any) -> tuple[tuple[int, int], ...]:
+    spans: tuple[tuple[int, int], ...] = _both(_vlan, _vlan)(value)
+    if all(1 <= first <= last for first, last in spans):
+        return spans
+    raise ValueError(f"{parse.shown(value)} are not ranges of VLANs")
+
+
+def _list(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise ValueError(f"{parse.shown(value)} is not a list")
+
+
+def _protocol(value: Any) -> str:
+    if value in ("tcp", "udp"):
+        return str(value)
+    raise ValueError(f"{parse.shown(value)} is not a protocol")
+
+
+def _address(value: Any) -> str:
+    return parse.address_text(_text(value))
+
+
+def _target(value: Any) -> str:
+    return str(value) if value in LEASES else _address(value)
+
+
+def _prefix(value: Any) -> str:
+    prefix = parse.prefix(_text(value))
+    return str(prefix) if "/" in value else str(prefix.network_address)
+
+
+def _or_nothing(read: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: "" if value == "" else read(value)
+
+
+def _all(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    return lambda value: tuple(map(read, _list(value)))
+
+
+def _both(one: Callable[[Any], Any], other: Callable[[Any], Any]) -> Callable[[Any], tuple[tuple[Any, Any], ...]]:
+    def read(value: Any) -> tuple[Any, Any]:
+        first, second = _list(value)
+        return one(first), other(second)
+
+    return _all(read)
+
+
+_MAC, _DEVICE = (
+    _or_nothing(lambda value: parse.mac(_text(value))),
+    _or_nothing(lambda value: parse.device(_text(value))),
+)
+
+
+def _mac(value: Any) -> str:
+    return parse.mac(_text(value))
+
+
+def _device(value: Any) -> str:
+    return parse.device(_text(value))
+
+
+def _link(value: Any) -> str:
+    return check_segment(_text(value))
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "str": _text,
+    "bool": _bool,
+    "int": _count,
+    "Index": _index,
+    "Port": _port,
+    "Vlan": _vlan,
+    "VlanNumbers": _all(_vlan),
+    "Vlans": _vlans,
+    "Counts": _both(_count, _count),
+    "Protocol": _protocol,
+    "Device": _device,
+    "MaybeLink": _or_nothing(_link),
+    "MaybeDevice": _or_nothing(_device),
+    "Mac": _mac,
+    "MaybeMac": _or_nothing(_mac),
+    "Address": _address,
+    "MaybeAddress": _or_nothing(_address),
+    "Target": _target,
+    "Prefix": _prefix,
+    "Devices": _all(_device),
+    "Addresses": _all(_address),
+    "Prefixes": _all(_prefix),
+    "AddressPairs": _both(_address, _address),
+    "MacAndAddresses": _both(_or_nothing(_mac), _address),
+    "LinkAndPrefixes": _both(_link, _prefix),
+    "MacAndPrefixes": _both(_or_nothing(_mac), _prefix),
+    "tuple[str, ...]": _all(_text),
+    "dict[str, str]": lambda value: {_text(key): _text(each) for key, each in dict.items(value)},
+}

@@ -1,0 +1,1 @@
+"""What there is, for `guestnet status`: by libvirt, by receipts, by the kernel."""

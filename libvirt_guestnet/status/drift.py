@@ -1,0 +1,155 @@
+"""What the kernel has otherwise than libvirt's XML and the hooks' receipts say. Changes nothing.
+
+For `status`, `plan` and `doctor`, which would otherwise tell what was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.devices import host_devices
+from libvirt_guestnet.datapath.devices.host_devices import too_wide
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
+from libvirt_guestnet.hook.admission import mtu
+from libvirt_guestnet.hook.services import missing_state
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, source_network, tap
+from libvirt_guestnet.model.drift import GUEST, HOST, NETWORK, SYNC, Drift
+from libvirt_guestnet.plan.devices import narrow_underlay
+from libvirt_guestnet.state.folder import State
+
+
+def wrongs(snapshot: Snapshot, state: State | None = None) -> tuple[Drift, ...]:
+    """All of it, of what is ours. Only root can see what the hooks put there. Raises GuestnetError."""
+    known = state if state is not None else State() if os.geteuid() == 0 else None
+    lacking = _lacking(known) if known else {}
+    ours = {network.name for network in snapshot.networks if network.topology is not None}
+    found = [each for domain in snapshot.domains for each in _of_domain(domain, ours, lacking, known)]
+    for network in snapshot.networks:
+        if network.topology is not None and network.live is not None:
+            found += [*_of_network(network), *_of_tunnel(network, network.live, snapshot)]
+    return (*found, *(_of_host(known) if known else ()))
+
+
+def _lacking(state: State) -> Mapping[str, list[str]]:
+    """By tap; not what a hook is just about to put there."""
+    if not missing_state.by_port(state):
+        return {}
+    with state.lock():
+        return missing_state.by_port(state)
+
+
+def _of_domain(
+    domain: DomainState, ours: set[str], lacking: Mapping[str, list[str]], state: State | None
+) -> Iterator[Drift]:
+    for nic in domain.live.iterfind("devices/interface") if domain.live is not None else ():
+        device = tap(nic) or ""
+        if links.index_of(device) and (domain.topology is not None or source_network(nic) in ours):
+            yield from _of_tap(domain.name, nic, device, state)
+            if device in lacking:
+                yield Drift(GUEST, domain.name, device, f"lacks {', '.join(lacking[device])}")
+
+
+def _mtu(nic: Element) -> int:
+    mtu = nic.find("mtu")
+    text = "" if mtu is None else mtu.get("size", "")
+    return int(text) if text.isdigit() else 0
+
+
+def _outlets(bridge: str, state: State | None) -> set[str]:
+    return mtu.outlets(bridge, state) if state else set()
+
+
+def _of_tap(guest: str, nic: Element, device: str, state: State | None) -> Iterator[Drift]:
+    link, bridge = nic.find("link"), _bridge(nic)
+    if bridge:
+        yield from _of_place(guest, device, bridge, source_network(nic) or "")
+    size, narrow = _mtu(nic), host_devices.outlet(bridge, _outlets(bridge, state)) if bridge else None
+    if narrow and size > narrow.mtu:
+        yield Drift(GUEST, guest, device, too_wide(size, narrow, bridge), f"ip link set {narrow.device} mtu {size}")
+    if not links.is_up(device) and (link is None or link.get("state") != "down"):
+        yield Drift(GUEST, guest, device, "is down", f"ip link set {device} up", link="host down")
+
+
+def _bridge(nic: Element) -> str:
+    """The Linux bridge that a NIC belongs in; "" for one that is in none, or in Open vSwitch."""
+    source = nic.find("source")
+    bridge = "" if source is None or nic.find("virtualport") is not None else source.get("bridge", "")
+    with suppress(parse.TextError):  # such a name no bridge can have
+        return parse.device(bridge) if bridge else ""
+    return ""
+
+
+def _of_place(guest: str, device: str, bridge: str, network: str) -> Iterator[Drift]:
+    master = links.master_of(device)
+    if master == bridge or (master and not links.is_bridge(bridge) and links.index_of(bridge)):
+        return  # the second: a bridge of Open vSwitch
+    if master:
+        do = f"ip link set {device} master {bridge}, then {SYNC}"
+        yield Drift(GUEST, guest, device, f"is in {master} and not in {bridge}", do, link=f"in {master}")
+    elif links.index_of(bridge):
+        yield Drift(GUEST, guest, device, f"is in no bridge and not in {bridge}", link="no bridge")
+    else:
+        do = f"virsh net-start {network}" if network else f"make bridge {bridge}, then {SYNC}"
+        yield Drift(GUEST, guest, device, f"is in no bridge: {bridge} is gone", do, link="no bridge")
+
+
+def _of_network(network: NetworkState) -> Iterator[Drift]:
+    bridge, name = network.bridge or "", network.name
+    if network.live is None or not bridge:
+        return
+    if not links.index_of(bridge):
+        yield Drift(NETWORK, name, bridge, "is gone", f"virsh net-destroy {name}; virsh net-start {name}")
+        return
+    if not links.is_up(bridge):
+        yield Drift(NETWORK, name, bridge, "is down", f"ip link set {bridge} up")
+    there = _addresses(bridge)
+    for ip in network.live.iterfind("ip"):
+        if ip.get("address") and ip.get("address", "") not in there:
+            yield Drift(NETWORK, name, bridge, f"lacks {ip.get('address')}", _restart(name))
+
+
+def _of_tunnel(network: NetworkState, live: Element, snapshot: Snapshot) -> Iterator[Drift]:
+    if narrow := narrow_underlay(live, snapshot):
+        found, _, do = narrow.partition("; ")
+        yield Drift(NETWORK, network.name, network.bridge or "", found, do)
+
+
+def _restart(network: str) -> str:
+    return f"find out who takes it (a network manager?), then virsh net-destroy {network}; virsh net-start {network}"
+
+
+def _addresses(device: str) -> set[str]:
+    index = links.index_of(device)
+    with Rtnl() as netlink:
+        return {str(each.address) for each in netlink.addresses(all_scopes=True) if each.ifindex == index}
+
+
+def _of_host(state: State) -> Iterator[Drift]:
+    for receipt in state.networks():
+        if receipt.uplink and receipt.bridge and links.index_of(receipt.bridge):
+            yield from _of_uplink(receipt.name, receipt.uplink, receipt.bridge)
+    # A host on which the hooks have done nothing may lack what would be asked.
+    if (state.bridges() or state.settled()) and missing_state.lost(state).others:
+        with state.lock():
+            yield from (
+                Drift(HOST, "", "", f"what we have in {each} is missing") for each in missing_state.lost(state).others
+            )
+
+
+def _of_uplink(network: str, uplink: str, bridge: str) -> Iterator[Drift]:
+    if not links.index_of(uplink):
+        yield Drift(
+            NETWORK,
+            network,
+            uplink,
+            f"is gone; it is to be in {bridge}",
+            "put the device back, and restart the network",
+        )
+    elif links.master_of(uplink) != bridge:
+        yield Drift(NETWORK, network, uplink, f"is not in {bridge}", f"ip link set {uplink} master {bridge}")
+    elif not links.is_up(uplink):
+        yield Drift(NETWORK, network, uplink, "is down", f"ip link set {uplink} up")

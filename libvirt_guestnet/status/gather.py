@@ -1,0 +1,48 @@
+"""The facts behind `guestnet status`: from libvirt, the receipts and the kernel."""
+
+from __future__ import annotations
+
+import os
+
+from libvirt_guestnet.datapath.netlink.kernel import bridge_guard, guarded_ports
+from libvirt_guestnet.datapath.routing import routes
+from libvirt_guestnet.hook.enforce import checksum_guard, host_routes
+from libvirt_guestnet.hook.read import hostwide
+from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.status import rows as reporting
+from libvirt_guestnet.status.drift import wrongs
+from libvirt_guestnet.status.open_forwards import opened
+from libvirt_guestnet.status.routes import Led
+
+
+def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
+    """The networks and ports of one topology, or of all, and what leads to them. Raises GuestnetError."""
+    # nft tells root alone. Where no hook has run yet, there are no receipts that others may not read.
+    is_root, state = os.geteuid() == 0, State()
+    seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
+    bridges, ports, known = *map(frozenset, closed), state.bridges()
+    guards = reporting.BridgeGuards(
+        bridges, ports, known is not None and bool(known.cannot), {r.name: r for r in state.networks()}
+    )
+    checksums = reporting.ChecksumGuards(
+        frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.known(state).cannot
+    )
+    led = Led(tuple(host_routes.receipts(state)), routes.there())
+    with connect(uri) as connection:
+        snapshot = host_snapshot(connection)
+        # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
+        found = reporting.status(
+            snapshot,
+            name,
+            lambda tap: state.sound_port(tap) if tap in seen else None,
+            seen.get,
+            opened(state, led.there),
+            guards=guards,
+            offload=checksums,
+            led=led,
+            host=hostwide.read(),
+            plugging=state.pluggings(),
+            wrong=wrongs(snapshot, state),
+        )
+    return [row.json() for row in found]

@@ -1,0 +1,136 @@
+"""The rows of `status` on what the host routes to guests: what their domains ask for, and whether it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
+from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, interfaces, tap
+from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
+from libvirt_guestnet.parse import Prefix
+
+
+@dataclass(frozen=True)
+class RouteRow:
+    """What leads to a port: the host's route to `prefix`, by way of the guest's address `via` ("": on the link),
+    through `device` (known while the guest runs), in routing table `table` ("vrf NAME": in that of the VRF).
+
+    `routed` is whether the route is there. `published` is whether the host answers for the address on its device
+    `uplink`; None where it is not to. Both are None while the guest does not run.
+    """
+
+    topology: str
+    guest: str
+    port: str
+    prefix: str
+    via: str
+    device: str
+    table: str
+    routed: bool | None
+    uplink: str
+    published: bool | None
+
+    def json(self) -> dict[str, object]:
+        return {"kind": "route", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Led:
+    """The hooks' receipts of what leads to guests, and what the kernel has of such things."""
+
+    reaches: tuple[HostRoutes, ...] = ()
+    there: frozenset[Route | ProxyEntry] = frozenset()
+
+
+NOTHING_LED = Led()
+
+
+class _Asked(NamedTuple):
+    """A route that a port asks for, and whether its address is to be published: on `uplink`, as far as is known."""
+
+    prefix: str
+    via: str = ""
+    table: int = MAIN_TABLE
+    vrf: str = ""
+    publish: bool = False
+    uplink: str = ""
+
+
+def route_rows(domains: Iterable[DomainState], led: Led) -> Iterator[RouteRow]:
+    """What these domains ask for; of translated addresses those that the hooks found on a LAN of the host's."""
+    for domain in domains:
+        nics = interfaces(domain.current, domain.marked_networks)
+        for port in domain.policies:
+            nic = nics.get(port.mac)
+            device = _device(nic) if nic is not None and domain.live is not None else ""
+            reach = _receipt(domain, nic, led)
+            uplinks = {each.address: each.device for each in reach.published}
+            for asked in (*_host_routed(port, reach, uplinks), *_by_way(port, port.behind), *_floating(port, uplinks)):
+                yield _row(domain, port, asked, device, led)
+
+
+def _receipt(domain: DomainState, nic: Element | None, led: Led) -> HostRoutes:
+    """What leads to a NIC of a domain; a receipt of nothing where there is none."""
+    name = "" if nic is None else tap(nic) or ""
+    found = (reach for reach in led.reaches if (reach.uuid, reach.tap) == (domain.uuid, name))
+    return next(found, HostRoutes(name, domain.uuid, domain.name))
+
+
+def _row(domain: DomainState, port: PortPolicy, asked: _Asked, device: str, led: Led) -> RouteRow:
+    runs, address = domain.live is not None, asked.prefix.partition("/")[0]
+    return RouteRow(
+        topology=domain.topology or "",
+        guest=domain.name,
+        port=port.name,
+        prefix=asked.prefix,
+        via=asked.via,
+        device=device,
+        table=f"vrf {asked.vrf}" if asked.vrf else "main" if asked.table == MAIN_TABLE else str(asked.table),
+        routed=Route(asked.prefix, device, asked.via, asked.table) in led.there if runs else None,
+        uplink=asked.uplink,
+        published=ProxyEntry(address, asked.uplink) in led.there if runs and asked.publish else None,
+    )
+
+
+def _device(nic: Element) -> str:
+    """What the host reaches a running guest's port through: the bridge, or a tap that is in none."""
+    source = nic.find("source")
+    return ("" if source is None else source.get("bridge", "")) or tap(nic) or ""
+
+
+def _host_routed(port: PortPolicy, reach: HostRoutes, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
+    routed = port.routed
+    if routed is None:
+        return
+    table = _table(routed, reach)
+    for ip in port.addresses:
+        uplink = uplinks.get(str(ip), routed.device) if routed.publish else ""
+        yield _Asked(f"{ip}/{ip.max_prefixlen}", "", table, routed.vrf, routed.publish, uplink)
+    for asked in _by_way(port, port.sources):
+        yield asked._replace(table=table, vrf=routed.vrf)
+
+
+def _by_way(port: PortPolicy, prefixes: Iterable[Prefix]) -> Iterator[_Asked]:
+    """By way of the port's first address of the family."""
+    for prefix in prefixes:
+        via = next((str(ip) for ip in port.addresses if ip.version == prefix.version), "")
+        if prefix.prefixlen:  # the host's default route is no guest's
+            yield _Asked(str(prefix), via)
+
+
+def _floating(port: PortPolicy, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
+    for each in port.floating:
+        uplink = uplinks.get(str(each.ip))
+        if each.via or uplink:
+            prefix, via = f"{each.ip}/{each.ip.max_prefixlen}", str(each.via or "")
+            yield _Asked(prefix, via, publish=uplink is not None, uplink=uplink or "")
+
+
+def _table(routed: HostRouted, reach: HostRoutes) -> int:
+    """That of a VRF is known from what was done."""
+    if routed.vrf:
+        return next((route.table for route in reach.routes), 0)
+    return routed.table or MAIN_TABLE

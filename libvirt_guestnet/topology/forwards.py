@@ -1,0 +1,207 @@
+"""Ways in to a port: forwards and floating addresses, as the file says, with what makes no sense refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from libvirt_guestnet.errors import Where
+from libvirt_guestnet.model.claims import ANYWHERE, MOST_MOVED, Claim, clash
+from libvirt_guestnet.model.network import IPAddress, Mode
+from libvirt_guestnet.model.topology import AddressWord, Forward, Port, Service
+
+from .keys import ForwardDecl, PortDecl
+from .report import Report
+from .scope import HOST, Placed, Segment
+from .spec import At, value
+
+_OUTSIDE = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
+_PORTS = 65535
+_DNS, _DHCP = 53, 67
+_Wanted = tuple[tuple[IPAddress | None, IPAddress | None], ...]
+_NO_HOST = {
+    Mode.BRIDGE: "its guests are on the LAN themselves",
+    Mode.HOST_ROUTED: "its guests are reached at their own addresses",
+}
+_NO_TARGET = "leave addresses out for one that is reserved, or say addresses: dhcp for one that the forward follows"
+
+
+def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) -> tuple[Forward, ...]:
+    """The forwards of a port that has its addresses already."""
+    if seg is None or not decl.forwards:
+        return ()
+    if seg.decl.bad & {"subnets", "gateway"} or "addresses" in decl.bad:
+        return ()
+    if not any(subnet.host for subnet in seg.network.subnets):
+        why = _NO_HOST.get(seg.network.mode, "gateway: host gives it one")
+        message = f"the host has no address on network '{seg.network.name}', so it cannot forward there; {why}"
+        report.add(decl.forwards[0].at, message)
+        return ()
+    hide = not (port.default_route and seg.network.gateway == HOST)
+    found: list[Forward] = []
+    for each in decl.forwards:
+        wanted = tuple(_wanted(each, port, report))
+        _check_servers(each, wanted, seg, report)
+        for service in each.services:
+            found += _forward(each, service, wanted, hide, report)
+    return tuple(found)
+
+
+def _check_servers(decl: ForwardDecl, wanted: _Wanted, seg: Segment, report: Report) -> None:
+    """The host's own servers of the network, which run before any guest does: each start would be refused."""
+    for service in decl.services:
+        for at in dict.fromkeys(at for _, at in wanted):
+            versions = {address.version if address else 4 for address, asked in wanted if asked == at}
+            if problem := _served(service.value, at, versions, seg):
+                report.add(service.where, f"{service.value} cannot be forwarded: {problem}")
+
+
+def _served(service: Service, at: IPAddress | None, versions: Collection[int], seg: Segment) -> str:
+    first, last = service.first_port or 0, service.last_port or 0
+    hosts = [subnet.host for subnet in seg.network.subnets if subnet.host and subnet.host.version in versions]
+    if first <= _DNS <= last and service.protocol in ("tcp", "udp") and hosts and at in (None, *hosts):
+        advice = "" if at else "; say with at: which other address of the host is meant"
+        return f"the host answers DNS for network '{seg.network.name}' at {at or hosts[0]} port {_DNS}{advice}"
+    ranged = any(subnet.dhcp for subnet in seg.network.subnets)
+    if first <= _DHCP <= last and service.protocol == "udp" and ranged and 4 in versions:
+        return f"the host's DHCP server for network '{seg.network.name}' listens on port {_DHCP} of every address"
+    return ""
+
+
+def _forward(decl: ForwardDecl, at: At[Service], wanted: _Wanted, hide: bool, report: Report) -> Iterator[Forward]:
+    service = at.value
+    if service.first_port is None or service.last_port is None:
+        report.add(at.where, f"{service}: name its ports, such as tcp/8080; a floating address takes everything along")
+        return
+    to_first = value(decl.to) or service.first_port
+    problem = _unfit(service.first_port, service.last_port, to_first)
+    if problem and decl.to:
+        report.add(decl.to.where, f"{service}: {problem}")
+        return
+    for address, asked in wanted:
+        yield Forward(service.protocol, service.first_port, service.last_port, address, to_first, asked, hide)
+
+
+def _unfit(first: int, last: int, to_first: int) -> str:
+    if to_first + last - first > _PORTS:
+        return f"from {to_first} on there are not enough ports"
+    if to_first != first and last - first >= MOST_MOVED:
+        return f"more than {MOST_MOVED} ports keep their numbers: leave out to:"
+    return ""
+
+
+def _versions(port: Port) -> list[int]:
+    """The families in which the guest can be forwarded to."""
+    leased = [4] if port.address_word is AddressWord.DHCP else []
+    return [version for version in (4, 6) if port.address(version) or version in leased]
+
+
+def _wanted(decl: ForwardDecl, port: Port, report: Report) -> Iterator[tuple[IPAddress | None, IPAddress | None]]:
+    """Addresses of the guest's (None: the leased one), each with that of the host that leads to it."""
+    leased = port.address_word is AddressWord.DHCP
+    if decl.addresses is None:
+        versions = _versions(port)
+        yield from ((port.address(version), None) for version in versions)
+        if not versions:
+            report.add(decl.at, f"port '{port.name}' has no address that could be forwarded to: {_NO_TARGET}")
+    for at in decl.addresses or ():
+        address = port.address(at.value.version)
+        if problem := unreachable(at.value):
+            report.add(at.where, problem)
+        elif address is None and not (leased and at.value.version == 4):
+            report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to forward {at.value} to")
+        else:
+            yield address, at.value
+
+
+def unreachable(address: IPAddress) -> str:
+    """Why nobody else can ask for an address; "" if somebody can."""
+    if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+        return f"{address} is no address that others can reach this host at"
+    return ""
+
+
+class Floating(NamedTuple):
+    """The floating addresses of a port: those that the host translates, and those that the guest has itself."""
+
+    translated: tuple[IPAddress, ...] = ()
+    untranslated: tuple[IPAddress, ...] = ()
+
+
+def floating(
+    decl: PortDecl, port: Port, seg: Segment | None, own: Callable[[At[IPAddress]], bool], report: Report
+) -> Floating:
+    """The floating addresses of a port that has its own already; `own` refuses those that are somebody's."""
+    asked = (*(decl.floating or ()), *(decl.untranslated or ()))
+    if seg is None or not asked:
+        return Floating()
+    if problem := _cannot_float(port, seg):
+        report.add(asked[0].where, problem)
+        return Floating()
+    network = seg.network
+    if decl.untranslated and network.mode is not Mode.OPEN and not network.physical_network:
+        message = (
+            f"network '{network.name}' needs a physical-network: without one libvirt rejects what comes from there"
+        )
+        report.add(decl.untranslated[0].where, message)
+        return Floating()
+    both = (decl.floating, decl.untranslated)
+    return Floating(*(tuple(at.value for at in ats or () if _floats(at, port, own, report)) for ats in both))
+
+
+def _cannot_float(port: Port, seg: Segment) -> str:
+    if seg.network.mode not in _OUTSIDE:
+        return f"network '{seg.network.name}' is {seg.network.mode}: floating addresses are for nat, route and open"
+    if not (port.default_route and seg.network.gateway == HOST):
+        return f"the default route of port '{port.name}' does not lead to the host: it cannot have floating addresses"
+    return ""
+
+
+def _floats(at: At[IPAddress], port: Port, own: Callable[[At[IPAddress]], bool], report: Report) -> bool:
+    if problem := unreachable(at.value):
+        report.add(at.where, problem)
+    elif port.address(at.value.version) is None:
+        report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to lead {at.value} to")
+    else:
+        return own(at)
+    return False
+
+
+def check(placed: Iterable[Placed], report: Report) -> None:
+    """Report everything that two ports, or one twice, ask for at the same place of the host."""
+    seen: dict[tuple[str, int], list[tuple[Where, Claim]]] = {}
+    whole: dict[str, str] = {}
+    found = sorted(_claims(placed), key=lambda each: each[0])
+    for where, claim in found:
+        if not claim.protocol:
+            whole.setdefault(claim.at, f"port '{claim.owner}' (line {where.line})")
+    for where, claim in found:
+        if claim.protocol and claim.at in whole:
+            report.add(
+                where, f"{claim.at} is the floating address of {whole[claim.at]}: it has all of its ports already"
+            )
+        elif claim.protocol:
+            other = _meets(claim, seen)
+            if other is not None:
+                message = f"{claim} is already forwarded to port '{other[1].owner}' (line {other[0].line})"
+                report.add(where, message if str(other[1]) == str(claim) else f"{message}, as {other[1]}")
+            for bucket in range(claim.first >> 8, (claim.last >> 8) + 1):
+                seen.setdefault((claim.protocol, bucket), []).append((where, claim))
+
+
+def _meets(claim: Claim, seen: dict[tuple[str, int], list[tuple[Where, Claim]]]) -> tuple[Where, Claim] | None:
+    buckets = range(claim.first >> 8, (claim.last >> 8) + 1)
+    return next((o for b in buckets for o in seen.get((claim.protocol, b), ()) if clash(claim, o[1])), None)
+
+
+def _claims(placed: Iterable[Placed]) -> Iterator[tuple[Where, Claim]]:
+    for each in placed:
+        for decl in each.decl.forwards or ():
+            for service in decl.services:
+                first, last = service.value.first_port, service.value.last_port
+                anywhere = [ANYWHERE[version] for version in _versions(each.port)]
+                for at in anywhere if decl.addresses is None else [str(at.value) for at in decl.addresses]:
+                    if first is not None and last is not None:
+                        yield service.where, Claim(at, service.value.protocol, first, last, each.title)
+        for at_ in (*(each.decl.floating or ()), *(each.decl.untranslated or ())):
+            yield at_.where, Claim(str(at_.value), "", 0, _PORTS, each.title)

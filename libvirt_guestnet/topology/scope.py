@@ -1,0 +1,76 @@
+"""What the parts of a file's check hand to each other: every name there is; networks and ports with their places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+from libvirt_guestnet.model.network import Mode, Network
+from libvirt_guestnet.model.topology import Port
+
+from .keys import GuestDecl, NetworkDecl, PhysicalDecl, PortDecl, TopologyDecl
+from .spec import At
+
+IPNetwork = IPv4Network | IPv6Network
+HOST, NONE = "host", "none"
+OUTSIDE = (Mode.BRIDGE, Mode.HOST_ROUTED)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Every name of the file. A value of None is something declared that could not be read: it exists, and that is all
+    we know."""
+
+    topology: str
+    physicals: Mapping[str, PhysicalDecl | None]
+    networks: Mapping[str, NetworkDecl | None]
+    guests: Mapping[str, GuestDecl | None]
+
+    @classmethod
+    def of(cls, decl: TopologyDecl) -> Scope:
+        physicals = {name.value: value for name, value in decl.physical_networks or ()}
+        networks = {name.value: value for name, value in decl.networks or ()}
+        guests = {name.value: value for name, value in decl.guests or ()}
+        return cls(decl.name.value, physicals, networks, guests)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A network as the checks see it. `prefixes` are where its ports' addresses lie; `sure` is false when some of that
+    could not be read. `wire` is the layer-2 network: bridge networks of one label and VLAN share theirs."""
+
+    at: At[str]
+    decl: NetworkDecl
+    network: Network
+    prefixes: tuple[IPNetwork, ...]
+    sure: bool
+
+    @property
+    def derives(self) -> bool:
+        """Whether ports get addresses derived from their names: not where others may have them too."""
+        return self.network.mode not in OUTSIDE or (self.network.routed is not None and self.decl.subnets is not None)
+
+    @property
+    def wire(self) -> str:
+        label = self.network.physical_network if self.network.mode is Mode.BRIDGE else None
+        vlan = f" VLAN {self.network.vlan}" if self.network.vlan else ""
+        return f"label {label}{vlan}" if label else self.network.name
+
+    @property
+    def vrf(self) -> str:
+        """The VRF that the network is in; in each, addresses are its own. "" where the host's other networks are."""
+        return (self.network.routed.vrf if self.network.routed else None) or ""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A port with its place in the file, for the checks that compare ports."""
+
+    guest: str
+    decl: PortDecl
+    port: Port
+
+    @property
+    def title(self) -> str:
+        return f"{self.guest}.{self.port.name}"

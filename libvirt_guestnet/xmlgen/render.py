@@ -1,0 +1,105 @@
+"""The XML as files, for people who prefer `virsh net-define` and `virsh attach-device`.
+
+DIRECTORY/
+  networks/NETWORK.xml                   virsh net-define
+  guests/GUEST/domain.xml                virsh define (guests with image: tiny)
+  guests/GUEST/interface-PORT.xml        virsh attach-device --config GUEST (the user's own domains)
+  guests/GUEST/metadata.xml              goes into the domain's <metadata>, as it is
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from libvirt_guestnet import xmlgen
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.model.topology import Guest, Topology
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.guest.image import TinyImage
+
+
+class Document(NamedTuple):
+    """One file: its path below the directory, and its text."""
+
+    path: Path
+    text: str
+
+
+def documents(
+    topology: Topology, hostmap: HostMap, image: TinyImage | None = None, virt_type: str = "qemu"
+) -> list[Document]:
+    """Every document of the topology, networks first. Without an image there are no domain.xml.
+
+    Raises GuestnetError as the generators of `xmlgen` do.
+    """
+    return [*_networks(topology, hostmap), *_guests(topology, hostmap, image, virt_type)]
+
+
+def render(
+    topology: Topology,
+    hostmap: HostMap,
+    directory: Path,
+    image: TinyImage | None = None,
+    virt_type: str = "qemu",
+) -> list[Path]:
+    """Write every document below `directory` (made if missing); returns the files' paths.
+
+    Nothing is written unless everything can be generated. Each file is replaced whole. Files of networks and guests
+    that are gone from the topology stay. Raises GuestnetError when something cannot be generated or written.
+    """
+    wanted = documents(topology, hostmap, image, virt_type)
+    return [_write(directory / document.path, document.text) for document in wanted]
+
+
+def render_text(topology: Topology, hostmap: HostMap, image: TinyImage | None = None, virt_type: str = "qemu") -> str:
+    """Every document in one text, each under a comment with its path: to read, not to feed to virsh."""
+    return "\n".join(f"<!-- {path} -->\n{text}" for path, text in documents(topology, hostmap, image, virt_type))
+
+
+def _networks(topology: Topology, hostmap: HostMap) -> Iterator[Document]:
+    for network in topology.libvirt_networks:
+        element = xmlgen.network(topology, network, hostmap)
+        yield Document(Path("networks", f"{network.name}.xml"), xmlgen.to_string(element))
+
+
+def _guests(topology: Topology, hostmap: HostMap, image: TinyImage | None, virt_type: str) -> Iterator[Document]:
+    for guest in topology.guests:
+        folder = Path("guests", guest.name)
+        for name, element in _parts(topology, guest, hostmap, image, virt_type):
+            yield Document(folder / f"{name}.xml", xmlgen.to_string(element))
+
+
+def _parts(
+    topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage | None, virt_type: str
+) -> Iterator[tuple[str, xmlgen.Element]]:
+    if guest.image == "tiny" and image is not None:
+        yield "domain", xmlgen.domain(topology, guest, hostmap, image, virt_type)
+    for port in guest.ports:
+        yield f"interface-{port.name}", xmlgen.interface(topology, guest, port, hostmap)
+    yield "metadata", xmlgen.domain_metadata(topology, guest, hostmap)
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replace a file whole: a reader, or a crash, sees the old text or the new."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                Path(temporary).unlink()
+            raise
+    except OSError as error:
+        raise GuestnetError(f"{path}: cannot be written: {error.strerror}") from error
+    return path

@@ -1,0 +1,1 @@
+"""What several tests share: checkers, hosts of every kind, and what is done on them."""
