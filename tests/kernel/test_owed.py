@@ -86,7 +86,7 @@ class Host(Hooks):
         """Those of ours inside."""
         listed = self.box.ok("sh", "-c", "cd /proc; for p in [0-9]*; do [ $p/ns/net -ef self/ns/net ] && echo $p $(tr '\\0\\n' '  ' <$p/cmdline 2>/dev/null); done; true")  # fmt: skip  # noqa: E501
         split = (line.partition(" ") for line in listed.splitlines())
-        return [(int(pid), words) for pid, _, words in split if "main.py" in words or "concern.run" in words]
+        return [(int(pid), words) for pid, _, words in split if "main.py" in words or "main.run" in words]
 
     def notes(self) -> list[str]:
         """All that a process is at, or was."""
@@ -180,7 +180,7 @@ def awaited(host: Host, change: str = "") -> None:
 @by_anybody
 def test_who_waits_for_a_guests_arrival(host: Host, finished: Finished) -> None:
     awaited(host)
-    host.kill("concern.run")
+    host.kill("main.run")
     assert (host.routes(), host.notes()) == (set(), ["incoming/a.json"])
     migrates(host, ARRIVING, "running' reason='migrated")
     with finished(host):
@@ -189,7 +189,7 @@ def test_who_waits_for_a_guests_arrival(host: Host, finished: Finished) -> None:
 
 def test_while_a_guest_is_on_its_way_another_waits_for_it(host: Host) -> None:
     awaited(host)
-    host.kill("concern.run")
+    host.kill("main.run")
     with by_a_call(host):
         host.soon(lambda: [words for _, words in host.processes()] != [], "a helper waits")
     migrates(host, ARRIVING, "running' reason='migrated")

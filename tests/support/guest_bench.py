@@ -106,4 +106,4 @@ class GuestProcess:
         self.started = time.monotonic()
 
     def connect(self) -> Agent:
-        return self.bench.stack.enter_context(Agent.connect(self.path, 20, self.name))
+        return self.bench.stack.enter_context(Agent.connect(self.path, 180, self.name))
