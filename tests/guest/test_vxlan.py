@@ -90,7 +90,7 @@ class Watch:
     """What passes on the left host's underlay while the block runs; `seen` afterwards."""
 
     def __init__(self, lab: Lab) -> None:
-        argv = lab.sandbox.python([str(Path(__file__).with_name("underlay.py")), "under0"])
+        argv = lab.sandbox.python([str(Path(__file__).parents[1] / "support/underlay.py"), "under0"])
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.seen: dict[str, Any] = {}
 
