@@ -9,7 +9,7 @@ from typing import NamedTuple
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import shown
 
-SECONDS = 10.0
+SECONDS = 15.0  # of the 20 that a hook has
 
 
 class RefusedBatchError(GuestnetError):
@@ -47,7 +47,7 @@ def run(argv: list[str], stdin: str, package: str, hold: int | None = None) -> O
 
     The program reads a finished file, never a pipe: should we be killed, it must not work on half an input. It inherits
     the descriptor `hold`, so a lock lasts until it is done, even then. Raises GuestnetError when it cannot be run
-    (NotInstalledError: there is none), or has not ended within 10 s.
+    (NotInstalledError: there is none), or has not ended within SECONDS.
     """
     if not all(argument.isascii() and argument.isprintable() for argument in argv):
         raise RefusedBatchError(f"not run, since we never write {shown(argv)}; please report this bug")
