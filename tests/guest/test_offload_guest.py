@@ -5,7 +5,6 @@ Judged at a NIC without offload on the guest's bridge.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -15,7 +14,6 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import frames
@@ -25,6 +23,7 @@ from offload import Offered
 from offload_attacks import ATTACKS, EARLY
 from offload_honest import HONEST
 from support.lab import Lab, lab_up
+from support.stage import inside
 
 from libvirt_guestnet.sandbox import python_inside
 
@@ -170,20 +169,6 @@ def _restarted(lab: Lab, in_interface: str) -> None:
     lab.sandbox.run(["virsh", "-q", "define", "/dev/stdin"], stdin=changed)
     lab.virsh("start", "me")
     lab.python("with connect() as c: run._await(c, 'me', print)")
-
-
-@contextmanager
-def inside(pid: int) -> Iterator[None]:
-    """This thread in another process's network namespace: what it opens stays there."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home, there = os.open("/proc/thread-self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-    try:
-        assert libc.setns(there, 0) == 0, os.strerror(ctypes.get_errno())
-        yield
-    finally:
-        libc.setns(home, 0)
-        os.close(home)
-        os.close(there)
 
 
 def test_nothing_forged_leaves_and_all_that_is_honest_does(runs: dict[str, Delivered]) -> None:

@@ -139,7 +139,7 @@ def _until(ear: socket.socket, last: bytes, seconds: float = 5.0) -> list[bytes]
 def inside(pid: int) -> Iterator[None]:
     """This thread in another process's network namespace: sockets that it opens stay there."""
     libc = ctypes.CDLL(None, use_errno=True)
-    home, there = os.open("/proc/self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    home, there = os.open("/proc/thread-self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     try:
         assert libc.setns(there, 0) == 0, os.strerror(ctypes.get_errno())
         yield

@@ -100,6 +100,14 @@ def test_all_of_a_long_answer_is_read() -> None:
     assert len(program.run(["head", "-c", str(9 << 20), "/dev/zero"], "", "coreutils").stdout) == 9 << 20
 
 
+def test_what_nobody_says_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short it would be taken for the whole."""
+    monkeypatch.setattr(program, "_LONGEST", 1 << 20)
+    with pytest.raises(GuestnetError, match="more than 1 MiB"):
+        program.run(["head", "-c", "2000000", "/dev/zero"], "", "coreutils")
+    assert len(program.run(["head", "-c", "1000000", "/dev/zero"], "", "coreutils").stdout) == 1_000_000
+
+
 def test_only_an_iptables_that_is_not_there_filters_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object) -> Output:
         raise error

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import shown
 
+_LONGEST = 128 << 20  # of a thousand guarded ports, nft's listing has tens of megabytes
 SECONDS = 15.0  # of the 20 that a hook has
 
 
@@ -70,8 +71,11 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _read(file: int) -> bytes:
-    """All of it: of a thousand guarded ports, nft's listing has tens of megabytes."""
-    return os.pread(file, os.fstat(file).st_size, 0)
+    """All of it: half a listing would be taken for the whole. Raises GuestnetError on more than any of ours has."""
+    size = os.fstat(file).st_size
+    if size > _LONGEST:
+        raise GuestnetError(f"a program said more than {_LONGEST >> 20} MiB, which is not read")
+    return os.pread(file, size, 0)
 
 
 def _spawn(argv: list[str], files: list[int], package: str, hold: int | None) -> int:

@@ -40,7 +40,7 @@ class UplinkBridge(NamedTuple):
     device: str
 
 
-@lru_cache(4)
+@lru_cache(1)  # a call is about one network, and asks for several parts of this
 def network_policy(network: Node) -> NetworkPolicy | None:
     """What our metadata in a <network> says, or None when it carries none. Raises GuestnetError on bad values."""
     mark = reader.network_mark(network)
