@@ -1,6 +1,6 @@
 """`guestnet doctor`: what on this host keeps guests from being guarded or reached. Changes nothing.
 
-Here facts are gathered; `doctor_rows` judges them.
+Here facts are gathered; `judge` judges them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_OURS = "50-guestnet"  # install.FILE_NAME
+_OURS = "50-guestnet"  # install.hook_files.FILE_NAME
 _DAEMONS = ("libvirtd", "virtqemud", "virtnetworkd")
 
 

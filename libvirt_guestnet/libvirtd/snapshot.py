@@ -1,4 +1,5 @@
-"""What libvirt has, and what a topology wants it to have: plain facts, read by `plan`, made by `virt` and `xmlgen`."""
+"""What libvirt has, and what a topology wants it to have: plain facts, read by `plan`, made by `connection` and
+`xmlgen`."""
 
 from __future__ import annotations
 

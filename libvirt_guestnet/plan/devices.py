@@ -15,7 +15,7 @@ from libvirt_guestnet.model.network import vxlan_overhead
 from libvirt_guestnet.parse import address
 
 _UPLINK, _VXLAN = (f"{NETWORK_MARK}/{{{NAMESPACE}}}{tag}" for tag in ("uplink", "vxlan"))
-_ALIAS = "libvirt-guestnet"  # datapath.kernel.ALIAS
+_ALIAS = "libvirt-guestnet"  # datapath.netlink.kernel.ALIAS
 _MAP = "(--map, or /etc/libvirt-guestnet/host.yaml)"
 
 

@@ -11,7 +11,7 @@
     ├── lock                        held while receipts and chains change
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain, which nobody has put under guard yet
-    ├── arriving/NAME … syncing/PID what a process is at, while it has their locks: `hook.promises`
+    ├── arriving/NAME … syncing/PID what a process is at, while it has their locks: `hook.processes.notes`
     ├── vlans/TAP.json              the VLANs of one tagged tap
     ├── reconnect/NAME              a guest for the one process that repairs all, and has reconnect.lock; in
     │                               repairing/NAME as long as it is at it
@@ -385,7 +385,7 @@ class State:
         self._remove("ways", tap)
 
     def settled(self) -> Any:
-        """What the kernel has by all these receipts, as `hook.ways` wrote it; None for nothing."""
+        """What the kernel has by all these receipts, as `hook.enforce.forwards` wrote it; None for nothing."""
         fields = if_sound(serialiser.load, self._path("settled", "ways"), {"is": "damaged"})
         return None if fields is None else fields.get("is")
 

@@ -1,4 +1,4 @@
-"""What a receipt of each kind says; state.py says where it lies, receipts.py reads it. On the hook path."""
+"""What a receipt of each kind says; `folder` says where it lies, `serialiser` reads it. On the hook path."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ that anybody can copy, and dnsmasq (2.90, authoritative as libvirt runs it) lets
 Every option's code and length is matched where it must stand, so nothing that a client chooses, and that the server
 repeats, can be taken for an answer.
 
-The same chain counts what the server gives a port, whether the port learns it or has an address already: `asking` says
-why, and what becomes of a port that was given too much.
+The same chain counts what the server gives a port, whether the port learns it or has an address already:
+`dhcp_requests` says why, and what becomes of a port that was given too much.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from libvirt_guestnet.parse import Address, Prefix
 SOURCE = {4: "@nh,96,32", 6: "@nh,64,128"}
 
 # One declaration each for ever: the kernel refuses to add a set that exists with other properties. The size of a port's
-# own is how many addresses it may hold at a time; who is given more may ask for none (see `asking`).
+# own is how many addresses it may hold at a time; who is given more may ask for none (see `dhcp_requests`).
 _LEARNT, _HELD = 16, 65535
 _MANY = 100  # ranges
 

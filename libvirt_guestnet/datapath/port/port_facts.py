@@ -36,9 +36,9 @@ class PortGuard(NamedTuple):
     reservations none is in an open prefix, or learnt; they are too many to be among `excluded`. `bare`: it is to have
     no address of its own at all, so it asks for none either. `roles`: of ROLES. `log`: the kernel log tells of drops,
     at a limited rate. `trunk`: what holds for the port holds inside these tags; without it, it sends none. `segment`:
-    the link on which its addresses are held against others, "" if nobody keeps account (see `datapath.holding`);
+    the link on which its addresses are held against others, "" if nobody keeps account (see `held_sets`);
     `beside` are addresses that it holds on other links, where the host answers for them. `claims`: where it may bind
-    IPv6 addresses that it forms itself (see `datapath.claiming`), but for those `unclaimed`; `by_use`: whether it asked
+    IPv6 addresses that it forms itself (see `savi`), but for those `unclaimed`; `by_use`: whether it asked
     for them or not; `late`: for a while so, by the index that the tap has.
     """
 

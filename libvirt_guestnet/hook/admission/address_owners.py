@@ -2,8 +2,8 @@
 guest's, or whose answers for it on a LAN.
 
 Asked where a guest is about to get it: by `start`, when a NIC is plugged in, by `plan` and `apply`, and of what a guest
-that runs asks for since its metadata was changed; never of what it has. Facts are read here, and judged by `held`.
-Decision 42 says why nobody waits for the LAN longer.
+that runs asks for since its metadata was changed; never of what it has. Facts are read here, and judged by
+`held_addresses`. Decision 42 says why nobody waits for the LAN longer.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def arrive(xml: Node, state: State) -> None:
 
 def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
     """Taps with a receipt that nobody is guarded by: this domain's others, and names whose device is another's no more
-    (see `owners`)."""
+    (see `admission.taps`)."""
     present = domain.taps
     taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != domain.uuid}
     mine = {tap for tap in state.taps(domain.uuid) if not (tap in present and _network_sleeps(tap, state))}

@@ -210,7 +210,7 @@ def _guarded(tap: str, found: Plug, guard: Guard) -> bool:
 
 
 def _give_up(found: Plug, state: State) -> None:
-    """Leaves it to `plugged` to guard the NIC, should its tap come after all."""
+    """Leaves it to `plug_marks` to guard the NIC, should its tap come after all."""
     with state.lock():
         mark = state.plugging(found.portid)
         if mark is None:

@@ -1,8 +1,8 @@
 """NICs whose plug helper has given up or was killed: guarded all the same when libvirt's record shows that they came.
 
 `hotplug` leaves a mark of each NIC that is being plugged in, whose lock the helper has, and the helper takes it away.
-One that stays is seen to by any later hook call (`owed`), the service and `guestnet hooks sync`; it goes, too, with the
-NIC (`port-deleted`) and with its domain (`release`).
+One that stays is seen to by any later hook call (`unfinished`), the service and `guestnet hooks sync`; it goes, too,
+with the NIC (`port-deleted`) and with its domain (`release`).
 """
 
 from __future__ import annotations

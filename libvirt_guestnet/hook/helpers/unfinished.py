@@ -1,8 +1,8 @@
 """What killed processes owe: any later call leaves one process behind that finishes it, and the service does so itself.
 
-docs/lifecycle.md lists all that is left running after a hook call. Each has the lock of a note (`promises`), or of a
-receipt, until its work is done. Guests that a killed repair was at are in its spool still. The rest of what hooks leave
-that are killed themselves is made good by whatever their successors do anyway.
+docs/lifecycle.md lists all that is left running after a hook call. Each has the lock of a note (`processes.notes`), or
+of a receipt, until its work is done. Guests that a killed repair was at are in its spool still. The rest of what hooks
+leave that are killed themselves is made good by whatever their successors do anyway.
 """
 
 from __future__ import annotations

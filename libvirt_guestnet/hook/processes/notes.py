@@ -1,8 +1,8 @@
 """Notes of work that a process has taken on: it has the lock of one until that is done.
 
-A note whose lock nobody has is of a process that was killed; `owed` has its work finished (decision 55). Notes are
-empty files under /run/libvirt-guestnet, or receipts. Whoever makes one, or looks whether somebody has it, wants the
-state's lock held.
+A note whose lock nobody has is of a process that was killed; `helpers.unfinished` has its work finished (decision 55).
+Notes are empty files under /run/libvirt-guestnet, or receipts. Whoever makes one, or looks whether somebody has it,
+wants the state's lock held.
 """
 
 from __future__ import annotations

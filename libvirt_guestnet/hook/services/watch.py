@@ -2,12 +2,13 @@
 network that is stopped and started under its guests, `ip route del`.
 
 A service for hosts on which that happens; ports are safe without it from start to stop as long as nobody does. Every
-change that can take something is told over netlink (`datapath.changes`). Then one look says whether something of ours
-is missing (`lost`), or a tap is out of its bridge (`strayed`). Where it is the table of ports, every running guest is
-repaired as after a restart of libvirt's daemon; where it is something of single ports, such as a chain that was
-deleted, emptied or made to accept, their guests alone are, and the others' counters go on. What killed processes owe is
-finished (`owed`), as a new device may be the tap of a NIC whose plug helper is gone. When libvirt writes down another
-lease, forwards to what guests have by DHCP follow it. `libvirts` has libvirt make its own rules anew.
+change that can take something is told over netlink (`datapath.netlink.events`). Then one look says whether something of
+ours is missing (`missing_state`), or a tap is out of its bridge (`bridge_members`). Where it is the table of ports,
+every running guest is repaired as after a restart of libvirt's daemon; where it is something of single ports, such as a
+chain that was deleted, emptied or made to accept, their guests alone are, and the others' counters go on. What killed
+processes owe is finished (`unfinished`), as a new device may be the tap of a NIC whose plug helper is gone. When
+libvirt writes down another lease, forwards to what guests have by DHCP follow it. `libvirt_rules` has libvirt make its
+own rules anew.
 """
 
 from __future__ import annotations
