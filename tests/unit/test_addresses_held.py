@@ -83,7 +83,7 @@ def write(root: Path, path: str, data: bytes) -> None:
     (root / path).write_bytes(data)
 
 
-LATER = time.strftime("%Y/%m/%d %H:%M:%S", time.gmtime(time.time() + 3600))
+LATER = time.strftime("%Y/%m/%d %H:%M:%S", time.gmtime(time.time() + 86400))
 DHCLIENT = f"""
 lease {{
   interface "eth0";
@@ -93,7 +93,7 @@ lease {{
 }}
 lease {{
   option dhcp-server-identifier 192.0.2.53;
-  expire epoch {int(time.time()) + 3600}; # whenever
+  expire epoch {int(time.time()) + 86400}; # whenever
 }}
 lease {{
   option dhcp-server-identifier 192.0.2.97;
