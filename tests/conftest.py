@@ -45,7 +45,7 @@ def trixie_root(newest: bool) -> Path:
     """The cached Debian 13 root, or with --newest Debian testing's; `scripts/make-root SUITE` builds it."""
     suite = "testing" if newest else "trixie"
     script = Path(__file__).parents[1] / "scripts/make-root"
-    done = subprocess.run([script, "--path", suite], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([script, "--path", suite], capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         pytest.skip(f"no Debian root with a newer libvirt: run scripts/make-root {suite}")
     return Path(done.stdout.strip())

@@ -31,7 +31,7 @@ from libvirt_guestnet.sandbox.registry import Process, RegistryEntry
 CACHE = Path("/var/cache/libvirt-guestnet")
 _LIBRARY = Path(__file__).resolve().parents[2]
 _LIBVIRTD = ("/usr/sbin/libvirtd", "--config", "/etc/libvirt/libvirtd.conf")
-_START_SECONDS = 60.0
+_START_SECONDS = 240.0
 _STATUS_BYTES = 65536
 # Children must be waited for by whoever made them; without this they stay zombies until this process ends.
 _keepers: dict[str, subprocess.Popen[bytes]] = {}
@@ -69,7 +69,7 @@ class Sandbox:
         self,
         argv: Sequence[str],
         *,
-        timeout: float = 30.0,
+        timeout: float = 120.0,
         check: bool = True,
         stdin: str = "",
     ) -> subprocess.CompletedProcess[str]:
@@ -99,7 +99,7 @@ class Sandbox:
         self.run(["touch", boot.PAUSED])
         self._end_libvirtd(with_signal)
 
-    def start_libvirtd(self, timeout: float = 60.0) -> None:
+    def start_libvirtd(self, timeout: float = 240.0) -> None:
         """Lets libvirtd run again; returns when it answers."""
         self.run(["rm", "-f", boot.PAUSED])
         deadline = time.monotonic() + timeout
@@ -116,7 +116,7 @@ class Sandbox:
     def _end_libvirtd(self, with_signal: signal.Signals) -> None:
         pid = str(self.libvirtd())
         self.run(["kill", f"-{with_signal.name[3:]}", pid])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.run(["kill", "-0", pid], check=False).returncode == 0:
             if time.monotonic() > deadline:
                 raise GuestnetError(f"libvirtd in sandbox {self.name} does not end: `sandbox stop` ends everything")

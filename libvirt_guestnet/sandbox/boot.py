@@ -37,8 +37,8 @@ CAPABILITIES = "/var/cache/libvirt/qemu/capabilities"
 _SOCKET = "/run/libvirt/libvirt-sock"
 _LIBVIRTD_LOG = "/var/log/libvirt/libvirtd.log"
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
-_PREPARE_SECONDS = 120.0
-_LIBVIRTD_SECONDS = 60.0
+_PREPARE_SECONDS = 480.0
+_LIBVIRTD_SECONDS = 240.0
 _TAIL_BYTES = 4000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 # remote program, version 1, AUTH_LIST: the one call that any client may make; answered once all drivers are up.

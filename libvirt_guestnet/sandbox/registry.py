@@ -33,7 +33,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.sandbox.boot import start_ticks
 
 ROOT = Path("/run/libvirt-guestnet/sandboxes")
-GONE_SECONDS = 10.0
+GONE_SECONDS = 60.0
 # Also a host name, and part of overlayfs options: nothing that needs quoting there.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 

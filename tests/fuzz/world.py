@@ -280,7 +280,7 @@ def record(name: str, domain: bytes, state: str = "state='running' reason='boote
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, timeout=10)
+    subprocess.run(["ip", *words], check=True, timeout=120)
 
 
 def put_leases(text: bytes) -> None:

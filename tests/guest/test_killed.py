@@ -174,7 +174,7 @@ def test_run_killed_at_a_random_moment(before: Machine, topology: str, number: i
 
 def test_the_check_sees_a_running_lab(before: Machine, topology: str) -> None:
     with started("run", topology) as child:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 480
         while not any("qemu-system" in line for line in processes()):
             assert time.monotonic() < deadline
             time.sleep(0.1)

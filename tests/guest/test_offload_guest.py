@@ -112,7 +112,7 @@ class Ear:
     def _heard(self, last: bytes) -> set[bytes]:
         """What comes before the sentinel; the guest and the host may say something of their own among it."""
         heard: set[bytes] = set()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while select.select([self.fd], [], [], max(0, deadline - time.monotonic()))[0]:
             frame = os.read(self.fd, 70000)
             if frame == last:

@@ -62,7 +62,7 @@ def _cable(left: Sandbox, right: Sandbox) -> None:
         left.command(["ip", "link", "set", "under0", "up"]),
         right.command(["ip", "link", "set", "under0", "up"]),
     ):
-        subprocess.run(argv, check=True, timeout=10)
+        subprocess.run(argv, check=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        out, _err = self.process.communicate(timeout=10)
+        out, _err = self.process.communicate(timeout=120)
         self.seen = json.loads(out)
 
 

@@ -68,7 +68,7 @@ class Routed:
         for frame in corpus.values():
             os.write(self.fd, frame)
         os.write(self.fd, b"\xff" * 6 + bytes.fromhex("fe0000000001") + b"\x88\xb5" + bytes(46))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while self._drops() - before < expected + 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         return self._drops() - before - 1

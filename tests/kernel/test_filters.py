@@ -140,7 +140,7 @@ SHARED = ("asks6", "finds6", "tells6", "plain4", "plain6", "rest4", "rest6", "no
 
 
 def _chains() -> list[str]:
-    done = subprocess.run(["nft", "-j", "list", "chains"], check=True, capture_output=True, timeout=10)
+    done = subprocess.run(["nft", "-j", "list", "chains"], check=True, capture_output=True, timeout=120)
     items = json.loads(done.stdout)["nftables"]
     names = (item["chain"]["name"] for item in items if item.get("chain", {}).get("table") == "guestnet")
     return sorted(name for name in names if name not in SHARED)

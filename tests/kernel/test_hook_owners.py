@@ -86,7 +86,7 @@ class Host(Hooks):
         return "".join(self.box.ok("sh", "-c", command) for command in commands)
 
     def soon(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not true():
             assert time.monotonic() < end
             time.sleep(0.02)

@@ -106,7 +106,7 @@ def test_a_plugged_nic_is_guarded_when_its_tap_comes(hooks: Hooks, version: str)
     hooks.box.ok("ip", "tuntap", "add", "vnet8", "mode", "tap")
     hooks.box.ok("ip", "link", "set", "vnet8", "master", bridge, "up")
     hooks.box.ok("ip", "link", "set", "vnet7", "address", f"fe{mac[2:]}", "master", bridge, "up")
-    deadline, wanted = time.monotonic() + 60, [f"{uuid}.json", "bridges.json", f"{name}.json", "vnet7.json"]
+    deadline, wanted = time.monotonic() + 240, [f"{uuid}.json", "bridges.json", f"{name}.json", "vnet7.json"]
     while (hooks.chains(), hooks.receipts()) != (["vnet7"], wanted):
         assert time.monotonic() < deadline, (hooks.chains(), hooks.receipts())
 

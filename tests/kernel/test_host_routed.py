@@ -219,7 +219,7 @@ def test_a_guest_is_announced_when_it_is_there_and_not_before(lab: Lab) -> None:
     assert lab.routes() == lab.published() == set()
     assert _known(lab) == {"02:00:00:00:00:77"}
     assert lab.hooks.call("qemu", "a", "started", "begin", domain("a", A)) == (0, "")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while _known(lab) != {server} and time.monotonic() < deadline:
         time.sleep(0.05)
     assert _known(lab) == {server}
@@ -259,7 +259,7 @@ def _send_advertisement(lab: Lab) -> None:
 
 
 def _learnt_default(lab: Lab) -> bool:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 480
     while not (found := "proto ra" in lab.ip("-6 route show default")) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found

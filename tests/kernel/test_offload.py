@@ -106,7 +106,7 @@ def start(hooks: Hooks, xml: bytes = START) -> tuple[int, str]:
 
 def settled(hooks: Hooks) -> dict[str, Any]:
     """What is there when the process that a start or the service leaves behind is done."""
-    deadline, notes = time.monotonic() + 60, "ls /run/libvirt-guestnet/settling 2>/dev/null; true"
+    deadline, notes = time.monotonic() + 240, "ls /run/libvirt-guestnet/settling 2>/dev/null; true"
     while hooks.box.ok("sh", "-c", notes) or any("hook/main.py" in args for args in hooks.box.processes()):
         assert time.monotonic() < deadline, hooks.box.processes()
         time.sleep(0.02)

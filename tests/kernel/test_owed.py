@@ -66,7 +66,7 @@ class Host(Hooks):
     """One on which a plain guest starts again and again: any call of it is a later one."""
 
     def soon(self, true: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not true():
             assert time.monotonic() < end, what
             time.sleep(0.02)

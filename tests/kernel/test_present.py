@@ -52,7 +52,7 @@ ABSENT: list[ChainKey | ElementKey] = [
 @pytest.mark.usefixtures("namespace")
 def test_what_is_missing_is_told_from_what_is_there() -> None:
     assert missing(THERE) == THERE
-    subprocess.run(["nft", "-f", "-"], input=TABLES, text=True, check=True, timeout=10)
+    subprocess.run(["nft", "-f", "-"], input=TABLES, text=True, check=True, timeout=120)
     mixed = [each for pair in zip(THERE, ABSENT, strict=True) for each in pair]
     assert missing(mixed) == ABSENT
     assert missing([]) == []
@@ -77,7 +77,7 @@ def test_ways_in_are_as_many_as_they_were_written() -> None:
     one = PortForwards("vme1", "", "u", "g", "br0", forwards=forwards)
     many = [one, one._replace(bridge="br1", forwards=(), floating=floating), one._replace(forwards=forwards[:1])]
     for ways in (many, many[:1], many[1:2], many[2:]):
-        subprocess.run(["nft", "-f", "-"], input=batch(ways), text=True, check=True, timeout=10)
+        subprocess.run(["nft", "-f", "-"], input=batch(ways), text=True, check=True, timeout=120)
         assert sizes_of(TABLE) == sizes(ways)
     assert sizes_of("inet none") == {}
 
@@ -86,7 +86,7 @@ def test_ways_in_are_as_many_as_they_were_written() -> None:
 def test_what_is_not_there_is_no_error_for_this_nft() -> None:
     """Its words for that are the one failure that is forgiven; the table's namesake must not have it say others."""
     assert (tables(), listed("table", *NETDEV.split()), numbers("ports")) == (set(), [], [])
-    subprocess.run(["nft", "-f", "-"], input=TABLES, text=True, check=True, timeout=10)
+    subprocess.run(["nft", "-f", "-"], input=TABLES, text=True, check=True, timeout=120)
     assert tables() == {NETDEV, BRIDGE, "arp guestnet"}
     assert (sizes_of("inet guestnet"), sizes_of("netdev guestnest")) == ({}, {})
     absent = [("chain", *NETDEV.split(), "whale"), ("chain", "ip", "none", "forward"), ("set", *BRIDGE.split(), "port")]

@@ -133,6 +133,6 @@ def test_a_trunk_that_becomes_an_access_port_leaves_no_chain(wire: Wire) -> None
 
 
 def _chains() -> set[str]:
-    listed = subprocess.run(["nft", "-j", "list", "chains"], check=True, capture_output=True, timeout=10).stdout
+    listed = subprocess.run(["nft", "-j", "list", "chains"], check=True, capture_output=True, timeout=120).stdout
     names = {item["chain"]["name"] for item in json.loads(listed)["nftables"] if "chain" in item}
     return names - {"asks6", "finds6", "tells6", "plain4", "plain6", "rest4", "rest6", "nowhere4", "nowhere6"}

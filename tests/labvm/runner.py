@@ -33,8 +33,16 @@ _READ = 65536
 _PREFIX = "guestnet-labvm-"
 _UNHELD_SECONDS = 10  # between making a folder and holding it
 
+# A hook gives up after 20 s, and nft after 15; a real host is done in a tenth of a second. The VM's processor is
+# emulated and shared, thirty times as slow and now and then slower: it gets ten times as long.
 _JOB = """#!/bin/sh
+set -e
 mount -o remount,rw /job  # for compiled modules; what is written there ends with the VM
+for file in hook/concern hook/processes/deadline datapath/run/program; do
+    file=/job/checkout/libvirt_guestnet/$file.py
+    grep -q '^SECONDS = [12]' $file
+    sed -i 's/^SECONDS = [12]/&0/' $file
+done
 export PYTHONPATH=/opt/tests:/job/checkout:/job/checkout/tests/labvm
 cd /job/checkout && exec python3 -m pytest -p no:cacheprovider -p relay -q
 """
@@ -180,7 +188,7 @@ def _disk(suite: str, machine: Machine) -> Path:
     script = CHECKOUT / "scripts/make-labvm"
     # This Python: it names the pytest that has to be on the disk.
     argv = [sys.executable, str(script), *machine.disk, "--path", suite]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240)
     if done.returncode != 0:
         build = " ".join(("scripts/make-labvm", *machine.disk, suite))
         raise LabVMError(f"lab VM {suite} is not built: run {build}\n{done.stderr}")
@@ -190,7 +198,7 @@ def _disk(suite: str, machine: Machine) -> Path:
 def _pack_job(work: Path, tests: list[str], program: str) -> None:
     job = work / "job"
     listed = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(listed, capture_output=True, timeout=30, check=True).stdout.decode().split("\0")
+    files = subprocess.run(listed, capture_output=True, timeout=120, check=True).stdout.decode().split("\0")
     for name in filter(None, files):
         if (source := CHECKOUT / name).is_file():
             target = job / "checkout" / name
@@ -201,7 +209,7 @@ def _pack_job(work: Path, tests: list[str], program: str) -> None:
         (job / name).write_text(text)
         (job / name).chmod(0o755)
     make = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(job), str(work / "job.img"), "64M"]
-    subprocess.run(make, capture_output=True, timeout=60, check=True)
+    subprocess.run(make, capture_output=True, timeout=240, check=True)
     shutil.rmtree(job)
 
 

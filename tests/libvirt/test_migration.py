@@ -25,7 +25,7 @@ def hosts(request: pytest.FixtureRequest, new_sandbox: Callable[..., Sandbox]) -
     left, right = (str(host.sandbox.first.pid) for host in found.values())
     # Made right inside the two: nothing of it is ever in the machine's own namespace.
     ends = ["name", "cable", "netns", left, "type", "veth", "peer", "name", "cable", "netns", right]
-    subprocess.run(["ip", "link", "add", *ends], check=True, timeout=10)
+    subprocess.run(["ip", "link", "add", *ends], check=True, timeout=120)
     names = "".join(f"{address} {found[name].sandbox.name}\n" for name, address in ADDRESSES.items())
     for name, host in found.items():
         host.sandbox.run(["ip", "address", "add", f"{ADDRESSES[name]}/24", "dev", "cable"])

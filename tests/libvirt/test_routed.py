@@ -125,7 +125,7 @@ class Site:
             self.sandbox.run(["virsh", "-q", "destroy", "edge"], check=False)
 
     def soon(self, *, ours: bool) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while bool(self.ours()) != ours:
             assert time.monotonic() < deadline, self.ours()
             time.sleep(0.05)

@@ -43,7 +43,7 @@ def pair(hosts: dict[str, Host]) -> tuple[Routed, Routed]:  # noqa: F811
     pids = [str(host.sandbox.first.pid) for host in (left, right)]
     for pid, far in zip(pids, ("l0", "r0"), strict=True):
         ends = ["name", "up0", "netns", pid, "type", "veth", "peer", "name", far, "netns", pids[0]]
-        subprocess.run(["ip", "link", "add", *ends], check=True, timeout=10)
+        subprocess.run(["ip", "link", "add", *ends], check=True, timeout=120)
     left.sandbox.run(["sh", "-c", X])
     for host, number in ((left, 1), (right, 2)):
         for words in (f"address add 10.61.9.{number}/24 dev up0", f"address add fd61:9::{number}/64 dev up0 nodad", "link set up0 up"):  # fmt: skip  # noqa: E501

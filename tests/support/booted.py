@@ -40,7 +40,7 @@ for try in $(seq 100); do
     sleep 0.1
 done
 """
-_BOOT_SECONDS = 60
+_BOOT_SECONDS = 240
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _systemd(nsenter: int) -> int:
     """The process under nsenter, setpriv and unshare, once it is there."""
     pid = nsenter
     for _ in range(2):
-        children, deadline = list[str](), time.monotonic() + 60
+        children, deadline = list[str](), time.monotonic() + 240
         while not children:
             assert time.monotonic() < deadline
             time.sleep(0.02)

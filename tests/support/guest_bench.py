@@ -29,7 +29,7 @@ class Bench:
         self.ip("link", "set", "lo", "up")
         # A host that does not forward says so when a guest checks its neighbour, and loses the guest's default route.
         forwarding = "/proc/sys/net/ipv6/conf/all/forwarding"
-        subprocess.run(self.inside("tee", forwarding), input=b"1", check=True, timeout=10, stdout=subprocess.DEVNULL)
+        subprocess.run(self.inside("tee", forwarding), input=b"1", check=True, timeout=120, stdout=subprocess.DEVNULL)
         for address in LAN2:
             self.ip("addr", "add", address, "dev", "lo")
 
@@ -41,7 +41,7 @@ class Bench:
 
     def _wait_for_namespace(self) -> None:
         own = Path("/proc/self/ns/net").readlink()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while Path(f"/proc/{self.holder.pid}/ns/net").readlink() == own:
             assert time.monotonic() < deadline, "unshare made no namespace"
             time.sleep(0.01)
@@ -50,7 +50,7 @@ class Bench:
         return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", "--", *argv]
 
     def ip(self, *argv: str) -> None:
-        subprocess.run(self.inside("ip", *argv), check=True, timeout=10)
+        subprocess.run(self.inside("ip", *argv), check=True, timeout=120)
 
     def add_network(self, name: str, *addresses: str) -> None:
         self.ip("link", "add", name, "type", "bridge", "stp_state", "0")

@@ -104,7 +104,7 @@ class Host:
 
 
 def ip(arguments: str) -> None:
-    subprocess.run(["ip", *arguments.split()], check=True, timeout=60)
+    subprocess.run(["ip", *arguments.split()], check=True, timeout=240)
 
 
 def vlans(device: str) -> dict[int, set[str]]:

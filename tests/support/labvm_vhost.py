@@ -52,7 +52,7 @@ class VhostWire(OffloadWire):
         self.sent += 1
         struct.pack_into("=H", self.memory, _AVAILABLE + 2, self.sent & 0xFFFF)
         os.eventfd_write(self.kick, 1)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while struct.unpack_from("=H", self.memory, _USED + 2)[0] != self.sent & 0xFFFF:
             assert time.monotonic() < deadline, "vhost-net does not take the frame"
             time.sleep(0)

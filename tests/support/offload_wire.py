@@ -136,4 +136,4 @@ def _open_tap(name: str, flags: int) -> int:
 
 def _ip(arguments: str, program: str = "ip") -> str:
     argv = [program, *arguments.split()]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=10).stdout
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout

@@ -19,12 +19,12 @@ ETH_P_ALL = 0x0003
 
 
 def ip(arguments: str) -> str:
-    return subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True, timeout=10).stdout
+    return subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True, timeout=120).stdout
 
 
 def bridge_port(name: str) -> str:
     argv = ["bridge", "link", "show", "dev", name]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=10).stdout
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
 def open_tap(name: str) -> int:
@@ -105,7 +105,7 @@ class Wire:
         """What the neighbour hears before the last frame, which is sent here."""
         self.send(last)
         found: list[bytes] = []
-        while select.select([self.ear], [], [], 5)[0]:
+        while select.select([self.ear], [], [], 60)[0]:
             heard = self.ear.recv(65536)
             if heard.rstrip(b"\0") == (arriving or last).rstrip(b"\0"):
                 return found

@@ -165,7 +165,7 @@ def as_nobody(tmp_path: Path, *argv: str) -> tuple[int, str]:
     become = [*NOBODY, "--"] if os.geteuid() == 0 else []
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [*become, sys.executable, "-m", "libvirt_guestnet.cli", *argv]
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -146,7 +146,7 @@ def test_no_name_changes_what_the_dot_file_consists_of(name: str, lab: str, view
 
 def _dot_things(text: bytes) -> list[list[str]]:
     """The ids of nodes and edges as Graphviz itself reads them."""
-    done = subprocess.run(["dot", "-Tplain"], input=text, capture_output=True, check=True, timeout=30)
+    done = subprocess.run(["dot", "-Tplain"], input=text, capture_output=True, check=True, timeout=120)
     lines = [line.split() for line in done.stdout.decode().splitlines()]
     return sorted([w[0], *w[1 : {"node": 2, "edge": 3}[w[0]]]] for w in lines if w and w[0] in ("node", "edge"))
 

@@ -83,7 +83,7 @@ def test_tox_has_an_environment_for_every_tier() -> None:
 
 @pytest.mark.parametrize("name", ["scripts/setup", "scripts/lab", "scripts/quickstart", "scripts/test", ".ci/run"])
 def test_scripts_are_shell_that_any_sh_reads(name: str) -> None:
-    assert subprocess.run(["sh", "-n", str(ROOT / name)], capture_output=True, timeout=10).stderr == b""
+    assert subprocess.run(["sh", "-n", str(ROOT / name)], capture_output=True, timeout=120).stderr == b""
     assert (ROOT / name).stat().st_mode & 0o111 == 0o111
 
 
@@ -97,7 +97,7 @@ def _take_lock(folder: Path, seconds: int = 0) -> subprocess.CompletedProcess[st
     """scripts/setup's lock, in a folder of the test's."""
     functions = (ROOT / "scripts/setup").read_text().replace('\nmain "$@"\n', "\n")
     text = f"{functions}\nlock_folder={folder} lock_seconds={seconds}\ntake_lock\necho taken\n"
-    return subprocess.run(["sh", "-c", text, "scripts/setup"], capture_output=True, text=True, timeout=20)
+    return subprocess.run(["sh", "-c", text, "scripts/setup"], capture_output=True, text=True, timeout=120)
 
 
 def test_set_ups_lock_is_where_only_root_can_be(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def confined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def called(xml: str) -> tuple[int, str]:
     """What becomes of a guest's start, as libvirtd has the hook run."""
     argv = ["sh", "-c", f'{ENTER}exec "$0" g start begin -', str(HOOK)]
-    done = subprocess.run(argv, input=xml, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, input=xml, capture_output=True, text=True, timeout=240)
     return done.returncode, done.stderr
 
 

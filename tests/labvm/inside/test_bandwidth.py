@@ -33,7 +33,7 @@ def test_limits_of_bandwidth_and_the_checksum_guard_share_a_tap(hooked_sandbox: 
         host.virsh("domiftune", "a", tap, *change, "--live")
         assert limits(host, tap) == left
         assert host.checksum_guards()["lost"] == ([] if HAS_TCX else [tap])
-        host.sandbox.run(python_inside(["-c", LOOK], host.sandbox.root), timeout=120)
+        host.sandbox.run(python_inside(["-c", LOOK], host.sandbox.root), timeout=480)
         assert (limits(host, tap), host.checksum_guards()["lost"]) == (left, [])
     host.sandbox.run(["tee", "/tmp/nic.xml"], stdin=nic.replace(guests.mac(1, 0), guests.mac(1, 1)))
     host.virsh("attach-device", "a", "/tmp/nic.xml", "--live")

@@ -99,7 +99,7 @@ def heard_by_host(listener: socket.socket, data: bytes) -> bool:
 
 def admitted() -> set[str]:
     """The ports that the kernel's bridge guard lets through."""
-    done = subprocess.run(["nft", "-j", "list", "set", "bridge", "guestnet", "ports"], capture_output=True, timeout=60)
+    done = subprocess.run(["nft", "-j", "list", "set", "bridge", "guestnet", "ports"], capture_output=True, timeout=240)
     if done.returncode != 0:
         return set()
     (found,) = (item["set"] for item in json.loads(done.stdout)["nftables"] if "set" in item)
@@ -297,6 +297,6 @@ def test_the_rules_of_the_bridge_guard_are_those_of_the_golden_file(namespace: N
     tap = Tap("static0", "br-web")
     assert host.domain("static-port", "start", "br-web") == ""
     listed = ["nft", "--stateless", "list", "table", "bridge", "guestnet"]
-    rules = subprocess.run(listed, check=True, capture_output=True, text=True, timeout=60).stdout
+    rules = subprocess.run(listed, check=True, capture_output=True, text=True, timeout=240).stdout
     nft_golden.compare(nft_golden.BRIDGE_GUARD, rules)
     os.close(tap.fd)

@@ -66,4 +66,4 @@ def network_row(host: guests.Host) -> tuple[str, list[str]]:
 
 
 def cli(host: guests.Host, *words: str) -> str:
-    return host.sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", *words]), timeout=120).stdout
+    return host.sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", *words]), timeout=480).stdout

@@ -148,7 +148,7 @@ def _started(stage: Stage, plugged: Callable[[str], None]) -> Stage:
 
 
 def _run(argv: Sequence[str]) -> None:
-    subprocess.run(argv, check=True, timeout=60)
+    subprocess.run(argv, check=True, timeout=240)
 
 
 _CARRIERS: dict[str, Callable[[Path, ExitStack], Stage]] = {

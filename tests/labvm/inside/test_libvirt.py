@@ -39,7 +39,7 @@ def write(host: Sandbox, path: str, text: str) -> None:
 def guestnet(host: Sandbox, verb: str, topology: str, *options: str) -> subprocess.CompletedProcess[str]:
     write(host, "/tmp/net.yaml", topology)
     argv = python_inside(["-m", "libvirt_guestnet.cli", verb, "/tmp/net.yaml", *options])
-    return host.run(argv, timeout=100)
+    return host.run(argv, timeout=480)
 
 
 def test_a_guest_starts_guarded_and_is_limited_while_it_runs(host: Sandbox) -> None:

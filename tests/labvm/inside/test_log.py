@@ -27,7 +27,7 @@ def guest() -> Iterator[int]:
     assert Path("/proc/self/ns/net").readlink() == Path("/proc/1/ns/net").readlink()
     fd = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", TAP.encode(), 0x1002))
-    subprocess.run(["ip", "link", "set", TAP, "up"], check=True, timeout=60)
+    subprocess.run(["ip", "link", "set", TAP, "up"], check=True, timeout=240)
     nft(filters.guard(filters.PortGuard(TAP, ME, (ip_network(ME4), ip_network(ME6)), log=True)))
     yield fd
     os.close(fd)

@@ -26,7 +26,7 @@ FORGED, SENT = (
 
 @pytest.fixture
 def wire(namespace: None) -> Iterator[VhostWire]:
-    subprocess.run(["modprobe", "vhost_net"], check=True, timeout=60)
+    subprocess.run(["modprobe", "vhost_net"], check=True, timeout=240)
     wire = VhostWire("vme0000000a")
     yield wire
     wire.close()
