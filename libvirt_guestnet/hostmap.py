@@ -191,7 +191,7 @@ def _parse_file(file: Path, text: bytes) -> dict[str, object]:
     try:
         document = yaml.load(readable, _Loader)  # noqa: S506
     except yaml.YAMLError as error:
-        line, column, words = yamlwords.told(error, readable)
+        line, column, words = yamlwords.explain(error, readable)
         raise GuestnetError(f"{file}:{line}:{column}: {words}") from error
     if document is None:
         return {}

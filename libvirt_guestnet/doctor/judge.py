@@ -292,9 +292,9 @@ def _chains(facts: HostFacts) -> Iterator[Finding]:
         if chain.hook == "input":
             yield from _input(chain, [net for net in cut if not (chain.libvirts or _let(net.device, chain.inward))])
         else:
-            yield from _forward(chain, [net for net in cut if _no_way_out(net, chain)], "get out")
-            yield from _forward(chain, [net for net in cut if _no_way_in(net, chain)], "be reached")
-            if not any(_no_way_out(net, chain) or _no_way_in(net, chain) for net in cut):
+            yield from _forward(chain, [net for net in cut if _cannot_get_out(net, chain)], "get out")
+            yield from _forward(chain, [net for net in cut if _cannot_be_reached(net, chain)], "be reached")
+            if not any(_cannot_get_out(net, chain) or _cannot_be_reached(net, chain) for net in cut):
                 yield Finding("firewall", FINE, chain.name, f"{chain.refuses}, and lets through what it must")
 
 
@@ -302,13 +302,13 @@ def _versions(net: NetworkFacts, chain: RefusingChain) -> bool:
     return bool(net.versions & set(chain.versions))
 
 
-def _no_way_out(net: NetworkFacts, chain: RefusingChain) -> bool:
+def _cannot_get_out(net: NetworkFacts, chain: RefusingChain) -> bool:
     passes = chain.ours if net.mode == _HOST_ROUTED else chain.libvirts
     let = _let(net.vrf or net.device, chain.inward) or (net.vrf and _let(net.device, chain.within))
     return net.mode in ("nat", "route", _HOST_ROUTED) and not passes and not let
 
 
-def _no_way_in(net: NetworkFacts, chain: RefusingChain) -> bool:
+def _cannot_be_reached(net: NetworkFacts, chain: RefusingChain) -> bool:
     ours = chain.ours or (chain.dnat and not net.untranslated and net.mode != _HOST_ROUTED)
     let = _let(net.device, chain.outward) and not (net.untranslated and registry.named(chain.tool).by_name_translated)
     return (net.reached or net.mode == _HOST_ROUTED) and not ours and not let

@@ -16,12 +16,12 @@ _MOST = 8
 
 def rows(row: str, port: Port, network: Network) -> Iterator[PictureRow]:
     """The rows under a port's own, whose id is `row`."""
-    for number, (label, values, tone) in enumerate(_leads(port, network)):
+    for number, (label, values, tone) in enumerate(_entries(port, network)):
         yield PictureRow(f"{row}w{number}", label, tuple(values), tone)
 
 
-def _leads(port: Port, network: Network) -> Iterator[tuple[str, list[str], Tone]]:
-    for label, places in _asked(port).items():
+def _entries(port: Port, network: Network) -> Iterator[tuple[str, list[str], Tone]]:
+    for label, places in _forwards(port).items():
         yield label, list(places), Tone.LAN
     if floating := [f"{ip} ↔ {port.address(ip.version)}" for ip in port.floating] + [*map(str, port.untranslated)]:
         yield "floating", floating, Tone.LAN
@@ -29,7 +29,7 @@ def _leads(port: Port, network: Network) -> Iterator[tuple[str, list[str], Tone]
         yield "next hop to", [str(prefix) for prefix in behind], MODE_TONES[network.mode]
 
 
-def _asked(port: Port) -> dict[str, dict[str, None]]:
+def _forwards(port: Port) -> dict[str, dict[str, None]]:
     """Each forwarded service with the addresses of the host where it is asked for."""
     found: dict[str, dict[str, None]] = {}
     for forward in port.forwards:

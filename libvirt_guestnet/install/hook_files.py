@@ -204,11 +204,11 @@ def check_owner(library: Path | None = None) -> None:
 def _restart_needed(root: Path, hook: str) -> bool:
     """libvirt looks for a driver's hooks when it starts; the very first one needs a restart, later ones do not."""
     files = [root / "etc/libvirt/hooks" / hook, *(root / "etc/libvirt/hooks" / f"{hook}.d").glob("*")]
-    seen = min((_there_since(file) for file in files if file.is_file()), default=0.0)
+    seen = min((_present_since(file) for file in files if file.is_file()), default=0.0)
     return any(started < seen for started in map(_started, _DAEMONS[hook]) if started is not None)
 
 
-def _there_since(file: Path) -> float:
+def _present_since(file: Path) -> float:
     """Ours tells by its time of change, which a rewrite keeps; others may have been copied with theirs."""
     return file.stat().st_mtime if file.name == FILE_NAME else file.stat().st_ctime
 

@@ -74,13 +74,13 @@ def _checks(topology: Topology, expect: Expect) -> Iterator[Check]:
     if expect.destination is None:
         return
     for family in expect.families:
-        yield from _reach(topology, expect, family, expect.can, True)
-        yield from _reach(topology, expect, family, expect.cannot, False)
+        yield from _services(topology, expect, family, expect.can, True)
+        yield from _services(topology, expect, family, expect.cannot, False)
         yield from _route(topology, expect, family)
-        yield from _way(topology, expect, family)
+        yield from _path(topology, expect, family)
 
 
-def _reach(
+def _services(
     topology: Topology, expect: Expect, family: Family, items: tuple[Service | str, ...], allowed: bool
 ) -> Iterator[Check]:
     base = _base(topology, expect, family)
@@ -113,7 +113,7 @@ def _route(topology: Topology, expect: Expect, family: Family) -> Iterator[Check
     if base is None or base.address is None:
         return
     if expect.via:
-        hops = tuple(_known(topology, hop) for hop in expect.via)
+        hops = tuple(_addresses(topology, hop) for hop in expect.via)
         path = " > ".join(expect.via)
         service = next(iter(_one_of_each(expect.can)), None)
         listens = _behind(topology, expect, service) if service else None
@@ -136,7 +136,7 @@ def _one_of_each(items: tuple[Service | str, ...]) -> tuple[Service, ...]:
     return tuple(service for service in found if service)
 
 
-def _way(topology: Topology, expect: Expect, family: Family) -> Iterator[Check]:
+def _path(topology: Topology, expect: Expect, family: Family) -> Iterator[Check]:
     """Who is on the way, as the tables of those at its ends have it."""
     base = _base(topology, expect, family)
     if base is None or base.address is None:
@@ -176,5 +176,5 @@ def _base(topology: Topology, expect: Expect, family: Family) -> Check | None:
     return Check(Kind.SERVICE, *ends, "", True, family, address, without_forwarding=off, at=expect.at)
 
 
-def _known(topology: Topology, text: str) -> tuple[IPAddress, ...]:
+def _addresses(topology: Topology, text: str) -> tuple[IPAddress, ...]:
     return endpoints.addresses(topology, endpoints.parse(text, topology))

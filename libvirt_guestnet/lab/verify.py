@@ -141,24 +141,24 @@ def _try_via(agent: Agent, check: Check) -> tuple[str, bool]:
         time.sleep(1.1)
         hops, passed = _trace(agent, check)
     seen = " > ".join(hop or "*" for hop in hops) or "nothing"
-    if passed or not _is_way(hops, check.hops[:-1]):
+    if passed or not _is_path(hops, check.hops[:-1]):
         return seen, passed
     # That far the way is right. A destination may drop pings all the same, and must then be there otherwise.
-    there = _is_there(agent, check)
-    return f"{seen} > {f'* that answers {_asked(check)}' if there else f'* not even {_asked(check)}'}", there
+    answers, service = _is_there(agent, check), _service_text(check)
+    return f"{seen} > {f'* that answers {service}' if answers else f'* not even {service}'}", answers
 
 
 def _trace(agent: Agent, check: Check) -> tuple[Sequence[str | None], bool]:
     hops = agent.trace(str(check.address)).hops
-    return hops, _is_way(hops, check.hops)
+    return hops, _is_path(hops, check.hops)
 
 
-def _is_way(hops: Sequence[str | None], wanted: Sequence[Sequence[IPAddress]]) -> bool:
+def _is_path(hops: Sequence[str | None], wanted: Sequence[Sequence[IPAddress]]) -> bool:
     known = [{str(address) for address in hop} for hop in wanted]
     return len(hops) == len(known) and all(hop in each for hop, each in zip(hops, known, strict=True))
 
 
-def _asked(check: Check) -> str:
+def _service_text(check: Check) -> str:
     return str(check.service or Service(Protocol.TCP, _SOME_PORT, _SOME_PORT))
 
 

@@ -77,10 +77,10 @@ def connect(uri: str | None = None, seconds: float = OPEN_SECONDS) -> Connection
     try:
         return Connection(_bounded(f"connecting to {wanted}", seconds, lambda: libvirt.open(wanted)))
     except GuestnetError as error:
-        raise GuestnetError(f"{error}\n{_way_in(wanted)}") from None
+        raise GuestnetError(f"{error}\n{_hint(wanted)}") from None
 
 
-def _way_in(uri: str) -> str:
+def _hint(uri: str) -> str:
     """What to do about a libvirt that cannot be reached."""
     if uri != "qemu:///system":
         return f"Is libvirtd running? `virsh -c {uri} uri` tries it"

@@ -130,7 +130,7 @@ class Port:
     A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
     of its untagged ones, none when there is none.
     `note` is the user's own.
-    `told` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
+    `given` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
     assumes: where it says nothing, a NIC that a user's own domain has keeps what it has.
     """
 
@@ -146,7 +146,7 @@ class Port:
     default_route: bool = False
     link_up: bool = True
     isolated: bool = False
-    told: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
     bandwidth: Bandwidth | None = None
     guarded: bool = True
     pairs: tuple[AddressPair, ...] = ()
@@ -283,13 +283,13 @@ class Topology:
     def unaddressed(self) -> tuple[tuple[Guest, Port], ...]:
         """Guarded ports of which nobody says an address: they may ask by DHCP, but use no answer that is not the
         host's."""
-        told = {n.name for n in self.networks if n.routed or any(subnet.dhcp for subnet in n.subnets)}
+        served = {n.name for n in self.networks if n.routed or any(subnet.dhcp for subnet in n.subnets)}
         ports = ((guest, port) for guest in self.guests for port in guest.ports)
         return tuple(
             (guest, port)
             for guest, port in ports
             if port.guarded
-            and port.network not in told
+            and port.network not in served
             and not (port.addresses or port.address_word or port.untranslated)
         )
 

@@ -1,4 +1,4 @@
-"""Ways in that another topology's guests, running or not, already have: they must not start to quarrel later. Pure."""
+"""Forwards and floating addresses that another topology's guests have, running or not: both would fight later. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.model.claims import ANYWHERE, Claim, clashes
 
 
-def way_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+def forward_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     """A line for each forward or floating address that a guest of another topology has."""
     known: list[Claim] = []
     for domain in snapshot.domains:

@@ -243,18 +243,18 @@ class _Nic:
 
     def plan(self, running: bool, live: Element | None, define: bool, config: Element | None) -> None:
         """`define`: its definition is not made elsewhere."""
-        anew = self._anew(running, live, config)
+        replacement = self._replacement(running, live, config)
         if define and config is None and live is None:
-            self._attach(self.wanted, live=anew is not None)
+            self._attach(self.wanted, live=replacement is not None)
             return
         if define and config is not None:
             self._change_config(config)
         elif define and live is not None:
             self._attach(_defined(self._merged(live)), live=False)
-        if anew is not None:
-            self._attach(anew, live=True, config=False)
+        if replacement is not None:
+            self._attach(replacement, live=True, config=False)
 
-    def _anew(self, running: bool, live: Element | None, config: Element | None) -> Element | None:
+    def _replacement(self, running: bool, live: Element | None, config: Element | None) -> Element | None:
         """What is to be plugged into the running guest: the card that its user defined, if there is one."""
         if live is not None:
             return self._change_live(live)
@@ -269,7 +269,7 @@ class _Nic:
         self.plugs.append(change)
 
     def _change_live(self, live: Element) -> Element | None:
-        """Plan what the live NIC needs; where it must be plugged in anew, as what."""
+        """Plan what the live NIC needs; where it must be unplugged and plugged in again, as what."""
         found = self._differences(live, self.inherited)
         if not found:
             return None

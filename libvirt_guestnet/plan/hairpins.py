@@ -18,7 +18,7 @@ def problems(topology: Topology, bridged: Collection[int]) -> Iterator[str]:
     """What the file expects and this host, on which frames of these IP versions do so, cannot give."""
     for line in topology.expect:
         version = line.at.version if line.at else 0
-        if version in bridged and line.can and (port := _asked(topology, line)):
+        if version in bridged and line.can and (port := _isolated_target(topology, line)):
             yield (
                 f"{line.source} can not reach {line.destination} at {line.at}: both are on isolated ports of network "
                 f"{port.network!r}, and {_do(version)}"
@@ -30,7 +30,7 @@ def notes(topology: Topology, bridged: Collection[int]) -> Iterator[str]:
     isolated = Counter(port.network for guest in topology.guests for port in guest.ports if port.isolated)
     for guest in topology.guests:
         for port in guest.ports:
-            versions = [version for version in (4, 6) if version in bridged and _has_way(port, version)]
+            versions = [version for version in (4, 6) if version in bridged and _is_forwarded_to(port, version)]
             if versions and isolated[port.network] > 1:
                 yield (
                     f"port '{guest.name}.{port.name}' is isolated from its neighbours on network {port.network!r}: "
@@ -43,11 +43,11 @@ def _do(version: int) -> str:
     return f"{sysctl} is on: sysctl -w {sysctl}=0, or take isolated-ports out"
 
 
-def _asked(topology: Topology, line: Expect) -> Port | None:
-    """The isolated port that a line asks by a way in, from an isolated port beside it."""
-    asking, asked = (_ports(topology, name) for name in (line.source, line.destination or ""))
+def _isolated_target(topology: Topology, line: Expect) -> Port | None:
+    """The isolated port that a line reaches by a forward or a floating address, from an isolated port beside it."""
+    sources, targets = (_ports(topology, name) for name in (line.source, line.destination or ""))
     version = line.at.version if line.at else 0
-    found = (port for port in asked if _has_way(port, version) and any(_is_near(other, port) for other in asking))
+    found = (port for port in targets if _is_forwarded_to(port, version) and any(_is_near(o, port) for o in sources))
     return next(found, None)
 
 
@@ -61,7 +61,7 @@ def _names(guest: Guest, port: Port) -> tuple[str, str]:
     return guest.name, f"{guest.name}.{port.name}"
 
 
-def _has_way(port: Port, version: int) -> bool:
+def _is_forwarded_to(port: Port, version: int) -> bool:
     forwarded = any(each.version == version for each in port.forwards)
     return port.isolated and (forwarded or any(each.version == version for each in port.floating))
 

@@ -35,7 +35,7 @@ def nic_differences(
     """What would have to change; `own`: it is a lab guest's, `inherited` as in `differences`, `was` as in `before`."""
     if own:
         return differences(wanted, actual, inherited)
-    asked, gone = _asked(wanted, was)
+    asked, gone = _requested(wanted, was)
     found = differences(asked, actual, inherited | (NIC_PARTS - _tags(asked)))
     if wanted.find("source") is None and actual.find("source") is not None and moves(wanted, actual):
         gone |= {"source"}
@@ -47,7 +47,7 @@ def merged(wanted: Element, actual: Element, *, own: bool = True, was: Element |
     """`actual`, changed so far that it means `wanted`: what libvirt or the user added stays."""
     result = deepcopy(actual)
     result.attrib.update(dict(wanted.attrib))
-    asked, gone = (wanted, NIC_PARTS) if own else _asked(wanted, was)
+    asked, gone = (wanted, NIC_PARTS) if own else _requested(wanted, was)
     asked_tags = _tags(asked) - {*_UPDATED, *_KEPT}
     _remove(result, gone | (asked_tags if own else asked_tags - _same_source(asked, actual)))
     if not own and wanted.find("source") is None and moves(wanted, actual):
@@ -106,7 +106,7 @@ def moves(wanted: Element, actual: Element) -> bool:
     return any(each.path == "@type" for each in differences(_type(wanted), actual))
 
 
-def _asked(wanted: Element, was: Element | None) -> tuple[Element, set[str]]:
+def _requested(wanted: Element, was: Element | None) -> tuple[Element, set[str]]:
     """What is asked of a NIC that is there already, and what it shall have no more."""
     result = deepcopy(wanted)
     _remove(result, set(_KEPT) - {"mac"})

@@ -28,7 +28,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
-from libvirt_guestnet.plan.forwards import way_clashes
+from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.network import bridge_of, plan_network, remove_network
 
@@ -71,7 +71,7 @@ class PlanError(GuestnetError):
 def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     """What `apply` has to do. Raises PlanError when it would touch anything that is not this topology's."""
     problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
-    problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *way_clashes(wanted, snapshot)]
+    problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *forward_clashes(wanted, snapshot)]
     problems += [*device_problems(wanted, snapshot), *snapshot.taken]
     if problems:
         raise PlanError(problems)

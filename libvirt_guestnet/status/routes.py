@@ -68,7 +68,11 @@ def route_rows(domains: Iterable[DomainState], led: Led) -> Iterator[RouteRow]:
             device = _device(nic) if nic is not None and domain.live is not None else ""
             reach = _receipt(domain, nic, led)
             uplinks = {each.address: each.device for each in reach.published}
-            for asked in (*_host_routed(port, reach, uplinks), *_by_way(port, port.behind), *_floating(port, uplinks)):
+            for asked in (
+                *_host_routed(port, reach, uplinks),
+                *_via_port(port, port.behind),
+                *_floating(port, uplinks),
+            ):
                 yield _row(domain, port, asked, device, led)
 
 
@@ -109,11 +113,11 @@ def _host_routed(port: PortPolicy, reach: HostRoutes, uplinks: Mapping[str, str]
     for ip in port.addresses:
         uplink = uplinks.get(str(ip), routed.device) if routed.publish else ""
         yield _Asked(f"{ip}/{ip.max_prefixlen}", "", table, routed.vrf, routed.publish, uplink)
-    for asked in _by_way(port, port.sources):
+    for asked in _via_port(port, port.sources):
         yield asked._replace(table=table, vrf=routed.vrf)
 
 
-def _by_way(port: PortPolicy, prefixes: Iterable[Prefix]) -> Iterator[_Asked]:
+def _via_port(port: PortPolicy, prefixes: Iterable[Prefix]) -> Iterator[_Asked]:
     """By way of the port's first address of the family."""
     for prefix in prefixes:
         via = next((str(ip) for ip in port.addresses if ip.version == prefix.version), "")

@@ -29,7 +29,7 @@ from libvirt_guestnet.metadata.policy import ANY, PortPolicy
 from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortReceipt
-from libvirt_guestnet.status.forwards import WayRow, way_rows
+from libvirt_guestnet.status.forwards import ForwardRow, forward_rows
 from libvirt_guestnet.status.routes import NOTHING_LED, Led, RouteRow, route_rows
 from libvirt_guestnet.status.unguarded import UnguardedRow, unguarded_rows
 
@@ -133,7 +133,7 @@ class ChecksumGuards:
         return CANNOT if self.cannot else MISSING if tap in self.lost else ON
 
 
-Row = NetworkRow | PortRow | WayRow | RouteRow | UnguardedRow
+Row = NetworkRow | PortRow | ForwardRow | RouteRow | UnguardedRow
 Seen = Callable[[str], Guarded | None]
 
 
@@ -168,7 +168,7 @@ def status(
         rows += _ports(domain, known, seen, offload, wrong)
     shown = domains if topology is not None else snapshot.domains
     unguarded = unguarded_rows(shown, guards.networks, host, plugging)
-    return [*rows, *way_rows(domains, ways), *route_rows(domains, led), *unguarded]
+    return [*rows, *forward_rows(domains, ways), *route_rows(domains, led), *unguarded]
 
 
 def _shown(owner: str | None, topology: str | None) -> bool:

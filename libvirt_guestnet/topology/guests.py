@@ -140,7 +140,7 @@ class Guests:
             onlink=onlink,
             default_route=default_route,
             link_up=value(given.link) is not LinkState.DOWN,
-            told=tuple(name for name, said in (("link", given.link), ("port", given.isolated)) if said),
+            given=tuple(name for name, said in (("link", given.link), ("port", given.isolated)) if said),
             isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
             bandwidth=bandwidth(given.bandwidth, self._report),
             guarded=_guarded(given, seg, self._report),
@@ -156,13 +156,13 @@ class Guests:
             note=value(given.note) or "",
             behind=next_hops.behind(given, routed),
         )
-        port = self._with_ways(given, port, f"port '{guest}.{name}'", seg)
+        port = self._with_forwards(given, port, f"port '{guest}.{name}'", seg)
         if not (seg and seg.network.routed):
             vlans.check_port(given, port, seg, self._report)
         self.placed.append(Placed(guest, given, port))
         return port
 
-    def _with_ways(self, decl: PortDecl, port: Port, title: str, seg: Segment | None) -> Port:
+    def _with_forwards(self, decl: PortDecl, port: Port, title: str, seg: Segment | None) -> Port:
         floating = forwards.floating(decl, port, seg, lambda at: self._addresses.own(at, title), self._report)
         return replace(
             port,

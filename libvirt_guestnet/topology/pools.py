@@ -87,7 +87,9 @@ class _Pools:
         pool, taken = tuple(sorted(values(declared))), self._of(kind, label)
         number = addressing.draw(pool, taken, kind, self.topology, name)
         if number is None:
-            self.report.add(given.where, f"the pool of physical network '{label}' has run out: {_told(pool, kind)}")
+            self.report.add(
+                given.where, f"the pool of physical network '{label}' has run out: {_description(pool, kind)}"
+            )
             return None
         taken.add(number)
         self.drawn.append(name)
@@ -110,7 +112,7 @@ def _explicit(decl: TopologyDecl) -> Iterator[tuple[str, str, int]]:
             yield from (("vlans", labels.get(port.network.value, ""), number) for number in own)
 
 
-def _told(pool: Pool, kind: str) -> str:
+def _description(pool: Pool, kind: str) -> str:
     size = sum(last - first + 1 for first, last in pool)
     what = kind[:-1].upper() + ("s" if size > 1 else "")
     return f"it has {size} {what} ({', '.join(map(_shown, pool))}), all taken in this file"

@@ -65,7 +65,7 @@ def parse(text: str, name: str, problems: list[Problem]) -> Node | None:
     try:
         return builder.document()
     except yaml.YAMLError as error:
-        line, column, words = yamlwords.told(error, text)
+        line, column, words = yamlwords.explain(error, text)
         raise TopologyError([*problems, Problem(Where(name, line, column), words)]) from None
     finally:
         builder.close()

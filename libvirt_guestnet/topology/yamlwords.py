@@ -24,7 +24,7 @@ _BEGUN = {
 }
 
 
-def told(error: yaml.YAMLError, text: str) -> tuple[int, int, str]:
+def explain(error: yaml.YAMLError, text: str) -> tuple[int, int, str]:
     """Line, column and what to do about an error in the text."""
     mark, begun = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or "it cannot be read"

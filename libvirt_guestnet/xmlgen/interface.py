@@ -27,7 +27,7 @@ def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) ->
         _isolation(network, port),
         node("target", dev=port.tap),
         node("model", type="virtio"),
-        maybe(not port.link_up or "link" in port.told, "link", state="up" if port.link_up else "down"),
+        maybe(not port.link_up or "link" in port.given, "link", state="up" if port.link_up else "down"),
         maybe(_needs_mtu(network, port), "mtu", size=network.mtu),
         type=port.kind,
     )
@@ -51,7 +51,7 @@ def _isolation(network: Network, port: Port) -> Element | None:
     network, no otherwise."""
     assumed = network.isolated_ports if port.kind is PortKind.NETWORK else False
     on_a_bridge = port.kind is not PortKind.ETHERNET
-    said = "port" in port.told or port.isolated != assumed
+    said = "port" in port.given or port.isolated != assumed
     return maybe(on_a_bridge and said, "port", isolated=port.isolated)
 
 

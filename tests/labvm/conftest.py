@@ -25,6 +25,9 @@ BOOT_SECONDS = 4800  # some 1,000 on two processors that nobody else uses, twice
 _INSIDE = Path(__file__).parent / "inside"
 _KERNEL = Path(__file__).parents[1] / "kernel"
 # What depends on the kernel's version and on nft's; the rest would only take its time. Everything is slow inside.
+# Debian 12 has the oldest of both. Debian 13's nft is tried in the tier `trixie`, and its kernel is between Debian 12's
+# and those on which the tier `kernel` runs mostly: only what is vital runs on it, too.
+_ON_BOTH = ("test_filters.py", "test_offload_corpus.py")
 _KERNEL_TESTS = {
     "test_filters.py": (
         "test_honest_frames_pass",
@@ -131,7 +134,8 @@ def _runs_inside(item: pytest.Item) -> bool:
 def _copies(item: pytest.Item) -> Iterator[InsideTest]:
     assert item.parent is not None
     only = item.get_closest_marker("only")
-    for suite in only.args if only else SUITES:
+    everywhere = SUITES if item.path.parent == _INSIDE or item.path.name in _ON_BOTH else SUITES[:1]
+    for suite in only.args if only else everywhere:
         yield InsideTest.from_parent(item.parent, name=f"{item.name}@{suite}", original=item, suite=suite)
 
 

@@ -21,7 +21,7 @@ from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.model.topology import AddressWord
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortReceipt
-from libvirt_guestnet.status.forwards import way_rows
+from libvirt_guestnet.status.forwards import forward_rows
 from libvirt_guestnet.topology import loads
 
 MAC = "52:54:00:00:00:01"
@@ -151,6 +151,6 @@ def test_a_domain_asks_for_it() -> None:
     rows = {}
     for name, active in (("none", None), ("unled", ways._replace(forwards=())), ("led", lease_forwards.any_of(ways))):
         applied = [] if active is None else [active._replace(active=True)]
-        (row,) = way_rows([DomainState("a", "u", domain, domain)], applied)
+        (row,) = forward_rows([DomainState("a", "u", domain, domain)], applied)
         rows[name] = (row.to, row.open)
     assert rows == {"none": ("lease4:80", False), "unled": ("lease4:80", False), "led": ("192.0.2.1:80", True)}
