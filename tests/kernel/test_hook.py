@@ -170,7 +170,8 @@ def counted(argv, stdin, *more):
 program.run = counted
 sys.exit(repair.main())
 """
-REPAIR = 'exec 9>/run/libvirt-guestnet/reconnect.lock; exec "$@"', "sh", sys.executable, "-IS", "-c"
+# What a killed one leaves behind, a fork of it perhaps, may have the lock for a moment.
+REPAIR = 'exec 9>/run/libvirt-guestnet/reconnect.lock; flock -w 60 9; exec "$@"', "sh", sys.executable, "-IS", "-c"
 
 
 def repaired(hooks: Hooks, *names: str) -> list[str]:

@@ -15,6 +15,8 @@ from test_host_routed import A, B, Lab, both, domain, led_to, tap
 DRIVER = f"""
 import json
 {PREPARE}
+from libvirt_guestnet import log
+log.complain = lambda text: print(text, file=sys.stderr, flush=True)
 def call(operation, xml, step):
     end = os.memfd_create("stdin")
     os.write(end, xml.encode())
@@ -45,6 +47,7 @@ def calls(lab: Lab, *requests: tuple[str, bytes, int]) -> list[int]:
     text = json.dumps([(operation, xml.decode(), step) for operation, xml, step in requests])
     done = lab.box.run(sys.executable, "-IS", "-c", DRIVER, stdin=text.encode(), timeout=300)
     assert done.returncode == 0, done.stderr.decode()
+    print(done.stderr.decode(), end="")  # what the log would have been told, for whoever reads of a failure
     return list(json.loads(done.stdout))
 
 

@@ -43,6 +43,9 @@ for file in hook/concern hook/processes/deadline datapath/run/program; do
     grep -q '^SECONDS = [12]' $file
     sed -i 's/^SECONDS = [12]/&0/' $file
 done
+# No guest in here boots anything. With firmware that halts at once (where a processor begins: cli; hlt; back to hlt)
+# instead of a BIOS that looks for a disk, each takes 12 s less of the processor.
+{ head -c 262128 /dev/zero; printf '\\372\\364\\353\\375'; head -c 12 /dev/zero; } >/usr/share/seabios/bios-256k.bin
 export PYTHONPATH=/opt/tests:/job/checkout:/job/checkout/tests/labvm
 cd /job/checkout && exec python3 -m pytest -p no:cacheprovider -p relay -q
 """

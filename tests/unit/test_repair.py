@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.xmlread import MAX_MARKS
 
@@ -25,6 +27,7 @@ resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 from libvirt_guestnet import log
 from libvirt_guestnet.hook.calls.domain import RepairResult
 from libvirt_guestnet.hook.enforce import reachability
+from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.state.folder import State
@@ -95,3 +98,15 @@ def test_what_has_been_said_is_not_remembered_without_end(monkeypatch: pytest.Mo
     for number in range(100):
         repair._news([f"{number} {each}" for each in told])
         assert len(repair._said) <= 2 * repair._MOST_SAID
+
+
+def test_a_program_of_ours_does_not_hold_the_repairs_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were we killed, it would keep the next one from repairing for as long as it runs."""
+    monkeypatch.setattr(repair, "spooled", list)
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    os.set_inheritable(lock, True)  # as the hook file leaves it
+    try:
+        assert repair.main(lock) == 0
+        assert not os.get_inheritable(lock)
+    finally:
+        notes.close(lock)

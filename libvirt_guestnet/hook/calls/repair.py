@@ -40,6 +40,7 @@ def main(lock: int = _LOCK) -> int:
     """Repairs until the spool is empty; a descriptor of the lock says that somebody does."""
     signal.signal(signal.SIGALRM, deadline.expired)
     notes.keep_from_forks(lock)
+    os.set_inheritable(lock, False)  # nor does a program of ours have it when we are killed
     while spooled() and locked(lock):
         _settle()
         names = _taken()
