@@ -13,7 +13,7 @@ from libvirt_guestnet.hook import live
 from libvirt_guestnet.hook.helpers import unfinished
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.libvirtd.connection import Connection, host_snapshot
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def sync(connection: Connection) -> SyncResult:
 
     Raises GuestnetError when libvirt does not answer.
     """
-    state = State()
+    state = UnlockedState()
     with notes.promised(state, notes.SYNCING, str(os.getpid())):
         told = _sync(connection)
     if unfinished.is_left(state):
@@ -39,7 +39,8 @@ def sync(connection: Connection) -> SyncResult:
 
 
 def _sync(connection: Connection) -> SyncResult:
-    known, owners = {receipt.name for receipt in State().networks()}, set(State().owned())
+    state = UnlockedState()
+    known, owners = {receipt.name for receipt in state.networks()}, set(state.owned())
     snapshot = host_snapshot(connection)
     networks = {n.name: tostring(n.live) for n in snapshot.networks if n.live is not None}
     domains = {d.name: tostring(d.live) for d in snapshot.domains if d.live is not None}

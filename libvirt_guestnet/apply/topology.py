@@ -18,7 +18,7 @@ from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.plan import hairpins
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.xmlgen import Element, domain_metadata, interface, network
 
@@ -113,5 +113,5 @@ def _wanted(found: Topology, hostmap: HostMap) -> Wanted:
 
 def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
     """With what of the wanted addresses is somebody's on this host, or on its LANs, and what the kernel has wrong."""
-    taken = (*taken_addresses(wished, snapshot, State()), *hairpins.problems(found, host_devices.bridged()))
+    taken = (*taken_addresses(wished, snapshot, UnlockedState()), *hairpins.problems(found, host_devices.bridged()))
     return replace(snapshot, taken=taken, wrong=wrongs(snapshot))

@@ -14,7 +14,7 @@ from libvirt_guestnet.install import hook_files
 
 def hooks(args: Namespace) -> int:
     """`guestnet hooks`"""
-    from libvirt_guestnet.hook.live import release_all
+    from libvirt_guestnet.hook.live import release_all, take_over_state
     from libvirt_guestnet.install import service
 
     if args.action != "status" and os.geteuid() != 0:
@@ -23,6 +23,7 @@ def hooks(args: Namespace) -> int:
         return _sync(args)
     told: list[str] = []
     if args.action == "install":
+        take_over_state()
         states = hook_files.install(any_owner=args.any_owner, tell=told.append)
         service.install()
     elif args.action == "uninstall":

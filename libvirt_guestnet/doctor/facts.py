@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from libvirt_guestnet.datapath.firewalls import iptables, registry
-from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.doctor import judge
 from libvirt_guestnet.doctor.judge import Asleep, HostFacts, NetworkFacts
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners
-from libvirt_guestnet.hook.enforce import checksum_guard, forwards, host_routes
+from libvirt_guestnet.hook.enforce import checksum_guard, forwards
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.hook.read.hostwide import HostWide
 from libvirt_guestnet.hostmap import HOST_FILE, HostMap, load_hostwide
@@ -28,7 +27,8 @@ from libvirt_guestnet.install import apparmor, hook_files, network_managers
 from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState, Snapshot, networks_of
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.state.folder import State
-from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging
+from libvirt_guestnet.state.locked import UnlockedState
+from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortForwards
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.status.unguarded import unguarded_rows
 
@@ -47,7 +47,7 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
         loose=_complaint(),
         kernel=kernel_features(_kernel_config(), _has_module),
         networks=tuple(_networks(snapshot)),
-        unguardable=tuple(unguarded_rows(snapshot.domains, *(_asked(State()) if is_root else ({},)))),
+        unguardable=tuple(unguarded_rows(snapshot.domains, *(_asked(UnlockedState()) if is_root else ({},)))),
         forwarding={version: _sysctl(path) == "1" for version, path in _SYSCTLS.items()},
         bridged={version: _sysctl(path) == "1" for version, path in _BRIDGED.items()},
         chains=None,
@@ -57,13 +57,13 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
         asleep=tuple(asleep(snapshot)),
         **({} if topology is None else wanted_by(topology, hostmap)),
     )
-    return _seen_by_root(facts, State()) if is_root else facts
+    return _seen_by_root(facts, UnlockedState()) if is_root else facts
 
 
 def _seen_by_root(facts: HostFacts, state: State) -> HostFacts:
     from libvirt_guestnet.datapath.netlink.kernel import guarded_taps
 
-    active = [way for way in forwards.receipts(state) if way.active]
+    active = [way for way in state.forwards() if way.active]
     reached, untranslated = ({each.bridge for each in found} for found in (active, filter(_untranslated, active)))
     isolated = isolated_ways(active)
     routed = tuple(
@@ -134,7 +134,7 @@ def _reached(
 
 def _routed_taps(state: State) -> list[tuple[str, str]]:
     """Of host-routed guests, each with its VRF, if any: no bridge is under them."""
-    found = ((reach.tap, reach.vrf) for reach in host_routes.receipts(state))
+    found = ((reach.tap, reach.vrf) for reach in state.host_routes())
     there = ((tap, vrf) for tap, vrf in found if links.index_of(tap) and not links.is_bridge(tap))
     return [(tap, vrf) for tap, vrf in there if links.master_of(tap) == vrf]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.xmlread import Node
 
 # VETO: exit 1, libvirt undoes the operation. REPORT: exit 0 and a line on stderr: libvirt would kill a running guest
@@ -16,6 +16,6 @@ VETO, REPORT = "veto", "report"
 class Call(NamedTuple):
     """What is done with the object's XML, if anything; what its `failure` means, and `why` it is so."""
 
-    work: Callable[[Node, State], None] | None
+    work: Callable[[Node, UnlockedState], None] | None
     failure: str
     why: str

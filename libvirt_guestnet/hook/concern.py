@@ -29,7 +29,10 @@ HOSTWIDE = "/etc/libvirt-guestnet/hooks.json"
 _LONGEST_NAME = 250  # of a file, with what is behind it
 # What a domain without anything of ours may be on, or reuse the name of; and any call finishes what a killed repair was
 # at.
-_LEFT = ("networks", "ports", "vlans", "reach", "ways", "settled", "reconnect", "repairing")
+_LEFT = ("networks", "ports", "vlans", "host-routes", "forwards", "reconnect", "repairing")
+_IN_KERNEL = "forwards-in-kernel.json"
+# What the version before called them: the first call that concerns us gives them their names (`state.upgrade`).
+_OF_BEFORE = ("reach", "ways", "settled")
 
 
 def read() -> bytes | None:
@@ -54,7 +57,8 @@ def _is_ours(data: bytes) -> bool:
 
 
 def _domain(_name: str, data: bytes) -> bool:
-    return _is_ours(data) or any(_names(f"{_STATE}/{kind}") for kind in _LEFT)
+    left = any(_names(f"{_STATE}/{kind}") for kind in (*_LEFT, *_OF_BEFORE))
+    return _is_ours(data) or left or _is_there(f"{_STATE}/{_IN_KERNEL}")
 
 
 def _starting(name: str, data: bytes) -> bool:
@@ -62,7 +66,7 @@ def _starting(name: str, data: bytes) -> bool:
 
 
 def _started(_name: str, data: bytes) -> bool:
-    waiting = (_names(f"{_STATE}/{kind}") for kind in ("ways", "incoming"))
+    waiting = (_names(f"{_STATE}/{kind}") for kind in ("forwards", "ways", "incoming"))
     return any(word.encode() in data for word in ARRIVALS) or any(waiting)
 
 

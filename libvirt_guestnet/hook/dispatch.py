@@ -9,7 +9,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.call import VETO, Call
 from libvirt_guestnet.hook.helpers import unfinished
 from libvirt_guestnet.hook.processes import deadline
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 
 def dispatch(hook: str, argv: list[str], data: bytes | None) -> int:
@@ -52,7 +52,7 @@ def _do(hook: str, call: Call, data: bytes | None) -> None:
 
         raise GuestnetError(caller.without_input(hook))
     elif call.work is not None:
-        call.work(xmlread.parse(data), State())
+        call.work(xmlread.parse(data), UnlockedState())
 
 
 def _failed(text: str, call: Call) -> int:

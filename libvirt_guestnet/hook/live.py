@@ -20,18 +20,24 @@ from libvirt_guestnet.hook.enforce import (
 )
 from libvirt_guestnet.hook.helpers import plug_marks
 from libvirt_guestnet.hook.read import libvirt_records
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
+
+
+def take_over_state() -> None:
+    """Has what a version before wrote be in this one's form, before its hooks come. Raises GuestnetError where a later
+    one wrote it."""
+    UnlockedState()
 
 
 def guard_domain(xml: bytes, settle: bool = True) -> None:
     """Does everything for a live domain's XML that the hooks would have done by now. Raises GuestnetError."""
-    domain.repair(xmlread.parse(xml), State(), settle)
+    domain.repair(xmlread.parse(xml), UnlockedState(), settle)
 
 
 def forget_ended(uuids: Iterable[str]) -> None:
     """Takes away what is left of domains that do not run, and whose `release` was killed: a tap that somebody else made
     is still there, and would be theirs for ever. Raises GuestnetError."""
-    state = State()
+    state = UnlockedState()
     names = state.owned()
     for uuid in sorted(names.keys() & set(uuids)):
         if libvirt_records.running(names[uuid], uuid) is None:
@@ -40,38 +46,38 @@ def forget_ended(uuids: Iterable[str]) -> None:
 
 def release_tap(uuid: str, tap: str) -> None:
     """Takes the filter of one unplugged NIC of a domain away. Raises GuestnetError."""
-    state = State()
-    with state.lock() as hold:
-        port_guard.release([tap] if tap in state.taps(uuid) else [], state, hold)
-        host_routes.forget_tap(uuid, tap, state, hold)
-        forwards.sweep("", state, hold)
+    state = UnlockedState()
+    with state.lock() as locked:
+        port_guard.release([tap] if tap in locked.taps(uuid) else [], locked)
+        host_routes.forget_tap(uuid, tap, locked)
+        forwards.sweep("", locked)
 
 
 def release_all() -> None:
     """Takes every filter away, of running guests too: what uninstalling the hooks means. Raises GuestnetError."""
-    state = State()
-    with state.lock() as hold:
-        nft.nft(filters.remove(), hold)
-        checksum_guard.unload(state)
-        bridge_guard.remove(state, hold)
-        bridge_ports.release(state.tapnames(), state)
-        state.forget_ports()
-        host_routes.forget_all(state, hold)
-        forwards.close_all(state, hold)
+    state = UnlockedState()
+    with state.lock() as locked:
+        nft.nft(filters.remove(), locked.descriptor)
+        checksum_guard.unload(locked)
+        bridge_guard.remove(locked)
+        bridge_ports.release(locked.tapnames(), locked)
+        locked.forget_ports()
+        host_routes.forget_all(locked)
+        forwards.close_all(locked)
 
 
 def adopt_network(xml: bytes) -> None:
     """Keeps what an active network's XML says, as `started` would; `tidy` closes its bridge. Raises GuestnetError."""
     hook_data = xmlread.Node("hookData", {})
     hook_data.children = [xmlread.parse(xml)]
-    networks.keep(hook_data, State())
+    networks.keep(hook_data, UnlockedState())
 
 
 def review_bridges() -> None:
     """Notes which bridges are managed by now, once all active networks are known. Raises GuestnetError."""
-    state = State()
-    with state.lock():
-        bridge_guard.review(state, again=True)
+    state = UnlockedState()
+    with state.lock() as locked:
+        bridge_guard.review(locked, again=True)
 
 
 def tidy(active_networks: set[str], known_networks: set[str]) -> None:
@@ -79,20 +85,20 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
 
     `known_networks`: those that had a receipt before anybody asked which are active. Raises GuestnetError.
     """
-    state = State()
+    state = UnlockedState()
     for name in sorted(known_networks - active_networks):
         networks.forget(name, state)
-    with state.lock() as hold:
-        living = {tap for tap in state.tapnames() if port_guard.lives(tap, state)}
-        port_guard.release(sorted((state.tapnames() | kernel.guarded_taps()) - living), state, hold)
-        port_guard.settle_held(state, hold)
-        for link in sorted(kernel.segments() - networks.segments(state)):
-            nft.nft(networks.forgotten(link), hold)
-        checksum_guard.tidy(state)
-        state.prune()
-        plug_marks.forget(state)
-        tagging.sweep(state)
-        bridge_guard.review(state)
-        bridge_guard.settle(state, hold)
-        host_routes.tidy(state, hold)
-        forwards.sweep("", state, hold)
+    with state.lock() as locked:
+        living = {tap for tap in locked.tapnames() if port_guard.lives(tap, locked)}
+        port_guard.release(sorted((locked.tapnames() | kernel.guarded_taps()) - living), locked)
+        port_guard.settle_held(locked)
+        for link in sorted(kernel.segments() - networks.segments(locked)):
+            nft.nft(networks.forgotten(link), locked.descriptor)
+        checksum_guard.tidy(locked)
+        locked.prune()
+        plug_marks.forget(locked)
+        tagging.sweep(locked)
+        bridge_guard.review(locked)
+        bridge_guard.settle(locked)
+        host_routes.tidy(locked)
+        forwards.sweep("", locked)

@@ -27,10 +27,11 @@ from libvirt_guestnet.hook.read import libvirt_records, next_hop, vlan_membershi
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.parse import TextError
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 
 
-def create_port(hook_data: xmlread.Node, state: State) -> None:
+def create_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
     """Keeps the network's freshest XML for the domain's `start`; where there will be none, leaves a helper behind."""
     networks.remember_network(hook_data, state)
     found = hotplug.plug(hook_data)
@@ -49,25 +50,25 @@ def create_port(hook_data: xmlread.Node, state: State) -> None:
         promise.hand_over()
 
 
-def _await(found: hotplug.Plug, promise: Promise, state: State) -> None:
+def _await(found: hotplug.Plug, promise: Promise, state: UnlockedState) -> None:
     """Has a helper wait for a NIC; one that moves within its bridge is guarded at once."""
     # Is it that NIC, of which something else changes, or another one with its MAC? No call tells.
     stays = hotplug.staying(found)
     try:
         if stays.moves:
-            with state.lock() as hold:
-                hotplug.forget_others(found, stays, state)
-                _guard_one(found, stays.tap, state, hold)
+            with state.lock() as locked:
+                hotplug.forget_others(found, stays, locked)
+                _guard_one(found, stays.tap, locked)
         hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays, promise)
     except (GuestnetError, OSError):
-        with state.lock():
-            state.drop_plugging(found.portid)  # there will be no such NIC
+        with state.lock() as locked:
+            locked.drop_plugging(found.portid)  # there will be no such NIC
         if stays.moves:
             _put_back(found.domain.name, found.uuid, state)
         raise
 
 
-def _put_back(name: str, uuid: str, state: State) -> None:
+def _put_back(name: str, uuid: str, state: UnlockedState) -> None:
     """A NIC does not move after all: it has again what libvirt's record says. Never fails: the log is told."""
     try:
         record = libvirt_records.record(name)
@@ -77,15 +78,15 @@ def _put_back(name: str, uuid: str, state: State) -> None:
         log.complain(f"domain {name}: a NIC that did not move is not guarded as before: {error}")
 
 
-def _admits(domain: Domain, state: State) -> bool:
+def _admits(domain: Domain, state: UnlockedState) -> bool:
     """Whether a NIC that is being plugged in concerns us. Raises GuestnetError where it is not to be."""
     guardable.check(domain)
     if not _ours(domain, state):
         return False
     admitted = address_owners.admit(domain, state)
-    with state.lock():
-        address_owners.recheck(admitted, state)
-        forwards.check_plugged(domain, state)
+    with state.lock() as locked:
+        address_owners.recheck(admitted, locked)
+        forwards.check_plugged(domain, locked)
     return True
 
 
@@ -95,41 +96,41 @@ def _ours(domain: Domain, state: State) -> bool:
     return bool(ours) or any(of(domain) for of in wanted)
 
 
-def guard_plugged(found: hotplug.Plug, tap: str, state: State) -> bool:
+def guard_plugged(found: hotplug.Plug, tap: str, state: UnlockedState) -> bool:
     """The helper's work, once the new NIC's tap is there; False where it is not: the NIC has moved on, and another
     helper is at work, or it is on its way to here. Raises GuestnetError."""
-    with state.lock() as hold:
-        if state.plugging(found.portid) is None:
+    with state.lock() as locked:
+        if locked.plugging(found.portid) is None:
             return True  # unplugged again
         if not links.is_on(tap, found.bridge):
             return False
-        _guard_one(found, tap, state, hold)
+        _guard_one(found, tap, locked)
     if found.qdisc:
         checksum_guard.guard_when_limited(tap, found.qdisc, state)
     return True
 
 
-def _guard_one(found: hotplug.Plug, tap: str, state: State, hold: int) -> None:
-    domain = bridge_guard.joined(found.domain_with(tap), state)
-    taps.check([domain], state)
-    receipts = port_guard.wanted(domain, state)
-    bridge_guard.settle_pending(state, hold)
-    port_guard.clear(receipts, state, hold)
-    port_guard.put(port_guard.record(found.uuid, receipts, state), receipts, [], state, hold, limited=bool(found.qdisc))
-    tagging.tag(domain, state, whole=False)
-    bridge_ports.settle(domain.name, receipts, state)
+def _guard_one(found: hotplug.Plug, tap: str, locked: LockedState) -> None:
+    domain = bridge_guard.joined(found.domain_with(tap), locked)
+    taps.check([domain], locked)
+    receipts = port_guard.wanted(domain, locked)
+    bridge_guard.settle_pending(locked)
+    port_guard.clear(receipts, locked)
+    port_guard.put(port_guard.record(found.uuid, receipts, locked), receipts, [], locked, limited=bool(found.qdisc))
+    tagging.tag(domain, locked, whole=False)
+    bridge_ports.settle(domain.name, receipts, locked)
     try:
-        reachability.lead_to_nic(domain, tap, state)
+        reachability.lead_to_nic(domain, tap, locked)
     except GuestnetError as error:  # guarded it is: it can stay up
         log.complain(f"domain {found.domain.name}: nothing leads to new NIC {found.mac}: {error}")
-    forwards.claim(domain, state, whole=False)
+    forwards.claim(domain, locked, whole=False)
     try:
-        forwards.activate({found.uuid}, state, hold)
+        forwards.activate({found.uuid}, locked)
     except GuestnetError as error:  # the same, and it may be another guest's
         log.complain(f"domain {found.domain.name}: new NIC {found.mac}: {error}")
 
 
-def release_port(hook_data: xmlread.Node, state: State) -> None:
+def release_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
     """Takes the filter of an unplugged NIC away, once its tap is gone.
 
     A NIC that merely moved to another network has a new port by now, and its tap lives on: it stays guarded, unless
@@ -139,15 +140,13 @@ def release_port(hook_data: xmlread.Node, state: State) -> None:
     if port is None:
         return
     portid, uuid = port.text_of("uuid"), port.text_of("owner/uuid")
-    with state.lock() as hold:
-        state.drop_plugging(portid)
-        mine = [r for r in map(state.sound_port, state.taps(uuid)) if r and r.portid == portid]
-        port_guard.release(
-            [r.tap for r in mine if not links.is_there(r.tap, r.ifindex) or _left(r, state)], state, hold
-        )
-        tagging.sweep(state)
-        reachability.leave_bridge(port, state, hold)
-        forwards.sweep("", state, hold)
+    with state.lock() as locked:
+        locked.drop_plugging(portid)
+        mine = [r for r in map(locked.sound_port, locked.taps(uuid)) if r and r.portid == portid]
+        port_guard.release([r.tap for r in mine if not links.is_there(r.tap, r.ifindex) or _left(r, locked)], locked)
+        tagging.sweep(locked)
+        reachability.leave_bridge(port, locked)
+        forwards.sweep("", locked)
     name = port.text_of("owner/name")
     if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in mine):
         _put_back(name, uuid, state)  # libvirt gave up a move for which we had guarded it

@@ -12,7 +12,7 @@ from lxml import etree
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners
-from libvirt_guestnet.hook.enforce import forwards, host_routes
+from libvirt_guestnet.hook.enforce import forwards
 from libvirt_guestnet.hook.read import addresses, network_receipts
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedGuest
@@ -94,5 +94,5 @@ def _answered(
 
 def _led_to(state: State, name: str) -> set[str]:
     with suppress(PermissionError):
-        return {route.prefix for reach in host_routes.receipts(state) if reach.domain == name for route in reach.routes}
+        return {route.prefix for reach in state.host_routes() if reach.domain == name for route in reach.routes}
     return set()

@@ -3,113 +3,117 @@
 ::
 
     /run/libvirt-guestnet/          0700 root, gone at boot like everything it describes
+    ├── format                      the number of this tree's form: FORMAT, below
     ├── bridges.json                the bridges under the bridge guard, or why the kernel cannot guard them
     ├── checksum                    the checksum guard as it was loaded, or what this host lacks for it
     ├── domains/UUID.json           the taps guarded for a running domain
+    ├── forwards/TAP.json           the ways in to one port: claimed when its guest starts, active once it is there
+    ├── forwards-in-kernel.json     the ways in that the kernel has; says so when they are just being changed
+    ├── host-routes/TAP.json        the routes and published neighbours that lead to one tap
     ├── incoming/NAME.json          a domain that migrates to this host, until it runs here
     ├── insisting/BRIDGE.json       the network over a bridge that insists on guarded ports
-    ├── lock                        held while receipts and chains change
+    ├── lock                        held while receipts and chains change: `locked`
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain, which nobody has put under guard yet
     ├── arriving/NAME … syncing/PID what a process is at, while it has their locks: `hook.processes.notes`
-    ├── vlans/TAP.json              the VLANs of one tagged tap
+    ├── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
     ├── reconnect/NAME              a guest for the one process that repairs all, and has reconnect.lock; in
     │                               repairing/NAME as long as it is at it
     ├── shared                      the part of the nft table that is the same for all ports, as it was last written
-    ├── reach/TAP.json              the routes and published neighbours that lead to one tap
     ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of
-    ├── ways/TAP.json               the ways in to one port: claimed when its guest starts, active once it is there
-    ├── settled/ways.json           the ways that the kernel has; says so when they are just being changed
-    └── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
+    └── vlans/TAP.json              the VLANs of one tagged tap
 
 Every file is written whole and renamed into place. A tap's receipt is written before its chain and removed after it, a
 domain's file is written after its receipts and removed before them: so whatever is in the kernel has a receipt, whoever
 was killed when. A receipt without a tap is garbage that the next call sweeps up (decision 15). bridges.json says that
 it is not settled while the kernel may differ from it.
 
-The lock stops hooks of different domains, plug helpers, `guestnet` and the nft processes of killed hooks from seeing
-each other's half-made changes. A receipt names its domain and its tap's index in the kernel, so that a late `release`
-of an old domain leaves a reused tap name alone.
+A receipt names its domain and its tap's index in the kernel, so that a late `release` of an old domain leaves a reused
+tap name alone.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from contextlib import suppress
-from fcntl import LOCK_EX, flock
 from typing import Any, NamedTuple, TypeVar
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.state import serialiser
-from libvirt_guestnet.state.receipts import Bridges, NetworkReceipt, Owner, Plugging, PortReceipt
+from libvirt_guestnet.state.receipts import (
+    Bridges,
+    Checksum,
+    DomainTaps,
+    ForwardsInKernel,
+    HostRoutes,
+    Incoming,
+    Insisting,
+    NetworkReceipt,
+    Owner,
+    Plugging,
+    PortForwards,
+    PortReceipt,
+    Shared,
+    TapVlans,
+    UplinkVlans,
+)
 from libvirt_guestnet.state.serialiser import DamagedError, if_sound, report
 
 R = TypeVar("R", bound=NamedTuple)
 
 ROOT = "/run/libvirt-guestnet"
-_OF_TAPS = ("ports", "vlans", "reach", "ways")
+# Raise it with every change that a version before would misunderstand, and have `upgrade` make the new form of the old.
+FORMAT = 2
+_OF_TAPS = ("ports", "vlans", "host-routes", "forwards")
 # What this process has read: a call asks for the same receipts several times, and those of a network with thousands of
 # reservations take long. A file is never changed in place, so a changed receipt is another file.
 _READ: dict[tuple[str, type], tuple[serialiser.Identity, Any]] = {}
 _MOST_READ = 4096
 
 
-class _Taps(NamedTuple):
-    taps: serialiser.Devices
-
-
-class _Insisting(NamedTuple):
-    network: str
-
-
-class _Joined(NamedTuple):
-    vlans: serialiser.VlanNumbers
-
-
-class Lock:
-    """Held inside a `with`; gives the descriptor to hand on to a process that must finish under it."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __enter__(self) -> int:
-        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            flock(self.file, LOCK_EX)
-        except BaseException:  # our deadline
-            os.close(self.file)
-            raise
-        return self.file
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.file)
+def check_format(root: str) -> None:
+    """Raises GuestnetError where a folder is of a later version than this one, which can only guess what it says; or
+    where it does not tell."""
+    path = f"{root}/format"
+    try:
+        with open(path, "rb") as file:
+            number = parse.number(file.read(64).decode().strip(), 1, 1 << 31)
+    except (
+        FileNotFoundError,
+        PermissionError,
+    ):  # the first version wrote none; who may not read sees no receipt either
+        return
+    except (OSError, ValueError) as error:
+        raise DamagedError(path, f"it is not a number: this version writes {FORMAT}") from error
+    if number > FORMAT:
+        raise GuestnetError(
+            f"{path} says {number}: a later version of guestnet wrote {root}, and this one reads up to {FORMAT}: "
+            f"install that version again, or restart the host, which empties {root} and ends all guests"
+        )
 
 
 class State:
-    """The directory tree above. Reading what is not there gives None or nothing.
+    """The directory tree above, to be read. What is not there gives None or nothing.
+
+    `locked.LockedState` is what can change it, `locked.UnlockedState` what gives that.
 
     A damaged file is an error (DamagedError) for whoever asks for this one. Where all of a kind are read it is reported
     and left out: what is one guest's shall not be in the way of others.
     """
 
     def __init__(self, root: str = ROOT) -> None:
+        """Raises GuestnetError as `check_format`."""
+        check_format(root)
         self.root = root
 
-    def lock(self) -> Lock:
-        """Everything below that changes something wants this held. Waits; hooks have a deadline of their own."""
-        os.makedirs(self.root, 0o700, exist_ok=True)
-        return Lock(f"{self.root}/lock")
-
-    def receipts(self, folder: str, kind: type[R], *inside: type[NamedTuple]) -> list[R]:
-        """Every sound receipt of a folder; lists in them may be of the kinds `inside`."""
-        names = _names(f"{self.root}/{folder}")
-        found = (if_sound(lambda name: self._receipt(folder, name, kind, *inside), name) for name in names)
+    def _receipts(self, folder: str, kind: type[R]) -> list[R]:
+        """Every sound receipt of a folder."""
+        found = (if_sound(lambda name: self._receipt(folder, name, kind), name) for name in self._names(folder))
         return [receipt for receipt in found if receipt is not None]
 
-    def _receipt(self, folder: str, name: str, kind: type[R], *inside: type[NamedTuple]) -> R | None:
+    def _receipt(self, folder: str, name: str, kind: type[R]) -> R | None:
+        """One that begins with the name that its file has."""
         path = self._path(folder, name)
         if (file := serialiser.identity(path)) is None:
             return None
@@ -117,9 +121,8 @@ class State:
         if file and before is not None and before[0] == file:
             known: R = before[1]
             return known
-        if (fields := serialiser.load(path)) is None:
+        if (receipt := serialiser.stored(kind, path)) is None:
             return None
-        receipt = serialiser.read(kind, fields, path, *inside)
         if receipt[0] != name:
             raise DamagedError(path, f"{kind._fields[0]}: it is of {parse.shown(receipt[0])}")
         if len(_READ) >= _MOST_READ:
@@ -135,80 +138,51 @@ class State:
         return if_sound(self.network, name)
 
     def networks(self) -> list[NetworkReceipt]:
-        return self.receipts("networks", NetworkReceipt)
+        return self._receipts("networks", NetworkReceipt)
 
     def insisting(self, bridge: str) -> str:
         """The network over a bridge whose receipt says `required`, or ""."""
-        path = self._path("insisting", bridge)
-        fields = serialiser.load(path)
-        name = serialiser.read(_Insisting, fields, path).network if fields is not None else ""
+        found = serialiser.stored(Insisting, self._path("insisting", bridge))
+        name = found.network if found is not None else ""
         receipt = self.network(name) if name else None
         return name if receipt is not None and receipt.required and receipt.bridge == bridge else ""
 
-    def put_network(self, receipt: NetworkReceipt) -> None:
-        before = self._insisting_bridges(receipt.name)
-        self._write("networks", receipt.name, receipt._asdict())
-        self._insist(before | ({receipt.bridge} if receipt.required else set()))
-
-    def _insisting_bridges(self, name: str) -> set[str]:
-        """Those on which a network may insist by its receipt: any where that is damaged."""
-        try:
-            receipt = self.network(name)
-        except DamagedError:
-            return set(_names(f"{self.root}/insisting"))
-        return {receipt.bridge} if receipt is not None and receipt.required else set()
-
-    def _insist(self, bridges: set[str]) -> None:
-        """Of few networks, and not of all whenever a domain starts, it is looked up which insist."""
-        for bridge in bridges - {""}:
-            names = [each.name for each in self.networks() if each.required and each.bridge == bridge]
-            if names:
-                self._write("insisting", bridge, {"network": names[0]})
-            else:
-                self._remove("insisting", bridge)
-
-    def confirm_network(self, name: str) -> None:
-        """The receipt, if there is one, is as good as new: the hook file compares its age with libvirt's record."""
-        with suppress(FileNotFoundError):
-            os.utime(self._path("networks", name))
-
-    def drop_network(self, name: str) -> None:
-        before = self._insisting_bridges(name)
-        self._remove("networks", name)
-        self._insist(before)
-
     def bridges(self) -> Bridges | None:
         """None where no bridge is managed; not settled, and to be found out again, where the file is damaged."""
-        path = self._path(".", "bridges")
+        return self._one("bridges.json", Bridges, Bridges({}))
+
+    def _one(self, name: str, kind: type[R], damaged: R) -> R | None:
+        """A receipt of the whole host's; something else where it is damaged."""
+        return if_sound(lambda path: serialiser.stored(kind, path), f"{self.root}/{name}", damaged)
+
+    def _made_anew(self, name: str, kind: type[R]) -> R | None:
+        """One of what can always be made anew: None where it is damaged too, which is not worth telling."""
         try:
-            fields = serialiser.load(path)
-            return None if fields is None else serialiser.read(Bridges, fields, path)
-        except DamagedError as error:
-            report(error)
-            return Bridges({})
+            return serialiser.stored(kind, f"{self.root}/{name}")
+        except DamagedError:
+            return None
 
-    def put_bridges(self, bridges: Bridges) -> None:
-        self._write(".", "bridges", bridges._asdict())
+    def checksum(self) -> Checksum:
+        return self._made_anew("checksum", Checksum) or Checksum()
 
-    def drop_bridges(self) -> None:
-        self._remove(".", "bridges")
+    def shared(self) -> str:
+        """The shared part of the nft table as it was last written, or ""."""
+        found = self._made_anew("shared", Shared)
+        return found.batch if found else ""
 
-    def checksum(self) -> dict[str, Any]:
-        """What `put_checksum` noted; nothing if that is damaged, too: the program can always be loaded anew."""
-        try:
-            with open(f"{self.root}/checksum", "rb") as file:
-                fields = json.load(file)
-        except (FileNotFoundError, ValueError):
-            return {}
-        return fields if isinstance(fields, dict) else {}
+    def forwards_in_kernel(self) -> ForwardsInKernel | None:
+        """None for nothing; of a damaged one nobody knows, so nothing that is wanted is there."""
+        return self._one("forwards-in-kernel.json", ForwardsInKernel, ForwardsInKernel())
 
-    def put_checksum(self, fields: dict[str, Any]) -> None:
-        os.makedirs(self.root, 0o700, exist_ok=True)
-        self._replace(f"{self.root}/checksum", json.dumps(fields))
+    def forwards(self) -> list[PortForwards]:
+        """Every port's ways in, active or not."""
+        return self._receipts("forwards", PortForwards)
 
-    def drop_checksum(self) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(f"{self.root}/checksum")
+    def host_routes(self) -> list[HostRoutes]:
+        return self._receipts("host-routes", HostRoutes)
+
+    def tap_vlans(self) -> list[TapVlans]:
+        return self._receipts("vlans", TapVlans)
 
     def port(self, tap: str) -> PortReceipt | None:
         return self._receipt("ports", tap, PortReceipt)
@@ -218,12 +192,11 @@ class State:
         return if_sound(self.port, tap)
 
     def ports(self) -> list[PortReceipt]:
-        return self.receipts("ports", PortReceipt)
+        return self._receipts("ports", PortReceipt)
 
     def tapnames(self) -> set[str]:
         """The taps that have a receipt, be it a damaged one."""
-        names = _names(f"{self.root}/ports")
-        return {name for name in names if if_sound(_device, name) is not None}
+        return {name for name in self._names("ports") if if_sound(_device, name) is not None}
 
     def owners(self, tap: str) -> list[Owner]:
         """Whose a tap is, by each of its receipts."""
@@ -231,24 +204,14 @@ class State:
 
     def owned(self) -> dict[str, str]:
         """The UUID of every domain that has a receipt of a tap, with its name."""
-        names = ((kind, name) for kind in _OF_TAPS for name in _names(f"{self.root}/{kind}"))
+        names = ((kind, name) for kind in _OF_TAPS for name in self._names(kind))
         found = [owner for kind, name in names if (owner := self._owner(kind, name))]
         return dict(sorted((owner.uuid, owner.domain) for owner in found))  # one of old may have no name
 
     def _owner(self, kind: str, tap: str) -> Owner | None:
         """None too for a damaged receipt, which is reported."""
-        path = self._path(kind, tap)
-        fields = if_sound(serialiser.load, path)
-        return if_sound(lambda _: serialiser.read(Owner, fields, path), path) if fields else None
-
-    def put_ports(self, uuid: str, receipts: list[PortReceipt]) -> None:
-        """Records guarded taps of a domain, taking them over from whoever had the names before."""
-        for receipt in receipts:
-            old = self.port(receipt.tap)
-            self._write("ports", receipt.tap, receipt._asdict())
-            if old is not None and old.uuid != uuid:
-                self._list(old.uuid, set(self.taps(old.uuid)))
-        self._list(uuid, {*self.taps(uuid), *(r.tap for r in receipts)})
+        found = if_sound(lambda path: serialiser.stored(Owner, path), self._path(kind, tap))
+        return found if found and any(found) else None
 
     def taps(self, uuid: str) -> list[str]:
         """The taps recorded for a domain that no other domain has taken over since."""
@@ -257,55 +220,22 @@ class State:
 
     def _listed(self, uuid: str) -> tuple[str, ...]:
         """What a domain's own file says or, where that is damaged, its taps' receipts."""
-        path = self._path("domains", uuid)
         try:
-            fields = serialiser.load(path)
-            return serialiser.read(_Taps, fields, path).taps if fields is not None else ()
+            found = serialiser.stored(DomainTaps, self._path("domains", uuid))
+            return found.taps if found is not None else ()
         except DamagedError as error:
             report(error)
             return tuple(receipt.tap for receipt in self.ports() if receipt.uuid == uuid)
 
-    def drop_ports(self, taps: list[str]) -> None:
-        """Forgets taps, whosever they are."""
-        for tap in taps:
-            receipt = self.sound_port(tap)
-            if receipt is not None:
-                self._list(receipt.uuid, set(self.taps(receipt.uuid)) - {tap})
-            self._remove("ports", tap)
-
-    def _list(self, uuid: str, taps: set[str]) -> None:
-        if taps:
-            self._write("domains", uuid, {"taps": sorted(taps)})
-        else:
-            self._remove("domains", uuid)
-
-    def forget_ports(self) -> None:
-        """Forgets every guarded tap, of every domain."""
-        for kind in ("domains", "ports", "plugging"):
-            for name in _names(f"{self.root}/{kind}"):
-                self._remove(kind, name)
-
     def domains(self) -> list[str]:
         """The UUIDs of the domains that have guarded taps."""
-        return _names(f"{self.root}/domains")
-
-    def forget_domain(self, uuid: str) -> None:
-        """What is left of a domain that is gone."""
-        for plugging in self.pluggings():
-            if plugging.uuid == uuid:
-                self.drop_plugging(plugging.portid)
-        self._remove("domains", uuid)
-
-    def prune(self) -> None:
-        """Removes domains without taps."""
-        for uuid in self.domains():
-            self._list(uuid, set(self.taps(uuid)))
+        return self._names("domains")
 
     def plugging(self, portid: str) -> Plugging | None:
         return self._receipt("plugging", portid, Plugging)
 
     def pluggings(self) -> list[Plugging]:
-        return self.receipts("plugging", Plugging)
+        return self._receipts("plugging", Plugging)
 
     def plugging_age(self, portid: str) -> float:
         """The seconds since it was put there, 0 if it is gone."""
@@ -317,12 +247,6 @@ class State:
     def plugging_path(self, portid: str) -> str:
         return self._path("plugging", portid)
 
-    def put_plugging(self, plugging: Plugging) -> None:
-        self._write("plugging", plugging.portid, plugging._asdict())
-
-    def drop_plugging(self, portid: str) -> None:
-        self._remove("plugging", portid)
-
     def incoming(self, name: str, within: float = float("inf")) -> bool:
         """Whether a domain of that name is on its way to this host, said so many seconds ago at most."""
         try:
@@ -330,94 +254,30 @@ class State:
         except FileNotFoundError:
             return False
 
+    def awaited(self, name: str) -> bool:
+        """Whether a process was to wait for it."""
+        found = if_sound(lambda path: serialiser.stored(Incoming, path), self.incoming_path(name))
+        return found is not None and found.waiting
+
     def incoming_path(self, name: str) -> str:
         """The file that says so; who waits for the domain has its lock."""
         return self._path("incoming", name)
 
-    def put_incoming(self, name: str, uuid: str, *, waiting: bool = False) -> None:
-        self._write("incoming", name, {"uuid": uuid, "waiting": waiting})
-
-    def drop_incoming(self, name: str) -> None:
-        self._remove("incoming", name)
-
-    def shared(self) -> str:
-        """What `put_shared` noted, or ""."""
-        try:
-            with open(f"{self.root}/shared", errors="replace") as file:
-                return file.read()
-        except FileNotFoundError:
-            return ""
-
-    def put_shared(self, batch: str) -> None:
-        self._replace(f"{self.root}/shared", batch)
-
-    def put_tap_vlans(self, fields: dict[str, Any]) -> None:
-        self._write("vlans", fields["tap"], fields)
-
-    def drop_tap_vlans(self, tap: str) -> None:
-        self._remove("vlans", tap)
-
-    def put_reach(self, fields: dict[str, Any]) -> None:
-        self._write("reach", fields["tap"], fields)
-
-    def drop_reach(self, tap: str) -> None:
-        self._remove("reach", tap)
-
     def joined(self, uplink: str) -> set[int]:
         """The VLANs that we made an uplink a member of."""
-        return set(if_sound(self._joined, uplink) or ())
-
-    def _joined(self, uplink: str) -> tuple[int, ...]:
-        path = self._path("uplinks", uplink)
-        fields = serialiser.load(path)
-        return serialiser.read(_Joined, fields, path).vlans if fields is not None else ()
-
-    def put_joined(self, uplink: str, vlans: set[int]) -> None:
-        if vlans:
-            self._write("uplinks", uplink, {"vlans": sorted(vlans)})
-        else:
-            self._remove("uplinks", uplink)
-
-    def put_ways(self, fields: dict[str, Any]) -> None:
-        self._write("ways", fields["tap"], fields)
-
-    def drop_ways(self, tap: str) -> None:
-        self._remove("ways", tap)
-
-    def settled(self) -> Any:
-        """What the kernel has by all these receipts, as `hook.enforce.forwards` wrote it; None for nothing."""
-        fields = if_sound(serialiser.load, self._path("settled", "ways"), {"is": "damaged"})
-        return None if fields is None else fields.get("is")
-
-    def put_settled(self, value: Any) -> None:
-        if value is None:
-            self._remove("settled", "ways")
-        else:
-            self._write("settled", "ways", {"is": value})
+        found = if_sound(lambda path: serialiser.stored(UplinkVlans, path), self._path("uplinks", uplink))
+        return set(found.vlans if found else ())
 
     def _path(self, kind: str, name: str) -> str:
         if not name or "/" in name or "\0" in name or len(name.encode()) > 250:
             raise GuestnetError(f"the name {parse.shown(name)} cannot be kept in {self.root}/{kind}: shorten it")
         return f"{self.root}/{kind}/{name}.json"
 
-    def _write(self, kind: str, name: str, fields: dict[str, Any]) -> None:
-        path = self._path(kind, name)
-        os.makedirs(self.root, 0o700, exist_ok=True)
-        os.makedirs(f"{self.root}/{kind}", 0o700, exist_ok=True)
-        text = json.dumps(fields)
-        if len(text) >= serialiser.LARGEST_FILE:
-            raise GuestnetError(f"{path} would be larger than {serialiser.LARGEST_FILE >> 20} MiB")
-        self._replace(path, text)
-
-    def _replace(self, path: str, text: str) -> None:
-        draft = f"{self.root}/.draft"  # under the lock; one that a killed hook left is simply overwritten
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-            file.write(text)
-        os.replace(draft, path)
-
-    def _remove(self, kind: str, name: str) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self._path(kind, name))
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return sorted(name[:-5] for name in os.listdir(f"{self.root}/{folder}") if name.endswith(".json"))
+        except FileNotFoundError:
+            return []
 
 
 def _device(name: str) -> str:
@@ -425,10 +285,3 @@ def _device(name: str) -> str:
         return parse.device(name)
     except parse.TextError as error:
         raise DamagedError(f"a receipt in {ROOT}/ports", error) from error
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(name[:-5] for name in os.listdir(directory) if name.endswith(".json"))
-    except FileNotFoundError:
-        return []

@@ -135,6 +135,145 @@ class Plugging(NamedTuple):
     alone: bool = False
 
 
+class TapVlans(NamedTuple):
+    """One tap's VLANs: `pvid` for its untagged frames (0: it may send none), and the tagged ones as ranges.
+
+    `uplink` is the bridge port that leads outside, "" when there is none; `uuid` and `domain` are the domain's UUID and
+    name, `ifindex` is the tap's in the kernel.
+    """
+
+    tap: serialiser.Device
+    uuid: str
+    bridge: serialiser.Device
+    uplink: serialiser.MaybeDevice = ""
+    pvid: serialiser.Vlan = 0
+    tagged: serialiser.Vlans = ()
+    domain: str = ""
+    ifindex: int = 0
+
+
+class Route(NamedTuple):
+    """A route to `prefix` (text as in `ipaddress`) through a device, by way of the address `via` ("": on the link)."""
+
+    prefix: serialiser.Prefix
+    device: serialiser.Device
+    via: serialiser.MaybeAddress = ""
+    table: int = 254  # rtnl.MAIN_TABLE, which is no receipt's matter
+
+
+class ProxyEntry(NamedTuple):
+    """An address that the host answers ARP or ND for on a device."""
+
+    address: serialiser.Address
+    device: serialiser.Device
+
+
+class HostRoutes(NamedTuple):
+    """The receipt of everything that leads to one tap of a domain. `gateway` is the host's IPv4 address on a tap that
+    is in no bridge, else ""; `vrf` is the VRF that such a tap is in, if any; `ifindex` is the tap's in the kernel."""
+
+    tap: serialiser.Device
+    uuid: str
+    domain: str
+    routes: tuple[Route, ...] = ()
+    published: tuple[ProxyEntry, ...] = ()
+    gateway: serialiser.MaybeAddress = ""
+    vrf: serialiser.MaybeDevice = ""
+    ifindex: int = 0
+
+
+class ForwardRule(NamedTuple):
+    """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
+    `to_first` on: an address, or a word for what the guest has by DHCP, which `led` puts an address in the place of.
+    `hide`: the guest sees the host as client."""
+
+    protocol: serialiser.Protocol
+    first: serialiser.Port
+    last: serialiser.Port
+    to: serialiser.Target
+    to_first: serialiser.Port
+    at: serialiser.MaybeAddress = ""
+    hide: bool = False
+
+
+class Floating(NamedTuple):
+    """An address that belongs to the guest with address `to`, in both directions; with `via` the guest has it itself,
+    and the host routes it by way of that address of the guest's."""
+
+    ip: serialiser.Address
+    to: serialiser.Address
+    via: serialiser.MaybeAddress = ""
+
+
+class PortForwards(NamedTuple):
+    """All ways in to one port, as in its receipt: `active` once its guest is there."""
+
+    tap: serialiser.Device
+    mac: serialiser.Mac
+    uuid: str
+    domain: str
+    bridge: serialiser.Device
+    ifindex: int = 0
+    active: bool = False
+    forwards: tuple[ForwardRule, ...] = ()
+    floating: tuple[Floating, ...] = ()
+
+
+class ForwardsInKernel(NamedTuple):
+    """The ways in that the kernel has, with the prefixes `sources` that other firewalls were told of for them.
+
+    `through` is what they let pass besides, as text: to see whether that is still what is wanted. While it is
+    `changing` the kernel may have anything, and of these what is not wanted must go.
+    """
+
+    forwards: tuple[PortForwards, ...] = ()
+    through: serialiser.Texts = ()
+    sources: serialiser.Prefixes = ()
+    changing: bool = False
+
+
+class Checksum(NamedTuple):
+    """The checksum guard as it was loaded: the fields of `datapath.port.checksum.Loaded`. Where this host lacks
+    something for it, `cannot` says what, and `guard` is 0."""
+
+    guard: int = 0
+    drops: int = 0
+    object: str = ""
+    earlier: serialiser.Numbers = ()
+    cannot: str = ""
+
+
+class Shared(NamedTuple):
+    """The part of the nft table that is the same for all ports, as the batch that was last written."""
+
+    batch: str
+
+
+class DomainTaps(NamedTuple):
+    """The guarded taps of one running domain."""
+
+    taps: serialiser.Devices
+
+
+class Insisting(NamedTuple):
+    """The network over one bridge that insists on guarded ports."""
+
+    network: str
+
+
+class UplinkVlans(NamedTuple):
+    """The VLANs that we made one uplink a member of."""
+
+    vlans: serialiser.VlanNumbers
+
+
+class Incoming(NamedTuple):
+    """A domain that migrates to this host; `waiting` if a process is to wait for it."""
+
+    uuid: str
+    waiting: bool = False
+
+
 class Owner(NamedTuple):
     """Whose a tap is, by one of its receipts: a domain's of that UUID and name, while the tap has that index."""
 

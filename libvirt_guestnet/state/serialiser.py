@@ -1,14 +1,17 @@
-"""Receipts as they are read back: every field is what its NamedTuple says of it, or the receipt is damaged.
+"""Receipts as text and back: every field is what its NamedTuple says of it, or the receipt is damaged.
 
-A field's annotation names what its text is: `tap: Device`, `owned: Prefixes`. What another version of guestnet wrote
-besides is left out, so that an upgrade can take over running guests. Nothing is imported that a hook has not anyway.
+A field's annotation names what its text is: `tap: Device`, `owned: Prefixes`; `tuple[Route, ...]` is a list of another
+NamedTuple of the same module. A field that this version does not know is left out, and one that was not there yet has
+its default: only what that would make wrong is another form of the folder. Nothing is imported that a hook has not
+anyway.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from libvirt_guestnet import parse
@@ -32,6 +35,7 @@ Protocol: TypeAlias = str
 Devices: TypeAlias = tuple[str, ...]
 Addresses: TypeAlias = tuple[str, ...]
 Prefixes: TypeAlias = tuple[str, ...]
+Texts: TypeAlias = tuple[tuple[str, ...], ...]
 AddressPairs: TypeAlias = tuple[tuple[str, str], ...]
 MacAndPrefixes: TypeAlias = tuple[tuple[str, str], ...]
 MacAndAddresses: TypeAlias = tuple[tuple[str, str], ...]
@@ -41,6 +45,7 @@ Index: TypeAlias = int
 Port: TypeAlias = int
 Vlan: TypeAlias = int
 VlanNumbers: TypeAlias = tuple[int, ...]
+Numbers: TypeAlias = tuple[int, ...]
 Vlans: TypeAlias = tuple[tuple[int, int], ...]
 Counts: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -106,8 +111,22 @@ def report(error: DamagedError) -> None:
         log.report(str(error))
 
 
-def read(kind: type[R], fields: dict[str, Any], path: str, *inside: type[NamedTuple]) -> R:
-    """A receipt of a kind; lists in it may be of the kinds `inside`. Raises DamagedError, which names the field."""
+def text(receipt: NamedTuple, path: str) -> str:
+    """What the file of a receipt holds. Raises GuestnetError for one that would be too long to be read back."""
+    found = json.dumps(receipt._asdict())
+    if len(found) >= LARGEST_FILE:
+        raise GuestnetError(f"{path} would be larger than {LARGEST_FILE >> 20} MiB")
+    return found
+
+
+def stored(kind: type[R], path: str) -> R | None:
+    """The receipt in a file; None where there is none. Raises DamagedError."""
+    fields = load(path)
+    return None if fields is None else read(kind, fields, path)
+
+
+def read(kind: type[R], fields: dict[str, Any], path: str) -> R:
+    """A receipt of a kind. Raises DamagedError, which names the field."""
     found = {}
     for name, annotation in kind.__annotations__.items():
         if name not in fields:
@@ -115,7 +134,7 @@ def read(kind: type[R], fields: dict[str, Any], path: str, *inside: type[NamedTu
                 raise DamagedError(path, f"{name} is missing")
             continue
         try:
-            found[name] = _reader(annotation, inside)(fields[name])
+            found[name] = _reader(annotation, kind)(fields[name])
         except (ValueError, TypeError) as error:
             raise DamagedError(path, f"{name}: {error}") from error
     make: Callable[..., R] = kind
@@ -130,14 +149,14 @@ def _read_list(kind: type[R], values: Any) -> R:
         raise ValueError(f"{parse.shown(values)} is not a list of {', '.join(kind._fields)}")
     annotations = kind.__annotations__.values()
     make: Callable[..., R] = kind
-    return make(*(_reader(each, ())(value) for each, value in zip(annotations, values, strict=False)))
+    return make(*(_reader(each, kind)(value) for each, value in zip(annotations, values, strict=False)))
 
 
-def _reader(annotation: Any, inside: Iterable[type[NamedTuple]]) -> Callable[[Any], Any]:
+def _reader(annotation: Any, kind: type[NamedTuple]) -> Callable[[Any], Any]:
     name = getattr(annotation, "__forward_arg__", annotation)  # what typing makes of a text
-    for kind in inside:
-        if name == f"tuple[{kind.__name__}, ...]":
-            return lambda value: tuple(_read_list(kind, each) for each in _list(value))
+    inside: Any = vars(sys.modules[kind.__module__]).get(name.removeprefix("tuple[").removesuffix(", ...]"))
+    if hasattr(inside, "_fields"):
+        return lambda value: tuple(_read_list(inside, each) for each in _list(value))
     return _READERS[name.removeprefix("serialiser.")]
 
 
@@ -247,6 +266,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "Port": _port,
     "Vlan": _vlan,
     "VlanNumbers": _all(_vlan),
+    "Numbers": _all(_count),
     "Vlans": _vlans,
     "Counts": _both(_count, _count),
     "Protocol": _protocol,
@@ -267,5 +287,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "LinkAndPrefixes": _both(_link, _prefix),
     "MacAndPrefixes": _both(_or_nothing(_mac), _prefix),
     "tuple[str, ...]": _all(_text),
+    "Texts": _all(_all(_text)),
     "dict[str, str]": lambda value: {_text(key): _text(each) for key, each in dict.items(value)},
 }

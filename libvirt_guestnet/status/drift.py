@@ -20,11 +20,12 @@ from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkStat
 from libvirt_guestnet.model.drift import GUEST, HOST, NETWORK, SYNC, Drift
 from libvirt_guestnet.plan.devices import narrow_underlay
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 
-def wrongs(snapshot: Snapshot, state: State | None = None) -> tuple[Drift, ...]:
+def wrongs(snapshot: Snapshot, state: UnlockedState | None = None) -> tuple[Drift, ...]:
     """All of it, of what is ours. Only root can see what the hooks put there. Raises GuestnetError."""
-    known = state if state is not None else State() if os.geteuid() == 0 else None
+    known = state if state is not None else UnlockedState() if os.geteuid() == 0 else None
     lacking = _lacking(known) if known else {}
     ours = {network.name for network in snapshot.networks if network.topology is not None}
     found = [each for domain in snapshot.domains for each in _of_domain(domain, ours, lacking, known)]
@@ -34,12 +35,12 @@ def wrongs(snapshot: Snapshot, state: State | None = None) -> tuple[Drift, ...]:
     return (*found, *(_of_host(known) if known else ()))
 
 
-def _lacking(state: State) -> Mapping[str, list[str]]:
+def _lacking(state: UnlockedState) -> Mapping[str, list[str]]:
     """By tap; not what a hook is just about to put there."""
     if not missing_state.by_port(state):
         return {}
-    with state.lock():
-        return missing_state.by_port(state)
+    with state.lock() as locked:
+        return missing_state.by_port(locked)
 
 
 def _of_domain(
@@ -128,15 +129,15 @@ def _addresses(device: str) -> set[str]:
         return {str(each.address) for each in netlink.addresses(all_scopes=True) if each.ifindex == index}
 
 
-def _of_host(state: State) -> Iterator[Drift]:
+def _of_host(state: UnlockedState) -> Iterator[Drift]:
     for receipt in state.networks():
         if receipt.uplink and receipt.bridge and links.index_of(receipt.bridge):
             yield from _of_uplink(receipt.name, receipt.uplink, receipt.bridge)
     # A host on which the hooks have done nothing may lack what would be asked.
-    if (state.bridges() or state.settled()) and missing_state.lost(state).others:
-        with state.lock():
+    if (state.bridges() or state.forwards_in_kernel()) and missing_state.lost(state).others:
+        with state.lock() as locked:
             yield from (
-                Drift(HOST, "", "", f"what we have in {each} is missing") for each in missing_state.lost(state).others
+                Drift(HOST, "", "", f"what we have in {each} is missing") for each in missing_state.lost(locked).others
             )
 
 

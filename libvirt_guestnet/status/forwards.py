@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-from libvirt_guestnet.datapath.forwards.table import PortForwards, version_of
+from libvirt_guestnet.datapath.forwards.table import version_of
 from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.metadata.policy import PortPolicy
+from libvirt_guestnet.state.receipts import PortForwards
 from libvirt_guestnet.state.serialiser import LEASES
 
 

@@ -6,10 +6,10 @@ import os
 
 from libvirt_guestnet.datapath.netlink.kernel import bridge_guard, guarded_ports
 from libvirt_guestnet.datapath.routing import routes
-from libvirt_guestnet.hook.enforce import checksum_guard, host_routes
+from libvirt_guestnet.hook.enforce import checksum_guard
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status import rows as reporting
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.status.open_forwards import opened
@@ -19,7 +19,7 @@ from libvirt_guestnet.status.routes import Led
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
     """The networks and ports of one topology, or of all, and what leads to them. Raises GuestnetError."""
     # nft tells root alone. Where no hook has run yet, there are no receipts that others may not read.
-    is_root, state = os.geteuid() == 0, State()
+    is_root, state = os.geteuid() == 0, UnlockedState()
     seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
     bridges, ports, known = *map(frozenset, closed), state.bridges()
     guards = reporting.BridgeGuards(
@@ -28,7 +28,7 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
     checksums = reporting.ChecksumGuards(
         frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.known(state).cannot
     )
-    led = Led(tuple(host_routes.receipts(state)), routes.there())
+    led = Led(tuple(state.host_routes()), routes.there())
     with connect(uri) as connection:
         snapshot = host_snapshot(connection)
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from libvirt_guestnet.datapath.forwards import table
-from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.kernel import elements_of_ways
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing.gateway import host_addresses
-from libvirt_guestnet.datapath.routing.routes import ProxyEntry, Route
 from libvirt_guestnet.hook.enforce import lease_forwards, reachability
-from libvirt_guestnet.hook.enforce.forwards import receipts
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import PortForwards, ProxyEntry, Route
 
 
 class _Kernel:
@@ -37,7 +35,7 @@ class _Kernel:
 
 def opened(state: State, led: frozenset[Route | ProxyEntry]) -> list[PortForwards]:
     """Of every port with ways in those that are open; `led` is what leads to guests. Raises GuestnetError."""
-    active = [lease_forwards.followed(each, state) for each in receipts(state) if each.active]
+    active = [lease_forwards.followed(each, state) for each in state.forwards() if each.active]
     if not active:
         return []
     kernel = _Kernel(led)

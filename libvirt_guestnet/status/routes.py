@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
-from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, interfaces, tap
 from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
 from libvirt_guestnet.parse import Prefix
+from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 
 
 @dataclass(frozen=True)

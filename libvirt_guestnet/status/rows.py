@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.datapath.port.port_facts import link_local
@@ -27,8 +26,8 @@ from libvirt_guestnet.libvirtd.snapshot import (
 )
 from libvirt_guestnet.metadata.policy import ANY, PortPolicy
 from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
-from libvirt_guestnet.state.folder import State
-from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortReceipt
+from libvirt_guestnet.state.locked import UnlockedState
+from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortForwards, PortReceipt
 from libvirt_guestnet.status.forwards import ForwardRow, forward_rows
 from libvirt_guestnet.status.routes import NOTHING_LED, Led, RouteRow, route_rows
 from libvirt_guestnet.status.unguarded import UnguardedRow, unguarded_rows
@@ -160,7 +159,7 @@ def status(
     `wrong` what the kernel has otherwise than it should.
     Raises GuestnetError when the state under /run is damaged.
     """
-    known = State().sound_port if receipt is None else receipt
+    known = UnlockedState().sound_port if receipt is None else receipt
     domains = [domain for domain in snapshot.domains if _shown(domain.topology, topology)]
     rows: list[Row] = [_network(n, snapshot, guards, wrong) for n in snapshot.networks if _shown(n.topology, topology)]
     rows += _routed_networks(domains)

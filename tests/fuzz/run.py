@@ -96,7 +96,8 @@ def receipts(host: World, chance: Random) -> None:
 
 
 def _safe(path: Path) -> bool:
-    return path.name in ("lock", "safe.json", "tap0.json", f"{seeds.uuid_of('bystander')}.json")
+    """What is the whole host's, of which `format` is refused by name, or another guest's."""
+    return path.name in ("lock", "format", "safe.json", "tap0.json", f"{seeds.uuid_of('bystander')}.json")
 
 
 def leases(host: World, chance: Random) -> None:

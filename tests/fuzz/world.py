@@ -132,7 +132,7 @@ class World:
             time.sleep(seconds)
         return "" if mac == seeds.LATE_MAC else seeds.NEW_TAP
 
-    def _run(self, argv: list[str], stdin: str, package: str, hold: int | None = None) -> program.Output:
+    def _run(self, argv: list[str], stdin: str, package: str, lock: int | None = None) -> program.Output:
         self.given.append((argv, stdin))
         self._check(argv, stdin)
         if argv[:3] == ["nft", "-f", "-"]:

@@ -59,8 +59,9 @@ with connect() as connection, run._guest_agent(connection, "me") as agent:
 """
 WITHOUT_CHECKSUM_GUARD = """
 from libvirt_guestnet.hook.enforce import checksum_guard as offload
-from libvirt_guestnet.state.folder import State
-offload.unload(State())
+from libvirt_guestnet.state.locked import UnlockedState
+with UnlockedState().lock() as locked:
+    offload.unload(locked)
 """
 # The guest's kernel is older than USO.
 FORGED, SENT = (

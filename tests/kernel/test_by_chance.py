@@ -38,7 +38,7 @@ ELSEWHERE = {
         r"|firewalls/iptables\.py (_refuses|_devices)$|firewalls/chains\.py"
         r"|missing_state\.py by_port$|forwards/table\.py elements$"
         r"|address_owners\.py (refused_now|_reached_by|_asked_by)$|hostwide\.py (read|write)$"
-        r"|port/filters\.py guard$|nft\.py numbers_of_all$"
+        r"|port/filters\.py guard$|nft\.py numbers_of_all$|hook/live\.py take_over_state$"
     ),
     "run when modules are imported": r"(dhcp_requests|port/shared|grammar)\.py (shared|_set|_chain|_layouts|_words)$",
     "kernels and hosts that this one is not": (

@@ -199,7 +199,7 @@ def test_what_follows_from_anothers_mac_is_not_claimed(both: Neighbours) -> None
 
 def test_on_a_lan_nobody_is_by_use_what_might_be_anybodys(lab: Lab) -> None:
     """After a flush nobody knows what guests asked for, nor which hosts there are."""
-    lab.state.put_network(NETWORK._replace(strict=False, hosts=(), reservations=(), mac=""))
+    lab.put_network(NETWORK._replace(strict=False, hosts=(), reservations=(), mac=""))
     lab.me()
     nft(filters.remove())
     domain_calls.guard_all(
@@ -210,7 +210,7 @@ def test_on_a_lan_nobody_is_by_use_what_might_be_anybodys(lab: Lab) -> None:
 
 def test_who_has_claimed_nothing_is_no_guest_whose_claims_are_forgotten(lab: Lab) -> None:
     """At a restart of libvirt's daemon it would take what a silent host of the LAN has, without a question."""
-    lab.state.put_network(NETWORK._replace(strict=False))
+    lab.put_network(NETWORK._replace(strict=False))
     lab.me()
     domain_calls.guard_all(
         [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
@@ -226,11 +226,11 @@ def test_what_a_port_had_in_one_vlan_it_has_not_in_the_next(
     monkeypatch.setattr(tagging, "tag", lambda *_: None)  # not every kernel's bridge can
     network = NETWORK._replace(strict=False, dynamic=(("10.61.1.10", "10.61.1.200"),), lease=3600)
     uses = {name: frame for name, frame in _all_uses(FREE if had == "a claim" else THEM4).items() if "DAD" not in name}
-    lab.state.put_network(network._replace(vlan=10))
+    lab.put_network(network._replace(vlan=10))
     lab.me()
     name, address = ("claimed6", FREE) if had == "a claim" else ("learnt4", THEM4)
     nft(f"add element netdev guestnet {name}-{lab.wire.tap} {{ {int(ip_address(address)):#x} timeout 60s }}\n")
     assert lab.passing(uses) == set(uses)
-    lab.state.put_network(network._replace(vlan=20))
+    lab.put_network(network._replace(vlan=20))
     lab.me()
     assert lab.wire.silent(uses, _last())

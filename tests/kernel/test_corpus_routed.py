@@ -23,7 +23,7 @@ from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.hook.calls import domain as domain_calls
 from libvirt_guestnet.hook.enforce import bridge_guard, reachability
 from libvirt_guestnet.metadata.policy import NAMESPACE
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 TAP, X4, X6 = "vme0000000a", "10.61.1.9", "fd61:1::9"
 _TUNSETIFF, _TAP_NO_PI = 0x400454CA, 0x1002
@@ -41,7 +41,7 @@ ATTACKS = {name: frame for name, frame in frames.FORGED.items() if not name.ends
 class Routed:
     """A tap that the hook made host-routed, with our end of it as the guest; `ear` is X's."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: UnlockedState) -> None:
         self.fd = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(self.fd, _TUNSETIFF, struct.pack("16sH22x", TAP.encode(), _TAP_NO_PI))
         for command in (
@@ -101,7 +101,7 @@ def _mac(device: str) -> str:
 
 @pytest.fixture
 def routed(namespace: None, tmp_path: Path) -> Iterator[Routed]:
-    routed = Routed(State(str(tmp_path)))
+    routed = Routed(UnlockedState(str(tmp_path)))
     yield routed
     routed.close()
 

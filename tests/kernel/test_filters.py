@@ -16,7 +16,7 @@ from libvirt_guestnet.datapath.netlink import kernel, links
 from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import bridge_guard
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import Bridges, PortReceipt
 
 
@@ -91,16 +91,17 @@ def test_a_port_without_its_chain_is_not_admitted_to_its_bridge(
     namespace: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All rules were flushed, and one guest cannot be guarded anew; whoever is trusted needs no chain."""
-    state, batches = State(str(tmp_path)), list[str]()
+    state, batches = UnlockedState(str(tmp_path)), list[str]()
     for tap in ("guarded", "bare", "trusted"):
         ip(f"tuntap add {tap} mode tap")
         port = PortReceipt(tap, frames.ME, tap, tap, ifindex=links.index_of(tap), trusted=tap == "trusted")
-        state.put_ports(tap, [port])
-    state.put_bridges(Bridges({"br0": "lab"}))
+        with state.lock() as locked:
+            locked.put_ports(tap, [port])
     kernel.nft(filters.guard(filters.PortGuard("guarded", frames.ME)))
-    monkeypatch.setattr(bridge_guard, "nft", lambda batch, _hold: batches.append(batch))
-    with state.lock() as hold:
-        bridge_guard.settle(state, hold)
+    monkeypatch.setattr(bridge_guard, "nft", lambda batch, _lock: batches.append(batch))
+    with state.lock() as locked:
+        locked.put_bridges(Bridges({"br0": "lab"}))
+        bridge_guard.settle(locked)
     admitted = {tap for tap in ("guarded", "bare", "trusted") if f'"{links.index_of(tap):016d}"' in batches[0]}
     assert admitted == {"guarded", "trusted"}
 

@@ -45,7 +45,7 @@ from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.hook.processes import detached
 from libvirt_guestnet.metadata.policy import NAMESPACE
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
 THEIR_TAP = "vme0000000b"
@@ -80,11 +80,15 @@ def _domain(name: str, mac: str, tap: str, policy: str, attributes: str) -> xmlr
 class Lab:
     """Two guests' ports on one bridge: mine, whose frames are judged, and theirs."""
 
-    def __init__(self, wire: Wire, state: State) -> None:
+    def __init__(self, wire: Wire, state: UnlockedState) -> None:
         self.wire, self.state = wire, state
         self.theirs = open_tap(THEIR_TAP)
         ip(f"link set {THEIR_TAP} master br0 up")
-        state.put_network(NETWORK)
+        self.put_network(NETWORK)
+
+    def put_network(self, receipt: NetworkReceipt) -> None:
+        with self.state.lock() as locked:
+            locked.put_network(receipt)
 
     def me(self, policy: str = "", attributes: str = "") -> None:
         domain_calls.guard(_domain("me", ME, self.wire.tap, policy, attributes), self.state)
@@ -107,7 +111,7 @@ def _last() -> bytes:
 def lab(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     # A fork of this process, which has threads, might wait for a lock of theirs for ever, and hold the state's.
     monkeypatch.setattr(detached, "leave", lambda *_: None)
-    lab = Lab(wire, State(str(tmp_path)))
+    lab = Lab(wire, UnlockedState(str(tmp_path)))
     yield lab
     os.close(lab.theirs)
 
@@ -196,7 +200,7 @@ def test_privacy_addresses_are_none_that_somebody_holds(lab: Lab, first: str) ->
 
 
 def test_what_was_learnt_and_is_held_by_policy_later_is_lost(lab: Lab) -> None:
-    lab.state.put_network(NETWORK._replace(dynamic=(("10.61.1.10", "10.61.1.200"),), lease=3600))
+    lab.put_network(NETWORK._replace(dynamic=(("10.61.1.10", "10.61.1.200"),), lease=3600))
     lab.me()
     kernel.nft(f"add element netdev guestnet learnt4-{lab.wire.tap} {{ 0x0a3d010b timeout 60s }}\n")
     used = _all(THEM4)
@@ -209,20 +213,20 @@ def test_what_was_learnt_and_is_held_by_policy_later_is_lost(lab: Lab) -> None:
 def test_what_was_learnt_is_given_back_when_a_port_stops_learning(lab: Lab, how: str) -> None:
     """While the guest runs, and whoever changed it: nobody could have it for as long as the lease would have lasted."""
     learns = NETWORK._replace(dynamic=(("10.61.1.10", "10.61.1.200"),), lease=3600)
-    lab.state.put_network(learns)
+    lab.put_network(learns)
     lab.them()
     for name in (f"learnt4-{THEIR_TAP}", "held4-br0"):
         kernel.nft(f"add element netdev guestnet {name} {{ 0x0a3d010b timeout 60s }}\n")
     lab.them()
     assert _set("held4-br0") == {"0xa3d010b"}, "it learns still"
     if how == "reservation":
-        lab.state.put_network(learns._replace(reservations=((THEM, "10.61.1.12"),)))
+        lab.put_network(learns._replace(reservations=((THEM, "10.61.1.12"),)))
     lab.them(ADDRESSES if how == "address" else "", 'addresses="none"' if how == "none" else "")
     assert _set("held4-br0") == set()
 
 
 def test_a_repair_has_others_kept_from_what_was_learnt_and_nothing_else(lab: Lab) -> None:
-    lab.state.put_network(NETWORK._replace(dynamic=(("10.61.1.10", "10.61.1.200"),), lease=3600))
+    lab.put_network(NETWORK._replace(dynamic=(("10.61.1.10", "10.61.1.200"),), lease=3600))
     lab.them()
     kernel.nft(
         f"add element netdev guestnet learnt4-{THEIR_TAP} {{ 0x0a3d010b timeout 60s }}\n"
@@ -244,7 +248,7 @@ def dnsmasq(lab: Lab) -> Iterator[Dnsmasq]:
     ip(f"link set br0 address {running.mac}")  # whatever ports it will have
     ip(f"addr del {GATEWAY4}/24 dev br0")
     ip(f"addr add {GATEWAY4}/16 dev br0")
-    lab.state.put_network(NETWORK._replace(dynamic=tuple(served), lease=3600, mac=running.mac))
+    lab.put_network(NETWORK._replace(dynamic=tuple(served), lease=3600, mac=running.mac))
     yield running
     running.close()
 
@@ -406,7 +410,7 @@ def test_what_is_taken_away_from_a_running_guest_is_gone_at_once(lab: Lab) -> No
 @pytest.mark.parametrize("policy", ["", f'<g:address ip="{ME4}"/>', f'<g:address ip="{ME6}"/>'])
 def test_what_a_guest_claims_first_is_its_own_until_it_ends_or_may_not(lab: Lab, policy: str) -> None:
     """That is the default, whatever else is declared; `strict` says no, to a running guest, too."""
-    lab.state.put_network(NETWORK._replace(strict=False))
+    lab.put_network(NETWORK._replace(strict=False))
     asked, used = _claimed()
     lab.me(policy)
     lab.them()
@@ -423,7 +427,7 @@ def test_what_a_guest_claims_first_is_its_own_until_it_ends_or_may_not(lab: Lab,
 
 
 def test_a_neighbour_may_claim_what_a_guest_that_ended_had(lab: Lab) -> None:
-    lab.state.put_network(NETWORK._replace(strict=False))
+    lab.put_network(NETWORK._replace(strict=False))
     asked, used = _claimed()
     lab.them()
     lab.me()
@@ -437,7 +441,7 @@ def test_a_neighbour_may_claim_what_a_guest_that_ended_had(lab: Lab) -> None:
 
 def test_a_guest_that_runs_already_need_not_ask_for_a_while(lab: Lab) -> None:
     """After somebody flushed the host's rules, or a migration, nobody knows what it asked for."""
-    lab.state.put_network(NETWORK._replace(strict=False))
+    lab.put_network(NETWORK._replace(strict=False))
     asked, used = _claimed()
     lab.me()
     lab.passing(asked)
@@ -453,7 +457,7 @@ def test_a_guest_that_runs_already_need_not_ask_for_a_while(lab: Lab) -> None:
 
 
 def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: Lab) -> None:
-    lab.state.put_network(NETWORK._replace(strict=False))
+    lab.put_network(NETWORK._replace(strict=False))
     asked, used = _claimed()
     lab.me()
     lab.passing(asked)
@@ -469,7 +473,7 @@ def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: La
 
 
 def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
-    lab.state.put_network(NETWORK._replace(strict=False))
+    lab.put_network(NETWORK._replace(strict=False))
     asked, used = _claimed()
     lab.me()
     assert lab.passing(asked) == set(asked)
@@ -488,7 +492,7 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
 
 
 def test_a_repair_reads_past_the_ports_that_need_not_ask(lab: Lab) -> None:
-    lab.state.put_network(NETWORK._replace(strict=False))
+    lab.put_network(NETWORK._replace(strict=False))
     for _ in range(2):
         domain_calls.guard_all(
             [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
@@ -537,7 +541,7 @@ def test_no_port_fills_the_account_that_is_everybodys(lab: Lab) -> None:
 @pytest.mark.parametrize("attributes", ['addresses="any"', 'privacy="yes"'])
 def test_what_the_host_is_on_a_bridge_that_was_there_before(lab: Lab, attributes: str) -> None:
     """Its network says nothing of the host, who is on it all the same, and has a router there."""
-    lab.state.put_network(NETWORK._replace(hosts=(), reservations=(), mac=""))
+    lab.put_network(NETWORK._replace(hosts=(), reservations=(), mac=""))
     for address in (f"{GATEWAY4}/24", f"{GATEWAY6}/64"):
         ip(f"address add {address} dev br0")
     ip("-6 route add default via fe80::abcd dev br0")
@@ -550,7 +554,7 @@ def test_what_the_host_is_on_a_bridge_that_was_there_before(lab: Lab, attributes
 
 def test_what_has_claimed_an_address_may_be_the_hosts_router_there(lab: Lab) -> None:
     """It is known by then, and another's start is no reason to cut it off."""
-    lab.state.put_network(NETWORK._replace(strict=False))
+    lab.put_network(NETWORK._replace(strict=False))
     asked, used = _claimed()
     ip(f"address add {GATEWAY6}/64 dev br0")
     lab.me()

@@ -70,7 +70,7 @@ def test_nothing_on_stdin_names_who_ran_the_hook_so(hooks: Hooks, hook: str, ope
         path.chmod(0o755)
     call = str(dispatcher), "g1", operation, "begin", "-"
     assert hooks.box.run(*call, stdin=DOMAIN.encode()).returncode == 0, "nobody on this host needs us"
-    for place in ("libvirt-guestnet/networks/one.json", "libvirt-guestnet/ways/t.json", "libvirt/qemu/g2.xml"):
+    for place in ("libvirt-guestnet/networks/one.json", "libvirt-guestnet/forwards/t.json", "libvirt/qemu/g2.xml"):
         hooks.box.ok("sh", "-c", f"mkdir -p /run/{Path(place).parent} && echo '{{}}' >/run/{place}")
     done = hooks.box.run(*call, stdin=DOMAIN.encode())
     said = done.stderr.decode()
@@ -258,6 +258,6 @@ def test_a_guest_to_whom_nothing_leads_is_started_by_a_shell(hooks: Hooks) -> No
         assert hooks.call("qemu", "guesta", "started", "begin", f"<!-- {word} -->{domain}".encode()) == (77, "")
     far = f"<domain>{' ' * 70_000}<!-- {ARRIVALS[0]} --></domain>".encode()
     assert hooks.call("qemu", "guesta", "started", "begin", far) == (77, ""), "the shell has not seen it all"
-    hooks.box.ok("mkdir", "-p", "/run/libvirt-guestnet/ways")
-    hooks.box.ok("touch", "/run/libvirt-guestnet/ways/vnet0.json")
+    hooks.box.ok("mkdir", "-p", "/run/libvirt-guestnet/forwards")
+    hooks.box.ok("touch", "/run/libvirt-guestnet/forwards/vnet0.json")
     assert hooks.call("qemu", "guesta", "started", "begin", domain.encode()) == (77, "")

@@ -36,8 +36,8 @@ STATUS = """
 import json
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.status.open_forwards import opened
-from libvirt_guestnet.state.folder import State
-found = opened(State(), routes.there())
+from libvirt_guestnet.state.locked import UnlockedState
+found = opened(UnlockedState(), routes.there())
 print(json.dumps({each.bridge: [len(each.forwards), len(each.floating)] for each in found}))
 """
 

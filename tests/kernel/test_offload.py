@@ -31,8 +31,8 @@ from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.port.bpf import BpfError
 from libvirt_guestnet.datapath.netlink.tc import Tc
 from libvirt_guestnet.hook.enforce import checksum_guard as offload
-from libvirt_guestnet.state.folder import State
-state = State()
+from libvirt_guestnet.state.locked import UnlockedState
+state = UnlockedState()
 known, where = offload.known(state), {}
 taps = [name for name in sorted(links.names()) if name.startswith("vnet")]
 with Tc() as tc:
@@ -66,7 +66,7 @@ bpf.pin(program, "{PINS}/guard")
 """
 LOST = (
     "from libvirt_guestnet.hook.enforce import checksum_guard as offload\n"
-    "from libvirt_guestnet.state.folder import State\nprint(sorted(offload.lost(State())))"
+    "from libvirt_guestnet.state.locked import UnlockedState\nprint(sorted(offload.lost(UnlockedState())))"
 )
 
 
@@ -190,13 +190,13 @@ def test_the_service_misses_it_and_a_repair_puts_it_back(hooks: Hooks, loaded: b
     settled(hooks)
     imports = (
         f"{_IMPORTS}from libvirt_guestnet.hook.enforce import checksum_guard as offload\n"
-        "from libvirt_guestnet.hook.services import watch\nfrom libvirt_guestnet.state.folder import State\n"
+        "from libvirt_guestnet.hook.services import watch\nfrom libvirt_guestnet.state.locked import UnlockedState\n"
     )
-    detach = "checksum.detach(links.index_of('vnet0'), offload.known(State()).loaded)"
+    detach = "checksum.detach(links.index_of('vnet0'), offload.known(UnlockedState()).loaded)"
     assert python(hooks, imports + detach).returncode == 0
     if not loaded:
         hooks.box.ok("rm", "-r", PINS)
-    look = "print(watch.lost(State()).ports)\nwatch._Watch().look()"
+    look = "print(watch.lost(UnlockedState()).ports)\nwatch._Watch().look()"
     done = python(hooks, imports + look, under=as_the_service())
     assert done.stdout == b"{'vnet0': 'guesta'}\n", done.stderr
     assert settled(hooks)["where"] == dict.fromkeys(BOTH, BEST)

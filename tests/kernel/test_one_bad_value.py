@@ -14,7 +14,7 @@ pytestmark = pytest.mark.kernel
 
 # With `via` it went to ip6tables-restore alone, whose first line took fd00::1%1 for an address on device 1.
 ATTACK = "fd00::1%1&#10;-I INPUT 1 -s 2001:db8::66"
-RECEIPT = "/run/libvirt-guestnet/ways/{}.json"
+RECEIPT = "/run/libvirt-guestnet/forwards/{}.json"
 
 
 ATTACKS = {
@@ -97,14 +97,15 @@ def test_a_damaged_receipt_is_skipped_and_named(host: Host) -> None:
         assert host.gone(xml)[0] == 0
 
 
-FOLDERS = ("ports", "reach", "vlans", "ways", "plugging", "networks", "domains", "settled", "uplinks", ".")
+FOLDERS = ("ports", "host-routes", "vlans", "forwards", "plugging", "networks", "domains", "uplinks", "insisting")
+ALONE = ("bridges.json", "forwards-in-kernel.json", "checksum", "shared")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tap": "x"}', "\\377"])
 def test_no_damaged_file_blocks_another_guest(host: Host, text: str) -> None:
-    for kind in FOLDERS:
-        folder, name = f"/run/libvirt-guestnet/{kind}", {"settled": "ways", ".": "bridges"}.get(kind, "zz")
-        host.box.ok("sh", "-c", f"mkdir -p {folder}; printf '{text}' > {folder}/{name}.json")
+    for path in (*(f"{folder}/zz.json" for folder in FOLDERS), *ALONE):
+        file = f"/run/libvirt-guestnet/{path}"
+        host.box.ok("sh", "-c", f"mkdir -p ${{0%/*}}; printf '{text}' > $0", file)
     for status, stderr in (*host.started(start(WAYS)), host.call("qemu", "guesta", "reconnect", "begin", start(WAYS))):
         assert status == 0
         assert "internal error" not in stderr

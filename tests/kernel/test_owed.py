@@ -224,7 +224,7 @@ def test_a_call_that_changes_ways_in(host: Host, finished: Finished) -> None:
     host.settled()
     host.record("a", A)
     assert host.with_("ways._forget_flows = ways._arrange = killed", "started", A) != 0
-    assert host.notes() == ["changing/ways"]
+    assert host.notes() == ["changing/forwards"]
     host.box.ok("nft", "delete", "table", "inet", "guestnet")
     with finished(host):
         host.soon(lambda: host.notes() == [], "done")

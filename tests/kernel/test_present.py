@@ -6,9 +6,10 @@ import subprocess
 
 import pytest
 
-from libvirt_guestnet.datapath.forwards.table import TABLE, Floating, ForwardRule, PortForwards, batch, sizes
+from libvirt_guestnet.datapath.forwards.table import TABLE, batch, sizes
 from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, missing, name_key
 from libvirt_guestnet.datapath.run.nft import items, listed, numbers, sizes_of, tables
+from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 
 TABLES = """
 table netdev guestnet {

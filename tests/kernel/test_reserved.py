@@ -102,8 +102,8 @@ def test_a_repair_has_it_again(many: Lab, taken: str) -> None:
     if taken == "everything":
         many.me(attributes=ANY)
     else:
-        with many.state.lock() as hold:
-            port_guard.settle_held(many.state, hold)
+        with many.state.lock() as locked:
+            port_guard.settle_held(locked)
     free = _all(ME4)
     assert many.passing({**free, **_all(*FIRST)}) == set(free)
 

@@ -20,8 +20,8 @@ import sys
 sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.datapath.port import checksum
 from libvirt_guestnet.hook.enforce import checksum_guard as offload
-from libvirt_guestnet.state.folder import State
-print(len(checksum.opened(offload.known(State()).loaded).drops()))
+from libvirt_guestnet.state.locked import UnlockedState
+print(len(checksum.opened(offload.known(UnlockedState()).loaded).drops()))
 """
 
 # The service does it for all ports, again and again.
@@ -29,9 +29,9 @@ AGAIN = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.hook.enforce import checksum_guard as offload
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 for _ in range(5):
-    offload.settle_all(State())
+    offload.settle_all(UnlockedState())
     print(len(os.listdir("/proc/self/fd")))
 """
 

@@ -35,10 +35,10 @@ import os, sys
 sys.path.insert(0, {LIBRARY!r})
 from contextlib import nullcontext
 from libvirt_guestnet.hook import live
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 try:
     from libvirt_guestnet.hook.processes import notes as promises
-    syncing = promises.promised(State(), promises.SYNCING, str(os.getpid()))
+    syncing = promises.promised(UnlockedState(), promises.SYNCING, str(os.getpid()))
 except ImportError:
     syncing = nullcontext()
 steps = (live.review_bridges, lambda: live.guard_domain(sys.argv[1].encode(), settle=False),

@@ -61,7 +61,7 @@ def test_a_killed_opening_is_repaired_by_anybodys_call(hooks: Hooks) -> None:
         going = killed(hooks, step, "started")
         assert hooks.call("qemu", "other", "started", "begin", PLAIN) == (0, "")
         # Killed before anything was recorded, it is as if nobody had said yet that the guest is there.
-        active = '"active": true' in hooks.box.ok("cat", "/run/libvirt-guestnet/ways/vnet1.json")
+        active = '"active": true' in hooks.box.ok("cat", "/run/libvirt-guestnet/forwards/vnet1.json")
         assert rules(hooks) == (wanted if active else before)
         recorded.append(active)
         step += THIRD

@@ -62,7 +62,7 @@ class Routed(Host):
         """The host leads to these NICs of guest a, guards them and is their gateway, and nothing more."""
         assert self.tables() == expected(*numbers)
         taps = {f"vme0000000{number}" for number in numbers}
-        assert set(self.guarded()) == set(self.files("ports")) == set(self.files("reach")) == taps
+        assert set(self.guarded()) == set(self.files("ports")) == set(self.files("host-routes")) == taps
         gateways = self.sandbox.run(["ip", "-br", "address", "show", "to", "169.255.30.1"]).stdout.split()
         assert {word for word in gateways if word.startswith("vme")} == taps
 
@@ -156,7 +156,7 @@ def test_a_guest_restored_paused_is_here_already(host: Routed) -> None:
 def test_the_end_of_qemu(host: Routed, end: str) -> None:
     host.virsh("start", "a")
     host.sandbox.run(["kill", f"-{end}", host.qemu("a")])
-    host.soon(lambda: host.tables() == expected() and not host.files("reach"), "all is withdrawn")
+    host.soon(lambda: host.tables() == expected() and not host.files("host-routes"), "all is withdrawn")
     host.soon(lambda: host.running() == [], "the guest is gone")
 
 
@@ -166,7 +166,7 @@ def test_daemon_restart_repairs(host: Routed) -> None:
     host.soon(lambda: host.helpers() == [], "nobody is at work there any more")
     host.sandbox.run(["sh", "-c", "ip route del 10.61.9.50; ip neigh del proxy fd61:9::50 dev up0; rm -r /run/libvirt-guestnet"])  # fmt: skip  # noqa: E501
     host.sandbox.start_libvirtd()
-    host.soon(lambda: host.tables() == expected(0) and set(host.files("reach")) == {"vme00000000"}, "all is back")
+    host.soon(lambda: host.tables() == expected(0) and set(host.files("host-routes")) == {"vme00000000"}, "all is back")
     host.soon(lambda: host.running() == ["a"], "the guest is known again")
     host.exactly(0)
 
@@ -177,7 +177,7 @@ def test_a_guest_that_died_while_the_daemon_was_down(host: Routed) -> None:
     host.stop_daemon(signal.SIGKILL)
     host.sandbox.run(["kill", "-KILL", process])
     host.sandbox.start_libvirtd()
-    host.soon(lambda: host.tables() == expected() and not host.files("reach"), "all is withdrawn")
+    host.soon(lambda: host.tables() == expected() and not host.files("host-routes"), "all is withdrawn")
 
 
 def test_a_start_that_cannot_lead_to_the_guest_fails_cleanly(host: Routed) -> None:

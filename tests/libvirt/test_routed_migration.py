@@ -79,7 +79,7 @@ def test_the_route_follows_the_guest_and_x_is_told(pair: tuple[Routed, Routed]) 
         target.soon(lambda target=target: target.tables() == expected(0), "the target leads to it")
         target.exactly(0)
         source.soon(
-            lambda source=source: source.tables() == expected() and not source.files("reach"), "withdrawn there"
+            lambda source=source: source.tables() == expected() and not source.files("host-routes"), "withdrawn there"
         )
         for guest in ("10.61.9.50", "fd61:9::50"):
             left.soon(lambda guest=guest, target=target: known(left, guest) == mac_of(target), "X is told")

@@ -169,7 +169,7 @@ def _receipts(mine: list[Nic], seen: Seen) -> Iterator[str]:
     guarded, taps = {nic.tap for nic in mine if nic.guarded}, {nic.tap for nic in mine}
     if lacking := guarded - seen.receipts("ports"):
         yield f"no receipts of {sorted(lacking)}"
-    for kind in ("ports", "vlans", "reach", "ways"):
+    for kind in ("ports", "vlans", "host-routes", "forwards"):
         if left := seen.receipts(kind) - taps:
             yield f"receipts in {kind}/ of taps that are gone: {sorted(left)}"
     uuids = {str(each.findtext("uuid")) for each in seen.domains.values()}

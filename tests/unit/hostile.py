@@ -34,7 +34,7 @@ from libvirt_guestnet.hook.processes import detached, incoming
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.state import serialiser
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 ROOT = Path(__file__).parents[2]
 MARK = "INJECT"
@@ -340,7 +340,7 @@ class Host:
 
     def _stand_in(self) -> None:
         patch = self.patch.setattr
-        patch(State.__init__, "__defaults__", (str(self.root),))
+        patch(UnlockedState.__init__, "__defaults__", (str(self.root),))
         patch(libvirt_records, "STATUS", str(self.folder / "{}.xml"))
         patch(
             address_sets.leases, "__defaults__", (address_sets.leases.__defaults__[0], str(self.folder / "{}.status"))

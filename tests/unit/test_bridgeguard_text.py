@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from libvirt_guestnet.datapath.port import bridge_filter
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.hook.read import network_receipts, port_receipts
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import Bridges, NetworkReceipt
 from libvirt_guestnet.xmlread import parse
 
@@ -25,12 +27,12 @@ def domain(source: str, policy: str = "") -> bytes:
 
 
 @pytest.fixture
-def state(tmp_path: object) -> State:
-    state = State(str(tmp_path))
-    state.put_network(ONE)
-    state.put_network(OPEN)
-    state.put_bridges(Bridges({"gn-one": "one"}, settled=True))
-    return state
+def state(tmp_path: object) -> Iterator[LockedState]:
+    with UnlockedState(str(tmp_path)).lock() as locked:
+        locked.put_network(ONE)
+        locked.put_network(OPEN)
+        locked.put_bridges(Bridges({"gn-one": "one"}, settled=True))
+        yield locked
 
 
 def test_the_table_is_the_same_for_any_number_of_ports() -> None:
@@ -57,13 +59,13 @@ def test_a_bridge_with_a_hostile_name_is_never_written() -> None:
 
 
 @pytest.mark.parametrize("source", ["bridge='gn-one'", "bridge='gn-one' network='somebodys'"])
-def test_a_nic_on_a_managed_bridge_is_on_its_network_however_it_was_plugged(state: State, source: str) -> None:
+def test_a_nic_on_a_managed_bridge_is_on_its_network_however_it_was_plugged(state: LockedState, source: str) -> None:
     tree = parse(domain(source))
     (receipt,) = port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state))
     assert (receipt.network, receipt.segment, receipt.trusted) == ("one", "gn-one", False)
 
 
-def test_a_nic_on_somebodys_bridge_is_none_of_our_business(state: State) -> None:
+def test_a_nic_on_somebodys_bridge_is_none_of_our_business(state: LockedState) -> None:
     tree = parse(domain("bridge='br0'"))
     assert port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state)) == []
 
@@ -74,7 +76,9 @@ TRUSTED = f'<g:domain {XMLNS} guest="a"><g:port mac="{MAC}" guarded="no"/></g:do
 @pytest.mark.parametrize(
     ("source", "policy"), [("network='open' bridge='gn-one'", ""), ("network='one' bridge='gn-one'", TRUSTED)]
 )
-def test_a_trusted_port_is_let_through_where_the_kernel_can_keep_it_out(state: State, source: str, policy: str) -> None:
+def test_a_trusted_port_is_let_through_where_the_kernel_can_keep_it_out(
+    state: LockedState, source: str, policy: str
+) -> None:
     tree = parse(domain(source, policy))
     (receipt,) = port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state))
     assert (receipt.trusted, receipt.own) == (True, policy != "")
@@ -82,7 +86,7 @@ def test_a_trusted_port_is_let_through_where_the_kernel_can_keep_it_out(state: S
     assert port_receipts.port_receipts(bridge_guard.joined(tree, state), bridge_guard.closed(state)) == []
 
 
-def test_nothing_is_said_about_ports_until_the_table_is_settled(state: State) -> None:
+def test_nothing_is_said_about_ports_until_the_table_is_settled(state: LockedState) -> None:
     (receipt,) = port_receipts.port_receipts(bridge_guard.joined(parse(domain("network='one' bridge='gn-one'")), state))
     ports = [receipt._replace(ifindex=7)]
     assert '"0000000000000007"' in bridge_guard.change(ports, [], state)
@@ -93,7 +97,7 @@ def test_nothing_is_said_about_ports_until_the_table_is_settled(state: State) ->
     assert bridge_guard.change(ports, [], state) == ""
 
 
-def test_networks_that_share_a_bridge_have_the_first_guarded_ones_defaults(state: State) -> None:
+def test_networks_that_share_a_bridge_have_the_first_guarded_ones_defaults(state: LockedState) -> None:
     state.put_network(ONE._replace(name="another"))
     bridge_guard.review(state)
     assert state.bridges() == Bridges({"gn-one": "another"})

@@ -21,7 +21,7 @@ from libvirt_guestnet.metadata.policy import NAMESPACE, VlanBridge
 from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.topology import Port
 from libvirt_guestnet.plan.devices import device_problems
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.xmlgen.interface import interface
 from libvirt_guestnet.xmlgen.network import network as network_xml
@@ -116,7 +116,7 @@ def test_the_hook_has_one_do_its_work(tmp_path: Path, macsec: Macsec, monkeypatc
     monkeypatch.setattr(networks.bridge_guard, "settle_pending", lambda *_: None)
     monkeypatch.setattr(vlan_bridge, "turn_on", lambda *_: None)
     network = etree.tostring(declared("own")[0])
-    state, hook_data = State(str(tmp_path)), xmlread.parse(b"<hookData>" + network + b"</hookData>")
+    state, hook_data = UnlockedState(str(tmp_path)), xmlread.parse(b"<hookData>" + network + b"</hookData>")
     networks.prepare_network(hook_data, state)
     networks.start_network(hook_data, state)
     receipt = state.sound_network("own")

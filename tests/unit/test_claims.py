@@ -14,6 +14,7 @@ from libvirt_guestnet.hook.read import wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model.claims import Claim, clash
+from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 from libvirt_guestnet.xmlgen import domain_metadata
 
 TOPOLOGY = """
@@ -38,7 +39,7 @@ guests:
 """
 
 
-def hooks_see(guest: str) -> list[table.PortForwards]:
+def hooks_see(guest: str) -> list[PortForwards]:
     """What a hook makes of the metadata that is generated for a guest."""
     found = topology.loads(TOPOLOGY, "t.yaml")
     metadata = etree.tostring(domain_metadata(found, found.guest(guest), HostMap({})), encoding="unicode")
@@ -55,19 +56,19 @@ def test_from_the_file_to_the_hooks() -> None:
     web, inside = hooks_see("g")
     assert (web.bridge, inside.bridge) == ("br0", "br1")
     assert web.forwards == (
-        table.ForwardRule("tcp", 8080, 8080, "10.0.1.10", 80, "198.18.1.1"),
-        table.ForwardRule("tcp", 8080, 8080, "fd00:1::10", 80, "fd61::1"),
-        table.ForwardRule("udp", 8000, 8010, "10.0.1.10", 80, "198.18.1.1"),
-        table.ForwardRule("udp", 8000, 8010, "fd00:1::10", 80, "fd61::1"),
-        table.ForwardRule("tcp", 22, 22, "10.0.1.10", 22),
-        table.ForwardRule("tcp", 22, 22, "fd00:1::10", 22),
+        ForwardRule("tcp", 8080, 8080, "10.0.1.10", 80, "198.18.1.1"),
+        ForwardRule("tcp", 8080, 8080, "fd00:1::10", 80, "fd61::1"),
+        ForwardRule("udp", 8000, 8010, "10.0.1.10", 80, "198.18.1.1"),
+        ForwardRule("udp", 8000, 8010, "fd00:1::10", 80, "fd61::1"),
+        ForwardRule("tcp", 22, 22, "10.0.1.10", 22),
+        ForwardRule("tcp", 22, 22, "fd00:1::10", 22),
     )
     assert web.floating == (
-        table.Floating("198.18.1.50", "10.0.1.10"),
-        table.Floating("fd61::50", "fd00:1::10"),
+        Floating("198.18.1.50", "10.0.1.10"),
+        Floating("fd61::50", "fd00:1::10"),
     )
     # Its default route leaves by the first port: asked through the second, it would answer past the host's translation.
-    assert inside.forwards == (table.ForwardRule("tcp", 5000, 5001, "10.0.2.10", 5000, hide=True),)
+    assert inside.forwards == (ForwardRule("tcp", 5000, 5001, "10.0.2.10", 5000, hide=True),)
 
 
 def test_a_guest_behind_another_guest_sees_the_host() -> None:

@@ -13,7 +13,7 @@ from libvirt_guestnet.datapath.port.ranges import without
 from libvirt_guestnet.hook.enforce import address_sets
 from libvirt_guestnet.hook.read import port_receipts
 from libvirt_guestnet.hook.read.domain import Domain
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 from libvirt_guestnet.xmlread import parse
 
@@ -47,10 +47,10 @@ def test_a_served_port_is_counted_whether_it_learns_or_not() -> None:
 
 
 def test_a_receipt_of_an_older_version_is_still_read(tmp_path: Path) -> None:
-    state, receipt = State(str(tmp_path)), _receipt(NETWORK)
-    with state.lock():
-        state.put_ports("u", [receipt])
-        assert state.port("tap0") == receipt
+    state, receipt = UnlockedState(str(tmp_path)), _receipt(NETWORK)
+    with state.lock() as locked:
+        locked.put_ports("u", [receipt])
+        assert locked.port("tap0") == receipt
     old = port_receipts.guard_of(receipt._replace(served=()))
     assert "jump tells6" in filters.own(old)
 

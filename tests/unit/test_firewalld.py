@@ -15,7 +15,7 @@ from libvirt_guestnet.datapath.firewalls.firewalld import Firewalld
 from libvirt_guestnet.datapath.routing.routes import HostRoutes, Route
 from libvirt_guestnet.datapath.run.program import Output
 from libvirt_guestnet.hook.enforce import forwards
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 
 def links(*guests: str) -> list[RoutedLink]:
@@ -80,9 +80,9 @@ def test_a_firewalld_that_refuses_keeps_nothing_else_from_coming_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Bus(monkeypatch, refuses="getSources")
-    state = State(str(tmp_path))
-    with state.lock():
-        state.put_reach(HostRoutes("vme1", "u", "g", (Route("198.18.1.70/32", "vme1"),))._asdict())
+    state = UnlockedState(str(tmp_path))
+    with state.lock() as locked:
+        locked.put_host_routes(HostRoutes("vme1", "u", "g", (Route("198.18.1.70/32", "vme1"),)))
     monkeypatch.setattr(registry.IPTABLES, "missing", lambda _wanted: ["iptables FORWARD"])
     monkeypatch.setattr(registry.IN_NFTABLES[0], "missing", lambda _wanted: [])
     assert forwards.lost(state) == ["iptables FORWARD"]

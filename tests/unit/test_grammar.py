@@ -12,7 +12,7 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.firewalls import iptables, libvirt_nftables
 from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink
-from libvirt_guestnet.datapath.forwards.table import Floating, ForwardRule, PortForwards, batch
+from libvirt_guestnet.datapath.forwards.table import batch
 from libvirt_guestnet.datapath.port import bridge_filter, filters, learning
 from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
@@ -22,6 +22,7 @@ from libvirt_guestnet.datapath.run.culprits import left_out
 from libvirt_guestnet.datapath.run.program import RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import address, prefix
+from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 
 SERVER = DhcpServer(
     "br0",

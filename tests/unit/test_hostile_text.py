@@ -205,12 +205,12 @@ def test_nothing_of_a_hostile_receipt_reaches_a_program_or_another_guest(host: H
     kept = _receipts(host)
     assert {name.partition("/")[0] for name in kept} >= {
         "ports",
-        "ways",
-        "reach",
+        "forwards",
+        "host-routes",
         "vlans",
         "domains",
         "networks",
-        "settled",
+        "forwards-in-kernel.json",
     }
     turn = cycle(TEXTS.values())
     for name, data in kept.items():

@@ -10,7 +10,7 @@ from libvirt_guestnet import xmlread
 from libvirt_guestnet.hook.processes import incoming
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.domain import Domain
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 DOMAIN = Domain(xmlread.parse(b"<domain><name>a</name><uuid>00000000-0000-4000-8000-00000000000a</uuid></domain>"))
 
@@ -44,7 +44,7 @@ def test_one_helper_waits_for_a_guest(tmp_path: Path, monkeypatch: pytest.Monkey
         os.read(ended, 1)
 
     monkeypatch.setattr(incoming, "_wait", wait)
-    state = State(str(tmp_path))
+    state = UnlockedState(str(tmp_path))
     for _ in range(3):
         incoming.leave_helper(DOMAIN, [], lambda: None, state)
     assert os.read(told, 3) == b"w"

@@ -11,7 +11,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets
 from libvirt_guestnet.hook.read import network_receipts, port_receipts, wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 from libvirt_guestnet.xmlread import Node, parse
 
@@ -163,18 +163,20 @@ def test_a_link_is_a_bridge_and_the_vlan_of_its_network() -> None:
 
 
 def test_a_receipt_is_read_back(tmp_path: Path) -> None:
-    state = State(str(tmp_path))
+    state = UnlockedState(str(tmp_path))
     for attributes in ("", 'addresses="none"', 'addresses="any"'):
         found = receipt(LAN, attributes=attributes)
-        state.put_ports("u", [found])
+        with state.lock() as locked:
+            locked.put_ports("u", [found])
         assert state.port("tap0") == found
 
 
 def test_large_pairs_are_ranges_in_the_account_merged_and_rewritten_with_each_change(tmp_path: Path) -> None:
-    state = State(str(tmp_path))
+    state = UnlockedState(str(tmp_path))
     large = receipt(LAN, '<g:pair prefix="10.0.0.0/25"/><g:pair prefix="10.0.2.0/23"/>')
     assert len(held_sets.held(port_receipts.guard_of(large))) == 128 + 2  # and link-local, SLAAC
-    state.put_ports("u", [large])
+    with state.lock() as locked:
+        locked.put_ports("u", [large])
     other = receipt(LAN, '<g:pair prefix="10.0.0.0/22"/>')._replace(tap="tap1", uuid="v")
     assert "add element netdev guestnet wide4-br0 { 0xa000000-0xa0003ff }" in address_sets.spread([], [other], state)
     assert "add element netdev guestnet wide4-br0 { 0xa000200-0xa0003ff }" in address_sets.spread([other], [], state)

@@ -19,7 +19,7 @@ from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.model.topology import AddressWord
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 from libvirt_guestnet.status.forwards import forward_rows
 from libvirt_guestnet.topology import loads
@@ -85,12 +85,12 @@ def test_two_that_ask_for_one_port_are_refused_whatever_their_leases() -> None:
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UnlockedState:
     """Port t0 learns on bridge br0, where another port holds 10.9.0.201."""
     return _state(tmp_path, monkeypatch)
 
 
-def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *learnt: str) -> State:
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *learnt: str) -> UnlockedState:
     mine, other = [int(ip_address(each)) for each in learnt], int(ip_address("10.9.0.201"))
     held = {"learnt4-t0": mine, "held4-br0": [*mine, other]}
     monkeypatch.setattr(address_sets.learnt, "__defaults__", (lambda name: held.get(name, []),))
@@ -98,13 +98,15 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *learnt: str) -> Sta
     monkeypatch.setattr(
         address_sets.leases, "__defaults__", (lambda name: held.get(name, []), str(tmp_path / "{}.status"))
     )
-    found = State(str(tmp_path / "run"))
-    with found.lock():
-        found.put_ports("u", [PortReceipt("t0", MAC, "a", "u", dhcp=("10.9.0.1",), bridge="br0", lease=3600)])
+    found = UnlockedState(str(tmp_path / "run"))
+    with found.lock() as locked:
+        locked.put_ports("u", [PortReceipt("t0", MAC, "a", "u", dhcp=("10.9.0.1",), bridge="br0", lease=3600)])
     return found
 
 
-def followed(state: State, tmp_path: Path, *addresses: str, mac: str = MAC, left: int = 60) -> list[tuple[str, str]]:
+def followed(
+    state: UnlockedState, tmp_path: Path, *addresses: str, mac: str = MAC, left: int = 60
+) -> list[tuple[str, str]]:
     leases = [{"ip-address": ip, "mac-address": mac, "expiry-time": int(time.time()) + left} for ip in addresses]
     (tmp_path / "br0.status").write_text(json.dumps(leases))
     fixed = ForwardRule("udp", 53, 53, "10.9.0.7", 53)
@@ -112,7 +114,7 @@ def followed(state: State, tmp_path: Path, *addresses: str, mac: str = MAC, left
     return [(forward.protocol, forward.to) for forward in lease_forwards.followed(ways, state).forwards]
 
 
-def test_forwards_lead_where_the_lease_says(state: State, tmp_path: Path) -> None:
+def test_forwards_lead_where_the_lease_says(state: UnlockedState, tmp_path: Path) -> None:
     fixed = ("udp", "10.9.0.7")
     assert followed(state, tmp_path) == [fixed]
     assert followed(state, tmp_path, "10.9.0.200") == [("tcp", "10.9.0.200"), fixed]
@@ -120,8 +122,8 @@ def test_forwards_lead_where_the_lease_says(state: State, tmp_path: Path) -> Non
     assert followed(state, tmp_path, "10.9.0.200", left=-1) == [fixed], "it is over"
     assert followed(state, tmp_path, "10.9.0.200", mac="52:54:00:00:00:02") == [fixed], "another's"
     assert followed(state, tmp_path, "10.9.0.201") == [fixed], "another port holds it, whatever the server wrote"
-    with state.lock():
-        state.put_ports("u", [PortReceipt("t0", MAC, "a", "u", bridge="br0", trusted=True)])
+    with state.lock() as locked:
+        locked.put_ports("u", [PortReceipt("t0", MAC, "a", "u", bridge="br0", trusted=True)])
     assert followed(state, tmp_path, "10.9.0.200", "fd09::5") == [
         ("tcp", "10.9.0.200"),
         fixed,

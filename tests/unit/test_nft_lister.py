@@ -14,7 +14,7 @@ from libvirt_guestnet.datapath.run.program import NotInstalledError, Output
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.services import libvirt_rules, missing_state, watch
 from libvirt_guestnet.log import Looks
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 
 # The only answer that says so, of nft 1.0.6 and 1.1.3, and what a newer one may add.
@@ -142,15 +142,13 @@ def test_the_service_says_so_once_and_repairs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: tuple[int, str]
 ) -> None:
     """It took every failure of nft for a host without a single rule, and put back all that there was."""
-    state, told, repaired = State(str(tmp_path)), list[str](), list[object]()
-    with state.lock():
-        state.put_ports("u", [PortReceipt("vme0", "52:54:00:00:00:01", "g", "u", ifindex=7)])
-        state.put_ways(
-            PortForwards(
-                "vme0", "", "u", "g", "gn-one", 7, True, (ForwardRule("tcp", 80, 80, "10.0.0.5", 80),)
-            )._asdict()
+    state, told, repaired = UnlockedState(str(tmp_path)), list[str](), list[object]()
+    with state.lock() as locked:
+        locked.put_ports("u", [PortReceipt("vme0", "52:54:00:00:00:01", "g", "u", ifindex=7)])
+        locked.put_forwards(
+            PortForwards("vme0", "", "u", "g", "gn-one", 7, True, (ForwardRule("tcp", 80, 80, "10.0.0.5", 80),))
         )
-    monkeypatch.setattr(watch, "State", lambda: state)
+    monkeypatch.setattr(watch, "UnlockedState", lambda: state)
     monkeypatch.setattr(watch.log, "complain", told.append)
     monkeypatch.setattr(watch.repair, "repair", lambda *given: repaired.append(given))
     monkeypatch.setattr(present, "missing", lambda _wanted: [])

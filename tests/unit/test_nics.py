@@ -21,7 +21,7 @@ from libvirt_guestnet.hook.read.hostwide import HostWide
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.model.topology import PortKind
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging
 from libvirt_guestnet.status.text import status_text
 from libvirt_guestnet.status.unguarded import PENDING, unguarded_rows
@@ -83,7 +83,7 @@ def test_a_macvtap_device_in_the_place_of_a_tap(monkeypatch: pytest.MonkeyPatch,
     assert [nics.of("ethernet", name).type for name in ("vme0", "mv0")] == ["ethernet", "direct"]
     domain = DOMAIN.replace("nosuch0", "mv0").format(kind="ethernet", source="", policy=POLICY.format("yes"))
     with pytest.raises(GuestnetError, match=r"type 'ethernet' cannot be guarded, and this host .*: a macvtap device"):
-        guardable.check(bridge_guard.joined(xmlread.parse(domain.encode()), State(str(tmp_path))), True)
+        guardable.check(bridge_guard.joined(xmlread.parse(domain.encode()), UnlockedState(str(tmp_path))), True)
     with pytest.raises(GuestnetError, match="type 'ethernet' has no tap to guard: a macvtap device"):
         port_receipts.port_receipts(Domain(xmlread.parse(domain.encode()), lambda _name: None))
 
@@ -121,11 +121,11 @@ def parsed(kind: str = "network", source: str = 'network="n"', guarded: str = ""
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> State:
-    found = State(str(tmp_path))
-    with found.lock():
-        found.put_network(INSISTS)
-        found.put_network(INSISTS._replace(name="lax", bridge="br1", required=False))
+def state(tmp_path: Path) -> UnlockedState:
+    found = UnlockedState(str(tmp_path))
+    with found.lock() as locked:
+        locked.put_network(INSISTS)
+        locked.put_network(INSISTS._replace(name="lax", bridge="br1", required=False))
     return found
 
 
@@ -154,7 +154,7 @@ def state(tmp_path: Path) -> State:
         (parsed("novelty", ""), REFUSES, "type 'novelty' cannot be guarded"),
     ],
 )
-def test_what_may_start(domain: xmlread.Node, host: HostWide, refusal: str, state: State) -> None:
+def test_what_may_start(domain: xmlread.Node, host: HostWide, refusal: str, state: UnlockedState) -> None:
     if not refusal:
         guardable.check(bridge_guard.joined(domain, state), host == REFUSES)
         return
@@ -162,20 +162,20 @@ def test_what_may_start(domain: xmlread.Node, host: HostWide, refusal: str, stat
         guardable.check(bridge_guard.joined(domain, state), host == REFUSES)
 
 
-def test_a_bridge_knows_who_insists_as_networks_come_and_go(state: State) -> None:
+def test_a_bridge_knows_who_insists_as_networks_come_and_go(state: UnlockedState) -> None:
     other = INSISTS._replace(name="other")
-    with state.lock():
-        state.put_network(other)
-        assert (state.insisting("br0"), state.insisting("br1")) == ("n", "")
-        state.drop_network("n")
-        assert state.insisting("br0") == "other"
-        state.put_network(other._replace(bridge="br1"))
-        assert (state.insisting("br0"), state.insisting("br1")) == ("", "other")
-        state.put_network(other._replace(bridge="br1", required=False))
-        assert (state.insisting("br0"), state.insisting("br1")) == ("", "")
+    with state.lock() as locked:
+        locked.put_network(other)
+        assert (locked.insisting("br0"), locked.insisting("br1")) == ("n", "")
+        locked.drop_network("n")
+        assert locked.insisting("br0") == "other"
+        locked.put_network(other._replace(bridge="br1"))
+        assert (locked.insisting("br0"), locked.insisting("br1")) == ("", "other")
+        locked.put_network(other._replace(bridge="br1", required=False))
+        assert (locked.insisting("br0"), locked.insisting("br1")) == ("", "")
 
 
-def test_who_runs_is_guarded_as_far_as_that_goes(state: State) -> None:
+def test_who_runs_is_guarded_as_far_as_that_goes(state: UnlockedState) -> None:
     domain = parsed("direct", 'network="lax"')
     wrong = f"interface {MAC}: type 'direct' has no tap to guard: {nics.because(nics.of('direct'))}"
     assert aside(domain, state) == (0, [wrong])
@@ -183,7 +183,7 @@ def test_who_runs_is_guarded_as_far_as_that_goes(state: State) -> None:
     assert aside(parsed(), state) == (1, [])
 
 
-def aside(xml: xmlread.Node, state: State) -> tuple[int, list[str]]:
+def aside(xml: xmlread.Node, state: UnlockedState) -> tuple[int, list[str]]:
     """How many NICs are left, and what is said of the others."""
     left, wrong = guardable.set_aside(bridge_guard.joined(xml, state))
     return len(left.nics), wrong
@@ -295,7 +295,7 @@ PASSED = """<domain><name>a</name><uuid>u-a</uuid><devices>
 
 
 def test_a_nic_that_is_given_as_any_pci_device_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: UnlockedState
 ) -> None:
     for bus, pci_class in (("01", "0x020000"), ("02", "0x030000")):
         (tmp_path / f"0000:{bus}:10.3").mkdir()

@@ -20,7 +20,7 @@ from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, interfaces
 from libvirt_guestnet.plan.order import plan, plan_destroy
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.status.text import status_text
 from libvirt_guestnet.status.unguarded import unguarded_rows
@@ -43,12 +43,12 @@ def parsed(*nics: str, policy: str = PORT.format("")) -> xmlread.Node:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> State:
-    return State(str(tmp_path))
+def state(tmp_path: Path) -> UnlockedState:
+    return UnlockedState(str(tmp_path))
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_policy_is_that_of_the_one_on_its_network(order: int, state: State) -> None:
+def test_the_policy_is_that_of_the_one_on_its_network(order: int, state: UnlockedState) -> None:
     domain = parsed(*[TAP.format("network"), VF.format("hostdev")][::order])
     guardable.check(bridge_guard.joined(domain, state), refuse=False)
     (receipt,) = port_receipts.port_receipts(Domain(domain, {"lan": LAN}.get))
@@ -56,12 +56,12 @@ def test_the_policy_is_that_of_the_one_on_its_network(order: int, state: State) 
     assert guardable.set_aside(bridge_guard.joined(domain, state))[1] == []
 
 
-def test_who_insists_or_names_that_network_is_heard(state: State) -> None:
+def test_who_insists_or_names_that_network_is_heard(state: UnlockedState) -> None:
     both = [TAP.format("network"), VF.format("hostdev")]
     with pytest.raises(GuestnetError, match="this host refuses what cannot"):
         guardable.check(bridge_guard.joined(parsed(*both), state), refuse=True)
-    with state.lock():
-        state.put_network(NetworkReceipt("vfs", "t", True, "", required=True))
+    with state.lock() as locked:
+        locked.put_network(NetworkReceipt("vfs", "t", True, "", required=True))
     with pytest.raises(GuestnetError, match="network 'vfs' insists on guarded ports"):
         guardable.check(bridge_guard.joined(parsed(*both), state), refuse=False)
     both[1] = both[1].replace("vfs", "lan")
@@ -92,7 +92,7 @@ def test_what_leads_to_a_port_leads_to_the_one_on_its_network() -> None:
         assert [nic.mac for _, nic in Domain(domain).policies()] == [MAC]
 
 
-def test_a_function_is_plugged_in_beside_its_tap(state: State) -> None:
+def test_a_function_is_plugged_in_beside_its_tap(state: UnlockedState) -> None:
     text = f"<networkport><uuid>p9</uuid><mac address='{MAC}'/><plug type='{{}}' bridge=''/></networkport>"
     hostdev, network = (xmlread.parse(text.format(kind).encode()) for kind in ("hostdev-pci", "network"))
     running = parsed(TAP.format("network"))

@@ -16,7 +16,7 @@ from libvirt_guestnet.hook.helpers.hotplug import Plug
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.services import watch
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import Plugging, PortReceipt
 
 MAC = "52:54:00:00:00:02"
@@ -31,7 +31,7 @@ class Host:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state, self.record, self.said, self.repaired = (
-            State(str(root / "run")),
+            UnlockedState(str(root / "run")),
             root / "a.xml",
             list[str](),
             list[str](),
@@ -49,16 +49,16 @@ class Host:
 
     def _repair(self, names: list[str], _when: str) -> None:
         self.repaired += names
-        with self.state.lock():
-            self.state.put_ports("u-a", self.wanted)
+        with self.state.lock() as locked:
+            locked.put_ports("u-a", self.wanted)
         self.chains, self.bare = {"tap-lo"}, {}
 
     def runs(self, uuid: str = "u-a", portid: str = "p-1") -> None:
         self.record.write_text(RECORD.format(uuid=uuid, portid=portid))
 
     def mark(self, age: float = 5.0, **fields: Any) -> None:
-        with self.state.lock():
-            self.state.put_plugging(MARK._replace(**fields))
+        with self.state.lock() as locked:
+            locked.put_plugging(MARK._replace(**fields))
         file = Path(self.state.root, "plugging", "p-1.json")
         os.utime(file, (file.stat().st_mtime - age,) * 2)
 
@@ -113,8 +113,8 @@ def test_what_came_late_is_guarded(host: Host, alone: bool) -> None:
 def test_a_helper_that_lives_is_left_to_it(host: Host) -> None:
     host.runs()
     host.mark(age=500)
-    with host.state.lock():
-        helper = notes.Promise(host.state.plugging_path(MARK.portid))
+    with host.state.lock() as locked:
+        helper = notes.Promise(locked.plugging_path(MARK.portid), locked)
     assert host.seen_to() == ([], [MARK])
     helper.hand_over()
     assert host.seen_to() == (["a"], []), "it was killed"
@@ -143,29 +143,29 @@ def test_what_is_guarded_or_is_not_to_be_needs_nothing(host: Host) -> None:
     host.runs()
     host.mark()
     host.chains = {"tap-lo"}
-    with host.state.lock():
-        host.state.put_ports("u-a", host.wanted)
+    with host.state.lock() as locked:
+        locked.put_ports("u-a", host.wanted)
     assert host.seen_to() == ([], [])
     host.mark()
     host.wanted = []
-    with host.state.lock():
-        host.state.drop_ports(["lo"])
+    with host.state.lock() as locked:
+        locked.drop_ports(["lo"])
     assert host.seen_to() == ([], [])
 
 
 def test_another_ports_guard_does_not_count(host: Host) -> None:
     host.runs()
     host.mark()
-    with host.state.lock():
-        host.state.put_ports("u-a", [host.wanted[0]._replace(ifindex=999)])
+    with host.state.lock() as locked:
+        locked.put_ports("u-a", [host.wanted[0]._replace(ifindex=999)])
     assert host.seen_to() == (["a"], [])
 
 
 def test_a_receipt_alone_is_no_guard(host: Host) -> None:
     host.runs()
     host.mark()
-    with host.state.lock():
-        host.state.put_ports("u-a", host.wanted)
+    with host.state.lock() as locked:
+        locked.put_ports("u-a", host.wanted)
     assert host.seen_to() == (["a"], [])
 
 
@@ -174,8 +174,8 @@ def test_chains_without_the_checksum_guard_are_no_guard(host: Host) -> None:
     host.runs()
     host.mark()
     host.chains, host.bare = {"tap-lo"}, {"lo": "a"}
-    with host.state.lock():
-        host.state.put_ports("u-a", host.wanted)
+    with host.state.lock() as locked:
+        locked.put_ports("u-a", host.wanted)
     assert host.seen_to() == (["a"], [])
 
 
@@ -193,14 +193,14 @@ def test_a_repair_that_fails_leaves_the_mark_and_takes_the_tap_down(
 def test_one_record_that_cannot_be_read_does_not_keep_the_others(host: Host) -> None:
     host.runs()
     host.mark()
-    with host.state.lock():
-        host.state.put_plugging(Plugging("p-0", "u-b", MAC, "b", "one", True))
+    with host.state.lock() as locked:
+        locked.put_plugging(Plugging("p-0", "u-b", MAC, "b", "one", True))
     Path(host.record.parent, "b.xml").write_text("<domstatus")
     assert host.seen_to() == (["a"], [Plugging("p-0", "u-b", MAC, "b", "one", True)])
 
 
 def test_the_service_looks_often_while_a_nic_is_awaited(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "State", lambda: host.state)
+    monkeypatch.setattr(watch, "UnlockedState", lambda: host.state)
     monkeypatch.setattr(watch, "lost", lambda _state: [])
     monkeypatch.setattr(watch.libvirt_rules, "look", lambda _: watch.libvirt_rules.Seen(frozenset(), False, ""))
     service = watch._Watch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,8 @@ from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.datapath.run.program import RefusedBatchError
 from libvirt_guestnet.hook.enforce import port_guard
 from libvirt_guestnet.state import serialiser
-from libvirt_guestnet.state.folder import State
-from libvirt_guestnet.state.receipts import Bridges, NetworkReceipt, PortReceipt
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
+from libvirt_guestnet.state.receipts import Bridges, Checksum, NetworkReceipt, PortReceipt
 from libvirt_guestnet.state.serialiser import DamagedError
 
 PORT = PortReceipt(
@@ -36,18 +36,19 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> State:
-    return State(str(tmp_path / "state"))
+def state(tmp_path: Path) -> Iterator[LockedState]:
+    with UnlockedState(str(tmp_path / "state")).lock() as locked:
+        yield locked
 
 
-def test_what_was_written_is_read_back(state: State) -> None:
+def test_what_was_written_is_read_back(state: LockedState) -> None:
     state.put_ports("ua", [PORT])
     state.put_network(NETWORK)
     assert (state.port("tapa"), state.network("net")) == (PORT, NETWORK)
     assert (state.ports(), state.networks(), state.taps("ua")) == ([PORT], [NETWORK], ["tapa"])
 
 
-def test_another_versions_fields_do_not_matter(state: State) -> None:
+def test_another_versions_fields_do_not_matter(state: LockedState) -> None:
     state.put_ports("ua", [PORT])
     _change(state, "ports/tapa", lambda fields: {**fields, "newer": {"x": [1]}})
     assert state.port("tapa") == PORT
@@ -68,7 +69,7 @@ def test_another_versions_fields_do_not_matter(state: State) -> None:
         ("bridge", "a b"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_named_with_what_to_do(state: State, said: list[str], field: str, value: object) -> None:
+def test_a_wrong_field_is_named_with_what_to_do(state: LockedState, said: list[str], field: str, value: object) -> None:
     state.put_ports("ua", [PORT])
     _change(state, "ports/tapa", lambda fields: {**fields, field: value})
     with pytest.raises(DamagedError) as damaged:
@@ -80,23 +81,25 @@ def test_a_wrong_field_is_named_with_what_to_do(state: State, said: list[str], f
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"null", b"7", b'"x"', b"{}"])
-def test_what_is_no_receipt_is_left_out_and_taken_away(state: State, said: list[str], data: bytes) -> None:
+def test_what_is_no_receipt_is_left_out_and_taken_away(state: LockedState, said: list[str], data: bytes) -> None:
     state.put_ports("ua", [PORT])
     state.put_ports("ub", [PORT._replace(tap="tapb", uuid="ub")])
-    for name in ("ports/tapa", "domains/ua", "networks/net", "plugging/p", "uplinks/eth0", "settled/ways", "bridges"):
-        path = Path(state.root, f"{name}.json")
+    kinds = ("ports/tapa", "domains/ua", "networks/net", "plugging/p", "uplinks/eth0", "bridges", "forwards-in-kernel")
+    for name in (*(f"{kind}.json" for kind in kinds), "checksum", "shared"):
+        path = Path(state.root, name)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     assert [port.tap for port in state.ports()] == ["tapb"]
     assert (state.networks(), state.pluggings(), state.joined("eth0"), state.taps("ub")) == ([], [], set(), ["tapb"])
-    assert state.settled() != [] and state.bridges() == Bridges({})
+    assert (state.bridges(), state.checksum(), state.shared()) == (Bridges({}), Checksum(), "")
+    assert state.forwards_in_kernel() is not None, "nobody knows what is there"
     assert all("is damaged (" in line for line in said)
     assert len(set(said)) == len(said) >= 4, "each is told once"
     state.drop_ports(["tapa"])
     assert state.tapnames() == {"tapb"}
 
 
-def test_a_domains_damaged_file_is_made_of_its_taps(state: State, said: list[str]) -> None:
+def test_a_domains_damaged_file_is_made_of_its_taps(state: LockedState, said: list[str]) -> None:
     state.put_ports("ua", [PORT, PORT._replace(tap="tapb")])
     Path(state.root, "domains/ua.json").write_text("{")
     assert state.taps("ua") == ["tapa", "tapb"]
@@ -105,7 +108,7 @@ def test_a_domains_damaged_file_is_made_of_its_taps(state: State, said: list[str
 
 
 def test_ports_are_guarded_without_the_one_that_nft_refuses(
-    state: State, said: list[str], monkeypatch: pytest.MonkeyPatch
+    state: LockedState, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = [
         PORT._replace(tap=f"tap{each}", uuid=each, domain=each, ifindex=number) for number, each in enumerate("abcd", 1)
@@ -122,24 +125,24 @@ def test_ports_are_guarded_without_the_one_that_nft_refuses(
     monkeypatch.setattr(nft, "nft", refuse)
     monkeypatch.setattr(nft, "numbers_of_all", lambda: lambda name: [])
     monkeypatch.setattr(links, "index_of", lambda tap: "abcd".index(tap[3]) + 1)
-    assert port_guard._guard_living(state, 3) == {3}
+    assert port_guard._guard_living(state) == {3}
     assert all(f"tap-{port.tap} " in written[-1] for port in ports if port.tap != "tapc")
     assert said == ["domain 'c': tap tapc cannot be guarded: nft refused the change: no"]
 
 
-def _change(state: State, name: str, change: Callable[[dict[str, object]], dict[str, object]]) -> None:
+def _change(state: LockedState, name: str, change: Callable[[dict[str, object]], dict[str, object]]) -> None:
     path = Path(state.root, f"{name}.json")
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
 def test_a_receipt_is_checked_once_in_a_process_and_again_when_another_takes_its_place(
-    state: State, monkeypatch: pytest.MonkeyPatch
+    state: LockedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
     checked = serialiser.read
     monkeypatch.setattr(serialiser, "read", lambda kind, fields, path: read.append(path) or checked(kind, fields, path))
     state.put_network(NETWORK)
-    assert [State(state.root).network("net") for _ in range(3)] == [NETWORK] * 3
+    assert [UnlockedState(state.root).network("net") for _ in range(3)] == [NETWORK] * 3
     assert len(read) == 1
     state.put_network(NETWORK._replace(log=True))
     assert state.network("net") == NETWORK._replace(log=True)
@@ -152,7 +155,7 @@ def test_a_receipt_is_checked_once_in_a_process_and_again_when_another_takes_its
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_damaged_networks_receipt_is_replaced_and_forgotten_like_another(state: State, again: bool) -> None:
+def test_a_damaged_networks_receipt_is_replaced_and_forgotten_like_another(state: LockedState, again: bool) -> None:
     state.put_network(NETWORK._replace(required=True))
     assert state.insisting("br0") == "net"
     _change(state, "networks/net", lambda fields: {**fields, "bridge": "no device"})

@@ -30,8 +30,8 @@ from libvirt_guestnet.hook.enforce import reachability
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.calls import repair
-from libvirt_guestnet.state.folder import State
-State.__init__.__defaults__ = (sys.argv[2] + "/state",)
+from libvirt_guestnet.state.locked import UnlockedState
+UnlockedState.__init__.__defaults__ = (sys.argv[2] + "/state",)
 libvirt_records.STATUS = sys.argv[2] + "/{}.xml"
 log.complain = lambda text: print("said", text)
 def repair_all(domains, _state):

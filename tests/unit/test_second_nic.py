@@ -10,7 +10,7 @@ import pytest
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.helpers import hotplug
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import Plugging, PortReceipt
 
 MAC, OLD, NEW = "52:54:00:00:00:01", "old", "new"
@@ -79,12 +79,12 @@ def candidates(
     stays: hotplug.Staying,
 ) -> list[tuple[str, bool]]:
     """All of them, up to the first that is there for good."""
-    state = State(str(root))
+    state = UnlockedState(str(root))
     monkeypatch.setattr(links, "index_of", {"first": 1, "second": 2, "others": 3}.get)
     monkeypatch.setattr(hotplug.libvirt_records, "running", lambda _name, _uuid: records.pop(0))
-    with state.lock():
-        state.put_ports("u-b", [PortReceipt("others", MAC, "b", "u-b", ifindex=3)])
-        state.put_plugging(Plugging(NEW, "u-a", MAC))
+    with state.lock() as locked:
+        locked.put_ports("u-b", [PortReceipt("others", MAC, "b", "u-b", ifindex=3)])
+        locked.put_plugging(Plugging(NEW, "u-a", MAC))
     port = xmlread.parse(f"<networkport><uuid>{NEW}</uuid><mac address='{MAC}'/></networkport>".encode())
     plug = hotplug.Plug(domain((OLD, "first")), port, "lan")
     found = []

@@ -8,13 +8,12 @@ import pytest
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.devices import vlan_bridge
-from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.admission import taps
 from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import bridge_guard, tagging
 from libvirt_guestnet.hook.read.domain import Domain
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 NS = 'xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"'
 NETWORK = f"""<hookData><network><name>{{name}}</name><metadata><guestnet:network {NS} topology="t" name="{{name}}">
@@ -26,7 +25,7 @@ class Host:
     """One whose taps are there with an index each; `tags` and `uplinks` are what its bridge has been told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-        self.state, self.taps = State(str(root)), {"vme0": 5, "vme1": 6}
+        self.state, self.taps = UnlockedState(str(root)), {"vme0": 5, "vme1": 6}
         self.tags: dict[str, int] = {}
         self.uplinks: dict[str, set[int]] = {"up0": set(), "up1": set()}
         monkeypatch.setattr(links, "index_of", lambda name: self.taps.get(name, 0))
@@ -47,9 +46,9 @@ class Host:
         <devices><interface type="{kind}"><mac address="52:54:00:00:00:01"/>
         <source network="{network}" bridge="br0"/><target dev="{tap}"/></interface></devices></domain>"""
         domain = bridge_guard.joined(xmlread.parse(text.encode()), self.state)
-        with self.state.lock():
-            taps.check([domain], self.state)
-            tagging.tag(domain, self.state)
+        with self.state.lock() as locked:
+            taps.check([domain], locked)
+            tagging.tag(domain, locked)
         return domain
 
 
@@ -83,10 +82,10 @@ def test_a_new_device_of_that_name_has_nothing_of_the_old(
     host.taps["vme0"], host.tags = 8, {}
     host.start("b", "vme0", network=network, tag=tag)
     assert (host.tags, host.uplinks) == ({"vme0": tag} if tag else {}, uplinks)
-    with host.state.lock():
-        tagging.untag("u-a", host.state)  # comes late
+    with host.state.lock() as locked:
+        tagging.untag("u-a", locked)  # comes late
     assert (host.tags, host.uplinks) == ({"vme0": tag} if tag else {}, uplinks)
-    assert [port.uuid for port in host.state.receipts("vlans", TapVlans)] == (["u-b"] if tag else [])
+    assert [port.uuid for port in host.state.tap_vlans()] == (["u-b"] if tag else [])
 
 
 def test_a_device_that_went_takes_its_vlans_along_with_anybodys_call(host: Host) -> None:

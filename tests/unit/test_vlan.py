@@ -16,7 +16,7 @@ from libvirt_guestnet.hook.read import network_receipts, port_receipts, vlan_mem
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
 from libvirt_guestnet.model.topology import Topology
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.topology import loads
 
@@ -102,8 +102,9 @@ def test_a_guard_knows_the_tags_of_a_trunk(nic: str, policy: str, trunk: Trunk |
 def test_a_receipt_of_a_trunk_is_read_back(tmp_path: Path) -> None:
     vlans = '<guestnet:vlan trunk="100-110,200" native="1"/>'
     (receipt,) = port_receipts.port_receipts(Domain(domain(policy=vlans, guarded="yes"), lambda _name: NETWORK))
-    state = State(str(tmp_path))
-    state.put_ports("u", [receipt])
+    state = UnlockedState(str(tmp_path))
+    with state.lock() as locked:
+        locked.put_ports("u", [receipt])
     assert state.port("tap0") == receipt
 
 

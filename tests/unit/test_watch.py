@@ -17,7 +17,7 @@ from libvirt_guestnet.datapath.routing.routes import HostRoutes
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import forwards, lease_forwards
 from libvirt_guestnet.hook.services import missing_state, watch
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import Bridges, PortReceipt
 
 ALL = {"netdev guestnet", "bridge guestnet", "arp guestnet"}
@@ -28,18 +28,18 @@ Absent = Sequence[ChainKey | ElementKey | str]
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UnlockedState:
     """A host with a guarded bridge and a host-routed guest; other firewalls are looked at elsewhere."""
     monkeypatch.setattr(forwards, "lost", lambda _state: [])
-    state = State(str(tmp_path))
-    with state.lock():
-        state.put_ports("u", [PORT])
-        state.put_reach(HostRoutes("vme0", "u", "g", gateway="169.255.30.1")._asdict())
-        state.put_bridges(Bridges({"gn-one": "one"}, True, ""))
+    state = UnlockedState(str(tmp_path))
+    with state.lock() as locked:
+        locked.put_ports("u", [PORT])
+        locked.put_host_routes(HostRoutes("vme0", "u", "g", gateway="169.255.30.1"))
+        locked.put_bridges(Bridges({"gn-one": "one"}, True, ""))
     return state
 
 
-def missing(state: State, monkeypatch: pytest.MonkeyPatch, there: set[str], absent: Absent = ()) -> watch.Lost:
+def missing(state: UnlockedState, monkeypatch: pytest.MonkeyPatch, there: set[str], absent: Absent = ()) -> watch.Lost:
     """What is missed on a host with these tables, in which `absent` is not."""
     monkeypatch.setattr(missing_state, "tables", lambda: there | {"ip filter"})
     monkeypatch.setattr(present, "missing", lambda wanted: [each for each in wanted if each in absent])
@@ -51,7 +51,7 @@ def missing(state: State, monkeypatch: pytest.MonkeyPatch, there: set[str], abse
     return watch.lost(state)
 
 
-def test_every_table_of_ours_is_missed(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_table_of_ours_is_missed(state: UnlockedState, monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing(state, monkeypatch, ALL) == watch.NOTHING
     for table in ("netdev guestnet", "arp guestnet"):
         assert missing(state, monkeypatch, ALL - {table}) == watch.Lost([table], {}, [])
@@ -70,7 +70,7 @@ def test_every_table_of_ours_is_missed(state: State, monkeypatch: pytest.MonkeyP
     ids=str,
 )
 def test_what_one_port_lacks_is_missed_for_its_guest(
-    state: State, monkeypatch: pytest.MonkeyPatch, absent: ChainKey | ElementKey | str
+    state: UnlockedState, monkeypatch: pytest.MonkeyPatch, absent: ChainKey | ElementKey | str
 ) -> None:
     assert missing(state, monkeypatch, ALL, [absent]) == watch.Lost([], {"vme0": "g"}, [])
 
@@ -85,32 +85,32 @@ def test_what_one_port_lacks_is_missed_for_its_guest(
     ids=str,
 )
 def test_what_the_bridge_guard_lacks_is_missed(
-    state: State, monkeypatch: pytest.MonkeyPatch, absent: ChainKey | ElementKey
+    state: UnlockedState, monkeypatch: pytest.MonkeyPatch, absent: ChainKey | ElementKey
 ) -> None:
     assert missing(state, monkeypatch, ALL, [absent]) == watch.Lost([], {}, ["bridge guestnet"])
 
 
 def test_a_receipt_of_another_device_or_of_a_trusted_port_wants_no_chain(
-    state: State, monkeypatch: pytest.MonkeyPatch
+    state: UnlockedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = ChainKey("netdev guestnet", "tap-vme0", drops=True)
-    with state.lock():
-        state.put_ports("u", [PORT._replace(trusted=True)])
+    with state.lock() as locked:
+        locked.put_ports("u", [PORT._replace(trusted=True)])
     assert missing(state, monkeypatch, ALL, [chain]) == watch.NOTHING
-    with state.lock():
-        state.put_ports("u", [PORT._replace(ifindex=8)])
+    with state.lock() as locked:
+        locked.put_ports("u", [PORT._replace(ifindex=8)])
     assert (
         missing(state, monkeypatch, ALL, [chain, ElementKey("bridge guestnet", "ports", index_key(7))]) == watch.NOTHING
     )
 
 
-def test_only_what_is_needed_is_missed(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    with state.lock():
-        state.put_bridges(Bridges({"gn-one": "one"}, True, "the kernel cannot"))
-        state.drop_reach("vme0")
+def test_only_what_is_needed_is_missed(state: UnlockedState, monkeypatch: pytest.MonkeyPatch) -> None:
+    with state.lock() as locked:
+        locked.put_bridges(Bridges({"gn-one": "one"}, True, "the kernel cannot"))
+        locked.drop_host_routes("vme0")
     assert missing(state, monkeypatch, set()) == watch.Lost(["netdev guestnet"], {}, [])
-    with state.lock():
-        state.drop_ports(["vme0"])
+    with state.lock() as locked:
+        locked.drop_ports(["vme0"])
     assert missing(state, monkeypatch, set()) == watch.NOTHING
 
 
@@ -146,13 +146,13 @@ def test_what_cannot_be_put_back_is_tried_now_and_then(monkeypatch: pytest.Monke
 
 
 def test_what_follows_a_lease_is_tried_when_that_changes_and_not_at_every_change(
-    state: State, monkeypatch: pytest.MonkeyPatch
+    state: UnlockedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A try that fails changes rules, which wakes the service."""
     leases, tried = {4: "10.0.0.5"}, []
     ways_in = PortForwards("vme0", PORT.mac, "u", "g", "gn-one", 7, True, (ForwardRule("tcp", 80, 80, "lease4", 80),))
 
-    def follow(_state: State) -> None:
+    def follow(_state: UnlockedState) -> None:
         tried.append(dict(leases))
         raise GuestnetError("no")
 
@@ -161,8 +161,8 @@ def test_what_follows_a_lease_is_tried_when_that_changes_and_not_at_every_change
     service = watch._Watch()
     service._see_to_leases(state)
     assert tried == []
-    with state.lock():
-        state.put_ways(ways_in._asdict())
+    with state.lock() as locked:
+        locked.put_forwards(ways_in)
     for _ in range(3):
         with suppress(GuestnetError):
             service._see_to_leases(state)

@@ -10,33 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from libvirt_guestnet.datapath.run import grammar, program
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.state import serialiser
+from libvirt_guestnet.state.receipts import TapVlans
 
 _SYSFS = "/sys/class/net"
 _PVID, _UNTAGGED = "PVID", "Egress Untagged"
 Members = Mapping[int, frozenset[str]]  # VLAN -> its flags at a port
-
-
-class TapVlans(NamedTuple):
-    """One tap's VLANs: `pvid` for its untagged frames (0: it may send none), and the tagged ones as ranges.
-
-    `uplink` is the bridge port that leads outside, "" when there is none; `uuid` and `domain` are the domain's UUID and
-    name, `ifindex` is the tap's in the kernel.
-    """
-
-    tap: serialiser.Device
-    uuid: str
-    bridge: serialiser.Device
-    uplink: serialiser.MaybeDevice = ""
-    pvid: serialiser.Vlan = 0
-    tagged: serialiser.Vlans = ()
-    domain: str = ""
-    ifindex: int = 0
 
 
 def members(port: TapVlans) -> dict[int, frozenset[str]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from libvirt_guestnet.datapath.firewalls.accepts import Wanted
+from libvirt_guestnet.datapath.run.program import LockDescriptor
 
 if TYPE_CHECKING:  # each costs a hook half a millisecond
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
@@ -21,12 +22,12 @@ Name = Callable[[Wanted], str]
 
 
 class Change(NamedTuple):
-    """What has to pass, exactly; the sources that no longer do; and whose something is, for messages. A lock behind the
-    descriptor `hold` lasts until each change is in the kernel."""
+    """What has to pass, exactly; the sources that no longer do; and whose something is, for messages. The `lock`
+    lasts until each change is in the kernel."""
 
     wanted: Sequence[Wanted]
     gone: Sequence[str] = ()
-    hold: int | None = None
+    lock: LockDescriptor | None = None
     name: Name = str
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from libvirt_guestnet.datapath.firewalls.accepts import Wanted
 from libvirt_guestnet.datapath.firewalls.contract import Change
 from libvirt_guestnet.datapath.run import culprits
+from libvirt_guestnet.datapath.run.program import LockDescriptor
 from libvirt_guestnet.errors import GuestnetError
 
 
@@ -27,7 +28,7 @@ class ForwardChain(NamedTuple):
     read: Callable[[], list[str] | None]
     leads: Callable[[list[Wanted], list[str]], bool]
     plan: Callable[[list[Wanted], list[str]], str]
-    write: Callable[[str, int | None], None]
+    write: Callable[[str, LockDescriptor | None], None]
 
 
 def arrange(chains: Iterable[ForwardChain], change: Change) -> list[str]:
@@ -57,7 +58,7 @@ def _arrange(chain: ForwardChain, change: Change) -> list[str]:
     def write(some: list[Wanted]) -> None:
         there = chain.read()
         if there is not None:
-            chain.write(chain.plan(some, there), change.hold)
+            chain.write(chain.plan(some, there), change.lock)
 
     try:
         refused = culprits.left_out(its, write)

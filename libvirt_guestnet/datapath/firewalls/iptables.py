@@ -11,6 +11,7 @@ from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.forward_chain import ForwardChain
 from libvirt_guestnet.datapath.run import grammar, iptables, program
 from libvirt_guestnet.datapath.run.names import check_device
+from libvirt_guestnet.datapath.run.program import LockDescriptor
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
@@ -38,8 +39,8 @@ class Iptables(Firewall):
             rules = iptables.forward(tool)
             return None if rules == ["-P FORWARD ACCEPT"] else rules
 
-        def write(change: str, hold: int | None) -> None:
-            iptables.restore(tool, change, hold)
+        def write(change: str, lock: LockDescriptor | None) -> None:
+            iptables.restore(tool, change, lock)
 
         return ForwardChain(f"{tool} FORWARD", version, read, self._leads, self._plan, write)
 

@@ -9,52 +9,15 @@ a client on the guest's own bridge (hairpin), and a guest whose default route le
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.model.claims import ANYWHERE, Claim
 from libvirt_guestnet.parse import Prefix, prefix
 from libvirt_guestnet.state import serialiser
+from libvirt_guestnet.state.receipts import ForwardRule, PortForwards
 
 TABLE = "inet guestnet"
-
-
-class ForwardRule(NamedTuple):
-    """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
-    `to_first` on: an address, or a word for what the guest has by DHCP, which `led` puts an address in the place of.
-    `hide`: the guest sees the host as client."""
-
-    protocol: serialiser.Protocol
-    first: serialiser.Port
-    last: serialiser.Port
-    to: serialiser.Target
-    to_first: serialiser.Port
-    at: serialiser.MaybeAddress = ""
-    hide: bool = False
-
-
-class Floating(NamedTuple):
-    """An address that belongs to the guest with address `to`, in both directions; with `via` the guest has it itself,
-    and the host routes it by way of that address of the guest's."""
-
-    ip: serialiser.Address
-    to: serialiser.Address
-    via: serialiser.MaybeAddress = ""
-
-
-class PortForwards(NamedTuple):
-    """All ways in to one port, as in its receipt: `active` once its guest is there."""
-
-    tap: serialiser.Device
-    mac: serialiser.Mac
-    uuid: str
-    domain: str
-    bridge: serialiser.Device
-    ifindex: int = 0
-    active: bool = False
-    forwards: tuple[ForwardRule, ...] = ()
-    floating: tuple[Floating, ...] = ()
 
 
 def version_of(to: str) -> int:

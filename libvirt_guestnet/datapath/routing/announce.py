@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink.packets import PacketSocket, arp_request, icmpv6
-from libvirt_guestnet.datapath.routing.routes import ProxyEntry
+from libvirt_guestnet.state.receipts import ProxyEntry
 
 _ALL_NODES = IPv6Address("ff02::1")
 _ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_ADDRESS = 136, 0x20000000, 2

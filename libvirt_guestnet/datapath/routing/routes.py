@@ -9,46 +9,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE, KernelRoute, RefusedError, Rtnl
+from libvirt_guestnet.datapath.netlink.rtnl import KernelRoute, RefusedError, Rtnl
 from libvirt_guestnet.errors import GuestnetError, NotLedError
-from libvirt_guestnet.state import serialiser
+from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 
 # What the kernel says where a device is down, IPv6 is off there, or its addresses are gone.
 _NOT_OURS = (errno.EACCES, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENODEV)
-
-
-class Route(NamedTuple):
-    """A route to `prefix` (text as in `ipaddress`) through a device, by way of the address `via` ("": on the link)."""
-
-    prefix: serialiser.Prefix
-    device: serialiser.Device
-    via: serialiser.MaybeAddress = ""
-    table: int = MAIN_TABLE
-
-
-class ProxyEntry(NamedTuple):
-    """An address that the host answers ARP or ND for on a device."""
-
-    address: serialiser.Address
-    device: serialiser.Device
-
-
-class HostRoutes(NamedTuple):
-    """The receipt of everything that leads to one tap of a domain. `gateway` is the host's IPv4 address on a tap that
-    is in no bridge, else ""; `vrf` is the VRF that such a tap is in, if any; `ifindex` is the tap's in the kernel."""
-
-    tap: serialiser.Device
-    uuid: str
-    domain: str
-    routes: tuple[Route, ...] = ()
-    published: tuple[ProxyEntry, ...] = ()
-    gateway: serialiser.MaybeAddress = ""
-    vrf: serialiser.MaybeDevice = ""
-    ifindex: int = 0
 
 
 def put(reach: HostRoutes) -> None:

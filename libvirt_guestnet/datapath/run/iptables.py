@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from libvirt_guestnet.datapath.run import grammar, program
-from libvirt_guestnet.datapath.run.program import NotInstalledError, RefusedBatchError
+from libvirt_guestnet.datapath.run.program import LockDescriptor, NotInstalledError, RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import shown
 
@@ -31,14 +31,14 @@ def change_forward(tool: str, command: Literal["-I", "-D"], rule: list[str]) -> 
         return False
 
 
-def restore(tool: str, batch: str, hold: int | None = None) -> None:
+def restore(tool: str, batch: str, lock: LockDescriptor | None = None) -> None:
     """Applies a batch: all of it or, with a GuestnetError, nothing (RefusedBatchError: it was understood and refused).
 
-    A lock behind the descriptor `hold` lasts until the batch is in the kernel, even if we are killed meanwhile.
+    The `lock` lasts until the batch is in the kernel, even if we are killed meanwhile.
     """
     if not batch:
         return
     grammar.check_iptables(batch)
-    output = program.run([f"{tool}-restore", "--noflush", "-w", "5"], batch, "iptables", hold)
+    output = program.run([f"{tool}-restore", "--noflush", "-w", "5"], batch, "iptables", lock)
     if output.status != 0:
         raise RefusedBatchError(f"{tool} refused the change: {output.complaint}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from libvirt_guestnet.datapath.run import grammar, program
 from libvirt_guestnet.datapath.run.names import TABLE
-from libvirt_guestnet.datapath.run.program import Output, RefusedBatchError
+from libvirt_guestnet.datapath.run.program import LockDescriptor, Output, RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
 
 _TRIES = 3
@@ -24,16 +24,16 @@ _ABSENT = "Error: No such file or directory"
 NftRefusedError = RefusedBatchError
 
 
-def nft(batch: str, hold: int | None = None) -> None:
+def nft(batch: str, lock: LockDescriptor | None = None) -> None:
     """Applies an nft batch in one transaction: all of it or, with a GuestnetError, nothing (NftRefusedError: it was
     understood and refused).
 
-    A lock behind the descriptor `hold` lasts until the batch is in the kernel, even if we are killed meanwhile.
+    The `lock` lasts until the batch is in the kernel, even if we are killed meanwhile.
     """
     if not batch:
         return
     grammar.check_nft(batch)
-    output = program.run(["nft", "-f", "-"], batch, "nftables", hold)
+    output = program.run(["nft", "-f", "-"], batch, "nftables", lock)
     if output.status != 0:
         raise NftRefusedError(f"nft refused the change: {output.complaint}")
 

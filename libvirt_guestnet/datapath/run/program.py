@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import select
-from typing import NamedTuple
+from typing import NamedTuple, NewType
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import shown
 
 _LONGEST = 128 << 20  # of a thousand guarded ports, nft's listing has tens of megabytes
 SECONDS = 15.0  # of the 20 that a hook has
+
+
+LockDescriptor = NewType("LockDescriptor", int)
+"""Of a lock's file: the lock lasts until every process that has inherited it is done."""
 
 
 class RefusedBatchError(GuestnetError):
@@ -43,19 +47,19 @@ def said(argv: list[str], package: str) -> str:
     return output.stdout
 
 
-def run(argv: list[str], stdin: str, package: str, hold: int | None = None) -> Output:
+def run(argv: list[str], stdin: str, package: str, lock: LockDescriptor | None = None) -> Output:
     """Runs a program to its end. `package` is Debian's name for where it comes from.
 
     The program reads a finished file, never a pipe: should we be killed, it must not work on half an input. It inherits
-    the descriptor `hold`, so a lock lasts until it is done, even then. Raises GuestnetError when it cannot be run
-    (NotInstalledError: there is none), or has not ended within SECONDS.
+    the `lock`, which lasts until it is done, even then. Raises GuestnetError when it cannot be run (NotInstalledError:
+    there is none), or has not ended within SECONDS.
     """
     if not all(argument.isascii() and argument.isprintable() for argument in argv):
         raise RefusedBatchError(f"not run, since we never write {shown(argv)}; please report this bug")
     files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
     try:
         _write(files[0], stdin.encode())
-        status = _wait(_spawn(argv, files, package, hold), argv[0])
+        status = _wait(_spawn(argv, files, package, lock), argv[0])
         stdout, stderr = (_read(file).decode(errors="replace") for file in files[1:])
     finally:
         for file in files:
@@ -78,10 +82,10 @@ def _read(file: int) -> bytes:
     return os.pread(file, size, 0)
 
 
-def _spawn(argv: list[str], files: list[int], package: str, hold: int | None) -> int:
+def _spawn(argv: list[str], files: list[int], package: str, lock: LockDescriptor | None) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
-    if hold is not None:
-        actions.append((os.POSIX_SPAWN_DUP2, hold, 3))
+    if lock is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, lock, 3))
     try:
         return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
     except OSError as error:

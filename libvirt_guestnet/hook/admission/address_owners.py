@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
 from libvirt_guestnet.datapath.routing import gateway as kernel
-from libvirt_guestnet.datapath.routing.routes import HostRoutes
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.enforce import forwards, host_routes
 from libvirt_guestnet.hook.read import addresses
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model import held_addresses
 from libvirt_guestnet.model.held_addresses import Address, HeldAddress, Prefix, Refusal, RequestedAddress, single
 from libvirt_guestnet.parse import prefix
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
+from libvirt_guestnet.state.receipts import HostRoutes
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.netlink.probe import Answer, Question
@@ -48,20 +48,24 @@ class Admitted(NamedTuple):
     taps: frozenset[str]
 
 
-def admit(domain: Domain, state: State, *, ask_lans: bool = True) -> Admitted:
-    """Looks whether a domain can have what its XML asks for, and asks LANs where the host is to answer for it: half a
-    second, in which no lock should be held. Raises GuestnetError when something is somebody's."""
+def admit(domain: Domain, state: UnlockedState, *, ask_lans: bool = True) -> Admitted:
+    """Looks whether a domain can have what its XML asks for, and asks LANs where the host is to answer for it, which
+    takes half a second. Raises GuestnetError when something is somebody's."""
     asked = addresses.asked(domain)
     taps = frozenset(nic.tap for nic in domain.nics)
     admitted = Admitted(asked, facts_for(asked), domain.uuid, taps)
-    recheck(admitted, state)
+    _check(admitted, state)
     if ask_lans:
         ask(asked, admitted.facts, state)
     return admitted
 
 
-def recheck(admitted: Admitted, state: State) -> None:
-    """Looks once more at other guests, with the state's lock held: of two that start at once, one is refused."""
+def recheck(admitted: Admitted, locked: LockedState) -> None:
+    """Looks once more at other guests: of two that start at once, one is refused."""
+    _check(admitted, locked)
+
+
+def _check(admitted: Admitted, state: State) -> None:
     if admitted.asked:
         known = [*admitted.facts.held, *running(state, {admitted.uuid}, admitted.taps)]
         for refusal in held_addresses.refusals(admitted.asked, known, admitted.facts.subnets):
@@ -74,7 +78,7 @@ def check_changes(domains: Iterable[Domain], state: State) -> None:
     had = _had(state) if any(asked for _, asked in wanted) else {}
     for uuid, asked in wanted:
         new = [each for each in asked if (_kind(each), each.prefix) not in had.get(uuid, ())]
-        recheck(Admitted(new, facts_for(new), uuid, frozenset()), state)
+        _check(Admitted(new, facts_for(new), uuid, frozenset()), state)
 
 
 def _kind(asked: RequestedAddress) -> str:
@@ -88,9 +92,9 @@ def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
     found: dict[str, set[tuple[str, Prefix]]] = {}
     for port in state.ports():
         found.setdefault(port.uuid, set()).update(("bridge", prefix(text)) for text in port.owned)
-    for reach in host_routes.receipts(state):
+    for reach in state.host_routes():
         found.setdefault(reach.uuid, set()).update(("led", prefix(route.prefix)) for route in reach.routes)
-    for each in forwards.receipts(state):
+    for each in state.forwards():
         mine = found.setdefault(each.uuid, set())
         mine.update(("floating", prefix(floating.ip)) for floating in each.floating)
         mine.update(("at", prefix(forward.at)) for forward in each.forwards if forward.at)
@@ -118,7 +122,7 @@ def refused_now(state: State) -> list[Refusal]:
 
 
 def _reached_by(state: State) -> Iterator[RequestedAddress]:
-    for reach in host_routes.receipts(state):
+    for reach in state.host_routes():
         if links.index_of(reach.tap):
             for what in (prefix(route.prefix) for route in reach.routes):
                 name = "address" if _is_one(what) else "prefix"
@@ -127,8 +131,8 @@ def _reached_by(state: State) -> Iterator[RequestedAddress]:
 
 def _asked_by(state: State) -> Iterator[RequestedAddress]:
     """Floating addresses have a route of the host's only where it answers for them."""
-    led = {route.prefix for reach in host_routes.receipts(state) for route in reach.routes}
-    for each in forwards.receipts(state):
+    led = {route.prefix for reach in state.host_routes() for route in reach.routes}
+    for each in state.forwards():
         if links.index_of(each.tap) == each.ifindex != 0:
             floating, owner = (prefix(f.ip) for f in each.floating), f"domain {each.domain!r}"
             yield from (
@@ -188,7 +192,7 @@ def _of_guest(text: str, name: str, how: str, kind: str = held_addresses.GUEST, 
 
 
 def _led_to(state: State, mine: Collection[str], taps: Collection[str]) -> Iterator[HeldAddress]:
-    for reach in host_routes.receipts(state):
+    for reach in state.host_routes():
         if not {reach.uuid, reach.domain} & set(mine) and _leads(reach, state, taps):
             for route in reach.routes:
                 yield _of_guest(route.prefix, reach.domain, "already routed to", vrf=reach.vrf)
@@ -216,7 +220,7 @@ def _bridged(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
 
 
 def _ways(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
-    for each in forwards.receipts(state):
+    for each in state.forwards():
         if not {each.uuid, each.domain} & set(mine) and links.index_of(each.tap) == each.ifindex != 0:
             found = {f.at: "forwarded to" for f in each.forwards if f.at}
             found |= {f.ip: "a floating address of" for f in each.floating}

@@ -23,6 +23,7 @@ from libvirt_guestnet.hook.enforce import (
 from libvirt_guestnet.hook.read import host_routed, next_hop, vlan_membership, wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 from libvirt_guestnet.xmlread import Node
 
@@ -45,7 +46,7 @@ class _Wanted(NamedTuple):
     gateways: list[router.RoutedTap]
 
 
-def guard(xml: Node, state: State) -> None:
+def guard(xml: Node, state: UnlockedState) -> None:
     """Puts the filter on every guarded port of a domain that starts, and takes it off those that are guarded no more.
 
     Raises GuestnetError, with nothing changed, when a NIC is not to be, or something that it is to have is somebody's.
@@ -60,7 +61,7 @@ def guard(xml: Node, state: State) -> None:
 
 def guard_all(
     domains: list[Domain],
-    state: State,
+    state: UnlockedState,
     settle: bool = True,
     anew: bool = False,
     admitted: address_owners.Admitted | None = None,
@@ -75,25 +76,25 @@ def guard_all(
     another domain.
     """
     wanted = [_wanted(domain, state) for domain in domains]
-    with state.lock() as hold:
-        taps.check(domains, state)
-        host_routes.sweep(state, hold)
+    with state.lock() as locked:
+        taps.check(domains, locked)
+        host_routes.sweep(locked)
         if admitted:
-            address_owners.recheck(admitted, state)
+            address_owners.recheck(admitted, locked)
         if settle:
-            bridge_guard.settle_pending(state, hold)
+            bridge_guard.settle_pending(locked)
         if anew:
-            state.put_shared("")
-        _put(wanted, state, hold, late)
+            locked.put_shared("")
+        _put(wanted, locked, late)
         if anew and settle:
-            port_guard.settle_held(state, hold)
+            port_guard.settle_held(locked)
         for each in wanted:
             if anew:
-                bridge_members.join(each.domain, state)
-            tagging.tag(each.domain, state)
-            bridge_ports.settle(each.domain.name, each.receipts, state)
+                bridge_members.join(each.domain, locked)
+            tagging.tag(each.domain, locked)
+            bridge_ports.settle(each.domain.name, each.receipts, locked)
             router.prepare(each.gateways)
-            forwards.claim(each.domain, state)
+            forwards.claim(each.domain, locked)
 
 
 def _wanted(domain: Domain, state: State) -> _Wanted:
@@ -105,21 +106,21 @@ def _wanted(domain: Domain, state: State) -> _Wanted:
     return _Wanted(domain, port_guard.wanted(domain, state), gateways)
 
 
-def _put(wanted: list[_Wanted], state: State, hold: int, late: bool) -> None:
+def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
     receipts = [receipt for each in wanted for receipt in each.receipts]
-    port_guard.clear(receipts, state, hold)
+    port_guard.clear(receipts, locked)
     guarded = {receipt.tap for receipt in receipts}
-    stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, state))
+    stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, locked))
     for each in wanted:
-        host_routes.expect(each.domain.uuid, each.domain.name, each.gateways, state)
+        host_routes.expect(each.domain.uuid, each.domain.name, each.gateways, locked)
     # Of many ports all that was learnt is listed at once; for one, its own sets are faster than everybody's.
     numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp or r.claims for r in receipts) else nft.numbers
-    batch = "".join(port_guard.record(e.domain.uuid, e.receipts, state, numbers, late=late) for e in wanted)
+    batch = "".join(port_guard.record(e.domain.uuid, e.receipts, locked, numbers, late=late) for e in wanted)
     gate = router.gate([gateway for each in wanted for gateway in each.gateways])
-    port_guard.put(batch + gate, receipts, stale, state, hold)
+    port_guard.put(batch + gate, receipts, stale, locked)
 
 
-def arrive(xml: Node, state: State) -> None:
+def arrive(xml: Node, state: UnlockedState) -> None:
     """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
     domain = bridge_guard.joined(xml, state)
     taps.check([domain], state)
@@ -145,7 +146,7 @@ def _network_sleeps(tap: str, state: State) -> bool:
     return receipt is not None and not receipt.own and state.network(receipt.network) is None
 
 
-def repair(xml: Node, state: State, settle: bool = True) -> None:
+def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
     """Puts everything in place for a guest that runs already. Raises GuestnetError: at the end, where a NIC had to be
     left out, and NotLedError where something on the host keeps us from leading to it."""
     domain = bridge_guard.joined(xml, state)
@@ -159,7 +160,7 @@ def repair(xml: Node, state: State, settle: bool = True) -> None:
         raise (GuestnetError if told.refused else NotLedError)("; ".join([*told.refused, *told.unled]))
 
 
-def repair_all(domains: list[Domain], state: State, settle: bool = True) -> RepairResult:
+def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True) -> RepairResult:
     """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them.
 
     A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
@@ -175,30 +176,30 @@ def repair_all(domains: list[Domain], state: State, settle: bool = True) -> Repa
     )
 
 
-def keep(uuids: Iterable[str], state: State) -> None:
+def keep(uuids: Iterable[str], state: UnlockedState) -> None:
     """Has running domains be guarded as they were: what their XML asks for now cannot be. Raises GuestnetError."""
-    with state.lock() as hold:
-        state.put_shared("")
+    with state.lock() as locked:
+        locked.put_shared("")
         for uuid in uuids:
-            port_guard.restore(uuid, router.gate(host_routes.gateways(uuid, state)), state, hold)
+            port_guard.restore(uuid, router.gate(host_routes.gateways(uuid, locked)), locked)
 
 
-def release(xml: Node, state: State) -> None:
+def release(xml: Node, state: UnlockedState) -> None:
     """Takes the filters of a domain that is gone away again."""
     domain = Domain(xml)
     release_all_of(domain.uuid, domain.taps & state.tapnames(), state)
-    with state.lock():
-        state.drop_incoming(domain.name)
+    with state.lock() as locked:
+        locked.drop_incoming(domain.name)
 
 
-def release_all_of(uuid: str, named: set[str], state: State) -> None:
+def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
     """Takes away all that one domain had; `named` are taps that may be its. Raises GuestnetError."""
-    with state.lock() as hold:
-        bridge_guard.settle_pending(state, hold)
-        mine = {tap for tap in named if (receipt := state.sound_port(tap)) and receipt.uuid == uuid}
-        port_guard.release(sorted({*mine, *state.taps(uuid), *port_guard.gone(state)}), state, hold)
-        state.forget_domain(uuid)
-        tagging.untag(uuid, state)
-        host_routes.forget(uuid, state, hold)
-        host_routes.sweep(state, hold)
-        forwards.sweep(uuid, state, hold)
+    with state.lock() as locked:
+        bridge_guard.settle_pending(locked)
+        mine = {tap for tap in named if (receipt := locked.sound_port(tap)) and receipt.uuid == uuid}
+        port_guard.release(sorted({*mine, *locked.taps(uuid), *port_guard.gone(locked)}), locked)
+        locked.forget_domain(uuid)
+        tagging.untag(uuid, locked)
+        host_routes.forget(uuid, locked)
+        host_routes.sweep(locked)
+        forwards.sweep(uuid, locked)

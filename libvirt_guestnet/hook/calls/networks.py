@@ -9,6 +9,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, forwards, reservations
 from libvirt_guestnet.hook.read import network_receipts, port_receipts
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
 
@@ -26,14 +27,14 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
         gateway.keep_learning()
 
 
-def remember_network(hook_data: xmlread.Node, state: State) -> None:
+def remember_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
     """Keeps what the network's XML says for ports that have no policy of their own."""
     if keep(hook_data, state):
-        with state.lock() as hold:
-            bridge_guard.settle_pending(state, hold)
+        with state.lock() as locked:
+            bridge_guard.settle_pending(locked)
 
 
-def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
+def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False) -> bool:
     """Writes the network's receipt. Whether something changed; the bridge guard is to be settled then."""
     network = _network(hook_data)
     name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
@@ -43,16 +44,16 @@ def keep(hook_data: xmlread.Node, state: State, started: bool = False) -> bool:
     if receipt == before and not started:
         state.confirm_network(name)
         return False
-    with state.lock() as hold:
+    with state.lock() as locked:
         if any(each is not None and each.managed for each in (receipt, before)):
-            bridge_guard.changing(state)
+            bridge_guard.changing(locked)
         # The receipt comes last: it is by its being another one that a later call sees that there is something to do.
-        if batch := reservations.changed(before, receipt, state):
-            nft(batch, hold)
+        if batch := reservations.changed(before, receipt, locked):
+            nft(batch, locked.descriptor)
         if receipt is None:
-            state.drop_network(name)
+            locked.drop_network(name)
         else:
-            state.put_network(receipt)
+            locked.put_network(receipt)
     return True
 
 
@@ -64,43 +65,43 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
     return kept._replace(managed=kept.guarded and ours and bool(kept.bridge))
 
 
-def start_network(hook_data: xmlread.Node, state: State) -> None:
+def start_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
     """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
     from libvirt_guestnet.carriers import registry
 
     registry.begin(_network(hook_data))
     keep(hook_data, state, started=True)  # its uplink may be a new device under an old name
-    with state.lock() as hold:
-        bridge_guard.settle_pending(state, hold)
+    with state.lock() as locked:
+        bridge_guard.settle_pending(locked)
         # libvirt's rules are new, and may stand before ours.
-        forwards.try_to_settle(state, hold, force=True)
-        if batch := address_sets.held_anew(state):
-            nft(batch, hold)
+        forwards.try_to_settle(locked, force=True)
+        if batch := address_sets.held_anew(locked):
+            nft(batch, locked.descriptor)
 
 
-def forget_network(hook_data: xmlread.Node, state: State) -> None:
+def forget_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
     """Forgets a network that was stopped, with the bridge that our hook made for it."""
     forget(_network(hook_data).text_of("name"), state)
 
 
-def forget(name: str, state: State) -> None:
+def forget(name: str, state: UnlockedState) -> None:
     """The same for one that is gone: its name is all there is."""
     receipt = state.sound_network(name)
     if receipt is None:
-        with state.lock():
-            state.drop_network(name)  # a damaged one
+        with state.lock() as locked:
+            locked.drop_network(name)  # a damaged one
         return
     if receipt.made_bridge:
         _remove_bridge(receipt, state)
-    with state.lock() as hold:
+    with state.lock() as locked:
         if receipt.managed:
-            bridge_guard.changing(state)
-        state.drop_network(name)
-        bridge_guard.settle_pending(state, hold)
+            bridge_guard.changing(locked)
+        locked.drop_network(name)
+        bridge_guard.settle_pending(locked)
         if receipt.guarded and receipt.bridge:
             links = {port_receipts.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
-            nft("".join(map(forgotten, sorted(links - segments(state)))), hold)
-        forwards.try_to_settle(state, hold)
+            nft("".join(map(forgotten, sorted(links - segments(locked)))), locked.descriptor)
+        forwards.try_to_settle(locked)
 
 
 def segments(state: State) -> set[str]:

@@ -22,7 +22,8 @@ from libvirt_guestnet.hook.processes import deadline, notes
 from libvirt_guestnet.hook.processes.deadline import Deadline
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.libvirt_records import Record
-from libvirt_guestnet.state.folder import ROOT, Lock, State
+from libvirt_guestnet.state.folder import ROOT
+from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
 
 # Guests to be repaired, and those that it is at.
 SPOOL, TAKEN = f"{ROOT}/reconnect", f"{ROOT}/repairing"
@@ -92,7 +93,7 @@ def repair(names: list[str], when: str) -> None:
     uuids = {uuid for chunk in _chunks(names) for uuid in _repaired(chunk, when)}
     try:
         with Deadline():
-            reachability.open_ways_of(uuids, State(), force=True)
+            reachability.open_ways_of(uuids, UnlockedState(), force=True)
     except Exception as error:  # guarded they are
         log.complain(f"ways in to guests are not repaired {when}: {error}")
 
@@ -132,7 +133,7 @@ def _keep(name: str, when: str) -> None:
     """Whoever may change what a guest is to have shall not take its guard off by it: it has what it had."""
     try:
         with Deadline():
-            state = State()
+            state = UnlockedState()
             keep((uuid for uuid, known in state.owned().items() if known == name), state)
     except Exception as error:
         log.complain(f"guest {name} may be without its guard {when}: {error}")
@@ -162,7 +163,7 @@ class _EndedError(GuestnetError):
     """A domain does not run any more."""
 
 
-class _Running(State):
+class _Running(UnlockedState):
     """The state, whose lock is had only while all of some domains run, with the taps that they had: libvirt does not
     hold them still, as it does for a hook."""
 
@@ -171,7 +172,7 @@ class _Running(State):
         self._records = records
 
     def lock(self) -> Lock:
-        return _LockWhile(super().lock().path, self._check)
+        return _LockWhile(self.root, self._check)
 
     def _check(self) -> None:
         for name, known in self._records.items():
@@ -182,18 +183,18 @@ class _Running(State):
 
 
 class _LockWhile(Lock):
-    def __init__(self, path: str, check: Callable[[], None]) -> None:
-        super().__init__(path)
+    def __init__(self, root: str, check: Callable[[], None]) -> None:
+        super().__init__(root)
         self._check = check
 
-    def __enter__(self) -> int:
-        hold = super().__enter__()
+    def __enter__(self) -> LockedState:
+        locked = super().__enter__()
         try:
             self._check()
         except BaseException:
             self.__exit__()
             raise
-        return hold
+        return locked
 
 
 def _ports(record: Record) -> list[str]:

@@ -20,6 +20,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.port_receipts import Leases, guard_of, segment
 from libvirt_guestnet.parse import Address, Prefix, address, ipv4_number, prefix
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 
 Numbers = Callable[[str], list[int]]  # what is in a set of the kernel's, by its name
@@ -211,22 +212,22 @@ def _link_of(device: str) -> str:
     return ""
 
 
-def held_anew(state: State) -> str:
+def held_anew(locked: LockedState) -> str:
     """The nft batch after which ports hold what the host leads to them on the links that there are by now."""
     batch = ""
-    for port in state.ports():
+    for port in locked.ports():
         try:
-            batch += _moved(port, _with_beside(port), state)
+            batch += _moved(port, _with_beside(port), locked)
         except GuestnetError as error:  # one port's receipt is no reason for the others
             log.report(f"domain {port.domain!r}: what leads to tap {port.tap} is not held: {error}")
     return f"add table {TABLE}\n{batch}" if batch else ""
 
 
-def _moved(before: PortReceipt, now: PortReceipt, state: State) -> str:
+def _moved(before: PortReceipt, now: PortReceipt, locked: LockedState) -> str:
     if now == before:
         return ""
-    batch = given_up([before], [now], state)
-    state.put_ports(now.uuid, [now])
+    batch = given_up([before], [now], locked)
+    locked.put_ports(now.uuid, [now])
     return batch + "".join(f"{line}\n" for line in held_sets.hold(guard_of(now)))
 
 

@@ -14,16 +14,14 @@ from itertools import combinations
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink
-from libvirt_guestnet.datapath.routing.routes import HostRoutes
-from libvirt_guestnet.hook.enforce import host_routes
 from libvirt_guestnet.parse import Prefix
 from libvirt_guestnet.state.folder import State
-from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.state.receipts import HostRoutes, NetworkReceipt
 
 
 def passages(state: State) -> list[Passage | RoutedLink]:
     """What has to pass now: the guests that are next hops, or host-routed, run, and the networks are active."""
-    networks, reaches = sorted(state.networks()), host_routes.receipts(state)
+    networks, reaches = sorted(state.networks()), state.host_routes()
     routed, behind = [network for network in networks if network.outside], _behind(reaches)
     natted = [network for network in networks if network.nat_outside]
     beyond = [Passage(n.bridge, prefix, n.nat_outside) for n in natted for prefix in behind.get(n.bridge, ())]

@@ -15,10 +15,9 @@ from libvirt_guestnet.datapath.run.names import TABLE
 from libvirt_guestnet.datapath.run.nft import NftRefusedError, nft
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState
 from libvirt_guestnet.state.receipts import Bridges, PortReceipt
 from libvirt_guestnet.xmlread import Node
-
-# All that change something want the state's lock held.
 
 
 def joined(xml: Node, state: State) -> Domain:
@@ -51,29 +50,29 @@ def change(admitted: Iterable[PortReceipt], gone: Iterable[PortReceipt], state: 
     return bridge_filter.change(*({r.ifindex for r in receipts if r.ifindex} for receipts in (admitted, gone)))
 
 
-def changing(state: State) -> None:
+def changing(locked: LockedState) -> None:
     """To be called before receipts of networks change: whoever comes after a kill knows that `settle` is due."""
-    state.put_bridges((state.bridges() or Bridges({}))._replace(settled=False))
+    locked.put_bridges((locked.bridges() or Bridges({}))._replace(settled=False))
 
 
-def review(state: State, again: bool = False) -> None:
+def review(locked: LockedState, again: bool = False) -> None:
     """Notes which bridges are managed by now; `settle` must follow. `again`: the kernel may be able to by now."""
-    known = state.bridges() or Bridges({})
-    networks = {r.bridge: r.name for r in reversed(state.networks()) if r.managed and r.bridge}
-    if networks or state.bridges():
-        state.put_bridges(Bridges(networks, False, "" if again else known.cannot))
+    known = locked.bridges() or Bridges({})
+    networks = {r.bridge: r.name for r in reversed(locked.networks()) if r.managed and r.bridge}
+    if networks or locked.bridges():
+        locked.put_bridges(Bridges(networks, False, "" if again else known.cannot))
 
 
-def settle(state: State, hold: int, shut: Collection[int] = ()) -> None:
+def settle(locked: LockedState, shut: Collection[int] = ()) -> None:
     """Makes the kernel's table what the receipts say, but for ports that are to stay `shut`, by index, or notes that
     the kernel cannot. Raises GuestnetError."""
-    known = state.bridges()
+    known = locked.bridges()
     if known is None:
         return
     if known.networks:
-        state.put_bridges(known._replace(settled=True, cannot=known.cannot or _refusal(known, shut, state, hold)))
+        locked.put_bridges(known._replace(settled=True, cannot=known.cannot or _refusal(known, shut, locked)))
     else:
-        remove(state, hold)
+        remove(locked)
 
 
 def lost(state: State) -> bool:
@@ -98,20 +97,20 @@ def _uplinks(known: Bridges, state: State) -> set[int]:
     return {links.index_of(r.uplink) for r in state.networks() if r.uplink and r.bridge in known.networks}
 
 
-def settle_pending(state: State, hold: int) -> None:
+def settle_pending(locked: LockedState) -> None:
     """Finishes what a killed call began."""
-    known = state.bridges()
+    known = locked.bridges()
     if known is not None and not known.settled:
-        review(state)
-        settle(state, hold)
+        review(locked)
+        settle(locked)
 
 
-def remove(state: State, hold: int) -> None:
+def remove(locked: LockedState) -> None:
     """Opens every bridge again."""
-    if state.bridges() is not None:
+    if locked.bridges() is not None:
         with suppress(NftRefusedError):  # a kernel without nftables for bridges
-            nft(bridge_filter.remove(), hold)
-        state.drop_bridges()
+            nft(bridge_filter.remove(), locked.descriptor)
+        locked.drop_bridges()
 
 
 def _bare(state: State) -> set[int]:
@@ -123,10 +122,10 @@ def _bare(state: State) -> set[int]:
     return {chains[each] for each in missing(list(chains))}
 
 
-def _refusal(known: Bridges, shut: Collection[int], state: State, hold: int) -> str:
-    ports = {*_uplinks(known, state), *(r.ifindex for r in state.ports())} - {0, *shut, *_bare(state)}
+def _refusal(known: Bridges, shut: Collection[int], locked: LockedState) -> str:
+    ports = {*_uplinks(known, locked), *(r.ifindex for r in locked.ports())} - {0, *shut, *_bare(locked)}
     try:
-        nft(bridge_filter.guard(known.networks, ports), hold)
+        nft(bridge_filter.guard(known.networks, ports), locked.descriptor)
     except NftRefusedError as error:
         return str(error)
     return ""

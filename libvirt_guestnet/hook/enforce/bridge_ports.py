@@ -1,7 +1,6 @@
 """Towards a guarded port: the bridge sends it what is for its own MAC addresses, and no other port gets that.
 
-Only on bridges that libvirt or our hook made; on one that was there before, ports of other people decide. All of these
-want the state's lock held.
+Only on bridges that libvirt or our hook made; on one that was there before, ports of other people decide.
 """
 
 from __future__ import annotations
@@ -12,18 +11,19 @@ from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.netlink import fdb, links
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 
 
-def expect(domain: xmlread.Node, state: State) -> None:
+def expect(domain: xmlread.Node, state: UnlockedState) -> None:
     """A domain is about to migrate to here: until it runs here, its addresses are behind the uplink."""
-    with state.lock():
-        state.put_incoming(domain.text_of("name"), domain.text_of("uuid"))
+    with state.lock() as locked:
+        locked.put_incoming(domain.text_of("name"), domain.text_of("uuid"))
 
 
-def settle(name: str, receipts: Iterable[PortReceipt], state: State) -> None:
+def settle(name: str, receipts: Iterable[PortReceipt], locked: LockedState) -> None:
     """Has a domain's bridges know its guarded ports. Raises GuestnetError where another port has one's MAC address."""
-    managed, awaited = _managed(state), state.incoming(name)
+    managed, awaited = _managed(locked), locked.incoming(name)
     for receipt in receipts:
         bridge = links.master_of(receipt.tap)
         if bridge not in managed:
@@ -36,15 +36,15 @@ def settle(name: str, receipts: Iterable[PortReceipt], state: State) -> None:
             _hold(receipt, bridge)
 
 
-def arrived(name: str, uuid: str, state: State) -> None:
+def arrived(name: str, uuid: str, locked: LockedState) -> None:
     """The same for a guest that has come from another host. Raises GuestnetError."""
-    state.drop_incoming(name)
-    settle(name, (r for tap in state.taps(uuid) if (r := state.sound_port(tap))), state)
+    locked.drop_incoming(name)
+    settle(name, (r for tap in locked.taps(uuid) if (r := locked.sound_port(tap))), locked)
 
 
-def release(taps: Iterable[str], state: State) -> None:
+def release(taps: Iterable[str], locked: LockedState) -> None:
     """Has ports that are guarded no more, but still there, be like others."""
-    for receipt in filter(None, map(state.sound_port, taps)):
+    for receipt in filter(None, map(locked.sound_port, taps)):
         if receipt.ifindex and links.index_of(receipt.tap) == receipt.ifindex:
             fdb.release(receipt.tap, [receipt.mac])
 

@@ -2,8 +2,6 @@
 
 A host that cannot have it says so in `guestnet status` and `doctor`, and its guests start without; but not those whose
 policy refuses that. Where it can, a guest whose taps cannot be given it does not start.
-
-All that change something want the state's lock held.
 """
 
 from __future__ import annotations
@@ -23,7 +21,8 @@ from libvirt_guestnet.hook.processes import detached, notes
 from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.metadata.policy import REFUSE
 from libvirt_guestnet.state.folder import State
-from libvirt_guestnet.state.receipts import PortReceipt
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
+from libvirt_guestnet.state.receipts import Checksum, PortReceipt
 
 _SETTLE_SECONDS = 60  # for a thousand of them, after a restart
 _LIMITED_SECONDS = 2.0
@@ -40,13 +39,8 @@ class Known(NamedTuple):
 
 def known(state: State) -> Known:
     """By our receipt; what is damaged counts as none."""
-    fields = state.checksum()
-    try:
-        numbers = int(fields["guard"]), int(fields["drops"])
-        loaded = Loaded(*numbers, str(fields["object"]), tuple(map(int, fields["earlier"])))
-    except (KeyError, TypeError, ValueError):
-        return Known(cannot=str(fields.get("cannot", "")))
-    return Known(loaded)
+    found = state.checksum()
+    return Known(Loaded(*found[:-1])) if found.guard else Known(cannot=found.cannot)
 
 
 class Put(NamedTuple):
@@ -56,7 +50,7 @@ class Put(NamedTuple):
     unsettled: tuple[int, ...] = ()
 
 
-def guard(receipts: list[PortReceipt], state: State, limited: bool = False) -> Put:
+def guard(receipts: list[PortReceipt], locked: LockedState, limited: bool = False) -> Put:
     """Puts it at guarded ports and takes it off trusted ones. Never raises: a port's chains shall be there all the
     same.
 
@@ -66,19 +60,19 @@ def guard(receipts: list[PortReceipt], state: State, limited: bool = False) -> P
     """
     try:
         wanted = [receipt for receipt in receipts if not receipt.trusted]
-        release([receipt for receipt in receipts if receipt.trusted], state)
-        return _guard(wanted, state, limited) if wanted else Put()
+        release([receipt for receipt in receipts if receipt.trusted], locked)
+        return _guard(wanted, locked, limited) if wanted else Put()
     except (GuestnetError, OSError) as error:
         return Put(f"the checksum guard cannot be put in place: {error}")
 
 
-def _guard(receipts: list[PortReceipt], state: State, limited: bool) -> Put:
+def _guard(receipts: list[PortReceipt], locked: LockedState, limited: bool) -> Put:
     try:
-        program = _program(state)
+        program = _program(locked)
     except CannotError as error:
-        if known(state).loaded:
+        if known(locked).loaded:
             raise  # it could before
-        state.put_checksum({"cannot": str(error)})
+        locked.put_checksum(Checksum(cannot=str(error)))
         refused = next((receipt for receipt in receipts if receipt.offload == REFUSE), None)
         return Put(refusal(refused, str(error)) if refused else "")
     ifindexes = [receipt.ifindex for receipt in receipts]
@@ -90,22 +84,22 @@ def _guard(receipts: list[PortReceipt], state: State, limited: bool) -> Put:
     return Put()
 
 
-def settle(put: Put, state: State) -> None:
+def settle(put: Put, locked: LockedState) -> None:
     """Leaves a process behind that waits for the kernel, as nobody else should. These ports are guarded by now, and
     stay so should it fail: it is done again with their next repair. Raises GuestnetError and OSError when the process
     cannot be made."""
     if not put.unsettled:
         return
     # A name of its own: who holds the state's lock must not wait for an earlier one, which ends with that.
-    promise = Promise(notes.path(state, notes.SETTLING, f"{put.unsettled[0]}-{time.monotonic_ns()}"))
+    promise = Promise(notes.path(locked, notes.SETTLING, f"{put.unsettled[0]}-{time.monotonic_ns()}"), locked)
     try:
         why = "settle the checksum guard"
-        detached.leave(lambda: _settle_alone(put, promise, State(state.root)), _SETTLE_SECONDS, why, promise)
+        detached.leave(lambda: _settle_alone(put, promise, UnlockedState(locked.root)), _SETTLE_SECONDS, why, promise)
     finally:
         promise.hand_over()
 
 
-def _settle_alone(put: Put, promise: Promise, state: State) -> None:
+def _settle_alone(put: Put, promise: Promise, state: UnlockedState) -> None:
     # Our parents' locks, the state's and that of a repair, must not last as long as this.
     os.closerange(3, promise.file)
     os.closerange(promise.file + 1, 1024)
@@ -114,8 +108,8 @@ def _settle_alone(put: Put, promise: Promise, state: State) -> None:
     promise.kept()
 
 
-def settle_all(state: State) -> None:
-    """Does it for every guarded port. Raises GuestnetError. Wants the lock not held: it waits for the kernel."""
+def settle_all(state: UnlockedState) -> None:
+    """Does it for every guarded port, and waits for the kernel meanwhile. Raises GuestnetError."""
     _settle([receipt.ifindex for receipt in state.ports() if not receipt.trusted and _is_there(receipt)], state)
 
 
@@ -123,26 +117,26 @@ def _is_there(receipt: PortReceipt) -> bool:
     return receipt.ifindex > 0 and links.index_of(receipt.tap) == receipt.ifindex
 
 
-def _settle(ifindexes: Iterable[int], state: State) -> None:
+def _settle(ifindexes: Iterable[int], state: UnlockedState) -> None:
     program = checksum.opened(known(state).loaded)
     if program is not None:
         with closing(program):
             _settle_by(program, set(ifindexes), state)
 
 
-def _settle_by(program: Guard, ifindexes: set[int], state: State) -> None:
+def _settle_by(program: Guard, ifindexes: set[int], state: UnlockedState) -> None:
     for ifindex in sorted(ifindexes):
         with suppress(GuestnetError):  # the tap may be gone again
             program.settle(ifindex)
-    with state.lock():
-        guarded = {receipt.ifindex for receipt in state.ports() if not receipt.trusted}
+    with state.lock() as locked:
+        guarded = {receipt.ifindex for receipt in locked.ports() if not receipt.trusted}
         for ifindex in ifindexes - guarded:
             with suppress(GuestnetError):
                 checksum.detach(ifindex, program.loaded)
             program.forget(ifindex)  # who released it did so before we counted
 
 
-def guard_when_limited(tap: str, qdisc: str, state: State) -> None:
+def guard_when_limited(tap: str, qdisc: str, state: UnlockedState) -> None:
     """Where there is no tcx, puts it at a port's tap as soon as libvirt has its qdisc of that kind there: before the
     guest sees its new NIC. Raises GuestnetError."""
     ifindex, end = links.index_of(tap), time.monotonic() + _LIMITED_SECONDS
@@ -150,9 +144,9 @@ def guard_when_limited(tap: str, qdisc: str, state: State) -> None:
         return
     while time.monotonic() < end and not checksum.has_qdisc(ifindex, qdisc):
         time.sleep(0.002)
-    with state.lock():
-        receipt = state.sound_port(tap)
-        put = guard([receipt] if receipt else [], state)
+    with state.lock() as locked:
+        receipt = locked.sound_port(tap)
+        put = guard([receipt] if receipt else [], locked)
     if put.refused:
         raise GuestnetError(put.refused)
 
@@ -165,18 +159,18 @@ def refusal(receipt: PortReceipt, cannot: str) -> str:
     )
 
 
-def _program(state: State) -> Guard:
-    loaded = known(state).loaded
+def _program(locked: LockedState) -> Guard:
+    loaded = known(locked).loaded
     program = checksum.opened(loaded)
     if program is None:
         program = checksum.load(loaded)
-        state.put_checksum(program.loaded._asdict())
+        locked.put_checksum(Checksum(*program.loaded))
     return program
 
 
-def release(receipts: list[PortReceipt], state: State) -> None:
+def release(receipts: list[PortReceipt], locked: LockedState) -> None:
     """Takes it off ports, if their taps are still there, and forgets what it dropped. Raises GuestnetError."""
-    loaded = known(state).loaded if receipts else None
+    loaded = known(locked).loaded if receipts else None
     if loaded is None:
         return
     for receipt in receipts:
@@ -216,17 +210,17 @@ def drops(state: State) -> dict[str, int]:
         return {links.name_of(ifindex): frames for ifindex, frames in program.drops().items() if frames}
 
 
-def tidy(state: State) -> None:
+def tidy(locked: LockedState) -> None:
     """Forgets what was dropped from devices that no port is behind any more. Raises GuestnetError."""
-    program = checksum.opened(known(state).loaded)
+    program = checksum.opened(known(locked).loaded)
     if program is not None:
         with closing(program):
-            program.forget_all_but({receipt.ifindex for receipt in state.ports()})
+            program.forget_all_but({receipt.ifindex for receipt in locked.ports()})
 
 
-def unload(state: State) -> None:
+def unload(locked: LockedState) -> None:
     """Takes it off every device, and out of the kernel. Raises GuestnetError."""
-    loaded = known(state).loaded
+    loaded = known(locked).loaded
     if loaded is not None:
         for ifindex in map(links.index_of, links.names()):
             checksum.detach(ifindex, loaded)
@@ -234,4 +228,4 @@ def unload(state: State) -> None:
         checksum.unpin()
     except OSError as error:
         raise GuestnetError(f"{checksum.FOLDER} cannot be removed: {error}") from error
-    state.drop_checksum()
+    locked.drop_checksum()

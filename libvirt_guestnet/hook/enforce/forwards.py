@@ -1,49 +1,40 @@
 """Ways in to the ports of running guests: claimed at `start`, which a clash refuses; active once the guest is there.
 
-All of these want the state's lock held. Receipts change first; then the kernel is settled: everything in it that is
+Receipts change first; then the kernel is settled: everything in it that is
 ours is made anew from all receipts. A call that was killed in between is finished by the next one, whosever it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from libvirt_guestnet import log, parse
+from libvirt_guestnet import log
 from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink, Wanted
-from libvirt_guestnet.datapath.forwards.table import (
-    TABLE,
-    Floating,
-    ForwardRule,
-    PortForwards,
-    accepts,
-    batch,
-    claims,
-    sizes,
-)
+from libvirt_guestnet.datapath.forwards.table import TABLE, accepts, batch, claims, sizes
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import culprits, grammar
 from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.enforce import host_routes, lease_forwards
+from libvirt_guestnet.hook.enforce import lease_forwards
 from libvirt_guestnet.hook.enforce.allow_rules import passages
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model.claims import Claim, clashes
-from libvirt_guestnet.state import serialiser as stored
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
+from libvirt_guestnet.state.receipts import ForwardsInKernel, PortForwards
 
 
-def claim(domain: Domain, state: State, whole: bool = True) -> None:
+def claim(domain: Domain, locked: LockedState, whole: bool = True) -> None:
     """Records what a domain's ports (if that is not the `whole` of it, some) ask for; not yet active, but for what is
     already.
 
     Raises GuestnetError, with nothing changed, when another guest or the host itself has an address or port of them.
     """
     wanted = wanted_forwards.ways(domain)
-    known = receipts(state)
+    known = locked.forwards()
     if not (wanted or known):
         return
     uuid = domain.uuid
@@ -55,10 +46,10 @@ def claim(domain: Domain, state: State, whole: bool = True) -> None:
         old = before.get(each.tap)
         index = links.index_of(each.tap)
         active = old is not None and old.active and old.ifindex == index
-        state.put_ways(each._replace(ifindex=index, active=active)._asdict())
+        locked.put_forwards(each._replace(ifindex=index, active=active))
     stale = set(before) - {each.tap for each in wanted} if whole else set()
     for tap in sorted(stale | {each.tap for each in known if not _there(each)} - {each.tap for each in wanted}):
-        state.drop_ways(tap)
+        locked.drop_forwards(tap)
 
 
 def _check_text(wanted: list[PortForwards]) -> None:
@@ -75,7 +66,7 @@ def check_plugged(domain: Domain, state: State) -> None:
     """Raises GuestnetError when what a NIC that is just being plugged in asks for is taken."""
     if wanted := wanted_forwards.ways(domain):
         _check_text(wanted)
-        known = receipts(state)
+        known = state.forwards()
         # What this NIC has had so far, where it only moves, is its own.
         mine = domain.uuid, wanted[0].mac
         check(wanted, [each for each in known if (each.uuid, each.mac) != mine and _there(each)], [])
@@ -106,65 +97,70 @@ def check_host(new: list[Claim]) -> None:
         )
 
 
-def activate(uuids: set[str], state: State, hold: int, force: bool = False) -> None:
+def activate(uuids: set[str], locked: LockedState, force: bool = False) -> None:
     """Opens what domains have claimed, now that they are there. Raises GuestnetError after doing what can be done."""
-    for each in receipts(state):
+    for each in locked.forwards():
         if each.uuid in uuids and not each.active and _there(each):
-            state.put_ways(each._replace(active=True)._asdict())
-    settle(state, hold, force)
+            locked.put_forwards(each._replace(active=True))
+    settle(locked, force)
 
 
-def sweep(uuid: str, state: State, hold: int) -> None:
+def sweep(uuid: str, locked: LockedState) -> None:
     """Closes the ways of a domain that is gone ("": of none), and of taps that no longer exist."""
-    for each in receipts(state):
+    for each in locked.forwards():
         if each.uuid == uuid or not _there(each):
-            state.drop_ways(each.tap)
-    settle(state, hold)
+            locked.drop_forwards(each.tap)
+    settle(locked)
 
 
-def leave(tap: str, bridge: str, state: State) -> None:
+def leave(tap: str, bridge: str, locked: LockedState) -> None:
     """Forgets the ways in to a tap by way of a bridge in which it is no more; `settle` must follow."""
-    if any((each.tap, each.bridge) == (tap, bridge) for each in receipts(state)):
-        state.drop_ways(tap)
+    if any((each.tap, each.bridge) == (tap, bridge) for each in locked.forwards()):
+        locked.drop_forwards(tap)
 
 
-def close_all(state: State, hold: int) -> None:
+def close_all(locked: LockedState) -> None:
     """Closes every way, of running guests too."""
-    for each in receipts(state):
-        state.drop_ways(each.tap)
-    settle(state, hold)
+    for each in locked.forwards():
+        locked.drop_forwards(each.tap)
+    settle(locked)
 
 
-def settle(state: State, hold: int, force: bool = False) -> None:
+def settle(locked: LockedState, force: bool = False) -> None:
     """Has the kernel hold exactly the active ways, and let through what is routed without translation; `force` even if
     it does as far as we know.
 
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
-    active, through = _active(state), passages(state)
-    # As JSON gives it back. The sources follow from the rest, and firewalls are imported to tell them.
-    plain, led = [_plain(each) for each in active], [[str(field) for field in each] for each in through]
-    is_ = state.settled()
-    if (not (plain or led) and is_ is None) or (not force and _is_settled(is_, plain, led)):
+    active, through = _active(locked), passages(locked)
+    # The sources follow from the rest, and firewalls are imported to tell them.
+    wanted = ForwardsInKernel(tuple(active), tuple(tuple(map(str, each)) for each in through))
+    before, nothing = locked.forwards_in_kernel(), not (active or through)
+    is_settled = before is None if nothing else before is not None and before._replace(sources=()) == wanted
+    if is_settled and (nothing or not force):
         return
-    sources = _sources([*accepts(active), *through])
-    wanted = {"ways": plain, "through": led, "sources": sources} if plain or led else None
-    with Promise(notes.path(state, notes.CHANGING, "ways")):
-        before, had = _settled_before(is_)
-        unsettled = {"ways": [_plain(each) for each in before], "sources": sorted(had.union(sources))}
-        state.put_settled({"changing": True, **unsettled})
-        refused = culprits.left_out(active, lambda some: nft(batch(some), hold))
-        opened = [each for each in active if each not in dict(refused)]
-        _forget_flows(before, opened)
-        failures = culprits.named(refused, lambda each: f"guest {each.domain!r}")
-        failures += _arrange(opened, through, had.difference(sources), state, hold)
+    wanted = wanted._replace(sources=tuple(_sources([*accepts(active), *through])))
+    with Promise(notes.path(locked, notes.CHANGING, "forwards"), locked):
+        failures = _carry_out(before or ForwardsInKernel(), wanted, through, locked)
     if failures:
         raise GuestnetError(f"guests cannot be reached yet: {'; '.join(failures)}")
-    state.put_settled(wanted)
+    if nothing:
+        locked.drop_forwards_in_kernel()
+    else:
+        locked.put_forwards_in_kernel(wanted)
 
 
-def _is_settled(is_: Any, plain: list[dict[str, Any]], led: list[list[str]]) -> bool:
-    return isinstance(is_, dict) and "sources" in is_ and (is_.get("ways"), is_.get("through")) == (plain, led)
+def _carry_out(
+    before: ForwardsInKernel, wanted: ForwardsInKernel, through: list[Passage | RoutedLink], locked: LockedState
+) -> list[str]:
+    """Has the kernel, and other firewalls, go from one to the other. Returns what failed."""
+    sources = tuple(sorted({*before.sources, *wanted.sources}))
+    locked.put_forwards_in_kernel(before._replace(through=(), sources=sources, changing=True))
+    refused = culprits.left_out(list(wanted.forwards), lambda some: nft(batch(some), locked.descriptor))
+    opened = [each for each in wanted.forwards if each not in dict(refused)]
+    _forget_flows(before.forwards, opened)
+    failures = culprits.named(refused, lambda each: f"guest {each.domain!r}")
+    return failures + _arrange(opened, through, set(before.sources) - set(wanted.sources), locked)
 
 
 def _sources(wanted: list[Wanted]) -> list[str]:
@@ -177,43 +173,33 @@ def _sources(wanted: list[Wanted]) -> list[str]:
 
 
 def _active(state: State) -> list[PortForwards]:
-    return [lease_forwards.followed(each, state) for each in receipts(state) if each.active]
+    return [lease_forwards.followed(each, state) for each in state.forwards() if each.active]
 
 
 def following(state: State) -> list[PortForwards]:
     """The active ways of ports with forwards to what they have by DHCP, as they should lead by now."""
     return [
-        lease_forwards.followed(each, state) for each in receipts(state) if each.active and lease_forwards.follows(each)
+        lease_forwards.followed(each, state)
+        for each in state.forwards()
+        if each.active and lease_forwards.follows(each)
     ]
 
 
-def follow(state: State) -> None:
+def follow(state: UnlockedState) -> None:
     """Has them lead there. Raises GuestnetError as `settle`."""
-    with state.lock() as hold:
-        settle(state, hold)
+    with state.lock() as locked:
+        settle(locked)
 
 
-def try_to_settle(state: State, hold: int, force: bool = False) -> None:
+def try_to_settle(locked: LockedState, force: bool = False) -> None:
     """The same where what guests ask for is no reason to fail: that is reported."""
     try:
-        settle(state, hold, force)
+        settle(locked, force)
     except GuestnetError as error:
         log.report(str(error))
 
 
-def _settled_before(is_: Any) -> tuple[list[PortForwards], set[str]]:
-    """The ways, and the sources that firewalls know, of what was settled; nothing of what is damaged, or of another
-    version."""
-    known = is_ if isinstance(is_, dict) else {}
-    try:
-        ways, sources = known.get("ways", ()), known.get("sources", ())
-        before = [stored.read(PortForwards, dict(each), "settled/ways.json", ForwardRule, Floating) for each in ways]
-        return before, {source for source in map(str, sources) if parse.prefix(source)}
-    except (stored.DamagedError, ValueError, TypeError):
-        return [], set()
-
-
-def _forget_flows(before: list[PortForwards], now: list[PortForwards]) -> None:
+def _forget_flows(before: Iterable[PortForwards], now: Iterable[PortForwards]) -> None:
     """Those of ways that came or went; the others' go on."""
     was, is_ = ({(each.bridge, way) for each in known for way in _each(each)} for known in (before, now))
     changed = [claim for bridge, way in was ^ is_ for claim in claims(way)]
@@ -235,10 +221,10 @@ def lost(state: State) -> list[str]:
     """What somebody else took out of the kernel of that which `settle` put there. Raises GuestnetError."""
     from libvirt_guestnet.datapath.run.nft import sizes_of
 
-    active = [each for each in receipts(state) if each.active]
-    there, is_ = sizes_of(TABLE) if active else {}, state.settled()
+    active = [each for each in state.forwards() if each.active]
+    there, put = sizes_of(TABLE) if active else {}, state.forwards_in_kernel() or ForwardsInKernel()
     # By what was put there, not by what was asked for: what the kernel refused would be missed for ever.
-    changed = not (isinstance(is_, dict) and is_.get("changing")) and there != sizes(_settled_before(is_)[0])
+    changed = not put.changing and there != sizes(put.forwards)
     return [*([TABLE] if active and (changed or not there) else []), *_not_passing(state)]
 
 
@@ -258,7 +244,7 @@ def to_pass(state: State) -> list[Wanted]:
 
 
 def _arrange(
-    active: list[PortForwards], through: list[Passage | RoutedLink], gone: set[str], state: State, hold: int
+    active: list[PortForwards], through: list[Passage | RoutedLink], gone: set[str], locked: LockedState
 ) -> list[str]:
     """Has other firewalls let these pass. Returns what failed."""
     from libvirt_guestnet.datapath.firewalls import registry
@@ -270,7 +256,7 @@ def _arrange(
     for version in sorted({6 if ":" in to else 4 for to in targets}):
         gateway.forward(version)
     wanted = [*accepts(active), *through]
-    return registry.arrange(Change(wanted, sorted(gone), hold, _names(active, state)))
+    return registry.arrange(Change(wanted, sorted(gone), locked.descriptor, _names(active, locked)))
 
 
 def _names(active: list[PortForwards], state: State) -> Callable[[Wanted], str]:
@@ -278,23 +264,12 @@ def _names(active: list[PortForwards], state: State) -> Callable[[Wanted], str]:
     owners = {accept: each.domain for each in active for accept in accepts([each])}
 
     def name(wanted: Wanted) -> str:
-        routes = ((reach.domain, route.prefix) for reach in host_routes.receipts(state) for route in reach.routes)
+        routes = ((reach.domain, route.prefix) for reach in state.host_routes() for route in reach.routes)
         led = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
         domain = led if isinstance(wanted, Passage | RoutedLink) else owners.get(wanted)
         return f"guest {domain!r}" if domain else f"{wanted.guest} on {wanted[0]}"
 
     return name
-
-
-def receipts(state: State) -> list[PortForwards]:
-    """Every port's ways in, active or not."""
-    return state.receipts("ways", PortForwards, ForwardRule, Floating)
-
-
-def _plain(ways: PortForwards) -> dict[str, Any]:
-    """As JSON gives it back."""
-    lists = {"forwards": [list(each) for each in ways.forwards], "floating": [list(each) for each in ways.floating]}
-    return {**ways._asdict(), **lists}
 
 
 def _there(ways: PortForwards) -> bool:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 
-from libvirt_guestnet.datapath.forwards.table import PortForwards, led
+from libvirt_guestnet.datapath.forwards.table import led
 from libvirt_guestnet.hook.enforce import address_sets
 from libvirt_guestnet.state.folder import State
-from libvirt_guestnet.state.receipts import PortReceipt
+from libvirt_guestnet.state.receipts import PortForwards, PortReceipt
 from libvirt_guestnet.state.serialiser import LEASES
 
 _PLACEHOLDERS = {4: "192.0.2.1", 6: "2001:db8::1"}

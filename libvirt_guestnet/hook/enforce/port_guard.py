@@ -1,7 +1,4 @@
-"""Ports' filters, receipts and admission to closed bridges, put in place together and taken away together.
-
-All that change something want the state's lock held.
-"""
+"""Ports' filters, receipts and admission to closed bridges, put in place together and taken away together."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ from libvirt_guestnet.hook.enforce.address_sets import Numbers
 from libvirt_guestnet.hook.read import port_receipts
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 
 
@@ -32,46 +30,46 @@ def wanted(domain: Domain, state: State) -> list[PortReceipt]:
     return list(map(_measured, planned(domain, state)))
 
 
-def clear(receipts: list[PortReceipt], state: State, hold: int) -> None:
+def clear(receipts: list[PortReceipt], locked: LockedState) -> None:
     """Takes away what killed hooks left, of taps that are gone and of those that bore the names of these taps."""
-    replaced = {new.tap for new in receipts if (old := state.port(new.tap)) and old.ifindex != new.ifindex}
-    release(sorted(replaced | gone(state)), state, hold)
+    replaced = {new.tap for new in receipts if (old := locked.port(new.tap)) and old.ifindex != new.ifindex}
+    release(sorted(replaced | gone(locked)), locked)
 
 
 def record(
-    uuid: str, receipts: list[PortReceipt], state: State, numbers: Numbers = nft.numbers, *, late: bool = False
+    uuid: str, receipts: list[PortReceipt], locked: LockedState, numbers: Numbers = nft.numbers, *, late: bool = False
 ) -> str:
     """Records a domain's ports, and gives the nft batch that puts them under guard. `late`: the guest runs already.
 
     Receipts come first, so that a kill leaves nothing unknown.
     """
     complete = [address_sets.completed(receipt, numbers) for receipt in receipts]
-    before = [old for receipt in complete if (old := state.port(receipt.tap))]
-    batch = address_sets.given_up(before, complete, state) + address_sets.spread(before, complete, state)
-    batch += "".join(_chains(each, state, numbers, late=late) for each in complete)
+    before = [old for receipt in complete if (old := locked.port(receipt.tap))]
+    batch = address_sets.given_up(before, complete, locked) + address_sets.spread(before, complete, locked)
+    batch += "".join(_chains(each, locked, numbers, late=late) for each in complete)
     if complete:
-        state.put_ports(uuid, complete)
+        locked.put_ports(uuid, complete)
     return batch
 
 
 def put(
-    batch: str, recorded: list[PortReceipt], stale: list[str], state: State, hold: int, *, limited: bool = False
+    batch: str, recorded: list[PortReceipt], stale: list[str], locked: LockedState, *, limited: bool = False
 ) -> None:
     """Puts recorded ports under guard by their batch, and takes it off stale ones, in one transaction. `limited`:
     libvirt is about to limit their bandwidth, see `offload.guard`."""
-    _apply(_releasing(stale, state) + batch, recorded, stale, state, hold, limited=limited)
-    bridge_ports.release(stale, state)
-    state.drop_ports(stale)
+    _apply(_releasing(stale, locked) + batch, recorded, stale, locked, limited=limited)
+    bridge_ports.release(stale, locked)
+    locked.drop_ports(stale)
 
 
-def release(taps: list[str], state: State, hold: int) -> None:
+def release(taps: list[str], locked: LockedState) -> None:
     """Takes guards away, and what was known of the taps."""
-    put("", [], taps, state, hold)
+    put("", [], taps, locked)
 
 
-def settle_held(state: State, hold: int) -> None:
+def settle_held(locked: LockedState) -> None:
     """Has others kept from what ports have learnt and what networks reserve, and from nothing else."""
-    nft.nft(address_sets.held_as_learnt(state) + reservations.batch(state.ports(), state), hold)
+    nft.nft(address_sets.held_as_learnt(locked) + reservations.batch(locked.ports(), locked), locked.descriptor)
 
 
 def gone(state: State) -> set[str]:
@@ -79,12 +77,11 @@ def gone(state: State) -> set[str]:
     return state.tapnames() - links.names()
 
 
-def sweep(state: State) -> None:
-    """Takes away what killed hooks left behind: its next owner must not inherit a tap's old filter. Wants the lock not
-    held."""
+def sweep(state: UnlockedState) -> None:
+    """Takes away what killed hooks left behind: its next owner must not inherit a tap's old filter."""
     if gone(state):
-        with state.lock() as hold:
-            clear([], state, hold)
+        with state.lock() as locked:
+            clear([], locked)
 
 
 def lives(tap: str, state: State) -> bool:
@@ -149,48 +146,46 @@ def _releasing(taps: list[str], state: State) -> str:
     return held + "".join(map(address_sets.given_back, receipts)) + filters.release(taps) if taps else ""
 
 
-def _apply(
-    batch: str, admitted: list[PortReceipt], stale: list[str], state: State, hold: int, *, limited: bool
-) -> None:
+def _apply(batch: str, admitted: list[PortReceipt], stale: list[str], locked: LockedState, *, limited: bool) -> None:
     """Where the bridge guard's table is gone somebody flushed all rules: every port's come back, or it alone would
     shut them out. The checksum guard is there before a port is admitted, and a port that must not be without it gets
     its chains all the same before that is said."""
-    shut_out = [receipt for tap in stale if (receipt := state.sound_port(tap))]
-    put = checksum_guard.guard(admitted, state, limited)
-    _change(batch, admitted, shut_out, state, hold)
-    checksum_guard.release(shut_out, state)
+    shut_out = [receipt for tap in stale if (receipt := locked.sound_port(tap))]
+    put = checksum_guard.guard(admitted, locked, limited)
+    _change(batch, admitted, shut_out, locked)
+    checksum_guard.release(shut_out, locked)
     if put.refused:
         raise GuestnetError(put.refused)
-    checksum_guard.settle(put, state)
+    checksum_guard.settle(put, locked)
 
 
-def _change(batch: str, admitted: list[PortReceipt], shut_out: list[PortReceipt], state: State, hold: int) -> None:
-    change = bridge_guard.change(admitted, shut_out, state)
+def _change(batch: str, admitted: list[PortReceipt], shut_out: list[PortReceipt], locked: LockedState) -> None:
+    change = bridge_guard.change(admitted, shut_out, locked)
     try:
-        _write(batch + change, admitted, state, hold)
+        _write(batch + change, admitted, locked)
     except NftRefusedError:
         if not change:
             raise
-        shut = _guard_living(state, hold)
-        bridge_guard.settle(state, hold, shut)
-        _write(batch + change, admitted, state, hold)
+        shut = _guard_living(locked)
+        bridge_guard.settle(locked, shut)
+        _write(batch + change, admitted, locked)
 
 
-def restore(uuid: str, gate: str, state: State, hold: int) -> None:
+def restore(uuid: str, gate: str, locked: LockedState) -> None:
     """Has a domain's ports be under guard as they were, by their receipts; `gate` is a batch to go with them."""
-    known_ = [receipt for tap in state.taps(uuid) if (receipt := state.sound_port(tap))]
+    known_ = [receipt for tap in locked.taps(uuid) if (receipt := locked.sound_port(tap))]
     living = [receipt for receipt in known_ if receipt.ifindex == links.index_of(receipt.tap) != 0]
     if living:
-        put("".join(_chains(each, state, late=True) for each in living) + gate, living, [], state, hold)
+        put("".join(_chains(each, locked, late=True) for each in living) + gate, living, [], locked)
 
 
-def _guard_living(state: State, hold: int) -> set[int]:
+def _guard_living(locked: LockedState) -> set[int]:
     """Puts the chains of every port back. Reports ports for which that is refused, and returns their indexes."""
-    living = [r for r in state.ports() if r.ifindex == links.index_of(r.tap)]
+    living = [r for r in locked.ports() if r.ifindex == links.index_of(r.tap)]
     numbers = nft.numbers_of_all()
 
     def write(some: list[PortReceipt]) -> None:
-        _write("".join(_chains(r, state, numbers, late=True) for r in some), some, state, hold)
+        _write("".join(_chains(r, locked, numbers, late=True) for r in some), some, locked)
 
     refused = culprits.left_out(living, write)
     for receipt, error in refused:
@@ -198,13 +193,13 @@ def _guard_living(state: State, hold: int) -> set[int]:
     return {receipt.ifindex for receipt, _ in refused}
 
 
-def _write(batch: str, ports: list[PortReceipt], state: State, hold: int) -> None:
+def _write(batch: str, ports: list[PortReceipt], locked: LockedState) -> None:
     """Applies a batch for ports, behind what they share if that is not there: by what we know, or as nft finds."""
     shared = filters.shared() if ports else ""
-    if shared and state.shared() == shared:
+    if shared and locked.shared() == shared:
         with suppress(NftRefusedError):
-            nft.nft(batch, hold)
+            nft.nft(batch, locked.descriptor)
             return
-    nft.nft(shared + reservations.batch(ports, state) + batch, hold)
+    nft.nft(shared + reservations.batch(ports, locked) + batch, locked.descriptor)
     if shared:
-        state.put_shared(shared)
+        locked.put_shared(shared)

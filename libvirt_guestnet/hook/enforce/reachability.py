@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from libvirt_guestnet import log, parse, xmlread
-from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing import gateway as kernel
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.datapath.routing.announce import announce
-from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.errors import NotLedError
 from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, forwards, host_routes
 from libvirt_guestnet.hook.processes import incoming, notes
 from libvirt_guestnet.hook.read import host_routed, libvirt_records, next_hop, wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
+from libvirt_guestnet.state.receipts import HostRoutes, PortForwards, ProxyEntry, Route
 
 
-def arrive(domain: Domain, state: State) -> None:
+def arrive(domain: Domain, state: UnlockedState) -> None:
     """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
     runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
     wanted, guarded = _wanted(domain, state), _expected(domain, state)
@@ -36,7 +36,7 @@ def arrive(domain: Domain, state: State) -> None:
     _lead(domain, wanted, state)
 
 
-def arrive_anyway(domain: Domain, state: State) -> list[str]:
+def arrive_anyway(domain: Domain, state: UnlockedState) -> list[str]:
     """The same for a guest that runs. What on the host keeps us from leading to it is returned: that is no reason not
     to do all else."""
     try:
@@ -51,19 +51,19 @@ def _expected(domain: Domain, state: State) -> list[str]:
     return state.taps(domain.uuid) if state.incoming(domain.name) else []
 
 
-def _tell_bridges(domain: Domain, state: State) -> None:
+def _tell_bridges(domain: Domain, state: UnlockedState) -> None:
     name = domain.name
     if state.incoming(name):
-        with state.lock():
-            bridge_ports.arrived(name, domain.uuid, state)
+        with state.lock() as locked:
+            bridge_ports.arrived(name, domain.uuid, locked)
 
 
-def _arrived(domain: Domain, state: State, tap: str) -> None:
+def _arrived(domain: Domain, state: UnlockedState, tap: str) -> None:
     with notes.promised(state, notes.ARRIVING, domain.name):
         _welcome(domain, state, tap)
 
 
-def _welcome(domain: Domain, state: State, tap: str) -> None:
+def _welcome(domain: Domain, state: UnlockedState, tap: str) -> None:
     try:
         domain = _now(domain, state)
         _tell_bridges(domain, state)
@@ -101,11 +101,11 @@ def _wanted(domain: Domain, state: State) -> list[HostRoutes]:
     return [*wanted, *next_hop.reaches(domain)]
 
 
-def _lead(domain: Domain, wanted: list[HostRoutes], state: State) -> list[ProxyEntry]:
+def _lead(domain: Domain, wanted: list[HostRoutes], state: UnlockedState) -> list[ProxyEntry]:
     published = _prepared(wanted)
     try:
-        with state.lock():
-            host_routes.lead(domain.uuid, wanted, state)
+        with state.lock() as locked:
+            host_routes.lead(domain.uuid, wanted, locked)
     except NotLedError:
         there = routes.there()
         announce(each for each in published if each in there)
@@ -122,26 +122,26 @@ def _prepared(wanted: list[HostRoutes]) -> list[ProxyEntry]:
     return published
 
 
-def lead_to_nic(domain: Domain, tap: str, state: State) -> None:
+def lead_to_nic(domain: Domain, tap: str, locked: LockedState) -> None:
     """Leads to a NIC that was plugged in, or has moved, where it is now and nowhere else; `domain` has no other one.
-    Wants the lock held. Raises GuestnetError."""
-    wanted = _wanted(domain, state)
+    Raises GuestnetError."""
+    wanted = _wanted(domain, locked)
     published = _prepared(wanted)
-    host_routes.lead(domain.uuid, wanted, state, only=tap)
+    host_routes.lead(domain.uuid, wanted, locked, only=tap)
     announce(published)
 
 
-def leave_bridge(port: xmlread.Node, state: State, hold: int) -> None:
+def leave_bridge(port: xmlread.Node, locked: LockedState) -> None:
     """A NIC was unplugged or has moved: nothing leads by way of its old bridge to a tap that is in another by now.
-    Wants the lock held, and ways in settled afterwards."""
-    host_routes.sweep(state, hold)
+    `forwards.settle` must follow."""
+    host_routes.sweep(locked)
     plug = port.one("plug")
     bridge, uuid = plug.get("bridge") if plug else "", port.text_of("owner/uuid")
-    led = {each.tap for each in host_routes.receipts(state) if each.uuid == uuid}
-    for tap in sorted(led | {each.tap for each in forwards.receipts(state) if each.uuid == uuid}):
+    led = {each.tap for each in locked.host_routes() if each.uuid == uuid}
+    for tap in sorted(led | {each.tap for each in locked.forwards() if each.uuid == uuid}):
         if bridge and links.master_of(tap) not in ("", bridge):
-            host_routes.leave(tap, bridge, state)
-            forwards.leave(tap, bridge, state)
+            host_routes.leave(tap, bridge, locked)
+            forwards.leave(tap, bridge, locked)
 
 
 def floats(port: PortForwards, host: list[HostAddress]) -> HostRoutes:
@@ -161,16 +161,16 @@ def _near(address: str, host: list[HostAddress]) -> list[str]:
     return [name for name in kernel.lans_of(wanted, host) if name][:1]
 
 
-def open_ways(domains: list[Domain], state: State, force: bool = False) -> None:
+def open_ways(domains: list[Domain], state: UnlockedState, force: bool = False) -> None:
     """Opens the ways in to guests that are there; `force` for some that were there before, whatever became of the
     kernel's rules meanwhile. Raises GuestnetError."""
     open_ways_of({domain.uuid for domain in domains}, state, force)
 
 
-def open_ways_of(uuids: set[str], state: State, force: bool = False) -> None:
+def open_ways_of(uuids: set[str], state: UnlockedState, force: bool = False) -> None:
     """The same by their domains' UUIDs. Raises GuestnetError."""
-    with state.lock() as hold:
-        forwards.activate(uuids, state, hold, force)
+    with state.lock() as locked:
+        forwards.activate(uuids, locked, force)
 
 
 def _answer(published: Iterable[ProxyEntry]) -> None:

@@ -5,44 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from libvirt_guestnet.datapath.devices import vlan_bridge
-from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.read import vlan_membership
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState
+from libvirt_guestnet.state.receipts import TapVlans
 
-# All of these want the state's lock held: hooks of different domains share an uplink.
 
-
-def tag(domain: Domain, state: State, whole: bool = True) -> None:
+def tag(domain: Domain, locked: LockedState, whole: bool = True) -> None:
     """Gives every tap of a domain (or, if that is not the `whole` of it, some) its VLANs, and uplinks those in use now.
 
     Receipts come first, so that a kill leaves nothing unknown. Raises GuestnetError when a VLAN would have no effect.
     """
     wanted = [port._replace(ifindex=links.index_of(port.tap)) for port in vlan_membership.tap_vlans(domain)]
     present = domain.taps
-    before, uuid = _all(state), domain.uuid
+    before, uuid = _all(locked), domain.uuid
     gone = [port for port in before if not links.is_there(port.tap, port.ifindex)]
     known = [p for p in before if p not in gone and p.uuid == uuid and (whole or p.tap in present)]
     for port in wanted:
-        state.put_tap_vlans(port._asdict())
+        locked.put_tap_vlans(port)
     for port in wanted:
         vlan_bridge.tag(port)
     stale, left = ([port for port in ports if port.tap not in {p.tap for p in wanted}] for ports in (known, gone))
     for port in stale:
         if links.master_of(port.tap) == port.bridge:
             vlan_bridge.untag(port.tap, port.bridge)
-    _forget([*stale, *left], state, {port.uplink for port in (*wanted, *known, *gone)})
+    _forget([*stale, *left], locked, {port.uplink for port in (*wanted, *known, *gone)})
 
 
-def untag(uuid: str, state: State) -> None:
+def untag(uuid: str, locked: LockedState) -> None:
     """Forgets the VLANs of a domain that is gone, and takes uplinks out of those that nobody uses any more."""
-    _forget(_of(uuid, state), state, set())
+    _forget(_of(uuid, locked), locked, set())
 
 
-def sweep(state: State) -> None:
+def sweep(locked: LockedState) -> None:
     """Forgets the VLANs of taps that no longer exist."""
-    _forget([port for port in _all(state) if not links.is_there(port.tap, port.ifindex)], state, set())
+    _forget([port for port in _all(locked) if not links.is_there(port.tap, port.ifindex)], locked, set())
 
 
 def lost(state: State) -> dict[str, str]:
@@ -60,22 +59,22 @@ def _is_tagged(port: TapVlans, there: Mapping[str, vlan_bridge.Members]) -> bool
     return wanted == there.get(port.tap) and leaves
 
 
-def _forget(ports: list[TapVlans], state: State, uplinks: set[str]) -> None:
+def _forget(ports: list[TapVlans], locked: LockedState, uplinks: set[str]) -> None:
     for port in ports:
-        state.drop_tap_vlans(port.tap)
+        locked.drop_tap_vlans(port.tap)
     for uplink in sorted((uplinks | {port.uplink for port in ports}) - {""}):
-        _settle(uplink, state)
+        _settle(uplink, locked)
 
 
-def _settle(uplink: str, state: State) -> None:
+def _settle(uplink: str, locked: LockedState) -> None:
     """The uplink is a member of the VLANs in use, and of those that others put it into."""
-    needed = {vid for port in _all(state) if port.uplink == uplink for vid in vlan_bridge.members(port)}
-    ours = state.joined(uplink)
+    needed = {vid for port in _all(locked) if port.uplink == uplink for vid in vlan_bridge.members(port)}
+    ours = locked.joined(uplink)
     missing = needed - set(vlan_bridge.current(uplink)) if needed else set()
-    state.put_joined(uplink, ours | missing)
+    locked.put_joined(uplink, ours | missing)
     vlan_bridge.join(uplink, missing)
     vlan_bridge.leave(uplink, ours - needed)
-    state.put_joined(uplink, (ours | missing) & needed)
+    locked.put_joined(uplink, (ours | missing) & needed)
 
 
 def _of(uuid: str, state: State) -> list[TapVlans]:
@@ -83,4 +82,4 @@ def _of(uuid: str, state: State) -> list[TapVlans]:
 
 
 def _all(state: State) -> list[TapVlans]:
-    return state.receipts("vlans", TapVlans)
+    return state.tap_vlans()

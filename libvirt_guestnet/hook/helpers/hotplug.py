@@ -23,6 +23,7 @@ from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.metadata.attributes import of_child
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import Plugging
 from libvirt_guestnet.xmlread import Node
 
@@ -109,27 +110,27 @@ def staying(found: Plug) -> Staying:
     return Staying()
 
 
-def forget_others(found: Plug, stays: Staying, state: State) -> None:
+def forget_others(found: Plug, stays: Staying, locked: LockedState) -> None:
     """What was left behind for an earlier move of this NIC within the bridge is for nothing any more; not what is for
-    another NIC with its MAC address. Wants the lock held."""
+    another NIC with its MAC address."""
     others = {nic.portid for nic in found.domain.nics if not (nic.has_tap and nic.tap == stays.tap)}
-    for mark in state.pluggings():
+    for mark in locked.pluggings():
         if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid not in {found.portid, *others}:
-            state.drop_plugging(mark.portid)
+            locked.drop_plugging(mark.portid)
 
 
 Guard = Callable[[str], bool]
 
 
-def promised(found: Plug, state: State) -> Promise:
+def promised(found: Plug, state: UnlockedState) -> Promise:
     """Notes that the NIC is being plugged in; of whoever has the promise, which is this process, that it waits."""
-    with state.lock():
+    with state.lock() as locked:
         name = found.domain.name
-        state.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
-        return Promise(state.plugging_path(found.portid))
+        locked.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
+        return Promise(locked.plugging_path(found.portid), locked)
 
 
-def leave_helper(found: Plug, state: State, guard: Guard, stays: Staying, promise: Promise) -> None:
+def leave_helper(found: Plug, state: UnlockedState, guard: Guard, stays: Staying, promise: Promise) -> None:
     """Leaves a process behind that calls `guard` with the name of the tap, which tells whether the NIC was there; where
     it may be the one that `stays`, when libvirt's record tells which it is: that one has a new port then, and perhaps
     another VLAN. Raises OSError when it cannot be made."""
@@ -180,13 +181,13 @@ def _has_rival(found: Plug, state: State) -> bool:
     return any(mark.mac == found.mac and mark.uuid != found.uuid for mark in state.pluggings())
 
 
-def _help(watch: links.Watch, found: Plug, state: State, guard: Guard, stays: Staying) -> None:
+def _help(watch: links.Watch, found: Plug, state: UnlockedState, guard: Guard, stays: Staying) -> None:
     for tap, for_good in _candidates(watch, found, state, stays):
         if _guarded(tap, found, guard) and for_good:
             if stays.moves and tap != stays.tap:
                 _guard_as_recorded(found)
-            with state.lock():
-                state.drop_plugging(found.portid)
+            with state.lock() as locked:
+                locked.drop_plugging(found.portid)
             return
     _give_up(found, state)
 
@@ -209,13 +210,13 @@ def _guarded(tap: str, found: Plug, guard: Guard) -> bool:
     return True
 
 
-def _give_up(found: Plug, state: State) -> None:
+def _give_up(found: Plug, state: UnlockedState) -> None:
     """Leaves it to `plug_marks` to guard the NIC, should its tap come after all."""
-    with state.lock():
-        mark = state.plugging(found.portid)
+    with state.lock() as locked:
+        mark = locked.plugging(found.portid)
         if mark is None:
             return  # unplugged again
-        state.put_plugging(mark._replace(alone=True))
+        locked.put_plugging(mark._replace(alone=True))
     log.complain(
         f"domain {mark.domain}: the tap of new NIC {found.mac} on network {found.network} has not come within "
         f"{HELPER_SECONDS} s: libvirt-guestnet.service, a later hook call or `guestnet hooks sync` guards it then"

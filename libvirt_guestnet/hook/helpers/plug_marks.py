@@ -21,35 +21,36 @@ from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import Plugging
 
 # libvirt writes down a NIC when it is there; another hook may hold it up. No NIC comes later than that.
 _LOST_SECONDS = 600.0
 
 
-def see_to(state: State) -> None:
+def see_to(state: UnlockedState) -> None:
     """Guards what is there by now. Never fails: the log is told, and the next call tries again."""
-    with state.lock():
-        marks = left(state)
+    with state.lock() as locked:
+        marks = left(locked)
     for mark in marks:
         with suppress(GuestnetError):  # such as a record that cannot be read: whatever repairs that guest says so
             _see_to(mark, state)
 
 
-def forget(state: State) -> None:
-    """Takes away marks of what is guarded, needs no guard or is gone. Wants the lock held."""
-    for mark in left(state):
+def forget(locked: LockedState) -> None:
+    """Takes away marks of what is guarded, needs no guard or is gone."""
+    for mark in left(locked):
         with suppress(GuestnetError):
-            if _is_done(mark, state):
-                state.drop_plugging(mark.portid)
+            if _is_done(mark, locked):
+                locked.drop_plugging(mark.portid)
 
 
-def left(state: State) -> list[Plugging]:
-    """The marks that no helper has the lock of. Wants the lock held."""
-    return [each for each in state.pluggings() if notes.is_broken(state.plugging_path(each.portid))]
+def left(locked: LockedState) -> list[Plugging]:
+    """The marks that no helper has the lock of."""
+    return [each for each in locked.pluggings() if notes.is_broken(locked.plugging_path(each.portid))]
 
 
-def _see_to(mark: Plugging, state: State) -> None:
+def _see_to(mark: Plugging, state: UnlockedState) -> None:
     tap = _tap(mark, state)
     owner = taps.owner_but(mark.uuid, tap, state)
     if owner:  # that one's guard stays, and its tap up
@@ -58,8 +59,8 @@ def _see_to(mark: Plugging, state: State) -> None:
         _guard(tap, mark, state)
     elif not tap and _is_guarded_early(mark, state):
         repair.repair([mark.domain], "after a move that did not come")
-    with state.lock():
-        forget(state)
+    with state.lock() as locked:
+        forget(locked)
 
 
 def _guard(tap: str, mark: Plugging, state: State) -> None:

@@ -13,9 +13,8 @@ import signal
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.processes import detached, notes
-from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.folder import State
-from libvirt_guestnet.state.serialiser import if_sound
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 
 _SECONDS, _LONGEST_SECONDS = 5, 600
 _OF_PROCESSES = (notes.ARRIVING, notes.CHANGING, notes.SETTLING, notes.SYNCING)
@@ -25,7 +24,10 @@ _WHEN = "after a process of ours was killed"
 
 def see_to() -> None:
     """At the end of a call: leaves a process behind, if there is something to finish. Never fails: the log is told."""
-    state = State()
+    try:
+        state = UnlockedState()
+    except GuestnetError:  # another version's: the call itself has said so
+        return
     if not _is_noted(state):
         return
     signal.alarm(_SECONDS)
@@ -38,7 +40,7 @@ def see_to() -> None:
         signal.alarm(0)
 
 
-def is_left(state: State) -> bool:
+def is_left(state: UnlockedState) -> bool:
     """Whether something may be owed by a process that is gone. Raises GuestnetError."""
     if any(notes.broken(state, kind) for kind in _OF_PROCESSES) or _is_repair_left(state):
         return True
@@ -47,8 +49,8 @@ def is_left(state: State) -> bool:
         return True
     if not notes.names(state, "incoming"):
         return False
-    with state.lock():  # who looks for a helper there takes us for one
-        return bool(_no_longer_awaited(state))
+    with state.lock() as locked:  # who looks for a helper there takes us for one
+        return bool(_no_longer_awaited(locked))
 
 
 def _is_noted(state: State) -> bool:
@@ -62,19 +64,14 @@ def _is_repair_left(state: State) -> bool:
     return spooled and (notes.is_broken(lock) or not os.path.exists(lock))
 
 
-def _no_longer_awaited(state: State) -> list[str]:
+def _no_longer_awaited(locked: LockedState) -> list[str]:
     """The guests on their way to here for which a process waited. Between a migration's first call and `started`
     nobody does yet."""
-    names = [name.removesuffix(".json") for name in notes.names(state, "incoming") if name.endswith(".json")]
-    return [name for name in names if _was_awaited(state.incoming_path(name))]
+    names = [name.removesuffix(".json") for name in notes.names(locked, "incoming") if name.endswith(".json")]
+    return [name for name in names if notes.is_broken(locked.incoming_path(name)) and locked.awaited(name)]
 
 
-def _was_awaited(note: str) -> bool:
-    fields = if_sound(serialiser.load, note) if notes.is_broken(note) else None
-    return fields is not None and fields.get("waiting") is True
-
-
-def finish(state: State) -> None:
+def finish(state: UnlockedState) -> None:
     """Does it all; nothing where another process is at that. Never fails: what cannot be done the log is told of."""
     from libvirt_guestnet.hook.calls import repair
     from libvirt_guestnet.hook.helpers import plug_marks
@@ -89,25 +86,25 @@ def finish(state: State) -> None:
         notes.close(lock)
 
 
-def _finish_promises(state: State) -> None:
+def _finish_promises(state: UnlockedState) -> None:
     from libvirt_guestnet.hook.calls import repair
     from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard
     from libvirt_guestnet.hook.read import libvirt_records
 
-    with state.lock():
-        broken = {kind: notes.broken(state, kind) for kind in _OF_PROCESSES}
-        guests = {*broken[notes.ARRIVING], *_no_longer_awaited(state)}
+    with state.lock() as locked:
+        broken = {kind: notes.broken(locked, kind) for kind in _OF_PROCESSES}
+        guests = {*broken[notes.ARRIVING], *_no_longer_awaited(locked)}
     if guests or broken[notes.CHANGING]:
         repair.repair(sorted(guests), _WHEN)
     if broken[notes.SETTLING]:
         checksum_guard.settle_all(state)
-    with state.lock() as hold:
+    with state.lock() as locked:
         if broken[notes.SYNCING]:
-            bridge_guard.settle_pending(state, hold)
+            bridge_guard.settle_pending(locked)
         for kind, names in broken.items():
-            for note in (notes.path(state, kind, name) for name in names):
+            for note in (notes.path(locked, kind, name) for name in names):
                 if notes.is_broken(note):
                     notes.forget(note)
-        for name in _no_longer_awaited(state):
+        for name in _no_longer_awaited(locked):
             if not libvirt_records.record_size(name):
-                state.drop_incoming(name)
+                locked.drop_incoming(name)

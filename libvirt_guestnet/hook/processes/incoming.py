@@ -16,7 +16,7 @@ from libvirt_guestnet.hook.processes import detached, notes
 from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.domain import Domain
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
 
 LONGEST_SECONDS = 24 * 3600
 _ALL_PROTOCOLS, _OUTGOING = 0x0003, 4
@@ -31,7 +31,7 @@ def is_incoming(domain: Domain) -> bool:
     return any(job.get("async") == "migration in" for job in status.all("job"))
 
 
-def leave_helper(domain: Domain, taps: list[str], arrive: Callable[[], None], state: State) -> None:
+def leave_helper(domain: Domain, taps: list[str], arrive: Callable[[], None], state: UnlockedState) -> None:
     """Leaves a process behind that calls `arrive` when the guest runs here; never, if it does not come. None where one
     waits already. Raises OSError or GuestnetError when it cannot be made."""
     turn = _turn(domain, state)
@@ -43,15 +43,15 @@ def leave_helper(domain: Domain, taps: list[str], arrive: Callable[[], None], st
         turn.hand_over()
 
 
-def _turn(domain: Domain, state: State) -> Promise | None:
+def _turn(domain: Domain, state: UnlockedState) -> Promise | None:
     """The note that the domain is on its way, and waited for; None while somebody has it."""
     name = domain.name
-    with state.lock():
-        path = state.incoming_path(name)
-        if state.incoming(name) and not notes.is_broken(path):
+    with state.lock() as locked:
+        path = locked.incoming_path(name)
+        if locked.incoming(name) and not notes.is_broken(path):
             return None
-        state.put_incoming(name, domain.uuid, waiting=True)
-        return Promise(path)
+        locked.put_incoming(name, domain.uuid, waiting=True)
+        return Promise(path, locked)
 
 
 def _leave(domain: Domain, taps: list[str], arrive: Callable[[], None], turn: Promise) -> None:

@@ -1,8 +1,8 @@
 """Notes of work that a process has taken on: it has the lock of one until that is done.
 
 A note whose lock nobody has is of a process that was killed; `helpers.unfinished` has its work finished (decision 55).
-Notes are empty files under /run/libvirt-guestnet, or receipts. Whoever makes one, or looks whether somebody has it,
-wants the state's lock held.
+Notes are empty files under /run/libvirt-guestnet, or receipts. Who looks whether somebody has one has its lock for a
+moment.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 
 # A guest that has arrived, until it is led to and its LANs have been told twice more; ways in that are being changed;
 # checksum guards on their way to tcx; a `guestnet hooks sync`.
@@ -23,8 +24,9 @@ _held: set[int] = set()
 class Promise:
     """A note of this process's own."""
 
-    def __init__(self, path: str) -> None:
-        """Takes on the note, which is made if it is not there."""
+    def __init__(self, path: str, _locked: LockedState) -> None:
+        """Takes on the note, which is made if it is not there; under the state's lock, so that nobody takes it for one
+        whose process is gone."""
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         self.path = path
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -57,10 +59,10 @@ def path(state: State, kind: str, name: str) -> str:
 
 
 @contextmanager
-def promised(state: State, kind: str, name: str) -> Iterator[None]:
+def promised(state: UnlockedState, kind: str, name: str) -> Iterator[None]:
     """What is inside of a `with` is noted, and owed no more if it ends by itself, be it with an error."""
-    with state.lock():
-        promise = Promise(path(state, kind, name))
+    with state.lock() as locked:
+        promise = Promise(path(locked, kind, name), locked)
     try:
         yield
     finally:

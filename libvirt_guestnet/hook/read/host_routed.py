@@ -12,10 +12,10 @@ from typing import NamedTuple
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
 from libvirt_guestnet.datapath.routing.gateway import GATEWAY6, RoutedTap
-from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Route
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
 from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
+from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 
 
 class RoutedPort(NamedTuple):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.routing.routes import HostRoutes, Route
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
 from libvirt_guestnet.metadata.policy import PortPolicy
+from libvirt_guestnet.state.receipts import HostRoutes, Route
 
 
 def reaches(domain: Domain) -> list[HostRoutes]:

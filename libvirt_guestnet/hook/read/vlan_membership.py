@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.devices.vlan_bridge import TapVlans
 from libvirt_guestnet.hook.read.domain import Domain, Nic
 from libvirt_guestnet.metadata.policy import Vlans
+from libvirt_guestnet.state.receipts import TapVlans
 
 
 def tap_vlans(domain: Domain) -> list[TapVlans]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from libvirt_guestnet.datapath.forwards.table import Floating, ForwardRule, PortForwards
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
 from libvirt_guestnet.metadata.policy import FloatingAddress
 from libvirt_guestnet.model.claims import MOST_MOVED
+from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 
 _MOST_OF_ALL = 4 * MOST_MOVED
 

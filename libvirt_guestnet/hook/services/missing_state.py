@@ -60,7 +60,7 @@ def lost(state: State) -> Lost:
 
 
 def _tables_lost(state: State, there: set[str]) -> list[str]:
-    gated = any(reach.gateway for reach in host_routes.receipts(state))
+    gated = any(reach.gateway for reach in state.host_routes())
     wanted = {ARP_TABLE: gated, TABLE: bool(state.tapnames())}
     return [table for table, is_wanted in wanted.items() if is_wanted and table not in there]
 

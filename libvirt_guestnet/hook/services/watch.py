@@ -19,7 +19,6 @@ import socket
 import time
 
 from libvirt_guestnet import log
-from libvirt_guestnet.datapath.forwards.table import PortForwards
 from libvirt_guestnet.datapath.netlink.events import Changes
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.calls import repair
@@ -28,7 +27,8 @@ from libvirt_guestnet.hook.helpers import unfinished
 from libvirt_guestnet.hook.processes import deadline, notes
 from libvirt_guestnet.hook.services import libvirt_rules
 from libvirt_guestnet.hook.services.missing_state import NOTHING, Lost, lost
-from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import UnlockedState
+from libvirt_guestnet.state.receipts import PortForwards
 
 # One command of a firewall is many changes.
 _QUIET_SECONDS, _MOST_SECONDS = 0.1, 1.0
@@ -82,14 +82,14 @@ class _Watch:
     def look(self) -> None:
         """Looks for what is missing, and has it put back. Never fails: the next change is the next try."""
         try:
-            missing = self._all_missing(State())
+            missing = self._all_missing(UnlockedState())
             if any(missing) and self._is_worth_trying(missing):
                 _put_back(missing, tell=self._tries == 1)
             self._missing = missing
             self._libvirts.see_to()
             self.patience = self._libvirts.patience or _LOOK_SECONDS
-            self._see_to_owed(State())
-            self._see_to_leases(State())
+            self._see_to_owed(UnlockedState())
+            self._see_to_leases(UnlockedState())
             if any(missing):
                 self.patience = min(self.patience, max(_QUIET_SECONDS, self._pause_left()))
             if self._strays.waiting:
@@ -98,7 +98,7 @@ class _Watch:
             self._looks.complain(f"what is missing in the kernel is not put back yet: {error}")
         self._looks.end()
 
-    def _all_missing(self, state: State) -> Lost:
+    def _all_missing(self, state: UnlockedState) -> Lost:
         missing = _lost_for_good(state) if any(lost(state)) else NOTHING
         strays = self._strays.lost(libvirt_rules.recorded("qemu"), state)
         return missing._replace(ports={**missing.ports, **strays})
@@ -118,14 +118,14 @@ class _Watch:
         pause = min(_FIRST_PAUSE * 2 ** (self._tries - 1), _LONGEST_PAUSE) if self._tries else 0.0
         return self._tried + pause - time.monotonic()
 
-    def _see_to_owed(self, state: State) -> None:
+    def _see_to_owed(self, state: UnlockedState) -> None:
         if unfinished.is_left(state):
             unfinished.finish(state)
         _settle_bridges(state)
         if any(state.plugging_age(mark.portid) < _LOOK_SECONDS for mark in state.pluggings()):
             self.patience = min(self.patience, _PLUG_SECONDS)
 
-    def _see_to_leases(self, state: State) -> None:
+    def _see_to_leases(self, state: UnlockedState) -> None:
         """What cannot be arranged is not tried at every change: our own try is one."""
         following, now = forwards.following(state), time.monotonic()
         if following and (following != self._following or now - self._followed >= _LOOK_SECONDS):
@@ -137,29 +137,29 @@ def _put_back(missing: Lost, *, tell: bool) -> None:
     what = [*missing.of_all, *missing.others, *missing.ports]
     if tell:
         log.complain(f"missing in the kernel, being put back: {', '.join(what)}")
-    _close_bridges(State())
+    _close_bridges(UnlockedState())
     guests = libvirt_rules.recorded("qemu") if missing.of_all else sorted(set(missing.ports.values()))
     repair.repair(guests, "after a change of the host's rules")
 
 
-def _lost_for_good(state: State) -> Lost:
+def _lost_for_good(state: UnlockedState) -> Lost:
     """Not what a hook is just about to put there, or has taken away with its guest."""
-    with state.lock():
-        return lost(state)
+    with state.lock() as locked:
+        return lost(locked)
 
 
-def _settle_bridges(state: State) -> None:
+def _settle_bridges(state: UnlockedState) -> None:
     """What a killed call of a network's left undone."""
     known = state.bridges()
     if known is not None and not known.settled:
-        with state.lock() as hold:
-            if not notes.is_at_work(state, notes.SYNCING):
-                bridge_guard.settle_pending(state, hold)
+        with state.lock() as locked:
+            if not notes.is_at_work(locked, notes.SYNCING):
+                bridge_guard.settle_pending(locked)
 
 
-def _close_bridges(state: State) -> None:
+def _close_bridges(state: UnlockedState) -> None:
     """Not while somebody is still putting guests under guard, who closes them afterwards."""
-    with state.lock() as hold:
-        if bridge_guard.closed(state) and not notes.is_at_work(state, notes.SYNCING):
-            bridge_guard.changing(state)
-            bridge_guard.settle(state, hold)
+    with state.lock() as locked:
+        if bridge_guard.closed(locked) and not notes.is_at_work(locked, notes.SYNCING):
+            bridge_guard.changing(locked)
+            bridge_guard.settle(locked)

@@ -1,0 +1,70 @@
+"""From the first form of the folder, which had no number (0.2.0), to the second.
+
+Receipts are the same in both; `reach/` became `host-routes/`, and `ways/` `forwards/`. What `settled/ways.json` said is
+written anew. `shared`, which was no JSON, is forgotten: the part of the nft table that it told of is written again with
+the next port.
+
+Each step leaves either the old name or the new one, so that whoever is killed is followed by somebody who goes on. The
+same holds for a process of the version before that is still at work, such as a helper that waits for a migration: what
+it writes later has an old name again, and is newer than what has the new one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from libvirt_guestnet.state import serialiser
+from libvirt_guestnet.state.receipts import ForwardsInKernel, PortForwards
+from libvirt_guestnet.state.serialiser import DamagedError
+
+_FOLDERS = {"reach": "host-routes", "ways": "forwards"}
+
+
+Put = Callable[[ForwardsInKernel], None]
+"""`LockedState.put_forwards_in_kernel`, which only who has the lock has."""
+
+
+def take_over(root: str, put: Put) -> None:
+    """Brings what has an old name to its new one."""
+    for old, new in _FOLDERS.items():
+        _move_all(f"{root}/{old}", f"{root}/{new}")
+    _take_over_settled(f"{root}/settled", put)
+    with suppress(FileNotFoundError):
+        os.unlink(f"{root}/shared")
+
+
+def _move_all(old: str, new: str) -> None:
+    if not os.path.isdir(old):
+        return
+    os.makedirs(new, 0o700, exist_ok=True)
+    for name in os.listdir(old):
+        os.replace(f"{old}/{name}", f"{new}/{name}")
+    os.rmdir(old)
+
+
+def _take_over_settled(folder: str, put: Put) -> None:
+    path = f"{folder}/ways.json"
+    if os.path.lexists(path):
+        put(_settled(path))
+        os.unlink(path)
+    if os.path.isdir(folder):
+        os.rmdir(folder)
+
+
+def _settled(path: str) -> ForwardsInKernel:
+    """What the kernel had; nothing, and not what is wanted, where nobody can tell."""
+    try:
+        said = (serialiser.load(path) or {}).get("is")
+        return _read(said if isinstance(said, dict) else {}, path)
+    except (DamagedError, TypeError, ValueError):
+        return ForwardsInKernel()
+
+
+def _read(said: dict[str, Any], path: str) -> ForwardsInKernel:
+    """A port's ways were an object each, and are a list now."""
+    ways = [serialiser.read(PortForwards, dict(each), path) for each in said.get("ways", ())]
+    rest = {name: value for name, value in said.items() if name != "forwards"}
+    return serialiser.read(ForwardsInKernel, rest, path)._replace(forwards=tuple(ways))
