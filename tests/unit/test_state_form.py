@@ -1,0 +1,226 @@
+"""Who can change the state, and which versions' state is read: this one's, the one before's, and no later one's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.old_state import FORWARDS, ROUTES, placed
+
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import dispatch, main
+from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
+from libvirt_guestnet.state.receipts import ForwardsInKernel, HostRoutes, PortReceipt, UplinkVlans
+
+PORT = PortReceipt("vnet0", "52:54:00:00:00:01", "a", "u")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def test_only_the_lock_gives_what_can_change_the_state(root: Path) -> None:
+    """mypy refuses the lines with `type: ignore`, and would say so if it did not."""
+    with pytest.raises(AttributeError):
+        bridge_guard.changing(UnlockedState(str(root)))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        LockedState(str(root)).put_ports("u", [PORT])  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="is not held"):
+        LockedState(Lock(str(root))).put_ports("u", [PORT])
+    assert not root.exists()
+
+
+def test_who_has_the_lock_cannot_take_it_again(root: Path) -> None:
+    with UnlockedState(str(root)).lock() as locked:
+        assert not hasattr(locked, "lock")
+        assert isinstance(locked, State)
+
+
+def test_what_the_lock_gave_is_of_no_use_without_it(root: Path) -> None:
+    with UnlockedState(str(root)).lock() as locked:
+        locked.put_ports("u", [PORT])
+        os.fstat(locked.descriptor)
+    for use in (lambda: locked.drop_ports(["vnet0"]), lambda: locked.put_shared(""), lambda: locked.descriptor):
+        with pytest.raises(RuntimeError, match="is not held"):
+            use()
+    assert locked.ports() == [PORT]
+
+
+def test_the_first_who_has_the_lock_writes_the_number(root: Path) -> None:
+    with UnlockedState(str(root)).lock():
+        assert (root / "format").read_text() == "2\n"
+
+
+@pytest.fixture
+def old(root: Path) -> Path:
+    placed(root)
+    return root
+
+
+def _is_as_before(root: Path) -> None:
+    state = UnlockedState(str(root))
+    assert (state.host_routes(), state.forwards()) == (ROUTES, FORWARDS)
+    known = state.forwards_in_kernel()
+    assert known is not None
+    assert (known.forwards, known.changing, len(known.sources)) == (tuple(FORWARDS), False, 2)
+    assert {port.tap for port in state.ports()} == {"vnet0", "vnet1", "vme0000000a"}
+    assert [each.tap for each in state.tap_vlans()] == ["vnet0"]
+    assert state.owned() == {port.uuid: port.domain for port in state.ports()}
+    assert (state.checksum().guard > 0, state.shared()) == (True, "")
+    assert {path.name for path in root.iterdir()} >= {"format", "host-routes", "forwards"}
+    assert not {"reach", "ways", "settled"} & {path.name for path in root.iterdir()}
+
+
+def test_what_the_version_before_wrote_is_taken_over_by_whoever_comes_first(old: Path) -> None:
+    _is_as_before(old)
+    _is_as_before(old)
+
+
+def test_nobody_reads_it_as_if_it_were_this_versions(old: Path) -> None:
+    assert State(str(old)).ports() != []  # these have the same form
+    with UnlockedState(str(old)).lock() as locked:
+        assert locked.host_routes() == ROUTES
+
+
+class _KilledError(BaseException):
+    pass
+
+
+def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Has the process die before that many changes to files; gives how many there were."""
+    done = 0
+
+    def counted(change: Callable[..., None]) -> Callable[..., None]:
+        def one(*arguments: object, **more: object) -> None:
+            nonlocal done
+            if done == step:
+                raise _KilledError
+            done += 1
+            change(*arguments, **more)
+
+        return one
+
+    for name in ("replace", "unlink", "rmdir", "mkdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    return lambda: done
+
+
+def test_who_is_killed_meanwhile_is_followed_by_somebody_who_goes_on(tmp_path: Path) -> None:
+    for step in range(100):
+        root = tmp_path / str(step)
+        placed(root)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            steps = _killed_at(step, monkeypatch)
+            try:
+                UnlockedState(str(root))
+            except _KilledError:
+                pass
+            else:
+                break
+        assert steps() == step
+        _is_as_before(root)
+    assert step > 8
+
+
+def test_what_a_process_of_the_version_before_writes_later_is_taken_over_too(old: Path) -> None:
+    _is_as_before(old)
+    (late,) = ROUTES[:1]
+    (old / "reach").mkdir()
+    (old / f"reach/{late.tap}.json").write_text(json.dumps(late._replace(domain="later")._asdict()))
+    shutil.copy(old / "forwards-in-kernel.json", old / "kept")
+    with UnlockedState(str(old)).lock() as locked:
+        assert [each.domain for each in locked.host_routes()][:1] == ["later"]
+    assert (old / "kept").read_bytes() == (old / "forwards-in-kernel.json").read_bytes()
+
+
+@pytest.mark.parametrize("said", ["{", '{"is": "damaged"}', '{"is": {"changing": true, "ways": [7]}}', "\udcff"])
+def test_of_what_was_damaged_nobody_knows(old: Path, said: str) -> None:
+    """So it is settled anew: as if nothing of it were there."""
+    (old / "settled/ways.json").write_bytes(said.encode(errors="surrogateescape"))
+    assert UnlockedState(str(old)).forwards_in_kernel() == ForwardsInKernel()
+
+
+def test_a_change_that_was_not_finished_stays_one(old: Path) -> None:
+    said = {"changing": True, "ways": [], "sources": ["10.61.1.10/32"]}
+    (old / "settled/ways.json").write_text(json.dumps({"is": said}))
+    assert UnlockedState(str(old)).forwards_in_kernel() == ForwardsInKernel((), (), ("10.61.1.10/32",), True)
+
+
+LATER = (
+    "says 3: a later version of guestnet wrote {0}, and this one reads up to 2: install that version again, or restart "
+    "the host, which empties {0} and ends all guests"
+)
+DAMAGED = "is damaged (it is not a number: this version writes 2): remove it and run `guestnet hooks sync`"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("3\n", LATER), *((text, DAMAGED) for text in ("", "two", "-2", "2.5", "\xff"))]
+)
+def test_another_versions_state_is_refused_by_name(root: Path, text: str, why: str) -> None:
+    with UnlockedState(str(root)).lock() as locked:
+        locked.put_ports("u", [PORT])
+    (root / "format").write_text(text, encoding="latin1")
+    before = sorted(root.rglob("*"))
+    asking: list[Callable[[], object]] = [
+        lambda: State(str(root)),
+        lambda: UnlockedState(str(root)),
+        Lock(str(root)).__enter__,
+    ]
+    for ask in asking:
+        with pytest.raises(GuestnetError) as refused:
+            ask()
+        assert str(refused.value) == f"{root}/format {why.format(root)}"
+    assert sorted(root.rglob("*")) == before
+
+
+OURS = b'<domain xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"><name>a</name><uuid>u</uuid></domain>'
+
+
+def test_a_hooks_call_is_refused_by_name_unless_it_does_not_concern_us(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(UnlockedState().root)
+    with UnlockedState().lock():
+        pass
+    (root / "format").write_text("3\n")
+    for operation, status in (("start", 1), ("release", 0)):  # VETO, REPORT
+        assert dispatch.dispatch("qemu", ["qemu", "a", operation], OURS) == status
+        said = capsys.readouterr().err
+        assert said == f"libvirt-guestnet: qemu a {operation}: {root}/format {LATER.format(root)}\n"
+    monkeypatch.setattr("libvirt_guestnet.hook.concern.read", lambda: OURS.replace(b"libvirt-guestnet", b"x"))
+    assert main.run("qemu", ["qemu", "a", "start"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_who_may_not_read_it_is_told_nothing_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("builtins.open", refused)
+    UnlockedState(str(root))
+
+
+def test_all_receipts_go_through_one_serialiser(root: Path) -> None:
+    """As they were written they are read, lists of others in them too."""
+    with UnlockedState(str(root)).lock() as locked:
+        for routes in ROUTES:
+            locked.put_host_routes(routes)
+        for forwards in FORWARDS:
+            locked.put_forwards(forwards)
+        kept = ForwardsInKernel(tuple(FORWARDS), (("gn-a", "10.0.0.0/24"),), ("10.0.0.5/32",))
+        locked.put_forwards_in_kernel(kept)
+        locked.put_joined("up0", {7, 3})
+        locked.put_shared("add table x\n")
+        assert (locked.host_routes(), locked.forwards()) == (ROUTES, FORWARDS)
+        assert (locked.forwards_in_kernel(), locked.joined("up0"), locked.shared()) == (kept, {3, 7}, "add table x\n")
+        locked.drop_forwards_in_kernel()
+        assert locked.forwards_in_kernel() is None
+    assert json.loads((root / "uplinks/up0.json").read_text()) == UplinkVlans((3, 7))._asdict() | {"vlans": [3, 7]}
+    assert all(isinstance(each, HostRoutes) for each in ROUTES)
