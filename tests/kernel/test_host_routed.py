@@ -374,3 +374,20 @@ def test_a_guest_that_vanished_unheard_is_swept_by_the_next_call(lab: Lab) -> No
     assert lab.published() == led_to(A, B)[1]
     assert lab.hooks.call("qemu", "b", "reconnect", "begin", domain("b", B)) == (0, "")
     assert (lab.routes(), lab.published()) == led_to(B)
+
+
+def test_what_cannot_be_taken_away_keeps_nothing_else(lab: Lab) -> None:
+    """Somebody's own rule leads into a chain of the guest's filter, so that the kernel does not let it go."""
+    lab.boot("a", A)
+    lab.start("a", A)
+    assert (lab.routes(), lab.published()) == led_to(A)
+    lab.box.ok("nft", "add chain netdev guestnet x; add rule netdev guestnet x jump arp-vme0000000a")
+    status, said = lab.hooks.call("qemu", "a", "release", "end", domain("a", A))
+    assert (status, "Device or resource busy" in said) == (0, True)
+    assert (lab.routes(), lab.published()) == (set(), set())
+    assert lab.box.run("nft", "list", "table", "arp", "guestnet").returncode != 0
+    assert lab.hooks.receipts() != [], "its filter has a receipt still"
+    lab.box.ok("nft", "delete chain netdev guestnet x")
+    lab.ip(f"link delete {tap(A)}")
+    lab.stop("a", A)
+    assert (lab.hooks.receipts(), lab.hooks.chains()) == ([], [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from libvirt_guestnet import log
@@ -20,6 +20,7 @@ from libvirt_guestnet.hook.enforce import (
     reachability,
     tagging,
 )
+from libvirt_guestnet.hook.processes.deadline import DeadlineError
 from libvirt_guestnet.hook.read import host_routed, next_hop, vlan_membership, wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
@@ -193,13 +194,34 @@ def release(xml: Node, state: UnlockedState) -> None:
 
 
 def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
-    """Takes away all that one domain had; `named` are taps that may be its. Raises GuestnetError."""
+    """Takes away all that one domain had; `named` are taps that may be its. What cannot be taken away keeps nothing
+    else: its routes go though its filters stay. Raises GuestnetError: the first failure, with the rest done."""
+    failures: list[GuestnetError] = []
     with state.lock() as locked:
-        bridge_guard.settle_pending(locked)
-        mine = {tap for tap in named if (receipt := locked.sound_port(tap)) and receipt.uuid == uuid}
-        port_guard.release(sorted({*mine, *locked.taps(uuid), *port_guard.gone(locked)}), locked)
-        locked.forget_domain(uuid)
-        tagging.untag(uuid, locked)
-        host_routes.forget(uuid, locked)
-        host_routes.sweep(locked)
-        forwards.sweep(uuid, locked)
+        parts: tuple[Callable[[], None], ...] = (
+            lambda: _unguard(uuid, named, locked),
+            lambda: _unroute(uuid, locked),
+            lambda: forwards.sweep(uuid, locked),
+        )
+        for take_away in parts:
+            try:
+                take_away()
+            except DeadlineError:
+                raise
+            except GuestnetError as error:
+                failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def _unguard(uuid: str, named: set[str], locked: LockedState) -> None:
+    bridge_guard.settle_pending(locked)
+    mine = {tap for tap in named if (receipt := locked.sound_port(tap)) and receipt.uuid == uuid}
+    port_guard.release(sorted({*mine, *locked.taps(uuid), *port_guard.gone(locked)}), locked)
+    locked.forget_domain(uuid)
+
+
+def _unroute(uuid: str, locked: LockedState) -> None:
+    tagging.untag(uuid, locked)
+    host_routes.forget(uuid, locked)
+    host_routes.sweep(locked)
