@@ -61,7 +61,7 @@ def release_all() -> None:
         checksum_guard.unload(locked)
         bridge_guard.remove(locked)
         bridge_ports.release(locked.tapnames(), locked)
-        locked.forget_ports()
+        locked.forget_guards()
         host_routes.forget_all(locked)
         forwards.close_all(locked)
 

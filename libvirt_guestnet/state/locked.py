@@ -107,11 +107,13 @@ class LockedState(State):
         else:
             self._remove("domains", uuid)
 
-    def forget_ports(self) -> None:
-        """Forgets every guarded tap, of every domain."""
-        for kind in ("domains", "ports", "plugging"):
+    def forget_guards(self) -> None:
+        """Forgets every guarded tap, of every domain, and what networks want of theirs: nobody hears of either from now
+        on. VLANs stay known, as their taps and uplinks keep them."""
+        for kind in ("domains", "ports", "plugging", "incoming", "networks", "insisting"):
             for name in self._names(kind):
                 self._remove(kind, name)
+        self._remove_one("shared")
 
     def forget_domain(self, uuid: str) -> None:
         """What is left of a domain that is gone."""

@@ -181,6 +181,8 @@ def test_uninstalling_takes_it_off_running_guests_too(hooks: Hooks) -> None:
     assert (now["where"], now["counted"]) == (NOWHERE, [])
     assert hooks.box.run("ls", PINS).returncode != 0
     assert _programs_at(hooks, "vnet0") <= 1
+    left = hooks.box.ok("sh", "-c", "cd /run/libvirt-guestnet; find . -type f ! -name lock ! -name '*.lock'").split()
+    assert left in ([], ["./format"])
 
 
 @pytest.mark.parametrize("loaded", [True, False])

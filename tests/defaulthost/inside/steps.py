@@ -248,7 +248,8 @@ def forbidden_python(host: DebianHost) -> str:
 
 
 def uninstall(host: DebianHost) -> str:
-    """Nothing is left, though a guest runs, but the locks that `destroy` takes: /run is empty after a boot."""
+    """Nothing is left, though a guest runs, but the locks that `destroy` takes, and the number of their folder's form:
+    /run is empty after a boot."""
     said = host.well("hooks", "uninstall", python=COPIED)
     same(host.chains(), set())
     same([path for path in (*HOOKS, UNIT, NETWORKD, NETWORK_MANAGER) if path.exists()], [])
@@ -257,7 +258,7 @@ def uninstall(host: DebianHost) -> str:
     host.virsh("destroy", "g")
     host.well("destroy", str(TOPOLOGY))
     left = host.sh(f"find /etc /run /sys/fs/bpf /usr/local /var/lib -name '{OURS}' ! -path {STATE}").splitlines()
-    left += host.sh(f"find {STATE} -type f ! -name lock ! -name '*.lock'").splitlines()
+    left += host.sh(f"find {STATE} -type f ! -name lock ! -name '*.lock' ! -name format").splitlines()
     units = host.sh(f"systemctl --no-pager --no-legend --all list-units '{OURS}'")
     same((left, units), ([], ""))
     return said
