@@ -25,7 +25,7 @@ _FAMILY = {4: 2, 6: 10}
 _NUMBER, _PORT = 1, 3
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _GENERAL = struct.Struct("=BBH")
-_SECONDS = 5
+_SECONDS = 15
 
 
 class Flow(NamedTuple):

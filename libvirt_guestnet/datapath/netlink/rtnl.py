@@ -38,7 +38,7 @@ PROTOCOL = 71
 """Whose our routes and published neighbours are (`ip route show proto 71`). Nobody in iproute2's rt_protos has it."""
 MAIN_TABLE = 254
 
-_SECONDS = 5
+_SECONDS = 15  # of the 20 that a hook has: what holds the lock of all netlink may be long at it
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK: the kernel filters dumps (4.20)
 _NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
 _NEWADDR, _GETADDR = 20, 22
