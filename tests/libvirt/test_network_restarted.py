@@ -95,6 +95,30 @@ def test_the_guest_is_back_with_its_network(host: Host) -> None:
     assert rows(host, "plan", "/tmp/t.yaml") == []
 
 
+def test_a_port_that_libvirt_put_back_is_isolated_again(host: Host) -> None:
+    """libvirt's daemon puts a tap back into its bridge when it starts, and does not isolate it."""
+    bridge, device = place(host), tap(host)
+    isolated = ["cat", f"/sys/class/net/{device}/brport/isolated"]
+
+    def expose() -> None:
+        host.sandbox.run(["ip", "link", "set", device, "type", "bridge_slave", "isolated", "off"])
+
+    expose()
+    [port] = [row for row in rows(host, "status") if row["kind"] == "port"]
+    assert port["wrong"] == [f"guest 'a': {device} is not isolated from its neighbours: guestnet hooks sync"]
+    assert [(row["verb"], row["name"]) for row in rows(host, "plan", "/tmp/t.yaml")] == [("put back", "a")]
+    assert _guestnet(host, "hooks", "sync") == ""
+    assert (place(host), host.sandbox.run(isolated).stdout, musts(host)) == (bridge, "1\n", [])
+    with _watching(host):
+        expose()
+        host.soon(lambda: host.sandbox.run(isolated).stdout == "1\n", "the service isolates it again")
+    host.stop_daemon()
+    host.sandbox.run(["ip", "link", "set", device, "nomaster"])
+    host.sandbox.start_libvirtd()
+    host.soon(lambda: place(host) == bridge, "somebody puts it back")
+    host.soon(lambda: host.sandbox.run(isolated).stdout == "1\n", "and it is isolated")
+
+
 def test_a_network_that_isolates_its_ports_by_now_goes_on_doing_so(host: Host) -> None:
     """The guest's own record is of before."""
     isolated = ["cat", f"/sys/class/net/{tap(host)}/brport/isolated"]

@@ -64,6 +64,15 @@ def is_bridge(name: str) -> bool:
     return os.path.isdir(f"/sys/class/net/{name}/bridge")
 
 
+def is_isolated(name: str) -> bool:
+    """Whether a port of a Linux bridge is kept from the other isolated ones."""
+    try:
+        with open(f"/sys/class/net/{name}/brport/isolated") as file:
+            return file.read(2) == "1\n"
+    except OSError:
+        return False
+
+
 def is_up(name: str) -> bool:
     """Whether a device is there and was set up, carrier or not."""
     try:

@@ -1,7 +1,8 @@
-"""Running guests' taps that are in no bridge any more, although libvirt's records say in which they should be.
+"""Running guests' taps that are in no bridge any more, although libvirt's records say in which they should be; or that
+are not isolated from each other there, although they should be.
 
-A network that is stopped takes its bridge with it, and libvirt puts taps back only when its daemon restarts; other
-tools take ports out of bridges. What is in another bridge was put there by somebody, and stays.
+A network that is stopped takes its bridge with it. libvirt puts taps back only when its daemon restarts, and then does
+not isolate them; other tools take ports out of bridges. What is in another bridge was put there by somebody, and stays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
+from libvirt_guestnet.state.receipts import NetworkReceipt
 
 # libvirt itself takes the tap of a NIC that moves out of one bridge before it puts it into another.
 GRACE_SECONDS = 1.0
@@ -50,24 +52,35 @@ def is_off(place: Place) -> bool:
     return not links.master_of(place.tap) and links.is_bridge(place.bridge) and links.index_of(place.tap) > 0
 
 
+def is_exposed(place: Place) -> bool:
+    """Whether a tap that should be isolated from its neighbours is in its bridge without."""
+    return place.isolated and links.master_of(place.tap) == place.bridge and not links.is_isolated(place.tap)
+
+
 def join(domain: Domain, state: State) -> None:
-    """Puts the taps of a domain that are in no bridge back. A network that isolates its ports by now does so with
-    those of guests that have run since before. Raises GuestnetError."""
-    for place in filter(is_off, places(domain)):
-        tap, bridge = links.index_of(place.tap), links.index_of(place.bridge)
+    """Puts the taps of a domain that are in no bridge back, and isolates those that are to be. A network that isolates
+    its ports by now does so with those of guests that have run since before. Raises GuestnetError."""
+    for place in places(domain):
+        network = state.sound_network(place.network) if place.network else None
         try:
-            with Rtnl() as netlink:
-                netlink.set_master(tap, bridge)
-                netlink.isolate_port(tap, isolated=place.isolated or _isolates(place.network, state))
+            _correct(_isolated_by(place, network))
         except RefusedError as error:
             raise GuestnetError(
                 f"domain {domain.name!r}: {place.tap} cannot be put into {place.bridge}: {error}"
             ) from error
 
 
-def _isolates(network: str, state: State) -> bool:
-    receipt = state.sound_network(network) if network else None
-    return receipt is not None and receipt.isolated
+def _isolated_by(place: Place, network: NetworkReceipt | None) -> Place:
+    return place._replace(isolated=place.isolated or (network is not None and network.isolated))
+
+
+def _correct(place: Place) -> None:
+    off = is_off(place)
+    if off or is_exposed(place):
+        with Rtnl() as netlink:
+            if off:
+                netlink.set_master(links.index_of(place.tap), links.index_of(place.bridge))
+            netlink.isolate_port(links.index_of(place.tap), isolated=place.isolated)
 
 
 class Strays:
@@ -82,14 +95,15 @@ class Strays:
     def lost(self, names: list[str], state: State) -> dict[str, str]:
         """Those of the running domains of these names that concern us and have been off for a moment, each with its
         domain. Never fails: a record that cannot be read is of a guest that whatever repairs it will name."""
-        now, networks, taps = time.monotonic(), {each.name for each in state.networks()}, state.tapnames()
+        now, networks, taps = time.monotonic(), {each.name: each for each in state.networks()}, state.tapnames()
         self._known = {name: found for name in names if (found := self._read(name))}
-        off = {
-            place: name
+        places_of = {
+            _isolated_by(place, networks.get(place.network)): name
             for name, (_, found) in self._known.items()
             for place in found
-            if (place.network in networks or place.tap in taps) and is_off(place)
+            if place.network in networks or place.tap in taps
         }
+        off = {place: name for place, name in places_of.items() if is_off(place) or is_exposed(place)}
         self._since = {place: self._since.get(place, now) for place in off}
         lost = {place.tap: off[place] for place, since in self._since.items() if now - since >= GRACE_SECONDS}
         self.waiting = len(lost) < len(off)
