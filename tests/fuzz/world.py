@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import seeds
@@ -102,27 +103,29 @@ class World:
         _ip("address", "add", "fd61:1::2/64", "dev", "up0", "nodad")
 
     def _stand_in(self) -> None:
-        program.run = self._run  # type: ignore[assignment]
-        detached.leave = self._leave  # type: ignore[assignment]
+        program.run = self._run
+        detached.leave = self._leave
         links.Watch.tap = self._tap  # type: ignore[method-assign,assignment]
         is_on = links.is_on
-        links.is_on = lambda tap, bridge: (tap, bridge) == self.joined or is_on(tap, bridge)
+        links.is_on = lambda name, bridge: (name, bridge) == self.joined or is_on(name, bridge)
         probe._GAPS = (0.0, 0.0, 0.001)
         concern.HOSTWIDE = hostwide.FILE = HOSTWIDE
         hostwide.read.__defaults__ = (HOSTWIDE,)
-        checksum_guard.guard = lambda *_: checksum_guard.Put()  # type: ignore[assignment]
-        checksum_guard.guard_when_limited = checksum_guard.tidy = checksum_guard.unload = lambda *_: None  # type: ignore[assignment]
+        checksum_guard.guard = lambda *_: checksum_guard.Put()
+        checksum_guard.guard_when_limited = lambda *_: None
+        checksum_guard.tidy = checksum_guard.unload = lambda *_: None
         checksum_guard.lost = lambda _: {}  # type: ignore[assignment]
-        incoming._wait = lambda _domain, _taps, _ears, arrive: arrive()  # type: ignore[assignment]
-        incoming.repeat = lambda announce, _tap: announce()
+        incoming._wait = lambda domain, taps, ears, arrive: arrive()
+        incoming.repeat = lambda announce, tap: announce()
         log.complain = lambda text: self.logged.append(log.line(text))
         address_sets._LEASES = LEASE_FILE
+        assert address_sets.leases.__defaults__ is not None
         address_sets.leases.__defaults__ = (*address_sets.leases.__defaults__[:-1], LEASE_FILE)
         hotplug.HELPER_SECONDS = 1
         port_receipts.FEW_RESERVED = 1  # the seeds have two
-        conntrack.forget = lambda *_: None  # type: ignore[assignment]
+        conntrack.forget = lambda *_: None
         # This kernel's bridges may tell no VLANs apart.
-        vlan_bridge._read = lambda _bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")
+        vlan_bridge._read = lambda bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")
         vlan_bridge._write = lambda *_: None
 
     def _tap(self, mac: str, bridge: str, seconds: float, *_: object) -> str:
@@ -242,14 +245,19 @@ class World:
 
     def watch(self) -> None:
         """One look of the service."""
-        self.timed(lambda: watch._Watch().look() or 0)
+
+        def look() -> int:
+            watch._Watch().look()
+            return 0
+
+        self.timed(look)
 
     def sync(self, active: dict[str, bytes], domains: dict[str, bytes]) -> None:
         """What `guestnet hooks sync` does."""
         for xml in active.values():
-            self.timed(lambda xml=xml: self._forgiven(live.adopt_network, xml))
+            self.timed(partial(self._forgiven, live.adopt_network, xml))
         for xml in domains.values():
-            self.timed(lambda xml=xml: self._forgiven(live.guard_domain, xml))
+            self.timed(partial(self._forgiven, live.guard_domain, xml))
         self.timed(lambda: self._forgiven(live.tidy, set(active), set(active)))
 
     @staticmethod

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import killed
 from support.box import Box
-from test_hook import NS
+from support.hooks import NS
 
 CALL = killed.CALL.replace(
     killed.PREPARE,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.box import Box
-from test_hook import NS
+from support.hooks import NS
 
 LIBRARY = Path(__file__).parents[2]
 MACS = {"ann": "52:54:00:00:00:01", "bob": "52:54:00:00:00:02", "tom": "52:54:00:00:00:03"}

@@ -17,11 +17,10 @@ from scapy.all import (  # type: ignore[attr-defined]
     ICMPv6NDOptSrcLLAddr,
     IPv6,
 )
+from support.claiming import FREE, OTHER, Neighbours, dad_for, group_of, uses_by
+from support.held import NETWORK, Lab, guest_domain, last_frame, uses_of
 from support.offload_wire import NEWEST, OLDEST, loaded
-from test_claiming import FREE, OTHER, Neighbours, _dad, _group, _uses
 from test_claiming import both as both  # noqa: PLC0414  a fixture
-from test_held import NETWORK, Lab, _domain, _last
-from test_held import _uses as _all_uses
 from test_held import lab as lab  # noqa: PLC0414
 
 from libvirt_guestnet.datapath.port import filters, learning, savi
@@ -36,7 +35,9 @@ GROUP_MAC = "33:33:ff:aa:00:01"  # of FREE
 def _question(
     to: str = "", group: str = "", hops: int = 255, code: int = 0, checksum: int | None = None, target: str = FREE
 ) -> bytes:
-    packet = IPv6(src="::", dst=group or _group(target), hlim=hops) / ICMPv6ND_NS(tgt=target, code=code, cksum=checksum)
+    packet = IPv6(src="::", dst=group or group_of(target), hlim=hops) / ICMPv6ND_NS(
+        tgt=target, code=code, cksum=checksum
+    )
     return bytes(Ether(src=ME, dst=to or GROUP_MAC) / packet)
 
 
@@ -66,7 +67,7 @@ def test_a_question_with_a_wrong_checksum_is_none(both: Neighbours, way: str) ->
     both.guard()
     guard = loaded(way)
     guard.attach(socket.if_nametoindex(both.wire.tap))
-    right = {"plain": _question(), "with a nonce": _dad(FREE, NONCE), "asks": _uses(ME6)[f"{ME6} asking"]}
+    right = {"plain": _question(), "with a nonce": dad_for(FREE, NONCE), "asks": uses_by(ME6)[f"{ME6} asking"]}
     wrong = {name: frame[:56] + bytes([frame[56] ^ 1]) + frame[57:] for name, frame in right.items()}
     wrong |= {f"{name}, padded": frame + b"\0" * 1000 for name, frame in wrong.items()}
     assert both.none(wrong)
@@ -81,9 +82,9 @@ def test_nobody_claims_what_is_everybodys(both: Neighbours, end: str, by_use: bo
     """Such as the anycast address of a subnet's routers: what others send there would come to the guest."""
     both.guard(by_use=by_use)
     address = f"fd61:1::{end}"
-    assert both.none({"dad": _dad(address)}, _uses(address))
+    assert both.none({"dad": dad_for(address)}, uses_by(address))
     assert numbers(f"claimed6-{both.wire.tap}") == []
-    assert both.passing({"dad": _dad("fd61:1::fdff:ffff:ffff:ff7f")}) == {"dad"}
+    assert both.passing({"dad": dad_for("fd61:1::fdff:ffff:ffff:ff7f")}) == {"dad"}
 
 
 def _veto(both: Neighbours, frame: bytes) -> None:
@@ -94,11 +95,11 @@ def _veto(both: Neighbours, frame: bytes) -> None:
 
 def test_nobody_beyond_a_router_undoes_a_claim(both: Neighbours) -> None:
     both.guard()
-    assert both.passing({"dad": _dad(FREE)}) == {"dad"}
+    assert both.passing({"dad": dad_for(FREE)}) == {"dad"}
     answer = na(FREE, tll(FAR), src="2001:db8::66")
     answer.hlim, answer.dst = 63, ME6
     _veto(both, bytes(Ether(src=FAR, dst=ME) / answer))
-    assert both.passing(_uses(FREE)) == set(_uses(FREE))
+    assert both.passing(uses_by(FREE)) == set(uses_by(FREE))
 
 
 def test_a_flood_of_questions_keeps_no_other_from_asking(both: Neighbours, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +158,10 @@ def test_on_a_lan_that_nobody_knows_guests_form_what_a_router_announces(
     """Anything else is somebody's elsewhere, who hears no question: its claimer could send in that one's name."""
     both.guard(claims=ANYWHERE, by_use=by_use)
     mine, elsewhere = "2001:db8::4c1f:9d2e:77aa:1", "2001:4860:4860::8888"
-    assert both.none({"dad": _dad(mine)}, _uses(mine))
+    assert both.none({"dad": dad_for(mine)}, uses_by(mine))
     _veto(both, _router(*BEFORE[before], ANNOUNCED))
-    assert both.passing({"dad": _dad(mine)}, _uses(mine)) == {"dad", *_uses(mine)}
-    assert both.none({"dad": _dad(elsewhere)}, _uses(elsewhere))
+    assert both.passing({"dad": dad_for(mine)}, uses_by(mine)) == {"dad", *uses_by(mine)}
+    assert both.none({"dad": dad_for(elsewhere)}, uses_by(elsewhere))
 
 
 NO_ANNOUNCEMENTS = {
@@ -180,7 +181,7 @@ def test_what_announces_no_prefix(both: Neighbours, what: str) -> None:
     else:
         both.wire.send(_router(ANNOUNCED, src=MY_LL).replace(bytes.fromhex(FAR.replace(":", "")), _octets_of(ME)))
     address = "2001:db8::4c1f:9d2e:77aa:1"
-    assert both.none({"dad": _dad(address)}, _uses(address))
+    assert both.none({"dad": dad_for(address)}, uses_by(address))
 
 
 def _octets_of(mac: str) -> bytes:
@@ -192,9 +193,9 @@ def test_what_follows_from_anothers_mac_is_not_claimed(both: Neighbours) -> None
     both.guard(claims=ANYWHERE, by_use=True)
     _veto(both, _router(ANNOUNCED))
     for address in ("2001:db8::5054:ff:fe00:77", "fe80::5054:ff:fe00:77"):
-        assert both.none({"dad": _dad(address)}, _uses(address)), address
+        assert both.none({"dad": dad_for(address)}, uses_by(address)), address
     own = "2001:db8::5054:ff:fe00:a"
-    assert both.passing({"dad": _dad(own)}, _uses(own)) == {"dad", *_uses(own)}
+    assert both.passing({"dad": dad_for(own)}, uses_by(own)) == {"dad", *uses_by(own)}
 
 
 def test_on_a_lan_nobody_is_by_use_what_might_be_anybodys(lab: Lab) -> None:
@@ -203,9 +204,9 @@ def test_on_a_lan_nobody_is_by_use_what_might_be_anybodys(lab: Lab) -> None:
     lab.me()
     nft(filters.remove())
     domain_calls.guard_all(
-        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
     )
-    assert lab.wire.silent({name: frame for name, frame in _all_uses(FREE).items() if "DAD" not in name}, _last())
+    assert lab.wire.silent({name: frame for name, frame in uses_of(FREE).items() if "DAD" not in name}, last_frame())
 
 
 def test_who_has_claimed_nothing_is_no_guest_whose_claims_are_forgotten(lab: Lab) -> None:
@@ -213,9 +214,9 @@ def test_who_has_claimed_nothing_is_no_guest_whose_claims_are_forgotten(lab: Lab
     lab.put_network(NETWORK._replace(strict=False))
     lab.me()
     domain_calls.guard_all(
-        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
     )
-    assert lab.wire.silent({name: frame for name, frame in _all_uses(FREE).items() if "DAD" not in name}, _last())
+    assert lab.wire.silent({name: frame for name, frame in uses_of(FREE).items() if "DAD" not in name}, last_frame())
 
 
 @pytest.mark.parametrize("had", ["a claim", "a lease"])
@@ -225,7 +226,7 @@ def test_what_a_port_had_in_one_vlan_it_has_not_in_the_next(
     """There it may be somebody's. Its network, and its tap, stay the same."""
     monkeypatch.setattr(tagging, "tag", lambda *_: None)  # not every kernel's bridge can
     network = NETWORK._replace(strict=False, dynamic=(("10.61.1.10", "10.61.1.200"),), lease=3600)
-    uses = {name: frame for name, frame in _all_uses(FREE if had == "a claim" else THEM4).items() if "DAD" not in name}
+    uses = {name: frame for name, frame in uses_of(FREE if had == "a claim" else THEM4).items() if "DAD" not in name}
     lab.put_network(network._replace(vlan=10))
     lab.me()
     name, address = ("claimed6", FREE) if had == "a claim" else ("learnt4", THEM4)
@@ -233,4 +234,4 @@ def test_what_a_port_had_in_one_vlan_it_has_not_in_the_next(
     assert lab.passing(uses) == set(uses)
     lab.put_network(network._replace(vlan=20))
     lab.me()
-    assert lab.wire.silent(uses, _last())
+    assert lab.wire.silent(uses, last_frame())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import NS, Hooks
+from support.hooks import NS, Hooks
 
 TAP, MAC = "vme0", "52:54:00:00:00:0a"
 NETWORK = f"""<hookData><network><name>lan</name><metadata><guestnet:network {NS} topology="t" name="lan">

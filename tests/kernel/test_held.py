@@ -6,7 +6,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 
 import frames
@@ -22,18 +22,30 @@ from make import (
     THEM,
     THEM4,
     THEM6,
-    arp,
     dhcp,
-    from_ll,
-    marked,
     mine,
     na,
-    ns,
     tll,
 )
-from scapy.all import BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
+from scapy.all import BOOTP, DHCP, Ether  # type: ignore[attr-defined]
+from support.held import (
+    FREE4,
+    FREE6,
+    NETWORK,
+    PAIR4,
+    PAIR6,
+    RARP,
+    RESERVED,
+    THEIR_TAP,
+    Lab,
+    all_uses,
+    guest_domain,
+    last_frame,
+    numbers_in,
+    uses_of,
+)
 from support.server import Dnsmasq
-from support.taps import Wire, ip, open_tap
+from support.taps import Wire, ip
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
@@ -46,65 +58,9 @@ from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.hook.processes import detached
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.state.locked import UnlockedState
-from libvirt_guestnet.state.receipts import NetworkReceipt
 
-THEIR_TAP = "vme0000000b"
-PAIR4, PAIR6, RESERVED, FREE4, FREE6 = "10.61.1.100", "fd61:1::100", "10.61.1.50", "10.61.1.77", "fd61:1::77"
 LARGE4, IN_LARGE4 = "10.61.2.0/23", "10.61.3.9"
-NETWORK = NetworkReceipt(
-    name="lab",
-    topology="t",
-    guarded=True,
-    bridge="br0",
-    subnets=("10.61.0.0/16", "fd61:1::/64"),
-    hosts=(GATEWAY4, GATEWAY6),
-    reservations=(("52:54:00:00:00:0c", RESERVED),),
-    mac="52:54:00:00:00:01",
-    strict=True,  # what guests claim themselves has a test of its own
-)
 DISCOVER = frames.HONEST["DHCP discover"]
-RARP = "RARP: QEMU's announcement after a migration"
-
-
-def _domain(name: str, mac: str, tap: str, policy: str, attributes: str) -> xmlread.Node:
-    uuid = f"00000000-0000-4000-8000-{mac.replace(':', '')}"
-    return xmlread.parse(
-        f"""<domain><name>{name}</name><uuid>{uuid}</uuid><metadata>
-        <g:domain xmlns:g="{NAMESPACE}" topology="t" guest="{name}">
-        <g:port mac="{mac}" name="p" network="lab" guarded="yes" {attributes}>{policy}</g:port></g:domain></metadata>
-        <devices><interface type="network"><mac address="{mac}"/><source network="lab" bridge="br0"/>
-        <target dev="{tap}"/></interface></devices></domain>""".encode()
-    )
-
-
-class Lab:
-    """Two guests' ports on one bridge: mine, whose frames are judged, and theirs."""
-
-    def __init__(self, wire: Wire, state: UnlockedState) -> None:
-        self.wire, self.state = wire, state
-        self.theirs = open_tap(THEIR_TAP)
-        ip(f"link set {THEIR_TAP} master br0 up")
-        self.put_network(NETWORK)
-
-    def put_network(self, receipt: NetworkReceipt) -> None:
-        with self.state.lock() as locked:
-            locked.put_network(receipt)
-
-    def me(self, policy: str = "", attributes: str = "") -> None:
-        domain_calls.guard(_domain("me", ME, self.wire.tap, policy, attributes), self.state)
-
-    def them(self, policy: str = "", attributes: str = "") -> None:
-        domain_calls.guard(_domain("them", THEM, THEIR_TAP, policy, attributes), self.state)
-
-    def they_end(self) -> None:
-        domain_calls.release(_domain("them", THEM, THEIR_TAP, "", ""), self.state)
-
-    def passing(self, corpus: Mapping[str, bytes]) -> set[str]:
-        return self.wire.passing(corpus, _last())
-
-
-def _last() -> bytes:
-    return frames.HONEST[RARP]
 
 
 @pytest.fixture
@@ -116,57 +72,36 @@ def lab(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     os.close(lab.theirs)
 
 
-def _uses(address: str) -> dict[str, bytes]:
-    """Every way of being an address."""
-    if ":" in address:
-        digits = ip_address(address).exploded.replace(":", "")[-6:]
-        group = f"ff02::1:ff{digits[:2]}:{digits[2:]}"
-        group_mac = f"33:33:ff:{digits[:2]}:{digits[2:4]}:{digits[4:]}"
-        return {
-            f"{address} as source": mine(from_ll(UDP(sport=9, dport=9), marked(), src=address)),
-            f"{address} in an NA": mine(na(address, tll(ME), src=address)),
-            f"{address} in an NA from the link-local": mine(na(address, tll(ME))),
-            f"{address} in DAD": mine(ns(address, src="::", dst=group), group_mac),
-        }
-    return {
-        f"{address} as source": mine(IP(src=address, dst=GATEWAY4) / UDP(sport=9, dport=9) / marked()),
-        f"{address} asking": mine(arp(address)),
-        f"{address} answering": mine(arp(address, op=2)),
-        f"{address} in a probe": mine(arp("0.0.0.0", target=address)),
-    }
-
-
-def _all(*addresses: str) -> dict[str, bytes]:
-    return {name: frame for address in addresses for name, frame in _uses(address).items()}
-
-
 ADDRESSES = f'<g:address ip="{THEM4}"/><g:address ip="{THEM6}"/>'
 PAIRS = f'<g:pair prefix="{PAIR4}/32"/><g:pair prefix="{PAIR6}/128"/><g:pair prefix="{LARGE4}"/>'
-HELD = _all(THEM4, THEM6, THEIR_LL, PAIR4, PAIR6, IN_LARGE4)
+HELD = all_uses(THEM4, THEM6, THEIR_LL, PAIR4, PAIR6, IN_LARGE4)
 
 
 def test_none_is_none(lab: Lab) -> None:
     """A domain whose metadata says addresses="none" sends nothing with an IP source, and asks for nothing."""
     lab.me(attributes='addresses="none"')
     judged = {name: frame for name, frame in frames.HONEST.items() if name != RARP}
-    assert lab.wire.silent({**judged, **frames.FORGED, **_all(ME4, ME6, MY_LL, THEM4, FREE4, FREE6)}, _last())
+    assert lab.wire.silent({**judged, **frames.FORGED, **all_uses(ME4, ME6, MY_LL, THEM4, FREE4, FREE6)}, last_frame())
 
 
 def test_pairs_alone_are_all_there_is(lab: Lab) -> None:
     lab.me(f'<g:pair prefix="{PAIR4}/32"/><g:pair prefix="{PAIR6}/128"/>', 'addresses="none"')
-    own, others = _all(PAIR4, PAIR6), _all(ME4, ME6, THEM4, THEM6, FREE4, FREE6, GATEWAY4, GATEWAY6, THEIR_LL)
+    own, others = (
+        all_uses(PAIR4, PAIR6),
+        all_uses(ME4, ME6, THEM4, THEM6, FREE4, FREE6, GATEWAY4, GATEWAY6, THEIR_LL),
+    )
     assert lab.passing(own) == set(own)
-    assert lab.wire.silent({**others, "discover": DISCOVER}, _last())
+    assert lab.wire.silent({**others, "discover": DISCOVER}, last_frame())
 
 
 @pytest.mark.parametrize("told", ["pairs", "nothing"])
 def test_what_nobody_told_is_asked_for_and_not_taken(lab: Lab, told: str) -> None:
     """Metadata without addresses, as was written for `addresses: []`: DHCP, and what follows from the MAC."""
     lab.me(PAIRS if told == "pairs" else "")
-    own = {"discover": DISCOVER, **_all(MY_LL), **(_all(PAIR4, PAIR6) if told == "pairs" else {})}
+    own = {"discover": DISCOVER, **all_uses(MY_LL), **(all_uses(PAIR4, PAIR6) if told == "pairs" else {})}
     assert lab.passing(own) == set(own)
-    others = _all(ME4, ME6, THEM4, THEM6, FREE4, FREE6, RESERVED, GATEWAY4, GATEWAY6, THEIR_LL)
-    assert lab.wire.silent(others, _last())
+    others = all_uses(ME4, ME6, THEM4, THEM6, FREE4, FREE6, RESERVED, GATEWAY4, GATEWAY6, THEIR_LL)
+    assert lab.wire.silent(others, last_frame())
 
 
 @pytest.mark.parametrize("first", ["me", "them"])
@@ -178,11 +113,11 @@ def test_any_address_is_none_that_somebody_holds(lab: Lab, first: str) -> None:
     ]
     for start in starts if first == "me" else reversed(starts):
         start()
-    free = _all(FREE4, FREE6)
+    free = all_uses(FREE4, FREE6)
     assert lab.passing(free) == set(free)
-    assert lab.wire.silent({**HELD, **_all(GATEWAY4, GATEWAY6, RESERVED)}, _last())
+    assert lab.wire.silent({**HELD, **all_uses(GATEWAY4, GATEWAY6, RESERVED)}, last_frame())
     lab.they_end()
-    now = _all(THEM4, THEM6, PAIR4, PAIR6)
+    now = all_uses(THEM4, THEM6, PAIR4, PAIR6)
     assert lab.passing(now) == set(now)
 
 
@@ -194,19 +129,19 @@ def test_privacy_addresses_are_none_that_somebody_holds(lab: Lab, first: str) ->
     ]
     for start in starts if first == "me" else reversed(starts):
         start()
-    private = _all("fd61:1::4c1f:9d2e:77aa:1", "fe80::4c1f:9d2e:77aa:2")
+    private = all_uses("fd61:1::4c1f:9d2e:77aa:1", "fe80::4c1f:9d2e:77aa:2")
     assert lab.passing(private) == set(private)
-    assert lab.wire.silent({**HELD, **_all(GATEWAY6)}, _last())
+    assert lab.wire.silent({**HELD, **all_uses(GATEWAY6)}, last_frame())
 
 
 def test_what_was_learnt_and_is_held_by_policy_later_is_lost(lab: Lab) -> None:
     lab.put_network(NETWORK._replace(dynamic=(("10.61.1.10", "10.61.1.200"),), lease=3600))
     lab.me()
     kernel.nft(f"add element netdev guestnet learnt4-{lab.wire.tap} {{ 0x0a3d010b timeout 60s }}\n")
-    used = _all(THEM4)
+    used = all_uses(THEM4)
     assert lab.passing(used) == set(used)
     lab.them(ADDRESSES)
-    assert lab.wire.silent(used, _last())
+    assert lab.wire.silent(used, last_frame())
 
 
 @pytest.mark.parametrize("how", ["address", "reservation", "none"])
@@ -218,11 +153,11 @@ def test_what_was_learnt_is_given_back_when_a_port_stops_learning(lab: Lab, how:
     for name in (f"learnt4-{THEIR_TAP}", "held4-br0"):
         kernel.nft(f"add element netdev guestnet {name} {{ 0x0a3d010b timeout 60s }}\n")
     lab.them()
-    assert _set("held4-br0") == {"0xa3d010b"}, "it learns still"
+    assert numbers_in("held4-br0") == {"0xa3d010b"}, "it learns still"
     if how == "reservation":
         lab.put_network(learns._replace(reservations=((THEM, "10.61.1.12"),)))
     lab.them(ADDRESSES if how == "address" else "", 'addresses="none"' if how == "none" else "")
-    assert _set("held4-br0") == set()
+    assert numbers_in("held4-br0") == set()
 
 
 def test_a_repair_has_others_kept_from_what_was_learnt_and_nothing_else(lab: Lab) -> None:
@@ -233,9 +168,9 @@ def test_a_repair_has_others_kept_from_what_was_learnt_and_nothing_else(lab: Lab
         "add element netdev guestnet held4-br0 { 0x0a3d010c timeout 60s }\n"
     )
     domain_calls.guard_all(
-        [bridge_guard.joined(_domain("them", THEM, THEIR_TAP, "", ""), lab.state)], lab.state, anew=True
+        [bridge_guard.joined(guest_domain("them", THEM, THEIR_TAP, "", ""), lab.state)], lab.state, anew=True
     )
-    assert _set("held4-br0") == {"0xa3d010b"}
+    assert numbers_in("held4-br0") == {"0xa3d010b"}
     (left,) = nft.times_of_all()["held4-br0"].values()
     assert 0 < left <= 60, "for as long as the port has it"
 
@@ -283,12 +218,12 @@ def test_the_hosts_own_server_gives_nobody_what_another_port_holds(
     granted = _granted(lab, taken)
     assert granted is (first == "me")
     if first == "me":
-        assert lab.passing(_uses(taken)) == set(_uses(taken))
+        assert lab.passing(uses_of(taken)) == set(uses_of(taken))
         them()
-    assert lab.wire.silent(_uses(taken), _last())
+    assert lab.wire.silent(uses_of(taken), last_frame())
     lab.they_end()
     assert _granted(lab, taken)
-    assert lab.passing(_uses(taken)) == set(_uses(taken))
+    assert lab.passing(uses_of(taken)) == set(uses_of(taken))
 
 
 FLOATING = '<g:address ip="10.62.0.9"/><g:floating ip="10.61.1.177" to="10.62.0.9"/>'
@@ -316,7 +251,7 @@ def test_nobody_is_an_address_that_the_host_leads_to_another_port(
     lab: Lab, dnsmasq: Dnsmasq, first: str, policy: str
 ) -> None:
     """A floating address, or one of a host-routed guest's, inside the range of the server on the link that it is of."""
-    taken, theirs = _uses("10.61.1.177"), _behind_the_host(policy)
+    taken, theirs = uses_of("10.61.1.177"), _behind_the_host(policy)
     ip("link add br1 type bridge")
     ip(f"link set {THEIR_TAP} {'master br1' if policy is FLOATING else 'nomaster'}")
     if first == "them, before the network":
@@ -332,7 +267,7 @@ def test_nobody_is_an_address_that_the_host_leads_to_another_port(
     if first == "me":
         assert lab.passing(taken) == set(taken)
         domain_calls.guard(theirs, lab.state)
-    assert lab.wire.silent(taken, _last())
+    assert lab.wire.silent(taken, last_frame())
     domain_calls.release(theirs, lab.state)
     assert _granted(lab, "10.61.1.177")
     assert lab.passing(taken) == set(taken)
@@ -352,29 +287,29 @@ def test_what_a_port_that_nobody_guards_is_said_to_have_is_its_own(lab: Lab, mon
     """On a bridge that is closed to strangers, as it would be if this kernel could."""
     monkeypatch.setattr(bridge_guard, "closed", lambda _state: {"br0"})
     lab.me(attributes='addresses="any"')
-    domain = _domain("them", THEM, THEIR_TAP, ADDRESSES + PAIRS, "")
+    domain = guest_domain("them", THEM, THEIR_TAP, ADDRESSES + PAIRS, "")
     port = domain.one(f"metadata|{NAMESPACE} domain|{NAMESPACE} port", "|")
     assert port
     port.attributes["guarded"] = "no"
     domain_calls.guard(domain, lab.state)
-    assert lab.wire.silent(_all(THEM4, THEM6, PAIR4, IN_LARGE4), _last())
+    assert lab.wire.silent(all_uses(THEM4, THEM6, PAIR4, IN_LARGE4), last_frame())
     lab.they_end()
-    assert lab.passing(_all(THEM4)) == set(_all(THEM4))
+    assert lab.passing(all_uses(THEM4)) == set(all_uses(THEM4))
 
 
 def test_large_pairs_may_overlap(lab: Lab) -> None:
     lab.me(attributes='addresses="any"')
     lab.them(f'<g:pair prefix="{LARGE4}"/><g:pair prefix="10.61.0.0/18"/>', 'addresses="none"')
-    assert lab.wire.silent(_all(IN_LARGE4, "10.61.60.9"), _last())
+    assert lab.wire.silent(all_uses(IN_LARGE4, "10.61.60.9"), last_frame())
     lab.them(f'<g:pair prefix="{LARGE4}"/>', 'addresses="none"')
-    assert lab.passing(_all("10.61.60.9")) == set(_all("10.61.60.9"))
-    assert lab.wire.silent(_all(IN_LARGE4), _last())
+    assert lab.passing(all_uses("10.61.60.9")) == set(all_uses("10.61.60.9"))
+    assert lab.wire.silent(all_uses(IN_LARGE4), last_frame())
 
 
 def test_the_hosts_own_server_may_give_a_port_what_it_holds_itself(lab: Lab, dnsmasq: Dnsmasq) -> None:
     lab.me(PAIRS)
     assert _granted(lab, PAIR4)
-    assert lab.passing(_uses(PAIR4)) == set(_uses(PAIR4))
+    assert lab.passing(uses_of(PAIR4)) == set(uses_of(PAIR4))
 
 
 def test_a_shared_pair_is_held_while_one_of_its_ports_is_there(lab: Lab) -> None:
@@ -382,15 +317,15 @@ def test_a_shared_pair_is_held_while_one_of_its_ports_is_there(lab: Lab) -> None
     pair = f'<g:pair prefix="{PAIR4}/32"/>'
     lab.them(ADDRESSES + pair)
     lab.me(f'<g:address ip="{ME4}"/>{pair}')
-    assert lab.passing(_all(PAIR4)) == set(_all(PAIR4))
+    assert lab.passing(all_uses(PAIR4)) == set(all_uses(PAIR4))
     lab.they_end()
     lab.them(attributes='addresses="any"')
     listed = kernel.drops_by_reason  # both taps are guarded
     assert set(listed()) == {lab.wire.tap, THEIR_TAP}
     # Mine still holds it: the last of two that shared it.
-    assert f"{int.from_bytes(bytes(map(int, PAIR4.split('.'))), 'big'):#x}" in _set("owned4-br0")
+    assert f"{int.from_bytes(bytes(map(int, PAIR4.split('.'))), 'big'):#x}" in numbers_in("owned4-br0")
     lab.me(f'<g:address ip="{ME4}"/>')
-    assert f"{int.from_bytes(bytes(map(int, PAIR4.split('.'))), 'big'):#x}" not in _set("owned4-br0")
+    assert f"{int.from_bytes(bytes(map(int, PAIR4.split('.'))), 'big'):#x}" not in numbers_in("owned4-br0")
 
 
 def test_what_is_taken_away_from_a_running_guest_is_gone_at_once(lab: Lab) -> None:
@@ -402,9 +337,9 @@ def test_what_is_taken_away_from_a_running_guest_is_gone_at_once(lab: Lab) -> No
     for policy in ([four, six, pair], [four, pair], [four], [], [six, pair], [six], [pair], [], [four, six, pair]):
         lab.me("".join(policy), "" if four in policy or six in policy else 'addresses="none"')
         mine_ = {address for part in policy for address in have[part]}
-        own = _all(*sorted(mine_))
+        own = all_uses(*sorted(mine_))
         assert lab.passing(own) == set(own), policy
-        assert lab.wire.silent(_all(*(a for a in everything if a not in mine_)), _last()), policy
+        assert lab.wire.silent(all_uses(*(a for a in everything if a not in mine_)), last_frame()), policy
 
 
 @pytest.mark.parametrize("policy", ["", f'<g:address ip="{ME4}"/>', f'<g:address ip="{ME6}"/>'])
@@ -414,16 +349,16 @@ def test_what_a_guest_claims_first_is_its_own_until_it_ends_or_may_not(lab: Lab,
     asked, used = _claimed()
     lab.me(policy)
     lab.them()
-    assert lab.wire.silent(used, _last())
+    assert lab.wire.silent(used, last_frame())
     assert lab.passing(asked) == set(asked)
     assert lab.passing(used) == set(used)
     os.write(lab.theirs, _theirs(asked))
-    assert _set(f"claimed6-{THEIR_TAP}") == set()
+    assert numbers_in(f"claimed6-{THEIR_TAP}") == set()
     lab.me(policy)  # put back: it keeps what it has
     assert lab.passing(used) == set(used)
     lab.me(policy, 'privacy="strict"')
-    assert lab.wire.silent({**asked, **used}, _last())
-    assert _set("held6-br0") == set()
+    assert lab.wire.silent({**asked, **used}, last_frame())
+    assert numbers_in("held6-br0") == set()
 
 
 def test_a_neighbour_may_claim_what_a_guest_that_ended_had(lab: Lab) -> None:
@@ -432,8 +367,8 @@ def test_a_neighbour_may_claim_what_a_guest_that_ended_had(lab: Lab) -> None:
     lab.them()
     lab.me()
     os.write(lab.theirs, _theirs(asked))
-    assert _set(f"claimed6-{THEIR_TAP}") == _set("held6-br0") != set()
-    assert lab.wire.silent({**asked, **used}, _last())
+    assert numbers_in(f"claimed6-{THEIR_TAP}") == numbers_in("held6-br0") != set()
+    assert lab.wire.silent({**asked, **used}, last_frame())
     lab.they_end()
     assert lab.passing(asked) == set(asked)
     assert lab.passing(used) == set(used)
@@ -447,13 +382,13 @@ def test_a_guest_that_runs_already_need_not_ask_for_a_while(lab: Lab) -> None:
     lab.passing(asked)
     kernel.nft("delete table netdev guestnet\n")
     domain_calls.guard_all(
-        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
     )
     assert lab.passing(used) == set(used)
     # What it uses now is bound as if it had asked; what it has not used by then is not.
     kernel.nft("flush set netdev guestnet late-ports\n")
     assert lab.passing(used) == set(used)
-    assert lab.wire.silent({name: frame for name, frame in _uses(FREE6).items() if "DAD" not in name}, _last())
+    assert lab.wire.silent({name: frame for name, frame in uses_of(FREE6).items() if "DAD" not in name}, last_frame())
 
 
 def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: Lab) -> None:
@@ -461,14 +396,17 @@ def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: La
     asked, used = _claimed()
     lab.me()
     lab.passing(asked)
-    mine_ = _set(f"claimed6-{lab.wire.tap}")
-    assert mine_ == _set("held6-br0") != set()
+    mine_ = numbers_in(f"claimed6-{lab.wire.tap}")
+    assert mine_ == numbers_in("held6-br0") != set()
     for damage in ("flush set {}", "add element {} {{ 0x1 timeout 60s }}"):
         kernel.nft(damage.format("netdev guestnet held6-br0") + "\n")
         domain_calls.guard_all(
-            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+            [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
+            lab.state,
+            anew=True,
+            late=True,
         )
-        assert mine_ == _set("held6-br0") == _set(f"claimed6-{lab.wire.tap}")
+        assert mine_ == numbers_in("held6-br0") == numbers_in(f"claimed6-{lab.wire.tap}")
         assert lab.passing(used) == set(used)
 
 
@@ -482,27 +420,30 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
     while os.read(lab.wire.fd, 4096) != bytes(answer):
         pass
     domain_calls.guard_all(
-        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", 'privacy="yes"'), lab.state)],
+        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", 'privacy="yes"'), lab.state)],
         lab.state,
         anew=True,
         late=True,
     )
-    assert _set("held6-br0") != _set(f"claimed6-{lab.wire.tap}") == set()
-    assert lab.wire.silent({**asked, **used}, _last())
+    assert numbers_in("held6-br0") != numbers_in(f"claimed6-{lab.wire.tap}") == set()
+    assert lab.wire.silent({**asked, **used}, last_frame())
 
 
 def test_a_repair_reads_past_the_ports_that_need_not_ask(lab: Lab) -> None:
     lab.put_network(NETWORK._replace(strict=False))
     for _ in range(2):
         domain_calls.guard_all(
-            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+            [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
+            lab.state,
+            anew=True,
+            late=True,
         )
     assert "held6-br0" in nft.times_of_all()
 
 
 def _claimed() -> tuple[dict[str, bytes], dict[str, bytes]]:
     """How a guest asks for an address that it forms itself, and how it uses that."""
-    uses = _uses("fd61:1::4c1f:9d2e:77aa:1")
+    uses = uses_of("fd61:1::4c1f:9d2e:77aa:1")
     asked = {name: frame for name, frame in uses.items() if name.endswith("in DAD")}
     return asked, {name: frame for name, frame in uses.items() if name not in asked}
 
@@ -517,15 +458,11 @@ def test_a_port_that_is_released_leaves_nothing(lab: Lab) -> None:
     lab.me(f'<g:address ip="{ME4}"/>')
     lab.them(ADDRESSES)
     lab.they_end()
-    domain_calls.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
-    assert _set("owned4-br0") == _set("owned6-br0") == set()
+    domain_calls.release(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)
+    assert numbers_in("owned4-br0") == numbers_in("owned6-br0") == set()
     assert kernel.segments() == {"br0"}
     networks.forget("lab", lab.state)
     assert kernel.segments() == set()
-
-
-def _set(name: str) -> set[str]:
-    return set(map(hex, nft.numbers(name)))
 
 
 def test_no_port_fills_the_account_that_is_everybodys(lab: Lab) -> None:
@@ -534,8 +471,8 @@ def test_no_port_fills_the_account_that_is_everybodys(lab: Lab) -> None:
     lab.them(ADDRESSES + pairs + "".join(f'<g:address ip="fd61:1::a:{number:x}"/>' for number in range(600)))
     lab.me("".join(f'<g:address ip="10.62.{number // 200}.{number % 200}"/>' for number in range(300)))
     lab.me(attributes='addresses="any"')
-    assert lab.wire.silent(_all("10.61.3.9", "10.61.254.9", "fd61:1::a:257", "fd61:1::a:5"), _last())
-    assert lab.passing(_all("10.61.255.9", FREE6)) == set(_all("10.61.255.9", FREE6))
+    assert lab.wire.silent(all_uses("10.61.3.9", "10.61.254.9", "fd61:1::a:257", "fd61:1::a:5"), last_frame())
+    assert lab.passing(all_uses("10.61.255.9", FREE6)) == set(all_uses("10.61.255.9", FREE6))
 
 
 @pytest.mark.parametrize("attributes", ['addresses="any"', 'privacy="yes"'])
@@ -547,9 +484,9 @@ def test_what_the_host_is_on_a_bridge_that_was_there_before(lab: Lab, attributes
     ip("-6 route add default via fe80::abcd dev br0")
     lab.me(attributes=attributes)
     link_local = ip("-o -6 address show dev br0 scope link").split()[3].partition("/")[0]
-    others = _all(GATEWAY4, GATEWAY6, link_local, *(("fe80::abcd",) if "privacy" in attributes else ()))
-    assert lab.wire.silent(others, _last())
-    assert lab.passing(_all(FREE6)) == set(_all(FREE6))
+    others = all_uses(GATEWAY4, GATEWAY6, link_local, *(("fe80::abcd",) if "privacy" in attributes else ()))
+    assert lab.wire.silent(others, last_frame())
+    assert lab.passing(all_uses(FREE6)) == set(all_uses(FREE6))
 
 
 def test_what_has_claimed_an_address_may_be_the_hosts_router_there(lab: Lab) -> None:
@@ -563,10 +500,10 @@ def test_what_has_claimed_an_address_may_be_the_hosts_router_there(lab: Lab) -> 
     lab.them()
     lab.me()
     assert lab.passing(used) == set(used)
-    domain_calls.release(_domain("me", ME, lab.wire.tap, "", ""), lab.state)
+    domain_calls.release(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)
     lab.them()
     lab.me()
-    assert lab.wire.silent({**asked, **used}, _last())
+    assert lab.wire.silent({**asked, **used}, last_frame())
 
 
 def _port(tap: str, mac: str, segment: str, *owned: str, trunk: bool = False) -> filters.PortGuard:
@@ -581,8 +518,8 @@ def test_what_a_trunk_holds_is_nobody_elses_in_any_vlan(lab: Lab) -> None:
     for first in (True, False):
         mine_ = filters.own(_port(lab.wire.tap, ME, "br0/10", *anything))
         kernel.nft(shared + (filters.own(router) + mine_ if first else mine_ + filters.own(router)))
-        assert lab.wire.silent(_all(THEM4, THEM6, THEIR_LL), _last())
-        assert lab.passing(_all(FREE4, FREE6)) == set(_all(FREE4, FREE6))
+        assert lab.wire.silent(all_uses(THEM4, THEM6, THEIR_LL), last_frame())
+        assert lab.passing(all_uses(FREE4, FREE6)) == set(all_uses(FREE4, FREE6))
         kernel.nft(filters.release([lab.wire.tap, THEIR_TAP]))
         kernel.nft("".join(f"{line}\n" for line in held_sets.give_up(held_sets.held(router))))
 
@@ -596,14 +533,14 @@ def test_nobody_claims_in_a_vlan_what_a_trunk_holds(lab: Lab) -> None:
     assert lab.passing(asked) == set(asked)
     assert lab.passing(used) == set(used)
     kernel.nft(filters.own(router._replace(owned=(ip_network(address),))))
-    assert lab.wire.silent({**asked, **used}, _last())
+    assert lab.wire.silent({**asked, **used}, last_frame())
 
 
 @pytest.mark.parametrize(("vlan", "silent"), [(10, True), (30, False)])
 def test_what_is_held_in_one_vlan_is_free_in_another(lab: Lab, vlan: int, silent: bool) -> None:
     kernel.nft(filters.shared() + filters.own(_port(THEIR_TAP, THEM, "br0/10", THEM4, THEM6)))
     kernel.nft(filters.own(_port(lab.wire.tap, ME, f"br0/{vlan}", "10.61.0.0/16", "fd61:1::/64")))
-    theirs = _all(THEM4, THEM6)
+    theirs = all_uses(THEM4, THEM6)
     assert lab.passing(theirs) == (set() if silent else set(theirs))
 
 
@@ -611,4 +548,4 @@ def test_a_trunk_with_any_address_has_none_of_any_vlan(lab: Lab) -> None:
     kernel.nft(filters.shared() + filters.own(_port(lab.wire.tap, ME, "br0", "10.61.0.0/16", trunk=True)))
     kernel.nft(filters.own(_port(THEIR_TAP, THEM, "br0/10", THEM4)))
     lab.wire.tags = [(0x8100, 15)]
-    assert lab.passing(_all(FREE4, THEM4)) == set(_all(FREE4))
+    assert lab.passing(all_uses(FREE4, THEM4)) == set(all_uses(FREE4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -10,85 +9,27 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
+from support.hooks import (
+    A1,
+    A2,
+    DATA,
+    DOMAIN,
+    NETWORK,
+    PRINTING,
+    REPAIR,
+    START,
+    VERSIONS,
+    Hooks,
+    mac_in,
+    numbered,
+    own_table,
+    recorded,
+    repaired,
+    with_metadata,
+)
 
 from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.install import hook_files
-
-DATA = Path(__file__).parent.parent / "data/hooks"
-VERSIONS = ("9.0.0", "11.3.0")
-A1, A2 = "52:54:00:61:0a:0b", "52:54:00:61:0a:01"
-NS = 'xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"'
-DOMAIN = f"""<guestnet:domain {NS} topology="t" guest="a">
-  <guestnet:port mac="{A1}" name="lan1" network="lan1"><guestnet:address ip="10.61.11.10"/></guestnet:port>
-  <guestnet:port mac="{A2}" name="vlan1" network="vlan1"><guestnet:address ip="10.61.1.10"/></guestnet:port>
-</guestnet:domain>"""
-NETWORK = f"""<guestnet:network {NS} topology="t" name="vlan1"><guestnet:subnet prefix="10.61.1.0/24"/>
-</guestnet:network>"""
-
-# What starts leave behind, a moment later, has done its work.
-SETTLED = "while ls /run/libvirt-guestnet/settling/* >/dev/null 2>&1; do sleep 0.02; done"
-# The process that `reconnect` leaves behind has done its work.
-REPAIRED = """
-until [ -z "$(ls /run/libvirt-guestnet/reconnect)" ]; do sleep 0.01; done
-flock -w 20 /run/libvirt-guestnet/reconnect.lock true
-"""
-
-
-class Hooks:
-    """The hook files as `guestnet hooks install` writes them, called as libvirt calls them."""
-
-    def __init__(self, box: Box, root: Path) -> None:
-        self.box, self.root = box, root
-        hook_files.install(root, any_owner=True)
-
-    def call(self, hook: str, name: str, operation: str, sub: str, stdin: bytes) -> tuple[int, str]:
-        path = str(self.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet")
-        if operation == "reconnect":
-            self.record(name, stdin)
-        done = self.box.run("env", "-i", "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", path, name, operation, sub, "-", stdin=stdin)  # fmt: skip  # noqa: E501
-        if operation == "reconnect":
-            self.box.ok("sh", "-c", REPAIRED)
-        assert done.stdout == b"", "on restore and migrate, stdout replaces the domain's XML"
-        return done.returncode, done.stderr.decode()
-
-    def record(self, name: str, domain: bytes) -> None:
-        """What libvirt keeps of a running domain."""
-        keep = 'cd /run/libvirt/qemu && (echo "<status>"; cat; echo "</status>") >"$0.new" && mv "$0.new" "$0.xml"'
-        self.box.ok("mkdir", "-p", "/run/libvirt/qemu")
-        assert self.box.run("sh", "-c", keep, name, stdin=domain).returncode == 0
-
-    def replay(self, version: str, scenario: str, pick: str, metadata: str | None = None) -> list[tuple[int, str]]:
-        """Calls the hooks with every file of a scenario whose name contains `pick`, in order."""
-        results = []
-        for file in sorted((DATA / version / scenario).glob(f"*{pick}*.xml")):
-            _, hook, name, operation, sub = file.stem.split("-", 4) if "port-" not in file.stem else _port_call(file)
-            xml = file.read_bytes() if metadata is None else _ours(file.read_bytes(), metadata)
-            results.append(self.call(hook, name, operation, sub, xml))
-        assert results, f"no call {pick} in {scenario}"
-        return results
-
-    def chains(self) -> list[str]:
-        items = json.loads(self.box.ok("nft", "-j", "list", "chains"))["nftables"]
-        names = [item["chain"]["name"] for item in items if "chain" in item]
-        return sorted(name.removeprefix("tap-") for name in names if name.startswith("tap-"))
-
-    def receipts(self) -> list[str]:
-        listed = self.box.run("find", "/run/libvirt-guestnet", "-name", "*.json").stdout.decode().split()
-        return sorted(Path(path).name for path in listed)
-
-
-def _port_call(file: Path) -> tuple[str, str, str, str, str]:
-    number, hook, name, port, operation, sub = file.stem.split("-")
-    return number, hook, name, f"{port}-{operation}", sub
-
-
-def _ours(xml: bytes, metadata: str) -> bytes:
-    head, _, rest = xml.decode().partition("<metadata>")
-    _, _, tail = rest.partition("</metadata>")
-    return f"{head}<metadata>{metadata}</metadata>{tail}".encode()
-
-
-START = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
 
 
 @pytest.fixture
@@ -141,7 +82,7 @@ def test_a_plain_domain_gets_the_defaults_of_a_marked_network(hooks: Hooks, vers
 def test_reconnect_repairs_and_never_fails(hooks: Hooks, version: str) -> None:
     guest = "guesta" if version == "9.0.0" else "guestb"
     xml = next((DATA / version / "libvirtd-restart-running").glob(f"*{guest}-reconnect*")).read_bytes()
-    metadata = DOMAIN.replace(A1, _mac(xml, 0)).replace(A2, _mac(xml, 1))
+    metadata = DOMAIN.replace(A1, mac_in(xml, 0)).replace(A2, mac_in(xml, 1))
     for tap in set(re.findall(r"<target dev='(vnet\d+)'/>", xml.decode())) - {"vnet0", "vnet1"}:
         hooks.box.ok("ip", "tuntap", "add", tap, "mode", "tap")
     assert hooks.replay(version, "libvirtd-restart-running", f"{guest}-reconnect", metadata) == [(0, "")]
@@ -155,67 +96,18 @@ def test_reconnect_repairs_and_never_fails(hooks: Hooks, version: str) -> None:
     assert hooks.chains() == guarded
 
 
-PRINTING = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from libvirt_guestnet.datapath.run import nft, program
-from libvirt_guestnet import log
-from libvirt_guestnet.hook.calls import repair
-log.complain = print
-run = program.run
-def counted(argv, stdin, *more):
-    if argv == ["nft", "-f", "-"]:
-        print("transaction")
-    return run(argv, stdin, *more)
-program.run = counted
-sys.exit(repair.main())
-"""
-# What a killed one leaves behind, a fork of it perhaps, may have the lock for a moment.
-REPAIR = 'exec 9>/run/libvirt-guestnet/reconnect.lock; flock -w 60 9; exec "$@"', "sh", sys.executable, "-IS", "-c"
-
-
-def repaired(hooks: Hooks, *names: str) -> list[str]:
-    """What the repair of these guests complains about, and its transactions."""
-    hooks.box.ok("mkdir", "-p", "/run/libvirt-guestnet/reconnect")
-    for name in names:
-        hooks.box.ok("touch", f"/run/libvirt-guestnet/reconnect/{name}")
-    done = hooks.box.ok("sh", "-c", *REPAIR, PRINTING)
-    assert hooks.box.ok("ls", "/run/libvirt-guestnet/reconnect") == ""
-    return done.splitlines()
-
-
-def recorded(hooks: Hooks, number: int) -> str:
-    """A running guest of that number, with its taps, of which the hooks have not heard yet."""
-    for tap in (f"v{number}a", f"v{number}b"):
-        hooks.box.run("ip", "tuntap", "add", tap, "mode", "tap")
-    hooks.record(f"g{number}", _numbered(number))
-    return f"g{number}"
-
-
-def _numbered(number: int) -> bytes:
-    xml = START.replace(b"61000001-", b"6200%04d-" % number).replace(b"<name>guesta<", b"<name>g%d<" % number)
-    xml = xml.replace(b"vnet0", b"v%da" % number).replace(b"vnet1", b"v%db" % number)
-    return xml.replace(b"52:54:00:61:0a", b"52:54:00:61:%02x" % number)
-
-
 def _shared(hooks: Hooks) -> list[str]:
     """What of our table is the same for all ports."""
     names = set(re.findall(r"^add (?:chain|set) netdev guestnet (\S+)", filters.shared(), re.M))
-    found = [each for each in _table(hooks) if each.split()[1] in names]
+    found = [each for each in own_table(hooks) if each.split()[1] in names]
     assert len(found) == len(names)
     return found
 
 
-def _table(hooks: Hooks) -> list[str]:
-    """Every set and chain of our table, but for counters."""
-    listed = hooks.box.run("nft", "-s", "list", "table", "netdev", "guestnet").stdout.decode()
-    return sorted(re.findall(r"^\t(?:chain|set) .*?^\t}$", listed, re.M | re.S))
-
-
 def test_one_guest_that_cannot_be_repaired_does_not_keep_the_others(hooks: Hooks) -> None:
     names = [recorded(hooks, number) for number in range(1, 6)]
-    hooks.record("g2", _numbered(2).replace(b"10.61.1", b"bad"))
-    hooks.record("g4", _numbered(4)[:900])
+    hooks.record("g2", numbered(2).replace(b"10.61.1", b"bad"))
+    hooks.record("g4", numbered(4)[:900])
     done = repaired(hooks, *names)
     complaints = [line for line in done if line != "transaction"]
     assert len(complaints) == 2
@@ -227,10 +119,10 @@ def test_one_guest_that_cannot_be_repaired_does_not_keep_the_others(hooks: Hooks
 def test_all_guests_are_repaired_in_one_transaction(hooks: Hooks) -> None:
     names = [recorded(hooks, number) for number in range(1, 6)]
     assert repaired(hooks, *names) == ["transaction"]
-    whole = _table(hooks)
+    whole = own_table(hooks)
     assert len(hooks.chains()) == 10
     assert repaired(hooks, *names) == ["transaction"]
-    assert _table(hooks) == whole
+    assert own_table(hooks) == whole
 
 
 @pytest.mark.parametrize(
@@ -248,17 +140,17 @@ def test_all_guests_are_repaired_in_one_transaction(hooks: Hooks) -> None:
 def test_whatever_somebody_changed_is_undone(hooks: Hooks, damage: str) -> None:
     names = [recorded(hooks, number) for number in range(1, 6)]
     repaired(hooks, *names)
-    whole = _table(hooks)
+    whole = own_table(hooks)
     hooks.box.ok("nft", damage)
-    assert _table(hooks) != whole
+    assert own_table(hooks) != whole
     assert repaired(hooks, *names) == ["transaction"]
-    assert _table(hooks) == whole
+    assert own_table(hooks) == whole
 
 
 def test_a_changed_policy_counts_after_the_repair(hooks: Hooks) -> None:
     names = [recorded(hooks, number) for number in range(1, 4)]
     repaired(hooks, *names)
-    hooks.record("g2", _numbered(2).replace(b"10.61.11.10", b"10.61.11.77"))
+    hooks.record("g2", numbered(2).replace(b"10.61.11.10", b"10.61.11.77"))
     repaired(hooks, *names)
     listed = {tap: hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", f"tap-{tap}") for tap in hooks.chains()}
     assert [tap for tap, rules in listed.items() if "10.61.11.77" in rules] == ["v2a"]
@@ -272,8 +164,8 @@ def test_a_tap_that_one_guest_lost_to_another_is_the_others(hooks: Hooks) -> Non
     hooks.box.ok("ip", "link", "del", "v1b")
     for tap in ("new", "v1b"):
         hooks.box.ok("ip", "tuntap", "add", tap, "mode", "tap")
-    hooks.record("g1", _numbered(1).replace(b"v1b", b"new"))
-    hooks.record("g3", _numbered(3).replace(b"v3b", b"v1b"))
+    hooks.record("g1", numbered(1).replace(b"v1b", b"new"))
+    hooks.record("g3", numbered(3).replace(b"v3b", b"v1b"))
     repaired(hooks, *names)
     assert hooks.chains() == ["new", "v1a", "v1b", "v2a", "v2b", "v3a"]
     assert "52:54:00:61:03" in hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "tap-v1b")
@@ -304,10 +196,6 @@ def test_a_guest_that_ends_while_its_repair_waits_gets_nothing_back(hooks: Hooks
     )
 
 
-def _mac(xml: bytes, index: int) -> str:
-    return xml.decode().split("<mac address='")[index + 1].split("'")[0]
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_networks_are_remembered_while_they_run(hooks: Hooks, version: str) -> None:
     hooks.replay(version, "net-lifecycle", "started", NETWORK)
@@ -331,7 +219,9 @@ def test_networks_are_remembered_while_they_run(hooks: Hooks, version: str) -> N
 def test_a_start_that_cannot_be_guarded_is_vetoed_with_one_line(
     hooks: Hooks, damage: tuple[bytes, bytes], message: str
 ) -> None:
-    xml = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN).replace(*damage)
+    xml = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN).replace(
+        *damage
+    )
     status, stderr = hooks.call("qemu", "guesta", "start", "begin", xml)
     assert status == 1
     assert stderr.count("\n") == 1
@@ -354,7 +244,7 @@ def test_what_all_ports_share_is_there_after_any_start(hooks: Hooks, damage: str
     shared = _shared(hooks)
     assert len(shared) > 20
     hooks.box.ok("sh", "-c", damage)
-    assert hooks.call("qemu", "g1", "start", "begin", _numbered(1)) == (0, "")
+    assert hooks.call("qemu", "g1", "start", "begin", numbered(1)) == (0, "")
     assert _shared(hooks) == shared
     assert {"v1a", "v1b"} <= set(hooks.chains())
 
@@ -414,7 +304,7 @@ def _write_over(hooks: Hooks, path: str, text: str) -> None:
 
 
 def test_a_reused_tap_name_belongs_to_its_new_owner(hooks: Hooks) -> None:
-    xml = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
+    xml = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
     assert hooks.call("qemu", "guesta", "start", "begin", xml) == (0, "")
     other = xml.replace(b"61000001-", b"61000009-").replace(b"<name>guesta<", b"<name>other<")
     for tap in ("vnet0", "vnet1"):
@@ -431,11 +321,11 @@ def test_a_reused_tap_name_belongs_to_its_new_owner(hooks: Hooks) -> None:
 def test_a_port_that_learns_no_more_forgets(hooks: Hooks) -> None:
     hooks.replay("9.0.0", "dom-start", "port-created", NETWORK)
     hooks.replay("9.0.0", "dom-start", "guesta-start-")
-    assert {"told-vnet1", "learnt4-vnet1"} <= set(re.findall(r"(?:chain|set) (\S+)", "".join(_table(hooks))))
+    assert {"told-vnet1", "learnt4-vnet1"} <= set(re.findall(r"(?:chain|set) (\S+)", "".join(own_table(hooks))))
     hooks.replay("9.0.0", "dom-start", "guesta-start-", DOMAIN)
-    assert "learnt" not in "".join(_table(hooks))
+    assert "learnt" not in "".join(own_table(hooks))
     # What it is given all the same is counted, as long as the server is there.
-    assert "told-vnet1" in "".join(_table(hooks))
+    assert "told-vnet1" in "".join(own_table(hooks))
 
 
 def test_a_port_that_is_guarded_no_more_loses_its_chain(hooks: Hooks) -> None:
@@ -447,7 +337,7 @@ def test_a_port_that_is_guarded_no_more_loses_its_chain(hooks: Hooks) -> None:
 
 
 def test_an_unplugged_nic_loses_its_chain_once_its_tap_is_gone(hooks: Hooks) -> None:
-    xml = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
+    xml = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
     hooks.call("qemu", "guesta", "start", "begin", xml)
     portid = xml.decode().split("portid='")[1].split("'")[0]
     uuid = "61000001-0000-4000-8000-000000000001"

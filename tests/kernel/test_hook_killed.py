@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
+from support.hooks import DATA, DOMAIN, REPAIR, SETTLED, Hooks, recorded, repaired, with_metadata
 from support.killed import PREPARE, THIRD, command
-from test_hook import DATA, DOMAIN, REPAIR, SETTLED, Hooks, _ours, recorded, repaired
 
 KILLED_REPAIR = f"{PREPARE}repair._settle = lambda: None\nkill_before(int(sys.argv[1]))\nrepair.main()\nprint('done')"
 UUID = "61000001-0000-4000-8000-000000000001"
-START = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
+START = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
 PLAIN = START.replace(b"61000001-", b"61000009-").replace(b"vnet", b"other").replace(b"libvirt-guestnet.org", b"x.org")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import NS, SETTLED, Hooks, repaired
+from support.hooks import NS, SETTLED, Hooks, repaired
 
 from libvirt_guestnet.hook.helpers.hotplug import HELPER_SECONDS
 

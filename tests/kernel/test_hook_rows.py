@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import A1, A2, DATA, DOMAIN, NETWORK, VERSIONS, Hooks, _mac, _ours, _port_call
+from support.hooks import A1, A2, DATA, DOMAIN, NETWORK, VERSIONS, Hooks, mac_in, port_call_of, with_metadata
 
 from libvirt_guestnet.hook.call import VETO
 from libvirt_guestnet.hook.concern import ARRIVALS
@@ -34,11 +34,11 @@ def captured(version: str, hook: str, operation: str) -> list[tuple[str, str, by
     """(object, suboperation, stdin) of every captured call of a row, with metadata of ours."""
     found = []
     for file in sorted((DATA / version).glob(f"*/*-{hook}-*-{operation}-*.xml")):
-        parts = _port_call(file) if "port-" in file.stem else file.stem.split("-", 4)
+        parts = port_call_of(file) if "port-" in file.stem else file.stem.split("-", 4)
         xml = file.read_bytes()
-        macs = [_mac(xml, index) for index in range(xml.count(b"<interface type"))]
+        macs = [mac_in(xml, index) for index in range(xml.count(b"<interface type"))]
         domain = DOMAIN.replace(A1, macs[0]).replace(A2, macs[-1]) if macs else DOMAIN
-        found.append((parts[2], parts[4], _ours(xml, domain if hook == "qemu" else NETWORK)))
+        found.append((parts[2], parts[4], with_metadata(xml, domain if hook == "qemu" else NETWORK)))
     return found
 
 
@@ -114,7 +114,7 @@ def test_a_plugged_nic_is_guarded_when_its_tap_comes(hooks: Hooks, version: str)
 def captured_in(version: str, scenario: str) -> list[tuple[str, str, bytes]]:
     """(object, operation, stdin) of the network calls of one scenario, on a network of ours."""
     files = sorted((DATA / version / scenario).glob("*-network-*.xml"))
-    return [(_port_call(file)[2], _port_call(file)[3], _ours(file.read_bytes(), NETWORK)) for file in files]
+    return [(port_call_of(file)[2], port_call_of(file)[3], with_metadata(file.read_bytes(), NETWORK)) for file in files]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -148,7 +148,7 @@ def _port_created(hooks: Hooks, old: str = "", new: str = "", padding: str = "")
     hooks.box.run("tee", "/run/look.py", stdin=SHORT_OF_WORK.encode())
     looking = f'all | {sys.executable} -IS /run/look.py {Path(hook_files.__file__).parents[2]} "$@"; exit; all |'
     path.write_text(text.replace("all |", looking if padding else "exit 77; all |"))
-    xml = _ours(PORT.read_bytes(), NETWORK).decode().replace("</metadata>", f"{padding}</metadata>", 1)
+    xml = with_metadata(PORT.read_bytes(), NETWORK).decode().replace("</metadata>", f"{padding}</metadata>", 1)
     assert old in xml
     status, _ = hooks.call("network", NAME, "port-created", "begin", xml.replace(old, new).encode())
     return {0: False, 77: True}[status]
@@ -195,7 +195,7 @@ def _handed_on(hooks: Hooks, xml: bytes) -> bytes:
 
 
 def test_the_shell_hands_on_what_it_has_read(hooks: Hooks) -> None:
-    xml = _ours(PORT.read_bytes(), f"<x>\n  back\\slash \\n % $HOME `ä` *\t\n\n</x>{NETWORK}")
+    xml = with_metadata(PORT.read_bytes(), f"<x>\n  back\\slash \\n % $HOME `ä` *\t\n\n</x>{NETWORK}")
     for end in (b"", b"\n", b"\n\n"):
         assert _handed_on(hooks, xml.rstrip() + end) == xml.rstrip() + end
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import NS, Hooks, _table, recorded, repaired
+from support.hooks import NS, Hooks, own_table, recorded, repaired
 from test_hook_owners import MAC, ROUTED_TAP, SETUP, TAP, A, C
 
 from libvirt_guestnet.hook import main
@@ -61,9 +61,9 @@ def untouched(hooks: Hooks, *taps: str) -> str:
     ids=["deleted", "emptied", "accepting"],
 )
 def test_one_ports_chain_comes_back_and_the_others_stay(hooks: Hooks, damage: str) -> None:
-    whole, others = _table(hooks), untouched(hooks, "v1a", "v1b", "v3a", TAP, ROUTED_TAP)
+    whole, others = own_table(hooks), untouched(hooks, "v1a", "v1b", "v3a", TAP, ROUTED_TAP)
     hooks.box.ok("nft", damage)
-    soon(lambda: _table(hooks) == whole)
+    soon(lambda: own_table(hooks) == whole)
     assert untouched(hooks, "v1a", "v1b", "v3a", TAP, ROUTED_TAP) == others
 
 

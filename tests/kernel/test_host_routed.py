@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import NS, Hooks
+from support.hooks import NS, Hooks
 
 A, B, X, HOST = (10, 0xA), (11, 0xB), (9, 9), (1, 1)  # last parts of the IPv4 and IPv6 addresses
 LAN4, LAN6 = "192.0.2.{}", "2001:db8::{:x}"

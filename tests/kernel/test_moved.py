@@ -89,12 +89,16 @@ def test_a_plugged_nic_is_led_to_as_at_a_start(host: Host) -> None:
     assert opened(host) == {"br0": [1, 2]}
 
 
+def _soon_without(host: Host, portid: str) -> None:
+    host.soon(lambda: portid not in " ".join(host.receipts()))
+
+
 def test_a_nic_that_moves_takes_along_what_leads_to_it(host: Host) -> None:
     old = created("lan", NEW_PORT)
     for network, portid, bridge in (("other", OTHER_PORT, "br1"), ("lan", LAST_PORT, "br0")):
         assert host.call("network", network, "port-created", "begin", created(network, portid)) == (0, "")
         host.box.ok("ip", "link", "set", TAP, "master", bridge)
-        host.soon(lambda portid=portid: portid not in " ".join(host.receipts()))
+        _soon_without(host, portid)
         assert (routes(host), published(host), opened(host)) == (led(bridge), PUBLISHED, {bridge: [1, 2]})
         assert host.call("network", network, "port-deleted", "begin", old) == (0, "")
         assert (routes(host), published(host), opened(host)) == (led(bridge), PUBLISHED, {bridge: [1, 2]})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import NS, Hooks
+from support.hooks import NS, Hooks
 
 TAP, MAC, UUID = "vme000000ed", "52:54:00:00:00:ed", "00000000-0000-4000-8000-0000000000ed"
 BEHIND = ("10.79.0.0/24", "fd79::/64")

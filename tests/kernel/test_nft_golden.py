@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from lxml import etree
 from support.box import Box
+from support.hooks import Hooks
 from support.nft_golden import BRIDGE_GUARD, GOLDEN, GUESTS, HOSTMAP, SHARED, TOPOLOGY, compare, divided
-from test_hook import Hooks
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.model.network import Mode

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from support.box import Box
-from test_hook import START, Hooks
+from support.hooks import START, Hooks
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "libvirt_guestnet/datapath/data"

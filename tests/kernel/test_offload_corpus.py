@@ -11,15 +11,12 @@ import pytest
 from offload import Offered
 from offload_attacks import ATTACKS, EARLY, MISFITS, PLAIN
 from offload_honest import FORWARDED, HONEST
+from support.offload_guarded import plain_offers, put_filter, put_guard
 from support.offload_wire import NEWEST, OLDEST, OffloadWire, takes
 
-from libvirt_guestnet.datapath.netlink import kernel
-from libvirt_guestnet.datapath.port import filters
-from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
+from libvirt_guestnet.datapath.port.port_facts import Trunk
 
-OWN = PortGuard("", frames.ME, (ip_network(frames.ME4), ip_network(frames.ME6)))
 TAG = bytes.fromhex("81000064")
-PLAIN_HEADER = offload.Header()
 
 
 @pytest.fixture
@@ -27,19 +24,6 @@ def wire(namespace: None) -> Iterator[OffloadWire]:
     wire = OffloadWire("vme0000000a")
     yield wire
     wire.close()
-
-
-def _filter(wire: OffloadWire, **policy: object) -> None:
-    kernel.nft(filters.guard(OWN._replace(tap=wire.tap, **policy)))  # type: ignore[arg-type]
-
-
-def _guard(wire: OffloadWire, way: str = NEWEST, **policy: object) -> None:
-    _filter(wire, **policy)
-    wire.guard(way)
-
-
-def _plain(corpus: Mapping[str, bytes]) -> dict[str, Offered]:
-    return {name: Offered(PLAIN_HEADER, frame, (frame,)) for name, frame in corpus.items()}
 
 
 def _arriving(wire: OffloadWire, corpus: Mapping[str, Offered]) -> set[str]:
@@ -60,15 +44,15 @@ def _possible(wire: OffloadWire, corpus: Mapping[str, Offered] = HONEST) -> dict
 
 
 def test_the_corpus_is_honest_where_filters_see_it_and_forged_where_they_do_not(wire: OffloadWire) -> None:
-    _filter(wire)
-    assert _arriving(wire, _plain(PLAIN)) == set()
-    seen = _plain({name: offered.frame for name, offered in ATTACKS.items() if not offered.header.gso})
+    put_filter(wire)
+    assert _arriving(wire, plain_offers(PLAIN)) == set()
+    seen = plain_offers({name: offered.frame for name, offered in ATTACKS.items() if not offered.header.gso})
     assert set(seen) - wire.delivered(seen) == set()
 
 
 def test_the_address_filter_alone_lets_every_forgery_out(wire: OffloadWire) -> None:
     """The corpus is only worth something if nothing but the checksum guard stops it."""
-    _filter(wire)
+    put_filter(wire)
     attacks = _possible(wire, ATTACKS)
     assert set(attacks) - wire.delivered(attacks) <= EARLY
     assert set(_possible(wire)) - wire.delivered(_possible(wire)) == set()
@@ -76,7 +60,7 @@ def test_the_address_filter_alone_lets_every_forgery_out(wire: OffloadWire) -> N
 
 @pytest.mark.parametrize("way", [NEWEST, OLDEST])
 def test_no_forgery_leaves_the_host(wire: OffloadWire, way: str) -> None:
-    _guard(wire, way)
+    put_guard(wire, way)
     assert _arriving(wire, ATTACKS) == set()
     assert _arriving(wire, MISFITS) == set()
 
@@ -84,13 +68,13 @@ def test_no_forgery_leaves_the_host(wire: OffloadWire, way: str) -> None:
 @pytest.mark.parametrize("way", [NEWEST, OLDEST])
 def test_honest_offload_leaves_the_host_whole(wire: OffloadWire, way: str) -> None:
     possible = _possible(wire)
-    _guard(wire, way)
+    put_guard(wire, way)
     assert set(possible) - wire.delivered(possible) == set()
-    assert set(frames.HONEST) - wire.delivered(_plain(frames.HONEST)) == set()
+    assert set(frames.HONEST) - wire.delivered(plain_offers(frames.HONEST)) == set()
 
 
 def test_a_router_passes_on_what_others_left_unfinished(wire: OffloadWire) -> None:
-    _guard(wire, routed=tuple(map(ip_network, ("0.0.0.0/0", "::/0"))))
+    put_guard(wire, routed=tuple(map(ip_network, ("0.0.0.0/0", "::/0"))))
     assert wire.delivered(FORWARDED) == set(FORWARDED)
 
 
@@ -101,10 +85,10 @@ def test_the_same_holds_inside_a_trunks_tag(wire: OffloadWire, way: str) -> None
 
     possible = tagged(_possible(wire))
     wire.tag = TAG
-    _filter(wire, trunk=Trunk([(100, 100)]))
+    put_filter(wire, trunk=Trunk([(100, 100)]))
     attacks = tagged(_possible(wire, ATTACKS))
     assert set(attacks) - wire.delivered(attacks) <= EARLY
-    _guard(wire, way, trunk=Trunk([(100, 100)]))
+    put_guard(wire, way, trunk=Trunk([(100, 100)]))
     assert _altered(wire, tagged(ATTACKS)) == set()
     assert _arriving(wire, tagged(MISFITS)) == set()
     assert set(possible) - wire.delivered(possible) == set()
@@ -113,7 +97,7 @@ def test_the_same_holds_inside_a_trunks_tag(wire: OffloadWire, way: str) -> None
 def test_every_queue_of_a_tap_is_guarded(namespace: None) -> None:
     wire = OffloadWire("vme0000000a", queues=2)
     try:
-        _guard(wire)
+        put_guard(wire)
         for queue in (0, 1):
             some = dict(list(ATTACKS.items())[::5])
             assert {name for name, offered in some.items() if wire.heard(offered, queue)} == set()
@@ -123,7 +107,7 @@ def test_every_queue_of_a_tap_is_guarded(namespace: None) -> None:
 
 
 def test_what_it_drops_is_counted(wire: OffloadWire) -> None:
-    _filter(wire)
+    put_filter(wire)
     guard = wire.guard()
     wire.delivered(_possible(wire))
     assert guard.drops() == {wire.ifindex: 0}

@@ -16,10 +16,10 @@ import pytest
 from offload import Header, Offered
 from offload_attacks import ATTACKS, MISFITS, PLAIN
 from offload_honest import HONEST
+from support.offload_guarded import plain_offers, put_filter, put_guard
 from support.offload_oracle import wrong
 from support.offload_wire import OffloadWire
 from support.taps import ip
-from test_offload_corpus import _filter, _guard, _plain
 
 FRAMES = 1000
 _ASKING = list({**ATTACKS, **MISFITS, **HONEST}.values())
@@ -110,7 +110,7 @@ def _sent_wrongly(wire: OffloadWire, seed: int) -> list[str]:
 
 
 def test_by_chance_nothing_leaves_that_is_not_the_ports(wire: OffloadWire, request: pytest.FixtureRequest) -> None:
-    _guard(wire)
+    put_guard(wire)
     first = seed = int(request.config.getoption("--fuzz-seed"))
     end = time.monotonic() + request.config.getoption("--fuzz") / 2
     while True:
@@ -123,7 +123,7 @@ def test_by_chance_nothing_leaves_that_is_not_the_ports(wire: OffloadWire, reque
 
 def test_chance_finds_forgeries_where_only_addresses_are_filtered(wire: OffloadWire) -> None:
     """The search is only worth something if it finds what is there."""
-    _filter(wire)
+    put_filter(wire)
     found = {line.split(": ")[1] for seed in range(1, 6) for line in _sent_wrongly(wire, seed)}
     assert len(found) >= 8, found
 
@@ -132,4 +132,4 @@ def test_what_is_wrong_is_told_and_what_is_right_is_not(wire: OffloadWire) -> No
     assert {name for name, frame in frames.HONEST.items() if wrong(frame)} == set()
     assert {name for name, frame in PLAIN.items() if not wrong(frame)} == set()
     assert {name for name, offered in HONEST.items() for frame in offered.seen if wrong(frame)} == set()
-    assert wire.delivered(_plain(frames.HONEST))
+    assert wire.delivered(plain_offers(frames.HONEST))

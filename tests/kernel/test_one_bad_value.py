@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from test_hook import NETWORK, _ours
+from support.hooks import NETWORK, with_metadata
 from test_ways import DATA, FLOAT, GUEST, GUEST6, HOST, WAYS, Host, start
 from test_ways import host as host  # noqa: PLC0414  a fixture
 
@@ -46,7 +46,7 @@ def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: Host) -> None:
     """Two ranges in one that overlap: no metadata gives that, but a receipt may say anything."""
     assert host.started(start(WAYS)) == [(0, "")] * 2
     _write(host, "near0", forwards=[_range(9000, 9010), _range(9005, 9015)])
-    network = _ours((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
+    network = with_metadata((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
     for call in (
         ("network", "vlan1", "started", "begin", network),
         ("qemu", "guesta", "started", "begin", start(WAYS)),
@@ -64,7 +64,7 @@ def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: Host) -> None:
 
 
 def test_a_network_without_a_bridges_name_is_in_nobodys_way(host: Host) -> None:
-    network = _ours((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
+    network = with_metadata((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
     text = network.decode().replace("<name>vlan1</name>", "<name>nameless</name>")
     nameless = re.sub(r"<bridge name='[^']*'", "<bridge name=''", text).encode()
     assert host.call("network", "nameless", "started", "begin", nameless) == (0, "")

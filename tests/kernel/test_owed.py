@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
+from support.hooks import Hooks, recorded
 from support.killed import LIBRARY
-from test_hook import Hooks, recorded
 from test_hook_killed import KILLED_REPAIR, PLAIN, REPAIR
 from test_hook_owners import (
     BEHIND,

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 from make import GATEWAY4, ME, ME4, dhcp
 from scapy.all import BOOTP, Ether  # type: ignore[attr-defined]
-from test_held import FREE4, RESERVED, Lab, _all, _domain, _set
+from support.held import FREE4, RESERVED, Lab, all_uses, guest_domain, numbers_in
 from test_held import lab as lab  # noqa: PLC0414  a fixture
 
 from libvirt_guestnet import xmlread
@@ -42,7 +42,7 @@ def _told(lab: Lab, address: str) -> bool:
     answer = dhcp("ack", mac=ME, op=2, sport=67, dport=68, src=GATEWAY4)
     answer[BOOTP].yiaddr = address
     lab.wire.ear.send(bytes(Ether(src=SERVER_MAC, dst="ff:ff:ff:ff:ff:ff") / answer))
-    uses = _all(address)
+    uses = all_uses(address)
     return lab.passing(uses) == set(uses)
 
 
@@ -55,15 +55,15 @@ def many(lab: Lab) -> Lab:
 def test_nobody_is_what_is_reserved(many: Lab) -> None:
     many.me(attributes=ANY)
     assert not (receipt := many.state.port(many.wire.tap)) or len(receipt.excluded) < 10
-    free = _all(ME4, FREE4, *SECOND)
-    assert many.passing({**free, **_all(*FIRST, MANY[-1])}) == set(free)
+    free = all_uses(ME4, FREE4, *SECOND)
+    assert many.passing({**free, **all_uses(*FIRST, MANY[-1])}) == set(free)
 
 
 def test_a_reservation_is_its_owners(lab: Lab) -> None:
     networks.remember_network(_network(FIRST, mine=ME4), lab.state)
     lab.me()
-    own = _all(ME4)
-    assert lab.passing({**own, **_all(FREE4, *FIRST)}) == set(own)
+    own = all_uses(ME4)
+    assert lab.passing({**own, **all_uses(FREE4, *FIRST)}) == set(own)
 
 
 def test_what_is_reserved_is_not_learnt(many: Lab) -> None:
@@ -74,11 +74,11 @@ def test_what_is_reserved_is_not_learnt(many: Lab) -> None:
 def test_ports_know_what_a_network_reserves_now(many: Lab) -> None:
     many.me(attributes=ANY)
     networks.remember_network(_network(SECOND), many.state)
-    free = _all(*FIRST)
-    assert many.passing({**free, **_all(*SECOND)}) == set(free)
+    free = all_uses(*FIRST)
+    assert many.passing({**free, **all_uses(*SECOND)}) == set(free)
     # Fewer than would be told once to all: who runs looks there all the same.
     networks.remember_network(_network(SECOND, mine=FREE4), many.state)
-    assert many.passing({**free, **_all(*SECOND, FREE4)}) == set(free)
+    assert many.passing({**free, **all_uses(*SECOND, FREE4)}) == set(free)
 
 
 def test_a_call_that_was_killed_is_finished_by_the_next(many: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +91,8 @@ def test_a_call_that_was_killed_is_finished_by_the_next(many: Lab, monkeypatch: 
         with pytest.raises(KeyboardInterrupt):
             networks.remember_network(_network(SECOND), many.state)
     networks.remember_network(_network(SECOND), many.state)
-    free = _all(*FIRST)
-    assert many.passing({**free, **_all(*SECOND)}) == set(free)
+    free = all_uses(*FIRST)
+    assert many.passing({**free, **all_uses(*SECOND)}) == set(free)
 
 
 @pytest.mark.parametrize("taken", ["everything", "what is reserved"])
@@ -104,8 +104,8 @@ def test_a_repair_has_it_again(many: Lab, taken: str) -> None:
     else:
         with many.state.lock() as locked:
             port_guard.settle_held(locked)
-    free = _all(ME4)
-    assert many.passing({**free, **_all(*FIRST)}) == set(free)
+    free = all_uses(ME4)
+    assert many.passing({**free, **all_uses(*FIRST)}) == set(free)
 
 
 def test_a_lease_of_what_another_has_by_now_is_not_put_back(many: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,15 +113,15 @@ def test_a_lease_of_what_another_has_by_now_is_not_put_back(many: Lab, monkeypat
     leases = tuple((ip_address(text), 60) for text in (FIRST[0], SECOND[0]))
     monkeypatch.setattr(address_sets, "leases", lambda *_: leases)
     many.me()
-    assert _set(f"learnt4-{many.wire.tap}") == {hex(int(ip_address(SECOND[0])))}
+    assert numbers_in(f"learnt4-{many.wire.tap}") == {hex(int(ip_address(SECOND[0])))}
 
 
 def test_it_goes_with_the_network_and_its_last_port(many: Lab) -> None:
     many.me(attributes=ANY)
     assert kernel.segments() >= {"br0"}
     networks.forget("lab", many.state)
-    assert len(_set("reserved4-br0")) == 202, "a port looks into it"
+    assert len(numbers_in("reserved4-br0")) == 202, "a port looks into it"
     networks.remember_network(_network(FIRST), many.state)
-    domain_calls.release(_domain("me", ME, many.wire.tap, "", ""), many.state)
+    domain_calls.release(guest_domain("me", ME, many.wire.tap, "", ""), many.state)
     networks.forget("lab", many.state)
     assert kernel.segments() == set()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
+from support.hooks import repaired
 from support.killed import LIBRARY
-from test_hook import repaired
 from test_hook_owners import MAC, SETUP, TAP, A
 from test_hook_watch import LAN
 from test_owed import Host

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import Hooks, repaired
+from support.hooks import Hooks, repaired
 from test_hook_owners import FORWARD, MAC, PORT, SETUP, TAP, UUID, domain, nic, policy
 
 from libvirt_guestnet.sandbox import python_inside

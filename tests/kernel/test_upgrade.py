@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import test_ways
 from support.box import Box
+from support.hooks import SETTLED
 from support.old_state import DATA, placed
-from test_hook import SETTLED
 from test_host_routed import A, domain, tap
 from test_ways import FLOAT, FLOATING, HOST, LAN, WAYS, Host, agent, seen, start
 

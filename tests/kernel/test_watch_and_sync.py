@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import Hooks
+from support.hooks import Hooks
 from test_hook_owners import SETUP, A
 from test_hook_watch import LAN, untouched
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook import DATA, DOMAIN, NETWORK, Hooks, _ours
+from support.hooks import DATA, DOMAIN, NETWORK, Hooks, with_metadata
 
 from libvirt_guestnet.guest.agent import Agent, Probe, agent_script
 
@@ -75,7 +75,7 @@ def start(ways: str, uuid: bytes = b"61000001-", name: bytes = b"guesta", mac: b
     """What libvirt sends at `start` for a domain with these ways in, on the port vnet1."""
     port = f'<guestnet:address ip="{GUEST}"/><guestnet:address ip="{GUEST6}"/>{ways}'
     metadata = DOMAIN.replace('<guestnet:address ip="10.61.1.10"/>', port)
-    xml = _ours((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), metadata)
+    xml = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), metadata)
     other = xml.replace(b"61000001-", uuid).replace(b"<name>guesta", b"<name>" + name)
     return other.replace(b"52:54:00:61:0a:01", mac)
 
@@ -288,7 +288,7 @@ def test_what_others_take_away_comes_back_with_the_next_call(host: Host) -> None
     # libvirt makes its chains, and puts them first, when the first network starts.
     host.box.ok("iptables", "-I", "FORWARD", "-o", "virbr1", "-j", "REJECT")
     assert not host.tcp("lan", HOST, 8080).open
-    hook = _ours((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
+    hook = with_metadata((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
     assert host.call("network", "vlan1", "started", "begin", hook) == (0, "")
     assert seen(host.tcp("lan", HOST, 8080)) == LAN
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
+from support.hooks import Hooks
 from support.killed import THIRD, command
-from test_hook import Hooks
 from test_hook_killed import PLAIN, plug
 from test_ways import FLOAT, WAYS, start
 

@@ -8,18 +8,20 @@ import re
 import select
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lxml import etree
+from support.elements import attribute, inside
 from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.apply.apply import ApplyError, InterruptError, apply, destroy
 from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.changes.guest import AttachInterface
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
@@ -98,8 +100,10 @@ class Host:
 
     def _effect(self, *call: object) -> None:
         print(json.dumps(call), file=self.effects.stdin, flush=True)
-        assert select.select([self.effects.stdout], [], [], 30)[0], f"no answer to {call[0]}"
-        failure = self.effects.stdout.readline()
+        answers = self.effects.stdout
+        assert answers is not None
+        assert select.select([answers], [], [], 30)[0], f"no answer to {call[0]}"
+        failure = answers.readline()
         if failure != "\n":
             raise GuestnetError(failure)
 
@@ -258,7 +262,8 @@ def test_dhcp_and_dns_change_under_running_guests_without_a_restart(host: Host) 
         assert ("restart", "network", "one") not in verbs(made)
         assert host.plan(text).changes == ()
     assert bridge == next(link["ifindex"] for link in host.json("ip", "-j", "link") if link["ifname"] == "gn-one")
-    served = host.apply(WITH_NAME) and host.sandbox.run(["cat", "/var/lib/libvirt/dnsmasq/one.addnhosts"]).stdout
+    host.apply(WITH_NAME)
+    served = host.sandbox.run(["cat", "/var/lib/libvirt/dnsmasq/one.addnhosts"]).stdout
     assert "10.61.1.77\tprinter" in served
 
 
@@ -282,11 +287,13 @@ def test_a_nic_is_plugged_in_guarded_before_its_link_is_up_and_unplugged(host: H
     with_nic = host.apply(PLUGGED)
     assert ("attach", "NIC", "a") in verbs(with_nic)
     assert host.plan(PLUGGED).changes == ()
-    address = next(change.mac for change in with_nic.changes if change.KIND == "NIC")
+    attach = next(change for change in with_nic.changes if change.KIND == "NIC")
+    assert isinstance(attach, AttachInterface)
+    address = attach.mac
     first = next(xml for xml in host.guarded if address in interfaces(xml))
     nic = interfaces(first)[address]
     assert nic.find("link").get("state") == "down"
-    device = nic.find("target").get("dev")
+    device = attribute(inside(nic, "target"), "dev")
     assert host.ports()[device] == ("gn-two", False)
     assert device in host.sandbox.run(["nft", "list", "ruleset"]).stdout
     live = interfaces(host.libvirt.snapshot().domain["a"].live)[address]
@@ -326,7 +333,7 @@ def test_a_nic_moves_to_another_network_live(host: Host) -> None:
     host.apply()
     host.start("a")
     (old,) = interfaces(host.libvirt.snapshot().domain["a"].live).values()
-    address, device = old.find("mac").get("address"), old.find("target").get("dev")
+    address, device = (attribute(inside(old, tag), name) for tag, name in (("mac", "address"), ("target", "dev")))
     moved = TOPOLOGY.replace(
         "      - network: one\n  b", f"      - network: two\n        mac: {address}\n        tap: {device}\n  b"
     )
@@ -335,7 +342,7 @@ def test_a_nic_moves_to_another_network_live(host: Host) -> None:
     assert host.plan(moved).changes == ()
 
 
-def fail_at(number: int):
+def fail_at(number: int) -> Callable[[str], None]:
     count = 0
 
     def step(_what: str) -> None:

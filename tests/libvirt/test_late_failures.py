@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from support.libvirt_host import Host
+from support.own_programs import guestnet
 from test_network_restarted import DOMAIN
-from test_owners import _guestnet
 
 from libvirt_guestnet.sandbox import Sandbox
 
@@ -49,7 +49,7 @@ def host(hooked_sandbox: Sandbox) -> Iterator[Host]:
     host = Host(hooked_sandbox)
     yield host
     for name in ("six", "q1", "q2"):
-        _guestnet(host, "destroy", name)
+        guestnet(host, "destroy", name)
     hooked_sandbox.run(
         ["sh", "-c", "kill $(cat /tmp/router.pid); for d in up0 nic0 own0; do ip link del $d; done"], check=False
     )
@@ -57,7 +57,7 @@ def host(hooked_sandbox: Sandbox) -> Iterator[Host]:
 
 def run(host: Host, verb: str, text: str, label: str) -> str:
     host.sandbox.run(["tee", "/tmp/t.yaml"], stdin=text)
-    return _guestnet(host, verb, "/tmp/t.yaml", "--map", label)
+    return guestnet(host, verb, "/tmp/t.yaml", "--map", label)
 
 
 def test_a_host_that_learns_its_ipv6_routes_goes_on_learning(host: Host) -> None:
@@ -98,13 +98,13 @@ def test_frames_that_would_vanish_at_the_nic(host: Host) -> None:
         host.sandbox.run(["ip", "link", "set", "nic0", "mtu", "9000"])
         assert "made" in run(host, "apply", WIDE, "lan=nic0")
         host.virsh("start", "a")
-        assert "MTU" not in _guestnet(host, "doctor")
+        assert "MTU" not in guestnet(host, "doctor")
         host.sandbox.run(["ip", "link", "set", "nic0", "mtu", "1500"])
-        assert refused in _guestnet(host, "doctor")
-        assert refused in _guestnet(host, "status")
+        assert refused in guestnet(host, "doctor")
+        assert refused in guestnet(host, "status")
         host.virsh("destroy", "a")
         assert refused in host.virsh("start", "a", check=False)
     finally:
         host.virsh("destroy", "a", check=False)
-        _guestnet(host, "destroy", "q1")
+        guestnet(host, "destroy", "q1")
         host.virsh("undefine", "a", check=False)

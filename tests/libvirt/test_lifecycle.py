@@ -180,12 +180,16 @@ def test_plug_and_unplug(host: Host) -> None:
     host.exact()
 
 
+def _soon_guarded(host: Host, address: str) -> None:
+    host.soon(lambda: address in host.guarded().values(), "guarded")
+
+
 def test_plug_is_guarded_at_once(host: Host) -> None:
     host.virsh("start", "a")
     for nic in range(2, 6):
         host.virsh("attach-interface", "a", "network", "one", "--mac", mac(1, nic), "--live")
         began = time.monotonic()
-        host.soon(lambda nic=nic: mac(1, nic) in host.guarded().values(), "guarded")
+        _soon_guarded(host, mac(1, nic))
         # Milliseconds, where nobody else uses the processors; a helper that missed the tap would wait for 10 s.
         assert time.monotonic() - began < 2
     host.soon_exact()
@@ -248,12 +252,16 @@ def test_plug_that_fails_leaves_nothing(host: Host) -> None:
     assert len(host.guarded()) == 3
 
 
+def _soon_allowed(host: Host, tap: str, network: str, allowed: str) -> None:
+    host.soon(lambda: allowed in host.rules(tap), f"the filter of network {network}")
+
+
 def test_update_to_another_network_and_back(host: Host) -> None:
     host.virsh("start", "a")
     tap = _tap(host, mac(1, 1))
     for network, allowed in (("one", "fd61:1::5054:"), ("two", "fd61:2::5054:")):
         _update(host, network)
-        host.soon(lambda allowed=allowed: allowed in host.rules(tap), f"the filter of network {network}")
+        _soon_allowed(host, tap, network, allowed)
         host.soon_exact()
     _update(host, "plain")
     host.soon_exact()

@@ -47,6 +47,14 @@ def known_ports(host: Host) -> set[str]:
     return set(re.findall(r"^(\S+) dev \S+ .*sticky.* static", host.sandbox.run(["bridge", "fdb"]).stdout, re.M))
 
 
+def _soon_known(target: Host, macs: set[str]) -> None:
+    target.soon(lambda: known_ports(target) == macs, "its bridges know where it is")
+
+
+def _soon_unguarded(source: Host) -> None:
+    source.soon(lambda: source.guarded() == {}, "nothing is left at the source")
+
+
 def test_there_and_back(hosts: dict[str, Host]) -> None:
     left, right = hosts.values()
     left.guest("a", "one", "two")
@@ -56,10 +64,9 @@ def test_there_and_back(hosts: dict[str, Host]) -> None:
         assert migrate("a", source, target, address) == ""
         assert sorted(target.guarded().values()) == [mac(1, 0), mac(1, 1)]
         target.exact()
-        macs = {mac(1, 0), mac(1, 1)}
-        target.soon(lambda target=target, macs=macs: known_ports(target) == macs, "its bridges know where it is")
+        _soon_known(target, {mac(1, 0), mac(1, 1)})
         assert target.files("incoming") == {}
-        source.soon(lambda source=source: source.guarded() == {}, "nothing is left at the source")
+        _soon_unguarded(source)
         source.exact()
     left.virsh("destroy", "a")
     left.exact()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lxml import etree
 from support.libvirt_host import Host
-from test_owners import _guestnet, _watching
+from support.own_programs import guestnet, watching
 
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox
@@ -35,11 +35,11 @@ def host(hooked_sandbox: Sandbox) -> Iterator[Host]:
     host = Host(hooked_sandbox)
     hooked_sandbox.run(["tee", "/tmp/t.yaml"], stdin=TOPOLOGY)
     host.define("define", DOMAIN)
-    assert "made" in _guestnet(host, "apply", "/tmp/t.yaml")
+    assert "made" in guestnet(host, "apply", "/tmp/t.yaml")
     host.virsh("start", "a")
     yield host
     host.virsh("destroy", "a", check=False)
-    _guestnet(host, "destroy", "t")
+    guestnet(host, "destroy", "t")
     host.virsh("undefine", "a", check=False)
 
 
@@ -82,13 +82,13 @@ def test_the_guest_is_back_with_its_network(host: Host) -> None:
     assert port["wrong"] == [f"guest 'a': {device} is in no bridge and not in {bridge}: guestnet hooks sync"]
     assert musts(host) == [f"guest a {device}"]
     assert [(row["verb"], row["name"]) for row in rows(host, "plan", "/tmp/t.yaml")] == [("put back", "a")]
-    assert "1 change made" in _guestnet(host, "apply", "/tmp/t.yaml")
+    assert "1 change made" in guestnet(host, "apply", "/tmp/t.yaml")
     assert (place(host), host.sandbox.run(isolated).stdout) == (bridge, "1\n")
-    assert _guestnet(host, "apply", "/tmp/t.yaml") == "nothing to do\n"
+    assert guestnet(host, "apply", "/tmp/t.yaml") == "nothing to do\n"
     restart(host)
-    assert _guestnet(host, "hooks", "sync") == ""
+    assert guestnet(host, "hooks", "sync") == ""
     assert (place(host), musts(host)) == (bridge, [])
-    with _watching(host):
+    with watching(host):
         restart(host)
         host.soon(lambda: place(host) == bridge, "the service puts it back")
         host.soon(lambda: not musts(host), "and all that goes with it")
@@ -126,13 +126,13 @@ def test_a_network_that_isolates_its_ports_by_now_goes_on_doing_so(host: Host) -
         host.sandbox.run(
             ["tee", "/tmp/t.yaml"], stdin=TOPOLOGY.replace("isolated-ports: true", f"isolated-ports: {said}")
         )
-        _guestnet(host, "apply", "/tmp/t.yaml", "--allow-interrupt")
+        guestnet(host, "apply", "/tmp/t.yaml", "--allow-interrupt")
         if said == "false":  # from then on its record says no
             host.virsh("destroy", "a")
             host.virsh("start", "a")
         assert host.sandbox.run(isolated).stdout == f"{int(said == 'true')}\n"
     restart(host)
-    assert _guestnet(host, "hooks", "sync") == ""
+    assert guestnet(host, "hooks", "sync") == ""
     assert host.sandbox.run(isolated).stdout == "1\n"
 
 

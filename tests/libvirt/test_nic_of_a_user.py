@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 from lxml import etree
+from support.elements import attribute, inside
 from test_apply import USERS_OWN, WITH_USER, Host, clean, effects, host, sandbox  # noqa: F401  fixtures
 
 from libvirt_guestnet.libvirtd.snapshot import interfaces
@@ -45,7 +46,7 @@ def test_a_users_own_nic_is_changed_in_its_place_and_left_as_it_was(host: Host, 
         assert clean(after.config).replace("<metadata></metadata>", "") == clean(before.config)
         if before.live is not None and after.live is not None:
             assert changed(interfaces(before.live)[own], interfaces(after.live)[own]) <= {"target"}
-            device = interfaces(after.live)[own].find("target").get("dev")
+            device = attribute(inside(interfaces(after.live)[own], "target"), "dev")
             assert device not in host.sandbox.run(["nft", "list", "ruleset"]).stdout, "nobody guards it any more"
     finally:
         host.libvirt.stop_domain("u")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from support.libvirt_host import DOMAIN, NIC, XMLNS, Host, mac, uuid
+from support.own_programs import guestnet, watching
 from test_lifecycle import VERSIONS
-
-from libvirt_guestnet import hook
-from libvirt_guestnet import sandbox as sandboxes
 
 TAP, ROUTED = "vmeofa", "vmeofr"
 QUEUES = "<driver name='qemu' queues='2'/>"
@@ -102,7 +97,7 @@ def test_a_plugged_nic_takes_no_tap(host: Host) -> None:
         said.append("error" in host.virsh("attach-device", "thief", "/tmp/nic.xml", "--live", check=False))
         assert has(host) == before
     assert said == [False, True, False], "libvirt itself refuses one"
-    assert "tap vmeofa belongs to domain 'a'" in _guestnet(host, "hooks", "sync")
+    assert "tap vmeofa belongs to domain 'a'" in guestnet(host, "hooks", "sync")
     assert has(host) == before
 
 
@@ -148,7 +143,7 @@ def test_a_guest_that_is_undefined_or_renamed_keeps_what_it_has(host: Host) -> N
 
 def test_one_deleted_chain_comes_back_and_the_others_stay(host: Host) -> None:
     before, others = has(host), _handles(host, ROUTED)
-    with _watching(host):
+    with watching(host):
         for damage in (f"flush chain netdev guestnet tap-{TAP}; delete chain netdev guestnet tap-{TAP}",
                        f"add chain netdev guestnet tap-{TAP} {{ policy accept; }}"):  # fmt: skip
             host.sandbox.run(["nft", damage])
@@ -159,21 +154,3 @@ def test_one_deleted_chain_comes_back_and_the_others_stay(host: Host) -> None:
 def _handles(host: Host, tap: str) -> str:
     """A rule that is written again has another handle, and its counter begins anew."""
     return host.sandbox.run(["nft", "-a", "-s", "list", "chain", "netdev", "guestnet", f"tap-{tap}"]).stdout
-
-
-@contextmanager
-def _watching(host: Host) -> Iterator[None]:
-    main = Path(hook.__file__).parent / "main.py"
-    argv = host.sandbox.command(sandboxes.python_inside([str(main), "watch"], host.sandbox.root))
-    with subprocess.Popen(argv) as process:
-        try:
-            yield
-            assert process.poll() is None
-        finally:
-            process.kill()
-
-
-def _guestnet(host: Host, *argv: str) -> str:
-    command = host.sandbox.python(["-m", "libvirt_guestnet.cli", *argv])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    return done.stdout + done.stderr

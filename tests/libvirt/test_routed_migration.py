@@ -76,14 +76,24 @@ def test_the_route_follows_the_guest_and_x_is_told(pair: tuple[Routed, Routed]) 
             ask(left, guest)
             assert known(left, guest) == mac_of(source)
         assert migrate("a", source, target, address) == ""
-        target.soon(lambda target=target: target.tables() == expected(0), "the target leads to it")
-        target.exactly(0)
-        source.soon(
-            lambda source=source: source.tables() == expected() and not source.files("host-routes"), "withdrawn there"
-        )
+        _soon_led(source, target)
         for guest in ("10.61.9.50", "fd61:9::50"):
-            left.soon(lambda guest=guest, target=target: known(left, guest) == mac_of(target), "X is told")
-        target.soon(lambda target=target: target.helpers() == [], "nobody waits for it any more")
+            _soon_told(left, guest, target)
+        _soon_alone(target)
+
+
+def _soon_led(source: Routed, target: Routed) -> None:
+    target.soon(lambda: target.tables() == expected(0), "the target leads to it")
+    target.exactly(0)
+    source.soon(lambda: source.tables() == expected() and not source.files("host-routes"), "withdrawn there")
+
+
+def _soon_told(left: Routed, guest: str, target: Routed) -> None:
+    left.soon(lambda: known(left, guest) == mac_of(target), "X is told")
+
+
+def _soon_alone(target: Routed) -> None:
+    target.soon(lambda: target.helpers() == [], "nobody waits for it any more")
 
 
 def test_a_target_that_cannot_lead_to_the_guest_refuses_and_the_guest_goes_on(pair: tuple[Routed, Routed]) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
+from typing import Self
 
 import pytest
 from scapy.all import (  # type: ignore[attr-defined]
@@ -155,7 +156,7 @@ class Puppet(threading.Thread):
         self.wire, self.mac, self.over = wire, mac, threading.Event()
         self.mine: tuple[str, ...] = (ip4, ip6, *UNTRANSLATED)
 
-    def __enter__(self) -> Puppet:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -198,10 +199,14 @@ def reachable(net: Net) -> None:
     assert seen(net.udp("lan", HOST, 6001)) == LAN
 
 
+def soon_open(net: Net, address: str, port: int) -> None:
+    net.soon(lambda: net.udp("lan", address, port).open)
+
+
 def soon_reachable(net: Net) -> None:
     """Before long in both families, each of which has rules of its own; and then in every way."""
     for address in (HOST, HOST6):
-        net.soon(lambda address=address: net.udp("lan", address, 5300).open)
+        soon_open(net, address, 5300)
     reachable(net)
 
 
@@ -282,7 +287,7 @@ def test_an_untranslated_floating_address_is_the_guests_own(net: Net) -> None:
             assert guest.outside(*UNTRANSLATED) == dict(zip((LAN, LAN6), UNTRANSLATED, strict=True))
             net.sandbox.restart_libvirtd()
             for ip in UNTRANSLATED:
-                net.soon(lambda ip=ip: net.udp("lan", ip, 53).open)
+                soon_open(net, ip, 53)
             assert guest.outside(*UNTRANSLATED) == dict(zip((LAN, LAN6), UNTRANSLATED, strict=True))
     finally:
         net.sandbox.run(["virsh", "-q", "destroy", "g"], check=False)

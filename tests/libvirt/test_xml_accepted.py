@@ -8,6 +8,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
+from support.elements import attribute, inside
 from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet import sandbox as sandboxes
@@ -41,7 +42,7 @@ def lost(wanted: etree._Element, dumped: etree._Element) -> list[str]:
     """What `wanted` says and `dumped` does not: elements, attributes and texts, in whatever order."""
     kind = wanted.tag
     missing = [
-        f"{kind}/@{name}={value}" for name, value in wanted.attrib.items() if not same(value, dumped.get(name, ""))
+        f"{kind}/@{name}={value}" for name, value in _attributes(wanted) if not same(value, dumped.get(name, ""))
     ]
     if not len(wanted) and not same((wanted.text or "").strip(), (dumped.text or "").strip()):
         missing.append(f"{kind}: {wanted.text}")
@@ -54,7 +55,11 @@ def lost(wanted: etree._Element, dumped: etree._Element) -> list[str]:
     return missing
 
 
-def same(wanted: str | bytes, dumped: str | bytes) -> bool:
+def _attributes(element: etree._Element) -> list[tuple[str, str]]:
+    return [(str(name), str(value)) for name, value in element.attrib.items()]
+
+
+def same(wanted: str, dumped: str) -> bool:
     """libvirt replaces the machine alias "pc" by what it stands for today."""
     return wanted == dumped or (wanted == "pc" and dumped.startswith("pc-"))
 
@@ -64,7 +69,7 @@ def in_kib(domain: etree._Element) -> etree._Element:
     memory = domain.find("memory")
     assert memory.get("unit") == "MiB"
     memory.set("unit", "KiB")
-    memory.text = str(int(memory.text) * 1024)
+    memory.text = str(int(memory.text or "") * 1024)
     return domain
 
 
@@ -127,7 +132,7 @@ def test_interface_survives_definition(name: str, connection: libvirt.virConnect
     domain = connection.defineXMLFlags(text(wanted), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
     try:
         dumped = etree.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-        assert lost(read(name), dumped.find("devices/interface")) == []
+        assert lost(read(name), inside(dumped, "devices/interface")) == []
     finally:
         domain.undefine()
 
@@ -178,7 +183,7 @@ def of_modes(kind: str) -> list[str]:
 
 
 def tap(interface: str) -> str:
-    return read(interface).find("target").get("dev")
+    return attribute(inside(read(interface), "target"), "dev")
 
 
 def bridge_of(interface: str) -> str | None:

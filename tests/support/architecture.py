@@ -7,7 +7,7 @@ stand: inside functions and under TYPE_CHECKING too.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -122,6 +122,43 @@ def importers(tree: Sources, name: str) -> list[str]:
         for module, others in module_arrows(tree).items()
         if room(tree, module) != name and name in {room(tree, other) for other in others}
     )
+
+
+def private(tree: Sources) -> list[str]:
+    """What modules take of others of the tree that begins with an underscore, each as `module: other._name`; but for
+    test_x, which may look into x. Who imports by a shorter name, as tests find each other, imports too."""
+    found = ((module, other, name) for module in tree for other, name in _taken(tree, module))
+    return sorted(
+        {
+            f"{module}: {other}.{name}"
+            for module, other, name in found
+            if name.startswith("_") and not name.endswith("__") and _known(tree, other)
+            if _last(module) != f"test_{_last(other)}"
+        }
+    )
+
+
+def _taken(tree: Sources, module: str) -> Iterator[tuple[str, str]]:
+    """The names that a module imports from others, and those that it takes of modules that it has imported."""
+    names: dict[str, str] = {}
+    for node in _imports(tree[module], True):
+        if isinstance(node, ast.Import):
+            names |= {each.asname or each.name: each.name for each in node.names}
+        else:
+            origin = _origin(tree, module, node)
+            names |= {each.asname or each.name: f"{origin}.{each.name}" for each in node.names}
+            yield from ((origin, each.name) for each in node.names)
+    for each in ast.walk(ast.parse(tree[module])):
+        if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id in names:
+            yield names[each.value.id], each.attr
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _known(tree: Sources, name: str) -> bool:
+    return any(f".{module}".endswith(f".{name}") for module in tree)
 
 
 def closure(tree: Sources, module: str) -> set[str]:

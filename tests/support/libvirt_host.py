@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from lxml import etree
 
@@ -41,19 +42,21 @@ print(json.dumps({"lost": sorted(offload.lost(UnlockedState())), "counted": coun
 """
 
 
-class Host:
-    """A sandbox with networks one and two, guarded by default, and plain, which knows nothing of us."""
+class Programs(Protocol):
+    """Where programs run."""
+
+    def run(
+        self, argv: Sequence[str], *, timeout: float = ..., check: bool = ..., stdin: str = ...
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+class Guests:
+    """A host's guests as libvirt, the kernel and our files know them, asked by programs alone."""
 
     virsh_seconds, soon_seconds = 120.0, 120.0
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Programs) -> None:
         self.sandbox = sandbox
-
-    def networks(self) -> None:
-        for number, name in enumerate(("one", "two", "plain"), start=1):
-            mark = MARK.format(name=name, number=number) if name != "plain" else ""
-            self.define("net-define", NETWORK.format(name=name, number=number, mark=mark))
-            self.virsh("net-start", name)
 
     def define(self, verb: str, xml: str, *more: str) -> None:
         """`virsh VERB FILE` with this XML."""
@@ -113,6 +116,49 @@ class Host:
                     needed[_of(nic, "target", "dev")] = _of(nic, "mac", "address")
         return needed
 
+    def soon(self, true: Callable[[], bool], what: str) -> None:
+        """Waits for something a helper or a daemon does on its own."""
+        deadline = time.monotonic() + self.soon_seconds
+        while not true():
+            assert time.monotonic() < deadline, f"not within {self.soon_seconds:.0f} s: {what}; {self.seen()}"
+            time.sleep(0.02)
+
+    def seen(self) -> str:
+        """What a test that waits in vain has seen last."""
+        kinds = {kind: self.files(kind) for kind in ("plugging", "ports", "vlans")}
+        links = self.sandbox.run(["sh", "-c", "ip -br link; bridge vlan show"], check=False).stdout
+        return f"{json.dumps(kinds)}\n{links}\n{self.helpers()}"
+
+    def unplug(self, name: str, address: str) -> None:
+        """Nobody in the guest answers the request; a reset makes QEMU let go."""
+        self.virsh("detach-interface", name, "network", "--mac", address, "--live")
+        self.virsh("reset", name)
+        self.soon(lambda: address not in self.nics(name).values(), "the NIC is unplugged")
+
+    def qemu(self, name: str) -> str:
+        """The process of a running guest, as its host counts."""
+        return self.sandbox.run(["cat", f"/run/libvirt/qemu/{name}.pid"]).stdout.strip()
+
+    def helpers(self) -> list[str]:
+        """Hook processes that are still there, zombies included."""
+        listed = self.sandbox.run(["ps", "-eo", "pid,stat,args"]).stdout.splitlines()
+        return [line for line in listed if re.search(r"hook/main\.py|<defunct>", line)]
+
+
+class Host(Guests):
+    """A sandbox with networks one and two, guarded by default, and plain, which knows nothing of us."""
+
+    sandbox: Sandbox
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox)
+
+    def networks(self) -> None:
+        for number, name in enumerate(("one", "two", "plain"), start=1):
+            mark = MARK.format(name=name, number=number) if name != "plain" else ""
+            self.define("net-define", NETWORK.format(name=name, number=number, mark=mark))
+            self.virsh("net-start", name)
+
     def exact(self) -> None:
         """Kernel and receipts are what the running guests need, nothing more."""
         needed = self.needed()
@@ -131,19 +177,6 @@ class Host:
         found: dict[str, list[str]] = json.loads(run.stdout)
         return found
 
-    def soon(self, true: Callable[[], bool], what: str) -> None:
-        """Waits for something a helper or a daemon does on its own."""
-        deadline = time.monotonic() + self.soon_seconds
-        while not true():
-            assert time.monotonic() < deadline, f"not within {self.soon_seconds:.0f} s: {what}; {self.seen()}"
-            time.sleep(0.02)
-
-    def seen(self) -> str:
-        """What a test that waits in vain has seen last."""
-        kinds = {kind: self.files(kind) for kind in ("plugging", "ports", "vlans")}
-        links = self.sandbox.run(["sh", "-c", "ip -br link; bridge vlan show"], check=False).stdout
-        return f"{json.dumps(kinds)}\n{links}\n{self.helpers()}"
-
     def soon_exact(self) -> None:
         self.soon(lambda: self.guarded() == self.needed() and not self.files("plugging"), "the kernel is as needed")
         self.exact()
@@ -154,21 +187,6 @@ class Host:
     def restart_daemon(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
         self.stop_daemon(with_signal)
         self.sandbox.start_libvirtd()
-
-    def unplug(self, name: str, address: str) -> None:
-        """Nobody in the guest answers the request; a reset makes QEMU let go."""
-        self.virsh("detach-interface", name, "network", "--mac", address, "--live")
-        self.virsh("reset", name)
-        self.soon(lambda: address not in self.nics(name).values(), "the NIC is unplugged")
-
-    def qemu(self, name: str) -> str:
-        """The process of a running guest, as its host counts."""
-        return self.sandbox.run(["cat", f"/run/libvirt/qemu/{name}.pid"]).stdout.strip()
-
-    def helpers(self) -> list[str]:
-        """Hook processes that are still there, zombies included."""
-        listed = self.sandbox.run(["ps", "-eo", "pid,stat,args"]).stdout.splitlines()
-        return [line for line in listed if re.search(r"hook/main\.py|<defunct>", line)]
 
 
 def mac(number: int, nic: int) -> str:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from lxml import etree
+from support import elements
 
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.devices import subinterface, vlan_bridge, vxlan_device
@@ -123,7 +124,7 @@ class _Schema:
         """The elements that refer to the definition that an attribute stands alone in."""
         define = next(node for node in attribute.iterancestors(f"{_RNG}define"))
         refs = self.tree.iterfind(f".//{_RNG}ref[@name='{define.get('name')}']")
-        return [next(ref.iterancestors(f"{_RNG}element")).get("name") for ref in refs]
+        return [elements.attribute(next(ref.iterancestors(f"{_RNG}element")), "name") for ref in refs]
 
     def made(self, name: str, pick: int) -> Any:
         """The element that a definition is, with everything that may be in it; `pick`: of choices which."""
@@ -342,9 +343,9 @@ class Host:
         patch = self.patch.setattr
         patch(UnlockedState.__init__, "__defaults__", (str(self.root),))
         patch(libvirt_records, "STATUS", str(self.folder / "{}.xml"))
-        patch(
-            address_sets.leases, "__defaults__", (address_sets.leases.__defaults__[0], str(self.folder / "{}.status"))
-        )  # type: ignore[index]
+        defaults = address_sets.leases.__defaults__
+        assert defaults is not None
+        patch(address_sets.leases, "__defaults__", (defaults[0], str(self.folder / "{}.status")))
         patch(program, "run", self._program)
         patch(os, "posix_spawnp", self._forbidden)
         patch(links, "index_of", lambda name: 7 if name else 0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from lxml import etree
+from support.elements import attribute
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 _RNG = "{http://relaxng.org/ns/structure/1.0}"
@@ -26,9 +27,9 @@ class Schema:
     def _load(self, file: str) -> None:
         root = etree.parse(SCHEMAS / file).getroot()
         for define in root.iter(f"{_RNG}define"):
-            self._defines.setdefault(define.get("name"), define)
+            self._defines.setdefault(attribute(define, "name"), define)
         for include in root.iter(f"{_RNG}include"):
-            self._load(include.get("href"))
+            self._load(attribute(include, "href"))
 
     def sample(self, draw: Any, name: str) -> Any:
         """The one element that a definition is, by chance."""

@@ -16,6 +16,7 @@ from support.architecture import Size
 
 PACKAGE = Path(__file__).parents[2] / "libvirt_guestnet"
 TREE = architecture.sources(PACKAGE)
+TESTS = architecture.sources(Path(__file__).parents[1])
 
 # The rooms that may import what reaches out of Python, or costs a hook time. Shorten these lists when you can.
 ALLOWED = {
@@ -146,6 +147,38 @@ def test_who_imports_the_command_line_is_found() -> None:
     assert architecture.importers(tree, "cli") == []
     for source in ("from g.cli import main", "from g import cli", "def late() -> None:\n    import g.cli.main"):
         assert architecture.importers({**tree, "g.plan": source}, "cli") == ["g.plan"]
+
+
+def test_no_test_takes_what_another_keeps_to_itself() -> None:
+    """What several share has a plain name, mostly in tests/support."""
+    assert architecture.private(TESTS) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from test_a import _word",
+        "from test_a import word, _word as word_of_a",
+        "from t.kernel.test_a import _word",
+        "from .test_a import _word",
+        "import test_a\ntest_a._word()",
+        "import test_a as a\nx = a._word",
+        "from t.kernel import test_a\ndef test_it() -> None:\n    test_a._word()",
+        "def test_it() -> None:\n    from test_a import _word",
+        "from support.a import _word",
+    ],
+)
+def test_what_is_taken_of_another_test_is_found(source: str) -> None:
+    tree = {"t": "", "t.kernel": "", "t.kernel.test_a": "_word = word = 1", "t.kernel.test_b": source, "t.support": ""}
+    (found,) = architecture.private({**tree, "t.support.a": "_word = 1"})
+    assert found.startswith("t.kernel.test_b: ") and found.endswith("a._word")
+
+
+def test_a_test_may_look_into_what_it_tests() -> None:
+    tree = {"t": "", "t.test_a": "", "t.test_b": "from test_a import A, word\nA._b()\nword.__doc__\nimport g.x\n"}
+    tree |= {"t.runner": "", "t.test_runner": "import runner\nrunner._b()"}
+    tree["t.test_b"] += "from g.test import _c\nfrom g import test_a\ntest_a._d"
+    assert architecture.private(tree) == []
 
 
 def test_a_hook_loads_nothing_slow() -> None:

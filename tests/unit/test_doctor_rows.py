@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -249,7 +250,7 @@ def test_advice_for_guests_in_a_vrf(tool: str, name: str, do: str) -> None:
     assert do in said(HostFacts(chains=(chain,), networks=(IN_VRF,)), "firewall")[0][3]
 
 
-def rule(chain: str, *expr: dict[str, object]) -> dict[str, object]:
+def rule(chain: str, *expr: Mapping[str, object]) -> dict[str, object]:
     return {"chain": chain, "expr": list(expr)}
 
 

@@ -55,7 +55,7 @@ FORWARDS = (
 )
 FLOATING = (Floating("192.0.2.9", "10.0.0.2"), Floating("fd00:9::9", "fd00:9::9", "fd00::2"))
 WAYS = PortForwards("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
-WANTED: list[Accept | Passage | RoutedLink] = [
+WANTED: list[Accept | Passage] = [
     Accept("br0", prefix("10.0.0.2"), "tcp", (80, 81), OriginalDestination(prefix("192.0.2.1"), (80, 81))),
     Accept("br0", prefix("10.0.0.2"), published=OriginalDestination()),
     Passage("br0", prefix("10.0.0.0/24"), "eth0"),

@@ -57,6 +57,14 @@ def test_bad_pairs_are_refused(tmp_path: Path, pair: str) -> None:
         load_hostmap(tmp_path / "none.yaml", [pair])
 
 
+def _is_bridge(_device: str) -> bool:
+    return True
+
+
+def _is_none(_device: str) -> bool:
+    return False
+
+
 @pytest.mark.parametrize(
     ("entry", "bridge", "uplink"),
     [
@@ -72,7 +80,7 @@ def test_a_map_of_another_host_says_what_its_devices_are(entry: str, bridge: str
     network = Network(name="n", mode=Mode.BRIDGE, bridge="gn-n", physical_network="lan")
     for here in (True, False):
         hostmap = load_hostmap(Path("/nonexistent"), [f"lan={entry}"])
-        hostmap = HostMap(hostmap.devices, device_is_bridge=lambda _device, here=here: here)
+        hostmap = HostMap(hostmap.devices, device_is_bridge=_is_bridge if here else _is_none)
         assert (hostmap.bridge(network), hostmap.uplink(network)) == (bridge, uplink)
         assert hostmap.device("lan") == (uplink or bridge)
         hostmap.check_kinds([network], lambda _device: False)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from test_topology_schema import GOOD, SCHEMA, _read
+from support.topology_files import GOOD, SCHEMA, read_yaml
 from test_xmlgen_golden import HOSTMAP, IMAGE
 
 from libvirt_guestnet import draw, xmlgen
@@ -35,7 +35,7 @@ FACTS = {
 NEEDS_PORTS = {"network.mtu", "network.offload", "network.log-drops"}
 _MOST = 3
 _GONE = object()
-DOCUMENTS = {path.stem: _read(path) for path in GOOD}
+DOCUMENTS = {path.stem: read_yaml(path) for path in GOOD}
 LABELS = sorted({label for document in DOCUMENTS.values() for label in document.get("physical-networks", {})})
 HOST = HostMap(
     {**{label: f"eth{number}" for number, label in enumerate(LABELS, 20)}, **HOSTMAP.devices},

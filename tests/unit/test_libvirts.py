@@ -236,7 +236,7 @@ def test_a_single_rule_that_is_gone_is_missed(
         network = f"<network><bridge name='br-{name}'/></network>"
         firewall = f"<firewall name='fwRemoval' backend='nftables'><group>{actions}</group></firewall>"
         (tmp_path / f"network/{name}.xml").write_text(f"<networkstatus>{network}{firewall}</networkstatus>")
-    assert libvirt_rules.look(Looks())[:2] == (lost, True)
+    assert libvirt_rules.look(Looks())[:2] == (frozenset(lost), True)
 
 
 def networks(root: Path, monkeypatch: pytest.MonkeyPatch, *names: str, record: str = "") -> None:

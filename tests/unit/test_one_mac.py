@@ -128,6 +128,7 @@ def test_a_plan_is_of_the_one_on_the_network(order: int, kind: str) -> None:
     ]
     (detach, *_) = plan_destroy("t", snapshot).changes
     assert isinstance(detach, guest.DetachInterface)
+    assert detach.live is not None and detach.config is not None
     assert 'type="persistent"' in detach.live and 'type="persistent"' in detach.config
     assert interfaces(live, {MAC: "vfs"})[MAC].find("source").get("network") == "vfs"
 

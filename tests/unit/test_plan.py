@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from lxml import etree
+from support.elements import attribute, inside
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.apply.apply import ApplyError, DestroyError, InterruptError, apply, destroy, locked
 from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.changes.change import Change
+from libvirt_guestnet.changes.guest import AttachInterface, UpdateInterface
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.datapath.forwards import listeners
 from libvirt_guestnet.errors import GuestnetError
@@ -291,9 +294,9 @@ def test_what_cannot_be_undone_is_reported_with_the_failure(libvirt: Connection)
 def test_a_foreign_network_is_refused(libvirt: Connection, owner: str | None, message: str) -> None:
     element = next(n.element for n in want().networks if n.name == "one")
     element = etree.fromstring(etree.tostring(element))
-    mark = element.find("metadata/*")
+    mark = inside(element, "metadata/*")
     if owner is None:
-        element.find("metadata").remove(mark)
+        inside(element, "metadata").remove(mark)
     else:
         mark.set("topology", owner)
     libvirt.define_network(etree.tostring(element, encoding="unicode"))
@@ -517,6 +520,7 @@ def test_a_users_domain_gets_our_nics_and_metadata_and_is_not_redefined() -> Non
         ("attach", "NIC", "u"),
     ]
     attach = made.changes[1]
+    assert isinstance(attach, AttachInterface)
     assert attach.live
     assert attach.config
 
@@ -581,9 +585,16 @@ def test_a_nic_that_moves_is_down_until_its_new_metadata_is_in_force() -> None:
     made = plan(want(moved), running(before, users=None))
     nics = [c for c in made.changes if c.name == "a" and c.KIND != "guest"]
     assert [(c.VERB, c.KIND) for c in nics] == [("update", "NIC"), ("set", "guest metadata"), ("update", "NIC")]
-    assert 'link state="down"' in nics[0].live.new
-    assert 'link state="down"' not in nics[2].live.new
-    assert 'network="two"' in nics[2].live.new
+    down, _, up = nics
+    assert 'link state="down"' in _made_live(down)
+    assert 'link state="down"' not in _made_live(up)
+    assert 'network="two"' in _made_live(up)
+
+
+def _made_live(change: Change) -> str:
+    """The XML that a change gives a NIC of a running guest."""
+    assert isinstance(change, UpdateInterface) and change.live is not None and change.live.new is not None
+    return change.live.new
 
 
 def test_what_only_a_reboot_brings_is_said_and_not_repeated() -> None:
@@ -618,21 +629,19 @@ def _big(size: int) -> Wanted:
         networks.append(WantedNetwork(f"n{index}", element))
     sample = want().guests[0]
     nic = etree.tostring(sample.interfaces[0]).decode()
+    address = attribute(inside(sample.interfaces[0], "mac"), "address")
     for index in range(size):
-        nics = [
-            etree.fromstring(
-                nic.replace(sample.interfaces[0].find("mac").get("address"), f"52:54:00:{index:04x}:{n:02x}")
-            )
-            for n in range(10)
-        ]
+        nics = [etree.fromstring(nic.replace(address, f"52:54:00:{index:04x}:{n:02x}")) for n in range(10)]
+        assert sample.definition is not None
         definition = etree.fromstring(etree.tostring(sample.definition))
         devices = definition.find("devices")
         for old in devices.findall("interface"):
             devices.remove(old)
         devices.extend([etree.fromstring(etree.tostring(n)) for n in nics])
         definition.find("uuid").text = f"u{index}"
-        definition.find("metadata")[0].set("guest", f"g{index}")
-        guests.append(WantedGuest(f"g{index}", tuple(nics), definition.find("metadata")[0], definition))
+        mark = inside(definition, "metadata")[0]
+        mark.set("guest", f"g{index}")
+        guests.append(WantedGuest(f"g{index}", tuple(nics), mark, definition))
     return Wanted("lab", tuple(networks), tuple(guests))
 
 
@@ -705,7 +714,7 @@ def test_destroy_cuts_nobody_off_unasked_but_the_topologys_own_guests() -> None:
     text = etree.tostring(guest.config, encoding="unicode").replace("<name>a</name>", "<name>copy</name>")
     xml = etree.fromstring(text.replace("52:54:00", "52:54:01"))
     for mac in xml.iterfind("devices/interface/mac"):
-        mac.set("address", mac.get("address")[:-2] + "ff")
+        mac.set("address", attribute(mac, "address")[:-2] + "ff")
     copy = DomainState("copy", "d2", xml, xml)
     both = replace(snapshot, domains=(guest, copy))
     made = plan_destroy("lab", both, ["a"])
@@ -788,7 +797,7 @@ def test_a_users_other_nic_on_a_leaving_network_is_interrupted() -> None:
     _, snapshot, text = with_users_nic()
     *_, user = snapshot.domains
     xml = etree.fromstring(text)
-    nic = etree.fromstring(etree.tostring(xml.find("devices/interface")))
+    nic = etree.fromstring(etree.tostring(inside(xml, "devices/interface")))
     nic.find("mac").set("address", "52:54:00:99:99:99")
     xml.find("devices").append(nic)
     runs = replace(snapshot, domains=(replace(user, config=xml, live=xml),))

@@ -73,10 +73,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(tmp_path, monkeypatch)
 
 
-class NoTap:
+class NoTap(links.Watch):
     """An rtnetlink socket on which the tap never comes."""
 
-    def tap(self, *_: object) -> str:
+    def __init__(self) -> None:
+        """Opens none."""
+
+    def tap(self, *_: object, **__: object) -> str:
         return ""
 
 
@@ -90,7 +93,7 @@ def test_a_helper_that_gives_up_says_so_and_leaves_a_mark(host: Host) -> None:
     host.mark(age=0)
     hotplug._help(
         NoTap(), found(), host.state, lambda _tap: pytest.fail("there is nothing to guard"), hotplug.Staying()
-    )  # type: ignore[arg-type]
+    )
     assert host.state.pluggings() == [MARK._replace(alone=True)]
     (said,) = host.said
     assert f"domain a: the tap of new NIC {MAC} on network one has not come within 10 s" in said
@@ -98,7 +101,7 @@ def test_a_helper_that_gives_up_says_so_and_leaves_a_mark(host: Host) -> None:
 
 
 def test_a_nic_that_was_unplugged_meanwhile_leaves_none(host: Host) -> None:
-    hotplug._help(NoTap(), found(), host.state, lambda _tap: True, hotplug.Staying())  # type: ignore[arg-type]
+    hotplug._help(NoTap(), found(), host.state, lambda _tap: True, hotplug.Staying())
     assert (host.state.pluggings(), host.said) == ([], [])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,7 +141,12 @@ def test_a_receipt_is_checked_once_in_a_process_and_again_when_another_takes_its
 ) -> None:
     read: list[str] = []
     checked = serialiser.read
-    monkeypatch.setattr(serialiser, "read", lambda kind, fields, path: read.append(path) or checked(kind, fields, path))
+
+    def noted(kind: Any, fields: Any, path: str) -> Any:
+        read.append(path)
+        return checked(kind, fields, path)
+
+    monkeypatch.setattr(serialiser, "read", noted)
     state.put_network(NETWORK)
     assert [UnlockedState(state.root).network("net") for _ in range(3)] == [NETWORK] * 3
     assert len(read) == 1

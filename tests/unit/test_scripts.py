@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,13 +115,19 @@ def test_set_ups_lock_is_where_only_root_can_be(tmp_path: Path) -> None:
 def test_set_up_opens_nothing_that_others_put_there(tmp_path: Path, obstacle: str) -> None:
     folder, victim = tmp_path / "lock", tmp_path / "victim"
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    {
+
+    def open_to_all() -> None:
+        folder.mkdir()
+        folder.chmod(0o777)
+
+    made: dict[str, Callable[[], object]] = {
         "link": lambda: folder.symlink_to(victim),
         "link to a folder": lambda: folder.symlink_to(tmp_path / "elsewhere"),
         "pipe": lambda: os.mkfifo(folder),
         "file": lambda: folder.write_text("precious"),
-        "open to all": lambda: (folder.mkdir(), folder.chmod(0o777)),
-    }[obstacle]()
+        "open to all": open_to_all,
+    }
+    made[obstacle]()
     done = _take_lock(folder)
     assert done.returncode == 1
     assert f"{folder} is not root's own folder with mode 700: remove it" in done.stderr

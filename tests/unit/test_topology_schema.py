@@ -8,28 +8,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
+from support.topology_files import GOOD, ROOT, SCHEMA, read_yaml
 
 from libvirt_guestnet import topology
-
-ROOT = Path(__file__).parent.parent
-GOOD = sorted([*(ROOT.parent / "labs").glob("*.yaml"), *(ROOT / "topologies").glob("*.yaml")])
-SCHEMA = topology.json_schema()
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 as editors read it: no base-60 numbers."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:int" or first not in "0123456789"]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", __import__("re").compile("^-?[0-9]+$"), list("-0123456789"))
-
-
-def _read(path: Path) -> Any:
-    return yaml.load(path.read_text(), _Loader)
 
 
 def test_the_schema_is_one() -> None:
@@ -40,7 +21,7 @@ def test_the_schema_is_one() -> None:
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_good_files_are_valid_for_both(path: Path) -> None:
     topology.load(path)
-    jsonschema.Draft202012Validator(SCHEMA).validate(_read(path))
+    jsonschema.Draft202012Validator(SCHEMA).validate(read_yaml(path))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +29,7 @@ def test_good_files_are_valid_for_both(path: Path) -> None:
 )
 def test_editors_see_simple_mistakes(name: str) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(_read(ROOT / "topologies" / "bad" / f"{name}.yaml"), SCHEMA)
+        jsonschema.validate(read_yaml(ROOT / "topologies" / "bad" / f"{name}.yaml"), SCHEMA)
 
 
 def _keys(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -84,5 +65,5 @@ def test_every_key_is_documented() -> None:
 
 
 def test_every_key_is_exercised() -> None:
-    used = {key for path in GOOD for key in _used(_read(path), SCHEMA)}
+    used = {key for path in GOOD for key in _used(read_yaml(path), SCHEMA)}
     assert {name for name, _ in _keys(SCHEMA)} - used == set()

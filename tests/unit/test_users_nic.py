@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 from rngsample import SCHEMAS, Schema
+from support.elements import inside
 
 from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.changes import guest
@@ -114,7 +115,8 @@ def test_what_the_file_says_outright_is_so_and_what_it_leaves_out_is_the_users()
 def test_a_nic_is_plugged_into_the_running_guest_as_its_user_defined_it() -> None:
     snapshot = host(etree.fromstring(REPORTED), want(), runs=True)
     live = snapshot.domains[0].live
-    live.find("devices").remove(live.find("devices/interface"))
+    assert live is not None
+    inside(live, "devices").remove(inside(live, "devices/interface"))
     made = [change for change in nics(plan(want(), snapshot)) if isinstance(change, guest.AttachInterface)]
     assert [(change.live, change.config) for change in made] == [(True, False)]
     assert etree.fromstring(made[0].xml).find("model").get("type") == "e1000"
@@ -198,6 +200,7 @@ def test_a_nic_that_the_file_lets_go_of_is_what_it_was(nic: Any, whiches: list[t
         now, was = merged(asked, now, own=False, was=was), before(asked, now, was)
         assert nic_differences(asked, now, own=False, was=was) == ()
         was = etree.fromstring(etree.tostring(was))
+    assert was is not None
     assert blank_as_none(parts(now)) == blank_as_none(first)
     assert blank_as_none(parts(restored(now, was))) == blank_as_none(parts(nic))
 

@@ -108,6 +108,10 @@ def test_a_receipt_of_a_trunk_is_read_back(tmp_path: Path) -> None:
     assert state.port("tap0") == receipt
 
 
+def _on(network: NetworkReceipt, text: xmlread.Node) -> Domain:
+    return Domain(text, lambda _name: network)
+
+
 def test_a_guarded_trunk_without_an_address_does_not_start_where_it_would_have_to_learn_one() -> None:
     pool = NETWORK._replace(hosts=("10.0.0.1",), dynamic=(("10.0.0.100", "10.0.0.200"),))
     trunk = '<guestnet:vlan trunk="5"/>'
@@ -117,9 +121,7 @@ def test_a_guarded_trunk_without_an_address_does_not_start_where_it_would_have_t
     known = '<guestnet:address ip="10.0.0.5"/>' + trunk
     reserved = pool._replace(reservations=(("52:54:00:00:00:01", "10.0.0.5/32"),))
     for policy, network in ((known, pool), (trunk, reserved)):
-        (receipt,) = port_receipts.port_receipts(
-            Domain(domain(policy=policy, guarded="yes"), lambda _name, found=network: found)
-        )
+        (receipt,) = port_receipts.port_receipts(_on(network, domain(policy=policy, guarded="yes")))
         assert (receipt.owned, receipt.dhcp) == (("10.0.0.5/32",), ())
 
 

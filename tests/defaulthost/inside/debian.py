@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
-from support.libvirt_host import Host
+from support.libvirt_host import Guests
 
 LIBRARY, COPIED = Path("/opt/libvirt-guestnet"), Path("/opt/copied/bin/python3")
 PYTHON = LIBRARY / ".venv/bin/python3"
@@ -32,7 +33,7 @@ class Here:
     """Runs programs here, as `Sandbox.run` does there."""
 
     def run(
-        self, argv: list[str], check: bool = True, timeout: float = _SECONDS, stdin: str = ""
+        self, argv: Sequence[str], *, check: bool = True, timeout: float = _SECONDS, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout)
         said = f"{' '.join(map(str, argv))} ended with status {done.returncode}:\n{done.stdout}{done.stderr}"
@@ -40,7 +41,7 @@ class Here:
         return done
 
 
-class DebianHost(Host):
+class DebianHost(Guests):
     """This host."""
 
     virsh_seconds = soon_seconds = float(_SECONDS)
