@@ -107,9 +107,9 @@ def test_a_port_that_libvirt_put_back_is_isolated_again(host: Host) -> None:
     [port] = [row for row in rows(host, "status") if row["kind"] == "port"]
     assert port["wrong"] == [f"guest 'a': {device} is not isolated from its neighbours: guestnet hooks sync"]
     assert [(row["verb"], row["name"]) for row in rows(host, "plan", "/tmp/t.yaml")] == [("put back", "a")]
-    assert _guestnet(host, "hooks", "sync") == ""
+    assert guestnet(host, "hooks", "sync") == ""
     assert (place(host), host.sandbox.run(isolated).stdout, musts(host)) == (bridge, "1\n", [])
-    with _watching(host):
+    with watching(host):
         expose()
         host.soon(lambda: host.sandbox.run(isolated).stdout == "1\n", "the service isolates it again")
     host.stop_daemon()

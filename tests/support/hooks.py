@@ -25,7 +25,7 @@ SETTLED = "while ls /run/libvirt-guestnet/settling/* >/dev/null 2>&1; do sleep 0
 # The process that `reconnect` leaves behind has done its work.
 REPAIRED = """
 until [ -z "$(ls /run/libvirt-guestnet/reconnect)" ]; do sleep 0.01; done
-flock -w 20 /run/libvirt-guestnet/reconnect.lock true
+flock -w 240 /run/libvirt-guestnet/reconnect.lock true
 """
 
 
