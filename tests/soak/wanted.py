@@ -76,7 +76,8 @@ def _nics(name: str, domain: etree._Element, marked: set[str]) -> Iterator[Nic]:
         bridge = "" if source is None else str(source.get("bridge", ""))
         isolated = each.find("port") is not None and each.find("port").get("isolated") == "yes"
         guarded = network in marked or policy is not None
-        yield Nic(name, str(target.get("dev")), address, network, bridge, isolated, guarded, policy)
+        tap = "" if target is None else str(target.get("dev"))  # of a guest that starts, or ends, there is none
+        yield Nic(name, tap, address, network, bridge, isolated, guarded, policy)
 
 
 def _policy(domain: etree._Element, address: str, network: str) -> etree._Element | None:
