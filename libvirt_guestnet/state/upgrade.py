@@ -7,18 +7,21 @@ the next port.
 Each step leaves either the old name or the new one, so that whoever is killed is followed by somebody who goes on. The
 same holds for a process of the version before that is still at work, such as a helper that waits for a migration: what
 it writes later has an old name again, and is newer than what has the new one.
+
+What cannot be taken over, such as a folder where a file should be, is reported and stays where it is: every call comes
+by here, and no guest's start may fail because of that.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.receipts import ForwardsInKernel, PortForwards
-from libvirt_guestnet.state.serialiser import DamagedError
+from libvirt_guestnet.state.serialiser import DamagedError, report
 
 _FOLDERS = {"reach": "host-routes", "ways": "forwards"}
 
@@ -30,18 +33,30 @@ Put = Callable[[ForwardsInKernel], None]
 def take_over(root: str, put: Put) -> None:
     """Brings what has an old name to its new one."""
     for old, new in _FOLDERS.items():
-        _move_all(f"{root}/{old}", f"{root}/{new}")
-    _take_over_settled(f"{root}/settled", put)
-    with suppress(FileNotFoundError):
+        with _past_failure():
+            _move_all(f"{root}/{old}", f"{root}/{new}")
+    with _past_failure():
+        _take_over_settled(f"{root}/settled", put)
+    with _past_failure(), suppress(FileNotFoundError):
         os.unlink(f"{root}/shared")
 
 
+@contextmanager
+def _past_failure() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        report(DamagedError(str(error.filename), error.strerror))
+
+
 def _move_all(old: str, new: str) -> None:
-    if not os.path.isdir(old):
+    if not os.path.lexists(old):
         return
+    names = os.listdir(old)
     os.makedirs(new, 0o700, exist_ok=True)
-    for name in os.listdir(old):
-        os.replace(f"{old}/{name}", f"{new}/{name}")
+    for name in names:
+        with _past_failure():
+            os.replace(f"{old}/{name}", f"{new}/{name}")
     os.rmdir(old)
 
 
@@ -50,7 +65,7 @@ def _take_over_settled(folder: str, put: Put) -> None:
     if os.path.lexists(path):
         put(_settled(path))
         os.unlink(path)
-    if os.path.isdir(folder):
+    if os.path.lexists(folder):
         os.rmdir(folder)
 
 

@@ -147,6 +147,26 @@ def test_of_what_was_damaged_nobody_knows(old: Path, said: str) -> None:
     assert UnlockedState(str(old)).forwards_in_kernel() == ForwardsInKernel()
 
 
+@pytest.mark.parametrize("made", ["reach/vnet7.json", "settled/ways.json", "settled", "shared", "ways"])
+def test_what_cannot_be_taken_over_is_told_of_and_holds_up_nobody(
+    root: Path, capfd: pytest.CaptureFixture[str], made: str
+) -> None:
+    placed(root)
+    if made == "ways":
+        (root / made).rename(root / "elsewhere")
+        (root / made).symlink_to("elsewhere")
+    elif made == "settled":
+        (root / made / "more").touch()
+    else:
+        (root / made).unlink(missing_ok=True)
+        (root / made).mkdir()
+        (root / "host-routes/vnet7.json/full").mkdir(parents=True)
+    with UnlockedState(str(root)).lock() as locked:
+        assert (locked.host_routes(), locked.forwards()) == (ROUTES, FORWARDS)
+        locked.put_ports("u", [PORT])
+    assert f"{root / made} is damaged" in capfd.readouterr().err
+
+
 def test_a_change_that_was_not_finished_stays_one(old: Path) -> None:
     said = {"changing": True, "ways": [], "sources": ["10.61.1.10/32"]}
     (old / "settled/ways.json").write_text(json.dumps({"is": said}))

@@ -9,11 +9,14 @@ import pytest
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.run import program
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import taps
-from libvirt_guestnet.hook.calls import networks
-from libvirt_guestnet.hook.enforce import bridge_guard, tagging
+from libvirt_guestnet.hook.calls import domain, networks
+from libvirt_guestnet.hook.enforce import bridge_guard, forwards, host_routes, tagging
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.locked import UnlockedState
+from libvirt_guestnet.state.receipts import TapVlans
 
 NS = 'xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"'
 NETWORK = f"""<hookData><network><name>{{name}}</name><metadata><guestnet:network {NS} topology="t" name="{{name}}">
@@ -30,11 +33,13 @@ class Host:
         self.uplinks: dict[str, set[int]] = {"up0": set(), "up1": set()}
         monkeypatch.setattr(links, "index_of", lambda name: self.taps.get(name, 0))
         monkeypatch.setattr(links, "master_of", lambda _name: "br0")
-        monkeypatch.setattr(vlan_bridge, "tag", lambda port: self.tags.update({port.tap: port.pvid}))
-        monkeypatch.setattr(vlan_bridge, "untag", lambda tap, _bridge: self.tags.pop(tap))
+        monkeypatch.setattr(vlan_bridge, "tag", lambda port, _lock: self.tags.update({port.tap: port.pvid}))
+        monkeypatch.setattr(vlan_bridge, "untag", lambda tap, _bridge, _lock: self.tags.pop(tap))
         monkeypatch.setattr(vlan_bridge, "current", lambda uplink: dict.fromkeys(self.uplinks[uplink], frozenset()))
-        monkeypatch.setattr(vlan_bridge, "join", lambda uplink, vlans: self.uplinks[uplink].update(vlans))
-        monkeypatch.setattr(vlan_bridge, "leave", lambda uplink, vlans: self.uplinks[uplink].difference_update(vlans))
+        monkeypatch.setattr(vlan_bridge, "join", lambda uplink, vlans, _lock: self.uplinks[uplink].update(vlans))
+        monkeypatch.setattr(
+            vlan_bridge, "leave", lambda uplink, vlans, _lock: self.uplinks[uplink].difference_update(vlans)
+        )
         for name, uplink in (("one", "up0"), ("two", "up1")):
             networks.keep(xmlread.parse(NETWORK.format(name=name, uplink=uplink).encode()), self.state)
 
@@ -109,3 +114,41 @@ def test_a_vlan_taken_by_hand_is_missed_at_the_tap_and_at_its_uplink(
         assert tagging.lost(host.state) == missed
     monkeypatch.setattr(links, "master_of", lambda _name: "")
     assert tagging.lost(host.state) == {}, "its bridge comes first"
+
+
+def test_an_uplink_that_is_gone_keeps_nothing_else_of_a_guest_that_is_gone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another guest's VLANs are to be on it still."""
+    done: list[str] = []
+
+    def refuse(_uplink: str) -> None:
+        raise GuestnetError("no bridge port")
+
+    host.start("b", "vme1", tag=9)
+    monkeypatch.setattr(vlan_bridge, "current", refuse)
+    monkeypatch.setattr(host_routes, "forget", lambda *_: done.append("routes"))
+    monkeypatch.setattr(host_routes, "sweep", lambda *_: done.append("others' routes"))
+    monkeypatch.setattr(forwards, "sweep", lambda *_: done.append("forwards"))
+    with pytest.raises(GuestnetError, match="no bridge port"):
+        domain.release_all_of("u-a", set(), host.state)
+    assert done == ["routes", "others' routes", "forwards"]
+
+
+def test_what_changes_vlans_has_the_states_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So that nobody else begins before it is done, whoever is killed."""
+    ran: list[tuple[list[str], object]] = []
+
+    def run(argv: list[str], _stdin: str, _package: str, lock: object) -> program.Output:
+        ran.append((argv, lock))
+        return program.Output(0, '[{"ifname": "up0", "vlans": [{"vlan": 5}]}]', "")
+
+    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr(vlan_bridge, "_read", lambda _bridge, setting: {"vlan_filtering": "1"}.get(setting, "7"))
+    with UnlockedState(str(tmp_path)).lock() as locked:
+        vlan_bridge.tag(TapVlans("vme0", "u", "br0", "up0", 9), locked.descriptor)
+        vlan_bridge.untag("vme0", "br0", locked.descriptor)
+        vlan_bridge.join("up0", {6}, locked.descriptor)
+        vlan_bridge.leave("up0", {5}, locked.descriptor)
+        changes = [lock for argv, lock in ran if argv == ["bridge", "-batch", "-"]]
+        assert changes == [locked.descriptor] * 4

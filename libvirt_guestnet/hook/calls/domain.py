@@ -200,7 +200,9 @@ def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
     with state.lock() as locked:
         parts: tuple[Callable[[], None], ...] = (
             lambda: _unguard(uuid, named, locked),
-            lambda: _unroute(uuid, locked),
+            lambda: tagging.untag(uuid, locked),
+            lambda: host_routes.forget(uuid, locked),
+            lambda: host_routes.sweep(locked),
             lambda: forwards.sweep(uuid, locked),
         )
         for take_away in parts:
@@ -219,9 +221,3 @@ def _unguard(uuid: str, named: set[str], locked: LockedState) -> None:
     mine = {tap for tap in named if (receipt := locked.sound_port(tap)) and receipt.uuid == uuid}
     port_guard.release(sorted({*mine, *locked.taps(uuid), *port_guard.gone(locked)}), locked)
     locked.forget_domain(uuid)
-
-
-def _unroute(uuid: str, locked: LockedState) -> None:
-    tagging.untag(uuid, locked)
-    host_routes.forget(uuid, locked)
-    host_routes.sweep(locked)

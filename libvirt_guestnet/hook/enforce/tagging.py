@@ -26,11 +26,11 @@ def tag(domain: Domain, locked: LockedState, whole: bool = True) -> None:
     for port in wanted:
         locked.put_tap_vlans(port)
     for port in wanted:
-        vlan_bridge.tag(port)
+        vlan_bridge.tag(port, locked.descriptor)
     stale, left = ([port for port in ports if port.tap not in {p.tap for p in wanted}] for ports in (known, gone))
     for port in stale:
         if links.master_of(port.tap) == port.bridge:
-            vlan_bridge.untag(port.tap, port.bridge)
+            vlan_bridge.untag(port.tap, port.bridge, locked.descriptor)
     _forget([*stale, *left], locked, {port.uplink for port in (*wanted, *known, *gone)})
 
 
@@ -72,8 +72,8 @@ def _settle(uplink: str, locked: LockedState) -> None:
     ours = locked.joined(uplink)
     missing = needed - set(vlan_bridge.current(uplink)) if needed else set()
     locked.put_joined(uplink, ours | missing)
-    vlan_bridge.join(uplink, missing)
-    vlan_bridge.leave(uplink, ours - needed)
+    vlan_bridge.join(uplink, missing, locked.descriptor)
+    vlan_bridge.leave(uplink, ours - needed, locked.descriptor)
     locked.put_joined(uplink, (ours | missing) & needed)
 
 
