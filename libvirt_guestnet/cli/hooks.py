@@ -59,6 +59,6 @@ def _sync(args: Namespace) -> int:
     hook_files.take_over()
     with connect(args.connect) as connection:
         told = sync(connection)
-    for text in (*told.failures, *told.unled):
+    for text in (*told.failures, *told.unrouted):
         sys.stderr.write(f"guestnet: {text}\n")
     return 1 if told.failures else 0

@@ -134,9 +134,9 @@ def _reached(
 
 def _routed_taps(state: State) -> list[tuple[str, str]]:
     """Of host-routed guests, each with its VRF, if any: no bridge is under them."""
-    found = ((reach.tap, reach.vrf) for reach in state.host_routes())
-    there = ((tap, vrf) for tap, vrf in found if links.index_of(tap) and not links.is_bridge(tap))
-    return [(tap, vrf) for tap, vrf in there if links.master_of(tap) == vrf]
+    found = ((receipt.tap, receipt.vrf) for receipt in state.host_routes())
+    present = ((tap, vrf) for tap, vrf in found if links.index_of(tap) and not links.is_bridge(tap))
+    return [(tap, vrf) for tap, vrf in present if links.master_of(tap) == vrf]
 
 
 def _unguarded(state: State, admitted: set[str]) -> Iterator[tuple[str, str]]:

@@ -115,8 +115,8 @@ def _lan(topology: Topology, network: Network, address: IPAddress) -> PhysicalNe
 
 
 def _beyond(topology: Topology, network: Network) -> PhysicalNetwork | None:
-    leads_to = uplink(topology, network)
-    return None if leads_to is None else outside(topology)[leads_to]
+    index = uplink(topology, network)
+    return None if index is None else outside(topology)[index]
 
 
 def _is_on(address: IPAddress, lan: PhysicalNetwork) -> bool:

@@ -83,7 +83,7 @@ def _answered(
         for name, found in by_guest.items()
         if (domain := snapshot.domain.get(name)) and domain.live is not None
         for each in found
-        if each.published and str(each.prefix) not in _led_to(state, name)
+        if each.published and str(each.prefix) not in _routed_to(state, name)
     ]
     try:
         address_owners.ask(new, facts, state)
@@ -92,7 +92,7 @@ def _answered(
     return []
 
 
-def _led_to(state: State, name: str) -> set[str]:
+def _routed_to(state: State, name: str) -> set[str]:
     with suppress(PermissionError):
-        return {route.prefix for reach in state.host_routes() if reach.domain == name for route in reach.routes}
+        return {route.prefix for receipt in state.host_routes() if receipt.domain == name for route in receipt.routes}
     return set()

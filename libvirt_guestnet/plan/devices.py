@@ -164,7 +164,7 @@ def _carriers(network: Element, snapshot: Snapshot) -> Iterator[str]:
     bridge = bridge_of(network)
     named = {device for tag, ours in _carried(network) for device in registry.outlets(tag, ours)}
     for name, device in snapshot.links.items():
-        if name in named or (device.master == bridge and device.leads_outside and _is_outside(network)):
+        if name in named or (device.master == bridge and device.is_outside and _is_outside(network)):
             yield name
 
 

@@ -15,10 +15,10 @@ from libvirt_guestnet.state.receipts import PortForwards, ProxyEntry, Route
 class _Kernel:
     """What it has of ways in, and of what leads to guests."""
 
-    def __init__(self, led: frozenset[Route | ProxyEntry]) -> None:
+    def __init__(self, present: frozenset[Route | ProxyEntry]) -> None:
         self.elements = elements_of_ways()
-        self.led = led
-        self.host: list[HostAddress] = host_addresses("") if self.elements or led else []
+        self.present = present
+        self.host: list[HostAddress] = host_addresses("") if self.elements or present else []
 
     def opened(self, port: PortForwards) -> PortForwards:
         """Those of a port's ways that it has, whose guest is where they lead."""
@@ -29,14 +29,14 @@ class _Kernel:
         return port._replace(forwards=tuple(forwards), floating=tuple(floating))
 
     def _holds(self, way: PortForwards) -> bool:
-        reach = reachability.floats(way, self.host)
-        return table.elements(way) <= self.elements and {*reach.routes, *reach.published} <= self.led
+        receipt = reachability.floats(way, self.host)
+        return table.elements(way) <= self.elements and {*receipt.routes, *receipt.published} <= self.present
 
 
-def opened(state: State, led: frozenset[Route | ProxyEntry]) -> list[PortForwards]:
+def opened(state: State, present: frozenset[Route | ProxyEntry]) -> list[PortForwards]:
     """Of every port with ways in those that are open; `led` is what leads to guests. Raises GuestnetError."""
     active = [lease_forwards.followed(each, state) for each in state.forwards() if each.active]
     if not active:
         return []
-    kernel = _Kernel(led)
+    kernel = _Kernel(present)
     return [kernel.opened(each) for each in active]

@@ -29,7 +29,7 @@ from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortForwards, PortReceipt
 from libvirt_guestnet.status.forwards import ForwardRow, forward_rows
-from libvirt_guestnet.status.routes import NOTHING_LED, Led, RouteRow, route_rows
+from libvirt_guestnet.status.routes import NO_ROUTE_FACTS, RouteFacts, RouteRow, route_rows
 from libvirt_guestnet.status.unguarded import UnguardedRow, unguarded_rows
 
 
@@ -145,7 +145,7 @@ def status(
     *,
     guards: BridgeGuards = BridgeGuards(),
     offload: ChecksumGuards = ChecksumGuards(),
-    led: Led = NOTHING_LED,
+    route_facts: RouteFacts = NO_ROUTE_FACTS,
     host: HostWide = NOTHING_ASKED,
     plugging: Iterable[Plugging] = (),
     wrong: Sequence[Drift] = (),
@@ -167,7 +167,7 @@ def status(
         rows += _ports(domain, known, seen, offload, wrong)
     shown = domains if topology is not None else snapshot.domains
     unguarded = unguarded_rows(shown, guards.networks, host, plugging)
-    return [*rows, *forward_rows(domains, ways), *route_rows(domains, led), *unguarded]
+    return [*rows, *forward_rows(domains, ways), *route_rows(domains, route_facts), *unguarded]
 
 
 def _shown(owner: str | None, topology: str | None) -> bool:

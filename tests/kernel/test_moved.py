@@ -37,7 +37,7 @@ import json
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.status.open_forwards import opened
 from libvirt_guestnet.state.locked import UnlockedState
-found = opened(UnlockedState(), routes.there())
+found = opened(UnlockedState(), routes.present())
 print(json.dumps({each.bridge: [len(each.forwards), len(each.floating)] for each in found}))
 """
 

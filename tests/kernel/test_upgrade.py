@@ -46,7 +46,7 @@ live = [etree.fromstring(text) for text in sys.argv[1:]]
 guests = [SimpleNamespace(name=each.findtext("name"), uuid=each.findtext("uuid"), live=each) for each in live]
 sync.host_snapshot = lambda _: SimpleNamespace(networks=[], domains=guests)
 told = sync.sync(None)
-print([*told.failures, *told.unled])
+print([*told.failures, *told.unrouted])
 """
 
 

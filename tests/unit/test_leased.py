@@ -151,8 +151,9 @@ def test_a_domain_asks_for_it() -> None:
     (ways,) = wanted_forwards.ways(Domain(xmlread.parse(etree.tostring(domain)), lambda _name: None))
     assert ways.forwards == (FOLLOWING._replace(hide=False),)
     rows = {}
-    for name, active in (("none", None), ("unled", ways._replace(forwards=())), ("led", lease_forwards.any_of(ways))):
+    unleased, leased = ways._replace(forwards=()), lease_forwards.any_of(ways)
+    for name, active in (("none", None), ("no lease", unleased), ("lease", leased)):
         applied = [] if active is None else [active._replace(active=True)]
         (row,) = forward_rows([DomainState("a", "u", domain, domain)], applied)
         rows[name] = (row.to, row.open)
-    assert rows == {"none": ("lease4:80", False), "unled": ("lease4:80", False), "led": ("192.0.2.1:80", True)}
+    assert rows == {"none": ("lease4:80", False), "no lease": ("lease4:80", False), "lease": ("192.0.2.1:80", True)}

@@ -88,7 +88,7 @@ def test_what_leads_to_a_port_leads_to_the_one_on_its_network() -> None:
     policy = PORT.format('<g:behind prefix="10.7.0.0/16"/>')
     for order in (1, -1):
         domain = parsed(*[TAP.format("network"), VF.format("hostdev")][::order], policy=policy)
-        assert [reach.tap for reach in next_hop.reaches(Domain(domain))] == ["t0"]
+        assert [reach.tap for reach in next_hop.host_routes(Domain(domain))] == ["t0"]
         assert [nic.mac for _, nic in Domain(domain).policies()] == [MAC]
 
 

@@ -42,15 +42,15 @@ class Iptables(Firewall):
         def write(change: str, lock: LockDescriptor | None) -> None:
             iptables.restore(tool, change, lock)
 
-        return ForwardChain(f"{tool} FORWARD", version, read, self._leads, self._plan, write)
+        return ForwardChain(f"{tool} FORWARD", version, read, self._is_in_place, self._plan, write)
 
     def _plan(self, wanted: list[Wanted], forward: list[str]) -> str:
         return batch(wanted, forward, self._refusals)
 
-    def _leads(self, wanted: list[Wanted], forward: list[str]) -> bool:
+    def _is_in_place(self, wanted: list[Wanted], forward: list[str]) -> bool:
         last = any(isinstance(each, RoutedLink) for each in wanted)
         first = any(not isinstance(each, RoutedLink) for each in wanted)
-        return (not first or _before_libvirt(forward)) and (not last or _leads_last(forward, self._refusals))
+        return (not first or _before_libvirt(forward)) and (not last or _is_last_in_place(forward, self._refusals))
 
     def check(self, wanted: Sequence[Wanted]) -> None:
         if rules := batch(wanted, []):
@@ -179,7 +179,7 @@ def _before_libvirt(rules: list[str]) -> bool:
     return jump in rules and not any(_LIBVIRT in rule for rule in rules[: rules.index(jump)])
 
 
-def _leads_last(forward: list[str], refusals: Sequence[str]) -> bool:
+def _is_last_in_place(forward: list[str], refusals: Sequence[str]) -> bool:
     """Whether the jump to our last chain stands where it belongs."""
     rules = [rule for rule in _rules(forward) if rule != _JUMP[CHAIN]]
     others = [rule for rule in rules if rule != _JUMP[LAST_CHAIN]]

@@ -25,7 +25,7 @@ def version_of(to: str) -> int:
     return serialiser.LEASES.get(to) or (6 if ":" in to else 4)
 
 
-def led(ways: PortForwards, leases: Mapping[int, str]) -> PortForwards:
+def with_leases(ways: PortForwards, leases: Mapping[int, str]) -> PortForwards:
     """The same ways, with leased addresses by family; a forward to one that is not there is none."""
     found = ((f, leases.get(serialiser.LEASES[f.to], "") if f.to in serialiser.LEASES else f.to) for f in ways.forwards)
     return ways._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))

@@ -84,7 +84,7 @@ def check_changes(domains: Iterable[Domain], state: State) -> None:
 def _kind(asked: RequestedAddress) -> str:
     if asked.bridge:
         return "bridge"
-    return ("at" if asked.part else "floating") if asked.way else "led"
+    return ("at" if asked.part else "floating") if asked.way else "routed"
 
 
 def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
@@ -92,8 +92,8 @@ def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
     found: dict[str, set[tuple[str, Prefix]]] = {}
     for port in state.ports():
         found.setdefault(port.uuid, set()).update(("bridge", prefix(text)) for text in port.owned)
-    for reach in state.host_routes():
-        found.setdefault(reach.uuid, set()).update(("led", prefix(route.prefix)) for route in reach.routes)
+    for receipt in state.host_routes():
+        found.setdefault(receipt.uuid, set()).update(("routed", prefix(route.prefix)) for route in receipt.routes)
     for each in state.forwards():
         mine = found.setdefault(each.uuid, set())
         mine.update(("floating", prefix(floating.ip)) for floating in each.floating)
@@ -116,27 +116,27 @@ def facts_for(asked: list[RequestedAddress]) -> Facts:
 
 def refused_now(state: State) -> list[Refusal]:
     """What of running guests' addresses has become the host's, a router's or a server's of its since they started."""
-    asked = [*_reached_by(state), *_asked_by(state)]
+    asked = [*_requested_by_routes(state), *_requested_by_forwards(state)]
     facts = facts_for(asked)
     return list(held_addresses.refusals(asked, facts.held, facts.subnets))
 
 
-def _reached_by(state: State) -> Iterator[RequestedAddress]:
-    for reach in state.host_routes():
-        if links.index_of(reach.tap):
-            for what in (prefix(route.prefix) for route in reach.routes):
+def _requested_by_routes(state: State) -> Iterator[RequestedAddress]:
+    for receipt in state.host_routes():
+        if links.index_of(receipt.tap):
+            for what in (prefix(route.prefix) for route in receipt.routes):
                 name = "address" if _is_one(what) else "prefix"
-                yield RequestedAddress(what, name, f"domain {reach.domain!r}", reach.vrf)
+                yield RequestedAddress(what, name, f"domain {receipt.domain!r}", receipt.vrf)
 
 
-def _asked_by(state: State) -> Iterator[RequestedAddress]:
+def _requested_by_forwards(state: State) -> Iterator[RequestedAddress]:
     """Floating addresses have a route of the host's only where it answers for them."""
-    led = {route.prefix for reach in state.host_routes() for route in reach.routes}
+    routed = {route.prefix for receipt in state.host_routes() for route in receipt.routes}
     for each in state.forwards():
         if links.index_of(each.tap) == each.ifindex != 0:
             floating, owner = (prefix(f.ip) for f in each.floating), f"domain {each.domain!r}"
             yield from (
-                RequestedAddress(ip, "floating address", owner, way=True) for ip in floating if str(ip) not in led
+                RequestedAddress(ip, "floating address", owner, way=True) for ip in floating if str(ip) not in routed
             )
             ats = dict.fromkeys(f.at for f in each.forwards if f.at)
             yield from (RequestedAddress(prefix(at), "forward at", owner, way=True, part=True) for at in ats)
@@ -184,24 +184,24 @@ def _servers() -> Iterator[HeldAddress]:
 def running(state: State, mine: Collection[str], taps: Collection[str] = ()) -> list[HeldAddress]:
     """What guests that run have, as far as the host leads there, but for those whose UUID or name is in `mine`. `taps`
     are the names of a starting domain's own: what is known of them may be of who had them before."""
-    return [*_led_to(state, mine, taps), *_bridged(state, mine), *_ways(state, mine)]
+    return [*_held_by_routes(state, mine, taps), *_bridged(state, mine), *_ways(state, mine)]
 
 
 def _of_guest(text: str, name: str, how: str, kind: str = held_addresses.GUEST, vrf: str = "") -> HeldAddress:
     return HeldAddress(prefix(text), kind, f"{how} running guest {name!r}", f"{_GIVE}, or stop that guest", vrf)
 
 
-def _led_to(state: State, mine: Collection[str], taps: Collection[str]) -> Iterator[HeldAddress]:
-    for reach in state.host_routes():
-        if not {reach.uuid, reach.domain} & set(mine) and _leads(reach, state, taps):
-            for route in reach.routes:
-                yield _of_guest(route.prefix, reach.domain, "already routed to", vrf=reach.vrf)
+def _held_by_routes(state: State, mine: Collection[str], taps: Collection[str]) -> Iterator[HeldAddress]:
+    for receipt in state.host_routes():
+        if not {receipt.uuid, receipt.domain} & set(mine) and _is_in_force(receipt, state, taps):
+            for route in receipt.routes:
+                yield _of_guest(route.prefix, receipt.domain, "already routed to", vrf=receipt.vrf)
 
 
-def _leads(reach: HostRoutes, state: State, taps: Collection[str]) -> bool:
-    index, port = links.index_of(reach.tap), state.sound_port(reach.tap)
-    living = port is not None and (port.uuid, port.ifindex) == (reach.uuid, index)
-    return index > 0 and (living or reach.tap not in taps)
+def _is_in_force(receipt: HostRoutes, state: State, taps: Collection[str]) -> bool:
+    index, port = links.index_of(receipt.tap), state.sound_port(receipt.tap)
+    living = port is not None and (port.uuid, port.ifindex) == (receipt.uuid, index)
+    return index > 0 and (living or receipt.tap not in taps)
 
 
 def _bridged(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:

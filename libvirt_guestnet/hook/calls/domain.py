@@ -8,7 +8,7 @@ from typing import NamedTuple
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.routing import gateway as router
 from libvirt_guestnet.datapath.run import nft
-from libvirt_guestnet.errors import GuestnetError, NotLedError
+from libvirt_guestnet.errors import GuestnetError, NotRoutedError
 from libvirt_guestnet.hook.admission import address_owners, guardable, mtu, taps
 from libvirt_guestnet.hook.enforce import (
     bridge_guard,
@@ -33,10 +33,11 @@ _COMES_SECONDS = 120
 
 
 class RepairResult(NamedTuple):
-    """What is to be said of guests that are repaired: of NICs left out, and of guests that cannot be led to."""
+    """What a repair could not do: a message for each NIC that was left out, and for each guest that cannot be routed
+    to."""
 
     refused: list[str]
-    unled: list[str]
+    unrouted: list[str]
 
 
 class _Wanted(NamedTuple):
@@ -101,7 +102,7 @@ def guard_all(
 def _wanted(domain: Domain, state: State) -> _Wanted:
     gateways = [host_routed.gateways(port) for port in host_routed.routed_ports(domain)]
     # What cannot be read is refused before anything is changed.
-    next_hop.reaches(domain)
+    next_hop.host_routes(domain)
     wanted_forwards.ways(domain)
     vlan_membership.tap_vlans(domain)
     return _Wanted(domain, port_guard.wanted(domain, state), gateways)
@@ -149,7 +150,7 @@ def _network_sleeps(tap: str, state: State) -> bool:
 
 def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
     """Puts everything in place for a guest that runs already. Raises GuestnetError: at the end, where a NIC had to be
-    left out, and NotLedError where something on the host keeps us from leading to it."""
+    left out, and NotRoutedError where something on the host keeps us from leading to it."""
     domain = bridge_guard.joined(xml, state)
     try:
         told = repair_all([domain], state, settle)
@@ -158,7 +159,7 @@ def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
         raise
     reachability.open_ways([domain], state, force=True)
     if any(told):
-        raise (GuestnetError if told.refused else NotLedError)("; ".join([*told.refused, *told.unled]))
+        raise (GuestnetError if told.refused else NotRoutedError)("; ".join([*told.refused, *told.unrouted]))
 
 
 def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True) -> RepairResult:
@@ -223,5 +224,5 @@ def _unguard(uuid: str, named: set[str], locked: LockedState) -> None:
 
 def _unroute(uuid: str, locked: LockedState) -> None:
     tagging.untag(uuid, locked)
-    host_routes.forget(uuid, locked)
+    host_routes.delete(uuid, locked)
     host_routes.sweep(locked)

@@ -144,7 +144,7 @@ def _together(names: list[str]) -> list[str]:
     state = _Running(records)
     domains = [bridge_guard.joined(record.domain, state) for record in records.values()]
     told = repair_all(domains, state) if domains else RepairResult([], [])
-    for text in (*told.refused, *_news(told.unled)):
+    for text in (*told.refused, *_news(told.unrouted)):
         log.complain(text)
     return [domain.uuid for domain in domains]
 

@@ -264,9 +264,9 @@ def _names(active: list[PortForwards], state: State) -> Callable[[Wanted], str]:
     owners = {accept: each.domain for each in active for accept in accepts([each])}
 
     def name(wanted: Wanted) -> str:
-        routes = ((reach.domain, route.prefix) for reach in state.host_routes() for route in reach.routes)
-        led = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
-        domain = led if isinstance(wanted, Passage | RoutedLink) else owners.get(wanted)
+        routes = ((receipt.domain, route.prefix) for receipt in state.host_routes() for route in receipt.routes)
+        routed = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
+        domain = routed if isinstance(wanted, Passage | RoutedLink) else owners.get(wanted)
         return f"guest {domain!r}" if domain else f"{wanted.guest} on {wanted[0]}"
 
     return name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from libvirt_guestnet.datapath.forwards.table import led
+from libvirt_guestnet.datapath.forwards.table import with_leases
 from libvirt_guestnet.hook.enforce import address_sets
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortForwards, PortReceipt
@@ -28,12 +28,12 @@ def follows(ways: PortForwards) -> bool:
 
 def followed(ways: PortForwards, state: State) -> PortForwards:
     """A port's ways as they lead by now."""
-    return led(ways, _addresses(ways, state)) if follows(ways) else ways
+    return with_leases(ways, _addresses(ways, state)) if follows(ways) else ways
 
 
 def any_of(ways: PortForwards) -> PortForwards:
     """The same with addresses of nobody, where it only matters how they would be written."""
-    return led(ways, _PLACEHOLDERS)
+    return with_leases(ways, _PLACEHOLDERS)
 
 
 def _addresses(ways: PortForwards, state: State) -> dict[int, str]:

@@ -13,7 +13,7 @@ from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing import gateway as kernel
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.datapath.routing.announce import announce
-from libvirt_guestnet.errors import NotLedError
+from libvirt_guestnet.errors import NotRoutedError
 from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, forwards, host_routes
 from libvirt_guestnet.hook.processes import incoming, notes
 from libvirt_guestnet.hook.read import host_routed, libvirt_records, next_hop, wanted_forwards
@@ -27,13 +27,13 @@ def arrive(domain: Domain, state: UnlockedState) -> None:
     """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
     runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
     wanted, guarded = _wanted(domain, state), _expected(domain, state)
-    taps = list(dict.fromkeys([*(reach.tap for reach in wanted), *guarded]))
+    taps = list(dict.fromkeys([*(receipt.tap for receipt in wanted), *guarded]))
     if taps and incoming.is_incoming(domain):
         routes.check(wanted)
         incoming.leave_helper(domain, taps, lambda: _arrived(domain, state, taps[0]), state)
         return
     _tell_bridges(domain, state)
-    _lead(domain, wanted, state)
+    _ensure_routes(domain, wanted, state)
 
 
 def arrive_anyway(domain: Domain, state: UnlockedState) -> list[str]:
@@ -41,7 +41,7 @@ def arrive_anyway(domain: Domain, state: UnlockedState) -> list[str]:
     to do all else."""
     try:
         arrive(domain, state)
-    except NotLedError as error:
+    except NotRoutedError as error:
         return [str(error)]
     return []
 
@@ -68,7 +68,7 @@ def _welcome(domain: Domain, state: UnlockedState, tap: str) -> None:
         domain = _now(domain, state)
         _tell_bridges(domain, state)
         try:
-            published = _lead(domain, _wanted(domain, state), state)
+            published = _ensure_routes(domain, _wanted(domain, state), state)
         finally:
             open_ways([domain], state)  # what leads here has to pass other firewalls
     except Exception as error:  # nobody waits, and the guest runs: it can only be said
@@ -96,51 +96,51 @@ def _wanted(domain: Domain, state: State) -> list[HostRoutes]:
     def uplink_of(address: str, port: host_routed.RoutedPort) -> str:
         return kernel.uplink_of(address, port.device, hosts[port.vrf], port.vrf)
 
-    wanted = [host_routed.reach(domain, port, uplink_of) for port in ports]
+    wanted = [host_routed.host_routes(domain, port, uplink_of) for port in ports]
     wanted += [floats(each, hosts[""]) for each in floating]
-    return [*wanted, *next_hop.reaches(domain)]
+    return [*wanted, *next_hop.host_routes(domain)]
 
 
-def _lead(domain: Domain, wanted: list[HostRoutes], state: UnlockedState) -> list[ProxyEntry]:
+def _ensure_routes(domain: Domain, wanted: list[HostRoutes], state: UnlockedState) -> list[ProxyEntry]:
     published = _prepared(wanted)
     try:
         with state.lock() as locked:
-            host_routes.lead(domain.uuid, wanted, locked)
-    except NotLedError:
-        there = routes.there()
-        announce(each for each in published if each in there)
+            host_routes.ensure(domain.uuid, wanted, locked)
+    except NotRoutedError:
+        present = routes.present()
+        announce(each for each in published if each in present)
         raise
     announce(published)
     return published
 
 
 def _prepared(wanted: list[HostRoutes]) -> list[ProxyEntry]:
-    for version in {6 if ":" in route.prefix else 4 for reach in wanted for route in reach.routes if route.via}:
+    for version in {6 if ":" in route.prefix else 4 for receipt in wanted for route in receipt.routes if route.via}:
         kernel.forward(version)  # libvirt does not for mode open
-    published = [each for reach in wanted for each in reach.published]
+    published = [each for receipt in wanted for each in receipt.published]
     _answer(published)
     return published
 
 
-def lead_to_nic(domain: Domain, tap: str, locked: LockedState) -> None:
+def connect_nic(domain: Domain, tap: str, locked: LockedState) -> None:
     """Leads to a NIC that was plugged in, or has moved, where it is now and nowhere else; `domain` has no other one.
     Raises GuestnetError."""
     wanted = _wanted(domain, locked)
     published = _prepared(wanted)
-    host_routes.lead(domain.uuid, wanted, locked, only=tap)
+    host_routes.ensure(domain.uuid, wanted, locked, only=tap)
     announce(published)
 
 
-def leave_bridge(port: xmlread.Node, locked: LockedState) -> None:
+def disconnect_old_bridge(port: xmlread.Node, locked: LockedState) -> None:
     """A NIC was unplugged or has moved: nothing leads by way of its old bridge to a tap that is in another by now.
     `forwards.settle` must follow."""
     host_routes.sweep(locked)
     plug = port.one("plug")
     bridge, uuid = plug.get("bridge") if plug else "", port.text_of("owner/uuid")
-    led = {each.tap for each in locked.host_routes() if each.uuid == uuid}
-    for tap in sorted(led | {each.tap for each in locked.forwards() if each.uuid == uuid}):
+    routed = {each.tap for each in locked.host_routes() if each.uuid == uuid}
+    for tap in sorted(routed | {each.tap for each in locked.forwards() if each.uuid == uuid}):
         if bridge and links.master_of(tap) not in ("", bridge):
-            host_routes.leave(tap, bridge, locked)
+            host_routes.delete_on_bridge(tap, bridge, locked)
             forwards.leave(tap, bridge, locked)
 
 

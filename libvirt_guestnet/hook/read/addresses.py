@@ -53,7 +53,7 @@ def _behind(domain: Domain, owner: str) -> Iterator[RequestedAddress]:
 def _bridged(domain: Domain, owner: str) -> Iterator[RequestedAddress]:
     """The ports' own addresses on bridges, but for those that the host routes to the guest: they are on none."""
     for policy, nic in domain.policies():
-        bridge, led = nic.bridge_of_network, {each.ip for each in policy.floating}
+        bridge, floating = nic.bridge_of_network, {each.ip for each in policy.floating}
         for address in policy.addresses:
-            if bridge and address not in led:
+            if bridge and address not in floating:
                 yield RequestedAddress(single(address), "address", owner, bridge=bridge, probe=policy.probe)
