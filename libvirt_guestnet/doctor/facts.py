@@ -63,15 +63,15 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
 def _seen_by_root(facts: HostFacts, state: State) -> HostFacts:
     from libvirt_guestnet.datapath.netlink.kernel import guarded_taps
 
-    active = [way for way in state.forwards() if way.active]
+    active = [each for each in state.forwards() if each.active]
     reached, untranslated = ({each.bridge for each in found} for found in (active, filter(_untranslated, active)))
-    isolated = isolated_ways(active)
+    isolated = isolated_forwards(active)
     routed = tuple(
         NetworkFacts(tap, tap, "host-routed", frozenset({4, 6}), vrf=vrf) for tap, vrf in _routed_taps(state)
     )
     guarded = guarded_taps()
     admitted = guarded | {port.tap for port in state.ports() if port.trusted}
-    chains = tuple(registry.survey(forwards.to_pass(state)))
+    chains = tuple(registry.survey(forwards.wanted_accepts(state)))
     return replace(
         facts,
         networks=(*(_reached(net, reached, untranslated, isolated) for net in facts.networks), *routed),
@@ -105,19 +105,19 @@ def _offload(state: State) -> str:
         return str(error)
 
 
-def _untranslated(way: PortForwards) -> bool:
-    return any(floating.via for floating in way.floating)
+def _untranslated(port: PortForwards) -> bool:
+    return any(floating.via for floating in port.floating)
 
 
-def isolated_ways(active: Sequence[PortForwards]) -> dict[str, frozenset[int]]:
-    """By bridge, the IP versions of translated ways in to a port of it that the kernel keeps from another one."""
+def isolated_forwards(active: Sequence[PortForwards]) -> dict[str, frozenset[int]]:
+    """By bridge, the IP versions of translated forwards to a port that the kernel isolates from another port of it."""
     found: dict[str, frozenset[int]] = {}
-    for way in active:
-        alone = [port for port in links.ports_of(way.bridge) if links.port_setting(port, "isolated")]
-        if way.tap in alone and len(alone) > 1:
-            to = [*(f.to for f in way.forwards), *(f.to for f in way.floating if not f.via)]
+    for forwarding in active:
+        alone = [port for port in links.ports_of(forwarding.bridge) if links.port_setting(port, "isolated")]
+        if forwarding.tap in alone and len(alone) > 1:
+            to = [*(f.to for f in forwarding.forwards), *(f.to for f in forwarding.floating if not f.via)]
             versions = frozenset(6 if ":" in address else 4 for address in to)
-            found[way.bridge] = found.get(way.bridge, frozenset()) | versions
+            found[forwarding.bridge] = found.get(forwarding.bridge, frozenset()) | versions
     return found
 
 

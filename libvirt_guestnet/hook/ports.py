@@ -91,7 +91,7 @@ def _admits(domain: Domain, state: UnlockedState) -> bool:
 
 
 def _ours(domain: Domain, state: State) -> bool:
-    wanted = (vlan_membership.tap_vlans, wanted_forwards.ways)
+    wanted = (vlan_membership.tap_vlans, wanted_forwards.port_forwards)
     ours = port_guard.planned(domain, state) or next_hop.host_routes(domain)
     return bool(ours) or any(of(domain) for of in wanted)
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 
-OWN, NEXT_HOP, SERVER, GUEST, WAY = "own", "next hop", "server", "guest", "way"
+OWN, NEXT_HOP, SERVER, GUEST, FORWARD = "own", "next hop", "server", "guest", "forward"
 """Kinds of owners: the host, a router of its, a DHCP server or resolver of its, a running guest by an address of its
-own, and one by a way in."""
+own, and one by a forward or a floating address."""
 
 
 class HeldAddress(NamedTuple):
@@ -33,8 +33,8 @@ class HeldAddress(NamedTuple):
 class RequestedAddress(NamedTuple):
     """What a guest is to have. `what` and `owner` are for messages. `bridge`: it is the guest's own address there.
 
-    `way`: it is a way in, `part`: for some ports only. `published`: the host would answer for it on a LAN, on the
-    device `uplink` if no other is nearer, and has to `probe` that LAN before.
+    `forwarded`: the host forwards it to the guest, `part`: some of its ports only. `published`: the host would answer
+    for it on a LAN, on the device `uplink` if no other is nearer, and has to `probe` that LAN before.
     """
 
     prefix: Prefix
@@ -42,7 +42,7 @@ class RequestedAddress(NamedTuple):
     owner: str
     vrf: str = ""
     bridge: str = ""
-    way: bool = False
+    forwarded: bool = False
     part: bool = False
     published: bool = False
     uplink: str = ""
@@ -104,8 +104,8 @@ def _meets(asked: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefi
 
 
 def _shared(asked: RequestedAddress, held: HeldAddress) -> bool:
-    """Two ways in are judged by their ports (`claims`); and a way in may be at some ports of the host's address."""
-    return (asked.way and held.kind == WAY) or (asked.part and held.kind == OWN)
+    """Of two forwards the ports are compared (`claims`); and a forward may take some ports of the host's address."""
+    return (asked.forwarded and held.kind == FORWARD) or (asked.part and held.kind == OWN)
 
 
 def _captures(asked: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:

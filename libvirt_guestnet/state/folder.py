@@ -7,8 +7,8 @@
     ├── bridges.json                the bridges under the bridge guard, or why the kernel cannot guard them
     ├── checksum                    the checksum guard as it was loaded, or what this host lacks for it
     ├── domains/UUID.json           the taps guarded for a running domain
-    ├── forwards/TAP.json           the ways in to one port: claimed when its guest starts, active once it is there
-    ├── forwards-in-kernel.json     the ways in that the kernel has; says so when they are just being changed
+    ├── forwards/TAP.json           the forwards to one port: claimed when its guest starts, active once it is there
+    ├── forwards-in-kernel.json     the forwards that the kernel has; says so when they are just being changed
     ├── host-routes/TAP.json        the routes and published neighbours that lead to one tap
     ├── incoming/NAME.json          a domain that migrates to this host, until it runs here
     ├── insisting/BRIDGE.json       the network over a bridge that insists on guarded ports
@@ -175,7 +175,7 @@ class State:
         return self._one("forwards-in-kernel.json", ForwardsInKernel, ForwardsInKernel())
 
     def forwards(self) -> list[PortForwards]:
-        """Every port's ways in, active or not."""
+        """Every port's forwards, active or not."""
         return self._receipts("forwards", PortForwards)
 
     def host_routes(self) -> list[HostRoutes]:

@@ -64,7 +64,7 @@ def _settled(path: str) -> ForwardsInKernel:
 
 
 def _read(said: dict[str, Any], path: str) -> ForwardsInKernel:
-    """A port's ways were an object each, and are a list now."""
-    ways = [serialiser.read(PortForwards, dict(each), path) for each in said.get("ways", ())]
+    """The forwards of a port were an object each, and are a list now."""
+    forwards = [serialiser.read(PortForwards, dict(each), path) for each in said.get("ways", ())]
     rest = {name: value for name, value in said.items() if name != "forwards"}
-    return serialiser.read(ForwardsInKernel, rest, path)._replace(forwards=tuple(ways))
+    return serialiser.read(ForwardsInKernel, rest, path)._replace(forwards=tuple(forwards))

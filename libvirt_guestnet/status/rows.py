@@ -141,7 +141,7 @@ def status(
     topology: str | None = None,
     receipt: Callable[[str], PortReceipt | None] | None = None,
     seen: Seen = lambda _tap: None,
-    ways: Iterable[PortForwards] = (),
+    open_forwards: Iterable[PortForwards] = (),
     *,
     guards: BridgeGuards = BridgeGuards(),
     offload: ChecksumGuards = ChecksumGuards(),
@@ -150,14 +150,14 @@ def status(
     plugging: Iterable[Plugging] = (),
     wrong: Sequence[Drift] = (),
 ) -> list[Row]:
-    """Every network, port, way in and route to a guest of one topology, or of all, in this order; and every NIC of a
+    """Every network, port, forward and route to a guest of one topology, or of all, in this order; and every NIC of a
     running domain, also of one that is not ours unless a topology is named, that nothing can guard.
 
     `receipt` says what the hooks applied to a tap (their state under /run unless given), `seen` what the kernel knows
-    of it, `ways` which ways in are open, `guards` the state of the bridge guard, `offload` that of the checksum guard,
-    `led` what leads to guests, `host` what this host asks of every domain, `plugging` which NICs wait for their guard,
-    `wrong` what the kernel has otherwise than it should.
-    Raises GuestnetError when the state under /run is damaged.
+    of it, `open_forwards` which forwards are open, `guards` the state of the bridge guard, `offload` that of the
+    checksum guard, `route_facts` the routes to guests, `host` what this host asks of every domain, `plugging` which
+    NICs wait for their guard, `wrong` what the kernel has otherwise than it should. Raises GuestnetError when the state
+    under /run is damaged.
     """
     known = UnlockedState().sound_port if receipt is None else receipt
     domains = [domain for domain in snapshot.domains if _shown(domain.topology, topology)]
@@ -167,7 +167,7 @@ def status(
         rows += _ports(domain, known, seen, offload, wrong)
     shown = domains if topology is not None else snapshot.domains
     unguarded = unguarded_rows(shown, guards.networks, host, plugging)
-    return [*rows, *forward_rows(domains, ways), *route_rows(domains, route_facts), *unguarded]
+    return [*rows, *forward_rows(domains, open_forwards), *route_rows(domains, route_facts), *unguarded]
 
 
 def _shown(owner: str | None, topology: str | None) -> bool:

@@ -9,7 +9,7 @@ from libvirt_guestnet.table import table
 
 
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
-    """Tables of networks, ports, ways in, routes to guests and NICs that nothing can guard, and aloud which ports
+    """Tables of networks, ports, forwards, routes to guests and NICs that nothing can guard, and aloud which ports
     nothing guards that could be."""
     kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route", "unguarded"))
     hidden = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", *skip)

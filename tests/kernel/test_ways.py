@@ -179,7 +179,7 @@ import sys; sys.path.insert(0, sys.argv[1])
 from libvirt_guestnet.doctor import facts as doctor
 from libvirt_guestnet.hook.enforce import forwards as ways
 from libvirt_guestnet.state.locked import UnlockedState
-print({bridge: sorted(versions) for bridge, versions in doctor.isolated_ways(UnlockedState().forwards()).items()})
+print({bridge: sorted(versions) for bridge, versions in doctor.isolated_forwards(UnlockedState().forwards()).items()})
 """
 
 

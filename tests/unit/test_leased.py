@@ -148,7 +148,7 @@ def test_a_domain_asks_for_it() -> None:
     xml = f"<domain><name>a</name><uuid>u</uuid><metadata/><devices>{nic}</devices></domain>"
     domain = etree.fromstring(xml)
     domain.find("metadata").append(port)
-    (ways,) = wanted_forwards.ways(Domain(xmlread.parse(etree.tostring(domain)), lambda _name: None))
+    (ways,) = wanted_forwards.port_forwards(Domain(xmlread.parse(etree.tostring(domain)), lambda _name: None))
     assert ways.forwards == (FOLLOWING._replace(hide=False),)
     rows = {}
     unleased, leased = ways._replace(forwards=()), lease_forwards.any_of(ways)

@@ -114,7 +114,7 @@ def advice(chain: RefusingChain, guests: Guests, first: str) -> str:
     tool = chain.name.partition(" ")[0]
     if chain.hook == "input":
         return f"{tool} -I INPUT -i {guests.device.replace('*', '+')} -j ACCEPT"
-    rules = (f"{tool} -I {first} {way} -j ACCEPT" for way in (f"-i {guests.inward}", f"-o {guests.device}"))
+    rules = (f"{tool} -I {first} {match} -j ACCEPT" for match in (f"-i {guests.inward}", f"-o {guests.device}"))
     return f"{' && '.join(rules)}, at every boot".replace("*", "+")
 
 

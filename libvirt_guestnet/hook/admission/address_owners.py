@@ -84,7 +84,7 @@ def check_changes(domains: Iterable[Domain], state: State) -> None:
 def _kind(asked: RequestedAddress) -> str:
     if asked.bridge:
         return "bridge"
-    return ("at" if asked.part else "floating") if asked.way else "routed"
+    return ("at" if asked.part else "floating") if asked.forwarded else "routed"
 
 
 def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
@@ -136,10 +136,12 @@ def _requested_by_forwards(state: State) -> Iterator[RequestedAddress]:
         if links.index_of(each.tap) == each.ifindex != 0:
             floating, owner = (prefix(f.ip) for f in each.floating), f"domain {each.domain!r}"
             yield from (
-                RequestedAddress(ip, "floating address", owner, way=True) for ip in floating if str(ip) not in routed
+                RequestedAddress(ip, "floating address", owner, forwarded=True)
+                for ip in floating
+                if str(ip) not in routed
             )
             ats = dict.fromkeys(f.at for f in each.forwards if f.at)
-            yield from (RequestedAddress(prefix(at), "forward at", owner, way=True, part=True) for at in ats)
+            yield from (RequestedAddress(prefix(at), "forward at", owner, forwarded=True, part=True) for at in ats)
 
 
 class _VRFs:
@@ -184,7 +186,7 @@ def _servers() -> Iterator[HeldAddress]:
 def running(state: State, mine: Collection[str], taps: Collection[str] = ()) -> list[HeldAddress]:
     """What guests that run have, as far as the host leads there, but for those whose UUID or name is in `mine`. `taps`
     are the names of a starting domain's own: what is known of them may be of who had them before."""
-    return [*_held_by_routes(state, mine, taps), *_bridged(state, mine), *_ways(state, mine)]
+    return [*_held_by_routes(state, mine, taps), *_bridged(state, mine), *_held_by_forwards(state, mine)]
 
 
 def _of_guest(text: str, name: str, how: str, kind: str = held_addresses.GUEST, vrf: str = "") -> HeldAddress:
@@ -219,12 +221,12 @@ def _bridged(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
                 yield from (_of_guest(t, port.domain, "an address of", vrf=vrf) for t in texts if _is_one(prefix(t)))
 
 
-def _ways(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
+def _held_by_forwards(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
     for each in state.forwards():
         if not {each.uuid, each.domain} & set(mine) and links.index_of(each.tap) == each.ifindex != 0:
             found = {f.at: "forwarded to" for f in each.forwards if f.at}
             found |= {f.ip: "a floating address of" for f in each.floating}
-            yield from (_of_guest(ip, each.domain, how, held_addresses.WAY) for ip, how in found.items())
+            yield from (_of_guest(ip, each.domain, how, held_addresses.FORWARD) for ip, how in found.items())
 
 
 def _is_one(found: Prefix) -> bool:
@@ -248,7 +250,7 @@ def ask(asked: list[RequestedAddress], facts: Facts, state: State) -> None:
 def _question(asked: RequestedAddress, near: list[HostAddress]) -> Question | None:
     """Where to ask for an address; nowhere where the host would not answer for it."""
     address = asked.prefix.network_address
-    device = asked.bridge or (_floats_on(address, near) if asked.way else _published_on(address, asked, near))
+    device = asked.bridge or (_floats_on(address, near) if asked.forwarded else _published_on(address, asked, near))
     if not device:
         return None
     from libvirt_guestnet.datapath.netlink.probe import Question

@@ -103,7 +103,7 @@ def _wanted(domain: Domain, state: State) -> _Wanted:
     gateways = [host_routed.gateways(port) for port in host_routed.routed_ports(domain)]
     # What cannot be read is refused before anything is changed.
     next_hop.host_routes(domain)
-    wanted_forwards.ways(domain)
+    wanted_forwards.port_forwards(domain)
     vlan_membership.tap_vlans(domain)
     return _Wanted(domain, port_guard.wanted(domain, state), gateways)
 
@@ -128,7 +128,7 @@ def arrive(xml: Node, state: UnlockedState) -> None:
     taps.check([domain], state)
     reachability.arrive(domain, state)
     try:
-        reachability.open_ways([domain], state)
+        reachability.open_forwards([domain], state)
     except GuestnetError as error:
         log.tell(f"domain {domain.name}: {error}")
 
@@ -157,7 +157,7 @@ def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
     except GuestnetError:
         keep([domain.uuid], state)
         raise
-    reachability.open_ways([domain], state, force=True)
+    reachability.open_forwards([domain], state, force=True)
     if any(told):
         raise (GuestnetError if told.refused else NotRoutedError)("; ".join([*told.refused, *told.unrouted]))
 

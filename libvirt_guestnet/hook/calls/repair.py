@@ -93,7 +93,7 @@ def repair(names: list[str], when: str) -> None:
     uuids = {uuid for chunk in _chunks(names) for uuid in _repaired(chunk, when)}
     try:
         with Deadline():
-            reachability.open_ways_of(uuids, UnlockedState(), force=True)
+            reachability.open_forwards_of(uuids, UnlockedState(), force=True)
     except Exception as error:  # guarded they are
         log.complain(f"ways in to guests are not repaired {when}: {error}")
 

@@ -32,8 +32,7 @@ def expect(uuid: str, domain: str, taps: Iterable[RoutedTap], locked: LockedStat
 def ensure(uuid: str, wanted: list[HostRoutes], locked: LockedState, *, only: str = "") -> None:
     """Makes a domain's routes and published addresses exactly these; with `only` those of the NIC with that tap.
 
-    Raises NotRoutedError where something on the host prevents one of them, after making all others. What could not be
-    made has a receipt too, so that a repair makes it later.
+    Raises NotRoutedError, after making all others, where something on the host prevents one; that has a receipt too.
     """
     taps: dict[str, HostRoutes] = {}
     for receipt in wanted:
@@ -129,14 +128,9 @@ def without_address(state: State) -> dict[str, str]:
     """The taps of which the host is the gateway that lack its address or are not in their VRF, each with its domain."""
     gated = [receipt for receipt in _living(state) if receipt.gateway]
     with Rtnl() as netlink:
-        addresses = {(e.ifindex, str(e.address)) for e in netlink.addresses(all_scopes=True)} if gated else set()
-    lacking = (each for each in gated if not _has_gateway(each, addresses))
+        local = {(e.ifindex, str(e.address)) for e in netlink.addresses(all_scopes=True)} if gated else set()
+    lacking = (r for r in gated if (links.index_of(r.tap), r.gateway) not in local or links.master_of(r.tap) != r.vrf)
     return {receipt.tap: receipt.domain for receipt in lacking}
-
-
-def _has_gateway(receipt: HostRoutes, addresses: set[tuple[int, str]]) -> bool:
-    has_address = (links.index_of(receipt.tap), receipt.gateway) in addresses
-    return has_address and links.master_of(receipt.tap) == receipt.vrf
 
 
 def lost(state: State) -> dict[str, str]:

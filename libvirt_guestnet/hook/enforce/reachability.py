@@ -70,7 +70,7 @@ def _welcome(domain: Domain, state: UnlockedState, tap: str) -> None:
         try:
             published = _ensure_routes(domain, _wanted(domain, state), state)
         finally:
-            open_ways([domain], state)  # what leads here has to pass other firewalls
+            open_forwards([domain], state)  # what leads here has to pass other firewalls
     except Exception as error:  # nobody waits, and the guest runs: it can only be said
         log.complain(f"domain {domain.name} has arrived and is not led to: {error}")
         return
@@ -87,7 +87,7 @@ def _now(domain: Domain, state: State) -> Domain:
 def _wanted(domain: Domain, state: State) -> list[HostRoutes]:
     ports, floating = (
         host_routed.routed_ports(domain),
-        [each for each in wanted_forwards.ways(domain) if each.floating],
+        [each for each in wanted_forwards.port_forwards(domain) if each.floating],
     )
     ports = [port._replace(table=kernel.table_of(port.vrf)) if port.vrf else port for port in ports]
     vrfs = {port.vrf for port in ports if port.publish} | ({""} if floating else set())
@@ -141,7 +141,7 @@ def disconnect_old_bridge(port: xmlread.Node, locked: LockedState) -> None:
     for tap in sorted(routed | {each.tap for each in locked.forwards() if each.uuid == uuid}):
         if bridge and links.master_of(tap) not in ("", bridge):
             host_routes.delete_on_bridge(tap, bridge, locked)
-            forwards.leave(tap, bridge, locked)
+            forwards.delete_on_bridge(tap, bridge, locked)
 
 
 def floats(port: PortForwards, host: list[HostAddress]) -> HostRoutes:
@@ -161,13 +161,13 @@ def _near(address: str, host: list[HostAddress]) -> list[str]:
     return [name for name in kernel.lans_of(wanted, host) if name][:1]
 
 
-def open_ways(domains: list[Domain], state: UnlockedState, force: bool = False) -> None:
-    """Opens the ways in to guests that are there; `force` for some that were there before, whatever became of the
-    kernel's rules meanwhile. Raises GuestnetError."""
-    open_ways_of({domain.uuid for domain in domains}, state, force)
+def open_forwards(domains: list[Domain], state: UnlockedState, force: bool = False) -> None:
+    """Opens the forwards to guests that run. `force` is for guests that ran before: then the kernel's rules are written
+    again, whatever became of them meanwhile. Raises GuestnetError."""
+    open_forwards_of({domain.uuid for domain in domains}, state, force)
 
 
-def open_ways_of(uuids: set[str], state: UnlockedState, force: bool = False) -> None:
+def open_forwards_of(uuids: set[str], state: UnlockedState, force: bool = False) -> None:
     """The same by their domains' UUIDs. Raises GuestnetError."""
     with state.lock() as locked:
         forwards.activate(uuids, locked, force)
