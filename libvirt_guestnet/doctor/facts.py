@@ -47,7 +47,7 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
         loose=_complaint(),
         kernel=kernel_features(_kernel_config(), _has_module),
         networks=tuple(_networks(snapshot)),
-        unguardable=tuple(unguarded_rows(snapshot.domains, *(_asked(UnlockedState()) if is_root else ({},)))),
+        unguardable=tuple(unguarded_rows(snapshot.domains, *(_unguarded_facts(UnlockedState()) if is_root else ({},)))),
         forwarding={version: _sysctl(path) == "1" for version, path in _SYSCTLS.items()},
         bridged={version: _sysctl(path) == "1" for version, path in _BRIDGED.items()},
         chains=None,
@@ -142,8 +142,8 @@ def _routed_taps(state: State) -> list[tuple[str, str]]:
 def _unguarded(state: State, admitted: set[str]) -> Iterator[tuple[str, str]]:
     for network in state.networks():
         if network.managed:
-            known = {*admitted, network.uplink, network.overlay, network.vlan_uplink, f"{network.bridge}-nic"}
-            yield from ((port, network.bridge) for port in sorted(links.ports_of(network.bridge) - known))
+            expected = {*admitted, network.uplink, network.overlay, network.vlan_uplink, f"{network.bridge}-nic"}
+            yield from ((port, network.bridge) for port in sorted(links.ports_of(network.bridge) - expected))
 
 
 def _complaint() -> str:
@@ -154,7 +154,7 @@ def _complaint() -> str:
     return ""
 
 
-def _asked(state: State) -> tuple[Mapping[str, NetworkReceipt], HostWide, list[Plugging]]:
+def _unguarded_facts(state: State) -> tuple[Mapping[str, NetworkReceipt], HostWide, list[Plugging]]:
     return {network.name: network for network in state.networks()}, _read_hostwide()[0], state.pluggings()
 
 

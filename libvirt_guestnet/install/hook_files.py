@@ -78,7 +78,7 @@ def uninstall(root: Path = Path("/"), tell: Callable[[str], None] = lambda _text
     """Removes both hook files and all that `install` wrote beside them, which it tells; other people's hooks stay."""
     for hook in HOOKS:
         _path(root, hook).unlink(missing_ok=True)
-    hostwide.write(hostwide.NOTHING_ASKED, f"{root}{hostwide.FILE}")
+    hostwide.write(hostwide.NOTHING_REQUIRED, f"{root}{hostwide.FILE}")
     for line in (*network_managers.uninstall(root), *apparmor.take_back(root)):
         tell(line)
     return status(root)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.datapath.port.port_facts import link_local
-from libvirt_guestnet.hook.read.hostwide import NOTHING_ASKED, HostWide
+from libvirt_guestnet.hook.read.hostwide import NOTHING_REQUIRED, HostWide
 from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
     Element,
@@ -146,7 +146,7 @@ def status(
     guards: BridgeGuards = BridgeGuards(),
     offload: ChecksumGuards = ChecksumGuards(),
     route_facts: RouteFacts = NO_ROUTE_FACTS,
-    host: HostWide = NOTHING_ASKED,
+    host: HostWide = NOTHING_REQUIRED,
     plugging: Iterable[Plugging] = (),
     wrong: Sequence[Drift] = (),
 ) -> list[Row]:

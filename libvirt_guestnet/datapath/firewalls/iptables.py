@@ -20,7 +20,7 @@ CHAIN, LAST_CHAIN = "GUESTNET-FORWARD", "GUESTNET-ROUTED"
 _JUMP = {chain: f"-A FORWARD -j {chain}" for chain in (CHAIN, LAST_CHAIN)}
 _LIBVIRT = "-j LIBVIRT_FW"  # its chains in iptables' FORWARD
 _JUMPS = {"FORWARD": "-j LIBVIRT_FW", "INPUT": "-j LIBVIRT_INP"}
-_NOT_ASKED = ("LIBVIRT_", CHAIN, LAST_CHAIN)
+_NOT_SURVEYED = ("LIBVIRT_", CHAIN, LAST_CHAIN)
 _FAMILIES = {"ip": "iptables", "ip6": "ip6tables"}
 
 
@@ -82,8 +82,8 @@ class Iptables(Firewall):
 
     def chains(self, name: str, rules: list[str]) -> list[RefusingChain]:
         """What `iptables -S` says of FORWARD and INPUT, where they refuse something. Pure."""
-        asked = [rule for rule in rules if rule.startswith("-A ") and not rule[3:].startswith(_NOT_ASKED)]
-        let = [rule for rule in asked if rule.endswith("-j ACCEPT")]
+        surveyed = [rule for rule in rules if rule.startswith("-A ") and not rule[3:].startswith(_NOT_SURVEYED)]
+        let = [rule for rule in surveyed if rule.endswith("-j ACCEPT")]
         found = ((chain, _refuses(chain, rules)) for chain in _JUMPS)
         return [self._described(name, chain, refuses, rules, let) for chain, refuses in found if refuses]
 

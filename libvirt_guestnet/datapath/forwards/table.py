@@ -154,13 +154,13 @@ class _Family:
     def incoming_rules(self) -> list[str]:
         # What is only valid on this host, or on one link, cannot be carried to a guest.
         loopback = "127.0.0.0/8" if self.version == 4 else "{ ::1, fe80::/10 }"
-        asked, here = "meta l4proto . th dport", f"fib daddr type local {self.ip} daddr != {loopback} "
+        destination, here = "meta l4proto . th dport", f"fib daddr type local {self.ip} daddr != {loopback} "
         rules = {
-            "at-port": f"dnat {self.ip} to {self.ip} daddr . {asked} map @at-port{self.version}",
-            "at-range": f"dnat {self.ip} to {self.ip} daddr . {asked} map @at-range{self.version}",
+            "at-port": f"dnat {self.ip} to {self.ip} daddr . {destination} map @at-port{self.version}",
+            "at-range": f"dnat {self.ip} to {self.ip} daddr . {destination} map @at-range{self.version}",
             "floating": f"dnat {self.ip} to {self.ip} daddr map @floating{self.version}",
-            "any-port": f"{here}dnat {self.ip} to {asked} map @any-port{self.version}",
-            "any-range": f"{here}dnat {self.ip} to {asked} map @any-range{self.version}",
+            "any-port": f"{here}dnat {self.ip} to {destination} map @any-port{self.version}",
+            "any-range": f"{here}dnat {self.ip} to {destination} map @any-range{self.version}",
         }
         return [rule for kind, rule in rules.items() if kind in self.found]
 

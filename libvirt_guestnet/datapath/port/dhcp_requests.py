@@ -21,8 +21,6 @@ from libvirt_guestnet.datapath.run.names import TABLE, check_device, check_mac, 
 
 Drop = Callable[[str, str], list[str]]
 
-ASKED = {4: 67, 6: 547}  # the port that a server hears, and answers from
-
 # Octets of a DHCPv6 message with its UDP header: nft on Linux 6.1 reads none behind the 255th (NFTA_PAYLOAD_OFFSET).
 LONGEST = 256
 # Solicit (it may ask for a rapid commit), Request, Renew, Rebind: what a server may answer with a lease (RFC 8415).

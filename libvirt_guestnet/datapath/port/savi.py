@@ -29,7 +29,7 @@ _VETO_SECONDS, _DENIED_SECONDS = 2, 3600
 # one or two of each prefix.
 _RATE = "2/minute burst 64 packets"
 _SOURCE, _TARGET = "@nh,64,128", "@th,64,128"
-_ASKED = "icmpv6 type nd-neighbor-solicit"
+_SOLICITATION = "icmpv6 type nd-neighbor-solicit"
 _ADVERTISED = "nd-neighbor-advert"
 # Of frames from what is claimed, so many make one that is noted: a day has room for some of any address that is in use.
 SAMPLE = "numgen random mod 64 0"

@@ -10,7 +10,7 @@ from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model.held_addresses import RequestedAddress, single
 
 
-def asked(domain: Domain) -> list[RequestedAddress]:
+def requested(domain: Domain) -> list[RequestedAddress]:
     """All of them. Raises GuestnetError on what cannot be carried out."""
     owner = f"domain {domain.name!r}"
     unprobed = {policy.mac for policy, _ in domain.policies() if not policy.probe}

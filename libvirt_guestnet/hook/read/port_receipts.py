@@ -159,8 +159,8 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     A port of which nobody knows more than that may ask by DHCP, and use no answer that cannot be believed.
     """
     reserved = tuple(ip for mac, ip in network.reservations if mac == bare.mac)
-    asked = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
-    learns = [v for v in asked if _learns(network, v)]
+    versions = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
+    learns = [v for v in versions if _learns(network, v)]
     if bare.trunk and learns:
         if not reserved:
             raise GuestnetError(
