@@ -41,7 +41,7 @@ def sync(connection: Connection) -> SyncResult:
 
 def _sync(connection: Connection) -> SyncResult:
     state = UnlockedState()
-    known, owners = {receipt.name for receipt in state.networks()}, set(state.owned())
+    networks_before, owners = {receipt.name for receipt in state.networks()}, set(state.owned())
     snapshot = host_snapshot(connection)
     networks = {n.name: tostring(n.live) for n in snapshot.networks if n.live is not None}
     domains = {d.name: tostring(d.live) for d in snapshot.domains if d.live is not None}
@@ -56,7 +56,7 @@ def _sync(connection: Connection) -> SyncResult:
             _attempt(f"domain {name}", lambda xml: live.guard_domain(xml, settle=False), xml, unrouted)
             for name, xml in domains.items()
         ),
-        _attempt("what nobody needs", lambda active: live.tidy(active, known), set(networks)),
+        _attempt("what nobody needs", lambda active: live.tidy(active, networks_before), set(networks)),
     ]
     return SyncResult([failure for failure in failures if failure], unrouted)
 

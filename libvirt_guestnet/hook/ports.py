@@ -142,13 +142,13 @@ def release_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
     portid, uuid = port.text_of("uuid"), port.text_of("owner/uuid")
     with state.lock() as locked:
         locked.drop_plugging(portid)
-        mine = [r for r in map(locked.sound_port, locked.taps(uuid)) if r and r.portid == portid]
-        port_guard.release([r.tap for r in mine if not links.is_there(r.tap, r.ifindex) or _left(r, locked)], locked)
+        receipts = [r for r in map(locked.sound_port, locked.taps(uuid)) if r and r.portid == portid]
+        port_guard.release([r.tap for r in receipts if not links.exists(r.tap, r.ifindex) or _left(r, locked)], locked)
         tagging.sweep(locked)
         reachability.disconnect_old_bridge(port, locked)
         forwards.sweep("", locked)
     name = port.text_of("owner/name")
-    if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in mine):
+    if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in receipts):
         _put_back(name, uuid, state)  # libvirt gave up a move for which we had guarded it
 
 

@@ -106,16 +106,16 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
         if domain.topology == topology:
             changes += release_guest(domain, why)
     gone = {change.name for change in changes if change.KIND == "guest"}
-    mine = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
-    released = {state.name: state.marked_macs for state in mine}
+    domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
+    released = {state.name: state.marked_macs for state in domains}
     for network in snapshot.networks:
         if network.topology == topology:
             plugged = snapshot.plugged.get(network.name, ())
             users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
-            after = frozenset(state.name for state in mine if network.name in state.needed)
+            after = frozenset(state.name for state in domains if network.name in state.needed)
             changes.append(replace(remove_network(network, snapshot, users, gone, why), after=after))
     # What was saved of a user's own domain stays, and cannot be changed: that is no matter of course.
-    own = (state for state in mine if state.name in gone or not state.saved)
+    own = (state for state in domains if state.name in gone or not state.saved)
     expected = frozenset(state.name for state in own if guests is None or state.name in guests)
     return Plan(topology, tuple(changes), expected=expected)
 

@@ -119,8 +119,8 @@ class State:
             return None
         before = _READ.get((path, kind))
         if file and before is not None and before[0] == file:
-            known: R = before[1]
-            return known
+            cached: R = before[1]
+            return cached
         if (receipt := serialiser.stored(kind, path)) is None:
             return None
         if receipt[0] != name:

@@ -21,9 +21,9 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
     # nft tells root alone. Where no hook has run yet, there are no receipts that others may not read.
     is_root, state = os.geteuid() == 0, UnlockedState()
     seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
-    bridges, ports, known = *map(frozenset, closed), state.bridges()
+    bridges, ports, managed = *map(frozenset, closed), state.bridges()
     guards = reporting.BridgeGuards(
-        bridges, ports, known is not None and bool(known.cannot), {r.name: r for r in state.networks()}
+        bridges, ports, managed is not None and bool(managed.cannot), {r.name: r for r in state.networks()}
     )
     checksums = reporting.ChecksumGuards(
         frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.known(state).cannot

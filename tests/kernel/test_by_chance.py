@@ -29,7 +29,7 @@ ELSEWHERE = {
     "loops around what is reached": (
         r"(services/watch|calls/repair)\.py (main|_heard|_wait|_locked|_settle|_taken)$|netlink/events\.py"
         r"|libvirt_records\.py version$|lease_forwards\.py Files|hook/(concern|processes/deadline)\.py .*expired$"
-        r"|hook/concern\.py _(age|is_there)$|hook/main\.py"
+        r"|hook/concern\.py _(age|exists)$|hook/main\.py"
     ),
     "commands of a person's, and labs": (
         r"firewalls/(base_chains|docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"

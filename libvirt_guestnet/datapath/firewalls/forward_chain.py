@@ -41,7 +41,7 @@ def missing(chains: Iterable[ForwardChain], wanted: Sequence[Wanted]) -> list[st
     """Those that somebody took a chain of ours out of. Raises GuestnetError where that cannot be told."""
     concerned = ((chain, _of(chain, wanted)) for chain in chains)
     read = ((chain, its, chain.read()) for chain, its in concerned if its)
-    return [chain.name for chain, its, there in read if there is not None and not chain.is_in_place(its, there)]
+    return [chain.name for chain, its, rules in read if rules is not None and not chain.is_in_place(its, rules)]
 
 
 def _of(chain: ForwardChain, wanted: Iterable[Wanted]) -> list[Wanted]:
@@ -56,9 +56,9 @@ def _arrange(chain: ForwardChain, change: Change) -> list[str]:
         return [f"{chain.name}: {error}"] if its else []  # what cannot be read has nothing of ours
 
     def write(some: list[Wanted]) -> None:
-        there = chain.read()
-        if there is not None:
-            chain.write(chain.plan(some, there), change.lock)
+        rules = chain.read()
+        if rules is not None:
+            chain.write(chain.plan(some, rules), change.lock)
 
     try:
         refused = culprits.left_out(its, write)

@@ -143,11 +143,11 @@ def batch(wanted: Iterable[Wanted], forward: list[str], refusals: Sequence[str] 
     for each in wanted:
         chain = LAST_CHAIN if isinstance(each, RoutedLink) else CHAIN
         ours[chain] += [f"-A {chain} {rule}" for rule in _accepts(each)]
-    there = _rules(forward)
-    known = [chain for chain, rules in ours.items() if rules or _JUMP[chain] in there]
-    lines = [line for chain in known for line in (f":{chain} - [0:0]", *ours[chain])]
-    lines += _moves(there, {chain for chain in known if ours[chain]}, refusals)
-    lines += [f"-X {chain}" for chain in known if not ours[chain]]
+    current = _rules(forward)
+    chains = [chain for chain, rules in ours.items() if rules or _JUMP[chain] in current]
+    lines = [line for chain in chains for line in (f":{chain} - [0:0]", *ours[chain])]
+    lines += _moves(current, {chain for chain in chains if ours[chain]}, refusals)
+    lines += [f"-X {chain}" for chain in chains if not ours[chain]]
     return "\n".join(["*filter", *lines, "COMMIT", ""]) if lines else ""
 
 
@@ -155,22 +155,22 @@ def _rules(forward: list[str]) -> list[str]:
     return [line for line in forward if line.startswith("-A ")]
 
 
-def _moves(there: list[str], ours: set[str], refusals: Sequence[str]) -> list[str]:
+def _moves(rules: list[str], ours: set[str], refusals: Sequence[str]) -> list[str]:
     """What makes the jumps to these chains of ours, and no others, stand where they belong."""
-    others = [rule for rule in there if rule not in _JUMP.values()]
+    others = [rule for rule in rules if rule not in _JUMP.values()]
     end = _end(others, refusals)
     jumps = {chain: [_JUMP[chain]] if chain in ours else [] for chain in _JUMP}
-    if there == [*jumps[CHAIN], *others[:end], *jumps[LAST_CHAIN], *others[end:]]:
+    if rules == [*jumps[CHAIN], *others[:end], *jumps[LAST_CHAIN], *others[end:]]:
         return []
-    gone = [f"-D{rule[2:]}" for rule in there if rule in _JUMP.values()]
-    places = {LAST_CHAIN: end + 1, CHAIN: 1}
-    return [*gone, *(f"-I FORWARD {place} -j {chain}" for chain, place in places.items() if chain in ours)]
+    gone = [f"-D{rule[2:]}" for rule in rules if rule in _JUMP.values()]
+    positions = {LAST_CHAIN: end + 1, CHAIN: 1}
+    return [*gone, *(f"-I FORWARD {position} -j {chain}" for chain, position in positions.items() if chain in ours)]
 
 
 def _end(others: list[str], refusals: Sequence[str]) -> int:
     """Before what lets nothing pass that gets to it."""
     last = tuple(f"-A FORWARD -j {target}" for target in ("DROP", "REJECT", *refusals))
-    return next((place for place, rule in enumerate(others) if rule.startswith(last)), len(others))
+    return next((position for position, rule in enumerate(others) if rule.startswith(last)), len(others))
 
 
 def _before_libvirt(rules: list[str]) -> bool:

@@ -141,8 +141,8 @@ class Rtnl:
         found = attributes(data[_ROUTE.size :])
         ours = (data[5], found.get(_OIF)) == (PROTOCOL, u32(ifindex))
         # What the VRF's own table does not have is looked for in the host's other ones.
-        there = not table or number(found[_TABLE]) == table
-        return data[1] == length and there and not ours
+        in_table = not table or number(found[_TABLE]) == table
+        return data[1] == length and in_table and not ours
 
     def publish(self, address: Address, index: int) -> None:
         """Has the device of that index answer ARP or ND for an address. Twice is once."""

@@ -187,8 +187,8 @@ def usual_addresses(starts: Iterable[IPv6Address], *macs: str) -> int:
     """How many addresses a Reply may seem to have: one of each range, whose first addresses are `starts`, and one more
     for each prefix and MAC that looks like an option. 0 without a range."""
     listed = list(starts)
-    known = [start.packed[:8] for start in listed] + [bytes.fromhex(digits(check_mac(mac))) for mac in macs if mac]
-    return len(listed) + sum(map(_seems_an_option, known)) if listed else 0
+    fixed = [start.packed[:8] for start in listed] + [bytes.fromhex(digits(check_mac(mac))) for mac in macs if mac]
+    return len(listed) + sum(map(_seems_an_option, fixed)) if listed else 0
 
 
 def _seems_an_option(octets: bytes) -> bool:

@@ -85,9 +85,9 @@ def reserve(segment: str, addresses: Iterable[Address]) -> list[str]:
     before it adds an address to any set."""
     listed, lines = list(addresses), list[str]()
     for version in (4, 6):
-        name, there = reserved_set(version, segment), [hex(int(ip)) for ip in listed if ip.version == version]
+        name, numbers = reserved_set(version, segment), [hex(int(ip)) for ip in listed if ip.version == version]
         lines += [_reserved_declared(version, segment), f"flush set {TABLE} {name}"]
-        lines += [f"add element {TABLE} {name} {{ {', '.join(there)} }}"] if there else []
+        lines += [f"add element {TABLE} {name} {{ {', '.join(numbers)} }}"] if numbers else []
     return lines
 
 

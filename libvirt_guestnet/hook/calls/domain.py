@@ -138,8 +138,8 @@ def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
     (see `admission.taps`)."""
     present = domain.taps
     taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != domain.uuid}
-    mine = {tap for tap in state.taps(domain.uuid) if not (tap in present and _network_sleeps(tap, state))}
-    return sorted((mine | taken_over) - guarded)
+    own = {tap for tap in state.taps(domain.uuid) if not (tap in present and _network_sleeps(tap, state))}
+    return sorted((own | taken_over) - guarded)
 
 
 def _network_sleeps(tap: str, state: State) -> bool:
@@ -170,11 +170,11 @@ def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True)
     """
     found = [guardable.set_aside(domain) for domain in domains]
     aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
-    mine, refused = taps.own([domain for domain, _ in found], state)
-    address_owners.check_changes(mine, state)
-    guard_all(mine, state, settle, anew=True, late=True)
+    guarded, refused = taps.own([domain for domain, _ in found], state)
+    address_owners.check_changes(guarded, state)
+    guard_all(guarded, state, settle, anew=True, late=True)
     return RepairResult(
-        [*aside, *refused], [each for domain in mine for each in reachability.arrive_anyway(domain, state)]
+        [*aside, *refused], [each for domain in guarded for each in reachability.arrive_anyway(domain, state)]
     )
 
 
@@ -217,8 +217,8 @@ def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
 
 def _unguard(uuid: str, named: set[str], locked: LockedState) -> None:
     bridge_guard.settle_pending(locked)
-    mine = {tap for tap in named if (receipt := locked.sound_port(tap)) and receipt.uuid == uuid}
-    port_guard.release(sorted({*mine, *locked.taps(uuid), *port_guard.gone(locked)}), locked)
+    own = {tap for tap in named if (receipt := locked.sound_port(tap)) and receipt.uuid == uuid}
+    port_guard.release(sorted({*own, *locked.taps(uuid), *port_guard.gone(locked)}), locked)
     locked.forget_domain(uuid)
 
 

@@ -134,7 +134,7 @@ def _keep(name: str, when: str) -> None:
     try:
         with Deadline():
             state = UnlockedState()
-            keep((uuid for uuid, known in state.owned().items() if known == name), state)
+            keep((uuid for uuid, owner in state.owned().items() if owner == name), state)
     except Exception as error:
         log.complain(f"guest {name} may be without its guard {when}: {error}")
 
@@ -175,9 +175,9 @@ class _Running(UnlockedState):
         return _LockWhile(self.root, self._check)
 
     def _check(self) -> None:
-        for name, known in self._records.items():
-            now = libvirt_records.record(name, known)
-            if now is None or (now is not known and _ports(now) != _ports(known)):
+        for name, before in self._records.items():
+            now = libvirt_records.record(name, before)
+            if now is None or (now is not before and _ports(now) != _ports(before)):
                 raise _EndedError(f"domain {name} ended, or has other taps now")
             self._records[name] = now
 

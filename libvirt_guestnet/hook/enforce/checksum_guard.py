@@ -110,10 +110,10 @@ def _settle_alone(put: Put, promise: Promise, state: UnlockedState) -> None:
 
 def settle_all(state: UnlockedState) -> None:
     """Does it for every guarded port, and waits for the kernel meanwhile. Raises GuestnetError."""
-    _settle([receipt.ifindex for receipt in state.ports() if not receipt.trusted and _is_there(receipt)], state)
+    _settle([receipt.ifindex for receipt in state.ports() if not receipt.trusted and _exists(receipt)], state)
 
 
-def _is_there(receipt: PortReceipt) -> bool:
+def _exists(receipt: PortReceipt) -> bool:
     return receipt.ifindex > 0 and links.index_of(receipt.tap) == receipt.ifindex
 
 
@@ -174,7 +174,7 @@ def release(receipts: list[PortReceipt], locked: LockedState) -> None:
     if loaded is None:
         return
     for receipt in receipts:
-        if _is_there(receipt):
+        if _exists(receipt):
             checksum.detach(receipt.ifindex, loaded)
     program = checksum.opened(loaded)
     if program is not None:

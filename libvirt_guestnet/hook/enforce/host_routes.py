@@ -91,7 +91,7 @@ def delete_on_bridge(tap: str, bridge: str, locked: LockedState) -> None:
 
 def sweep(locked: LockedState) -> None:
     """Deletes the routes of taps that no longer exist: hooks that were killed left them."""
-    _withdraw([receipt for receipt in locked.host_routes() if not links.is_there(receipt.tap, receipt.ifindex)], locked)
+    _withdraw([receipt for receipt in locked.host_routes() if not links.exists(receipt.tap, receipt.ifindex)], locked)
 
 
 def tidy(locked: LockedState) -> None:
@@ -150,7 +150,7 @@ def _entries(receipt: HostRoutes) -> list[Route | ProxyEntry]:
 
 
 def _living(state: State) -> list[HostRoutes]:
-    return [receipt for receipt in state.host_routes() if links.is_there(receipt.tap, receipt.ifindex)]
+    return [receipt for receipt in state.host_routes() if links.exists(receipt.tap, receipt.ifindex)]
 
 
 def _withdraw(gone: list[HostRoutes], locked: LockedState) -> None:

@@ -173,8 +173,8 @@ def _change(batch: str, admitted: list[PortReceipt], shut_out: list[PortReceipt]
 
 def restore(uuid: str, gate: str, locked: LockedState) -> None:
     """Has a domain's ports be under guard as they were, by their receipts; `gate` is a batch to go with them."""
-    known_ = [receipt for tap in locked.taps(uuid) if (receipt := locked.sound_port(tap))]
-    living = [receipt for receipt in known_ if receipt.ifindex == links.index_of(receipt.tap) != 0]
+    receipts = [receipt for tap in locked.taps(uuid) if (receipt := locked.sound_port(tap))]
+    living = [receipt for receipt in receipts if receipt.ifindex == links.index_of(receipt.tap) != 0]
     if living:
         put("".join(_chains(each, locked, late=True) for each in living) + gate, living, [], locked)
 

@@ -149,13 +149,13 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
     good once it is on libvirt's record. So is the tap of a NIC while another guest's of its MAC address is plugged in.
     """
 
-    def mine(tap: str) -> bool:
+    def fits(tap: str) -> bool:
         return (stays.moves or tap != stays.tap) and not taps.owner_but(found.uuid, tap, state)
 
     end = time.monotonic() + HELPER_SECONDS
     while (left := end - time.monotonic()) > 0:
         alone = not _has_rival(found, state)
-        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS if alone else _RIVAL_SECONDS), mine)
+        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS if alone else _RIVAL_SECONDS), fits)
         if tap and not _has_rival(found, state):
             yield tap, not stays.moves
         given = _recorded_tap(found, state)
