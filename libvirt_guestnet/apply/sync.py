@@ -33,10 +33,10 @@ def sync(connection: Connection) -> SyncResult:
     """
     state = UnlockedState()
     with notes.promised(state, notes.SYNCING, str(os.getpid())):
-        told = _sync(connection)
+        result = _sync(connection)
     if unfinished.is_left(state):
         unfinished.finish(state)
-    return told
+    return result
 
 
 def _sync(connection: Connection) -> SyncResult:

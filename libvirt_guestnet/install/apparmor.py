@@ -82,8 +82,8 @@ def allow(root: Path = Path("/"), python: str = "", query: Executes = executes, 
     where that cannot be; then nothing was changed."""
     program = python or interpreter()
     taken = [path for path, rules in _written(root) if rules != _rule(program)]
-    told = [_take_back(root, path, loads) for path in taken]
-    return told + [_allow(root, each, query, loads) for each in denied(root, program, query)]
+    done = [_take_back(root, path, loads) for path in taken]
+    return done + [_allow(root, each, query, loads) for each in denied(root, program, query)]
 
 
 def take_back(root: Path = Path("/"), loads: Load = load) -> list[str]:

@@ -184,7 +184,7 @@ class HostRoutes(NamedTuple):
 
 class ForwardRule(NamedTuple):
     """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
-    `to_first` on: an address, or a word for what the guest has by DHCP, which `led` puts an address in the place of.
+    `to_first` on: an address, or a word for what the guest has by DHCP, which `with_leases` replaces by an address.
     `hide`: the guest sees the host as client."""
 
     protocol: serialiser.Protocol

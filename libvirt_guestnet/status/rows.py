@@ -266,8 +266,8 @@ def _drops(tap: str, found: Guarded | None, offload: ChecksumGuards) -> dict[str
 
 
 def _unknown(applied: PortReceipt) -> bool:
-    told = [text for text in applied.owned if not text.split("/")[0].endswith(_of_mac(applied.mac))]
-    return not (applied.trusted or applied.bare or told or applied.dhcp or applied.pairs)
+    addresses = [text for text in applied.owned if not text.split("/")[0].endswith(_of_mac(applied.mac))]
+    return not (applied.trusted or applied.bare or addresses or applied.dhcp or applied.pairs)
 
 
 def _of_mac(mac: str) -> str:

@@ -20,9 +20,9 @@ def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) 
 def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Paragraphs on ports without port security: those that are meant to be, those that are not, and those that
     therefore pass nothing."""
-    told = [row for row in rows if row["kind"] == "unguarded"]  # and why, in a table
-    said = {(row["guest"], row["mac"], row["device"]) for row in told}
-    pending = {(row["guest"], row["mac"]) for row in told if row["reason"] == PENDING}
+    unguarded = [row for row in rows if row["kind"] == "unguarded"]  # and why, in a table
+    said = {(row["guest"], row["mac"], row["device"]) for row in unguarded}
+    pending = {(row["guest"], row["mac"]) for row in unguarded if row["reason"] == PENDING}
     ports = [
         row
         for row in rows

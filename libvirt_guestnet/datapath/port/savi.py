@@ -135,10 +135,10 @@ class Claimer:
 
     def _announcements(self) -> list[str]:
         """Rules that note of which prefixes a router has guests form addresses. No guarded port sends what is none."""
-        told = "ip6 saddr fe80::/10 ip6 hoplimit 255 ip6 nexthdr icmpv6 icmpv6 type nd-router-advert"
+        advert = "ip6 saddr fe80::/10 ip6 hoplimit 255 ip6 nexthdr icmpv6 icmpv6 type nd-router-advert"
         name = announced_set(self.segment)
         return [
-            f"{told} @th,{8 * at},24 {_OPTION:#08x} @th,{8 * at + 24},8 & {_AUTONOMOUS:#x} == {_AUTONOMOUS:#x} "
+            f"{advert} @th,{8 * at},24 {_OPTION:#08x} @th,{8 * at + 24},8 & {_AUTONOMOUS:#x} == {_AUTONOMOUS:#x} "
             f"update @{name} {{ @th,{8 * at + 128},64 timeout {SECONDS}s }}"
             for at in _OPTIONS
         ]

@@ -153,13 +153,13 @@ def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
     left out, and NotRoutedError where something on the host keeps us from leading to it."""
     domain = bridge_guard.joined(xml, state)
     try:
-        told = repair_all([domain], state, settle)
+        result = repair_all([domain], state, settle)
     except GuestnetError:
         keep([domain.uuid], state)
         raise
     reachability.open_forwards([domain], state, force=True)
-    if any(told):
-        raise (GuestnetError if told.refused else NotRoutedError)("; ".join([*told.refused, *told.unrouted]))
+    if any(result):
+        raise (GuestnetError if result.refused else NotRoutedError)("; ".join([*result.refused, *result.unrouted]))
 
 
 def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True) -> RepairResult:

@@ -143,16 +143,16 @@ def _together(names: list[str]) -> list[str]:
     records = {name: record for name in names if (record := libvirt_records.record(name))}
     state = _Running(records)
     domains = [bridge_guard.joined(record.domain, state) for record in records.values()]
-    told = repair_all(domains, state) if domains else RepairResult([], [])
-    for text in (*told.refused, *_news(told.unrouted)):
+    result = repair_all(domains, state) if domains else RepairResult([], [])
+    for text in (*result.refused, *_news(result.unrouted)):
         log.complain(text)
     return [domain.uuid for domain in domains]
 
 
-def _news(told: list[str]) -> list[str]:
+def _news(messages: list[str]) -> list[str]:
     """What has not been said: the service tries again and again to lead to a guest. It runs for years, and guests name
     themselves: what it remembers has a bound, and beyond it is said again."""
-    new = [each for each in told if each not in _said]
+    new = [each for each in messages if each not in _said]
     if len(_said) > _MOST_SAID:
         _said.clear()
     _said.update(new[:_MOST_SAID])

@@ -110,7 +110,7 @@ def held_as_learnt(state: State) -> str:
         kind, _, link = name.partition("-")
         tried = present.get(savi.tried_set(link), {}) if kind == "held6" else {}
         wanted.setdefault(name, {}).update({each: left for each, left in tried.items() if each in now})
-    lines = [line for name, now in held.items() for line in learning.hold(name, now, wanted[name])]
+    lines = [line for name, now in held.items() for line in learning.replace_held(name, now, wanted[name])]
     return "".join(f"{line}\n" for line in (f"add table {TABLE}", *lines)) if lines else ""
 
 

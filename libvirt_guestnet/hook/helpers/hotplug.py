@@ -58,11 +58,11 @@ class Plug:
         ]
         devices, domain = Node("devices", {}), Node("domain", {})
         devices.children = [nic]
-        told = ("name", "uuid", "metadata") if self._is_told_of(nic) else ("name", "uuid")
-        domain.children = [*(c for c in self.domain.xml.children if c.tag in told), devices]
+        tags = ("name", "uuid", "metadata") if self._has_policy(nic) else ("name", "uuid")
+        domain.children = [*(c for c in self.domain.xml.children if c.tag in tags), devices]
         return domain
 
-    def _is_told_of(self, nic: Node) -> bool:
+    def _has_policy(self, nic: Node) -> bool:
         """Whether what the metadata says of this MAC address is not said of a NIC with a tap that has it already."""
         devices, domain = Node("devices", {}), Node("domain", {})
         devices.children = [nic, *self.domain.xml.all("devices/interface")]
