@@ -100,7 +100,7 @@ def _offload(state: State) -> str:
     from libvirt_guestnet.datapath.port import bpfload
 
     try:
-        return checksum_guard.known(state).cannot or bpfload.lacking()
+        return checksum_guard.program_state(state).cannot or bpfload.lacking()
     except GuestnetError as error:
         return str(error)
 

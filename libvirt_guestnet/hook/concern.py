@@ -19,7 +19,7 @@ MAX_STDIN = 8 << 20  # xmlread.MAX_BYTES, which says why
 SECONDS = 20
 
 # Words of which a guest has one that `started` does anything for; the hook file looks for them before Python starts.
-ARRIVALS = ("routed", "behind", "forward", "floating")
+STARTED_WORDS = ("routed", "behind", "forward", "floating")
 
 _STATE = "/run/libvirt-guestnet"
 _LIBVIRTS = "/run/libvirt"
@@ -67,7 +67,7 @@ def _starting(name: str, data: bytes) -> bool:
 
 def _started(_name: str, data: bytes) -> bool:
     waiting = (_names(f"{_STATE}/{kind}") for kind in ("forwards", "ways", "incoming"))
-    return any(word.encode() in data for word in ARRIVALS) or any(waiting)
+    return any(word.encode() in data for word in STARTED_WORDS) or any(waiting)
 
 
 def _network(_name: str, data: bytes) -> bool:

@@ -283,8 +283,8 @@ def _forgery(topology: Topology, index: int, check: Check, nonce: int) -> _Forge
 def _judge(forgery: _Forgery, heard: Mapping[bytes, str]) -> CheckResult:
     if forgery.honest not in heard:
         return CheckResult(forgery.check, "not even an honest frame arrived", False)
-    places = sorted({heard[frame] for frame in forgery.forged if frame in heard})
-    return CheckResult(forgery.check, f"arrived at {', '.join(places)}" if places else "arrived nowhere", not places)
+    nodes = sorted({heard[frame] for frame in forgery.forged if frame in heard})
+    return CheckResult(forgery.check, f"arrived at {', '.join(nodes)}" if nodes else "arrived nowhere", not nodes)
 
 
 def identity(port: Port) -> forge.Identity:

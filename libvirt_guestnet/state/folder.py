@@ -15,7 +15,7 @@
     ├── lock                        held while receipts and chains change: `locked`
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain, which nobody has put under guard yet
-    ├── arriving/NAME … syncing/PID what a process is at, while it has their locks: `hook.processes.notes`
+    ├── changing/NAME … syncing/PID what a process is at, while it has their locks: `hook.processes.notes`
     ├── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
     ├── reconnect/NAME              a guest for the one process that repairs all, and has reconnect.lock; in
     │                               repairing/NAME as long as it is at it
@@ -155,19 +155,19 @@ class State:
         """A receipt of the whole host's; something else where it is damaged."""
         return if_sound(lambda path: serialiser.stored(kind, path), f"{self.root}/{name}", damaged)
 
-    def _made_anew(self, name: str, kind: type[R]) -> R | None:
-        """One of what can always be made anew: None where it is damaged too, which is not worth telling."""
+    def _replaceable(self, name: str, kind: type[R]) -> R | None:
+        """A receipt that can always be written again: None where it is damaged too, which is not worth a report."""
         try:
             return serialiser.stored(kind, f"{self.root}/{name}")
         except DamagedError:
             return None
 
     def checksum(self) -> Checksum:
-        return self._made_anew("checksum", Checksum) or Checksum()
+        return self._replaceable("checksum", Checksum) or Checksum()
 
     def shared(self) -> str:
         """The shared part of the nft table as it was last written, or ""."""
-        found = self._made_anew("shared", Shared)
+        found = self._replaceable("shared", Shared)
         return found.batch if found else ""
 
     def forwards_in_kernel(self) -> ForwardsInKernel | None:

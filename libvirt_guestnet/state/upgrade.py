@@ -1,8 +1,8 @@
 """From the first form of the folder, which had no number (0.2.0), to the second.
 
-Receipts are the same in both; `reach/` became `host-routes/`, and `ways/` `forwards/`. What `settled/ways.json` said is
-written anew. `shared`, which was no JSON, is forgotten: the part of the nft table that it told of is written again with
-the next port.
+Receipts are the same in both; `reach/` became `host-routes/`, `ways/` `forwards/`, and `arriving/`, where notes are,
+`connecting/`. What `settled/ways.json` said is written in another form. `shared`, which was no JSON, is forgotten: the
+part of the nft table that it told of is written again with the next port.
 
 Each step leaves either the old name or the new one, so that whoever is killed is followed by somebody who goes on. The
 same holds for a process of the version before that is still at work, such as a helper that waits for a migration: what
@@ -20,7 +20,7 @@ from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.receipts import ForwardsInKernel, PortForwards
 from libvirt_guestnet.state.serialiser import DamagedError
 
-_FOLDERS = {"reach": "host-routes", "ways": "forwards"}
+_FOLDERS = {"reach": "host-routes", "ways": "forwards", "arriving": "connecting"}
 
 
 Put = Callable[[ForwardsInKernel], None]
@@ -41,7 +41,8 @@ def _move_all(old: str, new: str) -> None:
         return
     os.makedirs(new, 0o700, exist_ok=True)
     for name in os.listdir(old):
-        os.replace(f"{old}/{name}", f"{new}/{name}")
+        with suppress(FileNotFoundError):  # a note, whose process has just ended
+            os.replace(f"{old}/{name}", f"{new}/{name}")
     os.rmdir(old)
 
 

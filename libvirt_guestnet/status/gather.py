@@ -26,7 +26,7 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
         bridges, ports, managed is not None and bool(managed.cannot), {r.name: r for r in state.networks()}
     )
     checksums = reporting.ChecksumGuards(
-        frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.known(state).cannot
+        frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.program_state(state).cannot
     )
     route_facts = RouteFacts(tuple(state.host_routes()), routes.present())
     with connect(uri) as connection:

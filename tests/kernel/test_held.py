@@ -233,7 +233,7 @@ def test_a_repair_has_others_kept_from_what_was_learnt_and_nothing_else(lab: Lab
         "add element netdev guestnet held4-br0 { 0x0a3d010c timeout 60s }\n"
     )
     domain_calls.guard_all(
-        [bridge_guard.joined(_domain("them", THEM, THEIR_TAP, "", ""), lab.state)], lab.state, anew=True
+        [bridge_guard.joined(_domain("them", THEM, THEIR_TAP, "", ""), lab.state)], lab.state, rewrite=True
     )
     assert _set("held4-br0") == {"0xa3d010b"}
     (left,) = nft.times_of_all()["held4-br0"].values()
@@ -447,7 +447,7 @@ def test_a_guest_that_runs_already_need_not_ask_for_a_while(lab: Lab) -> None:
     lab.passing(asked)
     kernel.nft("delete table netdev guestnet\n")
     domain_calls.guard_all(
-        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, rewrite=True, late=True
     )
     assert lab.passing(used) == set(used)
     # What it uses now is bound as if it had asked; what it has not used by then is not.
@@ -466,7 +466,10 @@ def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: La
     for damage in ("flush set {}", "add element {} {{ 0x1 timeout 60s }}"):
         kernel.nft(damage.format("netdev guestnet held6-br0") + "\n")
         domain_calls.guard_all(
-            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
+            lab.state,
+            rewrite=True,
+            late=True,
         )
         assert mine_ == _set("held6-br0") == _set(f"claimed6-{lab.wire.tap}")
         assert lab.passing(used) == set(used)
@@ -484,7 +487,7 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
     domain_calls.guard_all(
         [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", 'privacy="yes"'), lab.state)],
         lab.state,
-        anew=True,
+        rewrite=True,
         late=True,
     )
     assert _set("held6-br0") != _set(f"claimed6-{lab.wire.tap}") == set()
@@ -495,7 +498,10 @@ def test_a_repair_reads_past_the_ports_that_need_not_ask(lab: Lab) -> None:
     lab.put_network(NETWORK._replace(strict=False))
     for _ in range(2):
         domain_calls.guard_all(
-            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+            [bridge_guard.joined(_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
+            lab.state,
+            rewrite=True,
+            late=True,
         )
     assert "held6-br0" in nft.times_of_all()
 

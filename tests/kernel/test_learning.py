@@ -240,7 +240,7 @@ def test_what_one_port_holds_is_not_given_to_another(wire: Wire, other: int, ver
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_a_port_holds_by_its_policy_is_not_given_to_another(wire: Wire, version: int) -> None:
     holder = filters.PortGuard("holder", THEM, (ip_network(LEASED), ip_network(LEASED6)), segment="br0")
-    nft("\n".join(["add table netdev guestnet", *held_sets.hold(holder), ""]))
+    nft("\n".join(["add table netdev guestnet", *held_sets.add(holder), ""]))
     _guard(wire.tap, segment="br0")
     wire.ear.send(_answer("ack") if version == 4 else _reply())
     assert _passing(wire) == set()

@@ -64,7 +64,7 @@ def _parted(port: PortGuard) -> tuple[list[Prefix], list[Prefix]]:
     return own[:room], own[room:]
 
 
-def hold(port: PortGuard) -> list[str]:
+def add(port: PortGuard) -> list[str]:
     """The lines after which nobody else uses what the port holds, nor claims what is the host's."""
     beside = (account for link, _ in port.beside for account in kept_on(link))
     accounts = dict.fromkeys([*kept_on(port.segment), *looked_into(port.segment, port.trunk is not None), *beside])

@@ -65,17 +65,17 @@ def guard_all(
     domains: list[Domain],
     state: UnlockedState,
     settle: bool = True,
-    anew: bool = False,
+    rewrite: bool = False,
     admitted: address_owners.Admitted | None = None,
     *,
     late: bool = False,
 ) -> None:
     """The same for several, in one transaction.
 
-    `settle`: finishes what a killed call left undone at the bridge guard. `anew`: what all ports share is written
-    again, whatever may have become of it. `admitted` is what one that starts may have, if nobody else got it meanwhile.
-    `late`: they run already. Raises GuestnetError, with nothing changed, when one of them names a tap that belongs to
-    another domain.
+    `settle`: finishes what a killed call left undone at the bridge guard. `rewrite`: what all ports share is
+    written again, whatever may have become of it. `admitted` is what one that starts may have, if nobody else got it
+    meanwhile. `late`: they run already. Raises GuestnetError, with nothing changed, when one of them names a tap that
+    belongs to another domain.
     """
     wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as locked:
@@ -85,13 +85,13 @@ def guard_all(
             address_owners.recheck(admitted, locked)
         if settle:
             bridge_guard.settle_pending(locked)
-        if anew:
+        if rewrite:
             locked.put_shared("")
         _put(wanted, locked, late)
-        if anew and settle:
+        if rewrite and settle:
             port_guard.settle_held(locked)
         for each in wanted:
-            if anew:
+            if rewrite:
                 bridge_members.join(each.domain, locked)
             tagging.tag(each.domain, locked)
             bridge_ports.settle(each.domain.name, each.receipts, locked)
@@ -122,11 +122,11 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
     port_guard.put(batch + gate, receipts, stale, locked)
 
 
-def arrive(xml: Node, state: UnlockedState) -> None:
+def connect(xml: Node, state: UnlockedState) -> None:
     """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
     domain = bridge_guard.joined(xml, state)
     taps.check([domain], state)
-    reachability.arrive(domain, state)
+    reachability.connect(domain, state)
     try:
         reachability.open_forwards([domain], state)
     except GuestnetError as error:
@@ -172,9 +172,9 @@ def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True)
     aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
     guarded, refused = taps.own([domain for domain, _ in found], state)
     address_owners.check_changes(guarded, state)
-    guard_all(guarded, state, settle, anew=True, late=True)
+    guard_all(guarded, state, settle, rewrite=True, late=True)
     return RepairResult(
-        [*aside, *refused], [each for domain in guarded for each in reachability.arrive_anyway(domain, state)]
+        [*aside, *refused], [each for domain in guarded for each in reachability.try_to_connect(domain, state)]
     )
 
 

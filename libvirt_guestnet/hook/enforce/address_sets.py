@@ -212,8 +212,9 @@ def _link_of(device: str) -> str:
     return ""
 
 
-def held_anew(locked: LockedState) -> str:
-    """The nft batch after which ports hold what the host leads to them on the links that there are by now."""
+def update_beside(locked: LockedState) -> str:
+    """Brings receipts to the links that exist now, beside their own, on which ports hold addresses that the host
+    answers for. Returns the nft batch after which the kernel's sets say the same."""
     batch = ""
     for port in locked.ports():
         try:
@@ -228,7 +229,7 @@ def _moved(before: PortReceipt, now: PortReceipt, locked: LockedState) -> str:
         return ""
     batch = given_up([before], [now], locked)
     locked.put_ports(now.uuid, [now])
-    return batch + "".join(f"{line}\n" for line in held_sets.hold(guard_of(now)))
+    return batch + "".join(f"{line}\n" for line in held_sets.add(guard_of(now)))
 
 
 def _without_hosts(receipt: PortReceipt, numbers: Numbers) -> PortReceipt:

@@ -21,7 +21,7 @@ from libvirt_guestnet.state.folder import State
 GRACE_SECONDS = 1.0
 
 
-class Place(NamedTuple):
+class TapBridge(NamedTuple):
     """Where a tap belongs; `isolated` from other isolated ports of the bridge by its NIC, or not."""
 
     tap: str
@@ -30,11 +30,11 @@ class Place(NamedTuple):
     network: str
 
 
-def places(domain: Domain) -> list[Place]:
+def tap_bridges(domain: Domain) -> list[TapBridge]:
     """Where the taps of a running domain's NICs belong; nothing of those that Open vSwitch has."""
-    mine = [nic for nic in domain.nics if nic.has_tap and nic.virtualport is None]
-    found = [nic for nic in mine if _is_device(nic.tap) and _is_device(nic.bridge)]
-    return [Place(nic.tap, nic.bridge, nic.is_isolated, nic.network) for nic in found]
+    nics = [nic for nic in domain.nics if nic.has_tap and nic.virtualport is None]
+    found = [nic for nic in nics if _is_device(nic.tap) and _is_device(nic.bridge)]
+    return [TapBridge(nic.tap, nic.bridge, nic.is_isolated, nic.network) for nic in found]
 
 
 def _is_device(name: str) -> bool:
@@ -45,23 +45,23 @@ def _is_device(name: str) -> bool:
         return False
 
 
-def is_off(place: Place) -> bool:
+def is_off(wanted: TapBridge) -> bool:
     """Whether a tap is in no bridge while its own is there."""
-    return not links.master_of(place.tap) and links.is_bridge(place.bridge) and links.index_of(place.tap) > 0
+    return not links.master_of(wanted.tap) and links.is_bridge(wanted.bridge) and links.index_of(wanted.tap) > 0
 
 
 def join(domain: Domain, state: State) -> None:
     """Puts the taps of a domain that are in no bridge back. A network that isolates its ports by now does so with
     those of guests that have run since before. Raises GuestnetError."""
-    for place in filter(is_off, places(domain)):
-        tap, bridge = links.index_of(place.tap), links.index_of(place.bridge)
+    for wanted in filter(is_off, tap_bridges(domain)):
+        tap, bridge = links.index_of(wanted.tap), links.index_of(wanted.bridge)
         try:
             with Rtnl() as netlink:
                 netlink.set_master(tap, bridge)
-                netlink.isolate_port(tap, isolated=place.isolated or _isolates(place.network, state))
+                netlink.isolate_port(tap, isolated=wanted.isolated or _isolates(wanted.network, state))
         except RefusedError as error:
             raise GuestnetError(
-                f"domain {domain.name!r}: {place.tap} cannot be put into {place.bridge}: {error}"
+                f"domain {domain.name!r}: {wanted.tap} cannot be put into {wanted.bridge}: {error}"
             ) from error
 
 
@@ -75,28 +75,28 @@ class Strays:
 
     def __init__(self, looks: log.Looks) -> None:
         self._looks = looks
-        self._known: dict[str, tuple[tuple[int, int], tuple[Place, ...]]] = {}
-        self._since: dict[Place, float] = {}
+        self._read_before: dict[str, tuple[tuple[int, int], tuple[TapBridge, ...]]] = {}
+        self._since: dict[TapBridge, float] = {}
         self.waiting = False  # some have been off for less than a moment
 
     def lost(self, names: list[str], state: State) -> dict[str, str]:
         """Those of the running domains of these names that concern us and have been off for a moment, each with its
         domain. Never fails: a record that cannot be read is of a guest that whatever repairs it will name."""
         now, networks, taps = time.monotonic(), {each.name for each in state.networks()}, state.tapnames()
-        self._known = {name: found for name in names if (found := self._read(name))}
+        self._read_before = {name: found for name in names if (found := self._read(name))}
         off = {
-            place: name
-            for name, (_, found) in self._known.items()
-            for place in found
-            if (place.network in networks or place.tap in taps) and is_off(place)
+            wanted: name
+            for name, (_, found) in self._read_before.items()
+            for wanted in found
+            if (wanted.network in networks or wanted.tap in taps) and is_off(wanted)
         }
-        self._since = {place: self._since.get(place, now) for place in off}
-        lost = {place.tap: off[place] for place, since in self._since.items() if now - since >= GRACE_SECONDS}
+        self._since = {wanted: self._since.get(wanted, now) for wanted in off}
+        lost = {wanted.tap: off[wanted] for wanted, since in self._since.items() if now - since >= GRACE_SECONDS}
         self.waiting = len(lost) < len(off)
         return lost
 
-    def _read(self, name: str) -> tuple[tuple[int, int], tuple[Place, ...]] | None:
-        before = self._known.get(name)
+    def _read(self, name: str) -> tuple[tuple[int, int], tuple[TapBridge, ...]] | None:
+        before = self._read_before.get(name)
         try:
             if before and libvirt_records.version(name) == before[0]:
                 return before
@@ -104,4 +104,4 @@ class Strays:
         except GuestnetError as error:
             self._looks.complain(f"domain {name}: whether its taps are in their bridges is not known: {error}")
             return before
-        return (record.version, tuple(places(Domain(record.domain)))) if record else None
+        return (record.version, tuple(tap_bridges(Domain(record.domain)))) if record else None

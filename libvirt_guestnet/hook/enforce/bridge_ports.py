@@ -33,10 +33,10 @@ def settle(name: str, receipts: Iterable[PortReceipt], locked: LockedState) -> N
         elif awaited:
             fdb.silence(receipt.tap)
         else:
-            _hold(receipt, bridge)
+            _ensure_static(receipt, bridge)
 
 
-def arrived(name: str, uuid: str, locked: LockedState) -> None:
+def settle_incoming(name: str, uuid: str, locked: LockedState) -> None:
     """The same for a guest that has come from another host. Raises GuestnetError."""
     locked.drop_incoming(name)
     settle(name, (r for tap in locked.taps(uuid) if (r := locked.sound_port(tap))), locked)
@@ -56,13 +56,13 @@ def lost(state: State) -> dict[str, str]:
     guarded = [r for r in state.ports() if links.exists(r.tap, r.ifindex) and not r.trusted] if managed else []
     ports = [r for r in guarded if links.master_of(r.tap) in managed and not state.incoming(r.domain)]
     vlans = vlan_bridge.all_current() if any(map(vlan_bridge.is_aware, managed)) else {}
-    unknown = (r for r in ports if not fdb.is_held(r.tap, r.mac, vlans.get(r.tap, ()), not _is_lent(r)))
+    unknown = (r for r in ports if not fdb.is_static(r.tap, r.mac, vlans.get(r.tap, ()), not _is_lent(r)))
     return {receipt.tap: receipt.domain for receipt in unknown}
 
 
-def _hold(receipt: PortReceipt, bridge: str) -> None:
+def _ensure_static(receipt: PortReceipt, bridge: str) -> None:
     vlans = vlan_bridge.current(receipt.tap) if vlan_bridge.is_aware(bridge) else ()
-    fdb.hold(receipt.tap, receipt.mac, vlans, exclusive=not _is_lent(receipt))
+    fdb.ensure_static(receipt.tap, receipt.mac, vlans, exclusive=not _is_lent(receipt))
 
 
 def _is_lent(receipt: PortReceipt) -> bool:

@@ -111,7 +111,7 @@ def _chains(receipt: PortReceipt, state: State, numbers: Numbers = nft.numbers, 
     before, is_new = state.port(receipt.tap), address_sets.is_new(receipt, state)
     given_back = address_sets.given_back(before, numbers, receipt) if before else ""
     if receipt.trusted:
-        held = "".join(f"{line}\n" for line in held_sets.hold(port_receipts.guard_of(receipt)))
+        held = "".join(f"{line}\n" for line in held_sets.add(port_receipts.guard_of(receipt)))
         return given_back + filters.release([receipt.tap]) + held
     leases = reservations.for_itself(address_sets.leases(receipt, numbers), receipt, state)
     guard = port_receipts.guard_of(receipt, leases, is_new)

@@ -23,24 +23,24 @@ from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import HostRoutes, PortForwards, ProxyEntry, Route
 
 
-def arrive(domain: Domain, state: UnlockedState) -> None:
+def connect(domain: Domain, state: UnlockedState) -> None:
     """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
     runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
     wanted, guarded = _wanted(domain, state), _expected(domain, state)
     taps = list(dict.fromkeys([*(receipt.tap for receipt in wanted), *guarded]))
     if taps and incoming.is_incoming(domain):
         routes.check(wanted)
-        incoming.leave_helper(domain, taps, lambda: _arrived(domain, state, taps[0]), state)
+        incoming.leave_helper(domain, taps, lambda: _connect_noted(domain, state, taps[0]), state)
         return
     _tell_bridges(domain, state)
     _ensure_routes(domain, wanted, state)
 
 
-def arrive_anyway(domain: Domain, state: UnlockedState) -> list[str]:
+def try_to_connect(domain: Domain, state: UnlockedState) -> list[str]:
     """The same for a guest that runs. What on the host keeps us from leading to it is returned: that is no reason not
     to do all else."""
     try:
-        arrive(domain, state)
+        connect(domain, state)
     except NotRoutedError as error:
         return [str(error)]
     return []
@@ -55,15 +55,15 @@ def _tell_bridges(domain: Domain, state: UnlockedState) -> None:
     name = domain.name
     if state.incoming(name):
         with state.lock() as locked:
-            bridge_ports.arrived(name, domain.uuid, locked)
+            bridge_ports.settle_incoming(name, domain.uuid, locked)
 
 
-def _arrived(domain: Domain, state: UnlockedState, tap: str) -> None:
-    with notes.promised(state, notes.ARRIVING, domain.name):
-        _welcome(domain, state, tap)
+def _connect_noted(domain: Domain, state: UnlockedState, tap: str) -> None:
+    with notes.promised(state, notes.CONNECTING, domain.name):
+        _connect_and_announce(domain, state, tap)
 
 
-def _welcome(domain: Domain, state: UnlockedState, tap: str) -> None:
+def _connect_and_announce(domain: Domain, state: UnlockedState, tap: str) -> None:
     try:
         domain = _now(domain, state)
         _tell_bridges(domain, state)
