@@ -7,6 +7,7 @@ What 0.2.0 left under /run is in tests/data/state/1. That version's own code mad
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,14 @@ import pytest
 import test_ways
 from support.box import Box
 from support.old_state import DATA, placed
-from test_hook import SETTLED
+from test_hook import DATA as HOOK_DATA
+from test_hook import DOMAIN, NETWORK, SETTLED, Hooks, _ours
+from test_hook import box as box  # noqa: PLC0414  fixtures
+from test_hook import hooks as hooks  # noqa: PLC0414
 from test_host_routed import A, domain, tap
 from test_ways import FLOAT, FLOATING, HOST, LAN, WAYS, Host, agent, seen, start
 
+DOM_START = HOOK_DATA / "9.0.0/dom-start"
 LIBRARY = str(Path(__file__).parents[2])
 STATE = "/run/libvirt-guestnet"
 TAPS = ("vnet0", "vnet1", tap(A))
@@ -147,6 +152,42 @@ def test_what_ended_while_it_was_replaced_is_taken_away(host: Host) -> None:
     assert "192.0.2.10" not in host.routes()
     assert host.gone(WAYS_GUEST) == (0, "")
     assert host.receipts() == []
+
+
+# What 0.2.0 called the chain at a tap's egress that sees the DHCP server's answers.
+RENAMED = """set -e
+nft -s list chain netdev guestnet leases-vnet1 | sed s/leases-/told-/ >/run/old.nft
+nft -f - <<END
+delete chain netdev guestnet leases-vnet1
+include "/run/old.nft"
+END
+"""
+
+
+def _egress(hooks: Hooks) -> set[str]:
+    listed = hooks.box.ok("nft", "list", "table", "netdev", "guestnet")
+    return set(re.findall(r"chain ((?:told|leases)-\S+)", listed))
+
+
+@pytest.mark.parametrize("metadata", [None, DOMAIN], ids=["learns", "has addresses"])
+@pytest.mark.parametrize("call", ["reconnect", "start", "sync"])
+def test_the_chain_of_the_version_before_goes_once_the_new_one_is_there(
+    hooks: Hooks, call: str, metadata: str | None
+) -> None:
+    hooks.replay("9.0.0", "dom-start", "port-created", NETWORK)
+    xml = (DOM_START / "003-qemu-guesta-start-begin.xml").read_bytes()
+    xml = xml if metadata is None else _ours(xml, metadata)
+    assert hooks.call("qemu", "guesta", "start", "begin", xml) == (0, "")
+    hooks.box.ok("sh", "-c", f"{SETTLED}; {RENAMED}")
+    assert _egress(hooks) == {"told-vnet1"}
+    if call == "sync":
+        assert hooks.box.ok(sys.executable, "-c", SYNC, xml.decode()).strip() == "[]"
+    else:
+        assert hooks.call("qemu", "guesta", call, "begin", xml) == (0, "")
+    assert _egress(hooks) == {"leases-vnet1"}
+    hooks.box.ok("sh", "-c", f"{SETTLED}; {RENAMED}")
+    assert hooks.call("qemu", "guesta", "release", "end", xml) == (0, "")
+    assert (hooks.chains(), _egress(hooks)) == ([], set())
 
 
 # By that version's code. Its own tag would fail here: the kernel of a machine for tests may lack VLAN-aware bridges.

@@ -1,10 +1,9 @@
 """Port forwards and floating addresses as one nft table of ours. Pure.
 
-The forwards of every running guest are elements of a few maps, whose keys are addresses and ports of the host: so a
-packet costs the same whatever the number of forwards. The table is written again from all receipts in one transaction,
-so that nothing of an ended guest stays in it. A translated packet keeps the client's address, but for two cases in
-which the guest would not answer through the host: a client on the guest's own bridge (hairpin), and a guest whose
-default route leaves elsewhere (`hide`).
+All forwards are elements of a few maps, by address and port of the host, so a packet costs the same whatever their
+number. The table is written from all receipts in one transaction: nothing of an ended guest stays in it. A translated
+packet keeps the client's address, but for two cases in which the guest would not answer through the host: a client on
+the guest's own bridge (hairpin), and a guest whose default route leaves elsewhere (`hide`).
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ def version_of(to: str) -> int:
 
 
 def with_leases(port: PortForwards, leases: Mapping[int, str]) -> PortForwards:
-    """A port's forwards with leased addresses, which are given by family, in them. A forward to an address that is not
-    leased now is left out."""
+    """A port's forwards with these leased addresses, by family, in them; without those to what is not leased now."""
     found = ((f, leases.get(serialiser.LEASES[f.to], "") if f.to in serialiser.LEASES else f.to) for f in port.forwards)
     return port._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))
 

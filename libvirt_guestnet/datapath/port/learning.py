@@ -42,6 +42,7 @@ _MANY = 100  # ranges
 _TOLERANT = ("add", "delete")  # of what may be gone meanwhile
 
 ANOTHERS = "another's lease"
+_OLD_CHAIN = "told"  # in 0.2.0: a port has that until it is guarded again, or released
 
 Answer = tuple[str, str]  # what to match, and where the address is in it
 
@@ -103,7 +104,8 @@ class Learner(NamedTuple):
     def lines(self, drop: Callable[[str, str], list[str]], fresh: bool = False) -> list[str]:
         """What makes the port learn. `drop` makes rules of a reason and what to match; `fresh`: it never did before."""
         hook = f'type filter hook egress device "{self.tap}" priority filter; policy accept;'
-        lines = [f"add chain {TABLE} told-{self.tap} {{ {hook} }}", f"flush chain {TABLE} told-{self.tap}"]
+        lines = [] if fresh else _without_chain(_OLD_CHAIN, self.tap)
+        lines += [f"add chain {TABLE} leases-{self.tap} {{ {hook} }}", f"flush chain {TABLE} leases-{self.tap}"]
         given = [version for version in (4, 6) if self.counted(version) and not self.spans(version)]
         lines += dhcp_requests.declared(self.tap, given, self.server.is_new and not fresh)
         # Almost all that a guest receives is through after one of these.
@@ -115,7 +117,7 @@ class Learner(NamedTuple):
                 lines += _without_set(learnt_set(version, self.tap), version)
             if self.counted(version):
                 rules += answers(drop)
-        return [*lines, *(f"add rule {TABLE} told-{self.tap} {rule}" for rule in rules)]
+        return [*lines, *(f"add rule {TABLE} leases-{self.tap} {rule}" for rule in rules)]
 
     def _sets(self, version: int, found: Ranges) -> list[str]:
         own_set, everybodys = learnt_set(version, self.tap), held_set(version, self.server.bridge)
@@ -234,12 +236,16 @@ def _unless_reply(mac: str, server: DhcpServer) -> list[str]:
 
 def forget(tap: str) -> list[str]:
     """The lines after which a port learns nothing and has learnt nothing, and nothing that it is given is counted."""
-    chain = f"chain {TABLE} told-{tap}"
+    chains = [line for kind in ("leases", _OLD_CHAIN) for line in _without_chain(kind, tap)]
     sets = [line for version in (4, 6) for line in _without_set(learnt_set(version, tap), version)]
     for version, source in SOURCE.items():
         free = f"set {TABLE} {_free_set(version, tap)}"
         sets += [f"add {free} {{ typeof {source}; flags interval; }}", f"delete {free}"]
-    return [f"add {chain}", f"flush {chain}", f"delete {chain}", *sets, *dhcp_requests.forgotten(tap)]
+    return [*chains, *sets, *dhcp_requests.forgotten(tap)]
+
+
+def _without_chain(kind: str, tap: str) -> list[str]:
+    return [f"{verb} chain {TABLE} {kind}-{tap}" for verb in ("add", "flush", "delete")]
 
 
 def give_back(bridge: str, addresses: Iterable[Address]) -> str:

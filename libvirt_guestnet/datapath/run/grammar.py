@@ -59,7 +59,7 @@ _NAMES = _words("""
     at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6
 """)
 _KINDS = _words("""
-    tap vlan arp ip4 ip4sent ip6 ip6own ip6sent told learnt4 learnt6 free4 free6 given4 given6 closed spent
+    tap vlan arp ip4 ip4sent ip6 ip6own ip6sent leases told learnt4 learnt6 free4 free6 given4 given6 closed spent
     claimed6 heard
 """)
 # Those of links: a bridge's name, perhaps with a VLAN.

@@ -135,11 +135,8 @@ def _requested_by_forwards(state: State) -> Iterator[RequestedAddress]:
     for each in state.forwards():
         if links.index_of(each.tap) == each.ifindex != 0:
             floating, owner = (prefix(f.ip) for f in each.floating), f"domain {each.domain!r}"
-            yield from (
-                RequestedAddress(ip, "floating address", owner, forwarded=True)
-                for ip in floating
-                if str(ip) not in routed
-            )
+            ips = (ip for ip in floating if str(ip) not in routed)
+            yield from (RequestedAddress(ip, "floating address", owner, forwarded=True) for ip in ips)
             ats = dict.fromkeys(f.at for f in each.forwards if f.at)
             yield from (RequestedAddress(prefix(at), "forward at", owner, forwarded=True, part=True) for at in ats)
 
@@ -160,9 +157,7 @@ def _own(requested: list[RequestedAddress], host: list[HostAddress], in_vrf: _VR
     for each in host:
         # A link-local address is one of many of that name, each on its own link.
         link_local = each.address.version == 6 and each.address.is_link_local
-        if not link_local and any(
-            each.address in a.prefix for a in requested if a.prefix.version == each.address.version
-        ):
+        if not link_local and any(each.address in wanted.prefix for wanted in requested):
             device = links.name_of(each.ifindex)
             do = f"{_GIVE}, or take it from the host (`ip address del {each.address} dev {device}`)"
             who = f"this host's own, on device {device}"

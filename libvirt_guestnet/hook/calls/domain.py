@@ -1,4 +1,4 @@
-"""The calls for domains: guards the ports of one that starts, leads to it once it runs, and takes all away again."""
+"""The calls for domains: guard the ports of one that starts, route to it once it runs, and take all that away again."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ _COMES_SECONDS = 120
 
 
 class RepairResult(NamedTuple):
-    """What a repair could not do: a message for each NIC that was left out, and for each guest that cannot be routed
-    to."""
+    """What a repair could not do: messages of NICs that were left out, and of guests that cannot be routed to."""
 
     refused: list[str]
     unrouted: list[str]
@@ -123,7 +122,8 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
 
 
 def connect(xml: Node, state: UnlockedState) -> None:
-    """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
+    """Makes the routes and forwards to a guest that runs. A forward that cannot be opened is reported: that is no
+    reason to kill the guest."""
     domain = bridge_guard.joined(xml, state)
     taps.check([domain], state)
     reachability.connect(domain, state)
@@ -150,7 +150,7 @@ def _network_sleeps(tap: str, state: State) -> bool:
 
 def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
     """Puts everything in place for a guest that runs already. Raises GuestnetError: at the end, where a NIC had to be
-    left out, and NotRoutedError where something on the host keeps us from leading to it."""
+    left out, and NotRoutedError where something on the host prevents a route to it."""
     domain = bridge_guard.joined(xml, state)
     try:
         result = repair_all([domain], state, settle)
@@ -163,7 +163,7 @@ def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
 
 
 def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True) -> RepairResult:
-    """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them.
+    """The same for several together, but for their forwards. Raises GuestnetError when it fails for one of them.
 
     A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
     What is to be said of them.

@@ -150,7 +150,7 @@ def _together(names: list[str]) -> list[str]:
 
 
 def _news(messages: list[str]) -> list[str]:
-    """What has not been said: the service tries again and again to lead to a guest. It runs for years, and guests name
+    """What has not been said: the service tries again and again to route to a guest. It runs for years, and guests name
     themselves: what it remembers has a bound, and beyond it is said again."""
     new = [each for each in messages if each not in _said]
     if len(_said) > _MOST_SAID:

@@ -213,8 +213,7 @@ def _link_of(device: str) -> str:
 
 
 def update_beside(locked: LockedState) -> str:
-    """Brings receipts to the links that exist now, beside their own, on which ports hold addresses that the host
-    answers for. Returns the nft batch after which the kernel's sets say the same."""
+    """Finds out again on which links the host answers for ports' addresses: the nft batch that holds these there."""
     batch = ""
     for port in locked.ports():
         try:

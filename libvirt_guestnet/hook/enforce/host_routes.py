@@ -107,8 +107,7 @@ def delete_all(locked: LockedState) -> None:
 
 
 def ungated(state: State) -> dict[str, str]:
-    """The taps of which the host is the gateway and that lack its ARP rules, each with its domain. Raises
-    GuestnetError, as `without_address` and `lost` do."""
+    """The taps of which the host is the gateway that lack its ARP rules, each with its domain. Raises GuestnetError."""
     from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, missing, name_key
 
     gated = [receipt for receipt in state.host_routes() if receipt.gateway]

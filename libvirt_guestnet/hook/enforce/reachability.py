@@ -1,4 +1,4 @@
-"""A guest is there: only now does the host lead anything to it.
+"""Routes, published addresses and forwards to a guest, made once it runs here.
 
 At `start` it would be too early; and while its migration to this host lasts, it still runs where it comes from.
 """
@@ -24,8 +24,8 @@ from libvirt_guestnet.state.receipts import HostRoutes, PortForwards, ProxyEntry
 
 
 def connect(domain: Domain, state: UnlockedState) -> None:
-    """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
-    runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
+    """Makes a running guest's routes and announces its addresses. While it still migrates to this host, a helper waits
+    until it runs here and does that then. Raises GuestnetError, then too if a route is clearly somebody else's."""
     wanted, guarded = _wanted(domain, state), _expected(domain, state)
     taps = list(dict.fromkeys([*(receipt.tap for receipt in wanted), *guarded]))
     if taps and incoming.is_incoming(domain):
@@ -37,8 +37,7 @@ def connect(domain: Domain, state: UnlockedState) -> None:
 
 
 def try_to_connect(domain: Domain, state: UnlockedState) -> list[str]:
-    """The same for a guest that runs. What on the host keeps us from leading to it is returned: that is no reason not
-    to do all else."""
+    """The same, but what on the host prevents a route is returned and not raised: all else shall be done."""
     try:
         connect(domain, state)
     except NotRoutedError as error:
@@ -70,7 +69,7 @@ def _connect_and_announce(domain: Domain, state: UnlockedState, tap: str) -> Non
         try:
             published = _ensure_routes(domain, _wanted(domain, state), state)
         finally:
-            open_forwards([domain], state)  # what leads here has to pass other firewalls
+            open_forwards([domain], state)  # other firewalls must accept what is routed here
     except Exception as error:  # nobody waits, and the guest runs: it can only be said
         log.complain(f"domain {domain.name} has arrived and is not led to: {error}")
         return
@@ -123,8 +122,8 @@ def _prepared(wanted: list[HostRoutes]) -> list[ProxyEntry]:
 
 
 def connect_nic(domain: Domain, tap: str, locked: LockedState) -> None:
-    """Leads to a NIC that was plugged in, or has moved, where it is now and nowhere else; `domain` has no other one.
-    Raises GuestnetError."""
+    """Makes the routes to a NIC that was plugged in or has moved, and deletes those to where it was; `domain` has no
+    other NIC. Raises GuestnetError."""
     wanted = _wanted(domain, locked)
     published = _prepared(wanted)
     host_routes.ensure(domain.uuid, wanted, locked, only=tap)
@@ -132,8 +131,8 @@ def connect_nic(domain: Domain, tap: str, locked: LockedState) -> None:
 
 
 def disconnect_old_bridge(port: xmlread.Node, locked: LockedState) -> None:
-    """A NIC was unplugged or has moved: nothing leads by way of its old bridge to a tap that is in another by now.
-    `forwards.settle` must follow."""
+    """A NIC was unplugged or has moved: deletes the routes and forwards through its old bridge to a tap that is in
+    another one by now. `forwards.settle` must follow."""
     host_routes.sweep(locked)
     plug = port.one("plug")
     bridge, uuid = plug.get("bridge") if plug else "", port.text_of("owner/uuid")
