@@ -21,7 +21,7 @@ from libvirt_guestnet.hook import main
 
 @pytest.fixture
 def hooks(tmp_path: Path) -> Iterator[Hooks]:
-    """Guests g1, g2 and g3 run, and a, with ways in, and c, host-routed; the service watches."""
+    """Guests g1, g2 and g3 run, and a, with forwards, and c, host-routed; the service watches."""
     box = Box()
     box.ok("sh", "-c", SETUP)
     hooks = Hooks(box, tmp_path)
@@ -84,10 +84,10 @@ def test_the_gate_of_a_routed_port_comes_back(hooks: Hooks) -> None:
         "delete element inet guestnet hairpin4 { br0 . br0 . 10.61.1.10 }",
     ],
 )
-def test_ways_in_come_back_without_touching_a_port(hooks: Hooks, damage: str) -> None:
-    ways, ports = hooks.box.ok("nft", "-s", "list", "table", "inet", "guestnet"), untouched(hooks, *hooks.chains())
+def test_forwards_come_back_without_touching_a_port(hooks: Hooks, damage: str) -> None:
+    forwards, ports = hooks.box.ok("nft", "-s", "list", "table", "inet", "guestnet"), untouched(hooks, *hooks.chains())
     hooks.box.ok("nft", damage)
-    soon(lambda: hooks.box.run("nft", "-s", "list", "table", "inet", "guestnet").stdout.decode() == ways)
+    soon(lambda: hooks.box.run("nft", "-s", "list", "table", "inet", "guestnet").stdout.decode() == forwards)
     assert untouched(hooks, *hooks.chains()) == ports
 
 

@@ -41,7 +41,7 @@ MIGRATING = domain("a", UUID, policy(MAC, "10.61.1.10", BEHIND), nic("network", 
 CALL = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards as ways
+from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards
 from libvirt_guestnet.hook.processes import incoming
 from libvirt_guestnet.hook import concern, main
 def killed(*_):
@@ -218,12 +218,12 @@ def test_who_moves_the_checksum_guard_to_tcx(host: Host, finished: Finished) -> 
 
 
 @by_anybody
-def test_a_call_that_changes_ways_in(host: Host, finished: Finished) -> None:
+def test_a_call_that_changes_forwards(host: Host, finished: Finished) -> None:
     """It talks to firewalld as well, while nobody else may."""
     assert host.call("qemu", "a", "start", "begin", A) == (0, "")
     host.settled()
     host.record("a", A)
-    assert host.with_("ways._forget_flows = ways._arrange = killed", "started", A) != 0
+    assert host.with_("forwards._forget_flows = forwards._arrange = killed", "started", A) != 0
     assert host.notes() == ["changing/forwards"]
     host.box.ok("nft", "delete", "table", "inet", "guestnet")
     with finished(host):

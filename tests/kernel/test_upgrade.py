@@ -17,29 +17,29 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import test_ways
+import test_forwards
 from support.box import Box
 from support.old_state import DATA, placed
+from test_forwards import FLOAT, FLOATING, FORWARDS, HOST, LAN, Host, agent, seen, start
 from test_hook import DATA as HOOK_DATA
 from test_hook import DOMAIN, NETWORK, SETTLED, Hooks, _ours
 from test_hook import box as box  # noqa: PLC0414  fixtures
 from test_hook import hooks as hooks  # noqa: PLC0414
 from test_host_routed import A, domain, tap
-from test_ways import FLOAT, FLOATING, HOST, LAN, WAYS, Host, agent, seen, start
 
 DOM_START = HOOK_DATA / "9.0.0/dom-start"
 LIBRARY = str(Path(__file__).parents[2])
 STATE = "/run/libvirt-guestnet"
 TAPS = ("vnet0", "vnet1", tap(A))
-# Besides what `test_ways` has: a NIC without a bridge.
+# Besides what `test_forwards` has: a NIC without a bridge.
 SETUP = f"""set -e
 ip link set vnet0 up
 ip tuntap add {tap(A)} mode tap; ip link set {tap(A)} up
 echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 """
 ROUTED_GUEST = domain("routed", A)
-WAYS_GUEST = start(WAYS + FLOAT)
-GUESTS = {"guesta": WAYS_GUEST, "routed": ROUTED_GUEST}
+FORWARDS_GUEST = start(FORWARDS + FLOAT)
+GUESTS = {"guesta": FORWARDS_GUEST, "routed": ROUTED_GUEST}
 STRANGER = b"<domain><name>other</name><uuid>61000009-0000-4000-8000-000000000009</uuid><devices/></domain>"
 SYNC = f"""
 import sys
@@ -56,7 +56,7 @@ print([*told.failures, *told.unrouted])
 
 
 def _set_up(box: Box) -> None:
-    box.ok("sh", "-c", test_ways.SETUP)
+    box.ok("sh", "-c", test_forwards.SETUP)
     box.ok("sh", "-c", SETUP)
 
 
@@ -148,9 +148,9 @@ def test_what_ended_while_it_was_replaced_is_taken_away(host: Host) -> None:
     """The hooks were not there at `release`: the tap is gone, and nobody says so."""
     host.box.ok("ip", "link", "del", tap(A))
     host.box.ok("rm", "/run/libvirt/qemu/routed.xml")
-    assert _synced(host, WAYS_GUEST) == "[]"
+    assert _synced(host, FORWARDS_GUEST) == "[]"
     assert "192.0.2.10" not in host.routes()
-    assert host.gone(WAYS_GUEST) == (0, "")
+    assert host.gone(FORWARDS_GUEST) == (0, "")
     assert host.receipts() == []
 
 
