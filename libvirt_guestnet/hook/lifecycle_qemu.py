@@ -12,7 +12,7 @@ TABLE = {
     "started": Call(
         domain.connect,
         VETO,
-        "QEMU runs: lead to the guest, or have that done when its migration to here is over",
+        "QEMU runs: make the routes to the guest, or have that done when its migration to here is over",
     ),
     "restore": Call(None, REPORT, "`start` follows; anything on stdout would replace the domain's XML"),
     "migrate": Call(

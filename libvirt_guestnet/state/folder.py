@@ -9,7 +9,7 @@
     ├── domains/UUID.json           the taps guarded for a running domain
     ├── forwards/TAP.json           the forwards to one port: claimed when its guest starts, active once it is there
     ├── forwards-in-kernel.json     the forwards that the kernel has; says so when they are just being changed
-    ├── host-routes/TAP.json        the routes and published neighbours that lead to one tap
+    ├── host-routes/TAP.json        the routes and published addresses of one tap
     ├── incoming/NAME.json          a domain that migrates to this host, until it runs here
     ├── insisting/BRIDGE.json       the network over a bridge that insists on guarded ports
     ├── lock                        held while receipts and chains change: `locked`

@@ -152,7 +152,7 @@ def test_a_tap_that_is_put_elsewhere_stays_there(hooks: Hooks) -> None:
         "ip link set br0 down; ip link set br0 up",
     ],
 )
-def test_what_leads_to_a_guest_comes_back(hooks: Hooks, damage: str) -> None:
+def test_a_guests_routes_and_published_addresses_come_back(hooks: Hooks, damage: str) -> None:
     def all_of_it() -> tuple[set[str], str, bool]:
         return led(hooks), place(hooks), "169.255.30.1" in hooks.box.ok("ip", "address", "show", "dev", ROUTED_TAP)
 

@@ -75,7 +75,7 @@ def is_whole_but_for_that(hooks: Hooks) -> None:
     ],
     ids=["without IPv6", "routed elsewhere"],
 )
-def test_a_sync_tells_who_is_not_led_to_and_goes_on(hooks: Hooks, damage: str, why: str) -> None:
+def test_a_sync_tells_who_is_not_routed_to_and_goes_on(hooks: Hooks, damage: str, why: str) -> None:
     spoil(hooks, damage)
     for _ in range(2):
         failures, unrouted = synced(hooks)

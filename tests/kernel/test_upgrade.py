@@ -97,7 +97,7 @@ def _kernel(host: Host) -> tuple[object, ...]:
     return host.chains(), host.routes(), host.rules()
 
 
-def _is_led_to(host: Host) -> None:
+def _is_connected(host: Host) -> None:
     for address in (HOST, FLOATING):
         assert seen(host.tcp("lan", address, 8080 if address == HOST else 80)) == LAN
     assert set(TAPS) == set(host.chains())
@@ -110,7 +110,7 @@ def _synced(host: Host, *guests: bytes) -> str:
 
 
 def test_they_go_on_under_this_version_and_end_under_it(host: Host) -> None:
-    _is_led_to(host)
+    _is_connected(host)
     before = _kernel(host)
     # Whoever calls first takes over what is there, and changes nothing of it.
     assert host.call("qemu", "other", "start", "begin", STRANGER) == (0, "")
@@ -120,10 +120,10 @@ def test_they_go_on_under_this_version_and_end_under_it(host: Host) -> None:
     for name, xml in GUESTS.items():
         assert host.call("qemu", name, "reconnect", "begin", xml) == (0, "")
         assert host.call("qemu", name, "started", "begin", xml) == (0, "")
-    _is_led_to(host)
+    _is_connected(host)
     for _ in range(2):
         assert _synced(host, *GUESTS.values()) == "[]"
-        _is_led_to(host)
+        _is_connected(host)
         assert _kernel(host)[:2] == before[:2]
     for name, xml in GUESTS.items():
         assert host.gone(xml, name) == (0, "")
@@ -136,7 +136,7 @@ def test_a_sync_alone_takes_them_over(host: Host) -> None:
     before = _kernel(host)
     for _ in range(2):
         assert _synced(host, *GUESTS.values()) == "[]"
-        _is_led_to(host)
+        _is_connected(host)
     assert _kernel(host)[1] == before[1]
     for name, xml in GUESTS.items():
         assert host.gone(xml, name) == (0, "")

@@ -53,7 +53,7 @@ def test_the_policy_is_that_of_the_one_on_its_network(order: int, state: Unlocke
     guardable.check(bridge_guard.joined(domain, state), refuse=False)
     (receipt,) = port_receipts.port_receipts(Domain(domain, {"lan": LAN}.get))
     assert (receipt.tap, receipt.owned, receipt.own) == ("t0", ("10.0.0.5/32",), True)
-    assert guardable.set_aside(bridge_guard.joined(domain, state))[1] == []
+    assert guardable.without_unguardable(bridge_guard.joined(domain, state))[1] == []
 
 
 def test_who_insists_or_names_that_network_is_heard(state: UnlockedState) -> None:

@@ -168,7 +168,7 @@ def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True)
     A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
     What is to be said of them.
     """
-    found = [guardable.set_aside(domain) for domain in domains]
+    found = [guardable.without_unguardable(domain) for domain in domains]
     aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
     guarded, refused = taps.own([domain for domain, _ in found], state)
     address_owners.check_changes(guarded, state)
