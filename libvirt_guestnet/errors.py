@@ -43,5 +43,5 @@ class TopologyError(GuestnetError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-class NotLedError(GuestnetError):
-    """Something on this host that is not ours to change keeps it from leading to a guest."""
+class NotRoutedError(GuestnetError):
+    """The host cannot route to a guest: something on it that is not ours to change prevents that."""

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from lxml.etree import tostring
 
-from libvirt_guestnet.errors import GuestnetError, NotLedError
+from libvirt_guestnet.errors import GuestnetError, NotRoutedError
 from libvirt_guestnet.hook import live
 from libvirt_guestnet.hook.helpers import unfinished
 from libvirt_guestnet.hook.processes import notes
@@ -19,10 +19,11 @@ T = TypeVar("T")
 
 
 class SyncResult(NamedTuple):
-    """What a sync has to say: `failures`, and `unled`, which is of the host's and nothing that guestnet could mend."""
+    """What a sync could not do: `failures`, and by `unrouted` guests to which the host cannot route, which guestnet
+    cannot mend."""
 
     failures: list[str]
-    unled: list[str]
+    unrouted: list[str]
 
 
 def sync(connection: Connection) -> SyncResult:
@@ -32,41 +33,41 @@ def sync(connection: Connection) -> SyncResult:
     """
     state = UnlockedState()
     with notes.promised(state, notes.SYNCING, str(os.getpid())):
-        told = _sync(connection)
+        result = _sync(connection)
     if unfinished.is_left(state):
         unfinished.finish(state)
-    return told
+    return result
 
 
 def _sync(connection: Connection) -> SyncResult:
     state = UnlockedState()
-    known, owners = {receipt.name for receipt in state.networks()}, set(state.owned())
+    networks_before, owners = {receipt.name for receipt in state.networks()}, set(state.owned())
     snapshot = host_snapshot(connection)
     networks = {n.name: tostring(n.live) for n in snapshot.networks if n.live is not None}
     domains = {d.name: tostring(d.live) for d in snapshot.domains if d.live is not None}
     ended = owners - {d.uuid for d in snapshot.domains if d.live is not None}
-    unled: list[str] = []
+    unrouted: list[str] = []
     failures = [
         _attempt("guests that ended", live.forget_ended, ended),
         *(_attempt(f"network {name}", live.adopt_network, xml) for name, xml in networks.items()),
         _attempt("bridges", lambda _: live.review_bridges(), None),
         # Bridges are closed when all guests are under guard, so that none is cut off meanwhile.
         *(
-            _attempt(f"domain {name}", lambda xml: live.guard_domain(xml, settle=False), xml, unled)
+            _attempt(f"domain {name}", lambda xml: live.guard_domain(xml, settle=False), xml, unrouted)
             for name, xml in domains.items()
         ),
-        _attempt("what nobody needs", lambda active: live.tidy(active, known), set(networks)),
+        _attempt("what nobody needs", lambda active: live.tidy(active, networks_before), set(networks)),
     ]
-    return SyncResult([failure for failure in failures if failure], unled)
+    return SyncResult([failure for failure in failures if failure], unrouted)
 
 
-def _attempt(what: str, step: Callable[[T], None], argument: T, unled: list[str] | None = None) -> str:
+def _attempt(what: str, step: Callable[[T], None], argument: T, unrouted: list[str] | None = None) -> str:
     try:
         step(argument)
-    except NotLedError as error:
-        if unled is None:
+    except NotRoutedError as error:
+        if unrouted is None:
             return f"{what}: {error}"
-        unled.append(str(error))
+        unrouted.append(str(error))
     except GuestnetError as error:
         return f"{what}: {error}"
     return ""

@@ -23,7 +23,7 @@ from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.xmlgen import Element, domain_metadata, interface, network
 
 
-def plan_topology(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
+def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
     """What `apply_topology` would do. Raises GuestnetError."""
     wished = _wanted(found, hostmap)
     with connect(uri) as connection:

@@ -217,7 +217,7 @@ def unplug(run: Run, domain: str, xml: str) -> None:
     run.libvirt.detach(domain, to_text(live), live=True)
     address = mac(wanted)
     deadline = time.monotonic() + UNPLUG_SECONDS
-    while _is_there(run, domain, live):
+    while _is_present(run, domain, live):
         if time.monotonic() > deadline:
             raise GuestnetError(
                 f"guest {domain!r} has not let go of NIC {address} within {UNPLUG_SECONDS:.0f} s: "
@@ -250,7 +250,7 @@ def linked(interface: Element, state: str) -> Element:
     return result
 
 
-def _is_there(run: Run, domain: str, live: Element) -> bool:
+def _is_present(run: Run, domain: str, live: Element) -> bool:
     """Whether a running domain has a NIC still: another one may have its MAC address."""
     text = run.libvirt.live_xml(domain)
     nics = () if text is None else parse_xml(text).iterfind("devices/interface")

@@ -21,14 +21,14 @@ def hooks(args: Namespace) -> int:
         raise GuestnetError(f"hooks {args.action}: only root may do that: run it with sudo")
     if args.action == "sync":
         return _sync(args)
-    told: list[str] = []
+    messages: list[str] = []
     if args.action == "install":
         take_over_state()
-        states = hook_files.install(any_owner=args.any_owner, tell=told.append)
+        states = hook_files.install(any_owner=args.any_owner, tell=messages.append)
         service.install()
     elif args.action == "uninstall":
         service.uninstall()
-        states = hook_files.uninstall(tell=told.append)
+        states = hook_files.uninstall(tell=messages.append)
         # Without hooks nothing would ever remove the filters, and they outlive their taps.
         release_all()
     else:
@@ -38,7 +38,7 @@ def hooks(args: Namespace) -> int:
     else:
         for state in states:
             print(f"{state.path}: {_hook_text(state)}")
-    for line in told:
+    for line in messages:
         print(line, file=sys.stderr if args.json else sys.stdout)
     return 0
 
@@ -58,7 +58,7 @@ def _sync(args: Namespace) -> int:
 
     hook_files.take_over()
     with connect(args.connect) as connection:
-        told = sync(connection)
-    for text in (*told.failures, *told.unled):
+        result = sync(connection)
+    for text in (*result.failures, *result.unrouted):
         sys.stderr.write(f"guestnet: {text}\n")
-    return 1 if told.failures else 0
+    return 1 if result.failures else 0

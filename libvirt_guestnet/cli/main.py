@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (GuestnetError, OSError, subprocess.SubprocessError) as error:
         if args.debug:
             raise
-        told = error if isinstance(error, GuestnetError) else GuestnetError(_in_words(error))
-        _report(told, args)
-        return told.exit_status
+        failure = error if isinstance(error, GuestnetError) else GuestnetError(_in_words(error))
+        _report(failure, args)
+        return failure.exit_status
 
 
 def _in_words(error: OSError | subprocess.SubprocessError) -> str:

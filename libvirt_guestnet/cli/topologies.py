@@ -36,7 +36,7 @@ def plan(args: Namespace) -> int:
     from libvirt_guestnet.model.notes import notes
 
     found = arguments.load(args)
-    made = topologies.plan_topology(found, arguments.hostmap(args), args.connect)
+    made = topologies.current_plan(found, arguments.hostmap(args), args.connect)
     for note in (*notes(found), *topologies.notes_here(found)):
         print(f"note: {note}", file=sys.stderr)
     print(json.dumps(made.json(), indent=2) if args.json else made.text() or "nothing to do")

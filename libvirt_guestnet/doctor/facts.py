@@ -47,7 +47,7 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
         loose=_complaint(),
         kernel=kernel_features(_kernel_config(), _has_module),
         networks=tuple(_networks(snapshot)),
-        unguardable=tuple(unguarded_rows(snapshot.domains, *(_asked(UnlockedState()) if is_root else ({},)))),
+        unguardable=tuple(unguarded_rows(snapshot.domains, *(_unguarded_facts(UnlockedState()) if is_root else ({},)))),
         forwarding={version: _sysctl(path) == "1" for version, path in _SYSCTLS.items()},
         bridged={version: _sysctl(path) == "1" for version, path in _BRIDGED.items()},
         chains=None,
@@ -63,15 +63,15 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
 def _seen_by_root(facts: HostFacts, state: State) -> HostFacts:
     from libvirt_guestnet.datapath.netlink.kernel import guarded_taps
 
-    active = [way for way in state.forwards() if way.active]
+    active = [each for each in state.forwards() if each.active]
     reached, untranslated = ({each.bridge for each in found} for found in (active, filter(_untranslated, active)))
-    isolated = isolated_ways(active)
+    isolated = isolated_forwards(active)
     routed = tuple(
         NetworkFacts(tap, tap, "host-routed", frozenset({4, 6}), vrf=vrf) for tap, vrf in _routed_taps(state)
     )
     guarded = guarded_taps()
     admitted = guarded | {port.tap for port in state.ports() if port.trusted}
-    chains = tuple(registry.survey(forwards.to_pass(state)))
+    chains = tuple(registry.survey(forwards.wanted_accepts(state)))
     return replace(
         facts,
         networks=(*(_reached(net, reached, untranslated, isolated) for net in facts.networks), *routed),
@@ -100,24 +100,24 @@ def _offload(state: State) -> str:
     from libvirt_guestnet.datapath.port import bpfload
 
     try:
-        return checksum_guard.known(state).cannot or bpfload.lacking()
+        return checksum_guard.program_state(state).cannot or bpfload.lacking()
     except GuestnetError as error:
         return str(error)
 
 
-def _untranslated(way: PortForwards) -> bool:
-    return any(floating.via for floating in way.floating)
+def _untranslated(port: PortForwards) -> bool:
+    return any(floating.via for floating in port.floating)
 
 
-def isolated_ways(active: Sequence[PortForwards]) -> dict[str, frozenset[int]]:
-    """By bridge, the IP versions of translated ways in to a port of it that the kernel keeps from another one."""
+def isolated_forwards(active: Sequence[PortForwards]) -> dict[str, frozenset[int]]:
+    """By bridge, the IP versions of translated forwards to a port that the kernel isolates from another port of it."""
     found: dict[str, frozenset[int]] = {}
-    for way in active:
-        alone = [port for port in links.ports_of(way.bridge) if links.port_setting(port, "isolated")]
-        if way.tap in alone and len(alone) > 1:
-            to = [*(f.to for f in way.forwards), *(f.to for f in way.floating if not f.via)]
+    for forwarding in active:
+        alone = [port for port in links.ports_of(forwarding.bridge) if links.port_setting(port, "isolated")]
+        if forwarding.tap in alone and len(alone) > 1:
+            to = [*(f.to for f in forwarding.forwards), *(f.to for f in forwarding.floating if not f.via)]
             versions = frozenset(6 if ":" in address else 4 for address in to)
-            found[way.bridge] = found.get(way.bridge, frozenset()) | versions
+            found[forwarding.bridge] = found.get(forwarding.bridge, frozenset()) | versions
     return found
 
 
@@ -134,16 +134,16 @@ def _reached(
 
 def _routed_taps(state: State) -> list[tuple[str, str]]:
     """Of host-routed guests, each with its VRF, if any: no bridge is under them."""
-    found = ((reach.tap, reach.vrf) for reach in state.host_routes())
-    there = ((tap, vrf) for tap, vrf in found if links.index_of(tap) and not links.is_bridge(tap))
-    return [(tap, vrf) for tap, vrf in there if links.master_of(tap) == vrf]
+    found = ((receipt.tap, receipt.vrf) for receipt in state.host_routes())
+    present = ((tap, vrf) for tap, vrf in found if links.index_of(tap) and not links.is_bridge(tap))
+    return [(tap, vrf) for tap, vrf in present if links.master_of(tap) == vrf]
 
 
 def _unguarded(state: State, admitted: set[str]) -> Iterator[tuple[str, str]]:
     for network in state.networks():
         if network.managed:
-            known = {*admitted, network.uplink, network.overlay, network.vlan_uplink, f"{network.bridge}-nic"}
-            yield from ((port, network.bridge) for port in sorted(links.ports_of(network.bridge) - known))
+            expected = {*admitted, network.uplink, network.overlay, network.vlan_uplink, f"{network.bridge}-nic"}
+            yield from ((port, network.bridge) for port in sorted(links.ports_of(network.bridge) - expected))
 
 
 def _complaint() -> str:
@@ -154,7 +154,7 @@ def _complaint() -> str:
     return ""
 
 
-def _asked(state: State) -> tuple[Mapping[str, NetworkReceipt], HostWide, list[Plugging]]:
+def _unguarded_facts(state: State) -> tuple[Mapping[str, NetworkReceipt], HostWide, list[Plugging]]:
     return {network.name: network for network in state.networks()}, _read_hostwide()[0], state.pluggings()
 
 

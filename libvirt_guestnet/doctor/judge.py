@@ -39,8 +39,8 @@ class Finding:
 class NetworkFacts:
     """An active network of ours, or the tap of a host-routed guest (then `device` is that, and `vrf` what it is in, if
     anything). `mode` is libvirt's forward mode, "isolated" or "host-routed"; `versions` are those of its subnets;
-    `reached`: it has ways in, `untranslated`: among them addresses that its guests have themselves. `isolated` are the
-    IP versions of ways in to a port that is isolated from others on its bridge."""
+    `reached`: it has forwards, `untranslated`: among them addresses that its guests have themselves. `isolated` are
+    the IP versions of forwards to a port that is isolated from others on its bridge."""
 
     name: str
     device: str

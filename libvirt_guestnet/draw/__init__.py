@@ -1,6 +1,6 @@
 """Topologies as pictures, the two ways libvirt's network architecture page draws its own.
 
-picture (what there is to draw) · logical, physical (topology → picture, pure) · outside, ways (what both show)
+picture (what there is to draw) · logical, physical (topology → picture, pure) · outside, forwards (what both show)
 · dot, mermaid (picture → text) · graphviz (dot text → SVG or PNG).
 """
 

@@ -21,8 +21,8 @@ def rows(row: str, port: Port, network: Network) -> Iterator[PictureRow]:
 
 
 def _entries(port: Port, network: Network) -> Iterator[tuple[str, list[str], Tone]]:
-    for label, places in _forwards(port).items():
-        yield label, list(places), Tone.LAN
+    for label, addresses in _forwards(port).items():
+        yield label, list(addresses), Tone.LAN
     if floating := [f"{ip} ↔ {port.address(ip.version)}" for ip in port.floating] + [*map(str, port.untranslated)]:
         yield "floating", floating, Tone.LAN
     if behind := _behind(port, network):
@@ -97,8 +97,8 @@ def _forwarded(topology: Topology) -> Iterator[tuple[str, PhysicalNetwork | None
         for forward in port.forwards:
             moved = _target(forward)
             text = f"{_service(forward)} → {guest}:{moved}" if moved else f"{_service(forward)} → {guest}"
-            places = [_lan(topology, network, forward.at)] if forward.at else anywhere or [_beyond(topology, network)]
-            yield from ((text, lan) for lan in places)
+            lans = [_lan(topology, network, forward.at)] if forward.at else anywhere or [_beyond(topology, network)]
+            yield from ((text, lan) for lan in lans)
 
 
 def _ports(topology: Topology) -> Iterator[tuple[str, Port, Network]]:
@@ -115,8 +115,8 @@ def _lan(topology: Topology, network: Network, address: IPAddress) -> PhysicalNe
 
 
 def _beyond(topology: Topology, network: Network) -> PhysicalNetwork | None:
-    leads_to = uplink(topology, network)
-    return None if leads_to is None else outside(topology)[leads_to]
+    index = uplink(topology, network)
+    return None if index is None else outside(topology)[index]
 
 
 def _is_on(address: IPAddress, lan: PhysicalNetwork) -> bool:

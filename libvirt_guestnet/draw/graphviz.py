@@ -27,8 +27,8 @@ def render(text: bytes, kind: str) -> bytes:
             f"cannot draw {kind}: Graphviz took longer than {SECONDS} s; the topology is too large for one picture"
         ) from None
     if done.returncode != 0:
-        told = done.stderr.decode(errors="replace").strip()[:500]
-        raise GuestnetError(f"cannot draw {kind}: Graphviz's dot failed: {told}")
+        message = done.stderr.decode(errors="replace").strip()[:500]
+        raise GuestnetError(f"cannot draw {kind}: Graphviz's dot failed: {message}")
     return _without_comments(done.stdout) if kind == "svg" else done.stdout
 
 

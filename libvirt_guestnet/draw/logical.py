@@ -133,11 +133,11 @@ def _policy(guest: Guest) -> Iterator[str]:
 
 def _allow(allow: Allow) -> Iterator[str]:
     """One line of policy, its services on lines of their own where all would be wide."""
-    way, services = f"{allow.source} → {allow.destination}", ", ".join(map(str, allow.services)) or "nothing"
-    if len(way) + len(services) <= _WIDEST_NOTE:
-        yield f"{way}: {services}"
+    networks, services = f"{allow.source} → {allow.destination}", ", ".join(map(str, allow.services)) or "nothing"
+    if len(networks) + len(services) <= _WIDEST_NOTE:
+        yield f"{networks}: {services}"
     else:
-        yield f"{way}:"
+        yield f"{networks}:"
         yield from wrap(services, _WIDEST_NOTE, initial_indent="  ", subsequent_indent="  ")
 
 

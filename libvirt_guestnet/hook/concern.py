@@ -19,7 +19,7 @@ MAX_STDIN = 8 << 20  # xmlread.MAX_BYTES, which says why
 SECONDS = 20
 
 # Words of which a guest has one that `started` does anything for; the hook file looks for them before Python starts.
-ARRIVALS = ("routed", "behind", "forward", "floating")
+STARTED_WORDS = ("routed", "behind", "forward", "floating")
 
 _STATE = "/run/libvirt-guestnet"
 _LIBVIRTS = "/run/libvirt"
@@ -58,16 +58,16 @@ def _is_ours(data: bytes) -> bool:
 
 def _domain(_name: str, data: bytes) -> bool:
     left = any(_names(f"{_STATE}/{kind}") for kind in (*_LEFT, *_OF_BEFORE))
-    return _is_ours(data) or left or _is_there(f"{_STATE}/{_IN_KERNEL}")
+    return _is_ours(data) or left or _exists(f"{_STATE}/{_IN_KERNEL}")
 
 
 def _starting(name: str, data: bytes) -> bool:
-    return _domain(name, data) or _is_there(HOSTWIDE)
+    return _domain(name, data) or _exists(HOSTWIDE)
 
 
 def _started(_name: str, data: bytes) -> bool:
     waiting = (_names(f"{_STATE}/{kind}") for kind in ("forwards", "ways", "incoming"))
-    return any(word.encode() in data for word in ARRIVALS) or any(waiting)
+    return any(word.encode() in data for word in STARTED_WORDS) or any(waiting)
 
 
 def _network(_name: str, data: bytes) -> bool:
@@ -90,8 +90,8 @@ def _can_wait(network: str, data: bytes) -> bool:
     record = _content(f"{_RUNNING}/{owner}.xml")
     if record is not None and f" portid='{uuid}'".encode() not in record:
         return False
-    noted, known = _age(f"{_STATE}/networks/{network}.json"), _age(f"{_LIBVIRTS}/network/{network}.xml")
-    if noted is not None and (known is None or noted > known):
+    noted, recorded = _age(f"{_STATE}/networks/{network}.json"), _age(f"{_LIBVIRTS}/network/{network}.xml")
+    if noted is not None and (recorded is None or noted > recorded):
         return True
     return noted is None and _OURS not in data
 
@@ -118,7 +118,7 @@ def _age(path: str) -> int | None:
         return None
 
 
-def _is_there(file: str) -> bool:
+def _exists(file: str) -> bool:
     import os
 
     return os.path.lexists(file)

@@ -10,9 +10,9 @@ TABLE = {
     "prepare": Call(None, REPORT, "no tap and no port yet; a start that fails later calls `release`"),
     "start": Call(domain.guard, VETO, "taps exist, QEMU does not run yet: the only race-free moment"),
     "started": Call(
-        domain.arrive,
+        domain.connect,
         VETO,
-        "QEMU runs: lead to the guest, or have that done when its migration to here is over",
+        "QEMU runs: make the routes to the guest, or have that done when its migration to here is over",
     ),
     "restore": Call(None, REPORT, "`start` follows; anything on stdout would replace the domain's XML"),
     "migrate": Call(

@@ -49,7 +49,7 @@ def release_tap(uuid: str, tap: str) -> None:
     state = UnlockedState()
     with state.lock() as locked:
         port_guard.release([tap] if tap in locked.taps(uuid) else [], locked)
-        host_routes.forget_tap(uuid, tap, locked)
+        host_routes.delete_tap(uuid, tap, locked)
         forwards.sweep("", locked)
 
 
@@ -62,7 +62,7 @@ def release_all() -> None:
         bridge_guard.remove(locked)
         bridge_ports.release(locked.tapnames(), locked)
         locked.forget_guards()
-        host_routes.forget_all(locked)
+        host_routes.delete_all(locked)
         forwards.close_all(locked)
 
 

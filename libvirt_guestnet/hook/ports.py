@@ -91,8 +91,8 @@ def _admits(domain: Domain, state: UnlockedState) -> bool:
 
 
 def _ours(domain: Domain, state: State) -> bool:
-    wanted = (vlan_membership.tap_vlans, wanted_forwards.ways)
-    ours = port_guard.planned(domain, state) or next_hop.reaches(domain)
+    wanted = (vlan_membership.tap_vlans, wanted_forwards.port_forwards)
+    ours = port_guard.planned(domain, state) or next_hop.host_routes(domain)
     return bool(ours) or any(of(domain) for of in wanted)
 
 
@@ -120,7 +120,7 @@ def _guard_one(found: hotplug.Plug, tap: str, locked: LockedState) -> None:
     tagging.tag(domain, locked, whole=False)
     bridge_ports.settle(domain.name, receipts, locked)
     try:
-        reachability.lead_to_nic(domain, tap, locked)
+        reachability.connect_nic(domain, tap, locked)
     except GuestnetError as error:  # guarded it is: it can stay up
         log.complain(f"domain {found.domain.name}: nothing leads to new NIC {found.mac}: {error}")
     forwards.claim(domain, locked, whole=False)
@@ -142,13 +142,13 @@ def release_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
     portid, uuid = port.text_of("uuid"), port.text_of("owner/uuid")
     with state.lock() as locked:
         locked.drop_plugging(portid)
-        mine = [r for r in map(locked.sound_port, locked.taps(uuid)) if r and r.portid == portid]
-        port_guard.release([r.tap for r in mine if not links.is_there(r.tap, r.ifindex) or _left(r, locked)], locked)
+        receipts = [r for r in map(locked.sound_port, locked.taps(uuid)) if r and r.portid == portid]
+        port_guard.release([r.tap for r in receipts if not links.exists(r.tap, r.ifindex) or _left(r, locked)], locked)
         tagging.sweep(locked)
-        reachability.leave_bridge(port, locked)
+        reachability.disconnect_old_bridge(port, locked)
         forwards.sweep("", locked)
     name = port.text_of("owner/name")
-    if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in mine):
+    if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in receipts):
         _put_back(name, uuid, state)  # libvirt gave up a move for which we had guarded it
 
 

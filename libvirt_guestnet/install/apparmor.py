@@ -22,7 +22,7 @@ _BEGIN, _END = "# begin libvirt-guestnet: the Python of libvirt's hooks", "# end
 _OURS = re.compile(rf"{_BEGIN}\n(.*?){_END}\n", re.DOTALL)
 # What has a meaning in AppArmor's rules is not among them.
 _WRITABLE = re.compile(r"[A-Za-z0-9 /._+~:=-]+")
-_PLACES = re.compile(r"/(?:usr/)?s?bin/[^/]+|/etc/libvirt/hooks/.+")
+_ALLOWED = re.compile(r"/(?:usr/)?s?bin/[^/]+|/etc/libvirt/hooks/.+")
 _ENFORCED = re.compile(r"(.+) \((?:enforce|kill)\)")
 _SECONDS = 60
 # What a hook does: a shell inside of the profile executes Python. A denial is 126; so is a shell that cannot get there.
@@ -65,11 +65,11 @@ def load(profile_file: Path) -> str:
     return "" if done.returncode == 0 else (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
 
 
-def denied(root: Path = Path("/"), python: str = "", asked: Executes = executes) -> list[Confined]:
+def denied(root: Path = Path("/"), python: str = "", query: Executes = executes) -> list[Confined]:
     """The daemons whose profile forbids the hooks' Python."""
     program = python or interpreter()
     found = (Confined(daemon, profile, program) for daemon in DAEMONS if (profile := _profile(root, daemon)))
-    return [each for each in found if not _may(root, each, asked)]
+    return [each for each in found if not _may(root, each, query)]
 
 
 def interpreter() -> str:
@@ -77,13 +77,13 @@ def interpreter() -> str:
     return str(Path(sys.executable).resolve())
 
 
-def allow(root: Path = Path("/"), python: str = "", asked: Executes = executes, loads: Load = load) -> list[str]:
+def allow(root: Path = Path("/"), python: str = "", query: Executes = executes, loads: Load = load) -> list[str]:
     """Has every daemon's profile allow the hooks' Python; returns what was written, in words. Raises GuestnetError
     where that cannot be; then nothing was changed."""
     program = python or interpreter()
     taken = [path for path, rules in _written(root) if rules != _rule(program)]
-    told = [_take_back(root, path, loads) for path in taken]
-    return told + [_allow(root, each, asked, loads) for each in denied(root, program, asked)]
+    done = [_take_back(root, path, loads) for path in taken]
+    return done + [_allow(root, each, query, loads) for each in denied(root, program, query)]
 
 
 def take_back(root: Path = Path("/"), loads: Load = load) -> list[str]:
@@ -91,10 +91,13 @@ def take_back(root: Path = Path("/"), loads: Load = load) -> list[str]:
     return [_take_back(root, path, loads) for path, _ in _written(root)]
 
 
-def _may(root: Path, each: Confined, asked: Executes) -> bool:
-    may = asked(each.profile, each.python)
+def _may(root: Path, each: Confined, query: Executes) -> bool:
+    may = query(each.profile, each.python)
     if may is None:  # such as from within a container's own profile
-        return bool(_PLACES.fullmatch(each.python)) or (_local(root, each.daemon), _rule(each.python)) in _written(root)
+        return bool(_ALLOWED.fullmatch(each.python)) or (
+            _local(root, each.daemon),
+            _rule(each.python),
+        ) in _written(root)
     return may
 
 
@@ -140,7 +143,7 @@ def _written(root: Path) -> list[tuple[Path, str]]:
     return [(path, found[1]) for path in files if (found := _OURS.search(_text(path) + "\n"))]
 
 
-def _allow(root: Path, each: Confined, asked: Executes, loads: Load) -> str:
+def _allow(root: Path, each: Confined, query: Executes, loads: Load) -> str:
     local, program = _local(root, each.daemon), each.python
     base = local.parent.parent / local.name
     if not _WRITABLE.fullmatch(program) or f"local/{local.name}" not in _text(base):
@@ -149,7 +152,7 @@ def _allow(root: Path, each: Confined, asked: Executes, loads: Load) -> str:
     between = "\n" if before and not before.endswith("\n") else ""
     local.parent.mkdir(exist_ok=True)
     local.write_text(f"{before or ''}{between}{_BEGIN}\n{_rule(program)}{_END}\n")
-    wrong = loads(base) or ("it is forbidden all the same" if asked(each.profile, program) is False else "")
+    wrong = loads(base) or ("it is forbidden all the same" if query(each.profile, program) is False else "")
     if wrong:
         _restore(local, before)
         loads(base)

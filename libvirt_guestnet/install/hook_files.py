@@ -78,7 +78,7 @@ def uninstall(root: Path = Path("/"), tell: Callable[[str], None] = lambda _text
     """Removes both hook files and all that `install` wrote beside them, which it tells; other people's hooks stay."""
     for hook in HOOKS:
         _path(root, hook).unlink(missing_ok=True)
-    hostwide.write(hostwide.NOTHING_ASKED, f"{root}{hostwide.FILE}")
+    hostwide.write(hostwide.NOTHING_REQUIRED, f"{root}{hostwide.FILE}")
     for line in (*network_managers.uninstall(root), *apparmor.take_back(root)):
         tell(line)
     return status(root)
@@ -130,13 +130,13 @@ def _library() -> Path:
 
 def filled_in(hook: str) -> str:
     """The text of a file in hooks/, for this installation. Raises GuestnetError when the file is missing."""
-    from libvirt_guestnet.hook.concern import ARRIVALS, CONCERNS, SECONDS
+    from libvirt_guestnet.hook.concern import CONCERNS, SECONDS, STARTED_WORDS
     from libvirt_guestnet.hook.read import nics
 
     wanted = [operation for of, operation in CONCERNS if of == hook]
     values = {
         "@OPERATIONS@": " | ".join(wanted),
-        "@ARRIVALS@": " | ".join(f"*{word}*" for word in ARRIVALS),
+        "@STARTED_WORDS@": " | ".join(f"*{word}*" for word in STARTED_WORDS),
         "@UNGUARDABLE@": "|".join(dict.fromkeys(k.type for k in nics.TABLE if nics.of(k.type).guarded == nics.NO)),
         "@SECONDS@": str(SECONDS),
         "@PYTHON@": shlex.quote(sys.executable),

@@ -79,7 +79,7 @@ def install(root: Path = Path("/"), calls: Call = call) -> list[str]:
     written = []
     for manager, (place, text) in _TEXTS.items():
         path = root / place
-        if _is_there(root, manager) and not (path.exists() and path.read_text() == text):
+        if _is_installed(root, manager) and not (path.exists() and path.read_text() == text):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
             _reload(manager, calls)
@@ -100,7 +100,7 @@ def uninstall(root: Path = Path("/"), calls: Call = call) -> list[str]:
 
 def claims(devices: Iterable[str], root: Path = Path("/"), calls: Call = call) -> list[Claim]:
     """What of ours networkd takes, or will, if it runs: `devices` that it configures, and names that it would."""
-    if not _is_there(root, NETWORKD) or not _runs(NETWORKD, calls):
+    if not _is_installed(root, NETWORKD) or not _runs(NETWORKD, calls):
         return []
     coming = [Claim(pattern, NETWORKD, file) for pattern, file in _coming(root)]
     covered = {each.device for each in coming}
@@ -114,7 +114,7 @@ def unmanaged_file(root: Path = Path("/")) -> str:
     return str(path) if path.exists() else ""
 
 
-def _is_there(root: Path, manager: str) -> bool:
+def _is_installed(root: Path, manager: str) -> bool:
     return any((root / program).exists() for program in _PROGRAMS[manager])
 
 

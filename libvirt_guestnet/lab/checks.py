@@ -63,8 +63,8 @@ def plan(topology: Topology) -> tuple[Check, ...]:
 def services(checks: tuple[Check, ...]) -> tuple[Service, ...]:
     """Every single TCP and UDP port that a check speaks to: each destination must answer on it, or a check that it
     is blocked would prove nothing."""
-    asked = ((c.service, c.listens or c.service.first_port) for c in checks if c.service)
-    wanted = {Service(service.protocol, port, port) for service, port in asked if port}
+    ports = ((c.service, c.listens or c.service.first_port) for c in checks if c.service)
+    wanted = {Service(service.protocol, port, port) for service, port in ports if port}
     return tuple(sorted(wanted, key=str))
 
 
@@ -99,12 +99,12 @@ def _services(
 def _behind(topology: Topology, expect: Expect, service: Service) -> int | None:
     """The guest's port that a forward leads to, if one does."""
     guest = endpoints.guest_of(topology, endpoints.parse(expect.destination or "", topology)) if expect.at else None
-    for forward in (forward for port in (guest.ports if guest else ()) for forward in port.forwards):
+    for forward in (forward for nic in (guest.ports if guest else ()) for forward in nic.forwards):
         version = forward.address.version if forward.address else 4
         here = forward.at == expect.at if forward.at else expect.at and version == expect.at.version
-        asked = service.first_port or 0
-        if here and forward.protocol is service.protocol and forward.first <= asked <= forward.last:
-            return forward.to_first + asked - forward.first
+        port = service.first_port or 0
+        if here and forward.protocol is service.protocol and forward.first <= port <= forward.last:
+            return forward.to_first + port - forward.first
     return None
 
 

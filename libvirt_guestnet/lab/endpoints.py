@@ -103,7 +103,7 @@ def _host_addresses(topology: Topology) -> Iterator[IPAddress]:
 
 def _near(topology: Topology, source: Endpoint, address: IPAddress) -> bool:
     """Whether an address lies in a prefix that one of the source's own addresses lies in too."""
-    mine = addresses(topology, source)
+    own = addresses(topology, source)
     prefixes = [s.prefix for n in topology.networks for s in n.subnets]
     prefixes += [prefix for p in topology.physical_networks for prefix in p.subnets]
-    return any(address in prefix and any(m in prefix for m in mine) for prefix in prefixes)
+    return any(address in prefix and any(m in prefix for m in own) for prefix in prefixes)

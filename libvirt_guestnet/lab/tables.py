@@ -60,8 +60,8 @@ def text(topology: Topology, agents: Mapping[str, Agent]) -> str:
         ("the server: published for IPv6", "\n".join(e["dst"] + " dev " + e["dev"] for e in _published6(host))),
     ]
     for name in [*(p.label for p in topology.physical_networks if p.label in agents), *_guests(topology, agents)]:
-        known = [line.split() for v in (4, 6) for line in agents[name].run(["ip", f"-{v}", "neigh"]).text.splitlines()]
-        neighbours = [{"address": line[0], "mac": line[4]} for line in known if line[3:4] == ["lladdr"]]
+        found = [line.split() for v in (4, 6) for line in agents[name].run(["ip", f"-{v}", "neigh"]).text.splitlines()]
+        neighbours = [{"address": line[0], "mac": line[4]} for line in found if line[3:4] == ["lladdr"]]
         parts.append((f"{name}: neighbours", _shown(neighbours)))
         default = [f"default via {gateway}" for v in (4, 6) for gateway in gateways(agents[name], v)]
         parts.append((f"{name}: gateways", "\n".join(default)))

@@ -144,7 +144,7 @@ def _try_via(agent: Agent, check: Check) -> tuple[str, bool]:
     if passed or not _is_path(hops, check.hops[:-1]):
         return seen, passed
     # That far the way is right. A destination may drop pings all the same, and must then be there otherwise.
-    answers, service = _is_there(agent, check), _service_text(check)
+    answers, service = _is_alive(agent, check), _service_text(check)
     return f"{seen} > {f'* that answers {service}' if answers else f'* not even {service}'}", answers
 
 
@@ -154,15 +154,15 @@ def _trace(agent: Agent, check: Check) -> tuple[Sequence[str | None], bool]:
 
 
 def _is_path(hops: Sequence[str | None], wanted: Sequence[Sequence[IPAddress]]) -> bool:
-    known = [{str(address) for address in hop} for hop in wanted]
-    return len(hops) == len(known) and all(hop in each for hop, each in zip(hops, known, strict=True))
+    expected = [{str(address) for address in hop} for hop in wanted]
+    return len(hops) == len(expected) and all(hop in each for hop, each in zip(hops, expected, strict=True))
 
 
 def _service_text(check: Check) -> str:
     return str(check.service or Service(Protocol.TCP, _SOME_PORT, _SOME_PORT))
 
 
-def _is_there(agent: Agent, check: Check) -> bool:
+def _is_alive(agent: Agent, check: Check) -> bool:
     """Whether a destination that drops pings answers a service, be it with a refusal."""
     if check.service is not None:
         return _answers(agent, check)
@@ -283,8 +283,8 @@ def _forgery(topology: Topology, index: int, check: Check, nonce: int) -> _Forge
 def _judge(forgery: _Forgery, heard: Mapping[bytes, str]) -> CheckResult:
     if forgery.honest not in heard:
         return CheckResult(forgery.check, "not even an honest frame arrived", False)
-    places = sorted({heard[frame] for frame in forgery.forged if frame in heard})
-    return CheckResult(forgery.check, f"arrived at {', '.join(places)}" if places else "arrived nowhere", not places)
+    nodes = sorted({heard[frame] for frame in forgery.forged if frame in heard})
+    return CheckResult(forgery.check, f"arrived at {', '.join(nodes)}" if nodes else "arrived nowhere", not nodes)
 
 
 def identity(port: Port) -> forge.Identity:
@@ -302,13 +302,13 @@ def _neighbour(topology: Topology, port: Port) -> forge.Identity:
         if other.mac != port.mac:
             return identity(other)
     network = topology.network(port.network)
-    known: list[IPAddress] = [s.host for s in network.subnets if s.host is not None]
+    addresses: list[IPAddress] = [s.host for s in network.subnets if s.host is not None]
     mac = network.mac or _NOBODY.mac
-    if network.physical_network and not known:
+    if network.physical_network and not addresses:
         physical = topology.physical_network(network.physical_network)
-        known, mac = list(physical.stand_in), endpoints.stand_in_mac(topology, physical)
-    ip4 = next((a for a in known if isinstance(a, IPv4Address)), _NOBODY.ip4)
-    return forge.Identity(mac, ip4, next((a for a in known if isinstance(a, IPv6Address)), _NOBODY.ip6))
+        addresses, mac = list(physical.stand_in), endpoints.stand_in_mac(topology, physical)
+    ip4 = next((a for a in addresses if isinstance(a, IPv4Address)), _NOBODY.ip4)
+    return forge.Identity(mac, ip4, next((a for a in addresses if isinstance(a, IPv6Address)), _NOBODY.ip6))
 
 
 class _Ear:

@@ -21,7 +21,7 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:behind prefix="10.61.3.0/24"/>              <!-- the host routes it to this port -->
         <guestnet:pair prefix="10.61.2.100/32" mac="00:00:5e:00:01:05"/>  <!-- more of its own; the MAC is optional -->
         <guestnet:role name="dhcp-server"/>            <!-- or ra-sender, router-protocols, own-sources -->
-        <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a way in; with
+        <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a forward; with
                                   hide="yes" the guest sees the host as client; without at: any address of the host;
                                   to="lease4": what the guest has by DHCP -->
         <guestnet:floating ip="198.18.1.50" to="10.61.2.1"/>  <!-- all of an address, in both directions;

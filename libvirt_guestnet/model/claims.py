@@ -40,9 +40,9 @@ def _anywhere(at: str) -> str:
     return ANYWHERE[6 if ":" in at else 4]
 
 
-def clashes(new: Iterable[Claim], known: Iterable[Claim]) -> Iterator[tuple[Claim, Claim]]:
+def clashes(new: Iterable[Claim], taken: Iterable[Claim]) -> Iterator[tuple[Claim, Claim]]:
     """Each new claim that meets a known one, with the first it meets."""
-    old = list(known)
+    old = list(taken)
     for claim in new:
         met = next((other for other in old if clash(claim, other)), None)
         if met is not None:

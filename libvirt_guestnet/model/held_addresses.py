@@ -13,9 +13,9 @@ from typing import NamedTuple
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 
-OWN, NEXT_HOP, SERVER, GUEST, WAY = "own", "next hop", "server", "guest", "way"
+OWN, NEXT_HOP, SERVER, GUEST, FORWARD = "own", "next hop", "server", "guest", "forward"
 """Kinds of owners: the host, a router of its, a DHCP server or resolver of its, a running guest by an address of its
-own, and one by a way in."""
+own, and one by a forward or a floating address."""
 
 
 class HeldAddress(NamedTuple):
@@ -33,8 +33,8 @@ class HeldAddress(NamedTuple):
 class RequestedAddress(NamedTuple):
     """What a guest is to have. `what` and `owner` are for messages. `bridge`: it is the guest's own address there.
 
-    `way`: it is a way in, `part`: for some ports only. `published`: the host would answer for it on a LAN, on the
-    device `uplink` if no other is nearer, and has to `probe` that LAN before.
+    `forwarded`: the host forwards it to the guest, `part`: some of its ports only. `published`: the host would answer
+    for it on a LAN, on the device `uplink` if no other is nearer, and has to `probe` that LAN before.
     """
 
     prefix: Prefix
@@ -42,7 +42,7 @@ class RequestedAddress(NamedTuple):
     owner: str
     vrf: str = ""
     bridge: str = ""
-    way: bool = False
+    forwarded: bool = False
     part: bool = False
     published: bool = False
     uplink: str = ""
@@ -66,21 +66,21 @@ def single(address: Address) -> Prefix:
 
 
 def refusals(
-    asked: Iterable[RequestedAddress], held: Iterable[HeldAddress], subnets: Iterable[tuple[Prefix, str]] = ()
+    requested: Iterable[RequestedAddress], held: Iterable[HeldAddress], subnets: Iterable[tuple[Prefix, str]] = ()
 ) -> Iterator[Refusal]:
     """One for each thing that cannot be had. `subnets` are those that the host is on, each with its VRF."""
-    known, on = list(held), list(subnets)
-    for each in asked:
-        met = next((other for other in known if _meets(each, other, on)), None)
+    others, on = list(held), list(subnets)
+    for each in requested:
+        met = next((other for other in others if _meets(each, other, on)), None)
         if met is not None:
             yield refusal(each, met)
 
 
-def refusal(asked: RequestedAddress, held: HeldAddress) -> Refusal:
+def refusal(requested: RequestedAddress, held: HeldAddress) -> Refusal:
     """The message for the two."""
     text = address_of(held.prefix)
-    there = "" if asked.prefix == held.prefix else f", which holds {text},"
-    return Refusal(asked.owner, f"{asked.what} {address_of(asked.prefix)}{there} is {held.who}", held.do)
+    holder = "" if requested.prefix == held.prefix else f", which holds {text},"
+    return Refusal(requested.owner, f"{requested.what} {address_of(requested.prefix)}{holder} is {held.who}", held.do)
 
 
 def address_of(prefix: Prefix) -> str:
@@ -88,32 +88,32 @@ def address_of(prefix: Prefix) -> str:
     return str(prefix.network_address if prefix.prefixlen == prefix.max_prefixlen else prefix)
 
 
-def suspects(asked: Iterable[RequestedAddress], held: Iterable[HeldAddress]) -> list[RequestedAddress]:
+def suspects(requested: Iterable[RequestedAddress], held: Iterable[HeldAddress]) -> list[RequestedAddress]:
     """Guests' own addresses on a bridge that the host routes by. The guest may be that very router: who answers for
     the address while it does not run is another."""
     hops = {(each.prefix, each.device) for each in held if each.kind == NEXT_HOP}
-    return [each for each in asked if each.bridge and (each.prefix, each.bridge) in hops]
+    return [each for each in requested if each.bridge and (each.prefix, each.bridge) in hops]
 
 
-def _meets(asked: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
-    if asked.bridge:
-        return (held.kind, held.device, held.prefix) == (OWN, asked.bridge, asked.prefix)
-    if asked.vrf != held.vrf or _shared(asked, held):
+def _meets(requested: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
+    if requested.bridge:
+        return (held.kind, held.device, held.prefix) == (OWN, requested.bridge, requested.prefix)
+    if requested.vrf != held.vrf or _shared(requested, held):
         return False
-    return asked.prefix == held.prefix or (held.kind != SERVER and _captures(asked, held, subnets))
+    return requested.prefix == held.prefix or (held.kind != SERVER and _captures(requested, held, subnets))
 
 
-def _shared(asked: RequestedAddress, held: HeldAddress) -> bool:
-    """Two ways in are judged by their ports (`claims`); and a way in may be at some ports of the host's address."""
-    return (asked.way and held.kind == WAY) or (asked.part and held.kind == OWN)
+def _shared(requested: RequestedAddress, held: HeldAddress) -> bool:
+    """Of two forwards the ports are compared (`claims`); and a forward may take some ports of the host's address."""
+    return (requested.forwarded and held.kind == FORWARD) or (requested.part and held.kind == OWN)
 
 
-def _captures(asked: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
+def _captures(requested: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
     """Whether a route to a prefix would lead past who has an address in it, being nearer than the host's subnet."""
-    if held.prefix.prefixlen != held.prefix.max_prefixlen or not _within(held.prefix, asked.prefix):
+    if held.prefix.prefixlen != held.prefix.max_prefixlen or not _within(held.prefix, requested.prefix):
         return False
     return not any(
-        vrf == held.vrf and subnet.prefixlen > asked.prefix.prefixlen and _within(held.prefix, subnet)
+        vrf == held.vrf and subnet.prefixlen > requested.prefix.prefixlen and _within(held.prefix, subnet)
         for subnet, vrf in subnets
     )
 

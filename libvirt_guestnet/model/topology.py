@@ -123,8 +123,8 @@ class Port:
     `privacy_addresses`: of the network's IPv6 /64s, and of link-local ones, it may use any address that nobody has;
     without, any that it claimed first by duplicate address detection; with `strict_addresses` none. `log_drops`: the
     kernel log tells of dropped frames.
-    `forwards`, `floating` and `untranslated` are its ways in; a floating address is translated to the port's own of its
-    family, in both directions, an untranslated one is routed to that: the guest has it itself.
+    `forwards`, `floating` and `untranslated` are its forwards and floating addresses; one is translated to the port's
+    own address of its family, in both directions, an untranslated one is routed to that: the guest has it itself.
     `probe`: before the host answers for an address of the port's on a LAN, it asks there whether anybody has it.
     While the guest runs, the host routes the prefixes `behind` it through this port.
     A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
@@ -215,11 +215,11 @@ class Expect:
 
     `can` / `cannot` list services ("layer2" is ARP/ND resolution seen with the peer's own MAC). `via` are the hops a
     trace must show, in order, before the destination. `seen_as` is the endpoint whose address the destination sees
-    as source. `at` is asked for instead of the destination's own address: a way in to it. `forge` lists the kinds of
-    forged frame that must arrive nowhere. `without_forwarding` names a router guest that has forwarding switched off
-    while this line is checked. `answered_by` is the endpoint whose MAC address answers ARP or ND for the destination's
-    address, `gateways` are the source's default gateways, and `tables` what the host's own tables hold for the
-    destination's address, of TABLES (None: whatever).
+    as source. `at` is asked for instead of the destination's own address: an address of the host that is forwarded to
+    it. `forge` lists the kinds of forged frame that must arrive nowhere. `without_forwarding` names a router guest that
+    has forwarding switched off while this line is checked. `answered_by` is the endpoint whose MAC address answers ARP
+    or ND for the destination's address, `gateways` are the source's default gateways, and `tables` what the host's own
+    tables hold for the destination's address, of TABLES (None: whatever).
     """
 
     source: str

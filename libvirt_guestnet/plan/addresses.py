@@ -25,12 +25,12 @@ from libvirt_guestnet.state.folder import State
 def taken_addresses(wanted: Wanted, snapshot: Snapshot, state: State) -> tuple[str, ...]:
     """A line for each thing that cannot be had. Of a guest that runs, LANs are asked for what is new to it: half a
     second. Raises GuestnetError when the kernel does not answer."""
-    by_guest = asked(wanted)
+    by_guest = requested(wanted)
     everything = [each for found in by_guest.values() for each in found]
     facts = address_owners.facts_for(everything)
-    known = [*facts.held, *_running(state, set(by_guest))]
+    held = [*facts.held, *_running(state, set(by_guest))]
     lines = (
-        *(str(each) for each in held_addresses.refusals(everything, known, facts.subnets)),
+        *(str(each) for each in held_addresses.refusals(everything, held, facts.subnets)),
         *_listened(wanted, snapshot),
     )
     return lines or tuple(_answered(by_guest, facts, snapshot, state))
@@ -39,19 +39,19 @@ def taken_addresses(wanted: Wanted, snapshot: Snapshot, state: State) -> tuple[s
 def _listened(wanted: Wanted, snapshot: Snapshot) -> list[str]:
     """What a program of the host's listens on; not what a guest has already."""
     have = {claim._replace(owner="") for domain in snapshot.domains for claim in claims_of(domain.live, "")}
-    asked = [claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}")]
+    wanted_claims = [claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}")]
     try:
-        forwards.check_host([claim for claim in asked if claim._replace(owner="") not in have])
+        forwards.check_host([claim for claim in wanted_claims if claim._replace(owner="") not in have])
     except GuestnetError as error:
         return [str(error)]
     return []
 
 
-def asked(wanted: Wanted) -> dict[str, list[RequestedAddress]]:
+def requested(wanted: Wanted) -> dict[str, list[RequestedAddress]]:
     """By guest, what a topology wants for it."""
     receipts = (network_receipts.network_receipt(_node(each.element)) for each in wanted.networks)
     networks = {receipt.name: receipt for receipt in receipts if receipt}
-    return {guest.name: addresses.asked(Domain(_domain(guest), networks.get)) for guest in wanted.guests}
+    return {guest.name: addresses.requested(Domain(_domain(guest), networks.get)) for guest in wanted.guests}
 
 
 def _domain(guest: WantedGuest) -> xmlread.Node:
@@ -69,9 +69,9 @@ def _node(element: etree._Element) -> xmlread.Node:
     return xmlread.parse(etree.tostring(element))
 
 
-def _running(state: State, mine: set[str]) -> list[HeldAddress]:
+def _running(state: State, guests: set[str]) -> list[HeldAddress]:
     with suppress(PermissionError):  # only root sees what guests have
-        return address_owners.running(state, mine)
+        return address_owners.running(state, guests)
     return []
 
 
@@ -83,7 +83,7 @@ def _answered(
         for name, found in by_guest.items()
         if (domain := snapshot.domain.get(name)) and domain.live is not None
         for each in found
-        if each.published and str(each.prefix) not in _led_to(state, name)
+        if each.published and str(each.prefix) not in _routed_to(state, name)
     ]
     try:
         address_owners.ask(new, facts, state)
@@ -92,7 +92,7 @@ def _answered(
     return []
 
 
-def _led_to(state: State, name: str) -> set[str]:
+def _routed_to(state: State, name: str) -> set[str]:
     with suppress(PermissionError):
-        return {route.prefix for reach in state.host_routes() if reach.domain == name for route in reach.routes}
+        return {route.prefix for receipt in state.host_routes() if receipt.domain == name for route in receipt.routes}
     return set()

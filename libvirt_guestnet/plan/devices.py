@@ -38,11 +38,11 @@ def nic_of(network: Element) -> _Nic | None:
 def device_problems(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     """A line for each."""
     others = {nic: n for n in snapshot.networks if n.topology != wanted.topology and (nic := nic_of(n.current))}
-    mine = {each.bridge for each in snapshot.networks if each.topology == wanted.topology and _is_made(each.current)}
+    own = {each.bridge for each in snapshot.networks if each.topology == wanted.topology and _is_made(each.current)}
     widest = _widest(wanted)
     for network in wanted.networks:
         element = network.element
-        problem = _quarrel(element, others) or _missing(element, snapshot) or _unfit(element, mine, snapshot)
+        problem = _quarrel(element, others) or _missing(element, snapshot) or _unfit(element, own, snapshot)
         if problem := problem or _narrow(element, widest.get(network.name, 0), snapshot):
             yield f"network {network.name!r}: {problem}"
 
@@ -108,15 +108,15 @@ def _is_mapped_bridge(network: Element) -> bool:
     return forward is not None and forward.get("mode") == "bridge" and network.find("virtualport") is None
 
 
-def _unfit(network: Element, mine: set[str | None], snapshot: Snapshot) -> str:
+def _unfit(network: Element, own: set[str | None], snapshot: Snapshot) -> str:
     nic, bridge = nic_of(network), bridge_of(network)
     if nic is None and network.find(_VXLAN) is None:
         return ""
     made = snapshot.links.get(bridge)
-    if made is not None and bridge not in mine and made.alias != _ALIAS:
+    if made is not None and bridge not in own and made.alias != _ALIAS:
         return f"device {bridge} exists and is not ours: choose another `bridge:`, or remove it if nobody needs it"
     found = snapshot.links.get(nic.device) if nic is not None and not nic.vlan else None
-    return "" if nic is None or found is None or found.master == bridge else _in_use(nic, found, mine, snapshot)
+    return "" if nic is None or found is None or found.master == bridge else _in_use(nic, found, own, snapshot)
 
 
 def _widest(wanted: Wanted) -> dict[str, int]:
@@ -164,7 +164,7 @@ def _carriers(network: Element, snapshot: Snapshot) -> Iterator[str]:
     bridge = bridge_of(network)
     named = {device for tag, ours in _carried(network) for device in registry.outlets(tag, ours)}
     for name, device in snapshot.links.items():
-        if name in named or (device.master == bridge and device.leads_outside and _is_outside(network)):
+        if name in named or (device.master == bridge and device.is_outside and _is_outside(network)):
             yield name
 
 
@@ -173,8 +173,8 @@ def _is_outside(network: Element) -> bool:
     return nic_of(network) is not None or _is_mapped_bridge(network)
 
 
-def _in_use(nic: _Nic, found: Device, mine: set[str | None], snapshot: Snapshot) -> str:
-    if found.master and found.master not in mine:
+def _in_use(nic: _Nic, found: Device, own: set[str | None], snapshot: Snapshot) -> str:
+    if found.master and found.master not in own:
         master = snapshot.links.get(found.master)
         what = "bridge" if master is not None and master.is_bridge else "device"
         return (

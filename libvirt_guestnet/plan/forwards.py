@@ -12,14 +12,14 @@ from libvirt_guestnet.model.claims import ANYWHERE, Claim, clashes
 
 def forward_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     """A line for each forward or floating address that a guest of another topology has."""
-    known: list[Claim] = []
+    taken: list[Claim] = []
     for domain in snapshot.domains:
         if domain.topology not in (None, wanted.topology):
             owner = f"domain {domain.name!r} of topology {domain.topology!r}"
             for xml in (domain.config, domain.live):
-                known += claims_of(xml, owner)
-    asked = (claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}"))
-    for claim, other in clashes(asked, known) if known else ():
+                taken += claims_of(xml, owner)
+    wanted_claims = (claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}"))
+    for claim, other in clashes(wanted_claims, taken) if taken else ():
         yield f"{claim.owner}: {claim} already leads to {other.owner} ({other}): ask for it elsewhere"
 
 

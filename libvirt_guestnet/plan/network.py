@@ -56,7 +56,7 @@ def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
         yield StartNetwork(wanted.name, bridge=bridge_of(wanted.element), taps=taps)
 
 
-def remove_network(state: NetworkState, snapshot: Snapshot, users: set[str], gone: set[str], why: str) -> RemoveNetwork:
+def plan_removal(state: NetworkState, snapshot: Snapshot, users: set[str], gone: set[str], why: str) -> RemoveNetwork:
     """The change that takes a network away from running `users`, and from saved guests but for those `gone` by then."""
     saved = snapshot.kept.get(state.name, frozenset()) - gone
     if saved:

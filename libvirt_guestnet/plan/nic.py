@@ -35,8 +35,8 @@ def nic_differences(
     """What would have to change; `own`: it is a lab guest's, `inherited` as in `differences`, `was` as in `before`."""
     if own:
         return differences(wanted, actual, inherited)
-    asked, gone = _requested(wanted, was)
-    found = differences(asked, actual, inherited | (NIC_PARTS - _tags(asked)))
+    requested, gone = _requested(wanted, was)
+    found = differences(requested, actual, inherited | (NIC_PARTS - _tags(requested)))
     if wanted.find("source") is None and actual.find("source") is not None and moves(wanted, actual):
         gone |= {"source"}
     gone -= inherited
@@ -47,12 +47,12 @@ def merged(wanted: Element, actual: Element, *, own: bool = True, was: Element |
     """`actual`, changed so far that it means `wanted`: what libvirt or the user added stays."""
     result = deepcopy(actual)
     result.attrib.update(dict(wanted.attrib))
-    asked, gone = (wanted, NIC_PARTS) if own else _requested(wanted, was)
-    asked_tags = _tags(asked) - {*_UPDATED, *_KEPT}
-    _remove(result, gone | (asked_tags if own else asked_tags - _same_source(asked, actual)))
+    requested, gone = (wanted, NIC_PARTS) if own else _requested(wanted, was)
+    requested_tags = _tags(requested) - {*_UPDATED, *_KEPT}
+    _remove(result, gone | (requested_tags if own else requested_tags - _same_source(requested, actual)))
     if not own and wanted.find("source") is None and moves(wanted, actual):
         _remove(result, {"source"})
-    for child in asked:
+    for child in requested:
         kept = result.find(str(child.tag))
         if kept is None:
             result.append(deepcopy(child))
@@ -67,10 +67,10 @@ def before(wanted: Element, actual: Element, was: Element | None = None) -> Elem
     base = actual if was is None else was
     result = etree.Element("interface", type=base.get("type", ""))
     for tag in (*_PLACE, *sorted(_tags(wanted) - {*_PLACE, *_KEPT})):
-        known = base.find(tag)
-        if known is None and tag not in _PLACE:
-            known = actual.find(tag)
-        result.append(etree.Element(tag) if known is None else _plain(known))
+        element = base.find(tag)
+        if element is None and tag not in _PLACE:
+            element = actual.find(tag)
+        result.append(etree.Element(tag) if element is None else _plain(element))
     return result
 
 
@@ -143,11 +143,11 @@ def _plain(element: Element) -> Element:
     return result
 
 
-def _same_source(asked: Element, actual: Element) -> set[str]:
+def _same_source(requested: Element, actual: Element) -> set[str]:
     """The source, where it is as asked already: a user may have said more of it."""
-    source, now = asked.find("source"), actual.find("source")
+    source, now = requested.find("source"), actual.find("source")
     same = source is not None and now is not None and not differences(source, now)
-    return {"source"} if same and not moves(asked, actual) else set()
+    return {"source"} if same and not moves(requested, actual) else set()
 
 
 def _type(nic: Element) -> Element:

@@ -30,7 +30,7 @@ from libvirt_guestnet.model.drift import HOST, NETWORK
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
-from libvirt_guestnet.plan.network import bridge_of, plan_network, remove_network
+from libvirt_guestnet.plan.network import bridge_of, plan_network, plan_removal
 
 # What the network hook makes a bridge for: it may be there, and be ours.
 _CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in sorted(MADE_BRIDGES))
@@ -106,16 +106,16 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
         if domain.topology == topology:
             changes += release_guest(domain, why)
     gone = {change.name for change in changes if change.KIND == "guest"}
-    mine = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
-    released = {state.name: state.marked_macs for state in mine}
+    domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
+    released = {state.name: state.marked_macs for state in domains}
     for network in snapshot.networks:
         if network.topology == topology:
             plugged = snapshot.plugged.get(network.name, ())
             users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
-            after = frozenset(state.name for state in mine if network.name in state.needed)
-            changes.append(replace(remove_network(network, snapshot, users, gone, why), after=after))
+            after = frozenset(state.name for state in domains if network.name in state.needed)
+            changes.append(replace(plan_removal(network, snapshot, users, gone, why), after=after))
     # What was saved of a user's own domain stays, and cannot be changed: that is no matter of course.
-    own = (state for state in mine if state.name in gone or not state.saved)
+    own = (state for state in domains if state.name in gone or not state.saved)
     expected = frozenset(state.name for state in own if guests is None or state.name in guests)
     return Plan(topology, tuple(changes), expected=expected)
 
@@ -145,7 +145,7 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
     for state in snapshot.networks:
         if state.topology == wanted.topology and state.name not in staying:
             users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
-            yield remove_network(state, snapshot, users, gone, "no longer in the topology")
+            yield plan_removal(state, snapshot, users, gone, "no longer in the topology")
 
 
 def _is_managed(domain: DomainState, topology: str) -> bool:

@@ -129,7 +129,7 @@ class Watch:
         self.status = status
         self.ends = [owner, keeper]
         self.exits: dict[int, int] = {}
-        self.mine: set[int] = set()
+        self.started: set[int] = set()
 
     def arm(self) -> None:
         """Starts to notice children that end; belongs into the first process."""
@@ -161,7 +161,7 @@ class Watch:
                 return
             if pid == 0:
                 return
-            if pid in self.mine:
+            if pid in self.started:
                 self.exits[pid] = os.waitstatus_to_exitcode(status)
 
     def spawn(self, argv: Sequence[str], log: str) -> int:
@@ -179,7 +179,7 @@ class Watch:
             setsid=True,
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
-        self.mine.add(pid)
+        self.started.add(pid)
         return pid
 
     def finish(self, pid: int, seconds: float) -> int | None:

@@ -96,9 +96,9 @@ def inner_mounts(root: str, mounted: Sequence[Mount]) -> list[str]:
 
 
 def _foreign(mounted: Mount) -> bool:
-    places = (*_FOREIGN, *_FOREIGN_BELOW_VAR)
+    folders = (*_FOREIGN, *_FOREIGN_BELOW_VAR)
     return mounted.fstype.startswith(_FOREIGN_TYPES) or any(
-        mounted.target == place or mounted.target.startswith(f"{place}/") for place in places
+        mounted.target == folder or mounted.target.startswith(f"{folder}/") for folder in folders
     )
 
 

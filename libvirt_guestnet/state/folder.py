@@ -7,15 +7,15 @@
     ├── bridges.json                the bridges under the bridge guard, or why the kernel cannot guard them
     ├── checksum                    the checksum guard as it was loaded, or what this host lacks for it
     ├── domains/UUID.json           the taps guarded for a running domain
-    ├── forwards/TAP.json           the ways in to one port: claimed when its guest starts, active once it is there
-    ├── forwards-in-kernel.json     the ways in that the kernel has; says so when they are just being changed
-    ├── host-routes/TAP.json        the routes and published neighbours that lead to one tap
+    ├── forwards/TAP.json           the forwards to one port: claimed when its guest starts, active once it is there
+    ├── forwards-in-kernel.json     the forwards that the kernel has; says so when they are just being changed
+    ├── host-routes/TAP.json        the routes and published addresses of one tap
     ├── incoming/NAME.json          a domain that migrates to this host, until it runs here
     ├── insisting/BRIDGE.json       the network over a bridge that insists on guarded ports
     ├── lock                        held while receipts and chains change: `locked`
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain, which nobody has put under guard yet
-    ├── arriving/NAME … syncing/PID what a process is at, while it has their locks: `hook.processes.notes`
+    ├── changing/NAME … syncing/PID what a process is at, while it has their locks: `hook.processes.notes`
     ├── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
     ├── reconnect/NAME              a guest for the one process that repairs all, and has reconnect.lock; in
     │                               repairing/NAME as long as it is at it
@@ -119,8 +119,8 @@ class State:
             return None
         before = _READ.get((path, kind))
         if file and before is not None and before[0] == file:
-            known: R = before[1]
-            return known
+            cached: R = before[1]
+            return cached
         if (receipt := serialiser.stored(kind, path)) is None:
             return None
         if receipt[0] != name:
@@ -155,19 +155,19 @@ class State:
         """A receipt of the whole host's; something else where it is damaged."""
         return if_sound(lambda path: serialiser.stored(kind, path), f"{self.root}/{name}", damaged)
 
-    def _made_anew(self, name: str, kind: type[R]) -> R | None:
-        """One of what can always be made anew: None where it is damaged too, which is not worth telling."""
+    def _replaceable(self, name: str, kind: type[R]) -> R | None:
+        """A receipt that can always be written again: None where it is damaged too, which is not worth a report."""
         try:
             return serialiser.stored(kind, f"{self.root}/{name}")
         except DamagedError:
             return None
 
     def checksum(self) -> Checksum:
-        return self._made_anew("checksum", Checksum) or Checksum()
+        return self._replaceable("checksum", Checksum) or Checksum()
 
     def shared(self) -> str:
         """The shared part of the nft table as it was last written, or ""."""
-        found = self._made_anew("shared", Shared)
+        found = self._replaceable("shared", Shared)
         return found.batch if found else ""
 
     def forwards_in_kernel(self) -> ForwardsInKernel | None:
@@ -175,7 +175,7 @@ class State:
         return self._one("forwards-in-kernel.json", ForwardsInKernel, ForwardsInKernel())
 
     def forwards(self) -> list[PortForwards]:
-        """Every port's ways in, active or not."""
+        """Every port's forwards, active or not."""
         return self._receipts("forwards", PortForwards)
 
     def host_routes(self) -> list[HostRoutes]:

@@ -34,7 +34,7 @@ from libvirt_guestnet.state.receipts import (
 from libvirt_guestnet.state.serialiser import DamagedError
 
 # What only the form before FORMAT has.
-OLD = ("reach", "ways", "settled")
+OLD = ("reach", "ways", "settled", "arriving")
 
 
 def is_old(root: str) -> bool:

@@ -184,7 +184,7 @@ class HostRoutes(NamedTuple):
 
 class ForwardRule(NamedTuple):
     """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
-    `to_first` on: an address, or a word for what the guest has by DHCP, which `led` puts an address in the place of.
+    `to_first` on: an address, or a word for what the guest has by DHCP, which `with_leases` replaces by an address.
     `hide`: the guest sees the host as client."""
 
     protocol: serialiser.Protocol
@@ -206,7 +206,7 @@ class Floating(NamedTuple):
 
 
 class PortForwards(NamedTuple):
-    """All ways in to one port, as in its receipt: `active` once its guest is there."""
+    """All forwards and floating addresses of one port, as in its receipt: `active` once its guest is there."""
 
     tap: serialiser.Device
     mac: serialiser.Mac
@@ -220,7 +220,7 @@ class PortForwards(NamedTuple):
 
 
 class ForwardsInKernel(NamedTuple):
-    """The ways in that the kernel has, with the prefixes `sources` that other firewalls were told of for them.
+    """The forwards that the kernel has, with the prefixes `sources` that other firewalls were told of for them.
 
     `through` is what they let pass besides, as text: to see whether that is still what is wanted. While it is
     `changing` the kernel may have anything, and of these what is not wanted must go.

@@ -1,8 +1,8 @@
 """From the first form of the folder, which had no number (0.2.0), to the second.
 
-Receipts are the same in both; `reach/` became `host-routes/`, and `ways/` `forwards/`. What `settled/ways.json` said is
-written anew. `shared`, which was no JSON, is forgotten: the part of the nft table that it told of is written again with
-the next port.
+Receipts are the same in both; `reach/` became `host-routes/`, `ways/` `forwards/`, and `arriving/`, where notes are,
+`connecting/`. What `settled/ways.json` said is written in another form. `shared`, which was no JSON, is forgotten: the
+part of the nft table that it told of is written again with the next port.
 
 Each step leaves either the old name or the new one, so that whoever is killed is followed by somebody who goes on. The
 same holds for a process of the version before that is still at work, such as a helper that waits for a migration: what
@@ -23,7 +23,7 @@ from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.receipts import ForwardsInKernel, PortForwards
 from libvirt_guestnet.state.serialiser import DamagedError, report
 
-_FOLDERS = {"reach": "host-routes", "ways": "forwards"}
+_FOLDERS = {"reach": "host-routes", "ways": "forwards", "arriving": "connecting"}
 
 
 Put = Callable[[ForwardsInKernel], None]
@@ -55,7 +55,7 @@ def _move_all(old: str, new: str) -> None:
     names = os.listdir(old)
     os.makedirs(new, 0o700, exist_ok=True)
     for name in names:
-        with _past_failure():
+        with _past_failure(), suppress(FileNotFoundError):  # a note, whose process has just ended
             os.replace(f"{old}/{name}", f"{new}/{name}")
     os.rmdir(old)
 
@@ -79,7 +79,7 @@ def _settled(path: str) -> ForwardsInKernel:
 
 
 def _read(said: dict[str, Any], path: str) -> ForwardsInKernel:
-    """A port's ways were an object each, and are a list now."""
-    ways = [serialiser.read(PortForwards, dict(each), path) for each in said.get("ways", ())]
+    """The forwards of a port were an object each, and are a list now."""
+    forwards = [serialiser.read(PortForwards, dict(each), path) for each in said.get("ways", ())]
     rest = {name: value for name, value in said.items() if name != "forwards"}
-    return serialiser.read(ForwardsInKernel, rest, path)._replace(forwards=tuple(ways))
+    return serialiser.read(ForwardsInKernel, rest, path)._replace(forwards=tuple(forwards))

@@ -25,14 +25,14 @@ from libvirt_guestnet.state.locked import UnlockedState
 
 def wrongs(snapshot: Snapshot, state: UnlockedState | None = None) -> tuple[Drift, ...]:
     """All of it, of what is ours. Only root can see what the hooks put there. Raises GuestnetError."""
-    known = state if state is not None else UnlockedState() if os.geteuid() == 0 else None
-    lacking = _lacking(known) if known else {}
+    readable = state if state is not None else UnlockedState() if os.geteuid() == 0 else None
+    lacking = _lacking(readable) if readable else {}
     ours = {network.name: network for network in snapshot.networks if network.topology is not None}
-    found = [each for domain in snapshot.domains for each in _of_domain(domain, ours, lacking, known)]
+    found = [each for domain in snapshot.domains for each in _of_domain(domain, ours, lacking, readable)]
     for network in snapshot.networks:
         if network.topology is not None and network.live is not None:
             found += [*_of_network(network), *_of_tunnel(network, network.live, snapshot)]
-    return (*found, *(_of_host(known) if known else ()))
+    return (*found, *(_of_host(readable) if readable else ()))
 
 
 def _lacking(state: UnlockedState) -> Mapping[str, list[str]]:
@@ -117,9 +117,9 @@ def _of_network(network: NetworkState) -> Iterator[Drift]:
         return
     if not links.is_up(bridge):
         yield Drift(NETWORK, name, bridge, "is down", f"ip link set {bridge} up")
-    there = _addresses(bridge)
+    addresses = _addresses(bridge)
     for ip in network.live.iterfind("ip"):
-        if ip.get("address") and ip.get("address", "") not in there:
+        if ip.get("address") and ip.get("address", "") not in addresses:
             yield Drift(NETWORK, name, bridge, f"lacks {ip.get('address')}", _restart(name))
 
 

@@ -13,7 +13,7 @@ from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status import rows as reporting
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.status.open_forwards import opened
-from libvirt_guestnet.status.routes import Led
+from libvirt_guestnet.status.routes import RouteFacts
 
 
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
@@ -21,14 +21,14 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
     # nft tells root alone. Where no hook has run yet, there are no receipts that others may not read.
     is_root, state = os.geteuid() == 0, UnlockedState()
     seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
-    bridges, ports, known = *map(frozenset, closed), state.bridges()
+    bridges, ports, managed = *map(frozenset, closed), state.bridges()
     guards = reporting.BridgeGuards(
-        bridges, ports, known is not None and bool(known.cannot), {r.name: r for r in state.networks()}
+        bridges, ports, managed is not None and bool(managed.cannot), {r.name: r for r in state.networks()}
     )
     checksums = reporting.ChecksumGuards(
-        frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.known(state).cannot
+        frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.program_state(state).cannot
     )
-    led = Led(tuple(state.host_routes()), routes.there())
+    route_facts = RouteFacts(tuple(state.host_routes()), routes.present())
     with connect(uri) as connection:
         snapshot = host_snapshot(connection)
         # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
@@ -37,10 +37,10 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
             name,
             lambda tap: state.sound_port(tap) if tap in seen else None,
             seen.get,
-            opened(state, led.there),
+            opened(state, route_facts.present),
             guards=guards,
             offload=checksums,
-            led=led,
+            route_facts=route_facts,
             host=hostwide.read(),
             plugging=state.pluggings(),
             wrong=wrongs(snapshot, state),

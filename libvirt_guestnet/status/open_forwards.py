@@ -1,10 +1,10 @@
-"""Ways in to guests as the kernel has them, for `status`: by the hooks' receipts, of these what is really there."""
+"""The forwards that are open, for `status`: those of the hooks' receipts that the kernel really has."""
 
 from __future__ import annotations
 
 from libvirt_guestnet.datapath.forwards import table
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.datapath.netlink.kernel import elements_of_ways
+from libvirt_guestnet.datapath.netlink.kernel import forward_elements
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing.gateway import host_addresses
 from libvirt_guestnet.hook.enforce import lease_forwards, reachability
@@ -13,30 +13,31 @@ from libvirt_guestnet.state.receipts import PortForwards, ProxyEntry, Route
 
 
 class _Kernel:
-    """What it has of ways in, and of what leads to guests."""
+    """What it has of forwards, and of routes and published addresses."""
 
-    def __init__(self, led: frozenset[Route | ProxyEntry]) -> None:
-        self.elements = elements_of_ways()
-        self.led = led
-        self.host: list[HostAddress] = host_addresses("") if self.elements or led else []
+    def __init__(self, present: frozenset[Route | ProxyEntry]) -> None:
+        self.elements = forward_elements()
+        self.present = present
+        self.host: list[HostAddress] = host_addresses("") if self.elements or present else []
 
     def opened(self, port: PortForwards) -> PortForwards:
-        """Those of a port's ways that it has, whose guest is where they lead."""
+        """Those of a port's forwards that it has; none where the guest's tap is not on the bridge to which they go."""
         if not links.is_on(port.tap, port.bridge):
             return port._replace(forwards=(), floating=())
-        forwards = (f for f in port.forwards if self._holds(port._replace(forwards=(f,), floating=())))
-        floating = (f for f in port.floating if self._holds(port._replace(forwards=(), floating=(f,))))
+        forwards = (f for f in port.forwards if self._has(port._replace(forwards=(f,), floating=())))
+        floating = (f for f in port.floating if self._has(port._replace(forwards=(), floating=(f,))))
         return port._replace(forwards=tuple(forwards), floating=tuple(floating))
 
-    def _holds(self, way: PortForwards) -> bool:
-        reach = reachability.floats(way, self.host)
-        return table.elements(way) <= self.elements and {*reach.routes, *reach.published} <= self.led
+    def _has(self, port: PortForwards) -> bool:
+        receipt = reachability.floats(port, self.host)
+        return table.elements(port) <= self.elements and {*receipt.routes, *receipt.published} <= self.present
 
 
-def opened(state: State, led: frozenset[Route | ProxyEntry]) -> list[PortForwards]:
-    """Of every port with ways in those that are open; `led` is what leads to guests. Raises GuestnetError."""
+def opened(state: State, present: frozenset[Route | ProxyEntry]) -> list[PortForwards]:
+    """Of every port with forwards those that are open. `present` is what the kernel has of routes and published
+    addresses. Raises GuestnetError."""
     active = [lease_forwards.followed(each, state) for each in state.forwards() if each.active]
     if not active:
         return []
-    kernel = _Kernel(led)
+    kernel = _Kernel(present)
     return [kernel.opened(each) for each in active]

@@ -15,7 +15,7 @@ from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 
 @dataclass(frozen=True)
 class RouteRow:
-    """What leads to a port: the host's route to `prefix`, by way of the guest's address `via` ("": on the link),
+    """A host route to a port: to `prefix`, by way of the guest's address `via` ("": on the link),
     through `device` (known while the guest runs), in routing table `table` ("vrf NAME": in that of the VRF).
 
     `routed` is whether the route is there. `published` is whether the host answers for the address on its device
@@ -38,17 +38,17 @@ class RouteRow:
 
 
 @dataclass(frozen=True)
-class Led:
-    """The hooks' receipts of what leads to guests, and what the kernel has of such things."""
+class RouteFacts:
+    """The hooks' receipts of routes and published addresses, and those that the kernel has."""
 
-    reaches: tuple[HostRoutes, ...] = ()
-    there: frozenset[Route | ProxyEntry] = frozenset()
-
-
-NOTHING_LED = Led()
+    receipts: tuple[HostRoutes, ...] = ()
+    present: frozenset[Route | ProxyEntry] = frozenset()
 
 
-class _Asked(NamedTuple):
+NO_ROUTE_FACTS = RouteFacts()
+
+
+class _Requested(NamedTuple):
     """A route that a port asks for, and whether its address is to be published: on `uplink`, as far as is known."""
 
     prefix: str
@@ -59,44 +59,50 @@ class _Asked(NamedTuple):
     uplink: str = ""
 
 
-def route_rows(domains: Iterable[DomainState], led: Led) -> Iterator[RouteRow]:
+def route_rows(domains: Iterable[DomainState], facts: RouteFacts) -> Iterator[RouteRow]:
     """What these domains ask for; of translated addresses those that the hooks found on a LAN of the host's."""
     for domain in domains:
         nics = interfaces(domain.current, domain.marked_networks)
         for port in domain.policies:
             nic = nics.get(port.mac)
             device = _device(nic) if nic is not None and domain.live is not None else ""
-            reach = _receipt(domain, nic, led)
-            uplinks = {each.address: each.device for each in reach.published}
-            for asked in (
-                *_host_routed(port, reach, uplinks),
+            receipt = _receipt(domain, nic, facts)
+            uplinks = {each.address: each.device for each in receipt.published}
+            for requested in (
+                *_host_routed(port, receipt, uplinks),
                 *_via_port(port, port.behind),
                 *_floating(port, uplinks),
             ):
-                yield _row(domain, port, asked, device, led)
+                yield _row(domain, port, requested, device, facts)
 
 
-def _receipt(domain: DomainState, nic: Element | None, led: Led) -> HostRoutes:
-    """What leads to a NIC of a domain; a receipt of nothing where there is none."""
+def _receipt(domain: DomainState, nic: Element | None, facts: RouteFacts) -> HostRoutes:
+    """The receipt of a NIC's routes; one without routes where there is none."""
     name = "" if nic is None else tap(nic) or ""
-    found = (reach for reach in led.reaches if (reach.uuid, reach.tap) == (domain.uuid, name))
+    found = (receipt for receipt in facts.receipts if (receipt.uuid, receipt.tap) == (domain.uuid, name))
     return next(found, HostRoutes(name, domain.uuid, domain.name))
 
 
-def _row(domain: DomainState, port: PortPolicy, asked: _Asked, device: str, led: Led) -> RouteRow:
-    runs, address = domain.live is not None, asked.prefix.partition("/")[0]
+def _row(domain: DomainState, port: PortPolicy, requested: _Requested, device: str, facts: RouteFacts) -> RouteRow:
+    runs, address = domain.live is not None, requested.prefix.partition("/")[0]
     return RouteRow(
         topology=domain.topology or "",
         guest=domain.name,
         port=port.name,
-        prefix=asked.prefix,
-        via=asked.via,
+        prefix=requested.prefix,
+        via=requested.via,
         device=device,
-        table=f"vrf {asked.vrf}" if asked.vrf else "main" if asked.table == MAIN_TABLE else str(asked.table),
-        routed=Route(asked.prefix, device, asked.via, asked.table) in led.there if runs else None,
-        uplink=asked.uplink,
-        published=ProxyEntry(address, asked.uplink) in led.there if runs and asked.publish else None,
+        table=_table_name(requested),
+        routed=Route(requested.prefix, device, requested.via, requested.table) in facts.present if runs else None,
+        uplink=requested.uplink,
+        published=ProxyEntry(address, requested.uplink) in facts.present if runs and requested.publish else None,
     )
+
+
+def _table_name(requested: _Requested) -> str:
+    if requested.vrf:
+        return f"vrf {requested.vrf}"
+    return "main" if requested.table == MAIN_TABLE else str(requested.table)
 
 
 def _device(nic: Element) -> str:
@@ -105,36 +111,36 @@ def _device(nic: Element) -> str:
     return ("" if source is None else source.get("bridge", "")) or tap(nic) or ""
 
 
-def _host_routed(port: PortPolicy, reach: HostRoutes, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
+def _host_routed(port: PortPolicy, receipt: HostRoutes, uplinks: Mapping[str, str]) -> Iterator[_Requested]:
     routed = port.routed
     if routed is None:
         return
-    table = _table(routed, reach)
+    table = _table(routed, receipt)
     for ip in port.addresses:
         uplink = uplinks.get(str(ip), routed.device) if routed.publish else ""
-        yield _Asked(f"{ip}/{ip.max_prefixlen}", "", table, routed.vrf, routed.publish, uplink)
-    for asked in _via_port(port, port.sources):
-        yield asked._replace(table=table, vrf=routed.vrf)
+        yield _Requested(f"{ip}/{ip.max_prefixlen}", "", table, routed.vrf, routed.publish, uplink)
+    for requested in _via_port(port, port.sources):
+        yield requested._replace(table=table, vrf=routed.vrf)
 
 
-def _via_port(port: PortPolicy, prefixes: Iterable[Prefix]) -> Iterator[_Asked]:
+def _via_port(port: PortPolicy, prefixes: Iterable[Prefix]) -> Iterator[_Requested]:
     """By way of the port's first address of the family."""
     for prefix in prefixes:
         via = next((str(ip) for ip in port.addresses if ip.version == prefix.version), "")
         if prefix.prefixlen:  # the host's default route is no guest's
-            yield _Asked(str(prefix), via)
+            yield _Requested(str(prefix), via)
 
 
-def _floating(port: PortPolicy, uplinks: Mapping[str, str]) -> Iterator[_Asked]:
+def _floating(port: PortPolicy, uplinks: Mapping[str, str]) -> Iterator[_Requested]:
     for each in port.floating:
         uplink = uplinks.get(str(each.ip))
         if each.via or uplink:
             prefix, via = f"{each.ip}/{each.ip.max_prefixlen}", str(each.via or "")
-            yield _Asked(prefix, via, publish=uplink is not None, uplink=uplink or "")
+            yield _Requested(prefix, via, publish=uplink is not None, uplink=uplink or "")
 
 
-def _table(routed: HostRouted, reach: HostRoutes) -> int:
+def _table(routed: HostRouted, receipt: HostRoutes) -> int:
     """That of a VRF is known from what was done."""
     if routed.vrf:
-        return next((route.table for route in reach.routes), 0)
+        return next((route.table for route in receipt.routes), 0)
     return routed.table or MAIN_TABLE

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.datapath.port.port_facts import link_local
-from libvirt_guestnet.hook.read.hostwide import NOTHING_ASKED, HostWide
+from libvirt_guestnet.hook.read.hostwide import NOTHING_REQUIRED, HostWide
 from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
     Element,
@@ -29,7 +29,7 @@ from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortForwards, PortReceipt
 from libvirt_guestnet.status.forwards import ForwardRow, forward_rows
-from libvirt_guestnet.status.routes import NOTHING_LED, Led, RouteRow, route_rows
+from libvirt_guestnet.status.routes import NO_ROUTE_FACTS, RouteFacts, RouteRow, route_rows
 from libvirt_guestnet.status.unguarded import UnguardedRow, unguarded_rows
 
 
@@ -141,23 +141,23 @@ def status(
     topology: str | None = None,
     receipt: Callable[[str], PortReceipt | None] | None = None,
     seen: Seen = lambda _tap: None,
-    ways: Iterable[PortForwards] = (),
+    open_forwards: Iterable[PortForwards] = (),
     *,
     guards: BridgeGuards = BridgeGuards(),
     offload: ChecksumGuards = ChecksumGuards(),
-    led: Led = NOTHING_LED,
-    host: HostWide = NOTHING_ASKED,
+    route_facts: RouteFacts = NO_ROUTE_FACTS,
+    host: HostWide = NOTHING_REQUIRED,
     plugging: Iterable[Plugging] = (),
     wrong: Sequence[Drift] = (),
 ) -> list[Row]:
-    """Every network, port, way in and route to a guest of one topology, or of all, in this order; and every NIC of a
+    """Every network, port, forward and route to a guest of one topology, or of all, in this order; and every NIC of a
     running domain, also of one that is not ours unless a topology is named, that nothing can guard.
 
     `receipt` says what the hooks applied to a tap (their state under /run unless given), `seen` what the kernel knows
-    of it, `ways` which ways in are open, `guards` the state of the bridge guard, `offload` that of the checksum guard,
-    `led` what leads to guests, `host` what this host asks of every domain, `plugging` which NICs wait for their guard,
-    `wrong` what the kernel has otherwise than it should.
-    Raises GuestnetError when the state under /run is damaged.
+    of it, `open_forwards` which forwards are open, `guards` the state of the bridge guard, `offload` that of the
+    checksum guard, `route_facts` the routes to guests, `host` what this host asks of every domain, `plugging` which
+    NICs wait for their guard, `wrong` what the kernel has otherwise than it should. Raises GuestnetError when the state
+    under /run is damaged.
     """
     known = UnlockedState().sound_port if receipt is None else receipt
     domains = [domain for domain in snapshot.domains if _shown(domain.topology, topology)]
@@ -167,7 +167,7 @@ def status(
         rows += _ports(domain, known, seen, offload, wrong)
     shown = domains if topology is not None else snapshot.domains
     unguarded = unguarded_rows(shown, guards.networks, host, plugging)
-    return [*rows, *forward_rows(domains, ways), *route_rows(domains, led), *unguarded]
+    return [*rows, *forward_rows(domains, open_forwards), *route_rows(domains, route_facts), *unguarded]
 
 
 def _shown(owner: str | None, topology: str | None) -> bool:
@@ -266,8 +266,8 @@ def _drops(tap: str, found: Guarded | None, offload: ChecksumGuards) -> dict[str
 
 
 def _unknown(applied: PortReceipt) -> bool:
-    told = [text for text in applied.owned if not text.split("/")[0].endswith(_of_mac(applied.mac))]
-    return not (applied.trusted or applied.bare or told or applied.dhcp or applied.pairs)
+    addresses = [text for text in applied.owned if not text.split("/")[0].endswith(_of_mac(applied.mac))]
+    return not (applied.trusted or applied.bare or addresses or applied.dhcp or applied.pairs)
 
 
 def _of_mac(mac: str) -> str:

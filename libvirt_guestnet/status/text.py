@@ -9,7 +9,7 @@ from libvirt_guestnet.table import table
 
 
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
-    """Tables of networks, ports, ways in, routes to guests and NICs that nothing can guard, and aloud which ports
+    """Tables of networks, ports, forwards, routes to guests and NICs that nothing can guard, and aloud which ports
     nothing guards that could be."""
     kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route", "unguarded"))
     hidden = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", *skip)
@@ -20,9 +20,9 @@ def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) 
 def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Paragraphs on ports without port security: those that are meant to be, those that are not, and those that
     therefore pass nothing."""
-    told = [row for row in rows if row["kind"] == "unguarded"]  # and why, in a table
-    said = {(row["guest"], row["mac"], row["device"]) for row in told}
-    pending = {(row["guest"], row["mac"]) for row in told if row["reason"] == PENDING}
+    unguarded = [row for row in rows if row["kind"] == "unguarded"]  # and why, in a table
+    said = {(row["guest"], row["mac"], row["device"]) for row in unguarded}
+    pending = {(row["guest"], row["mac"]) for row in unguarded if row["reason"] == PENDING}
     ports = [
         row
         for row in rows

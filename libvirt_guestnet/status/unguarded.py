@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from libvirt_guestnet.hook.read import nics
-from libvirt_guestnet.hook.read.hostwide import NOTHING_ASKED, REFUSE, HostWide
+from libvirt_guestnet.hook.read.hostwide import NOTHING_REQUIRED, REFUSE, HostWide
 from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
     Element,
@@ -44,7 +44,7 @@ class UnguardedRow:
 def unguarded_rows(
     domains: Iterable[DomainState],
     networks: Mapping[str, NetworkReceipt],
-    host: HostWide = NOTHING_ASKED,
+    host: HostWide = NOTHING_REQUIRED,
     plugging: Iterable[Plugging] = (),
 ) -> list[UnguardedRow]:
     """A row for every NIC that cannot be guarded, and for every one that waits for it. `networks` are those that the

@@ -186,9 +186,9 @@ def _check_overlaps(subnets: list[_Subnet], report: Report) -> None:
             if other_wire == wire and other != title:
                 continue
             later, earlier = (where, other_where) if where > other_where else (other_where, where)
-            mine, theirs = (prefix, outer) if later == where else (outer, prefix)
+            own, other_prefix = (prefix, outer) if later == where else (outer, prefix)
             whose = other if later == where else title
-            report.add(later, f"subnet {mine} overlaps {theirs} of {whose} (line {earlier.line})")
+            report.add(later, f"subnet {own} overlaps {other_prefix} of {whose} (line {earlier.line})")
         if len(open_) < 8:  # deeper nesting repeats what is already reported
             open_.append((prefix, where, title, wire))
 

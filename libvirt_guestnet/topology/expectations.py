@@ -111,13 +111,13 @@ class Endpoints:
 
 
 def _check_question(decl: ExpectDecl, report: Report) -> None:
-    asked = _asks(decl)
+    has_question = _asks(decl)
     broken = decl.bad & {"can", "cannot", "via", "seen-as", "forge", "to", "answered-by", "gateways", "tables"}
-    if not asked and not decl.forge and not broken:
+    if not has_question and not decl.forge and not broken:
         report.add(
             decl.at, "nothing is expected here: say can, cannot, via, seen-as, answered-by, gateways, tables or forge"
         )
-    if asked and not decl.destination and "to" not in decl.bad:
+    if has_question and not decl.destination and "to" not in decl.bad:
         report.add(decl.at, "the key 'to' is missing: only forge does without a destination")
     if decl.tables is not None and decl.source.value != HOST:
         report.add(decl.source.where, f"tables are the host's: say from: {HOST}")
@@ -127,8 +127,8 @@ def _check_question(decl: ExpectDecl, report: Report) -> None:
 
 def _asks(decl: ExpectDecl) -> bool:
     """Whether anything is asked of a destination."""
-    asked = (decl.can, decl.cannot, decl.via, decl.seen_as, decl.answered_by, decl.gateways)
-    return any(asked) or decl.tables is not None
+    questions = (decl.can, decl.cannot, decl.via, decl.seen_as, decl.answered_by, decl.gateways)
+    return any(questions) or decl.tables is not None
 
 
 def _check_forging_alone(decl: ExpectDecl, report: Report) -> None:

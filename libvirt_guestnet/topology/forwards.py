@@ -51,7 +51,7 @@ def _check_servers(decl: ForwardDecl, wanted: _Wanted, seg: Segment, report: Rep
     """The host's own servers of the network, which run before any guest does: each start would be refused."""
     for service in decl.services:
         for at in dict.fromkeys(at for _, at in wanted):
-            versions = {address.version if address else 4 for address, asked in wanted if asked == at}
+            versions = {address.version if address else 4 for address, of_host in wanted if of_host == at}
             if problem := _served(service.value, at, versions, seg):
                 report.add(service.where, f"{service.value} cannot be forwarded: {problem}")
 
@@ -78,8 +78,8 @@ def _forward(decl: ForwardDecl, at: At[Service], wanted: _Wanted, hide: bool, re
     if problem and decl.to:
         report.add(decl.to.where, f"{service}: {problem}")
         return
-    for address, asked in wanted:
-        yield Forward(service.protocol, service.first_port, service.last_port, address, to_first, asked, hide)
+    for address, of_host in wanted:
+        yield Forward(service.protocol, service.first_port, service.last_port, address, to_first, of_host, hide)
 
 
 def _unfit(first: int, last: int, to_first: int) -> str:
@@ -132,11 +132,11 @@ def floating(
     decl: PortDecl, port: Port, seg: Segment | None, own: Callable[[At[IPAddress]], bool], report: Report
 ) -> Floating:
     """The floating addresses of a port that has its own already; `own` refuses those that are somebody's."""
-    asked = (*(decl.floating or ()), *(decl.untranslated or ()))
-    if seg is None or not asked:
+    addresses = (*(decl.floating or ()), *(decl.untranslated or ()))
+    if seg is None or not addresses:
         return Floating()
     if problem := _cannot_float(port, seg):
-        report.add(asked[0].where, problem)
+        report.add(addresses[0].where, problem)
         return Floating()
     network = seg.network
     if decl.untranslated and network.mode is not Mode.OPEN and not network.physical_network:

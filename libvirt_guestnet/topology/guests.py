@@ -105,7 +105,7 @@ class Guests:
         if chosen:
             return chosen[0]
         free = [i for i, port in enumerate(decl.ports) if port.default_route is None]
-        return next((i for i in free if self._leads_out(decl, decl.ports[i])), None)
+        return next((i for i in free if self._has_gateway(decl, decl.ports[i])), None)
 
     def _check_default(self, guest: GuestDecl, port: PortDecl, *, first: bool) -> None:
         seg = self._segments.get(port.network.value)
@@ -114,10 +114,10 @@ class Guests:
             self._report.add(where, "a guest has one default-route; another port has it already")
         elif seg and seg.network.gateway is None:
             self._report.add(where, f"default-route: network '{seg.network.name}' has no gateway")
-        elif seg and not self._leads_out(guest, port):
+        elif seg and not self._has_gateway(guest, port):
             self._report.add(where, f"default-route: the guest is itself the gateway of '{seg.network.name}'")
 
-    def _leads_out(self, decl: GuestDecl, port: PortDecl) -> bool:
+    def _has_gateway(self, decl: GuestDecl, port: PortDecl) -> bool:
         seg = self._segments.get(port.network.value)
         gateway = seg.network.gateway if seg else None
         return gateway == HOST or (gateway is not None and self._scope.guests.get(gateway) is not decl)

@@ -11,7 +11,7 @@ from .report import Report
 from .scope import Placed, Segment
 from .spec import values
 
-_Places = list[tuple[IPNetwork, str]]
+_Taken = list[tuple[IPNetwork, str]]
 
 
 def behind(decl: PortDecl, sources: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
@@ -56,7 +56,7 @@ def _fits(placed: Placed, seg: Segment, report: Report) -> bool:
     return not problem
 
 
-def _check_prefix(placed: Placed, prefix: IPNetwork, seg: Segment, here: _Places, report: Report) -> None:
+def _check_prefix(placed: Placed, prefix: IPNetwork, seg: Segment, here: _Taken, report: Report) -> None:
     where = placed.decl.next_hop.where
     if seg.sure and not any(address.ip.version == prefix.version for address in placed.port.addresses):
         report.add(where, f"next-hop: the port has no IPv{prefix.version} address that {prefix} could be routed to")

@@ -71,7 +71,7 @@ def _allow(scope: Scope, segments: Mapping[str, Segment], decl: AllowDecl, repor
     elif _ambiguous(segments, scope, target.value):
         report.add(target.where, f"'{target.value}' is both a network and a physical network; rename one of them")
     prefixes = _prefixes(scope, segments, target.value)
-    if not prefixes and _known(scope, segments, target.value):
+    if not prefixes and _is_declared(scope, segments, target.value):
         report.add(target.where, f"'{target.value}' has no subnets: the router cannot tell what leads there")
     if not decl.services and "services" not in decl.bad:
         report.add(decl.at, "services is empty: list what may pass, or remove the line")
@@ -89,7 +89,7 @@ def _prefixes(scope: Scope, segments: Mapping[str, Segment], name: str) -> tuple
     return seg.prefixes if seg else values(outside.subnets) if outside else ()
 
 
-def _known(scope: Scope, segments: Mapping[str, Segment], name: str) -> bool:
+def _is_declared(scope: Scope, segments: Mapping[str, Segment], name: str) -> bool:
     """Whether the lack of prefixes is a fact, not the echo of another complaint."""
     seg, outside = segments.get(name), scope.physicals.get(name)
     return seg.sure if seg else outside is not None and "subnets" not in outside.bad

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/libvirt"))
 from support.booted import Booted, booted
 from support.reached import DIRECT, DIRECT_TAP, Reached
 from support.sandboxes import WITHOUT_NODEDEV
-from test_ways_in import HOST, Net
+from test_forwards_libvirt import HOST, Net
 
 from libvirt_guestnet import sandbox
 from libvirt_guestnet.errors import GuestnetError

@@ -115,7 +115,7 @@ class World:
         checksum_guard.guard_when_limited = lambda *_: None
         checksum_guard.tidy = checksum_guard.unload = lambda *_: None
         checksum_guard.lost = lambda _: {}  # type: ignore[assignment]
-        incoming._wait = lambda domain, taps, ears, arrive: arrive()
+        incoming._wait = lambda domain, taps, ears, connect: connect()
         incoming.repeat = lambda announce, tap: announce()
         log.complain = lambda text: self.logged.append(log.line(text))
         address_sets._LEASES = LEASE_FILE

@@ -95,7 +95,7 @@ def test_a_missing_route_is_noticed(modes: Lab) -> None:
     assert modes.unexpected() == set()
 
 
-def test_guests_whose_hooks_are_uninstalled_are_not_led_to(modes: Lab) -> None:
+def test_guests_whose_hooks_are_uninstalled_are_not_routed_to(modes: Lab) -> None:
     assert modes.guestnet("hooks", "uninstall").returncode == 0
     try:
         assert modes.sandbox.run(["ip", "route", "show", "table", "all", "proto", "71"]).stdout == ""

@@ -11,7 +11,7 @@ import pytest
 from support.box import Box
 
 import libvirt_guestnet
-from libvirt_guestnet.datapath.firewalls.libvirt_nftables import leads
+from libvirt_guestnet.datapath.firewalls.libvirt_nftables import is_first
 
 pytestmark = pytest.mark.kernel
 
@@ -122,7 +122,7 @@ def test_ours_come_first_again_where_libvirt_was_not_done(box: Box, family: str,
     chain = box.ok("nft", "-a", "list", "chain", *table.split(), "forward")
     assert chain.index("jump guestnet") < chain.index("reject")
     assert chain.count("jump guestnet") == 1
-    assert (leads(chain.splitlines()), leads(before.splitlines())) == (True, False)
+    assert (is_first(chain.splitlines()), is_first(before.splitlines())) == (True, False)
 
 
 def test_what_cannot_be_arranged_is_named(box: Box) -> None:

@@ -29,7 +29,7 @@ ELSEWHERE = {
     "loops around what is reached": (
         r"(services/watch|calls/repair)\.py (main|_heard|_wait|_locked|_settle|_taken)$|netlink/events\.py"
         r"|libvirt_records\.py version$|lease_forwards\.py Files|hook/(concern|processes/deadline)\.py .*expired$"
-        r"|hook/concern\.py _(age|is_there)$|hook/main\.py"
+        r"|hook/concern\.py _(age|exists)$|hook/main\.py"
     ),
     "commands of a person's, and labs": (
         r"firewalls/(base_chains|docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"
@@ -37,7 +37,7 @@ ELSEWHERE = {
         r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|legacy|_words)$"
         r"|firewalls/iptables\.py (_refuses|_devices)$|firewalls/chains\.py"
         r"|missing_state\.py by_port$|forwards/table\.py elements$"
-        r"|address_owners\.py (refused_now|_reached_by|_asked_by)$|hostwide\.py (read|write)$"
+        r"|address_owners\.py (refused_now|_requested_by_(routes|forwards))$|hostwide\.py (read|write)$"
         r"|port/filters\.py guard$|nft\.py numbers_of_all$|hook/live\.py take_over_state$"
     ),
     "run when modules are imported": r"(dhcp_requests|port/shared|grammar)\.py (shared|_set|_chain|_layouts|_words)$",
@@ -55,12 +55,13 @@ ELSEWHERE = {
         r"|calls/domain\.py keep$|ports\.py _put_back$|repair\.py _keep$|host_routes\.py gateways$|hook/caller\.py"
     ),
     "no two NICs of the seeds have one MAC address": r"read/domain\.py Domain\._with_tap$",
-    "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py leave$",
+    "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py delete_on_bridge$",
     "nothing to do on a host whose kernel never loses anything": (
-        r"iptables\.py _leads_last|learning\.py (give_back|hold|is_held_set)$|nft\.py (in_set|_times|_is_absent)$"
+        r"iptables\.py _is_last_in_place|learning\.py (give_back|replace_held|is_held_set)$"
+        r"|nft\.py (in_set|_times|_is_absent)$"
         r"|present\.py _is_whole|address_sets\.py _(held|span)$"
         r"|links\.py is_up$|libvirt_rules\.py (_children|Libvirts\._is_resting)$"
-        r"|routes\.py there|Rtnl\.published|repair\.py _ports|fdb\.py silence|announce\.py unsolicited_advertisement"
+        r"|routes\.py present|Rtnl\.published|repair\.py _ports|fdb\.py silence|announce\.py unsolicited_advertisement"
     ),
 }
 

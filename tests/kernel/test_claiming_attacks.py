@@ -204,7 +204,10 @@ def test_on_a_lan_nobody_is_by_use_what_might_be_anybodys(lab: Lab) -> None:
     lab.me()
     nft(filters.remove())
     domain_calls.guard_all(
-        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
+        lab.state,
+        rewrite=True,
+        late=True,
     )
     assert lab.wire.silent({name: frame for name, frame in uses_of(FREE).items() if "DAD" not in name}, last_frame())
 
@@ -214,7 +217,10 @@ def test_who_has_claimed_nothing_is_no_guest_whose_claims_are_forgotten(lab: Lab
     lab.put_network(NETWORK._replace(strict=False))
     lab.me()
     domain_calls.guard_all(
-        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
+        lab.state,
+        rewrite=True,
+        late=True,
     )
     assert lab.wire.silent({name: frame for name, frame in uses_of(FREE).items() if "DAD" not in name}, last_frame())
 

@@ -57,7 +57,7 @@ class Routed:
             ip(command)
         domain = xmlread.parse(DOMAIN.encode())
         domain_calls.guard(domain, state)
-        reachability.arrive(bridge_guard.joined(domain, state), state)
+        reachability.connect(bridge_guard.joined(domain, state), state)
         self.ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self.ear.bind(("x0", 0))
         self.gateway = _mac(TAP)

@@ -168,7 +168,7 @@ def test_a_repair_has_others_kept_from_what_was_learnt_and_nothing_else(lab: Lab
         "add element netdev guestnet held4-br0 { 0x0a3d010c timeout 60s }\n"
     )
     domain_calls.guard_all(
-        [bridge_guard.joined(guest_domain("them", THEM, THEIR_TAP, "", ""), lab.state)], lab.state, anew=True
+        [bridge_guard.joined(guest_domain("them", THEM, THEIR_TAP, "", ""), lab.state)], lab.state, rewrite=True
     )
     assert numbers_in("held4-br0") == {"0xa3d010b"}
     (left,) = nft.times_of_all()["held4-br0"].values()
@@ -382,7 +382,10 @@ def test_a_guest_that_runs_already_need_not_ask_for_a_while(lab: Lab) -> None:
     lab.passing(asked)
     kernel.nft("delete table netdev guestnet\n")
     domain_calls.guard_all(
-        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)], lab.state, anew=True, late=True
+        [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
+        lab.state,
+        rewrite=True,
+        late=True,
     )
     assert lab.passing(used) == set(used)
     # What it uses now is bound as if it had asked; what it has not used by then is not.
@@ -403,7 +406,7 @@ def test_a_repair_has_others_kept_from_what_was_claimed_and_nothing_else(lab: La
         domain_calls.guard_all(
             [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
             lab.state,
-            anew=True,
+            rewrite=True,
             late=True,
         )
         assert mine_ == numbers_in("held6-br0") == numbers_in(f"claimed6-{lab.wire.tap}")
@@ -422,7 +425,7 @@ def test_a_repair_leaves_what_somebody_else_answered_for(lab: Lab) -> None:
     domain_calls.guard_all(
         [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", 'privacy="yes"'), lab.state)],
         lab.state,
-        anew=True,
+        rewrite=True,
         late=True,
     )
     assert numbers_in("held6-br0") != numbers_in(f"claimed6-{lab.wire.tap}") == set()
@@ -435,7 +438,7 @@ def test_a_repair_reads_past_the_ports_that_need_not_ask(lab: Lab) -> None:
         domain_calls.guard_all(
             [bridge_guard.joined(guest_domain("me", ME, lab.wire.tap, "", ""), lab.state)],
             lab.state,
-            anew=True,
+            rewrite=True,
             late=True,
         )
     assert "held6-br0" in nft.times_of_all()

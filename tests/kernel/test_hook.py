@@ -72,9 +72,9 @@ def test_a_plain_domain_gets_the_defaults_of_a_marked_network(hooks: Hooks, vers
     allowed = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "tap-vnet1")
     # Its address is what the host's DHCP server will tell it.
     assert "ip saddr @learnt4-vnet1 ip saddr != @owned4-virbr1 ip saddr != @wide4-virbr1 jump" in allowed
-    told = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "told-vnet1")
-    assert "ip saddr 10.61.1.1 udp sport 67" in told
-    assert "timeout 1h" in told
+    leases = hooks.box.ok("nft", "list", "chain", "netdev", "guestnet", "leases-vnet1")
+    assert "ip saddr 10.61.1.1 udp sport 67" in leases
+    assert "timeout 1h" in leases
     assert "10.61.1.1 " not in allowed
 
 
@@ -321,11 +321,11 @@ def test_a_reused_tap_name_belongs_to_its_new_owner(hooks: Hooks) -> None:
 def test_a_port_that_learns_no_more_forgets(hooks: Hooks) -> None:
     hooks.replay("9.0.0", "dom-start", "port-created", NETWORK)
     hooks.replay("9.0.0", "dom-start", "guesta-start-")
-    assert {"told-vnet1", "learnt4-vnet1"} <= set(re.findall(r"(?:chain|set) (\S+)", "".join(own_table(hooks))))
+    assert {"leases-vnet1", "learnt4-vnet1"} <= set(re.findall(r"(?:chain|set) (\S+)", "".join(own_table(hooks))))
     hooks.replay("9.0.0", "dom-start", "guesta-start-", DOMAIN)
     assert "learnt" not in "".join(own_table(hooks))
     # What it is given all the same is counted, as long as the server is there.
-    assert "told-vnet1" in "".join(own_table(hooks))
+    assert "leases-vnet1" in "".join(own_table(hooks))
 
 
 def test_a_port_that_is_guarded_no_more_loses_its_chain(hooks: Hooks) -> None:

@@ -13,7 +13,7 @@ from support.box import Box
 from support.hooks import A1, A2, DATA, DOMAIN, NETWORK, VERSIONS, Hooks, mac_in, port_call_of, with_metadata
 
 from libvirt_guestnet.hook.call import VETO
-from libvirt_guestnet.hook.concern import ARRIVALS
+from libvirt_guestnet.hook.concern import STARTED_WORDS
 from libvirt_guestnet.hook.lifecycle import TABLE
 from libvirt_guestnet.install import hook_files
 
@@ -254,9 +254,9 @@ def test_a_guest_to_whom_nothing_leads_is_started_by_a_shell(hooks: Hooks) -> No
     path.write_text(path.read_text().replace("all |", "exit 77; all |"))
     domain = f"<domain>{DOMAIN}</domain>\n"
     assert hooks.call("qemu", "guesta", "started", "begin", domain.encode()) == (0, "")
-    for word in ARRIVALS:
+    for word in STARTED_WORDS:
         assert hooks.call("qemu", "guesta", "started", "begin", f"<!-- {word} -->{domain}".encode()) == (77, "")
-    far = f"<domain>{' ' * 70_000}<!-- {ARRIVALS[0]} --></domain>".encode()
+    far = f"<domain>{' ' * 70_000}<!-- {STARTED_WORDS[0]} --></domain>".encode()
     assert hooks.call("qemu", "guesta", "started", "begin", far) == (77, ""), "the shell has not seen it all"
     hooks.box.ok("mkdir", "-p", "/run/libvirt-guestnet/forwards")
     hooks.box.ok("touch", "/run/libvirt-guestnet/forwards/vnet0.json")

@@ -21,7 +21,7 @@ from libvirt_guestnet.hook import main
 
 @pytest.fixture
 def hooks(tmp_path: Path) -> Iterator[Hooks]:
-    """Guests g1, g2 and g3 run, and a, with ways in, and c, host-routed; the service watches."""
+    """Guests g1, g2 and g3 run, and a, with forwards, and c, host-routed; the service watches."""
     box = Box()
     box.ok("sh", "-c", SETUP)
     hooks = Hooks(box, tmp_path)
@@ -84,10 +84,10 @@ def test_the_gate_of_a_routed_port_comes_back(hooks: Hooks) -> None:
         "delete element inet guestnet hairpin4 { br0 . br0 . 10.61.1.10 }",
     ],
 )
-def test_ways_in_come_back_without_touching_a_port(hooks: Hooks, damage: str) -> None:
-    ways, ports = hooks.box.ok("nft", "-s", "list", "table", "inet", "guestnet"), untouched(hooks, *hooks.chains())
+def test_forwards_come_back_without_touching_a_port(hooks: Hooks, damage: str) -> None:
+    forwards, ports = hooks.box.ok("nft", "-s", "list", "table", "inet", "guestnet"), untouched(hooks, *hooks.chains())
     hooks.box.ok("nft", damage)
-    soon(lambda: hooks.box.run("nft", "-s", "list", "table", "inet", "guestnet").stdout.decode() == ways)
+    soon(lambda: hooks.box.run("nft", "-s", "list", "table", "inet", "guestnet").stdout.decode() == forwards)
     assert untouched(hooks, *hooks.chains()) == ports
 
 
@@ -152,7 +152,7 @@ def test_a_tap_that_is_put_elsewhere_stays_there(hooks: Hooks) -> None:
         "ip link set br0 down; ip link set br0 up",
     ],
 )
-def test_what_leads_to_a_guest_comes_back(hooks: Hooks, damage: str) -> None:
+def test_a_guests_routes_and_published_addresses_come_back(hooks: Hooks, damage: str) -> None:
     def all_of_it() -> tuple[set[str], str, bool]:
         return led(hooks), place(hooks), "169.255.30.1" in hooks.box.ok("ip", "address", "show", "dev", ROUTED_TAP)
 

@@ -224,7 +224,7 @@ def test_what_one_port_holds_is_not_given_to_another(wire: Wire, other: int, ver
     _stolen(wire, version)
     assert _passing(wire) == mine_now
     assert numbers(f"learnt{version}-{OTHER}") == []
-    listed = subprocess.run(["nft", "list", "chain", "netdev", "guestnet", f"told-{OTHER}"], capture_output=True)
+    listed = subprocess.run(["nft", "list", "chain", "netdev", "guestnet", f"leases-{OTHER}"], capture_output=True)
     assert listed.stdout.count(b"packets 1 bytes") == 1
     assert b'drop comment "another\'s lease"' in listed.stdout
     # It may be renewed meanwhile, and somebody else's as soon as its holder is gone.
@@ -240,7 +240,7 @@ def test_what_one_port_holds_is_not_given_to_another(wire: Wire, other: int, ver
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_a_port_holds_by_its_policy_is_not_given_to_another(wire: Wire, version: int) -> None:
     holder = filters.PortGuard("holder", THEM, (ip_network(LEASED), ip_network(LEASED6)), segment="br0")
-    nft("\n".join(["add table netdev guestnet", *held_sets.hold(holder), ""]))
+    nft("\n".join(["add table netdev guestnet", *held_sets.add(holder), ""]))
     _guard(wire.tap, segment="br0")
     wire.ear.send(_answer("ack") if version == 4 else _reply())
     assert _passing(wire) == set()

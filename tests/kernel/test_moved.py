@@ -37,7 +37,7 @@ import json
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.status.open_forwards import opened
 from libvirt_guestnet.state.locked import UnlockedState
-found = opened(UnlockedState(), routes.there())
+found = opened(UnlockedState(), routes.present())
 print(json.dumps({each.bridge: [len(each.forwards), len(each.floating)] for each in found}))
 """
 
@@ -83,7 +83,7 @@ def led(bridge: str) -> set[str]:
     return {route.format(bridge) for route in ROUTES}
 
 
-def test_a_plugged_nic_is_led_to_as_at_a_start(host: Host) -> None:
+def test_a_plugged_nic_is_routed_to_as_at_a_start(host: Host) -> None:
     """Next hops and floating addresses, those on the host's LAN and the guest's own."""
     assert (routes(host), published(host)) == (led("br0"), PUBLISHED)
     assert opened(host) == {"br0": [1, 2]}
@@ -93,7 +93,7 @@ def _soon_without(host: Host, portid: str) -> None:
     host.soon(lambda: portid not in " ".join(host.receipts()))
 
 
-def test_a_nic_that_moves_takes_along_what_leads_to_it(host: Host) -> None:
+def test_a_nic_that_moves_takes_along_its_routes_and_forwards(host: Host) -> None:
     old = created("lan", NEW_PORT)
     for network, portid, bridge in (("other", OTHER_PORT, "br1"), ("lan", LAST_PORT, "br0")):
         assert host.call("network", network, "port-created", "begin", created(network, portid)) == (0, "")
@@ -132,7 +132,7 @@ def port(host: Host) -> dict[str, str]:
     return found
 
 
-def test_nothing_leads_to_where_a_nic_was(host: Host) -> None:
+def test_no_route_or_forward_goes_to_where_a_nic_was(host: Host) -> None:
     """It moves to a bridge that is no network's: no call tells of that, but that its old port is gone."""
     host.box.ok("ip", "link", "set", TAP, "master", "br1")
     assert opened(host) == {"br0": [0, 0]}, "told before it is put right"

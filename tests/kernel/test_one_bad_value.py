@@ -7,8 +7,8 @@ import re
 
 import pytest
 from support.hooks import NETWORK, with_metadata
-from test_ways import DATA, FLOAT, GUEST, GUEST6, HOST, WAYS, Host, start
-from test_ways import host as host  # noqa: PLC0414  a fixture
+from test_forwards import DATA, FLOAT, FORWARDS, GUEST, GUEST6, HOST, Host, start
+from test_forwards import host as host  # noqa: PLC0414  a fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -29,14 +29,14 @@ ATTACKS = {
 
 def test_a_rule_in_an_address_fails_at_start(host: Host) -> None:
     before = host.box.ok("ip6tables", "-S"), host.box.ok("iptables", "-S")
-    for where, way in ATTACKS.items():
-        status, stderr = host.call("qemu", "guesta", "start", "begin", start(way))
+    for where, policy in ATTACKS.items():
+        status, stderr = host.call("qemu", "guesta", "start", "begin", start(policy))
         # Libvirt would not go on; but it is `started` that put the rule there.
-        host.call("qemu", "guesta", "started", "begin", start(way))
+        host.call("qemu", "guesta", "started", "begin", start(policy))
         assert "2001:db8::66" not in host.box.ok("ip6tables", "-S"), where
         assert status == 1, where
         assert f"qemu guesta start: metadata: {where}: 'fd00::1%1\\n-I INPUT 1 -s 2001:db8::66' is not an IP" in stderr
-        host.gone(start(way))
+        host.gone(start(policy))
         assert (host.box.ok("ip6tables", "-S"), host.box.ok("iptables", "-S")) == before, where
         assert "guestnet" not in host.box.ok("nft", "list", "tables"), where
         assert host.receipts() == [], where
@@ -44,12 +44,12 @@ def test_a_rule_in_an_address_fails_at_start(host: Host) -> None:
 
 def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: Host) -> None:
     """Two ranges in one that overlap: no metadata gives that, but a receipt may say anything."""
-    assert host.started(start(WAYS)) == [(0, "")] * 2
+    assert host.started(start(FORWARDS)) == [(0, "")] * 2
     _write(host, "near0", forwards=[_range(9000, 9010), _range(9005, 9015)])
     network = with_metadata((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
     for call in (
         ("network", "vlan1", "started", "begin", network),
-        ("qemu", "guesta", "started", "begin", start(WAYS)),
+        ("qemu", "guesta", "started", "begin", start(FORWARDS)),
     ):
         status, stderr = host.call(*call)
         assert status == 0
@@ -57,10 +57,10 @@ def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: Host) -> None:
         assert "(guest 'bad')" in stderr
         assert stderr.count("guest '") == 1
         assert host.tcp("lan", HOST, 8080).open
-    assert host.gone(start(WAYS))[0] == 0
+    assert host.gone(start(FORWARDS))[0] == 0
     assert "8080" not in host.rules()
     host.box.ok("rm", RECEIPT.format("near0"))
-    assert host.started(start(WAYS)) == [(0, "")] * 2
+    assert host.started(start(FORWARDS)) == [(0, "")] * 2
 
 
 def test_a_network_without_a_bridges_name_is_in_nobodys_way(host: Host) -> None:
@@ -68,8 +68,8 @@ def test_a_network_without_a_bridges_name_is_in_nobodys_way(host: Host) -> None:
     text = network.decode().replace("<name>vlan1</name>", "<name>nameless</name>")
     nameless = re.sub(r"<bridge name='[^']*'", "<bridge name=''", text).encode()
     assert host.call("network", "nameless", "started", "begin", nameless) == (0, "")
-    assert host.started(start(WAYS)) == [(0, "")] * 2
-    assert host.gone(start(WAYS)) == (0, "")
+    assert host.started(start(FORWARDS)) == [(0, "")] * 2
+    assert host.gone(start(FORWARDS)) == (0, "")
 
 
 DAMAGED: list[dict[str, object]] = [
@@ -84,7 +84,7 @@ DAMAGED: list[dict[str, object]] = [
 
 
 def test_a_damaged_receipt_is_skipped_and_named(host: Host) -> None:
-    xml = start(WAYS + FLOAT)
+    xml = start(FORWARDS + FLOAT)
     for change in DAMAGED:
         _write(host, "near0", **change)
         complaint = f"libvirt-guestnet: {RECEIPT.format('near0')} is damaged ({next(iter(change))}: "
@@ -106,11 +106,14 @@ def test_no_damaged_file_blocks_another_guest(host: Host, text: str) -> None:
     for path in (*(f"{folder}/zz.json" for folder in FOLDERS), *ALONE):
         file = f"/run/libvirt-guestnet/{path}"
         host.box.ok("sh", "-c", f"mkdir -p ${{0%/*}}; printf '{text}' > $0", file)
-    for status, stderr in (*host.started(start(WAYS)), host.call("qemu", "guesta", "reconnect", "begin", start(WAYS))):
+    for status, stderr in (
+        *host.started(start(FORWARDS)),
+        host.call("qemu", "guesta", "reconnect", "begin", start(FORWARDS)),
+    ):
         assert status == 0
         assert "internal error" not in stderr
     assert host.tcp("lan", HOST, 8080).open
-    status, stderr = host.gone(start(WAYS))
+    status, stderr = host.gone(start(FORWARDS))
     assert (status, "internal error" in stderr) == (0, False)
 
 

@@ -36,12 +36,12 @@ from libvirt_guestnet.hook import main
 
 NEW_TAP, NEW_MAC = "vme0b", "52:54:00:00:00:0b"
 ROUTE = "10.61.99.0/24 via 10.61.1.10 dev br0"
-ARRIVING = domain("a", UUID, policy(MAC, "10.61.1.10", BEHIND), nic("network", TAP, MAC, PORT))
+MIGRATING = domain("a", UUID, policy(MAC, "10.61.1.10", BEHIND), nic("network", TAP, MAC, PORT))
 # One call of a hook in which something of ours is another.
 CALL = f"""
 import os, sys
 sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards as ways
+from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards
 from libvirt_guestnet.hook.processes import incoming
 from libvirt_guestnet.hook import concern, main
 def killed(*_):
@@ -90,7 +90,7 @@ class Host(Hooks):
 
     def notes(self) -> list[str]:
         """All that a process is at, or was."""
-        folders = "arriving changing incoming plugging reconnect repairing settling"
+        folders = "connecting changing incoming plugging reconnect repairing settling"
         listed = self.box.ok("sh", "-c", f"cd /run/libvirt-guestnet; ls -d $(echo {folders} | tr ' ' '\\n' | sed 's|$|/*|') 2>/dev/null; true")  # fmt: skip  # noqa: E501
         return listed.split()
 
@@ -169,11 +169,11 @@ def migrates(host: Host, xml: bytes, state: str = "paused' reason='migration") -
 
 def awaited(host: Host, change: str = "") -> None:
     for operation in ("migrate", "start"):
-        assert host.call("qemu", "a", operation, "begin", ARRIVING) == (0, "")
+        assert host.call("qemu", "a", operation, "begin", MIGRATING) == (0, "")
     assert host.call("qemu", "other", "release", "end", PLAIN) == (0, "")
     host.settled()  # and a migration that has just begun owes nothing
-    migrates(host, ARRIVING)
-    assert host.with_(change, "started", ARRIVING) == 0
+    migrates(host, MIGRATING)
+    assert host.with_(change, "started", MIGRATING) == 0
     host.soon(lambda: len(host.processes()) == 1, "a helper waits")
 
 
@@ -182,7 +182,7 @@ def test_who_waits_for_a_guests_arrival(host: Host, finished: Finished) -> None:
     awaited(host)
     host.kill("main.run")
     assert (host.routes(), host.notes()) == (set(), ["incoming/a.json"])
-    migrates(host, ARRIVING, "running' reason='migrated")
+    migrates(host, MIGRATING, "running' reason='migrated")
     with finished(host):
         host.soon(lambda: (host.routes(), host.notes()) == ({ROUTE}, []), "led to")
 
@@ -192,16 +192,16 @@ def test_while_a_guest_is_on_its_way_another_waits_for_it(host: Host) -> None:
     host.kill("main.run")
     with by_a_call(host):
         host.soon(lambda: [words for _, words in host.processes()] != [], "a helper waits")
-    migrates(host, ARRIVING, "running' reason='migrated")
+    migrates(host, MIGRATING, "running' reason='migrated")
     host.soon(lambda: (host.routes(), host.notes()) == ({ROUTE}, []), "led to")
 
 
 @by_anybody
-def test_who_tells_the_lan_of_an_arrival_again(host: Host, finished: Finished) -> None:
+def test_who_announces_a_guest_that_migrated_here_again(host: Host, finished: Finished) -> None:
     awaited(host, "incoming.repeat = killed")
-    migrates(host, ARRIVING, "running' reason='migrated")
+    migrates(host, MIGRATING, "running' reason='migrated")
     host.soon(lambda: host.processes() == [], "killed")
-    assert (host.routes(), host.notes()) == ({ROUTE}, ["arriving/a"])
+    assert (host.routes(), host.notes()) == ({ROUTE}, ["connecting/a"])
     host.box.ok("ip", "route", "del", "10.61.99.0/24")  # so it is seen that all is done again
     with finished(host):
         host.soon(lambda: (host.routes(), host.notes()) == ({ROUTE}, []), "led to and told of")
@@ -218,12 +218,12 @@ def test_who_moves_the_checksum_guard_to_tcx(host: Host, finished: Finished) -> 
 
 
 @by_anybody
-def test_a_call_that_changes_ways_in(host: Host, finished: Finished) -> None:
+def test_a_call_that_changes_forwards(host: Host, finished: Finished) -> None:
     """It talks to firewalld as well, while nobody else may."""
     assert host.call("qemu", "a", "start", "begin", A) == (0, "")
     host.settled()
     host.record("a", A)
-    assert host.with_("ways._forget_flows = ways._arrange = killed", "started", A) != 0
+    assert host.with_("forwards._forget_flows = forwards._arrange = killed", "started", A) != 0
     assert host.notes() == ["changing/forwards"]
     host.box.ok("nft", "delete", "table", "inet", "guestnet")
     with finished(host):

@@ -61,7 +61,7 @@ def test_what_is_missing_is_told_from_what_is_there() -> None:
 
 
 @pytest.mark.usefixtures("namespace")
-def test_ways_in_are_as_many_as_they_were_written() -> None:
+def test_forwards_are_as_many_as_they_were_written() -> None:
     """Or the service would put them back for ever."""
     forwards = tuple(
         ForwardRule(protocol, first, first + more, to, first + moved, at, hide)
@@ -77,9 +77,9 @@ def test_ways_in_are_as_many_as_they_were_written() -> None:
     floating = Floating("198.18.1.50", "10.61.1.10"), Floating("fd61:1::50", "fd61::10")
     one = PortForwards("vme1", "", "u", "g", "br0", forwards=forwards)
     many = [one, one._replace(bridge="br1", forwards=(), floating=floating), one._replace(forwards=forwards[:1])]
-    for ways in (many, many[:1], many[1:2], many[2:]):
-        subprocess.run(["nft", "-f", "-"], input=batch(ways), text=True, check=True, timeout=120)
-        assert sizes_of(TABLE) == sizes(ways)
+    for ports in (many, many[:1], many[1:2], many[2:]):
+        subprocess.run(["nft", "-f", "-"], input=batch(ports), text=True, check=True, timeout=120)
+        assert sizes_of(TABLE) == sizes(ports)
     assert sizes_of("inet none") == {}
 
 

@@ -79,20 +79,20 @@ B_ROUTES, B_PUBLISHED = {"192.0.2.11 dev vme0b table 100"}, {"192.0.2.11 dev up0
 
 
 def test_routes_and_published_neighbours_come_and_go(state: LockedState) -> None:
-    host_routes.lead("u-a", [A], state)
-    host_routes.lead("u-b", [B], state)
-    host_routes.lead("u-a", [A], state)
+    host_routes.ensure("u-a", [A], state)
+    host_routes.ensure("u-b", [B], state)
+    host_routes.ensure("u-a", [A], state)
     assert (routed(), published()) == (A_ROUTES | B_ROUTES, A_PUBLISHED | B_PUBLISHED)
     assert {reach.tap for reach in state.host_routes()} == {"vme0a", "vme0b"}
-    host_routes.forget("u-a", state)
-    host_routes.forget("u-a", state)
+    host_routes.delete("u-a", state)
+    host_routes.delete("u-a", state)
     assert (routed(), published()) == (B_ROUTES, B_PUBLISHED)
-    host_routes.forget_all(state)
+    host_routes.delete_all(state)
     assert (routed(), published(), state.host_routes()) == (set(), set(), [])
 
 
 def test_flags_are_those_of_the_virtuozzo_guide(state: LockedState) -> None:
-    host_routes.lead("u-a", [A], state)
+    host_routes.ensure("u-a", [A], state)
     (line,) = [
         line.split() for line in Path("/proc/thread-self/net/arp").read_text().splitlines() if "192.0.2.10" in line
     ]
@@ -102,7 +102,7 @@ def test_flags_are_those_of_the_virtuozzo_guide(state: LockedState) -> None:
 
 def test_what_the_host_sends_to_a_guest_does_not_come_from_the_gateway_address(state: LockedState) -> None:
     ip("address add 169.255.30.1/32 dev vme0a scope link")
-    host_routes.lead("u-a", [A], state)
+    host_routes.ensure("u-a", [A], state)
     assert json.loads(ip("-j route get 192.0.2.10"))[0]["prefsrc"] == "192.0.2.1"
     # When the host's address changes, the route stays: a `src` in it would have taken it away.
     ip("address del 192.0.2.1/24 dev up0")
@@ -111,11 +111,11 @@ def test_what_the_host_sends_to_a_guest_does_not_come_from_the_gateway_address(s
 
 
 def test_a_change_leaves_what_stays_alone(state: LockedState) -> None:
-    host_routes.lead("u-a", [A], state)
+    host_routes.ensure("u-a", [A], state)
     with subprocess.Popen(["stdbuf", "-oL", "ip", "monitor", "route"], stdout=subprocess.PIPE, text=True) as monitor:
         _heard_until(monitor, "192.0.2.250")
         less = A._replace(routes=A.routes[:1], published=A.published[:1])
-        host_routes.lead("u-a", [less], state)
+        host_routes.ensure("u-a", [less], state)
         heard = _heard_until(monitor, "192.0.2.251")
         monitor.kill()
     assert len(heard) == 3
@@ -139,30 +139,30 @@ def _heard_until(monitor: subprocess.Popen[str], mark: str) -> list[str]:
 def test_a_route_of_somebody_else_is_never_replaced(state: LockedState, family: str, foreign: str) -> None:
     ip(f"route add {foreign} dev up0")
     with pytest.raises(GuestnetError, match=r"domain 'a': .* is routed elsewhere on this host already"):
-        host_routes.lead("u-a", [A], state)
-    host_routes.forget("u-a", state)
+        host_routes.ensure("u-a", [A], state)
+    host_routes.delete("u-a", state)
     assert (routed(), published(), state.host_routes()) == (set(), set(), [])
     assert f"{foreign} dev up0" in ip(f"{family} route show {foreign}")
 
 
 def test_another_guests_address_is_refused_and_stays_published(state: LockedState) -> None:
-    host_routes.lead("u-a", [A], state)
+    host_routes.ensure("u-a", [A], state)
     thief = A._replace(tap="vme0b", uuid="u-b", domain="b", routes=(Route("192.0.2.10/32", "vme0b"),))
     with pytest.raises(GuestnetError, match="routed elsewhere"):
-        host_routes.lead("u-b", [thief], state)
-    host_routes.forget("u-b", state)
+        host_routes.ensure("u-b", [thief], state)
+    host_routes.delete("u-b", state)
     assert (routed(), published()) == (A_ROUTES, A_PUBLISHED)
 
 
 def test_a_lost_tap_is_swept_and_its_name_can_be_used_again(state: LockedState) -> None:
-    host_routes.lead("u-a", [A], state)
+    host_routes.ensure("u-a", [A], state)
     ip("link delete vme0a")
     assert (routed(), published()) == (set(), A_PUBLISHED)
     host_routes.sweep(state)
     assert (published(), state.host_routes()) == (set(), [])
-    host_routes.lead("u-a", [A._replace(tap="vme0b", routes=())], state)
-    host_routes.lead("u-c", [A._replace(tap="vme0b", uuid="u-c", routes=(), published=())], state)
-    host_routes.forget("u-a", state)
+    host_routes.ensure("u-a", [A._replace(tap="vme0b", routes=())], state)
+    host_routes.ensure("u-c", [A._replace(tap="vme0b", uuid="u-c", routes=(), published=())], state)
+    host_routes.delete("u-a", state)
     assert [reach.uuid for reach in state.host_routes()] == ["u-c"]
     assert published() == set()
 
@@ -170,7 +170,7 @@ def test_a_lost_tap_is_swept_and_its_name_can_be_used_again(state: LockedState) 
 def test_routes_without_a_receipt_are_found(state: LockedState) -> None:
     ip("route add 192.0.2.77 dev vme0b proto 71")
     ip("route add 192.0.2.78 dev vme0b proto static")
-    host_routes.lead("u-a", [A], state)
+    host_routes.ensure("u-a", [A], state)
     host_routes.tidy(state)
     assert routed() == A_ROUTES
     assert "192.0.2.78" in ip("route show")

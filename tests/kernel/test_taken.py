@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-import test_ways
+import test_forwards
 from ear import announced, asked_for, hearing
+from test_forwards import GUEST, GUEST6, LAN, LAN6, NEAR, Host, seen, start
 from test_host_routed import HOST, ON_LAN, A, B, Lab, X, both, domain, led_to, tap
-from test_ways import GUEST, GUEST6, LAN, LAN6, NEAR, Host, seen, start
 
-host = test_ways.host
+host = test_forwards.host
 ROOT = Path(__file__).parents[2]
 NEXT_HOPS = """
 import json, sys
@@ -239,10 +239,10 @@ def test_how_long_the_question_takes(lab: Lab) -> None:
 # Ways in, and guests' own addresses on bridges
 
 
-def ways_refused(host: Host, ways: str) -> str:
-    """What the start of guest a with these ways in is refused with; nothing is left of it."""
+def forwards_refused(host: Host, forwards: str) -> str:
+    """What the start of guest a with these forwards is refused with; nothing is left of it."""
     before = host.rules(), host.routes()
-    xml = start(ways)
+    xml = start(forwards)
     status, said = host.call("qemu", "guesta", "start", "begin", xml)
     if status == 0:
         status, said = host.call("qemu", "guesta", "started", "begin", xml)
@@ -266,7 +266,7 @@ def test_floating_addresses_of_others(host: Host, led: str) -> None:
         "fd61::70": "floating address fd61::70 is in use on the LAN of device up0",
     }
     for ip, message in wanted.items():
-        said = ways_refused(host, f'<guestnet:floating ip="{ip}" {led}="{GUEST6 if ":" in ip else GUEST}"/>')
+        said = forwards_refused(host, f'<guestnet:floating ip="{ip}" {led}="{GUEST6 if ":" in ip else GUEST}"/>')
         assert message in said, ip
 
 
@@ -274,13 +274,13 @@ def test_an_address_that_is_forwarded_from(host: Host) -> None:
     """It may be the host's own, which is what it is for; never a router's or another guest's."""
     host.box.ok("ip", "route", "add", "default", "via", LAN)
     forward = f'<guestnet:forward at="{{}}" protocol="tcp" ports="8080" to="{GUEST}"/>'
-    assert f"forward at {LAN} is a router of this host's" in ways_refused(host, forward.format(LAN))
+    assert f"forward at {LAN} is a router of this host's" in forwards_refused(host, forward.format(LAN))
     assert host.started(start(forward.format("198.18.1.1"))) == [(0, "")] * 2
 
 
 def test_what_is_behind_a_guest_takes_no_router_with_it(host: Host) -> None:
     host.box.ok("ip", "route", "add", "default", "via", LAN)
-    said = ways_refused(host, '<guestnet:behind prefix="198.18.1.8/29"/>')
+    said = forwards_refused(host, '<guestnet:behind prefix="198.18.1.8/29"/>')
     assert f"prefix 198.18.1.8/29, which holds {LAN}, is a router of this host's" in said
     assert host.started(start('<guestnet:behind prefix="198.18.0.0/16"/>')) == [(0, "")] * 2
 

@@ -7,6 +7,7 @@ What 0.2.0 left under /run is in tests/data/state/1. That version's own code mad
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -16,25 +17,29 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import test_ways
+import test_forwards
 from support.box import Box
-from support.hooks import SETTLED
+from support.hooks import DATA as HOOK_DATA
+from support.hooks import DOMAIN, NETWORK, SETTLED, Hooks, with_metadata
 from support.old_state import DATA, placed
+from test_forwards import FLOAT, FLOATING, FORWARDS, HOST, LAN, Host, agent, seen, start
+from test_hook import box as box  # noqa: PLC0414  fixtures
+from test_hook import hooks as hooks  # noqa: PLC0414
 from test_host_routed import A, domain, tap
-from test_ways import FLOAT, FLOATING, HOST, LAN, WAYS, Host, agent, seen, start
 
+DOM_START = HOOK_DATA / "9.0.0/dom-start"
 LIBRARY = str(Path(__file__).parents[2])
 STATE = "/run/libvirt-guestnet"
 TAPS = ("vnet0", "vnet1", tap(A))
-# Besides what `test_ways` has: a NIC without a bridge.
+# Besides what `test_forwards` has: a NIC without a bridge.
 SETUP = f"""set -e
 ip link set vnet0 up
 ip tuntap add {tap(A)} mode tap; ip link set {tap(A)} up
 echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 """
 ROUTED_GUEST = domain("routed", A)
-WAYS_GUEST = start(WAYS + FLOAT)
-GUESTS = {"guesta": WAYS_GUEST, "routed": ROUTED_GUEST}
+FORWARDS_GUEST = start(FORWARDS + FLOAT)
+GUESTS = {"guesta": FORWARDS_GUEST, "routed": ROUTED_GUEST}
 STRANGER = b"<domain><name>other</name><uuid>61000009-0000-4000-8000-000000000009</uuid><devices/></domain>"
 SYNC = f"""
 import sys
@@ -46,12 +51,12 @@ live = [etree.fromstring(text) for text in sys.argv[1:]]
 guests = [SimpleNamespace(name=each.findtext("name"), uuid=each.findtext("uuid"), live=each) for each in live]
 sync.host_snapshot = lambda _: SimpleNamespace(networks=[], domains=guests)
 told = sync.sync(None)
-print([*told.failures, *told.unled])
+print([*told.failures, *told.unrouted])
 """
 
 
 def _set_up(box: Box) -> None:
-    box.ok("sh", "-c", test_ways.SETUP)
+    box.ok("sh", "-c", test_forwards.SETUP)
     box.ok("sh", "-c", SETUP)
 
 
@@ -92,7 +97,7 @@ def _kernel(host: Host) -> tuple[object, ...]:
     return host.chains(), host.routes(), host.rules()
 
 
-def _is_led_to(host: Host) -> None:
+def _is_connected(host: Host) -> None:
     for address in (HOST, FLOATING):
         assert seen(host.tcp("lan", address, 8080 if address == HOST else 80)) == LAN
     assert set(TAPS) == set(host.chains())
@@ -105,7 +110,7 @@ def _synced(host: Host, *guests: bytes) -> str:
 
 
 def test_they_go_on_under_this_version_and_end_under_it(host: Host) -> None:
-    _is_led_to(host)
+    _is_connected(host)
     before = _kernel(host)
     # Whoever calls first takes over what is there, and changes nothing of it.
     assert host.call("qemu", "other", "start", "begin", STRANGER) == (0, "")
@@ -115,10 +120,10 @@ def test_they_go_on_under_this_version_and_end_under_it(host: Host) -> None:
     for name, xml in GUESTS.items():
         assert host.call("qemu", name, "reconnect", "begin", xml) == (0, "")
         assert host.call("qemu", name, "started", "begin", xml) == (0, "")
-    _is_led_to(host)
+    _is_connected(host)
     for _ in range(2):
         assert _synced(host, *GUESTS.values()) == "[]"
-        _is_led_to(host)
+        _is_connected(host)
         assert _kernel(host)[:2] == before[:2]
     for name, xml in GUESTS.items():
         assert host.gone(xml, name) == (0, "")
@@ -131,7 +136,7 @@ def test_a_sync_alone_takes_them_over(host: Host) -> None:
     before = _kernel(host)
     for _ in range(2):
         assert _synced(host, *GUESTS.values()) == "[]"
-        _is_led_to(host)
+        _is_connected(host)
     assert _kernel(host)[1] == before[1]
     for name, xml in GUESTS.items():
         assert host.gone(xml, name) == (0, "")
@@ -143,10 +148,46 @@ def test_what_ended_while_it_was_replaced_is_taken_away(host: Host) -> None:
     """The hooks were not there at `release`: the tap is gone, and nobody says so."""
     host.box.ok("ip", "link", "del", tap(A))
     host.box.ok("rm", "/run/libvirt/qemu/routed.xml")
-    assert _synced(host, WAYS_GUEST) == "[]"
+    assert _synced(host, FORWARDS_GUEST) == "[]"
     assert "192.0.2.10" not in host.routes()
-    assert host.gone(WAYS_GUEST) == (0, "")
+    assert host.gone(FORWARDS_GUEST) == (0, "")
     assert host.receipts() == []
+
+
+# What 0.2.0 called the chain at a tap's egress that sees the DHCP server's answers.
+RENAMED = """set -e
+nft -s list chain netdev guestnet leases-vnet1 | sed s/leases-/told-/ >/run/old.nft
+nft -f - <<END
+delete chain netdev guestnet leases-vnet1
+include "/run/old.nft"
+END
+"""
+
+
+def _egress(hooks: Hooks) -> set[str]:
+    listed = hooks.box.ok("nft", "list", "table", "netdev", "guestnet")
+    return set(re.findall(r"chain ((?:told|leases)-\S+)", listed))
+
+
+@pytest.mark.parametrize("metadata", [None, DOMAIN], ids=["learns", "has addresses"])
+@pytest.mark.parametrize("call", ["reconnect", "start", "sync"])
+def test_the_chain_of_the_version_before_goes_once_the_new_one_is_there(
+    hooks: Hooks, call: str, metadata: str | None
+) -> None:
+    hooks.replay("9.0.0", "dom-start", "port-created", NETWORK)
+    xml = (DOM_START / "003-qemu-guesta-start-begin.xml").read_bytes()
+    xml = xml if metadata is None else with_metadata(xml, metadata)
+    assert hooks.call("qemu", "guesta", "start", "begin", xml) == (0, "")
+    hooks.box.ok("sh", "-c", f"{SETTLED}; {RENAMED}")
+    assert _egress(hooks) == {"told-vnet1"}
+    if call == "sync":
+        assert hooks.box.ok(sys.executable, "-c", SYNC, xml.decode()).strip() == "[]"
+    else:
+        assert hooks.call("qemu", "guesta", call, "begin", xml) == (0, "")
+    assert _egress(hooks) == {"leases-vnet1"}
+    hooks.box.ok("sh", "-c", f"{SETTLED}; {RENAMED}")
+    assert hooks.call("qemu", "guesta", "release", "end", xml) == (0, "")
+    assert (hooks.chains(), _egress(hooks)) == ([], set())
 
 
 # By that version's code. Its own tag would fail here: the kernel of a machine for tests may lack VLAN-aware bridges.

@@ -71,7 +71,7 @@ _KERNEL_TESTS = {
         "test_answers_without_a_lease_teach_nothing",
         "test_nobody_rebinds_to_anothers_address",
     ),
-    "test_ways.py": (
+    "test_forwards.py": (
         "test_forwards_keep_the_clients_address[nat]",
         "test_a_floating_address_is_the_guests_in_both_directions",
     ),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.sandboxes import install_hooks
-from test_ways_in import MAC, Net, forward_rules, reachable, running, soon_reachable
+from test_forwards_libvirt import MAC, Net, forward_rules, reachable, running, soon_reachable
 
 from libvirt_guestnet import hook
 from libvirt_guestnet import sandbox as sandboxes

@@ -16,8 +16,8 @@ from test_coexistence import (  # noqa: F401  fixtures and tests, with other san
     theirs,
     watching,
 )
-from test_ways_in import Net
-from test_ways_in_trixie import prepared
+from test_forwards_libvirt import Net
+from test_forwards_trixie import prepared
 
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox

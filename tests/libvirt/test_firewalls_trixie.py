@@ -19,8 +19,8 @@ import pytest
 from support.booted import Booted, booted
 from support.reached import Reached
 from support.sandboxes import WITHOUT_NODEDEV
-from test_ways_in import Net, forward_rules
-from test_ways_in_trixie import prepared
+from test_forwards_libvirt import Net, forward_rules
+from test_forwards_trixie import prepared
 
 from libvirt_guestnet import sandbox as sandboxes
 

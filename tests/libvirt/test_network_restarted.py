@@ -155,7 +155,7 @@ NIC = """<interface type='network'><mac address='52:54:00:00:00:bb'/><source net
 <rom enabled='no'/></interface></devices>"""
 
 
-def test_a_guest_that_cannot_be_led_to_holds_no_sync_up(host: Host) -> None:
+def test_a_guest_that_cannot_be_routed_to_holds_no_sync_up(host: Host) -> None:
     """libvirt switches IPv6 off on the bridge of a network without such a subnet, here when it is started again."""
     host.sandbox.run(["sh", "-c", f"echo 0 >/proc/sys/net/ipv6/conf/{place(host)}/disable_ipv6"])
     xml = DOMAIN.replace("<name>a</name>", f"<name>b</name><metadata>{BEHIND}</metadata>").replace("</devices>", NIC)

@@ -108,7 +108,7 @@ def test_start_and_destroy(host: Routed) -> None:
     assert not host.resolved("10.61.9.50")
 
 
-def test_status_tells_whether_what_leads_to_a_guest_is_in_place(host: Routed) -> None:
+def test_status_tells_whether_a_guests_routes_are_in_place(host: Routed) -> None:
     both = ("10.61.9.50/32", "fd61:9::50/128")
     assert _told(host) == dict.fromkeys(both, ("", None, "up0", None))
     host.virsh("start", "a")
@@ -263,7 +263,7 @@ def test_doctor_tells_of_a_running_guest_whose_address_is_a_routers_now(host: Ro
     host.sandbox.run(["ip", "route", "del", "10.9.0.0/16"])
 
 
-def test_a_plugged_nic_is_led_to_by_sync_and_left_when_unplugged(host: Routed) -> None:
+def test_a_plugged_nic_is_routed_to_by_sync_and_left_when_unplugged(host: Routed) -> None:
     """libvirt calls no hook for a NIC of type ethernet; `guestnet apply` does what sync does, with the link down."""
     host.virsh("start", "a")
     _attach(host)

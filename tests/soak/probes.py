@@ -1,4 +1,4 @@
-"""What guards and ways in do with real frames: each guest's when all is at rest, the bystander's all the time."""
+"""What guards and forwards do with real frames: each guest's when all is at rest, the bystander's all the time."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _tried(nic: Nic, router: str, sandbox: Sandbox, mouth: Mouth) -> tuple[int, 
     found = [f"{nic.guest}: {nic.tap} lets out {name}" for name in sorted(leaks)]
     if not passed:
         return 0, [*found, f"{nic.guest}: {nic.tap} ({nic.mac} on {nic.network}) lets out nothing of its own"]
-    ways = list(_ways(nic, sandbox, space, mouth))
-    return len(forged) + 1 + len(ways), [*found, *filter(None, ways)]
+    results = list(_forwards(nic, sandbox, space, mouth))
+    return len(forged) + 1 + len(results), [*found, *filter(None, results)]
 
 
 def _processes(sandbox: Sandbox) -> list[int]:
@@ -104,7 +104,7 @@ def _forged(nic: Nic, router: str) -> dict[str, bytes]:
     }
 
 
-def _ways(nic: Nic, sandbox: Sandbox, space: str, mouth: Mouth) -> Iterator[str]:
+def _forwards(nic: Nic, sandbox: Sandbox, space: str, mouth: Mouth) -> Iterator[str]:
     """Asks from the LAN at the first of its forwards and floating addresses: "" where that gets to the tap."""
     asked = [(str(each.get("at")), int(str(each.get("ports")).partition("-")[0])) for each in nic.forwards()]
     asked += [(ip, PORT) for ip in nic.published() if "." in ip and ip != _four(nic)]

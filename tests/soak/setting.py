@@ -119,22 +119,22 @@ def _by_hand(name: str, number: int, variant: int) -> str:
 
 
 def policy(name: str, number: int, variant: int, networks: tuple[str, ...] = NETWORKS) -> str:
-    """Of each NIC on each network; ways in to the first on the nat network, if the variant has some."""
+    """Of each NIC on each network; forwards to the first on the nat network, if the variant has some."""
     ports = "".join(_port(number, nic, network, variant) for nic, network in itertools.product(range(3), networks))
     return f'<g:domain xmlns:g="{NAMESPACE}" topology="hand" guest="{name}">{ports}</g:domain>'
 
 
 def _port(number: int, nic: int, network: str, variant: int) -> str:
     four, six = addresses(NUMBERS[network], number, nic)
-    ways = ""
+    forwards = ""
     if network == "two" and nic == 0 and variant % 2:
-        ways = (
+        forwards = (
             f'<g:forward at="{HOST}" protocol="udp" ports="{PORT + number}" to="{four}" first="53"/>'
             f'<g:floating ip="198.18.1.{100 + number}" to="{four}"/>'
         )
     return (
         f'<g:port mac="{mac(number, nic)}" name="p{nic}{network}" network="{network}">'
-        f'<g:address ip="{four}"/><g:address ip="{six}"/>{ways}</g:port>'
+        f'<g:address ip="{four}"/><g:address ip="{six}"/>{forwards}</g:port>'
     )
 
 

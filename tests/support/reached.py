@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
 from types import TracebackType
 
-from test_ways_in import GUESTS, HOST, HOST6, LAN, LAN6, UNTRANSLATED, Asking, Net, metadata, xml
+from test_forwards_libvirt import GUESTS, HOST, HOST6, LAN, LAN6, UNTRANSLATED, Asking, Net, metadata, xml
 
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from support.libvirt_wire import NO_ROM, Wire, domain

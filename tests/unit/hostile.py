@@ -373,7 +373,7 @@ class Host:
         patch(servers, "servers", list)
         patch(present, "missing", list)
         patch(probe, "ask", self._ask)
-        for name in ("hold", "silence", "release"):
+        for name in ("ensure_static", "silence", "release"):
             patch(fdb, name, self.tell(f"{name} MAC address"))
         patch(checksum_guard, "guard", lambda *_: checksum_guard.Put())
         for name in ("release", "guard_when_limited", "tidy"):

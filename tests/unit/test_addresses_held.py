@@ -15,11 +15,11 @@ from libvirt_guestnet.datapath.netlink.packets import arp_request, icmpv6
 from libvirt_guestnet.datapath.routing import servers
 from libvirt_guestnet.datapath.routing.servers import DHCP, RESOLVER, HostsServer
 from libvirt_guestnet.model.held_addresses import (
+    FORWARD,
     GUEST,
     NEXT_HOP,
     OWN,
     SERVER,
-    WAY,
     HeldAddress,
     RequestedAddress,
     refusals,
@@ -45,10 +45,10 @@ def holds(prefix: str, kind: str = OWN, **fields: Any) -> HeldAddress:
         (asks("2001:db8::1"), holds("2001:db8::1", NEXT_HOP), True),
         (asks("192.0.2.1", vrf="red"), holds("192.0.2.1"), False),
         (asks("192.0.2.1", vrf="red"), holds("192.0.2.1", vrf="red"), True),
-        (asks("192.0.2.1", way=True, part=True), holds("192.0.2.1"), False),
-        (asks("192.0.2.1", way=True, part=True), holds("192.0.2.1", NEXT_HOP), True),
-        (asks("192.0.2.1", way=True, part=True), holds("192.0.2.1", WAY), False),
-        (asks("192.0.2.1"), holds("192.0.2.1", WAY), True),
+        (asks("192.0.2.1", forwarded=True, part=True), holds("192.0.2.1"), False),
+        (asks("192.0.2.1", forwarded=True, part=True), holds("192.0.2.1", NEXT_HOP), True),
+        (asks("192.0.2.1", forwarded=True, part=True), holds("192.0.2.1", FORWARD), False),
+        (asks("192.0.2.1"), holds("192.0.2.1", FORWARD), True),
         # A prefix takes along whoever is in it, unless the host's subnet is nearer.
         (asks("192.0.2.0/28"), holds("192.0.2.1", NEXT_HOP), True),
         (asks("192.0.2.0/24"), holds("192.0.2.1", NEXT_HOP), True),

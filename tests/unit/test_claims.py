@@ -49,7 +49,7 @@ def hooks_see(guest: str) -> list[PortForwards]:
         for i, port in enumerate(found.guest(guest).ports)
     )
     xml = f"<domain><name>{guest}</name><uuid>u</uuid><metadata>{metadata}</metadata><devices>{nics}</devices></domain>"
-    return wanted_forwards.ways(Domain(xmlread.parse(xml.encode()), lambda _: None))
+    return wanted_forwards.port_forwards(Domain(xmlread.parse(xml.encode()), lambda _: None))
 
 
 def test_from_the_file_to_the_hooks() -> None:
@@ -97,7 +97,7 @@ def test_metadata_that_makes_no_sense_is_refused(attributes: str, message: str) 
     <g:forward {attributes}/></g:port></g:domain></metadata><devices><interface type="network">
     <mac address="52:54:00:00:00:01"/><source bridge="br0"/><target dev="vnet0"/></interface></devices></domain>"""
     with pytest.raises(GuestnetError, match=message.replace("(", r"\(")):
-        wanted_forwards.ways(Domain(xmlread.parse(xml.encode()), lambda _: None))
+        wanted_forwards.port_forwards(Domain(xmlread.parse(xml.encode()), lambda _: None))
 
 
 def test_every_pair_of_claims_that_quarrel() -> None:

@@ -40,9 +40,9 @@ def test_a_served_port_is_counted_whether_it_learns_or_not() -> None:
         assert (receipt.served, receipt.lease, receipt.lease6) == (((4, 1), (6, 1)), 600, 1200)
         assert (receipt.dhcp == ()) is owned
         batch = filters.own(port_receipts.guard_of(receipt))
-        assert ("told-tap0" in batch, "given6-tap0" in batch, "@learnt6-tap0" in batch) == (True, owned, not owned)
+        assert ("leases-tap0" in batch, "given6-tap0" in batch, "@learnt6-tap0" in batch) == (True, owned, not owned)
     batch = filters.own(port_receipts.guard_of(_receipt(NETWORK._replace(dynamic=()), KNOWN)), fresh=True)
-    assert "told-tap0" not in batch
+    assert "leases-tap0" not in batch
     assert "closed-tap0" not in batch
 
 

@@ -91,7 +91,7 @@ def _words(svg: bytes) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["dot", "mermaid"])
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("lab", ["archnetwork", "modes", "network-modes", "routed", "ways-in"])
+@pytest.mark.parametrize("lab", ["archnetwork", "modes", "network-modes", "routed", "forwards"])
 def test_text_is_as_committed(lab: str, view: str, kind: str, regenerate: bool) -> None:
     made = draw(_lab(lab), view, kind)
     path = GOLDEN / f"{lab}-{view}.{kind}"
@@ -137,7 +137,7 @@ def test_graphviz_shows_every_name_as_it_is(name: str, view: str) -> None:
 
 @needs_graphviz
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("lab", ["archnetwork", "ways-in"])
+@pytest.mark.parametrize("lab", ["archnetwork", "forwards"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_changes_what_the_dot_file_consists_of(name: str, lab: str, view: str) -> None:
     plain, hostile = (_dot_things(draw(made, view, "dot")) for made in (_lab(lab), _renamed(name, lab)))
@@ -162,7 +162,7 @@ MERMAID_LINE = re.compile(
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("lab", ["archnetwork", "ways-in"])
+@pytest.mark.parametrize("lab", ["archnetwork", "forwards"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_breaks_out_of_a_mermaid_label(name: str, lab: str, view: str) -> None:
     text = draw(_renamed(name, lab), view, "mermaid").decode()
@@ -203,8 +203,8 @@ def _rows(picture: Picture, title: str) -> dict[str, tuple[str, ...]]:
     return {row.label: row.values for row in node.rows}
 
 
-def test_a_guest_shows_its_ways_in_below_its_port() -> None:
-    lab = logical.picture(_lab("ways-in"))
+def test_a_guest_shows_its_forwards_below_its_port() -> None:
+    lab = logical.picture(_lab("forwards"))
     both = ("at 198.18.1.2", "at fd61:11::2")
     [node] = [node for node in lab.nodes if node.title == "on web"]
     assert [(row.label, row.values) for row in node.rows] == [
@@ -220,7 +220,7 @@ def test_a_guest_shows_its_ways_in_below_its_port() -> None:
     ]
 
 
-def test_guests_that_share_a_box_keep_their_ways_in() -> None:
+def test_guests_that_share_a_box_keep_their_forwards() -> None:
     text = "name: t\nnetworks: { n: { mode: nat, subnets: [10.61.1.0/24] } }\nguests:\n"
     text += "".join(
         f"  g{i}: {{ ports: [{{ network: n, forwards: [{{ services: [tcp/{i}] }}] }}] }}\n" for i in (1, 2, 3)
@@ -241,7 +241,7 @@ def test_a_next_hop_shows_what_is_behind_it() -> None:
 
 
 def test_a_nic_shows_what_the_host_answers_for_and_forwards() -> None:
-    assert _rows(physical.picture(_lab("ways-in")), "NIC on lan") == {
+    assert _rows(physical.picture(_lab("forwards")), "NIC on lan") == {
         "answers for": (
             "198.18.1.50 → mail",
             "fd61:11::50 → mail",
@@ -281,8 +281,8 @@ def test_an_address_in_a_vrf_is_answered_for_on_its_own_lan() -> None:
 
 
 def test_floating_addresses_of_no_lan_are_not_answered_for() -> None:
-    text = (ROOT / "labs" / "ways-in.yaml").read_text().replace("[198.18.1.50,", "[203.0.113.5,")
-    found = topology.loads(text, "ways-in.yaml")
+    text = (ROOT / "labs" / "forwards.yaml").read_text().replace("[198.18.1.50,", "[203.0.113.5,")
+    found = topology.loads(text, "forwards.yaml")
     assert _rows(physical.picture(found), "NIC on lan")["answers for"][0] == "fd61:11::50 → mail"
 
 
@@ -306,7 +306,7 @@ def test_networks_without_a_label_lead_anywhere() -> None:
 
 
 def test_every_edge_ends_at_something_drawn() -> None:
-    labs = map(_lab, ("archnetwork", "modes", "network-modes", "routed", "ways-in"))
+    labs = map(_lab, ("archnetwork", "modes", "network-modes", "routed", "forwards"))
     for lab in (*labs, _large()):
         for picture in (logical.picture(lab), physical.picture(lab)):
             nodes = {node.id: node for node in picture.nodes}

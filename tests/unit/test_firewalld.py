@@ -86,4 +86,4 @@ def test_a_firewalld_that_refuses_keeps_nothing_else_from_coming_back(
     monkeypatch.setattr(registry.IPTABLES, "missing", lambda _wanted: ["iptables FORWARD"])
     monkeypatch.setattr(registry.IN_NFTABLES[0], "missing", lambda _wanted: [])
     assert forwards.lost(state) == ["iptables FORWARD"]
-    assert Firewalld().knows(forwards.to_pass(state)) is False
+    assert Firewalld().knows(forwards.wanted_accepts(state)) is False

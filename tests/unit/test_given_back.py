@@ -52,8 +52,8 @@ def test_what_a_port_has_claimed_it_keeps_while_it_may(now: PortReceipt, kept: b
 
 
 def test_a_set_is_made_what_is_wanted() -> None:
-    assert learning.hold("held4-br0", {1: 60, 2: 60}, {1: 5, 2: 70}) == [], "the kernel's own ends are right"
-    assert learning.hold("held4-br0", {1: 60, 2: 60}, {2: 60, 3: 0})[1:] == [
+    assert learning.replace_held("held4-br0", {1: 60, 2: 60}, {1: 5, 2: 70}) == [], "the kernel's own ends are right"
+    assert learning.replace_held("held4-br0", {1: 60, 2: 60}, {2: 60, 3: 0})[1:] == [
         "add element netdev guestnet held4-br0 { 0x1 }",
         "delete element netdev guestnet held4-br0 { 0x1 }",
         "add element netdev guestnet held4-br0 { 0x3 timeout 1s }",

@@ -54,7 +54,7 @@ FORWARDS = (
     ForwardRule("tcp", 22, 22, "fd00::2", 22),
 )
 FLOATING = (Floating("192.0.2.9", "10.0.0.2"), Floating("fd00:9::9", "fd00:9::9", "fd00::2"))
-WAYS = PortForwards("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
+PORT_FORWARDS = PortForwards("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
 WANTED: list[Accept | Passage] = [
     Accept("br0", prefix("10.0.0.2"), "tcp", (80, 81), OriginalDestination(prefix("192.0.2.1"), (80, 81))),
     Accept("br0", prefix("10.0.0.2"), published=OriginalDestination()),
@@ -72,8 +72,8 @@ NFT = {
     "bridges": bridge_filter.guard(["br0", "br-1"], [1, 999999]),
     "admission": bridge_filter.change([1, 2], [3]),
     "no bridges": bridge_filter.remove(),
-    "ways": batch([WAYS]),
-    "no ways": batch([]),
+    "forwards": batch([PORT_FORWARDS]),
+    "no forwards": batch([]),
     "gate": gateway.gate([gateway.RoutedTap("vnet0", (address("169.255.30.1"), address("fe80::1")))]),
     "ungate": gateway.ungate(["vnet0"], last=False),
     "ungate last": gateway.ungate(["vnet0"], last=True),
@@ -104,7 +104,7 @@ HOSTILE = ("\n", "\0", "\r", "\\", "%1", "`x`", "$(x)", "<", ">", "|", "?", "*",
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_nothing_hostile_passes_wherever_it_stands(hostile: str) -> None:
     for check, text in (
-        (grammar.check_nft, NFT["ways"]),
+        (grammar.check_nft, NFT["forwards"]),
         (grammar.check_nft, NFT["port"]),
         (grammar.check_iptables, IPTABLES),
     ):

@@ -1,4 +1,4 @@
-"""What a plan says of ways in between isolated ports, by whether bridged frames pass iptables."""
+"""What a plan says of forwards between isolated ports, by whether bridged frames pass iptables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ physical-networks: {{ lan: {{ subnets: [198.18.1.0/24, "fd61:11::/64"], host: [1
 networks:
   web: {{ mode: nat, physical-network: lan, subnets: [10.3.0.0/24, "fd66:3::/64"], isolated-ports: {isolated} }}
 guests:
-  a: {{ image: tiny, ports: [{{ network: web, {ways} }}] }}
+  a: {{ image: tiny, ports: [{{ network: web, {forwards} }}] }}
   b: {{ image: tiny, ports: [{{ network: web }}] }}
 expect:
   - {{ from: lan, to: a, at: 198.18.1.2, can: [tcp/8080] }}
@@ -24,8 +24,8 @@ expect:
 FORWARD = "forwards: [{ services: [tcp/8080], to: 80 }]"
 
 
-def said(versions: set[int], isolated: str = "true", ways: str = FORWARD) -> tuple[list[str], list[str]]:
-    found = loads(TEXT.format(isolated=isolated, ways=ways), "t")
+def said(versions: set[int], isolated: str = "true", forwards: str = FORWARD) -> tuple[list[str], list[str]]:
+    found = loads(TEXT.format(isolated=isolated, forwards=forwards), "t")
     return list(hairpins.problems(found, versions)), list(hairpins.notes(found, versions))
 
 

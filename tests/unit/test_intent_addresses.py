@@ -202,7 +202,7 @@ def test_forwards_move_no_more_ports_than_a_host_can_carry() -> None:
     forward = '<g:forward protocol="tcp" ports="{}-{}" first="1" to="10.0.0.5"/>'
     policy = "".join(forward.format(1000 * number, 1000 * number + 999) for number in range(2, 8))
     with pytest.raises(GuestnetError, match="may move 4096 ports at most, not 6000"):
-        wanted_forwards.ways(Domain(domain(policy), lambda _name: LAN))
+        wanted_forwards.port_forwards(Domain(domain(policy), lambda _name: LAN))
 
 
 def test_a_word_that_nobody_knows_is_no_answer() -> None:

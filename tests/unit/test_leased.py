@@ -110,8 +110,8 @@ def followed(
     leases = [{"ip-address": ip, "mac-address": mac, "expiry-time": int(time.time()) + left} for ip in addresses]
     (tmp_path / "br0.status").write_text(json.dumps(leases))
     fixed = ForwardRule("udp", 53, 53, "10.9.0.7", 53)
-    ways = PortForwards("t0", MAC, "u", "a", "br0", 1, True, (FOLLOWING, fixed, FOLLOWING._replace(to="lease6")))
-    return [(forward.protocol, forward.to) for forward in lease_forwards.followed(ways, state).forwards]
+    forwards = PortForwards("t0", MAC, "u", "a", "br0", 1, True, (FOLLOWING, fixed, FOLLOWING._replace(to="lease6")))
+    return [(forward.protocol, forward.to) for forward in lease_forwards.followed(forwards, state).forwards]
 
 
 def test_forwards_lead_where_the_lease_says(state: UnlockedState, tmp_path: Path) -> None:
@@ -148,11 +148,12 @@ def test_a_domain_asks_for_it() -> None:
     xml = f"<domain><name>a</name><uuid>u</uuid><metadata/><devices>{nic}</devices></domain>"
     domain = etree.fromstring(xml)
     domain.find("metadata").append(port)
-    (ways,) = wanted_forwards.ways(Domain(xmlread.parse(etree.tostring(domain)), lambda _name: None))
-    assert ways.forwards == (FOLLOWING._replace(hide=False),)
+    (forwards,) = wanted_forwards.port_forwards(Domain(xmlread.parse(etree.tostring(domain)), lambda _name: None))
+    assert forwards.forwards == (FOLLOWING._replace(hide=False),)
     rows = {}
-    for name, active in (("none", None), ("unled", ways._replace(forwards=())), ("led", lease_forwards.any_of(ways))):
+    unleased, leased = forwards._replace(forwards=()), lease_forwards.any_of(forwards)
+    for name, active in (("none", None), ("no lease", unleased), ("lease", leased)):
         applied = [] if active is None else [active._replace(active=True)]
         (row,) = forward_rows([DomainState("a", "u", domain, domain)], applied)
         rows[name] = (row.to, row.open)
-    assert rows == {"none": ("lease4:80", False), "unled": ("lease4:80", False), "led": ("192.0.2.1:80", True)}
+    assert rows == {"none": ("lease4:80", False), "no lease": ("lease4:80", False), "lease": ("192.0.2.1:80", True)}

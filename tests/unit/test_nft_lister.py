@@ -43,10 +43,10 @@ LISTINGS: dict[str, Callable[[], object]] = {
     "guarded ports": kernel.guarded_ports,
     "guarded taps": kernel.guarded_taps,
     "segments": kernel.segments,
-    "elements of ways": kernel.elements_of_ways,
+    "elements of forwards": kernel.forward_elements,
     "bridge guard": kernel.bridge_guard,
 }
-NAMED = {"listed", "items", "numbers", "sizes", "guarded ports", "elements of ways", "bridge guard"}
+NAMED = {"listed", "items", "numbers", "sizes", "guarded ports", "elements of forwards", "bridge guard"}
 
 
 class Nft:

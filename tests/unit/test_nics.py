@@ -185,7 +185,7 @@ def test_who_runs_is_guarded_as_far_as_that_goes(state: UnlockedState) -> None:
 
 def aside(xml: xmlread.Node, state: UnlockedState) -> tuple[int, list[str]]:
     """How many NICs are left, and what is said of the others."""
-    left, wrong = guardable.set_aside(bridge_guard.joined(xml, state))
+    left, wrong = guardable.without_unguardable(bridge_guard.joined(xml, state))
     return len(left.nics), wrong
 
 

@@ -53,7 +53,7 @@ def test_the_policy_is_that_of_the_one_on_its_network(order: int, state: Unlocke
     guardable.check(bridge_guard.joined(domain, state), refuse=False)
     (receipt,) = port_receipts.port_receipts(Domain(domain, {"lan": LAN}.get))
     assert (receipt.tap, receipt.owned, receipt.own) == ("t0", ("10.0.0.5/32",), True)
-    assert guardable.set_aside(bridge_guard.joined(domain, state))[1] == []
+    assert guardable.without_unguardable(bridge_guard.joined(domain, state))[1] == []
 
 
 def test_who_insists_or_names_that_network_is_heard(state: UnlockedState) -> None:
@@ -88,7 +88,7 @@ def test_what_leads_to_a_port_leads_to_the_one_on_its_network() -> None:
     policy = PORT.format('<g:behind prefix="10.7.0.0/16"/>')
     for order in (1, -1):
         domain = parsed(*[TAP.format("network"), VF.format("hostdev")][::order], policy=policy)
-        assert [reach.tap for reach in next_hop.reaches(Domain(domain))] == ["t0"]
+        assert [reach.tap for reach in next_hop.host_routes(Domain(domain))] == ["t0"]
         assert [nic.mac for _, nic in Domain(domain).policies()] == [MAC]
 
 

@@ -673,7 +673,7 @@ def test_an_address_that_is_somebodys_is_a_clash() -> None:
     want = wanted(topology, HostMap({"lan": "up0"}))
     found = {
         (str(each.prefix), each.what, each.bridge, each.published, each.probe)
-        for guest in addresses.asked(want).values()
+        for guest in addresses.requested(want).values()
         for each in guest
     }
     assert found == {

@@ -10,7 +10,7 @@ from libvirt_guestnet.datapath.routing.routes import HostRoutes, ProxyEntry, Rou
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.model.drift import GUEST, Drift
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
-from libvirt_guestnet.status.routes import Led
+from libvirt_guestnet.status.routes import RouteFacts
 from libvirt_guestnet.status.rows import BridgeGuards, ChecksumGuards, status
 from libvirt_guestnet.status.text import drops_text, status_text
 
@@ -206,15 +206,15 @@ REACHES = (
 )
 
 
-def routes(led: Led, running: bool = True, text: str = LED) -> dict[str, dict[str, object]]:
+def routes(facts: RouteFacts, running: bool = True, text: str = LED) -> dict[str, dict[str, object]]:
     domain = xml(text)
     guests = Snapshot((), (DomainState("r", "u-r", domain, domain if running else None),))
-    rows = [row.json() for row in status(guests, None, lambda _: None, led=led)]
+    rows = [row.json() for row in status(guests, None, lambda _: None, route_facts=facts)]
     return {str(row["prefix"]): row for row in rows if row["kind"] == "route"}
 
 
 def test_what_the_host_routes_to_a_guest_is_told() -> None:
-    rows = routes(Led(REACHES, frozenset(ROUTES | PUBLISHED)))
+    rows = routes(RouteFacts(REACHES, frozenset(ROUTES | PUBLISHED)))
     assert rows["192.0.2.50/32"] == {
         "kind": "route",
         "topology": "t",
@@ -238,14 +238,14 @@ def test_what_the_host_routes_to_a_guest_is_told() -> None:
 
 
 def test_routes_that_somebody_took_away_are_told() -> None:
-    rows = routes(Led(REACHES, frozenset(PUBLISHED - {ProxyEntry("192.0.2.60", "up0")})))
+    rows = routes(RouteFacts(REACHES, frozenset(PUBLISHED - {ProxyEntry("192.0.2.60", "up0")})))
     assert {row["routed"] for row in rows.values()} == {False}
     assert {prefix: row["published"] for prefix, row in rows.items() if row["published"] is not None} == {
         "192.0.2.50/32": True,
         "2001:db8::50/128": True,
         "192.0.2.60/32": False,
     }
-    bare = routes(Led())["192.0.2.50/32"]
+    bare = routes(RouteFacts())["192.0.2.50/32"]
     assert (bare["routed"], bare["uplink"], bare["published"]) == (False, "eth0", False)
 
 
@@ -257,18 +257,18 @@ def test_routes_in_a_vrf_are_looked_for_in_its_table() -> None:
         (HostRoutes("vme1", "u-r", "r", tuple(inside), vrf="red"), True),
         (HostRoutes("vme1", "u-r", "r"), False),
     ):
-        rows = routes(Led((reach,), there), text=text)
+        rows = routes(RouteFacts((reach,), there), text=text)
         found = {(rows[route.prefix]["table"], rows[route.prefix]["routed"]) for route in inside}
         assert found == {("vrf red", routed)}
 
 
 def test_nothing_leads_to_a_stopped_guest() -> None:
-    rows = routes(Led(), running=False)
+    rows = routes(RouteFacts(), running=False)
     assert {(row["device"], row["routed"], row["published"]) for row in rows.values()} == {("", None, None)}
 
 
 def test_routes_have_a_table_of_their_own() -> None:
-    text = status_text(list(routes(Led(REACHES, frozenset(ROUTES | PUBLISHED))).values()), ("topology",))
+    text = status_text(list(routes(RouteFacts(REACHES, frozenset(ROUTES | PUBLISHED))).values()), ("topology",))
     assert [line.split() for line in text.splitlines()[:2]] == [
         ["GUEST", "PORT", "PREFIX", "VIA", "DEVICE", "TABLE", "ROUTED", "UPLINK", "PUBLISHED"],
         ["r", "direct", "192.0.2.50/32", "-", "vme1", "main", "yes", "up0", "yes"],

@@ -38,7 +38,7 @@ def repair_all(domains, _state):
     print("repaired", *[domain.name for domain in domains])
     return RepairResult([], [])
 repair.repair_all = repair_all
-reachability.open_ways_of = lambda uuids, *_, **__: print("opened", *sorted(uuids))
+reachability.open_forwards_of = lambda uuids, *_, **__: print("opened", *sorted(uuids))
 repair.repair(sys.argv[4:], "now")
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from support.old_state import FORWARDS, ROUTES, placed
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import dispatch, main
 from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import ForwardsInKernel, HostRoutes, PortReceipt, UplinkVlans
@@ -138,6 +140,16 @@ def test_what_a_process_of_the_version_before_writes_later_is_taken_over_too(old
     with UnlockedState(str(old)).lock() as locked:
         assert [each.domain for each in locked.host_routes()][:1] == ["later"]
     assert (old / "kept").read_bytes() == (old / "forwards-in-kernel.json").read_bytes()
+
+
+def test_a_note_of_the_version_before_is_taken_over_with_its_lock(old: Path) -> None:
+    """Its process ends by itself; should it be killed, this version finds that out by the new name."""
+    (old / "arriving").mkdir()
+    with (old / "arriving/guesta").open("w") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        state = UnlockedState(str(old))
+        assert (notes.names(state, notes.CONNECTING), notes.broken(state, notes.CONNECTING)) == (["guesta"], [])
+    assert (notes.broken(state, notes.CONNECTING), (old / "arriving").exists()) == (["guesta"], False)
 
 
 @pytest.mark.parametrize("said", ["{", '{"is": "damaged"}', '{"is": {"changing": true, "ways": [7]}}', "\udcff"])

@@ -150,7 +150,7 @@ def test_what_follows_a_lease_is_tried_when_that_changes_and_not_at_every_change
 ) -> None:
     """A try that fails changes rules, which wakes the service."""
     leases, tried = {4: "10.0.0.5"}, []
-    ways_in = PortForwards("vme0", PORT.mac, "u", "g", "gn-one", 7, True, (ForwardRule("tcp", 80, 80, "lease4", 80),))
+    port = PortForwards("vme0", PORT.mac, "u", "g", "gn-one", 7, True, (ForwardRule("tcp", 80, 80, "lease4", 80),))
 
     def follow(_state: UnlockedState) -> None:
         tried.append(dict(leases))
@@ -162,7 +162,7 @@ def test_what_follows_a_lease_is_tried_when_that_changes_and_not_at_every_change
     service._see_to_leases(state)
     assert tried == []
     with state.lock() as locked:
-        locked.put_forwards(ways_in)
+        locked.put_forwards(port)
     for _ in range(3):
         with suppress(GuestnetError):
             service._see_to_leases(state)

@@ -22,7 +22,7 @@ class Device(NamedTuple):
     master: str = ""
     alias: str = ""
     is_bridge: bool = False
-    leads_outside: bool = False
+    is_outside: bool = False
     addresses: tuple[str, ...] = ()
 
 
@@ -38,7 +38,7 @@ def read() -> dict[str, Device]:
 
 def _device(name: str, addresses: tuple[str, ...]) -> Device:
     alias, is_bridge = _text(name, "ifalias"), links.is_bridge(name)
-    return Device(mtu(name), links.master_of(name), alias, is_bridge, leads_outside(name), addresses)
+    return Device(mtu(name), links.master_of(name), alias, is_bridge, is_outside(name), addresses)
 
 
 class Outlet(NamedTuple):
@@ -50,7 +50,7 @@ class Outlet(NamedTuple):
 
 def outlet(bridge: str, known: Collection[str] = ()) -> Outlet | None:
     """None for a bridge that leads nowhere. `known` are ports that do, whatever they look like."""
-    ports = [port for port in links.ports_of(bridge) if port in known or leads_outside(port)]
+    ports = [port for port in links.ports_of(bridge) if port in known or is_outside(port)]
     found = sorted((mtu(port), port) for port in ports)
     return Outlet(found[0][1], found[0][0]) if found else None
 
@@ -84,7 +84,7 @@ def mtu(name: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def leads_outside(name: str) -> bool:
+def is_outside(name: str) -> bool:
     """Whether a device is hardware, or a VLAN, a bond or a tunnel over it."""
     kind = next((line for line in _text(name, "uevent").splitlines() if line.startswith("DEVTYPE=")), "")
     return kind.partition("=")[2] in _OUTSIDE or os.path.exists(f"{_SYSFS}/{name}/device")

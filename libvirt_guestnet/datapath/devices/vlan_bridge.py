@@ -69,8 +69,8 @@ def join(uplink: str, vlans: Iterable[int], lock: LockDescriptor) -> set[int]:
 def leave(uplink: str, vlans: Iterable[int], lock: LockDescriptor) -> None:
     """Takes the uplink out of VLANs; an uplink that is gone, or not a member, does not matter."""
     with suppress(GuestnetError):
-        there = set(vlans) & set(current(uplink))
-        _run_batch("".join(f"vlan del vid {vid} dev {check_device(uplink)}\n" for vid in sorted(there)), lock)
+        joined = set(vlans) & set(current(uplink))
+        _run_batch("".join(f"vlan del vid {vid} dev {check_device(uplink)}\n" for vid in sorted(joined)), lock)
 
 
 def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:

@@ -45,7 +45,7 @@ class Firewalld(Firewall):
         try:
             if not (add or remove) or TABLE not in tables():
                 return []
-            there = _there()
+            there = _zone_sources()
         except GuestnetError as error:
             return [f"firewalld: {error}"] if add else []
         calls = [("addSource", each) for each in sorted(add - there)]
@@ -68,7 +68,7 @@ class Firewalld(Firewall):
 
     def _knows(self, wanted: Sequence[Wanted]) -> bool:
         needed = set(self.sources(wanted))
-        return not needed or TABLE not in tables() or needed <= _there()
+        return not needed or TABLE not in tables() or needed <= _zone_sources()
 
     def advice(self, chain: RefusingChain, guests: Guests) -> str:
         if guests.untranslated:
@@ -85,7 +85,7 @@ def _text(prefix: IPv4Network | IPv6Network) -> str:
     return str(prefix.network_address) if prefix.num_addresses == 1 else str(prefix)
 
 
-def _there() -> set[str]:
+def _zone_sources() -> set[str]:
     found = set()
     for text in json.loads(_call("getSources", "s", ZONE))["data"][0]:
         with suppress(ValueError):  # others are MAC addresses and ipsets

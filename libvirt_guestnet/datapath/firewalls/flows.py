@@ -25,8 +25,8 @@ def kept_open(bridge: str) -> Iterator[None]:
     check_device(bridge)
     with ExitStack() as undo:
         for tool in _TOOLS:
-            for way in ("-i", "-o"):
-                rule = f"{way} {bridge} -m comment --comment MARK -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+            for end in ("-i", "-o"):
+                rule = f"{end} {bridge} -m comment --comment MARK -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
                 words = [_MARK if word == "MARK" else word for word in rule.split()]
                 if iptables.change_forward(tool, "-I", words):
                     undo.callback(_remove, tool, words)

@@ -18,15 +18,15 @@ from libvirt_guestnet.errors import GuestnetError
 class ForwardChain(NamedTuple):
     """One for IPv4 or IPv6.
 
-    `read` gives its rules, None where there is no such chain or it can refuse nothing; `leads` says whether they lead
-    in time to the chains of ours that these need; `plan` gives the change that is needed, "" for none; `write` makes it
-    in one transaction. `read` and `write` raise GuestnetError.
+    `read` gives its rules, None where there is no such chain or it can refuse nothing; `is_in_place` says whether they
+    jump to our chains, as far as these need them, before they refuse anything; `plan` gives the change that is needed,
+    "" for none; `write` makes it in one transaction. `read` and `write` raise GuestnetError.
     """
 
     name: str
     version: int
     read: Callable[[], list[str] | None]
-    leads: Callable[[list[Wanted], list[str]], bool]
+    is_in_place: Callable[[list[Wanted], list[str]], bool]
     plan: Callable[[list[Wanted], list[str]], str]
     write: Callable[[str, LockDescriptor | None], None]
 
@@ -41,7 +41,7 @@ def missing(chains: Iterable[ForwardChain], wanted: Sequence[Wanted]) -> list[st
     """Those that somebody took a chain of ours out of. Raises GuestnetError where that cannot be told."""
     concerned = ((chain, _of(chain, wanted)) for chain in chains)
     read = ((chain, its, chain.read()) for chain, its in concerned if its)
-    return [chain.name for chain, its, there in read if there is not None and not chain.leads(its, there)]
+    return [chain.name for chain, its, rules in read if rules is not None and not chain.is_in_place(its, rules)]
 
 
 def _of(chain: ForwardChain, wanted: Iterable[Wanted]) -> list[Wanted]:
@@ -56,9 +56,9 @@ def _arrange(chain: ForwardChain, change: Change) -> list[str]:
         return [f"{chain.name}: {error}"] if its else []  # what cannot be read has nothing of ours
 
     def write(some: list[Wanted]) -> None:
-        there = chain.read()
-        if there is not None:
-            chain.write(chain.plan(some, there), change.lock)
+        rules = chain.read()
+        if rules is not None:
+            chain.write(chain.plan(some, rules), change.lock)
 
     try:
         refused = culprits.left_out(its, write)

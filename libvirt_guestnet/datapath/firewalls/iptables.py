@@ -20,7 +20,7 @@ CHAIN, LAST_CHAIN = "GUESTNET-FORWARD", "GUESTNET-ROUTED"
 _JUMP = {chain: f"-A FORWARD -j {chain}" for chain in (CHAIN, LAST_CHAIN)}
 _LIBVIRT = "-j LIBVIRT_FW"  # its chains in iptables' FORWARD
 _JUMPS = {"FORWARD": "-j LIBVIRT_FW", "INPUT": "-j LIBVIRT_INP"}
-_NOT_ASKED = ("LIBVIRT_", CHAIN, LAST_CHAIN)
+_NOT_SURVEYED = ("LIBVIRT_", CHAIN, LAST_CHAIN)
 _FAMILIES = {"ip": "iptables", "ip6": "ip6tables"}
 
 
@@ -42,15 +42,15 @@ class Iptables(Firewall):
         def write(change: str, lock: LockDescriptor | None) -> None:
             iptables.restore(tool, change, lock)
 
-        return ForwardChain(f"{tool} FORWARD", version, read, self._leads, self._plan, write)
+        return ForwardChain(f"{tool} FORWARD", version, read, self._is_in_place, self._plan, write)
 
     def _plan(self, wanted: list[Wanted], forward: list[str]) -> str:
         return batch(wanted, forward, self._refusals)
 
-    def _leads(self, wanted: list[Wanted], forward: list[str]) -> bool:
+    def _is_in_place(self, wanted: list[Wanted], forward: list[str]) -> bool:
         last = any(isinstance(each, RoutedLink) for each in wanted)
         first = any(not isinstance(each, RoutedLink) for each in wanted)
-        return (not first or _before_libvirt(forward)) and (not last or _leads_last(forward, self._refusals))
+        return (not first or _before_libvirt(forward)) and (not last or _is_last_in_place(forward, self._refusals))
 
     def check(self, wanted: Sequence[Wanted]) -> None:
         if rules := batch(wanted, []):
@@ -82,8 +82,8 @@ class Iptables(Firewall):
 
     def chains(self, name: str, rules: list[str]) -> list[RefusingChain]:
         """What `iptables -S` says of FORWARD and INPUT, where they refuse something. Pure."""
-        asked = [rule for rule in rules if rule.startswith("-A ") and not rule[3:].startswith(_NOT_ASKED)]
-        let = [rule for rule in asked if rule.endswith("-j ACCEPT")]
+        surveyed = [rule for rule in rules if rule.startswith("-A ") and not rule[3:].startswith(_NOT_SURVEYED)]
+        let = [rule for rule in surveyed if rule.endswith("-j ACCEPT")]
         found = ((chain, _refuses(chain, rules)) for chain in _JUMPS)
         return [self._described(name, chain, refuses, rules, let) for chain, refuses in found if refuses]
 
@@ -114,7 +114,7 @@ def advice(chain: RefusingChain, guests: Guests, first: str) -> str:
     tool = chain.name.partition(" ")[0]
     if chain.hook == "input":
         return f"{tool} -I INPUT -i {guests.device.replace('*', '+')} -j ACCEPT"
-    rules = (f"{tool} -I {first} {way} -j ACCEPT" for way in (f"-i {guests.inward}", f"-o {guests.device}"))
+    rules = (f"{tool} -I {first} {match} -j ACCEPT" for match in (f"-i {guests.inward}", f"-o {guests.device}"))
     return f"{' && '.join(rules)}, at every boot".replace("*", "+")
 
 
@@ -143,11 +143,11 @@ def batch(wanted: Iterable[Wanted], forward: list[str], refusals: Sequence[str] 
     for each in wanted:
         chain = LAST_CHAIN if isinstance(each, RoutedLink) else CHAIN
         ours[chain] += [f"-A {chain} {rule}" for rule in _accepts(each)]
-    there = _rules(forward)
-    known = [chain for chain, rules in ours.items() if rules or _JUMP[chain] in there]
-    lines = [line for chain in known for line in (f":{chain} - [0:0]", *ours[chain])]
-    lines += _moves(there, {chain for chain in known if ours[chain]}, refusals)
-    lines += [f"-X {chain}" for chain in known if not ours[chain]]
+    current = _rules(forward)
+    chains = [chain for chain, rules in ours.items() if rules or _JUMP[chain] in current]
+    lines = [line for chain in chains for line in (f":{chain} - [0:0]", *ours[chain])]
+    lines += _moves(current, {chain for chain in chains if ours[chain]}, refusals)
+    lines += [f"-X {chain}" for chain in chains if not ours[chain]]
     return "\n".join(["*filter", *lines, "COMMIT", ""]) if lines else ""
 
 
@@ -155,22 +155,22 @@ def _rules(forward: list[str]) -> list[str]:
     return [line for line in forward if line.startswith("-A ")]
 
 
-def _moves(there: list[str], ours: set[str], refusals: Sequence[str]) -> list[str]:
+def _moves(rules: list[str], ours: set[str], refusals: Sequence[str]) -> list[str]:
     """What makes the jumps to these chains of ours, and no others, stand where they belong."""
-    others = [rule for rule in there if rule not in _JUMP.values()]
+    others = [rule for rule in rules if rule not in _JUMP.values()]
     end = _end(others, refusals)
     jumps = {chain: [_JUMP[chain]] if chain in ours else [] for chain in _JUMP}
-    if there == [*jumps[CHAIN], *others[:end], *jumps[LAST_CHAIN], *others[end:]]:
+    if rules == [*jumps[CHAIN], *others[:end], *jumps[LAST_CHAIN], *others[end:]]:
         return []
-    gone = [f"-D{rule[2:]}" for rule in there if rule in _JUMP.values()]
-    places = {LAST_CHAIN: end + 1, CHAIN: 1}
-    return [*gone, *(f"-I FORWARD {place} -j {chain}" for chain, place in places.items() if chain in ours)]
+    gone = [f"-D{rule[2:]}" for rule in rules if rule in _JUMP.values()]
+    positions = {LAST_CHAIN: end + 1, CHAIN: 1}
+    return [*gone, *(f"-I FORWARD {position} -j {chain}" for chain, position in positions.items() if chain in ours)]
 
 
 def _end(others: list[str], refusals: Sequence[str]) -> int:
     """Before what lets nothing pass that gets to it."""
     last = tuple(f"-A FORWARD -j {target}" for target in ("DROP", "REJECT", *refusals))
-    return next((place for place, rule in enumerate(others) if rule.startswith(last)), len(others))
+    return next((position for position, rule in enumerate(others) if rule.startswith(last)), len(others))
 
 
 def _before_libvirt(rules: list[str]) -> bool:
@@ -179,7 +179,7 @@ def _before_libvirt(rules: list[str]) -> bool:
     return jump in rules and not any(_LIBVIRT in rule for rule in rules[: rules.index(jump)])
 
 
-def _leads_last(forward: list[str], refusals: Sequence[str]) -> bool:
+def _is_last_in_place(forward: list[str], refusals: Sequence[str]) -> bool:
     """Whether the jump to our last chain stands where it belongs."""
     rules = [rule for rule in _rules(forward) if rule != _JUMP[CHAIN]]
     others = [rule for rule in rules if rule != _JUMP[LAST_CHAIN]]

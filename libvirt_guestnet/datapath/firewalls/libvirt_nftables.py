@@ -39,14 +39,14 @@ def _chain(family: str, version: int) -> ForwardChain:
     def plan(wanted: list[Wanted], forward: list[str]) -> str:
         return batch([each for each in wanted if not isinstance(each, RoutedLink)], table, forward)
 
-    def leads_in_time(wanted: list[Wanted], forward: list[str]) -> bool:
+    def is_in_place(wanted: list[Wanted], forward: list[str]) -> bool:
         needed = any(not isinstance(each, RoutedLink) for each in wanted)
-        return not needed or leads(forward)
+        return not needed or is_first(forward)
 
     def read() -> list[str] | None:
         return listed("chain", *table.split(), "forward") or None
 
-    return ForwardChain(f"nftables {table}", version, read, leads_in_time, plan, nft)
+    return ForwardChain(f"nftables {table}", version, read, is_in_place, plan, nft)
 
 
 def batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str]) -> str:
@@ -60,7 +60,7 @@ def batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str]) -
     handles = [line.rpartition(" ")[2] for line in forward if line.strip().startswith(f"jump {CHAIN} #")]
     if not rules and not handles:
         return ""
-    stays = bool(rules) and leads(forward)
+    stays = bool(rules) and is_first(forward)
     gone = [] if stays else [f"delete rule {table} forward handle {handle}" for handle in handles]
     lines = [
         f"add chain {table} {CHAIN}",
@@ -73,7 +73,7 @@ def batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str]) -
     return "\n".join([*lines, ""])
 
 
-def leads(forward: list[str]) -> bool:
+def is_first(forward: list[str]) -> bool:
     """Whether the first rule of a forward chain jumps to ours: libvirt inserts its own at the head when it makes its
     table anew, one by one."""
     lines = (line.strip() for line in forward if " # handle " in line)

@@ -28,12 +28,12 @@ class Nftables(Firewall):
 
     def survey(self) -> Iterator[RefusingChain]:
         for chain in base_chains():
-            if not is_iptables(chain) and self._is_asked(chain["table"]):
+            if not is_iptables(chain) and self._is_surveyed(chain["table"]):
                 rules = (item for kind, item in items("table", chain["family"], chain["table"]) if kind == "rule")
                 if found := self.chain(chain, list(rules)):
                     yield found
 
-    def _is_asked(self, table: str) -> bool:
+    def _is_surveyed(self, table: str) -> bool:
         return table != _OURS and (table not in self._whose or self._whose[table].refuses_others)
 
     def chain(self, chain: dict[str, Any], rules: list[dict[str, Any]]) -> RefusingChain | None:

@@ -1,9 +1,9 @@
-"""Ways in to guests: port forwards and floating addresses as one nft table of ours. Pure.
+"""Port forwards and floating addresses as one nft table of ours. Pure.
 
-Every running guest's ways are elements of a few maps, keyed by what is asked for, so that a packet costs the same
-whatever their number. The table is made anew, in one transaction, from all receipts: nothing of it can be left behind.
-What is translated keeps the client's address, but for two cases in which the guest would not answer through the host:
-a client on the guest's own bridge (hairpin), and a guest whose default route leaves elsewhere (`hide`).
+All forwards are elements of a few maps, by address and port of the host, so a packet costs the same whatever their
+number. The table is written from all receipts in one transaction: nothing of an ended guest stays in it. A translated
+packet keeps the client's address, but for two cases in which the guest would not answer through the host: a client on
+the guest's own bridge (hairpin), and a guest whose default route leaves elsewhere (`hide`).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ def version_of(to: str) -> int:
     return serialiser.LEASES.get(to) or (6 if ":" in to else 4)
 
 
-def led(ways: PortForwards, leases: Mapping[int, str]) -> PortForwards:
-    """The same ways, with leased addresses by family; a forward to one that is not there is none."""
-    found = ((f, leases.get(serialiser.LEASES[f.to], "") if f.to in serialiser.LEASES else f.to) for f in ways.forwards)
-    return ways._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))
+def with_leases(port: PortForwards, leases: Mapping[int, str]) -> PortForwards:
+    """A port's forwards with these leased addresses, by family, in them; without those to what is not leased now."""
+    found = ((f, leases.get(serialiser.LEASES[f.to], "") if f.to in serialiser.LEASES else f.to) for f in port.forwards)
+    return port._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))
 
 
-def claims(ways: PortForwards) -> list[Claim]:
-    """What these ways ask for on the host."""
-    owner = f"guest {ways.domain!r}"
-    whole = [Claim(each.ip, "", 0, 65535, owner) for each in ways.floating]
-    asked = ((f.at or ANYWHERE[version_of(f.to)], f) for f in ways.forwards)
-    return [*(Claim(at, f.protocol, f.first, f.last, owner) for at, f in asked), *whole]
+def claims(port: PortForwards) -> list[Claim]:
+    """The addresses and ports of the host that a port's forwards take."""
+    owner = f"guest {port.domain!r}"
+    whole = [Claim(each.ip, "", 0, 65535, owner) for each in port.floating]
+    ranges = ((f.at or ANYWHERE[version_of(f.to)], f) for f in port.forwards)
+    return [*(Claim(at, f.protocol, f.first, f.last, owner) for at, f in ranges), *whole]
 
 
-def accepts(ways: Iterable[PortForwards]) -> Iterator[Accept]:
-    """What other firewalls must let through for them."""
-    for each in ways:
+def accepts(ports: Iterable[PortForwards]) -> Iterator[Accept]:
+    """What other firewalls must let through for the forwards of these ports."""
+    for each in ports:
         bridge = check_device(each.bridge)
         for f in each.forwards:
             origin = OriginalDestination(prefix(f.at) if f.at else None, (f.first, f.last))
@@ -51,42 +51,42 @@ def accepts(ways: Iterable[PortForwards]) -> Iterator[Accept]:
             yield Accept(bridge, prefix(floating.to), published=published)
 
 
-def batch(ways: Iterable[PortForwards]) -> str:
-    """The nft batch that makes our table hold exactly these ways, or removes it when there are none."""
-    known = list(ways)
+def batch(ports: Iterable[PortForwards]) -> str:
+    """The nft batch that makes our table hold exactly these ports' forwards, or removes it when there are none."""
+    listed = list(ports)
     lines = [f"add table {TABLE}", f"delete table {TABLE}"]
-    rules = [_Family(version, known) for version in (4, 6)]
-    if known:
+    rules = [_Family(version, listed) for version in (4, 6)]
+    if listed:
         lines += [f"add table {TABLE}", *(line for family in rules for line in family.maps()), *_chains(rules)]
     return "\n".join([*lines, ""])
 
 
-def sizes(ways: Iterable[PortForwards]) -> dict[str, int]:
+def sizes(ports: Iterable[PortForwards]) -> dict[str, int]:
     """How many elements each map of the table of `batch` has, and how many rules each chain."""
-    known = list(ways)
-    families = [_Family(version, known) for version in (4, 6)]
+    listed = list(ports)
+    families = [_Family(version, listed) for version in (4, 6)]
     maps = {f"{kind}{each.version}": len(elements) for each in families for kind, elements in each.found.items()}
     chains = {
-        "wanted": sum(len(family.arriving()) for family in families),
-        "postrouting": sum(len(family.leaving()) for family in families),
+        "wanted": sum(len(family.incoming_rules()) for family in families),
+        "postrouting": sum(len(family.outgoing_rules()) for family in families),
     }
     return {**maps, **chains, "prerouting": 1, "output": 1}
 
 
-def elements(ways: PortForwards) -> frozenset[tuple[str, str, str]]:
+def elements(port: PortForwards) -> frozenset[tuple[str, str, str]]:
     """What is in the maps of that table for one port: (map, key, value)."""
-    families = [_Family(version, [ways]) for version in (4, 6)]
+    families = [_Family(version, [port]) for version in (4, 6)]
     maps = ((f"{kind}{each.version}", found) for each in families for kind, found in each.found.items())
     return frozenset((name, key.replace('"', ""), value) for name, found in maps for key, value in found.items())
 
 
 def _chains(families: list[_Family]) -> Iterator[str]:
-    yield from _chain("wanted", "", [rule for family in families for rule in family.arriving()])
+    yield from _chain("wanted", "", [rule for family in families for rule in family.incoming_rules()])
     # Before Docker's and libvirt's own rules for the same hook, or what they translate first stays theirs.
     for hook in ("prerouting", "output"):
         yield from _chain(hook, f" {{ type nat hook {hook} priority -101; policy accept; }}", ["jump wanted"])
-    leaving = [rule for family in families for rule in family.leaving()]
-    yield from _chain("postrouting", " { type nat hook postrouting priority 99; policy accept; }", leaving)
+    rules = [rule for family in families for rule in family.outgoing_rules()]
+    yield from _chain("postrouting", " { type nat hook postrouting priority 99; policy accept; }", rules)
 
 
 def _chain(name: str, block: str, rules: list[str]) -> Iterator[str]:
@@ -97,10 +97,10 @@ def _chain(name: str, block: str, rules: list[str]) -> Iterator[str]:
 class _Family:
     """The maps of one address family, and the rules that use them; what is empty is left out."""
 
-    def __init__(self, version: int, ways: list[PortForwards]) -> None:
+    def __init__(self, version: int, ports: list[PortForwards]) -> None:
         self.version, self.ip, self.type = version, ("ip", "ip6")[version == 6], f"ipv{version}_addr"
         self.found: dict[str, dict[str, str]] = {}
-        for each in ways:
+        for each in ports:
             bridge = f'"{check_device(each.bridge)}"'
             for forward in each.forwards:
                 if (to := prefix(forward.to)).version == version:
@@ -149,20 +149,20 @@ class _Family:
             listed = ", ".join(f"{key} : {value}" if value else key for key, value in elements.items())
             yield f"add {what} {TABLE} {kind}{self.version} {{ type {types[kind]} elements = {{ {listed} }}; }}"
 
-    def arriving(self) -> list[str]:
+    def incoming_rules(self) -> list[str]:
         # What is only valid on this host, or on one link, cannot be carried to a guest.
         loopback = "127.0.0.0/8" if self.version == 4 else "{ ::1, fe80::/10 }"
-        asked, here = "meta l4proto . th dport", f"fib daddr type local {self.ip} daddr != {loopback} "
+        destination, here = "meta l4proto . th dport", f"fib daddr type local {self.ip} daddr != {loopback} "
         rules = {
-            "at-port": f"dnat {self.ip} to {self.ip} daddr . {asked} map @at-port{self.version}",
-            "at-range": f"dnat {self.ip} to {self.ip} daddr . {asked} map @at-range{self.version}",
+            "at-port": f"dnat {self.ip} to {self.ip} daddr . {destination} map @at-port{self.version}",
+            "at-range": f"dnat {self.ip} to {self.ip} daddr . {destination} map @at-range{self.version}",
             "floating": f"dnat {self.ip} to {self.ip} daddr map @floating{self.version}",
-            "any-port": f"{here}dnat {self.ip} to {asked} map @any-port{self.version}",
-            "any-range": f"{here}dnat {self.ip} to {asked} map @any-range{self.version}",
+            "any-port": f"{here}dnat {self.ip} to {destination} map @any-port{self.version}",
+            "any-range": f"{here}dnat {self.ip} to {destination} map @any-range{self.version}",
         }
         return [rule for kind, rule in rules.items() if kind in self.found]
 
-    def leaving(self) -> list[str]:
+    def outgoing_rules(self) -> list[str]:
         guest = f"{self.ip} daddr"
         rules = {
             "source": f"snat {self.ip} to iifname . {self.ip} saddr map @source{self.version}",

@@ -15,23 +15,23 @@ from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.errors import GuestnetError
 
 
-def hold(tap: str, mac: str, vlans: Iterable[int], exclusive: bool = True) -> None:
-    """Has an address lead to a bridge port, in each of its VLANs (none: the bridge tells none apart); an `exclusive`
-    port has no other, and is neither learnt from nor flooded.
+def ensure_static(tap: str, mac: str, vlans: Iterable[int], exclusive: bool = True) -> None:
+    """Makes an address a static entry of a bridge port, in each of its VLANs (none: the bridge tells none apart). An
+    `exclusive` port has no other address, and is neither learnt from nor flooded.
 
-    What is so already is left alone. Raises GuestnetError where another port holds the address.
+    Entries that exist already are left alone. Raises GuestnetError where another port has the address.
     """
     index = links.index_of(tap)
     with Rtnl() as netlink:
         for vlan in list(vlans) or [0]:
-            holder = netlink.hold_mac(mac, index, vlan)
+            holder = netlink.ensure_static(mac, index, vlan)
             if holder != index:
                 raise GuestnetError(_taken(tap, mac, links.name_of(holder)))
         netlink.set_port(index, learning=not exclusive, flood=not exclusive)
 
 
-def is_held(tap: str, mac: str, vlans: Iterable[int], exclusive: bool = True) -> bool:
-    """Whether all that `hold` does is so."""
+def is_static(tap: str, mac: str, vlans: Iterable[int], exclusive: bool = True) -> bool:
+    """Whether all that `ensure_static` makes is there."""
     index = links.index_of(tap)
     with Rtnl() as netlink:
         held = all(netlink.holder(mac, index, vlan) == index for vlan in list(vlans) or [0])
@@ -45,7 +45,7 @@ def silence(tap: str) -> None:
 
 
 def release(tap: str, macs: Iterable[str]) -> None:
-    """Has a port be like others again, if `hold` had made it so."""
+    """Makes a port like others again, if `ensure_static` had changed it."""
     index = links.index_of(tap)
     with Rtnl() as netlink:
         held = [netlink.release_mac(mac, index) for mac in macs]

@@ -61,9 +61,9 @@ def guarded_ports() -> dict[str, Guarded]:
     return found
 
 
-def elements_of_ways() -> frozenset[tuple[str, str, str]]:
-    """What our table of ways in has: (map, key, value as text), as `ways.elements` gives it. Raises GuestnetError as
-    above."""
+def forward_elements() -> frozenset[tuple[str, str, str]]:
+    """What is in the maps of our table of forwards: (map, key, value as text), as `forwards.table.elements` gives it.
+    Raises GuestnetError as above."""
     maps = [item for kind, item in items("table", "inet", "guestnet") if kind in ("map", "set")]
     return frozenset((each["name"], *_key_and_value(elem)) for each in maps for elem in each.get("elem", ()))
 

@@ -27,8 +27,8 @@ def index_of(name: str) -> int:
         return 0
 
 
-def is_there(name: str, index: int) -> bool:
-    """Whether a device of that name is there, and is the one of that index (0, in a receipt of old: any)."""
+def exists(name: str, index: int) -> bool:
+    """Whether a device of that name exists and has that index (0, in a receipt of an old version: any)."""
     found = index_of(name)
     return found != 0 and index in (0, found)
 
@@ -154,10 +154,10 @@ class Watch:
     def close(self) -> None:
         self._socket.close()
 
-    def tap(self, guest_mac: str, bridge: str, seconds: float, mine: Callable[[str], bool] = lambda _tap: True) -> str:
+    def tap(self, guest_mac: str, bridge: str, seconds: float, fits: Callable[[str], bool] = lambda _tap: True) -> str:
         """Waits for the tap of a guest's NIC to join a bridge; returns its name, or "" when it does not in time.
 
-        Another guest's tap may have that MAC, too: `mine` tells, by the name.
+        Another guest's tap may have that MAC, too: `fits` tells by the name whether it is the one.
         """
         deadline = time.monotonic() + seconds
         poll = select.poll()
@@ -166,7 +166,7 @@ class Watch:
             if not poll.poll(left * 1000):
                 break
             for name, mac, master in self._heard():
-                if mac == tap_mac(guest_mac) and _is_in(master, bridge) and mine(name):
+                if mac == tap_mac(guest_mac) and _is_in(master, bridge) and fits(name):
                     return name
         return ""
 

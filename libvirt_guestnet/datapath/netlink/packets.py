@@ -33,8 +33,8 @@ class PacketSocket:
 
 def arp_request(mac: bytes, source: IPv4Address, target: IPv4Address) -> bytes:
     """A broadcast request; from 0.0.0.0 it is a probe (RFC 5227, 1.1), which nobody learns anything from."""
-    asked = mac + source.packed + bytes(6) + target.packed
-    return _EVERYBODY + mac + struct.pack("!HHHBBH", ARP, 1, 0x0800, 6, 4, 1) + asked
+    addresses = mac + source.packed + bytes(6) + target.packed
+    return _EVERYBODY + mac + struct.pack("!HHHBBH", ARP, 1, 0x0800, 6, 4, 1) + addresses
 
 
 def icmpv6(mac: bytes, source: IPv6Address, group: IPv6Address, message: bytes) -> bytes:

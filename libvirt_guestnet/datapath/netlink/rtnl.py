@@ -141,8 +141,8 @@ class Rtnl:
         found = attributes(data[_ROUTE.size :])
         ours = (data[5], found.get(_OIF)) == (PROTOCOL, u32(ifindex))
         # What the VRF's own table does not have is looked for in the host's other ones.
-        there = not table or number(found[_TABLE]) == table
-        return data[1] == length and there and not ours
+        in_table = not table or number(found[_TABLE]) == table
+        return data[1] == length and in_table and not ours
 
     def publish(self, address: Address, index: int) -> None:
         """Has the device of that index answer ARP or ND for an address. Twice is once."""
@@ -163,9 +163,9 @@ class Rtnl:
                 found.append((_address(version, address), index))
         return found
 
-    def hold_mac(self, mac: str, port: int, vlan: int) -> int:
-        """Has a bridge find a MAC address behind the port of that index for good, in a VLAN (0: it tells none apart),
-        unless another port holds it so. Returns the index of the port that does now: 0 for one that went meanwhile."""
+    def ensure_static(self, mac: str, port: int, vlan: int) -> int:
+        """Makes a MAC address a static entry of the port of that index, in a VLAN (0: the bridge tells none apart),
+        unless another port has one. Returns the index of the port that has it now: 0 for one that went meanwhile."""
         try:
             self._change(_NEWNEIGH, CREATE | EXCL, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
         except RefusedError as error:
@@ -190,7 +190,7 @@ class Rtnl:
         return int(index) if fixed else 0
 
     def release_mac(self, mac: str, port: int) -> bool:
-        """Forgets what `hold_mac` did, in every VLAN. Whether there was anything."""
+        """Deletes what `ensure_static` made, in every VLAN. Whether there was anything."""
         try:
             self._change(_DELNEIGH, 0, _fdb(mac, port, 0, 0), f"to forget {mac}")
         except RefusedError as error:

@@ -167,16 +167,16 @@ def _descriptor(number: int) -> int:
     return bpf.program(number)
 
 
-def opened(known: Loaded | None) -> Guard | None:
+def opened(loaded: Loaded | None) -> Guard | None:
     """The program that is pinned, if it is the one that we know to have loaded from this version's object."""
-    if known is None or known.object != _version():
+    if loaded is None or loaded.object != _version():
         return None
     descriptors: list[int] = []
     try:
         for path in (_GUARD, _DROPS):
             descriptors.append(bpf.pinned(path))
-        if [bpf.number(each) for each in descriptors] == [known.guard, known.drops]:
-            return Guard(descriptors.pop(0), descriptors.pop(), known)
+        if [bpf.number(each) for each in descriptors] == [loaded.guard, loaded.drops]:
+            return Guard(descriptors.pop(0), descriptors.pop(), loaded)
     except BpfError:  # gone, or something else is in its place
         pass
     finally:
@@ -185,13 +185,13 @@ def opened(known: Loaded | None) -> Guard | None:
     return None
 
 
-def load(known: Loaded | None) -> Guard:
+def load(before: Loaded | None) -> Guard:
     """Loads the program and pins it over what may be there. Raises bpfload.CannotError where this host cannot have it,
     and GuestnetError when it failed though it can."""
     from libvirt_guestnet.datapath.port import bpfload
 
     guard, drops = bpfload.load()
-    earlier = (*known.earlier, known.guard) if known else ()
+    earlier = (*before.earlier, before.guard) if before else ()
     loaded = Loaded(bpf.number(guard), bpf.number(drops), _version(), earlier[-_MOST_EARLIER:])
     bpfload.ensure_file_system()
     unpin()

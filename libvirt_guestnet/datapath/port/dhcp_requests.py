@@ -21,8 +21,6 @@ from libvirt_guestnet.datapath.run.names import TABLE, check_device, check_mac, 
 
 Drop = Callable[[str, str], list[str]]
 
-ASKED = {4: 67, 6: 547}  # the port that a server hears, and answers from
-
 # Octets of a DHCPv6 message with its UDP header: nft on Linux 6.1 reads none behind the 255th (NFTA_PAYLOAD_OFFSET).
 LONGEST = 256
 # Solicit (it may ask for a rapid commit), Request, Renew, Rebind: what a server may answer with a lease (RFC 8415).
@@ -54,7 +52,7 @@ def shared() -> list[str]:
     finds = [f"@th,{bit},32 @lease-options meta mark set meta mark << 1" for bit in range(96, 8 * (LONGEST - 3), 8)]
     for number in range(len(finds) // 8 * 8, 0, -8):
         finds.insert(number, f"meta mark >= {_COUNTED:#x} return")
-    told = f"@th,64,8 {_LEASING}"
+    leasing = f"@th,64,8 {_LEASING}"
     return [
         f"add set {TABLE} lease-options {{ typeof @th,96,32; flags interval; size 8; }}",
         f"flush set {TABLE} lease-options",
@@ -63,7 +61,7 @@ def shared() -> list[str]:
         *_chain("asks6", [
             f"{_RELAYED} meta mark set {_RELAYS:#x} return",
             f"udp length != {_FIRST_OPTION}-{LONGEST} meta mark set {_UNREADABLE:#x} return",
-            f"{told.replace('{', '!= {')} accept",
+            f"{leasing.replace('{', '!= {')} accept",
             "goto finds6",
         ]),
         *_chain("tells6", ["jump finds6", *_layouts()]),
@@ -72,10 +70,10 @@ def shared() -> list[str]:
 
 def _layouts() -> Iterator[str]:
     for number, (duid, rapid) in enumerate(LAYOUTS):
-        told, ia = _leasing(duid, rapid)
+        options, ia = _leasing(duid, rapid)
         # To a release of what nobody leased dnsmasq says that address, with a valid lifetime of 0.
-        yield f"{told} @th,{8 * (ia + 40)},32 0 {NOTED}"
-        yield f"{told} @th,{8 * ia},16 3 meta mark >= 2 meta mark set meta mark | {1 << _LAYOUT + number:#x}"
+        yield f"{options} @th,{8 * (ia + 40)},32 0 {NOTED}"
+        yield f"{options} @th,{8 * ia},16 3 meta mark >= 2 meta mark set meta mark | {1 << _LAYOUT + number:#x}"
 
 
 # DUIDs: link-layer address; with time, or systemd's by vendor; UUID (RFC 8415, 11). Others are not learnt from.
@@ -163,9 +161,9 @@ def forgotten(tap: str) -> list[str]:
     return [*declared(tap), *(f"delete set {TABLE} {name}" for name in names)]
 
 
-def overdrawn4(told: str, address: str, tap: str, held: str, seconds: int) -> str:
+def overdrawn4(answer: str, address: str, tap: str, held: str, seconds: int) -> str:
     """The rule, behind the one that notes an acknowledged address in the set `held`, for one that had no room there."""
-    return f"{told} {address} != @{held} {_close(tap, seconds)}"
+    return f"{answer} {address} != @{held} {_close(tap, seconds)}"
 
 
 def counting6(tap: str, usual: int, seconds: int) -> tuple[list[str], list[str]]:
@@ -189,8 +187,8 @@ def usual_addresses(starts: Iterable[IPv6Address], *macs: str) -> int:
     """How many addresses a Reply may seem to have: one of each range, whose first addresses are `starts`, and one more
     for each prefix and MAC that looks like an option. 0 without a range."""
     listed = list(starts)
-    known = [start.packed[:8] for start in listed] + [bytes.fromhex(digits(check_mac(mac))) for mac in macs if mac]
-    return len(listed) + sum(map(_seems_an_option, known)) if listed else 0
+    fixed = [start.packed[:8] for start in listed] + [bytes.fromhex(digits(check_mac(mac))) for mac in macs if mac]
+    return len(listed) + sum(map(_seems_an_option, fixed)) if listed else 0
 
 
 def _seems_an_option(octets: bytes) -> bool:

@@ -46,7 +46,7 @@ def own(port: PortGuard, fresh: bool = False) -> str:
     )
     lines += [f"flush chain {TABLE} {chain}-{tap}" for chain in ("tap", *chains)]
     lines += [] if port.trunk or fresh else _forget_chain("vlan", tap)
-    return "\n".join([*lines, *held_sets.hold(port), *Rules(port, fresh).all()]) + "\n"
+    return "\n".join([*lines, *held_sets.add(port), *Rules(port, fresh).all()]) + "\n"
 
 
 def release(taps: Iterable[str]) -> str:

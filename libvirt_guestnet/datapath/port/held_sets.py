@@ -64,7 +64,7 @@ def _parted(port: PortGuard) -> tuple[list[Prefix], list[Prefix]]:
     return own[:room], own[room:]
 
 
-def hold(port: PortGuard) -> list[str]:
+def add(port: PortGuard) -> list[str]:
     """The lines after which nobody else uses what the port holds, nor claims what is the host's."""
     beside = (account for link, _ in port.beside for account in kept_on(link))
     accounts = dict.fromkeys([*kept_on(port.segment), *looked_into(port.segment, port.trunk is not None), *beside])
@@ -85,9 +85,9 @@ def reserve(segment: str, addresses: Iterable[Address]) -> list[str]:
     before it adds an address to any set."""
     listed, lines = list(addresses), list[str]()
     for version in (4, 6):
-        name, there = reserved_set(version, segment), [hex(int(ip)) for ip in listed if ip.version == version]
+        name, numbers = reserved_set(version, segment), [hex(int(ip)) for ip in listed if ip.version == version]
         lines += [_reserved_declared(version, segment), f"flush set {TABLE} {name}"]
-        lines += [f"add element {TABLE} {name} {{ {', '.join(there)} }}"] if there else []
+        lines += [f"add element {TABLE} {name} {{ {', '.join(numbers)} }}"] if numbers else []
     return lines
 
 

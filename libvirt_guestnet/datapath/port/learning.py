@@ -42,6 +42,7 @@ _MANY = 100  # ranges
 _TOLERANT = ("add", "delete")  # of what may be gone meanwhile
 
 ANOTHERS = "another's lease"
+_OLD_CHAIN = "told"  # in 0.2.0: a port has that until it is guarded again, or released
 
 Answer = tuple[str, str]  # what to match, and where the address is in it
 
@@ -103,30 +104,31 @@ class Learner(NamedTuple):
     def lines(self, drop: Callable[[str, str], list[str]], fresh: bool = False) -> list[str]:
         """What makes the port learn. `drop` makes rules of a reason and what to match; `fresh`: it never did before."""
         hook = f'type filter hook egress device "{self.tap}" priority filter; policy accept;'
-        lines = [f"add chain {TABLE} told-{self.tap} {{ {hook} }}", f"flush chain {TABLE} told-{self.tap}"]
+        lines = [] if fresh else _without_chain(_OLD_CHAIN, self.tap)
+        lines += [f"add chain {TABLE} leases-{self.tap} {{ {hook} }}", f"flush chain {TABLE} leases-{self.tap}"]
         given = [version for version in (4, 6) if self.counted(version) and not self.spans(version)]
         lines += dhcp_requests.declared(self.tap, given, self.server.is_new and not fresh)
         # Almost all that a guest receives is through after one of these.
         rules = ["meta l4proto != udp accept", "udp sport != 67 udp sport != 547 accept"]
-        for version, answers in ((4, self._told4), (6, self._told6)):
+        for version, answers in ((4, self._answers4), (6, self._answers6)):
             if found := self.spans(version):
                 lines += self._sets(version, found)
             elif not fresh:
                 lines += _without_set(learnt_set(version, self.tap), version)
             if self.counted(version):
                 rules += answers(drop)
-        return [*lines, *(f"add rule {TABLE} told-{self.tap} {rule}" for rule in rules)]
+        return [*lines, *(f"add rule {TABLE} leases-{self.tap} {rule}" for rule in rules)]
 
     def _sets(self, version: int, found: Ranges) -> list[str]:
-        mine, everybodys = learnt_set(version, self.tap), held_set(version, self.server.bridge)
-        here = [(int(ip), max(1, left)) for ip, left in self.server.leases if ip.version == version]
-        known = [(ip, left) for ip, left in here if any(first <= ip <= last for first, last in found)]
-        filled = [f"{name} {{ {ip:#x} timeout {left}s }}" for ip, left in known for name in (mine, everybodys)]
+        own_set, everybodys = learnt_set(version, self.tap), held_set(version, self.server.bridge)
+        leases = [(int(ip), max(1, left)) for ip, left in self.server.leases if ip.version == version]
+        valid = [(ip, left) for ip, left in leases if any(first <= ip <= last for first, last in found)]
+        filled = [f"{name} {{ {ip:#x} timeout {left}s }}" for ip, left in valid for name in (own_set, everybodys)]
         return [
-            declared(mine, version, _LEARNT),
+            declared(own_set, version, _LEARNT),
             declared(everybodys, version, _HELD),
             *self._free_set(version),
-            *([f"flush set {TABLE} {mine}"] if self.server.is_new else []),
+            *([f"flush set {TABLE} {own_set}"] if self.server.is_new else []),
             *(f"add element {TABLE} {element}" for element in filled),
         ]
 
@@ -142,52 +144,52 @@ class Learner(NamedTuple):
         kind = f"{{ typeof {SOURCE[version]}; flags interval; }}"
         return [f"add set {name} {kind}", f"flush set {name}", f"add element {name} {as_raw(self.spans(version))}"]
 
-    def _told4(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
-        told, address = _acknowledgement(check_mac(self.mac), self.server)
-        yield from self._noted(4, told, address, drop)
-        new = f"{told} {self._new(4, address)}"
-        yield dhcp_requests.overdrawn4(new, address, self.tap, self._mine(4), self._seconds(4))
+    def _answers4(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
+        answer, address = _acknowledgement(check_mac(self.mac), self.server)
+        yield from self._noted(4, answer, address, drop)
+        new = f"{answer} {self._new(4, address)}"
+        yield dhcp_requests.overdrawn4(new, address, self.tap, self._own_set(4), self._seconds(4))
 
-    def _told6(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
+    def _answers6(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
         yield from _unless_reply(check_mac(self.mac), self.server)
         before, behind = dhcp_requests.counting6(self.tap, self.counted(6), self._seconds(6))
         yield from before
-        for told, address in dhcp_requests.answers6():
-            yield from self._noted(6, told, address, drop, dhcp_requests.NOTED)
+        for answer, address in dhcp_requests.answers6():
+            yield from self._noted(6, answer, address, drop, dhcp_requests.NOTED)
         yield from behind
 
     def _noted(
-        self, version: int, told: str, address: str, drop: Callable[[str, str], list[str]], noted: str = ""
+        self, version: int, answer: str, address: str, drop: Callable[[str, str], list[str]], noted: str = ""
     ) -> Iterator[str]:
         """Notes an address that an answer gives the port, for as long as that is said to hold."""
-        mine, everybodys = self._mine(version), held_set(version, self.server.bridge) if self.server.bridge else ""
+        own, everybodys = self._own_set(version), held_set(version, self.server.bridge) if self.server.bridge else ""
         element = f"{{ {address} timeout {self._seconds(version)}s }}"
         if self.spans(version):
-            if known := self._known(version):
-                yield f"{told} {address} {as_raw(known)} {noted} accept".replace("  ", " ")
-            yield from drop(ANOTHERS, f"{told} {address} @{everybodys} {address} != @{mine}")
+            if owned := self._owned_ranges(version):
+                yield f"{answer} {address} {as_raw(owned)} {noted} accept".replace("  ", " ")
+            yield from drop(ANOTHERS, f"{answer} {address} @{everybodys} {address} != @{own}")
             for account in self.accounts:
                 for held in (policy_set, wide_set):
-                    yield from drop(ANOTHERS, f"{told} {address} @{held(version, account)}")
-            update = f"update @{mine} {element} update @{everybodys} {element}"
+                    yield from drop(ANOTHERS, f"{answer} {address} @{held(version, account)}")
+            update = f"update @{own} {element} update @{everybodys} {element}"
         else:
-            update = f"update @{mine} {element}"
-            if noted and (known := self._known(version)):
-                yield f"{told} {address} {as_raw(known)} {noted}"
-        yield f"{told} {self._new(version, address)} {update} {noted}".rstrip()
+            update = f"update @{own} {element}"
+            if noted and (owned := self._owned_ranges(version)):
+                yield f"{answer} {address} {as_raw(owned)} {noted}"
+        yield f"{answer} {self._new(version, address)} {update} {noted}".rstrip()
 
     def _new(self, version: int, address: str) -> str:
         """What matches an address that the port did not have before it was given it."""
         if self.spans(version):
             reserved = f" {address} != @{reserved_set(version, self.reserved)}" if self.reserved else ""
             return f"{address} {self._is_free(version)}{reserved}"
-        known = self._known(version)
-        return f"{address} != {as_raw(known)}" if known else ""
+        owned = self._owned_ranges(version)
+        return f"{address} != {as_raw(owned)}" if owned else ""
 
-    def _known(self, version: int) -> Ranges:
+    def _owned_ranges(self, version: int) -> Ranges:
         return ranges(version, self.owned)
 
-    def _mine(self, version: int) -> str:
+    def _own_set(self, version: int) -> str:
         return (learnt_set if self.spans(version) else dhcp_requests.given_set)(version, self.tap)
 
     def _seconds(self, version: int) -> int:
@@ -206,8 +208,8 @@ def learner(
 ) -> Learner:
     """Such a port; `excluded` is what belongs to others anyway, as does what is held in these `accounts`, or is
     `reserved` on that link."""
-    told = [4, 6] if server.mac else [4]
-    free = {version: ranges(version, server.dynamic, excluded) if version in told else [] for version in (4, 6)}
+    versions = [4, 6] if server.mac else [4]
+    free = {version: ranges(version, server.dynamic, excluded) if version in versions else [] for version in (4, 6)}
     return Learner(tap, mac, server, owned, free, accounts, reserved)
 
 
@@ -215,13 +217,13 @@ def _acknowledgement(mac: str, server: DhcpServer) -> Answer:
     """A DHCPACK."""
     sender = f"ether saddr {check_mac(server.mac)} " if server.mac else ""
     addresses = ranges(4, server.addresses)
-    told = (
+    answer = (
         f"{sender}{f'ip saddr {as_set(4, addresses)} ' if addresses else ''}udp sport 67 udp dport 68 "
         # BOOTREPLY over Ethernet; the port's own hardware address; dnsmasq puts the message type, ACK, first behind the
         # magic cookie (RFC 2131).
         f"@th,64,24 0x020106 @th,288,48 0x{digits(mac)} @th,1952,56 0x63825363350105"
     )
-    return told, "@th,192,32"
+    return answer, "@th,192,32"
 
 
 def _unless_reply(mac: str, server: DhcpServer) -> list[str]:
@@ -234,12 +236,16 @@ def _unless_reply(mac: str, server: DhcpServer) -> list[str]:
 
 def forget(tap: str) -> list[str]:
     """The lines after which a port learns nothing and has learnt nothing, and nothing that it is given is counted."""
-    told = f"chain {TABLE} told-{tap}"
+    chains = [line for kind in ("leases", _OLD_CHAIN) for line in _without_chain(kind, tap)]
     sets = [line for version in (4, 6) for line in _without_set(learnt_set(version, tap), version)]
     for version, source in SOURCE.items():
         free = f"set {TABLE} {_free_set(version, tap)}"
         sets += [f"add {free} {{ typeof {source}; flags interval; }}", f"delete {free}"]
-    return [f"add {told}", f"flush {told}", f"delete {told}", *sets, *dhcp_requests.forgotten(tap)]
+    return [*chains, *sets, *dhcp_requests.forgotten(tap)]
+
+
+def _without_chain(kind: str, tap: str) -> list[str]:
+    return [f"{verb} chain {TABLE} {kind}-{tap}" for verb in ("add", "flush", "delete")]
 
 
 def give_back(bridge: str, addresses: Iterable[Address]) -> str:
@@ -257,7 +263,7 @@ def is_held_set(name: str) -> bool:
     return name.startswith(("held4-", "held6-"))
 
 
-def hold(name: str, now: dict[int, int], wanted: dict[int, int]) -> list[str]:
+def replace_held(name: str, now: dict[int, int], wanted: dict[int, int]) -> list[str]:
     """The lines after which such a set, which has `now`, has what is wanted: addresses and the seconds of each."""
     version = int(name[4])
     gone = [f"{verb} element {TABLE} {name} {{ {ip:#x} }}" for ip in now.keys() - wanted.keys() for verb in _TOLERANT]

@@ -26,9 +26,9 @@ _NEVER: tuple[Prefix, ...] = (
 
 def ranges(version: int, prefixes: Iterable[Prefix], excluded: Iterable[Prefix] = ()) -> Ranges:
     """The addresses of one family in `prefixes`; whatever is wider than one address loses `excluded` and bogons."""
-    mine = [prefix for prefix in prefixes if prefix.version == version]
-    singles = [span(prefix) for prefix in mine if prefix.num_addresses == 1]
-    wide = [rest for prefix in mine if prefix.num_addresses > 1 for rest in _without_bogons(prefix)]
+    of_version = [prefix for prefix in prefixes if prefix.version == version]
+    singles = [span(prefix) for prefix in of_version if prefix.num_addresses == 1]
+    wide = [rest for prefix in of_version if prefix.num_addresses > 1 for rest in _without_bogons(prefix)]
     if wide:
         wide = without(wide, (span(hole) for hole in excluded if hole.version == version))
     return merge([*singles, *wide])

@@ -159,10 +159,10 @@ class Rules:
             found.append(f"{field} @{learning.learnt_set(version, self.tap)}{by_policy}")
         if opened:
             reserved = f" {field} != @{reserved_set(version, self.port.reserved)}" if self.port.reserved else ""
-            mine, link = f"{_within(version, field, opened)}{by_policy}{reserved}", self.port.segment
-            found.append(f"{mine} {field} != @{learning.held_set(version, link)}" if link else mine)
+            match, link = f"{_within(version, field, opened)}{by_policy}{reserved}", self.port.segment
+            found.append(f"{match} {field} != @{learning.held_set(version, link)}" if link else match)
             # Nobody knows what it uses until another guest asks for that: then it has to say so.
-            found += [f"{mine} {field} @{savi.tried_set(link)}"] if link and version == 6 else []
+            found += [f"{match} {field} @{savi.tried_set(link)}"] if link and version == 6 else []
         return found
 
     def _announcers(self, version: int, field: str) -> list[tuple[str, str]]:
@@ -214,17 +214,17 @@ class Rules:
         own = f"ether saddr {self.mac} {of_type}"
         # Not the link-local address: one address is a comparison, two are a set.
         given = ranges(6, [p for p in port_facts.certain(self.port, 6) if not p.is_link_local])
-        known6 = [f"ip6 saddr {as_set(6, given)}"] if given else []
+        sources6 = [f"ip6 saddr {as_set(6, given)}"] if given else []
         return [
             *(f"{own} ip {source} {PLAIN4}" for source in self._sources()),
-            *(f"{own} ip6 {source} {PLAIN6}" for source in known6),
+            *(f"{own} ip6 {source} {PLAIN6}" for source in sources6),
             *([self.claimer.refreshed(f"{savi.SAMPLE} {own} ip6")] if self.claimer else []),
             *(f"{own} ip6 {source} {PLAIN6}" for source in self._unheld(6, SOURCE[6])),
         ]
 
     def _sources(self) -> list[str]:
-        known = merge([*self._certain(4), *self._routed(4)])
-        return [*([f"ip saddr {as_set(4, known)}"] if known else []), *self._unheld(4, SOURCE[4])]
+        sources = merge([*self._certain(4), *self._routed(4)])
+        return [*([f"ip saddr {as_set(4, sources)}"] if sources else []), *self._unheld(4, SOURCE[4])]
 
     def _arp(self) -> list[str]:
         header, rules = "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ether", []
@@ -254,8 +254,8 @@ class Rules:
     def _clients(self) -> list[str]:
         """What matches the address that a question says the client has: none, or the port's. A release would give
         anybody's back."""
-        known = merge([(0, 0), *self._certain(4), *self._routed(4)])
-        return [f"@th,160,32 {as_raw(known)}", *self._unheld(4, "@th,160,32")]
+        clients = merge([(0, 0), *self._certain(4), *self._routed(4)])
+        return [f"@th,160,32 {as_raw(clients)}", *self._unheld(4, "@th,160,32")]
 
     def _asks(self) -> str:
         # A whole DHCP client message: a BOOTREQUEST over Ethernet that no relay forwarded, with the port's hardware

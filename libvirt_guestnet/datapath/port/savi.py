@@ -29,7 +29,7 @@ _VETO_SECONDS, _DENIED_SECONDS = 2, 3600
 # one or two of each prefix.
 _RATE = "2/minute burst 64 packets"
 _SOURCE, _TARGET = "@nh,64,128", "@th,64,128"
-_ASKED = "icmpv6 type nd-neighbor-solicit"
+_SOLICITATION = "icmpv6 type nd-neighbor-solicit"
 _ADVERTISED = "nd-neighbor-advert"
 # Of frames from what is claimed, so many make one that is noted: a day has room for some of any address that is in use.
 SAMPLE = "numgen random mod 64 0"
@@ -69,24 +69,24 @@ class Claimer:
 
     def __init__(self, port: PortGuard, accounts: tuple[str, ...], free: Ranges) -> None:
         self.segment, self.accounts, self.free, self.late = port.segment, accounts, free, port.late
-        self.mine, self.held = claimed_set(port.tap), held_set(6, port.segment)
+        self.own_set, self.held = claimed_set(port.tap), held_set(6, port.segment)
         self.formed = int(link_local(port.mac)) & (1 << 64) - 1  # RFC 4291, appendix A
 
     def sets(self, emptied: bool) -> list[str]:
         """What declares the sets that the rules look into; `emptied`: what was claimed is forgotten."""
         return [
-            declared(self.mine, 6, MOST),
+            declared(self.own_set, 6, MOST),
             declared(self.held, 6),
             declared(tried_set(self.segment), 6),
             _announced_declared(self.segment),
-            *([f"flush set {TABLE} {self.mine}"] if emptied else []),
+            *([f"flush set {TABLE} {self.own_set}"] if emptied else []),
             f"add set {TABLE} {LATE} {{ type iface_index; size 65535; flags timeout; }}",
             *([f"add element {TABLE} {LATE} {{ {self.late:d} timeout {LATE_SECONDS}s }}"] if self.late else []),
         ]
 
     def has(self, field: str) -> str:
         """What matches if a raw field holds what the port has claimed, and nobody has by policy."""
-        return f"{field} @{self.mine}{self._by_policy(field)}"
+        return f"{field} @{self.own_set}{self._by_policy(field)}"
 
     def claims(self, dad: str, drop: Drop) -> list[str]:
         """Rules for a port's questions whether anybody has an address."""
@@ -96,15 +96,15 @@ class Claimer:
             *drop(SOURCE, f"{dad} ip6 length != 24 ip6 length != 32"),
             *drop(SOURCE, f"{dad} ip6 length 32 @th,192,16 != 0x0e01"),
             *(line for name in self._policies() for line in drop(ANOTHERS, f"{dad} {_TARGET} @{name}")),
-            *drop(ANOTHERS, f"{dad} {_TARGET} @{self.held} {_TARGET} != @{self.mine}"),
+            *drop(ANOTHERS, f"{dad} {_TARGET} @{self.held} {_TARGET} != @{self.own_set}"),
             *drop(ANOTHERS, f"{dad} {_octets(_TARGET, 11, 2)} 0xfffe {self._formed(_TARGET, '!= ')}"),
             *(line for end in _ANYCAST for line in drop(ANOTHERS, f"{dad} {_octets(_TARGET, 8, 8)} {end}")),
-            f"{dad} {_TARGET} @{self.mine} {self._noted(_TARGET)} accept",
+            f"{dad} {_TARGET} @{self.own_set} {self._noted(_TARGET)} accept",
             *drop(TOO_MANY, f"{dad} limit rate over {_RATE}"),
             # In one rule: nothing is bound where there is no room to note that somebody may still answer, nor what
             # nobody hears who could. What is bound by half there is not bound.
             *(f"{dad} {ALOUD} {free} {tried} {self._noted(_TARGET)} accept" for free in self._free(_TARGET)),
-            f"{dad} delete @{self.mine} {{ {_TARGET} }}",
+            f"{dad} delete @{self.own_set} {{ {_TARGET} }}",
             *(line for free in self._free(_TARGET) for line in drop(TOO_MANY, f"{dad} {free}")),
         ]
 
@@ -126,7 +126,7 @@ class Claimer:
 
     def refreshed(self, before: str) -> str:
         """The rule after which such a frame makes its source last."""
-        return f"{before} {_SOURCE} @{self.mine} {self._noted(_SOURCE)}"
+        return f"{before} {_SOURCE} @{self.own_set} {self._noted(_SOURCE)}"
 
     def heard(self) -> list[str]:
         """The rules for what the port is about to hear."""
@@ -135,10 +135,10 @@ class Claimer:
 
     def _announcements(self) -> list[str]:
         """Rules that note of which prefixes a router has guests form addresses. No guarded port sends what is none."""
-        told = "ip6 saddr fe80::/10 ip6 hoplimit 255 ip6 nexthdr icmpv6 icmpv6 type nd-router-advert"
+        advert = "ip6 saddr fe80::/10 ip6 hoplimit 255 ip6 nexthdr icmpv6 icmpv6 type nd-router-advert"
         name = announced_set(self.segment)
         return [
-            f"{told} @th,{8 * at},24 {_OPTION:#08x} @th,{8 * at + 24},8 & {_AUTONOMOUS:#x} == {_AUTONOMOUS:#x} "
+            f"{advert} @th,{8 * at},24 {_OPTION:#08x} @th,{8 * at + 24},8 & {_AUTONOMOUS:#x} == {_AUTONOMOUS:#x} "
             f"update @{name} {{ @th,{8 * at + 128},64 timeout {SECONDS}s }}"
             for at in _OPTIONS
         ]
@@ -147,13 +147,13 @@ class Claimer:
         """The rule by which another keeps an address that it answers for."""
         tried, denied = tried_set(self.segment), f"{{ {_TARGET} timeout {_DENIED_SECONDS}s }}"
         # Held by nobody here, it is not claimed again at once; a port with any address may go on being it.
-        undone = f"delete @{self.mine} {{ {_TARGET} }} update @{self.held} {denied} update @{tried} {denied}"
+        undone = f"delete @{self.own_set} {{ {_TARGET} }} update @{self.held} {denied} update @{tried} {denied}"
         # No router passes one on that comes with this hop limit (RFC 4861).
         answer = f"ip6 hoplimit 255 ip6 nexthdr icmpv6 icmpv6 type {_ADVERTISED}"
-        return f"{answer} {_TARGET} @{tried} {_TARGET} @{self.mine} {undone}"
+        return f"{answer} {_TARGET} @{tried} {_TARGET} @{self.own_set} {undone}"
 
     def _noted(self, field: str) -> str:
-        return " ".join(f"update @{name} {{ {field} timeout {SECONDS}s }}" for name in (self.mine, self.held))
+        return " ".join(f"update @{name} {{ {field} timeout {SECONDS}s }}" for name in (self.own_set, self.held))
 
     def _policies(self) -> list[str]:
         return [of(6, account) for account in self.accounts for of in (policy_set, wide_set)]

@@ -16,7 +16,7 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import Address, HostAddress, Rtnl
 from libvirt_guestnet.datapath.run.names import check_device
-from libvirt_guestnet.errors import GuestnetError, NotLedError
+from libvirt_guestnet.errors import GuestnetError, NotRoutedError
 
 _SYS = "/proc/sys/net"
 GATEWAY6 = IPv6Address("fe80::1")
@@ -125,7 +125,7 @@ def answer_on(device: str, version: int) -> None:
 def uplink_of(address: str, named: str, host: Iterable[HostAddress], vrf: str = "") -> str:
     """The device on whose LAN an address is: the one in whose subnet it lies, else the one that the XML names (another
     host's XML may name what is something else here). `host` are the host's addresses in `vrf`, where the device has to
-    be. Raises NotLedError when there is none."""
+    be. Raises NotRoutedError when there is none."""
     wanted = parse.address(address)
     near = lans_of(wanted, host)
     if named in near:
@@ -134,7 +134,7 @@ def uplink_of(address: str, named: str, host: Iterable[HostAddress], vrf: str = 
         if device and links.index_of(device) and vrf in ("", links.master_of(device)):
             return device
     where = f"in VRF {vrf} " if vrf else ""
-    raise NotLedError(
+    raise NotRoutedError(
         f"no device {where}of this host is on the LAN of {address}: give the host an address there, map the physical "
         f"network to its device, or say publish: false if the provider routes the address to this host"
     )

@@ -1,8 +1,7 @@
-"""How packets find a guest that the host routes to: host routes to its tap, published neighbours on an uplink.
+"""Host routes to guests, and proxy ARP and proxy NDP for their addresses on an uplink.
 
-A published neighbour (`ip neigh add proxy`) makes the host answer ARP and ND on a LAN for an address that it routes
-elsewhere. The values are pure; `put` and `withdraw` make them true over one netlink socket, 1 ms for both
-(decision 32).
+A published address (`ip neigh add proxy`) makes the host answer ARP and ND on a LAN for an address that it routes
+elsewhere. `put` and `withdraw` change the kernel over one netlink socket, which takes 1 ms for both (decision 32).
 """
 
 from __future__ import annotations
@@ -13,78 +12,79 @@ from collections.abc import Iterable, Iterator
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import KernelRoute, RefusedError, Rtnl
-from libvirt_guestnet.errors import GuestnetError, NotLedError
+from libvirt_guestnet.errors import GuestnetError, NotRoutedError
 from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 
 # What the kernel says where a device is down, IPv6 is off there, or its addresses are gone.
 _NOT_OURS = (errno.EACCES, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENODEV)
 
 
-def put(reach: HostRoutes) -> None:
-    """Makes the routes and then the published neighbours of a tap true; what is there already stays untouched.
+def put(receipt: HostRoutes) -> None:
+    """Makes a tap's routes and then its published addresses; what exists already stays untouched.
 
-    Raises NotLedError, after doing what can be done, when a device is missing, down or without IPv6, or a prefix is
-    routed elsewhere already: what is somebody else's, be it another guest's or the administrator's, is never replaced.
+    Raises NotRoutedError, after making what can be made, when a device is missing, down or without IPv6, or a prefix is
+    routed elsewhere already: a route of another guest or of the administrator is never replaced.
     """
     with Rtnl() as netlink:
-        there = set(_ours(netlink, {_version(route.prefix) for route in reach.routes}))
+        present = set(_ours(netlink, {_version(route.prefix) for route in receipt.routes}))
         failures: dict[str, str] = {}
-        for each in _ways([reach]):
+        for each in _entries([receipt]):
             address, via = _ends(each)
-            # By way of what nothing leads to nothing goes, and nobody is told of it.
-            if via not in failures and (why := _failure(netlink, each, there)):
+            # Where the route to the next hop failed, so would this one: the first failure says enough.
+            if via not in failures and (why := _failure(netlink, each, present)):
                 failures[address] = why
     if failures:
-        raise NotLedError(f"domain {reach.domain!r}: {'; '.join(dict.fromkeys(failures.values()))}")
+        raise NotRoutedError(f"domain {receipt.domain!r}: {'; '.join(dict.fromkeys(failures.values()))}")
 
 
 def _ends(each: Route | ProxyEntry) -> tuple[str, str]:
-    """The address that something leads to (of a prefix, its first one), and by way of which it does."""
+    """The address of an entry (of a prefix, its first one), and the next hop by which it is reached."""
     if isinstance(each, ProxyEntry):
         return each.address, each.address
     address = each.prefix.partition("/")[0]
     return address, each.via or address
 
 
-def _failure(netlink: Rtnl, each: Route | ProxyEntry, there: set[KernelRoute]) -> str:
-    """Makes it true, or says why that cannot be."""
+def _failure(netlink: Rtnl, each: Route | ProxyEntry, present: set[KernelRoute]) -> str:
+    """Makes a route or a published address; returns why that cannot be, or ""."""
     try:
         if isinstance(each, ProxyEntry):
             netlink.publish(parse.address(each.address), _index(each.device))
-        elif (wanted := _kernel_route(each)) not in there:
+        elif (wanted := _kernel_route(each)) not in present:
             _add(netlink, each, wanted)
-    except NotLedError as error:
+    except NotRoutedError as error:
         return str(error)
     return ""
 
 
-def check(reaches: Iterable[HostRoutes]) -> None:
+def check(receipts: Iterable[HostRoutes]) -> None:
     """Raises GuestnetError when somebody else has a host route to one of the addresses: `put` would refuse."""
     with Rtnl() as netlink:
-        for reach in reaches:
-            for route in reach.routes:
-                prefix, vrf = parse.prefix(route.prefix), links.index_of(reach.vrf) if reach.vrf else 0
+        for receipt in receipts:
+            for route in receipt.routes:
+                prefix, vrf = parse.prefix(route.prefix), links.index_of(receipt.vrf) if receipt.vrf else 0
                 if prefix.num_addresses == 1 and netlink.is_taken(prefix.network_address, _index(route.device), vrf):
-                    raise NotLedError(f"domain {reach.domain!r}: {_elsewhere(route)}")
+                    raise NotRoutedError(f"domain {receipt.domain!r}: {_elsewhere(route)}")
 
 
 def withdraw(gone: Iterable[HostRoutes], staying: Iterable[HostRoutes] = ()) -> None:
-    """Takes away what leads to taps, but nothing that others lead by too. What is gone already does not matter.
+    """Deletes the routes and published addresses of these receipts, but for those that are in others' receipts too.
+    What is gone already does not matter.
 
     Goes on past failures, and raises the first of them as GuestnetError.
     """
-    kept = set(_ways(staying))
+    kept = set(_entries(staying))
     with Rtnl() as netlink:
-        ways = [each for each in reversed(list(_ways(gone))) if each not in kept]
-        failures = [e for each in ways if (e := _removed(netlink, each))]
+        entries = [each for each in reversed(list(_entries(gone))) if each not in kept]
+        failures = [e for each in entries if (e := _removed(netlink, each))]
     if failures:
         raise failures[0]
 
 
-def _ways(reaches: Iterable[HostRoutes]) -> Iterator[Route | ProxyEntry]:
-    for reach in reaches:
-        yield from reach.routes
-        yield from reach.published
+def _entries(receipts: Iterable[HostRoutes]) -> Iterator[Route | ProxyEntry]:
+    for receipt in receipts:
+        yield from receipt.routes
+        yield from receipt.published
 
 
 def _add(netlink: Rtnl, route: Route, wanted: KernelRoute) -> None:
@@ -95,7 +95,7 @@ def _add(netlink: Rtnl, route: Route, wanted: KernelRoute) -> None:
             raise _elsewhere(route) from error
         if error.code not in _NOT_OURS:
             raise
-        raise NotLedError(f"nothing leads to {route.prefix}: {_why(route)}") from error
+        raise NotRoutedError(f"nothing leads to {route.prefix}: {_why(route)}") from error
 
 
 def _why(route: Route) -> str:
@@ -108,8 +108,8 @@ def _why(route: Route) -> str:
     return f"the kernel does not reach {route.via or route.prefix} on {device}; see `ip address show {device}`"
 
 
-def _elsewhere(route: Route) -> NotLedError:
-    return NotLedError(
+def _elsewhere(route: Route) -> NotRoutedError:
+    return NotRoutedError(
         f"{route.prefix} is routed elsewhere on this host already, and not for this guest: see "
         f"`ip route show table all {route.prefix}`"
     )
@@ -130,15 +130,15 @@ def _removed(netlink: Rtnl, each: Route | ProxyEntry) -> GuestnetError | None:
     return None
 
 
-def strangers(known: Iterable[HostRoutes]) -> list[HostRoutes]:
-    """What is in the kernel as ours and in no receipt, as receipts of nobody."""
-    ours = {route for reach in known for route in reach.routes}
+def strangers(receipts: Iterable[HostRoutes]) -> list[HostRoutes]:
+    """The routes of ours in the kernel that are in none of these receipts, as receipts without a domain."""
+    ours = {route for receipt in receipts for route in receipt.routes}
     with Rtnl() as netlink:
         found = [route for route in map(_route, _ours(netlink, {4, 6})) if route and route not in ours]
     return [HostRoutes(route.device, "", "", (route,)) for route in found]
 
 
-def there() -> frozenset[Route | ProxyEntry]:
+def present() -> frozenset[Route | ProxyEntry]:
     """What the kernel has: routes of ours, and published neighbours, whosever they are."""
     with Rtnl() as netlink:
         routes = filter(None, map(_route, _ours(netlink, (4, 6))))
@@ -168,7 +168,7 @@ def _version(prefix: str) -> int:
 def _index(device: str) -> int:
     index = links.index_of(device)
     if not index:
-        raise NotLedError(
+        raise NotRoutedError(
             f"device {device} does not exist on this host, so nothing can be routed through it; start its network"
         )
     return index

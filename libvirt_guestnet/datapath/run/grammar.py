@@ -59,7 +59,7 @@ _NAMES = _words("""
     at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6
 """)
 _KINDS = _words("""
-    tap vlan arp ip4 ip4sent ip6 ip6own ip6sent told learnt4 learnt6 free4 free6 given4 given6 closed spent
+    tap vlan arp ip4 ip4sent ip6 ip6own ip6sent leases told learnt4 learnt6 free4 free6 given4 given6 closed spent
     claimed6 heard
 """)
 # Those of links: a bridge's name, perhaps with a VLAN.
@@ -294,8 +294,8 @@ def check_bridge(batch: str) -> None:
     _check_bytes(batch, _PLAIN_BYTES, "bridge")
     for line in batch.splitlines():
         words = line.split(" ")
-        known = len(words) >= 6 and words[0] == "vlan" and words[1] in ("add", "del")
-        if not known or [words[2], words[4]] != ["vid", "dev"] or words[6:] not in ([], ["pvid", "untagged"]):
+        is_vlan_line = len(words) >= 6 and words[0] == "vlan" and words[1] in ("add", "del")
+        if not is_vlan_line or [words[2], words[4]] != ["vid", "dev"] or words[6:] not in ([], ["pvid", "untagged"]):
             raise _refused("bridge", line)
         if not (_passes(words[3], lambda vid: parse.number(vid, 1, 4094)) and _is_device(words[5])):
             raise _refused("bridge", line)

@@ -42,7 +42,7 @@ class Facts(NamedTuple):
 class Admitted(NamedTuple):
     """What a domain is to have, and nobody had when that was looked at."""
 
-    asked: list[RequestedAddress]
+    requested: list[RequestedAddress]
     facts: Facts
     uuid: str
     taps: frozenset[str]
@@ -51,12 +51,12 @@ class Admitted(NamedTuple):
 def admit(domain: Domain, state: UnlockedState, *, ask_lans: bool = True) -> Admitted:
     """Looks whether a domain can have what its XML asks for, and asks LANs where the host is to answer for it, which
     takes half a second. Raises GuestnetError when something is somebody's."""
-    asked = addresses.asked(domain)
+    requested = addresses.requested(domain)
     taps = frozenset(nic.tap for nic in domain.nics)
-    admitted = Admitted(asked, facts_for(asked), domain.uuid, taps)
+    admitted = Admitted(requested, facts_for(requested), domain.uuid, taps)
     _check(admitted, state)
     if ask_lans:
-        ask(asked, admitted.facts, state)
+        ask(requested, admitted.facts, state)
     return admitted
 
 
@@ -66,25 +66,25 @@ def recheck(admitted: Admitted, locked: LockedState) -> None:
 
 
 def _check(admitted: Admitted, state: State) -> None:
-    if admitted.asked:
-        known = [*admitted.facts.held, *running(state, {admitted.uuid}, admitted.taps)]
-        for refusal in held_addresses.refusals(admitted.asked, known, admitted.facts.subnets):
+    if admitted.requested:
+        held = [*admitted.facts.held, *running(state, {admitted.uuid}, admitted.taps)]
+        for refusal in held_addresses.refusals(admitted.requested, held, admitted.facts.subnets):
             raise GuestnetError(str(refusal))
 
 
 def check_changes(domains: Iterable[Domain], state: State) -> None:
     """Raises GuestnetError where a guest that runs asks for more than it has, and that is somebody's."""
-    wanted = [(domain.uuid, addresses.asked(domain)) for domain in domains]
-    had = _had(state) if any(asked for _, asked in wanted) else {}
-    for uuid, asked in wanted:
-        new = [each for each in asked if (_kind(each), each.prefix) not in had.get(uuid, ())]
+    wanted = [(domain.uuid, addresses.requested(domain)) for domain in domains]
+    had = _had(state) if any(requested for _, requested in wanted) else {}
+    for uuid, requested in wanted:
+        new = [each for each in requested if (_kind(each), each.prefix) not in had.get(uuid, ())]
         _check(Admitted(new, facts_for(new), uuid, frozenset()), state)
 
 
-def _kind(asked: RequestedAddress) -> str:
-    if asked.bridge:
+def _kind(requested: RequestedAddress) -> str:
+    if requested.bridge:
         return "bridge"
-    return ("at" if asked.part else "floating") if asked.way else "led"
+    return ("at" if requested.part else "floating") if requested.forwarded else "routed"
 
 
 def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
@@ -92,81 +92,80 @@ def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
     found: dict[str, set[tuple[str, Prefix]]] = {}
     for port in state.ports():
         found.setdefault(port.uuid, set()).update(("bridge", prefix(text)) for text in port.owned)
-    for reach in state.host_routes():
-        found.setdefault(reach.uuid, set()).update(("led", prefix(route.prefix)) for route in reach.routes)
+    for receipt in state.host_routes():
+        found.setdefault(receipt.uuid, set()).update(("routed", prefix(route.prefix)) for route in receipt.routes)
     for each in state.forwards():
-        mine = found.setdefault(each.uuid, set())
-        mine.update(("floating", prefix(floating.ip)) for floating in each.floating)
-        mine.update(("at", prefix(forward.at)) for forward in each.forwards if forward.at)
+        of_guest = found.setdefault(each.uuid, set())
+        of_guest.update(("floating", prefix(floating.ip)) for floating in each.floating)
+        of_guest.update(("at", prefix(forward.at)) for forward in each.forwards if forward.at)
     return found
 
 
-def facts_for(asked: list[RequestedAddress]) -> Facts:
+def facts_for(requested: list[RequestedAddress]) -> Facts:
     """What has to be known of the host to judge these."""
-    if not asked:
+    if not requested:
         return Facts([], [])
     host = kernel.host_addresses(every=True)
     with Rtnl() as netlink:
         in_vrf = _VRFs(netlink)
-        found = [*_own(asked, host, in_vrf), *_next_hops(asked, netlink, in_vrf)]
-        wide = any(not _is_one(each.prefix) for each in asked)
+        found = [*_own(requested, host, in_vrf), *_next_hops(requested, netlink, in_vrf)]
+        wide = any(not _is_one(each.prefix) for each in requested)
         subnets = [(each.subnet, in_vrf.of(each.ifindex)) for each in host if wide]
-    return Facts([*found, *(() if all(each.bridge for each in asked) else _servers())], subnets)
+    return Facts([*found, *(() if all(each.bridge for each in requested) else _servers())], subnets)
 
 
 def refused_now(state: State) -> list[Refusal]:
     """What of running guests' addresses has become the host's, a router's or a server's of its since they started."""
-    asked = [*_reached_by(state), *_asked_by(state)]
-    facts = facts_for(asked)
-    return list(held_addresses.refusals(asked, facts.held, facts.subnets))
+    requested = [*_requested_by_routes(state), *_requested_by_forwards(state)]
+    facts = facts_for(requested)
+    return list(held_addresses.refusals(requested, facts.held, facts.subnets))
 
 
-def _reached_by(state: State) -> Iterator[RequestedAddress]:
-    for reach in state.host_routes():
-        if links.index_of(reach.tap):
-            for what in (prefix(route.prefix) for route in reach.routes):
+def _requested_by_routes(state: State) -> Iterator[RequestedAddress]:
+    for receipt in state.host_routes():
+        if links.index_of(receipt.tap):
+            for what in (prefix(route.prefix) for route in receipt.routes):
                 name = "address" if _is_one(what) else "prefix"
-                yield RequestedAddress(what, name, f"domain {reach.domain!r}", reach.vrf)
+                yield RequestedAddress(what, name, f"domain {receipt.domain!r}", receipt.vrf)
 
 
-def _asked_by(state: State) -> Iterator[RequestedAddress]:
+def _requested_by_forwards(state: State) -> Iterator[RequestedAddress]:
     """Floating addresses have a route of the host's only where it answers for them."""
-    led = {route.prefix for reach in state.host_routes() for route in reach.routes}
+    routed = {route.prefix for receipt in state.host_routes() for route in receipt.routes}
     for each in state.forwards():
         if links.index_of(each.tap) == each.ifindex != 0:
             floating, owner = (prefix(f.ip) for f in each.floating), f"domain {each.domain!r}"
-            yield from (
-                RequestedAddress(ip, "floating address", owner, way=True) for ip in floating if str(ip) not in led
-            )
+            ips = (ip for ip in floating if str(ip) not in routed)
+            yield from (RequestedAddress(ip, "floating address", owner, forwarded=True) for ip in ips)
             ats = dict.fromkeys(f.at for f in each.forwards if f.at)
-            yield from (RequestedAddress(prefix(at), "forward at", owner, way=True, part=True) for at in ats)
+            yield from (RequestedAddress(prefix(at), "forward at", owner, forwarded=True, part=True) for at in ats)
 
 
 class _VRFs:
     """The VRFs of devices, each looked for once."""
 
     def __init__(self, netlink: Rtnl) -> None:
-        self._netlink, self._known = netlink, dict[int, str]()
+        self._netlink, self._names = netlink, dict[int, str]()
 
     def of(self, ifindex: int) -> str:
-        if ifindex not in self._known:
-            self._known[ifindex] = kernel.vrf_of(self._netlink, links.name_of(ifindex))
-        return self._known[ifindex]
+        if ifindex not in self._names:
+            self._names[ifindex] = kernel.vrf_of(self._netlink, links.name_of(ifindex))
+        return self._names[ifindex]
 
 
-def _own(asked: list[RequestedAddress], host: list[HostAddress], in_vrf: _VRFs) -> Iterator[HeldAddress]:
+def _own(requested: list[RequestedAddress], host: list[HostAddress], in_vrf: _VRFs) -> Iterator[HeldAddress]:
     for each in host:
         # A link-local address is one of many of that name, each on its own link.
         link_local = each.address.version == 6 and each.address.is_link_local
-        if not link_local and any(each.address in a.prefix for a in asked if a.prefix.version == each.address.version):
+        if not link_local and any(each.address in wanted.prefix for wanted in requested):
             device = links.name_of(each.ifindex)
             do = f"{_GIVE}, or take it from the host (`ip address del {each.address} dev {device}`)"
             who = f"this host's own, on device {device}"
             yield HeldAddress(single(each.address), held_addresses.OWN, who, do, in_vrf.of(each.ifindex), device)
 
 
-def _next_hops(asked: list[RequestedAddress], netlink: Rtnl, in_vrf: _VRFs) -> Iterator[HeldAddress]:
-    for address, ifindex in sorted(netlink.next_hops([each.prefix for each in asked]), key=str):
+def _next_hops(requested: list[RequestedAddress], netlink: Rtnl, in_vrf: _VRFs) -> Iterator[HeldAddress]:
+    for address, ifindex in sorted(netlink.next_hops([each.prefix for each in requested]), key=str):
         device, family = links.name_of(ifindex), "ip -6" if address.version == 6 else "ip"
         who = f"a router of this host's, by which it routes on device {device}"
         do = f"{_GIVE}; `{family} route show table all via {address}` says what for"
@@ -181,35 +180,35 @@ def _servers() -> Iterator[HeldAddress]:
         yield HeldAddress(single(address), held_addresses.SERVER, f"a {what} that this host uses (by {path})", do)
 
 
-def running(state: State, mine: Collection[str], taps: Collection[str] = ()) -> list[HeldAddress]:
-    """What guests that run have, as far as the host leads there, but for those whose UUID or name is in `mine`. `taps`
-    are the names of a starting domain's own: what is known of them may be of who had them before."""
-    return [*_led_to(state, mine, taps), *_bridged(state, mine), *_ways(state, mine)]
+def running(state: State, exempt: Collection[str], taps: Collection[str] = ()) -> list[HeldAddress]:
+    """What guests that run have, as far as the host routes there, but for the guests whose UUID or name is in `exempt`.
+    `taps` are a starting domain's own: receipts under their names may be of guests that had the taps before."""
+    return [*_held_by_routes(state, exempt, taps), *_bridged(state, exempt), *_held_by_forwards(state, exempt)]
 
 
 def _of_guest(text: str, name: str, how: str, kind: str = held_addresses.GUEST, vrf: str = "") -> HeldAddress:
     return HeldAddress(prefix(text), kind, f"{how} running guest {name!r}", f"{_GIVE}, or stop that guest", vrf)
 
 
-def _led_to(state: State, mine: Collection[str], taps: Collection[str]) -> Iterator[HeldAddress]:
-    for reach in state.host_routes():
-        if not {reach.uuid, reach.domain} & set(mine) and _leads(reach, state, taps):
-            for route in reach.routes:
-                yield _of_guest(route.prefix, reach.domain, "already routed to", vrf=reach.vrf)
+def _held_by_routes(state: State, exempt: Collection[str], taps: Collection[str]) -> Iterator[HeldAddress]:
+    for receipt in state.host_routes():
+        if not {receipt.uuid, receipt.domain} & set(exempt) and _is_in_force(receipt, state, taps):
+            for route in receipt.routes:
+                yield _of_guest(route.prefix, receipt.domain, "already routed to", vrf=receipt.vrf)
 
 
-def _leads(reach: HostRoutes, state: State, taps: Collection[str]) -> bool:
-    index, port = links.index_of(reach.tap), state.sound_port(reach.tap)
-    living = port is not None and (port.uuid, port.ifindex) == (reach.uuid, index)
-    return index > 0 and (living or reach.tap not in taps)
+def _is_in_force(receipt: HostRoutes, state: State, taps: Collection[str]) -> bool:
+    index, port = links.index_of(receipt.tap), state.sound_port(receipt.tap)
+    living = port is not None and (port.uuid, port.ifindex) == (receipt.uuid, index)
+    return index > 0 and (living or receipt.tap not in taps)
 
 
-def _bridged(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
+def _bridged(state: State, exempt: Collection[str]) -> Iterator[HeldAddress]:
     """Guests' own addresses, and their pairs', on bridges that the host is on, and on no bridge."""
     with Rtnl() as netlink:
         on = {links.name_of(each.ifindex) for each in netlink.addresses()}
         for port in state.ports():
-            if {port.uuid, port.domain} & set(mine) or links.index_of(port.tap) != port.ifindex:
+            if {port.uuid, port.domain} & set(exempt) or links.index_of(port.tap) != port.ifindex:
                 continue
             master = links.master_of(port.tap)
             bridge = master if links.is_bridge(master) else ""
@@ -219,36 +218,38 @@ def _bridged(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
                 yield from (_of_guest(t, port.domain, "an address of", vrf=vrf) for t in texts if _is_one(prefix(t)))
 
 
-def _ways(state: State, mine: Collection[str]) -> Iterator[HeldAddress]:
+def _held_by_forwards(state: State, exempt: Collection[str]) -> Iterator[HeldAddress]:
     for each in state.forwards():
-        if not {each.uuid, each.domain} & set(mine) and links.index_of(each.tap) == each.ifindex != 0:
+        if not {each.uuid, each.domain} & set(exempt) and links.index_of(each.tap) == each.ifindex != 0:
             found = {f.at: "forwarded to" for f in each.forwards if f.at}
             found |= {f.ip: "a floating address of" for f in each.floating}
-            yield from (_of_guest(ip, each.domain, how, held_addresses.WAY) for ip, how in found.items())
+            yield from (_of_guest(ip, each.domain, how, held_addresses.FORWARD) for ip, how in found.items())
 
 
 def _is_one(found: Prefix) -> bool:
     return found.prefixlen == found.max_prefixlen
 
 
-def ask(asked: list[RequestedAddress], facts: Facts, state: State) -> None:
+def ask(requested: list[RequestedAddress], facts: Facts, state: State) -> None:
     """Asks the LANs. Raises GuestnetError when somebody answers there."""
-    suspects = held_addresses.suspects(asked, facts.held)
-    wanted = [each for each in asked if each.probe and (each.published or each in suspects)]
+    suspects = held_addresses.suspects(requested, facts.held)
+    wanted = [each for each in requested if each.probe and (each.published or each in suspects)]
     near = {vrf: kernel.host_addresses(vrf) for vrf in {each.vrf for each in wanted}}
-    places = {question: each for each in wanted if (question := _question(each, near[each.vrf]))}
-    if not places:
+    requests = {question: each for each in wanted if (question := _question(each, near[each.vrf]))}
+    if not requests:
         return
     from libvirt_guestnet.datapath.netlink import probe
 
-    if answer := probe.ask(places):
-        raise GuestnetError(str(held_addresses.refusal(places[answer.question], _answering(answer, state))))
+    if answer := probe.ask(requests):
+        raise GuestnetError(str(held_addresses.refusal(requests[answer.question], _answering(answer, state))))
 
 
-def _question(asked: RequestedAddress, near: list[HostAddress]) -> Question | None:
+def _question(requested: RequestedAddress, near: list[HostAddress]) -> Question | None:
     """Where to ask for an address; nowhere where the host would not answer for it."""
-    address = asked.prefix.network_address
-    device = asked.bridge or (_floats_on(address, near) if asked.way else _published_on(address, asked, near))
+    address = requested.prefix.network_address
+    device = requested.bridge or (
+        _floats_on(address, near) if requested.forwarded else _published_on(address, requested, near)
+    )
     if not device:
         return None
     from libvirt_guestnet.datapath.netlink.probe import Question
@@ -262,9 +263,9 @@ def _floats_on(address: Address, near: list[HostAddress]) -> str:
     return next(iter(kernel.lans_of(address, near)), "")
 
 
-def _published_on(address: Address, asked: RequestedAddress, near: list[HostAddress]) -> str:
+def _published_on(address: Address, requested: RequestedAddress, near: list[HostAddress]) -> str:
     with suppress(GuestnetError):  # `started` says so
-        return kernel.uplink_of(str(address), asked.uplink, near, asked.vrf)
+        return kernel.uplink_of(str(address), requested.uplink, near, requested.vrf)
     return ""
 
 

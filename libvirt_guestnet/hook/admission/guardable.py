@@ -52,7 +52,7 @@ def _refused(where: str, nic_type: str, kind: nics.Kind) -> str:
     )
 
 
-def set_aside(domain: Domain) -> tuple[Domain, list[str]]:
+def without_unguardable(domain: Domain) -> tuple[Domain, list[str]]:
     """A running domain without the NICs that cannot be guarded, so that they do not keep its others from being guarded;
     and what is wrong with those that are to be guarded."""
     aside = [nic for nic in domain.nics if not nic.has_tap]

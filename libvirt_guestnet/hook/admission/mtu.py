@@ -26,5 +26,5 @@ def check(domain: Domain, state: State) -> None:
 
 def outlets(bridge: str, state: State) -> set[str]:
     """The ports by which a bridge leads outside, as far as the hooks know."""
-    mine = [each for each in state.networks() if each.bridge == bridge]
-    return {port for each in mine for port in (each.uplink, each.overlay, each.vlan_uplink)} - {""}
+    networks = [each for each in state.networks() if each.bridge == bridge]
+    return {port for each in networks for port in (each.uplink, each.overlay, each.vlan_uplink)} - {""}

@@ -1,4 +1,4 @@
-"""The calls for domains: guards the ports of one that starts, leads to it once it runs, and takes all away again."""
+"""The calls for domains: guard the ports of one that starts, route to it once it runs, and take all that away again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.routing import gateway as router
 from libvirt_guestnet.datapath.run import nft
-from libvirt_guestnet.errors import GuestnetError, NotLedError
+from libvirt_guestnet.errors import GuestnetError, NotRoutedError
 from libvirt_guestnet.hook.admission import address_owners, guardable, mtu, taps
 from libvirt_guestnet.hook.enforce import (
     bridge_guard,
@@ -33,10 +33,10 @@ _COMES_SECONDS = 120
 
 
 class RepairResult(NamedTuple):
-    """What is to be said of guests that are repaired: of NICs left out, and of guests that cannot be led to."""
+    """What a repair could not do: messages of NICs that were left out, and of guests that cannot be routed to."""
 
     refused: list[str]
-    unled: list[str]
+    unrouted: list[str]
 
 
 class _Wanted(NamedTuple):
@@ -64,17 +64,17 @@ def guard_all(
     domains: list[Domain],
     state: UnlockedState,
     settle: bool = True,
-    anew: bool = False,
+    rewrite: bool = False,
     admitted: address_owners.Admitted | None = None,
     *,
     late: bool = False,
 ) -> None:
     """The same for several, in one transaction.
 
-    `settle`: finishes what a killed call left undone at the bridge guard. `anew`: what all ports share is written
-    again, whatever may have become of it. `admitted` is what one that starts may have, if nobody else got it meanwhile.
-    `late`: they run already. Raises GuestnetError, with nothing changed, when one of them names a tap that belongs to
-    another domain.
+    `settle`: finishes what a killed call left undone at the bridge guard. `rewrite`: what all ports share is
+    written again, whatever may have become of it. `admitted` is what one that starts may have, if nobody else got it
+    meanwhile. `late`: they run already. Raises GuestnetError, with nothing changed, when one of them names a tap that
+    belongs to another domain.
     """
     wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as locked:
@@ -84,13 +84,13 @@ def guard_all(
             address_owners.recheck(admitted, locked)
         if settle:
             bridge_guard.settle_pending(locked)
-        if anew:
+        if rewrite:
             locked.put_shared("")
         _put(wanted, locked, late)
-        if anew and settle:
+        if rewrite and settle:
             port_guard.settle_held(locked)
         for each in wanted:
-            if anew:
+            if rewrite:
                 bridge_members.join(each.domain, locked)
             tagging.tag(each.domain, locked)
             bridge_ports.settle(each.domain.name, each.receipts, locked)
@@ -101,8 +101,8 @@ def guard_all(
 def _wanted(domain: Domain, state: State) -> _Wanted:
     gateways = [host_routed.gateways(port) for port in host_routed.routed_ports(domain)]
     # What cannot be read is refused before anything is changed.
-    next_hop.reaches(domain)
-    wanted_forwards.ways(domain)
+    next_hop.host_routes(domain)
+    wanted_forwards.port_forwards(domain)
     vlan_membership.tap_vlans(domain)
     return _Wanted(domain, port_guard.wanted(domain, state), gateways)
 
@@ -121,13 +121,14 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
     port_guard.put(batch + gate, receipts, stale, locked)
 
 
-def arrive(xml: Node, state: UnlockedState) -> None:
-    """Leads to a guest that is there. Ways in that cannot be opened are reported: that is no reason to kill it."""
+def connect(xml: Node, state: UnlockedState) -> None:
+    """Makes the routes and forwards to a guest that runs. A forward that cannot be opened is reported: that is no
+    reason to kill the guest."""
     domain = bridge_guard.joined(xml, state)
     taps.check([domain], state)
-    reachability.arrive(domain, state)
+    reachability.connect(domain, state)
     try:
-        reachability.open_ways([domain], state)
+        reachability.open_forwards([domain], state)
     except GuestnetError as error:
         log.tell(f"domain {domain.name}: {error}")
 
@@ -137,8 +138,8 @@ def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
     (see `admission.taps`)."""
     present = domain.taps
     taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != domain.uuid}
-    mine = {tap for tap in state.taps(domain.uuid) if not (tap in present and _network_sleeps(tap, state))}
-    return sorted((mine | taken_over) - guarded)
+    own = {tap for tap in state.taps(domain.uuid) if not (tap in present and _network_sleeps(tap, state))}
+    return sorted((own | taken_over) - guarded)
 
 
 def _network_sleeps(tap: str, state: State) -> bool:
@@ -149,31 +150,31 @@ def _network_sleeps(tap: str, state: State) -> bool:
 
 def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
     """Puts everything in place for a guest that runs already. Raises GuestnetError: at the end, where a NIC had to be
-    left out, and NotLedError where something on the host keeps us from leading to it."""
+    left out, and NotRoutedError where something on the host prevents a route to it."""
     domain = bridge_guard.joined(xml, state)
     try:
-        told = repair_all([domain], state, settle)
+        result = repair_all([domain], state, settle)
     except GuestnetError:
         keep([domain.uuid], state)
         raise
-    reachability.open_ways([domain], state, force=True)
-    if any(told):
-        raise (GuestnetError if told.refused else NotLedError)("; ".join([*told.refused, *told.unled]))
+    reachability.open_forwards([domain], state, force=True)
+    if any(result):
+        raise (GuestnetError if result.refused else NotRoutedError)("; ".join([*result.refused, *result.unrouted]))
 
 
 def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True) -> RepairResult:
-    """The same for several together, but for their ways in. Raises GuestnetError when it fails for one of them.
+    """The same for several together, but for their forwards. Raises GuestnetError when it fails for one of them.
 
     A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
     What is to be said of them.
     """
-    found = [guardable.set_aside(domain) for domain in domains]
+    found = [guardable.without_unguardable(domain) for domain in domains]
     aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
-    mine, refused = taps.own([domain for domain, _ in found], state)
-    address_owners.check_changes(mine, state)
-    guard_all(mine, state, settle, anew=True, late=True)
+    guarded, refused = taps.own([domain for domain, _ in found], state)
+    address_owners.check_changes(guarded, state)
+    guard_all(guarded, state, settle, rewrite=True, late=True)
     return RepairResult(
-        [*aside, *refused], [each for domain in mine for each in reachability.arrive_anyway(domain, state)]
+        [*aside, *refused], [each for domain in guarded for each in reachability.try_to_connect(domain, state)]
     )
 
 
@@ -201,7 +202,7 @@ def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
         parts: tuple[Callable[[], None], ...] = (
             lambda: _unguard(uuid, named, locked),
             lambda: tagging.untag(uuid, locked),
-            lambda: host_routes.forget(uuid, locked),
+            lambda: host_routes.delete(uuid, locked),
             lambda: host_routes.sweep(locked),
             lambda: forwards.sweep(uuid, locked),
         )
@@ -218,6 +219,6 @@ def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
 
 def _unguard(uuid: str, named: set[str], locked: LockedState) -> None:
     bridge_guard.settle_pending(locked)
-    mine = {tap for tap in named if (receipt := locked.sound_port(tap)) and receipt.uuid == uuid}
-    port_guard.release(sorted({*mine, *locked.taps(uuid), *port_guard.gone(locked)}), locked)
+    own = {tap for tap in named if (receipt := locked.sound_port(tap)) and receipt.uuid == uuid}
+    port_guard.release(sorted({*own, *locked.taps(uuid), *port_guard.gone(locked)}), locked)
     locked.forget_domain(uuid)

@@ -75,7 +75,7 @@ def start_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
         bridge_guard.settle_pending(locked)
         # libvirt's rules are new, and may stand before ours.
         forwards.try_to_settle(locked, force=True)
-        if batch := address_sets.held_anew(locked):
+        if batch := address_sets.update_beside(locked):
             nft(batch, locked.descriptor)
 
 

@@ -93,7 +93,7 @@ def repair(names: list[str], when: str) -> None:
     uuids = {uuid for chunk in _chunks(names) for uuid in _repaired(chunk, when)}
     try:
         with Deadline():
-            reachability.open_ways_of(uuids, UnlockedState(), force=True)
+            reachability.open_forwards_of(uuids, UnlockedState(), force=True)
     except Exception as error:  # guarded they are
         log.complain(f"ways in to guests are not repaired {when}: {error}")
 
@@ -134,7 +134,7 @@ def _keep(name: str, when: str) -> None:
     try:
         with Deadline():
             state = UnlockedState()
-            keep((uuid for uuid, known in state.owned().items() if known == name), state)
+            keep((uuid for uuid, owner in state.owned().items() if owner == name), state)
     except Exception as error:
         log.complain(f"guest {name} may be without its guard {when}: {error}")
 
@@ -143,16 +143,16 @@ def _together(names: list[str]) -> list[str]:
     records = {name: record for name in names if (record := libvirt_records.record(name))}
     state = _Running(records)
     domains = [bridge_guard.joined(record.domain, state) for record in records.values()]
-    told = repair_all(domains, state) if domains else RepairResult([], [])
-    for text in (*told.refused, *_news(told.unled)):
+    result = repair_all(domains, state) if domains else RepairResult([], [])
+    for text in (*result.refused, *_news(result.unrouted)):
         log.complain(text)
     return [domain.uuid for domain in domains]
 
 
-def _news(told: list[str]) -> list[str]:
-    """What has not been said: the service tries again and again to lead to a guest. It runs for years, and guests name
+def _news(messages: list[str]) -> list[str]:
+    """What has not been said: the service tries again and again to route to a guest. It runs for years, and guests name
     themselves: what it remembers has a bound, and beyond it is said again."""
-    new = [each for each in told if each not in _said]
+    new = [each for each in messages if each not in _said]
     if len(_said) > _MOST_SAID:
         _said.clear()
     _said.update(new[:_MOST_SAID])
@@ -175,9 +175,9 @@ class _Running(UnlockedState):
         return _LockWhile(self.root, self._check)
 
     def _check(self) -> None:
-        for name, known in self._records.items():
-            now = libvirt_records.record(name, known)
-            if now is None or (now is not known and _ports(now) != _ports(known)):
+        for name, before in self._records.items():
+            now = libvirt_records.record(name, before)
+            if now is None or (now is not before and _ports(now) != _ports(before)):
                 raise _EndedError(f"domain {name} ended, or has other taps now")
             self._records[name] = now
 

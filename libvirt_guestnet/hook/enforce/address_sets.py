@@ -101,16 +101,16 @@ def _link(receipt: PortReceipt) -> str:
 def held_as_learnt(state: State) -> str:
     """The nft batch after which ports hold by leases and claims exactly what they have learnt and claimed, whatever
     somebody did to that. What somebody else answered for goes on being nobody's."""
-    there, wanted = nft.times_of_all(), dict[str, dict[int, int]]()
+    present, wanted = nft.times_of_all(), dict[str, dict[int, int]]()
     for port in (port for port in state.ports() if not port.trusted):
-        for version, mine in _own_sets(port):
-            wanted.setdefault(learning.held_set(version, _link(port)), {}).update(there.get(mine, {}))
-    held = {name: there.get(name, {}) for name in {*wanted, *filter(learning.is_held_set, there)}}
+        for version, name in _own_sets(port):
+            wanted.setdefault(learning.held_set(version, _link(port)), {}).update(present.get(name, {}))
+    held = {name: present.get(name, {}) for name in {*wanted, *filter(learning.is_held_set, present)}}
     for name, now in held.items():
         kind, _, link = name.partition("-")
-        tried = there.get(savi.tried_set(link), {}) if kind == "held6" else {}
+        tried = present.get(savi.tried_set(link), {}) if kind == "held6" else {}
         wanted.setdefault(name, {}).update({each: left for each, left in tried.items() if each in now})
-    lines = [line for name, now in held.items() for line in learning.hold(name, now, wanted[name])]
+    lines = [line for name, now in held.items() for line in learning.replace_held(name, now, wanted[name])]
     return "".join(f"{line}\n" for line in (f"add table {TABLE}", *lines)) if lines else ""
 
 
@@ -153,8 +153,8 @@ def given_up(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state:
     lost = _held_by(before) - _held_by(after)
     if not lost:
         return ""
-    known = {receipt.tap for receipt in (*before, *after)}
-    lost -= _held_by(other for other in state.ports() if other.tap not in known)
+    taps = {receipt.tap for receipt in (*before, *after)}
+    lost -= _held_by(other for other in state.ports() if other.tap not in taps)
     return "".join(f"{line}\n" for line in (f"add table {TABLE}", *held_sets.give_up(lost)))
 
 
@@ -164,12 +164,12 @@ def spread(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state: S
     accounts = {account for r in (*before, *after) if large_of(r) for account in held_sets.kept_on(r.segment)}
     if not accounts:
         return ""
-    known = {receipt.tap for receipt in (*before, *after)}
-    holders = [*after, *(other for other in state.ports() if other.tap not in known)]
+    taps = {receipt.tap for receipt in (*before, *after)}
+    holders = [*after, *(other for other in state.ports() if other.tap not in taps)]
     lines = [f"add table {TABLE}"]
     for account in sorted(accounts):
-        there = (r for r in holders if account in held_sets.kept_on(r.segment))
-        lines += held_sets.spread(account, (pair for r in there for pair in large_of(r)))
+        ports = (r for r in holders if account in held_sets.kept_on(r.segment))
+        lines += held_sets.spread(account, (pair for r in ports for pair in large_of(r)))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -212,8 +212,8 @@ def _link_of(device: str) -> str:
     return ""
 
 
-def held_anew(locked: LockedState) -> str:
-    """The nft batch after which ports hold what the host leads to them on the links that there are by now."""
+def update_beside(locked: LockedState) -> str:
+    """Finds out again on which links the host answers for ports' addresses: the nft batch that holds these there."""
     batch = ""
     for port in locked.ports():
         try:
@@ -228,7 +228,7 @@ def _moved(before: PortReceipt, now: PortReceipt, locked: LockedState) -> str:
         return ""
     batch = given_up([before], [now], locked)
     locked.put_ports(now.uuid, [now])
-    return batch + "".join(f"{line}\n" for line in held_sets.hold(guard_of(now)))
+    return batch + "".join(f"{line}\n" for line in held_sets.add(guard_of(now)))
 
 
 def _without_hosts(receipt: PortReceipt, numbers: Numbers) -> PortReceipt:
@@ -241,8 +241,8 @@ def _without_hosts(receipt: PortReceipt, numbers: Numbers) -> PortReceipt:
         hosts = (*own, *(routers if receipt.privacy else ()))
         receipt = receipt._replace(excluded=(*receipt.excluded, *map(str, hosts)))
     if receipt.claims:
-        mine = [str(each) for each in (*own, *_unclaimed(routers, receipt, numbers)) if each.version == 6]
-        receipt = receipt._replace(unclaimed=tuple(dict.fromkeys((*receipt.unclaimed, *mine))))
+        unclaimed = [str(each) for each in (*own, *_unclaimed(routers, receipt, numbers)) if each.version == 6]
+        receipt = receipt._replace(unclaimed=tuple(dict.fromkeys((*receipt.unclaimed, *unclaimed))))
     return receipt
 
 

@@ -21,25 +21,25 @@ from libvirt_guestnet.state.receipts import HostRoutes, NetworkReceipt
 
 def passages(state: State) -> list[Passage | RoutedLink]:
     """What has to pass now: the guests that are next hops, or host-routed, run, and the networks are active."""
-    networks, reaches = sorted(state.networks()), state.host_routes()
-    routed, behind = [network for network in networks if network.outside], _behind(reaches)
+    networks, receipts = sorted(state.networks()), state.host_routes()
+    routed, behind = [network for network in networks if network.outside], _behind(receipts)
     natted = [network for network in networks if network.nat_outside]
     beyond = [Passage(n.bridge, prefix, n.nat_outside) for n in natted for prefix in behind.get(n.bridge, ())]
-    known = {network.bridge for network in (*routed, *natted)}
-    return [*_passages(routed, behind), *beyond, *_links(reaches, known)]
+    bridges = {network.bridge for network in (*routed, *natted)}
+    return [*_passages(routed, behind), *beyond, *_links(receipts, bridges)]
 
 
-def _links(reaches: list[HostRoutes], known: set[str]) -> Iterator[RoutedLink]:
-    for reach in reaches:
-        for route in reach.routes:
-            if route.device == reach.tap or (route.via and route.device not in known):
-                yield RoutedLink(route.device, parse.prefix(route.prefix), reach.vrf)
+def _links(receipts: list[HostRoutes], bridges: set[str]) -> Iterator[RoutedLink]:
+    for receipt in receipts:
+        for route in receipt.routes:
+            if route.device == receipt.tap or (route.via and route.device not in bridges):
+                yield RoutedLink(route.device, parse.prefix(route.prefix), receipt.vrf)
 
 
-def _behind(reaches: list[HostRoutes]) -> dict[str, list[Prefix]]:
+def _behind(receipts: list[HostRoutes]) -> dict[str, list[Prefix]]:
     found: dict[str, list[Prefix]] = {}
-    for reach in reaches:
-        for route in reach.routes:
+    for receipt in receipts:
+        for route in receipt.routes:
             if route.via:
                 found.setdefault(route.device, []).append(parse.prefix(route.prefix))
     return found

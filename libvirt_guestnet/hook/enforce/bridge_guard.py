@@ -26,8 +26,8 @@ def joined(xml: Node, state: State) -> Domain:
     For a NIC that names a managed bridge, or a network of somebody's over it, that is the bridge's own network: what
     may pass there is the same for all. The same for the bridge of a network that insists, whosever that bridge is.
     """
-    known = state.bridges()
-    managed = known.networks if known else {}
+    bridges = state.bridges()
+    managed = bridges.networks if bridges else {}
 
     def name_of(bridge: str, named: str) -> str:
         name = managed.get(bridge, "") or ("" if named or not bridge else state.insisting(bridge))
@@ -38,14 +38,14 @@ def joined(xml: Node, state: State) -> Domain:
 
 def closed(state: State) -> Collection[str]:
     """The bridges on which a port needs admission, were it only a trusted one."""
-    known = state.bridges()
-    return known.networks if known and not known.cannot else ()
+    bridges = state.bridges()
+    return bridges.networks if bridges and not bridges.cannot else ()
 
 
 def change(admitted: Iterable[PortReceipt], gone: Iterable[PortReceipt], state: State) -> str:
     """What a batch that guards and releases ports must say besides; nothing while the kernel's table is not settled."""
-    known = state.bridges()
-    if known is None or known.cannot or not known.settled:
+    bridges = state.bridges()
+    if bridges is None or bridges.cannot or not bridges.settled:
         return ""
     return bridge_filter.change(*({r.ifindex for r in receipts if r.ifindex} for receipts in (admitted, gone)))
 
@@ -57,20 +57,20 @@ def changing(locked: LockedState) -> None:
 
 def review(locked: LockedState, again: bool = False) -> None:
     """Notes which bridges are managed by now; `settle` must follow. `again`: the kernel may be able to by now."""
-    known = locked.bridges() or Bridges({})
+    bridges = locked.bridges() or Bridges({})
     networks = {r.bridge: r.name for r in reversed(locked.networks()) if r.managed and r.bridge}
     if networks or locked.bridges():
-        locked.put_bridges(Bridges(networks, False, "" if again else known.cannot))
+        locked.put_bridges(Bridges(networks, False, "" if again else bridges.cannot))
 
 
 def settle(locked: LockedState, shut: Collection[int] = ()) -> None:
     """Makes the kernel's table what the receipts say, but for ports that are to stay `shut`, by index, or notes that
     the kernel cannot. Raises GuestnetError."""
-    known = locked.bridges()
-    if known is None:
+    bridges = locked.bridges()
+    if bridges is None:
         return
-    if known.networks:
-        locked.put_bridges(known._replace(settled=True, cannot=known.cannot or _refusal(known, shut, locked)))
+    if bridges.networks:
+        locked.put_bridges(bridges._replace(settled=True, cannot=bridges.cannot or _refusal(bridges, shut, locked)))
     else:
         remove(locked)
 
@@ -80,12 +80,12 @@ def lost(state: State) -> bool:
     GuestnetError."""
     from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, missing, name_key
 
-    known = state.bridges()
-    if known is None or known.cannot or not known.settled:
+    bridges = state.bridges()
+    if bridges is None or bridges.cannot or not bridges.settled:
         return False
     table: list[ChainKey | ElementKey] = [ChainKey(bridge_filter.TABLE, name) for name in bridge_filter.CHAINS]
-    table += [ElementKey(bridge_filter.TABLE, "bridges", name_key(bridge)) for bridge in known.networks]
-    table += [ElementKey(bridge_filter.TABLE, "ports", index_key(index)) for index in _uplinks(known, state) - {0}]
+    table += [ElementKey(bridge_filter.TABLE, "bridges", name_key(bridge)) for bridge in bridges.networks]
+    table += [ElementKey(bridge_filter.TABLE, "ports", index_key(index)) for index in _uplinks(bridges, state) - {0}]
     taps = {ElementKey(bridge_filter.TABLE, "ports", index_key(links.index_of(tap))): tap for tap in state.tapnames()}
     # A name that has a receipt may be another device's by now.
     receipts = [(each, state.sound_port(taps[each])) for each in missing(list(taps))]
@@ -93,14 +93,14 @@ def lost(state: State) -> bool:
     return bool(missing(table)) or bool(out and out - _bare(state))
 
 
-def _uplinks(known: Bridges, state: State) -> set[int]:
-    return {links.index_of(r.uplink) for r in state.networks() if r.uplink and r.bridge in known.networks}
+def _uplinks(bridges: Bridges, state: State) -> set[int]:
+    return {links.index_of(r.uplink) for r in state.networks() if r.uplink and r.bridge in bridges.networks}
 
 
 def settle_pending(locked: LockedState) -> None:
     """Finishes what a killed call began."""
-    known = locked.bridges()
-    if known is not None and not known.settled:
+    bridges = locked.bridges()
+    if bridges is not None and not bridges.settled:
         review(locked)
         settle(locked)
 
@@ -122,10 +122,10 @@ def _bare(state: State) -> set[int]:
     return {chains[each] for each in missing(list(chains))}
 
 
-def _refusal(known: Bridges, shut: Collection[int], locked: LockedState) -> str:
-    ports = {*_uplinks(known, locked), *(r.ifindex for r in locked.ports())} - {0, *shut, *_bare(locked)}
+def _refusal(bridges: Bridges, shut: Collection[int], locked: LockedState) -> str:
+    ports = {*_uplinks(bridges, locked), *(r.ifindex for r in locked.ports())} - {0, *shut, *_bare(locked)}
     try:
-        nft(bridge_filter.guard(known.networks, ports), locked.descriptor)
+        nft(bridge_filter.guard(bridges.networks, ports), locked.descriptor)
     except NftRefusedError as error:
         return str(error)
     return ""

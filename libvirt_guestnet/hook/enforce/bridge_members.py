@@ -23,7 +23,7 @@ from libvirt_guestnet.state.receipts import NetworkReceipt
 GRACE_SECONDS = 1.0
 
 
-class Place(NamedTuple):
+class TapBridge(NamedTuple):
     """Where a tap belongs; `isolated` from other isolated ports of the bridge by its NIC, or not."""
 
     tap: str
@@ -32,11 +32,11 @@ class Place(NamedTuple):
     network: str
 
 
-def places(domain: Domain) -> list[Place]:
+def tap_bridges(domain: Domain) -> list[TapBridge]:
     """Where the taps of a running domain's NICs belong; nothing of those that Open vSwitch has."""
-    mine = [nic for nic in domain.nics if nic.has_tap and nic.virtualport is None]
-    found = [nic for nic in mine if _is_device(nic.tap) and _is_device(nic.bridge)]
-    return [Place(nic.tap, nic.bridge, nic.is_isolated, nic.network) for nic in found]
+    nics = [nic for nic in domain.nics if nic.has_tap and nic.virtualport is None]
+    found = [nic for nic in nics if _is_device(nic.tap) and _is_device(nic.bridge)]
+    return [TapBridge(nic.tap, nic.bridge, nic.is_isolated, nic.network) for nic in found]
 
 
 def _is_device(name: str) -> bool:
@@ -47,40 +47,40 @@ def _is_device(name: str) -> bool:
         return False
 
 
-def is_off(place: Place) -> bool:
+def is_off(wanted: TapBridge) -> bool:
     """Whether a tap is in no bridge while its own is there."""
-    return not links.master_of(place.tap) and links.is_bridge(place.bridge) and links.index_of(place.tap) > 0
+    return not links.master_of(wanted.tap) and links.is_bridge(wanted.bridge) and links.index_of(wanted.tap) > 0
 
 
-def is_exposed(place: Place) -> bool:
+def is_exposed(wanted: TapBridge) -> bool:
     """Whether a tap that should be isolated from its neighbours is in its bridge without."""
-    return place.isolated and links.master_of(place.tap) == place.bridge and not links.is_isolated(place.tap)
+    return wanted.isolated and links.master_of(wanted.tap) == wanted.bridge and not links.is_isolated(wanted.tap)
 
 
 def join(domain: Domain, state: State) -> None:
     """Puts the taps of a domain that are in no bridge back, and isolates those that are to be. A network that isolates
     its ports by now does so with those of guests that have run since before. Raises GuestnetError."""
-    for place in places(domain):
-        network = state.sound_network(place.network) if place.network else None
+    for wanted in tap_bridges(domain):
+        network = state.sound_network(wanted.network) if wanted.network else None
         try:
-            _correct(_isolated_by(place, network))
+            _correct(_isolated_by(wanted, network))
         except RefusedError as error:
             raise GuestnetError(
-                f"domain {domain.name!r}: {place.tap} cannot be put into {place.bridge}: {error}"
+                f"domain {domain.name!r}: {wanted.tap} cannot be put into {wanted.bridge}: {error}"
             ) from error
 
 
-def _isolated_by(place: Place, network: NetworkReceipt | None) -> Place:
-    return place._replace(isolated=place.isolated or (network is not None and network.isolated))
+def _isolated_by(wanted: TapBridge, network: NetworkReceipt | None) -> TapBridge:
+    return wanted._replace(isolated=wanted.isolated or (network is not None and network.isolated))
 
 
-def _correct(place: Place) -> None:
-    off = is_off(place)
-    if off or is_exposed(place):
+def _correct(wanted: TapBridge) -> None:
+    off = is_off(wanted)
+    if off or is_exposed(wanted):
         with Rtnl() as netlink:
             if off:
-                netlink.set_master(links.index_of(place.tap), links.index_of(place.bridge))
-            netlink.isolate_port(links.index_of(place.tap), isolated=place.isolated)
+                netlink.set_master(links.index_of(wanted.tap), links.index_of(wanted.bridge))
+            netlink.isolate_port(links.index_of(wanted.tap), isolated=wanted.isolated)
 
 
 class Strays:
@@ -88,29 +88,29 @@ class Strays:
 
     def __init__(self, looks: log.Looks) -> None:
         self._looks = looks
-        self._known: dict[str, tuple[tuple[int, int], tuple[Place, ...]]] = {}
-        self._since: dict[Place, float] = {}
+        self._read_before: dict[str, tuple[tuple[int, int], tuple[TapBridge, ...]]] = {}
+        self._since: dict[TapBridge, float] = {}
         self.waiting = False  # some have been off for less than a moment
 
     def lost(self, names: list[str], state: State) -> dict[str, str]:
         """Those of the running domains of these names that concern us and have been off for a moment, each with its
         domain. Never fails: a record that cannot be read is of a guest that whatever repairs it will name."""
         now, networks, taps = time.monotonic(), {each.name: each for each in state.networks()}, state.tapnames()
-        self._known = {name: found for name in names if (found := self._read(name))}
-        places_of = {
-            _isolated_by(place, networks.get(place.network)): name
-            for name, (_, found) in self._known.items()
-            for place in found
-            if place.network in networks or place.tap in taps
+        self._read_before = {name: found for name in names if (found := self._read(name))}
+        bridge_of = {
+            _isolated_by(wanted, networks.get(wanted.network)): name
+            for name, (_, found) in self._read_before.items()
+            for wanted in found
+            if wanted.network in networks or wanted.tap in taps
         }
-        off = {place: name for place, name in places_of.items() if is_off(place) or is_exposed(place)}
-        self._since = {place: self._since.get(place, now) for place in off}
-        lost = {place.tap: off[place] for place, since in self._since.items() if now - since >= GRACE_SECONDS}
+        off = {wanted: name for wanted, name in bridge_of.items() if is_off(wanted) or is_exposed(wanted)}
+        self._since = {wanted: self._since.get(wanted, now) for wanted in off}
+        lost = {wanted.tap: off[wanted] for wanted, since in self._since.items() if now - since >= GRACE_SECONDS}
         self.waiting = len(lost) < len(off)
         return lost
 
-    def _read(self, name: str) -> tuple[tuple[int, int], tuple[Place, ...]] | None:
-        before = self._known.get(name)
+    def _read(self, name: str) -> tuple[tuple[int, int], tuple[TapBridge, ...]] | None:
+        before = self._read_before.get(name)
         try:
             if before and libvirt_records.version(name) == before[0]:
                 return before
@@ -118,4 +118,4 @@ class Strays:
         except GuestnetError as error:
             self._looks.complain(f"domain {name}: whether its taps are in their bridges is not known: {error}")
             return before
-        return (record.version, tuple(places(Domain(record.domain)))) if record else None
+        return (record.version, tuple(tap_bridges(Domain(record.domain)))) if record else None

@@ -33,10 +33,10 @@ def settle(name: str, receipts: Iterable[PortReceipt], locked: LockedState) -> N
         elif awaited:
             fdb.silence(receipt.tap)
         else:
-            _hold(receipt, bridge)
+            _ensure_static(receipt, bridge)
 
 
-def arrived(name: str, uuid: str, locked: LockedState) -> None:
+def settle_incoming(name: str, uuid: str, locked: LockedState) -> None:
     """The same for a guest that has come from another host. Raises GuestnetError."""
     locked.drop_incoming(name)
     settle(name, (r for tap in locked.taps(uuid) if (r := locked.sound_port(tap))), locked)
@@ -53,16 +53,16 @@ def lost(state: State) -> dict[str, str]:
     """The taps that their bridges do not know any more as `settle` had it, each with its domain. Raises
     GuestnetError."""
     managed = _managed(state)
-    guarded = [r for r in state.ports() if links.is_there(r.tap, r.ifindex) and not r.trusted] if managed else []
+    guarded = [r for r in state.ports() if links.exists(r.tap, r.ifindex) and not r.trusted] if managed else []
     ports = [r for r in guarded if links.master_of(r.tap) in managed and not state.incoming(r.domain)]
     vlans = vlan_bridge.all_current() if any(map(vlan_bridge.is_aware, managed)) else {}
-    unknown = (r for r in ports if not fdb.is_held(r.tap, r.mac, vlans.get(r.tap, ()), not _is_lent(r)))
+    unknown = (r for r in ports if not fdb.is_static(r.tap, r.mac, vlans.get(r.tap, ()), not _is_lent(r)))
     return {receipt.tap: receipt.domain for receipt in unknown}
 
 
-def _hold(receipt: PortReceipt, bridge: str) -> None:
+def _ensure_static(receipt: PortReceipt, bridge: str) -> None:
     vlans = vlan_bridge.current(receipt.tap) if vlan_bridge.is_aware(bridge) else ()
-    fdb.hold(receipt.tap, receipt.mac, vlans, exclusive=not _is_lent(receipt))
+    fdb.ensure_static(receipt.tap, receipt.mac, vlans, exclusive=not _is_lent(receipt))
 
 
 def _is_lent(receipt: PortReceipt) -> bool:
@@ -73,6 +73,6 @@ def _is_lent(receipt: PortReceipt) -> bool:
 
 def _managed(state: State) -> set[str]:
     """Linux bridges of guarded networks that libvirt or we made, but for those where libvirt does all this itself."""
-    known = state.bridges()
-    receipts = {bridge: state.sound_network(name) for bridge, name in known.networks.items()} if known else {}
+    bridges = state.bridges()
+    receipts = {bridge: state.sound_network(name) for bridge, name in bridges.networks.items()} if bridges else {}
     return {bridge for bridge, network in receipts.items() if network and not network.libvirt_fdb}

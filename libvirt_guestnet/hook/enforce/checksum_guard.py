@@ -30,17 +30,17 @@ _LIMITED_SECONDS = 2.0
 _START_SECONDS = 0.5
 
 
-class Known(NamedTuple):
+class ProgramState(NamedTuple):
     """What we know of this host's checksum guard: what was loaded, or what it lacks for that."""
 
     loaded: Loaded | None = None
     cannot: str = ""
 
 
-def known(state: State) -> Known:
+def program_state(state: State) -> ProgramState:
     """By our receipt; what is damaged counts as none."""
     found = state.checksum()
-    return Known(Loaded(*found[:-1])) if found.guard else Known(cannot=found.cannot)
+    return ProgramState(Loaded(*found[:-1])) if found.guard else ProgramState(cannot=found.cannot)
 
 
 class Put(NamedTuple):
@@ -70,7 +70,7 @@ def _guard(receipts: list[PortReceipt], locked: LockedState, limited: bool) -> P
     try:
         program = _program(locked)
     except CannotError as error:
-        if known(locked).loaded:
+        if program_state(locked).loaded:
             raise  # it could before
         locked.put_checksum(Checksum(cannot=str(error)))
         refused = next((receipt for receipt in receipts if receipt.offload == REFUSE), None)
@@ -110,15 +110,15 @@ def _settle_alone(put: Put, promise: Promise, state: UnlockedState) -> None:
 
 def settle_all(state: UnlockedState) -> None:
     """Does it for every guarded port, and waits for the kernel meanwhile. Raises GuestnetError."""
-    _settle([receipt.ifindex for receipt in state.ports() if not receipt.trusted and _is_there(receipt)], state)
+    _settle([receipt.ifindex for receipt in state.ports() if not receipt.trusted and _exists(receipt)], state)
 
 
-def _is_there(receipt: PortReceipt) -> bool:
+def _exists(receipt: PortReceipt) -> bool:
     return receipt.ifindex > 0 and links.index_of(receipt.tap) == receipt.ifindex
 
 
 def _settle(ifindexes: Iterable[int], state: UnlockedState) -> None:
-    program = checksum.opened(known(state).loaded)
+    program = checksum.opened(program_state(state).loaded)
     if program is not None:
         with closing(program):
             _settle_by(program, set(ifindexes), state)
@@ -160,7 +160,7 @@ def refusal(receipt: PortReceipt, cannot: str) -> str:
 
 
 def _program(locked: LockedState) -> Guard:
-    loaded = known(locked).loaded
+    loaded = program_state(locked).loaded
     program = checksum.opened(loaded)
     if program is None:
         program = checksum.load(loaded)
@@ -170,11 +170,11 @@ def _program(locked: LockedState) -> Guard:
 
 def release(receipts: list[PortReceipt], locked: LockedState) -> None:
     """Takes it off ports, if their taps are still there, and forgets what it dropped. Raises GuestnetError."""
-    loaded = known(locked).loaded if receipts else None
+    loaded = program_state(locked).loaded if receipts else None
     if loaded is None:
         return
     for receipt in receipts:
-        if _is_there(receipt):
+        if _exists(receipt):
             checksum.detach(receipt.ifindex, loaded)
     program = checksum.opened(loaded)
     if program is not None:
@@ -187,7 +187,7 @@ def lost(state: State) -> dict[str, str]:
     """The taps of guarded ports that lack it though this host can have it, each with its domain. Raises
     GuestnetError."""
     taps = state.tapnames()
-    found = known(state) if taps else Known(cannot="nothing")
+    found = program_state(state) if taps else ProgramState(cannot="nothing")
     return {} if found.cannot else dict(_lost(taps, found.loaded, state))
 
 
@@ -203,7 +203,7 @@ def _lost(taps: Iterable[str], loaded: Loaded | None, state: State) -> Iterator[
 
 def drops(state: State) -> dict[str, int]:
     """By tap, the frames that it dropped. Raises GuestnetError."""
-    program = checksum.opened(known(state).loaded)
+    program = checksum.opened(program_state(state).loaded)
     if program is None:
         return {}
     with closing(program):
@@ -212,7 +212,7 @@ def drops(state: State) -> dict[str, int]:
 
 def tidy(locked: LockedState) -> None:
     """Forgets what was dropped from devices that no port is behind any more. Raises GuestnetError."""
-    program = checksum.opened(known(locked).loaded)
+    program = checksum.opened(program_state(locked).loaded)
     if program is not None:
         with closing(program):
             program.forget_all_but({receipt.ifindex for receipt in locked.ports()})
@@ -220,7 +220,7 @@ def tidy(locked: LockedState) -> None:
 
 def unload(locked: LockedState) -> None:
     """Takes it off every device, and out of the kernel. Raises GuestnetError."""
-    loaded = known(locked).loaded
+    loaded = program_state(locked).loaded
     if loaded is not None:
         for ifindex in map(links.index_of, links.names()):
             checksum.detach(ifindex, loaded)

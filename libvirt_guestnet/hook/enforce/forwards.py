@@ -1,7 +1,7 @@
-"""Ways in to the ports of running guests: claimed at `start`, which a clash refuses; active once the guest is there.
+"""Port forwards and floating addresses of guests: claimed at `start`, which a clash refuses; active once they run.
 
-Receipts change first; then the kernel is settled: everything in it that is
-ours is made anew from all receipts. A call that was killed in between is finished by the next one, whosever it is.
+Receipts change first. Then `settle` brings the kernel to them: it writes all that is ours there again from all
+receipts. If a call is killed in between, the next call of any guest finishes its work.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def claim(domain: Domain, locked: LockedState, whole: bool = True) -> None:
 
     Raises GuestnetError, with nothing changed, when another guest or the host itself has an address or port of them.
     """
-    wanted = wanted_forwards.ways(domain)
-    known = locked.forwards()
-    if not (wanted or known):
+    wanted = wanted_forwards.port_forwards(domain)
+    receipts = locked.forwards()
+    if not (wanted or receipts):
         return
     uuid = domain.uuid
-    others = [each for each in known if each.uuid != uuid and _there(each)]
-    before = {each.tap: each for each in known if each.uuid == uuid}
+    others = [each for each in receipts if each.uuid != uuid and _exists(each)]
+    before = {each.tap: each for each in receipts if each.uuid == uuid}
     check(wanted, others, [each for each in before.values() if each.active])
     _check_text(wanted)
     for each in wanted:
@@ -48,7 +48,7 @@ def claim(domain: Domain, locked: LockedState, whole: bool = True) -> None:
         active = old is not None and old.active and old.ifindex == index
         locked.put_forwards(each._replace(ifindex=index, active=active))
     stale = set(before) - {each.tap for each in wanted} if whole else set()
-    for tap in sorted(stale | {each.tap for each in known if not _there(each)} - {each.tap for each in wanted}):
+    for tap in sorted(stale | {each.tap for each in receipts if not _exists(each)} - {each.tap for each in wanted}):
         locked.drop_forwards(tap)
 
 
@@ -56,32 +56,32 @@ def _check_text(wanted: list[PortForwards]) -> None:
     """Raises GuestnetError if these could not be written: whoever asks for them hears of it, and nobody else."""
     wanted = list(map(lease_forwards.any_of, wanted))
     grammar.check_nft(batch(wanted))
-    if passing := list(accepts(wanted)):
+    if accepted := list(accepts(wanted)):
         from libvirt_guestnet.datapath.firewalls import registry
 
-        registry.check(passing)
+        registry.check(accepted)
 
 
 def check_plugged(domain: Domain, state: State) -> None:
     """Raises GuestnetError when what a NIC that is just being plugged in asks for is taken."""
-    if wanted := wanted_forwards.ways(domain):
+    if wanted := wanted_forwards.port_forwards(domain):
         _check_text(wanted)
-        known = state.forwards()
+        receipts = state.forwards()
         # What this NIC has had so far, where it only moves, is its own.
-        mine = domain.uuid, wanted[0].mac
-        check(wanted, [each for each in known if (each.uuid, each.mac) != mine and _there(each)], [])
+        own = domain.uuid, wanted[0].mac
+        check(wanted, [each for each in receipts if (each.uuid, each.mac) != own and _exists(each)], [])
 
 
-def check(wanted: list[PortForwards], others: list[PortForwards], mine: list[PortForwards]) -> None:
+def check(wanted: list[PortForwards], others: list[PortForwards], active: list[PortForwards]) -> None:
     """Raises GuestnetError when another guest, or a program of the host, already has what is asked for. What a guest
     has is not asked for again: who came later is the one to go."""
-    asked = [claim for each in wanted for claim in claims(each)]
+    requested = [claim for each in wanted for claim in claims(each)]
     taken = [claim for each in others for claim in claims(each)]
-    for number, one in enumerate(asked):
-        for claimed, other in clashes([one], [*taken, *asked[:number]]):
+    for number, one in enumerate(requested):
+        for claimed, other in clashes([one], [*taken, *requested[:number]]):
             raise GuestnetError(f"{claimed.owner}: {claimed} is already forwarded to {other.owner} ({other})")
-    have = {claim for each in mine for claim in claims(each)}
-    if new := [claim for claim in asked if claim not in have]:
+    have = {claim for each in active for claim in claims(each)}
+    if new := [claim for claim in requested if claim not in have]:
         check_host(new)
 
 
@@ -100,35 +100,35 @@ def check_host(new: list[Claim]) -> None:
 def activate(uuids: set[str], locked: LockedState, force: bool = False) -> None:
     """Opens what domains have claimed, now that they are there. Raises GuestnetError after doing what can be done."""
     for each in locked.forwards():
-        if each.uuid in uuids and not each.active and _there(each):
+        if each.uuid in uuids and not each.active and _exists(each):
             locked.put_forwards(each._replace(active=True))
     settle(locked, force)
 
 
 def sweep(uuid: str, locked: LockedState) -> None:
-    """Closes the ways of a domain that is gone ("": of none), and of taps that no longer exist."""
+    """Closes the forwards of a domain that is gone ("": of none), and of taps that no longer exist."""
     for each in locked.forwards():
-        if each.uuid == uuid or not _there(each):
+        if each.uuid == uuid or not _exists(each):
             locked.drop_forwards(each.tap)
     settle(locked)
 
 
-def leave(tap: str, bridge: str, locked: LockedState) -> None:
-    """Forgets the ways in to a tap by way of a bridge in which it is no more; `settle` must follow."""
+def delete_on_bridge(tap: str, bridge: str, locked: LockedState) -> None:
+    """Deletes the forwards to a tap through a bridge in which the tap is no more; `settle` must follow."""
     if any((each.tap, each.bridge) == (tap, bridge) for each in locked.forwards()):
         locked.drop_forwards(tap)
 
 
 def close_all(locked: LockedState) -> None:
-    """Closes every way, of running guests too."""
+    """Closes every forward, of running guests too."""
     for each in locked.forwards():
         locked.drop_forwards(each.tap)
     settle(locked)
 
 
 def settle(locked: LockedState, force: bool = False) -> None:
-    """Has the kernel hold exactly the active ways, and let through what is routed without translation; `force` even if
-    it does as far as we know.
+    """Makes the kernel have exactly the active forwards, and other firewalls accept these and what is routed without
+    translation. By the receipts nothing is done if that is so already; with `force` it is done all the same.
 
     Raises GuestnetError, after trying everything, with what could not be arranged.
     """
@@ -177,7 +177,7 @@ def _active(state: State) -> list[PortForwards]:
 
 
 def following(state: State) -> list[PortForwards]:
-    """The active ways of ports with forwards to what they have by DHCP, as they should lead by now."""
+    """The active forwards of ports with some to a leased address, as they should be now."""
     return [
         lease_forwards.followed(each, state)
         for each in state.forwards()
@@ -186,13 +186,13 @@ def following(state: State) -> list[PortForwards]:
 
 
 def follow(state: UnlockedState) -> None:
-    """Has them lead there. Raises GuestnetError as `settle`."""
+    """Makes them so. Raises GuestnetError as `settle`."""
     with state.lock() as locked:
         settle(locked)
 
 
 def try_to_settle(locked: LockedState, force: bool = False) -> None:
-    """The same where what guests ask for is no reason to fail: that is reported."""
+    """The same, but a failure is reported and not raised: what guests ask for must not stop the caller."""
     try:
         settle(locked, force)
     except GuestnetError as error:
@@ -200,9 +200,9 @@ def try_to_settle(locked: LockedState, force: bool = False) -> None:
 
 
 def _forget_flows(before: Iterable[PortForwards], now: Iterable[PortForwards]) -> None:
-    """Those of ways that came or went; the others' go on."""
-    was, is_ = ({(each.bridge, way) for each in known for way in _each(each)} for known in (before, now))
-    changed = [claim for bridge, way in was ^ is_ for claim in claims(way)]
+    """Ends the flows of forwards that came or went; those of all others go on."""
+    was, is_ = ({(each.bridge, one) for each in ports for one in _one_by_one(each)} for ports in (before, now))
+    changed = [claim for bridge, one in was ^ is_ for claim in claims(one)]
     if changed:
         from libvirt_guestnet.datapath.forwards import conntrack
         from libvirt_guestnet.datapath.routing import gateway
@@ -210,11 +210,11 @@ def _forget_flows(before: Iterable[PortForwards], now: Iterable[PortForwards]) -
         conntrack.forget(changed, [str(host.address) for host in gateway.host_addresses()])
 
 
-def _each(ways: PortForwards) -> list[PortForwards]:
-    """A port's ways one by one."""
+def _one_by_one(port: PortForwards) -> list[PortForwards]:
+    """A port's forwards one by one."""
     bare = PortForwards("", "", "", "", "")
-    one = [bare._replace(forwards=(forward,)) for forward in ways.forwards]
-    return [*one, *(bare._replace(floating=(floating,)) for floating in ways.floating)]
+    one = [bare._replace(forwards=(forward,)) for forward in port.forwards]
+    return [*one, *(bare._replace(floating=(floating,)) for floating in port.floating)]
 
 
 def lost(state: State) -> list[str]:
@@ -222,15 +222,15 @@ def lost(state: State) -> list[str]:
     from libvirt_guestnet.datapath.run.nft import sizes_of
 
     active = [each for each in state.forwards() if each.active]
-    there, put = sizes_of(TABLE) if active else {}, state.forwards_in_kernel() or ForwardsInKernel()
+    present, put = sizes_of(TABLE) if active else {}, state.forwards_in_kernel() or ForwardsInKernel()
     # By what was put there, not by what was asked for: what the kernel refused would be missed for ever.
-    changed = not put.changing and there != sizes(put.forwards)
-    return [*([TABLE] if active and (changed or not there) else []), *_not_passing(state)]
+    changed = not put.changing and present != sizes(put.forwards)
+    return [*([TABLE] if active and (changed or not present) else []), *_not_accepting(state)]
 
 
-def _not_passing(state: State) -> list[str]:
+def _not_accepting(state: State) -> list[str]:
     """Which firewalls do not let through any more what they did."""
-    wanted = to_pass(state)
+    wanted = wanted_accepts(state)
     if not wanted:
         return []
     from libvirt_guestnet.datapath.firewalls import registry
@@ -238,7 +238,7 @@ def _not_passing(state: State) -> list[str]:
     return registry.missing(wanted)
 
 
-def to_pass(state: State) -> list[Wanted]:
+def wanted_accepts(state: State) -> list[Wanted]:
     """What the host's other firewalls have to let through now."""
     return [*accepts(_active(state)), *passages(state)]
 
@@ -252,7 +252,7 @@ def _arrange(
     from libvirt_guestnet.datapath.routing import gateway
 
     # libvirt switches it on for nat and route networks only.
-    targets = [way.to for each in active for way in each.forwards] + [f.to for each in active for f in each.floating]
+    targets = [*(f.to for each in active for f in each.forwards), *(f.to for each in active for f in each.floating)]
     for version in sorted({6 if ":" in to else 4 for to in targets}):
         gateway.forward(version)
     wanted = [*accepts(active), *through]
@@ -264,13 +264,13 @@ def _names(active: list[PortForwards], state: State) -> Callable[[Wanted], str]:
     owners = {accept: each.domain for each in active for accept in accepts([each])}
 
     def name(wanted: Wanted) -> str:
-        routes = ((reach.domain, route.prefix) for reach in state.host_routes() for route in reach.routes)
-        led = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
-        domain = led if isinstance(wanted, Passage | RoutedLink) else owners.get(wanted)
+        routes = ((receipt.domain, route.prefix) for receipt in state.host_routes() for route in receipt.routes)
+        routed = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
+        domain = routed if isinstance(wanted, Passage | RoutedLink) else owners.get(wanted)
         return f"guest {domain!r}" if domain else f"{wanted.guest} on {wanted[0]}"
 
     return name
 
 
-def _there(ways: PortForwards) -> bool:
-    return bool(ways.ifindex) and links.index_of(ways.tap) == ways.ifindex
+def _exists(port: PortForwards) -> bool:
+    return bool(port.ifindex) and links.index_of(port.tap) == port.ifindex

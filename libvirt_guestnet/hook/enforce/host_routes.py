@@ -1,6 +1,6 @@
-"""The routes and published neighbours that lead to domains' taps, with their receipts.
+"""The host routes and published addresses of domains' taps, with their receipts.
 
-A receipt is written before what it tells of, and removed after it.
+A receipt is written before the routes that it lists are made, and removed after they are gone.
 """
 
 from __future__ import annotations
@@ -13,153 +13,153 @@ from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.datapath.routing import gateway, routes
 from libvirt_guestnet.datapath.routing.gateway import RoutedTap
 from libvirt_guestnet.datapath.run.nft import nft
-from libvirt_guestnet.errors import NotLedError
+from libvirt_guestnet.errors import NotRoutedError
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState
 from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 
 
 def expect(uuid: str, domain: str, taps: Iterable[RoutedTap], locked: LockedState) -> None:
-    """Records taps of which the host is about to become the gateway. What leads to them already stays."""
-    there = {reach.tap: reach for reach in locked.host_routes() if reach.uuid == uuid}
+    """Records taps of which the host is about to become the gateway. The routes to them that exist already stay."""
+    before = {receipt.tap: receipt for receipt in locked.host_routes() if receipt.uuid == uuid}
     for each in taps:
-        known = there.get(each.tap, HostRoutes(each.tap, uuid, domain))
+        receipt = before.get(each.tap, HostRoutes(each.tap, uuid, domain))
         gateway = next((str(gateway) for gateway in each.gateways if gateway.version == 4), "")
         index = links.index_of(each.tap)
-        locked.put_host_routes(known._replace(gateway=gateway, vrf=each.vrf, ifindex=index))
+        locked.put_host_routes(receipt._replace(gateway=gateway, vrf=each.vrf, ifindex=index))
 
 
-def lead(uuid: str, wanted: list[HostRoutes], locked: LockedState, *, only: str = "") -> None:
-    """Has the host lead to exactly these taps of a domain (of a single NIC `only` by its tap), in exactly these ways.
+def ensure(uuid: str, wanted: list[HostRoutes], locked: LockedState, *, only: str = "") -> None:
+    """Makes a domain's routes and published addresses exactly these; with `only` those of the NIC with that tap.
 
-    Raises NotLedError, after doing what can be done, where something on the host is in the way; that has a receipt too.
+    Raises NotRoutedError, after making all others, where something on the host prevents one; that has a receipt too.
     """
     taps: dict[str, HostRoutes] = {}
-    for reach in wanted:
-        measured = reach._replace(ifindex=links.index_of(reach.tap))
-        taps[reach.tap] = _with(measured, [taps[reach.tap]] if reach.tap in taps else [])
+    for receipt in wanted:
+        measured = receipt._replace(ifindex=links.index_of(receipt.tap))
+        taps[receipt.tap] = _with(measured, [taps[receipt.tap]] if receipt.tap in taps else [])
     wanted = list(taps.values())
     before = [r for r in locked.host_routes() if (r.tap == only if only else r.uuid == uuid) or r.tap in taps]
-    for reach in wanted:
-        locked.put_host_routes(_with(reach, [old for old in before if old.tap == reach.tap]))
-    mine = {*taps, *(old.tap for old in before)}
-    others = [reach for reach in locked.host_routes() if reach.tap not in mine]
+    for receipt in wanted:
+        locked.put_host_routes(_with(receipt, [old for old in before if old.tap == receipt.tap]))
+    own = {*taps, *(old.tap for old in before)}
+    others = [receipt for receipt in locked.host_routes() if receipt.tap not in own]
     routes.withdraw(before, [*others, *wanted])
     for old in before:
         if old.tap not in taps:
             locked.drop_host_routes(old.tap)
-    failures = [failure for reach in wanted if (failure := _put(reach, locked))]
+    failures = [failure for receipt in wanted if (failure := _put(receipt, locked))]
     if failures:
-        raise NotLedError("; ".join(failures))
+        raise NotRoutedError("; ".join(failures))
 
 
-def _put(reach: HostRoutes, locked: LockedState) -> str:
+def _put(receipt: HostRoutes, locked: LockedState) -> str:
     try:
-        routes.put(reach)
-    except NotLedError as error:
+        routes.put(receipt)
+    except NotRoutedError as error:
         return str(error)
     finally:
-        locked.put_host_routes(reach)
+        locked.put_host_routes(receipt)
     return ""
 
 
-def _with(reach: HostRoutes, olds: list[HostRoutes]) -> HostRoutes:
+def _with(receipt: HostRoutes, olds: list[HostRoutes]) -> HostRoutes:
     for old in olds:
-        more = (route for route in old.routes if route not in reach.routes)
-        also = (each for each in old.published if each not in reach.published)
-        reach = reach._replace(routes=(*reach.routes, *more), published=(*reach.published, *also))
-    return reach
+        more = (route for route in old.routes if route not in receipt.routes)
+        also = (each for each in old.published if each not in receipt.published)
+        receipt = receipt._replace(routes=(*receipt.routes, *more), published=(*receipt.published, *also))
+    return receipt
 
 
-def forget(uuid: str, locked: LockedState) -> None:
-    """Withdraws all that leads to a domain that is gone."""
-    _withdraw([reach for reach in locked.host_routes() if reach.uuid == uuid], locked)
+def delete(uuid: str, locked: LockedState) -> None:
+    """Deletes all routes and published addresses of a domain that is gone."""
+    _withdraw([receipt for receipt in locked.host_routes() if receipt.uuid == uuid], locked)
 
 
-def forget_tap(uuid: str, tap: str, locked: LockedState) -> None:
-    """Withdraws what leads to one tap of a domain."""
-    _withdraw([reach for reach in locked.host_routes() if (reach.uuid, reach.tap) == (uuid, tap)], locked)
+def delete_tap(uuid: str, tap: str, locked: LockedState) -> None:
+    """Deletes those of one tap of a domain."""
+    _withdraw([receipt for receipt in locked.host_routes() if (receipt.uuid, receipt.tap) == (uuid, tap)], locked)
 
 
-def leave(tap: str, bridge: str, locked: LockedState) -> None:
-    """Withdraws what leads to a tap by way of a bridge in which it is no more."""
-    known = locked.host_routes()
-    if gone := [r for r in known if r.tap == tap and any(route.device == bridge for route in r.routes)]:
-        routes.withdraw(gone, [reach for reach in known if reach.tap != tap])
+def delete_on_bridge(tap: str, bridge: str, locked: LockedState) -> None:
+    """Deletes the routes to a tap through a bridge in which the tap is no more."""
+    receipts = locked.host_routes()
+    if gone := [r for r in receipts if r.tap == tap and any(route.device == bridge for route in r.routes)]:
+        routes.withdraw(gone, [receipt for receipt in receipts if receipt.tap != tap])
         locked.drop_host_routes(tap)
 
 
 def sweep(locked: LockedState) -> None:
-    """Withdraws what leads to taps that no longer exist: what killed hooks left."""
-    _withdraw([reach for reach in locked.host_routes() if not links.is_there(reach.tap, reach.ifindex)], locked)
+    """Deletes the routes of taps that no longer exist: hooks that were killed left them."""
+    _withdraw([receipt for receipt in locked.host_routes() if not links.exists(receipt.tap, receipt.ifindex)], locked)
 
 
 def tidy(locked: LockedState) -> None:
-    """Withdraws besides what is in the kernel as ours and in no receipt."""
+    """Deletes besides the routes of ours in the kernel that are in no receipt."""
     sweep(locked)
     routes.withdraw(routes.strangers(locked.host_routes()))
 
 
-def forget_all(locked: LockedState) -> None:
-    """Withdraws everything."""
+def delete_all(locked: LockedState) -> None:
+    """Deletes the routes and published addresses of all domains."""
     _withdraw(locked.host_routes(), locked)
     tidy(locked)
 
 
 def ungated(state: State) -> dict[str, str]:
-    """The taps of which the host is the gateway and that the kernel does not take for such, each with its domain.
-    Raises GuestnetError, as the next two do."""
+    """The taps of which the host is the gateway that lack its ARP rules, each with its domain. Raises GuestnetError."""
     from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, missing, name_key
 
-    gated = [reach for reach in state.host_routes() if reach.gateway]
+    gated = [receipt for receipt in state.host_routes() if receipt.gateway]
     wanted: list[ChainKey | ElementKey] = [ChainKey(gateway.ARP_TABLE, "input")] if gated else []
-    wanted += [ElementKey(gateway.ARP_TABLE, "taps", name_key(reach.tap)) for reach in gated]
-    wanted += [ElementKey(gateway.ARP_TABLE, "gateways", parse.address(reach.gateway).packed) for reach in gated]
-    return {reach.tap: reach.domain for reach in gated} if gated and missing(wanted) else {}
+    wanted += [ElementKey(gateway.ARP_TABLE, "taps", name_key(receipt.tap)) for receipt in gated]
+    wanted += [ElementKey(gateway.ARP_TABLE, "gateways", parse.address(receipt.gateway).packed) for receipt in gated]
+    return {receipt.tap: receipt.domain for receipt in gated} if gated and missing(wanted) else {}
 
 
 def gateways(uuid: str, state: State) -> list[RoutedTap]:
     """The taps of a domain of which the host is the gateway for IPv4, as they were."""
-    mine = (reach for reach in state.host_routes() if reach.uuid == uuid and reach.gateway)
-    return [RoutedTap(reach.tap, (parse.address(reach.gateway),), reach.vrf) for reach in mine]
+    receipts = (receipt for receipt in state.host_routes() if receipt.uuid == uuid and receipt.gateway)
+    return [RoutedTap(receipt.tap, (parse.address(receipt.gateway),), receipt.vrf) for receipt in receipts]
 
 
-def left(state: State) -> dict[str, str]:
-    """The taps of which the host is the gateway that lack its address, or are not in their VRF."""
-    gated = [reach for reach in _living(state) if reach.gateway]
+def without_address(state: State) -> dict[str, str]:
+    """The taps of which the host is the gateway that lack its address or are not in their VRF, each with its domain."""
+    gated = [receipt for receipt in _living(state) if receipt.gateway]
     with Rtnl() as netlink:
-        there = {(e.ifindex, str(e.address)) for e in netlink.addresses(all_scopes=True)} if gated else set()
-    lacking = (r for r in gated if (links.index_of(r.tap), r.gateway) not in there or links.master_of(r.tap) != r.vrf)
-    return {reach.tap: reach.domain for reach in lacking}
+        local = {(e.ifindex, str(e.address)) for e in netlink.addresses(all_scopes=True)} if gated else set()
+    lacking = (r for r in gated if (links.index_of(r.tap), r.gateway) not in local or links.master_of(r.tap) != r.vrf)
+    return {receipt.tap: receipt.domain for receipt in lacking}
 
 
-def unled(state: State) -> dict[str, str]:
-    """The taps to which something does not lead any more that did, while the device by which it would is up."""
+def lost(state: State) -> dict[str, str]:
+    """The taps of which a route or a published address is gone though its device is up, each with its domain."""
     living = _living(state)
-    there = routes.there() if any(reach.routes or reach.published for reach in living) else frozenset()
-    return {reach.tap: reach.domain for reach in living if any(_is_lost(each, there) for each in _ways(reach))}
+    present = routes.present() if any(receipt.routes or receipt.published for receipt in living) else frozenset()
+    lacking = (receipt for receipt in living if any(_is_lost(each, present) for each in _entries(receipt)))
+    return {receipt.tap: receipt.domain for receipt in lacking}
 
 
-def _is_lost(each: Route | ProxyEntry, there: frozenset[Route | ProxyEntry]) -> bool:
-    return each not in there and links.is_up(each.device)
+def _is_lost(each: Route | ProxyEntry, present: frozenset[Route | ProxyEntry]) -> bool:
+    return each not in present and links.is_up(each.device)
 
 
-def _ways(reach: HostRoutes) -> list[Route | ProxyEntry]:
-    return [*reach.routes, *reach.published]
+def _entries(receipt: HostRoutes) -> list[Route | ProxyEntry]:
+    return [*receipt.routes, *receipt.published]
 
 
 def _living(state: State) -> list[HostRoutes]:
-    return [reach for reach in state.host_routes() if links.is_there(reach.tap, reach.ifindex)]
+    return [receipt for receipt in state.host_routes() if links.exists(receipt.tap, receipt.ifindex)]
 
 
 def _withdraw(gone: list[HostRoutes], locked: LockedState) -> None:
     if not gone:
         return
-    taps = {reach.tap for reach in gone}
-    staying = [reach for reach in locked.host_routes() if reach.tap not in taps]
+    taps = {receipt.tap for receipt in gone}
+    staying = [receipt for receipt in locked.host_routes() if receipt.tap not in taps]
     routes.withdraw(gone, staying)
-    gated = [reach.tap for reach in gone if reach.gateway]
+    gated = [receipt.tap for receipt in gone if receipt.gateway]
     if gated:
-        nft(gateway.ungate(gated, last=not any(reach.gateway for reach in staying)), locked.descriptor)
+        nft(gateway.ungate(gated, last=not any(receipt.gateway for receipt in staying)), locked.descriptor)
     for tap in taps:
         locked.drop_host_routes(tap)

@@ -1,14 +1,14 @@
-"""Addresses that guests have by the host's DHCP server, for the forwards that lead to whatever that is.
+"""Forwards to the address that a guest has by the host's DHCP server: they follow the lease.
 
-libvirt writes a bridge's leases down when its server tells of one that came, changed or went, and calls nobody: the
-service hears of the file. A hook, and `guestnet hooks sync`, lead to what is written there by then (decision 50).
+libvirt writes a bridge's leases into a file when its DHCP server gives, changes or ends one, and calls no hook then. So
+the service watches the file; a hook, and `guestnet hooks sync`, take what the file says when they run (decision 50).
 """
 
 from __future__ import annotations
 
 import os
 
-from libvirt_guestnet.datapath.forwards.table import led
+from libvirt_guestnet.datapath.forwards.table import with_leases
 from libvirt_guestnet.hook.enforce import address_sets
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import PortForwards, PortReceipt
@@ -21,34 +21,34 @@ _CHANGED, _FLAGS = 0x08 | 0x80, os.O_NONBLOCK | os.O_CLOEXEC
 _LEASE_SECONDS = 1 << 31  # of a port that learns nothing its server's own time is all there is
 
 
-def follows(ways: PortForwards) -> bool:
+def follows(port: PortForwards) -> bool:
     """Whether a port has forwards to what it has by DHCP."""
-    return any(forward.to in LEASES for forward in ways.forwards)
+    return any(forward.to in LEASES for forward in port.forwards)
 
 
-def followed(ways: PortForwards, state: State) -> PortForwards:
-    """A port's ways as they lead by now."""
-    return led(ways, _addresses(ways, state)) if follows(ways) else ways
+def followed(port: PortForwards, state: State) -> PortForwards:
+    """A port's forwards with the addresses that are leased now."""
+    return with_leases(port, _addresses(port, state)) if follows(port) else port
 
 
-def any_of(ways: PortForwards) -> PortForwards:
+def any_of(port: PortForwards) -> PortForwards:
     """The same with addresses of nobody, where it only matters how they would be written."""
-    return led(ways, _PLACEHOLDERS)
+    return with_leases(port, _PLACEHOLDERS)
 
 
-def _addresses(ways: PortForwards, state: State) -> dict[int, str]:
+def _addresses(port: PortForwards, state: State) -> dict[int, str]:
     """By family. What another port holds is not this one's, whatever the server wrote; and what this one has learnt is
     its own, even if a neighbour with its identity had the server write it down as his. Nor can one give a lease back:
     only in IPv6, where questions do not say whose they are, is what is written nowhere its own all the same."""
-    receipt = state.sound_port(ways.tap)
+    receipt = state.sound_port(port.tap)
     if receipt is None or not receipt.dhcp:
-        segment = receipt.segment if receipt else ways.bridge
-        receipt = PortReceipt(ways.tap, ways.mac, ways.domain, ways.uuid, bridge=ways.bridge, segment=segment)
+        segment = receipt.segment if receipt else port.bridge
+        receipt = PortReceipt(port.tap, port.mac, port.domain, port.uuid, bridge=port.bridge, segment=segment)
         receipt = receipt._replace(dhcp=("0.0.0.0/0", "::/0"), lease=_LEASE_SECONDS, lease6=_LEASE_SECONDS)
     learnt, found = address_sets.learnt(receipt), dict[int, str]()
     leases, written = [address for address, _ in address_sets.leases(receipt)], address_sets.written(receipt.bridge)
-    mine = [each for each in learnt if each.version == 6 or each in written]
-    for address in (*(each for each in leases if each in learnt), *mine, *leases):
+    own = [each for each in learnt if each.version == 6 or each in written]
+    for address in (*(each for each in leases if each in learnt), *own, *leases):
         found.setdefault(address.version, str(address))
     return found
 

@@ -111,7 +111,7 @@ def _chains(receipt: PortReceipt, state: State, numbers: Numbers = nft.numbers, 
     before, is_new = state.port(receipt.tap), address_sets.is_new(receipt, state)
     given_back = address_sets.given_back(before, numbers, receipt) if before else ""
     if receipt.trusted:
-        held = "".join(f"{line}\n" for line in held_sets.hold(port_receipts.guard_of(receipt)))
+        held = "".join(f"{line}\n" for line in held_sets.add(port_receipts.guard_of(receipt)))
         return given_back + filters.release([receipt.tap]) + held
     leases = reservations.for_itself(address_sets.leases(receipt, numbers), receipt, state)
     guard = port_receipts.guard_of(receipt, leases, is_new)
@@ -173,8 +173,8 @@ def _change(batch: str, admitted: list[PortReceipt], shut_out: list[PortReceipt]
 
 def restore(uuid: str, gate: str, locked: LockedState) -> None:
     """Has a domain's ports be under guard as they were, by their receipts; `gate` is a batch to go with them."""
-    known_ = [receipt for tap in locked.taps(uuid) if (receipt := locked.sound_port(tap))]
-    living = [receipt for receipt in known_ if receipt.ifindex == links.index_of(receipt.tap) != 0]
+    receipts = [receipt for tap in locked.taps(uuid) if (receipt := locked.sound_port(tap))]
+    living = [receipt for receipt in receipts if receipt.ifindex == links.index_of(receipt.tap) != 0]
     if living:
         put("".join(_chains(each, locked, late=True) for each in living) + gate, living, [], locked)
 

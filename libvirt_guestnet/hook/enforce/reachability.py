@@ -1,4 +1,4 @@
-"""A guest is there: only now does the host lead anything to it.
+"""Routes, published addresses and forwards to a guest, made once it runs here.
 
 At `start` it would be too early; and while its migration to this host lasts, it still runs where it comes from.
 """
@@ -13,7 +13,7 @@ from libvirt_guestnet.datapath.netlink.rtnl import HostAddress
 from libvirt_guestnet.datapath.routing import gateway as kernel
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.datapath.routing.announce import announce
-from libvirt_guestnet.errors import NotLedError
+from libvirt_guestnet.errors import NotRoutedError
 from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, forwards, host_routes
 from libvirt_guestnet.hook.processes import incoming, notes
 from libvirt_guestnet.hook.read import host_routed, libvirt_records, next_hop, wanted_forwards
@@ -23,25 +23,24 @@ from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import HostRoutes, PortForwards, ProxyEntry, Route
 
 
-def arrive(domain: Domain, state: UnlockedState) -> None:
-    """Leads to a guest that is there, and tells its LANs; or, when it is still on its way, has that done as soon as it
-    runs here. Raises GuestnetError, in the second case too when it is clear by now that the guest cannot be led to."""
+def connect(domain: Domain, state: UnlockedState) -> None:
+    """Makes a running guest's routes and announces its addresses. While it still migrates to this host, a helper waits
+    until it runs here and does that then. Raises GuestnetError, then too if a route is clearly somebody else's."""
     wanted, guarded = _wanted(domain, state), _expected(domain, state)
-    taps = list(dict.fromkeys([*(reach.tap for reach in wanted), *guarded]))
+    taps = list(dict.fromkeys([*(receipt.tap for receipt in wanted), *guarded]))
     if taps and incoming.is_incoming(domain):
         routes.check(wanted)
-        incoming.leave_helper(domain, taps, lambda: _arrived(domain, state, taps[0]), state)
+        incoming.leave_helper(domain, taps, lambda: _connect_noted(domain, state, taps[0]), state)
         return
     _tell_bridges(domain, state)
-    _lead(domain, wanted, state)
+    _ensure_routes(domain, wanted, state)
 
 
-def arrive_anyway(domain: Domain, state: UnlockedState) -> list[str]:
-    """The same for a guest that runs. What on the host keeps us from leading to it is returned: that is no reason not
-    to do all else."""
+def try_to_connect(domain: Domain, state: UnlockedState) -> list[str]:
+    """The same, but what on the host prevents a route is returned and not raised: all else shall be done."""
     try:
-        arrive(domain, state)
-    except NotLedError as error:
+        connect(domain, state)
+    except NotRoutedError as error:
         return [str(error)]
     return []
 
@@ -55,22 +54,22 @@ def _tell_bridges(domain: Domain, state: UnlockedState) -> None:
     name = domain.name
     if state.incoming(name):
         with state.lock() as locked:
-            bridge_ports.arrived(name, domain.uuid, locked)
+            bridge_ports.settle_incoming(name, domain.uuid, locked)
 
 
-def _arrived(domain: Domain, state: UnlockedState, tap: str) -> None:
-    with notes.promised(state, notes.ARRIVING, domain.name):
-        _welcome(domain, state, tap)
+def _connect_noted(domain: Domain, state: UnlockedState, tap: str) -> None:
+    with notes.promised(state, notes.CONNECTING, domain.name):
+        _connect_and_announce(domain, state, tap)
 
 
-def _welcome(domain: Domain, state: UnlockedState, tap: str) -> None:
+def _connect_and_announce(domain: Domain, state: UnlockedState, tap: str) -> None:
     try:
         domain = _now(domain, state)
         _tell_bridges(domain, state)
         try:
-            published = _lead(domain, _wanted(domain, state), state)
+            published = _ensure_routes(domain, _wanted(domain, state), state)
         finally:
-            open_ways([domain], state)  # what leads here has to pass other firewalls
+            open_forwards([domain], state)  # other firewalls must accept what is routed here
     except Exception as error:  # nobody waits, and the guest runs: it can only be said
         log.complain(f"domain {domain.name} has arrived and is not led to: {error}")
         return
@@ -87,7 +86,7 @@ def _now(domain: Domain, state: State) -> Domain:
 def _wanted(domain: Domain, state: State) -> list[HostRoutes]:
     ports, floating = (
         host_routed.routed_ports(domain),
-        [each for each in wanted_forwards.ways(domain) if each.floating],
+        [each for each in wanted_forwards.port_forwards(domain) if each.floating],
     )
     ports = [port._replace(table=kernel.table_of(port.vrf)) if port.vrf else port for port in ports]
     vrfs = {port.vrf for port in ports if port.publish} | ({""} if floating else set())
@@ -96,52 +95,52 @@ def _wanted(domain: Domain, state: State) -> list[HostRoutes]:
     def uplink_of(address: str, port: host_routed.RoutedPort) -> str:
         return kernel.uplink_of(address, port.device, hosts[port.vrf], port.vrf)
 
-    wanted = [host_routed.reach(domain, port, uplink_of) for port in ports]
+    wanted = [host_routed.host_routes(domain, port, uplink_of) for port in ports]
     wanted += [floats(each, hosts[""]) for each in floating]
-    return [*wanted, *next_hop.reaches(domain)]
+    return [*wanted, *next_hop.host_routes(domain)]
 
 
-def _lead(domain: Domain, wanted: list[HostRoutes], state: UnlockedState) -> list[ProxyEntry]:
+def _ensure_routes(domain: Domain, wanted: list[HostRoutes], state: UnlockedState) -> list[ProxyEntry]:
     published = _prepared(wanted)
     try:
         with state.lock() as locked:
-            host_routes.lead(domain.uuid, wanted, locked)
-    except NotLedError:
-        there = routes.there()
-        announce(each for each in published if each in there)
+            host_routes.ensure(domain.uuid, wanted, locked)
+    except NotRoutedError:
+        present = routes.present()
+        announce(each for each in published if each in present)
         raise
     announce(published)
     return published
 
 
 def _prepared(wanted: list[HostRoutes]) -> list[ProxyEntry]:
-    for version in {6 if ":" in route.prefix else 4 for reach in wanted for route in reach.routes if route.via}:
+    for version in {6 if ":" in route.prefix else 4 for receipt in wanted for route in receipt.routes if route.via}:
         kernel.forward(version)  # libvirt does not for mode open
-    published = [each for reach in wanted for each in reach.published]
+    published = [each for receipt in wanted for each in receipt.published]
     _answer(published)
     return published
 
 
-def lead_to_nic(domain: Domain, tap: str, locked: LockedState) -> None:
-    """Leads to a NIC that was plugged in, or has moved, where it is now and nowhere else; `domain` has no other one.
-    Raises GuestnetError."""
+def connect_nic(domain: Domain, tap: str, locked: LockedState) -> None:
+    """Makes the routes to a NIC that was plugged in or has moved, and deletes those to where it was; `domain` has no
+    other NIC. Raises GuestnetError."""
     wanted = _wanted(domain, locked)
     published = _prepared(wanted)
-    host_routes.lead(domain.uuid, wanted, locked, only=tap)
+    host_routes.ensure(domain.uuid, wanted, locked, only=tap)
     announce(published)
 
 
-def leave_bridge(port: xmlread.Node, locked: LockedState) -> None:
-    """A NIC was unplugged or has moved: nothing leads by way of its old bridge to a tap that is in another by now.
-    `forwards.settle` must follow."""
+def disconnect_old_bridge(port: xmlread.Node, locked: LockedState) -> None:
+    """A NIC was unplugged or has moved: deletes the routes and forwards through its old bridge to a tap that is in
+    another one by now. `forwards.settle` must follow."""
     host_routes.sweep(locked)
     plug = port.one("plug")
     bridge, uuid = plug.get("bridge") if plug else "", port.text_of("owner/uuid")
-    led = {each.tap for each in locked.host_routes() if each.uuid == uuid}
-    for tap in sorted(led | {each.tap for each in locked.forwards() if each.uuid == uuid}):
+    routed = {each.tap for each in locked.host_routes() if each.uuid == uuid}
+    for tap in sorted(routed | {each.tap for each in locked.forwards() if each.uuid == uuid}):
         if bridge and links.master_of(tap) not in ("", bridge):
-            host_routes.leave(tap, bridge, locked)
-            forwards.leave(tap, bridge, locked)
+            host_routes.delete_on_bridge(tap, bridge, locked)
+            forwards.delete_on_bridge(tap, bridge, locked)
 
 
 def floats(port: PortForwards, host: list[HostAddress]) -> HostRoutes:
@@ -161,13 +160,13 @@ def _near(address: str, host: list[HostAddress]) -> list[str]:
     return [name for name in kernel.lans_of(wanted, host) if name][:1]
 
 
-def open_ways(domains: list[Domain], state: UnlockedState, force: bool = False) -> None:
-    """Opens the ways in to guests that are there; `force` for some that were there before, whatever became of the
-    kernel's rules meanwhile. Raises GuestnetError."""
-    open_ways_of({domain.uuid for domain in domains}, state, force)
+def open_forwards(domains: list[Domain], state: UnlockedState, force: bool = False) -> None:
+    """Opens the forwards to guests that run. `force` is for guests that ran before: then the kernel's rules are written
+    again, whatever became of them meanwhile. Raises GuestnetError."""
+    open_forwards_of({domain.uuid for domain in domains}, state, force)
 
 
-def open_ways_of(uuids: set[str], state: UnlockedState, force: bool = False) -> None:
+def open_forwards_of(uuids: set[str], state: UnlockedState, force: bool = False) -> None:
     """The same by their domains' UUIDs. Raises GuestnetError."""
     with state.lock() as locked:
         forwards.activate(uuids, locked, force)

@@ -38,8 +38,8 @@ def for_itself(leases: Leases, receipt: PortReceipt, state: State) -> Leases:
 def _batch(links: set[str], networks: list[NetworkReceipt]) -> str:
     lines = []
     for link in sorted(links):
-        there = (network for network in networks if network.bridge and _link(network) == link)
-        lines += held_sets.reserve(link, {address(ip) for network in there for ip in _all_of(network)})
+        on_link = (network for network in networks if network.bridge and _link(network) == link)
+        lines += held_sets.reserve(link, {address(ip) for network in on_link for ip in _all_of(network)})
     return "".join(f"{line}\n" for line in (f"add table {TABLE}", *lines)) if lines else ""
 
 

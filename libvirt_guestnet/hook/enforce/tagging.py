@@ -21,17 +21,17 @@ def tag(domain: Domain, locked: LockedState, whole: bool = True) -> None:
     wanted = [port._replace(ifindex=links.index_of(port.tap)) for port in vlan_membership.tap_vlans(domain)]
     present = domain.taps
     before, uuid = _all(locked), domain.uuid
-    gone = [port for port in before if not links.is_there(port.tap, port.ifindex)]
-    known = [p for p in before if p not in gone and p.uuid == uuid and (whole or p.tap in present)]
+    gone = [port for port in before if not links.exists(port.tap, port.ifindex)]
+    of_domain = [p for p in before if p not in gone and p.uuid == uuid and (whole or p.tap in present)]
     for port in wanted:
         locked.put_tap_vlans(port)
     for port in wanted:
         vlan_bridge.tag(port, locked.descriptor)
-    stale, left = ([port for port in ports if port.tap not in {p.tap for p in wanted}] for ports in (known, gone))
+    stale, left = ([port for port in ports if port.tap not in {p.tap for p in wanted}] for ports in (of_domain, gone))
     for port in stale:
         if links.master_of(port.tap) == port.bridge:
             vlan_bridge.untag(port.tap, port.bridge, locked.descriptor)
-    _forget([*stale, *left], locked, {port.uplink for port in (*wanted, *known, *gone)})
+    _forget([*stale, *left], locked, {port.uplink for port in (*wanted, *of_domain, *gone)})
 
 
 def untag(uuid: str, locked: LockedState) -> None:
@@ -41,22 +41,22 @@ def untag(uuid: str, locked: LockedState) -> None:
 
 def sweep(locked: LockedState) -> None:
     """Forgets the VLANs of taps that no longer exist."""
-    _forget([port for port in _all(locked) if not links.is_there(port.tap, port.ifindex)], locked, set())
+    _forget([port for port in _all(locked) if not links.exists(port.tap, port.ifindex)], locked, set())
 
 
 def lost(state: State) -> dict[str, str]:
     """The taps that are in their bridges and not in their VLANs there, or whose uplink is not, each with its domain.
     Raises GuestnetError."""
-    ports = [port for port in _all(state) if links.is_there(port.tap, port.ifindex)]
+    ports = [port for port in _all(state) if links.exists(port.tap, port.ifindex)]
     ports = [port for port in ports if links.master_of(port.tap) == port.bridge]
-    there = vlan_bridge.all_current() if ports else {}
-    return {port.tap: port.domain for port in ports if not _is_tagged(port, there)}
+    members = vlan_bridge.all_current() if ports else {}
+    return {port.tap: port.domain for port in ports if not _is_tagged(port, members)}
 
 
-def _is_tagged(port: TapVlans, there: Mapping[str, vlan_bridge.Members]) -> bool:
+def _is_tagged(port: TapVlans, members: Mapping[str, vlan_bridge.Members]) -> bool:
     wanted = vlan_bridge.members(port)
-    leaves = not links.master_of(port.uplink) or wanted.keys() <= there.get(port.uplink, {}).keys()
-    return wanted == there.get(port.tap) and leaves
+    leaves = not links.master_of(port.uplink) or wanted.keys() <= members.get(port.uplink, {}).keys()
+    return wanted == members.get(port.tap) and leaves
 
 
 def _forget(ports: list[TapVlans], locked: LockedState, uplinks: set[str]) -> None:

@@ -58,11 +58,11 @@ class Plug:
         ]
         devices, domain = Node("devices", {}), Node("domain", {})
         devices.children = [nic]
-        told = ("name", "uuid", "metadata") if self._is_told_of(nic) else ("name", "uuid")
-        domain.children = [*(c for c in self.domain.xml.children if c.tag in told), devices]
+        tags = ("name", "uuid", "metadata") if self._has_policy(nic) else ("name", "uuid")
+        domain.children = [*(c for c in self.domain.xml.children if c.tag in tags), devices]
         return domain
 
-    def _is_told_of(self, nic: Node) -> bool:
+    def _has_policy(self, nic: Node) -> bool:
         """Whether what the metadata says of this MAC address is not said of a NIC with a tap that has it already."""
         devices, domain = Node("devices", {}), Node("domain", {})
         devices.children = [nic, *self.domain.xml.all("devices/interface")]
@@ -149,13 +149,13 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
     good once it is on libvirt's record. So is the tap of a NIC while another guest's of its MAC address is plugged in.
     """
 
-    def mine(tap: str) -> bool:
+    def fits(tap: str) -> bool:
         return (stays.moves or tap != stays.tap) and not taps.owner_but(found.uuid, tap, state)
 
     end = time.monotonic() + HELPER_SECONDS
     while (left := end - time.monotonic()) > 0:
         alone = not _has_rival(found, state)
-        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS if alone else _RIVAL_SECONDS), mine)
+        tap = watch.tap(found.mac, found.bridge, min(left, _LOOK_SECONDS if alone else _RIVAL_SECONDS), fits)
         if tap and not _has_rival(found, state):
             yield tap, not stays.moves
         given = _recorded_tap(found, state)

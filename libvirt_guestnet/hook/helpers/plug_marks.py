@@ -75,8 +75,8 @@ def _guard(tap: str, mark: Plugging, state: State) -> None:
 def _is_guarded_early(mark: Plugging, state: State) -> bool:
     """Whether a NIC of another port was guarded for a move within its bridge of which libvirt has nothing on record."""
     domain = _domain(mark, state)
-    known = map(state.sound_port, domain.taps) if domain is not None else ()
-    return any(port.portid == mark.portid and port.uuid == mark.uuid for port in known if port)
+    ports = map(state.sound_port, domain.taps) if domain is not None else ()
+    return any(port.portid == mark.portid and port.uuid == mark.uuid for port in ports if port)
 
 
 def _is_done(mark: Plugging, state: State) -> bool:

@@ -17,7 +17,7 @@ from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 
 _SECONDS, _LONGEST_SECONDS = 5, 600
-_OF_PROCESSES = (notes.ARRIVING, notes.CHANGING, notes.SETTLING, notes.SYNCING)
+_OF_PROCESSES = (notes.CONNECTING, notes.CHANGING, notes.SETTLING, notes.SYNCING)
 _SPOOLS, _REPAIR = ("reconnect", "repairing"), "reconnect.lock"
 _WHEN = "after a process of ours was killed"
 
@@ -93,7 +93,7 @@ def _finish_promises(state: UnlockedState) -> None:
 
     with state.lock() as locked:
         broken = {kind: notes.broken(locked, kind) for kind in _OF_PROCESSES}
-        guests = {*broken[notes.ARRIVING], *_no_longer_awaited(locked)}
+        guests = {*broken[notes.CONNECTING], *_no_longer_awaited(locked)}
     if guests or broken[notes.CHANGING]:
         repair.repair(sorted(guests), _WHEN)
     if broken[notes.SETTLING]:

@@ -31,14 +31,14 @@ def is_incoming(domain: Domain) -> bool:
     return any(job.get("async") == "migration in" for job in status.all("job"))
 
 
-def leave_helper(domain: Domain, taps: list[str], arrive: Callable[[], None], state: UnlockedState) -> None:
-    """Leaves a process behind that calls `arrive` when the guest runs here; never, if it does not come. None where one
+def leave_helper(domain: Domain, taps: list[str], connect: Callable[[], None], state: UnlockedState) -> None:
+    """Leaves a process behind that calls `connect` when the guest runs here; never, if it does not come. None where one
     waits already. Raises OSError or GuestnetError when it cannot be made."""
     turn = _turn(domain, state)
     if turn is None:
         return
     try:
-        _leave(domain, taps, arrive, turn)
+        _leave(domain, taps, connect, turn)
     finally:
         turn.hand_over()
 
@@ -54,11 +54,11 @@ def _turn(domain: Domain, state: UnlockedState) -> Promise | None:
         return Promise(path, locked)
 
 
-def _leave(domain: Domain, taps: list[str], arrive: Callable[[], None], turn: Promise) -> None:
+def _leave(domain: Domain, taps: list[str], connect: Callable[[], None], turn: Promise) -> None:
     ears = [_ear(tap) for tap in taps]  # they listen from now on: nothing is missed while the helper is made
     why = "wait for the guest's arrival"
     try:
-        detached.leave(lambda: _wait(domain, taps, ears, arrive), LONGEST_SECONDS, why, turn)
+        detached.leave(lambda: _wait(domain, taps, ears, connect), LONGEST_SECONDS, why, turn)
     finally:
         for ear in ears:
             ear.close()
@@ -72,7 +72,7 @@ def _ear(tap: str) -> _socket.socket:
     return ear
 
 
-def _wait(domain: Domain, taps: list[str], ears: list[_socket.socket], arrive: Callable[[], None]) -> None:
+def _wait(domain: Domain, taps: list[str], ears: list[_socket.socket], connect: Callable[[], None]) -> None:
     indexes = [links.index_of(tap) for tap in taps]
     poll = select.poll()
     for ear in ears:
@@ -80,7 +80,7 @@ def _wait(domain: Domain, taps: list[str], ears: list[_socket.socket], arrive: C
     while [links.index_of(tap) for tap in taps] == indexes:
         poll.poll(1000)
         if any(_heard(ear) for ear in ears) or _runs(domain):
-            arrive()
+            connect()
             return
 
 

@@ -15,9 +15,9 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 
-# A guest that has arrived, until it is led to and its LANs have been told twice more; ways in that are being changed;
-# checksum guards on their way to tcx; a `guestnet hooks sync`.
-ARRIVING, CHANGING, SETTLING, SYNCING = "arriving", "changing", "settling", "syncing"
+# A guest that has migrated here, until the host routes to it and has announced it twice more; forwards that are being
+# changed; checksum guards that are being moved to tcx; a `guestnet hooks sync`.
+CONNECTING, CHANGING, SETTLING, SYNCING = "connecting", "changing", "settling", "syncing"
 _held: set[int] = set()
 
 

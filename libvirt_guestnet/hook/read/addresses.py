@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.hook.read import host_routed
-from libvirt_guestnet.hook.read import wanted_forwards as ways_asked
+from libvirt_guestnet.hook.read import host_routed, wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model.held_addresses import RequestedAddress, single
 
 
-def asked(domain: Domain) -> list[RequestedAddress]:
+def requested(domain: Domain) -> list[RequestedAddress]:
     """All of them. Raises GuestnetError on what cannot be carried out."""
     owner = f"domain {domain.name!r}"
     unprobed = {policy.mac for policy, _ in domain.policies() if not policy.probe}
-    found = [*_routed(domain, owner, unprobed), *_ways(domain, owner, unprobed), *_behind(domain, owner)]
+    found = [*_routed(domain, owner, unprobed), *_forwards(domain, owner, unprobed), *_behind(domain, owner)]
     return [*found, *_bridged(domain, owner)]
 
 
@@ -36,13 +35,13 @@ def _routed(domain: Domain, owner: str, unprobed: set[str]) -> Iterator[Requeste
         yield from (RequestedAddress(parse.prefix(text), "prefix", owner, port.vrf) for text in port.prefixes)
 
 
-def _ways(domain: Domain, owner: str, unprobed: set[str]) -> Iterator[RequestedAddress]:
-    for ways in ways_asked.ways(domain):
-        for each in ways.floating:
-            ip, probe = parse.prefix(each.ip), ways.mac not in unprobed
-            yield RequestedAddress(ip, "floating address", owner, way=True, published=True, probe=probe)
-        ats = dict.fromkeys(forward.at for forward in ways.forwards if forward.at)
-        yield from (RequestedAddress(parse.prefix(at), "forward at", owner, way=True, part=True) for at in ats)
+def _forwards(domain: Domain, owner: str, unprobed: set[str]) -> Iterator[RequestedAddress]:
+    for port in wanted_forwards.port_forwards(domain):
+        for each in port.floating:
+            ip, probe = parse.prefix(each.ip), port.mac not in unprobed
+            yield RequestedAddress(ip, "floating address", owner, forwarded=True, published=True, probe=probe)
+        ats = dict.fromkeys(forward.at for forward in port.forwards if forward.at)
+        yield from (RequestedAddress(parse.prefix(at), "forward at", owner, forwarded=True, part=True) for at in ats)
 
 
 def _behind(domain: Domain, owner: str) -> Iterator[RequestedAddress]:
@@ -53,7 +52,7 @@ def _behind(domain: Domain, owner: str) -> Iterator[RequestedAddress]:
 def _bridged(domain: Domain, owner: str) -> Iterator[RequestedAddress]:
     """The ports' own addresses on bridges, but for those that the host routes to the guest: they are on none."""
     for policy, nic in domain.policies():
-        bridge, led = nic.bridge_of_network, {each.ip for each in policy.floating}
+        bridge, floating = nic.bridge_of_network, {each.ip for each in policy.floating}
         for address in policy.addresses:
-            if bridge and address not in led:
+            if bridge and address not in floating:
                 yield RequestedAddress(single(address), "address", owner, bridge=bridge, probe=policy.probe)

@@ -170,16 +170,16 @@ class Domain:
         return {nic.mac for nic in self.nics if nic.has_tap}
 
     @cached_property
-    def _known(self) -> dict[int, PortPolicy]:
+    def _policies_read(self) -> dict[int, PortPolicy]:
         return {}
 
     def _read(self, mark: Node) -> PortPolicy:
-        if id(mark) not in self._known:
+        if id(mark) not in self._policies_read:
             try:
-                self._known[id(mark)] = reader.read_port(mark)
+                self._policies_read[id(mark)] = reader.read_port(mark)
             except reader.PortError as error:
                 raise GuestnetError(f"domain {self.name!r}: {error}") from error
-        return self._known[id(mark)]
+        return self._policies_read[id(mark)]
 
 
 def _check_number(ports: list[Node]) -> None:

@@ -1,6 +1,6 @@
-"""Host-routed ports: what a domain's XML wants to be led to its taps. Pure reading.
+"""Host-routed ports: the host routes that a domain's XML asks for to its taps. Pure reading.
 
-Nothing but the domain tells of them: an interface of type ethernet is on no network of libvirt's (decision 31).
+Only the domain's own XML has them: an interface of type ethernet is on no network of libvirt's (decision 31).
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def gateways(port: RoutedPort) -> RoutedTap:
     return RoutedTap(port.tap, tuple(gateway for version, gateway in found if version in versions), port.vrf)
 
 
-def reach(domain: Domain, port: RoutedPort, uplink_of: UplinkOf) -> HostRoutes:
-    """What leads to the port. Raises GuestnetError when no uplink is found for an address that has to be published."""
+def host_routes(domain: Domain, port: RoutedPort, uplink_of: UplinkOf) -> HostRoutes:
+    """The port's routes and published addresses. Raises GuestnetError when no uplink is found for an address that has
+    to be published."""
     routes = [Route(f"{ip}/{ip.max_prefixlen}", port.tap, table=port.table) for ip in port.addresses]
     for prefix in port.prefixes:
         via = next((str(ip) for ip in port.addresses if ip.version == parse.prefix(prefix).version), "")

@@ -23,7 +23,7 @@ class HostWide(NamedTuple):
     unguardable: str = ALLOW
 
 
-NOTHING_ASKED = HostWide()
+NOTHING_REQUIRED = HostWide()
 
 
 def read(file: str = FILE) -> HostWide:
@@ -32,7 +32,7 @@ def read(file: str = FILE) -> HostWide:
         with open(file, "rb") as stream:
             found = json.loads(stream.read(_LARGEST))
     except FileNotFoundError:
-        return NOTHING_ASKED
+        return NOTHING_REQUIRED
     except OSError as error:
         raise GuestnetError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError):
@@ -44,7 +44,7 @@ def read(file: str = FILE) -> HostWide:
 
 def write(wanted: HostWide, file: str = FILE) -> None:
     """Makes that count. Raises OSError."""
-    if wanted == NOTHING_ASKED:
+    if wanted == NOTHING_REQUIRED:
         if os.path.lexists(file):
             os.unlink(file)
         return

@@ -35,15 +35,15 @@ class Record(NamedTuple):
     version: tuple[int, int]
 
 
-def record(name: str, known: Record | None = None) -> Record | None:
-    """libvirt's record of a domain, `known` itself if that is still it; None while it does not run. Raises
+def record(name: str, before: Record | None = None) -> Record | None:
+    """libvirt's record of a domain, `before` itself if that is still it; None while it does not run. Raises
     GuestnetError on one that cannot be read."""
     try:
         with open(_path(name), "rb") as file:
             stat = os.fstat(file.fileno())
             version = stat.st_ino, stat.st_mtime_ns
-            if known is not None and known.version == version:
-                return known
+            if before is not None and before.version == version:
+                return before
             domain = xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("domain")
     except (FileNotFoundError, NotADirectoryError):
         return None

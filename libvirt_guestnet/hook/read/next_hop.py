@@ -1,4 +1,4 @@
-"""Guests that the host routes through: what a domain's XML wants to be led to its ports on bridges. Pure reading."""
+"""Next hops: the host routes that a domain's XML asks for by way of its ports on bridges. Pure reading."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.state.receipts import HostRoutes, Route
 
 
-def reaches(domain: Domain) -> list[HostRoutes]:
+def host_routes(domain: Domain) -> list[HostRoutes]:
     """For each port with prefixes behind it the host's routes to them, by way of the port's address.
 
     Raises GuestnetError on anything that cannot be carried out.
     """
-    return [_reach(domain, policy, nic) for policy, nic in domain.policies() if policy.behind]
+    return [_host_routes(domain, policy, nic) for policy, nic in domain.policies() if policy.behind]
 
 
-def _reach(domain: Domain, policy: PortPolicy, nic: Nic) -> HostRoutes:
+def _host_routes(domain: Domain, policy: PortPolicy, nic: Nic) -> HostRoutes:
     if not nic.bridge:
         raise GuestnetError(f"interface {policy.mac}: it is on no bridge that the host could route through")
     bridge = parse.device(nic.bridge)

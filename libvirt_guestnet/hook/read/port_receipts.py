@@ -45,12 +45,12 @@ def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortRece
         return _trusted(bare, policy)
     bare = _served(bare, network) if network else bare
     if policy is not None:
-        known = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
-        return savi_prefixes.with_claims(known, network, _choice(policy, network))
+        receipt = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
+        return savi_prefixes.with_claims(receipt, network, _choice(policy, network))
     if network is None:
         return None
-    known = _with_defaults(_by_network(bare, network), network)
-    return savi_prefixes.with_claims(known, network, _choice(None, network))
+    receipt = _with_defaults(_by_network(bare, network), network)
+    return savi_prefixes.with_claims(receipt, network, _choice(None, network))
 
 
 def _bare(domain: Domain, nic: Nic) -> PortReceipt:
@@ -159,8 +159,8 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     A port of which nobody knows more than that may ask by DHCP, and use no answer that cannot be believed.
     """
     reserved = tuple(ip for mac, ip in network.reservations if mac == bare.mac)
-    asked = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
-    learns = [v for v in asked if _learns(network, v)]
+    versions = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
+    learns = [v for v in versions if _learns(network, v)]
     if bare.trunk and learns:
         if not reserved:
             raise GuestnetError(
@@ -168,8 +168,8 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
                 f"of network {network.name!r}: give its port addresses, or a reservation in the network"
             )
         learns = []
-    known = _without_reserved(bare, network)._replace(owned=(*reserved, *_slaac(bare.mac, network, reserved)))
-    return _learning(known, network, learns) if learns else known
+    receipt = _without_reserved(bare, network)._replace(owned=(*reserved, *_slaac(bare.mac, network, reserved)))
+    return _learning(receipt, network, learns) if learns else receipt
 
 
 def _learns(network: NetworkReceipt, version: int) -> bool:
@@ -182,12 +182,12 @@ def _serves(network: NetworkReceipt, version: int) -> bool:
     return any(address(host).version == version for host in network.hosts)
 
 
-def _learning(known: PortReceipt, network: NetworkReceipt, versions: list[int]) -> PortReceipt:
-    return known._replace(
+def _learning(receipt: PortReceipt, network: NetworkReceipt, versions: list[int]) -> PortReceipt:
+    return receipt._replace(
         dhcp=tuple(host for host in network.hosts if address(host).version in versions),
         dynamic=tuple(text for version in versions for text in _dynamic(network, version)),
         # The host's own addresses are nobody else's, whatever its server says.
-        excluded=(*known.excluded, *network.hosts),
+        excluded=(*receipt.excluded, *network.hosts),
         bridge=network.bridge,
     )
 
@@ -207,13 +207,13 @@ def _without_reserved(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt
     return bare._replace(excluded=(*bare.excluded, *(ip for _, ip in network.reservations)))
 
 
-def _slaac(mac: str, network: NetworkReceipt, known: Collection[str]) -> Iterator[str]:
+def _slaac(mac: str, network: NetworkReceipt, owned: Collection[str]) -> Iterator[str]:
     """What a guest forms without asking, but for what it has and what is somebody's."""
     others = {*network.hosts, *(ip for owner, ip in network.reservations if owner != mac)}
     for subnet in map(prefix, dict.fromkeys([*network.subnets, *network.announced])):
         if isinstance(subnet, IPv6Network) and subnet.prefixlen == 64:
             formed = str(eui64(subnet, mac))
-            if formed not in others and f"{formed}/128" not in known and formed not in known:
+            if formed not in others and f"{formed}/128" not in owned and formed not in owned:
                 yield formed
 
 

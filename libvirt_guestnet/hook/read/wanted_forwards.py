@@ -12,16 +12,16 @@ from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 _MOST_OF_ALL = 4 * MOST_MOVED
 
 
-def ways(domain: Domain) -> list[PortForwards]:
+def port_forwards(domain: Domain) -> list[PortForwards]:
     """Those of a domain's ports that have any. Raises GuestnetError on what cannot be carried out."""
-    found = [each for nic in domain.nics if (each := _ways(domain, nic))]
+    found = [each for nic in domain.nics if (each := _port_forwards(domain, nic))]
     moved = sum(f.last - f.first + 1 for each in found for f in each.forwards if f.first != f.to_first)
     if moved > _MOST_OF_ALL:
         raise GuestnetError(f"metadata: the forwards of one domain may move {_MOST_OF_ALL} ports at most, not {moved}")
     return found
 
 
-def _ways(domain: Domain, nic: Nic) -> PortForwards | None:
+def _port_forwards(domain: Domain, nic: Nic) -> PortForwards | None:
     policy = nic.policy
     if policy is None or not (policy.forwards or policy.floating):
         return None
@@ -38,6 +38,6 @@ def _ways(domain: Domain, nic: Nic) -> PortForwards | None:
     )
 
 
-def _floating(asked: FloatingAddress) -> Floating:
-    ip = str(asked.ip)
-    return Floating(ip, ip, str(asked.via)) if asked.via else Floating(ip, str(asked.to))
+def _floating(requested: FloatingAddress) -> Floating:
+    ip = str(requested.ip)
+    return Floating(ip, ip, str(requested.via)) if requested.via else Floating(ip, str(requested.to))

@@ -59,10 +59,10 @@ class Libvirts:
 
     def __init__(self, looks: log.Looks) -> None:
         self._looks = looks
-        self._all_is_there()
+        self._reset()
 
-    def _all_is_there(self) -> None:
-        self._noticed, self._asked, self._worked, self._times, self._told = 0.0, 0.0, 0.0, 0, False
+    def _reset(self) -> None:
+        self._noticed, self._reloaded, self._worked, self._times, self._complained = 0.0, 0.0, 0.0, 0, False
         self._rules, self._ticks = "", 0
         self.patience: float | None = None
 
@@ -70,11 +70,11 @@ class Libvirts:
         """Raises GuestnetError where it cannot look."""
         found, now = look(self._looks), time.monotonic()
         if not found.lost:
-            self._all_is_there()
+            self._reset()
             return
         self._noticed = self._noticed or now
         self._watch_work(found, now)
-        self.patience = _LONGEST_REST if self._told else _LOOK_SECONDS
+        self.patience = _LONGEST_REST if self._complained else _LOOK_SECONDS
         stopping = found.some_left and now - self._noticed < _REST_SECONDS  # perhaps just one network
         if not stopping and (not self._times or self._is_resting(now)):
             self._tell(found, now)
@@ -88,17 +88,17 @@ class Libvirts:
     def _is_resting(self, now: float) -> bool:
         """Whether it has done what it was asked for, less and less soon: it may be one that does not hear us."""
         rest: float = min(_REST_SECONDS * 2 ** (self._times - 1), _LONGEST_REST)
-        worked = self._worked if now - self._asked < _MOST_WORK_SECONDS else 0.0
-        return now - max(worked, self._asked) >= rest
+        worked = self._worked if now - self._reloaded < _MOST_WORK_SECONDS else 0.0
+        return now - max(worked, self._reloaded) >= rest
 
     def _ask(self, now: float) -> None:
-        self._asked, self._times = now, self._times + 1
+        self._reloaded, self._times = now, self._times + 1
         with suppress(GuestnetError):
             program.run(list(_RELOADED), "", "systemd")
 
     def _tell(self, found: Seen, now: float) -> None:
-        if self._times >= _TIMES and not self._told:
-            self._told = True
+        if self._times >= _TIMES and not self._complained:
+            self._complained = True
             bridges, seconds = ", ".join(sorted(found.lost)), now - self._noticed
             log.complain(
                 f"rules of libvirt's for {bridges} are missing, and were {seconds:.0f} s ago: its daemon was asked "
@@ -114,11 +114,11 @@ def look(looks: log.Looks) -> Seen:
     if not bridges:
         return Seen(bridges, False, "")
     rules = _rules(ruled)
-    there = _named(bridges, rules)
-    lost = bridges - there
+    present = _named(bridges, rules)
+    lost = bridges - present
     if not lost and _lacks_any(ruled):  # whose they are is not to be seen: those of NAT name no bridge
         lost = frozenset(each.bridge for each in ruled if each.chains)
-    return Seen(lost, bool(there), rules)
+    return Seen(lost, bool(present), rules)
 
 
 def _rules(ruled: list[Ruled]) -> str:

@@ -41,8 +41,8 @@ OF_PORTS: dict[str, Callable[[State], dict[str, str]]] = {
     "port security": port_guard.lost,
     "checksum guard": checksum_guard.lost,
     "ARP rules": host_routes.ungated,
-    "gateway address or VRF": host_routes.left,
-    "routes or published addresses": host_routes.unled,
+    "gateway address or VRF": host_routes.without_address,
+    "routes or published addresses": host_routes.lost,
     "VLANs": tagging.lost,
     "bridge entries": bridge_ports.lost,
 }
@@ -50,19 +50,19 @@ OF_PORTS: dict[str, Callable[[State], dict[str, str]]] = {
 
 def lost(state: State) -> Lost:
     """Raises GuestnetError."""
-    there = tables()
-    of_all = _tables_lost(state, there)
+    present = tables()
+    of_all = _tables_lost(state, present)
     ports = {} if of_all else {tap: domain for find in OF_PORTS.values() for tap, domain in find(state).items()}
-    open_ = bridge_guard.closed(state) and (bridge_filter.TABLE not in there or bridge_guard.lost(state))
+    open_ = bridge_guard.closed(state) and (bridge_filter.TABLE not in present or bridge_guard.lost(state))
     if open_ and notes.is_at_work(state, notes.SYNCING):  # it closes them when all guests are under guard
         open_ = False
     return Lost(of_all, ports, [*([bridge_filter.TABLE] if open_ else []), *forwards.lost(state)])
 
 
-def _tables_lost(state: State, there: set[str]) -> list[str]:
-    gated = any(reach.gateway for reach in state.host_routes())
+def _tables_lost(state: State, present: set[str]) -> list[str]:
+    gated = any(receipt.gateway for receipt in state.host_routes())
     wanted = {ARP_TABLE: gated, TABLE: bool(state.tapnames())}
-    return [table for table, is_wanted in wanted.items() if is_wanted and table not in there]
+    return [table for table, is_wanted in wanted.items() if is_wanted and table not in present]
 
 
 def by_port(state: State) -> dict[str, list[str]]:

@@ -150,8 +150,8 @@ def _lost_for_good(state: UnlockedState) -> Lost:
 
 def _settle_bridges(state: UnlockedState) -> None:
     """What a killed call of a network's left undone."""
-    known = state.bridges()
-    if known is not None and not known.settled:
+    bridges = state.bridges()
+    if bridges is not None and not bridges.settled:
         with state.lock() as locked:
             if not notes.is_at_work(locked, notes.SYNCING):
                 bridge_guard.settle_pending(locked)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.sandboxes import install_hooks
-from test_ways_in import (  # noqa: F401  fixtures and tests, with other sandboxes under them
+from test_forwards_libvirt import (  # noqa: F401  fixtures and tests, with other sandboxes under them
     net,
     test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along,
     test_a_port_of_the_hosts_own_refuses_the_start,
@@ -33,5 +33,5 @@ def prepared(root: Path, backend: str) -> list[list[str]]:
 @pytest.fixture(scope="module", params=["iptables", "nftables"])
 def sandbox(request: pytest.FixtureRequest, trixie_root: Path) -> Iterator[Sandbox]:
     prepare = prepared(trixie_root, request.param)
-    with sandboxes.start(f"ways-{request.param}-{os.getpid()}", root=trixie_root, prepare=prepare) as running:
+    with sandboxes.start(f"forwards-{request.param}-{os.getpid()}", root=trixie_root, prepare=prepare) as running:
         yield running

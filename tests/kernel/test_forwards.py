@@ -1,4 +1,5 @@
-"""Ways in to a guest, from a LAN, the host and a neighbour, past rules such as libvirt's: the real hooks and kernel."""
+"""Port forwards and floating addresses of a guest, asked for from a LAN, the host and a neighbour, past rules such as
+libvirt's: the real hooks and kernel."""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ for tool in iptables ip6tables; do
     $tool -A FORWARD -i virbr1 -o virbr1 -j ACCEPT
     for way in -o -i; do $tool -A FORWARD $way virbr1 -j REJECT; done
 done"""
-WAYS = f"""
+FORWARDS = f"""
   <guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{GUEST}" first="80"/>
   <guestnet:forward at="{HOST6}" protocol="tcp" ports="8080" to="{GUEST6}" first="80"/>
   <guestnet:forward at="{HOST}" protocol="udp" ports="5300" to="{GUEST}" first="53"/>
@@ -71,9 +72,11 @@ WAYS = f"""
 FLOAT = f'<guestnet:floating ip="{FLOATING}" to="{GUEST}"/><guestnet:floating ip="{FLOATING6}" to="{GUEST6}"/>'
 
 
-def start(ways: str, uuid: bytes = b"61000001-", name: bytes = b"guesta", mac: bytes = b"52:54:00:61:0a:01") -> bytes:
-    """What libvirt sends at `start` for a domain with these ways in, on the port vnet1."""
-    port = f'<guestnet:address ip="{GUEST}"/><guestnet:address ip="{GUEST6}"/>{ways}'
+def start(
+    forwards: str, uuid: bytes = b"61000001-", name: bytes = b"guesta", mac: bytes = b"52:54:00:61:0a:01"
+) -> bytes:
+    """What libvirt sends at `start` for a domain with these forwards, on the port vnet1."""
+    port = f'<guestnet:address ip="{GUEST}"/><guestnet:address ip="{GUEST6}"/>{forwards}'
     metadata = DOMAIN.replace('<guestnet:address ip="10.61.1.10"/>', port)
     xml = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), metadata)
     other = xml.replace(b"61000001-", uuid).replace(b"<name>guesta", b"<name>" + name)
@@ -137,7 +140,7 @@ def agent(path: Path, prefix: list[str]) -> Iterator[Agent]:
 def test_forwards_keep_the_clients_address(host: Host, isolated: bool) -> None:
     if isolated:
         host.box.ok("sh", "-c", ISOLATED)
-    xml = start(WAYS)
+    xml = start(FORWARDS)
     before = host.rules()
     assert host.call("qemu", "guesta", "start", "begin", xml) == (0, "")
     assert not host.tcp("lan", HOST, 8080).open, "nobody is there yet"
@@ -174,12 +177,12 @@ def seen(probe: Probe) -> str:
     return str(probe.seen_as)
 
 
-ISOLATED_WAYS = """
+ISOLATED_FORWARDS = """
 import sys; sys.path.insert(0, sys.argv[1])
 from libvirt_guestnet.doctor import facts as doctor
-from libvirt_guestnet.hook.enforce import forwards as ways
+from libvirt_guestnet.hook.enforce import forwards
 from libvirt_guestnet.state.locked import UnlockedState
-print({bridge: sorted(versions) for bridge, versions in doctor.isolated_ways(UnlockedState().forwards()).items()})
+print({bridge: sorted(versions) for bridge, versions in doctor.isolated_forwards(UnlockedState().forwards()).items()})
 """
 
 
@@ -187,9 +190,9 @@ def test_an_isolated_port_and_its_neighbour_where_bridged_frames_pass_iptables(h
     """What plan and doctor say is so: the kernel leads the translated frame back over the bridge, and drops it."""
     if host.box.run("test", "-e", "/proc/sys/net/bridge").returncode:
         pytest.skip("this kernel has no br_netfilter: modprobe br_netfilter")
-    assert host.started(start(WAYS)) == [(0, "")] * 2
+    assert host.started(start(FORWARDS)) == [(0, "")] * 2
     library = str(Path(__file__).parents[2])
-    found = ["env", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", ISOLATED_WAYS, library]
+    found = ["env", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", ISOLATED_FORWARDS, library]
     assert host.box.ok(*found) == "{}\n"
     for port in ("vnet1", "near0"):
         host.box.ok("ip", "link", "set", port, "type", "bridge_slave", "isolated", "on")
@@ -206,14 +209,14 @@ def test_an_isolated_port_and_its_neighbour_where_bridged_frames_pass_iptables(h
 
 def test_a_guest_that_would_not_answer_through_the_host_sees_the_host(host: Host) -> None:
     host.box.ok("ip", "-n", "guest", "route", "del", "default")
-    xml = start(WAYS.replace('first="80"/>', 'first="80" hide="yes"/>'))
+    xml = start(FORWARDS.replace('first="80"/>', 'first="80" hide="yes"/>'))
     assert host.started(xml) == [(0, "")] * 2
     assert seen(host.tcp("lan", HOST, 8080)) == "10.61.1.1"
     assert seen(host.tcp("host", HOST, 8080)) == "10.61.1.1"
 
 
 def test_what_another_guest_has_is_refused_by_name(host: Host) -> None:
-    assert host.started(start(WAYS)) == [(0, "")] * 2
+    assert host.started(start(FORWARDS)) == [(0, "")] * 2
     plug = (
         "ip link add vnet7 type veth peer name eth7 && ip link set vnet7 master virbr1 up; ip tuntap add vnet6 mode tap"
     )
@@ -224,8 +227,8 @@ def test_what_another_guest_has_is_refused_by_name(host: Host) -> None:
         f'<guestnet:forward protocol="tcp" ports="8010-8020" to="{NEAR}"/>': "tcp/8010-8020",
         f'<guestnet:forward at="{HOST2}" protocol="udp" ports="6900-7000" to="{NEAR}"/>': "udp/6900-7000 at 198.18.1.2",
     }
-    for ways, message in wanted.items():
-        other = start(ways, b"61000009-", b"other").replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
+    for forwards, message in wanted.items():
+        other = start(forwards, b"61000009-", b"other").replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
         status, stderr = host.call("qemu", "other", "start", "begin", other)
         assert status == 1
         assert f"guest 'other': {message} is already forwarded to guest 'guesta'" in stderr
@@ -244,18 +247,18 @@ def test_what_the_host_listens_on_is_refused_by_name(host: Host) -> None:
     for protocol, port, message in listeners:
         with agent(host.root / "server", ["nsenter", "-t", host.box.pid, "--net", "--mount", "--"]) as server:
             server.listen(**{protocol: [port]})
-            status, stderr = host.call("qemu", "guesta", "start", "begin", start(WAYS))
+            status, stderr = host.call("qemu", "guesta", "start", "begin", start(FORWARDS))
             assert (status, host.receipts()) == (
                 1,
                 ["61000001-0000-4000-8000-000000000001.json", "vnet0.json", "vnet1.json"],
             )
             assert f"guest 'guesta': {message} cannot be forwarded: perl (process " in stderr
             assert f"listens on {protocol}/{port}" in stderr
-            assert host.gone(start(WAYS)) == (0, "")
-    assert host.started(start(WAYS)) == [(0, "")] * 2
+            assert host.gone(start(FORWARDS)) == (0, "")
+    assert host.started(start(FORWARDS)) == [(0, "")] * 2
     # Who comes later is the one to go: a running guest stays reachable, and its daemon's restart says nothing.
     host.agents["host"].listen(tcp=[8080])
-    assert host.call("qemu", "guesta", "reconnect", "begin", start(WAYS)) == (0, "")
+    assert host.call("qemu", "guesta", "reconnect", "begin", start(FORWARDS)) == (0, "")
     assert seen(host.tcp("lan", HOST, 8080)) == LAN
 
 
@@ -267,13 +270,13 @@ def test_loopback_and_other_addresses_of_the_host_are_no_clash(host: Host) -> No
         try:
             while ":1F90" not in host.box.ok("cat", "/proc/net/tcp"):
                 assert process.poll() is None
-            assert host.started(start(WAYS)) == [(0, "")] * 2
+            assert host.started(start(FORWARDS)) == [(0, "")] * 2
         finally:
             process.kill()
 
 
 def test_what_others_take_away_comes_back_with_the_next_call(host: Host) -> None:
-    xml = start(WAYS)
+    xml = start(FORWARDS)
     assert host.started(xml) == [(0, "")] * 2
     rules = host.rules()
     for damage in (
@@ -293,9 +296,9 @@ def test_what_others_take_away_comes_back_with_the_next_call(host: Host) -> None
     assert seen(host.tcp("lan", HOST, 8080)) == LAN
 
 
-def test_ways_change_under_a_running_guest(host: Host) -> None:
+def test_forwards_change_under_a_running_guest(host: Host) -> None:
     """As `apply` and `hooks sync` do it, since libvirt calls no hook for metadata."""
-    assert host.started(start(WAYS)) == [(0, "")] * 2
+    assert host.started(start(FORWARDS)) == [(0, "")] * 2
     changed = start(f'<guestnet:forward at="{HOST}" protocol="tcp" ports="9090" to="{GUEST}" first="80"/>')
     assert host.call("qemu", "guesta", "reconnect", "begin", changed) == (0, "")
     assert seen(host.tcp("lan", HOST, 9090)) == LAN
@@ -368,7 +371,7 @@ def test_who_keeps_sending_reaches_who_is_there_now(host: Host) -> None:
         try:
             host.agents["near"].listen(udp=[53])
             assert ask() == "nothing"  # now the flow is known, and is the host's own
-            xml = start(WAYS)
+            xml = start(FORWARDS)
             assert host.started(xml) == [(0, "")] * 2
             assert ask() == f"{LAN} 4444"
             assert host.gone(xml) == (0, "")
@@ -383,9 +386,9 @@ def test_who_keeps_sending_reaches_who_is_there_now(host: Host) -> None:
 
 
 def test_sessions_go_on_when_other_ways_change(host: Host) -> None:
-    assert host.started(start(WAYS)) == [(0, "")] * 2
+    assert host.started(start(FORWARDS)) == [(0, "")] * 2
     assert seen(host.udp("lan", HOST, 5300)) == LAN
-    more = WAYS + f'<guestnet:forward at="{HOST}" protocol="tcp" ports="9999" to="{GUEST}"/>'
+    more = FORWARDS + f'<guestnet:forward at="{HOST}" protocol="tcp" ports="9999" to="{GUEST}"/>'
     assert host.call("qemu", "guesta", "reconnect", "begin", start(more)) == (0, "")
     assert " dport=5300 " in host.box.ok("cat", "/proc/net/nf_conntrack")
     assert host.call("qemu", "guesta", "reconnect", "begin", start("")) == (0, "")

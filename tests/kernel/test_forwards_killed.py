@@ -1,4 +1,4 @@
-"""A hook killed at any of its steps while it opens or closes ways in: the next call of any guest makes them exact."""
+"""A hook killed at any of its steps while it opens or closes forwards: the next call of any guest makes them exact."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from support.box import Box
 from support.hooks import Hooks
 from support.killed import THIRD, command
+from test_forwards import FLOAT, FORWARDS, start
 from test_hook_killed import PLAIN, plug
-from test_ways import FLOAT, WAYS, start
 
-XML = start(WAYS + FLOAT)
+XML = start(FORWARDS + FLOAT)
 
 
 @pytest.fixture

@@ -75,20 +75,20 @@ def is_whole_but_for_that(hooks: Hooks) -> None:
     ],
     ids=["without IPv6", "routed elsewhere"],
 )
-def test_a_sync_tells_who_is_not_led_to_and_goes_on(hooks: Hooks, damage: str, why: str) -> None:
+def test_a_sync_tells_who_is_not_routed_to_and_goes_on(hooks: Hooks, damage: str, why: str) -> None:
     spoil(hooks, damage)
     for _ in range(2):
-        failures, unled = synced(hooks)
-        assert (failures, len(unled)) == ([], 1)
-        assert unled[0].startswith(f"domain 'a': {why}")
+        failures, unrouted = synced(hooks)
+        assert (failures, len(unrouted)) == ([], 1)
+        assert unrouted[0].startswith(f"domain 'a': {why}")
         is_whole_but_for_that(hooks)
 
 
 def test_a_sync_goes_on_where_the_bridge_is_gone(hooks: Hooks) -> None:
     spoil(hooks, "ip link del br0")
-    failures, unled = synced(hooks)
-    assert (failures, len(unled)) == ([], 1)
-    assert unled[0].startswith("domain 'a': device br0 does not exist on this host")
+    failures, unrouted = synced(hooks)
+    assert (failures, len(unrouted)) == ([], 1)
+    assert unrouted[0].startswith("domain 'a': device br0 does not exist on this host")
     assert hooks.chains() == [TAP]
 
 

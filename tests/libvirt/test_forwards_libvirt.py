@@ -119,16 +119,16 @@ def net(sandbox: Sandbox) -> Iterator[Net]:
         yield net
 
 
-def metadata(network: str, ways: str = "") -> str:
+def metadata(network: str, forwards: str = "") -> str:
     ip4, ip6 = GUESTS[network]
-    ways = ways or (
+    forwards = forwards or (
         f'<g:forward at="{HOST}" protocol="udp" ports="5300" to="{ip4}" first="53"/>'
         f'<g:forward at="{HOST6}" protocol="udp" ports="5300" to="{ip6}" first="53"/>'
         f'<g:forward protocol="udp" ports="6000-6001" to="{ip4}"/>'
     )
     return (
         f'<g:domain xmlns:g="{NAMESPACE}" topology="t" guest="g"><g:port mac="{MAC}" name="p" network="{network}">'
-        f'<g:address ip="{ip4}"/><g:address ip="{ip6}"/>{ways}</g:port></g:domain>'
+        f'<g:address ip="{ip4}"/><g:address ip="{ip6}"/>{forwards}</g:port></g:domain>'
     )
 
 
