@@ -127,7 +127,7 @@ def test_an_uplink_that_is_gone_keeps_nothing_else_of_a_guest_that_is_gone(
 
     host.start("b", "vme1", tag=9)
     monkeypatch.setattr(vlan_bridge, "current", refuse)
-    monkeypatch.setattr(host_routes, "forget", lambda *_: done.append("routes"))
+    monkeypatch.setattr(host_routes, "delete", lambda *_: done.append("routes"))
     monkeypatch.setattr(host_routes, "sweep", lambda *_: done.append("others' routes"))
     monkeypatch.setattr(forwards, "sweep", lambda *_: done.append("forwards"))
     with pytest.raises(GuestnetError, match="no bridge port"):
