@@ -1,4 +1,4 @@
-"""Addresses that are somebody's already, and those that a guest is to have: when it cannot. Pure; on the hook path.
+"""Which addresses that a guest requests it cannot have, as somebody holds them already. Pure; on the hook path.
 
 An address in another VRF is another address. On a bridge the host has no say: there a guest's own address counts only
 where the host itself is on that bridge, and has it.
@@ -68,7 +68,7 @@ def single(address: Address) -> Prefix:
 def refusals(
     requested: Iterable[RequestedAddress], held: Iterable[HeldAddress], subnets: Iterable[tuple[Prefix, str]] = ()
 ) -> Iterator[Refusal]:
-    """One for each thing that cannot be had. `subnets` are those that the host is on, each with its VRF."""
+    """One for each request that is refused. `subnets` are those that the host is on, each with its VRF."""
     others, on = list(held), list(subnets)
     for each in requested:
         met = next((other for other in others if _meets(each, other, on)), None)
@@ -109,7 +109,8 @@ def _shared(requested: RequestedAddress, held: HeldAddress) -> bool:
 
 
 def _captures(requested: RequestedAddress, held: HeldAddress, subnets: list[tuple[Prefix, str]]) -> bool:
-    """Whether a route to a prefix would lead past who has an address in it, being nearer than the host's subnet."""
+    """Whether a route to a prefix would divert packets from the holder of an address in it: it is more specific than
+    the host's subnet."""
     if held.prefix.prefixlen != held.prefix.max_prefixlen or not _within(held.prefix, requested.prefix):
         return False
     return not any(

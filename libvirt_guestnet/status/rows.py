@@ -159,12 +159,12 @@ def status(
     NICs wait for their guard, `wrong` what the kernel has otherwise than it should. Raises GuestnetError when the state
     under /run is damaged.
     """
-    known = UnlockedState().sound_port if receipt is None else receipt
+    find_receipt = UnlockedState().sound_port if receipt is None else receipt
     domains = [domain for domain in snapshot.domains if _shown(domain.topology, topology)]
     rows: list[Row] = [_network(n, snapshot, guards, wrong) for n in snapshot.networks if _shown(n.topology, topology)]
     rows += _routed_networks(domains)
     for domain in domains:
-        rows += _ports(domain, known, seen, offload, wrong)
+        rows += _ports(domain, find_receipt, seen, offload, wrong)
     shown = domains if topology is not None else snapshot.domains
     unguarded = unguarded_rows(shown, guards.networks, host, plugging)
     return [*rows, *forward_rows(domains, open_forwards), *route_rows(domains, route_facts), *unguarded]

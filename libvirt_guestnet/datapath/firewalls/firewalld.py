@@ -45,11 +45,11 @@ class Firewalld(Firewall):
         try:
             if not (add or remove) or TABLE not in tables():
                 return []
-            there = _zone_sources()
+            present = _zone_sources()
         except GuestnetError as error:
             return [f"firewalld: {error}"] if add else []
-        calls = [("addSource", each) for each in sorted(add - there)]
-        calls += [("removeSource", each) for each in sorted((remove - add) & there)]
+        calls = [("addSource", each) for each in sorted(add - present)]
+        calls += [("removeSource", each) for each in sorted((remove - add) & present)]
         return [failure for method, source in calls if (failure := _failed(method, source))]
 
     def missing(self, wanted: Sequence[Wanted]) -> list[str]:

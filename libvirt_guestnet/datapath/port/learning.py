@@ -94,7 +94,7 @@ class Learner(NamedTuple):
     reserved: str = ""
 
     def spans(self, version: int) -> Ranges:
-        """What of one family may be learnt."""
+        """The addresses of one family that may be learnt."""
         return self.free[version]
 
     def counted(self, version: int) -> int:
@@ -102,7 +102,8 @@ class Learner(NamedTuple):
         return dict(self.server.served).get(version, 0) or int(bool(self.spans(version)))
 
     def lines(self, drop: Callable[[str, str], list[str]], fresh: bool = False) -> list[str]:
-        """What makes the port learn. `drop` makes rules of a reason and what to match; `fresh`: it never did before."""
+        """The lines that make the port learn. `drop` makes rules of a reason and a match; `fresh`: it never learnt
+        before."""
         hook = f'type filter hook egress device "{self.tap}" priority filter; policy accept;'
         lines = [] if fresh else _without_chain(_OLD_CHAIN, self.tap)
         lines += [f"add chain {TABLE} leases-{self.tap} {{ {hook} }}", f"flush chain {TABLE} leases-{self.tap}"]
@@ -264,7 +265,7 @@ def is_held_set(name: str) -> bool:
 
 
 def replace_held(name: str, now: dict[int, int], wanted: dict[int, int]) -> list[str]:
-    """The lines after which such a set, which has `now`, has what is wanted: addresses and the seconds of each."""
+    """The lines that change such a set from `now` to what is wanted: addresses, each with its seconds."""
     version = int(name[4])
     gone = [f"{verb} element {TABLE} {name} {{ {ip:#x} }}" for ip in now.keys() - wanted.keys() for verb in _TOLERANT]
     new = ((ip, max(1, wanted[ip])) for ip in wanted.keys() - now.keys())

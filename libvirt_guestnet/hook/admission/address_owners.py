@@ -1,8 +1,8 @@
-"""Whether what a guest is to have is somebody's already: the host's, its routers' and servers', another running
-guest's, or whose answers for it on a LAN.
+"""Whether an address that a guest requests is in use already: by the host, its routers or servers, by another running
+guest, or by whoever answers for it on a LAN.
 
-Asked where a guest is about to get it: by `start`, when a NIC is plugged in, by `plan` and `apply`, and of what a guest
-that runs asks for since its metadata was changed; never of what it has. Facts are read here, and judged by
+This is checked when a guest is about to get it: by `start`, when a NIC is plugged in, by `plan` and `apply`, and for
+what a running guest's changed metadata requests; never for what the guest has. Facts are read here, and judged by
 `held_addresses`. Decision 42 says why nobody waits for the LAN longer.
 """
 
@@ -40,7 +40,7 @@ class Facts(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """What a domain is to have, and nobody had when that was looked at."""
+    """What a domain requests, and nobody had when that was checked."""
 
     requested: list[RequestedAddress]
     facts: Facts
@@ -61,7 +61,7 @@ def admit(domain: Domain, state: UnlockedState, *, ask_lans: bool = True) -> Adm
 
 
 def recheck(admitted: Admitted, locked: LockedState) -> None:
-    """Looks once more at other guests: of two that start at once, one is refused."""
+    """Checks once more against other guests: of two that start at once, one is refused."""
     _check(admitted, locked)
 
 
@@ -73,7 +73,7 @@ def _check(admitted: Admitted, state: State) -> None:
 
 
 def check_changes(domains: Iterable[Domain], state: State) -> None:
-    """Raises GuestnetError where a guest that runs asks for more than it has, and that is somebody's."""
+    """Raises GuestnetError where a running guest requests more than it has, and that is in use."""
     wanted = [(domain.uuid, addresses.requested(domain)) for domain in domains]
     had = _had(state) if any(requested for _, requested in wanted) else {}
     for uuid, requested in wanted:
@@ -88,7 +88,7 @@ def _kind(requested: RequestedAddress) -> str:
 
 
 def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
-    """By UUID what each guest has, by its receipts."""
+    """What each guest has by its receipts, by UUID."""
     found: dict[str, set[tuple[str, Prefix]]] = {}
     for port in state.ports():
         found.setdefault(port.uuid, set()).update(("bridge", prefix(text)) for text in port.owned)
@@ -102,7 +102,7 @@ def _had(state: State) -> dict[str, set[tuple[str, Prefix]]]:
 
 
 def facts_for(requested: list[RequestedAddress]) -> Facts:
-    """What has to be known of the host to judge these."""
+    """What of the host is needed to judge these."""
     if not requested:
         return Facts([], [])
     host = kernel.host_addresses(every=True)
@@ -130,7 +130,7 @@ def _requested_by_routes(state: State) -> Iterator[RequestedAddress]:
 
 
 def _requested_by_forwards(state: State) -> Iterator[RequestedAddress]:
-    """Floating addresses have a route of the host's only where it answers for them."""
+    """Floating addresses without a host route (that they have only where the host answers for them), and forwards."""
     routed = {route.prefix for receipt in state.host_routes() for route in receipt.routes}
     for each in state.forwards():
         if links.index_of(each.tap) == each.ifindex != 0:

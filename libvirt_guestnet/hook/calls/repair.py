@@ -62,7 +62,7 @@ def locked(lock: int) -> bool:
 
 
 def spooled() -> list[str]:
-    """The guests to be repaired, those among them that a killed process was at."""
+    """The guests to be repaired, also those at which a process was killed."""
     return sorted({*_names(SPOOL), *_names(TAKEN)})
 
 
@@ -81,7 +81,7 @@ def _settle() -> None:
 
 
 def _taken() -> list[str]:
-    """Those of them that are there by now, moved to where they stay until they are repaired."""
+    """The guests that are in the spool by now, moved to where they stay until they are repaired."""
     os.makedirs(TAKEN, 0o700, exist_ok=True)
     for name in _names(SPOOL):
         os.rename(f"{SPOOL}/{name}", f"{TAKEN}/{name}")
@@ -114,8 +114,8 @@ def _chunks(names: list[str]) -> Iterator[list[str]]:
 
 
 def _repaired(names: list[str], when: str) -> list[str]:
-    """Repairs guests together or, where that fails, each half of them: for one alone it is said. The UUIDs of those
-    that are."""
+    """Repairs guests together or, where that fails, each half of them; a failure for a single one is logged. Returns
+    the UUIDs of those that are repaired."""
     try:
         with Deadline():
             return _together(names)
@@ -130,7 +130,7 @@ def _repaired(names: list[str], when: str) -> list[str]:
 
 
 def _keep(name: str, when: str) -> None:
-    """Whoever may change what a guest is to have shall not take its guard off by it: it has what it had."""
+    """Guards a guest as it was: whoever may change its XML must not be able to take its guard off by an error in it."""
     try:
         with Deadline():
             state = UnlockedState()
@@ -150,8 +150,8 @@ def _together(names: list[str]) -> list[str]:
 
 
 def _news(messages: list[str]) -> list[str]:
-    """What has not been said: the service tries again and again to route to a guest. It runs for years, and guests name
-    themselves: what it remembers has a bound, and beyond it is said again."""
+    """Those messages that were not logged before: the service tries again and again to route to a guest. It runs for
+    years, and guests choose their names, so it remembers a bounded number; beyond that it logs again."""
     new = [each for each in messages if each not in _said]
     if len(_said) > _MOST_SAID:
         _said.clear()

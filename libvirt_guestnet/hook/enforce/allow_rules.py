@@ -2,9 +2,9 @@
 
 libvirt passes a routed network's own subnets, between its bridge and the device of its <forward> alone: what is behind
 a guest is rejected, and so is what goes to another routed network of the same device (9.0 and 11.3, both backends).
-Here both pass as if the device led to them. On a nat network only what is behind a guest does: its own subnets are
-libvirt's to translate. Of what is on a network of mode open, or on a host-routed guest's tap, libvirt knows nothing:
-that passes whatever libvirt, or another firewall, does not reject by name.
+With the accepts here both pass between those networks and the device. On a nat network only what is behind a guest
+passes: libvirt translates its own subnets. Of a network of mode open, or a host-routed guest's tap, libvirt knows
+nothing: what comes from there passes unless libvirt, or another firewall, rejects it by name.
 """
 
 from __future__ import annotations

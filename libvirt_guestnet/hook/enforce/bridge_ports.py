@@ -22,7 +22,8 @@ def expect(domain: xmlread.Node, state: UnlockedState) -> None:
 
 
 def settle(name: str, receipts: Iterable[PortReceipt], locked: LockedState) -> None:
-    """Has a domain's bridges know its guarded ports. Raises GuestnetError where another port has one's MAC address."""
+    """Gives a domain's guarded ports their static entries. Raises GuestnetError where another port has the MAC
+    address."""
     managed, awaited = _managed(locked), locked.incoming(name)
     for receipt in receipts:
         bridge = links.master_of(receipt.tap)
@@ -50,8 +51,7 @@ def release(taps: Iterable[str], locked: LockedState) -> None:
 
 
 def lost(state: State) -> dict[str, str]:
-    """The taps that their bridges do not know any more as `settle` had it, each with its domain. Raises
-    GuestnetError."""
+    """The taps whose static entries or bridge settings are gone, each with its domain. Raises GuestnetError."""
     managed = _managed(state)
     guarded = [r for r in state.ports() if links.exists(r.tap, r.ifindex) and not r.trusted] if managed else []
     ports = [r for r in guarded if links.master_of(r.tap) in managed and not state.incoming(r.domain)]

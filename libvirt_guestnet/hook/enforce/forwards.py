@@ -28,10 +28,11 @@ from libvirt_guestnet.state.receipts import ForwardsInKernel, PortForwards
 
 
 def claim(domain: Domain, locked: LockedState, whole: bool = True) -> None:
-    """Records what a domain's ports (if that is not the `whole` of it, some) ask for; not yet active, but for what is
-    already.
+    """Records the forwards that a domain asks for, or some of its ports, which are not the `whole` of it. They are not
+    active yet, but for those that are already.
 
-    Raises GuestnetError, with nothing changed, when another guest or the host itself has an address or port of them.
+    Raises GuestnetError, with nothing changed, when another guest or the host itself has one of their addresses or
+    ports.
     """
     wanted = wanted_forwards.port_forwards(domain)
     receipts = locked.forwards()
@@ -53,7 +54,7 @@ def claim(domain: Domain, locked: LockedState, whole: bool = True) -> None:
 
 
 def _check_text(wanted: list[PortForwards]) -> None:
-    """Raises GuestnetError if these could not be written: whoever asks for them hears of it, and nobody else."""
+    """Raises GuestnetError if nft or another firewall could not be given these: so only their own guest is refused."""
     wanted = list(map(lease_forwards.any_of, wanted))
     grammar.check_nft(batch(wanted))
     if accepted := list(accepts(wanted)):
@@ -73,8 +74,8 @@ def check_plugged(domain: Domain, state: State) -> None:
 
 
 def check(wanted: list[PortForwards], others: list[PortForwards], active: list[PortForwards]) -> None:
-    """Raises GuestnetError when another guest, or a program of the host, already has what is asked for. What a guest
-    has is not asked for again: who came later is the one to go."""
+    """Raises GuestnetError when another guest, or a program of the host, already has one of the wanted addresses or
+    ports. What a guest has already is not checked against the host again: whoever came later has to go."""
     requested = [claim for each in wanted for claim in claims(each)]
     taken = [claim for each in others for claim in claims(each)]
     for number, one in enumerate(requested):
@@ -98,7 +99,7 @@ def check_host(new: list[Claim]) -> None:
 
 
 def activate(uuids: set[str], locked: LockedState, force: bool = False) -> None:
-    """Opens what domains have claimed, now that they are there. Raises GuestnetError after doing what can be done."""
+    """Opens what domains have claimed, now that they run. Raises GuestnetError after opening what can be opened."""
     for each in locked.forwards():
         if each.uuid in uuids and not each.active and _exists(each):
             locked.put_forwards(each._replace(active=True))
@@ -153,7 +154,7 @@ def settle(locked: LockedState, force: bool = False) -> None:
 def _carry_out(
     before: ForwardsInKernel, wanted: ForwardsInKernel, through: list[Passage | RoutedLink], locked: LockedState
 ) -> list[str]:
-    """Has the kernel, and other firewalls, go from one to the other. Returns what failed."""
+    """Changes the kernel, and other firewalls, from one to the other. Returns what failed."""
     sources = tuple(sorted({*before.sources, *wanted.sources}))
     locked.put_forwards_in_kernel(before._replace(through=(), sources=sources, changing=True))
     refused = culprits.left_out(list(wanted.forwards), lambda some: nft(batch(some), locked.descriptor))
@@ -164,7 +165,7 @@ def _carry_out(
 
 
 def _sources(wanted: list[Wanted]) -> list[str]:
-    """What some firewalls have to be told of that; most guests ask for nothing, and import none of them."""
+    """The prefixes that some firewalls need to know. Where nothing is wanted, no firewall is imported."""
     if not wanted:
         return []
     from libvirt_guestnet.datapath.firewalls import registry
@@ -218,7 +219,7 @@ def _one_by_one(port: PortForwards) -> list[PortForwards]:
 
 
 def lost(state: State) -> list[str]:
-    """What somebody else took out of the kernel of that which `settle` put there. Raises GuestnetError."""
+    """What `settle` put into the kernel and somebody else took out of it. Raises GuestnetError."""
     from libvirt_guestnet.datapath.run.nft import sizes_of
 
     active = [each for each in state.forwards() if each.active]
@@ -229,7 +230,7 @@ def lost(state: State) -> list[str]:
 
 
 def _not_accepting(state: State) -> list[str]:
-    """Which firewalls do not let through any more what they did."""
+    """Which firewalls lack accepts of ours that they had."""
     wanted = wanted_accepts(state)
     if not wanted:
         return []
@@ -239,14 +240,14 @@ def _not_accepting(state: State) -> list[str]:
 
 
 def wanted_accepts(state: State) -> list[Wanted]:
-    """What the host's other firewalls have to let through now."""
+    """What the host's other firewalls must accept now."""
     return [*accepts(_active(state)), *passages(state)]
 
 
 def _arrange(
     active: list[PortForwards], through: list[Passage | RoutedLink], gone: set[str], locked: LockedState
 ) -> list[str]:
-    """Has other firewalls let these pass. Returns what failed."""
+    """Has other firewalls accept these. Returns what failed."""
     from libvirt_guestnet.datapath.firewalls import registry
     from libvirt_guestnet.datapath.firewalls.contract import Change
     from libvirt_guestnet.datapath.routing import gateway
@@ -260,7 +261,7 @@ def _arrange(
 
 
 def _names(active: list[PortForwards], state: State) -> Callable[[Wanted], str]:
-    """Whose something is that has to pass, for messages."""
+    """Names the guest of an accept, for messages."""
     owners = {accept: each.domain for each in active for accept in accepts([each])}
 
     def name(wanted: Wanted) -> str:

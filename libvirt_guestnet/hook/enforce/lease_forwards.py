@@ -22,7 +22,7 @@ _LEASE_SECONDS = 1 << 31  # of a port that learns nothing its server's own time 
 
 
 def follows(port: PortForwards) -> bool:
-    """Whether a port has forwards to what it has by DHCP."""
+    """Whether a port has forwards to its leased address."""
     return any(forward.to in LEASES for forward in port.forwards)
 
 
@@ -32,14 +32,15 @@ def followed(port: PortForwards, state: State) -> PortForwards:
 
 
 def any_of(port: PortForwards) -> PortForwards:
-    """The same with addresses of nobody, where it only matters how they would be written."""
+    """The same with addresses for documentation, to check how the forwards would be written."""
     return with_leases(port, _PLACEHOLDERS)
 
 
 def _addresses(port: PortForwards, state: State) -> dict[int, str]:
-    """By family. What another port holds is not this one's, whatever the server wrote; and what this one has learnt is
-    its own, even if a neighbour with its identity had the server write it down as his. Nor can one give a lease back:
-    only in IPv6, where questions do not say whose they are, is what is written nowhere its own all the same."""
+    """A port's leased addresses by family. An address that another port holds is not this one's, whatever the server
+    wrote; what this one has learnt is its own, even if a neighbour with its identity had the server write the lease as
+    his. In IPv6 such a neighbour can also give the lease back: there a learnt address counts though it is written
+    nowhere."""
     receipt = state.sound_port(port.tap)
     if receipt is None or not receipt.dhcp:
         segment = receipt.segment if receipt else port.bridge
@@ -54,7 +55,7 @@ def _addresses(port: PortForwards, state: State) -> dict[int, str]:
 
 
 class Files:
-    """Hears when leases change; of nothing until libvirt has made the folder, which `look` finds."""
+    """Notices when lease files change. Until libvirt has made their folder there are none: `look` finds it then."""
 
     def __init__(self, folder: str = _FOLDER) -> None:
         import ctypes
@@ -68,11 +69,11 @@ class Files:
         return int(self._fd)
 
     def look(self) -> None:
-        """Begins to hear, if it does not yet."""
+        """Begins to watch the folder, if it does not yet."""
         self._watched = self._watched or self._libc.inotify_add_watch(self._fd, self._folder, _CHANGED) >= 0
 
     def drain(self) -> None:
-        """Forgets what was heard: that something was is all that matters."""
+        """Forgets the events: that there was one is all that matters."""
         try:
             while os.read(self._fd, 1 << 16):
                 pass

@@ -46,7 +46,7 @@ def try_to_connect(domain: Domain, state: UnlockedState) -> list[str]:
 
 
 def _expected(domain: Domain, state: State) -> list[str]:
-    """The taps of an expected guest whose bridges wait for it."""
+    """The taps of a guest that migrates to this host: their bridges get its static entries once it runs here."""
     return state.taps(domain.uuid) if state.incoming(domain.name) else []
 
 
@@ -77,7 +77,7 @@ def _connect_and_announce(domain: Domain, state: UnlockedState, tap: str) -> Non
 
 
 def _now(domain: Domain, state: State) -> Domain:
-    """The domain as it has become while somebody waited for it."""
+    """The domain as libvirt has it now: it may have changed while a helper waited for it."""
     record = libvirt_records.record(domain.name)
     same = record is not None and record.domain.text_of("uuid") == domain.uuid
     return bridge_guard.joined(record.domain, state) if record is not None and same else domain

@@ -1,7 +1,7 @@
 """Guests that migrate to this host: `started` comes before their memory does, and no call says when they run here.
 
 QEMU announces every NIC by a frame from its tap the moment it runs the guest here. A helper waits for that; until then
-the guest is where it came from, and whatever leads to it leads there.
+the guest runs where it came from, and its addresses belong there.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def is_incoming(domain: Domain) -> bool:
 
 
 def leave_helper(domain: Domain, taps: list[str], connect: Callable[[], None], state: UnlockedState) -> None:
-    """Leaves a process behind that calls `connect` when the guest runs here; never, if it does not come. None where one
-    waits already. Raises OSError or GuestnetError when it cannot be made."""
+    """Leaves a process behind that calls `connect` when the guest runs here; never, if it does not come. Does nothing
+    where one waits already. Raises OSError or GuestnetError when it cannot be made."""
     turn = _turn(domain, state)
     if turn is None:
         return
@@ -44,7 +44,7 @@ def leave_helper(domain: Domain, taps: list[str], connect: Callable[[], None], s
 
 
 def _turn(domain: Domain, state: UnlockedState) -> Promise | None:
-    """The note that the domain is on its way, and waited for; None while somebody has it."""
+    """The note that a process waits for the domain, locked; None while another process has it."""
     name = domain.name
     with state.lock() as locked:
         path = locked.incoming_path(name)

@@ -1,8 +1,8 @@
-"""Notes of work that a process has taken on: it has the lock of one until that is done.
+"""Notes of work that a process has begun: it has the file lock of its note until the work is done.
 
-A note whose lock nobody has is of a process that was killed; `helpers.unfinished` has its work finished (decision 55).
-Notes are empty files under /run/libvirt-guestnet, or receipts. Who looks whether somebody has one has its lock for a
-moment.
+So a note that nobody has locked is of a process that was killed: `helpers.unfinished` has its work finished (decision
+55). Notes are empty files under /run/libvirt-guestnet, or receipts. Whoever looks whether a note is locked locks it for
+a moment himself.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Promise:
     """A note of this process's own."""
 
     def __init__(self, path: str, _locked: LockedState) -> None:
-        """Takes on the note, which is made if it is not there; under the state's lock, so that nobody takes it for one
-        whose process is gone."""
+        """Makes the note, if it is not there, and locks it: under the state's lock, so that nobody takes it meanwhile
+        for one whose process was killed."""
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         self.path = path
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -37,30 +37,30 @@ class Promise:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """All is done, or owed to whoever finds the note."""
+        """Removes the note after success; else leaves it, with the work, to whoever finds it."""
         if kind is None:
             self.kept()
         else:
             self.hand_over()
 
     def kept(self) -> None:
-        """All is done."""
+        """Removes the note: all is done."""
         forget(self.path)
         self.hand_over()
 
     def hand_over(self) -> None:
-        """To a fork of this process, or to whoever finds the note."""
+        """Leaves the note to a fork of this process, or to whoever finds it."""
         close(self.file)
 
 
 def path(state: State, kind: str, name: str) -> str:
-    """Where a note is that is no receipt."""
+    """The path of a note that is no receipt."""
     return f"{state.root}/{kind}/{name}"
 
 
 @contextmanager
 def promised(state: UnlockedState, kind: str, name: str) -> Iterator[None]:
-    """What is inside of a `with` is noted, and owed no more if it ends by itself, be it with an error."""
+    """Notes the work inside of a `with`. The note goes when the work ends by itself, be it with an error."""
     with state.lock() as locked:
         promise = Promise(path(locked, kind, name), locked)
     try:
@@ -70,25 +70,25 @@ def promised(state: UnlockedState, kind: str, name: str) -> Iterator[None]:
 
 
 def keep_from_forks(file: int) -> None:
-    """The same of another lock of this process's."""
+    """Has `let_go` close another lock of this process, too."""
     _held.add(file)
 
 
 def close(file: int) -> None:
-    """Of what this process has the lock of."""
+    """Gives up a lock that this process has."""
     _held.discard(file)
     os.close(file)
 
 
 def let_go(but: Promise | None) -> None:
-    """Of a fork: what its parent has promised is not this one's, but for one."""
+    """To be called in a fork: closes the locks of its parent, but for one that it has taken over."""
     for file in _held - ({but.file} if but else set()):
         os.close(file)
     _held.intersection_update({but.file} if but else set())
 
 
 def names(state: State, kind: str) -> list[str]:
-    """Of all notes of a kind."""
+    """The names of all notes of a kind."""
     try:
         return sorted(os.listdir(f"{state.root}/{kind}"))
     except FileNotFoundError:
@@ -121,6 +121,6 @@ def is_at_work(state: State, kind: str) -> bool:
 
 
 def forget(note: str) -> None:
-    """Nothing is owed by it any more."""
+    """Removes a note: its work is done."""
     with suppress(FileNotFoundError):
         os.unlink(note)
