@@ -60,7 +60,7 @@ ELSEWHERE = {
         r"iptables\.py _is_last_in_place|learning\.py (give_back|replace_held|is_held_set)$"
         r"|nft\.py (in_set|_times|_is_absent)$"
         r"|present\.py _is_whole|address_sets\.py _(held|span)$"
-        r"|links\.py is_up$|libvirt_rules\.py (_children|Libvirts\._is_resting)$"
+        r"|links\.py is_(up|isolated)$|libvirt_rules\.py (_children|Libvirts\._is_resting)$"
         r"|routes\.py present|Rtnl\.published|repair\.py _ports|fdb\.py silence|announce\.py unsolicited_advertisement"
     ),
 }
