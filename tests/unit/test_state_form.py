@@ -12,7 +12,7 @@ import pytest
 from support.old_state import FORWARDS, ROUTES, placed
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import dispatch, main
+from libvirt_guestnet.hook import concern, dispatch, main
 from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
@@ -165,6 +165,18 @@ def test_what_cannot_be_taken_over_is_told_of_and_holds_up_nobody(
         assert (locked.host_routes(), locked.forwards()) == (ROUTES, FORWARDS)
         locked.put_ports("u", [PORT])
     assert f"{root / made} is damaged" in capfd.readouterr().err
+
+
+def test_a_file_in_a_folders_place_is_looked_at_and_refuses_no_stranger(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root.mkdir()
+    (root / "reach").touch()
+    monkeypatch.setattr(concern, "_STATE", str(root))
+    assert concern.CONCERNS["qemu", "release"]("other", b"<domain/>")
+    with UnlockedState(str(root)).lock() as locked:
+        assert locked.host_routes() == []
+    assert f"{root}/reach is damaged" in capfd.readouterr().err
 
 
 def test_a_change_that_was_not_finished_stays_one(old: Path) -> None:
