@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from support.old_state import FORWARDS, ROUTES, placed
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import concern, dispatch, main
-from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import ForwardsInKernel, HostRoutes, PortReceipt, UplinkVlans
@@ -177,6 +179,19 @@ def test_a_file_in_a_folders_place_is_looked_at_and_refuses_no_stranger(
     with UnlockedState(str(root)).lock() as locked:
         assert locked.host_routes() == []
     assert f"{root}/reach is damaged" in capfd.readouterr().err
+
+
+def test_a_process_that_is_left_behind_does_not_wait_for_the_lock_of_its_parent(root: Path) -> None:
+    """Which it has itself until it lets go of it. What cannot be taken over has everybody ask for the lock."""
+    root.mkdir()
+    (root / "reach").touch()
+    with UnlockedState(str(root)).lock() as locked:
+        checksum_guard.settle(checksum_guard.Put("", (1,)), locked)
+    file, end = os.open(root / "lock", os.O_RDWR), time.monotonic() + 20
+    while time.monotonic() < end and not repair.locked(file):
+        time.sleep(0.05)
+    assert repair.locked(file), "somebody has the lock still"
+    os.close(file)
 
 
 def test_a_change_that_was_not_finished_stays_one(old: Path) -> None:
