@@ -131,6 +131,8 @@ def _names(directory: str) -> list[str]:
         return os.listdir(directory)
     except FileNotFoundError:
         return []
+    except NotADirectoryError:  # something is there: whoever reads it says what
+        return [directory]
 
 
 # By (hook, operation), as in `lifecycle.TABLE`: whether the object of this name, or this XML, concerns us.

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from support.old_state import FORWARDS, ROUTES, placed
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import dispatch, main
-from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.hook import concern, dispatch, main
+from libvirt_guestnet.hook.calls import repair
+from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
@@ -177,6 +179,31 @@ def test_what_cannot_be_taken_over_is_told_of_and_holds_up_nobody(
         assert (locked.host_routes(), locked.forwards()) == (ROUTES, FORWARDS)
         locked.put_ports("u", [PORT])
     assert f"{root / made} is damaged" in capfd.readouterr().err
+
+
+def test_a_file_in_a_folders_place_is_looked_at_and_refuses_no_stranger(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root.mkdir()
+    (root / "reach").touch()
+    monkeypatch.setattr(concern, "_STATE", str(root))
+    assert concern.CONCERNS["qemu", "release"]("other", b"<domain/>")
+    with UnlockedState(str(root)).lock() as locked:
+        assert locked.host_routes() == []
+    assert f"{root}/reach is damaged" in capfd.readouterr().err
+
+
+def test_a_process_that_is_left_behind_does_not_wait_for_the_lock_of_its_parent(root: Path) -> None:
+    """Which it has itself until it lets go of it. What cannot be taken over has everybody ask for the lock."""
+    root.mkdir()
+    (root / "reach").touch()
+    with UnlockedState(str(root)).lock() as locked:
+        checksum_guard.settle(checksum_guard.Put("", (1,)), locked)
+    file, end = os.open(root / "lock", os.O_RDWR), time.monotonic() + 20
+    while time.monotonic() < end and not repair.locked(file):
+        time.sleep(0.05)
+    assert repair.locked(file), "somebody has the lock still"
+    os.close(file)
 
 
 def test_a_change_that_was_not_finished_stays_one(old: Path) -> None:

@@ -94,17 +94,17 @@ def settle(put: Put, locked: LockedState) -> None:
     promise = Promise(notes.path(locked, notes.SETTLING, f"{put.unsettled[0]}-{time.monotonic_ns()}"), locked)
     try:
         why = "settle the checksum guard"
-        detached.leave(lambda: _settle_alone(put, promise, UnlockedState(locked.root)), _SETTLE_SECONDS, why, promise)
+        detached.leave(lambda: _settle_alone(put, promise, locked.root), _SETTLE_SECONDS, why, promise)
     finally:
         promise.hand_over()
 
 
-def _settle_alone(put: Put, promise: Promise, state: UnlockedState) -> None:
-    # Our parents' locks, the state's and that of a repair, must not last as long as this.
+def _settle_alone(put: Put, promise: Promise, root: str) -> None:
+    # Our parents' locks, the state's and that of a repair, must not last as long as this, nor be waited for by it.
     os.closerange(3, promise.file)
     os.closerange(promise.file + 1, 1024)
     time.sleep(_START_SECONDS)
-    _settle(put.unsettled, state)
+    _settle(put.unsettled, UnlockedState(root))
     promise.kept()
 
 
