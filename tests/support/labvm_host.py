@@ -23,6 +23,7 @@ from libvirt_guestnet.model.topology import Topology
 
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 DOT1Q, DOT1AD = 0x8100, 0x88A8
+_LATEST_SECONDS = 60
 
 
 def frame(source: str, *tags: tuple[int, int], text: str = "") -> bytes:
@@ -44,13 +45,16 @@ class Tap:
     def send(self, data: bytes) -> None:
         os.write(self.fd, data)
 
-    def heard(self, within: float = 0.3, kind: bytes = b"\x88\xb5") -> list[bytes]:
-        """Every frame of an EtherType that comes out, whatever else is there."""
-        found, end = [], time.monotonic() + within
-        while (left := end - time.monotonic()) > 0:
+    def heard(self, within: float = 0.3, kind: bytes = b"\x88\xb5", least: int = 0) -> list[bytes]:
+        """Every frame of an EtherType that comes out within so many seconds, whatever else is there; and before, as
+        many as there are `least`, however long an emulated and busy machine takes for them."""
+        found, end, latest = list[bytes](), time.monotonic() + within, time.monotonic() + _LATEST_SECONDS
+        while (left := (latest if len(found) < least else end) - time.monotonic()) > 0:
             if select.select([self.fd], [], [], left)[0]:
                 data = os.read(self.fd, 4096)
-                found += [data] if kind in data[12:22] else []
+                if kind in data[12:22]:
+                    found.append(data)
+                    end = time.monotonic() + within if len(found) == least else end
         return found
 
 

@@ -62,6 +62,11 @@ def hears(tap: Tap, data: bytes, within: float = 0.3) -> bool:
     return data in [heard[:60] for heard in tap.heard(within, kind=ARP)]
 
 
+def soon_hears(tap: Tap, data: bytes) -> bool:
+    """The same of what should come, however long an emulated and busy machine takes for it."""
+    return any(hears(tap, data) for _ in range(200))
+
+
 @pytest.fixture
 def host(namespace: None, tmp_path: Path) -> Host:
     """Libvirt's bridge gn-one, and a host whose NICs are taps."""
@@ -126,9 +131,9 @@ def test_what_nobody_guards_passes_nothing_and_hears_nothing(host: Host) -> None
     assert [hears(a, arp("stranger")), hears(b, arp("stranger"), 0.1)] == [False, False]
     assert not heard_by_host(listener, arp("stranger"))
     listener.send(announcement("02:00:00:00:00:01", "10.0.0.1"))
-    assert hears(a, announcement("02:00:00:00:00:01", "10.0.0.1"))
+    assert soon_hears(a, announcement("02:00:00:00:00:01", "10.0.0.1"))
     a.send(arp("ann"))
-    assert hears(b, arp("ann"))
+    assert soon_hears(b, arp("ann"))
     assert heard_by_host(listener, arp("ann"))
     assert stranger.heard(0.1, kind=ARP) == []
     assert admitted() == {"ann", "bob"}
@@ -140,9 +145,9 @@ def test_it_is_the_bridge_guard_that_stops_it(host: Host) -> None:
     stranger = Tap("stranger", "gn-one")
     subprocess.run(["nft", "delete", "table", "bridge", "guestnet"], check=True)
     stranger.send(arp("stranger"))
-    assert hears(a, arp("stranger"))
+    assert soon_hears(a, arp("stranger"))
     a.send(arp("ann"))
-    assert hears(stranger, arp("ann"))
+    assert soon_hears(stranger, arp("ann"))
 
 
 @pytest.mark.only("bookworm", "trixie")
@@ -177,7 +182,7 @@ def test_the_uplink_of_our_bridge_passes_everything(host: Host) -> None:
     w, nic = host.start("will", "gn-nic"), host.taps["nic"]
     assert admitted() == {"nic", "will"}
     w.send(arp("will"))
-    assert hears(nic, arp("will"))
+    assert soon_hears(nic, arp("will"))
     spanning = b"\x01\x80\xc2\0\0\0" + b"\x02\0\0\0\0\1" + b"\x08\x06" + b"BPDU".ljust(46, b"\0")
     nic.send(arp("stranger"))
     nic.send(spanning)
@@ -203,20 +208,20 @@ def test_somebodys_bridge_and_an_unguarded_network_are_left_alone(host: Host) ->
         assert host.network(network, "start", "started") == ""
         first, second = Tap(f"{network}1", bridge), Tap(f"{network}2", bridge)
         first.send(arp("stranger"))
-        assert hears(second, arp("stranger"))
+        assert soon_hears(second, arp("stranger"))
     assert guarded_bridges() == {"gn-one"}
     x = host.start("xena", "br0")
     x.send(arp("xena"))
-    assert hears(first, arp("xena"))
+    assert soon_hears(first, arp("xena"))
 
 
 @pytest.mark.only("bookworm", "trixie")
 def test_a_trusted_port_passes_until_its_domain_is_gone(host: Host) -> None:
     a, t = start_one(host, "ann", "tom")
     t.send(arp("stranger"))
-    assert hears(a, arp("stranger"))
+    assert soon_hears(a, arp("stranger"))
     a.send(arp("ann"))
-    assert hears(t, arp("ann"))
+    assert soon_hears(t, arp("ann"))
     host.stop("tom", "gn-one")
     assert admitted() == {"ann"}
 
@@ -231,7 +236,7 @@ def test_a_name_inherits_nothing(host: Host) -> None:
     assert not hears(b, arp("stranger"))
     assert host.domain("tom", "start", "gn-one") == ""
     again.send(arp("stranger"))
-    assert hears(b, arp("stranger"))
+    assert soon_hears(b, arp("stranger"))
     assert admitted() == {"bob", "tom"}
     host.stop("bob", "gn-one")
     host.taps["tom"] = again
@@ -255,7 +260,7 @@ def test_a_network_that_restarts_keeps_its_running_guests(host: Host) -> None:
     assert guarded_bridges() == set()
     assert host.network("one", "start", "started") == ""
     a.send(arp("ann"))
-    assert hears(b, arp("ann"))
+    assert soon_hears(b, arp("ann"))
     assert admitted() == {"ann", "bob"}
 
 
@@ -286,7 +291,7 @@ def test_flushed_rules_come_back_with_anybodys_next_call(host: Host) -> None:
     a.send(arp("stranger"))
     assert not hears(b, arp("stranger")), "its own filter is back, too"
     a.send(arp("ann"))
-    assert [hears(b, arp("ann")), hears(t, arp("ann"))] == [True, True]
+    assert [soon_hears(b, arp("ann")), soon_hears(t, arp("ann"))] == [True, True]
 
 
 @pytest.mark.only("bookworm")  # whose nft is the one that the golden files are of

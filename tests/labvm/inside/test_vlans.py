@@ -82,12 +82,12 @@ def test_frames_leave_with_their_tag_and_stay_in_their_vlan(aware: Host) -> None
     taps = aware.taps
     taps["red1"].send(frame(mac("red1")))
     tagged = frame(mac("red1"), (DOT1Q, 100))
-    assert taps["out0"].heard() == [tagged]
-    assert taps["red2"].heard(0.1) == [frame(mac("red1"))]
-    assert taps["trunk"].heard(0.1) == [tagged]
+    assert taps["out0"].heard(least=1) == [tagged]
+    assert taps["red2"].heard(0.1, least=1) == [frame(mac("red1"))]
+    assert taps["trunk"].heard(0.1, least=1) == [tagged]
     assert taps["blue1"].heard(0.1) == []
     taps["out0"].send(frame("02:00:00:00:00:01", (DOT1Q, 200)))
-    assert taps["blue1"].heard() == [frame("02:00:00:00:00:01")]
+    assert taps["blue1"].heard(least=1) == [frame("02:00:00:00:00:01")]
     assert [taps[name].heard(0.1) for name in ("red1", "red2", "trunk")] == [[], [], []]
 
 
@@ -97,7 +97,7 @@ def test_a_trunk_sends_its_vlans_tagged_and_its_native_one_untagged(aware: Host)
     trunk.send(frame(mac("trunk"), (DOT1Q, 105)))
     trunk.send(frame(mac("trunk")))
     trunk.send(frame(mac("trunk"), (DOT1Q, 200)))  # not in its trunk
-    assert up.heard() == [frame(mac("trunk"), (DOT1Q, 105)), frame(mac("trunk"), (DOT1Q, 7))]
+    assert up.heard(least=2) == [frame(mac("trunk"), (DOT1Q, 105)), frame(mac("trunk"), (DOT1Q, 7))]
     assert aware.taps["blue1"].heard(0.1) == []
 
 
@@ -108,7 +108,7 @@ def test_an_access_port_hops_into_no_other_vlan(aware: Host) -> None:
         for guest in ("red1", "red2"):
             aware.taps[guest].send(frame(mac(guest), *tags))
     assert aware.taps["blue1"].heard() == []
-    outside = aware.taps["out0"].heard(0.1)
+    outside = aware.taps["out0"].heard(0.1, least=1)
     assert [data for data in outside if data[12:16] != struct.pack("!HH", DOT1Q, 100)] == []
     # A guarded port sends no tag at all, not even its own VLAN's.
     assert [data for data in outside if data[6:12].hex(":") == mac("red2")] == []
@@ -148,9 +148,9 @@ def test_a_subinterface_carries_one_vlan_to_a_bridge_of_its_own(nic: Host) -> No
     nic.start("red1", "gn-lan.100")
     nic.start("blue1", "gn-lan.200")
     nic.taps["red1"].send(frame(mac("red1")))
-    assert nic.taps["nic"].heard() == [frame(mac("red1"), (DOT1Q, 100))]
+    assert nic.taps["nic"].heard(least=1) == [frame(mac("red1"), (DOT1Q, 100))]
     nic.taps["nic"].send(frame("02:00:00:00:00:01", (DOT1Q, 200)))
-    assert nic.taps["blue1"].heard() == [frame("02:00:00:00:00:01")]
+    assert nic.taps["blue1"].heard(least=1) == [frame("02:00:00:00:00:01")]
     assert nic.taps["red1"].heard(0.1) == []
     for network in ("red", "blue"):
         assert nic.network(network, "stopped") == ""
@@ -164,11 +164,11 @@ def test_a_service_tag_goes_around_the_customers_own(nic: Host) -> None:
     nic.start("site", "gn-provider.300")
     inner = frame(mac("site"), (DOT1Q, 100))
     nic.taps["site"].send(inner)
-    assert nic.taps["pro"].heard() == [frame(mac("site"), (DOT1AD, 300), (DOT1Q, 100))]
+    assert nic.taps["pro"].heard(least=1) == [frame(mac("site"), (DOT1AD, 300), (DOT1Q, 100))]
     nic.taps["pro"].send(frame("02:00:00:00:00:01", (DOT1Q, 300)))  # the same number as a customer's tag
     assert nic.taps["site"].heard() == []
     nic.taps["pro"].send(frame("02:00:00:00:00:01", (DOT1AD, 300), (DOT1Q, 42)))
-    assert nic.taps["site"].heard() == [frame("02:00:00:00:00:01", (DOT1Q, 42))]
+    assert nic.taps["site"].heard(least=1) == [frame("02:00:00:00:00:01", (DOT1Q, 42))]
 
 
 @pytest.mark.parametrize(
@@ -212,10 +212,10 @@ def test_a_guarded_port_is_known_in_each_of_its_vlans(nic: Host) -> None:
     }
     thief = frame(mac("in3"))
     nic.taps["in2"].send(thief)  # trusted, in VLAN 11, where in3 is tagged
-    assert nic.taps["in3"].heard(0.1) == [frame(mac("in3"), (DOT1Q, 11))]
+    assert nic.taps["in3"].heard(0.1, least=1) == [frame(mac("in3"), (DOT1Q, 11))]
     answer = bytes.fromhex(mac("in3").replace(":", "")) + frame(mac("in2"))[6:]
     nic.taps["in2"].send(answer)
-    assert nic.taps["in3"].heard() == [answer[:12] + struct.pack("!HH", DOT1Q, 11) + answer[12:]]
+    assert nic.taps["in3"].heard(least=1) == [answer[:12] + struct.pack("!HH", DOT1Q, 11) + answer[12:]]
     assert nic.domain("in3", "reconnect", "gn-inside") == ""
     assert nic.domain("in3", "release", "gn-inside") == ""
     assert "sticky" not in subprocess.run(["bridge", "fdb"], check=True, capture_output=True, text=True).stdout
