@@ -33,7 +33,7 @@ from libvirt_guestnet.datapath.netlink.tc import Tc
 from libvirt_guestnet.hook.enforce import checksum_guard as offload
 from libvirt_guestnet.state.locked import UnlockedState
 state = UnlockedState()
-known, where = offload.known(state), {}
+known, where = offload.program_state(state), {}
 taps = [name for name in sorted(links.names()) if name.startswith("vnet")]
 with Tc() as tc:
     for tap in taps:
@@ -192,7 +192,7 @@ def test_the_service_misses_it_and_a_repair_puts_it_back(hooks: Hooks, loaded: b
         f"{_IMPORTS}from libvirt_guestnet.hook.enforce import checksum_guard as offload\n"
         "from libvirt_guestnet.hook.services import watch\nfrom libvirt_guestnet.state.locked import UnlockedState\n"
     )
-    detach = "checksum.detach(links.index_of('vnet0'), offload.known(UnlockedState()).loaded)"
+    detach = "checksum.detach(links.index_of('vnet0'), offload.program_state(UnlockedState()).loaded)"
     assert python(hooks, imports + detach).returncode == 0
     if not loaded:
         hooks.box.ok("rm", "-r", PINS)

@@ -21,7 +21,7 @@ sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.datapath.port import checksum
 from libvirt_guestnet.hook.enforce import checksum_guard as offload
 from libvirt_guestnet.state.locked import UnlockedState
-print(len(checksum.opened(offload.known(UnlockedState()).loaded).drops()))
+print(len(checksum.opened(offload.program_state(UnlockedState()).loaded).drops()))
 """
 
 # The service does it for all ports, again and again.

@@ -35,7 +35,7 @@ from libvirt_guestnet.datapath.port import checksum
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.hook.enforce import checksum_guard as offload
 from libvirt_guestnet.state.locked import UnlockedState
-program = checksum.opened(offload.known(UnlockedState()).loaded)
+program = checksum.opened(offload.program_state(UnlockedState()).loaded)
 counted = sorted(map(links.name_of, program.drops())) if program else []
 print(json.dumps({"lost": sorted(offload.lost(UnlockedState())), "counted": counted}))
 """
