@@ -172,7 +172,7 @@ def test_the_leased_address_and_no_other(sandbox: Sandbox, started: Started) -> 
 
 def _ask6(wire: Wire, message: object, *options: object, client: object, mac: str = frames.ME) -> Ether | None:
     asked = question(message, *options, client=client, mac=mac, source=LINK_LOCAL[mac])
-    for _ in range(120):
+    for _ in range(20):
         wire.send(asked)
         deadline = time.monotonic() + 0.5
         while (frame := wire._frame(deadline)) is not None:

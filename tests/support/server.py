@@ -61,7 +61,7 @@ class Dnsmasq:
     def ask(self, fd: int, message: object, *options: object, client: object, mac: str = ME) -> object:
         """Sends a DHCPv6 message and returns the answer that the guest gets; asks again, as guests do."""
         asked = question(message, *options, client=client, mac=mac, source=MY_LL if mac == ME else THEIR_LL)
-        for _ in range(120):
+        for _ in range(20):
             os.write(fd, asked)
             end = time.monotonic() + 0.5
             while (left := end - time.monotonic()) > 0 and select.select([fd], [], [], left)[0]:
