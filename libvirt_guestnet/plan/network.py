@@ -183,16 +183,26 @@ def _backup(state: NetworkState, snapshot: Snapshot) -> NetworkBackup:
 
 def _taps(network: str, snapshot: Snapshot, element: Element) -> tuple[Plugged, ...]:
     """The running guests' taps on a network, for when it is as `element` says."""
-    everybody = _isolated(element)
+    everybody = _isolated(element) == "yes"
     return tuple(
-        Plugged(domain, device, everybody or _isolated(_defined(domain, interface, snapshot)))
+        Plugged(domain, device, _is_isolated(_defined(domain, interface, snapshot), interface, everybody))
         for domain, interface in snapshot.plugged.get(network, ())
         if (device := tap(interface)) is not None
     )
 
 
-def _isolated(element: Element) -> bool:
-    return element.find("port[@isolated='yes']") is not None
+def _is_isolated(defined: Element, live: Element, everybody: bool) -> bool:
+    """As a NIC says itself, else as its network does. Where there is no definition, the live one's "no" may be what the
+    network said before."""
+    said = _isolated(defined)
+    if said and defined is not live:
+        return said == "yes"
+    return everybody or said == "yes"
+
+
+def _isolated(element: Element) -> str:
+    port = element.find("port")
+    return "" if port is None else port.get("isolated", "")
 
 
 def _defined(domain: str, live: Element, snapshot: Snapshot) -> Element:

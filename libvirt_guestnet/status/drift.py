@@ -27,7 +27,7 @@ def wrongs(snapshot: Snapshot, state: UnlockedState | None = None) -> tuple[Drif
     """All of it, of what is ours. Only root can see what the hooks put there. Raises GuestnetError."""
     readable = state if state is not None else UnlockedState() if os.geteuid() == 0 else None
     lacking = _lacking(readable) if readable else {}
-    ours = {network.name: network for network in snapshot.networks if network.topology is not None}
+    ours = {network.name for network in snapshot.networks if network.topology is not None}
     found = [each for domain in snapshot.domains for each in _of_domain(domain, ours, lacking, readable)]
     for network in snapshot.networks:
         if network.topology is not None and network.live is not None:
@@ -44,24 +44,23 @@ def _lacking(state: UnlockedState) -> Mapping[str, list[str]]:
 
 
 def _of_domain(
-    domain: DomainState, ours: Mapping[str, NetworkState], lacking: Mapping[str, list[str]], state: State | None
+    domain: DomainState, ours: set[str], lacking: Mapping[str, list[str]], state: State | None
 ) -> Iterator[Drift]:
     for nic in domain.live.iterfind("devices/interface") if domain.live is not None else ():
         device = tap(nic) or ""
         if links.index_of(device) and (domain.topology is not None or source_network(nic) in ours):
             yield from _of_tap(domain.name, nic, device, state)
-            if _is_exposed(nic, device, ours.get(source_network(nic) or "")):
+            if _is_exposed(nic, device):
                 yield Drift(GUEST, domain.name, device, "is not isolated from its neighbours")
             if device in lacking:
                 yield Drift(GUEST, domain.name, device, f"lacks {', '.join(lacking[device])}")
 
 
-def _is_exposed(nic: Element, device: str, network: NetworkState | None) -> bool:
-    """Whether a NIC should be isolated by what it or its network says, and is in its bridge without."""
-    live = network.live if network else None
-    said = [each.get("isolated") for xml in (nic, live) if xml is not None for each in xml.findall("port")]
-    bridge = _bridge(nic)
-    return "yes" in said and bool(bridge) and links.master_of(device) == bridge and not links.is_isolated(device)
+def _is_exposed(nic: Element, device: str) -> bool:
+    """Whether a NIC is in its bridge without being isolated there, as it or its network said when it came."""
+    port = nic.find("port")
+    said = port is not None and port.get("isolated") == "yes"
+    return said and links.master_of(device) == _bridge(nic) != "" and not links.is_isolated(device)
 
 
 def _mtu(nic: Element) -> int:

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from support.own_programs import watching
 from support.sandboxes import install_hooks
 from test_forwards_libvirt import MAC, Net, forward_rules, reachable, running, soon_reachable
 
-from libvirt_guestnet import hook
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
 
@@ -54,19 +51,6 @@ def net(sandbox: Sandbox) -> Iterator[Net]:
 def theirs(net: Net) -> list[str]:
     """libvirt's own rules before anybody flushed any."""
     return libvirts(net)
-
-
-@contextmanager
-def watching(sandbox: Sandbox) -> Iterator[None]:
-    """The service that `guestnet hooks install` sets up, run by hand."""
-    main = Path(hook.__file__).parent / "main.py"
-    argv = sandbox.command(sandboxes.python_inside([str(main), "watch"], sandbox.root))
-    with subprocess.Popen(argv) as process:
-        try:
-            yield
-            assert process.poll() is None
-        finally:
-            process.kill()
 
 
 def guards(net: Net) -> str:

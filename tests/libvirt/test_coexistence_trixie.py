@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.own_programs import watching
 from test_coexistence import (  # noqa: F401  fixtures and tests, with other sandboxes under them
     BUS,
     libvirts,
@@ -14,7 +15,6 @@ from test_coexistence import (  # noqa: F401  fixtures and tests, with other san
     test_docker_before_and_after,
     test_without_the_service_it_stays_lost,
     theirs,
-    watching,
 )
 from test_forwards_libvirt import Net
 from test_forwards_trixie import prepared

@@ -5,11 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import frames
@@ -31,9 +28,9 @@ from scapy.all import (  # type: ignore[attr-defined]
     IPv6,
 )
 from support.libvirt_wire import NO_ROM, Wire, domain
+from support.own_programs import watching
 from support.sandboxes import HERE, LIBVIRTS
 
-from libvirt_guestnet import hook
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 from libvirt_guestnet.xmlgen.network import DNSMASQ
@@ -332,18 +329,6 @@ def _from(sender: Wire, hearer: Wire, address: str) -> bool:
     return any(b"guestnet" in frame for frame in hearer.receive_until(last))
 
 
-@contextmanager
-def _watching(sandbox: Sandbox) -> Iterator[None]:
-    """The service that `guestnet hooks install` sets up, run by hand."""
-    main = Path(hook.__file__).parent / "main.py"
-    with subprocess.Popen(sandbox.command(python_inside([str(main), "watch"], sandbox.root))) as process:
-        try:
-            yield
-            assert process.poll() is None
-        finally:
-            process.kill()
-
-
 def _forwarded_to(sandbox: Sandbox) -> str:
     """Where the kernel sends what is asked for at the host's port 8080."""
     listed = sandbox.run(["nft", "list", "table", "inet", "guestnet"], check=False).stdout
@@ -367,7 +352,7 @@ def _release(wire: Wire, address: str) -> None:
 
 def test_a_forward_follows_the_lease(sandbox: Sandbox, started: Started) -> None:
     led = started("led", frames.ME)
-    with _watching(sandbox):
+    with watching(sandbox):
         _release(led, known := _lease(led))  # one of an earlier test's guest may be written down yet
         _soon_forwarded_to(sandbox, "")
         _soon_forwarded_to(sandbox, address := _lease(led))

@@ -88,7 +88,7 @@ def test_the_guest_is_back_with_its_network(host: Host) -> None:
     restart(host)
     assert guestnet(host, "hooks", "sync") == ""
     assert (place(host), musts(host)) == (bridge, [])
-    with watching(host):
+    with watching(host.sandbox):
         restart(host)
         host.soon(lambda: place(host) == bridge, "the service puts it back")
         host.soon(lambda: not musts(host), "and all that goes with it")
@@ -109,7 +109,7 @@ def test_a_port_that_libvirt_put_back_is_isolated_again(host: Host) -> None:
     assert [(row["verb"], row["name"]) for row in rows(host, "plan", "/tmp/t.yaml")] == [("put back", "a")]
     assert guestnet(host, "hooks", "sync") == ""
     assert (place(host), host.sandbox.run(isolated).stdout, musts(host)) == (bridge, "1\n", [])
-    with watching(host):
+    with watching(host.sandbox):
         expose()
         host.soon(lambda: host.sandbox.run(isolated).stdout == "1\n", "the service isolates it again")
     host.stop_daemon()
@@ -117,6 +117,25 @@ def test_a_port_that_libvirt_put_back_is_isolated_again(host: Host) -> None:
     host.sandbox.start_libvirtd()
     host.soon(lambda: place(host) == bridge, "somebody puts it back")
     host.soon(lambda: host.sandbox.run(isolated).stdout == "1\n", "and it is isolated")
+
+
+def test_a_nic_that_says_itself_that_it_is_not_isolated_is_not(host: Host) -> None:
+    """As libvirt has it: a NIC's own word counts more than its network's, whatever puts its tap back."""
+    host.virsh("destroy", "a")
+    nic = NIC.replace("<model", "<port isolated='no'/><model")
+    host.define("create", DOMAIN.replace("<name>a<", "<name>b<").replace("</devices>", nic))
+    (device,) = host.nics("b")
+    isolated = ["cat", f"/sys/class/net/{device}/brport/isolated"]
+    try:
+        assert host.sandbox.run(isolated).stdout == "0\n", "as libvirt starts it"
+        assert guestnet(host, "hooks", "sync") == ""
+        assert (host.sandbox.run(isolated).stdout, musts(host)) == ("0\n", [])
+        for verb in ("net-destroy", "net-start"):
+            host.virsh(verb, "one")
+        assert guestnet(host, "hooks", "sync") == ""
+        assert host.sandbox.run(isolated).stdout == "0\n"
+    finally:
+        host.virsh("destroy", "b")
 
 
 def test_a_network_that_isolates_its_ports_by_now_goes_on_doing_so(host: Host) -> None:

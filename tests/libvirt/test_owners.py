@@ -143,7 +143,7 @@ def test_a_guest_that_is_undefined_or_renamed_keeps_what_it_has(host: Host) -> N
 
 def test_one_deleted_chain_comes_back_and_the_others_stay(host: Host) -> None:
     before, others = has(host), _handles(host, ROUTED)
-    with watching(host):
+    with watching(host.sandbox):
         for damage in (f"flush chain netdev guestnet tap-{TAP}; delete chain netdev guestnet tap-{TAP}",
                        f"add chain netdev guestnet tap-{TAP} {{ policy accept; }}"):  # fmt: skip
             host.sandbox.run(["nft", damage])

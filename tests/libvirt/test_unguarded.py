@@ -7,13 +7,12 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.libvirt_host import DOMAIN, MARK, NIC, XMLNS, Host, mac, uuid
+from support.own_programs import watching
 
-import libvirt_guestnet
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
 # Two lines: libvirt makes a bridge for the first network; the second hands out macvtap devices.
@@ -280,19 +279,6 @@ def after_ours(host: Host, script: str) -> Iterator[None]:
         host.sandbox.run(["rm", path])
 
 
-@contextmanager
-def watching(host: Host) -> Iterator[None]:
-    argv = python_inside(
-        ["-IS", str(Path(libvirt_guestnet.__file__).parent / "hook/main.py"), "watch"], host.sandbox.root
-    )
-    service = subprocess.Popen(host.sandbox.command(argv))
-    try:
-        yield
-    finally:
-        service.terminate()
-        service.wait()
-
-
 def plug_unheard(host: Host, script: str) -> None:
     defined(host, "a", NIC.format(network="plain", mac=mac(1, 0)))
     host.virsh("start", "a")
@@ -302,7 +288,7 @@ def plug_unheard(host: Host, script: str) -> None:
 
 @pytest.mark.parametrize("script", [SLOW, KILLS], ids=["slow", "killed"])
 def test_a_nic_whose_helper_is_gone_is_guarded_by_the_service(host: Host, script: str) -> None:
-    with watching(host):
+    with watching(host.sandbox):
         plug_unheard(host, script)
         host.soon(lambda: mac(1, 2) in host.guarded().values(), "the service guards it")
         host.soon_exact()

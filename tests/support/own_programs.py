@@ -9,13 +9,15 @@ from pathlib import Path
 
 from libvirt_guestnet import hook
 from libvirt_guestnet import sandbox as sandboxes
+from libvirt_guestnet.sandbox import Sandbox
 from support.libvirt_host import Host
 
 
 @contextmanager
-def watching(host: Host) -> Iterator[None]:
+def watching(sandbox: Sandbox) -> Iterator[None]:
+    """The service that `guestnet hooks install` sets up, run by hand."""
     main = Path(hook.__file__).parent / "main.py"
-    argv = host.sandbox.command(sandboxes.python_inside([str(main), "watch"], host.sandbox.root))
+    argv = sandbox.command(sandboxes.python_inside([str(main), "watch"], sandbox.root))
     with subprocess.Popen(argv) as process:
         try:
             yield

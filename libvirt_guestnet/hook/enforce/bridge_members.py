@@ -24,11 +24,11 @@ GRACE_SECONDS = 1.0
 
 
 class TapBridge(NamedTuple):
-    """Where a tap belongs; `isolated` from other isolated ports of the bridge by its NIC, or not."""
+    """Where a tap belongs; `isolated` from other isolated ports of the bridge: yes, no or "", as its network says."""
 
     tap: str
     bridge: str
-    isolated: bool
+    isolated: str
     network: str
 
 
@@ -36,7 +36,7 @@ def tap_bridges(domain: Domain) -> list[TapBridge]:
     """Where the taps of a running domain's NICs belong; nothing of those that Open vSwitch has."""
     nics = [nic for nic in domain.nics if nic.has_tap and nic.virtualport is None]
     found = [nic for nic in nics if _is_device(nic.tap) and _is_device(nic.bridge)]
-    return [TapBridge(nic.tap, nic.bridge, nic.is_isolated, nic.network) for nic in found]
+    return [TapBridge(nic.tap, nic.bridge, nic.isolated, nic.network) for nic in found]
 
 
 def _is_device(name: str) -> bool:
@@ -54,13 +54,14 @@ def is_off(wanted: TapBridge) -> bool:
 
 def is_exposed(wanted: TapBridge) -> bool:
     """Whether a tap that should be isolated from its neighbours is in its bridge without."""
-    return wanted.isolated and links.master_of(wanted.tap) == wanted.bridge and not links.is_isolated(wanted.tap)
+    should = wanted.isolated == "yes" and links.master_of(wanted.tap) == wanted.bridge
+    return should and not links.is_isolated(wanted.tap)
 
 
 def join(domain: Domain, state: State) -> None:
     """Puts the taps of a domain that are in no bridge back, and isolates those that are to be. A network that isolates
     its ports by now does so with those of guests that have run since before. Raises GuestnetError."""
-    for wanted in tap_bridges(domain):
+    for wanted in _recorded(domain):
         network = state.sound_network(wanted.network) if wanted.network else None
         try:
             _correct(_isolated_by(wanted, network))
@@ -70,8 +71,16 @@ def join(domain: Domain, state: State) -> None:
             ) from error
 
 
+def _recorded(domain: Domain) -> list[TapBridge]:
+    """Where its taps belong, with what its NICs say themselves: in the XML that libvirt shows of a running domain, "no"
+    may also be what the network said when the NIC came. libvirt's record has the two apart."""
+    found = tap_bridges(domain)
+    record = libvirt_records.record(domain.name) if any(each.isolated == "no" for each in found) else None
+    return tap_bridges(Domain(record.domain)) if record else found
+
+
 def _isolated_by(wanted: TapBridge, network: NetworkReceipt | None) -> TapBridge:
-    return wanted._replace(isolated=wanted.isolated or (network is not None and network.isolated))
+    return wanted._replace(isolated="yes") if not wanted.isolated and network and network.isolated else wanted
 
 
 def _correct(wanted: TapBridge) -> None:
@@ -80,7 +89,7 @@ def _correct(wanted: TapBridge) -> None:
         with Rtnl() as netlink:
             if off:
                 netlink.set_master(links.index_of(wanted.tap), links.index_of(wanted.bridge))
-            netlink.isolate_port(links.index_of(wanted.tap), isolated=wanted.isolated)
+            netlink.isolate_port(links.index_of(wanted.tap), isolated=wanted.isolated == "yes")
 
 
 class Strays:
@@ -97,13 +106,13 @@ class Strays:
         domain. Never fails: a record that cannot be read is of a guest that whatever repairs it will name."""
         now, networks, taps = time.monotonic(), {each.name: each for each in state.networks()}, state.tapnames()
         self._read_before = {name: found for name in names if (found := self._read(name))}
-        bridge_of = {
+        domain_of = {
             _isolated_by(wanted, networks.get(wanted.network)): name
             for name, (_, found) in self._read_before.items()
             for wanted in found
             if wanted.network in networks or wanted.tap in taps
         }
-        off = {wanted: name for wanted, name in bridge_of.items() if is_off(wanted) or is_exposed(wanted)}
+        off = {wanted: name for wanted, name in domain_of.items() if is_off(wanted) or is_exposed(wanted)}
         self._since = {wanted: self._since.get(wanted, now) for wanted in off}
         lost = {wanted.tap: off[wanted] for wanted, since in self._since.items() if now - since >= GRACE_SECONDS}
         self.waiting = len(lost) < len(off)

@@ -39,7 +39,7 @@ class Nic:
         self.portid = of_child(xml, "source", "portid")
         self.network = domain.name_of(self.bridge, named)
         self.mtu = of_child(xml, "mtu", "size")
-        self.is_isolated = of_child(xml, "port", "isolated") == "yes"
+        self.isolated = of_child(xml, "port", "isolated")  # yes, no or "": as its network says
         virtualport = xml.one("virtualport")
         self.virtualport = None if virtualport is None else virtualport.get("type")
 
