@@ -35,6 +35,33 @@ for _ in range(5):
     print(len(os.listdir("/proc/self/fd")))
 """
 
+# Who takes it off sees it there, and it goes before it can.
+MEANWHILE = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+import os, subprocess
+from libvirt_guestnet.datapath.netlink.tc import Tc
+from libvirt_guestnet.datapath.port import bpf, checksum
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.state.locked import UnlockedState
+tap, how, *meanwhile = sys.argv[1:]
+with open(f"/sys/class/net/{{tap}}/ifindex") as file:
+    ifindex = int(file.read())
+guard = checksum.opened(offload.program_state(UnlockedState()).loaded)
+checksum.detach(ifindex, guard.loaded)
+bpf.attach_first(ifindex, guard._guard) if how == "tcx" else guard.attach(ifindex)
+holder, name = (bpf, "attached") if how == "tcx" else (Tc, "attached")
+look = getattr(holder, name)
+def looked(*what):
+    found = look(*what)
+    bpf.detach(ifindex, guard._guard) if how == "tcx" and not meanwhile else subprocess.run(meanwhile, check=True)
+    return found
+setattr(holder, name, looked)
+checksum.detach(ifindex, guard.loaded)
+setattr(holder, name, look)
+assert not os.path.exists(f"/sys/class/net/{{tap}}") or not checksum.is_attached(ifindex, guard.loaded)
+"""
+
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
@@ -60,6 +87,23 @@ def test_a_guest_that_ends_before_that_leaves_no_counter(host: Host) -> None:
 def test_the_service_keeps_no_descriptors_of_it(host: Host) -> None:
     assert host.call("qemu", "a", "start", "begin", A) == (0, "")
     assert len(set(host.box.ok(sys.executable, "-IS", "-c", AGAIN).split())) == 1
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        f"tc tc filter del dev {TAP} ingress",
+        f"tc tc qdisc del dev {TAP} ingress",
+        f"tc ip link del {TAP}",
+        "tcx",
+        f"tcx ip link del {TAP}",
+    ],
+)
+def test_what_goes_while_it_is_taken_off_is_gone(host: Host, how: str) -> None:
+    """The process that moves it to tcx does not hold the state's lock, and libvirt and users hold none of ours."""
+    assert host.call("qemu", "a", "start", "begin", A) == (0, "")
+    settled(host)
+    host.box.ok(sys.executable, "-IS", "-c", MEANWHILE, TAP, *how.split())
 
 
 def test_a_repair_that_fails_does_not_wait_for_that(host: Host) -> None:

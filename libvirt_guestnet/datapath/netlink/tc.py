@@ -42,8 +42,12 @@ class Tc(Rtnl):
         self._change(_NEWFILTER, CREATE, _filter(ifindex, options), f"a filter at tc ingress of device {ifindex}")
 
     def detach(self, ifindex: int) -> None:
-        """Takes our filter away; the qdisc may be somebody else's by now, and stays."""
-        self._change(_DELFILTER, 0, _filter(ifindex), f"to delete the filter at tc ingress of device {ifindex}")
+        """Takes our filter away; the qdisc may be somebody else's by now, and stays. One that is gone is success."""
+        try:
+            self._change(_DELFILTER, 0, _filter(ifindex), f"to delete the filter at tc ingress of device {ifindex}")
+        except RefusedError as error:
+            if error.code not in _GONE:
+                raise
 
     def attached(self, ifindex: int) -> int:
         """The number of the program that is where ours belongs; 0 for none."""

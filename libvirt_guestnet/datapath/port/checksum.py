@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath.port import bpf
@@ -137,11 +138,13 @@ def is_attached(ifindex: int, loaded: Loaded) -> bool:
 
 
 def detach(ifindex: int, loaded: Loaded) -> None:
-    """Takes the program, and earlier ones, off a device, however it is attached. Raises GuestnetError."""
+    """Takes the program, and earlier ones, off a device, however it is attached. What is gone already, or goes
+    meanwhile, is success: who settles it does not hold the state's lock. Raises GuestnetError."""
     from libvirt_guestnet.datapath.netlink.tc import Tc
 
     ours = {loaded.guard, *loaded.earlier}
-    _detach(ifindex, ours & set(_programs(ifindex) or ()))
+    with _gone():
+        _detach(ifindex, ours & set(_programs(ifindex) or ()))
     with Tc() as tc:
         if tc.attached(ifindex) in ours:
             tc.detach(ifindex)
@@ -149,11 +152,22 @@ def detach(ifindex: int, loaded: Loaded) -> None:
 
 def _detach(ifindex: int, numbers: set[int]) -> None:
     for number in numbers:
-        program = _descriptor(number)
-        try:
-            bpf.detach(ifindex, program)
-        finally:
-            os.close(program)
+        with _gone():
+            program = _descriptor(number)
+            try:
+                bpf.detach(ifindex, program)
+            finally:
+                os.close(program)
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    """Forgives that the device or the program is not there (any more)."""
+    try:
+        yield
+    except BpfError as error:
+        if error.code not in (errno.ENODEV, errno.ENOENT):
+            raise
 
 
 def _descriptor(number: int) -> int:
