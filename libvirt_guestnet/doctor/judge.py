@@ -219,7 +219,7 @@ def _kernel(facts: HostFacts) -> Iterator[Finding]:
 def _offload(facts: HostFacts) -> Iterator[Finding]:
     if facts.offload is None:
         yield Finding(
-            "checksum guard", NOTE, "", "only root can see whether it can be had", "run guestnet doctor as root"
+            "checksum guard", NOTE, "", "only root can see whether this host can have it", "run guestnet doctor as root"
         )
     elif facts.offload:
         found = f"this host cannot have it, so that guests change frames behind every filter: {facts.offload}"
@@ -340,7 +340,7 @@ def _accept(chain: RefusingChain, net: NetworkFacts) -> str:
     return registry.advice(chain, guests)
 
 
-_UNLESS_NEEDED = "they pass those; where nothing (Docker, Kubernetes) needs it: sysctl -w {}=0"
+_UNLESS_NEEDED = "they let these pass; where nothing (Docker, Kubernetes) needs it: sysctl -w {}=0"
 
 
 def _bridged(facts: HostFacts) -> Iterator[Finding]:

@@ -121,8 +121,8 @@ def _guard_one(found: hotplug.Plug, tap: str, locked: LockedState) -> None:
     bridge_ports.settle(domain.name, receipts, locked)
     try:
         reachability.connect_nic(domain, tap, locked)
-    except GuestnetError as error:  # guarded it is: it can stay up
-        log.complain(f"domain {found.domain.name}: nothing leads to new NIC {found.mac}: {error}")
+    except GuestnetError as error:  # the NIC is guarded, so its tap can stay up
+        log.complain(f"domain {found.domain.name}: new NIC {found.mac} is not routed to: {error}")
     forwards.claim(domain, locked, whole=False)
     try:
         forwards.activate({found.uuid}, locked)

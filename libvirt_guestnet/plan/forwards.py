@@ -20,7 +20,7 @@ def forward_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
                 taken += claims_of(xml, owner)
     wanted_claims = (claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}"))
     for claim, other in clashes(wanted_claims, taken) if taken else ():
-        yield f"{claim.owner}: {claim} already leads to {other.owner} ({other}): ask for it elsewhere"
+        yield f"{claim.owner}: {claim} is already forwarded to {other.owner} ({other}): ask for it elsewhere"
 
 
 def claims_of(xml: Element | None, owner: str) -> Iterator[Claim]:

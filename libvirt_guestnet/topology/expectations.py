@@ -86,7 +86,7 @@ class Endpoints:
     def _check_address(self, decl: ExpectDecl, report: Report) -> None:
         to = decl.destination
         if decl.address and to and to.value in self._families and to.value not in self._guests | self._ports:
-            report.add(decl.address.where, f"at: leads to guests only; '{to.value}' is none")
+            report.add(decl.address.where, f"at: is an address by which a guest is reached; '{to.value}' is no guest")
 
     def _check_forge(self, decl: ExpectDecl, report: Report) -> None:
         source = decl.source

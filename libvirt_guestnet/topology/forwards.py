@@ -161,7 +161,7 @@ def _floats(at: At[IPAddress], port: Port, own: Callable[[At[IPAddress]], bool],
     if problem := unreachable(at.value):
         report.add(at.where, problem)
     elif port.address(at.value.version) is None:
-        report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to lead {at.value} to")
+        report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address for {at.value}")
     else:
         return own(at)
     return False

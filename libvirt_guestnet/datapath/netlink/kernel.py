@@ -109,7 +109,9 @@ def ensure_uplink_bridge(bridge: str, device: str, network: str) -> None:
     with netlink() as ipr, ExitStack() as undo:
         uplink = link(ipr, device)
         if uplink is None:
-            raise GuestnetError(f"network {network!r}: device {device} does not exist on this host; map the label anew")
+            raise GuestnetError(
+                f"network {network!r}: device {device} does not exist on this host; map the label to one that does"
+            )
         _check_free(ipr, uplink, our_link(ipr, bridge, network), network)
         master = ensure_bridge(ipr, bridge, network, undo)
         ipr.link("set", index=uplink["index"], master=master, state="up")

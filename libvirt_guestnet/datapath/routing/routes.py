@@ -95,11 +95,11 @@ def _add(netlink: Rtnl, route: Route, wanted: KernelRoute) -> None:
             raise _elsewhere(route) from error
         if error.code not in _NOT_OURS:
             raise
-        raise NotRoutedError(f"nothing leads to {route.prefix}: {_why(route)}") from error
+        raise NotRoutedError(f"there is no route to {route.prefix}: {_why(route)}") from error
 
 
 def _why(route: Route) -> str:
-    """What is wrong with a device that the kernel routes nothing to."""
+    """Why the kernel makes no route through this device, and what to do about it."""
     device = route.device
     if not links.is_up(device):
         return f"{device} is down; start its network again, or `ip link set {device} up`"

@@ -89,13 +89,13 @@ def _taken() -> list[str]:
 
 
 def repair(names: list[str], when: str) -> None:
-    """Does for those of these guests that run what `reconnect` asks for. Never fails: the log is told."""
+    """Repairs those of these guests that run, as `reconnect` asks for. Never fails: errors are logged."""
     uuids = {uuid for chunk in _chunks(names) for uuid in _repaired(chunk, when)}
     try:
         with Deadline():
             reachability.open_forwards_of(uuids, UnlockedState(), force=True)
-    except Exception as error:  # guarded they are
-        log.complain(f"ways in to guests are not repaired {when}: {error}")
+    except Exception as error:  # the guests are guarded all the same
+        log.complain(f"forwards to guests are not repaired {when}: {error}")
 
 
 def _chunks(names: list[str]) -> Iterator[list[str]]:

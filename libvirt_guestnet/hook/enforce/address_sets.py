@@ -218,8 +218,11 @@ def update_beside(locked: LockedState) -> str:
     for port in locked.ports():
         try:
             batch += _moved(port, _with_beside(port), locked)
-        except GuestnetError as error:  # one port's receipt is no reason for the others
-            log.report(f"domain {port.domain!r}: what leads to tap {port.tap} is not held: {error}")
+        except GuestnetError as error:  # one port's damaged receipt must not keep the others from it
+            log.report(
+                f"domain {port.domain!r}: other guests are not kept from the addresses that this host answers for on "
+                f"behalf of tap {port.tap}: {error}"
+            )
     return f"add table {TABLE}\n{batch}" if batch else ""
 
 

@@ -70,8 +70,8 @@ def _connect_and_announce(domain: Domain, state: UnlockedState, tap: str) -> Non
             published = _ensure_routes(domain, _wanted(domain, state), state)
         finally:
             open_forwards([domain], state)  # other firewalls must accept what is routed here
-    except Exception as error:  # nobody waits, and the guest runs: it can only be said
-        log.complain(f"domain {domain.name} has arrived and is not led to: {error}")
+    except Exception as error:  # the guest runs, and no call waits for the outcome: all that is left is to log it
+        log.complain(f"domain {domain.name} has migrated to here, but not all routes and forwards to it work: {error}")
         return
     incoming.repeat(lambda: announce(published), tap)
 

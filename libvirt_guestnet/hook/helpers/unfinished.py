@@ -33,9 +33,9 @@ def see_to() -> None:
     signal.alarm(_SECONDS)
     try:
         if is_left(state):
-            detached.leave(lambda: finish(state), _LONGEST_SECONDS, "finish what a killed process owes")
+            detached.leave(lambda: finish(state), _LONGEST_SECONDS, "finish the work of a killed process")
     except (GuestnetError, OSError) as error:
-        log.complain(f"what a killed process owes is left to the next call: {error}")
+        log.complain(f"the unfinished work of a killed process is left to the next call: {error}")
     finally:
         signal.alarm(0)
 

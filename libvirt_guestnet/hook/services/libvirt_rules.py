@@ -102,7 +102,7 @@ class Libvirts:
             bridges, seconds = ", ".join(sorted(found.lost)), now - self._noticed
             log.complain(
                 f"rules of libvirt's for {bridges} are missing, and were {seconds:.0f} s ago: its daemon was asked "
-                f"{self._times} times to make them anew, and changes none now; if they stay away, restart it "
+                f"{self._times} times to make them again, and changes none now; if they stay away, restart it "
                 f"(systemctl restart libvirtd)"
             )
 
