@@ -2,9 +2,9 @@
 
 Pure. Every value that reaches the text is an ipaddress object, a number, a checked MAC or a checked device name.
 
-Two rules keep the filter closed where an nft expression cannot be evaluated (a header that is truncated, or that is
-in another fragment, makes a rule *not match*): what passes is matched positively, and what no rule accepted drops.
-Every drop is counted, and named by its rule's comment.
+A rule does *not match* where nft cannot evaluate it, such as when a header is truncated or in another fragment. Two
+principles keep the filter closed then: every frame that passes is matched positively, and what no rule accepts is
+dropped. Every drop is counted, with its reason in the rule's comment.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def shared() -> str:
 def own(port: PortGuard, fresh: bool = False) -> str:
     """The port's own part; the kernel refuses it where the shared one is not there.
 
-    `fresh`: there was no guard of this tap, so nothing of it is deleted. A transaction that deletes takes 10 ms longer:
-    nft ends when nobody can be looking at what is gone (nft_rcv_nl_event, Linux 5.18).
+    `fresh`: there was no guard of this tap, so nothing has to be deleted. A transaction that deletes something takes 10
+    ms longer, as nft then waits until no processor uses it any more (nft_rcv_nl_event, Linux 5.18).
     """
     tap = check_device(port.tap)
     lines = [f"add table {TABLE}"]
