@@ -1,6 +1,7 @@
-"""Changes of the kernel beside nft batches: bridges and devices over netlink.
+"""What is changed in the kernel without nft: bridges and devices, over netlink.
 
-pyroute2 takes 100 ms to import, so the port path does without it; only making, filling and removing bridges needs it.
+pyroute2 takes 100 ms to import, so nothing that is done for single ports uses it; only making, filling and removing
+bridges does.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ def drops_by_reason() -> dict[str, dict[str, int]]:
 
 
 class Guarded(NamedTuple):
-    """What the kernel knows of a guarded port: frames dropped by reason, and addresses that it has learnt."""
+    """What the kernel has of a guarded port: frames dropped, by reason, and addresses that it has learnt."""
 
     drops: dict[str, int]
     learnt: list[IPv4Address | IPv6Address]
 
 
 def guarded_ports() -> dict[str, Guarded]:
-    """By tap. Lists every port: not for the hook path. Raises GuestnetError when nft does not answer."""
+    """Every guarded port, by tap: not for the hook path. Raises GuestnetError when nft does not answer."""
     listed = list(items("table", "netdev", "guestnet"))
     names = [item["name"].partition("-") for kind, item in listed if kind == "chain"]
     found = {tap: Guarded({}, []) for kind, _, tap in names if kind == "tap"}
@@ -89,7 +90,7 @@ def guarded_taps() -> set[str]:
 
 
 def segments() -> set[str]:
-    """Every link for which there is a set of what its ports hold. Raises GuestnetError as above."""
+    """Every link that has a set of addresses which its ports hold. Raises GuestnetError as above."""
     sets = [item for kind, item in items("sets", "netdev") if kind == "set"]
     names = (listed["name"].partition("-") for listed in sets if listed["table"] == "guestnet")
     return {link for kind, _, link in names if kind in LINK_KINDS}
@@ -143,7 +144,7 @@ def ensure_bridge(ipr: IPRoute, bridge: str, network: str, undo: ExitStack) -> i
 
 def no_ipv6(device: str) -> None:
     """Keeps the host from giving itself IPv6 addresses on a device that only carries guests' frames."""
-    # Not there when the kernel runs without IPv6: then there is nothing to keep it from.
+    # The file is not there when the kernel runs without IPv6: then nothing has to be done.
     with suppress(FileNotFoundError), open(f"/proc/sys/net/ipv6/conf/{parse.device(device)}/disable_ipv6", "w") as file:
         file.write("1")
 
@@ -171,7 +172,7 @@ def enslave(tap: str, bridge: str, isolated: bool = False) -> None:
         if port is None or master is None:
             raise GuestnetError(f"cannot put {tap} into {bridge}: no device {bridge if port else tap}")
         ipr.link("set", index=port["index"], master=master["index"])
-        ipr.brport("set", index=port["index"], isolated=int(isolated))  # a new port of a bridge has lost it
+        ipr.brport("set", index=port["index"], isolated=int(isolated))  # joining a bridge resets it
         ipr.link("set", index=port["index"], state="up")
 
 
