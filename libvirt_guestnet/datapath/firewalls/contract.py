@@ -52,8 +52,7 @@ class Firewall:
         """Raises GuestnetError if this could never be written as rules, whatever rules are there."""
 
     def arrange(self, change: Change) -> list[str]:
-        """Makes it accept what is wanted, and nothing else of ours. Goes on past failures and returns them, each with
-        its place."""
+        """Makes it accept exactly what is wanted. Goes on past failures and returns them, each with its place."""
         return []
 
     def missing(self, wanted: Sequence[Wanted]) -> list[str]:
@@ -61,8 +60,7 @@ class Firewall:
         return []
 
     def sources(self, wanted: Sequence[Wanted]) -> list[str]:
-        """The addresses that it must be given for what is wanted; they are taken back when they are not any more.
-        Pure."""
+        """The addresses that it must be given for what is wanted; those that are not wanted any more are taken back."""
         return []
 
     def survey(self) -> Iterable[RefusingChain]:

@@ -1,5 +1,4 @@
-"""Docker: its rules are in iptables' FORWARD, whose policy it sets to DROP; other people's accepts go to
-DOCKER-USER."""
+"""Docker: its rules are in iptables' FORWARD, whose policy it sets to DROP; DOCKER-USER is for others' accepts."""
 
 from __future__ import annotations
 

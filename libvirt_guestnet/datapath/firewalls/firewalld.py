@@ -53,8 +53,7 @@ class Firewalld(Firewall):
         return [failure for method, source in calls if (failure := _failed(method, source))]
 
     def missing(self, wanted: Sequence[Wanted]) -> list[str]:
-        """An error of firewalld's counts as nothing missing: whoever asked for the source has had that error, and it
-        must not keep the rest from being put back."""
+        """An error of firewalld's counts as nothing missing, as it must not keep the rest from being put back."""
         try:
             return [] if self._knows(wanted) else ["firewalld's sources"]
         except BusError:

@@ -32,8 +32,7 @@ class ForwardChain(NamedTuple):
 
 
 def arrange(chains: Iterable[ForwardChain], change: Change) -> list[str]:
-    """Makes every chain accept exactly what the change wants. Goes on past failures and returns them, each with its
-    chain. If an accept cannot be written, all others are."""
+    """Makes each chain accept exactly what is wanted, as far as possible. Returns failures, each with its chain."""
     return [failure for chain in chains for failure in _arrange(chain, change)]
 
 

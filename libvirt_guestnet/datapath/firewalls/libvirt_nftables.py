@@ -18,8 +18,7 @@ CHAIN = "guestnet"
 
 
 class LibvirtNftables(Firewall):
-    """libvirt's tables, with a jump to a chain of ours at the top of each forward chain. Host-routed guests need
-    none."""
+    """libvirt's tables: each forward chain jumps to a chain of ours first. Host-routed guests need none."""
 
     tool, tables = "libvirt", ("libvirt_network",)
     refuses_others = False
@@ -75,8 +74,7 @@ def batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str]) -
 
 
 def is_first(forward: list[str]) -> bool:
-    """Whether the first rule of a forward chain jumps to ours: when libvirt makes its table again, it inserts its own
-    rules one by one at the head."""
+    """Whether a forward chain begins with the jump to ours: libvirt inserts its own rules before it."""
     lines = (line.strip() for line in forward if " # handle " in line)
     rules = [line for line in lines if not line.startswith(("table ", "chain "))]
     return bool(rules) and rules[0].startswith(f"jump {CHAIN} #")

@@ -26,8 +26,7 @@ def version_of(to: str) -> int:
 
 
 def with_leases(port: PortForwards, leases: Mapping[int, str]) -> PortForwards:
-    """A port's forwards with their leased addresses filled in, by IP version; those to a family without a lease are
-    left out."""
+    """A port's forwards with these leased addresses filled in; those to a family without a lease are left out."""
     found = ((f, leases.get(serialiser.LEASES[f.to], "") if f.to in serialiser.LEASES else f.to) for f in port.forwards)
     return port._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))
 

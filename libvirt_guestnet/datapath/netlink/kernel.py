@@ -1,7 +1,6 @@
 """What is changed in the kernel without nft: bridges and devices, over netlink.
 
-pyroute2 takes 100 ms to import, so nothing that is done for single ports uses it; only making, filling and removing
-bridges does.
+pyroute2 takes 100 ms to import: only making, filling and removing bridges needs it, nothing for single ports.
 """
 
 from __future__ import annotations
@@ -110,9 +109,7 @@ def ensure_uplink_bridge(bridge: str, device: str, network: str) -> None:
     with netlink() as ipr, ExitStack() as undo:
         uplink = link(ipr, device)
         if uplink is None:
-            raise GuestnetError(
-                f"network {network!r}: device {device} does not exist on this host; map the label to one that does"
-            )
+            raise GuestnetError(f"network {network!r}: device {device} does not exist on this host; map another one")
         _check_free(ipr, uplink, our_link(ipr, bridge, network), network)
         master = ensure_bridge(ipr, bridge, network, undo)
         ipr.link("set", index=uplink["index"], master=master, state="up")

@@ -37,8 +37,7 @@ class ChainKey(NamedTuple):
 
 
 class ElementKey(NamedTuple):
-    """An element of a set. Its key is a device's index, of four octets in the machine's order, or a device's name, of
-    sixteen."""
+    """An element of a set. A device's index is four octets in the machine's order, a device's name sixteen."""
 
     table: str
     set: str

@@ -29,8 +29,7 @@ _NOBODY4, _NOBODY6 = IPv4Address(0), IPv6Address(0)
 _SOLICITATION, _ADVERTISEMENT = 135, 136
 _ARP, _ASK_NEIGHBOUR = struct.Struct("!HHBBH6s4s6s4s"), struct.Struct("!BBHI")
 _SO_ATTACH_FILTER, _SOL_PACKET, _ADD_MEMBERSHIP, _MULTICAST = 26, 263, 1, 0
-# A filter that lets only neighbour discovery through, as there may be much other IPv6: next header 58 (offset 20) and
-# type 135 or 136 (offset 54).
+# Lets only neighbour discovery through: next header 58 (offset 20) and type 135 or 136 (54).
 _DISCOVERY = (
     (0x30, 0, 0, 20), (0x15, 0, 4, 58), (0x30, 0, 0, 54), (0x15, 1, 0, 135), (0x15, 0, 1, 136),
     (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0),

@@ -35,8 +35,7 @@ Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 
 PROTOCOL = 71
-"""The protocol number of our routes and published neighbours (`ip route show proto 71`), which iproute2's rt_protos
-gives to nobody else."""
+"""The protocol number of our routes and published neighbours (`ip route show proto 71`); iproute2 names no 71."""
 MAIN_TABLE = 254
 
 _SECONDS = 15  # of the 20 that a hook has: the kernel's lock for all of rtnetlink may be taken for long

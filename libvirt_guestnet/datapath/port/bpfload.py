@@ -39,8 +39,8 @@ def load() -> tuple[int, int]:
 
 
 def lacking() -> str:
-    """What this kernel lacks, as far as that shows without loading anything; "" for nothing. Raises GuestnetError if a
-    package must be installed."""
+    """What this kernel lacks, as far as that shows without loading; "" for nothing. Raises GuestnetError if something
+    must be installed."""
     _library()
     return "" if os.path.exists(BTF) else f"the kernel does not describe its types (no {BTF}: CONFIG_DEBUG_INFO_BTF)"
 

@@ -157,8 +157,7 @@ def _detach(ifindex: int, numbers: set[int]) -> None:
 
 
 def _descriptor(number: int) -> int:
-    """A descriptor of a program, by its number. Of any program but the pinned one that takes CAP_SYS_ADMIN, which the
-    service does not have."""
+    """A descriptor of a program, by number. The service lacks CAP_SYS_ADMIN for any but the pinned one."""
     with suppress(BpfError):
         program = bpf.pinned(_GUARD)
         if bpf.number(program) == number:
@@ -202,8 +201,7 @@ def load(before: Loaded | None) -> Guard:
 
 
 def unpin() -> None:
-    """Removes the pins: the kernel then drops the program with the last device that it is attached to. Raises
-    OSError."""
+    """Removes the pins: the program ends with the last device that it is attached to. Raises OSError."""
     with suppress(FileNotFoundError):
         for name in os.listdir(FOLDER):
             os.unlink(f"{FOLDER}/{name}")

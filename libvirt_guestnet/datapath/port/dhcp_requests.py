@@ -49,8 +49,7 @@ _COUNTED = 1 << 10  # counting ends here, so that the count never reaches the ma
 
 
 def shared() -> list[str]:
-    """The lines that are the same for every port. They count in the frame's mark, which is 1 at first and is shifted
-    left by one bit for each option that is found."""
+    """The lines that are the same for every port. The mark is 1 at first, and shifted by one for each option found."""
     finds = [f"@th,{bit},32 @lease-options meta mark set meta mark << 1" for bit in range(96, 8 * (LONGEST - 3), 8)]
     for number in range(len(finds) // 8 * 8, 0, -8):
         finds.insert(number, f"meta mark >= {_COUNTED:#x} return")
@@ -165,14 +164,13 @@ def forgotten(tap: str) -> list[str]:
 
 
 def overdrawn4(answer: str, address: str, tap: str, held: str, seconds: int) -> str:
-    """The rule that stops a port's requests when an acknowledged address found no room in its set `held`. It comes
-    after the rule that adds the address there."""
+    """The rule, after the one that adds an acknowledged address to `held`, that stops requests if it had no room."""
     return f"{answer} {address} != @{held} {_close(tap, seconds)}"
 
 
 def counting6(tap: str, usual: int, seconds: int) -> tuple[list[str], list[str]]:
-    """The rules for a Reply that come before and after those that note its address, each of which ends in `NOTED`.
-    `usual` is how many addresses a Reply usually has."""
+    """The rules before and after those that note a Reply's address and end in `NOTED`. It usually has `usual`
+    addresses."""
     pays = f"update @{_spent_set(tap)} {{ numgen random mod 4294967295 timeout {seconds}s }}"
     finds = f"meta mark & {(1 << _LAYOUT) - 1:#x}"
     many, some = f"{finds} >= {4 << usual:#x}", f"{finds} >= 4"

@@ -24,8 +24,7 @@ from libvirt_guestnet.parse import Address, Prefix
 Held = frozenset[tuple[str, int, int]]  # link, IP version and address of each
 
 _SIZE = 65535
-# At most so many addresses of one port, with those of its pairs, are in the set of addresses, so that no port fills it
-# for all. Larger prefixes go into the set of ranges.
+# So many addresses of a port at most are in the set of addresses, so that none fills it. Others are in that of ranges.
 MOST_OF_A_PORT = 256
 
 
@@ -42,8 +41,8 @@ def held(port: PortGuard) -> Held:
 
 
 def kept_on(segment: str) -> tuple[str, ...]:
-    """The links in whose sets a port's addresses are: its own and, for a port in one VLAN, also BRIDGE/0, into which
-    trunks look. A trunk's own link is the bridge."""
+    """The links in whose sets a port's addresses are: its own and, for a port in one VLAN, BRIDGE/0, where trunks
+    look."""
     bridge, slash, _ = segment.partition("/")
     return (segment, f"{bridge}/0") if slash else (segment,) if segment else ()
 
@@ -84,8 +83,8 @@ def spread(segment: str, prefixes: Iterable[Prefix]) -> list[str]:
 
 
 def reserve(segment: str, addresses: Iterable[Address]) -> list[str]:
-    """The lines that make these the reserved addresses of a link. They are listed one by one: before it adds an address
-    to any set, nft reads every set with ranges."""
+    """The lines that make these a link's reserved addresses: no ranges, as nft reads sets with ranges at each
+    change."""
     listed, lines = list(addresses), list[str]()
     for version in (4, 6):
         name, numbers = reserved_set(version, segment), [hex(int(ip)) for ip in listed if ip.version == version]

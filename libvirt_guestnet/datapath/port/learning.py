@@ -32,8 +32,7 @@ from libvirt_guestnet.datapath.run.names import (
 )
 from libvirt_guestnet.parse import Address, Prefix
 
-# The source address in an IP header, by IP version. It is also the type of the sets of addresses, which are looked up
-# for addresses in other fields as well.
+# The source address in an IP header, by IP version, and so the type of all sets of addresses.
 SOURCE = {4: "@nh,96,32", 6: "@nh,64,128"}
 
 # The sizes of the sets, which cannot change: the kernel refuses to add a set that exists with other properties. A port
@@ -136,8 +135,7 @@ class Learner(NamedTuple):
         ]
 
     def _is_free(self, version: int) -> str:
-        """What an address that may be learnt has to match: the ranges or, for very many, a set of them that is written
-        once and not into each rule."""
+        """What an address that may be learnt has to match: ranges or, for very many, a set of them."""
         found = self.spans(version)
         return f"@{_free_set(version, self.tap)}" if len(found) > _MANY else as_raw(found)
 
@@ -210,8 +208,7 @@ def learner(
     accounts: tuple[str, ...] = (),
     reserved: str = "",
 ) -> Learner:
-    """A port that the host's DHCP server serves; `excluded` are prefixes of others, which it never learns. For the rest
-    see `Learner`."""
+    """See `Learner`; `excluded` are prefixes of others, which the port never learns."""
     versions = [4, 6] if server.mac else [4]
     free = {version: ranges(version, server.dynamic, excluded) if version in versions else [] for version in (4, 6)}
     return Learner(tap, mac, server, owned, free, accounts, reserved)
@@ -223,16 +220,14 @@ def _acknowledgement(mac: str, server: DhcpServer) -> Answer:
     addresses = ranges(4, server.addresses)
     answer = (
         f"{sender}{f'ip saddr {as_set(4, addresses)} ' if addresses else ''}udp sport 67 udp dport 68 "
-        # BOOTREPLY over Ethernet; the port's own hardware address; the message type ACK, which dnsmasq puts directly
-        # after the magic cookie (RFC 2131).
+        # BOOTREPLY over Ethernet; the port's own MAC; the type ACK, which dnsmasq puts after the cookie (RFC 2131).
         f"@th,64,24 0x020106 @th,288,48 0x{digits(mac)} @th,1952,56 0x63825363350105"
     )
     return answer, "@th,192,32"
 
 
 def _unless_reply(mac: str, server: DhcpServer) -> list[str]:
-    """Rules that accept everything except a DHCPv6 Reply from the host to the port, so that the rules after them need
-    not match for that again."""
+    """Rules that accept all but a DHCPv6 Reply from the host to the port, so that later ones need not match that."""
     odd = ["meta protocol != ip6", "ip6 nexthdr != udp", "udp sport != 547", "udp dport != 546", "@th,64,8 != 7"]
     odd += ["ip6 saddr != fe80::/10", f"ether daddr != {mac}"]
     odd += [f"ether saddr != {check_mac(server.mac)}"] if server.mac else []

@@ -37,9 +37,8 @@ class PortGuard(NamedTuple):
     - `excluded`: what it may not use of open or routed prefixes. Single owned addresses and pairs are never excluded.
     - `reserved`: the link whose reservations it may neither use of an open prefix nor learn ("": none). That is for
       networks with too many to list them in `excluded`.
-    - `bare`: it is to have no address of its own, so it may not ask for one either.
-    - `roles`: those of ROLES that it has. `log`: the kernel logs drops, at a limited rate.
-    - `trunk`: the tags in which all this holds; without it, the port sends no tags.
+    - `bare`: it has no address of its own, and may not ask for one. `roles`: those of ROLES that it has.
+    - `log`: the kernel logs drops. `trunk`: the tags in which all this holds; without, it sends no tags.
     - `segment`: the link on which no other port may use its addresses (see `held_sets`); "" for none.
     - `beside`: addresses that it holds on other links, because the host answers for them there.
     - `claims`: prefixes in which it may claim addresses that it forms itself (see `savi`), except those in `unclaimed`.

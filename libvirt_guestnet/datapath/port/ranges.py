@@ -25,8 +25,7 @@ _NEVER: tuple[Prefix, ...] = (
 
 
 def ranges(version: int, prefixes: Iterable[Prefix], excluded: Iterable[Prefix] = ()) -> Ranges:
-    """The addresses of one family in `prefixes`. Every prefix but single addresses loses what is `excluded`, and
-    bogons."""
+    """The addresses of one family in `prefixes`; all but single addresses lose `excluded` addresses and bogons."""
     of_version = [prefix for prefix in prefixes if prefix.version == version]
     singles = [span(prefix) for prefix in of_version if prefix.num_addresses == 1]
     wide = [rest for prefix in of_version if prefix.num_addresses > 1 for rest in _without_bogons(prefix)]

@@ -27,8 +27,7 @@ from libvirt_guestnet.parse import Prefix
 
 _ND_TARGET = "@th,64,128"
 _ARP_SENDER, _ARP_TARGET = "@nh,112,32", "@nh,192,32"
-# What nft calls a raw field. By that name it is compared with a rule's own addresses; in sets of learnt or held
-# addresses the raw field is looked up.
+# What nft calls a raw field where it compares addresses; in the sets of learnt or held ones it looks up the raw field.
 _NAMES = {SOURCE[4]: "ip saddr", SOURCE[6]: "ip6 saddr", _ARP_SENDER: "arp saddr ip", _ARP_TARGET: "arp daddr ip"}
 # VRRP's and CARP's MAC addresses end in the number of their virtual router (RFC 9568).
 _VIRTUAL_ROUTERS = ("00:00:5e:00:01:", "00:00:5e:00:02:")
@@ -113,16 +112,14 @@ class Rules:
         return self.learner.counted(version) if self.learner else 0
 
     def _others(self) -> list[str]:
-        """Declares the sets of leases and claims that the rules of an open range look into. They may not exist yet, as
-        nobody on the link has a lease or claim."""
+        """Declares the sets of leases and claims into which an open range looks, as they may not exist yet."""
         link = self.port.segment
         opened = [version for version in (4, 6) if link and self.opened[version]]
         held = [learning.declared(learning.held_set(version, link), version) for version in opened]
         return [*held, *([learning.declared(savi.tried_set(link), 6)] if 6 in opened else [])]
 
     def _drop(self, reason: str, match: str = "") -> list[str]:
-        """Rules that drop what matches and count it by reason. A line in the log begins with the port and the
-        reason."""
+        """Rules that drop what matches and count it by reason. A line in the log begins with port and reason."""
         dropped = f'counter drop comment "{reason}"'
         log = f'limit rate 5/second log prefix "guestnet {self.tap} {reason}: "'
         rules = [log, dropped] if self.port.log else [dropped]
@@ -164,8 +161,8 @@ class Rules:
             reserved = f" {field} != @{reserved_set(version, self.port.reserved)}" if self.port.reserved else ""
             match, link = f"{_within(version, field, opened)}{by_policy}{reserved}", self.port.segment
             found.append(f"{match} {field} != @{learning.held_set(version, link)}" if link else match)
-            # Which address of an open range a port uses shows only when another port asks for it by DAD: the first may
-            # still answer then, though the second's claim is noted.
+            # Which address of its range a port uses shows when another asks for it by DAD: then the port must be able
+            # to answer.
             found += [f"{match} {field} @{savi.tried_set(link)}"] if link and version == 6 else []
         return found
 
@@ -256,8 +253,8 @@ class Rules:
         return dhcp_requests.questions4(asks, self.tap, self._drop, self._counted(4) > 0)
 
     def _clients(self) -> list[str]:
-        """Matches for the client's address in a DHCP request: none, or the port's own. With another one, a port could
-        release the lease of somebody else."""
+        """Matches for the client's address in a DHCP request: none, or the port's, as else it could release any
+        lease."""
         clients = merge([(0, 0), *self._certain(4), *self._routed(4)])
         return [f"@th,160,32 {as_raw(clients)}", *self._unheld(4, "@th,160,32")]
 
@@ -358,8 +355,7 @@ class Rules:
             f"ip6 nexthdr icmpv6 icmpv6 type {ICMPV6} accept",
             *server,
             *self._drop("IPv6 fragment", f"frag nexthdr {EXTENSIONS}"),
-            # With other extension headers before it, nft cannot see whether a first fragment has a payload: it might
-            # read padding.
+            # With other headers before it, nft may take padding for a first fragment's payload.
             *self._drop("IPv6 fragment", "exthdr frag exists ip6 nexthdr != ipv6-frag"),
             *self._drop("IPv6 fragment", "frag frag-off 0 ip6 length < 16"),
             *self._routes(f"icmpv6 type {ROUTERS} accept"),

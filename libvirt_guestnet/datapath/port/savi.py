@@ -26,8 +26,7 @@ MOST = 64
 SECONDS = 86400
 # How long an answer undoes a claim (RFC 4862: guests wait for one second), and for how long nobody can repeat it.
 _VETO_SECONDS, _DENIED_SECONDS = 2, 3600
-# The sets have room for what ports ask for at this rate in an hour. A guest that boots asks for one or two addresses of
-# each prefix.
+# At this rate the sets have room for an hour. A guest that boots asks for one or two addresses of each prefix.
 _RATE = "2/minute burst 64 packets"
 _SOURCE, _TARGET = "@nh,64,128", "@th,64,128"
 _SOLICITATION = "icmpv6 type nd-neighbor-solicit"
@@ -38,8 +37,7 @@ SAMPLE = "numgen random mod 64 0"
 # (RFC 4861, 4.2). Guests form addresses in a prefix if its length is 64 bits and its flag A (autonomous) is set.
 _OPTIONS, _OPTION, _AUTONOMOUS = range(16, 80, 8), 0x030440, 0x40
 _MOST_PREFIXES = 1024
-# Interface identifiers that nobody may claim: the subnet-router anycast address (RFC 4291, 2.6.1), and those that
-# RFC 5453 reserves.
+# Interface identifiers that nobody may claim: the subnet-router anycast address, and those of RFC 5453.
 _ANYCAST = ("0x0", "0xfdffffffffffff80-0xfdffffffffffffff")
 ANOTHERS, TOO_MANY, SOURCE = "another's address", "claimed addresses", "IPv6 source"
 
@@ -137,8 +135,8 @@ class Claimer:
         return ["meta l4proto != icmpv6 accept", self._answer(), *noted]
 
     def _announcements(self) -> list[str]:
-        """Rules that note in which prefixes a router tells guests to form addresses. Such frames come from real routers
-        only: no guarded port can send one without the role."""
+        """Rules that note in which prefixes routers tell guests to form addresses. No port without the role sends
+        that."""
         advert = "ip6 saddr fe80::/10 ip6 hoplimit 255 ip6 nexthdr icmpv6 icmpv6 type nd-router-advert"
         name = announced_set(self.segment)
         return [
@@ -150,8 +148,7 @@ class Claimer:
     def _answer(self) -> str:
         """The rule that undoes a claim if somebody else answers that he has the address."""
         tried, denied = tried_set(self.segment), f"{{ {_TARGET} timeout {_DENIED_SECONDS}s }}"
-        # For an hour the address is held without a port that has it, so that nobody claims it again at once. A port
-        # that may have any address can go on using it.
+        # For an hour no port can claim the address again; one with any address can go on using it.
         undone = f"delete @{self.own_set} {{ {_TARGET} }} update @{self.held} {denied} update @{tried} {denied}"
         # With hop limit 255 the answer comes from this link: a router would have lowered it (RFC 4861).
         answer = f"ip6 hoplimit 255 ip6 nexthdr icmpv6 icmpv6 type {_ADVERTISED}"

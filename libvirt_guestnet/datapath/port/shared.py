@@ -20,8 +20,7 @@ def batch() -> str:
 
 
 def _set(name: str, kind: str, *elements: int | str, size: int = 32) -> str:
-    """Declares a shared set and returns how rules refer to it. It is flushed each time, as an older version's
-    differs."""
+    """Declares a shared set and returns how rules refer to it. Flushed each time, as an older version's differs."""
     listed = ", ".join(map(str, elements))
     _LINES.extend((
         f"add set {TABLE} {name} {{ {kind}; size {size}; }}",
@@ -38,8 +37,7 @@ def _chain(name: str, rules: Iterable[str]) -> str:
     return f"jump {name}"
 
 
-# IP protocols of routing and of virtual routers: IGRP, EIGRP, OSPF, PIM, VRRP and CARP, IS-IS, MANET (RFC 5498),
-# pfsync.
+# IP protocols of routing and virtual routers: IGRP, EIGRP, OSPF, PIM, VRRP and CARP, IS-IS, MANET, pfsync.
 _BY_PROTOCOL = (9, 88, 89, 103, 112, 124, 138, 240)
 # UDP ports of the same: MANET, Auto-RP, RIP, RIPng, LDP's discovery, OLSR, HSRP, HSRP over IPv6, GLBP, Babel.
 _BY_PORT = (269, 496, 520, 521, 646, 698, 1985, 2029, 3222, 6696)
@@ -49,11 +47,9 @@ ROUTING_PORTS = _set("routing-ports", "type inet_service", *_BY_PORT)
 _PORTS4 = _set("judged-ports4", "type inet_service", 67, 68, *_BY_PORT)
 _PORTS6 = _set("judged-ports6", "type inet_service", 546, 547, *_BY_PORT)
 
-# ICMP types that every port may send. The others advertise routers, redirect, slow senders down or ask for names (RFC
-# 792, 1256, 6633).
+# ICMP types that every port may send. The others are for routers or name servers (RFC 792, 1256, 6633).
 _ICMP = _set("icmp-types", "type icmp_type", 0, 3, 8, 10, 11, 12, 13, 14, 17, 42, 43)
-# The same of ICMPv6: errors, echo, multicast listeners' reports, node information, a mobile node's questions (RFC 4443,
-# 3810, 4620, 6275).
+# The same of ICMPv6: errors, echo, MLD reports, node information, mobile nodes' questions (RFC 4443, 3810, 4620, 6275).
 ICMPV6 = _set("icmpv6-types", "type icmpv6_type", 1, 2, 3, 4, 128, 129, 131, 132, 139, 140, 143, 144, 146, 160, 161)
 # IGMP of hosts: reports and leave (RFC 3376).
 _IGMP = _set("igmp-types", "type igmp_type", 0x12, 0x16, 0x17, 0x22)
@@ -75,8 +71,7 @@ _UNREAD = _set("unread-headers", "typeof @th,0,8", 4, 6, 41, 50, 59, 132)
 # Protocols that are not accepted unread, because they have rules of their own or may contain more than nft can see.
 _NEVER4 = _set("never-plain4", "type inet_proto", 1, 2, 17, 51, *_BY_PROTOCOL)
 _NEVER6 = _set("never-plain", "type inet_proto", 17, 51, 58, 135, 139, 140, 253, 254, *_BY_PROTOCOL)
-# The length of an MLD version 2 report, with its hop-by-hop header, for each number of groups without sources (RFC
-# 3810).
+# The lengths of MLD version 2 reports with their hop-by-hop header, by number of groups without sources (RFC 3810).
 _MLD_LENGTHS = _set("mld-lengths", "typeof ip6 length . @th,48,16", *(f"{16 + 20 * n} . {n}" for n in range(32)))
 
 # nft cannot compare two fields of a frame with each other. It can look up whether two octets are one of these pairs.
@@ -91,8 +86,7 @@ ALOUD = "ip6 hoplimit 255 @th,0,16 0x8700 @ll,0,24 0x3333ff " + " ".join(
 
 # The protocol, and that the packet is no fragment, in one comparison.
 _TCP4, _UDP4 = (f"@nh,48,32 & 0x3fff00ff == {number:#x}" for number in (6, 17))
-# To a single host, and not from a port of these: routing protocols do not send that, but it may be an answer to a
-# client that has one of these numbers as its own port.
+# To one host, and not sent as routing protocols do: it may be an answer to a client that has such a port.
 _ORDINARY = (
     f"udp dport {ROUTING_PORTS} udp sport != {ROUTING_PORTS} meta pkttype != broadcast meta pkttype != multicast"
 )
@@ -152,8 +146,7 @@ REST6 = _chain(
     ],
 )
 
-# From the unspecified address, before the guest has one: multicast listeners' reports, and the search for routers. None
-# is for a single host.
+# From the unspecified address, before the guest has one: MLD reports, and the search for routers. Never to one host.
 NOWHERE4 = _chain(
     "nowhere4",
     [

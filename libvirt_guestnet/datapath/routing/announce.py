@@ -1,5 +1,4 @@
-"""Announcing to a LAN that this host now answers for an address: gratuitous ARP, unsolicited neighbour
-advertisements."""
+"""Announcing that this host now answers for an address: gratuitous ARP, unsolicited neighbour advertisements."""
 
 from __future__ import annotations
 

@@ -110,8 +110,7 @@ def keep_learning() -> None:
 
 
 def answer_on(device: str, version: int) -> None:
-    """Makes the kernel answer for published addresses on a device, and at once: by default it waits up to 0.8 s, in
-    case the address has an owner there."""
+    """Makes the kernel answer for published addresses on a device, and at once: by default it waits up to 0.8 s."""
     name = check_device(device)
     if version == 6:
         _write(f"ipv6/conf/{name}/proxy_ndp", "1")

@@ -1,5 +1,4 @@
-"""Finding the items that make a program refuse a batch, and applying the others, so that one bad value blocks only its
-own guest."""
+"""Finding the items because of which a batch is refused: a bad value blocks only its own guest."""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ check_device, check_mac = parse.device, parse.mac
 
 
 def check_segment(name: str) -> str:
-    """Checks the name of a link: a bridge, or BRIDGE/VLAN, where VLAN 0 means all of them (no device has a slash in its
-    name). Raises TextError otherwise."""
+    """Checks the name of a link: a bridge, or BRIDGE/VLAN, where 0 means all VLANs. Raises TextError."""
     # Receipts of earlier versions may have a dot there.
     bridge, between, vlan = name.rpartition("." if len(name) > 15 and "/" not in name else "/")
     return f"{check_device(bridge)}{between}{parse.number(vlan, 0, 4094)}" if between else check_device(name)

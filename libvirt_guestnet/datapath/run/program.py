@@ -93,8 +93,7 @@ def _spawn(argv: list[str], files: list[int], package: str, lock: LockDescriptor
 
 
 def _wait(pid: int, name: str) -> int:
-    """The exit status. Kills the program when its time is up or we are interrupted, so that it changes nothing
-    later."""
+    """The exit status. Kills the program when its time is up or we are interrupted, so that nothing happens later."""
     status = None
     try:
         handle = os.pidfd_open(pid)
