@@ -1,4 +1,4 @@
-"""What `guestnet doctor` says of a host: facts in, rows out. Pure."""
+"""What `guestnet doctor` says about a host: facts in, rows out. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _HOST_ROUTED = "host-routed"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `level`: fine, a note, or something that must be done (`do`) for guests to be guarded or
-    reached. `about` names the thing where there are several of a `check`."""
+    """One thing that was checked. `level`: it is fine, a note, or something that must be done (`do`) for guests to be
+    guarded or reached. `about` names the thing if a `check` has several."""
 
     check: str
     level: str
@@ -54,8 +54,8 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class Asleep:
-    """A network that is not started at boot, and guests that are; or one of somebody else's that is not active, and
-    guests of ours that need it."""
+    """A network that is not started at boot although guests are; or an inactive network that is not ours, and guests of
+    ours that need it."""
 
     network: str
     at_boot: tuple[str, ...] = ()
@@ -64,15 +64,15 @@ class Asleep:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What was found on a host; as they stand, nothing is wrong. None stands for what only root can see.
+    """What was found on a host. By the defaults, nothing is wrong. None stands for what only root can see.
 
-    `kernel` says by feature (see FEATURES) whether it is there, None when that cannot be told; `needed` are the
-    features and `labels` (each with the device it is mapped to, "" for none) that a topology asks for; `devices` are
-    the host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded; `hostwide` says what is wrong
-    with what the hooks read of host.yaml. `taken`: running guests' addresses that became somebody else's. `offload`
-    says why this host cannot have the checksum guard; `wrong` is what the kernel has otherwise than it should.
-    `confined` are daemons that may not run the hooks' Python; `claims` what of ours a network manager takes, and
-    `unmanaged` our file that tells it not to. `asleep`: networks that guests would miss.
+    `kernel` says by feature (see FEATURES) whether it is there, None if that is unknown; `needed` are the features and
+    `labels` (each with the device to which it is mapped, "" for none) that a topology asks for; `devices` are the
+    host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded; `hostwide` is an error in what
+    the hooks read of host.yaml. `taken`: running guests' addresses that somebody else has by now. `offload` is the
+    reason why this host cannot have the checksum guard; `wrong` is where the kernel differs from what it should have.
+    `confined` are daemons that may not run the hooks' Python; `claims` are devices of ours that a network manager
+    configures, and `unmanaged` is our file that tells it not to. `asleep`: networks that guests would miss.
     """
 
     libvirt: tuple[int, ...] | None = OLDEST_LIBVIRT
@@ -127,7 +127,7 @@ _SYNC = "guestnet hooks sync"
 
 
 def judge(facts: HostFacts) -> list[Finding]:
-    """Every row, what must be done first."""
+    """Every row; those with something that must be done come first."""
     parts = (
         _libvirt,
         _hooks,
@@ -193,7 +193,7 @@ def _hooks(facts: HostFacts) -> Iterator[Finding]:
 
 def _library(facts: HostFacts) -> Iterator[Finding]:
     if facts.loose:
-        # Whoever has hooks all the same has said --any-owner.
+        # If hooks are installed nevertheless, that was done with --any-owner.
         level = NOTE if any(hook.installed for hook in facts.hooks) else MUST
         found, _, do = facts.loose.partition(": ")
         yield Finding("library", level, "", found, do)
@@ -249,7 +249,7 @@ def _wrong(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _taken(facts: HostFacts) -> Iterator[Finding]:
-    """A guest that runs is never stopped for it, nor led past: its next start is refused."""
+    """A running guest is not stopped for this, and keeps its routes, but its next start is refused."""
     for each in facts.taken:
         yield Finding("address", MUST, each.owner, f"{each.found}; its next start is refused", each.do)
     if not facts.taken:
@@ -334,7 +334,7 @@ def _input(chain: RefusingChain, cut: list[NetworkFacts]) -> Iterator[Finding]:
 
 
 def _accept(chain: RefusingChain, net: NetworkFacts) -> str:
-    """What makes a chain let a network's traffic through, in the words of the tool whose chain it is."""
+    """The commands that make a chain let a network's traffic through, for the tool to which the chain belongs."""
     is_tap = net.mode == _HOST_ROUTED
     guests = Guests("vme*" if is_tap else net.device, net.vrf, net.mode == "route", net.untranslated or is_tap)
     return registry.advice(chain, guests)
@@ -404,7 +404,7 @@ def _left_alone(claim: Claim, unmanaged: str) -> str:
 
 
 def _asleep(facts: HostFacts) -> Iterator[Finding]:
-    """Such as Debian's `default`. libvirt starts no network for a guest that starts."""
+    """Networks that are not started, such as Debian's `default`: libvirt starts no network for a guest that starts."""
     for each in facts.asleep:
         if each.at_boot:
             found = f"is not started at boot, and so neither are {', '.join(each.at_boot)}, which are to be"

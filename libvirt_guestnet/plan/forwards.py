@@ -1,4 +1,4 @@
-"""Forwards and floating addresses that another topology's guests have, running or not: both would fight later. Pure."""
+"""Forwards and floating addresses that another topology's guests ask for as well, running or not. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def forward_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
 
 
 def claims_of(xml: Element | None, owner: str) -> Iterator[Claim]:
-    """What a domain, or our metadata in it, asks for."""
+    """The forwards and floating addresses that a domain, or our metadata in it, asks for."""
     for port in port_policies(xml if xml is None or xml.tag != "domain" else xml.find(DOMAIN_MARK)):
         for each in port.forwards:
             at = each.at or ANYWHERE[version_of(each.to)]
