@@ -76,14 +76,14 @@ def test_the_route_follows_the_guest_and_x_is_told(pair: tuple[Routed, Routed]) 
             ask(left, guest)
             assert known(left, guest) == mac_of(source)
         assert migrate("a", source, target, address) == ""
-        _soon_led(source, target)
+        _soon_routed(source, target)
         for guest in ("10.61.9.50", "fd61:9::50"):
             _soon_told(left, guest, target)
         _soon_alone(target)
 
 
-def _soon_led(source: Routed, target: Routed) -> None:
-    target.soon(lambda: target.tables() == expected(0), "the target leads to it")
+def _soon_routed(source: Routed, target: Routed) -> None:
+    target.soon(lambda: target.tables() == expected(0), "the target routes to it")
     target.exactly(0)
     source.soon(lambda: source.tables() == expected() and not source.files("host-routes"), "withdrawn there")
 
@@ -96,7 +96,7 @@ def _soon_alone(target: Routed) -> None:
     target.soon(lambda: target.helpers() == [], "nobody waits for it any more")
 
 
-def test_a_target_that_cannot_lead_to_the_guest_refuses_and_the_guest_goes_on(pair: tuple[Routed, Routed]) -> None:
+def test_a_target_that_cannot_route_to_the_guest_refuses_and_the_guest_goes_on(pair: tuple[Routed, Routed]) -> None:
     left, right = pair
     left.define("define", DOMAIN.format(name="a", uuid=uuid(1), policy=policy(), nics=nic(0)))
     left.virsh("start", "a")
