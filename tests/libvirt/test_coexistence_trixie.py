@@ -33,7 +33,7 @@ def sandbox(request: pytest.FixtureRequest, trixie_root: Path) -> Iterator[Sandb
 
 
 @pytest.mark.parametrize("sandbox", ["nftables"], indirect=True)
-def test_libvirt_makes_a_single_rule_again(net: Net, theirs: list[str]) -> None:  # noqa: F811
+def test_libvirt_makes_a_single_rule_anew(net: Net, theirs: list[str]) -> None:  # noqa: F811
     """It may delete such a one itself after a flush, by the handle that another network's rule had."""
     with watching(net.sandbox):
         net.soon(lambda: libvirts(net), theirs)  # so it has, before this test, more often than not

@@ -331,7 +331,7 @@ class Asking(Puppet):
             self.wire.send(bytes(asking / UDP(sport=port, dport=OUTSIDE) / Raw(b"hello\n")))
 
 
-def test_a_nic_that_is_plugged_in_brings_its_forwards_and_takes_them_along(net: Net) -> None:
+def test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along(net: Net) -> None:
     late = "52:54:00:00:00:0b"
     port = f'<g:port mac="{late}" name="late" network="inside"><g:forward protocol="udp" ports="5500" to="10.61.2.10"/>'
     plugged = xml("web").replace("</g:domain>", f"{port}</g:port></g:domain>")

@@ -8,7 +8,7 @@ import pytest
 from support.sandboxes import install_hooks
 from test_forwards_libvirt import (  # noqa: F401  fixtures and tests, with other sandboxes under them
     net,
-    test_a_nic_that_is_plugged_in_brings_its_forwards_and_takes_them_along,
+    test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along,
     test_a_port_of_the_hosts_own_refuses_the_start,
     test_an_untranslated_floating_address_is_the_guests_own,
     test_metadata_that_changes_live,
