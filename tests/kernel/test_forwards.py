@@ -385,7 +385,7 @@ def test_who_keeps_sending_reaches_who_is_there_now(host: Host) -> None:
             sender.kill()
 
 
-def test_sessions_go_on_when_other_forwards_change(host: Host) -> None:
+def test_sessions_go_on_when_other_ways_change(host: Host) -> None:
     assert host.started(start(FORWARDS)) == [(0, "")] * 2
     assert seen(host.udp("lan", HOST, 5300)) == LAN
     more = FORWARDS + f'<guestnet:forward at="{HOST}" protocol="tcp" ports="9999" to="{GUEST}"/>'

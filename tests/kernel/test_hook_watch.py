@@ -114,7 +114,7 @@ ip link set br0 up
 """
 
 
-def routed(hooks: Hooks) -> set[str]:
+def led(hooks: Hooks) -> set[str]:
     """The routes to guests, on the link or by way of one."""
     lines = hooks.box.ok("sh", "-c", "ip -4 route show table all proto 71; ip neigh show proxy").splitlines()
     return {" ".join(line.split()) for line in lines}
@@ -125,11 +125,11 @@ def place(hooks: Hooks) -> str:
 
 
 def test_a_network_restarted_by_hand_gets_its_taps_and_routes_back(hooks: Hooks) -> None:
-    there, others = routed(hooks), untouched(hooks, "v1a", "v2a", ROUTED_TAP)
+    there, others = led(hooks), untouched(hooks, "v1a", "v2a", ROUTED_TAP)
     assert {line for line in there if "10.61.99.0/24 via 10.61.1.10 dev br0" in line}
     hooks.box.ok("sh", "-c", RESTARTED)
     assert place(hooks) == ""
-    soon(lambda: place(hooks) == "br0" and routed(hooks) == there)
+    soon(lambda: place(hooks) == "br0" and led(hooks) == there)
     assert untouched(hooks, "v1a", "v2a", ROUTED_TAP) == others
 
 
@@ -154,7 +154,7 @@ def test_a_tap_that_is_put_elsewhere_stays_there(hooks: Hooks) -> None:
 )
 def test_a_guests_routes_and_published_addresses_come_back(hooks: Hooks, damage: str) -> None:
     def all_of_it() -> tuple[set[str], str, bool]:
-        return routed(hooks), place(hooks), "169.255.30.1" in hooks.box.ok("ip", "address", "show", "dev", ROUTED_TAP)
+        return led(hooks), place(hooks), "169.255.30.1" in hooks.box.ok("ip", "address", "show", "dev", ROUTED_TAP)
 
     whole, others = all_of_it(), untouched(hooks, "v1a", "v2a")
     hooks.box.ok("sh", "-c", damage)

@@ -312,7 +312,7 @@ def test_a_guest_that_runs_is_never_refused(host: Host) -> None:
 # What is asked for since the guest runs
 
 
-def test_what_a_running_guest_asks_for_later_is_judged_too(lab: Lab) -> None:
+def test_what_a_running_guest_asks_for_anew_is_judged_too(lab: Lab) -> None:
     """Its metadata was changed, and the daemon restarts: no start would have given it that, and neither does this."""
     lab.start("a", A)
     chains = lab.hooks.box.ok("nft", "-s", "list", "table", "netdev", "guestnet")
@@ -327,7 +327,7 @@ def test_what_a_running_guest_asks_for_later_is_judged_too(lab: Lab) -> None:
     assert f"192.0.2.12 {tap(A)}" in lab.routes()
 
 
-def test_an_address_on_a_bridge_is_none_that_the_host_routes_to(host: Host) -> None:
+def test_an_address_on_a_bridge_is_none_that_the_host_leads_to(host: Host) -> None:
     """On a bridge without the host a guest may call itself what it likes; that is no claim to it elsewhere."""
     host.box.ok("ip", "route", "add", "default", "via", LAN)
     own = start("").replace(GUEST.encode(), LAN.encode())

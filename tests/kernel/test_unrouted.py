@@ -1,4 +1,4 @@
-"""Guests to which something on the host prevents a route: reported by name, once, while all else is done."""
+"""Guests that something on the host keeps from being led to: told by name, once, while all else is done."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def hooks(tmp_path: Path) -> Iterator[Hooks]:
     for operation in ("start", "started"):
         assert hooks.call("qemu", "a", operation, "begin", A) == (0, "")
     hooks.record("a", A)
-    assert routed(hooks) == [V4, V6]
+    assert led(hooks) == [V4, V6]
     yield hooks
     box.close()
 
 
-def routed(hooks: Hooks) -> list[str]:
+def led(hooks: Hooks) -> list[str]:
     lines = hooks.box.ok("sh", "-c", ROUTES).splitlines()
     return [" ".join(line.split()[:5]) for line in lines]
 
@@ -63,7 +63,7 @@ def spoil(hooks: Hooks, damage: str) -> None:
 
 
 def is_whole_but_for_that(hooks: Hooks) -> None:
-    assert (routed(hooks), hooks.chains()) == ([V4], [TAP])
+    assert (led(hooks), hooks.chains()) == ([V4], [TAP])
     assert "8080" in hooks.box.ok("nft", "list", "table", "inet", "guestnet")
 
 
@@ -108,4 +108,4 @@ def test_a_start_is_refused_by_it_as_before(hooks: Hooks) -> None:
     status, said = hooks.call("qemu", "a", "started", "begin", A)
     assert (status, "domain 'a': there is no route to fd99::/64" in said) == (1, True)
     assert hooks.call("qemu", "a", "release", "end", A) == (0, "")
-    assert routed(hooks) == []
+    assert led(hooks) == []
