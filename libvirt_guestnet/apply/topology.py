@@ -33,7 +33,7 @@ def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
 def apply_topology(
     found: Topology, hostmap: HostMap, uri: str | None, *, allow_interrupt: bool = False, quiet: bool = False
 ) -> Sequence[object]:
-    """Plans and makes the changes, and prints each; returns them. Raises GuestnetError."""
+    """Plans and makes the changes, telling each as it comes; returns them. Raises GuestnetError."""
     wished = _wanted(found, hostmap)
     with applying.locked(), connect(uri) as connection:
         made = plan(wished, _facing(found, wished, host_snapshot(connection)))

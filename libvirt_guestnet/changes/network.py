@@ -125,8 +125,8 @@ class SectionUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateNetwork(Change):
-    """Change DHCP, DNS or portgroup entries of an active network without a restart. `bridge`: a change of DHCP makes
-    libvirt remove and rewrite the firewall rules of this bridge."""
+    """Change DHCP, DNS or portgroup entries of an active network without a restart; `bridge` where it has firewall
+    rules of libvirt's, which a change of DHCP takes away and puts back."""
 
     update: SectionUpdate
     bridge: str | None = None

@@ -64,15 +64,15 @@ class Asleep:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What was found on a host. By the defaults, nothing is wrong. None stands for what only root can see.
+    """What was found on a host; as they stand, nothing is wrong. None stands for what only root can see.
 
-    `kernel` says by feature (see FEATURES) whether it is there, None if that is unknown; `needed` are the features and
-    `labels` (each with the device to which it is mapped, "" for none) that a topology asks for; `devices` are the
-    host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded; `hostwide` is an error in what
-    the hooks read of host.yaml. `taken`: running guests' addresses that somebody else has by now. `offload` is the
-    reason why this host cannot have the checksum guard; `wrong` is where the kernel differs from what it should have.
-    `confined` are daemons that may not run the hooks' Python; `claims` are devices of ours that a network manager
-    configures, and `unmanaged` is our file that tells it not to. `asleep`: networks that guests would miss.
+    `kernel` says by feature (see FEATURES) whether it is there, None when that cannot be told; `needed` are the
+    features and `labels` (each with the device it is mapped to, "" for none) that a topology asks for; `devices` are
+    the host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded; `hostwide` says what is wrong
+    with what the hooks read of host.yaml. `taken`: running guests' addresses that became somebody else's. `offload`
+    says why this host cannot have the checksum guard; `wrong` is what the kernel has otherwise than it should.
+    `confined` are daemons that may not run the hooks' Python; `claims` what of ours a network manager takes, and
+    `unmanaged` our file that tells it not to. `asleep`: networks that guests would miss.
     """
 
     libvirt: tuple[int, ...] | None = OLDEST_LIBVIRT

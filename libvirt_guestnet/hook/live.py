@@ -66,7 +66,7 @@ def release_all() -> None:
 
 
 def adopt_network(xml: bytes) -> None:
-    """Writes an active network's receipt, as `started` would; `tidy` closes its bridge. Raises GuestnetError."""
+    """Keeps what an active network's XML says, as `started` would; `tidy` closes its bridge. Raises GuestnetError."""
     hook_data = xmlread.Node("hookData", {})
     hook_data.children = [xmlread.parse(xml)]
     networks.keep(hook_data, UnlockedState())

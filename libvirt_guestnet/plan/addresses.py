@@ -23,8 +23,8 @@ from libvirt_guestnet.state.folder import State
 
 
 def taken_addresses(wanted: Wanted, snapshot: Snapshot, state: State) -> tuple[str, ...]:
-    """A line for each address or port in use. LANs are asked, which takes half a second; for a running guest, only
-    about what is new to it. Raises GuestnetError when the kernel does not answer."""
+    """A line for each thing that cannot be had. Of a guest that runs, LANs are asked for what is new to it: half a
+    second. Raises GuestnetError when the kernel does not answer."""
     by_guest = requested(wanted)
     everything = [each for found in by_guest.values() for each in found]
     facts = address_owners.facts_for(everything)
@@ -48,7 +48,7 @@ def _listened(wanted: Wanted, snapshot: Snapshot) -> list[str]:
 
 
 def requested(wanted: Wanted) -> dict[str, list[RequestedAddress]]:
-    """By guest, the addresses that a topology wants for it."""
+    """By guest, what a topology wants for it."""
     receipts = (network_receipts.network_receipt(_node(each.element)) for each in wanted.networks)
     networks = {receipt.name: receipt for receipt in receipts if receipt}
     return {guest.name: addresses.requested(Domain(_domain(guest), networks.get)) for guest in wanted.guests}

@@ -62,8 +62,8 @@ def merged(wanted: Element, actual: Element, *, own: bool = True, was: Element |
 
 
 def before(wanted: Element, actual: Element, was: Element | None = None) -> Element:
-    """What `merged` changes of a user's NIC, as the user had it: by `was` of an earlier change, or as it is now. An
-    empty element stands for none."""
+    """What `merged` changes of a user's NIC, as the user had it, by `was` of an earlier change or by now: an empty
+    element stands for none."""
     base = actual if was is None else was
     result = etree.Element("interface", type=base.get("type", ""))
     for tag in (*_PLACE, *sorted(_tags(wanted) - {*_PLACE, *_KEPT})):

@@ -61,7 +61,7 @@ class Plan:
 
 
 class PlanError(GuestnetError):
-    """What the topology wants clashes with what is not its own; `problems` lists every clash."""
+    """What the topology wants clashes with what is somebody else's; `problems` lists every clash."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = tuple(problems)
@@ -90,7 +90,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
 
 
 def _wrong_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
-    """What is wrong in the kernel, but not at any guest; the plan's changes may set it right."""
+    """What is wrong in the kernel and no guest's; it may be right once the plan's changes are made."""
     names = {network.name for network in wanted.networks}
     for each in snapshot.wrong:
         if each.kind == HOST or (each.kind == NETWORK and each.owner in names):

@@ -36,7 +36,7 @@ def drops_by_reason() -> dict[str, dict[str, int]]:
 
 
 class Guarded(NamedTuple):
-    """What the kernel has of a guarded port: frames dropped, by reason, and addresses that it has learnt."""
+    """What the kernel knows of a guarded port: frames dropped by reason, and addresses that it has learnt."""
 
     drops: dict[str, int]
     learnt: list[IPv4Address | IPv6Address]

@@ -34,8 +34,8 @@ def shared() -> str:
 def own(port: PortGuard, fresh: bool = False) -> str:
     """The port's own part; the kernel refuses it where the shared one is not there.
 
-    `fresh`: there was no guard of this tap, so nothing has to be deleted. A transaction that deletes something takes 10
-    ms longer, as nft then waits until no processor uses it any more (nft_rcv_nl_event, Linux 5.18).
+    `fresh`: there was no guard of this tap, so nothing of it is deleted. A transaction that deletes takes 10 ms longer:
+    nft ends when nobody can be looking at what is gone (nft_rcv_nl_event, Linux 5.18).
     """
     tap = check_device(port.tap)
     lines = [f"add table {TABLE}"]

@@ -119,7 +119,7 @@ class Rules:
         return [*held, *([learning.declared(savi.tried_set(link), 6)] if 6 in opened else [])]
 
     def _drop(self, reason: str, match: str = "") -> list[str]:
-        """Rules that drop what matches and count it by reason. A line in the log begins with port and reason."""
+        """Rules that drop what matches. The log's prefix is the port and the reason; headers follow it."""
         dropped = f'counter drop comment "{reason}"'
         log = f'limit rate 5/second log prefix "guestnet {self.tap} {reason}: "'
         rules = [log, dropped] if self.port.log else [dropped]

@@ -66,8 +66,8 @@ def _ensure_static(receipt: PortReceipt, bridge: str) -> None:
 
 
 def _is_lent(receipt: PortReceipt) -> bool:
-    """Whether a port has pairs with a MAC address of their own, which may move from port to port, as VRRP's do. For
-    such a port the bridge goes on learning and flooding; its guard lets the bridge learn no other addresses there."""
+    """MAC addresses that a pair lends may move from port to port, as VRRP's do: for such a port the bridge goes on
+    learning and flooding. Its guard sees to it that it teaches the bridge no others."""
     return any(mac not in ("", receipt.mac) for mac, _ in receipt.pairs)
 
 
