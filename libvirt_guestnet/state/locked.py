@@ -39,8 +39,7 @@ OLD = ("reach", "ways", "settled", "arriving")
 
 
 def is_old(root: str) -> bool:
-    """Whether the folder, or some of it, has the earlier form: by its number, or because a process of the version
-    before still runs and has written under old names."""
+    """Whether something has the earlier form: by its number, or as a process of that version wrote it later."""
     unnumbered = os.path.lexists(f"{root}/lock") and not os.path.lexists(f"{root}/format")
     return unnumbered or any(os.path.lexists(f"{root}/{name}") for name in OLD)
 
@@ -78,8 +77,7 @@ class LockedState(State):
         return {receipt.bridge} if receipt is not None and receipt.required else set()
 
     def _insist(self, bridges: set[str]) -> None:
-        """Writes by bridge which networks require guarded ports, so that a starting domain need not read all
-        receipts."""
+        """Writes by bridge which networks require guarded ports: a start need not read all receipts."""
         for bridge in bridges - {""}:
             names = [each.name for each in self.networks() if each.required and each.bridge == bridge]
             if names:

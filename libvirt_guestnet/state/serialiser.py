@@ -66,8 +66,7 @@ Identity: TypeAlias = tuple[int, ...]
 
 
 def identity(path: str) -> Identity | None:
-    """What distinguishes a file from another one in its place. None if there is no file, empty if that cannot be found
-    out."""
+    """What tells a file from others at its path. None if there is none, empty if that is unknown."""
     try:
         found = os.stat(path)
     except FileNotFoundError:

@@ -15,8 +15,7 @@ _LARGEST = 16 << 20
 
 
 def taken(wanted: list[Claim], proc: str = "/proc") -> tuple[Claim, Claim] | None:
-    """The first of these claims on whose port a socket of this host listens, and that socket, as a claim owned by its
-    program.
+    """The first of these claims on whose port a socket of this host listens, and that socket with its program as owner.
 
     A socket of "::" counts as listening on IPv4 too, as most do. Loopback does not count: nothing is forwarded there.
     """

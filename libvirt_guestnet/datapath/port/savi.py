@@ -121,7 +121,7 @@ class Claimer:
         return f"{_octets(field, 8, 8)} {sign}{self.formed:#x}"
 
     def _free(self, field: str) -> list[str]:
-        """One match for each free range. A single match would need a set of its own for every port: too many sets."""
+        """One match for each free range: a single one would need a set for every port, which is too many."""
         announced = f" {_octets(field, 0, 8)} @{announced_set(self.segment)}"
         return [f"{_within(field, span)}{announced if _is_wide(span) else ''}" for span in self.free]
 

@@ -48,8 +48,7 @@ class _Wanted(NamedTuple):
 
 
 def guard(xml: Node, state: UnlockedState) -> None:
-    """Puts the filter on every guarded port of a domain that starts, and removes it from ports that are no longer
-    guarded.
+    """Puts the filter on every guarded port of a starting domain, and removes it from ports that are guarded no more.
 
     Raises GuestnetError, with nothing changed, if a NIC is not allowed, or something that it asks for is in use.
     """

@@ -75,9 +75,8 @@ def check_plugged(domain: Domain, state: State) -> None:
 
 
 def check(wanted: list[PortForwards], others: list[PortForwards], active: list[PortForwards]) -> None:
-    """Raises GuestnetError when another guest, or a program of the host, already has one of the wanted addresses or
-    ports. What a guest has already is not checked against the host again: a program that listens later has to give
-    way."""
+    """Raises GuestnetError when another guest, or a program of the host, has one of the wanted addresses or ports. What
+    a guest has already is not checked against the host again: a program that came later gives way."""
     requested = [claim for each in wanted for claim in claims(each)]
     taken = [claim for each in others for claim in claims(each)]
     for number, one in enumerate(requested):

@@ -14,8 +14,7 @@ from libvirt_guestnet.state.receipts import TapVlans
 
 
 def tag(domain: Domain, locked: LockedState, whole: bool = True) -> None:
-    """Gives every tap of a domain its VLANs, and uplinks those in use now. If `domain` has only some of its ports, it
-    is not the `whole` of it.
+    """Gives every tap of a domain (some, if it is not `whole`) its VLANs, and uplinks those in use now.
 
     Receipts are written first, so that nothing is unknown if the call is killed. Raises GuestnetError when a VLAN would
     have no effect.

@@ -64,8 +64,7 @@ class Plug:
         return domain
 
     def _has_policy(self, nic: Node) -> bool:
-        """Whether the metadata's policy for this MAC address is this NIC's, and not that of a NIC with a tap that has
-        the same address already."""
+        """Whether the metadata's policy for this MAC address is not that of another NIC with a tap that has it."""
         devices, domain = Node("devices", {}), Node("domain", {})
         devices.children = [nic, *self.domain.xml.all("devices/interface")]
         domain.children = [*self.domain.xml.all("metadata"), devices]

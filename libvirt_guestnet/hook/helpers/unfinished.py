@@ -24,8 +24,7 @@ _WHEN = "after a process of ours was killed"
 
 
 def see_to() -> None:
-    """At the end of a call: if there is something to finish, leaves a process behind. Never fails: errors are
-    logged."""
+    """At the end of a call: leaves a process behind for what is unfinished. Never fails: errors are logged."""
     try:
         state = UnlockedState()
     except GuestnetError:  # the state is of another version: the call itself has reported that

@@ -155,10 +155,8 @@ def _by_policy(bare: PortReceipt, policy: PortPolicy, network: NetworkReceipt | 
 
 def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     """The receipt of a port without listed addresses: its reservation, what it may learn from the host's DHCP server,
-    and what follows from its MAC address.
-
-    If there is neither, the port may ask by DHCP, but not use the answer, as it may be forged.
-    """
+    and what follows from its MAC address. If there is neither, it may ask by DHCP, but not use answers, as they may be
+    forged."""
     reserved = tuple(ip for mac, ip in network.reservations if mac == bare.mac)
     versions = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
     learns = [v for v in versions if _learns(network, v)]
@@ -194,8 +192,7 @@ def _learning(receipt: PortReceipt, network: NetworkReceipt, versions: list[int]
 
 
 def _anything(bare: PortReceipt, network: NetworkReceipt | None) -> PortReceipt:
-    """The receipt of a port with any address: of the network's subnets or, without, any at all; but never the host's, a
-    reserved one, or one that another port holds."""
+    """The receipt of a port with any address, except the host's, reserved ones, and those of other ports."""
     subnets = network.subnets if network and network.subnets else ("0.0.0.0/0", "::/0")
     if network:
         bare = _without_reserved(bare._replace(excluded=(*bare.excluded, *network.hosts)), network)
