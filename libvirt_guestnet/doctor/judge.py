@@ -207,7 +207,7 @@ def _kernel(facts: HostFacts) -> Iterator[Finding]:
         if has:
             yield Finding("kernel", FINE, name, f"{feature.purpose}: it can")
         elif has is None:
-            found = f"{feature.purpose}: it cannot be told whether it can (no configuration of this kernel to read)"
+            found = f"{feature.purpose}: whether it can is unknown (this kernel has no configuration to read)"
             yield Finding("kernel", NOTE, name, found)
         else:
             module = f" and the module {feature.module}" if feature.module else ""

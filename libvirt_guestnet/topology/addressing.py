@@ -99,7 +99,8 @@ class Pool:
 
 
 def draw(pool: Sequence[tuple[int, int]], taken: Collection[int], *names: str) -> int | None:
-    """The number these names lead to in the pool's ranges (first and last each), past those taken; None if all are."""
+    """The number derived from these names in the pool's ranges (first and last each), except those taken; None if all
+    are."""
     size = sum(last - first + 1 for first, last in pool)
     tries = (int.from_bytes(_digest("draw", *names, str(attempt)), "big") % size for attempt in range(_TRIES))
     candidates = (_nth(pool, index % size) for index in chain(tries, range(len(taken) + 1))) if size else ()

@@ -170,7 +170,7 @@ def _check_router(decl: ExpectDecl, routers: Mapping[str, bool], report: Report)
 
 def _of_ports(ports: tuple[Port, ...]) -> frozenset[Family]:
     if not all(port.addresses for port in ports):
-        return _BOTH  # a port whose addresses nobody told us can have any
+        return _BOTH  # a port whose addresses the file does not say can have any
     return frozenset(
         Family.IPV4 if isinstance(address.ip, IPv4Address) else Family.IPV6
         for port in ports

@@ -157,7 +157,7 @@ class Watch:
     def tap(self, guest_mac: str, bridge: str, seconds: float, fits: Callable[[str], bool] = lambda _tap: True) -> str:
         """Waits for the tap of a guest's NIC to join a bridge; returns its name, or "" when it does not in time.
 
-        Another guest's tap may have that MAC, too: `fits` tells by the name whether it is the one.
+        Another guest's tap may have that MAC address, too: `fits` says by the name whether it is the right one.
         """
         deadline = time.monotonic() + seconds
         poll = select.poll()
