@@ -39,7 +39,7 @@ def _done(hook: str, argv: list[str], call: Call, data: bytes | None) -> int:
             _do(hook, call, data)
     except GuestnetError as error:
         return _failed(f"{hook} {name} {operation}: {error}", call)
-    except Exception as error:  # after any bug or damage the filter stays closed, and one line says so
+    except Exception as error:  # closed, with one line, whatever the bug or the damage
         return _failed(f"{hook} {name} {operation}: internal error: {type(error).__name__}: {error}", call)
     return 0
 

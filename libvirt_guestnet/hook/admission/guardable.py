@@ -9,8 +9,8 @@ from libvirt_guestnet.hook.read.domain import Domain, Nic
 
 
 def check(domain: Domain, refuse: bool | None = None) -> None:
-    """Raises GuestnetError for the first NIC that is not allowed. `refuse`: whether this host refuses NICs that cannot
-    be guarded; by default, what hooks.json says."""
+    """Raises GuestnetError for the first NIC that is not to be. `refuse`: whether this host refuses what cannot be
+    guarded, as hooks.json says unless given."""
     refuse = _host_refuses() if refuse is None else refuse
     for nic in domain.nics:
         _check(domain, nic, refuse)

@@ -27,7 +27,7 @@ NOTHING_REQUIRED = HostWide()
 
 
 def read(file: str = FILE) -> HostWide:
-    """What the file requires. Raises GuestnetError if it is damaged, as it may have required something."""
+    """What counts for the hooks. Raises GuestnetError on a damaged file: what it asked for is not known then."""
     try:
         with open(file, "rb") as stream:
             found = json.loads(stream.read(_LARGEST))
