@@ -184,7 +184,7 @@ def follow_the_doctor(host: Booted, guests: Reached, by_hand: set[str]) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One of the document's table: which ways pass with guestnet's accepts, and which without."""
+    """One of the document's table: which connections pass with guestnet's accepts, and which without."""
 
     backend: str
     firewall: str

@@ -52,7 +52,7 @@ def pair(hosts: dict[str, Host]) -> tuple[Routed, Routed]:  # noqa: F811
 
 
 def known(left: Routed, address: str) -> str:
-    """The MAC that computer X has for an address, without asking anew."""
+    """The MAC that computer X has for an address, without asking again."""
     found = left.sandbox.run(["ip", "-n", "x", "-j", "neigh", "show", "to", address]).stdout
     return str(json.loads(found)[0].get("lladdr", ""))
 
@@ -127,7 +127,7 @@ def test_lost_packets_while_a_real_guest_moves(
     sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) packets received", said)[0])
     record_property("lost packets", sent - received)
     print(f"{sent - received} of {sent} packets lost, one every 0.1 s")
-    # Its memory takes seconds to follow it: had the target led to it from `started` on, all that time was lost.
+    # Its memory takes seconds to follow it: had the target routed to it from `started` on, all that time was lost.
     assert sent - received < 12
     assert "seq=79" in said, "the last ones are answered where the guest is now"
 
