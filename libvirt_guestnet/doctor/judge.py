@@ -1,4 +1,4 @@
-"""What `guestnet doctor` says about a host: facts in, rows out. Pure."""
+"""What `guestnet doctor` says of a host: facts in, rows out. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _HOST_ROUTED = "host-routed"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked. `level`: it is fine, a note, or something that must be done (`do`) for guests to be
-    guarded or reached. `about` names the thing if a `check` has several."""
+    """One thing looked at. `level`: fine, a note, or something that must be done (`do`) for guests to be guarded or
+    reached. `about` names the thing where there are several of a `check`."""
 
     check: str
     level: str
@@ -54,8 +54,8 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class Asleep:
-    """A network that is not started at boot although guests are; or an inactive network that is not ours, and guests of
-    ours that need it."""
+    """A network that is not started at boot, and guests that are; or one of somebody else's that is not active, and
+    guests of ours that need it."""
 
     network: str
     at_boot: tuple[str, ...] = ()
@@ -127,7 +127,7 @@ _SYNC = "guestnet hooks sync"
 
 
 def judge(facts: HostFacts) -> list[Finding]:
-    """Every row; those with something that must be done come first."""
+    """Every row, what must be done first."""
     parts = (
         _libvirt,
         _hooks,
@@ -193,7 +193,7 @@ def _hooks(facts: HostFacts) -> Iterator[Finding]:
 
 def _library(facts: HostFacts) -> Iterator[Finding]:
     if facts.loose:
-        # If hooks are installed nevertheless, that was done with --any-owner.
+        # Whoever has hooks all the same has said --any-owner.
         level = NOTE if any(hook.installed for hook in facts.hooks) else MUST
         found, _, do = facts.loose.partition(": ")
         yield Finding("library", level, "", found, do)
@@ -207,7 +207,7 @@ def _kernel(facts: HostFacts) -> Iterator[Finding]:
         if has:
             yield Finding("kernel", FINE, name, f"{feature.purpose}: it can")
         elif has is None:
-            found = f"{feature.purpose}: whether it can is unknown (this kernel has no configuration to read)"
+            found = f"{feature.purpose}: it cannot be told whether it can (no configuration of this kernel to read)"
             yield Finding("kernel", NOTE, name, found)
         else:
             module = f" and the module {feature.module}" if feature.module else ""
@@ -219,7 +219,7 @@ def _kernel(facts: HostFacts) -> Iterator[Finding]:
 def _offload(facts: HostFacts) -> Iterator[Finding]:
     if facts.offload is None:
         yield Finding(
-            "checksum guard", NOTE, "", "only root can see whether this host can have it", "run guestnet doctor as root"
+            "checksum guard", NOTE, "", "only root can see whether it can be had", "run guestnet doctor as root"
         )
     elif facts.offload:
         found = f"this host cannot have it, so that guests change frames behind every filter: {facts.offload}"
@@ -249,7 +249,7 @@ def _wrong(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _taken(facts: HostFacts) -> Iterator[Finding]:
-    """A running guest is not stopped for this, and keeps its routes, but its next start is refused."""
+    """A guest that runs is never stopped for it, nor led past: its next start is refused."""
     for each in facts.taken:
         yield Finding("address", MUST, each.owner, f"{each.found}; its next start is refused", each.do)
     if not facts.taken:
@@ -334,13 +334,13 @@ def _input(chain: RefusingChain, cut: list[NetworkFacts]) -> Iterator[Finding]:
 
 
 def _accept(chain: RefusingChain, net: NetworkFacts) -> str:
-    """The commands that make a chain let a network's traffic through, for the tool to which the chain belongs."""
+    """What makes a chain let a network's traffic through, in the words of the tool whose chain it is."""
     is_tap = net.mode == _HOST_ROUTED
     guests = Guests("vme*" if is_tap else net.device, net.vrf, net.mode == "route", net.untranslated or is_tap)
     return registry.advice(chain, guests)
 
 
-_UNLESS_NEEDED = "they let these pass; where nothing (Docker, Kubernetes) needs it: sysctl -w {}=0"
+_UNLESS_NEEDED = "they pass those; where nothing (Docker, Kubernetes) needs it: sysctl -w {}=0"
 
 
 def _bridged(facts: HostFacts) -> Iterator[Finding]:
@@ -404,7 +404,7 @@ def _left_alone(claim: Claim, unmanaged: str) -> str:
 
 
 def _asleep(facts: HostFacts) -> Iterator[Finding]:
-    """Networks that are not started, such as Debian's `default`: libvirt starts no network for a guest that starts."""
+    """Such as Debian's `default`. libvirt starts no network for a guest that starts."""
     for each in facts.asleep:
         if each.at_boot:
             found = f"is not started at boot, and so neither are {', '.join(each.at_boot)}, which are to be"

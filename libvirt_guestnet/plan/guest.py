@@ -167,7 +167,7 @@ def _change_interfaces(
 
 
 def _remembering(metadata: Element, new: dict[str, Element], state: DomainState) -> Element:
-    """The metadata, with what NICs of the user's domain were before, as far as the topology changes them."""
+    """With what NICs that the user's domain had before were, as far as they are changed."""
     on = {address: source_network(interface) for address, interface in new.items()}
     result, nics = deepcopy(metadata), {**interfaces(state.live, on), **interfaces(state.config, on)}
     for port in result.iterfind(PORT_MARK):
@@ -179,7 +179,7 @@ def _remembering(metadata: Element, new: dict[str, Element], state: DomainState)
 
 
 def _was(state: DomainState, address: str) -> Element | None:
-    """What a NIC was before the topology changed it; None for one that was plugged in for the topology."""
+    """What a NIC was before the topology had to do with it; None for one that was plugged in for it."""
     roots = [state.config] if state.live is None else [state.config, state.live]
     for port in (port for root in roots for port in port_policies(root.find(DOMAIN_MARK))):
         if port.mac == address and port.was:

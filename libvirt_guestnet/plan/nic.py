@@ -32,7 +32,7 @@ def nic_differences(
     own: bool = True,
     was: Element | None = None,
 ) -> tuple[Difference, ...]:
-    """What would have to change. `own`: it is a lab guest's; `inherited` as in `differences`; `was` as in `before`."""
+    """What would have to change; `own`: it is a lab guest's, `inherited` as in `differences`, `was` as in `before`."""
     if own:
         return differences(wanted, actual, inherited)
     requested, gone = _requested(wanted, was)

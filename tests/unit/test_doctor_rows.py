@@ -141,7 +141,7 @@ CASES = {
         *(HostFacts(kernel={"vxlan": False}, needed=frozenset({"vxlan"})), "kernel", MUST),
         *("this kernel cannot", "CONFIG_VXLAN and the module vxlan"),
     ),
-    "unknown": (HostFacts(kernel={"vlan filtering": None}), "kernel", NOTE, "whether it can is unknown", ""),
+    "unknown": (HostFacts(kernel={"vlan filtering": None}), "kernel", NOTE, "cannot be told", ""),
     "stale": (HostFacts(stale=("vnet9",)), "receipts", MUST, "no such tap", "guestnet hooks sync"),
     "unguarded": (HostFacts(unguarded=(("vnet9", "br0"),)), "ports", MUST, "is on br0", "guestnet hooks sync"),
     "unmapped": (HostFacts(labels={"lan1": ""}), "labels", MUST, "no device", "write lan1: DEVICE"),

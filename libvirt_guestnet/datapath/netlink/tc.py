@@ -42,7 +42,7 @@ class Tc(Rtnl):
         self._change(_NEWFILTER, CREATE, _filter(ifindex, options), f"a filter at tc ingress of device {ifindex}")
 
     def detach(self, ifindex: int) -> None:
-        """Removes our filter. The qdisc stays, as somebody else may use it by now."""
+        """Takes our filter away; the qdisc may be somebody else's by now, and stays."""
         self._change(_DELFILTER, 0, _filter(ifindex), f"to delete the filter at tc ingress of device {ifindex}")
 
     def attached(self, ifindex: int) -> int:
