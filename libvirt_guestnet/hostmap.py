@@ -1,9 +1,9 @@
-"""What this host says of itself: which device stands behind each physical-network label of a topology, and what it asks
-of every domain.
+"""The host's own file: which device is behind each physical-network label of a topology, and what the host requires of
+every domain.
 
-A label is mapped to a NIC or a Linux bridge by its name; `BRIDGE/NIC` also says which port of a VLAN-aware bridge leads
-outside, and `ovs:BRIDGE` is a bridge of Open vSwitch. Which of the two a name is, is looked up on this host; for
-another one `nic:NAME` and `bridge:NAME` say it.
+A label is mapped to a NIC or a Linux bridge by its name; `BRIDGE/NIC` also names the port of a VLAN-aware bridge that
+connects to other hosts, and `ovs:BRIDGE` is a bridge of Open vSwitch. Whether a name is a NIC or a bridge is looked up
+on this host; for another host, write `nic:NAME` or `bridge:NAME`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class HostMap:
         return _bare(self._entry(label, f"{wanted_by} needs")).partition("/")[0]
 
     def check_mapped(self, networks: Iterable[Network]) -> None:
-        """Raises GuestnetError, a line each, where this host maps no device to labels that networks need."""
+        """Raises GuestnetError, with a line for each label that networks need and this host maps to no device."""
         wanted: dict[str, list[str]] = {}
         for network in networks:
             for label in _labels(network):
@@ -63,8 +63,8 @@ class HostMap:
             raise GuestnetError("\n".join(missing))
 
     def check_kinds(self, networks: Iterable[Network], exists: Callable[[str], bool]) -> None:
-        """Raises GuestnetError where a bridge network depends on whether a device is a NIC or a bridge, and nobody
-        says so."""
+        """Raises GuestnetError if a bridge network depends on whether a device is a NIC or a bridge, and that is
+        unknown."""
         for network in networks:
             device = _uplink_of(self, network)
             entry = self.devices.get(network.physical_network or "", "")
@@ -88,7 +88,7 @@ class HostMap:
             ) from None
 
     def vlan_uplink(self, label: str) -> str | None:
-        """The port of the mapped bridge that leads outside, where the map says so (BRIDGE/NIC)."""
+        """The mapped bridge's port to other hosts, if the map names it (BRIDGE/NIC)."""
         return self._entry(label).partition("/")[2] or None
 
     def is_ovs(self, label: str) -> bool:
@@ -124,13 +124,13 @@ class HostMap:
 
 
 def _labels(network: Network) -> list[str]:
-    """The labels that a network's XML names devices for."""
+    """The labels for which a network's XML names devices."""
     own = None if network.routed and not network.routed.publish else network.physical_network
     return [label for label in (own, network.vxlan.underlay if network.vxlan else None) if label]
 
 
 def _said_bridge(entry: str) -> bool | None:
-    """What an entry says by itself; None for a bare name."""
+    """Whether an entry itself says that it is a bridge; None for a bare name."""
     if entry.startswith(_NIC):
         return False
     return True if "/" in entry or entry.startswith((_OVS, _BRIDGE)) else None
@@ -157,7 +157,7 @@ def load_hostmap(file: Path = HOST_FILE, pairs: Sequence[str] = ()) -> HostMap:
 
 
 def load_hostwide(file: Path = HOST_FILE) -> HostWide:
-    """What the host's file asks of every domain. Raises GuestnetError when it cannot be understood."""
+    """What the host's file requires of every domain. Raises GuestnetError when it cannot be understood."""
     document = _read(file)
     _parse_devices(file, document)
     wanted = document.get(_UNGUARDABLE, ALLOW)

@@ -1,4 +1,4 @@
-"""The system's log, for processes that nobody waits for, and for what is no reason to fail."""
+"""The system's log, for processes whose errors no caller sees, and for problems that are no reason to fail."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _LONGEST = 1000
 
 
 def line(text: str) -> str:
-    """A text as one line that can be printed and read: names in it are other people's, and may be long."""
+    """A text as one printable line: names in it come from other people, and may be long."""
     one = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
     return one if len(one) <= _LONGEST else f"{one[:_LONGEST]}…"
 
 
 def complain(text: str) -> None:
-    """One line, as an error of the daemon."""
+    """Logs one line, as an error of a daemon."""
     import syslog
 
     syslog.openlog("libvirt-guestnet", facility=syslog.LOG_DAEMON)
@@ -22,8 +22,8 @@ def complain(text: str) -> None:
 
 
 class Looks:
-    """The log of a service that looks again and again, after a fault twice a second: what stays wrong is told once,
-    and again only after it has been well. It remembers what two looks found."""
+    """The log of a service that looks again and again, after a fault twice a second. A problem that stays is logged
+    once, and again only after it was gone. It remembers what two looks found."""
 
     def __init__(self) -> None:
         self._before: set[str] = set()

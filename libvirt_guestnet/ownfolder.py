@@ -1,4 +1,4 @@
-"""Folders in which root keeps what it later runs or trusts: nobody else may have made them, or write there."""
+"""Folders for what root later runs or trusts: only root may have made them, or write there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from libvirt_guestnet.errors import GuestnetError
 
 
 def ensure_own_folder(path: Path) -> None:
-    """Makes it, with its parents, unless it is there. Raises GuestnetError where it is no folder (a link is none), or
-    somebody else's, or others may write to it; OSError where it cannot be made."""
+    """Makes a folder, with its parents, unless it exists. Raises GuestnetError if something else is there (such as a
+    link), or if the folder is not ours or others may write to it; OSError if it cannot be made."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if not os.path.lexists(path):
         path.mkdir(mode=0o755, exist_ok=True)

@@ -1,6 +1,6 @@
 """libvirt's XML as a small tree, with the parser alone: no DTD, no entities, bounded, 2 ms.
 
-ElementTree costs the hook another 4 ms and cannot be told to refuse a DTD. Limits: decision 44.
+ElementTree costs the hook another 4 ms and cannot refuse a DTD. Limits: decision 44.
 
 Tenants write much of it, so time is linear in its length, and what is refused is known before it is parsed: more than
 `MAX_BYTES`, or than `MAX_MARKS` of "<" and "=", of which each element has one or two and each attribute one. libvirt's

@@ -30,7 +30,7 @@ def _quiet(_: object) -> None:
 
 
 class InterruptError(GuestnetError):
-    """The plan interrupts running guests, and nobody allowed that. Nothing was touched."""
+    """The plan interrupts running guests, and that was not allowed. Nothing was changed."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -57,7 +57,7 @@ class ApplyError(GuestnetError):
 
 
 class DestroyError(GuestnetError):
-    """Some of it could not be taken away; everything else is gone."""
+    """Some of it could not be removed; everything else is gone."""
 
     def __init__(self, failures: list[str]) -> None:
         self.failures = tuple(failures)

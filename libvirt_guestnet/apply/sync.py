@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 class SyncResult(NamedTuple):
-    """What a sync could not do: `failures`, and by `unrouted` guests to which the host cannot route, which guestnet
-    cannot mend."""
+    """What a sync could not do: `failures`; and `unrouted`, guests to which the host cannot route for a reason that
+    guestnet cannot remove."""
 
     failures: list[str]
     unrouted: list[str]
 
 
 def sync(connection: Connection) -> SyncResult:
-    """Does for everything that runs what the hooks would have done, past all failures; returns those.
+    """Does for everything that runs what the hooks would have done. Goes on past failures and returns them.
 
     Raises GuestnetError when libvirt does not answer.
     """
@@ -51,7 +51,7 @@ def _sync(connection: Connection) -> SyncResult:
         _attempt("guests that ended", live.forget_ended, ended),
         *(_attempt(f"network {name}", live.adopt_network, xml) for name, xml in networks.items()),
         _attempt("bridges", lambda _: live.review_bridges(), None),
-        # Bridges are closed when all guests are under guard, so that none is cut off meanwhile.
+        # Bridges are closed once all guests are guarded, so that none is cut off meanwhile.
         *(
             _attempt(f"domain {name}", lambda xml: live.guard_domain(xml, settle=False), xml, unrouted)
             for name, xml in domains.items()

@@ -1,4 +1,4 @@
-"""From a topology to a plan, and to its changes made: what `guestnet plan`, `apply`, `destroy` and labs do."""
+"""From a topology to a plan, and to the changes: what `guestnet plan`, `apply`, `destroy` and labs do."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def apply_topology(
 def destroy_topology(
     name: str, uri: str | None, guests: Sequence[str] | None = None, *, allow_interrupt: bool = False
 ) -> Sequence[object]:
-    """Removes everything of a topology, telling each step; returns the steps. `guests`: those in its file. Raises
+    """Removes everything of a topology, and prints each step; returns the steps. `guests`: those in its file. Raises
     GuestnetError."""
     with applying.locked(), connect(uri) as connection:
         made = plan_destroy(name, host_snapshot(connection), guests)
@@ -112,6 +112,7 @@ def _wanted(found: Topology, hostmap: HostMap) -> Wanted:
 
 
 def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
-    """With what of the wanted addresses is somebody's on this host, or on its LANs, and what the kernel has wrong."""
+    """The snapshot with the wanted addresses that are in use on this host or its LANs, and with what is wrong in the
+    kernel."""
     taken = (*taken_addresses(wished, snapshot, UnlockedState()), *hairpins.problems(found, host_devices.bridged()))
     return replace(snapshot, taken=taken, wrong=wrongs(snapshot))

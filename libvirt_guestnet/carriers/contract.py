@@ -1,9 +1,8 @@
-"""What this product asks of whatever carries a network's frames on a host; each is a file beside this one and a name in
-`registry`.
+"""What we need to know of each VLAN carrier; each is a file beside this one and a name in `registry`.
 
-A carrier says what of it stands in XML (`declares`, `tag`, `libvirt_network`, `libvirt_nic`), what a plan has to see on
-the host (`device`, `outlet`), and what the network's hook does for it (`prepare`, `begin`, `receipt`). Hooks import
-this: no class of the model's, nor lxml, when it is imported.
+A carrier says what of it is in XML (`declares`, `tag`, `libvirt_network`, `libvirt_nic`), what a plan looks for on the
+host (`device`, `outlet`), and what the network's hook does (`prepare`, `begin`, `receipt`). Hooks import this file, so
+when it is imported it imports neither the model nor lxml.
 """
 
 from __future__ import annotations
@@ -41,49 +40,48 @@ class CarriedNetwork(NamedTuple):
 
 
 class Carrier:
-    """What each does; the plain one nothing. `tag` is its element in a network's metadata ("": none), `makes_bridge`
-    says that our hook makes the bridge which the network is on."""
+    """One carrier. This base class does nothing; a subclass says what is different. `tag` is its element in a network's
+    metadata ("": none); `makes_bridge`: our hook makes the network's bridge."""
 
     tag = ""
     makes_bridge = False
 
     def carries(self, wanted: CarriedNetwork) -> bool:
-        """Whether a network's VLANs are its to carry; the first in the registry that says so does. Raises GuestnetError
-        when a label is not mapped."""
+        """Whether it carries a network's VLANs; the first in the registry that does counts. Raises GuestnetError when a
+        label is not mapped."""
         return False
 
     def declares(self, wanted: CarriedNetwork) -> VlanBridge | None:
-        """What it says in the network's metadata, where that is about VLANs. Raises GuestnetError for what it cannot
-        carry."""
+        """Its element about VLANs in the network's metadata, if any. Raises GuestnetError for what it cannot carry."""
         return None
 
     def plugs(self, network: Network, hostmap: HostMap) -> bool:
-        """Whether libvirt itself plugs ports into it, and tags them by what stands in its own elements."""
+        """Whether libvirt itself plugs ports into it and tags them, by elements of libvirt's own."""
         return False
 
     def libvirt_network(self, network: Network) -> list[Tag]:
-        """What libvirt's <network> has to say for that."""
+        """The elements for libvirt's <network> then."""
         return []
 
     def libvirt_nic(self, port: Port) -> Tag | None:
-        """What libvirt's <interface> has to say for that."""
+        """The element for libvirt's <interface> then."""
         return None
 
     def device(self, ours: Mapping[str, str]) -> str:
-        """The device that has to be there before the network can start, by the attributes of its element."""
+        """The device that must exist before the network can start, by the attributes of its element."""
         return ""
 
     def outlet(self, ours: Mapping[str, str]) -> str:
-        """The device by which its bridge leads outside, by the same, where the element says it."""
+        """The device that connects its bridge to other hosts, by the same attributes, if they say that."""
         return ""
 
     def prepare(self, network: Node) -> None:
-        """Makes and checks what has to be there before libvirt looks for it, for a network that has it; no other is
-        touched. Raises GuestnetError."""
+        """Makes and checks what must exist before libvirt looks for it, for a network of this carrier; nothing for
+        others. Raises GuestnetError."""
 
     def begin(self, network: Node) -> None:
-        """The same once libvirt has made its bridge, and before a guest is on it."""
+        """The same after libvirt has made its bridge, before a guest is on it."""
 
     def receipt(self, receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
-        """With what `prepare` and `begin` do for that network."""
+        """The network's receipt, with what `prepare` and `begin` do for it."""
         return receipt

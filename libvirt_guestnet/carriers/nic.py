@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Nic(Carrier):
-    """All of it is in the bridge, with whatever tags its frames have."""
+    """The whole NIC is in the bridge, with whatever tags its frames have."""
 
     tag, makes_bridge = "uplink", True
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OpenVSwitch(Carrier):
-    """Of a network whose label is mapped to ovs:BRIDGE."""
+    """The carrier of a network whose label is mapped to ovs:BRIDGE."""
 
     def carries(self, wanted: CarriedNetwork) -> bool:
         return wanted.has_vlans and self.plugs(wanted.network, wanted.hostmap)

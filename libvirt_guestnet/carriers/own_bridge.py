@@ -1,4 +1,4 @@
-"""The bridge that libvirt makes for a network of its own, which our hook has tell VLANs apart."""
+"""The bridge that libvirt makes for a network, on which our hook switches VLAN filtering on."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Vxlan(Carrier):
-    """Its bridge leads to other hosts only."""
+    """A VXLAN device in a bridge of its own, which reaches other hosts only."""
 
     tag, makes_bridge = "vxlan", True
 

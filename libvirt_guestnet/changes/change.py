@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Effects(Protocol):
-    """What applying does to the kernel beside asking libvirt. All are idempotent and raise GuestnetError."""
+    """What applying does to the kernel besides calling libvirt. All are idempotent and raise GuestnetError."""
 
     def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
         """Make the tap a port of the bridge (again), isolated from other isolated ports or not."""
@@ -32,7 +32,7 @@ class Effects(Protocol):
         """Remove the port security of a tap of that domain, once the tap is gone."""
 
     def kept_open(self, bridge: str) -> AbstractContextManager[None]:
-        """Established connections over the bridge go on while libvirt replaces its rules; never fails."""
+        """Keeps established connections over the bridge open while libvirt replaces its rules; never fails."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Run:
     step: Callable[[str], None]
 
     def done(self, what: str, undo_name: str, undo: Callable[[], object]) -> None:
-        """A step was done: first its undo, then the report (which may itself fail)."""
+        """Notes a step that was done: first its undo, then the report (which may itself fail)."""
         self.undo(undo_name, undo)
         self.step(what)
 

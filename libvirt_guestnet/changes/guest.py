@@ -17,7 +17,7 @@ UNPLUG_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class DefineDomain(Change):
-    """Define a lab guest, or what its next start uses; `old` is the definition it replaces."""
+    """Define a lab guest, or change what its next start uses; `old` is the definition that this replaces."""
 
     xml: str
     old: str | None = None
@@ -39,7 +39,7 @@ class DefineDomain(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class SetDomainAutostart(Change):
-    """Whether libvirt starts the guest with the host."""
+    """Have libvirt start the guest with the host, or not."""
 
     on: bool
     VERB = "set"
@@ -230,7 +230,7 @@ def unplug(run: Run, domain: str, xml: str) -> None:
 
 
 def _why_not(domain: str | None) -> str:
-    """A PC without ACPI has no way to tell its guest that a device is to go."""
+    """The reason why a guest does not release a NIC: a PC without ACPI cannot ask it to."""
     if domain is not None and _lacks_acpi(parse_xml(domain)):
         return "it has no ACPI, without which it cannot: shut it down, and add <acpi/> to its <features>"
     return "is an operating system running in it? Shut the guest down, or try again"
@@ -251,7 +251,7 @@ def linked(interface: Element, state: str) -> Element:
 
 
 def _is_present(run: Run, domain: str, live: Element) -> bool:
-    """Whether a running domain has a NIC still: another one may have its MAC address."""
+    """Whether a running domain still has this NIC: another one may have its MAC address."""
     text = run.libvirt.live_xml(domain)
     nics = () if text is None else parse_xml(text).iterfind("devices/interface")
     return any((mac(nic), _alias(nic)) == (mac(live), _alias(live)) for nic in nics)

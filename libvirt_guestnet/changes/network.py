@@ -43,7 +43,7 @@ class NetworkBackup:
 
 
 def plug_taps(run: Run, taps: tuple[Plugged, ...], bridge: str | None) -> None:
-    """net-start does not put the taps of running guests back on the new bridge (libvirt 9.0, 11.3)."""
+    """Put the taps of running guests on the new bridge, as libvirt does not at net-start (9.0, 11.3)."""
     for plugged in taps:
         xml = run.libvirt.live_xml(plugged.domain)
         if xml is not None and bridge is not None:
@@ -53,7 +53,7 @@ def plug_taps(run: Run, taps: tuple[Plugged, ...], bridge: str | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DefineNetwork(Change):
-    """Define a network, or its next start's configuration; `old` is the definition it replaces."""
+    """Define a network, or the configuration of its next start; `old` is the definition that this replaces."""
 
     xml: str
     old: str | None = None
@@ -148,7 +148,7 @@ class UpdateNetwork(Change):
 
 
 def _only_address(dns_host: str) -> str:
-    """libvirt 9.0 refuses to delete an entry that shares a name with another one, unless no name is given."""
+    """The entry by its address alone: libvirt 9.0 refuses to delete one by a name that another entry has as well."""
     return to_text(etree.Element("host", ip=parse_xml(dns_host).get("ip", "")))
 
 
@@ -168,7 +168,7 @@ class SetNetworkMetadata(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class SetNetworkAutostart(Change):
-    """Whether libvirt starts the network with the host."""
+    """Have libvirt start the network with the host, or not."""
 
     on: bool
     VERB = "set"

@@ -97,7 +97,7 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
-    text = "show networks, ports, ways in and routes to guests: what is defined, running, guarded, open and in place"
+    text = "show networks, ports, forwards and routes to guests: what is defined, running, guarded, open and in place"
     verb = _verb(verbs, "status", "status.status", text)
     _json(verb)
     verb.add_argument("--drops", action="store_true", help="what port security dropped, by port and reason")

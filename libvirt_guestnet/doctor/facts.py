@@ -37,7 +37,7 @@ _BRIDGED = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-ca
 
 
 def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> HostFacts:
-    """What is so on this host. Raises GuestnetError when a program it asks does not answer."""
+    """The facts of this host. Raises GuestnetError when a program does not answer."""
     snapshot, unreachable = _snapshot(uri)
     is_root = os.geteuid() == 0
     facts = HostFacts(
@@ -90,13 +90,13 @@ def _seen_by_root(facts: HostFacts, state: State) -> HostFacts:
 
 
 def _ours(state: State) -> set[str]:
-    """The devices that are guests' or made for them."""
+    """The guests' devices, and those made for them."""
     made = ((net.overlay, net.bridge if net.managed else "") for net in state.networks())
     return {name for names in made for name in names if name} | state.tapnames()
 
 
 def _offload(state: State) -> str:
-    """Why this host cannot have the checksum guard, as the hooks found or as can be told without them; or ""."""
+    """The reason why this host cannot have the checksum guard, as the hooks found or as shows without them; or ""."""
     from libvirt_guestnet.datapath.port import bpfload
 
     try:
@@ -133,7 +133,7 @@ def _reached(
 
 
 def _routed_taps(state: State) -> list[tuple[str, str]]:
-    """Of host-routed guests, each with its VRF, if any: no bridge is under them."""
+    """The taps of host-routed guests, each with its VRF, if any: they are on no bridge."""
     found = ((receipt.tap, receipt.vrf) for receipt in state.host_routes())
     present = ((tap, vrf) for tap, vrf in found if links.index_of(tap) and not links.is_bridge(tap))
     return [(tap, vrf) for tap, vrf in present if links.master_of(tap) == vrf]
@@ -159,7 +159,7 @@ def _unguarded_facts(state: State) -> tuple[Mapping[str, NetworkReceipt], HostWi
 
 
 def _read_hostwide() -> tuple[HostWide, str]:
-    """What the hooks go by; and why that is not what host.yaml says, if so."""
+    """What the hooks read of host.yaml; and a message if host.yaml says something else."""
     wanted = load_hostwide()
     try:
         found = hostwide.read()
@@ -169,7 +169,7 @@ def _read_hostwide() -> tuple[HostWide, str]:
 
 
 def _snapshot(uri: str | None) -> tuple[Snapshot, str]:
-    """What libvirt has; and why it does not tell, if so."""
+    """What libvirt has; and the error if it does not answer."""
     from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 
     try:
@@ -220,8 +220,8 @@ def wanted_by(topology: Topology, hostmap: HostMap) -> dict[str, Any]:
 
 
 def kernel_features(config: str | None, loadable: Any) -> Mapping[str, bool | None]:
-    """By feature: whether the kernel of this configuration (None: unknown) has it. `loadable` says of a module whether
-    it is loaded, or there to be."""
+    """By feature, whether a kernel of this configuration (None: unknown) has it. `loadable` returns for a module
+    whether it is loaded or can be."""
     lines = None if config is None else set(config.splitlines())
     return {name: _has(each, lines, loadable) for name, each in judge.FEATURES.items()}
 
@@ -230,7 +230,7 @@ def _has(feature: judge.Feature, lines: set[str] | None, loadable: Any) -> bool 
     option = f"CONFIG_{feature.option}"
     if lines is None:
         return True if feature.module and loadable(feature.module) else None
-    # A module that is configured may still be in a package of its own.
+    # A configured module may be in a package that is not installed.
     return f"{option}=y" in lines or (f"{option}=m" in lines and bool(loadable(feature.module)))
 
 

@@ -1,4 +1,4 @@
-"""What leads to a port from outside: forwards, floating and published addresses, the host's routes; for both views."""
+"""How a port is reached from outside: forwards, floating and published addresses, the host's routes; for both views."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def route_rows(ports: Iterable[tuple[Port, Network]]) -> tuple[PictureRow, ...]:
 
 
 def nic_rows(topology: Topology, lan: PhysicalNetwork) -> tuple[PictureRow, ...]:
-    """What the host's NIC on a LAN leads to guests: whole addresses that it answers for there, and ports of its own."""
+    """What the host's NIC on a LAN passes on to guests: whole addresses that it answers for there, and forwards of its
+    own."""
     answers = [f"{ip} → {guest}" for ip, guest, where in _answered(topology) if where is lan]
     forwards = dict.fromkeys(text for text, where in _forwarded(topology) if where is lan)
     return (*_few("a", "answers for", answers), *_few("f", "forwards", list(forwards)))
@@ -106,7 +107,7 @@ def _ports(topology: Topology) -> Iterator[tuple[str, Port, Network]]:
 
 
 def _lan(topology: Topology, network: Network, address: IPAddress) -> PhysicalNetwork | None:
-    """The LAN that an address is of, else the one that the network leads to."""
+    """The LAN of an address, else the one to which the network is connected."""
     beyond = _beyond(topology, network)
     if beyond is not None and _is_on(address, beyond):
         return beyond  # another VRF may have the same addresses

@@ -5,7 +5,7 @@ from __future__ import annotations
 from libvirt_guestnet.model.network import Mode, Network, PhysicalNetwork
 from libvirt_guestnet.model.topology import Topology
 
-# Where traffic goes that the host forwards without being told through which physical network.
+# Stands for where traffic goes if the file does not say through which physical network the host forwards it.
 ELSEWHERE = PhysicalNetwork("anywhere")
 
 
@@ -16,7 +16,7 @@ def outside(topology: Topology) -> tuple[PhysicalNetwork, ...]:
 
 
 def uplink(topology: Topology, network: Network) -> int | None:
-    """Which of `outside` a network leads to; None when to nowhere."""
+    """To which of `outside` a network is connected; None if to none."""
     if network.physical_network is not None:
         return topology.physical_networks.index(topology.physical_network(network.physical_network))
     return len(topology.physical_networks) if _forwarded(network) else None

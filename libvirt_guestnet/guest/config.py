@@ -46,7 +46,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def guest_config(topology: Topology, guest: Guest) -> str:
-    """The text for one guest. Raises GuestnetError for a name or MAC address that could not be told apart in it."""
+    """The text for one guest. Raises GuestnetError for a name or MAC address that would be ambiguous in it."""
     text = "\n".join(_lines(topology, guest)) + "\n"
     # libvirt 9.0 hands these to QEMU garbled: commas not doubled, XML entities not resolved.
     if garbled := set(text) & set(",\"'&<>\\"):

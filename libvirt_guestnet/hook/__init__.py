@@ -1,4 +1,4 @@
-"""Enforcing: what libvirt's hooks do, from the XML on stdin to the kernel. They arrive in `main`.
+"""Enforcing: what libvirt's hooks do, from the XML on stdin to the kernel. `main` is where they begin.
 
-Nothing is imported here: an uninteresting hook call must cost no more than the interpreter.
+Nothing is imported here: a hook call that does not concern us must cost no more than starting the interpreter.
 """

@@ -14,7 +14,7 @@ VETO, REPORT = "veto", "report"
 
 
 class Call(NamedTuple):
-    """What is done with the object's XML, if anything; what its `failure` means, and `why` it is so."""
+    """The function that is called with the object's XML, if any; what a `failure` of it means, and `why`."""
 
     work: Callable[[Node, UnlockedState], None] | None
     failure: str

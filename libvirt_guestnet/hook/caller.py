@@ -1,4 +1,4 @@
-"""Who runs a hook that finds nothing on its stdin: for the message, as libvirt itself always says something."""
+"""Which program runs a hook with nothing on its stdin, for the error message: libvirt itself always sends XML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _DAEMONS = ("libvirtd", "virtqemud", "virtnetworkd")
 
 
 def without_input(hook: str) -> str:
-    """What is wrong, and what to do."""
+    """The error message: what is wrong, and what to do."""
     folder = f"/etc/libvirt/hooks/{hook}.d"
     who = _who()
     by = f"{who} ran this hook without it" if who else "this hook was run without it"
@@ -19,7 +19,7 @@ def without_input(hook: str) -> str:
 
 
 def _who() -> str:
-    """The nearest process above that is neither this hook file nor libvirt's daemon, as `ps` would show it; or ""."""
+    """The nearest parent process that is neither this hook file nor libvirt's daemon, as `ps` would show it; or ""."""
     import os
 
     process = os.getppid()

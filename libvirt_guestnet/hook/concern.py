@@ -1,42 +1,40 @@
-"""Whether a hook call concerns us: told from the text on stdin and from which files there are, in a bare interpreter.
+"""Whether a hook call concerns us, by the text on stdin and by which files exist, in a bare interpreter.
 
-Nothing is imported for a call that ends here: a domain without anything of ours on a host where nothing is ours
-(decision 4).
+Nothing is imported for a call that ends here: one for a domain that has nothing of ours, nor uses any (decision 4).
 """
 
 import sys
 
-# `Callable` for the checker alone: typing costs as much as the rest of a call that ends here.
+# For mypy alone: importing typing would take as long as all the rest of a call that ends here.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Under this namespace our metadata lives; a domain without it may still sit on a network that has it.
+# The namespace of our metadata. A domain without it may be on a network that has it.
 _OURS = b"https://libvirt-guestnet.org/xmlns/1"
 MAX_STDIN = 8 << 20  # xmlread.MAX_BYTES, which says why
 
 # libvirt holds the domain's lock while a hook runs and has no limit of its own.
 SECONDS = 20
 
-# Words of which a guest has one that `started` does anything for; the hook file looks for them before Python starts.
+# Only for a guest with one of these words in its metadata `started` does anything; the hook file looks for them first.
 STARTED_WORDS = ("routed", "behind", "forward", "floating")
 
 _STATE = "/run/libvirt-guestnet"
 _LIBVIRTS = "/run/libvirt"
 _RUNNING = f"{_LIBVIRTS}/qemu"
-# What the host's administrator asks of every domain: `hostwide` reads it.
+# What the host's administrator requires of every domain: `hostwide` reads it.
 HOSTWIDE = "/etc/libvirt-guestnet/hooks.json"
-_LONGEST_NAME = 250  # of a file, with what is behind it
-# What a domain without anything of ours may be on, or reuse the name of; and any call finishes what a killed repair was
-# at.
+_LONGEST_NAME = 250  # the longest name of a file, without its ending
+# Kinds of receipts by which a call for any domain may concern us: its network, a reused name, a repair that was killed.
 _LEFT = ("networks", "ports", "vlans", "host-routes", "forwards", "reconnect", "repairing")
 _IN_KERNEL = "forwards-in-kernel.json"
-# What the version before called them: the first call that concerns us gives them their names (`state.upgrade`).
+# Their names in the version before, until the first call that concerns us renames them (`state.upgrade`).
 _OF_BEFORE = ("reach", "ways", "settled")
 
 
 def read() -> bytes | None:
-    """What libvirt says, up to one octet too many; None if it does not end in time."""
+    """What libvirt writes to stdin, up to one octet more than is allowed; None if it does not end in time."""
     import _signal  # type: ignore[import-not-found]  # what `signal` adds takes a millisecond
 
     def expired(*_: object) -> None:
@@ -75,13 +73,13 @@ def _network(_name: str, data: bytes) -> bool:
 
 
 def _new_port(network: str, data: bytes) -> bool:
-    """A running domain's own policy is not on stdin, and its network may have none."""
+    """Whether a port of a running domain concerns us. Its own policy is not on stdin."""
     running = any(name.endswith(".xml") for name in _names(_RUNNING))
     return (_is_ours(data) or running) and not _can_wait(network, data)
 
 
 def _can_wait(network: str, data: bytes) -> bool:
-    """What the hook file asks of libvirt's records (`port_can_wait`), for networks that are too long for a shell."""
+    """The same check of libvirt's records as `port_can_wait` in the hook file, for XML that is too long for a shell."""
     port = data[data.rfind(b"<networkport>") :]
     uuid, owner = _text(port, b"uuid"), _text(port, b"name")
     plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in owner)
@@ -114,7 +112,7 @@ def _age(path: str) -> int | None:
 
     try:
         return os.stat(path).st_mtime_ns
-    except OSError:  # there is no file, or can be none of that name
+    except OSError:  # there is no file of that name, or there cannot be
         return None
 
 
@@ -131,7 +129,7 @@ def _names(directory: str) -> list[str]:
         return os.listdir(directory)
     except FileNotFoundError:
         return []
-    except NotADirectoryError:  # something is there: whoever reads it says what
+    except NotADirectoryError:  # something else is in its place: what reads the folder reports that
         return [directory]
 
 

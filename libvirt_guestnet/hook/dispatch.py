@@ -13,15 +13,15 @@ from libvirt_guestnet.state.locked import UnlockedState
 
 
 def dispatch(hook: str, argv: list[str], data: bytes | None) -> int:
-    """Does a call, and what killed processes left undone. `data` is None if it did not come in time. Whatever happens:
-    one line on stderr, nothing on stdout, the exit status that the table asks for."""
+    """Does a call, and what killed processes left undone. `data` is None if it did not come in time. An error of any
+    kind ends in one line on stderr, nothing on stdout, and the exit status that the table gives."""
     status = _done(hook, argv, _call(hook, argv[2]), data)
     unfinished.see_to()
     return status
 
 
 def _call(hook: str, operation: str) -> Call:
-    """Only the part of the table that the call is in is imported: a guest waits meanwhile."""
+    """The call's row. Only that part of the table is imported, as a guest waits meanwhile."""
     if hook == "qemu":
         from libvirt_guestnet.hook import lifecycle_qemu
 

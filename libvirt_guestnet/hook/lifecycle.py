@@ -1,4 +1,4 @@
-"""What each libvirt hook call does here: the one table, of two parts, of which a call needs one.
+"""What each libvirt hook call does here: one table in two parts, of which a call imports only its own.
 
 libvirt calls the hooks with `OBJECT OPERATION SUBOPERATION EXTRA` and the object's XML on stdin. An operation without a
 function costs a shell, an object that carries nothing of ours a bare interpreter (`concern`).

@@ -24,19 +24,18 @@ from libvirt_guestnet.state.locked import UnlockedState
 
 
 def take_over_state() -> None:
-    """Has what a version before wrote be in this one's form, before its hooks come. Raises GuestnetError where a later
-    one wrote it."""
+    """Converts an earlier version's state before hooks are installed. Raises GuestnetError if a later one wrote it."""
     UnlockedState()
 
 
 def guard_domain(xml: bytes, settle: bool = True) -> None:
-    """Does everything for a live domain's XML that the hooks would have done by now. Raises GuestnetError."""
+    """Does everything for a running domain, by its live XML, that the hooks would have done. Raises GuestnetError."""
     domain.repair(xmlread.parse(xml), UnlockedState(), settle)
 
 
 def forget_ended(uuids: Iterable[str]) -> None:
-    """Takes away what is left of domains that do not run, and whose `release` was killed: a tap that somebody else made
-    is still there, and would be theirs for ever. Raises GuestnetError."""
+    """Removes what is left of domains that do not run and whose `release` was killed. Otherwise a tap that somebody
+    else made, and that still exists, would belong to such a domain for ever. Raises GuestnetError."""
     state = UnlockedState()
     names = state.owned()
     for uuid in sorted(names.keys() & set(uuids)):
@@ -45,7 +44,7 @@ def forget_ended(uuids: Iterable[str]) -> None:
 
 
 def release_tap(uuid: str, tap: str) -> None:
-    """Takes the filter of one unplugged NIC of a domain away. Raises GuestnetError."""
+    """Removes the filter of one unplugged NIC of a domain. Raises GuestnetError."""
     state = UnlockedState()
     with state.lock() as locked:
         port_guard.release([tap] if tap in locked.taps(uuid) else [], locked)
@@ -54,7 +53,7 @@ def release_tap(uuid: str, tap: str) -> None:
 
 
 def release_all() -> None:
-    """Takes every filter away, of running guests too: what uninstalling the hooks means. Raises GuestnetError."""
+    """Removes every filter, those of running guests too, when the hooks are uninstalled. Raises GuestnetError."""
     state = UnlockedState()
     with state.lock() as locked:
         nft.nft(filters.remove(), locked.descriptor)
@@ -81,9 +80,9 @@ def review_bridges() -> None:
 
 
 def tidy(active_networks: set[str], known_networks: set[str]) -> None:
-    """Removes what no running guest and no active network needs: receipts, and chains that nobody has a receipt for.
+    """Removes what no running guest and no active network needs: receipts, and chains without a receipt.
 
-    `known_networks`: those that had a receipt before anybody asked which are active. Raises GuestnetError.
+    `known_networks`: those that had a receipt before it was asked which are active. Raises GuestnetError.
     """
     state = UnlockedState()
     for name in sorted(known_networks - active_networks):

@@ -1,6 +1,6 @@
-"""Where the installed hook files arrive: `python3 -IS main.py qemu|network OBJECT OPERATION SUBOPERATION EXTRA`.
+"""What the installed hook files run: `python3 -IS main.py qemu|network OBJECT OPERATION SUBOPERATION EXTRA`.
 
-Or, after `reconnect` calls: `python3 -IS main.py repair`; as a service: `python3 -IS main.py watch`.
+After `reconnect` calls they run `python3 -IS main.py repair`; the service runs `python3 -IS main.py watch`.
 """
 
 import gc
@@ -37,6 +37,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    gc.set_threshold(100_000)  # importing makes much that stays: looking at it again and again takes 4 ms
+    gc.set_threshold(100_000)  # imports make many objects that stay; to go through them again and again takes 4 ms
     sys.path.insert(0, __file__.rpartition("/libvirt_guestnet/")[0])
     sys.exit(main(sys.argv))

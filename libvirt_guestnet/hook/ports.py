@@ -1,7 +1,7 @@
 """The calls for single ports of a network: a NIC is plugged in, moves to another network, or is unplugged.
 
-At `port-created` its tap is not there yet, so a helper waits for it (`hotplug`); one that moves within its bridge is
-guarded at once, and as before should it not move after all.
+At `port-created` the NIC's tap does not exist yet, so a helper waits for it (`hotplug`). A NIC that moves within its
+bridge is guarded for its new network at once; should it not move after all, it is guarded as before.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from libvirt_guestnet.state.receipts import PortReceipt
 
 
 def create_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
-    """Keeps the network's freshest XML for the domain's `start`; where there will be none, leaves a helper behind."""
+    """Writes the network's receipt from its latest XML, for the domain's `start`. If the NIC is plugged into a running
+    domain, for which no `start` follows, leaves a helper behind."""
     networks.remember_network(hook_data, state)
     found = hotplug.plug(hook_data)
     if found is None:
@@ -41,7 +42,7 @@ def create_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
     try:
         if not _admits(bridge_guard.joined(found.domain_with(), state), state):
             return
-    except TextError as error:  # the call is one of the network's
+    except TextError as error:  # named here, as the call itself names only the network
         raise GuestnetError(f"new NIC of domain {found.domain.name!r}: {error}") from error
     promise = hotplug.promised(found, state)
     try:
@@ -51,8 +52,8 @@ def create_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
 
 
 def _await(found: hotplug.Plug, promise: Promise, state: UnlockedState) -> None:
-    """Has a helper wait for a NIC; one that moves within its bridge is guarded at once."""
-    # Is it that NIC, of which something else changes, or another one with its MAC? No call tells.
+    """Leaves a helper behind that waits for a NIC; one that moves within its bridge is guarded at once."""
+    # It may also be another NIC with that MAC address: no call says which.
     stays = hotplug.staying(found)
     try:
         if stays.moves:
@@ -62,14 +63,14 @@ def _await(found: hotplug.Plug, promise: Promise, state: UnlockedState) -> None:
         hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays, promise)
     except (GuestnetError, OSError):
         with state.lock() as locked:
-            locked.drop_plugging(found.portid)  # there will be no such NIC
+            locked.drop_plugging(found.portid)  # the call fails, so there will be no such NIC
         if stays.moves:
             _put_back(found.domain.name, found.uuid, state)
         raise
 
 
 def _put_back(name: str, uuid: str, state: UnlockedState) -> None:
-    """A NIC does not move after all: it has again what libvirt's record says. Never fails: the log is told."""
+    """Guards a NIC that does not move after all as libvirt's record says. Never fails: errors are logged."""
     try:
         record = libvirt_records.record(name)
         if record is not None and record.domain.text_of("uuid") == uuid:
@@ -79,7 +80,7 @@ def _put_back(name: str, uuid: str, state: UnlockedState) -> None:
 
 
 def _admits(domain: Domain, state: UnlockedState) -> bool:
-    """Whether a NIC that is being plugged in concerns us. Raises GuestnetError where it is not to be."""
+    """Whether a NIC that is being plugged in concerns us. Raises GuestnetError if it must be refused."""
     guardable.check(domain)
     if not _ours(domain, state):
         return False
@@ -97,8 +98,8 @@ def _ours(domain: Domain, state: State) -> bool:
 
 
 def guard_plugged(found: hotplug.Plug, tap: str, state: UnlockedState) -> bool:
-    """The helper's work, once the new NIC's tap is there; False where it is not: the NIC has moved on, and another
-    helper is at work, or it is on its way to here. Raises GuestnetError."""
+    """The helper's work, once the new NIC's tap exists. False if the tap is not on the NIC's bridge: it has moved on,
+    and another helper is at work, or it is not there yet. Raises GuestnetError."""
     with state.lock() as locked:
         if locked.plugging(found.portid) is None:
             return True  # unplugged again
@@ -121,20 +122,20 @@ def _guard_one(found: hotplug.Plug, tap: str, locked: LockedState) -> None:
     bridge_ports.settle(domain.name, receipts, locked)
     try:
         reachability.connect_nic(domain, tap, locked)
-    except GuestnetError as error:  # guarded it is: it can stay up
-        log.complain(f"domain {found.domain.name}: nothing leads to new NIC {found.mac}: {error}")
+    except GuestnetError as error:  # the NIC is guarded, so its tap can stay up
+        log.complain(f"domain {found.domain.name}: new NIC {found.mac} is not routed to: {error}")
     forwards.claim(domain, locked, whole=False)
     try:
         forwards.activate({found.uuid}, locked)
-    except GuestnetError as error:  # the same, and it may be another guest's
+    except GuestnetError as error:  # the NIC can stay up, and the failed forward may be another guest's
         log.complain(f"domain {found.domain.name}: new NIC {found.mac}: {error}")
 
 
 def release_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
-    """Takes the filter of an unplugged NIC away, once its tap is gone.
+    """Removes the filter of an unplugged NIC, once its tap is gone.
 
-    A NIC that merely moved to another network has a new port by now, and its tap lives on: it stays guarded, unless
-    only the old network wanted that.
+    A NIC that only moved to another network has a new port by now, and keeps its tap: it stays guarded, unless only the
+    old network wanted that.
     """
     port = hook_data.one("networkport")
     if port is None:
@@ -149,11 +150,11 @@ def release_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
         forwards.sweep("", locked)
     name = port.text_of("owner/name")
     if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in receipts):
-        _put_back(name, uuid, state)  # libvirt gave up a move for which we had guarded it
+        _put_back(name, uuid, state)  # libvirt gave up a move for which the NIC was guarded already
 
 
 def _left(receipt: PortReceipt, state: State) -> bool:
-    """Whether a tap moved to where nobody guards it."""
+    """Whether a tap moved to a network on which it is not guarded."""
     network = state.network(receipt.network)
     off = links.master_of(receipt.tap) == ""
     moved = network is not None and not off and not links.is_on(receipt.tap, network.bridge)

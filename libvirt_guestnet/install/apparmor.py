@@ -1,9 +1,9 @@
-"""Whether AppArmor lets libvirt's daemons run the hooks' Python, and the rule that has it do so.
+"""Whether AppArmor lets libvirt's daemons run the hooks' Python, and the rule that allows it.
 
-Debian's profile of libvirtd executes what is in /bin, /sbin, /usr/bin and /usr/sbin, and below /etc/libvirt/hooks. The
-kernel judges a file by its place with all symbolic links resolved: set-up's virtual environment leads to /usr/bin;
-those of `venv --copies`, pipx and uv, and what is in /opt or /usr/local, lead elsewhere. `[ -x ]` sees none of this
-(decision 56).
+Debian's profile of libvirtd allows programs in /bin, /sbin, /usr/bin and /usr/sbin, and below /etc/libvirt/hooks. The
+kernel judges a file by its path with all symbolic links resolved. The Python of scripts/setup's virtual environment is
+a link to one in /usr/bin; those of `venv --copies`, pipx and uv, and those in /opt or /usr/local, are not allowed. `[
+-x ]` sees nothing of this (decision 56).
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from libvirt_guestnet.errors import GuestnetError
 DAEMONS = ("libvirtd", "virtqemud", "virtnetworkd")
 _BEGIN, _END = "# begin libvirt-guestnet: the Python of libvirt's hooks", "# end libvirt-guestnet"
 _OURS = re.compile(rf"{_BEGIN}\n(.*?){_END}\n", re.DOTALL)
-# What has a meaning in AppArmor's rules is not among them.
+# Paths that can be written into a rule: without characters that have a meaning in AppArmor's rules.
 _WRITABLE = re.compile(r"[A-Za-z0-9 /._+~:=-]+")
 _ALLOWED = re.compile(r"/(?:usr/)?s?bin/[^/]+|/etc/libvirt/hooks/.+")
 _ENFORCED = re.compile(r"(.+) \((?:enforce|kill)\)")
 _SECONDS = 60
-# What a hook does: a shell inside of the profile executes Python. A denial is 126; so is a shell that cannot get there.
+# What a hook does: a shell under the profile executes Python. A denial is status 126, and so is a shell that cannot
+# read it.
 _ASK = 'printf %s "changeprofile $1" >"$3" || exit 77; exec "$2" -IS -c ""'
 
 Executes = Callable[[str, str], bool | None]
@@ -41,7 +42,7 @@ class Confined(NamedTuple):
 
 
 def executes(profile: str, program: str) -> bool | None:
-    """Whether what is inside of a profile may run a Python, as the kernel judges; None where it cannot be asked."""
+    """Whether a process under a profile may run a Python, by the kernel's own answer; None if it cannot be asked."""
     attribute = next((path for path in _attributes(Path("/"), "self") if path.exists()), None)
     if attribute is None:
         return None
@@ -54,7 +55,7 @@ def executes(profile: str, program: str) -> bool | None:
 
 
 def load(profile_file: Path) -> str:
-    """Has the kernel enforce a file's profiles, on what runs too; returns what was wrong with that."""
+    """Makes the kernel enforce a file's profiles, for running processes too; returns the error, or ""."""
     argv = ["apparmor_parser", "-r", "-T", "-W", str(profile_file)]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
@@ -73,13 +74,13 @@ def denied(root: Path = Path("/"), python: str = "", query: Executes = executes)
 
 
 def interpreter() -> str:
-    """The hooks' Python, where the kernel finds it."""
+    """The path of the hooks' Python, with all symbolic links resolved."""
     return str(Path(sys.executable).resolve())
 
 
 def allow(root: Path = Path("/"), python: str = "", query: Executes = executes, loads: Load = load) -> list[str]:
-    """Has every daemon's profile allow the hooks' Python; returns what was written, in words. Raises GuestnetError
-    where that cannot be; then nothing was changed."""
+    """Makes every daemon's profile allow the hooks' Python; returns what was written, in words. Raises GuestnetError if
+    that is not possible; then nothing was changed."""
     program = python or interpreter()
     taken = [path for path, rules in _written(root) if rules != _rule(program)]
     done = [_take_back(root, path, loads) for path in taken]
@@ -102,7 +103,7 @@ def _may(root: Path, each: Confined, query: Executes) -> bool:
 
 
 def _profile(root: Path, daemon: str) -> str:
-    """What a daemon runs under; or will, when it does not run now."""
+    """The profile of a daemon; if it does not run, the one that it will have."""
     try:
         pid = int((root / f"run/{daemon}.pid").read_text())
         current = [_text(path) for path in _attributes(root, str(pid))]
@@ -116,7 +117,7 @@ def _profile(root: Path, daemon: str) -> str:
 
 
 def _attributes(root: Path, pid: str) -> list[Path]:
-    """Where the kernel tells a process's profile; the second is shared with other security modules."""
+    """The files in which the kernel shows a process's profile; the second is shared with other security modules."""
     return [root / f"proc/{pid}/attr/{name}" for name in ("apparmor/current", "current")]
 
 
@@ -128,12 +129,12 @@ def _text(path: Path) -> str:
 
 
 def _local(root: Path, daemon: str) -> Path:
-    """Where an administrator's own rules for a daemon belong."""
+    """The file for an administrator's own rules for a daemon."""
     return root / "etc/apparmor.d/local" / f"usr.sbin.{daemon}"
 
 
 def _rule(program: str) -> str:
-    # Lower case: the upper one has the loader ignore $ORIGIN, by which such a Python may look for its own library.
+    # In lower case: with upper case the loader ignores $ORIGIN, by which such a Python may look for its own library.
     return f'"{program}" pux,\n'
 
 

@@ -1,4 +1,4 @@
-"""Installing the hooks under /etc/libvirt/hooks, and telling whether libvirt will run them."""
+"""Installing the hooks under /etc/libvirt/hooks, and finding out whether libvirt will run them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _DAEMONS = {"qemu": ("libvirtd", "virtqemud"), "network": ("libvirtd", "virtnetw
 
 @dataclass(frozen=True)
 class HookStatus:
-    """One hook file: whether it is there and current, and whether the running daemon has to be restarted for it.
-    `run_by` is a hook script of somebody's that runs it, too."""
+    """One hook file: whether it exists and is current, and whether the running daemon has to be restarted for it.
+    `run_by` is another hook script that also runs it."""
 
     hook: str
     path: str
@@ -45,10 +45,10 @@ class HookStatus:
 def install(
     root: Path = Path("/"), any_owner: bool = False, tell: Callable[[str], None] = lambda _text: None
 ) -> list[HookStatus]:
-    """Writes both hook files, what they need of host.yaml, and what others need to know that would be in their way,
-    which it tells; doing it again changes nothing. Raises GuestnetError where libvirt is too old or may not run our
-    Python, host.yaml cannot be read, or somebody other than root could change the code that libvirt would run as root
-    (unless `any_owner`)."""
+    """Writes both hook files, what they need of host.yaml, and the settings by which AppArmor and network managers let
+    them work, which are printed. Idempotent. Raises GuestnetError if libvirt is too old or may not run our Python,
+    host.yaml cannot be read, or others than root could change the code that libvirt would run as root (unless
+    `any_owner`)."""
     _check_libvirt()
     if not any_owner:
         check_owner()
@@ -64,18 +64,18 @@ def install(
 
 
 def take_over(root: Path = Path("/")) -> None:
-    """Has the hooks go by what host.yaml says of every domain. Raises GuestnetError when that cannot be read."""
+    """Writes what host.yaml requires of every domain for the hooks. Raises GuestnetError if it cannot be read."""
     hostwide.write(hostmap.load_hostwide(root / hostmap.HOST_FILE.relative_to("/")), f"{root}{hostwide.FILE}")
 
 
 def compile_library() -> None:
-    """Writes what is missing of the library's bytecode, if it can: a hook that has to compile takes three times as
-    long."""
+    """Writes the library's missing bytecode, if possible: a hook that has to compile takes three times as long."""
     compileall.compile_dir(_library() / "libvirt_guestnet", quiet=2)
 
 
 def uninstall(root: Path = Path("/"), tell: Callable[[str], None] = lambda _text: None) -> list[HookStatus]:
-    """Removes both hook files and all that `install` wrote beside them, which it tells; other people's hooks stay."""
+    """Removes both hook files and everything that `install` wrote besides, which is printed; other people's hooks
+    stay."""
     for hook in HOOKS:
         _path(root, hook).unlink(missing_ok=True)
     hostwide.write(hostwide.NOTHING_REQUIRED, f"{root}{hostwide.FILE}")
@@ -96,8 +96,8 @@ def status(root: Path = Path("/")) -> list[HookStatus]:
     return result
 
 
-# Every file of a folder that ends in .d, at once; or such a folder by itself, and something that goes through folders.
-# What runs the one file of a guest in it (`qemu.d/$1/…`) is no such thing.
+# A pattern for scripts that run every file of a folder ending in .d, or that name such a folder and go through folders.
+# A script that runs only a guest's own file in it (`qemu.d/$1/…`) does not match.
 _EVERY = re.compile(r"\.d[\"'})]*/[\"']?\*|" + re.escape(FILE_NAME))
 _FOLDER = re.compile(r"\.d[\"'})]*/?[\"']?(?=[\s;)]|$)", re.MULTILINE)
 _THROUGH = re.compile(r"run-parts|\bfind\b|\bls\b|listdir|scandir|iterdir|glob|/[\"']?\*")
@@ -105,7 +105,7 @@ _LARGEST_SCRIPT = 1 << 20
 
 
 def _run_by(root: Path, hook: str) -> str:
-    """A script among libvirt's hooks that runs every file in the folder of ours, which libvirt does itself."""
+    """A script among libvirt's hooks that runs every file in our hook's folder, as libvirt itself does already."""
     hooks = root / "etc/libvirt/hooks"
     for path in (hooks / hook, *sorted((hooks / f"{hook}.d").glob("*"))):
         if path.name != FILE_NAME and path.is_file() and os.access(path, os.X_OK):
@@ -188,7 +188,7 @@ def libvirt_version() -> tuple[int, ...] | None:
 
 
 def check_owner(library: Path | None = None) -> None:
-    """Raises GuestnetError where others than root could change the code that libvirt runs as root."""
+    """Raises GuestnetError if others than root could change the code that libvirt runs as root."""
     package = (library or _library()) / "libvirt_guestnet"
     for path in (Path(sys.executable).resolve(), package / "hook/main.py", package, *package.parents):
         mode = path.stat()
@@ -202,14 +202,16 @@ def check_owner(library: Path | None = None) -> None:
 
 
 def _restart_needed(root: Path, hook: str) -> bool:
-    """libvirt looks for a driver's hooks when it starts; the very first one needs a restart, later ones do not."""
+    """Whether the daemon must be restarted: it looks for a driver's hooks when it starts, so only the very first one
+    needs that."""
     files = [root / "etc/libvirt/hooks" / hook, *(root / "etc/libvirt/hooks" / f"{hook}.d").glob("*")]
     seen = min((_present_since(file) for file in files if file.is_file()), default=0.0)
     return any(started < seen for started in map(_started, _DAEMONS[hook]) if started is not None)
 
 
 def _present_since(file: Path) -> float:
-    """Ours tells by its time of change, which a rewrite keeps; others may have been copied with theirs."""
+    """Since when a hook file exists: by the change time for ours, which a rewrite keeps, as others may have been copied
+    with an older time."""
     return file.stat().st_mtime if file.name == FILE_NAME else file.stat().st_ctime
 
 

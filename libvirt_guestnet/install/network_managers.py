@@ -1,8 +1,8 @@
-"""Network managers that would take guests' devices: systemd-networkd and NetworkManager, told to leave them alone.
+"""Keeping network managers, systemd-networkd and NetworkManager, away from guests' devices.
 
-A `.network` file of a wildcard (`Name=*`) has networkd take every tap off its bridge and every address off bridges,
-ours and libvirt's. Of all files that match a device the first by name counts (decision 57). NetworkManager leaves alone
-what others made, unless a connection is made to fit.
+With a `.network` file for a wildcard (`Name=*`), networkd takes every tap off its bridge and every address off bridges,
+ours and libvirt's. Of all files that match a device, the first by name counts (decision 57). NetworkManager leaves
+devices of others alone, unless a connection matches them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from libvirt_guestnet.datapath.netlink import links
 
 NETWORKD, NETWORK_MANAGER = "systemd-networkd", "NetworkManager"
 _PATTERNS = ("vme*", "vnet*", "gn-*", "virbr*")
-# A device that each stands for, with its type, kind and driver as networkd has them.
+# An example device for each pattern, with its type, kind and driver as networkd sees them.
 _LIKE = (
     ("vme0", "ether", "tun"),
     ("vnet0", "ether", "tun"),
@@ -25,7 +25,7 @@ _LIKE = (
     ("virbr0", "bridge", "bridge"),
 )
 _HEAD = "# Written by `guestnet hooks install`, removed by `guestnet hooks uninstall`: guests' taps and bridges.\n"
-# Before all that begin with a digit: networkd takes the first that matches.
+# Its name sorts before others that begin with a digit: networkd takes the first file that matches.
 _NETWORK_FILE = "etc/systemd/network/0-libvirt-guestnet.network"
 _TEXTS = {
     NETWORKD: (_NETWORK_FILE, f"{_HEAD}[Match]\nName={' '.join(_PATTERNS)}\n\n[Link]\nUnmanaged=yes\n"),
@@ -39,9 +39,9 @@ _PROGRAMS = {
     NETWORK_MANAGER: ("usr/sbin/NetworkManager",),
 }
 _RELOAD = {NETWORKD: ["networkctl", "reload"], NETWORK_MANAGER: ["nmcli", "general", "reload", "conf"]}
-# In the order in which a file hides one of the same name.
+# In this order, a file hides those of the same name in later folders.
 _FOLDERS = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
-# What is said of a device of its own; ours have none of it, or one that nobody wrote down before.
+# Keys that match a single device's properties; our devices have none of these, or values that nobody can know before.
 _SINGLE = {
     "MACAddress",
     "PermanentMACAddress",
@@ -66,7 +66,7 @@ class Claim(NamedTuple):
 
 
 def call(argv: list[str]) -> bool:
-    """Whether a program ends well."""
+    """Whether a program succeeds."""
     try:
         return subprocess.run(argv, capture_output=True, timeout=_SECONDS, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -74,8 +74,8 @@ def call(argv: list[str]) -> bool:
 
 
 def install(root: Path = Path("/"), calls: Call = call) -> list[str]:
-    """Tells the managers that are there to leave guests' devices alone; returns what was written, in words. Doing it
-    again changes nothing. Raises OSError."""
+    """Makes the managers on this host leave guests' devices alone; returns what was written, in words. Idempotent.
+    Raises OSError."""
     written = []
     for manager, (place, text) in _TEXTS.items():
         path = root / place
@@ -99,7 +99,7 @@ def uninstall(root: Path = Path("/"), calls: Call = call) -> list[str]:
 
 
 def claims(devices: Iterable[str], root: Path = Path("/"), calls: Call = call) -> list[Claim]:
-    """What of ours networkd takes, or will, if it runs: `devices` that it configures, and names that it would."""
+    """The devices of ours that networkd configures, if it runs, and the names of ours that it would."""
     if not _is_installed(root, NETWORKD) or not _runs(NETWORKD, calls):
         return []
     coming = [Claim(pattern, NETWORKD, file) for pattern, file in _coming(root)]
@@ -109,7 +109,7 @@ def claims(devices: Iterable[str], root: Path = Path("/"), calls: Call = call) -
 
 
 def unmanaged_file(root: Path = Path("/")) -> str:
-    """Our file for networkd, if it is there."""
+    """Our file for networkd, if it exists; else ""."""
     path = root / _NETWORK_FILE
     return str(path) if path.exists() else ""
 
@@ -128,7 +128,7 @@ def _reload(manager: str, calls: Call) -> None:
 
 
 def _coming(root: Path) -> Iterator[tuple[str, str]]:
-    """The patterns of names whose first file does not leave them alone, and that."""
+    """The patterns of names for which the first matching file does not leave them alone, each with that file."""
     files = [(path, _settings(path)) for path in _network_files(root)]
     for pattern, (name, type_, kind) in zip(_PATTERNS, _LIKE, strict=True):
         first = next(((path, said) for path, said in files if _matches(said, name, type_, kind)), None)

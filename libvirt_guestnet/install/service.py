@@ -13,8 +13,7 @@ _SECONDS = 60
 
 
 def install(root: Path = Path("/")) -> None:
-    """Writes the unit, starts it now and at boot; doing it again changes nothing. Without systemd there is nothing to
-    do. Raises GuestnetError."""
+    """Writes the unit, starts it now and at boot. Idempotent; without systemd nothing is done. Raises GuestnetError."""
     unit, text = _unit(root), filled_in(NAME).replace("%", "%%")
     if not _systemd_runs(root) or (unit.exists() and unit.read_text() == text):
         return

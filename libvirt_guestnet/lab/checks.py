@@ -97,7 +97,7 @@ def _services(
 
 
 def _behind(topology: Topology, expect: Expect, service: Service) -> int | None:
-    """The guest's port that a forward leads to, if one does."""
+    """The guest's port to which a forward goes, if there is one."""
     guest = endpoints.guest_of(topology, endpoints.parse(expect.destination or "", topology)) if expect.at else None
     for forward in (forward for nic in (guest.ports if guest else ()) for forward in nic.forwards):
         version = forward.address.version if forward.address else 4

@@ -1,4 +1,4 @@
-"""Our <metadata> in what libvirt's API tells, for people and plans: what hooks would refuse there is left out."""
+"""Our <metadata> as libvirt's API returns it, for people and plans: what hooks would refuse is left out."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Pair(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """Ports `first` to `last` of the host's address `at` ("": any) lead to `to_first` and on at the guest's `to`, an
+    """Ports `first` to `last` of the host's address `at` ("": any) go to `to_first` and on at the guest's `to`, an
     address or one of LEASE and LEASE6. Addresses are text as `parse` writes it."""
 
     protocol: str
@@ -157,7 +157,7 @@ class HostRouted(NamedTuple):
 
 
 class PortPolicy(NamedTuple):
-    """<guestnet:port>: what one NIC may send, and what leads to it.
+    """<guestnet:port>: what one NIC may send, and its forwards and routes.
 
     `addressing` is NONE, ANY or "" (what `addresses` says; or, without any, what the network's host says). `privacy`,
     `log` and `offload` as of a network. `note` is the user's own, `was` XML of a user's own NIC: no hook

@@ -1,7 +1,7 @@
-"""Which addresses that a guest requests it cannot have, as somebody holds them already. Pure; on the hook path.
+"""Whether the addresses that a guest requests are in use already. Pure; on the hook path.
 
-An address in another VRF is another address. On a bridge the host has no say: there a guest's own address counts only
-where the host itself is on that bridge, and has it.
+Addresses in different VRFs are different. On a bridge, a guest's own address is only compared with the host's if the
+host is on that bridge.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 
 OWN, NEXT_HOP, SERVER, GUEST, FORWARD = "own", "next hop", "server", "guest", "forward"
-"""Kinds of owners: the host, a router of its, a DHCP server or resolver of its, a running guest by an address of its
-own, and one by a forward or a floating address."""
+"""Kinds of owners: the host, a router that it uses, a DHCP server or resolver that it uses, a running guest by an
+address of its own, and one by a forward or a floating address."""
 
 
 class HeldAddress(NamedTuple):
-    """What somebody has: an address, or of a guest also a prefix. `who` completes "is …", `do` says what to do about
-    it; `device` is where it is ("": that does not matter)."""
+    """An address in use or, for a guest, also a prefix. `who` completes "is …", `do` says what to do about it; `device`
+    is where it is ("": that does not matter)."""
 
     prefix: Prefix
     kind: str
@@ -31,10 +31,11 @@ class HeldAddress(NamedTuple):
 
 
 class RequestedAddress(NamedTuple):
-    """What a guest is to have. `what` and `owner` are for messages. `bridge`: it is the guest's own address there.
+    """An address that a guest asks for. `what` and `owner` are for messages. `bridge`: it is the guest's own address
+    there.
 
-    `forwarded`: the host forwards it to the guest, `part`: some of its ports only. `published`: the host would answer
-    for it on a LAN, on the device `uplink` if no other is nearer, and has to `probe` that LAN before.
+    `forwarded`: the host forwards it to the guest; `part`: only some of its ports. `published`: the host would answer
+    for it on a LAN, on the device `uplink` if no other is nearer, and has to `probe` that LAN first.
     """
 
     prefix: Prefix

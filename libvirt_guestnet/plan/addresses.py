@@ -1,4 +1,4 @@
-"""Addresses of a topology that are somebody's already: what a guest's `start` would be refused for, said by `plan`.
+"""Addresses of a topology that are in use already: `plan` reports what a guest's `start` would be refused for.
 
 The guests' XML is read as the hooks read it, and judged by the same facts of this host.
 """
@@ -37,7 +37,7 @@ def taken_addresses(wanted: Wanted, snapshot: Snapshot, state: State) -> tuple[s
 
 
 def _listened(wanted: Wanted, snapshot: Snapshot) -> list[str]:
-    """What a program of the host's listens on; not what a guest has already."""
+    """The ports on which a program of the host listens, except for what a guest has already."""
     have = {claim._replace(owner="") for domain in snapshot.domains for claim in claims_of(domain.live, "")}
     wanted_claims = [claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}")]
     try:

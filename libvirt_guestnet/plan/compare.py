@@ -23,7 +23,7 @@ _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 _SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", *registry.TAGS))
 
 NIC_PARTS = frozenset({"link", "bandwidth", "port", "vlan"})
-"""What a topology can say of an <interface>, beside where it is plugged in."""
+"""What a topology can say about an <interface>, besides where it is plugged in."""
 
 # parent tag -> child tags that are ours alone there: one that is not wanted is a difference.
 _OWNED: dict[str, frozenset[str]] = {
@@ -91,7 +91,7 @@ _KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "k": 1, "KiB": 1, "M": 1024, "MiB": 10
 
 @dataclass(frozen=True)
 class Difference:
-    """One place where libvirt has something else than we want; None on the side that has nothing there."""
+    """One place where libvirt differs from what we want; None on the side that has nothing there."""
 
     path: str
     wanted: str | None
@@ -108,7 +108,7 @@ class Difference:
 
 
 def _lines(wanted: str, actual: str) -> str:
-    """Which lines of a text come and go, in one line."""
+    """The lines of a text that are added and removed, in one line."""
     new, old = wanted.splitlines(), actual.splitlines()
     changed = [f"-{line}" for line in old if line not in new] + [f"+{line}" for line in new if line not in old]
     return ", ".join(changed) or "other order"
@@ -155,7 +155,7 @@ def _attributes(element: Element) -> list[tuple[str, str]]:
 
 
 def _effective(element: Element, tag: str, name: str) -> str | None:
-    """An attribute with libvirt's default, and without what libvirt only does to live objects."""
+    """An attribute's value, with libvirt's default for it, and without what libvirt only does to live objects."""
     if tag == "interface" and name == "type":
         source = element.find("source")
         if source is not None and source.get("network"):
@@ -278,7 +278,7 @@ def _unwanted(elements: list[Element], path: str) -> Iterator[Difference]:
 
 
 def element_key(element: Element) -> str | None:
-    """What makes an element the same element among its siblings; None where only its content can tell."""
+    """What identifies an element among its siblings; None if only its content does."""
     tag = str(element.tag)
     if tag in _SINGLE:
         return None

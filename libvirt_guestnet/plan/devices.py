@@ -1,4 +1,4 @@
-"""What a network's hook would refuse when it starts, said by `plan`: devices that are missing or somebody's. Pure."""
+"""Devices that are missing or not ours: `plan` reports what a network's hook would refuse at its start. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAP = "(--map, or /etc/libvirt-guestnet/host.yaml)"
 
 
 class _Nic(NamedTuple):
-    """What a bridge made by our hook stands on: a NIC, or a VLAN of it."""
+    """The NIC, or the VLAN of one, in a bridge that our hook makes."""
 
     device: str
     vlan: str = ""
@@ -30,13 +30,13 @@ class _Nic(NamedTuple):
 
 
 def nic_of(network: Element) -> _Nic | None:
-    """None for a network whose bridge stands on none."""
+    """The NIC of a network's bridge; None if it has none."""
     uplink = network.find(_UPLINK)
     return None if uplink is None else _Nic(uplink.get("device", ""), uplink.get("vlan") or "")
 
 
 def device_problems(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
-    """A line for each."""
+    """A line for each problem."""
     others = {nic: n for n in snapshot.networks if n.topology != wanted.topology and (nic := nic_of(n.current))}
     own = {each.bridge for each in snapshot.networks if each.topology == wanted.topology and _is_made(each.current)}
     widest = _widest(wanted)
@@ -54,19 +54,20 @@ def bridge_of(network: Element) -> str:
 
 
 def _is_made(network: Element) -> bool:
-    """Whether a network's bridge goes when the network is stopped."""
+    """Whether a network's bridge is removed when the network is stopped."""
     made = any(tag in registry.MADE_BRIDGES for tag, _ in _carried(network))
     return not _is_mapped_bridge(network) or made
 
 
 def shares_nic(network: Element, other: Element) -> bool:
-    """Whether the bridges of two networks stand on one NIC, or VLAN of it."""
+    """Whether the bridges of two networks have the same NIC, or VLAN of it, in them."""
     nic = nic_of(network)
     return nic is not None and nic == nic_of(other)
 
 
 def _quarrel(network: Element, others: dict[_Nic, NetworkState]) -> str:
-    """A NIC is in one bridge only, which goes with the networks of the topology that made it."""
+    """The message if another network has the NIC: it can be in one bridge only, which goes with that network's
+    topology."""
     nic = nic_of(network)
     other = others.get(nic) if nic else None
     if nic is None or other is None:
@@ -88,7 +89,7 @@ def _missing(network: Element, snapshot: Snapshot) -> str:
 
 
 def _needed(network: Element) -> Iterator[str]:
-    """The devices that have to be there before the network can start, or its guests."""
+    """The devices that must exist before the network, or its guests, can start."""
     needed = [device for tag, ours in _carried(network) for device in registry.devices(tag, ours)]
     if not needed and _is_mapped_bridge(network):
         needed.append(bridge_of(network))
@@ -120,7 +121,7 @@ def _unfit(network: Element, own: set[str | None], snapshot: Snapshot) -> str:
 
 
 def _widest(wanted: Wanted) -> dict[str, int]:
-    """By network, the largest MTU that a port on it is given."""
+    """By network, the largest MTU of its ports."""
     found: dict[str, int] = {}
     for guest in wanted.guests:
         for nic in guest.interfaces:
@@ -131,7 +132,8 @@ def _widest(wanted: Wanted) -> dict[str, int]:
 
 
 def _narrow(network: Element, widest: int, snapshot: Snapshot) -> str:
-    """Why a network's ports could send what vanishes at the NIC; of a tunnel, also why it would not start."""
+    """The message if a network's ports could send frames that are too large for its NIC; for a tunnel, also if it would
+    not start."""
     bridge = bridge_of(network)
     if network.find(_VXLAN) is not None:
         return narrow_underlay(network, snapshot)
@@ -143,7 +145,7 @@ def _narrow(network: Element, widest: int, snapshot: Snapshot) -> str:
 
 
 def narrow_underlay(network: Element, snapshot: Snapshot) -> str:
-    """Why the device under a tunnel cannot carry it; "" if it can, or there is none."""
+    """The message if the device under a tunnel cannot carry it, else ""."""
     vxlan = network.find(_VXLAN)
     if vxlan is None:
         return ""
@@ -160,7 +162,7 @@ def narrow_underlay(network: Element, snapshot: Snapshot) -> str:
 
 
 def _carriers(network: Element, snapshot: Snapshot) -> Iterator[str]:
-    """The devices by which a network's bridge leads outside, or will."""
+    """The devices that connect a network's bridge to other hosts, or will."""
     bridge = bridge_of(network)
     named = {device for tag, ours in _carried(network) for device in registry.outlets(tag, ours)}
     for name, device in snapshot.links.items():
@@ -169,7 +171,7 @@ def _carriers(network: Element, snapshot: Snapshot) -> Iterator[str]:
 
 
 def _is_outside(network: Element) -> bool:
-    """Whether a network's bridge is one that leads outside at all."""
+    """Whether a network's bridge is connected to other hosts at all."""
     return nic_of(network) is not None or _is_mapped_bridge(network)
 
 

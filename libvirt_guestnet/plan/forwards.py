@@ -1,4 +1,4 @@
-"""Forwards and floating addresses that another topology's guests have, running or not: both would fight later. Pure."""
+"""Forwards and floating addresses that another topology's guests ask for as well, running or not. Pure."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def forward_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
                 taken += claims_of(xml, owner)
     wanted_claims = (claim for guest in wanted.guests for claim in claims_of(guest.metadata, f"guest {guest.name!r}"))
     for claim, other in clashes(wanted_claims, taken) if taken else ():
-        yield f"{claim.owner}: {claim} already leads to {other.owner} ({other}): ask for it elsewhere"
+        yield f"{claim.owner}: {claim} is already forwarded to {other.owner} ({other}): ask for it elsewhere"
 
 
 def claims_of(xml: Element | None, owner: str) -> Iterator[Claim]:
-    """What a domain, or our metadata in it, asks for."""
+    """The forwards and floating addresses that a domain, or our metadata in it, asks for."""
     for port in port_policies(xml if xml is None or xml.tag != "domain" else xml.find(DOMAIN_MARK)):
         for each in port.forwards:
             at = each.at or ANYWHERE[version_of(each.to)]

@@ -47,7 +47,8 @@ _UPDATABLE = ("link", "bandwidth", "port", "vlan", "source")
 
 @dataclass
 class GuestChanges:
-    """In the order in which they must be made: detach, then (networks change), define, metadata, attach and update."""
+    """The changes in the order in which they must be made: detach, then (networks change), define, metadata, attach and
+    update."""
 
     detach: list[Change] = field(default_factory=list)
     others: list[Change] = field(default_factory=list)
@@ -55,7 +56,7 @@ class GuestChanges:
 
 
 def plan_guest(wanted: WantedGuest, snapshot: Snapshot, inherited: dict[str, frozenset[str]]) -> GuestChanges:
-    """Everything for one guest of the topology. `inherited` says, by network, what its live NICs get from it."""
+    """All changes for one guest of the topology. `inherited` says, by network, what its live NICs get from it."""
     changes = GuestChanges()
     state = snapshot.domain.get(wanted.name)
     if wanted.definition is None and state is None:
@@ -72,7 +73,7 @@ def plan_guest(wanted: WantedGuest, snapshot: Snapshot, inherited: dict[str, fro
 
 
 def _put_back(guest: str, snapshot: Snapshot, changes: GuestChanges) -> None:
-    """What the kernel lacks of a running guest, whoever took it."""
+    """Puts back what the kernel lacks of a running guest."""
     wrong = [each for each in snapshot.wrong if (each.kind, each.owner) == (GUEST, guest)]
     if mended := [each for each in wrong if each.is_mended_by_guard]:
         changes.others.append(RestorePorts(guest, "; ".join(f"{each.device} {each.found}" for each in mended)))
@@ -80,7 +81,7 @@ def _put_back(guest: str, snapshot: Snapshot, changes: GuestChanges) -> None:
 
 
 def release_guest(state: DomainState, why: str) -> tuple[Change, ...]:
-    """What takes a domain of ours away, and our NICs and metadata from a user's domain."""
+    """The changes that remove a domain of ours; of a user's domain, our NICs and metadata."""
     if state.ours:
         interrupts = () if state.live is None and not state.saved else (state.name,)
         removal = RemoveDomain(
@@ -116,7 +117,7 @@ def _definition(wanted: WantedGuest, definition: Element, state: DomainState | N
 
 
 def _restart_note(wanted: WantedGuest, definition: Element, state: DomainState | None) -> Iterator[str]:
-    """What cannot reach a running guest: said once, when its definition changes."""
+    """A note about what a running guest gets at its next start only, when its definition changes."""
     if state is None or state.live is None:
         return
     found = differences(fitted(definition, state), state.config)
@@ -192,14 +193,14 @@ def _was(state: DomainState, address: str) -> Element | None:
 
 
 class _Left(NamedTuple):
-    """What lets go of a NIC, before the metadata changes and after that."""
+    """The changes that release a NIC, before the metadata changes and after that."""
 
     first: tuple[Change, ...]
     last: tuple[Change, ...] = ()
 
 
 def _let_go(state: DomainState, address: str, live: Element | None, config: Element | None, why: str) -> _Left:
-    """One of ours goes; one that the user had before stays, as it was."""
+    """A NIC of ours is removed; one that the user had before stays, as it was."""
     was = _was(state, address)
     if was is None:
         return _Left((_detach(state.name, address, live, config, why),))
@@ -228,8 +229,8 @@ def _without_target(was: Element) -> Element:
 
 @dataclass
 class _Nic:
-    """The changes of one NIC that the topology wants; in a user's own domain (not `own`) it is the user's, but for what
-    `nic` says."""
+    """The changes of one NIC that the topology wants. In a user's own domain (not `own`) only what `nic` says is
+    changed."""
 
     domain: str
     address: str
@@ -242,7 +243,7 @@ class _Nic:
     plugs: list[Change] = field(default_factory=list)
 
     def plan(self, running: bool, live: Element | None, define: bool, config: Element | None) -> None:
-        """`define`: its definition is not made elsewhere."""
+        """Plans them. With `define`, the definition is changed here, not elsewhere."""
         replacement = self._replacement(running, live, config)
         if define and config is None and live is None:
             self._attach(self.wanted, live=replacement is not None)
@@ -255,7 +256,7 @@ class _Nic:
             self._attach(replacement, live=True, config=False)
 
     def _replacement(self, running: bool, live: Element | None, config: Element | None) -> Element | None:
-        """What is to be plugged into the running guest: the card that its user defined, if there is one."""
+        """The NIC to plug into the running guest: the card that its user defined, if there is one."""
         if live is not None:
             return self._change_live(live)
         if not running:
@@ -269,7 +270,7 @@ class _Nic:
         self.plugs.append(change)
 
     def _change_live(self, live: Element) -> Element | None:
-        """Plan what the live NIC needs; where it must be unplugged and plugged in again, as what."""
+        """Plans what the live NIC needs. If it must be unplugged and plugged in again, returns what to plug in."""
         found = self._differences(live, self.inherited)
         if not found:
             return None
@@ -290,7 +291,7 @@ class _Nic:
         return None
 
     def _change_config(self, config: Element) -> None:
-        """libvirt changes whatever it is of a defined NIC in its place."""
+        """Plans the change of a defined NIC, which libvirt can always change in place."""
         if found := self._differences(config):
             change = self._update(f"defined: {_all(found)}", config=_replace(config, self._merged(config)))
             self.plugs.append(change)
@@ -313,12 +314,12 @@ class _Nic:
 
 
 def _all(found: tuple[Difference, ...]) -> str:
-    """Of a NIC each element that changes is named."""
+    """Names each element of a NIC that changes."""
     return summary(found, len(found))
 
 
 def _defined(nic: Element) -> Element:
-    """A live NIC as a definition can have it: its slot may be another's there."""
+    """A live NIC as a definition can have it: without its PCI slot, which may be another's there."""
     result = deepcopy(nic)
     for child in [child for child in result if child.tag in ("alias", "address", "backend")]:
         result.remove(child)
@@ -346,7 +347,7 @@ def _metadata(name: str, state: DomainState, wanted: Element | None, *, config: 
 
 
 def _what_of(state: DomainState, wanted: Element | None, *, config: bool) -> str:
-    """What of the metadata changes; where there is none yet, how many ports it is about."""
+    """What changes in the metadata; if there is none yet, for how many ports it is."""
     if wanted is None:
         return "none"
     roots = (state.live, state.config if config else None)

@@ -1,5 +1,6 @@
-"""Ways in that an isolated port's neighbours get no answer from: where bridged frames pass iptables (br_netfilter), the
-kernel leads a translated frame back over the bridge, from one isolated port to the other, and drops it. Pure.
+"""Forwards and floating addresses of an isolated port from which its neighbours get no answer. If bridged frames pass
+iptables (br_netfilter), the kernel sends a translated frame back over the bridge, from one isolated port to the other,
+and drops it. Pure.
 
 Without br_netfilter the same frame goes to the host, which routes it, and is answered (decision 52).
 """
@@ -15,7 +16,7 @@ SYSCTLS = {4: "net.bridge.bridge-nf-call-iptables", 6: "net.bridge.bridge-nf-cal
 
 
 def problems(topology: Topology, bridged: Collection[int]) -> Iterator[str]:
-    """What the file expects and this host, on which frames of these IP versions do so, cannot give."""
+    """The lines of `expect:` that this host cannot fulfil, as bridged frames of these IP versions pass iptables."""
     for line in topology.expect:
         version = line.at.version if line.at else 0
         if version in bridged and line.can and (port := _isolated_target(topology, line)):
@@ -26,7 +27,7 @@ def problems(topology: Topology, bridged: Collection[int]) -> Iterator[str]:
 
 
 def notes(topology: Topology, bridged: Collection[int]) -> Iterator[str]:
-    """The ports of which neighbours get no answer, one a line, with what to do."""
+    """The ports whose neighbours get no answer, one a line, with what to do."""
     isolated = Counter(port.network for guest in topology.guests for port in guest.ports if port.isolated)
     for guest in topology.guests:
         for port in guest.ports:

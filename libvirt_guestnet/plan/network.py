@@ -38,12 +38,12 @@ from libvirt_guestnet.xmlgen.element import api_text
 
 # What virNetworkUpdate can change in an active network, as differences name it.
 _UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/host|portgroup)\[.*")
-# What the hook makes only when the network starts.
+# What the hook only makes when the network starts.
 _CARRIER = re.compile(rf"metadata/.*\b({'|'.join(sorted(registry.TAGS))})\b")
 
 
 def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
-    """Everything for one network of the topology, in order."""
+    """All changes for one network of the topology, in order."""
     state = snapshot.network.get(wanted.name)
     if state is None:
         yield DefineNetwork(wanted.name, _kind(wanted.element), xml=to_text(wanted.element))
@@ -57,7 +57,7 @@ def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
 
 
 def plan_removal(state: NetworkState, snapshot: Snapshot, users: set[str], gone: set[str], why: str) -> RemoveNetwork:
-    """The change that takes a network away from running `users`, and from saved guests but for those `gone` by then."""
+    """The change that removes a network from running `users`, and from saved guests except those `gone` by then."""
     saved = snapshot.kept.get(state.name, frozenset()) - gone
     if saved:
         why += f"; what is saved of {', '.join(sorted(saved))} cannot be resumed without it"
@@ -158,7 +158,7 @@ def _describe(update: SectionUpdate) -> str:
 
 
 def _fitted(element: Element, state: NetworkState) -> Element:
-    """What is wanted, with the identity that libvirt gave the existing network: it must be a redefinition."""
+    """The wanted network with the identity that libvirt gave the existing one: it must be a redefinition."""
     result = deepcopy(element)
     for old in result.findall("uuid"):
         result.remove(old)
@@ -182,7 +182,7 @@ def _backup(state: NetworkState, snapshot: Snapshot) -> NetworkBackup:
 
 
 def _taps(network: str, snapshot: Snapshot, element: Element) -> tuple[Plugged, ...]:
-    """The running guests' taps on a network, for when it is as `element` says."""
+    """The running guests' taps on a network, with the isolation that `element` gives them."""
     everybody = _isolated(element) == "yes"
     return tuple(
         Plugged(domain, device, _is_isolated(_defined(domain, interface, snapshot), interface, everybody))
@@ -192,8 +192,8 @@ def _taps(network: str, snapshot: Snapshot, element: Element) -> tuple[Plugged, 
 
 
 def _is_isolated(defined: Element, live: Element, everybody: bool) -> bool:
-    """As a NIC says itself, else as its network does. Where there is no definition, the live one's "no" may be what the
-    network said before."""
+    """Whether a NIC is isolated, by its own definition, else by its network. Without a definition, the live NIC's "no"
+    may be what the network said before."""
     said = _isolated(defined)
     if said and defined is not live:
         return said == "yes"
@@ -206,7 +206,7 @@ def _isolated(element: Element) -> str:
 
 
 def _defined(domain: str, live: Element, snapshot: Snapshot) -> Element:
-    """A NIC as it was defined: the live one also shows what it inherited from the network."""
+    """A NIC's definition, as the live one also shows what it inherited from the network."""
     return interfaces(snapshot.domain[domain].config, {mac(live): source_network(live)}).get(mac(live), live)
 
 

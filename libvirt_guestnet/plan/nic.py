@@ -1,9 +1,9 @@
-"""A NIC that is there, <interface>, and what a topology wants of it: what differs, and what it becomes. Pure.
+"""How an existing NIC, <interface>, differs from what a topology wants, and what it becomes. Pure.
 
-Of a NIC of a lab guest's all that `compare` owns is the topology's. A NIC of a user's own domain is the user's: its
-source, its target and what the file declares change, and nothing else, also nothing that a later libvirt may know. What
-those were before is kept in our metadata, so that they are it again when the file says no more of them
-(decision 49).
+Of a lab guest's NIC, everything that `compare` owns is the topology's. A NIC of a user's own domain is the user's: only
+its source, its target and what the file declares change, nothing else, nor anything that a later libvirt adds. What
+these were before is kept in our metadata, so that it can be restored when the file no longer mentions the NIC (decision
+49).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from libvirt_guestnet.libvirtd.snapshot import Element
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.plan.compare import NIC_PARTS, Difference, differences
 
-# Which card a guest can drive is not the network's business; what else a target says stays.
+# The model of the card is the user's choice, as the guest needs a driver for it; what else a target says stays.
 _KEPT, _UPDATED = ("mac", "model"), ("target",)
 _PLACE = ("source", "target")
-# All that `before` keeps of a NIC: what a topology may declare.
+# What `before` keeps of a NIC: everything that a topology may declare.
 _REMEMBERED = frozenset({*_PLACE, *NIC_PARTS, "virtualport", "mtu"})
 
 
@@ -44,7 +44,7 @@ def nic_differences(
 
 
 def merged(wanted: Element, actual: Element, *, own: bool = True, was: Element | None = None) -> Element:
-    """`actual`, changed so far that it means `wanted`: what libvirt or the user added stays."""
+    """`actual` with the changes by which it means `wanted`: what libvirt or the user added stays."""
     result = deepcopy(actual)
     result.attrib.update(dict(wanted.attrib))
     requested, gone = (wanted, NIC_PARTS) if own else _requested(wanted, was)
@@ -75,8 +75,8 @@ def before(wanted: Element, actual: Element, was: Element | None = None) -> Elem
 
 
 def check_remembered(was: Element) -> None:
-    """Raises GuestnetError unless `before` may have written this: who may change a domain's metadata shall not have
-    anything but a place to be plugged in, which the plan names, put into its definition by it."""
+    """Raises GuestnetError unless `before` may have written this. Otherwise whoever may change a domain's metadata
+    could have anything put into its definition, and not only a place to be plugged in, which the plan names."""
     said = {*_tags(was) - _REMEMBERED, *was.keys(), *([] if was.tag == "interface" else [str(was.tag)])} - {"type"}
     if said:
         raise GuestnetError(f"it says {shown(min(said))}, which guestnet never keeps there: somebody changed it")
@@ -102,12 +102,12 @@ def restored(actual: Element, was: Element) -> Element:
 
 
 def moves(wanted: Element, actual: Element) -> bool:
-    """Whether it becomes one of another type."""
+    """Whether the NIC becomes one of another type."""
     return any(each.path == "@type" for each in differences(_type(wanted), actual))
 
 
 def _requested(wanted: Element, was: Element | None) -> tuple[Element, set[str]]:
-    """What is asked of a NIC that is there already, and what it shall have no more."""
+    """What is asked of an existing NIC, and what it must lose."""
     result = deepcopy(wanted)
     _remove(result, set(_KEPT) - {"mac"})
     gone = set()
@@ -134,7 +134,7 @@ def _is_empty(element: Element) -> bool:
 
 
 def _plain(element: Element) -> Element:
-    """Without blanks between."""
+    """The element without white space between its children."""
     result = deepcopy(element)
     result.tail = None
     for each in result.iter():
@@ -144,7 +144,7 @@ def _plain(element: Element) -> Element:
 
 
 def _same_source(requested: Element, actual: Element) -> set[str]:
-    """The source, where it is as asked already: a user may have said more of it."""
+    """The source, if it is already as asked: the user may have added more to it."""
     source, now = requested.find("source"), actual.find("source")
     same = source is not None and now is not None and not differences(source, now)
     return {"source"} if same and not moves(requested, actual) else set()

@@ -1,7 +1,7 @@
 """The difference between what a topology wants and what libvirt has, as a list of changes. Pure.
 
-Order: what goes comes off first (NICs, networks), then networks, definitions, metadata, NICs; guests that disappear
-come last, since a stopped guest is the one thing that no rollback brings back.
+The order: first removals (NICs, networks), then networks, definitions, metadata and NICs. Guests that disappear come
+last, since a stopped guest is the one thing that no rollback can bring back.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.network import bridge_of, plan_network, plan_removal
 
-# What the network hook makes a bridge for: it may be there, and be ours.
+# The metadata for which the network hook makes a bridge: such a bridge may exist, and be ours.
 _CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in sorted(MADE_BRIDGES))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Changes in the order in which `apply` makes them, and what the user should know beside."""
+    """Changes in the order in which `apply` makes them, and notes for the user."""
 
     topology: str
     changes: tuple[Change, ...]
     notes: tuple[str, ...] = ()
     expected: frozenset[str] = frozenset()
-    """Guests that it goes without saying are interrupted: the topology's own, where that is destroyed."""
+    """Guests whose interruption needs no consent: the topology's own, when it is destroyed."""
 
     @property
     def interrupts(self) -> tuple[str, ...]:
-        """Every running guest that the plan interrupts, and of which that needs to be said."""
+        """Every running guest that the plan interrupts, except for those expected."""
         return tuple(sorted({guest for change in self.changes for guest in change.interrupts} - self.expected))
 
     def text(self) -> str:
@@ -69,7 +69,7 @@ class PlanError(GuestnetError):
 
 
 def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
-    """What `apply` has to do. Raises PlanError when it would touch anything that is not this topology's."""
+    """What `apply` has to do. Raises PlanError if it would change anything that is not this topology's."""
     problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
     problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *forward_clashes(wanted, snapshot)]
     problems += [*device_problems(wanted, snapshot), *snapshot.taken]
@@ -98,8 +98,8 @@ def _wrong_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
 
 
 def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | None = None) -> Plan:
-    """Take away everything that carries our mark and this topology's name, whatever the file says now. `guests` are
-    those that are in the file, as far as that is there: running ones that are not are interrupted."""
+    """Removes everything that has our mark and this topology's name, whatever the file says now. `guests` are those in
+    the file, if there is one: other running guests are interrupted."""
     why = f"destroying topology {topology}"
     changes: list[Change] = []
     for domain in snapshot.domains:
@@ -114,7 +114,7 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
             users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
             after = frozenset(state.name for state in domains if network.name in state.needed)
             changes.append(replace(plan_removal(network, snapshot, users, gone, why), after=after))
-    # What was saved of a user's own domain stays, and cannot be changed: that is no matter of course.
+    # What was saved of a user's own domain stays and cannot be changed, so that needs consent.
     own = (state for state in domains if state.name in gone or not state.saved)
     expected = frozenset(state.name for state in own if guests is None or state.name in guests)
     return Plan(topology, tuple(changes), expected=expected)
@@ -133,7 +133,7 @@ def _leaving_domains(wanted: Wanted, snapshot: Snapshot) -> Iterator[DomainState
 
 def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
     staying = {network.name for network in wanted.networks}
-    # A NIC of a guest of this topology is moved, detached or goes with its guest; only others are cut off.
+    # NICs of this topology's guests are moved, detached or removed with them; only other guests are cut off.
     managed = {domain.name: domain for domain in snapshot.domains if _is_managed(domain, wanted.topology)}
     ours = {guest.name: set(map(mac, guest.interfaces)) for guest in wanted.guests}
     gone = {state.name for state in _leaving_domains(wanted, snapshot) if state.ours}
@@ -225,7 +225,7 @@ def _bridge_clash(
 
 
 def _shares_bridge(network: Element) -> bool:
-    """Whether the bridge exists without us (mode bridge on a mapped bridge): any number of networks may use it."""
+    """Whether the bridge exists without us (mode bridge on a mapped bridge): then several networks may use it."""
     forward = network.find("forward")
     bridged = forward is not None and forward.get("mode") == "bridge"
     return bridged and not _made_by_hook(network)
@@ -236,7 +236,7 @@ def _made_by_hook(network: Element) -> bool:
 
 
 def _drawn_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
-    """A VLAN that the file asks for by number may be shared with whoever has it; one out of a pool never is."""
+    """A VLAN that the file names may be shared with another network; one drawn from a pool may not."""
     held = {}
     for state in snapshot.networks:
         if state.topology != wanted.topology and (tag := _tag(state.current)):
@@ -252,7 +252,8 @@ def _drawn_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
 
 
 def _tag(network: Element) -> tuple[str, str | None] | None:
-    """What keeps a network's frames apart, and the device on which it does (None: on the host); None if nothing."""
+    """What separates a network's frames from others', and the device on which it does (None: on the host); None if
+    nothing."""
     uplink, vlan, vxlan = (network.find(f"{NETWORK_MARK}/{{{NAMESPACE}}}{tag}") for tag in ("uplink", "vlan", "vxlan"))
     native = network.find("vlan/tag")  # libvirt's own words, for Open vSwitch
     if vxlan is not None:

@@ -11,25 +11,25 @@
     ├── forwards-in-kernel.json     the forwards that the kernel has; says so when they are just being changed
     ├── host-routes/TAP.json        the routes and published addresses of one tap
     ├── incoming/NAME.json          a domain that migrates to this host, until it runs here
-    ├── insisting/BRIDGE.json       the network over a bridge that insists on guarded ports
+    ├── insisting/BRIDGE.json       the network on a bridge that requires guarded ports
     ├── lock                        held while receipts and chains change: `locked`
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
-    ├── plugging/PORTID.json        a NIC being plugged into a running domain, which nobody has put under guard yet
-    ├── changing/NAME … syncing/PID what a process is at, while it has their locks: `hook.processes.notes`
-    ├── ports/TAP.json              the receipt of one guarded tap: whose it is and what it may send
-    ├── reconnect/NAME              a guest for the one process that repairs all, and has reconnect.lock; in
-    │                               repairing/NAME as long as it is at it
+    ├── plugging/PORTID.json        a NIC being plugged into a running domain, which is not guarded yet
+    ├── changing/NAME … syncing/PID work that a process does as long as it has their locks: `hook.processes.notes`
+    ├── ports/TAP.json              the receipt of one guarded tap: its domain, and what it may send
+    ├── reconnect/NAME              a guest to be repaired, by the one process that has reconnect.lock; in
+    │                               repairing/NAME while that is done
     ├── shared                      the part of the nft table that is the same for all ports, as it was last written
-    ├── uplinks/NIC.json            the VLANs that we made a bridge's port to the outside a member of
+    ├── uplinks/NIC.json            the VLANs of which we made a bridge's uplink a member
     └── vlans/TAP.json              the VLANs of one tagged tap
 
 Every file is written whole and renamed into place. A tap's receipt is written before its chain and removed after it, a
-domain's file is written after its receipts and removed before them: so whatever is in the kernel has a receipt, whoever
-was killed when. A receipt without a tap is garbage that the next call sweeps up (decision 15). bridges.json says that
-it is not settled while the kernel may differ from it.
+domain's file is written after its receipts and removed before them. So everything in the kernel has a receipt, whenever
+a process is killed. A receipt without a tap is removed by the next call (decision 15). While the kernel may differ from
+bridges.json, that file says that it is not settled.
 
-A receipt names its domain and its tap's index in the kernel, so that a late `release` of an old domain leaves a reused
-tap name alone.
+A receipt names its domain and the index of its tap. So a late `release` of an earlier domain does not affect a tap that
+has the same name by now.
 """
 
 from __future__ import annotations
@@ -63,18 +63,18 @@ from libvirt_guestnet.state.serialiser import DamagedError, if_sound, report
 R = TypeVar("R", bound=NamedTuple)
 
 ROOT = "/run/libvirt-guestnet"
-# Raise it with every change that a version before would misunderstand, and have `upgrade` make the new form of the old.
+# Raise it with every change that an earlier version would misunderstand, and make `upgrade` convert the old form.
 FORMAT = 2
 _OF_TAPS = ("ports", "vlans", "host-routes", "forwards")
-# What this process has read: a call asks for the same receipts several times, and those of a network with thousands of
-# reservations take long. A file is never changed in place, so a changed receipt is another file.
+# A cache: a call needs the same receipts several times, and those of a network with thousands of reservations take
+# long. A file is never changed in place, so a changed receipt is another file.
 _READ: dict[tuple[str, type], tuple[serialiser.Identity, Any]] = {}
 _MOST_READ = 4096
 
 
 def check_format(root: str) -> None:
-    """Raises GuestnetError where a folder is of a later version than this one, which can only guess what it says; or
-    where it does not tell."""
+    """Raises GuestnetError if a later version, whose form we cannot know, wrote the folder, or if its version cannot be
+    read."""
     path = f"{root}/format"
     try:
         with open(path, "rb") as file:
@@ -94,12 +94,12 @@ def check_format(root: str) -> None:
 
 
 class State:
-    """The directory tree above, to be read. What is not there gives None or nothing.
+    """The directory tree above, for reading. For what does not exist, methods return None or nothing.
 
-    `locked.LockedState` is what can change it, `locked.UnlockedState` what gives that.
+    `locked.LockedState` can change it; `locked.UnlockedState` gives that.
 
-    A damaged file is an error (DamagedError) for whoever asks for this one. Where all of a kind are read it is reported
-    and left out: what is one guest's shall not be in the way of others.
+    A damaged file is an error (DamagedError) if that one is asked for. If all of a kind are read, it is reported and
+    left out, so that one guest's file does not keep others from anything.
     """
 
     def __init__(self, root: str = ROOT) -> None:
@@ -113,7 +113,7 @@ class State:
         return [receipt for receipt in found if receipt is not None]
 
     def _receipt(self, folder: str, name: str, kind: type[R]) -> R | None:
-        """One that begins with the name that its file has."""
+        """A receipt whose first field is its file's name."""
         path = self._path(folder, name)
         if (file := serialiser.identity(path)) is None:
             return None
@@ -141,22 +141,22 @@ class State:
         return self._receipts("networks", NetworkReceipt)
 
     def insisting(self, bridge: str) -> str:
-        """The network over a bridge whose receipt says `required`, or ""."""
+        """The network on a bridge that requires guarded ports by its receipt, or ""."""
         found = serialiser.stored(Insisting, self._path("insisting", bridge))
         name = found.network if found is not None else ""
         receipt = self.network(name) if name else None
         return name if receipt is not None and receipt.required and receipt.bridge == bridge else ""
 
     def bridges(self) -> Bridges | None:
-        """None where no bridge is managed; not settled, and to be found out again, where the file is damaged."""
+        """None if no bridge is managed. A damaged file counts as not settled, so that it is found out again."""
         return self._one("bridges.json", Bridges, Bridges({}))
 
     def _one(self, name: str, kind: type[R], damaged: R) -> R | None:
-        """A receipt of the whole host's; something else where it is damaged."""
+        """A receipt of the whole host; `damaged` if it is damaged."""
         return if_sound(lambda path: serialiser.stored(kind, path), f"{self.root}/{name}", damaged)
 
     def _replaceable(self, name: str, kind: type[R]) -> R | None:
-        """A receipt that can always be written again: None where it is damaged too, which is not worth a report."""
+        """A receipt that can always be written again: None for a damaged one too, which is not worth a report."""
         try:
             return serialiser.stored(kind, f"{self.root}/{name}")
         except DamagedError:
@@ -171,7 +171,7 @@ class State:
         return found.batch if found else ""
 
     def forwards_in_kernel(self) -> ForwardsInKernel | None:
-        """None for nothing; of a damaged one nobody knows, so nothing that is wanted is there."""
+        """None if there are none. If it is damaged, nothing counts as being in the kernel."""
         return self._one("forwards-in-kernel.json", ForwardsInKernel, ForwardsInKernel())
 
     def forwards(self) -> list[PortForwards]:
@@ -195,11 +195,11 @@ class State:
         return self._receipts("ports", PortReceipt)
 
     def tapnames(self) -> set[str]:
-        """The taps that have a receipt, be it a damaged one."""
+        """The taps that have a receipt, even a damaged one."""
         return {name for name in self._names("ports") if if_sound(_device, name) is not None}
 
     def owners(self, tap: str) -> list[Owner]:
-        """Whose a tap is, by each of its receipts."""
+        """The domains to which a tap belongs, by each of its receipts."""
         return [owner for kind in _OF_TAPS if (owner := self._owner(kind, tap))]
 
     def owned(self) -> dict[str, str]:
@@ -219,7 +219,7 @@ class State:
         return [tap for tap, receipt in found if receipt is not None and receipt.uuid == uuid]
 
     def _listed(self, uuid: str) -> tuple[str, ...]:
-        """What a domain's own file says or, where that is damaged, its taps' receipts."""
+        """The taps in a domain's own file or, if that is damaged, by the taps' receipts."""
         try:
             found = serialiser.stored(DomainTaps, self._path("domains", uuid))
             return found.taps if found is not None else ()
@@ -238,7 +238,7 @@ class State:
         return self._receipts("plugging", Plugging)
 
     def plugging_age(self, portid: str) -> float:
-        """The seconds since it was put there, 0 if it is gone."""
+        """The seconds since the mark was written, 0 if it is gone."""
         try:
             return max(0.0, time.time() - os.stat(self.plugging_path(portid)).st_mtime)
         except FileNotFoundError:
@@ -248,23 +248,23 @@ class State:
         return self._path("plugging", portid)
 
     def incoming(self, name: str, within: float = float("inf")) -> bool:
-        """Whether a domain of that name is on its way to this host, said so many seconds ago at most."""
+        """Whether a domain of that name migrates to this host, by a note at most so many seconds old."""
         try:
             return time.time() - os.stat(self.incoming_path(name)).st_mtime <= within
         except FileNotFoundError:
             return False
 
     def awaited(self, name: str) -> bool:
-        """Whether a process was to wait for it."""
+        """Whether a process should wait for it."""
         found = if_sound(lambda path: serialiser.stored(Incoming, path), self.incoming_path(name))
         return found is not None and found.waiting
 
     def incoming_path(self, name: str) -> str:
-        """The file that says so; who waits for the domain has its lock."""
+        """The file that says so; the process that waits for the domain has its lock."""
         return self._path("incoming", name)
 
     def joined(self, uplink: str) -> set[int]:
-        """The VLANs that we made an uplink a member of."""
+        """The VLANs of which we made an uplink a member."""
         found = if_sound(lambda path: serialiser.stored(UplinkVlans, path), self._path("uplinks", uplink))
         return set(found.vlans if found else ())
 

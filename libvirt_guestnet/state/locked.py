@@ -1,8 +1,9 @@
 """The state's lock, and what can be done with the state while one has it.
 
-It stops hooks of different domains, plug helpers, `guestnet` and the nft processes of killed hooks from seeing each
-other's half-made changes. Who needs it takes a LockedState, which nothing but the lock gives; who is about to take it
-takes an UnlockedState, as it would wait for itself if it had it already; who only reads takes a State.
+The lock keeps hooks of different domains, plug helpers, `guestnet` and the nft processes of killed hooks from seeing
+each other's half-made changes. A function that needs it takes a LockedState, which only the lock gives. One that will
+take the lock takes an UnlockedState: it would wait for itself if its caller had it already. One that only reads takes a
+State.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from libvirt_guestnet.state.receipts import (
 )
 from libvirt_guestnet.state.serialiser import DamagedError
 
-# What only the form before FORMAT has.
+# The folders that only the earlier form has.
 OLD = ("reach", "ways", "settled", "arriving")
 
 
 def is_old(root: str) -> bool:
-    """Whether something is to be brought to this form: by its number, or as a process of the version before, which is
-    still at work, has come back to old names."""
+    """Whether something has the earlier form: by its number, or as a process of that version wrote it later."""
     unnumbered = os.path.lexists(f"{root}/lock") and not os.path.lexists(f"{root}/format")
     return unnumbered or any(os.path.lexists(f"{root}/{name}") for name in OLD)
 
 
 class LockedState(State):
-    """The state, to be changed too. Only who has the lock can make one, and it is of no use once the lock is let go."""
+    """The state, for changing too. Only the holder of the lock can make one, and it is useless once the lock is
+    released."""
 
     def __init__(self, lock: Lock) -> None:
         lock.check()
@@ -54,7 +55,7 @@ class LockedState(State):
 
     @property
     def descriptor(self) -> LockDescriptor:
-        """To be handed on to a process that must finish under the lock."""
+        """The lock's descriptor, for a process that must finish under the lock."""
         return self._lock.descriptor
 
     def put_network(self, receipt: NetworkReceipt) -> None:
@@ -68,7 +69,7 @@ class LockedState(State):
         self._insist(before)
 
     def _insisting_bridges(self, name: str) -> set[str]:
-        """Those on which a network may insist by its receipt: any where that is damaged."""
+        """The bridges for which a network may require guarded ports by its receipt: any, if that is damaged."""
         try:
             receipt = self.network(name)
         except DamagedError:
@@ -76,7 +77,7 @@ class LockedState(State):
         return {receipt.bridge} if receipt is not None and receipt.required else set()
 
     def _insist(self, bridges: set[str]) -> None:
-        """Of few networks, and not of all whenever a domain starts, it is looked up which insist."""
+        """Writes by bridge which networks require guarded ports: a start need not read all receipts."""
         for bridge in bridges - {""}:
             names = [each.name for each in self.networks() if each.required and each.bridge == bridge]
             if names:
@@ -85,7 +86,7 @@ class LockedState(State):
                 self._remove("insisting", bridge)
 
     def put_ports(self, uuid: str, receipts: list[PortReceipt]) -> None:
-        """Records guarded taps of a domain, taking them over from whoever had the names before."""
+        """Writes the receipts of a domain's guarded taps, which it takes over from earlier domains of these taps."""
         for receipt in receipts:
             old = self.port(receipt.tap)
             self._write("ports", receipt.tap, receipt)
@@ -94,7 +95,7 @@ class LockedState(State):
         self._list(uuid, {*self.taps(uuid), *(r.tap for r in receipts)})
 
     def drop_ports(self, taps: list[str]) -> None:
-        """Forgets taps, whosever they are."""
+        """Removes the receipts of taps, of any domain."""
         for tap in taps:
             receipt = self.sound_port(tap)
             if receipt is not None:
@@ -108,15 +109,15 @@ class LockedState(State):
             self._remove("domains", uuid)
 
     def forget_guards(self) -> None:
-        """Forgets every guarded tap, of every domain, and what networks want of theirs: nobody hears of either from now
-        on. VLANs stay known, as their taps and uplinks keep them."""
+        """Removes the receipts of all guarded taps and all networks, when hooks are uninstalled. VLANs stay recorded,
+        as taps and uplinks keep them."""
         for kind in ("domains", "ports", "plugging", "incoming", "networks", "insisting"):
             for name in self._names(kind):
                 self._remove(kind, name)
         self._remove_one("shared")
 
     def forget_domain(self, uuid: str) -> None:
-        """What is left of a domain that is gone."""
+        """Removes what is left of a domain that is gone."""
         for plugging in self.pluggings():
             if plugging.uuid == uuid:
                 self.drop_plugging(plugging.portid)
@@ -185,7 +186,7 @@ class LockedState(State):
         self._write_one("shared", Shared(batch))
 
     def put_format(self) -> None:
-        """Notes that the whole folder has this version's form."""
+        """Writes that the whole folder has this version's form."""
         self._replace(f"{self.root}/format", f"{FORMAT}\n")
 
     def _write(self, kind: str, name: str, receipt: NamedTuple) -> None:
@@ -217,7 +218,7 @@ class LockedState(State):
 
 
 class Lock:
-    """Held inside a `with`, which gives the state to be changed. Waits; hooks have a deadline of their own."""
+    """Held inside of a `with`, which gives the LockedState. It waits; hooks have a deadline of their own."""
 
     def __init__(self, root: str) -> None:
         self.root, self._file = root, -1
@@ -233,7 +234,7 @@ class Lock:
             raise
 
     def _opened(self) -> LockedState:
-        """The state, in this version's form: the one before is brought to it by whoever has the lock first."""
+        """The state in this version's form: the first process that has the lock converts the earlier form."""
         locked = LockedState(self)
         if is_old(self.root):
             from libvirt_guestnet.state import upgrade
@@ -259,11 +260,11 @@ class Lock:
 
 
 class UnlockedState(State):
-    """The state of somebody who has not its lock, and can take it."""
+    """The state without the lock, which it can take."""
 
     def __init__(self, root: str = ROOT) -> None:
-        """Raises GuestnetError as `check_format`. What another version wrote before is brought to this one's form:
-        from then on nobody needs to know of that."""
+        """Raises GuestnetError as `check_format`. An earlier version's form is converted here, so that nothing else has
+        to know it."""
         super().__init__(root)
         if is_old(root):
             with Lock(root):
@@ -273,6 +274,6 @@ class UnlockedState(State):
         return Lock(self.root)
 
     def confirm_network(self, name: str) -> None:
-        """The receipt, if there is one, is as good as new: the hook file compares its age with libvirt's record."""
+        """Marks the receipt, if there is one, as up to date: the hook file compares its age with libvirt's record."""
         with suppress(FileNotFoundError):
             os.utime(self._path("networks", name))

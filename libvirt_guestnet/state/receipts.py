@@ -1,4 +1,4 @@
-"""What a receipt of each kind says; `folder` says where it lies, `serialiser` reads it. On the hook path."""
+"""What a receipt of each kind says; `folder` says where it is kept, `serialiser` reads it. On the hook path."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ class Bridges(NamedTuple):
 
 
 class Plugging(NamedTuple):
-    """A NIC being plugged in: libvirt's port UUID, and the domain, MAC and network it is for. `alone` says that its
-    helper has given up waiting for its tap."""
+    """A NIC being plugged in: libvirt's port UUID, and its domain, MAC address and network. `alone`: its helper has
+    given up waiting for the tap."""
 
     portid: str
     uuid: str
@@ -162,15 +162,15 @@ class Route(NamedTuple):
 
 
 class ProxyEntry(NamedTuple):
-    """An address that the host answers ARP or ND for on a device."""
+    """An address for which the host answers ARP or ND on a device."""
 
     address: serialiser.Address
     device: serialiser.Device
 
 
 class HostRoutes(NamedTuple):
-    """The receipt of everything that leads to one tap of a domain. `gateway` is the host's IPv4 address on a tap that
-    is in no bridge, else ""; `vrf` is the VRF that such a tap is in, if any; `ifindex` is the tap's in the kernel."""
+    """The routes to one tap of a domain, and its published addresses. `gateway` is the host's IPv4 address on a tap
+    that is in no bridge, else ""; `vrf` is the VRF of such a tap, if any; `ifindex` is the tap's index."""
 
     tap: serialiser.Device
     uuid: str
@@ -183,9 +183,9 @@ class HostRoutes(NamedTuple):
 
 
 class ForwardRule(NamedTuple):
-    """What is asked for at ports `first` to `last` of `at` ("": any address of the host) goes to `to` from port
-    `to_first` on: an address, or a word for what the guest has by DHCP, which `with_leases` replaces by an address.
-    `hide`: the guest sees the host as client."""
+    """Packets to ports `first` to `last` of `at` ("": any address of the host) are translated to `to`, from port
+    `to_first` on. `to` is an address, or a word for one leased by DHCP, which `with_leases` replaces. `hide`: the guest
+    sees the host as client."""
 
     protocol: serialiser.Protocol
     first: serialiser.Port
@@ -197,8 +197,8 @@ class ForwardRule(NamedTuple):
 
 
 class Floating(NamedTuple):
-    """An address that belongs to the guest with address `to`, in both directions; with `via` the guest has it itself,
-    and the host routes it by way of that address of the guest's."""
+    """An address that is translated to and from the guest's address `to`; or with `via`, one that the guest has itself,
+    and to which the host routes by way of that address of the guest."""
 
     ip: serialiser.Address
     to: serialiser.Address
@@ -220,10 +220,10 @@ class PortForwards(NamedTuple):
 
 
 class ForwardsInKernel(NamedTuple):
-    """The forwards that the kernel has, with the prefixes `sources` that other firewalls were told of for them.
+    """The forwards that the kernel has, with the prefixes `sources` that other firewalls were given for them.
 
-    `through` is what they let pass besides, as text: to see whether that is still what is wanted. While it is
-    `changing` the kernel may have anything, and of these what is not wanted must go.
+    `through` is the rest that those accept, as text, to be compared with what is wanted. While it is `changing`, the
+    kernel may have anything, and everything of these that is not wanted must be removed.
     """
 
     forwards: tuple[PortForwards, ...] = ()
@@ -233,8 +233,8 @@ class ForwardsInKernel(NamedTuple):
 
 
 class Checksum(NamedTuple):
-    """The checksum guard as it was loaded: the fields of `datapath.port.checksum.Loaded`. Where this host lacks
-    something for it, `cannot` says what, and `guard` is 0."""
+    """The checksum guard as it was loaded: the fields of `datapath.port.checksum.Loaded`. If this host lacks something
+    for it, `cannot` says what, and `guard` is 0."""
 
     guard: int = 0
     drops: int = 0
@@ -256,26 +256,26 @@ class DomainTaps(NamedTuple):
 
 
 class Insisting(NamedTuple):
-    """The network over one bridge that insists on guarded ports."""
+    """The network on one bridge that requires guarded ports."""
 
     network: str
 
 
 class UplinkVlans(NamedTuple):
-    """The VLANs that we made one uplink a member of."""
+    """The VLANs of which we made one uplink a member."""
 
     vlans: serialiser.VlanNumbers
 
 
 class Incoming(NamedTuple):
-    """A domain that migrates to this host; `waiting` if a process is to wait for it."""
+    """A domain that migrates to this host; `waiting` if a process should wait for it."""
 
     uuid: str
     waiting: bool = False
 
 
 class Owner(NamedTuple):
-    """Whose a tap is, by one of its receipts: a domain's of that UUID and name, while the tap has that index."""
+    """The domain, by UUID and name, to which a tap belongs by one of its receipts, while the tap has that index."""
 
     uuid: str = ""
     domain: str = ""

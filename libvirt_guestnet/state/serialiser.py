@@ -1,8 +1,8 @@
-"""Receipts as text and back: every field is what its NamedTuple says of it, or the receipt is damaged.
+"""Receipts as text and back: every field must be what its NamedTuple says, or the receipt is damaged.
 
 A field's annotation names what its text is: `tap: Device`, `owned: Prefixes`; `tuple[Route, ...]` is a list of another
-NamedTuple of the same module. A field that this version does not know is left out, and one that was not there yet has
-its default: only what that would make wrong is another form of the folder. Nothing is imported that a hook has not
+NamedTuple of the same module. A field that this version does not know is ignored, and a missing one has its default;
+for a change that this would make wrong, the folder gets a new format. Nothing is imported that a hook does not need
 anyway.
 """
 
@@ -21,7 +21,7 @@ from libvirt_guestnet.errors import GuestnetError
 T = TypeVar("T")
 R = TypeVar("R", bound=NamedTuple)
 
-# Text, of which MaybeDevice and the like may be "".
+# Kinds of text; MaybeDevice and the like may be "".
 Device: TypeAlias = str
 MaybeDevice: TypeAlias = str
 MaybeLink: TypeAlias = str
@@ -56,7 +56,7 @@ LARGEST_FILE = 16 << 20
 
 
 class DamagedError(GuestnetError):
-    """A receipt that cannot be one of ours; the message says which, and what to do."""
+    """A receipt that we cannot have written; the message says which one, and what to do."""
 
     def __init__(self, path: str, why: object) -> None:
         super().__init__(f"{path} is damaged ({why}): remove it and run `guestnet hooks sync`")
@@ -66,7 +66,7 @@ Identity: TypeAlias = tuple[int, ...]
 
 
 def identity(path: str) -> Identity | None:
-    """Tells a file from any that takes its place. None where there is none, empty where nobody can tell."""
+    """What tells a file from others at its path. None if there is none, empty if that is unknown."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -91,7 +91,7 @@ def load(path: str) -> dict[str, Any] | None:
 
 
 def if_sound(read: Callable[[str], T | None], name: str, damaged: T | None = None) -> T | None:
-    """What `read` says of a name; something else where that is damaged, which is reported."""
+    """What `read` returns for a name; `damaged`, after a report, if its receipt is damaged."""
     try:
         return read(name)
     except DamagedError as error:
@@ -103,7 +103,7 @@ _reported: set[str] = set()
 
 
 def report(error: DamagedError) -> None:
-    """Tells stderr and the log, once: many look at the same receipts."""
+    """Reports it on stderr and in the log, once, as the same receipts are read several times."""
     if str(error) not in _reported:
         from libvirt_guestnet import log
 
@@ -112,7 +112,7 @@ def report(error: DamagedError) -> None:
 
 
 def text(receipt: NamedTuple, path: str) -> str:
-    """What the file of a receipt holds. Raises GuestnetError for one that would be too long to be read back."""
+    """A receipt's text. Raises GuestnetError if it would be too long to be read again."""
     found = json.dumps(receipt._asdict())
     if len(found) >= LARGEST_FILE:
         raise GuestnetError(f"{path} would be larger than {LARGEST_FILE >> 20} MiB")
@@ -142,7 +142,7 @@ def read(kind: type[R], fields: dict[str, Any], path: str) -> R:
 
 
 def _read_list(kind: type[R], values: Any) -> R:
-    """One of a kind from the list of its first fields. Raises ValueError."""
+    """A NamedTuple from the list of its first fields. Raises ValueError."""
     if not isinstance(values, list) or not len(kind._fields) - len(kind._field_defaults) <= len(values) <= len(
         kind._fields
     ):
@@ -180,7 +180,7 @@ def _count(value: Any) -> int:
 
 
 def _index(value: Any) -> int:
-    """Of a device: what the kernel has for it is a signed number of 32 bits."""
+    """A device's index, for which the kernel has a signed number of 32 bits."""
     return parse.number(str(_count(value)), 0, (1 << 31) - 1)
 
 

@@ -1,14 +1,14 @@
-"""From the first form of the folder, which had no number (0.2.0), to the second.
+"""Converts the first form of the folder, which had no number (0.2.0), to the second.
 
-Receipts are the same in both; `reach/` became `host-routes/`, `ways/` `forwards/`, and `arriving/`, where notes are,
-`connecting/`. What `settled/ways.json` said is written in another form. `shared`, which was no JSON, is forgotten: the
-part of the nft table that it told of is written again with the next port.
+Receipts are the same in both. `reach/` became `host-routes/`, `ways/` became `forwards/`, and `arriving/`, where notes
+are, `connecting/`. What `settled/ways.json` said is in a file of another form. `shared`, which was no JSON, is removed:
+that part of the nft table is written again with the next port.
 
-Each step leaves either the old name or the new one, so that whoever is killed is followed by somebody who goes on. The
-same holds for a process of the version before that is still at work, such as a helper that waits for a migration: what
-it writes later has an old name again, and is newer than what has the new one.
+Each step leaves either the old name or the new one, so that another process can go on if this one is killed. A process
+of the version before may still run, such as a helper that waits for a migration: what it writes later has an old name
+again, and replaces what has the new one.
 
-What cannot be taken over, such as a folder where a file should be, is reported and stays where it is: every call comes
+What cannot be converted, such as a file in the place of a folder, is reported and stays where it is: every call comes
 by here, and no guest's start may fail because of that.
 """
 
@@ -27,11 +27,11 @@ _FOLDERS = {"reach": "host-routes", "ways": "forwards", "arriving": "connecting"
 
 
 Put = Callable[[ForwardsInKernel], None]
-"""`LockedState.put_forwards_in_kernel`, which only who has the lock has."""
+"""`LockedState.put_forwards_in_kernel`, which only the lock's holder has."""
 
 
 def take_over(root: str, put: Put) -> None:
-    """Brings what has an old name to its new one."""
+    """Renames what has an old name."""
     for old, new in _FOLDERS.items():
         with _past_failure():
             _move_all(f"{root}/{old}", f"{root}/{new}")
@@ -70,7 +70,7 @@ def _take_over_settled(folder: str, put: Put) -> None:
 
 
 def _settled(path: str) -> ForwardsInKernel:
-    """What the kernel had; nothing, and not what is wanted, where nobody can tell."""
+    """The forwards that the kernel had; none if the file is damaged, even if some are wanted."""
     try:
         said = (serialiser.load(path) or {}).get("is")
         return _read(said if isinstance(said, dict) else {}, path)
@@ -79,7 +79,7 @@ def _settled(path: str) -> ForwardsInKernel:
 
 
 def _read(said: dict[str, Any], path: str) -> ForwardsInKernel:
-    """The forwards of a port were an object each, and are a list now."""
+    """In the old form, each forward of a port was an object; now it is a list."""
     forwards = [serialiser.read(PortForwards, dict(each), path) for each in said.get("ways", ())]
     rest = {name: value for name, value in said.items() if name != "forwards"}
     return serialiser.read(ForwardsInKernel, rest, path)._replace(forwards=tuple(forwards))

@@ -1,6 +1,6 @@
-"""What the kernel has otherwise than libvirt's XML and the hooks' receipts say. Changes nothing.
+"""Where the kernel differs from libvirt's XML and the hooks' receipts. Changes nothing.
 
-For `status`, `plan` and `doctor`, which would otherwise tell what was asked for.
+For `status`, `plan` and `doctor`, which would otherwise show only what was asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from libvirt_guestnet.state.locked import UnlockedState
 
 
 def wrongs(snapshot: Snapshot, state: UnlockedState | None = None) -> tuple[Drift, ...]:
-    """All of it, of what is ours. Only root can see what the hooks put there. Raises GuestnetError."""
+    """All differences in what is ours. Only root can see what the hooks made. Raises GuestnetError."""
     readable = state if state is not None else UnlockedState() if os.geteuid() == 0 else None
     lacking = _lacking(readable) if readable else {}
     ours = {network.name for network in snapshot.networks if network.topology is not None}
@@ -36,7 +36,7 @@ def wrongs(snapshot: Snapshot, state: UnlockedState | None = None) -> tuple[Drif
 
 
 def _lacking(state: UnlockedState) -> Mapping[str, list[str]]:
-    """By tap; not what a hook is just about to put there."""
+    """What taps lack, by tap; not what a hook is just about to make."""
     if not missing_state.by_port(state):
         return {}
     with state.lock() as locked:
@@ -57,7 +57,7 @@ def _of_domain(
 
 
 def _is_exposed(nic: Element, device: str) -> bool:
-    """Whether a NIC is in its bridge without being isolated there, as it or its network said when it came."""
+    """Whether a NIC is in its bridge, but not isolated there as it or its network said when it was made."""
     port = nic.find("port")
     said = port is not None and port.get("isolated") == "yes"
     return said and links.master_of(device) == _bridge(nic) != "" and not links.is_isolated(device)
@@ -85,7 +85,7 @@ def _of_tap(guest: str, nic: Element, device: str, state: State | None) -> Itera
 
 
 def _bridge(nic: Element) -> str:
-    """The Linux bridge that a NIC belongs in; "" for one that is in none, or in Open vSwitch."""
+    """The Linux bridge in which a NIC should be; "" for one that is in none, or in Open vSwitch."""
     source = nic.find("source")
     bridge = "" if source is None or nic.find("virtualport") is not None else source.get("bridge", "")
     with suppress(parse.TextError):  # such a name no bridge can have
@@ -142,7 +142,7 @@ def _of_host(state: UnlockedState) -> Iterator[Drift]:
     for receipt in state.networks():
         if receipt.uplink and receipt.bridge and links.index_of(receipt.bridge):
             yield from _of_uplink(receipt.name, receipt.uplink, receipt.bridge)
-    # A host on which the hooks have done nothing may lack what would be asked.
+    # The tools to look with may be missing on a host where the hooks have done nothing.
     if (state.bridges() or state.forwards_in_kernel()) and missing_state.lost(state).others:
         with state.lock() as locked:
             yield from (

@@ -14,9 +14,9 @@ from libvirt_guestnet.state.serialiser import LEASES
 
 @dataclass(frozen=True)
 class ForwardRow:
-    """A forward or floating address of a port: `service` asked for at `at` ("": at any address of the host) reaches
-    `to`, lease4 or lease6 while there is none; of a floating address service and port are "". `open` is whether the
-    kernel has it open: None while the guest does not run."""
+    """A forward or floating address of a port: `service` at `at` ("": at any address of the host) is translated to
+    `to`, which is lease4 or lease6 while there is no lease; for a floating address, service and port are "". `open`:
+    whether the kernel has it; None while the guest does not run."""
 
     topology: str
     guest: str
@@ -31,7 +31,7 @@ class ForwardRow:
 
 
 def forward_rows(domains: Iterable[DomainState], receipts: Iterable[PortForwards]) -> Iterator[ForwardRow]:
-    """What these domains ask for; `receipts` are the hooks' receipts of what the kernel has."""
+    """What these domains ask for; `receipts` are those of what the kernel has."""
     opened = {(each.uuid, each.mac): each for each in receipts if each.active}
     for domain in domains:
         for port in domain.policies:

@@ -17,8 +17,8 @@ from libvirt_guestnet.status.routes import RouteFacts
 
 
 def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
-    """The networks and ports of one topology, or of all, and what leads to them. Raises GuestnetError."""
-    # nft tells root alone. Where no hook has run yet, there are no receipts that others may not read.
+    """The networks and ports of one topology, or of all, with forwards and routes to guests. Raises GuestnetError."""
+    # Only root can list nft's rules. If no hook has run yet, there are no receipts that others cannot read.
     is_root, state = os.geteuid() == 0, UnlockedState()
     seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
     bridges, ports, managed = *map(frozenset, closed), state.bridges()
@@ -31,7 +31,7 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
     route_facts = RouteFacts(tuple(state.host_routes()), routes.present())
     with connect(uri) as connection:
         snapshot = host_snapshot(connection)
-        # A receipt says what was applied, the kernel what is there: a flushed ruleset must not look guarded.
+        # Receipts say what was applied, the kernel what is still there: after a flush nothing may look guarded.
         found = reporting.status(
             snapshot,
             name,

@@ -13,7 +13,7 @@ from libvirt_guestnet.state.receipts import PortForwards, ProxyEntry, Route
 
 
 class _Kernel:
-    """What it has of forwards, and of routes and published addresses."""
+    """The kernel's forwards, routes and published addresses."""
 
     def __init__(self, present: frozenset[Route | ProxyEntry]) -> None:
         self.elements = forward_elements()
@@ -21,7 +21,7 @@ class _Kernel:
         self.host: list[HostAddress] = host_addresses("") if self.elements or present else []
 
     def opened(self, port: PortForwards) -> PortForwards:
-        """Those of a port's forwards that it has; none where the guest's tap is not on the bridge to which they go."""
+        """Those of a port's forwards that the kernel has; none if the guest's tap is not on their bridge."""
         if not links.is_on(port.tap, port.bridge):
             return port._replace(forwards=(), floating=())
         forwards = (f for f in port.forwards if self._has(port._replace(forwards=(f,), floating=())))
@@ -34,8 +34,8 @@ class _Kernel:
 
 
 def opened(state: State, present: frozenset[Route | ProxyEntry]) -> list[PortForwards]:
-    """Of every port with forwards those that are open. `present` is what the kernel has of routes and published
-    addresses. Raises GuestnetError."""
+    """The forwards of every port that are open. `present` are the kernel's routes and published addresses. Raises
+    GuestnetError."""
     active = [lease_forwards.followed(each, state) for each in state.forwards() if each.active]
     if not active:
         return []

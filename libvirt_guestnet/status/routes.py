@@ -39,7 +39,7 @@ class RouteRow:
 
 @dataclass(frozen=True)
 class RouteFacts:
-    """The hooks' receipts of routes and published addresses, and those that the kernel has."""
+    """The hooks' receipts of routes and published addresses, and what the kernel has."""
 
     receipts: tuple[HostRoutes, ...] = ()
     present: frozenset[Route | ProxyEntry] = frozenset()
@@ -49,7 +49,7 @@ NO_ROUTE_FACTS = RouteFacts()
 
 
 class _Requested(NamedTuple):
-    """A route that a port asks for, and whether its address is to be published: on `uplink`, as far as is known."""
+    """A route that a port asks for, and whether its address is to be published, on `uplink` if that is known."""
 
     prefix: str
     via: str = ""
@@ -60,7 +60,7 @@ class _Requested(NamedTuple):
 
 
 def route_rows(domains: Iterable[DomainState], facts: RouteFacts) -> Iterator[RouteRow]:
-    """What these domains ask for; of translated addresses those that the hooks found on a LAN of the host's."""
+    """What these domains ask for; floating addresses only if the hooks found them on a LAN of the host."""
     for domain in domains:
         nics = interfaces(domain.current, domain.marked_networks)
         for port in domain.policies:
@@ -77,7 +77,7 @@ def route_rows(domains: Iterable[DomainState], facts: RouteFacts) -> Iterator[Ro
 
 
 def _receipt(domain: DomainState, nic: Element | None, facts: RouteFacts) -> HostRoutes:
-    """The receipt of a NIC's routes; one without routes where there is none."""
+    """The receipt of a NIC's routes; one without routes if there is none."""
     name = "" if nic is None else tap(nic) or ""
     found = (receipt for receipt in facts.receipts if (receipt.uuid, receipt.tap) == (domain.uuid, name))
     return next(found, HostRoutes(name, domain.uuid, domain.name))
@@ -106,7 +106,7 @@ def _table_name(requested: _Requested) -> str:
 
 
 def _device(nic: Element) -> str:
-    """What the host reaches a running guest's port through: the bridge, or a tap that is in none."""
+    """The device by which the host reaches a running guest's port: the bridge, or a tap that is in none."""
     source = nic.find("source")
     return ("" if source is None else source.get("bridge", "")) or tap(nic) or ""
 
@@ -140,7 +140,7 @@ def _floating(port: PortPolicy, uplinks: Mapping[str, str]) -> Iterator[_Request
 
 
 def _table(routed: HostRouted, receipt: HostRoutes) -> int:
-    """That of a VRF is known from what was done."""
+    """The routing table; a VRF's is known from the receipt."""
     if routed.vrf:
         return next((route.table for route in receipt.routes), 0)
     return routed.table or MAIN_TABLE

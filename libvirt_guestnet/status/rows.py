@@ -1,9 +1,9 @@
-"""What runs: networks and ports as libvirt has them, what the hooks put on each tap and what leads to it. Flat rows for
-tables and `jq`.
+"""What runs: networks and ports as libvirt has them, what the hooks put on each tap, and forwards and routes to it.
+Flat rows for tables and `jq`.
 
-Networks and domains appear when they carry our mark; a NIC of a lab guest appears even if our metadata does not list
-it (`port` is then empty), since an unlisted NIC is what one looks for in a status. So is one that nothing can guard:
-that of any domain is shown.
+Networks and domains appear if they have our mark. A NIC of a lab guest appears even if our metadata does not list it
+(`port` is then empty), since that is what one looks for in a status. A NIC that cannot be guarded appears for any
+domain.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class BridgeGuards:
 
 @dataclass(frozen=True)
 class ChecksumGuards:
-    """The checksum guard: taps that lack it, frames that it dropped by tap, and why this host cannot have it, if so."""
+    """The checksum guard: taps that lack it, the frames that it dropped by tap, and the reason if this host cannot have
+    it."""
 
     lost: frozenset[str] = frozenset()
     drops: Mapping[str, int] = field(default_factory=dict)
@@ -271,7 +272,7 @@ def _unknown(applied: PortReceipt) -> bool:
 
 
 def _of_mac(mac: str) -> str:
-    """What an address that follows from a MAC ends with."""
+    """The end of an address that follows from a MAC address."""
     return str(link_local(mac)).removeprefix("fe80::")
 
 

@@ -1,4 +1,4 @@
-"""`guestnet status` in words: tables, and aloud whatever nobody guards."""
+"""`guestnet status` as text: tables, and in capitals what is not guarded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) 
 
 
 def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """Paragraphs on ports without port security: those that are meant to be, those that are not, and those that
-    therefore pass nothing."""
+    """Paragraphs on ports without port security: those that are meant to have none, those that are not, and those that
+    can therefore neither send nor receive."""
     unguarded = [row for row in rows if row["kind"] == "unguarded"]  # and why, in a table
     said = {(row["guest"], row["mac"], row["device"]) for row in unguarded}
     pending = {(row["guest"], row["mac"]) for row in unguarded if row["reason"] == PENDING}

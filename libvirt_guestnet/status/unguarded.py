@@ -1,4 +1,4 @@
-"""NICs of running domains that nothing guards since nothing can, or not yet: anybody's, whether marked or not."""
+"""NICs of running domains that cannot be guarded, or are not yet: of any domain, with our mark or without."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _unguardable(domain: DomainState, networks: Mapping[str, NetworkReceipt], ho
 
 
 def _passed_through(domain: DomainState, host: HostWide) -> Iterator[UnguardedRow]:
-    """NICs that it has as any PCI device, with their PCI address in the place of a MAC address."""
+    """NICs that are passed through as PCI devices, with their PCI address in the place of a MAC address."""
     kind = nics.of("hostdev")
     for address in () if domain.live is None else domain.live.iterfind("devices/hostdev/source/address"):
         if name := nics.pci_nic({str(key): str(value) for key, value in address.attrib.items()}):
@@ -98,7 +98,7 @@ def _is_wanted(policy: PortPolicy | None, network: NetworkReceipt | None) -> boo
 
 
 def _type(interface: Element) -> str:
-    """With the mode of a macvtap device."""
+    """The type, with the mode of a macvtap device."""
     source, name = interface.find("source"), interface.get("type", "")
     mode = source.get("mode") if source is not None else None
     return f"{name} {mode}" if mode else name

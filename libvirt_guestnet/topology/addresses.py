@@ -22,7 +22,7 @@ _Place = tuple[str, IPAddress]  # the VRF and the address in it
 
 
 class Addresses:
-    """Every address of the topology and whose it is."""
+    """Every address of the topology, with its owner."""
 
     def __init__(
         self, scope: Scope, segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ...], report: Report

@@ -57,7 +57,7 @@ class Pool:
         self._cursor = self._first
 
     def derive(self, *names: str) -> IPAddress | None:
-        """The address these names lead to, whoever else was led there; None when all are taken."""
+        """The address derived from these names, even if it was derived before; None when all are taken."""
         size = self._last - self._first + 1
         number = 0
         for attempt in range(_TRIES):
@@ -81,7 +81,7 @@ class Pool:
         return 0
 
     def free(self) -> IPAddress | None:
-        """The lowest address neither taken nor derived so far; None when there is none."""
+        """The lowest address that is neither taken nor derived so far; None when there is none."""
         while not self._usable(self._cursor) or self._cursor in self._derived:
             low, high = self._dhcp
             self._cursor = high + 1 if low <= self._cursor <= high else self._cursor + 1
@@ -90,7 +90,7 @@ class Pool:
         return self._make(self._cursor)
 
     def take(self, address: IPAddress) -> None:
-        """From now on this address is somebody's."""
+        """Marks this address as taken."""
         self._taken.add(int(address))
 
     def _usable(self, number: int) -> bool:
@@ -99,7 +99,8 @@ class Pool:
 
 
 def draw(pool: Sequence[tuple[int, int]], taken: Collection[int], *names: str) -> int | None:
-    """The number these names lead to in the pool's ranges (first and last each), past those taken; None if all are."""
+    """The number derived from these names in the pool's ranges (first and last each), except those taken; None if all
+    are."""
     size = sum(last - first + 1 for first, last in pool)
     tries = (int.from_bytes(_digest("draw", *names, str(attempt)), "big") % size for attempt in range(_TRIES))
     candidates = (_nth(pool, index % size) for index in chain(tries, range(len(taken) + 1))) if size else ()

@@ -86,7 +86,7 @@ class Endpoints:
     def _check_address(self, decl: ExpectDecl, report: Report) -> None:
         to = decl.destination
         if decl.address and to and to.value in self._families and to.value not in self._guests | self._ports:
-            report.add(decl.address.where, f"at: leads to guests only; '{to.value}' is none")
+            report.add(decl.address.where, f"at: is an address by which a guest is reached; '{to.value}' is no guest")
 
     def _check_forge(self, decl: ExpectDecl, report: Report) -> None:
         source = decl.source
@@ -170,7 +170,7 @@ def _check_router(decl: ExpectDecl, routers: Mapping[str, bool], report: Report)
 
 def _of_ports(ports: tuple[Port, ...]) -> frozenset[Family]:
     if not all(port.addresses for port in ports):
-        return _BOTH  # a port whose addresses nobody told us can have any
+        return _BOTH  # a port whose addresses the file does not say can have any
     return frozenset(
         Family.IPV4 if isinstance(address.ip, IPv4Address) else Family.IPV6
         for port in ports

@@ -97,7 +97,7 @@ def _versions(port: Port) -> list[int]:
 
 
 def _wanted(decl: ForwardDecl, port: Port, report: Report) -> Iterator[tuple[IPAddress | None, IPAddress | None]]:
-    """Addresses of the guest's (None: the leased one), each with that of the host that leads to it."""
+    """The guest's addresses (None: the leased one), each with the host's address that is translated to it."""
     leased = port.address_word is AddressWord.DHCP
     if decl.addresses is None:
         versions = _versions(port)
@@ -161,7 +161,7 @@ def _floats(at: At[IPAddress], port: Port, own: Callable[[At[IPAddress]], bool],
     if problem := unreachable(at.value):
         report.add(at.where, problem)
     elif port.address(at.value.version) is None:
-        report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to lead {at.value} to")
+        report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address for {at.value}")
     else:
         return own(at)
     return False

@@ -281,7 +281,7 @@ class PortDecl(Decl):
         "Prefixes the guest forwards for: it may send from them. Left out: derived from `router`.",
     )
     forwards: tuple[ForwardDecl, ...] | None = key(
-        ListOf(RecordKind(ForwardDecl)), "Ports of the host that lead to the guest, on a network behind the host."
+        ListOf(RecordKind(ForwardDecl)), "Port forwards, on a network behind the host: ports of the host for the guest."
     )
     floating: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),
@@ -362,7 +362,7 @@ class ExpectDecl(Decl):
         ListOf(kinds.OBJECT_NAME), "The hops in between that a trace shows, in order: guests or host."
     )
     address: At[IPAddress] | None = key(
-        kinds.IP, "Ask for this address, which leads to the guest by its forwards or floating, not its own.", name="at"
+        kinds.IP, "Ask for this address, which forwards or floating translate to the guest's, not its own.", name="at"
     )
     seen_as: At[str] | None = key(kinds.OBJECT_NAME, "Endpoint whose address the destination sees as source.")
     answered_by: At[str] | None = key(

@@ -72,7 +72,7 @@ def _allow(scope: Scope, segments: Mapping[str, Segment], decl: AllowDecl, repor
         report.add(target.where, f"'{target.value}' is both a network and a physical network; rename one of them")
     prefixes = _prefixes(scope, segments, target.value)
     if not prefixes and _is_declared(scope, segments, target.value):
-        report.add(target.where, f"'{target.value}' has no subnets: the router cannot tell what leads there")
+        report.add(target.where, f"'{target.value}' has no subnets: the router cannot tell which addresses are there")
     if not decl.services and "services" not in decl.bad:
         report.add(decl.at, "services is empty: list what may pass, or remove the line")
     return Allow(decl.source.value, target.value, values(decl.services), prefixes)

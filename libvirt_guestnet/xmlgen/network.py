@@ -66,7 +66,7 @@ def network_uuid(topology: Topology, network: Network) -> UUID:
 
 
 def _ipv6_between_guests(network: Network) -> bool | None:
-    """libvirt's firewall drops IPv6 between guests unless the host has an IPv6 address there, or is told otherwise."""
+    """Whether to allow IPv6 between guests: libvirt drops it by default, unless the host has an IPv6 address there."""
     ipv6 = [subnet for subnet in network.subnets if isinstance(subnet.prefix, IPv6Network)]
     needed = network.mode is not Mode.BRIDGE and ipv6 and all(subnet.host is None for subnet in ipv6)
     return True if needed else None

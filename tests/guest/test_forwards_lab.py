@@ -68,5 +68,5 @@ guests: { o: { image: tiny, ports: [{ network: o, forwards: [{ services: [tcp/80
 """
     refused = lab.guestnet("plan", "-", stdin=other)
     assert refused.returncode == 1
-    what = "guest 'o': tcp/8000-9000 already leads to domain 'www' of topology 'forwards' (tcp/8080 at 198.18.1.2)"
-    assert what in refused.stderr
+    holder = "domain 'www' of topology 'forwards' (tcp/8080 at 198.18.1.2)"
+    assert f"guest 'o': tcp/8000-9000 is already forwarded to {holder}" in refused.stderr

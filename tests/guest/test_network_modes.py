@@ -52,7 +52,7 @@ def test_status_tells_of_the_network_that_libvirt_does_not_know(modes: Lab) -> N
     assert any(line.split()[1:4] == ["host-routed", "host-routed", "-"] for line in status.splitlines())
 
 
-def led(lab: Lab) -> dict[object, tuple[object, ...]]:
+def routed(lab: Lab) -> dict[object, tuple[object, ...]]:
     """What `guestnet status` says of what the host routes."""
     rows = json.loads(lab.guestnet("status", "--json").stdout)
     return {
@@ -63,7 +63,7 @@ def led(lab: Lab) -> dict[object, tuple[object, ...]]:
 
 
 def test_status_tells_what_the_host_routes_and_publishes(modes: Lab) -> None:
-    assert led(modes) == {
+    assert routed(modes) == {
         "198.18.21.21/32": ("vm1-routed", True, "lan-x", True),
         "fd61:21::21/128": ("vm1-routed", True, "lan-x", True),
         "198.18.21.22/32": ("vm2-routed", True, "lan-x", True),
@@ -74,7 +74,7 @@ def test_status_tells_what_the_host_routes_and_publishes(modes: Lab) -> None:
 def test_what_is_not_published_is_noticed(modes: Lab) -> None:
     for address in ("198.18.21.21", "fd61:21::21"):
         modes.sandbox.run(["ip", "neigh", "delete", "proxy", address, "dev", "lan-x"])
-    assert led(modes)["198.18.21.21/32"] == ("vm1-routed", True, "lan-x", False)
+    assert routed(modes)["198.18.21.21/32"] == ("vm1-routed", True, "lan-x", False)
     unexpected = modes.unexpected()
     for family in FAMILIES:
         assert f"x > vm1-routed answered by host {family}" in unexpected
@@ -86,7 +86,7 @@ def test_what_is_not_published_is_noticed(modes: Lab) -> None:
 def test_a_missing_route_is_noticed(modes: Lab) -> None:
     for address in ("198.18.21.22", "fd61:21::22"):
         modes.sandbox.run(["ip", "route", "delete", address])
-    assert led(modes)["fd61:21::22/128"] == ("vm2-routed", False, "lan-x", True)
+    assert routed(modes)["fd61:21::22/128"] == ("vm2-routed", False, "lan-x", True)
     unexpected = modes.unexpected()
     for family in FAMILIES:
         assert f"vm1-routed > vm2-routed icmp {family}" in unexpected

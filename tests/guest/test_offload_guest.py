@@ -195,7 +195,7 @@ def test_the_table_is_what_a_run_shows(runs: dict[str, Delivered], regenerate: b
     text = head + _BEGIN + _table(runs) + _END + rest.partition(_END)[2]
     if regenerate:
         DOCUMENT.write_text(text)
-    assert DOCUMENT.read_text() == text, "scripts/port-security-table writes it anew"
+    assert DOCUMENT.read_text() == text, "scripts/port-security-table writes it again"
 
 
 _BEGIN, _END = "<!-- begin: generated -->\n", "\n<!-- end: generated -->"

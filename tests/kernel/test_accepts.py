@@ -110,7 +110,7 @@ def test_libvirts_nftables_backend(box: Box, family: str, accept: dict[str, obje
 
 @pytest.mark.parametrize(("family", "accept"), [("ip", FORWARD), ("ip6", FORWARD6)])
 def test_ours_come_first_again_where_libvirt_was_not_done(box: Box, family: str, accept: dict[str, object]) -> None:
-    """After a flush it makes its table anew and inserts its rules one by one; we may come in between."""
+    """After a flush it makes its table again and inserts its rules one by one; we may come in between."""
     table = f"{family} libvirt_network"
     hook = "type filter hook forward priority filter; policy accept;"
     box.ok("nft", f"add table {table}; add chain {table} forward {{ {hook} }}")
@@ -159,7 +159,7 @@ PASSAGES = [
 def test_a_passage_names_both_its_ends(
     box: Box, family: str, tool: str, accept: dict[str, object], other: str, far: str
 ) -> None:
-    """Or it would lead past what protects a third network."""
+    """Or packets would get past what protects a third network."""
     near = str(accept["guest"])
     box.ok(tool, "-P", "FORWARD", "DROP")
     box.ok("nft", f"add table {family} libvirt_network; add chain {family} libvirt_network forward {{ type filter hook forward priority filter; }}")  # fmt: skip  # noqa: E501

@@ -90,7 +90,7 @@ def test_a_chain_outliving_its_tap_is_replaced_for_the_next_owner(wire: Wire) ->
 def test_a_port_without_its_chain_is_not_admitted_to_its_bridge(
     namespace: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All rules were flushed, and one guest cannot be guarded anew; whoever is trusted needs no chain."""
+    """All rules were flushed, and one guest cannot be guarded again; a trusted port needs no chain."""
     state, batches = UnlockedState(str(tmp_path)), list[str]()
     for tap in ("guarded", "bare", "trusted"):
         ip(f"tuntap add {tap} mode tap")

@@ -57,7 +57,7 @@ def test_what_the_nic_does_not_carry_is_refused_until_it_does(hooks: Hooks, meta
     assert hooks.chains() == [TAP]
 
 
-def test_a_bridge_that_leads_nowhere_carries_anything(hooks: Hooks) -> None:
+def test_a_bridge_without_an_uplink_carries_anything(hooks: Hooks) -> None:
     """As does one on which only guests, or containers, are narrower: that is between them."""
     hooks.box.ok("sh", "-c", f"ip link add br9 type bridge; ip link set {TAP} master br9; ip link set far0 master br9")
     assert start(hooks, 9000, PORT, "br9", "") == (0, "")

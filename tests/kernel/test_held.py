@@ -247,7 +247,7 @@ def _behind_the_host(policy: str) -> xmlread.Node:
 
 @pytest.mark.parametrize("policy", NIC, ids=["floating", "published"])
 @pytest.mark.parametrize("first", ["me", "them", "them, before the network"])
-def test_nobody_is_an_address_that_the_host_leads_to_another_port(
+def test_nobody_is_an_address_that_the_host_routes_to_another_port(
     lab: Lab, dnsmasq: Dnsmasq, first: str, policy: str
 ) -> None:
     """A floating address, or one of a host-routed guest's, inside the range of the server on the link that it is of."""

@@ -249,7 +249,7 @@ def test_stdin_that_never_ends_holds_nobody_up(hooks: Hooks, hook: str, operatio
     assert "is the host overloaded? Start again" in done.stderr.decode()
 
 
-def test_a_guest_to_whom_nothing_leads_is_started_by_a_shell(hooks: Hooks) -> None:
+def test_a_guest_without_routes_or_forwards_is_started_by_a_shell(hooks: Hooks) -> None:
     path = hooks.root / "etc/libvirt/hooks/qemu.d/50-guestnet"
     path.write_text(path.read_text().replace("all |", "exit 77; all |"))
     domain = f"<domain>{DOMAIN}</domain>\n"

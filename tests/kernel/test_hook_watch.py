@@ -115,7 +115,7 @@ ip link set br0 up
 
 
 def led(hooks: Hooks) -> set[str]:
-    """What leads to guests, on the link or by way of one."""
+    """The routes to guests, on the link or by way of one."""
     lines = hooks.box.ok("sh", "-c", "ip -4 route show table all proto 71; ip neigh show proxy").splitlines()
     return {" ".join(line.split()) for line in lines}
 

@@ -1,4 +1,4 @@
-"""NICs plugged into running guests, and moved from network to network: what leads to them leads to where they are."""
+"""NICs plugged into running guests, and moved from network to network: routes and forwards go to where they are."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def opened(host: Host) -> dict[str, list[int]]:
     return found
 
 
-def led(bridge: str) -> set[str]:
+def routed_by(bridge: str) -> set[str]:
     return {route.format(bridge) for route in ROUTES}
 
 
 def test_a_plugged_nic_is_routed_to_as_at_a_start(host: Host) -> None:
     """Next hops and floating addresses, those on the host's LAN and the guest's own."""
-    assert (routes(host), published(host)) == (led("br0"), PUBLISHED)
+    assert (routes(host), published(host)) == (routed_by("br0"), PUBLISHED)
     assert opened(host) == {"br0": [1, 2]}
 
 
@@ -99,9 +99,9 @@ def test_a_nic_that_moves_takes_along_its_routes_and_forwards(host: Host) -> Non
         assert host.call("network", network, "port-created", "begin", created(network, portid)) == (0, "")
         host.box.ok("ip", "link", "set", TAP, "master", bridge)
         _soon_without(host, portid)
-        assert (routes(host), published(host), opened(host)) == (led(bridge), PUBLISHED, {bridge: [1, 2]})
+        assert (routes(host), published(host), opened(host)) == (routed_by(bridge), PUBLISHED, {bridge: [1, 2]})
         assert host.call("network", network, "port-deleted", "begin", old) == (0, "")
-        assert (routes(host), published(host), opened(host)) == (led(bridge), PUBLISHED, {bridge: [1, 2]})
+        assert (routes(host), published(host), opened(host)) == (routed_by(bridge), PUBLISHED, {bridge: [1, 2]})
         host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, portid).replace("br0", bridge)))
         old = created(network, portid)
 
@@ -123,7 +123,7 @@ def test_a_helper_of_an_earlier_move_that_is_late_brings_nothing_back(host: Host
     end = time.monotonic() + 2
     while time.monotonic() < end:
         assert port(host)["network"] == network
-    assert routes(host) == led(bridge)
+    assert routes(host) == routed_by(bridge)
 
 
 def port(host: Host) -> dict[str, str]:
@@ -167,7 +167,7 @@ def test_a_move_that_libvirt_gives_up(host: Host) -> None:
     assert port(host)["network"] == "third"
     assert host.call("network", "third", "port-deleted", "begin", created("third", OTHER_PORT)) == (0, "")
     assert as_before(host)
-    assert routes(host) == led("br0")
+    assert routes(host) == routed_by("br0")
 
 
 def test_a_move_that_we_refuse(host: Host) -> None:
@@ -259,7 +259,7 @@ def test_a_helper_that_is_killed_in_a_move_is_made_good(host: Host) -> None:
     host.record("b", domain("b", UUID, POLICY, nic("network", TAP, MAC, OTHER_PORT).replace("br0", "br1").replace("'lan'", "'other'")))  # fmt: skip  # noqa: E501
     assert host.call("network", "lan", "port-deleted", "begin", created("lan", NEW_PORT)) == (0, "")
     host.soon(lambda: f"{OTHER_PORT}.json" not in host.receipts())
-    assert (port(host)["network"], routes(host)) == ("other", led("br1"))
+    assert (port(host)["network"], routes(host)) == ("other", routed_by("br1"))
 
 
 @pytest.mark.parametrize("who", ["the call", "the helper"])
@@ -274,4 +274,4 @@ def test_a_move_that_never_comes_is_undone_by_anybodys_call(host: Host, who: str
         host.signal_helper(signal.SIGKILL)
     assert host.call("qemu", "other", "release", "end", domain("other", "x", "")) == (0, "")
     host.soon(lambda: as_before(host))
-    assert routes(host) == led("br0")
+    assert routes(host) == routed_by("br0")

@@ -178,7 +178,7 @@ def awaited(host: Host, change: str = "") -> None:
 
 
 @by_anybody
-def test_who_waits_for_a_guests_arrival(host: Host, finished: Finished) -> None:
+def test_who_waits_for_a_guest_that_migrates(host: Host, finished: Finished) -> None:
     awaited(host)
     host.kill("main.run")
     assert (host.routes(), host.notes()) == (set(), ["incoming/a.json"])

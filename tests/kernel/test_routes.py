@@ -83,7 +83,7 @@ def test_routes_and_published_neighbours_come_and_go(state: LockedState) -> None
     host_routes.ensure("u-b", [B], state)
     host_routes.ensure("u-a", [A], state)
     assert (routed(), published()) == (A_ROUTES | B_ROUTES, A_PUBLISHED | B_PUBLISHED)
-    assert {reach.tap for reach in state.host_routes()} == {"vme0a", "vme0b"}
+    assert {each.tap for each in state.host_routes()} == {"vme0a", "vme0b"}
     host_routes.delete("u-a", state)
     host_routes.delete("u-a", state)
     assert (routed(), published()) == (B_ROUTES, B_PUBLISHED)
@@ -163,7 +163,7 @@ def test_a_lost_tap_is_swept_and_its_name_can_be_used_again(state: LockedState) 
     host_routes.ensure("u-a", [A._replace(tap="vme0b", routes=())], state)
     host_routes.ensure("u-c", [A._replace(tap="vme0b", uuid="u-c", routes=(), published=())], state)
     host_routes.delete("u-a", state)
-    assert [reach.uuid for reach in state.host_routes()] == ["u-c"]
+    assert [each.uuid for each in state.host_routes()] == ["u-c"]
     assert published() == set()
 
 

@@ -70,7 +70,7 @@ def is_whole_but_for_that(hooks: Hooks) -> None:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (NO_IPV6, "nothing leads to fd99::/64: IPv6 is switched off on br0"),
+        (NO_IPV6, "there is no route to fd99::/64: IPv6 is switched off on br0"),
         (ELSEWHERE, "fd99::/64 is routed elsewhere on this host already"),
     ],
     ids=["without IPv6", "routed elsewhere"],
@@ -97,7 +97,7 @@ def test_a_repair_tells_it_once_and_goes_on(hooks: Hooks) -> None:
     spoil(hooks, NO_IPV6)
     said = [line for line in repaired(hooks, "a") if line != "transaction"]
     assert len(said) == 1
-    assert "domain 'a': nothing leads to fd99::/64" in said[0]
+    assert "domain 'a': there is no route to fd99::/64" in said[0]
     is_whole_but_for_that(hooks)
 
 
@@ -106,6 +106,6 @@ def test_a_start_is_refused_by_it_as_before(hooks: Hooks) -> None:
     hooks.box.ok("sh", "-c", NO_IPV6)
     assert hooks.call("qemu", "a", "start", "begin", A) == (0, "")
     status, said = hooks.call("qemu", "a", "started", "begin", A)
-    assert (status, "domain 'a': nothing leads to fd99::/64" in said) == (1, True)
+    assert (status, "domain 'a': there is no route to fd99::/64" in said) == (1, True)
     assert hooks.call("qemu", "a", "release", "end", A) == (0, "")
     assert led(hooks) == []

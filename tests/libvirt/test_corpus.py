@@ -88,7 +88,7 @@ def test_the_table_is_what_a_run_shows(
     text = _filled(DOCUMENT.read_text(), _table({"guestnet": ours, "nwfilter": theirs, "nothing": bare}))
     if request.config.getoption("--regenerate"):
         DOCUMENT.write_text(text)
-    assert DOCUMENT.read_text() == text, "scripts/port-security-table writes it anew"
+    assert DOCUMENT.read_text() == text, "scripts/port-security-table writes it again"
 
 
 _KINDS = {

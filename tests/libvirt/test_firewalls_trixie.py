@@ -1,6 +1,6 @@
 """Beside the firewalls of Debian 13, as their own units start, reload and restart them, under a real systemd.
 
-docs/coexistence.md says what passes: `scripts/coexistence-table` writes it anew from a run of this. Nobody calls
+docs/coexistence.md says what passes: `scripts/coexistence-table` writes it again from a run of this. Nobody calls
 guestnet after a firewall has done something: its service sees to that. What it cannot arrange `guestnet doctor` names,
 and what that says to do is done here, and helps.
 """
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.trixie
 
 STAYS_SECONDS = 2.0
 DOCUMENT = Path(__file__).parents[2] / "docs/coexistence.md"
-REGENERATE = "`scripts/coexistence-table` writes docs/coexistence.md anew"
+REGENERATE = "`scripts/coexistence-table` writes docs/coexistence.md again"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def follow_the_doctor(host: Booted, guests: Reached, by_hand: set[str]) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One of the document's table: which ways pass with guestnet's accepts, and which without."""
+    """One of the document's table: which connections pass with guestnet's accepts, and which without."""
 
     backend: str
     firewall: str

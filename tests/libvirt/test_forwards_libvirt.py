@@ -215,7 +215,7 @@ def test_while_the_guest_runs_and_no_longer(net: Net, network: str) -> None:
     before = forward_rules(net)
     with running(net.sandbox, network):
         reachable(net)
-        # libvirt makes its rules anew: at a restart of the daemon, and of any network.
+        # libvirt makes its rules again: at a restart of the daemon, and of any network.
         net.sandbox.restart_libvirtd()
         soon_reachable(net)
     assert not net.udp("lan", HOST, 5300).open

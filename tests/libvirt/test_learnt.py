@@ -363,7 +363,7 @@ def test_a_forward_follows_the_lease(sandbox: Sandbox, started: Started) -> None
         assert moved != address
         rows = json.loads(sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "status", "--json"])).stdout)
         assert [(row["to"], row["open"]) for row in rows if row["kind"] == "way"] == [("10.61.1.177:80", True)]
-    # Without the service, a guest that starts is led to by what is written down.
+    # Without the service, a guest that starts is forwarded to by the lease file.
     led.stack.close()
     sandbox.run(["virsh", "-q", "destroy", "led"], timeout=240)
     assert _forwarded_to(sandbox) == ""

@@ -357,7 +357,7 @@ def test_sync_forgets_networks_that_were_stopped_unheard(host: Host) -> None:
 
 
 def test_a_reused_tap_name_never_inherits(host: Host) -> None:
-    """The daemon restarts, so names are given anew; the release of the old guest was killed."""
+    """The daemon restarts, so names are given again; the release of the old guest was killed."""
     host.restart_daemon()
     host.virsh("start", "a")
     process = host.qemu("a")

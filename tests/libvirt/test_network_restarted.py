@@ -185,7 +185,7 @@ def test_a_guest_that_cannot_be_routed_to_holds_no_sync_up(host: Host) -> None:
             sync = host.sandbox.python(["-m", "libvirt_guestnet.cli", "hooks", "sync"])
             done = subprocess.run(sync, capture_output=True, text=True, timeout=240)
             assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
-            assert "guestnet: domain 'b': nothing leads to fd99::/64: IPv6 is switched off on" in done.stderr
+            assert "guestnet: domain 'b': there is no route to fd99::/64: IPv6 is switched off on" in done.stderr
             assert "10.99.0.0/24 via 10.61.1.8" in host.sandbox.run(["ip", "route"]).stdout
     finally:
         host.virsh("destroy", "b", check=False)

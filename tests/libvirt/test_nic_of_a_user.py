@@ -62,7 +62,7 @@ def changed(old: etree._Element, new: etree._Element) -> set[str]:
 
 
 def parts(nic: etree._Element) -> dict[str, str]:
-    """Its elements, without what libvirt numbers anew, and without a link that is as up as any."""
+    """Its elements, without what libvirt numbers again, and without a link that is as up as any."""
     texts = {each.tag: etree.tostring(each, method="c14n", with_tail=False).decode() for each in nic}
     found = {tag: re.sub(' portid="[^"]*"', "", text) for tag, text in texts.items()}
     return {tag: text for tag, text in found.items() if text != '<link state="up"></link>'}

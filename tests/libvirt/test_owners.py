@@ -152,5 +152,5 @@ def test_one_deleted_chain_comes_back_and_the_others_stay(host: Host) -> None:
 
 
 def _handles(host: Host, tap: str) -> str:
-    """A rule that is written again has another handle, and its counter begins anew."""
+    """A rule that is written again has another handle, and its counter begins again."""
     return host.sandbox.run(["nft", "-a", "-s", "list", "chain", "netdev", "guestnet", f"tap-{tap}"]).stdout

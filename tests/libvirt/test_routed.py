@@ -161,7 +161,7 @@ def test_what_is_behind_a_guest_is_reached_while_it_runs(site: Site) -> None:
     with site.edge():
         everything(site)
         assert len([line for line in site.routes().splitlines() if "proto 71" in line]) == 2
-        # Our accepts stand first, and yet lead nobody into a network that libvirt protects.
+        # Our accepts stand first, and yet let nobody into a network that libvirt protects.
         before = site.asked("private")
         for who in ("behind", "office", "lan"):
             assert site.reached(who, "private") == NO, who

@@ -180,7 +180,7 @@ def test_a_guest_that_died_while_the_daemon_was_down(host: Routed) -> None:
     host.soon(lambda: host.tables() == expected() and not host.files("host-routes"), "all is withdrawn")
 
 
-def test_a_start_that_cannot_lead_to_the_guest_fails_cleanly(host: Routed) -> None:
+def test_a_start_that_cannot_route_to_the_guest_fails_cleanly(host: Routed) -> None:
     host.sandbox.run(["ip", "route", "add", "10.61.9.50", "dev", "up0"])
     said = host.virsh("start", "a", check=False)
     assert "10.61.9.50/32 is routed elsewhere on this host already" in said

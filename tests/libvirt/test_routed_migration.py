@@ -52,7 +52,7 @@ def pair(hosts: dict[str, Host]) -> tuple[Routed, Routed]:  # noqa: F811
 
 
 def known(left: Routed, address: str) -> str:
-    """The MAC that computer X has for an address, without asking anew."""
+    """The MAC that computer X has for an address, without asking again."""
     found = left.sandbox.run(["ip", "-n", "x", "-j", "neigh", "show", "to", address]).stdout
     return str(json.loads(found)[0].get("lladdr", ""))
 
@@ -76,14 +76,14 @@ def test_the_route_follows_the_guest_and_x_is_told(pair: tuple[Routed, Routed]) 
             ask(left, guest)
             assert known(left, guest) == mac_of(source)
         assert migrate("a", source, target, address) == ""
-        _soon_led(source, target)
+        _soon_routed(source, target)
         for guest in ("10.61.9.50", "fd61:9::50"):
             _soon_told(left, guest, target)
         _soon_alone(target)
 
 
-def _soon_led(source: Routed, target: Routed) -> None:
-    target.soon(lambda: target.tables() == expected(0), "the target leads to it")
+def _soon_routed(source: Routed, target: Routed) -> None:
+    target.soon(lambda: target.tables() == expected(0), "the target routes to it")
     target.exactly(0)
     source.soon(lambda: source.tables() == expected() and not source.files("host-routes"), "withdrawn there")
 
@@ -96,7 +96,7 @@ def _soon_alone(target: Routed) -> None:
     target.soon(lambda: target.helpers() == [], "nobody waits for it any more")
 
 
-def test_a_target_that_cannot_lead_to_the_guest_refuses_and_the_guest_goes_on(pair: tuple[Routed, Routed]) -> None:
+def test_a_target_that_cannot_route_to_the_guest_refuses_and_the_guest_goes_on(pair: tuple[Routed, Routed]) -> None:
     left, right = pair
     left.define("define", DOMAIN.format(name="a", uuid=uuid(1), policy=policy(), nics=nic(0)))
     left.virsh("start", "a")
@@ -127,7 +127,7 @@ def test_lost_packets_while_a_real_guest_moves(
     sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) packets received", said)[0])
     record_property("lost packets", sent - received)
     print(f"{sent - received} of {sent} packets lost, one every 0.1 s")
-    # Its memory takes seconds to follow it: had the target led to it from `started` on, all that time was lost.
+    # Its memory takes seconds to follow it: had the target routed to it from `started` on, all that time was lost.
     assert sent - received < 12
     assert "seq=79" in said, "the last ones are answered where the guest is now"
 

@@ -45,7 +45,7 @@ class Nic:
     def floating(self) -> list[str]:
         return [] if self.policy is None else [str(each.get("ip")) for each in self.policy.findall(f"{_G}floating")]
 
-    def led_to(self) -> list[str]:
+    def routed(self) -> list[str]:
         """What the host has a route to: it answers on one link for what is behind another."""
         return self.floating() if self.bridge else self.addresses()
 
@@ -104,7 +104,7 @@ def amiss(seen: Seen) -> list[str]:
 
 
 def _is_settled(nic: Nic, seen: Seen) -> bool:
-    """Whether its network runs: what leads to a guest of a stopped one comes back with it (docs/lifecycle.md)."""
+    """Whether its network runs: routes and forwards of a stopped one come back with it (docs/lifecycle.md)."""
     return not nic.network or nic.network in seen.networks
 
 
@@ -145,9 +145,9 @@ def _bridged(nic: Nic, seen: Seen) -> Iterator[str]:
 
 
 def _routed(mine: list[Nic], running: list[Nic], seen: Seen) -> Iterator[str]:
-    """What leads to guests. A stopped network's guests may still be answered for: they run, and it may come back."""
+    """Routes to guests. A stopped network's guests may still be answered for: they run, and it may come back."""
     routes = {(e["dst"], e["dev"]) for e in _routes(seen)}
-    wanted = {(ip, nic.bridge or nic.tap) for nic in running for ip in nic.led_to()}
+    wanted = {(ip, nic.bridge or nic.tap) for nic in running for ip in nic.routed()}
     yield from (f"no route to {ip} by {tap}" for ip, tap in wanted - routes)
     yield from (f"a route to {ip} by {tap} that nobody wants" for ip, tap in routes - wanted)
     published = {(e["dst"], e["dev"]) for e in [*seen.tables["proxies4"], *seen.tables["proxies6"]]}

@@ -32,7 +32,7 @@ def divided(listed: str) -> tuple[str, str]:
 
 
 def compare(name: str, rules: str, regenerate: bool = False) -> None:
-    """Fails with the difference, unless the golden file is to be written anew."""
+    """Fails with the difference, unless the golden file is to be written again."""
     file = GOLDEN / f"{name}.nft"
     if regenerate:
         file.write_text(rules)

@@ -135,7 +135,7 @@ class _Schema:
         found = []
         children = list(node.iterchildren(f"{_RNG}*"))
         if node.tag == f"{_RNG}choice":
-            # Without addresses there would be nothing to lead to: "domain without addresses" is that.
+            # Without addresses there would be nothing to forward to: "domain without addresses" is that.
             children = [children[1 if children[0].get("name") == "addresses" else pick % len(children)]]
         for child in children:
             kind = child.tag.removeprefix(_RNG)

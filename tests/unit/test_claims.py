@@ -159,5 +159,5 @@ def test_what_the_host_listens_on(proc: str, claim: Claim, owner: str | None) ->
     assert (found[1].owner if found else None) == owner
 
 
-def test_the_table_is_removed_with_the_last_way() -> None:
+def test_the_table_is_removed_with_the_last_forward() -> None:
     assert table.batch([]) == "add table inet guestnet\ndelete table inet guestnet\n"

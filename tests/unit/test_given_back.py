@@ -1,4 +1,4 @@
-"""What a port has learnt and keeps when it is guarded anew; all else others may have."""
+"""What a port has learnt and keeps when it is guarded again; other ports may have all the rest."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 """What comes of hostile text in anything that the hooks read: nothing of it reaches a program, and no other guest pays.
 
-docs/hostile-text.md is made of this: `pytest tests/unit/test_hostile_text.py --regenerate` writes it anew.
+docs/hostile-text.md is made of this: `pytest tests/unit/test_hostile_text.py --regenerate` writes it again.
 """
 
 from __future__ import annotations

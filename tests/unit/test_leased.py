@@ -53,7 +53,7 @@ def text(addresses: str, network: str = "web", image: str = "", at: str = "") ->
         (text("dhcp", image="image: tiny, "), "addresses: dhcp is for guests of your own: a lab guest is told its"),
     ],
 )
-def test_what_leads_nowhere_is_refused_with_its_line(asked_for: str, message: str) -> None:
+def test_a_forward_without_a_target_is_refused_with_its_line(asked_for: str, message: str) -> None:
     with pytest.raises(TopologyError) as caught:
         loads(asked_for, "t.yaml")
     assert message in str(caught.value)
@@ -114,7 +114,7 @@ def followed(
     return [(forward.protocol, forward.to) for forward in lease_forwards.followed(forwards, state).forwards]
 
 
-def test_forwards_lead_where_the_lease_says(state: UnlockedState, tmp_path: Path) -> None:
+def test_forwards_go_where_the_lease_says(state: UnlockedState, tmp_path: Path) -> None:
     fixed = ("udp", "10.9.0.7")
     assert followed(state, tmp_path) == [fixed]
     assert followed(state, tmp_path, "10.9.0.200") == [("tcp", "10.9.0.200"), fixed]
@@ -134,7 +134,7 @@ def test_forwards_lead_where_the_lease_says(state: UnlockedState, tmp_path: Path
 def test_what_a_port_has_learnt_is_its_own_whatever_the_server_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A neighbour with its identity has it written down as his own; given back it was by itself, and is not led to."""
+    """A neighbour with its identity had the lease written as his: what he released himself is not forwarded to."""
     state, fixed = _state(tmp_path, monkeypatch, "10.9.0.204", "10.9.0.205"), ("udp", "10.9.0.7")
     assert followed(state, tmp_path) == [fixed]
     assert followed(state, tmp_path, "10.9.0.204", mac="52:54:00:00:00:02") == [("tcp", "10.9.0.204"), fixed]

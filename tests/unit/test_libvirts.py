@@ -93,7 +93,7 @@ def test_one_that_rests_is_asked_ever_more_seldom_and_the_log_told_what_is_seen(
     assert libvirt.looks(service, 1.5) == (5, 1)
     (said,) = libvirt.told
     assert "rules of libvirt's for virbr0 are missing" in said
-    assert "asked 4 times to make them anew, and changes none now" in said
+    assert "asked 4 times to make them again, and changes none now" in said
     assert libvirt.looks(service, 30) == (6, 1), "the log is told once"
     libvirt.lost = False
     assert libvirt.looks(service, 1) == (6, 1)

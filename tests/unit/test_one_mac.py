@@ -84,11 +84,11 @@ def test_each_of_two_taps_has_the_policy_of_its_network_and_no_tap_goes_without(
     assert alone == {"t0": ("10.0.0.5/32",), "t1": ("10.0.0.5/32",)}
 
 
-def test_what_leads_to_a_port_leads_to_the_one_on_its_network() -> None:
+def test_what_is_behind_a_port_is_behind_the_one_on_its_network() -> None:
     policy = PORT.format('<g:behind prefix="10.7.0.0/16"/>')
     for order in (1, -1):
         domain = parsed(*[TAP.format("network"), VF.format("hostdev")][::order], policy=policy)
-        assert [reach.tap for reach in next_hop.host_routes(Domain(domain))] == ["t0"]
+        assert [each.tap for each in next_hop.host_routes(Domain(domain))] == ["t0"]
         assert [nic.mac for _, nic in Domain(domain).policies()] == [MAC]
 
 

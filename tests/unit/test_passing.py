@@ -29,7 +29,7 @@ def network(state: LockedState, name: str, outside: str, *subnets: str) -> None:
     state.put_network(NetworkReceipt(name, "t", True, f"gn-{name}", subnets=subnets, outside=outside))
 
 
-def reach(state: LockedState, *routes: Route) -> None:
+def add_routes(state: LockedState, *routes: Route) -> None:
     state.put_host_routes(HostRoutes(f"vme{hash(routes) & 0xFFFFFF:08x}", "u", "g", routes))
 
 
@@ -55,7 +55,7 @@ def test_what_is_behind_a_guest_passes_where_its_network_does(state: LockedState
     network(state, "a", "wan", "10.0.1.0/24")
     network(state, "b", "wan", "10.0.2.0/24")
     before = shown(state)
-    reach(state, Route("10.9.0.0/24", "gn-a", "10.0.1.5"), Route("198.18.1.7/32", "gn-b"))
+    add_routes(state, Route("10.9.0.0/24", "gn-a", "10.0.1.5"), Route("198.18.1.7/32", "gn-b"))
     assert shown(state) - before == {"gn-a 10.9.0.0/24 = wan", "gn-a 10.9.0.0/24 = gn-b 10.0.2.0/24"}
 
 
@@ -66,14 +66,14 @@ def test_other_networks_have_nothing_of_ours(state: LockedState) -> None:
 
 def test_what_is_behind_a_guest_of_such_a_network_passes_what_nobody_rejects(state: LockedState) -> None:
     network(state, "open", "", "10.0.1.0/24")
-    reach(state, Route("10.9.0.0/24", "gn-open", "10.0.1.5"), Route("198.18.1.7/32", "gn-open"))
+    add_routes(state, Route("10.9.0.0/24", "gn-open", "10.0.1.5"), Route("198.18.1.7/32", "gn-open"))
     assert passages(state) == [RoutedLink("gn-open", ip_network("10.9.0.0/24"))]
 
 
 def test_on_a_nat_network_only_what_is_behind_a_guest_passes(state: LockedState) -> None:
     state.put_network(NetworkReceipt("n", "t", True, "gn-n", subnets=("10.0.1.0/24",), nat_outside="wan"))
     network(state, "a", "wan", "10.0.2.0/24")
-    reach(state, Route("198.18.1.7/32", "gn-n", "10.0.1.5"))
+    add_routes(state, Route("198.18.1.7/32", "gn-n", "10.0.1.5"))
     assert shown(state) == {"gn-a 10.0.2.0/24 = wan", "gn-n 198.18.1.7/32 = wan"}
 
 

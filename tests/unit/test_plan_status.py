@@ -253,16 +253,16 @@ def test_routes_in_a_vrf_are_looked_for_in_its_table() -> None:
     text = LED.replace('device="eth0"/>', 'device="eth0" vrf="red"/>')
     inside = [route._replace(table=10) for route in ROUTES if route.device == "vme1"]
     there = frozenset(inside)
-    for reach, routed in (
+    for receipt, routed in (
         (HostRoutes("vme1", "u-r", "r", tuple(inside), vrf="red"), True),
         (HostRoutes("vme1", "u-r", "r"), False),
     ):
-        rows = routes(RouteFacts((reach,), there), text=text)
+        rows = routes(RouteFacts((receipt,), there), text=text)
         found = {(rows[route.prefix]["table"], rows[route.prefix]["routed"]) for route in inside}
         assert found == {("vrf red", routed)}
 
 
-def test_nothing_leads_to_a_stopped_guest() -> None:
+def test_nothing_is_routed_to_a_stopped_guest() -> None:
     rows = routes(RouteFacts(), running=False)
     assert {(row["device"], row["routed"], row["published"]) for row in rows.values()} == {("", None, None)}
 

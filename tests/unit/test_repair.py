@@ -92,7 +92,7 @@ def test_usual_guests_are_repaired_together(tmp_path: Path, monkeypatch: pytest.
 def test_what_has_been_said_is_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guests write their own names and texts into it, for as long as the service runs."""
     monkeypatch.setattr(repair, "_said", set())
-    told = [f"guest {number} cannot be led to" for number in range(50)]
+    told = [f"guest {number} cannot be routed to" for number in range(50)]
     assert repair._news(told) == told
     assert repair._news(told) == []
     for number in range(100):

@@ -156,7 +156,7 @@ def test_a_note_of_the_version_before_is_taken_over_with_its_lock(old: Path) -> 
 
 @pytest.mark.parametrize("said", ["{", '{"is": "damaged"}', '{"is": {"changing": true, "ways": [7]}}', "\udcff"])
 def test_of_what_was_damaged_nobody_knows(old: Path, said: str) -> None:
-    """So it is settled anew: as if nothing of it were there."""
+    """So it is settled again: as if nothing of it were there."""
     (old / "settled/ways.json").write_bytes(said.encode(errors="surrogateescape"))
     assert UnlockedState(str(old)).forwards_in_kernel() == ForwardsInKernel()
 

@@ -90,7 +90,7 @@ def test_the_nic_that_was_reported() -> None:
     assert nics(plan(want(), later)) == []
 
 
-def test_a_running_nic_is_plugged_in_anew_as_the_card_that_it_was() -> None:
+def test_a_running_nic_is_plugged_in_again_as_the_card_that_it_was() -> None:
     made = plan(want(), host(etree.fromstring(REPORTED), want(), runs=True))
     assert [(change.VERB, change.interrupts) for change in nics(made)] == [
         ("detach", ("web01",)),

@@ -10,13 +10,13 @@ from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 
 _SYSFS = "/sys/class/net"
-# What leads outside beside hardware; a veth, a dummy or a tap is somebody's on this host.
+# Kinds of devices that reach other hosts, besides hardware. A veth, a dummy or a tap ends on this host.
 _OUTSIDE = ("vlan", "bond", "vxlan", "wlan", "geneve")
 
 
 class Device(NamedTuple):
-    """A device: its MTU (0: unknown), what it is in, its alias, whether it is a Linux bridge, and whether it leads
-    outside; the host's addresses of scope global on it."""
+    """A device: its MTU (0: unknown), its bridge or other master, its alias, whether it is a Linux bridge, whether it
+    reaches other hosts, and the host's addresses of scope global on it."""
 
     mtu: int = 0
     master: str = ""
@@ -42,21 +42,21 @@ def _device(name: str, addresses: tuple[str, ...]) -> Device:
 
 
 class Outlet(NamedTuple):
-    """The port of a bridge that carries the least of those that lead outside."""
+    """Of a bridge's ports that reach other hosts, the one with the smallest MTU."""
 
     device: str
     mtu: int
 
 
 def outlet(bridge: str, known: Collection[str] = ()) -> Outlet | None:
-    """None for a bridge that leads nowhere. `known` are ports that do, whatever they look like."""
+    """None for a bridge without a port that reaches other hosts. `known` are ports that do, whatever their kind."""
     ports = [port for port in links.ports_of(bridge) if port in known or is_outside(port)]
     found = sorted((mtu(port), port) for port in ports)
     return Outlet(found[0][1], found[0][0]) if found else None
 
 
 def too_wide(size: int, narrow: Outlet, bridge: str) -> str:
-    """What is wrong with an MTU, and what to do."""
+    """The message that an MTU does not fit through that port, and what to do."""
     return (
         f"its MTU is {size}, and {narrow.device}, by which bridge {bridge} leads outside, carries {narrow.mtu}: larger "
         f"packets would vanish there; raise the MTU of {narrow.device} (and of what is behind it), or say mtu: "

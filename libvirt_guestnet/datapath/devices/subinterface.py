@@ -43,7 +43,7 @@ def ensure_subinterface(wanted: VlanDevice, network: str) -> None:
         nic = link(ipr, wanted.nic)
         if nic is None:
             raise GuestnetError(
-                f"network {network!r}: device {wanted.nic} does not exist on this host; map the label anew"
+                f"network {network!r}: device {wanted.nic} does not exist on this host; map the label to another"
             )
         bridge, existing = our_link(ipr, wanted.bridge, network), our_link(ipr, wanted.device, network)
         if existing is not None and existing.get_attr("IFLA_MASTER") not in (None, bridge and bridge["index"]):

@@ -1,9 +1,9 @@
 """VLANs on a VLAN-aware Linux bridge: which port is a member of which.
 
-Through iproute2's `bridge` (decision 19), 3 ms a call where importing pyroute2 takes 100: taps are tagged while libvirt
-holds the domain's lock. What is there is compared first, so that repairing a running port disturbs nothing that is
-right. Whatever changes VLANs has the state's `lock` until it is done, even if we are killed: a membership that came
-late would be nobody's.
+iproute2's `bridge` makes the changes (decision 19). It takes 3 ms a call, while importing pyroute2 takes 100, and
+libvirt holds the domain's lock meanwhile. Only differences are changed, so that repairing a running port disturbs
+nothing that is right. The program that changes VLANs inherits the state's `lock`: should we be killed, nobody else
+begins before it has ended.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def members(port: TapVlans) -> dict[int, frozenset[str]]:
 def batch(device: str, current: Members, wanted: Members) -> str:
     """What `bridge -batch` must do so that the device is a member of exactly the wanted VLANs; "" when it is.
 
-    Foreign memberships go first: VID 1 or another default PVID would join the port to a VLAN nobody gave it.
+    Other memberships are removed first: by VID 1 or another default PVID, the port would be in a VLAN that nobody gave
+    it.
     """
     name = check_device(device)
     gone = [f"vlan del vid {vid} dev {name}" for vid in sorted(set(current) - set(wanted))]
@@ -74,7 +75,7 @@ def leave(uplink: str, vlans: Iterable[int], lock: LockDescriptor) -> None:
 
 
 def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
-    """Raises GuestnetError unless the bridge tells VLANs apart: with filtering off every tag is silently inert."""
+    """Raises GuestnetError unless the bridge keeps VLANs apart: without VLAN filtering, tags have no effect."""
     if not is_aware(bridge):
         raise GuestnetError(
             f"{wanted_by}: bridge {bridge} does not tell VLANs apart, so that all of them would be one: "
@@ -88,13 +89,13 @@ def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
 
 
 def is_aware(bridge: str) -> bool:
-    """Whether a bridge tells VLANs apart."""
+    """Whether a bridge filters by VLAN."""
     return _read(bridge, "vlan_filtering") == "1"
 
 
 def turn_on(bridge: str, pvid: int, service: bool) -> None:
-    """Has a bridge that libvirt just made tell VLANs apart; every port without VLANs of its own, and the host, is in
-    `pvid` (0: stays in VLAN 1). Raises GuestnetError when the kernel cannot."""
+    """Switches VLAN filtering on, at a bridge that libvirt has just made. Ports without VLANs of their own, and the
+    host, are in `pvid` (0: they stay in VLAN 1). Raises GuestnetError when the kernel cannot."""
     if service:
         _write(bridge, "vlan_protocol", "0x88a8")
     if pvid:

@@ -90,7 +90,7 @@ def _request(overlay: Overlay, underlay: Any) -> dict[str, Any]:
 def _underlay(ipr: IPRoute, overlay: Overlay, network: str) -> Any:
     found, name = link(ipr, overlay.underlay), overlay.underlay
     if found is None:
-        raise GuestnetError(f"network {network!r}: device {name} does not exist on this host; map the underlay anew")
+        raise GuestnetError(f"network {network!r}: device {name} does not exist on this host; map another underlay")
     mtu = found.get_attr("IFLA_MTU") or 0
     if mtu - overlay.overhead < overlay.mtu:
         raise GuestnetError(

@@ -1,9 +1,10 @@
 """What must pass the host's other firewalls so that guests can be reached.
 
-A reject is final whoever accepted before, so an accept counts only in the table that would reject: libvirt's catch-all
-reject behind every nat, route and isolated bridge, Docker's FORWARD DROP. Each forward chain that may refuse something
-gets one chain of ours, jumped to from its top, that holds exact accepts and nothing else; no policy is ever changed.
-Host-routed guests have a second one at the end: nobody rejects them, so they only need to pass what refuses the rest.
+If any table rejects a packet, no other table's accept saves it. So an accept has to be in the table that would reject:
+libvirt's, which rejects whatever it does not know behind each nat, route and isolated bridge, or Docker's, with FORWARD
+DROP. Each forward chain that may refuse guests' packets gets a jump at its top to one chain of ours, which has exact
+accepts and nothing else. No policy is ever changed. For host-routed guests there is a second chain at the end: no rule
+rejects them by name, so they only have to pass before what refuses all the rest.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ class OriginalDestination(NamedTuple):
 
 
 class Accept(NamedTuple):
-    """Flows that others open towards `guest` behind `bridge`, with what belongs to them in both directions.
+    """Connections that others open to `guest` behind `bridge`, and their packets in both directions.
 
     `protocol` is "tcp", "udp" or "" for everything; `ports` are the guest's own, first and last (None: all). With
-    `published` only flows that were translated from there.
+    `published`, only connections whose destination was translated from there.
     """
 
     bridge: str
@@ -38,7 +39,7 @@ class Accept(NamedTuple):
 class Passage(NamedTuple):
     """Everything between `guest` behind `bridge` and `far` (None: any address) behind `other`, whoever begins.
 
-    Both ends are exact: an accept that left one open would also lead past the rejects of third networks.
+    Both devices are named: otherwise the accept would also let packets to and from third networks pass.
     """
 
     bridge: str
@@ -48,8 +49,8 @@ class Passage(NamedTuple):
 
 
 class RoutedLink(NamedTuple):
-    """Everything to and from `guest` on a `tap` that only it is on, whoever begins, unless somebody has refused it.
-    What comes from a tap in a `vrf` has the VRF as its input device (and its tap still as output device)."""
+    """Everything to and from `guest` on its own `tap`, whoever begins, unless another rule refuses it before. Packets
+    from a tap in a `vrf` have the VRF as their input device; packets to it still have the tap as output device."""
 
     tap: str
     guest: IPv4Network | IPv6Network

@@ -1,4 +1,4 @@
-"""What a survey of other firewalls finds, and whom that concerns: not for the hook path."""
+"""What a survey of other firewalls finds, and which guests that concerns: not for the hook path."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 class RefusingChain(NamedTuple):
     """One chain of the hook `forward` or `input` that refuses whatever nothing in it accepts.
 
-    `refuses` says how; `tool` names the firewall whose it is. `ours`: our accepts count in it; `libvirts`: libvirt's
-    do; `dnat`: what was translated on its way in passes before. `inward` and `outward` are the devices (or PREFIX*)
-    that rules in its table let something out of and into: whoever wrote them has thought of these. `within` are those
-    that something is let out of where they are in a VRF.
+    `refuses` says how; `tool` names the firewall to which it belongs. `ours`: our accepts count in it; `libvirts`:
+    libvirt's do; `dnat`: packets whose destination was translated pass. `inward` and `outward` are the input and output
+    devices (or PREFIX*) of rules in its table that accept something: whoever wrote them has thought of these devices.
+    `within` are the input devices of such rules for devices in a VRF.
     """
 
     name: str
@@ -28,8 +28,8 @@ class RefusingChain(NamedTuple):
 
 
 class Guests(NamedTuple):
-    """Those that a chain refuses something: their bridge, or taps as PREFIX*, and the VRF that these are in ("": none).
-    `routed`: libvirt routes their network; `untranslated`: they have addresses that reach them as they are."""
+    """The guests that a chain refuses something: their bridge, or their taps as PREFIX*, and the VRF of these ("":
+    none). `routed`: libvirt routes their network; `untranslated`: they have addresses that are not translated."""
 
     device: str
     vrf: str = ""
@@ -38,5 +38,5 @@ class Guests(NamedTuple):
 
     @property
     def inward(self) -> str:
-        """What comes from a VRF has that as its input device, whichever device in it it came by."""
+        """The input device of their packets: the VRF, for those in one."""
         return self.vrf or self.device

@@ -1,9 +1,9 @@
-"""What this product asks of any other firewall of the host; each is a file beside this one and a line in `registry`.
+"""What we need to know of each other firewall of the host; each is a file beside this one and a line in `registry`.
 
-A firewall that refuses what is forwarded has to let pass what guests exchange with others. So each is asked for four
-things: to arrange that what is wanted passes, what of that is missing by now, what its chains refuse (its survey), and
-what a person does so that it lets something pass (its advice). The first two are on the hook path; the others are for
-`guestnet doctor`, which only reads.
+A firewall that refuses forwarded packets has to let those of guests pass. So there are four functions for each: make it
+accept what is wanted (`arrange`), find out which of that is missing by now (`missing`), list the chains that refuse
+something (`survey`), and say what a person does so that such a chain lets something pass (`advice`). The first two are
+on the hook path; the others are for `guestnet doctor`, which only reads.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:  # each costs a hook half a millisecond
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 Name = Callable[[Wanted], str]
-"""Whose something is that has to pass, for messages."""
+"""Names the guest of what has to pass, for messages."""
 
 
 class Change(NamedTuple):
-    """What has to pass, exactly; the sources that no longer do; and whose something is, for messages. The `lock`
-    lasts until each change is in the kernel."""
+    """What has to pass, and nothing else of ours; the sources that no longer have to; and the names of guests, for
+    messages. The `lock` lasts until each change is in the kernel."""
 
     wanted: Sequence[Wanted]
     gone: Sequence[str] = ()
@@ -32,12 +32,12 @@ class Change(NamedTuple):
 
 
 class Firewall:
-    """What each does for us; the plain one has nothing to arrange, and refuses nothing.
+    """One firewall. This base class refuses nothing and has nothing to arrange; a subclass says what is different.
 
-    `tool` is its name. `managed`: it is a program of its own, of which doctor says that it is active. What stands in
-    iptables is told by `marks`, rules of `iptables -S` that it has made, and `refusals`, its targets that let nothing
-    pass; what stands in nftables by its `tables`. `refuses_others`: those may refuse what is not its own;
-    `by_name_translated`: what its rules let in by a device's name has to be translated all the same.
+    `tool` is its name. `managed`: it is a program of its own, which doctor mentions when it is active. Its rules in
+    iptables are recognised by `marks`, rules of `iptables -S` that it makes, and by `refusals`, its targets that let
+    nothing pass; those in nftables by its `tables`. `refuses_others`: its tables may refuse packets of devices that are
+    not its own. `by_name_translated`: what a rule lets in by a device's name has to be translated nevertheless.
     """
 
     tool = ""
@@ -49,18 +49,18 @@ class Firewall:
     by_name_translated = False
 
     def check(self, wanted: Sequence[Wanted]) -> None:
-        """Raises GuestnetError if this could not be written, whatever there is."""
+        """Raises GuestnetError if this could never be written as rules, whatever rules are there."""
 
     def arrange(self, change: Change) -> list[str]:
-        """Has what is wanted pass, and no more of ours. Goes on past failures and returns them, each with its place."""
+        """Makes it accept exactly what is wanted. Goes on past failures and returns them, each with its place."""
         return []
 
     def missing(self, wanted: Sequence[Wanted]) -> list[str]:
-        """The places from which somebody took what was arranged. Raises GuestnetError where that cannot be told."""
+        """The places in which what was arranged is missing. Raises GuestnetError if that cannot be found out."""
         return []
 
     def sources(self, wanted: Sequence[Wanted]) -> list[str]:
-        """The addresses of what is wanted that it has to be told, and to be told when they are gone. Pure."""
+        """The addresses that it must be given for what is wanted; those that are not wanted any more are taken back."""
         return []
 
     def survey(self) -> Iterable[RefusingChain]:
@@ -68,9 +68,9 @@ class Firewall:
         return ()
 
     def knows(self, wanted: Sequence[Wanted]) -> bool:
-        """Whether what is wanted passes its chains, as far as these do not say so."""
+        """Whether what is wanted passes its chains by something that does not show in them."""
         return False
 
     def advice(self, chain: RefusingChain, guests: Guests) -> str:
-        """What a person does so that a chain of its forwards for guests, or takes what they send to the host."""
+        """What a person does so that one of its chains lets guests' forwarded packets, or packets to the host, pass."""
         return ""

@@ -1,4 +1,4 @@
-"""Docker: its rules stand in iptables' FORWARD, whose policy it makes DROP; what passes first is in DOCKER-USER."""
+"""Docker: its rules are in iptables' FORWARD, whose policy it sets to DROP; DOCKER-USER is for others' accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Docker(Firewall):
-    """Ours stand before its rules, which keep DOCKER-USER for others'."""
+    """Our jump stands before Docker's rules; DOCKER-USER is left to the administrator."""
 
     tool = "docker"
     marks = ("-N DOCKER-USER",)

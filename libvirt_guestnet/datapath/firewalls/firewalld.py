@@ -1,8 +1,8 @@
 """What firewalld must let pass untranslated, as sources in a zone of libvirt's, over D-Bus. On the hook path.
 
-firewalld refuses what is forwarded between its zones, in an nft table that no accept of ours overrules; only what was
-translated it lets pass. The zone `libvirt-routed` (libvirt 8.10) is what libvirt puts its own routed networks into. An
-address that is a source of it passes in both directions, wherever it is. Sources last until firewalld reloads.
+firewalld refuses packets between its zones, in an nft table that no accept of ours overrules, unless their destination
+was translated. libvirt puts its own routed networks into the zone `libvirt-routed` (libvirt 8.10). An address that is a
+source of this zone passes in both directions, on whatever device it is. Sources last until firewalld reloads.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _SERVICE, _PATH = "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1
 
 
 class Firewalld(Firewall):
-    """It knows sources, and devices by their zones."""
+    """firewalld, with sources of a zone for guests' addresses."""
 
     tool, tables = "firewalld", (TABLE.partition(" ")[2],)
     by_name_translated = True
 
     def sources(self, wanted: Sequence[Wanted]) -> list[str]:
-        """What passes untranslated, and no zone of libvirt's speaks for."""
+        """The addresses that pass untranslated, and whose devices libvirt has in no zone."""
         bare = (w.guest for w in wanted if isinstance(w, RoutedLink) or (isinstance(w, Accept) and not w.published))
         return sorted(set(map(_text, bare)))
 
     def arrange(self, change: Change) -> list[str]:
-        """Where it runs."""
+        """Adds and removes sources, if firewalld runs."""
         add, remove = set(self.sources(change.wanted)), set(change.gone)
         try:
             if not (add or remove) or TABLE not in tables():
@@ -53,8 +53,7 @@ class Firewalld(Firewall):
         return [failure for method, source in calls if (failure := _failed(method, source))]
 
     def missing(self, wanted: Sequence[Wanted]) -> list[str]:
-        """What it refuses to say is no reason to look again: whoever asked for it was told, and all else must come
-        back."""
+        """An error of firewalld's counts as nothing missing, as it must not keep the rest from being put back."""
         try:
             return [] if self._knows(wanted) else ["firewalld's sources"]
         except BusError:
@@ -64,7 +63,7 @@ class Firewalld(Firewall):
         try:
             return self._knows(wanted)
         except GuestnetError:
-            return False  # such as without the zone: then it refuses them
+            return False  # such as where there is no such zone: then firewalld refuses the guests' packets
 
     def _knows(self, wanted: Sequence[Wanted]) -> bool:
         needed = set(self.sources(wanted))

@@ -1,9 +1,9 @@
 """Keeping a network's running connections open while libvirt takes its firewall rules away and puts them back.
 
-libvirt's networkUpdate() does that for every DHCP entry, rule by rule, and there is a moment when its catch-all reject
-stands alone: 0.2 s, or 11 pings of one every 20 ms, measured on libvirt 9.0 on a busy machine. No accept of a table of
-our own can overrule that reject, so this is the one place where we put rules into somebody else's chain (decision 17):
-iptables' FORWARD, established connections of this bridge only, for as long as libvirt works.
+libvirt's networkUpdate() does that for every DHCP entry, rule by rule. For a moment only its last rule is there, which
+rejects everything: 0.2 s, or 11 pings of one every 20 ms, measured on libvirt 9.0 on a busy machine. No accept in a
+table of our own can overrule that reject, so this is the one place where we put rules into somebody else's chain
+(decision 17): iptables' FORWARD, for established connections of this bridge only, and for as long as libvirt works.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _MARK = "libvirt-guestnet: while libvirt changes DHCP"
 
 @contextmanager
 def kept_open(bridge: str) -> Iterator[None]:
-    """Established connections over a bridge go on meanwhile. Where iptables cannot do it, they may stall; nothing
-    fails for that. Raises GuestnetError on a name that no bridge can have."""
+    """Keeps established connections over a bridge open inside of a `with`. If iptables cannot do it, they may stall,
+    but nothing fails. Raises GuestnetError on a name that no bridge can have."""
     check_device(bridge)
     with ExitStack() as undo:
         for tool in _TOOLS:
@@ -34,6 +34,6 @@ def kept_open(bridge: str) -> Iterator[None]:
 
 
 def _remove(tool: str, rule: list[str]) -> None:
-    """All of them: a killed apply may have left one before."""
+    """Removes every copy of the rule: an apply that was killed may have left one."""
     while iptables.change_forward(tool, "-D", rule):
         pass

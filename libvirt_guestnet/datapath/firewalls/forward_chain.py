@@ -32,13 +32,12 @@ class ForwardChain(NamedTuple):
 
 
 def arrange(chains: Iterable[ForwardChain], change: Change) -> list[str]:
-    """Every chain accepts exactly these. Goes on past failures and returns them, each with its chain: one that refuses
-    some of these accepts the others."""
+    """Makes each chain accept exactly what is wanted, as far as possible. Returns failures, each with its chain."""
     return [failure for chain in chains for failure in _arrange(chain, change)]
 
 
 def missing(chains: Iterable[ForwardChain], wanted: Sequence[Wanted]) -> list[str]:
-    """Those that somebody took a chain of ours out of. Raises GuestnetError where that cannot be told."""
+    """The chains from which somebody removed ours. Raises GuestnetError if that cannot be found out."""
     concerned = ((chain, _of(chain, wanted)) for chain in chains)
     read = ((chain, its, chain.read()) for chain, its in concerned if its)
     return [chain.name for chain, its, rules in read if rules is not None and not chain.is_in_place(its, rules)]

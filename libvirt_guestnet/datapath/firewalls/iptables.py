@@ -1,4 +1,4 @@
-"""iptables: its FORWARD, in which libvirt's own rules, Docker's and ufw's may stand. Arranging is on the hook path."""
+"""iptables' FORWARD, in which rules of libvirt's, Docker's and ufw's may be. Arranging is on the hook path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FAMILIES = {"ip": "iptables", "ip6": "ip6tables"}
 
 
 class Iptables(Firewall):
-    """Of either kind; `tenants` are other firewalls that have their rules in it."""
+    """iptables of either kind, nft or legacy; `tenants` are other firewalls that have their rules in it."""
 
     tool, managed = "iptables", False
 
@@ -63,7 +63,7 @@ class Iptables(Firewall):
         return forward_chain.missing(self._forward, wanted)
 
     def survey(self) -> Iterator[RefusingChain]:
-        """Nothing is listed whose listing would make it: iptables makes its tables."""
+        """Only tables that exist are listed: by listing one, iptables would make it."""
         from libvirt_guestnet.datapath.firewalls.base_chains import base_chains, is_iptables
 
         used = {chain["family"] for chain in base_chains() if is_iptables(chain)}
@@ -110,7 +110,7 @@ class Iptables(Firewall):
 
 
 def advice(chain: RefusingChain, guests: Guests, first: str) -> str:
-    """The rules, in the chain `first` of FORWARD's."""
+    """The commands that make a chain accept guests' packets: forwarded ones by rules in the chain `first`."""
     tool = chain.name.partition(" ")[0]
     if chain.hook == "input":
         return f"{tool} -I INPUT -i {guests.device.replace('*', '+')} -j ACCEPT"
@@ -133,11 +133,11 @@ def _words(path: str) -> list[str]:
 
 
 def batch(wanted: Iterable[Wanted], forward: list[str], refusals: Sequence[str] = ()) -> str:
-    """Input of `iptables-restore --noflush`: our chains hold exactly these and are jumped to first and last, or are
-    gone.
+    """Input of `iptables-restore --noflush` after which our chains hold exactly these accepts and FORWARD jumps to
+    them, first and last; without accepts, the chains are removed.
 
-    `forward` is what `iptables -S FORWARD` says, `refusals` are targets of others' that let nothing pass. Empty when
-    nothing has to be done. Pure.
+    `forward` is what `iptables -S FORWARD` prints, `refusals` are targets of other firewalls that let nothing pass.
+    Empty when nothing has to be done. Pure.
     """
     ours: dict[str, list[str]] = {CHAIN: [], LAST_CHAIN: []}
     for each in wanted:
@@ -156,7 +156,7 @@ def _rules(forward: list[str]) -> list[str]:
 
 
 def _moves(rules: list[str], ours: set[str], refusals: Sequence[str]) -> list[str]:
-    """What makes the jumps to these chains of ours, and no others, stand where they belong."""
+    """The lines that put the jumps to these chains of ours, and no other jumps, into their places."""
     others = [rule for rule in rules if rule not in _JUMP.values()]
     end = _end(others, refusals)
     jumps = {chain: [_JUMP[chain]] if chain in ours else [] for chain in _JUMP}
@@ -168,7 +168,7 @@ def _moves(rules: list[str], ours: set[str], refusals: Sequence[str]) -> list[st
 
 
 def _end(others: list[str], refusals: Sequence[str]) -> int:
-    """Before what lets nothing pass that gets to it."""
+    """The place before the first rule that lets nothing pass."""
     last = tuple(f"-A FORWARD -j {target}" for target in ("DROP", "REJECT", *refusals))
     return next((position for position, rule in enumerate(others) if rule.startswith(last)), len(others))
 
@@ -180,7 +180,7 @@ def _before_libvirt(rules: list[str]) -> bool:
 
 
 def _is_last_in_place(forward: list[str], refusals: Sequence[str]) -> bool:
-    """Whether the jump to our last chain stands where it belongs."""
+    """Whether the jump to our last chain is in its place."""
     rules = [rule for rule in _rules(forward) if rule != _JUMP[CHAIN]]
     others = [rule for rule in rules if rule != _JUMP[LAST_CHAIN]]
     return rules.index(_JUMP[LAST_CHAIN]) == _end(others, refusals) if _JUMP[LAST_CHAIN] in rules else False
@@ -197,7 +197,7 @@ def _accepts(accept: Wanted) -> tuple[str, str]:
             f"-i {other}{by} -o {near} -d {accept.guest} -j ACCEPT",
             f"-i {near} -s {accept.guest} -o {other}{to} -j ACCEPT",
         )
-    # By what conntrack knows of the flow, not by the packet's own header: its ICMP errors must pass too.
+    # Matched by conntrack's record of the connection, not by the packet's own header, as ICMP errors must pass, too.
     bridge, match = check_device(accept.bridge), " -m conntrack"
     if accept.protocol:
         match += f" --ctproto {accept.protocol} --ctreplsrc {accept.guest}"

@@ -1,6 +1,6 @@
 """libvirt's own tables of nftables: since libvirt 10.4, where its firewall_backend is that. On the hook path.
 
-It rejects what has to do with its own bridges alone, so that no chain of its is one that doctor has to ask about.
+These tables reject only packets of libvirt's own bridges, so doctor does not have to look at their chains.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHAIN = "guestnet"
 
 
 class LibvirtNftables(Firewall):
-    """A chain of ours first in each forward chain; host-routed guests need none there."""
+    """libvirt's tables: each forward chain jumps to a chain of ours first. Host-routed guests need none."""
 
     tool, tables = "libvirt", ("libvirt_network",)
     refuses_others = False
@@ -74,8 +74,7 @@ def batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str]) -
 
 
 def is_first(forward: list[str]) -> bool:
-    """Whether the first rule of a forward chain jumps to ours: libvirt inserts its own at the head when it makes its
-    table anew, one by one."""
+    """Whether a forward chain begins with the jump to ours: libvirt inserts its own rules before it."""
     lines = (line.strip() for line in forward if " # handle " in line)
     rules = [line for line in lines if not line.startswith(("table ", "chain "))]
     return bool(rules) and rules[0].startswith(f"jump {CHAIN} #")

@@ -1,4 +1,4 @@
-"""Base chains of nftables whoever wrote them, for `guestnet doctor`. Only reads; nothing can be arranged in them."""
+"""Base chains of nftables that anybody wrote, for `guestnet doctor`. Only reads; nothing can be arranged in them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Nftables(Firewall):
 
 
 def _last(own: list[list[dict[str, Any]]]) -> str:
-    """Whether there is a rule that refuses whatever gets to it."""
+    """How a chain ends, if one of its rules refuses whatever reaches it; else ""."""
     for expr in own:
         verdict = [statement for statement in expr if not _NEUTRAL & set(statement)]
         if len(verdict) == 1 and ("drop" in verdict[0] or "reject" in verdict[0]):

@@ -1,4 +1,4 @@
-"""Every firewall that we know, by the contract. A new one is a file beside this one and a name in a tuple below."""
+"""All firewalls that we know. A new one is a file beside this one (see `contract`) and a name in a tuple below."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 
 IN_IPTABLES = (Docker(), Ufw())
-"""Those whose rules stand in iptables' chains: the first is named where several do."""
+"""Those whose rules are in iptables' chains: where several are, messages name the first."""
 IN_NFTABLES = (LibvirtNftables(), Firewalld())
 """Those that have tables of their own."""
 IPTABLES = Iptables(IN_IPTABLES)
 ALL: tuple[Firewall, ...] = (IPTABLES, *IN_IPTABLES, *IN_NFTABLES)
-"""All in which something can be arranged, in the order in which it is."""
+"""All in which something can be arranged, in this order."""
 
 
 def surveyed() -> tuple[Firewall, ...]:
-    """All whose chains doctor knows: these, and what stands in nftables whoever wrote it."""
+    """All whose chains doctor knows: those in ALL, and base chains of nftables that anybody wrote."""
     from libvirt_guestnet.datapath.firewalls.nftables import Nftables
 
     return (Nftables(IN_NFTABLES), *ALL)
 
 
 def named(tool: str) -> Firewall:
-    """The one whose a chain is."""
+    """The firewall of that name."""
     return next(each for each in surveyed() if each.tool == tool)
 
 
 def check(wanted: Sequence[Wanted]) -> None:
-    """Raises GuestnetError if this could be written for none."""
+    """Raises GuestnetError if one of them could never write this, whatever rules are there."""
     for each in ALL:
         each.check(wanted)
 
 
 def arrange(change: Change) -> list[str]:
-    """Has every firewall of the host let pass what is wanted. Goes on past failures and returns them."""
+    """Makes every firewall of the host accept what is wanted. Goes on past failures and returns them."""
     return [failure for each in ALL for failure in each.arrange(change)]
 
 
 def missing(wanted: Sequence[Wanted]) -> list[str]:
-    """Where something of that was taken away again. Raises GuestnetError where that cannot be told."""
+    """The places in which something of that is missing. Raises GuestnetError if that cannot be found out."""
     return [place for each in ALL for place in each.missing(wanted)]
 
 
 def sources(wanted: Sequence[Wanted]) -> list[str]:
-    """What some have to be told of it, and to be told when it is gone. Pure."""
+    """The addresses that some of them must be given for it (see `contract`). Pure."""
     return sorted({source for each in ALL for source in each.sources(wanted)})
 
 
 def survey(wanted: Sequence[Wanted]) -> list[RefusingChain]:
-    """Every chain of the host that refuses something. Needs root. Raises GuestnetError where that cannot be told."""
+    """Every chain of the host that refuses something. Needs root. Raises GuestnetError if that cannot be found out."""
     found = [chain for each in surveyed() for chain in each.survey()]
     knows = {tool: named(tool).knows(wanted) for tool in {chain.tool for chain in found}}
     return [chain._replace(ours=chain.ours or knows[chain.tool]) for chain in found]

@@ -1,4 +1,4 @@
-"""ufw: its rules stand in iptables. Its policy for routed traffic may be a chain at the end that rejects."""
+"""ufw: its rules are in iptables. It may refuse routed traffic by a chain at the end of FORWARD that rejects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Ufw(Firewall):
-    """What it lets pass is for its own command to say, which keeps that over a boot."""
+    """What it lets pass is best said by its own command, which keeps that over a boot."""
 
     tool = "ufw"
     marks = ("-N ufw-user-forward", "-N ufw6-user-forward")

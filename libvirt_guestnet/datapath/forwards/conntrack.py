@@ -1,8 +1,8 @@
-"""Flows that the kernel remembers, forgotten where their destination changed hands.
+"""Deleting flows from the kernel's connection tracking when their destination now belongs to another guest.
 
-A translation is chosen at a flow's first packet: who keeps sending (UDP from one port) would be kept away from a guest
-that is there by now, or be sent to one that is gone. Over a bare netlink socket, since the program conntrack is not
-installed everywhere. On the hook path.
+The kernel chooses a translation at a flow's first packet. Without this, a client that keeps sending (UDP from one port)
+would not reach a guest that has started since, or would be translated to one that is gone. Done over a bare netlink
+socket, since the program conntrack is not installed everywhere. On the hook path.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SECONDS = 15
 
 
 class Flow(NamedTuple):
-    """Where a flow's first packet was going; `original` is its tuple as the kernel wants it back."""
+    """The destination of a flow's first packet; `original` is its tuple in the kernel's own form."""
 
     destination: str
     protocol: int
@@ -38,9 +38,9 @@ class Flow(NamedTuple):
 
 
 def forget(claims: Iterable[Claim], host: Iterable[str]) -> None:
-    """Forgets all flows towards what is claimed; `host` are the host's addresses, which ANYWHERE stands for.
+    """Deletes all flows to what these forwards claim; `host` are the host's addresses, for which ANYWHERE stands.
 
-    Where the kernel cannot (it has no ctnetlink, or a flow is gone already), flows end by themselves.
+    If the kernel cannot (it has no ctnetlink, or a flow is gone already), flows end by themselves.
     """
     wanted = [each for claim in claims for each in _spread(claim, list(host))]
     versions = {6 if ":" in claim.at else 4 for claim in wanted}

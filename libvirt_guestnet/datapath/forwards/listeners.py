@@ -1,4 +1,4 @@
-"""What this host itself listens on: a forward of such a port would take it away from a service of the host's."""
+"""The ports on which this host itself listens: a forward of such a port would cut off a service of the host's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LARGEST = 16 << 20
 
 
 def taken(wanted: list[Claim], proc: str = "/proc") -> tuple[Claim, Claim] | None:
-    """The first of these claims on a port that a socket of this host listens on, and that one, its program as owner.
+    """The first of these claims on whose port a socket of this host listens, and that socket with its program as owner.
 
-    A socket of "::" is taken to listen on IPv4 too, as most do. Loopback does not count: nobody is forwarded there.
+    A socket of "::" counts as listening on IPv4 too, as most do. Loopback does not count: nothing is forwarded there.
     """
     if not wanted:
         return None
@@ -45,7 +45,7 @@ def _rows(path: str) -> Iterator[list[str]]:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
-    """The kernel prints words of 32 bits in the host's byte order."""
+    """An address as the kernel prints it: words of 32 bits in the host's byte order."""
     words = [bytes.fromhex(text[i : i + 8]) for i in range(0, len(text), 8)]
     packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
     if len(packed) == 4:
@@ -55,7 +55,7 @@ def _address(text: str) -> IPv4Address | IPv6Address:
 
 
 def _program(inode: str, proc: str) -> str:
-    """Who has the socket: only for the message of a refusal."""
+    """The program that has the socket, for the message of a refusal."""
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
             for descriptor in os.listdir(f"{proc}/{pid}/fd"):

@@ -1,9 +1,9 @@
 """Port forwards and floating addresses as one nft table of ours. Pure.
 
-All forwards are elements of a few maps, by address and port of the host, so a packet costs the same whatever their
-number. The table is written from all receipts in one transaction: nothing of an ended guest stays in it. A translated
-packet keeps the client's address, but for two cases in which the guest would not answer through the host: a client on
-the guest's own bridge (hairpin), and a guest whose default route leaves elsewhere (`hide`).
+All forwards are elements of a few maps, by address and port of the host, so a packet takes the same time however many
+there are. The table is written from all receipts in one transaction, so nothing of an ended guest stays in it. A
+translated packet keeps the client's address, except where the guest would not answer by way of the host: for a client
+on the guest's own bridge (hairpin), and for a guest whose default route does not lead to the host (`hide`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ TABLE = "inet guestnet"
 
 
 def version_of(to: str) -> int:
-    """The family of what a forward leads to."""
+    """The IP version of a forward's target."""
     return serialiser.LEASES.get(to) or (6 if ":" in to else 4)
 
 
 def with_leases(port: PortForwards, leases: Mapping[int, str]) -> PortForwards:
-    """A port's forwards with these leased addresses, by family, in them; without those to what is not leased now."""
+    """A port's forwards with these leased addresses filled in; those to a family without a lease are left out."""
     found = ((f, leases.get(serialiser.LEASES[f.to], "") if f.to in serialiser.LEASES else f.to) for f in port.forwards)
     return port._replace(forwards=tuple(f._replace(to=to) for f, to in found if to))
 
@@ -82,7 +82,7 @@ def elements(port: PortForwards) -> frozenset[tuple[str, str, str]]:
 
 def _chains(families: list[_Family]) -> Iterator[str]:
     yield from _chain("wanted", "", [rule for family in families for rule in family.incoming_rules()])
-    # Before Docker's and libvirt's own rules for the same hook, or what they translate first stays theirs.
+    # Before Docker's and libvirt's rules at the same hook: the first translation counts.
     for hook in ("prerouting", "output"):
         yield from _chain(hook, f" {{ type nat hook {hook} priority -101; policy accept; }}", ["jump wanted"])
     rules = [rule for family in families for rule in family.outgoing_rules()]
@@ -95,7 +95,7 @@ def _chain(name: str, block: str, rules: list[str]) -> Iterator[str]:
 
 
 class _Family:
-    """The maps of one address family, and the rules that use them; what is empty is left out."""
+    """The maps of one address family, and the rules that use them. Empty maps and their rules are left out."""
 
     def __init__(self, version: int, ports: list[PortForwards]) -> None:
         self.version, self.ip, self.type = version, ("ip", "ip6")[version == 6], f"ipv{version}_addr"
@@ -150,7 +150,7 @@ class _Family:
             yield f"add {what} {TABLE} {kind}{self.version} {{ type {types[kind]} elements = {{ {listed} }}; }}"
 
     def incoming_rules(self) -> list[str]:
-        # What is only valid on this host, or on one link, cannot be carried to a guest.
+        # Addresses that are valid on this host or on one link only cannot be translated to a guest's.
         loopback = "127.0.0.0/8" if self.version == 4 else "{ ::1, fe80::/10 }"
         destination, here = "meta l4proto . th dport", f"fib daddr type local {self.ip} daddr != {loopback} "
         rules = {

@@ -1,7 +1,7 @@
 """Netlink messages and their attributes, as octets: written and read here alone. Pure, and on the hook path.
 
-What is malformed ends the message or the list of attributes that it is in: nothing is guessed from half of one. The
-kernel writes none; a datagram that is longer than who receives it has expected is cut like that.
+Reading stops at the first malformed message or attribute: nothing is guessed from half of one. The kernel writes none,
+but a datagram that is longer than its receiver's buffer is cut off.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NamedTuple
 ERROR, DONE = 2, 3
 REQUEST, ACK, REPLACE, EXCL, CREATE, DUMP = 0x001, 0x004, 0x100, 0x200, 0x400, 0x300
 NESTED = 0x8000
-"""Of an attribute that has others inside."""
+"""The flag of an attribute that contains others."""
 _KIND = 0x3FFF  # without the two flags of a kind
 _HEADER, _ATTRIBUTE, _U32, _ERRNO = (struct.Struct(text) for text in ("=IHHII", "=HH", "=I", "=i"))
 
 
 class Message(NamedTuple):
-    """What the kernel says; `number` is that of the request which it answers."""
+    """A message of the kernel's; `number` is that of the request which it answers."""
 
     kind: int
     number: int
@@ -42,7 +42,7 @@ def messages(data: bytes) -> Iterator[Message]:
 
 
 def refusal(body: bytes) -> int:
-    """The errno in the body of an ERROR; 0: it acknowledges."""
+    """The errno in the body of an ERROR message; 0 for an acknowledgement."""
     return -int(_ERRNO.unpack_from(body)[0])
 
 

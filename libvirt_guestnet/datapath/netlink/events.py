@@ -1,7 +1,7 @@
-"""Changes of the kernel that may have taken something of ours, as netlink tells them.
+"""Netlink's notifications of changes that may have removed something of ours.
 
-Rules of nftables (iptables' among them), tc filters, devices: any change is worth a look. Routes, neighbours, entries
-of bridges and addresses come and go all the time on some hosts: only what may be ours counts.
+Any change of nftables' rules (iptables' among them), tc filters or devices is worth a look. Routes, neighbours, bridge
+entries and addresses come and go all the time on some hosts, so only those that may be ours count.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _BRIDGE, _PROXY, _FIXED = 7, 8, 0x40 | 0x80  # AF_BRIDGE, NTF_PROXY, NUD_NOARP a
 
 
 class Changes:
-    """Sockets that hear of every change from the moment this is made."""
+    """Sockets that receive every notification from the moment this is made."""
 
     def __init__(self) -> None:
         self._some = _socket(0, _SOME)
         self.sockets = [_socket(_NETFILTER, (_NFTABLES,)), _socket(0, _ALL), self._some]
 
     def matters(self, sock: socket.socket) -> bool:
-        """Whether something that one of the sockets heard may have taken something of ours; it is forgotten."""
+        """Reads all that a socket has received: whether any of it may have removed something of ours."""
         found = False
         try:
             while data := sock.recv(1 << 16):
                 found = found or sock is not self._some or any(map(_may_be_ours, codec.messages(data)))
         except BlockingIOError:
             return found
-        except OSError:  # ENOBUFS: not knowing is one more reason to look
+        except OSError:  # ENOBUFS: notifications were lost, so something may be gone
             return True
         return found
 

@@ -1,9 +1,9 @@
-"""A Linux bridge's forwarding database: behind which port a guest's MAC address is, said instead of learnt.
+"""Static entries for guests' MAC addresses in a Linux bridge's forwarding database.
 
-A bridge believes any frame's source address, and sends a frame for an address that it does not know out of every
-port. A guarded port neither teaches it nor gets such frames: it has a static entry for its own address, as libvirt's
-`macTableManager='libvirt'` makes them. The entry is sticky (kernel 4.20) as well: else a frame from another port, such
-as the uplink or an unguarded guest's, would move it.
+By itself a bridge learns from any frame's source address, and floods frames to an address that it does not know to
+every port. For a guarded port both are switched off: it has a static entry for its own address instead, as libvirt's
+`macTableManager='libvirt'` makes them. The entry is sticky as well (kernel 4.20): otherwise a frame from another port,
+such as the uplink or an unguarded guest's, would move it there.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from libvirt_guestnet.errors import GuestnetError
 
 
 def ensure_static(tap: str, mac: str, vlans: Iterable[int], exclusive: bool = True) -> None:
-    """Makes an address a static entry of a bridge port, in each of its VLANs (none: the bridge tells none apart). An
-    `exclusive` port has no other address, and is neither learnt from nor flooded.
+    """Makes a static entry for an address at a bridge port, in each of the VLANs (none: the bridge has no filtering).
+    An `exclusive` port has no other address: learning and flooding are switched off for it.
 
-    Entries that exist already are left alone. Raises GuestnetError where another port has the address.
+    Entries that exist already are left alone. Raises GuestnetError if another port has the address.
     """
     index = links.index_of(tap)
     with Rtnl() as netlink:
@@ -39,13 +39,13 @@ def is_static(tap: str, mac: str, vlans: Iterable[int], exclusive: bool = True) 
 
 
 def silence(tap: str) -> None:
-    """Has a bridge port teach the bridge nothing yet: its guest still runs on another host."""
+    """Switches learning off at a bridge port whose guest still runs on another host."""
     with Rtnl() as netlink:
         netlink.set_port(links.index_of(tap), learning=False, flood=True)
 
 
 def release(tap: str, macs: Iterable[str]) -> None:
-    """Makes a port like others again, if `ensure_static` had changed it."""
+    """Removes what `ensure_static` made: the port learns and is flooded again."""
     index = links.index_of(tap)
     with Rtnl() as netlink:
         held = [netlink.release_mac(mac, index) for mac in macs]

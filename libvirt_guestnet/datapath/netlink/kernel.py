@@ -1,6 +1,6 @@
-"""Changes of the kernel beside nft batches: bridges and devices over netlink.
+"""What is changed in the kernel without nft: bridges and devices, over netlink.
 
-pyroute2 takes 100 ms to import, so the port path does without it; only making, filling and removing bridges needs it.
+pyroute2 takes 100 ms to import: only making, filling and removing bridges needs it, nothing for single ports.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Guarded(NamedTuple):
 
 
 def guarded_ports() -> dict[str, Guarded]:
-    """By tap. Lists every port: not for the hook path. Raises GuestnetError when nft does not answer."""
+    """Every guarded port, by tap: not for the hook path. Raises GuestnetError when nft does not answer."""
     listed = list(items("table", "netdev", "guestnet"))
     names = [item["name"].partition("-") for kind, item in listed if kind == "chain"]
     found = {tap: Guarded({}, []) for kind, _, tap in names if kind == "tap"}
@@ -89,7 +89,7 @@ def guarded_taps() -> set[str]:
 
 
 def segments() -> set[str]:
-    """Every link for which there is a set of what its ports hold. Raises GuestnetError as above."""
+    """Every link that has a set of addresses which its ports hold. Raises GuestnetError as above."""
     sets = [item for kind, item in items("sets", "netdev") if kind == "set"]
     names = (listed["name"].partition("-") for listed in sets if listed["table"] == "guestnet")
     return {link for kind, _, link in names if kind in LINK_KINDS}
@@ -109,7 +109,7 @@ def ensure_uplink_bridge(bridge: str, device: str, network: str) -> None:
     with netlink() as ipr, ExitStack() as undo:
         uplink = link(ipr, device)
         if uplink is None:
-            raise GuestnetError(f"network {network!r}: device {device} does not exist on this host; map the label anew")
+            raise GuestnetError(f"network {network!r}: device {device} does not exist on this host; map another one")
         _check_free(ipr, uplink, our_link(ipr, bridge, network), network)
         master = ensure_bridge(ipr, bridge, network, undo)
         ipr.link("set", index=uplink["index"], master=master, state="up")
@@ -141,7 +141,7 @@ def ensure_bridge(ipr: IPRoute, bridge: str, network: str, undo: ExitStack) -> i
 
 def no_ipv6(device: str) -> None:
     """Keeps the host from giving itself IPv6 addresses on a device that only carries guests' frames."""
-    # Not there when the kernel runs without IPv6: then there is nothing to keep it from.
+    # The file is not there when the kernel runs without IPv6: then nothing has to be done.
     with suppress(FileNotFoundError), open(f"/proc/sys/net/ipv6/conf/{parse.device(device)}/disable_ipv6", "w") as file:
         file.write("1")
 
@@ -169,7 +169,7 @@ def enslave(tap: str, bridge: str, isolated: bool = False) -> None:
         if port is None or master is None:
             raise GuestnetError(f"cannot put {tap} into {bridge}: no device {bridge if port else tap}")
         ipr.link("set", index=port["index"], master=master["index"])
-        ipr.brport("set", index=port["index"], isolated=int(isolated))  # a new port of a bridge has lost it
+        ipr.brport("set", index=port["index"], isolated=int(isolated))  # joining a bridge resets it
         ipr.link("set", index=port["index"], state="up")
 
 

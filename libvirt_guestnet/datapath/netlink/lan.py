@@ -36,7 +36,7 @@ class Lan:
 
 
 def make_lan(lan: Lan) -> None:
-    """Makes a LAN anew, replacing an earlier one of the same names."""
+    """Makes a LAN. An earlier one of the same names is replaced."""
     delete_lan(lan)
     activate_site_packages()
     from pyroute2 import NetNS, netns

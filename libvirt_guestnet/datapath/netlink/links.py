@@ -92,7 +92,7 @@ def is_without_ipv6(name: str) -> bool:
 
 
 def is_macvtap(name: str) -> bool:
-    """Whether a device is a macvtap device: what comes from its guest never passes its ingress."""
+    """Whether a device is a macvtap device: its guest's frames never pass the device's ingress."""
     return os.path.isdir(f"/sys/class/net/{name}/macvtap")
 
 
@@ -113,7 +113,7 @@ def ports_of(bridge: str) -> set[str]:
 
 
 def port_setting(name: str, setting: str) -> bool:
-    """Whether something is on at a bridge port; not where it is none."""
+    """Whether a setting of a bridge port is on; False for a device that is no bridge port."""
     try:
         with open(f"/sys/class/net/{name}/brport/{setting}") as file:
             return file.read(2).strip() == "1"
@@ -140,7 +140,7 @@ def set_down(name: str) -> None:
 
 
 class Watch:
-    """Hears of every device from the moment it is made, so nothing that appears later can be missed."""
+    """Receives the kernel's notification of every new device from the moment it is made, so that none is missed."""
 
     def __init__(self) -> None:
         kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
@@ -157,7 +157,7 @@ class Watch:
     def tap(self, guest_mac: str, bridge: str, seconds: float, fits: Callable[[str], bool] = lambda _tap: True) -> str:
         """Waits for the tap of a guest's NIC to join a bridge; returns its name, or "" when it does not in time.
 
-        Another guest's tap may have that MAC, too: `fits` tells by the name whether it is the one.
+        Another guest's tap may have that MAC address, too: `fits` says by the name whether it is the right one.
         """
         deadline = time.monotonic() + seconds
         poll = select.poll()
@@ -171,7 +171,7 @@ class Watch:
         return ""
 
     def drain(self) -> None:
-        """Forgets what was heard: that something was is all that matters."""
+        """Reads and discards notifications: it only matters that there was one."""
         for _ in self._heard():
             pass
 

@@ -12,8 +12,8 @@ _EVERYBODY, _ICMPV6 = b"\xff" * 6, 58
 
 
 class PacketSocket:
-    """A packet socket on one device, which hears frames of an Ethernet type (0: none); `_socket.socket` itself is no
-    context manager."""
+    """A packet socket on one device, which receives frames of an Ethernet type (0: none), as a context manager, which
+    `_socket.socket` itself is not."""
 
     def __init__(self, device: str, hears: int = 0) -> None:
         self._device, self._hears = device, hears

@@ -1,10 +1,10 @@
 """Asking LANs whether anybody has addresses that this host is about to answer for: ARP probes (RFC 5227) and neighbour
 solicitations from the unspecified address (RFC 4862, 5.4).
 
-libvirt holds the domain's lock meanwhile, so it is far shorter than in the RFCs, which think of hosts that boot
-together on slow links: three questions 0.15 s apart, and an answer counts until 0.2 s after the last. All addresses are
-asked for at once. The second question for an IPv4 address is an ordinary request where the host has an address of its
-own there: hosts that answer for others, such as this one for its guests, are silent to probes.
+libvirt holds the domain's lock meanwhile, so this takes less time than in the RFCs, which are made for hosts that boot
+together on slow links: there are three questions 0.15 s apart, and an answer counts until 0.2 s after the last. All
+addresses are asked for at once. The second question for an IPv4 address is an ordinary request if the host has an
+address of its own there, because hosts that answer for others, such as this one for its guests, ignore probes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOBODY4, _NOBODY6 = IPv4Address(0), IPv6Address(0)
 _SOLICITATION, _ADVERTISEMENT = 135, 136
 _ARP, _ASK_NEIGHBOUR = struct.Struct("!HHBBH6s4s6s4s"), struct.Struct("!BBHI")
 _SO_ATTACH_FILTER, _SOL_PACKET, _ADD_MEMBERSHIP, _MULTICAST = 26, 263, 1, 0
-# Of all IPv6, which may be much, neighbour discovery alone: next header 58 (offset 20) and type 135 or 136 (54).
+# Lets only neighbour discovery through: next header 58 (offset 20) and type 135 or 136 (54).
 _DISCOVERY = (
     (0x30, 0, 0, 20), (0x15, 0, 4, 58), (0x30, 0, 0, 54), (0x15, 1, 0, 135), (0x15, 0, 1, 136),
     (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0),
@@ -37,7 +37,7 @@ _DISCOVERY = (
 
 
 class Question(NamedTuple):
-    """Who has this address on a device's LAN? `host` is an address that this host has there, if any."""
+    """Whether anybody has this address on a device's LAN. `host` is an address that this host has there, if any."""
 
     address: Address
     device: str
@@ -52,8 +52,8 @@ class Answer(NamedTuple):
 
 
 def ask(questions: Iterable[Question]) -> Answer | None:
-    """The first answer, or None after 0.5 s. Where nobody can be asked (the device is down) nobody answers. What comes
-    from MAC addresses of this host does not count: it may be on one LAN by several devices."""
+    """The first answer, or None after 0.5 s. A LAN that cannot be asked (the device is down) counts as one where nobody
+    answers. Answers from this host's own MAC addresses do not count, as several of its devices may be on one LAN."""
     with ExitStack() as stack:
         ears = [ear for each in _by_wire(questions) if (ear := _opened(stack, each))]
         for number, gap in enumerate(_GAPS if ears else ()):
@@ -75,7 +75,7 @@ def _opened(stack: ExitStack, questions: list[Question]) -> _Ear | None:
     is_arp = questions[0].address.version == 4
     with suppress(OSError):
         sock = stack.enter_context(PacketSocket(questions[0].device, ARP if is_arp else IPV6))
-        if len(sock.getsockname()[4]) == 6:  # on a tunnel nobody asks by MAC address
+        if len(sock.getsockname()[4]) == 6:  # a tunnel has no MAC address, and no ARP or ND
             return _Ear(sock, questions)
     return None
 
@@ -128,7 +128,7 @@ def _solicited(address: IPv6Address) -> IPv6Address:
 
 
 def claimed(frame: bytes) -> tuple[bytes, bytes] | None:
-    """The address that a frame's sender has, or is asking for in order to have it, and its MAC address."""
+    """The address that a frame's sender has or is about to take, and its MAC address."""
     kind = frame[12:14]
     if kind == b"\x08\x06" and len(frame) >= 14 + _ARP.size:
         *kind_of, _, mac, sender, _, target = _ARP.unpack_from(frame, 14)
@@ -146,7 +146,7 @@ def _is_ours(mac: str) -> bool:
 
 
 def _hear_discovery(sock: _socket.socket, questions: list[Question]) -> None:
-    """Leaves the rest of IPv6 to others; whoever else asks for the same addresses does so at their own groups."""
+    """Has the socket receive neighbour discovery only, also to the groups at which others ask for these addresses."""
     program = array.array("B", b"".join(struct.pack("=HBBI", *each) for each in _DISCOVERY))
     sock.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DISCOVERY), program.buffer_info()[0]))
     index = links.index_of(questions[0].device)

@@ -1,7 +1,7 @@
 """Routes, published neighbours, addresses and bridges' MAC addresses over a bare rtnetlink socket, for the hooks.
 
-pyroute2 would cost a hook 100 ms, and `ip -batch` tells refusals apart by their English text only; here each has its
-errno. Every request is synchronous: a killed hook leaves no process behind that changes the kernel later.
+pyroute2 would cost a hook 100 ms, and `ip -batch` reports a refusal as English text only, where netlink gives an errno.
+Every request is synchronous: a killed hook leaves no process behind that changes the kernel later.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 
 PROTOCOL = 71
-"""Whose our routes and published neighbours are (`ip route show proto 71`). Nobody in iproute2's rt_protos has it."""
+"""The protocol number of our routes and published neighbours (`ip route show proto 71`); iproute2 names no 71."""
 MAIN_TABLE = 254
 
-_SECONDS = 15  # of the 20 that a hook has: what holds the lock of all netlink may be long at it
+_SECONDS = 15  # of the 20 that a hook has: the kernel's lock for all of rtnetlink may be taken for long
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK: the kernel filters dumps (4.20)
 _NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
 _NEWADDR, _GETADDR = 20, 22
@@ -46,11 +46,11 @@ _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _GETNEXTHOP = 106
 _UNICAST, _ONLINK, _GLOBAL, _LINK_SCOPE, _ANY_SCOPE, _NODAD = 1, 4, 0, 253, 255, 2
-_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what it comes to (4.13)
-_LOOKUP_TABLE = {4: 0x1000, 6: 0}  # RTM_F_LOOKUP_TABLE: the table that it is in, which IPv6 always says
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the answer is the route itself, not the result of the lookup (4.13)
+_LOOKUP_TABLE = {4: 0x1000, 6: 0}  # RTM_F_LOOKUP_TABLE: the answer has the route's table, as it always has for IPv6
 _PROXY, _PERMANENT = 8, 0x80  # NTF_PROXY, NUD_PERMANENT
 _BRIDGE, _MASTER, _STICKY, _STATIC = 7, 4, 0x40, 0x40  # AF_BRIDGE, NTF_MASTER, NTF_STICKY, NUD_NOARP
-_EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: a controller's, such as an EVPN's, who moves it
+_EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: an entry of a controller, such as EVPN's, which moves it itself
 _DST, _OIF, _GATEWAY, _MULTIPATH, _TABLE, _VIA = 1, 4, 5, 9, 15, 18  # RTA_*
 _NHA_OIF, _NHA_GATEWAY = 5, 6
 _NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_PROTOCOL = 1, 2, 5, 12
@@ -72,7 +72,7 @@ class RefusedError(GuestnetError):
 
 
 class KernelRoute(NamedTuple):
-    """A route to `prefix` through the device of that index, by way of `via` or to whoever is on the link."""
+    """A route to `prefix` through the device of that index: by way of `via` or, without one, on the link."""
 
     prefix: Prefix
     ifindex: int
@@ -114,7 +114,7 @@ class Rtnl:
         self._socket.close()
 
     def add_route(self, route: KernelRoute) -> None:
-        """Adds a route of ours. EEXIST: there is one to that prefix in that table, whosever it is."""
+        """Adds a route of ours. EEXIST: that table has a route to that prefix, ours or another."""
         self._change(_NEWROUTE, CREATE | EXCL, _route(route), f"the route to {route.prefix}")
 
     def delete_route(self, route: KernelRoute) -> None:
@@ -128,32 +128,32 @@ class Rtnl:
         return [route for route in found if route]
 
     def is_taken(self, address: Address, ifindex: int, vrf: int = 0) -> bool:
-        """Whether somebody else has a route to this one address, or the host itself has it; in the VRF of the index
-        `vrf`, where one is given."""
+        """Whether this single address has a route that is not ours, or is the host's own; in the VRF of the index `vrf`
+        if one is given."""
         length, table = address.max_prefixlen, self.vrf_table(vrf) if vrf else 0
         flags = _FIB_MATCH | _LOOKUP_TABLE[address.version]
         body = _ROUTE.pack(_FAMILY[address.version], length, 0, 0, 0, 0, 0, 0, flags)
         where = [(_OIF, u32(vrf))] if vrf else []
         self._send(_GETROUTE, REQUEST, body + encode([(_DST, address.packed), *where]))
         kind, data = next(self._answers())
-        if kind == codec.ERROR:  # unreachable: no route at all
+        if kind == codec.ERROR:  # unreachable: there is no route
             return False
         found = attributes(data[_ROUTE.size :])
         ours = (data[5], found.get(_OIF)) == (PROTOCOL, u32(ifindex))
-        # What the VRF's own table does not have is looked for in the host's other ones.
+        # If the VRF's own table has no route, the kernel looks in the host's other tables.
         in_table = not table or number(found[_TABLE]) == table
         return data[1] == length and in_table and not ours
 
     def publish(self, address: Address, index: int) -> None:
-        """Has the device of that index answer ARP or ND for an address. Twice is once."""
+        """Makes the host answer ARP or ND for an address on the device of that index. Idempotent."""
         self._change(_NEWNEIGH, CREATE | REPLACE, _neighbour(address, index), f"to publish {address}")
 
     def unpublish(self, address: Address, index: int) -> None:
-        """The opposite. ENOENT: it was not published there."""
+        """Undoes `publish`. ENOENT: the address was not published there."""
         self._change(_DELNEIGH, 0, _neighbour(address, index), f"to withdraw {address}")
 
     def published(self, version: int) -> list[tuple[Address, int]]:
-        """Every published address with the index of its device, whosever it is."""
+        """Every published address, ours or another, with the index of its device."""
         request = _NEIGHBOUR.pack(_FAMILY[version], 0, 0, _PROXY, 0)
         found = []
         for body in self._dump(_GETNEIGH, request):
@@ -164,8 +164,8 @@ class Rtnl:
         return found
 
     def ensure_static(self, mac: str, port: int, vlan: int) -> int:
-        """Makes a MAC address a static entry of the port of that index, in a VLAN (0: the bridge tells none apart),
-        unless another port has one. Returns the index of the port that has it now: 0 for one that went meanwhile."""
+        """Makes a static entry for a MAC address at the port of that index, in a VLAN (0: the bridge has no filtering),
+        unless another port has one. Returns the index of the port that has it now: 0 if that one is just gone."""
         try:
             self._change(_NEWNEIGH, CREATE | EXCL, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
         except RefusedError as error:
@@ -173,14 +173,13 @@ class Rtnl:
                 raise
             if holder := self.holder(mac, port, vlan):
                 return holder
-            # Learnt from some other port.
+            # The entry was learnt from some other port: replace it.
             self._change(_NEWNEIGH, CREATE | REPLACE, _fdb(mac, port, vlan, _STATIC), f"the static entry of {mac}")
         return port
 
     def holder(self, mac: str, port: int, vlan: int) -> int:
-        """The index of the port, or of the bridge itself, that an entry names which was not learnt: ours, the
-        administrator's, or a device's own address. 0 without such an entry, or where it is this port's and only has to
-        stick."""
+        """The index of the port, or of the bridge itself, with an entry for this address that was not learnt: ours, the
+        administrator's, or a device's own address. 0 without one, and if it is this port's but not sticky yet."""
         self._send(_GETNEIGH, REQUEST, _fdb(mac, port, vlan, 0))
         kind, data = next(self._answers())
         if kind == codec.ERROR:
@@ -190,7 +189,7 @@ class Rtnl:
         return int(index) if fixed else 0
 
     def release_mac(self, mac: str, port: int) -> bool:
-        """Deletes what `ensure_static` made, in every VLAN. Whether there was anything."""
+        """Deletes what `ensure_static` made, in every VLAN. Returns whether there was anything."""
         try:
             self._change(_DELNEIGH, 0, _fdb(mac, port, 0, 0), f"to forget {mac}")
         except RefusedError as error:
@@ -200,7 +199,7 @@ class Rtnl:
         return True
 
     def add_address(self, address: Address, length: int, index: int) -> None:
-        """Gives a device an address of scope link, at once and without duplicate address detection. Twice is once."""
+        """Gives a device an address of scope link, usable at once, without duplicate address detection. Idempotent."""
         raw = address.packed
         flags = [(_IFA_FLAGS, u32(_NODAD))] if address.version == 6 else []
         body = _ADDRESS.pack(_FAMILY[address.version], length, 0, _LINK_SCOPE, index)
@@ -208,8 +207,8 @@ class Rtnl:
         self._change(_NEWADDR, CREATE | REPLACE, body, f"the address {address}")
 
     def next_hops(self, wanted: Iterable[Prefix]) -> set[NextHop]:
-        """Those in `wanted` by which the host routes, in any table, but for routes of ours. Of very many routes only
-        those are read in which such an address can be."""
+        """The routers in `wanted` that the host uses, by routes in any table that are not ours. If there are very many
+        routes, only those that can name such an address are read."""
         parts = {prefix.network_address.packed[: prefix.prefixlen // 8] for prefix in wanted}
         hops: set[NextHop] = set()
         for version, family in _FAMILY.items():
@@ -219,7 +218,7 @@ class Rtnl:
         return {hop for hop in hops | self._nexthop_objects() if any(hop.address in prefix for prefix in wanted)}
 
     def _nexthop_objects(self) -> set[NextHop]:
-        """Routes that use one need not show its address (net.ipv4.nexthop_compat_mode)."""
+        """The routers in nexthop objects: a route by one need not show its address (net.ipv4.nexthop_compat_mode)."""
         try:
             bodies = list(self._dump(_GETNEXTHOP, _NEXTHOP.pack(0, 0, 0, 0)))
         except RefusedError as error:
@@ -246,7 +245,7 @@ class Rtnl:
         return found
 
     def vrf_table(self, index: int) -> int:
-        """The routing table of a VRF; 0 for a device that is none, or not there."""
+        """The routing table of a VRF; 0 if there is no such device, or it is no VRF."""
         self._send(_GETLINK, REQUEST, _LINK.pack(0, 0, index, 0, 0))
         kind, data = next(self._answers())
         if kind == codec.ERROR:
@@ -262,12 +261,12 @@ class Rtnl:
         self._change(_NEWLINK, 0, body, "a device's master")
 
     def set_port(self, index: int, learning: bool, flood: bool) -> None:
-        """Whether a bridge learns from the port of that index, and sends it what it knows no port for."""
+        """Switches learning and unicast flooding on or off at the bridge port of that index."""
         settings = [(_BRPORT_LEARNING, bytes([learning])), (_BRPORT_FLOOD, bytes([flood]))]
         self._set_port(index, settings, "a bridge port's learning and flooding")
 
     def isolate_port(self, index: int, *, isolated: bool) -> None:
-        """Whether the port of that index is kept from other isolated ports of its bridge."""
+        """Isolates the bridge port of that index from other isolated ports, or ends that."""
         self._set_port(index, [(_BRPORT_ISOLATED, bytes([isolated]))], "a bridge port's isolation")
 
     def _set_port(self, index: int, settings: list[tuple[int, bytes]], what: str) -> None:
@@ -306,8 +305,8 @@ class Rtnl:
 
 
 def _route(route: KernelRoute, scope: int = _GLOBAL) -> bytes:
-    # Scope global, unlike iproute2's default for a route to a link: what the host itself sends to the guest, ICMP
-    # errors among it, then never comes from the gateway address, whose scope is link.
+    # Scope global, unlike iproute2's default for a route on a link. So the source of what the host itself sends to the
+    # guest, such as ICMP errors, is never the gateway address, whose scope is link.
     prefix, via = route.prefix, route.via
     header = (_FAMILY[prefix.version], prefix.prefixlen, 0, 0, 0, PROTOCOL, scope, _UNICAST, _ONLINK if via else 0)
     fields = [
@@ -346,7 +345,7 @@ def _next_hops(version: int, body: bytes) -> Iterator[NextHop]:
 def _hop(version: int, found: dict[int, bytes], index: int) -> Iterator[NextHop]:
     if _GATEWAY in found:
         yield NextHop(_address(version, found[_GATEWAY]), index)
-    via = found.get(_VIA, b"")[2:]  # of another family than the route: IPv4 by way of IPv6
+    via = found.get(_VIA, b"")[2:]  # a router of the other family: an IPv4 route by way of IPv6
     if len(via) in (4, 16):
         yield NextHop(_address(4 if len(via) == 4 else 6, via), index)
 

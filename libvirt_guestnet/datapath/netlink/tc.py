@@ -1,8 +1,8 @@
-"""A BPF program as a filter at a device's tc ingress: where the kernel has no tcx (before 6.6). On the hook path.
+"""A BPF program as a filter at a device's tc ingress, for kernels without tcx (before 6.6). On the hook path.
 
-libvirt's bandwidth limits want the same place: it deletes an `ingress` qdisc that is there, with all that is in it, and
-adds its own. A `clsact` there would make that fail, and the guest's start with it. So we add `ingress` where nothing
-is, and use what is there otherwise. libvirt's police filter takes the last preference, ours is the first.
+libvirt's bandwidth limits use the same place: libvirt deletes an `ingress` qdisc with all its filters, and adds its
+own. A `clsact` qdisc would make that fail, and with it the guest's start. So we add `ingress` if there is no such
+qdisc, and use the one that is there otherwise. libvirt's police filter has the last preference, ours has the first.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _GONE = (errno.ENODEV, errno.EINVAL, errno.ENOENT)
 
 
 class Tc(Rtnl):
-    """The same socket, for filters. Raises RefusedError with an errno."""
+    """An rtnetlink socket with methods for filters, which raise RefusedError with an errno."""
 
     def attach_first(self, ifindex: int, descriptor: int) -> None:
-        """Has a program see a device's frames before all other filters. Twice is once."""
+        """Attaches a program to a device, before all other filters. Idempotent."""
         slot = _MESSAGE.pack(0, ifindex, _INGRESS_HANDLE, _INGRESS_SLOT, 0) + encode([(_KIND, b"ingress\0")])
         try:
             self._change(_NEWQDISC, CREATE | EXCL, slot, f"tc ingress of device {ifindex}")
@@ -50,7 +50,7 @@ class Tc(Rtnl):
                 raise
 
     def attached(self, ifindex: int) -> int:
-        """The number of the program that is where ours belongs; 0 for none."""
+        """The number of the program in our filter's place; 0 for none."""
         where = _MESSAGE.pack(0, ifindex, 0, _INGRESS_FILTERS, 0)
         try:
             return next(self._programs(where), 0)

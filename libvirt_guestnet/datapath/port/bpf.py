@@ -89,7 +89,7 @@ def pinned(path: str) -> int:
 
 
 def number(descriptor: int) -> int:
-    """The kernel's number of what is behind a descriptor, which nothing later is given. Raises BpfError."""
+    """The kernel's number of the program or map behind a descriptor; it is never used again. Raises BpfError."""
     # bpf_prog_info and bpf_map_info both begin with a type and this.
     answer = _buffer(bytes(8))
     _bpf(_INFO, struct.pack("=IIQ", descriptor, 8, _ctypes.addressof(answer)), "to describe a program")
@@ -155,14 +155,14 @@ def counters(table: int) -> dict[int, int]:
         while True:
             _element(_NEXT_KEY, table, previous, _ctypes.addressof(after), 0)
             (number,) = _U32.unpack(bytes(after))
-            if number in found:  # somebody deleted the previous one, and the kernel began anew
+            if number in found:  # somebody deleted the previous key, and the kernel began again
                 return found
             key = _buffer(bytes(after))
             previous = _ctypes.addressof(key)
             _element(_LOOKUP, table, previous, _ctypes.addressof(value), 0)
             (found[number],) = _U64.unpack(bytes(value))
     except BpfError as error:
-        if error.code != errno.ENOENT:  # that was the last
+        if error.code != errno.ENOENT:  # ENOENT: that was the last key
             raise
     return found
 

@@ -10,20 +10,20 @@ from libvirt_guestnet.datapath.port.bpf import OBJECTS, BpfError, CannotError
 from libvirt_guestnet.errors import GuestnetError
 
 TABLE = b"drops"
-# The first that the kernel takes. Each is an object of its own: to look for what one needs and an old kernel lacks,
-# libbpf searches all modules, and that takes CAP_SYS_ADMIN.
+# The first of these that the kernel accepts is used. Each has an object file of its own: if one needs what an old
+# kernel lacks, libbpf searches all modules for that, which takes CAP_SYS_ADMIN.
 PROGRAMS = (b"guard_cast", b"guard_probe")
 BTF = "/sys/kernel/btf/vmlinux"
 BPF_FS, _BPF_FS_MAGIC = "/sys/fs/bpf", 0xCAFE4A11
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
 _LIBRARY = "libbpf.so.1"
-# What the kernel says when it can no such thing, or forbids it as a whole.
+# The kernel's errors when it lacks BPF or what the program needs, or does not allow it.
 _CANNOT = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ESRCH, errno.ENOENT)
 
 
 def load() -> tuple[int, int]:
-    """Descriptors of the program and of its table of counters. Raises CannotError, and GuestnetError when it failed
-    though the host can."""
+    """Descriptors of the program and of its table of counters. Raises CannotError if this host cannot run it, and
+    GuestnetError if loading failed although the host can."""
     if lacks := lacking():
         raise CannotError(lacks)
     library = _library()
@@ -39,8 +39,8 @@ def load() -> tuple[int, int]:
 
 
 def lacking() -> str:
-    """What this kernel lacks, as far as that can be told without loading anything; "" for nothing. Raises GuestnetError
-    where something must be installed."""
+    """What this kernel lacks, as far as that shows without loading; "" for nothing. Raises GuestnetError if something
+    must be installed."""
     _library()
     return "" if os.path.exists(BTF) else f"the kernel does not describe its types (no {BTF}: CONFIG_DEBUG_INFO_BTF)"
 
@@ -53,7 +53,7 @@ def _library() -> ctypes.CDLL:
 
 
 def load_one(name: bytes, library: ctypes.CDLL | None = None) -> tuple[int, int]:
-    """The same of one of the programs. Raises BpfError."""
+    """Loads one of the PROGRAMS, and returns the same descriptors. Raises BpfError."""
     of = library or _library()
     pointer = ctypes.c_void_p
     for function in ("open_file", "find_program_by_name", "find_map_by_name"):

@@ -1,7 +1,7 @@
-"""The bridge guard as nft text: on a bridge of ours a port that nobody put under guard passes nothing.
+"""The bridge guard as nft text: on a managed bridge, a port that is not guarded can neither send nor receive.
 
-Pure. One rule for each way a frame takes, whatever the number of ports: a set holds the bridges, another the ports
-that may pass, by their index in the kernel, which no later device is given; so a reused name inherits nothing.
+Pure. There is one rule for each hook, however many ports there are: one set holds the bridges, another the ports that
+may pass, by device index. The kernel never gives an index twice, so a device with a reused name inherits nothing.
 
 `meta ibrname` and `obrname` need nft_meta_bridge (CONFIG_NFT_BRIDGE_META): a kernel without it refuses the whole batch.
 """
@@ -14,14 +14,14 @@ from libvirt_guestnet.datapath.run.names import check_device
 
 TABLE = "bridge guestnet"
 
-# Before everybody's chains, and before a `broute` at -300 could take a frame away from the bridge.
+# Before all other chains, and before ebtables' `broute` at -300, which could take a frame away from the bridge.
 _PRIORITY = -400
 _DROP = 'counter drop comment "unguarded port"'
 _FROM = f"iif != @ports meta ibrname @bridges {_DROP}"
 _TO = f"oif != @ports meta obrname @bridges {_DROP}"
 _CHAINS = {
     "prerouting": _FROM,
-    # Frames for link-local groups (802.1D, 802.1X…) are not seen before this.
+    # Frames to link-local groups (802.1D, 802.1X…) are seen by this hook first.
     "input": f"ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 {_FROM}",
     "forward": _TO,
     "output": _TO,
@@ -65,6 +65,6 @@ def remove() -> str:
 
 
 def _elements(verb: str, ports: Iterable[int]) -> list[str]:
-    # nft takes what may be a device's name for one, and names may be numbers: 16 digits are longer than a name can be.
+    # nft would take a number for a device's name if there is one of that name. 16 digits are longer than any name.
     listed = ", ".join(f'"{port:016d}"' for port in sorted(set(ports)))
     return [f"{verb} element {TABLE} ports {{ {listed} }}"] if listed else []

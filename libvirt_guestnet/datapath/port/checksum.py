@@ -1,15 +1,15 @@
-"""The checksum guard on devices: a program at tc ingress, which comes before nft's chains. On the hook path.
+"""Attaching the checksum guard to devices: a program at tc ingress, which comes before nft's chains. On the hook path.
 
-data/checksum_guard.c says what it is for, decision 40 why it is BPF. It is loaded once after a boot and kept in the bpf
-file system::
+data/checksum_guard.c says what it is for, decision 40 why it is BPF. It is loaded once after a boot and kept (pinned)
+in the bpf file system::
 
     /sys/fs/bpf/libvirt-guestnet/   0700 root
     ├── guard                       the program
     └── drops                       frames dropped, by the index of the device
 
-A pin counts only while it is what we loaded, by the kernel's own number of it; else it is made anew. A device has it
-as a filter of tc ingress, which takes 0.2 ms, and soon after by tcx, where the kernel has that (6.6), which costs each
-frame less. Both ways it comes before all others.
+A pinned program is used only if its number in the kernel is that of the program that we loaded; else it is loaded
+again. It is attached as a filter of tc ingress at first, which takes 0.2 ms. Where the kernel has tcx (6.6), which
+costs each frame less, it moves there soon after. In both places it comes before all other programs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _GUARD, _DROPS = f"{FOLDER}/guard", f"{FOLDER}/drops"
 
 
 class Loaded(NamedTuple):
-    """What was loaded: the kernel's numbers of the program and of its counters, and the version of the object that they
-    are from; `earlier` are the programs of objects before, which may still be at devices."""
+    """What was loaded: the kernel's numbers of the program and of its counters, and the version of the object file that
+    they are from. `earlier` are programs of earlier versions, which may still be attached to devices."""
 
     guard: int
     drops: int
@@ -49,8 +49,8 @@ class Guard:
         os.close(self._drops)
 
     def attach(self, ifindex: int) -> bool:
-        """Puts it at a device, before all other programs there; at once, as a filter of tc ingress, if it is not there
-        yet. Whether `settle` would have it done with less for each frame. Twice is once. Raises GuestnetError."""
+        """Attaches the program to a device, before all others there: as a filter of tc ingress, if it is not there yet.
+        Idempotent. Returns whether `settle` should move it to tcx. Raises GuestnetError."""
         from libvirt_guestnet.datapath.netlink.rtnl import RefusedError
         from libvirt_guestnet.datapath.netlink.tc import Tc
 
@@ -70,8 +70,8 @@ class Guard:
         return programs is not None
 
     def settle(self, ifindex: int) -> None:
-        """Moves it to tcx. The kernel waits until no processor is in the list of programs that was there before (an RCU
-        grace period), which takes some 10 ms and more. Raises BpfError; EINVAL: this kernel has no tcx."""
+        """Moves the program to tcx. The kernel waits until no processor uses the earlier list of programs any more (an
+        RCU grace period), which takes 10 ms and more. Raises BpfError; EINVAL: this kernel has no tcx."""
         from libvirt_guestnet.datapath.netlink.tc import Tc
 
         bpf.begin(self._drops, ifindex)
@@ -80,7 +80,7 @@ class Guard:
             if self.loaded.guard in programs:
                 bpf.detach(ifindex, self._guard)
             bpf.attach_first(ifindex, self._guard)
-        with suppress(BpfError):  # two of them do no harm
+        with suppress(BpfError):  # being attached twice does no harm
             _detach(ifindex, set(programs) & set(self.loaded.earlier))
         with Tc() as tc:
             if tc.attached(ifindex) in {self.loaded.guard, *self.loaded.earlier}:
@@ -171,8 +171,7 @@ def _gone() -> Iterator[None]:
 
 
 def _descriptor(number: int) -> int:
-    """Of a program by its number; only of other ones than the pinned one that takes CAP_SYS_ADMIN, which the service
-    that watches does not have."""
+    """A descriptor of a program, by number. The service lacks CAP_SYS_ADMIN for any but the pinned one."""
     with suppress(BpfError):
         program = bpf.pinned(_GUARD)
         if bpf.number(program) == number:
@@ -182,7 +181,7 @@ def _descriptor(number: int) -> int:
 
 
 def opened(loaded: Loaded | None) -> Guard | None:
-    """The program that is pinned, if it is the one that we know to have loaded from this version's object."""
+    """The pinned program, if it is the one that we loaded, and from this version's object file."""
     if loaded is None or loaded.object != _version():
         return None
     descriptors: list[int] = []
@@ -200,8 +199,8 @@ def opened(loaded: Loaded | None) -> Guard | None:
 
 
 def load(before: Loaded | None) -> Guard:
-    """Loads the program and pins it over what may be there. Raises bpfload.CannotError where this host cannot have it,
-    and GuestnetError when it failed though it can."""
+    """Loads the program and pins it in place of whatever is there. Raises bpfload.CannotError if this host cannot run
+    it, and GuestnetError if loading failed although the host can."""
     from libvirt_guestnet.datapath.port import bpfload
 
     guard, drops = bpfload.load()
@@ -216,7 +215,7 @@ def load(before: Loaded | None) -> Guard:
 
 
 def unpin() -> None:
-    """Lets go of the program: it ends with the last device that it is attached to. Raises OSError."""
+    """Removes the pins: the program ends with the last device that it is attached to. Raises OSError."""
     with suppress(FileNotFoundError):
         for name in os.listdir(FOLDER):
             os.unlink(f"{FOLDER}/{name}")
@@ -224,6 +223,6 @@ def unpin() -> None:
 
 
 def _version() -> str:
-    """Of the objects; others are installed by an upgrade."""
+    """A version for the object files, which an upgrade replaces."""
     stat = os.stat(f"{bpf.OBJECTS}/guard_cast.o")
     return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"

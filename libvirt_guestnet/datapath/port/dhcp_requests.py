@@ -1,14 +1,15 @@
-"""What a port may ask of DHCP servers, as nft text: no guest takes the addresses that are there for all. Pure.
+"""Limits on what a port asks of DHCP servers, as nft text, so that no guest uses up the addresses of all. Pure.
 
-A server gives an address to every new identity, and a guest makes up as many as it likes: DUIDs, associations (IAID)
-of one DUID, several in one message; on DHCPv4 client identifiers, where dnsmasq heeds them. No rule finds a client's
-DUID: an option may stand anywhere, and systemd-networkd and Windows do not write it first. So what is counted is what
-cannot be made up: the addresses in the server's answers, which pass the tap's egress. A port that was given too many
-has its questions dropped for a lease's time. Three more rules bound what it may be given before the answers tell: so
-many questions a second, of so many octets, with so many associations and addresses in each.
+A server gives an address to every new identity, and a guest can invent as many as it likes: DUIDs, associations (IAID)
+of one DUID, several in one message; on DHCPv4, client identifiers where dnsmasq heeds them. A rule cannot find a
+client's DUID, as options may come in any order, and systemd-networkd and Windows do not write it first. So the rules
+count what a guest cannot invent: the addresses in the server's answers, which pass the tap's egress. A port that was
+given too many has its requests dropped for the time of a lease. Until the answers show that, three more limits hold:
+the rate of requests, the length of each, and the number of associations and addresses in it.
 
-nft 1.0.6 and the kernel follow no chain of options, but can compare every four octets of a message with an option's
-code and length: that finds each one there is, and now and then one that is none, for which there is room.
+nft 1.0.6 and the kernel cannot walk a list of options. But they can compare every four octets of a message with an
+option's code and length. That finds each option that is there, and now and then four octets that only look like one;
+the limits leave room for these.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from libvirt_guestnet.datapath.run.names import TABLE, check_device, check_mac, 
 
 Drop = Callable[[str, str], list[str]]
 
-# Octets of a DHCPv6 message with its UDP header: nft on Linux 6.1 reads none behind the 255th (NFTA_PAYLOAD_OFFSET).
+# The longest DHCPv6 message with its UDP header: nft on Linux 6.1 reads no octet after the 255th (NFTA_PAYLOAD_OFFSET).
 LONGEST = 256
-# Solicit (it may ask for a rapid commit), Request, Renew, Rebind: what a server may answer with a lease (RFC 8415).
+# The messages that a server may answer with a lease (RFC 8415): Solicit, Request, Renew, Rebind.
 _LEASING = "{ 1, 3, 5, 6 }"
-# Relay-forward and Relay-reply: what is inside speaks for anybody.
+# Relay-forward and Relay-reply: the message inside can be in anybody's name.
 _RELAYED = "@th,64,8 12-13"
 _FIRST_OPTION = 12  # octets from the beginning of the UDP header
 
-# Options of one question: an association with an address, and as many again; the rest is by chance, as in a prefix.
+# How many options one request may seem to have: an association with its address, and two found by chance.
 _MOST_OPTIONS = 4
-# Answers, for a lease's time, that cannot be read or lease an address that is not learnt.
+# How many answers a port may get in the time of a lease that cannot be read, or give an address that is not learnt.
 GIVEN = 8
 _RATE6, _RATE4 = "4/second burst 4 packets", "20/second burst 40 packets"
 
@@ -40,15 +41,15 @@ TOO_MANY, TOO_OFTEN, UNREADABLE = "DHCP leases", "DHCP rate", "DHCPv6 message"
 
 # Code and length of IA_NA, IA_TA and IAADDR.
 _OPTIONS = ((0x0003000C, 0x000301FF), (0x00040004, 0x000401FF), (0x00050018, 0x000501FF))
-# What the chains for all ports leave in a frame's mark beside a count. It is 0 before and after.
+# Flags that the shared chains leave in a frame's mark beside the count. The mark is 0 before these chains and after.
 _UNREADABLE, _RELAYS = 1 << 31, 1 << 30
-# Which layout an answer has that can be read, by the identifier's length and whether a rapid commit stands behind it.
+# The first bit of those that say which of the LAYOUTS an answer has.
 _LAYOUT = 20
-_COUNTED = 1 << 10  # where counting ends, so that no number of finds is too much for a mark
+_COUNTED = 1 << 10  # counting ends here, so that the count never reaches the mark's flags
 
 
 def shared() -> list[str]:
-    """The lines that are the same for every port. A mark counts from 1 on: it is shifted by one for each find."""
+    """The lines that are the same for every port. The mark is 1 at first, and shifted by one for each option found."""
     finds = [f"@th,{bit},32 @lease-options meta mark set meta mark << 1" for bit in range(96, 8 * (LONGEST - 3), 8)]
     for number in range(len(finds) // 8 * 8, 0, -8):
         finds.insert(number, f"meta mark >= {_COUNTED:#x} return")
@@ -71,19 +72,20 @@ def shared() -> list[str]:
 def _layouts() -> Iterator[str]:
     for number, (duid, rapid) in enumerate(LAYOUTS):
         options, ia = _leasing(duid, rapid)
-        # To a release of what nobody leased dnsmasq says that address, with a valid lifetime of 0.
+        # If a client releases an address that was not leased, dnsmasq's answer repeats it with a valid lifetime of 0.
         yield f"{options} @th,{8 * (ia + 40)},32 0 {NOTED}"
         yield f"{options} @th,{8 * ia},16 3 meta mark >= 2 meta mark set meta mark | {1 << _LAYOUT + number:#x}"
 
 
-# DUIDs: link-layer address; with time, or systemd's by vendor; UUID (RFC 8415, 11). Others are not learnt from.
+# Answers that can be read: by the length of the client's DUID (link-layer address: 10; link-layer address with time, or
+# systemd's vendor DUID: 14; UUID: 18; RFC 8415, 11), and whether a rapid commit option follows.
 LAYOUTS = tuple((duid, rapid) for duid in (10, 14, 18) for rapid in (False, True))
-_SERVER_DUID = 14  # dnsmasq's own, which has the time in it where leases are kept
+_SERVER_DUID = 14  # the length of dnsmasq's own DUID, which has the time in it where leases are kept
 
 
 def _leasing(duid: int, rapid: bool) -> tuple[str, int]:
-    """A Reply as dnsmasq writes it (src/rfc3315.c; RFC 8415): client, server, perhaps rapid commit, an association and
-    its first address. What matches these options, and where the association begins."""
+    """A match for a Reply in the order in which dnsmasq writes its options (src/rfc3315.c; RFC 8415): client, server,
+    perhaps rapid commit, an association and its first address; and the octet at which the association begins."""
     after = 20 + duid + _SERVER_DUID
     ia = after + 4 if rapid else after
     middle = f"{_option(after, 14, 0)} " if rapid else ""
@@ -91,12 +93,12 @@ def _leasing(duid: int, rapid: bool) -> tuple[str, int]:
 
 
 def _option(at: int, code: int, length: int) -> str:
-    """Matches an option's code and length, so many octets behind the beginning of the UDP header."""
+    """A match for an option's code and length, `at` octets after the beginning of the UDP header."""
     return f"@th,{8 * at},32 {code << 16 | length:#x}"
 
 
 def answers6() -> Iterator[tuple[str, str]]:
-    """By layout, what to match behind `counting6`, and where the address is in the answer."""
+    """For each layout, the match that tells it after the rules of `counting6`, and the field with the address."""
     for number, (duid, rapid) in enumerate(LAYOUTS):
         bit, (_, ia) = 1 << _LAYOUT + number, _leasing(duid, rapid)
         yield f"meta mark & {bit:#x} != 0", f"@th,{8 * (ia + 20)},128"
@@ -108,15 +110,15 @@ def _chain(name: str, rules: list[str]) -> list[str]:
 
 
 def questions4(asks: Iterable[str], tap: str, drop: Drop, counted: bool) -> list[str]:
-    """Rules for questions that one of `asks` matches."""
+    """The rules for DHCPv4 requests, which one of `asks` matches."""
     closed = drop(TOO_MANY, f"udp dport 67 udp dport @{closed_set(tap)}") if counted else []
     often = drop(TOO_OFTEN, f"udp dport 67 limit rate over {_RATE4}")
     return [*closed, *often, *(f"{each} accept" for each in asks)]
 
 
 def questions6(tap: str, drop: Drop, counted: int, relays: bool) -> list[str]:
-    """Rules for DHCPv6 questions. `counted`: how many addresses an answer has at most, 0 if nobody counts them;
-    `relays`: the port may relay others'."""
+    """The rules for DHCPv6 requests. `counted` is how many addresses an answer has at most, 0 if they are not counted;
+    with `relays`, the port may relay the requests of others."""
     asks, most = "ip6 nexthdr udp udp dport 547", max(_MOST_OPTIONS, 2 * counted + 2)
     relayed = f"{asks} meta mark {_RELAYS:#x}"
     return [
@@ -130,12 +132,12 @@ def questions6(tap: str, drop: Drop, counted: int, relays: bool) -> list[str]:
 
 
 def closed_set(tap: str) -> str:
-    """The name of the set of the server ports that a port may not ask for leases for now."""
+    """The name of the set of UDP ports (DHCPv4's, DHCPv6's) to which a port may send no request for now."""
     return f"closed-{check_device(tap)}"
 
 
 def given_set(version: int, tap: str) -> str:
-    """The name of the set of the addresses that a port was given and has not learnt."""
+    """The name of the set of the addresses that a DHCP server gave a port and that it has not learnt."""
     return f"given{version}-{check_device(tap)}"
 
 
@@ -144,7 +146,7 @@ def _spent_set(tap: str) -> str:
 
 
 def declared(tap: str, given: Iterable[int] = (4, 6), emptied: bool = False) -> list[str]:
-    """The lines that declare the sets of a port whose leases are counted, with `given` for these IP versions."""
+    """The lines that declare the sets of a port whose leases are counted; `given`: the IP versions with a given set."""
     flags = "flags dynamic,timeout;"
     kinds = [
         (closed_set(tap), "type inet_service; size 2;"),
@@ -156,19 +158,19 @@ def declared(tap: str, given: Iterable[int] = (4, 6), emptied: bool = False) -> 
 
 
 def forgotten(tap: str) -> list[str]:
-    """The lines after which nothing is known of what a port was given."""
+    """The lines that delete the sets of what a port was given."""
     names = (closed_set(tap), _spent_set(tap), *(given_set(v, tap) for v in _LEASES_OF))
     return [*declared(tap), *(f"delete set {TABLE} {name}" for name in names)]
 
 
 def overdrawn4(answer: str, address: str, tap: str, held: str, seconds: int) -> str:
-    """The rule, behind the one that notes an acknowledged address in the set `held`, for one that had no room there."""
+    """The rule, after the one that adds an acknowledged address to `held`, that stops requests if it had no room."""
     return f"{answer} {address} != @{held} {_close(tap, seconds)}"
 
 
 def counting6(tap: str, usual: int, seconds: int) -> tuple[list[str], list[str]]:
-    """Rules for a Reply, before and behind those that note its address and then say `NOTED`. `usual`: how many it has
-    usually."""
+    """The rules before and after those that note a Reply's address and end in `NOTED`. It usually has `usual`
+    addresses."""
     pays = f"update @{_spent_set(tap)} {{ numgen random mod 4294967295 timeout {seconds}s }}"
     finds = f"meta mark & {(1 << _LAYOUT) - 1:#x}"
     many, some = f"{finds} >= {4 << usual:#x}", f"{finds} >= 4"
@@ -184,8 +186,8 @@ def _close(tap: str, seconds: int) -> str:
 
 
 def usual_addresses(starts: Iterable[IPv6Address], *macs: str) -> int:
-    """How many addresses a Reply may seem to have: one of each range, whose first addresses are `starts`, and one more
-    for each prefix and MAC that looks like an option. 0 without a range."""
+    """How many addresses a Reply may seem to have: one of each DHCP range (`starts` are their first addresses), and one
+    more for each prefix and MAC address whose octets look like an option. 0 without a range."""
     listed = list(starts)
     fixed = [start.packed[:8] for start in listed] + [bytes.fromhex(digits(check_mac(mac))) for mac in macs if mac]
     return len(listed) + sum(map(_seems_an_option, fixed)) if listed else 0

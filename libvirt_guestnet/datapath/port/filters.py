@@ -2,9 +2,9 @@
 
 Pure. Every value that reaches the text is an ipaddress object, a number, a checked MAC or a checked device name.
 
-Two rules keep the filter closed where an nft expression cannot be evaluated (a header that is truncated, or that is
-in another fragment, makes a rule *not match*): what passes is matched positively, and what no rule accepted drops.
-Every drop is counted, and named by its rule's comment.
+A rule does *not match* where nft cannot evaluate it, such as when a header is truncated or in another fragment. Two
+principles keep the filter closed then: every frame that passes is matched positively, and what no rule accepts is
+dropped. Every drop is counted, with its reason in the rule's comment.
 """
 
 from __future__ import annotations

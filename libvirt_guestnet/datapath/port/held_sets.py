@@ -1,9 +1,12 @@
 """Addresses that ports hold by their policy, as nft sets: one for each link and family. Pure.
 
-A port with an open range (any address, privacy addresses) or a lease looks into the set of its link with each frame, so
-whatever another port holds is never its own, in whatever order the two started. What is too large to be told address
-by address is in a second set, of ranges. `learning` has a set of what ports hold by leases beside them. What a network
-reserves for MAC addresses, where that is much, is in a set that its hook writes once for all ports.
+The rules of a port with an open range (any address, privacy addresses) or a lease look into its link's set for each
+frame. So the port can never use an address that another port holds, whichever of the two started first. Prefixes that
+are too large to be listed address by address are in a second set, of ranges. `learning` has a third, of addresses held
+by lease. A network with many reservations has them in one more set, which its hook writes once for all ports.
+
+A link is a bridge, or one VLAN of it. Trunks are on all VLANs: `kept_on` says in which links' sets a port's addresses
+are, `looked_into` whose sets a port's rules look into.
 """
 
 from __future__ import annotations
@@ -21,13 +24,12 @@ from libvirt_guestnet.parse import Address, Prefix
 Held = frozenset[tuple[str, int, int]]  # link, IP version and address of each
 
 _SIZE = 65535
-# So many addresses of one port, those of its pairs among them, are in the set of addresses: no port fills it for all.
-# What is more is in the set of ranges: those of several ports may overlap, which no set of addresses minds.
+# So many addresses of a port at most are in the set of addresses, so that none fills it. Others are in that of ranges.
 MOST_OF_A_PORT = 256
 
 
 def held(port: PortGuard) -> Held:
-    """What a port holds, with what is the host's where it could claim that."""
+    """What a port holds, and what is the host's on its link if the port could claim it otherwise."""
     own = ((port.segment, prefix) for prefix in (*_parted(port)[0], *port.unclaimed))
     beside = ((link, prefix) for link, prefix in port.beside if prefix.num_addresses <= MOST_OF_A_PORT)
     return frozenset(
@@ -39,21 +41,21 @@ def held(port: PortGuard) -> Held:
 
 
 def kept_on(segment: str) -> tuple[str, ...]:
-    """In which accounts a port of a link is: of one VLAN also in that of all, into which trunks look. A trunk is on the
-    bridge itself."""
+    """The links in whose sets a port's addresses are: its own and, for a port in one VLAN, BRIDGE/0, where trunks
+    look."""
     bridge, slash, _ = segment.partition("/")
     return (segment, f"{bridge}/0") if slash else (segment,) if segment else ()
 
 
 def looked_into(segment: str, is_trunk: bool) -> tuple[str, ...]:
-    """The accounts of those that a port may meet: in a VLAN also trunks."""
+    """The links into whose sets a port's rules look: its own, and that of trunks or, for a trunk, of all VLANs."""
     bridge, slash, _ = segment.partition("/")
     more = (bridge,) if slash else (f"{bridge}/0",) if is_trunk else ()
     return (segment, *more) if segment else ()
 
 
 def large(port: PortGuard) -> list[Prefix]:
-    """What of a port's own there is no room for in the set: the largest of it."""
+    """The largest of a port's own prefixes, for which the set of addresses has no room."""
     return _parted(port)[1]
 
 
@@ -65,14 +67,14 @@ def _parted(port: PortGuard) -> tuple[list[Prefix], list[Prefix]]:
 
 
 def add(port: PortGuard) -> list[str]:
-    """The lines after which nobody else uses what the port holds, nor claims what is the host's."""
+    """The lines that add what a port holds: then no other port can use it, nor claim what is the host's."""
     beside = (account for link, _ in port.beside for account in kept_on(link))
     accounts = dict.fromkeys([*kept_on(port.segment), *looked_into(port.segment, port.trunk is not None), *beside])
     return [*(line for account in accounts for line in _all_declared(account)), *_lines(held(port), ("add",))]
 
 
 def spread(segment: str, prefixes: Iterable[Prefix]) -> list[str]:
-    """The lines after which these are all the large pairs that ports of a link hold."""
+    """The lines that make a link's sets of ranges hold exactly these prefixes, the large pairs of all its ports."""
     listed, lines = list(prefixes), list(_all_declared(segment))
     for version in (4, 6):
         name, spans = f"{TABLE} {wide_set(version, segment)}", ranges(version, listed)
@@ -81,8 +83,8 @@ def spread(segment: str, prefixes: Iterable[Prefix]) -> list[str]:
 
 
 def reserve(segment: str, addresses: Iterable[Address]) -> list[str]:
-    """The lines after which these are what is reserved on a link. The set has no ranges: nft reads all that have some
-    before it adds an address to any set."""
+    """The lines that make these a link's reserved addresses: no ranges, as nft reads sets with ranges at each
+    change."""
     listed, lines = list(addresses), list[str]()
     for version in (4, 6):
         name, numbers = reserved_set(version, segment), [hex(int(ip)) for ip in listed if ip.version == version]
@@ -92,9 +94,9 @@ def reserve(segment: str, addresses: Iterable[Address]) -> list[str]:
 
 
 def give_up(addresses: Held) -> list[str]:
-    """The lines after which these are held no more. They need not be held."""
+    """The lines that take these addresses out of the sets; those that are not in them do not matter."""
     named = {(segment, version) for segment, version, _ in addresses}
-    # Adding first makes deleting tolerant.
+    # nft refuses to delete what is not there, so each element is added before it is deleted.
     declare = (declared(version, segment) for segment, version in sorted(named))
     return [*declare, *_lines(addresses, ("add", "delete"))]
 
@@ -111,7 +113,7 @@ def _lines(addresses: Held, verbs: Iterable[str]) -> list[str]:
 
 
 def declared(version: int, segment: str) -> str:
-    """The line that makes the set, if it is not there."""
+    """The line that makes the set of addresses, if it is not there."""
     return f"add set {TABLE} {policy_set(version, segment)} {{ typeof {SOURCE[version]}; size {_SIZE}; }}"
 
 
@@ -128,7 +130,7 @@ def _all_declared(segment: str) -> list[str]:
 
 
 def forget_segment(segment: str) -> str:
-    """The batch that removes what is known of a link on which no port is left."""
+    """The batch that removes a link's sets once no port is left on it."""
     names = [of(version, segment) for of in (policy_set, wide_set, reserved_set) for version in (4, 6)]
     declare = [*_all_declared(segment), *(_reserved_declared(version, segment) for version in (4, 6))]
     lines = [*declare, *(f"delete set {TABLE} {name}" for name in names)]

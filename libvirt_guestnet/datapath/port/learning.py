@@ -1,15 +1,16 @@
 """Learning a port's addresses from what the host's DHCP server answers it, as nft text. Pure.
 
-A chain at the tap's egress (kernel 5.16) sees the server's answers on their way to the port; no other port can send one
-past its own guard. What is acknowledged goes into the port's set, and into one of the whole network: an answer that
-gives a second port what the first still holds is dropped. DHCPv6 makes that necessary: its leases belong to identifiers
-that anybody can copy, and dnsmasq (2.90, authoritative as libvirt runs it) lets anybody rebind anybody's address.
+A chain at the tap's egress (kernel 5.16) sees the server's answers on their way to the port; the guards of all other
+ports keep them from forging one. An acknowledged address goes into the port's own set, and into the set of the whole
+network: an answer that gives a second port what the first still holds is dropped. DHCPv6 makes that necessary: its
+leases belong to identifiers that anybody can copy, and dnsmasq (2.90, authoritative as libvirt runs it) lets anybody
+rebind anybody's address.
 
-Every option's code and length is matched where it must stand, so nothing that a client chooses, and that the server
+Each option's code and length is matched at its one place, so nothing that a client chooses, and that the server
 repeats, can be taken for an answer.
 
-The same chain counts what the server gives a port, whether the port learns it or has an address already:
-`dhcp_requests` says why, and what becomes of a port that was given too much.
+The same chain counts the addresses that the server gives a port, whether the port learns them or has an address
+already: `dhcp_requests` says why, and what happens to a port that was given too many.
 """
 
 from __future__ import annotations
@@ -31,30 +32,30 @@ from libvirt_guestnet.datapath.run.names import (
 )
 from libvirt_guestnet.parse import Address, Prefix
 
-# An IP header's source; sets of the two kinds are looked up for it, and for addresses elsewhere in a frame.
+# The source address in an IP header, by IP version, and so the type of all sets of addresses.
 SOURCE = {4: "@nh,96,32", 6: "@nh,64,128"}
 
-# One declaration each for ever: the kernel refuses to add a set that exists with other properties. The size of a port's
-# own is how many addresses it may hold at a time; who is given more may ask for none (see `dhcp_requests`).
+# The sizes of the sets, which cannot change: the kernel refuses to add a set that exists with other properties. A port
+# may hold _LEARNT addresses at a time; one that is given more may ask for none (see `dhcp_requests`).
 _LEARNT, _HELD = 16, 65535
-_MANY = 100  # ranges
+_MANY = 100  # more ranges than that are in a set of their own
 
-_TOLERANT = ("add", "delete")  # of what may be gone meanwhile
+_TOLERANT = ("add", "delete")  # in this order an element is deleted without an error even if it is gone
 
 ANOTHERS = "another's lease"
-_OLD_CHAIN = "told"  # in 0.2.0: a port has that until it is guarded again, or released
+_OLD_CHAIN = "told"  # the chain's name in 0.2.0: a port has it until it is guarded again, or released
 
-Answer = tuple[str, str]  # what to match, and where the address is in it
+Answer = tuple[str, str]  # a match for an answer, and the field that has the address
 
 
 class DhcpServer(NamedTuple):
     """The host's DHCP server on the port's network: what it acknowledges to the port becomes the port's own address.
 
-    Only what is in `dynamic` is learnt, for as long as `seconds` says by IP version. `bridge` names the link, as
-    `names.check_segment` has it. `addresses` are the host's, `mac` is its MAC there ("" if unknown: then DHCPv6 is not
-    learnt). `leases` are what the server's own lease file says already: address and seconds left. A port that `is_new`
-    forgets what another learnt on its tap. By IP version, `served` is how many addresses an answer of the server has
-    that gives a lease: it may serve a port that does not learn. What it gives is counted.
+    Only addresses in `dynamic` are learnt, for as many `seconds` as this says by IP version. `bridge` names the link,
+    as `names.check_segment` has it. `addresses` are the host's, `mac` is its MAC address there ("" if unknown: then
+    nothing is learnt by DHCPv6). `leases` are in the server's lease file already: address and seconds left. With
+    `is_new`, what an earlier port learnt on this tap is forgotten. `served` is, by IP version, how many addresses an
+    answer that gives a lease has. The server may also serve a port that learns nothing: then these are only counted.
     """
 
     bridge: str
@@ -68,7 +69,7 @@ class DhcpServer(NamedTuple):
 
 
 def learnt_set(version: int, tap: str) -> str:
-    """The name of the set of what a port has learnt."""
+    """The name of the set of the addresses that a port has learnt."""
     return f"learnt{version}-{check_device(tap)}"
 
 
@@ -77,13 +78,13 @@ def _free_set(version: int, tap: str) -> str:
 
 
 def held_set(version: int, bridge: str) -> str:
-    """The name of the set of what anybody on a network has learnt."""
+    """The name of the set of the addresses that all ports of a network have learnt or claimed."""
     return f"held{version}-{check_segment(bridge)}"
 
 
 class Learner(NamedTuple):
-    """A port that the host's DHCP server serves: `owned` is what it has whatever others do, `free` by IP version what
-    may be learnt, but for what is held in these `accounts` of links, and what is `reserved` on one."""
+    """A port that the host's DHCP server serves. `owned` are its fixed addresses. `free` are, by IP version, the ranges
+    of which it may learn; not what ports hold on the links `accounts`, nor what is reserved on the link `reserved`."""
 
     tap: str
     mac: str
@@ -98,18 +99,18 @@ class Learner(NamedTuple):
         return self.free[version]
 
     def counted(self, version: int) -> int:
-        """How many addresses a leasing answer of the server has; 0 if none is expected, and nobody counts."""
+        """How many addresses the server's answer with a lease has; 0 if none is expected: then nothing is counted."""
         return dict(self.server.served).get(version, 0) or int(bool(self.spans(version)))
 
     def lines(self, drop: Callable[[str, str], list[str]], fresh: bool = False) -> list[str]:
-        """The lines that make the port learn. `drop` makes rules of a reason and a match; `fresh`: it never learnt
-        before."""
+        """The lines that make the port learn. `drop` makes the dropping rules for a reason and a match; with `fresh`
+        there is nothing of an earlier guard of this tap to remove."""
         hook = f'type filter hook egress device "{self.tap}" priority filter; policy accept;'
         lines = [] if fresh else _without_chain(_OLD_CHAIN, self.tap)
         lines += [f"add chain {TABLE} leases-{self.tap} {{ {hook} }}", f"flush chain {TABLE} leases-{self.tap}"]
         given = [version for version in (4, 6) if self.counted(version) and not self.spans(version)]
         lines += dhcp_requests.declared(self.tap, given, self.server.is_new and not fresh)
-        # Almost all that a guest receives is through after one of these.
+        # Almost every frame that a guest receives ends at one of these two.
         rules = ["meta l4proto != udp accept", "udp sport != 67 udp sport != 547 accept"]
         for version, answers in ((4, self._answers4), (6, self._answers6)):
             if found := self.spans(version):
@@ -134,7 +135,7 @@ class Learner(NamedTuple):
         ]
 
     def _is_free(self, version: int) -> str:
-        """What matches the addresses that may be learnt. Many are written once, not into each rule."""
+        """What an address that may be learnt has to match: ranges or, for very many, a set of them."""
         found = self.spans(version)
         return f"@{_free_set(version, self.tap)}" if len(found) > _MANY else as_raw(found)
 
@@ -162,7 +163,7 @@ class Learner(NamedTuple):
     def _noted(
         self, version: int, answer: str, address: str, drop: Callable[[str, str], list[str]], noted: str = ""
     ) -> Iterator[str]:
-        """Notes an address that an answer gives the port, for as long as that is said to hold."""
+        """The rules that note the address which an answer gives the port, for the time of a lease."""
         own, everybodys = self._own_set(version), held_set(version, self.server.bridge) if self.server.bridge else ""
         element = f"{{ {address} timeout {self._seconds(version)}s }}"
         if self.spans(version):
@@ -180,7 +181,7 @@ class Learner(NamedTuple):
         yield f"{answer} {self._new(version, address)} {update} {noted}".rstrip()
 
     def _new(self, version: int, address: str) -> str:
-        """What matches an address that the port did not have before it was given it."""
+        """A match for addresses that are none of the port's fixed ones, and that it may be given."""
         if self.spans(version):
             reserved = f" {address} != @{reserved_set(version, self.reserved)}" if self.reserved else ""
             return f"{address} {self._is_free(version)}{reserved}"
@@ -207,28 +208,26 @@ def learner(
     accounts: tuple[str, ...] = (),
     reserved: str = "",
 ) -> Learner:
-    """Such a port; `excluded` is what belongs to others anyway, as does what is held in these `accounts`, or is
-    `reserved` on that link."""
+    """See `Learner`; `excluded` are prefixes of others, which the port never learns."""
     versions = [4, 6] if server.mac else [4]
     free = {version: ranges(version, server.dynamic, excluded) if version in versions else [] for version in (4, 6)}
     return Learner(tap, mac, server, owned, free, accounts, reserved)
 
 
 def _acknowledgement(mac: str, server: DhcpServer) -> Answer:
-    """A DHCPACK."""
+    """A match for a DHCPACK to the port, and its field with the address."""
     sender = f"ether saddr {check_mac(server.mac)} " if server.mac else ""
     addresses = ranges(4, server.addresses)
     answer = (
         f"{sender}{f'ip saddr {as_set(4, addresses)} ' if addresses else ''}udp sport 67 udp dport 68 "
-        # BOOTREPLY over Ethernet; the port's own hardware address; dnsmasq puts the message type, ACK, first behind the
-        # magic cookie (RFC 2131).
+        # BOOTREPLY over Ethernet; the port's own MAC; the type ACK, which dnsmasq puts after the cookie (RFC 2131).
         f"@th,64,24 0x020106 @th,288,48 0x{digits(mac)} @th,1952,56 0x63825363350105"
     )
     return answer, "@th,192,32"
 
 
 def _unless_reply(mac: str, server: DhcpServer) -> list[str]:
-    """Rules that let through all but a DHCPv6 Reply of the host's to the port: no other has to say what one is."""
+    """Rules that accept all but a DHCPv6 Reply from the host to the port, so that later ones need not match that."""
     odd = ["meta protocol != ip6", "ip6 nexthdr != udp", "udp sport != 547", "udp dport != 546", "@th,64,8 != 7"]
     odd += ["ip6 saddr != fe80::/10", f"ether daddr != {mac}"]
     odd += [f"ether saddr != {check_mac(server.mac)}"] if server.mac else []
@@ -236,7 +235,7 @@ def _unless_reply(mac: str, server: DhcpServer) -> list[str]:
 
 
 def forget(tap: str) -> list[str]:
-    """The lines after which a port learns nothing and has learnt nothing, and nothing that it is given is counted."""
+    """The lines that remove all by which a port learns and is counted, and what it has learnt."""
     chains = [line for kind in ("leases", _OLD_CHAIN) for line in _without_chain(kind, tap)]
     sets = [line for version in (4, 6) for line in _without_set(learnt_set(version, tap), version)]
     for version, source in SOURCE.items():
@@ -250,7 +249,7 @@ def _without_chain(kind: str, tap: str) -> list[str]:
 
 
 def give_back(bridge: str, addresses: Iterable[Address]) -> str:
-    """The batch after which others on a network may learn these addresses."""
+    """The batch that gives these addresses of a network free, so that other ports may learn them."""
     lines = []
     for address in addresses:
         name = held_set(address.version, bridge)
@@ -260,12 +259,12 @@ def give_back(bridge: str, addresses: Iterable[Address]) -> str:
 
 
 def is_held_set(name: str) -> bool:
-    """Whether a set has the name of one of what anybody on a network has learnt."""
+    """Whether this is the name of a set of `held_set`."""
     return name.startswith(("held4-", "held6-"))
 
 
 def replace_held(name: str, now: dict[int, int], wanted: dict[int, int]) -> list[str]:
-    """The lines that change such a set from `now` to what is wanted: addresses, each with its seconds."""
+    """The lines that change a set of `held_set` from what it has `now` to what is wanted: addresses with seconds."""
     version = int(name[4])
     gone = [f"{verb} element {TABLE} {name} {{ {ip:#x} }}" for ip in now.keys() - wanted.keys() for verb in _TOLERANT]
     new = ((ip, max(1, wanted[ip])) for ip in wanted.keys() - now.keys())
@@ -274,13 +273,13 @@ def replace_held(name: str, now: dict[int, int], wanted: dict[int, int]) -> list
 
 
 def forget_network(bridge: str) -> str:
-    """The batch that removes what is known of a network on which nobody learns any more."""
+    """The batch that removes a network's sets once no port learns there any more."""
     lines = (line for version in (4, 6) for line in _without_set(held_set(version, bridge), version, _HELD))
     return f"add table {TABLE}\n" + "".join(f"{line}\n" for line in lines)
 
 
 def declared(name: str, version: int, size: int = _HELD) -> str:
-    """The line that makes a set of addresses that end, if it is not there."""
+    """The line that makes a set of addresses with timeouts, if it is not there."""
     return f"add set {TABLE} {name} {{ typeof {SOURCE[version]}; size {size}; flags dynamic,timeout; }}"
 
 

@@ -16,9 +16,9 @@ ROLES = (DHCP_SERVER, RA_SENDER, ROUTER_PROTOCOLS, OWN_SOURCES)
 
 
 class Trunk(NamedTuple):
-    """The tags of a port that sends tagged frames: one each, of a VLAN in `vlans` (first and last of each range).
+    """What a trunk may send: frames with one tag, of a VLAN in `vlans` (first and last of each range).
 
-    `service`: they are 802.1ad service tags instead of 802.1Q's. `native`: a frame may be untagged as well.
+    With `service`, the tags are 802.1ad service tags, not 802.1Q ones. With `native`, a frame may also be untagged.
     """
 
     vlans: Ranges
@@ -29,17 +29,21 @@ class Trunk(NamedTuple):
 class PortGuard(NamedTuple):
     """What one port may send.
 
-    `owned`: its addresses, as IP source and in ARP and ND. A prefix among them is open: any of its addresses but those
-    that somebody else holds. `pairs`: more that it owns, each with the MAC address that may announce it beside the
-    port's own (VRRP, CARP) or "". `routed`: prefixes it may use as IP source only. `excluded`: carved out of every open
-    or routed prefix; a single owned address is never excluded, nor is a pair. `reserved`: the link of whose
-    reservations none is in an open prefix, or learnt; they are too many to be among `excluded`. `bare`: it is to have
-    no address of its own at all, so it asks for none either. `roles`: of ROLES. `log`: the kernel log tells of drops,
-    at a limited rate. `trunk`: what holds for the port holds inside these tags; without it, it sends none. `segment`:
-    the link on which its addresses are held against others, "" if nobody keeps account (see `held_sets`);
-    `beside` are addresses that it holds on other links, where the host answers for them. `claims`: where it may bind
-    IPv6 addresses that it forms itself (see `savi`), but for those `unclaimed`; `by_use`: whether it asked
-    for them or not; `late`: for a while so, by the index that the tap has.
+    - `owned`: its addresses, as IP source and in ARP and ND. A prefix among them is open: the port may use any of its
+      addresses that nobody else holds.
+    - `pairs`: more addresses that it owns, each with the MAC address that may announce it beside the port's own (VRRP,
+      CARP), or "".
+    - `routed`: prefixes that it may use as IP source only.
+    - `excluded`: what it may not use of open or routed prefixes. Single owned addresses and pairs are never excluded.
+    - `reserved`: the link whose reservations it may neither use of an open prefix nor learn ("": none). That is for
+      networks with too many to list them in `excluded`.
+    - `bare`: it has no address of its own, and may not ask for one. `roles`: those of ROLES that it has.
+    - `log`: the kernel logs drops. `trunk`: the tags in which all this holds; without, it sends no tags.
+    - `segment`: the link on which no other port may use its addresses (see `held_sets`); "" for none.
+    - `beside`: addresses that it holds on other links, because the host answers for them there.
+    - `claims`: prefixes in which it may claim addresses that it forms itself (see `savi`), except those in `unclaimed`.
+      `by_use`: it may claim by using an address, without asking first; `late`: only for a while, as its guest ran
+      before it was guarded (the tap's index).
     """
 
     tap: str
@@ -69,8 +73,8 @@ def link_local(mac: str) -> IPv6Address:
 
 
 def certain(port: PortGuard, version: int) -> list[Prefix]:
-    """What is the port's own whatever others do: single addresses, pairs, and its link-local address, which follows
-    from its MAC; a bare port needs that one for ND beside IPv6 pairs and sources only."""
+    """What is the port's own whatever others hold: single addresses, pairs, and the link-local address that follows
+    from its MAC address. A bare port has that one only if it needs it for ND, because it has IPv6 pairs or sources."""
     pairs = [prefix for _, prefix in port.pairs if prefix.version == version]
     single = [prefix for prefix in port.owned if prefix.version == version and prefix.num_addresses == 1]
     own: list[Prefix] = []
@@ -80,5 +84,5 @@ def certain(port: PortGuard, version: int) -> list[Prefix]:
 
 
 def open_prefixes(port: PortGuard, version: int) -> list[Prefix]:
-    """The prefixes of which a port may use whatever nobody holds."""
+    """The prefixes in which a port may use every address that no other port holds."""
     return [prefix for prefix in port.owned if prefix.version == version and prefix.num_addresses > 1]

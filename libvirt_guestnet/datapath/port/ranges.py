@@ -1,4 +1,4 @@
-"""Address ranges as nft text: prefixes merged, with what nobody may use carved out. Pure."""
+"""Address ranges as nft text: prefixes merged, without the addresses that the port may not use. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NEVER: tuple[Prefix, ...] = (
 
 
 def ranges(version: int, prefixes: Iterable[Prefix], excluded: Iterable[Prefix] = ()) -> Ranges:
-    """The addresses of one family in `prefixes`; whatever is wider than one address loses `excluded` and bogons."""
+    """The addresses of one family in `prefixes`; all but single addresses lose `excluded` addresses and bogons."""
     of_version = [prefix for prefix in prefixes if prefix.version == version]
     singles = [span(prefix) for prefix in of_version if prefix.num_addresses == 1]
     wide = [rest for prefix in of_version if prefix.num_addresses > 1 for rest in _without_bogons(prefix)]
@@ -44,7 +44,7 @@ def without(spans: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) 
     """What is left of the spans, merged. Both may be many: it takes the time of sorting them."""
     rest, cut, number = [], merge(holes), 0
     for first, last in merge(spans):
-        free = first  # the first address that no hole so far has
+        free = first  # the first address that is in none of the holes so far
         while number < len(cut) and cut[number][1] < first:
             number += 1
         while number < len(cut) and cut[number][0] <= last:

@@ -27,7 +27,7 @@ from libvirt_guestnet.parse import Prefix
 
 _ND_TARGET = "@th,64,128"
 _ARP_SENDER, _ARP_TARGET = "@nh,112,32", "@nh,192,32"
-# What nft calls a field, where its sets of addresses do; sets of what is learnt or held are looked up for the raw one.
+# What nft calls a raw field where it compares addresses; in the sets of learnt or held ones it looks up the raw field.
 _NAMES = {SOURCE[4]: "ip saddr", SOURCE[6]: "ip6 saddr", _ARP_SENDER: "arp saddr ip", _ARP_TARGET: "arp daddr ip"}
 # VRRP's and CARP's MAC addresses end in the number of their virtual router (RFC 9568).
 _VIRTUAL_ROUTERS = ("00:00:5e:00:01:", "00:00:5e:00:02:")
@@ -47,7 +47,7 @@ def _within(version: int, field: str, spans: Ranges) -> str:
 
 
 class Rules:
-    """The rules of one port. `fresh`: there are none of it yet."""
+    """The rules of one port. `fresh`: the kernel has none of this port yet."""
 
     def __init__(self, port: PortGuard, fresh: bool) -> None:
         self.port, self.tap, self.mac, self.fresh = port, port.tap, check_mac(port.mac), fresh
@@ -104,7 +104,7 @@ class Rules:
         return self.claimer.used(field) if self.claimer else []
 
     def _may_use(self) -> str:
-        """What matches frames that may bind an address which the guest has not asked for."""
+        """A match for frames that may claim an address without having asked for it."""
         late = "" if self.port.by_use else f"iif @{savi.LATE} "
         return f"{late}ether saddr {self.mac}"
 
@@ -112,7 +112,7 @@ class Rules:
         return self.learner.counted(version) if self.learner else 0
 
     def _others(self) -> list[str]:
-        """The sets of leases and claims that an open range looks into: nobody may have any on its link yet."""
+        """Declares the sets of leases and claims into which an open range looks, as they may not exist yet."""
         link = self.port.segment
         opened = [version for version in (4, 6) if link and self.opened[version]]
         held = [learning.declared(learning.held_set(version, link), version) for version in opened]
@@ -141,17 +141,17 @@ class Rules:
         return ranges(version, self.port.routed, self.port.excluded)
 
     def _own(self, version: int, field: str) -> list[str]:
-        """What matches if a raw field holds an address of the port's own."""
+        """Matches on a raw field: any address of the port's own."""
         certain = self._certain(version)
         return [*([_within(version, field, certain)] if certain else []), *self._unheld(version, field)]
 
     def _unheld(self, version: int, field: str) -> list[str]:
-        """The same, of what is the port's own because nobody else holds it."""
+        """The same, but only addresses that are the port's because nobody else holds them."""
         claimed = [self.claimer.has(field)] if self.claimer and version == 6 else []
         return [*self._given(version, field), *claimed]
 
     def _given(self, version: int, field: str) -> list[str]:
-        """The same, but for what it claimed itself."""
+        """The same, without those that it claimed."""
         opened, found = self.opened[version], []
         names = (of(version, account) for account in self.accounts for of in (policy_set, wide_set))
         by_policy = "".join(f" {field} != @{name}" for name in names)
@@ -161,12 +161,14 @@ class Rules:
             reserved = f" {field} != @{reserved_set(version, self.port.reserved)}" if self.port.reserved else ""
             match, link = f"{_within(version, field, opened)}{by_policy}{reserved}", self.port.segment
             found.append(f"{match} {field} != @{learning.held_set(version, link)}" if link else match)
-            # Nobody knows what it uses until another guest asks for that: then it has to say so.
+            # Which address of its range a port uses shows when another asks for it by DAD: then the port must be able
+            # to answer.
             found += [f"{match} {field} @{savi.tried_set(link)}"] if link and version == 6 else []
         return found
 
     def _announcers(self, version: int, field: str) -> list[tuple[str, str]]:
-        """Each MAC with what matches the addresses in a field that it may announce: the port's own all of them."""
+        """Each MAC address of the port with matches on a field for what that MAC address may announce: its own MAC
+        address announces all of the port's addresses, one of a pair only the pair's."""
         lent = [(mac, ranges(version, prefixes)) for mac, prefixes in self.virtual.items()]
         own = [(self.mac, match) for match in self._own(version, field)]
         return [*own, *((mac, _within(version, field, spans)) for mac, spans in lent if spans)]
@@ -187,9 +189,8 @@ class Rules:
         ]
 
     def _inside(self, trunk: Trunk) -> list[str]:
-        """What is in a tag of the port's. Before the ingress hook the kernel takes the outermost tag out of the frame,
-        and what follows it for the frame's protocol: so behind one tag every rule reads what it would without, and
-        behind two none finds a packet."""
+        """The rules for frames with a tag that the port may use. Before the ingress hook the kernel moves the outermost
+        tag out of the frame. So the rules read a frame with one tag like one without, and find no packet behind two."""
         of_type = f"ether type {_tag(trunk)} vlan type"
         return [
             *self._common(of_type),
@@ -210,9 +211,9 @@ class Rules:
         ]
 
     def _common(self, of_type: str) -> list[str]:
-        """What most frames are, in one rule each: nft compares MAC and EtherType at once."""
+        """The rules for most frames, one for each kind: nft compares MAC address and EtherType in one step."""
         own = f"ether saddr {self.mac} {of_type}"
-        # Not the link-local address: one address is a comparison, two are a set.
+        # Without the link-local address: nft compares with one address, but looks up two in a set, which takes longer.
         given = ranges(6, [p for p in port_facts.certain(self.port, 6) if not p.is_link_local])
         sources6 = [f"ip6 saddr {as_set(6, given)}"] if given else []
         return [
@@ -231,10 +232,10 @@ class Rules:
         for mac, sender in self._announcers(4, _ARP_SENDER):
             rules.append(f"{header} {mac} arp operation 1-2 {sender} accept")
         for mac, target in self._announcers(4, _ARP_TARGET):
-            # RFC 5227: a probe asks for the prober's own future address, from 0.0.0.0.
+            # An ARP probe asks from 0.0.0.0 for the address that the sender is about to use (RFC 5227).
             rules.append(f"{header} {mac} arp operation request arp saddr ip 0.0.0.0 {target} accept")
         routed = self._routed(4) if self._has(port_facts.OWN_SOURCES) else []
-        if routed:  # it asks from there, and announces nothing
+        if routed:  # it may ask from these addresses, but not announce them
             asks = f"arp operation request arp saddr ip {as_set(4, routed)} arp daddr ip != {as_set(4, routed)}"
             rules.append(f"{header} {self.mac} {asks} accept")
         return [*rules, *self._drop("ARP")]
@@ -252,14 +253,14 @@ class Rules:
         return dhcp_requests.questions4(asks, self.tap, self._drop, self._counted(4) > 0)
 
     def _clients(self) -> list[str]:
-        """What matches the address that a question says the client has: none, or the port's. A release would give
-        anybody's back."""
+        """Matches for the client's address in a DHCP request: none, or the port's, as else it could release any
+        lease."""
         clients = merge([(0, 0), *self._certain(4), *self._routed(4)])
         return [f"@th,160,32 {as_raw(clients)}", *self._unheld(4, "@th,160,32")]
 
     def _asks(self) -> str:
-        # A whole DHCP client message: a BOOTREQUEST over Ethernet that no relay forwarded, with the port's hardware
-        # address (RFC 2131). In a fragment an overlapping one could change it.
+        # A DHCP client's message: a BOOTREQUEST over Ethernet, not by way of a relay, with the port's hardware address
+        # (RFC 2131). It must not be a fragment, as an overlapping fragment could change it.
         request = f"@th,64,24 0x010106 @th,256,32 0 @th,288,48 0x{digits(self.mac)}"
         return f"udp dport 67 ip frag-off & 0x3fff == 0 {request}"
 
@@ -267,8 +268,8 @@ class Rules:
         server = ["udp sport 67 udp dport 68 accept"] if self._has(port_facts.DHCP_SERVER) else []
         return [
             PLAIN4,
-            # Whatever a first fragment says, its first eight octets must be there and not be read from padding. No link
-            # is so narrow that an honest one is shorter (RFC 791: 68 octets, of which a header may have 60).
+            # A first fragment must have at least eight octets of payload, or nft would read padding in their place. No
+            # honest one is shorter: every link carries 68 octets, and a header has 60 at most (RFC 791).
             *self._drop("IPv4 fragment", "ip frag-off & 0x3fff == 0x2000 ip length < 68"),
             *self._routes(f"igmp type {IGMP_ROUTERS} accept"),
             REST4,
@@ -283,8 +284,8 @@ class Rules:
         ]
 
     def _routes(self, queries: str) -> list[str]:
-        """What routers tell each other: all of it for those that have the role, and VRRP or CARP of its own virtual
-        router for a port with that one's MAC."""
+        """The rules for routing protocols: a port with the role may send all of them, and a port with a virtual
+        router's MAC address may send VRRP or CARP for that router."""
         if self._has(port_facts.ROUTER_PROTOCOLS):
             ospf = "meta l4proto ah @th,0,8 89 accept"  # as it is authenticated in IPv6 (RFC 4552)
             return [f"meta l4proto {ROUTING} accept", f"udp dport {ROUTING_PORTS} accept", queries, ospf]
@@ -302,14 +303,14 @@ class Rules:
         dad = "ip6 saddr :: ip6 daddr ff02::1:ff00:0/104 ip6 nexthdr icmpv6 icmpv6 type nd-neighbor-solicit"
         targets = [*([_within(6, _ND_TARGET, certain)] if certain else []), *self._given(6, _ND_TARGET)]
         claims = self.claimer.claims(dad, self._drop) if self.claimer else []
-        # Who has an address of its sources itself asks for neighbours from it.
+        # A guest that has an address of its `sources` itself also asks for neighbours from that address.
         sent = "ip6own" if self._has(port_facts.OWN_SOURCES) else "ip6sent"
         return [
             *([f"ip6 saddr {as_set(6, certain)} goto ip6own-{self.tap}"] if certain else []),
             *(f"ether saddr {self.mac} {source} goto ip6own-{self.tap}" for source in self._unheld(6, SOURCE[6])),
             *([f"ip6 saddr {as_set(6, routed)} goto {sent}-{self.tap}"] if routed else []),
             *(f"{self._may_use()} {used} goto ip6own-{self.tap}" for used in self._used(SOURCE[6])),
-            # Duplicate address detection (RFC 4862), or with a nonce and nothing else (RFC 7527).
+            # Duplicate address detection (RFC 4862): without an option, or with a nonce (RFC 7527).
             *(f"{dad} ip6 length 24 {target} accept" for target in targets),
             *(f"{dad} ip6 length 32 @th,192,16 0x0e01 {target} accept" for target in targets),
             *claims,
@@ -354,7 +355,7 @@ class Rules:
             f"ip6 nexthdr icmpv6 icmpv6 type {ICMPV6} accept",
             *server,
             *self._drop("IPv6 fragment", f"frag nexthdr {EXTENSIONS}"),
-            # Behind other headers it cannot be told whether a first fragment has anything in it, or padding is read.
+            # With other headers before it, nft may take padding for a first fragment's payload.
             *self._drop("IPv6 fragment", "exthdr frag exists ip6 nexthdr != ipv6-frag"),
             *self._drop("IPv6 fragment", "frag frag-off 0 ip6 length < 16"),
             *self._routes(f"icmpv6 type {ROUTERS} accept"),

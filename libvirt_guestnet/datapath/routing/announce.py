@@ -1,4 +1,4 @@
-"""Telling a LAN that an address is at this host now: gratuitous ARP, unsolicited neighbour advertisements."""
+"""Announcing that this host now answers for an address: gratuitous ARP, unsolicited neighbour advertisements."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_ADDRESS = 136, 0x20000000, 2
 
 
 def announce(entries: Iterable[ProxyEntry]) -> None:
-    """Sends one announcement for each address from its device's own MAC. Where that cannot be done (the device is down,
-    or has no IPv6 address of its own) neighbours find out when they next ask."""
+    """Sends one announcement for each address from its device's own MAC address. If that is not possible (the device is
+    down, or has no IPv6 address of its own), neighbours find out when they next ask."""
     for device, addresses in _by_device(entries).items():
         try:
             with PacketSocket(device) as sock:

@@ -1,7 +1,7 @@
-"""The host as the router of taps that are in no bridge: what the kernel must be told beside routes.
+"""The host as the router of taps that are in no bridge: the settings of the kernel that this needs besides routes.
 
-Forwarding is switched on for the whole host, as libvirt does for its own networks, and never off again: nobody can tell
-who else relies on it by then. IPv6 has no other way before kernel 6.17: forwarding asks `all` alone.
+Forwarding is switched on for the whole host, as libvirt does for its own networks. It is never switched off again, as
+others may rely on it by then. For IPv6 it cannot be switched on for single devices before kernel 6.17.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SYS = "/proc/sys/net"
 GATEWAY6 = IPv6Address("fe80::1")
 ARP_TABLE = "arp guestnet"
 
-# What a tap is, whatever the host's defaults are. Strict reverse path filtering fits, since the host routes each of the
-# guest's addresses to its tap. `arp_ignore`: nothing but the gateway is on this link; `arp_announce`: as which alone
-# the host asks. The guest is told of no better way: there is none but through us.
+# Settings of a tap, whatever the host's defaults are. Strict reverse path filtering fits, since the host routes each of
+# the guest's addresses to its tap. The host answers ARP on it only for the gateway's address (`arp_ignore`), and asks
+# only from that (`arp_announce`). It sends no redirects, as the guest has no other router.
 _TAP4 = {
     "forwarding": "1",
     "rp_filter": "1",
@@ -39,7 +39,7 @@ _TAP6 = {"disable_ipv6": "0", "forwarding": "1", "accept_ra": "0", "accept_redir
 
 
 class RoutedTap(NamedTuple):
-    """A tap with the host behind it as the gateway: the addresses under which it is that, and its VRF, if any."""
+    """A tap whose guest has the host as its gateway: the gateway's addresses on it, and its VRF, if any."""
 
     tap: str
     gateways: tuple[Address, ...]
@@ -47,7 +47,7 @@ class RoutedTap(NamedTuple):
 
 
 def prepare(taps: Iterable[RoutedTap]) -> None:
-    """Makes the host the gateway of these taps. Raises GuestnetError when a family or a VRF is not there."""
+    """Makes the host the gateway of these taps. Raises GuestnetError if the host lacks an IP version or a VRF."""
     taps = list(taps)
     for version in sorted({gateway.version for each in taps for gateway in each.gateways}):
         forward(version)
@@ -61,7 +61,7 @@ def prepare(taps: Iterable[RoutedTap]) -> None:
 
 
 def _move(netlink: Rtnl, each: RoutedTap) -> None:
-    """Has a tap be in its VRF, or in none. Comes before its addresses: a device that moves loses those of IPv6."""
+    """Puts a tap into its VRF, or into none. To be done before it gets addresses, as it loses those of IPv6 then."""
     if each.vrf:
         _table(netlink, each.vrf)
     if links.master_of(each.tap) != each.vrf:
@@ -91,8 +91,8 @@ def _configure(tap: str, version: int) -> None:
 
 
 def forward(version: int) -> None:
-    """Has the host forward. What it learnts by router advertisements it goes on learning: with forwarding on the kernel
-    wants that said (accept_ra 2), and drops the default route of whatever does not say so."""
+    """Switches forwarding on. The host goes on learning by router advertisements: with forwarding, the kernel does that
+    only with accept_ra 2, and drops the default route of every device without."""
     switch = "ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding"
     if _read(switch) == "1":
         return
@@ -102,20 +102,19 @@ def forward(version: int) -> None:
 
 
 def keep_learning() -> None:
-    """Has the host go on learning by router advertisements when it forwards IPv6 (RFC 4861's own rule is that routers
-    do not). libvirt starts no network of IPv6 that forwards before that is said of a device with such routes."""
+    """Sets accept_ra 2 where the host learns routes by router advertisements, so that it goes on when it forwards IPv6
+    (by RFC 4861, routers do not). Without that, libvirt refuses to start an IPv6 network that forwards."""
     for device in _devices6():
         if (_read(f"ipv6/conf/{device}/accept_ra"), _read(f"ipv6/conf/{device}/forwarding")) == ("1", "0"):
             _write(f"ipv6/conf/{device}/accept_ra", "2")
 
 
 def answer_on(device: str, version: int) -> None:
-    """Has the kernel answer for published addresses on a device, and at once: by default it waits up to 0.8 s, for an
-    owner that may be there too."""
+    """Makes the kernel answer for published addresses on a device, and at once: by default it waits up to 0.8 s."""
     name = check_device(device)
     if version == 6:
         _write(f"ipv6/conf/{name}/proxy_ndp", "1")
-    if _read(f"ipv{version}/conf/{name}/forwarding") == "0":  # somebody took it out
+    if _read(f"ipv{version}/conf/{name}/forwarding") == "0":  # somebody switched it off for this device
         if version == 6 and _read(f"ipv6/conf/{name}/accept_ra") == "1":
             _write(f"ipv6/conf/{name}/accept_ra", "2")
         _write(f"ipv{version}/conf/{name}/forwarding", "1")
@@ -123,9 +122,9 @@ def answer_on(device: str, version: int) -> None:
 
 
 def uplink_of(address: str, named: str, host: Iterable[HostAddress], vrf: str = "") -> str:
-    """The device on whose LAN an address is: the one in whose subnet it lies, else the one that the XML names (another
-    host's XML may name what is something else here). `host` are the host's addresses in `vrf`, where the device has to
-    be. Raises NotRoutedError when there is none."""
+    """The device on whose LAN an address is: the one in whose subnet it is, else the one that the XML names (XML from
+    another host may name a device that is something else here). `host` are the host's addresses in `vrf`, where the
+    device has to be. Raises NotRoutedError when there is none."""
     wanted = parse.address(address)
     near = lans_of(wanted, host)
     if named in near:
@@ -173,9 +172,10 @@ def vrf_of(netlink: Rtnl, device: str) -> str:
 
 
 def gate(taps: Iterable[RoutedTap]) -> str:
-    """The nft batch after which nobody but these guests hears the host answer ARP for their gateway's address.
+    """The nft batch that makes the host answer ARP for the gateway's address on these guests' taps only.
 
-    Left to itself the kernel answers for any local address on any device. IPv6 link-local ones are of one device.
+    By itself the kernel answers for any local address on any device. IPv6 needs no rule, as a link-local address is on
+    one device only.
     """
     pairs = [(each.tap, gateway) for each in taps for gateway in each.gateways if isinstance(gateway, IPv4Address)]
     if not pairs:
@@ -194,7 +194,7 @@ def gate(taps: Iterable[RoutedTap]) -> str:
 
 
 def ungate(taps: Iterable[str], *, last: bool) -> str:
-    """The nft batch that forgets taps; with the `last` of them goes the whole table."""
+    """The nft batch that removes taps from that table; with the `last` of them, the table itself."""
     if last:
         return f"add table {ARP_TABLE}\ndelete table {ARP_TABLE}\n"
     names = ", ".join(f'"{check_device(tap)}"' for tap in taps)
@@ -222,7 +222,7 @@ def _read(path: str) -> str:
 
 
 def _write(path: str, value: str) -> None:
-    """Where it is not so already: some settings reset others each time."""
+    """Writes a setting if it has another value: some settings reset others each time they are written."""
     if _read(path) == value:
         return
     try:

@@ -15,7 +15,7 @@ from libvirt_guestnet.datapath.netlink.rtnl import KernelRoute, RefusedError, Rt
 from libvirt_guestnet.errors import GuestnetError, NotRoutedError
 from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 
-# What the kernel says where a device is down, IPv6 is off there, or its addresses are gone.
+# The kernel's errors when a device is down, has IPv6 switched off, or has lost its addresses.
 _NOT_OURS = (errno.EACCES, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENODEV)
 
 
@@ -30,7 +30,7 @@ def put(receipt: HostRoutes) -> None:
         failures: dict[str, str] = {}
         for each in _entries([receipt]):
             address, via = _ends(each)
-            # Where the route to the next hop failed, so would this one: the first failure says enough.
+            # If the route to the next hop failed, so would this one: the first failure is reported alone.
             if via not in failures and (why := _failure(netlink, each, present)):
                 failures[address] = why
     if failures:
@@ -38,7 +38,7 @@ def put(receipt: HostRoutes) -> None:
 
 
 def _ends(each: Route | ProxyEntry) -> tuple[str, str]:
-    """The address of an entry (of a prefix, its first one), and the next hop by which it is reached."""
+    """The entry's address (the first one of a prefix), and the next hop by which it is reached."""
     if isinstance(each, ProxyEntry):
         return each.address, each.address
     address = each.prefix.partition("/")[0]
@@ -46,7 +46,7 @@ def _ends(each: Route | ProxyEntry) -> tuple[str, str]:
 
 
 def _failure(netlink: Rtnl, each: Route | ProxyEntry, present: set[KernelRoute]) -> str:
-    """Makes a route or a published address; returns why that cannot be, or ""."""
+    """Makes a route or a published address; returns the reason if that fails, or ""."""
     try:
         if isinstance(each, ProxyEntry):
             netlink.publish(parse.address(each.address), _index(each.device))
@@ -68,7 +68,7 @@ def check(receipts: Iterable[HostRoutes]) -> None:
 
 
 def withdraw(gone: Iterable[HostRoutes], staying: Iterable[HostRoutes] = ()) -> None:
-    """Deletes the routes and published addresses of these receipts, but for those that are in others' receipts too.
+    """Deletes the routes and published addresses of these receipts, except those that are also in a receipt that stays.
     What is gone already does not matter.
 
     Goes on past failures, and raises the first of them as GuestnetError.
@@ -95,11 +95,11 @@ def _add(netlink: Rtnl, route: Route, wanted: KernelRoute) -> None:
             raise _elsewhere(route) from error
         if error.code not in _NOT_OURS:
             raise
-        raise NotRoutedError(f"nothing leads to {route.prefix}: {_why(route)}") from error
+        raise NotRoutedError(f"there is no route to {route.prefix}: {_why(route)}") from error
 
 
 def _why(route: Route) -> str:
-    """What is wrong with a device that the kernel routes nothing to."""
+    """Why the kernel makes no route through this device, and what to do about it."""
     device = route.device
     if not links.is_up(device):
         return f"{device} is down; start its network again, or `ip link set {device} up`"
@@ -118,7 +118,7 @@ def _elsewhere(route: Route) -> NotRoutedError:
 def _removed(netlink: Rtnl, each: Route | ProxyEntry) -> GuestnetError | None:
     index = links.index_of(each.device)
     if not index:
-        return None  # went with its device
+        return None  # it is gone with its device
     try:
         if isinstance(each, Route):
             netlink.delete_route(_kernel_route(each))
@@ -139,7 +139,7 @@ def strangers(receipts: Iterable[HostRoutes]) -> list[HostRoutes]:
 
 
 def present() -> frozenset[Route | ProxyEntry]:
-    """What the kernel has: routes of ours, and published neighbours, whosever they are."""
+    """What the kernel has: our routes, and all published neighbours, ours or not."""
     with Rtnl() as netlink:
         routes = filter(None, map(_route, _ours(netlink, (4, 6))))
         published = (each for version in (4, 6) for each in netlink.published(version))

@@ -1,9 +1,9 @@
-"""The resolvers and DHCP servers that this host uses, as far as its files tell: who has their addresses answers for
-them.
+"""The resolvers and DHCP servers that this host uses, as its files name them: no guest may have their addresses, as it
+would get the host's requests.
 
-Read are resolv.conf, also the ones with which systemd-resolved and NetworkManager stand behind it, and the leases of
-systemd-networkd, dhclient, NetworkManager and dhcpcd. Programs are not asked: a hook has no time to wait for them. What
-cannot be read, or makes no sense, says nothing; each file counts with its last 64 KiB.
+The files are resolv.conf, with the ones of systemd-resolved and NetworkManager behind it, and the leases of
+systemd-networkd, dhclient, NetworkManager and dhcpcd. No program is asked: a hook has no time to wait for one. A file
+that cannot be read, or makes no sense, is ignored; of each file, the last 64 KiB are read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COOKIE, _CODES = bytes.fromhex("63825363"), {6: RESOLVER, 54: DHCP}
 
 
 class HostsServer(NamedTuple):
-    """A server's address, what it is, and the file that says so."""
+    """A server's address, whether it is a resolver or a DHCP server, and the file that names it."""
 
     address: Address
     what: str
@@ -37,7 +37,7 @@ class HostsServer(NamedTuple):
 
 
 def servers(root: str = "/") -> list[HostsServer]:
-    """All of them; of an address that several files name, the first."""
+    """All servers; for an address that several files name, the first."""
     found: dict[Address, HostsServer] = {}
     for path in _RESOLVERS:
         _note(found, f"{root}{path}", _resolv_conf(_read(f"{root}{path}")))
@@ -66,7 +66,7 @@ def _files(folder: str) -> list[str]:
 
 
 def _read(path: str) -> bytes:
-    """The end of a file; nothing where it is none. What somebody put in its place must not hold us up."""
+    """The end of a regular file; nothing of anything else: a pipe in its place must not block a hook."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:
@@ -97,7 +97,7 @@ def _networkd(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _dhclient(data: bytes) -> Iterator[tuple[str, str]]:
-    """Leases are only ever added at the end: those that are over are left out."""
+    """The servers in dhclient's leases. It adds new leases at the end; those that have expired are left out."""
     for block in data.decode(errors="replace").split("}"):
         said = [line.strip().rstrip(";").removeprefix("option ").split(maxsplit=1) for line in block.splitlines()]
         lines = [(words[0], words[1]) for words in said if len(words) == 2]
@@ -109,7 +109,7 @@ def _dhclient(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _is_over(expire: str) -> bool:
-    """`6 2026/11/28 15:15:37`, in UTC, or `epoch 1795878937; # …`, or `never`."""
+    """Whether a lease has expired: `6 2026/11/28 15:15:37`, in UTC, or `epoch 1795878937; # …`, or `never`."""
     kind, _, value = expire.partition(" ")
     if kind == "epoch":
         seconds = value.partition(";")[0]
@@ -118,7 +118,7 @@ def _is_over(expire: str) -> bool:
 
 
 def _dhcpcd(data: bytes) -> Iterator[tuple[str, str]]:
-    """A lease of dhcpcd is the DHCPv4 message itself (RFC 2131, 2)."""
+    """The servers in a lease of dhcpcd, which is the DHCPv4 message itself (RFC 2131, 2)."""
     if data[236:240] != _COOKIE:
         return
     options = data[240:]

@@ -1,4 +1,4 @@
-"""A batch that is refused because of some of what is in it, tried without that: nobody's bad value blocks others."""
+"""Finding the items because of which a batch is refused: a bad value blocks only its own guest."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from libvirt_guestnet.parse import TextError
 
 T = TypeVar("T")
 
-# 4 ms each, or more: so many are enough to find a handful among a thousand, and take no hook to its deadline.
+# One takes 4 ms or more: this many are enough to find a few among a thousand, and fit into a hook's deadline.
 _MOST_TRIES = 100
 _MOST_NAMES = 5
 
 
 def left_out(items: Iterable[T], write: Callable[[list[T]], None]) -> list[tuple[T, GuestnetError]]:
-    """Has `write`, which replaces what it wrote before, write all items but those because of which it is refused.
+    """Calls `write`, which replaces what it wrote before, with all items except those because of which it is refused.
 
-    Returns these, each with the complaint. Raises RefusedBatchError when even nothing is refused, and whatever else
-    goes wrong.
+    Returns these, each with the error. Raises RefusedBatchError if even an empty batch is refused, and all other
+    errors.
     """
     search = _Search(write)
     search.take(list(items))
@@ -30,7 +30,7 @@ def left_out(items: Iterable[T], write: Callable[[list[T]], None]) -> list[tuple
 
 
 def named(refused: list[tuple[T, GuestnetError]], name: Callable[[T], str]) -> list[str]:
-    """A line for each complaint about what was left out, with whose that is."""
+    """A line for each error about items that were left out, with the names of their guests."""
     whose: dict[str, list[str]] = {}
     for item, error in refused:
         whose.setdefault(str(error), []).append(name(item))
@@ -38,7 +38,7 @@ def named(refused: list[tuple[T, GuestnetError]], name: Callable[[T], str]) -> l
 
 
 class _Search(Generic[T]):
-    """What has been taken so far, and what was not; what was written last is all that was taken."""
+    """The items accepted and refused so far. What was written last are all accepted items."""
 
     def __init__(self, write: Callable[[list[T]], None]) -> None:
         self._write, self._tries = write, 0
@@ -46,7 +46,7 @@ class _Search(Generic[T]):
         self.refused: list[tuple[T, GuestnetError]] = []
 
     def take(self, items: list[T]) -> None:
-        """All of these that can be; by halves where they cannot all."""
+        """Accepts all of these items or, if that is refused, tries each half."""
         self._tries += 1
         try:
             self._write([*self.good, *items])

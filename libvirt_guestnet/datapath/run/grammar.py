@@ -1,9 +1,9 @@
-"""The second wall before nft, iptables-restore and `bridge`: whether a text is one that we could have written. Pure.
+"""A second check of each text for nft, iptables-restore and `bridge`: whether we could have written it. Pure.
 
-What is written is made from typed values, so nothing here is ever to be refused. Should a value be wrong all the same,
-its text reaches no program: a batch is lines, each of them one statement of a form that we use, about a table or chain
-of ours, made of words from a list and of addresses, prefixes, numbers and names. On the hook path: a port's batch takes
-a fifth of a millisecond, as most is asked of all its different words once.
+The text is made from typed values, so this should never refuse anything. But if a value is wrong all the same, its text
+reaches no program: a batch has to be lines, each of them one statement of a form that we use, about a table or chain of
+ours, made of words from a list and of addresses, prefixes, numbers and names. On the hook path: a port's batch takes a
+fifth of a millisecond, since each different word is checked once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NFT_BYTES = _LETTERS + b" \n\"'{}:;,./@!=<>|&_-"
 _PLAIN_BYTES = _LETTERS + b" \n:;,./[]*_-"
 _STRING = frozenset((_LETTERS + b" _.-:'").decode())
 _LONGEST_STRING = 64
-# Apart from these, a string is a device's name or an index.
+# What comes before strings of any text. All other strings are a device's name or index.
 _FREE_STRINGS = (" comment ", " prefix ")
 
 
@@ -33,7 +33,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Every word that is no value. Whoever writes a rule with another one adds it here.
+# Every word that is not a value. To use another one in a rule, add it here.
 _WORDS = _words("""
     add delete flush insert table chain rule set map element handle elements = { } . : != == < >= << | &
     arp bridge inet netdev ip ip6 guestnet libvirt_network
@@ -49,7 +49,7 @@ _WORDS = _words("""
     ifname iface_index ipv4_addr ipv6_addr inet_proto inet_service icmp_type icmpv6_type igmp_type ether_type
     @ll @nh @th wanted plain4 plain6 rest4 rest6 nowhere4 nowhere6 asks6 finds6 tells6
 """)
-# Names of ours that have no device in them, and the kinds of those that have: KIND-DEVICE.
+# Our names without a device in them, and the kinds of names with one, KIND-DEVICE.
 _NAMES = _words("""
     icmp-types icmpv6-types igmp-types igmp-routers-types nd-types routers-types tag-types mld-lengths lease-options
     same-octets extension-headers opaque-headers unread-headers never-plain never-plain4
@@ -62,7 +62,7 @@ _KINDS = _words("""
     tap vlan arp ip4 ip4sent ip6 ip6own ip6sent leases told learnt4 learnt6 free4 free6 given4 given6 closed spent
     claimed6 heard
 """)
-# Those of links: a bridge's name, perhaps with a VLAN.
+# The kinds of names with a link: a bridge's name, perhaps with a VLAN.
 _LINK_KINDS = frozenset(LINK_KINDS)
 _HEX = frozenset("0123456789abcdef")
 _MAC_MASKS = ("ff:ff:ff:ff:ff:f0", "01:80:c2:00:00:00")  # of the bridge guard's rule
@@ -106,12 +106,12 @@ def _is_string(text: str, free: bool) -> bool:
 
 
 def _index(text: str) -> int:
-    """A device's index, with so many zeros that it is no name of one."""
+    """A device's index, with so many leading zeros that it cannot be a name."""
     return parse.number(text.lstrip("0"), 1, (1 << 31) - 1) if len(text) == 16 else parse.number("", 0, 0)
 
 
 def _passes(text: str, *readers: Callable[[str], object]) -> bool:
-    """Whether one of these can read it."""
+    """Whether one of these functions accepts the text."""
     for read in readers:
         try:
             read(text)
@@ -122,7 +122,7 @@ def _passes(text: str, *readers: Callable[[str], object]) -> bool:
 
 
 def _is_value(word: str) -> bool:
-    """By its shape a word can be one thing only, and that it has to be."""
+    """Whether a word is a valid value: its form says of which kind, and it has to be valid as that."""
     if word[0] == "@":
         return _is_name(word[1:])
     if word[:2] == "0x" and "-" not in word:
@@ -149,7 +149,7 @@ def _is_named(kind: str, device: str) -> bool:
 
 
 def _is_span(low: str, high: str) -> bool:
-    """A range; before the dash may be nothing, since priorities can be negative."""
+    """Whether it is a range. The first part may be empty, since priorities can be negative."""
     return (not low or (low[0] not in "@-" and _is_value(low))) and high[:1] not in ("", "@", "-") and _is_value(high)
 
 
@@ -172,7 +172,7 @@ def _is_statement(line: str) -> bool:
 
 
 def _is_libvirts(do: str, chain: str, rest: str) -> bool:
-    """In a table of libvirt's: our chain, and the jump to it from its forward chain."""
+    """Whether a statement about a table of libvirt's concerns only our chain, or the jump to it."""
     if chain == _OUR_CHAIN:
         return do in ("add chain", "flush chain", "delete chain", "add rule") and (
             _is_rule(rest) if do == "add rule" else not rest
@@ -191,12 +191,12 @@ def _is_bare(rest: str) -> bool:
 
 
 def _is_rule(rest: str) -> bool:
-    """One statement of words; braces hold elements only."""
+    """Whether it is one statement of words, in which braces hold elements only."""
     return bool(rest) and ";" not in rest and _is_balanced(rest)
 
 
 def _is_block(rest: str) -> bool:
-    """One block in braces, up to the end of the line, with one inside it at most."""
+    """Whether it is one block in braces up to the end of the line, with at most one inside."""
     return rest[:2] == "{ " and rest[-2:] == " }" and _is_balanced(rest[1:-1])
 
 
@@ -205,14 +205,14 @@ def _is_chain(rest: str) -> bool:
 
 
 def _is_balanced(text: str) -> bool:
-    """Every brace that opens is the next to close."""
+    """Whether braces are balanced and not nested."""
     if "{" not in text and "}" not in text:
         return True
     *closed, rest = text.split("}")
     return "{" not in rest and all(part.count("{") == 1 for part in closed)
 
 
-# What may stand behind TABLE NAME, by what is done.
+# By command, what may follow TABLE NAME.
 _STATEMENTS: dict[str, Callable[[str], bool]] = {
     "add chain": _is_chain,
     "flush chain": _is_bare,
@@ -228,7 +228,7 @@ _STATEMENTS: dict[str, Callable[[str], bool]] = {
 
 
 def check_iptables(batch: str) -> None:
-    """Raises RefusedBatchError unless it is input of iptables-restore about chains of ours, and the jumps to them."""
+    """Raises RefusedBatchError unless it is input of iptables-restore about our chains and the jumps to them."""
     _check_bytes(batch, _PLAIN_BYTES, "iptables")
     first, *lines = batch.splitlines() or [""]
     if first != "*filter" or lines[-1:] != ["COMMIT"] or not batch.endswith("\n"):

@@ -15,14 +15,14 @@ def forward(tool: str) -> list[str] | None:
     try:
         output = program.run([tool, "-w", "5", "-S", "FORWARD"], "", "iptables")
     except NotInstalledError:
-        return None  # nobody filters with it
+        return None  # without it, nobody filters with it
     if output.status != 0:
         raise GuestnetError(output.complaint)
     return output.stdout.splitlines()
 
 
 def change_forward(tool: str, command: Literal["-I", "-D"], rule: list[str]) -> bool:
-    """Puts an accept first in FORWARD, or takes it out of there again. Whether that could be done."""
+    """Inserts an accept at the top of FORWARD, or deletes it. Returns whether that was possible."""
     if not grammar.is_accept(rule):
         raise RefusedBatchError(f"not given to {tool}, since we never write {shown(rule)}; please report this bug")
     try:

@@ -1,7 +1,7 @@
-"""The nft program: applying batches, one transaction each, and the one lister of what there is. On the hook path.
+"""The program nft: applying batches, one transaction each, and listing what there is. On the hook path.
 
-What is not there is no error; that nft cannot say is one. Whoever took the second for the first would put back
-everything, or forget what it should remove. So exactly one answer is forgiven: see `_is_absent`.
+That something is not there is no error; that nft cannot list it is one. To take the second for the first would mean to
+put everything back, or to forget what should be removed. So exactly one answer counts as absence: see `_is_absent`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from libvirt_guestnet.datapath.run.program import LockDescriptor, Output, Refuse
 from libvirt_guestnet.errors import GuestnetError
 
 _TRIES = 3
-# What can be asked for by its name, and so not be there; of lists, such as `chains netdev`, some can only be empty.
+# Kinds that are listed by name and may be absent; a list, such as `chains netdev`, can only be empty.
 _NAMED = ("table", "chain", "set", "map")
 _ABSENT = "Error: No such file or directory"
 
@@ -49,7 +49,7 @@ def tables() -> set[str]:
 
 
 def items(*what: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each thing of `nft -j list …` with its kind; none where there is no such thing. Raises GuestnetError."""
+    """Each object that `nft -j list …` prints, with its kind; none if there is none. Raises GuestnetError."""
     answer = _answer("-j", what)
     try:
         found = json.loads(answer)["nftables"] if answer else []
@@ -60,7 +60,7 @@ def items(*what: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _answer(option: str, what: tuple[str, ...]) -> str:
-    """Whoever changes rules may keep nft from an answer, so that it is asked again."""
+    """What nft prints. It is asked again after an error, as somebody who changes rules can disturb a listing."""
     argv = ["nft", *([option] if option else []), "list", *what]
     for _ in range(_TRIES):
         output = program.run(argv, "", "nftables")
@@ -72,27 +72,27 @@ def _answer(option: str, what: tuple[str, ...]) -> str:
 
 
 def _is_absent(output: Output) -> bool:
-    """Whether there is no such table, or nothing of that name in it: all that nft 1.0.6 and 1.1.3 say then. Whether the
-    loader misses a library, or a listing was disturbed by a table's end, that text has something before it, or another
-    status. A newer nft may go on with what else the name may have meant."""
+    """Whether there is no such table, or nothing of that name in it: nft 1.0.6 and 1.1.3 print exactly this then. If
+    the loader misses a library, or a listing is disturbed because a table is deleted, there is other text before it, or
+    the exit status is another. A newer nft may go on with suggestions of other names."""
     first = output.stderr.partition("\n")[0]
     return output.status == 1 and (first == _ABSENT or first.startswith(f"{_ABSENT};"))
 
 
 def numbers(name: str) -> list[int]:
-    """What is in one of our sets of integers; nothing where there is no such set. One set takes 2 ms, however many
+    """The elements of one of our sets of integers; none if there is no such set. One set takes 2 ms, however many sets
     there are. Raises GuestnetError when nft does not answer."""
     return [number for listed in _sets("set", *TABLE.split(), name) for number in in_set(listed)]
 
 
 def numbers_of_all() -> Callable[[str], list[int]]:
-    """What `numbers` would say now, of all sets together: 3 ms for fifty. Raises GuestnetError as above."""
+    """The same as `numbers`, with all sets listed at once: 3 ms for fifty. Raises GuestnetError as above."""
     found = {each["name"]: each for each in _sets("sets", "netdev") if f"{each['family']} {each['table']}" == TABLE}
     return lambda name: in_set(found.get(name, {}))
 
 
 def times_of_all() -> dict[str, dict[int, int]]:
-    """By the name of each of our sets of addresses that end: what is in it, with the seconds that each has left. Raises
+    """By name, our sets of addresses with timeouts: each address with the seconds that it has left. Raises
     GuestnetError as above."""
     ours = (each for each in _sets("sets", "netdev") if f"{each['family']} {each['table']}" == TABLE)
     ended = (each for each in ours if "timeout" in each.get("flags", ()) and each["type"] != "iface_index")
@@ -100,7 +100,7 @@ def times_of_all() -> dict[str, dict[int, int]]:
 
 
 def _times(listed: dict[str, Any]) -> dict[int, int]:
-    """Of what has no end an hour is left."""
+    """The elements of a set with the seconds that they have left; an hour for one without a timeout."""
     elements = [each["elem"] for each in listed.get("elem", ()) if isinstance(each, dict)]
     left = (int(each.get("expires", 3600)) for each in elements)
     return dict(zip(in_set({"elem": [each["val"] for each in elements]}), left, strict=True))

@@ -9,17 +9,16 @@ from typing import NamedTuple, NewType
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.parse import shown
 
-_LONGEST = 128 << 20  # of a thousand guarded ports, nft's listing has tens of megabytes
+_LONGEST = 128 << 20  # nft's listing of a thousand guarded ports has tens of megabytes
 SECONDS = 15.0  # of the 20 that a hook has
 
 
 LockDescriptor = NewType("LockDescriptor", int)
-"""Of a lock's file: the lock lasts until every process that has inherited it is done."""
+"""The descriptor of a lock's file: the lock lasts until every process that has inherited it has ended."""
 
 
 class RefusedBatchError(GuestnetError):
-    """A program, or the kernel behind it, refused a batch, or it is none that we could have written: nothing was
-    done."""
+    """A program, or the kernel behind it, refused a batch, or `grammar` did. Nothing was changed."""
 
 
 class NotInstalledError(GuestnetError):
@@ -27,7 +26,7 @@ class NotInstalledError(GuestnetError):
 
 
 class Output(NamedTuple):
-    """What a program said, and its exit status."""
+    """What a program printed, and its exit status."""
 
     status: int
     stdout: str
@@ -35,12 +34,12 @@ class Output(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """The first line of what it complains about."""
+        """The first line of its error message."""
         return (self.stderr or self.stdout).strip().split("\n", 1)[0][:300] or f"exit status {self.status}"
 
 
 def said(argv: list[str], package: str) -> str:
-    """What a program that only looks says. Raises GuestnetError when it fails, too."""
+    """What a program that changes nothing prints. Raises GuestnetError when it fails, too."""
     output = run(argv, "", package)
     if output.status != 0:
         raise GuestnetError(f"{' '.join(argv)}: {output.complaint}")
@@ -50,9 +49,9 @@ def said(argv: list[str], package: str) -> str:
 def run(argv: list[str], stdin: str, package: str, lock: LockDescriptor | None = None) -> Output:
     """Runs a program to its end. `package` is Debian's name for where it comes from.
 
-    The program reads a finished file, never a pipe: should we be killed, it must not work on half an input. It inherits
-    the `lock`, which lasts until it is done, even then. Raises GuestnetError when it cannot be run (NotInstalledError:
-    there is none), or has not ended within SECONDS.
+    The program reads a finished file, never a pipe, so that it never works on half an input if we are killed. It
+    inherits the `lock`, which even then lasts until it has ended. Raises GuestnetError when it cannot be run
+    (NotInstalledError: there is none), or has not ended within SECONDS.
     """
     if not all(argument.isascii() and argument.isprintable() for argument in argv):
         raise RefusedBatchError(f"not run, since we never write {shown(argv)}; please report this bug")
@@ -75,7 +74,7 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _read(file: int) -> bytes:
-    """All of it: half a listing would be taken for the whole. Raises GuestnetError on more than any of ours has."""
+    """All that was printed, as half a listing would look like a whole one. Raises GuestnetError if it is too long."""
     size = os.fstat(file).st_size
     if size > _LONGEST:
         raise GuestnetError(f"a program said more than {_LONGEST >> 20} MiB, which is not read")
@@ -94,7 +93,7 @@ def _spawn(argv: list[str], files: list[int], package: str, lock: LockDescriptor
 
 
 def _wait(pid: int, name: str) -> int:
-    """The exit status. Kills the program when its time is up or we are interrupted: no orphan changes the kernel."""
+    """The exit status. Kills the program when its time is up or we are interrupted, so that nothing happens later."""
     status = None
     try:
         handle = os.pidfd_open(pid)

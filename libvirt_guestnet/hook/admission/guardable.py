@@ -1,5 +1,5 @@
-"""Whether a domain may have the NICs that it has: what its networks and this host insist on, whatever its own metadata
-says. Asked where a refusal helps, before it runs or has the NIC; who runs already is guarded as far as that goes."""
+"""Whether a domain may have its NICs, by what its networks and this host require, whatever its metadata says. Checked
+before it runs or gets the NIC; a domain that runs already is not refused, but guarded as far as possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _host_refuses() -> bool:
 
 
 def _check_devices(domain: Domain) -> None:
-    """A NIC's function that is given as any PCI device is a NIC all the same."""
+    """Checks PCI devices that are passed through: one of them may be a NIC's function."""
     kind = nics.of("hostdev")
     for address in domain.pci_devices():
         if name := nics.pci_nic(address):
@@ -53,8 +53,8 @@ def _refused(where: str, nic_type: str, kind: nics.Kind) -> str:
 
 
 def without_unguardable(domain: Domain) -> tuple[Domain, list[str]]:
-    """A running domain without the NICs that cannot be guarded, so that they do not keep its others from being guarded;
-    and what is wrong with those that are to be guarded."""
+    """A running domain without the NICs that cannot be guarded, so that its other NICs can be; and messages about those
+    of them that should be guarded."""
     aside = [nic for nic in domain.nics if not nic.has_tap]
     wrong = [
         f"interface {n.mac}: type {n.type!r} has no tap to guard: {nics.because(n.kind)}" for n in aside if n.is_guarded

@@ -1,5 +1,5 @@
-"""Whether what a NIC may send fits through the port by which its bridge leads outside: a bridge drops what does not
-without a word and without a counter, and no ICMP error tells the guest, as a router's would."""
+"""Whether a NIC's MTU fits through the port that connects its bridge to other hosts. A bridge drops larger frames
+silently: there is no counter, and no ICMP error for the guest, as a router would send."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from libvirt_guestnet.state.folder import State
 
 
 def check(domain: Domain, state: State) -> None:
-    """Raises GuestnetError for the first NIC of ours that is too wide."""
+    """Raises GuestnetError for the first NIC on a network of ours whose MTU is too large."""
     wide = [nic for nic in domain.nics if nic.mtu and nic.bridge and (nic.policy is not None or nic.receipt)]
     if not wide:
         return
@@ -25,6 +25,6 @@ def check(domain: Domain, state: State) -> None:
 
 
 def outlets(bridge: str, state: State) -> set[str]:
-    """The ports by which a bridge leads outside, as far as the hooks know."""
+    """The ports that connect a bridge to other hosts, as far as the hooks know."""
     networks = [each for each in state.networks() if each.bridge == bridge]
     return {port for each in networks for port in (each.uplink, each.overlay, each.vlan_uplink)} - {""}

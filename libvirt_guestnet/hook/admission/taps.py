@@ -1,9 +1,10 @@
-"""Whose tap it is: the domain's of that UUID, for as long as the device of that index is there. A name says nothing.
+"""To which domain a tap belongs: to the one, by UUID, with a receipt for the device of that index, as long as the
+device exists. Its name proves nothing.
 
-Any domain may name any tap as its <target dev>. Where the NIC's type makes no tap, that means nothing. Where it does, a
-name is free again once its device is gone, and whoever's device bears it now has it. A device that is there belongs to
-the domain that has a receipt for it: another one has only attached itself to it (as queues of several guests can be
-attached to one tap that has more than one), and gets nothing of it.
+Any domain may name any tap as its <target dev>. If the type of its NIC makes no tap, that has no effect. Otherwise the
+name is free once the earlier device is gone, and belongs to the domain whose device has it now. A device that still
+exists belongs to the domain that has a receipt for it. Another domain that names it can only have attached a queue to
+it (a tap with several queues allows that), and gets no guard, route or forward for it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def check(domains: Iterable[Domain], state: State) -> None:
 
 
 def own(domains: Iterable[Domain], state: State) -> tuple[list[Domain], list[str]]:
-    """The domains without the NICs whose taps belong to others, and what is to be said of each such NIC."""
+    """The domains without the NICs whose taps belong to other domains, and a message for each such NIC."""
     found, refused = [], []
-    first: dict[str, Domain] = {}  # of these domains the one that names a tap first
+    first: dict[str, Domain] = {}  # by tap, the first of these domains that names it
     for domain in domains:
         strange = {}
         for tap in sorted(domain.taps):
@@ -45,7 +46,7 @@ def own(domains: Iterable[Domain], state: State) -> tuple[list[Domain], list[str
 
 
 def owner_but(uuid: str, tap: str, state: State) -> str:
-    """The name of the domain that a tap belongs to, "" where it is this one or nobody."""
+    """The name of the domain to which a tap belongs; "" if that is this one, or if it belongs to none."""
     index = links.index_of(tap)
     found = state.owners(tap) if index else []
     return next((each.domain or each.uuid for each in found if each.ifindex == index and each.uuid != uuid), "")

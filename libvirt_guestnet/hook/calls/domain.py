@@ -28,12 +28,12 @@ from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 from libvirt_guestnet.xmlread import Node
 
-# `start` comes so soon after `migrate`; a note of a migration that failed before it is none for a later start.
+# `start` follows `migrate` within this time. An older note is of a migration that failed, and no longer counts.
 _COMES_SECONDS = 120
 
 
 class RepairResult(NamedTuple):
-    """What a repair could not do: messages of NICs that were left out, and of guests that cannot be routed to."""
+    """What a repair could not do: messages about NICs that were left out, and about guests without all their routes."""
 
     refused: list[str]
     unrouted: list[str]
@@ -48,9 +48,9 @@ class _Wanted(NamedTuple):
 
 
 def guard(xml: Node, state: UnlockedState) -> None:
-    """Puts the filter on every guarded port of a domain that starts, and takes it off those that are guarded no more.
+    """Puts the filter on every guarded port of a starting domain, and removes it from ports that are guarded no more.
 
-    Raises GuestnetError, with nothing changed, when a NIC is not to be, or something that it is to have is somebody's.
+    Raises GuestnetError, with nothing changed, if a NIC is not allowed, or something that it asks for is in use.
     """
     domain = bridge_guard.joined(xml, state)
     guardable.check(domain)
@@ -71,10 +71,10 @@ def guard_all(
 ) -> None:
     """The same for several, in one transaction.
 
-    `settle`: finishes what a killed call left undone at the bridge guard. `rewrite`: what all ports share is
-    written again, whatever may have become of it. `admitted` is what one that starts may have, if nobody else got it
-    meanwhile. `late`: they run already. Raises GuestnetError, with nothing changed, when one of them names a tap that
-    belongs to another domain.
+    `settle`: finishes what a killed call left undone at the bridge guard. `rewrite`: what all ports share is written
+    again, as somebody may have changed it. `admitted`: the addresses that a starting domain may have, unless another
+    guest got them meanwhile. `late`: the domains run already. Raises GuestnetError, with nothing changed, if one of
+    them names a tap that belongs to another domain.
     """
     wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as locked:
@@ -100,7 +100,7 @@ def guard_all(
 
 def _wanted(domain: Domain, state: State) -> _Wanted:
     gateways = [host_routed.gateways(port) for port in host_routed.routed_ports(domain)]
-    # What cannot be read is refused before anything is changed.
+    # Read first, so that XML which cannot be carried out is refused before anything is changed.
     next_hop.host_routes(domain)
     wanted_forwards.port_forwards(domain)
     vlan_membership.tap_vlans(domain)
@@ -114,7 +114,7 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
     stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, locked))
     for each in wanted:
         host_routes.expect(each.domain.uuid, each.domain.name, each.gateways, locked)
-    # Of many ports all that was learnt is listed at once; for one, its own sets are faster than everybody's.
+    # For many ports, all sets are listed at once; for a single port, listing its own sets is faster.
     numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp or r.claims for r in receipts) else nft.numbers
     batch = "".join(port_guard.record(e.domain.uuid, e.receipts, locked, numbers, late=late) for e in wanted)
     gate = router.gate([gateway for each in wanted for gateway in each.gateways])
@@ -122,8 +122,8 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
 
 
 def connect(xml: Node, state: UnlockedState) -> None:
-    """Makes the routes and forwards to a guest that runs. A forward that cannot be opened is reported: that is no
-    reason to kill the guest."""
+    """Makes the routes and forwards to a running guest. A forward that cannot be opened is only reported: for an error,
+    libvirt would kill the guest."""
     domain = bridge_guard.joined(xml, state)
     taps.check([domain], state)
     reachability.connect(domain, state)
@@ -134,8 +134,8 @@ def connect(xml: Node, state: UnlockedState) -> None:
 
 
 def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
-    """Taps with a receipt that nobody is guarded by: this domain's others, and names whose device is another's no more
-    (see `admission.taps`)."""
+    """Taps whose receipt guards no port any more: other taps of this domain, and taps of another domain whose device is
+    gone, while a new one has its name (see `admission.taps`)."""
     present = domain.taps
     taken_over = {tap for tap in present & state.tapnames() if (r := state.port(tap)) and r.uuid != domain.uuid}
     own = {tap for tap in state.taps(domain.uuid) if not (tap in present and _network_sleeps(tap, state))}
@@ -143,14 +143,14 @@ def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
 
 
 def _network_sleeps(tap: str, state: State) -> bool:
-    """Whether a port guarded by its network's defaults sits on a network that was destroyed: it keeps what it has."""
+    """Whether a port is guarded by the defaults of a network that was destroyed: then it keeps its guard."""
     receipt = state.port(tap)
     return receipt is not None and not receipt.own and state.network(receipt.network) is None
 
 
 def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
-    """Puts everything in place for a guest that runs already. Raises GuestnetError: at the end, where a NIC had to be
-    left out, and NotRoutedError where something on the host prevents a route to it."""
+    """Makes everything that a running guest must have. Raises GuestnetError; if a NIC had to be left out, at the end,
+    and NotRoutedError if something on the host prevents a route to it."""
     domain = bridge_guard.joined(xml, state)
     try:
         result = repair_all([domain], state, settle)
@@ -163,10 +163,11 @@ def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
 
 
 def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True) -> RepairResult:
-    """The same for several together, but for their forwards. Raises GuestnetError when it fails for one of them.
+    """The same for several domains together, without their forwards. Raises GuestnetError when it fails for one of
+    them.
 
-    A NIC that cannot be guarded, or whose tap belongs to another domain, is left out: its domain's others are guarded.
-    What is to be said of them.
+    A NIC that cannot be guarded, or whose tap belongs to another domain, is left out, and its domain's others are
+    guarded. Returns messages about them.
     """
     found = [guardable.without_unguardable(domain) for domain in domains]
     aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
@@ -179,7 +180,7 @@ def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True)
 
 
 def keep(uuids: Iterable[str], state: UnlockedState) -> None:
-    """Has running domains be guarded as they were: what their XML asks for now cannot be. Raises GuestnetError."""
+    """Guards running domains as before, since what their XML asks for now is not possible. Raises GuestnetError."""
     with state.lock() as locked:
         locked.put_shared("")
         for uuid in uuids:
@@ -195,8 +196,8 @@ def release(xml: Node, state: UnlockedState) -> None:
 
 
 def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
-    """Takes away all that one domain had; `named` are taps that may be its. What cannot be taken away keeps nothing
-    else: its routes go though its filters stay. Raises GuestnetError: the first failure, with the rest done."""
+    """Removes everything that one domain had; `named` are taps that may be its own. Goes on after a failure, so that,
+    say, routes are removed though filters cannot be. Raises GuestnetError at the end: the first failure."""
     failures: list[GuestnetError] = []
     with state.lock() as locked:
         parts: tuple[Callable[[], None], ...] = (

@@ -1,4 +1,4 @@
-"""The work behind `lifecycle.TABLE` for networks: their bridges, and the receipts that their ports are guarded by."""
+"""The calls of `lifecycle.TABLE` for networks: making their bridges, and the receipts by which ports are guarded."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from libvirt_guestnet.state.receipts import NetworkReceipt
 
 
 def prepare_network(hook_data: xmlread.Node, state: State) -> None:
-    """Makes the bridge of a bridged network and puts its NIC or overlay in, before libvirt looks for it; where it will
-    have the host forward IPv6, has that go on learning routes."""
+    """Makes the bridge of a bridged network, with its NIC or overlay in it, before libvirt looks for it. If libvirt is
+    about to make the host forward IPv6, keeps the host learning routes."""
     from libvirt_guestnet.carriers import registry  # not for a domain's hook, which imports this module, too
 
     network = _network(hook_data)
@@ -35,7 +35,7 @@ def remember_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
 
 
 def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False) -> bool:
-    """Writes the network's receipt. Whether something changed; the bridge guard is to be settled then."""
+    """Writes the network's receipt. Returns whether something changed: then the bridge guard must be settled."""
     network = _network(hook_data)
     name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
     if receipt is not None:
@@ -47,7 +47,7 @@ def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False) -
     with state.lock() as locked:
         if any(each is not None and each.managed for each in (receipt, before)):
             bridge_guard.changing(locked)
-        # The receipt comes last: it is by its being another one that a later call sees that there is something to do.
+        # The receipt is written last: should we be killed, a later call sees by the old one that this must be done.
         if batch := reservations.changed(before, receipt, locked):
             nft(batch, locked.descriptor)
         if receipt is None:
@@ -66,14 +66,14 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
 
 
 def start_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
-    """The bridge is there now: one that libvirt made begins to tell VLANs apart, before any guest is on it."""
+    """The network's bridge exists now: on one that libvirt made, VLAN filtering is switched on before a guest joins."""
     from libvirt_guestnet.carriers import registry
 
     registry.begin(_network(hook_data))
     keep(hook_data, state, started=True)  # its uplink may be a new device under an old name
     with state.lock() as locked:
         bridge_guard.settle_pending(locked)
-        # libvirt's rules are new, and may stand before ours.
+        # libvirt has just inserted rules, perhaps before ours.
         forwards.try_to_settle(locked, force=True)
         if batch := address_sets.update_beside(locked):
             nft(batch, locked.descriptor)
@@ -85,11 +85,11 @@ def forget_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
 
 
 def forget(name: str, state: UnlockedState) -> None:
-    """The same for one that is gone: its name is all there is."""
+    """The same for a network that does not exist any more, by its name."""
     receipt = state.sound_network(name)
     if receipt is None:
         with state.lock() as locked:
-            locked.drop_network(name)  # a damaged one
+            locked.drop_network(name)  # the receipt is damaged
         return
     if receipt.made_bridge:
         _remove_bridge(receipt, state)
@@ -105,7 +105,7 @@ def forget(name: str, state: UnlockedState) -> None:
 
 
 def segments(state: State) -> set[str]:
-    """The links of whose ports somebody keeps account, since there is one or a port looks into it."""
+    """The links that need sets of held addresses: those with a port, or into whose sets a port's rules look."""
     ports = [(receipt.segment or receipt.bridge, bool(receipt.trunk)) for receipt in state.ports()]
     used = (held_sets.kept_on(segment) + held_sets.looked_into(segment, trunk) for segment, trunk in ports)
     beside = (held_sets.kept_on(link) for receipt in state.ports() for link, _ in receipt.beside)
@@ -114,7 +114,7 @@ def segments(state: State) -> set[str]:
 
 
 def forgotten(link: str) -> str:
-    """The nft batch that removes what is known of a link without ports."""
+    """The nft batch that removes the sets of a link without ports."""
     return learning.forget_network(link) + held_sets.forget_segment(link) + savi.forget_segment(link)
 
 

@@ -1,9 +1,9 @@
 """After the daemon has restarted: one process repairs all guests, and nobody waits for it (decision 26).
 
-`reconnect` comes for every running guest at once; libvirt waits for each call, and would kill the guest if it failed.
-So the hook only leaves the guest's name in a spool and, unless it runs already, starts this process, which has
-inherited the lock that says so. Guests are repaired many at a time, in one nft transaction: what each is to have is put
-there whatever is there, which takes less than finding out what is missing, or was tampered with.
+libvirt calls `reconnect` for every running guest at once, waits for each call, and would kill the guest if it failed.
+So the hook only puts the guest's name into a spool. Unless this process runs already, the hook also starts it; a lock
+that it inherits says that it runs. Guests are repaired many at a time, in one nft transaction, which writes everything
+that they must have: that takes less time than finding out what is missing or was changed.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from libvirt_guestnet.hook.read.libvirt_records import Record
 from libvirt_guestnet.state.folder import ROOT
 from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
 
-# Guests to be repaired, and those that it is at.
+# The folders with the names of guests to be repaired, and of those that are being repaired.
 SPOOL, TAKEN = f"{ROOT}/reconnect", f"{ROOT}/repairing"
-# What the hook file calls its descriptor of the lock.
+# The descriptor of the lock, as the hook file opens it.
 _LOCK = 9
-# Guests reconnect side by side: the daemon shall have the processors until it is back.
+# How long it waits for more guests: the daemon should have the processors until it is ready again.
 _QUIET_SECONDS, _MOST_SECONDS = 0.2, 1.0
-# Nobody starts while they are repaired. A tree of libvirt's records takes up to 30 times the memory of their text.
+# How many guests, and octets of records, are repaired together: no guest starts meanwhile; parsed, they grow 30 times.
 _TOGETHER, _OCTETS_TOGETHER = 64, 2 << 20
 _said: set[str] = set()
 _MOST_SAID = 1000
 
 
 def main(lock: int = _LOCK) -> int:
-    """Repairs until the spool is empty; a descriptor of the lock says that somebody does."""
+    """Repairs until the spool is empty. `lock` is the descriptor of the lock that says that a process does."""
     signal.signal(signal.SIGALRM, deadline.expired)
     notes.keep_from_forks(lock)
-    os.set_inheritable(lock, False)  # nor does a program of ours have it when we are killed
+    os.set_inheritable(lock, False)  # so that no program that we run keeps it if we are killed
     while spooled() and locked(lock):
         _settle()
         names = _taken()
         repair(names, "after the daemon's restart")
         for name in names:
             os.unlink(f"{TAKEN}/{name}")
-        flock(lock, LOCK_UN)  # who came meanwhile saw that we are at work, and went: look again
+        flock(lock, LOCK_UN)  # hooks that came meanwhile relied on us because of the lock: look again
     return 0
 
 
 def locked(lock: int) -> bool:
-    """Whether nobody else repairs; from now on we do."""
+    """Takes the lock; False if another process repairs."""
     try:
         flock(lock, LOCK_EX | LOCK_NB)
     except BlockingIOError:
@@ -62,7 +62,7 @@ def locked(lock: int) -> bool:
 
 
 def spooled() -> list[str]:
-    """The guests to be repaired, also those at which a process was killed."""
+    """The guests to be repaired, with those whose repair was killed."""
     return sorted({*_names(SPOOL), *_names(TAKEN)})
 
 
@@ -81,7 +81,7 @@ def _settle() -> None:
 
 
 def _taken() -> list[str]:
-    """The guests that are in the spool by now, moved to where they stay until they are repaired."""
+    """Moves the names in the spool to where they stay until the guests are repaired, and returns all of these."""
     os.makedirs(TAKEN, 0o700, exist_ok=True)
     for name in _names(SPOOL):
         os.rename(f"{SPOOL}/{name}", f"{TAKEN}/{name}")
@@ -89,17 +89,17 @@ def _taken() -> list[str]:
 
 
 def repair(names: list[str], when: str) -> None:
-    """Does for those of these guests that run what `reconnect` asks for. Never fails: the log is told."""
+    """Repairs those of these guests that run, as `reconnect` asks for. Never fails: errors are logged."""
     uuids = {uuid for chunk in _chunks(names) for uuid in _repaired(chunk, when)}
     try:
         with Deadline():
             reachability.open_forwards_of(uuids, UnlockedState(), force=True)
-    except Exception as error:  # guarded they are
-        log.complain(f"ways in to guests are not repaired {when}: {error}")
+    except Exception as error:  # the guests are guarded all the same
+        log.complain(f"forwards to guests are not repaired {when}: {error}")
 
 
 def _chunks(names: list[str]) -> Iterator[list[str]]:
-    """Guests that are repaired together; one whose record is long, by itself."""
+    """The guests in groups that are repaired together; one with a long record is alone."""
     chunk: list[str] = []
     octets = 0
     for name in names:
@@ -119,7 +119,7 @@ def _repaired(names: list[str], when: str) -> list[str]:
     try:
         with Deadline():
             return _together(names)
-    except Exception as error:  # the other guests must not suffer, whatever the bug or the damage
+    except Exception as error:  # no bug or damage that concerns one guest may keep the others unguarded
         if len(names) > 1:
             half = len(names) // 2
             return _repaired(names[:half], when) + _repaired(names[half:], when)
@@ -130,7 +130,7 @@ def _repaired(names: list[str], when: str) -> list[str]:
 
 
 def _keep(name: str, when: str) -> None:
-    """Guards a guest as it was: whoever may change its XML must not be able to take its guard off by an error in it."""
+    """Guards a guest as before: an error in its XML must not be a way to remove its guard."""
     try:
         with Deadline():
             state = UnlockedState()
@@ -150,8 +150,8 @@ def _together(names: list[str]) -> list[str]:
 
 
 def _news(messages: list[str]) -> list[str]:
-    """Those messages that were not logged before: the service tries again and again to route to a guest. It runs for
-    years, and guests choose their names, so it remembers a bounded number; beyond that it logs again."""
+    """Those messages that were not logged before, as the service tries again and again to route to a guest. It runs for
+    years, and guests choose their names, so it remembers a limited number and may log a message twice."""
     new = [each for each in messages if each not in _said]
     if len(_said) > _MOST_SAID:
         _said.clear()
@@ -164,8 +164,8 @@ class _EndedError(GuestnetError):
 
 
 class _Running(UnlockedState):
-    """The state, whose lock is had only while all of some domains run, with the taps that they had: libvirt does not
-    hold them still, as it does for a hook."""
+    """The state, with a lock that is refused unless all of these domains still run with the same taps. While a hook
+    runs, libvirt's lock of the domain sees to that; here nothing does."""
 
     def __init__(self, records: dict[str, Record]) -> None:
         super().__init__()

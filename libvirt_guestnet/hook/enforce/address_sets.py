@@ -1,4 +1,4 @@
-"""What this host knows about a port beyond the XML: leases of its DHCP server, and addresses of other ports."""
+"""What the XML does not say about a port's addresses: leases of the host's DHCP server, and what other ports hold."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState
 from libvirt_guestnet.state.receipts import PortReceipt
 
-Numbers = Callable[[str], list[int]]  # what is in a set of the kernel's, by its name
+Numbers = Callable[[str], list[int]]  # from a set's name to its elements in the kernel
 
-# libvirt's own leases helper writes it, from what dnsmasq tells it; guests have no part in it.
+# libvirt's own lease helper writes it, from what dnsmasq reports. Guests cannot write it.
 _LEASES = "/var/lib/libvirt/dnsmasq/{}.status"
-_FEW = 100  # exclusions that are not worth a look
-_LARGEST = 8 << 20  # as of XML: 20,000 leases
+_FEW = 100  # so few exclusions are not worth trimming
+_LARGEST = 8 << 20  # as for XML: 20,000 leases
 _LATEST = 1 << 40  # seconds since the epoch
 
 
 def leases(receipt: PortReceipt, numbers: Numbers = nft.numbers, path: str = _LEASES) -> Leases:
     """The port's addresses in the lease file of the host's DHCP server, with the seconds that each has left.
 
-    They matter where a filter is put back while the guest runs: it will not ask again before half its lease is over.
-    The server also writes down what a port never got to hear because another one holds it: that is left out.
+    They are needed when a filter is put back while the guest runs, as it does not ask again before half its lease is
+    over. The file also has leases that never reached the port because another port holds the address: these are left
+    out.
     """
     found = list(_leases(receipt, path)) if receipt.dhcp else []
     others = _held(receipt, numbers) - set(learnt(receipt, numbers)) if found else set()
@@ -44,7 +45,7 @@ def leases(receipt: PortReceipt, numbers: Numbers = nft.numbers, path: str = _LE
 
 
 def written(bridge: str) -> set[Address]:
-    """The addresses that the server of a bridge has leased, to whomever."""
+    """All addresses that the DHCP server of a bridge has leased."""
     found = set()
     for lease in _read(_LEASES.format(check_device(bridge))) if bridge else ():
         with suppress(parse.TextError):
@@ -53,12 +54,12 @@ def written(bridge: str) -> set[Address]:
 
 
 def learnt(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> list[Address]:
-    """What a port has learnt, as the kernel has it."""
+    """The addresses that a port has learnt, by the kernel's set."""
     return _addresses_in(lambda version: learning.learnt_set(version, receipt.tap), numbers) if receipt.dhcp else []
 
 
 def claimed(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> list[Address]:
-    """What a port has claimed, as the kernel has it."""
+    """The addresses that a port has claimed, by the kernel's set."""
     return _addresses_in(lambda _: savi.claimed_set(receipt.tap), numbers, (6,)) if receipt.claims else []
 
 
@@ -72,8 +73,8 @@ def _addresses_in(name: Callable[[int], str], numbers: Numbers, versions: tuple[
 
 
 def given_back(receipt: PortReceipt, numbers: Numbers = nft.numbers, now: PortReceipt | None = None) -> str:
-    """The nft batch after which others may learn or claim what this port has learnt or claimed, but for what it goes on
-    having as it is `now`."""
+    """The nft batch that gives free what a port has learnt and claimed, so that other ports may learn or claim it; not
+    what the port keeps as it is `now`."""
     kept = keeps(receipt, now) if now else ()
     held = [each for each in learnt(receipt, numbers) if each.version not in kept]
     held += claimed(receipt, numbers) if now is None or not _keeps_claims(receipt, now) else []
@@ -81,7 +82,7 @@ def given_back(receipt: PortReceipt, numbers: Numbers = nft.numbers, now: PortRe
 
 
 def keeps(before: PortReceipt, now: PortReceipt) -> tuple[int, ...]:
-    """The IP versions of which a port goes on having what it has learnt."""
+    """The IP versions for which a port keeps what it has learnt."""
     return tuple({address(host).version for host in now.dhcp}) if stays(before, now) else ()
 
 
@@ -90,7 +91,7 @@ def _keeps_claims(before: PortReceipt, now: PortReceipt) -> bool:
 
 
 def stays(before: PortReceipt, now: PortReceipt) -> bool:
-    """Whether a port is the same guarded one, on the same link."""
+    """Whether it is the same guarded port, on the same link."""
     return not now.trusted and _port(before) == _port(now)
 
 
@@ -99,8 +100,8 @@ def _link(receipt: PortReceipt) -> str:
 
 
 def held_as_learnt(state: State) -> str:
-    """The nft batch after which ports hold by leases and claims exactly what they have learnt and claimed, whatever
-    somebody did to that. What somebody else answered for goes on being nobody's."""
+    """The nft batch that makes the links' sets of leases and claims agree with what ports have learnt and claimed, in
+    case somebody changed them. Addresses for which somebody answered stay blocked."""
     present, wanted = nft.times_of_all(), dict[str, dict[int, int]]()
     for port in (port for port in state.ports() if not port.trusted):
         for version, name in _own_sets(port):
@@ -115,7 +116,7 @@ def held_as_learnt(state: State) -> str:
 
 
 def _own_sets(port: PortReceipt) -> Iterator[tuple[int, str]]:
-    """The sets of what a port has that others are to be kept from, with their IP versions."""
+    """The sets with the addresses that a port has learnt and claimed, with their IP versions."""
     if port.dhcp:
         yield from ((version, learning.learnt_set(version, port.tap)) for version in (4, 6))
     if port.claims:
@@ -147,8 +148,7 @@ def _read(path: str) -> list[dict[str, Any]]:
 
 
 def given_up(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state: State) -> str:
-    """The nft batch after which others may use what these ports held by their policy, and neither hold now nor share
-    with another one."""
+    """The nft batch that gives free what these ports held by policy, unless they or others hold it still."""
     before, after = list(before), list(after)
     lost = _held_by(before) - _held_by(after)
     if not lost:
@@ -159,7 +159,7 @@ def given_up(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state:
 
 
 def spread(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state: State) -> str:
-    """The nft batch after which the kernel's account of large pairs is right, where these ports have any."""
+    """The nft batch that writes the links' sets of ranges again, if these ports have large pairs."""
     before, after = list(before), list(after)
     accounts = {account for r in (*before, *after) if large_of(r) for account in held_sets.kept_on(r.segment)}
     if not accounts:
@@ -174,9 +174,9 @@ def spread(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state: S
 
 
 def large_of(receipt: PortReceipt) -> list[Prefix]:
-    """What of a port's own the kernel's account has as ranges."""
+    """The port's own prefixes that are in its link's set of ranges."""
     if not receipt.pairs and len(receipt.owned) < held_sets.MOST_OF_A_PORT:
-        return []  # as most: nothing to count
+        return []  # most ports: nothing is large
     return held_sets.large(guard_of(receipt))
 
 
@@ -185,16 +185,14 @@ def _held_by(receipts: Iterable[PortReceipt]) -> held_sets.Held:
 
 
 def completed(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> PortReceipt:
-    """A port's receipt without exclusions that exclude nothing, and with the links beside its own on which it holds
-    something. Raises GuestnetError."""
+    """A port's receipt without useless exclusions, with what it holds on other links. Raises GuestnetError."""
     if receipt.claims or is_open(receipt):
         receipt = _without_hosts(receipt, numbers)
     return _trimmed(_with_beside(receipt))
 
 
 def _with_beside(receipt: PortReceipt) -> PortReceipt:
-    """What the host answers for is held on the bridges in whose subnets it is, too: for all there but the host, another
-    guest that takes it would be it."""
+    """With the addresses that the host answers for on other bridges, where no other guest may take them."""
     if not receipt.reached:
         return receipt
     host = gateway.host_addresses(receipt.vrf)
@@ -203,23 +201,23 @@ def _with_beside(receipt: PortReceipt) -> PortReceipt:
 
 
 def _link_of(device: str) -> str:
-    """What a bridge is called as a link, or a VLAN of one; "" for another device."""
+    """The link's name of a device that is a bridge or a VLAN of one; "" for other devices."""
     if links.is_bridge(device):
         return device
     bridge, _, vlan = device.rpartition(".")
-    with suppress(parse.TextError):  # a device that is only called so
+    with suppress(parse.TextError):  # a device that only has such a name
         return segment(bridge, parse.number(vlan, 1, 4094)) if links.is_bridge(bridge) else ""
     return ""
 
 
 def update_beside(locked: LockedState) -> str:
-    """Finds out again on which links the host answers for ports' addresses: the nft batch that holds these there."""
+    """The nft batch that makes ports hold their addresses on the links where the host answers for them by now."""
     batch = ""
     for port in locked.ports():
         try:
             batch += _moved(port, _with_beside(port), locked)
-        except GuestnetError as error:  # one port's receipt is no reason for the others
-            log.report(f"domain {port.domain!r}: what leads to tap {port.tap} is not held: {error}")
+        except GuestnetError as error:  # one port's damaged receipt must not keep the others from it
+            log.report(f"domain {port.domain!r}: addresses of tap {port.tap} on other links are not held: {error}")
     return f"add table {TABLE}\n{batch}" if batch else ""
 
 
@@ -232,9 +230,9 @@ def _moved(before: PortReceipt, now: PortReceipt, locked: LockedState) -> str:
 
 
 def _without_hosts(receipt: PortReceipt, numbers: Numbers) -> PortReceipt:
-    """A port's receipt without what is the host's on its link, whatever the network says of that. The host's router
-    there is only kept from who chooses among unknown addresses: of a port with any address nobody knows that it is not
-    that router, and what a port has claimed already is its own."""
+    """A port's receipt that excludes the host's own addresses on its link, whatever the network says of them. Addresses
+    of the host's routers there are only kept from claims: a port with any address may be that router itself, and what a
+    port has claimed already is its own."""
     chooses = receipt.privacy or bool(receipt.claims)
     own, routers = gateway.on_link(links.master_of(receipt.tap), routers=chooses)
     if is_open(receipt):
@@ -247,20 +245,20 @@ def _without_hosts(receipt: PortReceipt, numbers: Numbers) -> PortReceipt:
 
 
 def _unclaimed(routers: Iterable[Address], receipt: PortReceipt, numbers: Numbers) -> list[Address]:
-    """Those that the port could claim, and that are nobody's by a claim."""
+    """Those of these routers' addresses that the port could claim, and that nobody has claimed."""
     wanted = [each for each in routers if any(each in prefix(text) for text in receipt.claims)]
     claimed = set(numbers(learning.held_set(6, _link(receipt)))) if wanted else ()
     return [each for each in wanted if int(each) not in claimed]
 
 
 def is_open(receipt: PortReceipt) -> bool:
-    """Whether a port may use whatever of a range nobody holds."""
+    """Whether a port has a range in which it may use any address that nobody holds."""
     return any(prefix(text).num_addresses > 1 for text in receipt.owned)
 
 
 def _trimmed(receipt: PortReceipt) -> PortReceipt:
-    """A network's reservations may be thousands; what is not in a range of the port's is nothing to it, and what stands
-    side by side there is one."""
+    """A port's receipt with fewer exclusions, as a network's reservations may be thousands: without those outside of
+    the port's ranges, and with neighbouring addresses as one range."""
     if len(receipt.excluded) <= _FEW:
         return receipt
     texts = map(prefix, (*receipt.owned, *receipt.routed, *receipt.dynamic))
@@ -276,7 +274,7 @@ def _trimmed(receipt: PortReceipt) -> PortReceipt:
 
 
 def _span(text: str) -> tuple[int, int]:
-    """Most are single addresses, of which a network is made ten times as slowly."""
+    """The first and the last address. Most are single addresses, which parse ten times as fast without a network."""
     if "/" in text:
         return span(prefix(text))
     number = int(address(text)) if ":" in text else ipv4_number(text)
@@ -284,11 +282,11 @@ def _span(text: str) -> tuple[int, int]:
 
 
 def is_new(receipt: PortReceipt, state: State) -> bool:
-    """Whether this is not the port that the tap's receipt speaks of: what that one learnt is not for this one."""
+    """Whether the tap's earlier receipt is of another port: then this one must not inherit what that one learnt."""
     before = state.port(receipt.tap)
     return before is None or _port(before) != _port(receipt)
 
 
 def _port(receipt: PortReceipt) -> tuple[str, str, int, str, str]:
-    # A tap that moves to another network, or VLAN, stays the same tap, but learns and claims its addresses anew.
+    # A tap that moves to another network or VLAN keeps its index, but nothing that it has learnt and claimed.
     return receipt.uuid, receipt.mac, receipt.ifindex, receipt.network, _link(receipt)

@@ -1,10 +1,10 @@
-"""What routed networks and host-routed guests exchange with the outside and with each other, from the receipts.
+"""The traffic of routed networks and host-routed guests that other firewalls must accept, from the receipts.
 
-libvirt passes a routed network's own subnets, between its bridge and the device of its <forward> alone: what is behind
-a guest is rejected, and so is what goes to another routed network of the same device (9.0 and 11.3, both backends).
-With the accepts here both pass between those networks and the device. On a nat network only what is behind a guest
-passes: libvirt translates its own subnets. Of a network of mode open, or a host-routed guest's tap, libvirt knows
-nothing: what comes from there passes unless libvirt, or another firewall, rejects it by name.
+libvirt accepts a routed network's own subnets, and only between its bridge and the device of its <forward>. It rejects
+prefixes behind a guest, and traffic to another routed network of the same device (9.0 and 11.3, both backends). The
+accepts here let both pass between those networks and the device. On a nat network they are only for what is behind a
+guest, as libvirt translates the network's own subnets. libvirt has no rules for a network of mode open or a host-routed
+guest's tap: their traffic passes unless libvirt, or another firewall, rejects it by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from libvirt_guestnet.state.receipts import HostRoutes, NetworkReceipt
 
 
 def passages(state: State) -> list[Passage | RoutedLink]:
-    """What has to pass now: the guests that are next hops, or host-routed, run, and the networks are active."""
+    """What has to pass now, for active networks and for running guests that are next hops or host-routed."""
     networks, receipts = sorted(state.networks()), state.host_routes()
     routed, behind = [network for network in networks if network.outside], _behind(receipts)
     natted = [network for network in networks if network.nat_outside]

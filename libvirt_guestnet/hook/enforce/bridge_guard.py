@@ -1,7 +1,7 @@
-"""The bridge guard of this host: which bridges it keeps closed and who passes, as the receipts have it.
+"""The bridge guard of this host: which bridges it closes and which ports may pass, by the receipts.
 
-A bridge is managed if libvirt or our hook made it for a guarded network. One that was there before has ports of other
-people, which are not ours to cut off (decision 29).
+A bridge is managed, and closed, if libvirt or our hook made it for a guarded network. A bridge that was there before
+may have ports that are not ours to cut off (decision 29).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from libvirt_guestnet.xmlread import Node
 def joined(xml: Node, state: State) -> Domain:
     """A domain, its NICs joined with the networks that count for them.
 
-    For a NIC that names a managed bridge, or a network of somebody's over it, that is the bridge's own network: what
-    may pass there is the same for all. The same for the bridge of a network that insists, whosever that bridge is.
+    For a NIC that names a managed bridge, or another network on it, that is the bridge's own network, so that the same
+    rules hold for all its ports. The same goes for any bridge of a network that requires guarded ports.
     """
     bridges = state.bridges()
     managed = bridges.networks if bridges else {}
@@ -37,13 +37,13 @@ def joined(xml: Node, state: State) -> Domain:
 
 
 def closed(state: State) -> Collection[str]:
-    """The bridges on which a port needs admission, were it only a trusted one."""
+    """The closed bridges: on these every port must be admitted, trusted ones too."""
     bridges = state.bridges()
     return bridges.networks if bridges and not bridges.cannot else ()
 
 
 def change(admitted: Iterable[PortReceipt], gone: Iterable[PortReceipt], state: State) -> str:
-    """What a batch that guards and releases ports must say besides; nothing while the kernel's table is not settled."""
+    """The lines that admit and shut out ports, for a batch that guards and releases them; none if `settle` is due."""
     bridges = state.bridges()
     if bridges is None or bridges.cannot or not bridges.settled:
         return ""
@@ -51,7 +51,7 @@ def change(admitted: Iterable[PortReceipt], gone: Iterable[PortReceipt], state: 
 
 
 def changing(locked: LockedState) -> None:
-    """To be called before receipts of networks change: whoever comes after a kill knows that `settle` is due."""
+    """To be called before receipts of networks change: should we be killed, a later call knows that `settle` is due."""
     locked.put_bridges((locked.bridges() or Bridges({}))._replace(settled=False))
 
 
@@ -64,8 +64,8 @@ def review(locked: LockedState, again: bool = False) -> None:
 
 
 def settle(locked: LockedState, shut: Collection[int] = ()) -> None:
-    """Makes the kernel's table what the receipts say, but for ports that are to stay `shut`, by index, or notes that
-    the kernel cannot. Raises GuestnetError."""
+    """Makes the kernel's table agree with the receipts, except for ports that must stay `shut` (indexes), or notes that
+    the kernel cannot have it. Raises GuestnetError."""
     bridges = locked.bridges()
     if bridges is None:
         return
@@ -76,7 +76,7 @@ def settle(locked: LockedState, shut: Collection[int] = ()) -> None:
 
 
 def lost(state: State) -> bool:
-    """Whether the kernel's table, if it has been settled, lacks a chain, a bridge, or somebody who may pass. Raises
+    """Whether the kernel's table, if it has been settled, lacks a chain, a bridge, or a port that may pass. Raises
     GuestnetError."""
     from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, missing, name_key
 
@@ -87,7 +87,7 @@ def lost(state: State) -> bool:
     table += [ElementKey(bridge_filter.TABLE, "bridges", name_key(bridge)) for bridge in bridges.networks]
     table += [ElementKey(bridge_filter.TABLE, "ports", index_key(index)) for index in _uplinks(bridges, state) - {0}]
     taps = {ElementKey(bridge_filter.TABLE, "ports", index_key(links.index_of(tap))): tap for tap in state.tapnames()}
-    # A name that has a receipt may be another device's by now.
+    # Another device may have the name by now.
     receipts = [(each, state.sound_port(taps[each])) for each in missing(list(taps))]
     out = {r.ifindex for each, r in receipts if r and index_key(r.ifindex) == each.key}
     return bool(missing(table)) or bool(out and out - _bare(state))
@@ -114,8 +114,7 @@ def remove(locked: LockedState) -> None:
 
 
 def _bare(state: State) -> set[int]:
-    """The indexes of ports whose chains are missing, such as of a guest that cannot be guarded again after a flush of
-    all rules. Who is put under guard is admitted with that."""
+    """The indexes of ports without chains, such as of guests that could not be guarded again after a flush."""
     from libvirt_guestnet.datapath.netlink.present import ChainKey, missing
 
     chains = {ChainKey(TABLE, f"tap-{r.tap}", drops=True): r.ifindex for r in state.ports() if not r.trusted}

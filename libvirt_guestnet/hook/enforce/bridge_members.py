@@ -1,8 +1,8 @@
-"""Running guests' taps that are in no bridge any more, although libvirt's records say in which they should be; or that
-are not isolated from each other there, although they should be.
+"""Taps of running guests that are in no bridge, although libvirt's records name one; or that are not isolated from each
+other there, although they should be.
 
-A network that is stopped takes its bridge with it. libvirt puts taps back only when its daemon restarts, and then does
-not isolate them; other tools take ports out of bridges. What is in another bridge was put there by somebody, and stays.
+When a network is stopped, its bridge goes. libvirt puts taps back only when its daemon restarts, and does not isolate
+them then; other tools take ports out of bridges. A tap in another bridge stays there: somebody has put it there.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
-# libvirt itself takes the tap of a NIC that moves out of one bridge before it puts it into another.
+# For how long a tap must be out: a NIC that moves is out of both bridges for a moment.
 GRACE_SECONDS = 1.0
 
 
 class TapBridge(NamedTuple):
-    """Where a tap belongs; `isolated` from other isolated ports of the bridge: yes, no or "", as its network says."""
+    """The bridge in which a tap should be; `isolated` from other isolated ports: yes, no, or "" (see its network)."""
 
     tap: str
     bridge: str
@@ -33,14 +33,14 @@ class TapBridge(NamedTuple):
 
 
 def tap_bridges(domain: Domain) -> list[TapBridge]:
-    """Where the taps of a running domain's NICs belong; nothing of those that Open vSwitch has."""
+    """The bridges in which the taps of a running domain's NICs should be; not those of Open vSwitch."""
     nics = [nic for nic in domain.nics if nic.has_tap and nic.virtualport is None]
     found = [nic for nic in nics if _is_device(nic.tap) and _is_device(nic.bridge)]
     return [TapBridge(nic.tap, nic.bridge, nic.isolated, nic.network) for nic in found]
 
 
 def _is_device(name: str) -> bool:
-    """Whether a device can have that name: no other is in any bridge."""
+    """Whether a device can have that name."""
     try:
         return parse.device(name) == name
     except parse.TextError:
@@ -48,19 +48,19 @@ def _is_device(name: str) -> bool:
 
 
 def is_off(wanted: TapBridge) -> bool:
-    """Whether a tap is in no bridge while its own is there."""
+    """Whether a tap is in no bridge although its own exists."""
     return not links.master_of(wanted.tap) and links.is_bridge(wanted.bridge) and links.index_of(wanted.tap) > 0
 
 
 def is_exposed(wanted: TapBridge) -> bool:
-    """Whether a tap that should be isolated from its neighbours is in its bridge without."""
+    """Whether a tap is in its bridge, but not isolated from its neighbours as it should be."""
     should = wanted.isolated == "yes" and links.master_of(wanted.tap) == wanted.bridge
     return should and not links.is_isolated(wanted.tap)
 
 
 def join(domain: Domain, state: State) -> None:
-    """Puts the taps of a domain that are in no bridge back, and isolates those that are to be. A network that isolates
-    its ports by now does so with those of guests that have run since before. Raises GuestnetError."""
+    """Puts a domain's taps that are in no bridge back into theirs, and isolates those that should be: also ports of
+    guests that have run since before their network began to isolate its ports. Raises GuestnetError."""
     for wanted in _recorded(domain):
         network = state.sound_network(wanted.network) if wanted.network else None
         try:
@@ -72,8 +72,8 @@ def join(domain: Domain, state: State) -> None:
 
 
 def _recorded(domain: Domain) -> list[TapBridge]:
-    """Where its taps belong, with what its NICs say themselves: in the XML that libvirt shows of a running domain, "no"
-    may also be what the network said when the NIC came. libvirt's record has the two apart."""
+    """The bridges of its taps, with `isolated` only where a NIC itself says so. In the XML of a running domain, "no"
+    may also be what the network said when the NIC was made; libvirt's record keeps the two apart."""
     found = tap_bridges(domain)
     record = libvirt_records.record(domain.name) if any(each.isolated == "no" for each in found) else None
     return tap_bridges(Domain(record.domain)) if record else found
@@ -93,17 +93,17 @@ def _correct(wanted: TapBridge) -> None:
 
 
 class Strays:
-    """Looks for such taps, again and again; keeps of each of libvirt's records what it said."""
+    """Looks for such taps again and again, and reads only those of libvirt's records that have changed."""
 
     def __init__(self, looks: log.Looks) -> None:
         self._looks = looks
         self._read_before: dict[str, tuple[tuple[int, int], tuple[TapBridge, ...]]] = {}
         self._since: dict[TapBridge, float] = {}
-        self.waiting = False  # some have been off for less than a moment
+        self.waiting = False  # whether some taps are off, but not yet for GRACE_SECONDS
 
     def lost(self, names: list[str], state: State) -> dict[str, str]:
-        """Those of the running domains of these names that concern us and have been off for a moment, each with its
-        domain. Never fails: a record that cannot be read is of a guest that whatever repairs it will name."""
+        """The taps of these running domains that concern us and have been off for GRACE_SECONDS, each with its domain.
+        Never fails: a record that cannot be read is logged."""
         now, networks, taps = time.monotonic(), {each.name: each for each in state.networks()}, state.tapnames()
         self._read_before = {name: found for name in names if (found := self._read(name))}
         domain_of = {

@@ -1,6 +1,6 @@
-"""Towards a guarded port: the bridge sends it what is for its own MAC addresses, and no other port gets that.
+"""What a bridge sends to a guarded port: frames to its own MAC addresses, which no other port gets.
 
-Only on bridges that libvirt or our hook made; on one that was there before, ports of other people decide.
+Only on bridges that libvirt or our hook made: on others, ports that are not ours may need the bridge to learn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from libvirt_guestnet.state.receipts import PortReceipt
 
 
 def expect(domain: xmlread.Node, state: UnlockedState) -> None:
-    """A domain is about to migrate to here: until it runs here, its addresses are behind the uplink."""
+    """A domain is about to migrate to here: until it runs here, its MAC addresses are behind the uplink."""
     with state.lock() as locked:
         locked.put_incoming(domain.text_of("name"), domain.text_of("uuid"))
 
@@ -44,7 +44,7 @@ def settle_incoming(name: str, uuid: str, locked: LockedState) -> None:
 
 
 def release(taps: Iterable[str], locked: LockedState) -> None:
-    """Has ports that are guarded no more, but still there, be like others."""
+    """Makes ports that still exist but are no longer guarded like others."""
     for receipt in filter(None, map(locked.sound_port, taps)):
         if receipt.ifindex and links.index_of(receipt.tap) == receipt.ifindex:
             fdb.release(receipt.tap, [receipt.mac])
@@ -72,7 +72,7 @@ def _is_lent(receipt: PortReceipt) -> bool:
 
 
 def _managed(state: State) -> set[str]:
-    """Linux bridges of guarded networks that libvirt or we made, but for those where libvirt does all this itself."""
+    """Linux bridges of guarded networks that libvirt or we made, except those where libvirt does all this itself."""
     bridges = state.bridges()
     receipts = {bridge: state.sound_network(name) for bridge, name in bridges.networks.items()} if bridges else {}
     return {bridge for bridge, network in receipts.items() if network and not network.libvirt_fdb}

@@ -1,7 +1,7 @@
-"""The checksum guard of guarded ports: there before their chains are, gone with the guard or the tap.
+"""The checksum guard of guarded ports: attached before their chains are made, and removed with the guard or the tap.
 
-A host that cannot have it says so in `guestnet status` and `doctor`, and its guests start without; but not those whose
-policy refuses that. Where it can, a guest whose taps cannot be given it does not start.
+If a host cannot run it, `guestnet status` and `doctor` say so, and guests start without it, except those whose policy
+refuses that. If the host can, a guest does not start when it cannot be attached to its taps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from libvirt_guestnet.state.receipts import Checksum, PortReceipt
 
 _SETTLE_SECONDS = 60  # for a thousand of them, after a restart
 _LIMITED_SECONDS = 2.0
-# The kernel holds the rtnl lock while it waits, and libvirt and QEMU want that until the guest runs.
+# How long it waits after a start: the kernel then holds the rtnl lock, which libvirt and QEMU need.
 _START_SECONDS = 0.5
 
 
@@ -38,24 +38,24 @@ class ProgramState(NamedTuple):
 
 
 def program_state(state: State) -> ProgramState:
-    """By our receipt; what is damaged counts as none."""
+    """The state in our receipt; a damaged one counts as none."""
     found = state.checksum()
     return ProgramState(Loaded(*found[:-1])) if found.guard else ProgramState(cannot=found.cannot)
 
 
 class Put(NamedTuple):
-    """What `guard` did: why these ports must not run, or ""; and the devices that `settle` has something to do for."""
+    """What `guard` did: the reason why these ports must not run, or ""; and the devices for `settle`."""
 
     refused: str = ""
     unsettled: tuple[int, ...] = ()
 
 
 def guard(receipts: list[PortReceipt], locked: LockedState, limited: bool = False) -> Put:
-    """Puts it at guarded ports and takes it off trusted ones. Never raises: a port's chains shall be there all the
+    """Attaches it to guarded ports and removes it from trusted ones. Never raises: a port's chains must be made all the
     same.
 
-    `limited`: libvirt is about to limit their bandwidth. It deletes what is at tc ingress, and fails if there is
-    something again before it has added its own. So the guard goes to tcx at once; where there is none,
+    `limited`: libvirt is about to limit their bandwidth. It deletes what is at tc ingress, and fails if something is
+    there again before it has added its own. So the guard goes to tcx at once; if the kernel has none,
     `guard_when_limited` must follow.
     """
     try:
@@ -71,7 +71,7 @@ def _guard(receipts: list[PortReceipt], locked: LockedState, limited: bool) -> P
         program = _program(locked)
     except CannotError as error:
         if program_state(locked).loaded:
-            raise  # it could before
+            raise  # this host could run it before
         locked.put_checksum(Checksum(cannot=str(error)))
         refused = next((receipt for receipt in receipts if receipt.offload == REFUSE), None)
         return Put(refusal(refused, str(error)) if refused else "")
@@ -85,12 +85,12 @@ def _guard(receipts: list[PortReceipt], locked: LockedState, limited: bool) -> P
 
 
 def settle(put: Put, locked: LockedState) -> None:
-    """Leaves a process behind that waits for the kernel, as nobody else should. These ports are guarded by now, and
-    stay so should it fail: it is done again with their next repair. Raises GuestnetError and OSError when the process
-    cannot be made."""
+    """Leaves a process behind that moves it to tcx, so that only that process waits for the kernel. These ports are
+    guarded already, and stay so if it fails: their next repair tries again. Raises GuestnetError and OSError when the
+    process cannot be made."""
     if not put.unsettled:
         return
-    # A name of its own: who holds the state's lock must not wait for an earlier one, which ends with that.
+    # A name of its own, as we have the state's lock and must not wait for an earlier process, which needs that lock.
     promise = Promise(notes.path(locked, notes.SETTLING, f"{put.unsettled[0]}-{time.monotonic_ns()}"), locked)
     try:
         why = "settle the checksum guard"
@@ -100,7 +100,7 @@ def settle(put: Put, locked: LockedState) -> None:
 
 
 def _settle_alone(put: Put, promise: Promise, root: str) -> None:
-    # Our parents' locks, the state's and that of a repair, must not last as long as this, nor be waited for by it.
+    # The locks that we inherited, the state's and a repair's, must not last as long as this process.
     os.closerange(3, promise.file)
     os.closerange(promise.file + 1, 1024)
     time.sleep(_START_SECONDS)
@@ -109,7 +109,7 @@ def _settle_alone(put: Put, promise: Promise, root: str) -> None:
 
 
 def settle_all(state: UnlockedState) -> None:
-    """Does it for every guarded port, and waits for the kernel meanwhile. Raises GuestnetError."""
+    """Moves it to tcx at every guarded port, and waits for the kernel. Raises GuestnetError."""
     _settle([receipt.ifindex for receipt in state.ports() if not receipt.trusted and _exists(receipt)], state)
 
 
@@ -133,12 +133,12 @@ def _settle_by(program: Guard, ifindexes: set[int], state: UnlockedState) -> Non
         for ifindex in ifindexes - guarded:
             with suppress(GuestnetError):
                 checksum.detach(ifindex, program.loaded)
-            program.forget(ifindex)  # who released it did so before we counted
+            program.forget(ifindex)  # the port was released meanwhile: its counter must not stay
 
 
 def guard_when_limited(tap: str, qdisc: str, state: UnlockedState) -> None:
-    """Where there is no tcx, puts it at a port's tap as soon as libvirt has its qdisc of that kind there: before the
-    guest sees its new NIC. Raises GuestnetError."""
+    """On kernels without tcx, attaches it to a port's tap as soon as libvirt has made its qdisc of that kind there:
+    that is before the guest sees its new NIC. Raises GuestnetError."""
     ifindex, end = links.index_of(tap), time.monotonic() + _LIMITED_SECONDS
     if checksum.has_tcx(ifindex):
         return
@@ -152,7 +152,7 @@ def guard_when_limited(tap: str, qdisc: str, state: UnlockedState) -> None:
 
 
 def refusal(receipt: PortReceipt, cannot: str) -> str:
-    """Why a port that insists must not run on this host."""
+    """The reason why a port whose policy requires it must not run on this host."""
     return (
         f"domain {receipt.domain!r}: interface {receipt.mac}: this host cannot guard checksum offload: {cannot}; "
         f"its policy says offload 'refuse': run a kernel with BPF and BTF, such as Debian's, or drop that"
@@ -169,7 +169,7 @@ def _program(locked: LockedState) -> Guard:
 
 
 def release(receipts: list[PortReceipt], locked: LockedState) -> None:
-    """Takes it off ports, if their taps are still there, and forgets what it dropped. Raises GuestnetError."""
+    """Removes it from ports whose taps still exist, with their counters. Raises GuestnetError."""
     loaded = program_state(locked).loaded if receipts else None
     if loaded is None:
         return
@@ -211,7 +211,7 @@ def drops(state: State) -> dict[str, int]:
 
 
 def tidy(locked: LockedState) -> None:
-    """Forgets what was dropped from devices that no port is behind any more. Raises GuestnetError."""
+    """Removes the counters of devices that are no ports any more. Raises GuestnetError."""
     program = checksum.opened(program_state(locked).loaded)
     if program is not None:
         with closing(program):
@@ -219,7 +219,7 @@ def tidy(locked: LockedState) -> None:
 
 
 def unload(locked: LockedState) -> None:
-    """Takes it off every device, and out of the kernel. Raises GuestnetError."""
+    """Removes it from every device and from the kernel. Raises GuestnetError."""
     loaded = program_state(locked).loaded
     if loaded is not None:
         for ifindex in map(links.index_of, links.names()):

@@ -1,7 +1,8 @@
-"""Port forwards and floating addresses of guests: claimed at `start`, which a clash refuses; active once they run.
+"""Port forwards and floating addresses of guests. They are claimed at `start`, which is refused if another guest or the
+host has one of them, and active once the guest runs.
 
-Receipts change first. Then `settle` brings the kernel to them: it writes all that is ours there again from all
-receipts. If a call is killed in between, the next call of any guest finishes its work.
+Receipts change first. Then `settle` makes the kernel agree, by writing our whole table again from all receipts. If a
+call is killed in between, the next call of any guest finishes its work.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from libvirt_guestnet.state.receipts import ForwardsInKernel, PortForwards
 
 
 def claim(domain: Domain, locked: LockedState, whole: bool = True) -> None:
-    """Records the forwards that a domain asks for, or some of its ports, which are not the `whole` of it. They are not
-    active yet, but for those that are already.
+    """Records the forwards that a domain asks for; if `domain` has only some of its ports, it is not the `whole` of it.
+    New ones are not active yet.
 
     Raises GuestnetError, with nothing changed, when another guest or the host itself has one of their addresses or
     ports.
@@ -54,7 +55,7 @@ def claim(domain: Domain, locked: LockedState, whole: bool = True) -> None:
 
 
 def _check_text(wanted: list[PortForwards]) -> None:
-    """Raises GuestnetError if nft or another firewall could not be given these: so only their own guest is refused."""
+    """Raises GuestnetError if nft or a firewall could not be given these, so that only this guest is refused."""
     wanted = list(map(lease_forwards.any_of, wanted))
     grammar.check_nft(batch(wanted))
     if accepted := list(accepts(wanted)):
@@ -68,14 +69,14 @@ def check_plugged(domain: Domain, state: State) -> None:
     if wanted := wanted_forwards.port_forwards(domain):
         _check_text(wanted)
         receipts = state.forwards()
-        # What this NIC has had so far, where it only moves, is its own.
+        # If the NIC only moves, what it has had so far is its own.
         own = domain.uuid, wanted[0].mac
         check(wanted, [each for each in receipts if (each.uuid, each.mac) != own and _exists(each)], [])
 
 
 def check(wanted: list[PortForwards], others: list[PortForwards], active: list[PortForwards]) -> None:
-    """Raises GuestnetError when another guest, or a program of the host, already has one of the wanted addresses or
-    ports. What a guest has already is not checked against the host again: whoever came later has to go."""
+    """Raises GuestnetError when another guest, or a program of the host, has one of the wanted addresses or ports. What
+    a guest has already is not checked against the host again: a program that came later gives way."""
     requested = [claim for each in wanted for claim in claims(each)]
     taken = [claim for each in others for claim in claims(each)]
     for number, one in enumerate(requested):
@@ -87,7 +88,7 @@ def check(wanted: list[PortForwards], others: list[PortForwards], active: list[P
 
 
 def check_host(new: list[Claim]) -> None:
-    """Raises GuestnetError when a program of the host's listens on one of these."""
+    """Raises GuestnetError when a program of the host listens on one of these."""
     from libvirt_guestnet.datapath.forwards import listeners
 
     found = listeners.taken(new)
@@ -128,13 +129,13 @@ def close_all(locked: LockedState) -> None:
 
 
 def settle(locked: LockedState, force: bool = False) -> None:
-    """Makes the kernel have exactly the active forwards, and other firewalls accept these and what is routed without
-    translation. By the receipts nothing is done if that is so already; with `force` it is done all the same.
+    """Makes the kernel have exactly the active forwards, and makes other firewalls accept these and what is routed
+    without translation. If the receipts say that this is done already, nothing happens, unless `force` is given.
 
-    Raises GuestnetError, after trying everything, with what could not be arranged.
+    Raises GuestnetError, after trying everything, with what failed.
     """
     active, through = _active(locked), passages(locked)
-    # The sources follow from the rest, and firewalls are imported to tell them.
+    # The sources are not compared: they follow from the rest, and firewalls would have to be imported for them.
     wanted = ForwardsInKernel(tuple(active), tuple(tuple(map(str, each)) for each in through))
     before, nothing = locked.forwards_in_kernel(), not (active or through)
     is_settled = before is None if nothing else before is not None and before._replace(sources=()) == wanted
@@ -165,7 +166,7 @@ def _carry_out(
 
 
 def _sources(wanted: list[Wanted]) -> list[str]:
-    """The prefixes that some firewalls need to know. Where nothing is wanted, no firewall is imported."""
+    """The prefixes that some firewalls must be given. If nothing is wanted, no firewall is imported."""
     if not wanted:
         return []
     from libvirt_guestnet.datapath.firewalls import registry
@@ -178,7 +179,7 @@ def _active(state: State) -> list[PortForwards]:
 
 
 def following(state: State) -> list[PortForwards]:
-    """The active forwards of ports with some to a leased address, as they should be now."""
+    """The active forwards of ports that have some to a leased address, as they should be now."""
     return [
         lease_forwards.followed(each, state)
         for each in state.forwards()
@@ -187,13 +188,13 @@ def following(state: State) -> list[PortForwards]:
 
 
 def follow(state: UnlockedState) -> None:
-    """Makes them so. Raises GuestnetError as `settle`."""
+    """Makes the forwards of `following` what they should be. Raises GuestnetError as `settle`."""
     with state.lock() as locked:
         settle(locked)
 
 
 def try_to_settle(locked: LockedState, force: bool = False) -> None:
-    """The same, but a failure is reported and not raised: what guests ask for must not stop the caller."""
+    """Calls `settle`, but reports a failure instead of raising it: what guests ask for must not stop the caller."""
     try:
         settle(locked, force)
     except GuestnetError as error:
@@ -201,7 +202,7 @@ def try_to_settle(locked: LockedState, force: bool = False) -> None:
 
 
 def _forget_flows(before: Iterable[PortForwards], now: Iterable[PortForwards]) -> None:
-    """Ends the flows of forwards that came or went; those of all others go on."""
+    """Ends the flows of forwards that are new or gone; those of all others go on."""
     was, is_ = ({(each.bridge, one) for each in ports for one in _one_by_one(each)} for ports in (before, now))
     changed = [claim for bridge, one in was ^ is_ for claim in claims(one)]
     if changed:
@@ -224,7 +225,7 @@ def lost(state: State) -> list[str]:
 
     active = [each for each in state.forwards() if each.active]
     present, put = sizes_of(TABLE) if active else {}, state.forwards_in_kernel() or ForwardsInKernel()
-    # By what was put there, not by what was asked for: what the kernel refused would be missed for ever.
+    # Compared with what was written, not with what was asked for: what the kernel refused would be missing for ever.
     changed = not put.changing and present != sizes(put.forwards)
     return [*([TABLE] if active and (changed or not present) else []), *_not_accepting(state)]
 
@@ -252,7 +253,7 @@ def _arrange(
     from libvirt_guestnet.datapath.firewalls.contract import Change
     from libvirt_guestnet.datapath.routing import gateway
 
-    # libvirt switches it on for nat and route networks only.
+    # libvirt switches forwarding on for nat and route networks only.
     targets = [*(f.to for each in active for f in each.forwards), *(f.to for each in active for f in each.floating)]
     for version in sorted({6 if ":" in to else 4 for to in targets}):
         gateway.forward(version)

@@ -30,9 +30,9 @@ def expect(uuid: str, domain: str, taps: Iterable[RoutedTap], locked: LockedStat
 
 
 def ensure(uuid: str, wanted: list[HostRoutes], locked: LockedState, *, only: str = "") -> None:
-    """Makes a domain's routes and published addresses exactly these; with `only` those of the NIC with that tap.
+    """Makes a domain's routes and published addresses exactly these; with `only`, those of the NIC with that tap.
 
-    Raises NotRoutedError, after making all others, where something on the host prevents one; that has a receipt too.
+    If something on the host prevents one, raises NotRoutedError after making all others; it has a receipt nevertheless.
     """
     taps: dict[str, HostRoutes] = {}
     for receipt in wanted:
@@ -90,12 +90,12 @@ def delete_on_bridge(tap: str, bridge: str, locked: LockedState) -> None:
 
 
 def sweep(locked: LockedState) -> None:
-    """Deletes the routes of taps that no longer exist: hooks that were killed left them."""
+    """Deletes the routes of taps that no longer exist, which hooks that were killed have left."""
     _withdraw([receipt for receipt in locked.host_routes() if not links.exists(receipt.tap, receipt.ifindex)], locked)
 
 
 def tidy(locked: LockedState) -> None:
-    """Deletes besides the routes of ours in the kernel that are in no receipt."""
+    """The same, and deletes those of our routes in the kernel that are in no receipt."""
     sweep(locked)
     routes.withdraw(routes.strangers(locked.host_routes()))
 
@@ -118,13 +118,13 @@ def ungated(state: State) -> dict[str, str]:
 
 
 def gateways(uuid: str, state: State) -> list[RoutedTap]:
-    """The taps of a domain of which the host is the gateway for IPv4, as they were."""
+    """The taps of a domain for which the host is the IPv4 gateway, by its receipts."""
     receipts = (receipt for receipt in state.host_routes() if receipt.uuid == uuid and receipt.gateway)
     return [RoutedTap(receipt.tap, (parse.address(receipt.gateway),), receipt.vrf) for receipt in receipts]
 
 
 def without_address(state: State) -> dict[str, str]:
-    """The taps of which the host is the gateway that lack its address or are not in their VRF, each with its domain."""
+    """The taps that lack the gateway's address or are not in their VRF, each with its domain."""
     gated = [receipt for receipt in _living(state) if receipt.gateway]
     with Rtnl() as netlink:
         local = {(e.ifindex, str(e.address)) for e in netlink.addresses(all_scopes=True)} if gated else set()
@@ -133,7 +133,7 @@ def without_address(state: State) -> dict[str, str]:
 
 
 def lost(state: State) -> dict[str, str]:
-    """The taps of which a route or a published address is gone though its device is up, each with its domain."""
+    """The taps with a missing route or published address whose device is up, each with its domain."""
     living = _living(state)
     present = routes.present() if any(receipt.routes or receipt.published for receipt in living) else frozenset()
     lacking = (receipt for receipt in living if any(_is_lost(each, present) for each in _entries(receipt)))

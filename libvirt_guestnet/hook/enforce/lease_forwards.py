@@ -1,7 +1,7 @@
-"""Forwards to the address that a guest has by the host's DHCP server: they follow the lease.
+"""Forwards to the address that the host's DHCP server gave a guest: they follow the lease.
 
-libvirt writes a bridge's leases into a file when its DHCP server gives, changes or ends one, and calls no hook then. So
-the service watches the file; a hook, and `guestnet hooks sync`, take what the file says when they run (decision 50).
+When its DHCP server gives, changes or ends a lease, libvirt writes that into a file, but calls no hook. So the service
+watches the file; a hook, and `guestnet hooks sync`, read it when they run (decision 50).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from libvirt_guestnet.state.serialiser import LEASES
 
 _PLACEHOLDERS = {4: "192.0.2.1", 6: "2001:db8::1"}
 _FOLDER = "/var/lib/libvirt/dnsmasq"
-# inotify(7): a file was written and closed, or moved to its name, as libvirt's helper does it.
+# inotify(7): a file was written and closed, or renamed to its name, as libvirt's helper does.
 _CHANGED, _FLAGS = 0x08 | 0x80, os.O_NONBLOCK | os.O_CLOEXEC
-_LEASE_SECONDS = 1 << 31  # of a port that learns nothing its server's own time is all there is
+_LEASE_SECONDS = 1 << 31  # for a port that learns nothing, only the lease file limits the time
 
 
 def follows(port: PortForwards) -> bool:
@@ -27,20 +27,19 @@ def follows(port: PortForwards) -> bool:
 
 
 def followed(port: PortForwards, state: State) -> PortForwards:
-    """A port's forwards with the addresses that are leased now."""
+    """A port's forwards, to the addresses that are leased now."""
     return with_leases(port, _addresses(port, state)) if follows(port) else port
 
 
 def any_of(port: PortForwards) -> PortForwards:
-    """The same with addresses for documentation, to check how the forwards would be written."""
+    """The same to example addresses, to check whether the forwards could be written."""
     return with_leases(port, _PLACEHOLDERS)
 
 
 def _addresses(port: PortForwards, state: State) -> dict[int, str]:
-    """A port's leased addresses by family. An address that another port holds is not this one's, whatever the server
-    wrote; what this one has learnt is its own, even if a neighbour with its identity had the server write the lease as
-    his. In IPv6 such a neighbour can also give the lease back: there a learnt address counts though it is written
-    nowhere."""
+    """A port's leased addresses by IP version. An address that another port holds is not this port's, whatever the
+    lease file says; one that this port has learnt is, even if a neighbour had it leased to himself or, with IPv6,
+    released it."""
     receipt = state.sound_port(port.tap)
     if receipt is None or not receipt.dhcp:
         segment = receipt.segment if receipt else port.bridge
@@ -55,7 +54,7 @@ def _addresses(port: PortForwards, state: State) -> dict[int, str]:
 
 
 class Files:
-    """Notices when lease files change. Until libvirt has made their folder there are none: `look` finds it then."""
+    """Watches for changes of lease files. libvirt makes their folder late: `look` must be called until it exists."""
 
     def __init__(self, folder: str = _FOLDER) -> None:
         import ctypes
@@ -69,11 +68,11 @@ class Files:
         return int(self._fd)
 
     def look(self) -> None:
-        """Begins to watch the folder, if it does not yet."""
+        """Begins to watch the folder, if it exists and is not watched yet."""
         self._watched = self._watched or self._libc.inotify_add_watch(self._fd, self._folder, _CHANGED) >= 0
 
     def drain(self) -> None:
-        """Forgets the events: that there was one is all that matters."""
+        """Reads and discards events: it only matters that there was one."""
         try:
             while os.read(self._fd, 1 << 16):
                 pass

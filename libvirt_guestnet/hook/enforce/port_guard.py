@@ -1,4 +1,4 @@
-"""Ports' filters, receipts and admission to closed bridges, put in place together and taken away together."""
+"""Ports' filters, receipts and admission to closed bridges, which are made together and removed together."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from libvirt_guestnet.state.receipts import PortReceipt
 
 
 def planned(domain: Domain, state: State) -> list[PortReceipt]:
-    """The receipts of a domain's ports, the trusted ones of closed bridges among them. Raises GuestnetError."""
+    """The receipts of a domain's ports, with trusted ones on closed bridges. Raises GuestnetError."""
     return port_receipts.port_receipts(domain, bridge_guard.closed(state))
 
 
 def wanted(domain: Domain, state: State) -> list[PortReceipt]:
-    """The same, of taps that are there. Raises GuestnetError."""
+    """The same, for taps that must exist. Raises GuestnetError."""
     return list(map(_measured, planned(domain, state)))
 
 
 def clear(receipts: list[PortReceipt], locked: LockedState) -> None:
-    """Takes away what killed hooks left, of taps that are gone and of those that bore the names of these taps."""
+    """Removes what killed hooks left: of taps that are gone, and of earlier devices with the names of these taps."""
     replaced = {new.tap for new in receipts if (old := locked.port(new.tap)) and old.ifindex != new.ifindex}
     release(sorted(replaced | gone(locked)), locked)
 
@@ -39,9 +39,10 @@ def clear(receipts: list[PortReceipt], locked: LockedState) -> None:
 def record(
     uuid: str, receipts: list[PortReceipt], locked: LockedState, numbers: Numbers = nft.numbers, *, late: bool = False
 ) -> str:
-    """Records a domain's ports, and gives the nft batch that puts them under guard. `late`: the guest runs already.
+    """Writes the receipts of a domain's ports, and returns the nft batch that guards them. `late`: the guest runs
+    already.
 
-    Receipts come first, so that a kill leaves nothing unknown.
+    Receipts are written first, so that nothing is unknown if the call is killed.
     """
     complete = [address_sets.completed(receipt, numbers) for receipt in receipts]
     before = [old for receipt in complete if (old := locked.port(receipt.tap))]
@@ -55,44 +56,43 @@ def record(
 def put(
     batch: str, recorded: list[PortReceipt], stale: list[str], locked: LockedState, *, limited: bool = False
 ) -> None:
-    """Puts recorded ports under guard by their batch, and takes it off stale ones, in one transaction. `limited`:
-    libvirt is about to limit their bandwidth, see `offload.guard`."""
+    """Guards recorded ports by their batch and releases stale ones, in one transaction. For `limited`, see
+    `checksum_guard`."""
     _apply(_releasing(stale, locked) + batch, recorded, stale, locked, limited=limited)
     bridge_ports.release(stale, locked)
     locked.drop_ports(stale)
 
 
 def release(taps: list[str], locked: LockedState) -> None:
-    """Takes guards away, and what was known of the taps."""
+    """Removes the guards and receipts of taps."""
     put("", [], taps, locked)
 
 
 def settle_held(locked: LockedState) -> None:
-    """Has others kept from what ports have learnt and what networks reserve, and from nothing else."""
+    """Makes the sets of learnt, claimed and reserved addresses agree with what ports have and networks reserve."""
     nft.nft(address_sets.held_as_learnt(locked) + reservations.batch(locked.ports(), locked), locked.descriptor)
 
 
 def gone(state: State) -> set[str]:
-    """What hooks left that were killed: receipts of taps that no longer exist."""
+    """The taps that have a receipt and do not exist any more: hooks that were killed have left them."""
     return state.tapnames() - links.names()
 
 
 def sweep(state: UnlockedState) -> None:
-    """Takes away what killed hooks left behind: its next owner must not inherit a tap's old filter."""
+    """Removes what killed hooks left, so that the next device with a tap's name does not inherit its filter."""
     if gone(state):
         with state.lock() as locked:
             clear([], locked)
 
 
 def lives(tap: str, state: State) -> bool:
-    """Whether a tap is the one that its receipt is of; a damaged receipt is taken for that of whatever is there."""
+    """Whether a tap is the device of its receipt; a damaged receipt counts as one of whatever device is there."""
     receipt, index = state.sound_port(tap), links.index_of(tap)
     return bool(index) and (receipt is None or receipt.ifindex == index)
 
 
 def lost(state: State) -> dict[str, str]:
-    """The taps whose own chain is missing in the kernel, empty, or accepts what it does not know, each with its domain.
-    Raises GuestnetError."""
+    """The taps, with their domains, whose own chain is missing, is empty or does not drop. Raises GuestnetError."""
     from libvirt_guestnet.datapath.netlink.present import ChainKey, missing
 
     chains = {ChainKey(TABLE, f"tap-{tap}", drops=True): tap for tap in sorted(state.tapnames() & links.names())}
@@ -121,14 +121,13 @@ def _chains(receipt: PortReceipt, state: State, numbers: Numbers = nft.numbers, 
 
 
 def _is_hosts(receipt: PortReceipt, state: State) -> bool:
-    """Whether a port's link has the host and its guests only: what somebody else has on a LAN is in no set."""
+    """Whether only the host and its guests are on a port's link: on a LAN, others' addresses are in no set."""
     network = state.sound_network(receipt.network) if receipt.network else None
     return network is not None and bool(network.hosts)
 
 
 def _forgot_claims(receipt: PortReceipt, before: PortReceipt | None) -> bool:
-    """Whether a port may have claimed what is not noted in the kernel: nobody knows the port, or what notes it is
-    gone."""
+    """Whether a port may have claims that the kernel does not know: it has no receipt, or its set of claims is gone."""
     from libvirt_guestnet.datapath.netlink.present import ChainKey, missing
 
     if before is None:
@@ -147,9 +146,9 @@ def _releasing(taps: list[str], state: State) -> str:
 
 
 def _apply(batch: str, admitted: list[PortReceipt], stale: list[str], locked: LockedState, *, limited: bool) -> None:
-    """Where the bridge guard's table is gone somebody flushed all rules: every port's come back, or it alone would
-    shut them out. The checksum guard is there before a port is admitted, and a port that must not be without it gets
-    its chains all the same before that is said."""
+    """Applies the batch. If the bridge guard's table is gone, somebody flushed all rules: then the chains of all ports
+    are put back, because otherwise it would shut them out. The checksum guard is attached before a port is admitted. A
+    port that must not be without gets its chains nevertheless, before the error is raised."""
     shut_out = [receipt for tap in stale if (receipt := locked.sound_port(tap))]
     put = checksum_guard.guard(admitted, locked, limited)
     _change(batch, admitted, shut_out, locked)
@@ -172,7 +171,7 @@ def _change(batch: str, admitted: list[PortReceipt], shut_out: list[PortReceipt]
 
 
 def restore(uuid: str, gate: str, locked: LockedState) -> None:
-    """Has a domain's ports be under guard as they were, by their receipts; `gate` is a batch to go with them."""
+    """Guards a domain's ports as before, by their receipts; `gate` is a batch that is applied with theirs."""
     receipts = [receipt for tap in locked.taps(uuid) if (receipt := locked.sound_port(tap))]
     living = [receipt for receipt in receipts if receipt.ifindex == links.index_of(receipt.tap) != 0]
     if living:
@@ -180,7 +179,7 @@ def restore(uuid: str, gate: str, locked: LockedState) -> None:
 
 
 def _guard_living(locked: LockedState) -> set[int]:
-    """Puts the chains of every port back. Reports ports for which that is refused, and returns their indexes."""
+    """Puts the chains of every port back. Reports ports for which nft refuses that, and returns their indexes."""
     living = [r for r in locked.ports() if r.ifindex == links.index_of(r.tap)]
     numbers = nft.numbers_of_all()
 
@@ -194,7 +193,7 @@ def _guard_living(locked: LockedState) -> set[int]:
 
 
 def _write(batch: str, ports: list[PortReceipt], locked: LockedState) -> None:
-    """Applies a batch for ports, behind what they share if that is not there: by what we know, or as nft finds."""
+    """Applies a batch for ports; with the shared part first if that is missing by our records, or if nft refuses."""
     shared = filters.shared() if ports else ""
     if shared and locked.shared() == shared:
         with suppress(NftRefusedError):

@@ -1,6 +1,6 @@
 """Routes, published addresses and forwards to a guest, made once it runs here.
 
-At `start` it would be too early; and while its migration to this host lasts, it still runs where it comes from.
+At `start` that would be too early. And as long as a guest migrates to this host, it still runs on the other one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from libvirt_guestnet.state.receipts import HostRoutes, PortForwards, ProxyEntry
 
 
 def connect(domain: Domain, state: UnlockedState) -> None:
-    """Makes a running guest's routes and announces its addresses. While it still migrates to this host, a helper waits
-    until it runs here and does that then. Raises GuestnetError, then too if a route is clearly somebody else's."""
+    """Makes a running guest's routes and announces its addresses. If it still migrates to this host, a helper is left
+    behind that does so once it runs here. Raises GuestnetError; in both cases if a route is somebody else's already."""
     wanted, guarded = _wanted(domain, state), _expected(domain, state)
     taps = list(dict.fromkeys([*(receipt.tap for receipt in wanted), *guarded]))
     if taps and incoming.is_incoming(domain):
@@ -37,7 +37,7 @@ def connect(domain: Domain, state: UnlockedState) -> None:
 
 
 def try_to_connect(domain: Domain, state: UnlockedState) -> list[str]:
-    """The same, but what on the host prevents a route is returned and not raised: all else shall be done."""
+    """The same, but a problem of the host that prevents a route is returned, not raised, so that the rest is done."""
     try:
         connect(domain, state)
     except NotRoutedError as error:
@@ -46,7 +46,7 @@ def try_to_connect(domain: Domain, state: UnlockedState) -> list[str]:
 
 
 def _expected(domain: Domain, state: State) -> list[str]:
-    """The taps of a guest that migrates to this host: their bridges get its static entries once it runs here."""
+    """The taps of a guest that migrates to this host: their static bridge entries are made once it runs here."""
     return state.taps(domain.uuid) if state.incoming(domain.name) else []
 
 
@@ -70,8 +70,8 @@ def _connect_and_announce(domain: Domain, state: UnlockedState, tap: str) -> Non
             published = _ensure_routes(domain, _wanted(domain, state), state)
         finally:
             open_forwards([domain], state)  # other firewalls must accept what is routed here
-    except Exception as error:  # nobody waits, and the guest runs: it can only be said
-        log.complain(f"domain {domain.name} has arrived and is not led to: {error}")
+    except Exception as error:  # the guest runs, and no call waits for the outcome: all that is left is to log it
+        log.complain(f"domain {domain.name} has migrated to here, but not all routes and forwards to it work: {error}")
         return
     incoming.repeat(lambda: announce(published), tap)
 
@@ -115,15 +115,15 @@ def _ensure_routes(domain: Domain, wanted: list[HostRoutes], state: UnlockedStat
 
 def _prepared(wanted: list[HostRoutes]) -> list[ProxyEntry]:
     for version in {6 if ":" in route.prefix else 4 for receipt in wanted for route in receipt.routes if route.via}:
-        kernel.forward(version)  # libvirt does not for mode open
+        kernel.forward(version)  # for mode open, libvirt does not do that
     published = [each for receipt in wanted for each in receipt.published]
     _answer(published)
     return published
 
 
 def connect_nic(domain: Domain, tap: str, locked: LockedState) -> None:
-    """Makes the routes to a NIC that was plugged in or has moved, and deletes those to where it was; `domain` has no
-    other NIC. Raises GuestnetError."""
+    """Makes the routes to the one NIC of `domain`, which is new or has moved; deletes old ones. Raises
+    GuestnetError."""
     wanted = _wanted(domain, locked)
     published = _prepared(wanted)
     host_routes.ensure(domain.uuid, wanted, locked, only=tap)
@@ -131,8 +131,8 @@ def connect_nic(domain: Domain, tap: str, locked: LockedState) -> None:
 
 
 def disconnect_old_bridge(port: xmlread.Node, locked: LockedState) -> None:
-    """A NIC was unplugged or has moved: deletes the routes and forwards through its old bridge to a tap that is in
-    another one by now. `forwards.settle` must follow."""
+    """Deletes the routes and forwards by the old bridge of a NIC that was unplugged or has moved, if its tap is not in
+    that bridge any more. `forwards.settle` must follow."""
     host_routes.sweep(locked)
     plug = port.one("plug")
     bridge, uuid = plug.get("bridge") if plug else "", port.text_of("owner/uuid")
@@ -144,9 +144,9 @@ def disconnect_old_bridge(port: xmlread.Node, locked: LockedState) -> None:
 
 
 def floats(port: PortForwards, host: list[HostAddress]) -> HostRoutes:
-    """The host answers for floating addresses on the LANs that it is on itself; others are routed to it by whoever has
-    them, and its own it answers for anyway (a guest that ran before the host got one keeps it). The kernel answers only
-    for what it would not send back out there."""
+    """The routes and published addresses for a port's floating addresses. The host answers for those on LANs that it is
+    on itself; others have to be routed to it. For its own addresses it answers anyway (a guest that had one before the
+    host got it keeps it). The route is needed as the kernel answers only for addresses that it routes elsewhere."""
     near = {f.ip: device for f in port.floating for device in _near(f.ip, host)}
     routed = [f for f in port.floating if f.via or f.ip in near]
     routes = tuple(Route(f"{f.ip}/{128 if ':' in f.ip else 32}", port.bridge, f.via) for f in routed)
@@ -161,8 +161,8 @@ def _near(address: str, host: list[HostAddress]) -> list[str]:
 
 
 def open_forwards(domains: list[Domain], state: UnlockedState, force: bool = False) -> None:
-    """Opens the forwards to guests that run. `force` is for guests that ran before: then the kernel's rules are written
-    again, whatever became of them meanwhile. Raises GuestnetError."""
+    """Opens the forwards to running guests. With `force`, for guests that ran before, the kernel's rules are written
+    again, as somebody may have changed them. Raises GuestnetError."""
     open_forwards_of({domain.uuid for domain in domains}, state, force)
 
 

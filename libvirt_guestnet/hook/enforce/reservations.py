@@ -1,4 +1,4 @@
-"""What networks reserve for MAC addresses, where that is much: a set of a link, written once for all its ports."""
+"""Networks with many reservations: these are in a set of the link, which is written once for all its ports."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 
 
 def batch(ports: Iterable[PortReceipt], state: State) -> str:
-    """The nft batch after which the sets that these ports look into are there, and have what networks reserve."""
+    """The nft batch that fills the sets of reservations which the rules of these ports look into."""
     return _batch({port.reserved for port in ports if port.reserved}, list(state.networks()))
 
 
 def changed(before: NetworkReceipt | None, now: NetworkReceipt | None, state: State) -> str:
-    """The nft batch after which ports know what a network reserves now, whose receipt says `before`."""
+    """The nft batch that changes a network's set from what it reserved `before` to what it reserves now."""
     links = {_link(each) for each in (before, now) if each is not None and each.bridge}
     if _all_of(before) == _all_of(now) and len(links) < 2:
         return ""
@@ -29,7 +29,7 @@ def changed(before: NetworkReceipt | None, now: NetworkReceipt | None, state: St
 
 
 def for_itself(leases: Leases, receipt: PortReceipt, state: State) -> Leases:
-    """Those leases of a port whose addresses its network does not reserve for another one by now."""
+    """The leases of a port without addresses that its network reserves for another port by now."""
     network = state.sound_network(receipt.network) if leases and receipt.reserved else None
     others = {ip for mac, ip in network.reservations if mac != receipt.mac} if network else ()
     return tuple(lease for lease in leases if str(lease[0]) not in others)

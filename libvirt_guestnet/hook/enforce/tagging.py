@@ -1,4 +1,4 @@
-"""The VLANs of a domain's taps on VLAN-aware bridges, and of the uplinks they leave through (decisions 18, 19)."""
+"""The VLANs of a domain's taps on VLAN-aware bridges, and of these bridges' uplinks (decisions 18, 19)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from libvirt_guestnet.state.receipts import TapVlans
 
 
 def tag(domain: Domain, locked: LockedState, whole: bool = True) -> None:
-    """Gives every tap of a domain (or, if that is not the `whole` of it, some) its VLANs, and uplinks those in use now.
+    """Gives every tap of a domain (some, if it is not `whole`) its VLANs, and uplinks those in use now.
 
-    Receipts come first, so that a kill leaves nothing unknown. Raises GuestnetError when a VLAN would have no effect.
+    Receipts are written first, so that nothing is unknown if the call is killed. Raises GuestnetError when a VLAN would
+    have no effect.
     """
     wanted = [port._replace(ifindex=links.index_of(port.tap)) for port in vlan_membership.tap_vlans(domain)]
     present = domain.taps
@@ -35,18 +36,17 @@ def tag(domain: Domain, locked: LockedState, whole: bool = True) -> None:
 
 
 def untag(uuid: str, locked: LockedState) -> None:
-    """Forgets the VLANs of a domain that is gone, and takes uplinks out of those that nobody uses any more."""
+    """Removes the receipts of a domain that is gone, and takes uplinks out of VLANs that no port uses any more."""
     _forget(_of(uuid, locked), locked, set())
 
 
 def sweep(locked: LockedState) -> None:
-    """Forgets the VLANs of taps that no longer exist."""
+    """The same for taps that no longer exist."""
     _forget([port for port in _all(locked) if not links.exists(port.tap, port.ifindex)], locked, set())
 
 
 def lost(state: State) -> dict[str, str]:
-    """The taps that are in their bridges and not in their VLANs there, or whose uplink is not, each with its domain.
-    Raises GuestnetError."""
+    """The taps that are not in their VLANs, or whose uplink is not, each with its domain. Raises GuestnetError."""
     ports = [port for port in _all(state) if links.exists(port.tap, port.ifindex)]
     ports = [port for port in ports if links.master_of(port.tap) == port.bridge]
     members = vlan_bridge.all_current() if ports else {}
@@ -67,7 +67,7 @@ def _forget(ports: list[TapVlans], locked: LockedState, uplinks: set[str]) -> No
 
 
 def _settle(uplink: str, locked: LockedState) -> None:
-    """The uplink is a member of the VLANs in use, and of those that others put it into."""
+    """Makes the uplink a member of the VLANs in use; it stays in those that others put it into."""
     needed = {vid for port in _all(locked) if port.uplink == uplink for vid in vlan_bridge.members(port)}
     ours = locked.joined(uplink)
     missing = needed - set(vlan_bridge.current(uplink)) if needed else set()

@@ -1,9 +1,10 @@
-"""NICs plugged into running guests by anybody: libvirt calls `port-created` before the tap exists and tells no name.
+"""NICs that anybody plugs into running guests: libvirt calls `port-created` before the tap exists, and does not name
+it.
 
-So `port-created` leaves a helper behind that hears of every new device and guards the tap the moment it joins its
-bridge: milliseconds later, where a guest needs a tenth of a second to find its new NIC. The helper is a fork of the
-hook, with everything imported and its rtnetlink socket listening; if it cannot be made, the attach is refused.
-Decision 14 says why nothing simpler does.
+So `port-created` leaves a helper behind that is notified of every new device, and guards the tap as soon as it joins
+its bridge. That takes milliseconds, while a guest needs a tenth of a second to find its new NIC. The helper is a fork
+of the hook, with everything imported and its rtnetlink socket open; if it cannot be made, the attach is refused.
+Decision 14 says why nothing simpler is enough.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from libvirt_guestnet.xmlread import Node
 
 HELPER_SECONDS = 10
 _LOOK_SECONDS = 0.3
-_RIVAL_SECONDS = 0.02  # nobody guards the NIC meanwhile
+_RIVAL_SECONDS = 0.02  # short, as the NIC is not guarded meanwhile
 _TAPS = ("network", "bridge")
-# Only to check a policy before the real name is known.
+# A stand-in for the tap's name, to check a policy before the real name is known.
 _NO_TAP_YET = "guestnet-new"
 
 
@@ -63,7 +64,7 @@ class Plug:
         return domain
 
     def _has_policy(self, nic: Node) -> bool:
-        """Whether what the metadata says of this MAC address is not said of a NIC with a tap that has it already."""
+        """Whether the metadata's policy for this MAC address is not that of another NIC with a tap that has it."""
         devices, domain = Node("devices", {}), Node("domain", {})
         devices.children = [nic, *self.domain.xml.all("devices/interface")]
         domain.children = [*self.domain.xml.all("metadata"), devices]
@@ -72,7 +73,7 @@ class Plug:
 
 
 def _qdisc(port: Node) -> str:
-    """The kind of the last qdisc that libvirt will make for a NIC's limits of bandwidth, "" if it has none."""
+    """The kind of the last qdisc that libvirt will make for a NIC's bandwidth limits; "" if it has none."""
     if port.one("bandwidth/outbound"):
         return "ingress"
     return "htb" if port.one("bandwidth/inbound") else ""
@@ -90,20 +91,20 @@ def plug(hook_data: Node) -> Plug | None:
 
 
 def _plugged(domain: Node, portid: str) -> bool:
-    # The daemon restarts: the port is an old one, and `reconnect` will come for it.
+    # If the port is on record already, the daemon is just restarting, and `reconnect` follows.
     return any(source.get("portid") == portid for source in domain.all("devices/interface/source"))
 
 
 class Staying(NamedTuple):
-    """The tap of an attached NIC that is on the bridge already, so that none may join it; "" if there is none. `moves`:
-    from another network of that bridge."""
+    """The tap of an attached NIC that is on the bridge already, so that perhaps no new one joins it; "" if there is
+    none. `moves`: the NIC moves from another network of the same bridge."""
 
     tap: str = ""
     moves: bool = False
 
 
 def staying(found: Plug) -> Staying:
-    """Whether there is a NIC of that MAC address which may be the one that libvirt tells of."""
+    """The NIC with that MAC address which is attached already and may be the one for which libvirt calls."""
     for nic in found.domain.nics:
         if nic.mac == found.mac and nic.has_tap and nic.tap and links.is_on(nic.tap, found.bridge):
             return Staying(nic.tap, nic.network != found.network)
@@ -111,8 +112,7 @@ def staying(found: Plug) -> Staying:
 
 
 def forget_others(found: Plug, stays: Staying, locked: LockedState) -> None:
-    """What was left behind for an earlier move of this NIC within the bridge is for nothing any more; not what is for
-    another NIC with its MAC address."""
+    """Removes marks of earlier moves of this NIC within the bridge, not those of others with its MAC address."""
     others = {nic.portid for nic in found.domain.nics if not (nic.has_tap and nic.tap == stays.tap)}
     for mark in locked.pluggings():
         if (mark.uuid, mark.mac) == (found.uuid, found.mac) and mark.portid not in {found.portid, *others}:
@@ -123,7 +123,7 @@ Guard = Callable[[str], bool]
 
 
 def promised(found: Plug, state: UnlockedState) -> Promise:
-    """Notes that the NIC is being plugged in; of whoever has the promise, which is this process, that it waits."""
+    """Writes the mark that the NIC is being plugged in. The promise is its lock, which says that a process waits."""
     with state.lock() as locked:
         name = found.domain.name
         locked.put_plugging(Plugging(found.portid, found.uuid, found.mac, name, found.network))
@@ -131,9 +131,9 @@ def promised(found: Plug, state: UnlockedState) -> Promise:
 
 
 def leave_helper(found: Plug, state: UnlockedState, guard: Guard, stays: Staying, promise: Promise) -> None:
-    """Leaves a process behind that calls `guard` with the name of the tap, which tells whether the NIC was there; where
-    it may be the one that `stays`, when libvirt's record tells which it is: that one has a new port then, and perhaps
-    another VLAN. Raises OSError when it cannot be made."""
+    """Leaves a process behind that calls `guard` with the tap's name; `guard` returns whether the NIC was there. If the
+    NIC may be the one that `stays`, it waits until libvirt's record says which one it is: that one has a new port then,
+    and perhaps another VLAN. Raises OSError when the process cannot be made."""
     watch = links.Watch()
     why = "guard the new NIC"
     try:
@@ -143,10 +143,11 @@ def leave_helper(found: Plug, state: UnlockedState, guard: Guard, stays: Staying
 
 
 def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -> Iterator[tuple[str, bool]]:
-    """What may be the NIC's tap, and whether it is there for good, for HELPER_SECONDS.
+    """Taps that may be the NIC's, each with whether that is certain, for HELPER_SECONDS.
 
-    A tap that moves within its bridge libvirt 9.0 takes out and puts in again, others leave it there: it is there for
-    good once it is on libvirt's record. So is the tap of a NIC while another guest's of its MAC address is plugged in.
+    When a NIC moves within its bridge, libvirt 9.0 takes the tap out and puts it in again; other versions leave it
+    there. Then it is certain only once libvirt's record has it. So it is while another guest's NIC with the same MAC
+    address is being plugged in.
     """
 
     def fits(tap: str) -> bool:
@@ -166,10 +167,10 @@ def _candidates(watch: links.Watch, found: Plug, state: State, stays: Staying) -
 
 
 def _recorded_tap(found: Plug, state: State) -> str | None:
-    """The NIC's tap on libvirt's record; "" while there is none, None if there will be none."""
+    """The NIC's tap by libvirt's record; "" while it has none, None if it will have none."""
     try:
         domain = libvirt_records.running(found.domain.name, found.uuid)
-    except GuestnetError:  # it cannot be read now
+    except GuestnetError:  # the record cannot be read now
         return ""
     if domain is None or state.plugging(found.portid) is None:
         return None
@@ -177,7 +178,7 @@ def _recorded_tap(found: Plug, state: State) -> str | None:
 
 
 def _has_rival(found: Plug, state: State) -> bool:
-    """Whether another guest's NIC with its MAC address is being plugged in: no tap tells then whose it is."""
+    """Whether another guest's NIC with its MAC address is plugged in: a tap alone does not say whose it is."""
     return any(mark.mac == found.mac and mark.uuid != found.uuid for mark in state.pluggings())
 
 
@@ -193,25 +194,25 @@ def _help(watch: links.Watch, found: Plug, state: UnlockedState, guard: Guard, s
 
 
 def _guard_as_recorded(found: Plug) -> None:
-    """It is another NIC of that MAC address: the one that was guarded as if it moved does not. Never fails."""
+    """Guards a NIC as recorded, since the call was for another one with its MAC address. Never fails."""
     repair.repair([found.domain.name], "after another NIC with the MAC address of one of its own came")
 
 
 def _guarded(tap: str, found: Plug, guard: Guard) -> bool:
-    """Whether all is done that can be for a NIC, if it is this one's tap still. Never fails."""
+    """Guards a NIC, if the tap is still its own. Returns whether nothing is left to do. Never fails."""
     name = found.domain.name
     try:
         return guard(tap)
-    except taps.OthersTapError as error:  # that one's guard stays
+    except taps.OthersTapError as error:  # the other domain's guard stays
         log.complain(f"domain {name}: new NIC {found.mac} is not guarded: {error}")
-    except Exception as error:  # closed, whatever the bug: nobody else will guard this NIC
+    except Exception as error:  # after any bug the tap must be down: nothing else will guard this NIC
         links.set_down(tap)
         log.complain(f"domain {name}: new NIC {found.mac} cannot be guarded, {tap} is down: {error}")
     return True
 
 
 def _give_up(found: Plug, state: UnlockedState) -> None:
-    """Leaves it to `plug_marks` to guard the NIC, should its tap come after all."""
+    """Gives up waiting: `plug_marks` guards the NIC if its tap appears after all."""
     with state.lock() as locked:
         mark = locked.plugging(found.portid)
         if mark is None:

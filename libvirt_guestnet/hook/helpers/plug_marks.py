@@ -1,8 +1,8 @@
-"""NICs whose plug helper has given up or was killed: guarded all the same when libvirt's record shows that they came.
+"""NICs whose plug helper has given up or was killed: they are guarded once libvirt's record shows them.
 
-`hotplug` leaves a mark of each NIC that is being plugged in, whose lock the helper has, and the helper takes it away.
-One that stays is seen to by any later hook call (`unfinished`), the service and `guestnet hooks sync`; it goes, too,
-with the NIC (`port-deleted`) and with its domain (`release`).
+`hotplug` writes a mark for each NIC that is being plugged in. The helper has the mark's lock, and removes the mark when
+it is done. A mark that nobody has locked is dealt with by any later hook call (`unfinished`), the service and `guestnet
+hooks sync`. It is also removed with the NIC (`port-deleted`) and with its domain (`release`).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import Plugging
 
-# libvirt writes down a NIC when it is there; another hook may hold it up. No NIC comes later than that.
+# libvirt records a NIC once it exists, which another hook may delay. After this time no NIC is expected any more.
 _LOST_SECONDS = 600.0
 
 
 def see_to(state: UnlockedState) -> None:
-    """Guards what is there by now. Never fails: the log is told, and the next call tries again."""
+    """Guards the NICs that exist by now. Never fails: errors are logged, and the next call tries again."""
     with state.lock() as locked:
         marks = left(locked)
     for mark in marks:
-        with suppress(GuestnetError):  # such as a record that cannot be read: whatever repairs that guest says so
+        with suppress(GuestnetError):  # such as a record that cannot be read: a repair of that guest reports it
             _see_to(mark, state)
 
 
 def forget(locked: LockedState) -> None:
-    """Takes away marks of what is guarded, needs no guard or is gone."""
+    """Removes the marks of NICs that are guarded, need no guard or are gone."""
     for mark in left(locked):
         with suppress(GuestnetError):
             if _is_done(mark, locked):
@@ -46,14 +46,14 @@ def forget(locked: LockedState) -> None:
 
 
 def left(locked: LockedState) -> list[Plugging]:
-    """The marks that no helper has the lock of."""
+    """The marks whose lock no helper has."""
     return [each for each in locked.pluggings() if notes.is_broken(locked.plugging_path(each.portid))]
 
 
 def _see_to(mark: Plugging, state: UnlockedState) -> None:
     tap = _tap(mark, state)
     owner = taps.owner_but(mark.uuid, tap, state)
-    if owner:  # that one's guard stays, and its tap up
+    if owner:  # that domain's guard stays, and its tap stays up
         log.complain(f"domain {mark.domain}: new NIC {mark.mac} is not guarded: tap {tap} belongs to domain {owner!r}")
     elif tap and not _is_done(mark, state):
         _guard(tap, mark, state)
@@ -73,7 +73,7 @@ def _guard(tap: str, mark: Plugging, state: State) -> None:
 
 
 def _is_guarded_early(mark: Plugging, state: State) -> bool:
-    """Whether a NIC of another port was guarded for a move within its bridge of which libvirt has nothing on record."""
+    """Whether a NIC was guarded for a move within its bridge that libvirt's record does not show."""
     domain = _domain(mark, state)
     ports = map(state.sound_port, domain.taps) if domain is not None else ()
     return any(port.portid == mark.portid and port.uuid == mark.uuid for port in ports if port)
@@ -92,7 +92,7 @@ def _is_done(mark: Plugging, state: State) -> bool:
 
 
 def _domain(mark: Plugging, state: State) -> Domain | None:
-    """What libvirt has on record, if it runs."""
+    """The mark's domain by libvirt's record, if it runs."""
     record = libvirt_records.record(mark.domain)
     domain = bridge_guard.joined(record.domain, state) if record is not None else None
     return domain if domain is not None and domain.uuid == mark.uuid else None
@@ -100,17 +100,17 @@ def _domain(mark: Plugging, state: State) -> Domain | None:
 
 def _is_guarded(tap: str, mark: Plugging, state: State) -> bool:
     found = state.port(tap)
-    port = (mark.uuid, mark.mac, mark.portid, links.index_of(tap))  # a NIC that moved has a receipt of its old port
+    port = (mark.uuid, mark.mac, mark.portid, links.index_of(tap))  # a NIC that moved may have its old port's receipt
     if found is None or (found.uuid, found.mac, found.portid, found.ifindex) != port:
         return False
-    # Receipts come before chains.
+    # A receipt alone does not prove a guard: it is written before the chains.
     return found.trusted or (
         bool(listed("chain", *TABLE.split(), f"tap-{tap}")) and tap not in checksum_guard.lost(state)
     )
 
 
 def _tap(mark: Plugging, state: State) -> str:
-    """The NIC's tap, "" until libvirt has it on record."""
+    """The NIC's tap; "" until libvirt's record has it."""
     domain = _domain(mark, state)
     nics = domain.nics if domain is not None else ()
     return next((nic.tap for nic in nics if nic.portid == mark.portid), "")

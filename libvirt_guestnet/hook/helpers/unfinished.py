@@ -1,8 +1,9 @@
-"""What killed processes owe: any later call leaves one process behind that finishes it, and the service does so itself.
+"""Finishing the work of processes that were killed: any later call leaves a process behind that does it, and so does
+the service itself.
 
-docs/lifecycle.md lists all that is left running after a hook call. Each has the lock of a note (`processes.notes`), or
-of a receipt, until its work is done. Guests that a killed repair was at are in its spool still. The rest of what hooks
-leave that are killed themselves is made good by whatever their successors do anyway.
+docs/lifecycle.md lists the processes that go on after a hook call. Each has the lock of a note (`processes.notes`), or
+of a receipt, until its work is done. If a repair was killed, its guests are still in its spool. A hook call that was
+killed itself leaves nothing here: the next calls set it right by what they always do.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ _WHEN = "after a process of ours was killed"
 
 
 def see_to() -> None:
-    """At the end of a call: leaves a process behind, if there is something to finish. Never fails: the log is told."""
+    """At the end of a call: leaves a process behind for what is unfinished. Never fails: errors are logged."""
     try:
         state = UnlockedState()
-    except GuestnetError:  # another version's: the call itself has said so
+    except GuestnetError:  # the state is of another version: the call itself has reported that
         return
     if not _is_noted(state):
         return
     signal.alarm(_SECONDS)
     try:
         if is_left(state):
-            detached.leave(lambda: finish(state), _LONGEST_SECONDS, "finish what a killed process owes")
+            detached.leave(lambda: finish(state), _LONGEST_SECONDS, "finish the work of a killed process")
     except (GuestnetError, OSError) as error:
-        log.complain(f"what a killed process owes is left to the next call: {error}")
+        log.complain(f"the unfinished work of a killed process is left to the next call: {error}")
     finally:
         signal.alarm(0)
 
 
 def is_left(state: UnlockedState) -> bool:
-    """Whether something may be owed by a process that is gone. Raises GuestnetError."""
+    """Whether a process that is gone may have left something unfinished. Raises GuestnetError."""
     if any(notes.broken(state, kind) for kind in _OF_PROCESSES) or _is_repair_left(state):
         return True
     plugging = (name.removesuffix(".json") for name in notes.names(state, "plugging"))
@@ -49,12 +50,12 @@ def is_left(state: UnlockedState) -> bool:
         return True
     if not notes.names(state, "incoming"):
         return False
-    with state.lock() as locked:  # who looks for a helper there takes us for one
+    with state.lock() as locked:  # as we lock marks for a moment, others would take us for a helper
         return bool(_no_longer_awaited(locked))
 
 
 def _is_noted(state: State) -> bool:
-    """Whether a process is at something, or was."""
+    """Whether there are notes, of processes that run or were killed."""
     return any(notes.names(state, kind) for kind in (*_OF_PROCESSES, *_SPOOLS, "incoming", "plugging"))
 
 
@@ -65,14 +66,13 @@ def _is_repair_left(state: State) -> bool:
 
 
 def _no_longer_awaited(locked: LockedState) -> list[str]:
-    """The guests on their way to here for which a process waited. Between a migration's first call and `started`
-    nobody does yet."""
+    """The guests that migrate to here, for which a process waited that is gone."""
     names = [name.removesuffix(".json") for name in notes.names(locked, "incoming") if name.endswith(".json")]
     return [name for name in names if notes.is_broken(locked.incoming_path(name)) and locked.awaited(name)]
 
 
 def finish(state: UnlockedState) -> None:
-    """Does it all; nothing where another process is at that. Never fails: what cannot be done the log is told of."""
+    """Finishes everything, unless another process does already. Never fails: errors are logged."""
     from libvirt_guestnet.hook.calls import repair
     from libvirt_guestnet.hook.helpers import plug_marks
 

@@ -1,1 +1,1 @@
-"""Processes that outlive a hook call: how they are left behind, what says that they are at work, and their time."""
+"""Processes that outlive a hook call: how they are left behind, their notes, and their deadline."""

@@ -16,7 +16,7 @@ class DeadlineError(GuestnetError):
 
 
 class Deadline:
-    """What is inside of a `with` ends in a DeadlineError after SECONDS, once SIGALRM ends in `expired`."""
+    """Ends what is inside of a `with` by a DeadlineError after SECONDS; `expired` must handle SIGALRM."""
 
     def __enter__(self) -> None:
         signal.alarm(SECONDS)
@@ -26,5 +26,5 @@ class Deadline:
 
 
 def expired(_signal: int, _frame: FrameType | None) -> None:
-    """What SIGALRM does: raises DeadlineError."""
+    """The handler of SIGALRM: raises DeadlineError."""
     raise DeadlineError(f"not done within {SECONDS} s; is the host overloaded? Start again")

@@ -1,4 +1,4 @@
-"""Work that goes on after the hook has returned: a fork of it, with everything imported, and nobody's child."""
+"""Work that goes on after the hook has returned, in a fork for which libvirt does not wait."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from libvirt_guestnet.hook.processes.notes import Promise
 
 
 def leave(work: Callable[[], None], seconds: int, why: str, promise: Promise | None = None) -> None:
-    """Leaves a process behind that does `work`, and is interrupted as a hook is after so many seconds. It has the lock
-    of the note of that, `promise`, as long as it is there.
+    """Leaves a process behind that does `work`, and is interrupted after so many seconds, as a hook is. As long as it
+    runs, it has the lock of its note, `promise`.
 
-    Raises OSError or GuestnetError, which says what it was for, when it cannot be made.
+    Raises OSError or GuestnetError (its message says what for: `why`) when the process cannot be made.
     """
     middle = os.fork()
     if middle == 0:
@@ -24,7 +24,7 @@ def leave(work: Callable[[], None], seconds: int, why: str, promise: Promise | N
 
 
 def _detach(work: Callable[[], None], seconds: int, promise: Promise | None) -> None:
-    """In the middle process: makes the helper a child of init and ends."""
+    """Runs in the middle process: forks the helper, which becomes a child of init, and ends."""
     status = 1
     try:
         os.setsid()
@@ -41,7 +41,7 @@ def _run(work: Callable[[], None], seconds: int) -> None:
 
     signal.alarm(seconds)
     try:
-        # libvirt waits until nobody holds the hook's pipes any more.
+        # libvirt waits until no process has the hook's pipes open any more.
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(null, standard)

@@ -1,7 +1,7 @@
-"""Guests that migrate to this host: `started` comes before their memory does, and no call says when they run here.
+"""Guests that migrate to this host: `started` is called before their memory is here, and no call says when they run.
 
-QEMU announces every NIC by a frame from its tap the moment it runs the guest here. A helper waits for that; until then
-the guest runs where it came from, and its addresses belong there.
+QEMU announces every NIC by a frame from its tap as soon as it runs the guest here. A helper waits for that; until then
+the guest runs on the other host, and its addresses belong there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _ALL_PROTOCOLS, _OUTGOING = 0x0003, 4
 
 
 def is_incoming(domain: Domain) -> bool:
-    """Whether libvirt's own record says that the domain is paused for its migration to this host. A guest that was
-    restored paused is said to be paused for that, too, but libvirt is at no such job."""
+    """Whether libvirt's own record says that the domain is paused for its migration to this host. The record says so of
+    a guest that was restored paused, too, but then without a job `migration in`."""
     status = libvirt_records.status(domain.name)
     if status is None or (status.get("state"), status.get("reason")) != ("paused", "migration"):
         return False
@@ -32,8 +32,8 @@ def is_incoming(domain: Domain) -> bool:
 
 
 def leave_helper(domain: Domain, taps: list[str], connect: Callable[[], None], state: UnlockedState) -> None:
-    """Leaves a process behind that calls `connect` when the guest runs here; never, if it does not come. Does nothing
-    where one waits already. Raises OSError or GuestnetError when it cannot be made."""
+    """Leaves a process behind that calls `connect` once the guest runs here; if the migration fails, it never does.
+    Does nothing if one waits already. Raises OSError or GuestnetError when it cannot be made."""
     turn = _turn(domain, state)
     if turn is None:
         return
@@ -44,7 +44,7 @@ def leave_helper(domain: Domain, taps: list[str], connect: Callable[[], None], s
 
 
 def _turn(domain: Domain, state: UnlockedState) -> Promise | None:
-    """The note that a process waits for the domain, locked; None while another process has it."""
+    """The note that this process waits for the domain, locked; None if another process does already."""
     name = domain.name
     with state.lock() as locked:
         path = locked.incoming_path(name)
@@ -55,8 +55,8 @@ def _turn(domain: Domain, state: UnlockedState) -> Promise | None:
 
 
 def _leave(domain: Domain, taps: list[str], connect: Callable[[], None], turn: Promise) -> None:
-    ears = [_ear(tap) for tap in taps]  # they listen from now on: nothing is missed while the helper is made
-    why = "wait for the guest's arrival"
+    ears = [_ear(tap) for tap in taps]  # opened now, so that no frame is missed while the helper is made
+    why = "wait until the guest has migrated to here"
     try:
         detached.leave(lambda: _wait(domain, taps, ears, connect), LONGEST_SECONDS, why, turn)
     finally:
@@ -90,7 +90,7 @@ def _runs(domain: Domain) -> bool:
 
 
 def _heard(ear: _socket.socket) -> bool:
-    """Whether a frame came from the guest's side; what the host itself sends to the tap does not count."""
+    """Whether a frame came from the guest; frames that the host itself sends to the tap do not count."""
     try:
         while True:
             _, (_, _, kind, *_) = ear.recvfrom(64)
@@ -101,7 +101,7 @@ def _heard(ear: _socket.socket) -> bool:
 
 
 def repeat(announce: Callable[[], None], tap: str) -> None:
-    """Announces again a little later: hosts whose switch was still learning, or that asked the old one meanwhile."""
+    """Announces again a little later: a switch was still learning, or a host asked the old one meanwhile."""
     index = links.index_of(tap)
     for seconds in (1, 2):
         time.sleep(seconds)

@@ -45,12 +45,12 @@ def _forwards(domain: Domain, owner: str, unprobed: set[str]) -> Iterator[Reques
 
 
 def _behind(domain: Domain, owner: str) -> Iterator[RequestedAddress]:
-    # Not by the routes that they become: a NIC that is still planned is on no bridge yet.
+    # By the policy, not by the routes that follow from it: a NIC that is only planned is on no bridge yet.
     return (RequestedAddress(prefix, "prefix", owner) for policy, _ in domain.policies() for prefix in policy.behind)
 
 
 def _bridged(domain: Domain, owner: str) -> Iterator[RequestedAddress]:
-    """The ports' own addresses on bridges, but for those that the host routes to the guest: they are on none."""
+    """The ports' own addresses on bridges, except those that the host routes to the guest, which are on no bridge."""
     for policy, nic in domain.policies():
         bridge, floating = nic.bridge_of_network, {each.ip for each in policy.floating}
         for address in policy.addresses:

@@ -1,6 +1,7 @@
-"""A domain as a hook sees it: each NIC of its XML joined, once, with its network and with what the metadata says of it.
+"""A domain as a hook sees it: each NIC of its XML joined, once, with its network's receipt and its policy in the
+metadata.
 
-Everything else takes these two; nothing reads a domain's XML a second time, and nothing changes it.
+Everything else takes `Domain` and `Nic`; nothing reads a domain's XML a second time, and nothing changes it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ NetworkOf = Callable[[str], NetworkReceipt | None]
 # The name of the network that counts for a NIC, by its bridge and the network that it names.
 NameOf = Callable[[str, str], str]
 
-# Of one domain, in all of its ports: each costs everybody's next call time, what is behind a guest the most, since all
-# of it may talk to all that is behind others.
+# What one domain may have in all of its ports. Each line makes the next call of every guest slower; prefixes behind a
+# guest most of all, since each of them may talk to each one behind other guests.
 MOST_LINES, MOST_BEHIND = 1024, 64
 
 
 class Nic:
-    """One NIC. `tap` is the <target dev> that it names; "" stands for all that it does not say. `network` is the name
-    of the network that counts for it."""
+    """One NIC. `tap` is its <target dev>, `network` the name of the network that counts; what is not given is ""."""
 
     def __init__(self, xml: Node, domain: Domain) -> None:
         named = of_child(xml, "source", "network")
@@ -50,17 +50,17 @@ class Nic:
 
     @property
     def has_tap(self) -> bool:
-        """Whether it is of a type that makes a tap: what others name as <target dev> says nothing."""
+        """Whether its type makes a tap: for other types, <target dev> has no effect."""
         return self.kind.guarded == nics.YES
 
     @cached_property
     def receipt(self) -> NetworkReceipt | None:
-        """What its network says, if that carries our metadata."""
+        """Its network's receipt, if the network has our metadata."""
         return self._domain.network_of(self.network) if self.network else None
 
     @cached_property
     def policy(self) -> PortPolicy | None:
-        """What the domain's metadata says of it. Raises GuestnetError on what cannot be carried out."""
+        """Its policy in the domain's metadata. Raises GuestnetError on what cannot be carried out."""
         return self._domain.policy_of(self)
 
     @property
@@ -79,14 +79,14 @@ class Nic:
 
     @cached_property
     def vlans(self) -> Vlans | None:
-        """Its VLANs where they are not its network's: its policy's, or libvirt's <vlan>. Raises GuestnetError."""
+        """VLANs of its own, by its policy or libvirt's <vlan>; None if its network's count. Raises GuestnetError."""
         if self.policy is not None and self.policy.vlans is not None:
             return self.policy.vlans
         vlan = self._xml.one("vlan")
         return _libvirts_vlans(vlan) if vlan is not None else None
 
     def checked_tap(self) -> str:
-        """Its tap. Raises GuestnetError where there is none."""
+        """Its tap. Raises GuestnetError if it has none."""
         where = f"domain {self._domain.name!r}: interface {self.mac}"
         if not self.has_tap:
             raise GuestnetError(f"{where}: type {self.type!r} has no tap to guard: {nics.because(self.kind)}")
@@ -96,7 +96,7 @@ class Nic:
 
 
 def _libvirts_vlans(vlan: Node) -> Vlans:
-    """libvirt 11 tags the tap itself, but leaves the uplink, and a default PVID other than 1, as they are."""
+    """The VLANs in libvirt's <vlan>. libvirt 11 tags the tap itself, but not the uplink, and a default PVID stays."""
     tags = list(vlan.all("tag"))
     trunk = vlan.get("trunk") == "yes" or len(tags) > 1
     native = [tag for tag in tags if not trunk or tag.get("nativeMode")]
@@ -106,11 +106,10 @@ def _libvirts_vlans(vlan: Node) -> Vlans:
 
 
 class Domain:
-    """A domain, its NICs in the order of its XML, and PCI devices that it is given whole.
+    """A domain, its NICs in the order of its XML, and PCI devices that are passed through to it.
 
-    Two NICs may have one MAC address, such as a virtual function and the tap that stands in for it while a guest
-    migrates (net_failover): of these, what is said without the network of the one that cannot be guarded is said of
-    the other.
+    Two NICs may have one MAC address, such as a virtual function and the tap that replaces it while a guest migrates
+    (net_failover). If only one of them can be guarded, a policy that does not name the other's network is that one's.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class Domain:
         self.nics = tuple(Nic(nic, self) for nic in xml.all("devices/interface"))
 
     def without(self, nics: Collection[Nic]) -> Domain:
-        """The domain but for these NICs."""
+        """The domain without these NICs."""
         rest = Domain.__new__(Domain)
         rest.__dict__.update(self.__dict__)
         rest.nics = tuple(nic for nic in self.nics if nic not in nics)
@@ -133,11 +132,11 @@ class Domain:
         return {nic.tap for nic in self.nics if nic.tap and nic.has_tap}
 
     def pci_devices(self) -> Iterator[dict[str, str]]:
-        """The addresses of PCI devices that it is given by <hostdev>."""
+        """The addresses of PCI devices that are passed through to it by <hostdev>."""
         return (address.attributes for address in self.xml.all("devices/hostdev/source/address"))
 
     def policies(self) -> Iterator[tuple[PortPolicy, Nic]]:
-        """What is said, each with the one NIC that has it."""
+        """The policies in the metadata, each with its NIC."""
         found: dict[int, tuple[PortPolicy, Nic]] = {}
         for nic in self.nics:
             policy = nic.policy
@@ -146,8 +145,8 @@ class Domain:
         yield from found.values()
 
     def policy_of(self, nic: Nic) -> PortPolicy | None:
-        """Raises GuestnetError on a MAC address that no NIC can have, as what is said there would silently not hold,
-        and on more lines than a host can carry for one domain."""
+        """A NIC's policy. Raises GuestnetError if any policy has a MAC address that no NIC can have, as it would have
+        no effect, and if there are more lines than one domain may have."""
         marks = self._marks.get(nic.mac)
         if not marks:
             return None
@@ -158,7 +157,7 @@ class Domain:
 
     @cached_property
     def _marks(self) -> dict[str, list[Node]]:
-        """What is said, by MAC address."""
+        """The policies as XML, by MAC address."""
         marks, found = reader.port_marks(self.xml), dict[str, list[Node]]()
         _check_number(marks)
         for mark in marks:

@@ -1,6 +1,6 @@
-"""Host-routed ports: the host routes that a domain's XML asks for to its taps. Pure reading.
+"""Host-routed ports: the host routes to its taps that a domain's XML asks for. Pure reading.
 
-Only the domain's own XML has them: an interface of type ethernet is on no network of libvirt's (decision 31).
+They are in the domain's own XML alone, as an interface of type ethernet is on no network of libvirt's (decision 31).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 
 
 class RoutedPort(NamedTuple):
-    """One host-routed port. `prefixes` are reached by way of the guest's own addresses; `device` is the uplink that
-    the XML names, "" where nothing is published or another host is to find its own. In a VRF, `table` is nothing."""
+    """One host-routed port. `prefixes` are reached by way of the guest's own addresses. `device` is the uplink that the
+    XML names; "" if nothing is published, or if each host has to find its own. In a VRF, `table` is not used."""
 
     tap: str
     gateway: IPv4Address
@@ -48,7 +48,7 @@ def _routed_port(policy: PortPolicy, routed: HostRouted, nic: Nic) -> RoutedPort
         tap=parse.device(nic.tap),
         gateway=routed.gateway,
         addresses=policy.addresses,
-        # "Anywhere" is what a router may send from; the host's default route is not the guest's.
+        # A router may send from anywhere, but the host's default route must not lead to it.
         prefixes=tuple(str(prefix) for prefix in policy.sources if prefix.prefixlen),
         publish=routed.publish,
         device=routed.device,

@@ -1,7 +1,7 @@
-"""What this host's administrator wants of every domain, as the hooks read it.
+"""What this host's administrator requires of every domain, in the form that hooks read.
 
-`guestnet hooks install` and `hooks sync` write it from /etc/libvirt-guestnet/host.yaml, since hooks open no YAML; where
-nothing is asked for there is no file, and it costs nothing (decision 46).
+`guestnet hooks install` and `hooks sync` write it from /etc/libvirt-guestnet/host.yaml, since hooks open no YAML.
+Without such a requirement there is no file, and nothing to read (decision 46).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read(file: str = FILE) -> HostWide:
 
 
 def write(wanted: HostWide, file: str = FILE) -> None:
-    """Makes that count. Raises OSError."""
+    """Writes the file, or removes it if nothing is required. Raises OSError."""
     if wanted == NOTHING_REQUIRED:
         if os.path.lexists(file):
             os.unlink(file)

@@ -1,4 +1,4 @@
-"""libvirt's own records of running domains: what it has on record for a guest that runs, with its metadata."""
+"""libvirt's own records of running domains, with their metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from libvirt_guestnet import xmlread
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.xmlread import Node
 
-# Not there yet when a domain starts, there when a NIC is plugged in.
+# While a domain starts, its record does not exist yet; when a NIC is plugged in, it does.
 STATUS = "/run/libvirt/qemu/{}.xml"
 _GIVEN = ("vlan", "virtualport")
 
@@ -24,20 +24,19 @@ def status(name: str) -> Node | None:
 
 
 def _path(name: str) -> str:
-    """Of a name that no file can have there is no record: "", which is no file's either."""
+    """The path of a domain's record; "", which no file has, if the name is too long for a file's."""
     return STATUS.format(name) if 0 < len(name.encode()) <= 250 and not {"/", "\0"} & set(name) else ""
 
 
 class Record(NamedTuple):
-    """A running domain as a hook would see it; its `version` is another when libvirt has written it anew."""
+    """A running domain as a hook would see it. Its `version` changes whenever libvirt writes the record again."""
 
     domain: Node
     version: tuple[int, int]
 
 
 def record(name: str, before: Record | None = None) -> Record | None:
-    """libvirt's record of a domain, `before` itself if that is still it; None while it does not run. Raises
-    GuestnetError on one that cannot be read."""
+    """A domain's record; `before` if unchanged; None while it does not run. Raises GuestnetError."""
     try:
         with open(_path(name), "rb") as file:
             stat = os.fstat(file.fileno())
@@ -59,7 +58,7 @@ def record_size(name: str) -> int:
 
 
 def version(name: str) -> tuple[int, int]:
-    """What a record of a domain would have as its `version`; (0, 0) while it does not run."""
+    """The `version` of a domain's record, without reading it; (0, 0) while it does not run."""
     try:
         found = os.stat(_path(name))
     except (FileNotFoundError, NotADirectoryError):
@@ -68,7 +67,7 @@ def version(name: str) -> tuple[int, int]:
 
 
 def _with_given(domain: Node) -> Node:
-    """libvirt's record keeps apart what a network gave a NIC; the XML on a hook's stdin does not."""
+    """The domain with each NIC as a hook sees it on stdin: libvirt's record keeps apart what a network gave a NIC."""
     for nic in domain.all("devices/interface"):
         given, source = nic.one("actual"), nic.one("source")
         if given is not None and source is not None:
@@ -79,14 +78,14 @@ def _with_given(domain: Node) -> Node:
 
 
 def running(name: str, uuid: str) -> Node | None:
-    """What libvirt has on record for a running domain, with its metadata; None while it starts or does not run."""
+    """The <domain> in libvirt's record, with its metadata; None while the domain starts or does not run."""
     found = status(name)
     domain = found.one("domain") if found else None
     return domain if domain is not None and domain.text_of("uuid") == uuid else None
 
 
 def port_of(name: str, uuid: str, tap: str) -> str:
-    """The UUID of the port that libvirt has on record for a running domain's tap, "" if none."""
+    """The UUID of the network's port for a running domain's tap, by libvirt's record; "" if there is none."""
     domain = running(name, uuid)
     nics = Domain(domain).nics if domain is not None else ()
     return next((nic.portid for nic in nics if nic.has_tap and nic.tap == tap), "")

@@ -1,4 +1,4 @@
-"""What a network's XML on a hook's stdin says of its ports and wants of the host: pure reading, no effects."""
+"""What a network's XML on a hook's stdin says about its ports and requires of the host: pure reading, no effects."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class AwareBridge(NamedTuple):
-    """A bridge that must tell VLANs apart; `existing` is false for libvirt's own, which our hook turns on.
+    """A bridge that must filter VLANs; `existing` is false for libvirt's own, on which our hook switches filtering on.
 
-    `tag` is the network's access VLAN (0: none), `uplink` the port that leads outside ("": none known).
+    `tag` is the network's access VLAN (0: none), `uplink` the port that connects to other hosts ("": none known).
     """
 
     bridge: str
@@ -79,7 +79,7 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
 
 
 def check_kind(network: Node) -> None:
-    """Raises GuestnetError for a network that insists on guarded ports and gives none that can be."""
+    """Raises GuestnetError for a network that requires guarded ports, but whose NICs cannot be guarded."""
     said, kind = network_policy(network), nics.of_network(network)
     if said is not None and said.guarded == REQUIRED and kind.guarded != nics.YES:
         name = network.text_of("name")
@@ -92,7 +92,7 @@ def _outside(network: Node, mode: str) -> str:
 
 
 def _announced(network: Node) -> Iterator[str]:
-    """libvirt's server announces each /64 for guests to form addresses of; none at all where it serves DHCPv6."""
+    """The prefixes in which libvirt's router advertisements tell guests to form addresses; none if it serves DHCPv6."""
     six = [ip for ip in network.all("ip") if ip.get("family") == "ipv6"]
     if not any(ip.one("dhcp/range") or ip.one("dhcp/host") for ip in six):
         for ip in six:
@@ -114,13 +114,13 @@ _FOREVER = 10 * 365 * 86400  # <lease expiry='0'/>
 
 
 def _longest_lease(network: Node, version: int) -> int:
-    """Seconds; 0 without a range of that IP version."""
+    """The longest lease in seconds; 0 without a range of that IP version."""
     listed = network.all("ip/dhcp/range")
     return max((_lease(r, version) for r in listed if (":" in r.get("start")) == (version == 6)), default=0)
 
 
 def _lease(dhcp_range: Node, version: int) -> int:
-    """Seconds; libvirt's <lease expiry= unit=> counts minutes unless told otherwise."""
+    """A range's lease in seconds; libvirt's <lease expiry= unit=> is in minutes by default."""
     lease = dhcp_range.one("lease")
     if lease is None or not lease.get("expiry"):
         return _DNSMASQ_LEASE[version]
@@ -129,7 +129,7 @@ def _lease(dhcp_range: Node, version: int) -> int:
 
 
 def _reservations(network: Node) -> Iterator[tuple[str, str]]:
-    """MAC and address of each; "" for one that is only known by a name or a DUID, which anybody can claim."""
+    """The MAC address and address of each reservation; "" if it is for a name or a DUID, which anybody can claim."""
     for host in network.all("ip/dhcp/host"):
         if host.get("ip"):
             yield _mac(host.get("mac") or _mac_of(host.get("id"))), str(address(host, "ip"))
@@ -150,7 +150,7 @@ def _mac_of(duid: str) -> str:
 
 
 def _carrier(network: Node, kind: type[T]) -> tuple[str, T] | None:
-    """The network's bridge, and what the hook puts under it, where that is of a kind."""
+    """The network's bridge, and what the hook puts under it, if that is of this kind."""
     said, bridge = network_policy(network), network.one("bridge")
     if said is None or bridge is None or not isinstance(said.carrier, kind):
         return None
@@ -173,13 +173,13 @@ def subinterface(network: Node) -> VlanDevice | None:
 
 
 def is_libvirts_bridge(network: Node) -> bool:
-    """Whether libvirt makes the network's bridge, and removes it: in every mode but those that use what is there."""
+    """Whether libvirt makes and removes the network's bridge: in every mode except those that use an existing one."""
     forward = network.one("forward")
     return network.one("bridge") is not None and (forward is None or forward.get("mode") in _LIBVIRTS_BRIDGE)
 
 
 def forwards_ipv6(network: Node) -> bool:
-    """Whether libvirt has the host forward IPv6 when one of our networks starts."""
+    """Whether libvirt switches IPv6 forwarding on when this network, which is ours, starts."""
     ours, forward = reader.network_mark(network), network.one("forward")
     routed = forward is not None and (forward.get("mode") or "nat") in ("nat", "route", "open")
     return ours is not None and routed and any(":" in ip.get("address") for ip in network.all("ip"))

@@ -1,4 +1,4 @@
-"""Next hops: the host routes that a domain's XML asks for by way of its ports on bridges. Pure reading."""
+"""Next hops: the host's routes by way of a domain's ports on bridges, as its XML asks for. Pure reading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from libvirt_guestnet.state.receipts import HostRoutes, Route
 
 
 def host_routes(domain: Domain) -> list[HostRoutes]:
-    """For each port with prefixes behind it the host's routes to them, by way of the port's address.
+    """The host's routes to the prefixes behind each port, by way of the port's address.
 
     Raises GuestnetError on anything that cannot be carried out.
     """

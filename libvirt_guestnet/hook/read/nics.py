@@ -1,6 +1,6 @@
 """Which NICs of libvirt's can be guarded, and why others cannot: the one table, which docs/unguarded.md shows.
 
-A guard is a chain at the ingress of a tap, so there has to be a tap that all of the guest's frames come through.
+A guard is a chain at the ingress of a tap, so there has to be a tap that all frames of the guest pass.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import NamedTuple
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.xmlread import Node
 
-# What can be guarded, what cannot, and what needs no guard since nothing that it sends gets anywhere.
+# Kinds that can be guarded, that cannot, and that need no guard, since nothing receives what they send.
 YES, NO, NOTHING = "yes", "no", "nothing to guard"
 
 
 class Kind(NamedTuple):
-    """One kind of NIC: `type` as in libvirt's <interface>, `what` tells kinds of one type apart, `modes` are the
-    forward modes of networks that give such a NIC. Why it is `guarded` or not, and what to use `instead`."""
+    """One kind of NIC: its `type` in libvirt's <interface>; `what` distinguishes kinds of one type; `modes` are the
+    forward modes of networks with such NICs; whether it can be `guarded`, `why`, and what to use `instead`."""
 
     type: str
     what: str
@@ -68,7 +68,7 @@ _DIRECT = next(kind for kind in TABLE if "private" in kind.modes)
 
 
 def of(nic_type: str, device: str = "") -> Kind:
-    """The kind of a NIC by its type in libvirt's live XML, which for one on a network is what the network gave it, and
+    """The kind of a NIC, by its type in libvirt's live XML (which for a NIC on a network says what that gave it) and
     its device on the host."""
     if nic_type == "ethernet" and links.is_macvtap(device):
         return _OF_TYPE["direct"]
@@ -76,7 +76,7 @@ def of(nic_type: str, device: str = "") -> Kind:
 
 
 def pci_nic(address: Mapping[str, str], devices: str = "/sys/bus/pci/devices") -> str:
-    """The PCI address that a bare <hostdev> has as its source, if a NIC of this host's is there, else ""."""
+    """The PCI address of a <hostdev>, if that device is a NIC of this host, else ""."""
     try:
         domain, bus, slot, function = (int(address.get(part, "0"), 16) for part in _PCI_PARTS)
         name = f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"

@@ -19,7 +19,7 @@ from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.parse import Address, Prefix, address, prefix
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 
-# So many reservations are told to each port of a network; what is more, once to all.
+# Up to so many reservations of a network are in each port's receipt. More are in a set that all its ports share.
 FEW_RESERVED = 100
 
 Leases = tuple[tuple[Address, int], ...]
@@ -28,9 +28,9 @@ Leases = tuple[tuple[Address, int], ...]
 def port_receipts(domain: Domain, closed: Collection[str] = ()) -> list[PortReceipt]:
     """The guarded ports of a domain, as they must be applied. Raises GuestnetError on anything it cannot guard.
 
-    A NIC's own policy in the domain's metadata wins; without one the defaults of a network that carries our metadata
-    apply; a NIC with neither is none of our business. One that is not to be guarded has a receipt too, as trusted,
-    where its bridge is among the `closed`.
+    A NIC's own policy in the domain's metadata counts first; without one, the defaults of a network that has our
+    metadata; a NIC with neither is left alone. A port that is not to be guarded has a receipt too, as trusted, if its
+    bridge is among the `closed` ones.
     """
     receipts = (_port_receipt(domain, nic, closed) for nic in domain.nics)
     return [receipt for receipt in receipts if receipt]
@@ -54,7 +54,7 @@ def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortRece
 
 
 def _bare(domain: Domain, nic: Nic) -> PortReceipt:
-    """What holds of a port whatever it may send."""
+    """The part of a receipt that does not depend on what the port may send."""
     policy, network, vlans = nic.policy, nic.receipt, nic.vlans or Vlans()
     bare = PortReceipt(
         tap=nic.checked_tap(),
@@ -73,21 +73,21 @@ def _bare(domain: Domain, nic: Nic) -> PortReceipt:
 
 
 def _choice(policy: PortPolicy | None, network: NetworkReceipt | None) -> bool:
-    """Whether the guest forms no address itself."""
+    """Whether only known IPv6 addresses are allowed (`privacy: strict`), by the port's setting, else the network's."""
     if policy is not None and policy.privacy:
         return policy.privacy == STRICT
     return network is not None and network.strict
 
 
 def _trusted(bare: PortReceipt, policy: PortPolicy | None) -> PortReceipt:
-    """It may send anything; what its policy names is nobody else's all the same."""
+    """The receipt of a trusted port, which may send anything. No other port can use the addresses in its policy."""
     if policy is None:
         return bare._replace(trusted=True)
     return bare._replace(own=True, trusted=True, owned=_singles(policy.addresses), pairs=_pairs(policy))
 
 
 def _reached(bare: PortReceipt, policy: PortPolicy) -> PortReceipt:
-    """With the addresses for which the host answers on other links."""
+    """The receipt with the addresses for which the host answers on other links."""
     floating = _singles(each.ip for each in policy.floating)
     if policy.routed is None or not policy.routed.publish:
         return bare._replace(reached=floating)
@@ -95,13 +95,13 @@ def _reached(bare: PortReceipt, policy: PortPolicy) -> PortReceipt:
 
 
 def _offload(policy: PortPolicy | None, network: NetworkReceipt | None) -> str:
-    """No port's own policy takes back what its network insists on."""
+    """The setting for checksum offload that counts: a port's own policy cannot undo what its network requires."""
     said = (policy.offload if policy else "", network.offload if network else "")
     return REFUSE if REFUSE in said else ""
 
 
 def _served(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
-    """What the host's DHCP server gives the port is counted, also where its addresses are known."""
+    """The receipt with what it takes to count the leases of the host's DHCP server, even if addresses are listed."""
     starts = [address(start) for start, _ in network.dynamic]
     six = [start for start in starts if isinstance(start, IPv6Address)]
     counted = ((4, int(len(starts) > len(six))), (6, usual_addresses(six, bare.mac, network.mac)))
@@ -110,13 +110,13 @@ def _served(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
 
 
 def _segment(nic: Nic, vlan: int) -> str:
-    with suppress(GuestnetError):  # no name that could be written: nobody keeps account there
+    with suppress(GuestnetError):  # a name that nft cannot have: such a link has no sets
         return segment(parse.device(nic.bridge_of_network), vlan)
     return ""
 
 
 def segment(bridge: str, vlan: int) -> str:
-    """What the link of a bridge is called, or a VLAN of it."""
+    """The name of a link: a bridge, or one VLAN of it."""
     return f"{bridge}/{vlan}" if vlan else bridge
 
 
@@ -154,10 +154,9 @@ def _by_policy(bare: PortReceipt, policy: PortPolicy, network: NetworkReceipt | 
 
 
 def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
-    """What the network knows of a port: a reservation, what its host's server will tell, what follows from the MAC.
-
-    A port of which nobody knows more than that may ask by DHCP, and use no answer that cannot be believed.
-    """
+    """The receipt of a port without listed addresses: its reservation, what it may learn from the host's DHCP server,
+    and what follows from its MAC address. If there is neither, it may ask by DHCP, but not use answers, as they may be
+    forged."""
     reserved = tuple(ip for mac, ip in network.reservations if mac == bare.mac)
     versions = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
     learns = [v for v in versions if _learns(network, v)]
@@ -173,7 +172,7 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
 
 
 def _learns(network: NetworkReceipt, version: int) -> bool:
-    """Whether the host's server can be told from others, and so its answers be believed."""
+    """Whether answers of the host's DHCP server can be distinguished from forged ones."""
     ranged = next(_dynamic(network, version), "")
     return bool(_serves(network, version) and ranged and network.bridge and (network.mac or version == 4))
 
@@ -186,14 +185,14 @@ def _learning(receipt: PortReceipt, network: NetworkReceipt, versions: list[int]
     return receipt._replace(
         dhcp=tuple(host for host in network.hosts if address(host).version in versions),
         dynamic=tuple(text for version in versions for text in _dynamic(network, version)),
-        # The host's own addresses are nobody else's, whatever its server says.
+        # The host's own addresses are never learnt, even if its DHCP server gives them.
         excluded=(*receipt.excluded, *network.hosts),
         bridge=network.bridge,
     )
 
 
 def _anything(bare: PortReceipt, network: NetworkReceipt | None) -> PortReceipt:
-    """Any address of the network's, or any at all, but never the host's or a reserved one, nor what another holds."""
+    """The receipt of a port with any address, except the host's, reserved ones, and those of other ports."""
     subnets = network.subnets if network and network.subnets else ("0.0.0.0/0", "::/0")
     if network:
         bare = _without_reserved(bare._replace(excluded=(*bare.excluded, *network.hosts)), network)
@@ -201,14 +200,14 @@ def _anything(bare: PortReceipt, network: NetworkReceipt | None) -> PortReceipt:
 
 
 def _without_reserved(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
-    """What is reserved is nobody's by chance. Sources are carved out for each port, as no set is looked into there."""
+    """The receipt without reserved addresses. For `sources` these are excluded one by one, as no set is looked into."""
     if len(network.reservations) > FEW_RESERVED and network.bridge and not bare.routed:
         return bare._replace(reserved=segment(network.bridge, network.vlan))
     return bare._replace(excluded=(*bare.excluded, *(ip for _, ip in network.reservations)))
 
 
 def _slaac(mac: str, network: NetworkReceipt, owned: Collection[str]) -> Iterator[str]:
-    """What a guest forms without asking, but for what it has and what is somebody's."""
+    """The addresses that a guest forms from its MAC address, except those that it has and those of others."""
     others = {*network.hosts, *(ip for owner, ip in network.reservations if owner != mac)}
     for subnet in map(prefix, dict.fromkeys([*network.subnets, *network.announced])):
         if isinstance(subnet, IPv6Network) and subnet.prefixlen == 64:
@@ -225,8 +224,8 @@ def _dynamic(network: NetworkReceipt, version: int) -> Iterator[str]:
 
 
 def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> PortGuard:
-    """The filter's terms for a receipt; `leases` are what the host's DHCP server says the port has already. A port
-    that is new forgets what another learnt on its tap.
+    """The facts for a port's filter, from its receipt. `leases` are the port's in the file of the host's DHCP server.
+    With `is_new`, what an earlier port learnt on this tap is forgotten.
 
     Raises GuestnetError on text that is no address or prefix.
     """
@@ -264,10 +263,10 @@ def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> 
 
 @lru_cache(8)
 def _prefixes(texts: tuple[str, ...]) -> tuple[Prefix, ...]:
-    """Thousands on a network with as many reservations, and one call asks several times."""
+    """The texts as prefixes. Cached: there may be thousands, and one call needs them several times."""
     return tuple(map(prefix, texts))
 
 
 def _singles(addresses: Iterable[Address]) -> tuple[str, ...]:
-    """As prefixes of one address each."""
+    """The addresses as prefixes of one address each."""
     return tuple(f"{each}/{each.max_prefixlen}" for each in addresses)

@@ -1,4 +1,4 @@
-"""Where a port may claim IPv6 addresses that its guest forms itself, by what its network says: pure reading."""
+"""The prefixes in which a port may claim IPv6 addresses that its guest forms itself: pure reading."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from libvirt_guestnet.parse import prefix
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 
 _LINK_LOCAL = "fe80::/64"
-# Where nobody knows what the routers of a LAN announce: global and unique local unicast.
+# The prefixes on a LAN, whose routers' announcements are not known: global and unique local unicast.
 _ANYWHERE = ("2000::/3", "fc00::/7", _LINK_LOCAL)
 
 
 def with_claims(receipt: PortReceipt, network: NetworkReceipt | None, strict: bool) -> PortReceipt:
-    """A port's receipt with that. One that is to have no address claims none; one that may be any needs not; and what a
-    trunk claimed in one of its VLANs might be somebody's in the next."""
+    """A port's receipt with these prefixes. A port without addresses claims none; one with any address need not; and a
+    trunk may not, as an address that it claims in one VLAN may be somebody else's in another."""
     opened = any(":" in text and prefix(text).num_addresses > 1 for text in receipt.owned)
     if strict or receipt.bare or opened or receipt.trunk or not receipt.segment:
         return receipt
@@ -34,11 +34,11 @@ def _formed(network: NetworkReceipt) -> list[str]:
 
 
 def _serves(network: NetworkReceipt) -> bool:
-    """Whether guests are told by DHCPv6 which address they have: then nothing is announced to form any of."""
+    """Whether guests get their addresses by DHCPv6: then no prefix is announced to form addresses in."""
     return any(":" in address for _, address in (*network.dynamic, *network.reservations))
 
 
 def _unclaimed(network: NetworkReceipt) -> list[str]:
-    """What is the host's."""
+    """The host's addresses, which nobody can claim."""
     own = [str(link_local(network.mac))] if network.mac else []
     return [*(host for host in network.hosts if ":" in host), *own]

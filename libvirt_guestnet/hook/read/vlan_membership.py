@@ -18,7 +18,7 @@ def tap_vlans(domain: Domain) -> list[TapVlans]:
 
 def _tap_vlans(domain: Domain, nic: Nic) -> TapVlans | None:
     if nic.virtualport == "openvswitch":
-        return None  # libvirt itself tells Open vSwitch
+        return None  # libvirt itself configures Open vSwitch
     network, policy = nic.receipt, nic.policy
     if network is None and (policy is None or policy.vlans is None):
         return None  # nothing of ours

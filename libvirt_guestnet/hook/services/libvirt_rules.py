@@ -1,10 +1,10 @@
-"""libvirt's own rules: whether they are there, and having its daemon make them anew.
+"""libvirt's own firewall rules: whether they are complete, and asking its daemon to make them again.
 
-It does so when it hears on D-Bus that firewalld has reloaded, whoever says so (9.0 to 11.3); at a mere SIGHUP it finds
-its chains missing. Every signal is a whole round for it, and rounds queue: of a slow daemon, minutes. So it is told
-once, and again only where some rules are still missing when it rests. 11.3's nftables backend deletes by the handles of
-flushed rules, and so some that it has just made, of whatever network; its records say how many there should be in each
-chain. The log is told only what is seen.
+The daemon makes all its rules again at firewalld's D-Bus signal `Reloaded`, whoever sends it (9.0 to 11.3); at SIGHUP
+it does not make missing chains. Each signal makes it go through all networks, and signals queue, which takes a slow
+daemon minutes. So it is asked once, and again only if rules are still missing when it rests. The nftables backend of
+11.3 deletes rules by the handles of flushed ones, and may so delete rules that it has just made, of any network; but
+its records say how many rules each chain should have. Only what is found missing is logged.
 """
 
 from __future__ import annotations
@@ -23,31 +23,30 @@ from libvirt_guestnet.datapath.run.nft import listed, sizes_of, tables
 from libvirt_guestnet.errors import GuestnetError
 
 _LIBVIRT, _TABLE = "/run/libvirt", "ip libvirt_network"
-# Those of its iptables backend (5.1 and later): rules of ours and of others name its bridges, too.
+# Rules of its iptables backend (5.1 and later); others, such as ours, name its bridges, too.
 _CHAINS = "-A LIBVIRT_"
-# Of a rule of its nftables backend: changes with all that passes.
+# The counter in a rule of its nftables backend, which changes all the time.
 _COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 _DAEMONS = ("/run/libvirtd.pid", "/run/virtnetworkd.pid")
 _RELOADED = ("busctl", "emit", "/org/fedoraproject/FirewallD1", "org.fedoraproject.FirewallD1", "Reloaded")
 _REST_SECONDS, _LONGEST_REST, _TIMES = 1.5, 30.0, 4
-# So that work is not missed in between, such as from one program to the next.
+# How long the daemon is observed: a shorter time might fall between two programs that it runs.
 _LOOK_SECONDS = 0.5
-# Less is what an idle daemon takes for itself.
+# An idle daemon takes less processor time than this.
 _WORK_TICKS = 3
-# A host's daemon may have other work all day.
+# It is not waited for longer: the daemon may have other work all day.
 _MOST_WORK_SECONDS = 120.0
 
 
 class Ruled(NamedTuple):
-    """A network that libvirt has rules for: its bridge, and how many rules in which chain, as (table, chain), where the
-    record says so: of the nftables backend."""
+    """A network with rules of libvirt's: its bridge and, for the nftables backend, how many in which (table, chain)."""
 
     bridge: str
     chains: Counter[tuple[str, str]]
 
 
 class Seen(NamedTuple):
-    """The bridges whose rules are not all there; whether others' are; and all rules, to be compared."""
+    """The bridges whose rules are incomplete; whether other bridges' are complete; and all rules, to compare them."""
 
     lost: frozenset[str]
     some_left: bool
@@ -55,7 +54,7 @@ class Seen(NamedTuple):
 
 
 class Libvirts:
-    """Sees to them; `patience` says in how many seconds to look again, if something is missing."""
+    """Has the daemon put missing rules back; `patience` is in how many seconds to look again if some are missing."""
 
     def __init__(self, looks: log.Looks) -> None:
         self._looks = looks
@@ -67,7 +66,7 @@ class Libvirts:
         self.patience: float | None = None
 
     def see_to(self) -> None:
-        """Raises GuestnetError where it cannot look."""
+        """Looks, and asks the daemon if rules are missing. Raises GuestnetError if it cannot look."""
         found, now = look(self._looks), time.monotonic()
         if not found.lost:
             self._reset()
@@ -75,7 +74,7 @@ class Libvirts:
         self._noticed = self._noticed or now
         self._watch_work(found, now)
         self.patience = _LONGEST_REST if self._complained else _LOOK_SECONDS
-        stopping = found.some_left and now - self._noticed < _REST_SECONDS  # perhaps just one network
+        stopping = found.some_left and now - self._noticed < _REST_SECONDS  # perhaps one network is just being stopped
         if not stopping and (not self._times or self._is_resting(now)):
             self._tell(found, now)
             self._ask(now)
@@ -86,7 +85,7 @@ class Libvirts:
             self._rules, self._ticks, self._worked = found.rules, ticks, now
 
     def _is_resting(self, now: float) -> bool:
-        """Whether it has done what it was asked for, less and less soon: it may be one that does not hear us."""
+        """Whether the daemon has done what it was asked. We wait longer each time: it may not react to us at all."""
         rest: float = min(_REST_SECONDS * 2 ** (self._times - 1), _LONGEST_REST)
         worked = self._worked if now - self._reloaded < _MOST_WORK_SECONDS else 0.0
         return now - max(worked, self._reloaded) >= rest
@@ -102,13 +101,13 @@ class Libvirts:
             bridges, seconds = ", ".join(sorted(found.lost)), now - self._noticed
             log.complain(
                 f"rules of libvirt's for {bridges} are missing, and were {seconds:.0f} s ago: its daemon was asked "
-                f"{self._times} times to make them anew, and changes none now; if they stay away, restart it "
+                f"{self._times} times to make them again, and changes none now; if they stay away, restart it "
                 f"(systemctl restart libvirtd)"
             )
 
 
 def look(looks: log.Looks) -> Seen:
-    """Raises GuestnetError. A record that cannot be read is named in the log, and that is all."""
+    """Looks for missing rules. A record that cannot be read is only logged. Raises GuestnetError."""
     ruled = [found for name in recorded("network") if (found := _ruled(name, looks))]
     bridges = frozenset(each.bridge for each in ruled)
     if not bridges:
@@ -116,13 +115,13 @@ def look(looks: log.Looks) -> Seen:
     rules = _rules(ruled)
     present = _named(bridges, rules)
     lost = bridges - present
-    if not lost and _lacks_any(ruled):  # whose they are is not to be seen: those of NAT name no bridge
+    if not lost and _lacks_any(ruled):  # of which network is unknown: rules for NAT name no bridge
         lost = frozenset(each.bridge for each in ruled if each.chains)
     return Seen(lost, bool(present), rules)
 
 
 def _rules(ruled: list[Ruled]) -> str:
-    """Those that libvirt makes, by either backend: the table of one stays when it is told to use the other."""
+    """libvirt's rules of both backends: one's table stays when libvirt is configured to use the other."""
     rules = "\n".join(listed("table", *_TABLE.split())) if _TABLE in tables() else ""
     rules = _COUNTED.sub("counter", rules)
     bridges = {each.bridge for each in ruled}
@@ -133,24 +132,24 @@ def _rules(ruled: list[Ruled]) -> str:
         return "\n".join([rules, *(rule for rule in others if rule.startswith(_CHAINS))])
     except GuestnetError:
         if all(each.chains for each in ruled):
-            return rules  # it may not be installed: no rules were made by it
+            return rules  # the program is not installed, so libvirt has made no rules with it
         raise
 
 
 def _named(bridges: Set[str], rules: str) -> frozenset[str]:
-    """Those of these bridges that rules name."""
+    """The bridges that rules name."""
     return frozenset(bridges).intersection(rules.replace('"', " ").split())
 
 
 def _lacks_any(ruled: list[Ruled]) -> bool:
-    """Whether a chain has fewer rules than libvirt made in it."""
+    """Whether a chain has fewer rules than libvirt has made there."""
     wanted = sum((each.chains for each in ruled), Counter())
     sizes = {table: sizes_of(table) for table in {table for table, _ in wanted}}
     return any(sizes[table].get(chain, 0) < number for (table, chain), number in wanted.items())
 
 
 def recorded(kind: str) -> list[str]:
-    """The names of what libvirt has records of: running domains, active networks."""
+    """The names in libvirt's records of a kind: running domains, or active networks."""
     folder = f"{_LIBVIRT}/{kind}"
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return [name.removesuffix(".xml") for name in sorted(names) if name.endswith(".xml")]
@@ -173,14 +172,15 @@ def _ruled(network_name: str, looks: log.Looks) -> Ruled | None:
 
 
 def _chains(record: xmlread.Node) -> Counter[tuple[str, str]]:
-    """By what the nftables backend (10.4 and later) will remove: delete rule FAMILY TABLE CHAIN handle NUMBER."""
+    """The number of rules by (table, chain), from the commands by which the nftables backend (10.4 and later) will
+    remove them: delete rule FAMILY TABLE CHAIN handle NUMBER."""
     removals = (action.all("args/item") for action in record.all("firewall/group/action"))
     words = ([item.text for item in items] for items in removals)
     return Counter((f"{each[2]} {each[3]}", each[4]) for each in words if each[:2] == ["delete", "rule"] and each[4:])
 
 
 def _ticks(pid_files: Iterable[str] = _DAEMONS) -> int:
-    """The processor time that the daemons have taken, with that of the programs that they ran to their end."""
+    """The processor time that the daemons and the programs that they ran have taken."""
     return sum(map(_ticks_of, pid_files))
 
 
@@ -193,7 +193,7 @@ def _ticks_of(pid_file: str) -> int:
 
 
 def _runs_programs(pid_files: Iterable[str] = _DAEMONS) -> bool:
-    """Whether a daemon waits for a program, such as iptables: guests and DHCP servers are nobody's children."""
+    """Whether a daemon runs a program, such as iptables. Guests and DHCP servers are not its children."""
     return any(map(_runs_program, pid_files))
 
 

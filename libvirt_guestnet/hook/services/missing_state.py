@@ -1,6 +1,6 @@
-"""What of ours should be in the kernel and is not, as the receipts have it. Changes nothing.
+"""What of ours is missing in the kernel, by the receipts. Changes nothing.
 
-One table for the service that puts it back, and for `status`, `plan` and `doctor`, which tell it.
+One table for the service, which puts it back, and for `status`, `plan` and `doctor`, which show it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from libvirt_guestnet.state.folder import State
 
 
 class Lost(NamedTuple):
-    """What should be in the kernel and is not: tables `of_all` ports; by tap, the guests of `ports` that lack something
-    of their own; and `others`, which come back without any guest's being touched."""
+    """What is missing in the kernel: tables `of_all` ports; by tap, the guests whose `ports` lack something of their
+    own; and `others`, which are put back without touching any guest."""
 
     of_all: list[str]
     ports: dict[str, str]
@@ -36,7 +36,7 @@ class Lost(NamedTuple):
 
 NOTHING = Lost([], {}, [])
 
-# What is looked for of single ports: the function that gives the taps that lack it, each with its domain.
+# What single ports must have: by name, the function that returns the taps that lack it, each with its domain.
 OF_PORTS: dict[str, Callable[[State], dict[str, str]]] = {
     "port security": port_guard.lost,
     "checksum guard": checksum_guard.lost,
@@ -49,7 +49,7 @@ OF_PORTS: dict[str, Callable[[State], dict[str, str]]] = {
 
 
 def lost(state: State) -> Lost:
-    """Raises GuestnetError."""
+    """Looks for everything. Raises GuestnetError."""
     present = tables()
     of_all = _tables_lost(state, present)
     ports = {} if of_all else {tap: domain for find in OF_PORTS.values() for tap, domain in find(state).items()}

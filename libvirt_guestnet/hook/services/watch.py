@@ -1,14 +1,14 @@
-"""Puts back what somebody else takes out of the kernel: `nft flush ruleset`, a firewall's or Docker's restart, a
-network that is stopped and started under its guests, `ip route del`.
+"""The service that puts back what somebody else removes from the kernel: by `nft flush ruleset`, a firewall's or
+Docker's restart, `ip route del`, or by stopping and starting a network under its guests.
 
-A service for hosts on which that happens; ports are safe without it from start to stop as long as nobody does. Every
-change that can take something is told over netlink (`datapath.netlink.events`). Then one look says whether something of
-ours is missing (`missing_state`), or a tap is out of its bridge (`bridge_members`). Where it is the table of ports,
-every running guest is repaired as after a restart of libvirt's daemon; where it is something of single ports, such as a
-chain that was deleted, emptied or made to accept, their guests alone are, and the others' counters go on. What killed
-processes owe is finished (`unfinished`), as a new device may be the tap of a NIC whose plug helper is gone. When
-libvirt writes down another lease, forwards to what guests have by DHCP follow it. `libvirt_rules` has libvirt make its
-own rules anew.
+It is for hosts on which that happens; if nobody does such things, ports are safe without it. Netlink notifies of every
+change that can remove something (`datapath.netlink.events`). Then the service looks whether something of ours is
+missing (`missing_state`), or a tap is out of its bridge (`bridge_members`). If the table of ports is missing, every
+running guest is repaired as after a restart of libvirt's daemon. If single ports lack something, such as a chain that
+was deleted, emptied or made to accept, only their guests are repaired, and the others' counters go on. The service also
+finishes the work of killed processes (`unfinished`), as a new device may be the tap of a NIC whose plug helper is gone.
+When libvirt writes a new lease, forwards to leased addresses follow it. And `libvirt_rules` makes libvirt put its own
+rules back.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from libvirt_guestnet.hook.services.missing_state import NOTHING, Lost, lost
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import PortForwards
 
-# One command of a firewall is many changes.
+# A firewall's command is many changes: how long it must be quiet before the service looks, and when it looks anyway.
 _QUIET_SECONDS, _MOST_SECONDS = 0.1, 1.0
-# iptables-legacy tells nobody what it does; and what could not be repaired is tried again.
+# It looks at least so often: iptables-legacy's changes are not notified, and what could not be repaired is tried again.
 _LOOK_SECONDS = 30.0
 _PLUG_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 900.0
 
 
 def main() -> int:
-    """Watches until it is told to end."""
+    """Runs until it is stopped."""
     signal.signal(signal.SIGALRM, deadline.expired)
     watch, changes, files = _Watch(), Changes(), lease_forwards.Files()
     while True:
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _wait(changes: Changes, files: lease_forwards.Files, seconds: float) -> None:
-    """Until something has changed and all is quiet again, or it is time to look anyway."""
+    """Waits until something has changed and it is quiet again, or until it is time to look anyway."""
     end = time.monotonic() + seconds
     while not _heard(changes, files, end - time.monotonic()):
         if time.monotonic() >= end:
@@ -60,12 +60,12 @@ def _wait(changes: Changes, files: lease_forwards.Files, seconds: float) -> None
 
 
 def _heard(changes: Changes, files: lease_forwards.Files, seconds: float) -> bool:
-    """Whether something that matters came within that time."""
+    """Whether there was a change that matters within that time."""
     every: list[socket.socket | lease_forwards.Files] = [*changes.sockets, files]
     ready = select.select(every, [], [], max(0.0, seconds))[0]
     if files in ready:
         files.drain()
-    heard = [changes.matters(each) for each in changes.sockets if each in ready]  # each is emptied
+    heard = [changes.matters(each) for each in changes.sockets if each in ready]  # a list, so that each is emptied
     return files in ready or any(heard)
 
 
@@ -104,8 +104,8 @@ class _Watch:
         return missing._replace(ports={**missing.ports, **strays})
 
     def _is_worth_trying(self, missing: Lost) -> bool:
-        """Not what could not be put back, at every change: our own try is one. But soon again, as a firewall that is
-        restarting takes calls only later, and then ever more seldom."""
+        """Whether to try now. What could not be put back is not tried at every change, since our own try makes some. It
+        is tried again soon, as a restarting firewall answers only later, and then less and less often."""
         if missing != self._missing:
             self._tries = 0
         if self._pause_left() > 0:
@@ -114,7 +114,7 @@ class _Watch:
         return True
 
     def _pause_left(self) -> float:
-        """Seconds until the next try of the same."""
+        """The seconds until the same is tried again."""
         pause = min(_FIRST_PAUSE * 2 ** (self._tries - 1), _LONGEST_PAUSE) if self._tries else 0.0
         return self._tried + pause - time.monotonic()
 
@@ -126,7 +126,7 @@ class _Watch:
             self.patience = min(self.patience, _PLUG_SECONDS)
 
     def _see_to_leases(self, state: UnlockedState) -> None:
-        """What cannot be arranged is not tried at every change: our own try is one."""
+        """Makes forwards follow leases. What failed is not tried at every change, since our own try makes some."""
         following, now = forwards.following(state), time.monotonic()
         if following and (following != self._following or now - self._followed >= _LOOK_SECONDS):
             self._following, self._followed = following, now
@@ -143,13 +143,13 @@ def _put_back(missing: Lost, *, tell: bool) -> None:
 
 
 def _lost_for_good(state: UnlockedState) -> Lost:
-    """Not what a hook is just about to put there, or has taken away with its guest."""
+    """What is missing under the state's lock: not what a hook is just about to make, or has removed with its guest."""
     with state.lock() as locked:
         return lost(locked)
 
 
 def _settle_bridges(state: UnlockedState) -> None:
-    """What a killed call of a network's left undone."""
+    """Finishes what a killed call for a network left undone."""
     bridges = state.bridges()
     if bridges is not None and not bridges.settled:
         with state.lock() as locked:
@@ -158,7 +158,7 @@ def _settle_bridges(state: UnlockedState) -> None:
 
 
 def _close_bridges(state: UnlockedState) -> None:
-    """Not while somebody is still putting guests under guard, who closes them afterwards."""
+    """Closes bridges, unless a `guestnet hooks sync` still guards guests: that closes them afterwards."""
     with state.lock() as locked:
         if bridge_guard.closed(locked) and not notes.is_at_work(locked, notes.SYNCING):
             bridge_guard.changing(locked)

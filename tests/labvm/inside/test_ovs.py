@@ -118,7 +118,7 @@ def test_a_plugged_nic_is_guarded_and_tagged(real: Real) -> None:
 
 
 @pytest.mark.only("trixie")  # 9.0 cannot move a NIC of Open vSwitch to another network
-def test_a_nic_that_moves_to_another_network_is_guarded_and_tagged_anew(real: Real) -> None:
+def test_a_nic_that_moves_to_another_network_is_guarded_and_tagged_again(real: Real) -> None:
     real.define("create", domain("mover", metadata=any_address(LATE)))
     real.change("attach-device", "mover", NIC.format(network="red", mac=LATE))
     (tap,) = real.nics("mover")

@@ -114,7 +114,7 @@ def test_each_guest_is_found_in_its_own_vrf_whatever_firewalls_refuse(lab: VRFLa
         assert lab.reaches("a", address)
 
 
-def test_nothing_leads_from_one_vrf_to_the_other(lab: VRFLab) -> None:
+def test_nothing_passes_from_one_vrf_to_the_other(lab: VRFLab) -> None:
     for address in both(B):
         assert lab.reaches("y", address)
         assert not lab.reaches("a", address)
@@ -168,7 +168,7 @@ def test_what_is_somebodys_is_that_in_its_own_vrf_alone(lab: VRFLab) -> None:
     lab.ip("address del 192.0.2.98/32 dev lo")
 
 
-def test_a_vrf_that_was_made_anew_has_its_guests_again(lab: VRFLab) -> None:
+def test_a_vrf_that_was_made_again_has_its_guests_back(lab: VRFLab) -> None:
     lab.ip("link delete red")
     lab.make("red", 11, "up0")
     assert lab.routes("10") == lab.routes("11") == set()
