@@ -92,6 +92,8 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         living = {tap for tap in locked.tapnames() if port_guard.lives(tap, locked)}
         port_guard.release(sorted((locked.tapnames() | kernel.guarded_taps()) - living), locked)
         port_guard.settle_held(locked)
+        observed = {receipt.tap for receipt in locked.ports() if receipt.observed}
+        port_guard.forget_notes(kernel.noted_taps() - observed, locked)
         for link in sorted(kernel.segments() - networks.segments(locked)):
             nft.nft(networks.forgotten(link), locked.descriptor)
         checksum_guard.tidy(locked)

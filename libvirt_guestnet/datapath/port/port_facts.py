@@ -39,7 +39,8 @@ class PortGuard(NamedTuple):
     the link on which its addresses are held against others, "" if nobody keeps account (see `held_sets`);
     `beside` are addresses that it holds on other links, where the host answers for them. `claims`: where it may bind
     IPv6 addresses that it forms itself (see `savi`), but for those `unclaimed`; `by_use`: whether it asked
-    for them or not; `late`: for a while so, by the index that the tap has.
+    for them or not; `late`: for a while so, by the index that the tap has. `observed`: what would be
+    dropped is counted, and passes.
     """
 
     tap: str
@@ -61,6 +62,7 @@ class PortGuard(NamedTuple):
     is_new: bool = True
     late: int = 0
     reserved: str = ""
+    observed: bool = False
 
 
 def link_local(mac: str) -> IPv6Address:

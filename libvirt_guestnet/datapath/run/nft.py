@@ -95,8 +95,12 @@ def times_of_all() -> dict[str, dict[int, int]]:
     """By the name of each of our sets of addresses that end: what is in it, with the seconds that each has left. Raises
     GuestnetError as above."""
     ours = (each for each in _sets("sets", "netdev") if f"{each['family']} {each['table']}" == TABLE)
-    ended = (each for each in ours if "timeout" in each.get("flags", ()) and each["type"] != "iface_index")
+    ended = (each for each in ours if "timeout" in each.get("flags", ()) and _is_of_addresses(each))
     return {each["name"]: _times(each) for each in ended}
+
+
+def _is_of_addresses(listed: dict[str, Any]) -> bool:
+    return listed["type"] != "iface_index" and not listed["name"].startswith("seen")  # the notes of observed ports
 
 
 def _times(listed: dict[str, Any]) -> dict[int, int]:

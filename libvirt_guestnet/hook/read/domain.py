@@ -77,6 +77,15 @@ class Nic:
             return self.policy.guarded
         return self.receipt is not None and self.receipt.guarded
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether its guard is to let everything pass: never where its network insists."""
+        if self.receipt is not None and self.receipt.required:
+            return False
+        if self.policy is not None:
+            return self.policy.observed
+        return self.receipt is not None and self.receipt.observed
+
     @cached_property
     def vlans(self) -> Vlans | None:
         """Its VLANs where they are not its network's: its policy's, or libvirt's <vlan>. Raises GuestnetError."""
