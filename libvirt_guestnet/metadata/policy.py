@@ -162,8 +162,8 @@ class PortPolicy(NamedTuple):
     """<guestnet:port>: what one NIC may send, and what leads to it.
 
     `addressing` is NONE, ANY or "" (what `addresses` says; or, without any, what the network's host says). `privacy`,
-    `log` and `offload` as of a network; an `observed` port is a guarded one whose guard lets everything pass. `note` is the user's own, `was` XML of a user's own NIC: no hook
-    reads these two.
+    `log` and `offload` as of a network; an `observed` port is a guarded one whose guard lets everything pass. `note` is
+    the user's own, `was` XML of a user's own NIC: no hook reads these two.
     """
 
     mac: str

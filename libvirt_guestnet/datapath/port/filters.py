@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from libvirt_guestnet.datapath.port import held_sets, learning, observing, savi
+from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.port import shared as same
 from libvirt_guestnet.datapath.port.port_facts import PortGuard as PortGuard  # noqa: PLC0414  what filters are of
 from libvirt_guestnet.datapath.port.rules import Rules
@@ -35,8 +35,8 @@ def own(port: PortGuard, fresh: bool = False, was_observed: bool = False) -> str
     """The port's own part; the kernel refuses it where the shared one is not there.
 
     `fresh`: there was no guard of this tap, so nothing of it is deleted. A transaction that deletes takes 10 ms longer:
-    nft ends when nobody can be looking at what is gone (nft_rcv_nl_event, Linux 5.18). `was_observed`: what was noted of
-    it is to go.
+    nft ends when nobody can be looking at what is gone (nft_rcv_nl_event, Linux 5.18). `was_observed`: what was noted
+    of it is to go.
     """
     tap = check_device(port.tap)
     lines = [f"add table {TABLE}"]
@@ -47,7 +47,7 @@ def own(port: PortGuard, fresh: bool = False, was_observed: bool = False) -> str
     )
     lines += [f"flush chain {TABLE} {chain}-{tap}" for chain in ("tap", *chains)]
     lines += [] if port.trunk or fresh else _forget_chain("vlan", tap)
-    lines += observing.forgotten(tap) if was_observed and not port.observed else []
+    lines += _without_notes([tap] if was_observed and not port.observed else [])
     return "\n".join([*lines, *held_sets.add(port), *Rules(port, fresh).all()]) + "\n"
 
 
@@ -65,13 +65,22 @@ def release(taps: Iterable[str], observed: Container[str] = ()) -> str:
         lines += _forget_chain("vlan", tap)
         lines += [f"delete chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
         lines += [*learning.forget(tap), *savi.forgotten(tap)]
-        lines += observing.forgotten(tap) if tap in observed else []
+        lines += _without_notes([tap] if tap in observed else [])
     return "\n".join(lines) + "\n"
 
 
 def without_notes(taps: Iterable[str]) -> str:
     """The nft batch after which nothing is noted of these taps; "" for none."""
-    return "".join(f"{line}\n" for tap in taps for line in observing.forgotten(tap))
+    return "".join(f"{line}\n" for line in _without_notes(taps))
+
+
+def _without_notes(taps: Iterable[str]) -> list[str]:
+    lines: list[str] = []
+    for tap in taps:
+        from libvirt_guestnet.datapath.port import observing  # few are observed, and hooks start often
+
+        lines += observing.forgotten(tap)
+    return lines
 
 
 def remove() -> str:

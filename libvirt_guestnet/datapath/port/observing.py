@@ -62,6 +62,10 @@ class Notes:
             "VLAN tag": self._tags,
         }
 
+    def declared(self, emptied: bool) -> list[str]:
+        """The lines that make the port's sets."""
+        return declared(self._tap, emptied)
+
     def of(self, reason: str, match: str) -> list[str]:
         """The rules for frames that match."""
         return [f"{match} {rule}".strip() for rule in self._rules.get(reason, list)()]
@@ -83,7 +87,9 @@ class Notes:
     def _any_packet(self) -> list[str]:
         of_types = ["ether type", *([f"ether type {self._tag} vlan type"] if self._tag else [])]
         packets = (("ip", 4, _SOURCE4), ("ip6", 6, _SOURCE6), ("arp", 4, _SENDER))
-        return [f"{of_type} {kind} {self._see(version, field)}" for of_type in of_types for kind, version, field in packets]
+        return [
+            f"{of_type} {kind} {self._see(version, field)}" for of_type in of_types for kind, version, field in packets
+        ]
 
     def _tags(self) -> list[str]:
         return [f"update @seentags-{self._tap} {{ {_VLAN} timeout {SECONDS}s }}"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from libvirt_guestnet.datapath.port import dhcp_requests, held_sets, learning, observing, port_facts, savi
+from typing import TYPE_CHECKING
+
+from libvirt_guestnet.datapath.port import dhcp_requests, held_sets, learning, port_facts, savi
 from libvirt_guestnet.datapath.port.learning import SOURCE
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, merge, ranges
@@ -25,6 +27,9 @@ from libvirt_guestnet.datapath.port.shared import (
 from libvirt_guestnet.datapath.run.names import TABLE, check_mac, digits, policy_set, reserved_set, wide_set
 from libvirt_guestnet.parse import Prefix
 
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.port.observing import Notes
+
 _ND_TARGET = "@th,64,128"
 _ARP_SENDER, _ARP_TARGET = "@nh,112,32", "@nh,192,32"
 # What nft calls a field, where its sets of addresses do; sets of what is learnt or held are looked up for the raw one.
@@ -44,6 +49,12 @@ def _vlans(trunk: Trunk) -> str:
 def _within(version: int, field: str, spans: Ranges) -> str:
     name = _NAMES.get(field)
     return f"{name} {as_set(version, spans)}" if name else f"{field} {as_raw(spans)}"
+
+
+def _notes(port: PortGuard) -> Notes:
+    from libvirt_guestnet.datapath.port.observing import Notes  # few ports are observed, and hooks start often
+
+    return Notes(port.tap, _tag(port.trunk) if port.trunk else "")
 
 
 class Rules:
@@ -73,7 +84,7 @@ class Rules:
             if mac:
                 self.virtual.setdefault(check_mac(mac), []).append(prefix)
         self.macs = list(dict.fromkeys([self.mac, *self.virtual]))
-        self.notes = observing.Notes(self.tap, _tag(port.trunk) if port.trunk else "") if port.observed else None
+        self.notes = _notes(port) if port.observed else None
 
     def all(self) -> list[str]:
         """The lines that fill the port's chains, and the sets that they look into."""
@@ -91,7 +102,7 @@ class Rules:
         return [*self._learning(), *self._claiming(), *self._others(), *self._observing(), *listed]
 
     def _observing(self) -> list[str]:
-        return observing.declared(self.tap, self.port.is_new and not self.fresh) if self.port.observed else []
+        return self.notes.declared(self.port.is_new and not self.fresh) if self.notes else []
 
     def _learning(self) -> list[str]:
         if self.learner and (self._counted(4) or self._counted(6)):

@@ -66,6 +66,8 @@ def without_unguardable(domain: Domain) -> tuple[Domain, list[str]]:
     and what is wrong with those that are to be guarded."""
     aside = [nic for nic in domain.nics if not nic.has_tap]
     wrong = [
-        f"interface {n.mac}: type {n.type!r} has no tap to guard: {nics.because(n.kind)}" for n in aside if n.is_guarded and not n.is_observed
+        f"interface {n.mac}: type {n.type!r} has no tap to guard: {nics.because(n.kind)}"
+        for n in aside
+        if n.is_guarded and not n.is_observed
     ]
     return domain.without(aside), wrong
