@@ -34,11 +34,11 @@ def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
         and (row["guest"], row["mac"], row["tap"]) not in said
         and (row["guest"], row["mac"]) not in pending
     ]
-    running = [row for row in ports if row["running"] and not row["guarded"] and not row["observed"]]
+    running = [row for row in ports if row["running"] and not row["guarded"] and not row.get("observed")]
     trusted = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if row["trusted"]]
     bare = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if not row["trusted"] and row["tap"]]
-    guarded = [row for row in ports if row["running"] and (row["guarded"] or row["observed"])]
-    observed = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["observed"]]
+    guarded = [row for row in ports if row["running"] and (row["guarded"] or row.get("observed"))]
+    observed = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row.get("observed")]
     anything = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["any_address"]]
     unknown = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["unknown"]]
     loud = [f"TRUSTED, no port security by their own policy: {', '.join(trusted)}\n"] if trusted else []
