@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.netlink import kernel, notes
+from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
-from libvirt_guestnet.datapath.port import port_facts
+from libvirt_guestnet.datapath.port import notes, port_facts
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard
 from libvirt_guestnet.hook.read.port_receipts import guard_of

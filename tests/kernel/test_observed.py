@@ -20,8 +20,8 @@ from support.offload_guarded import OWN, put_guard
 from support.offload_wire import OffloadWire
 from support.taps import Wire
 
-from libvirt_guestnet.datapath.netlink import kernel, notes
-from libvirt_guestnet.datapath.port import filters, observing
+from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters, notes, observing
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 from libvirt_guestnet.datapath.run.nft import nft
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.box import Box
 from support.hooks import DOMAIN, START, Hooks, own_table, repaired, with_metadata
-from test_bridge_ports import ANN, BOB, MACS, OWNER, Host, domain, network, send
+from test_bridge_ports import ANN, BOB, LIBRARY, MACS, OWNER, Host, domain, network, send
 
-from libvirt_guestnet.datapath.port import bridge_filter
+from libvirt_guestnet.datapath.port import bridge_filter, observing
 from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import Bridges, NetworkReceipt
 
 OBSERVED = with_metadata(START, DOMAIN.replace('network="lan1"', 'network="lan1" guarded="observe"'))
+TIDY = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook import live
+live.tidy(set(), set())
+"""
 INNER = "52:54:00:00:00:77"  # a guest's own guest
 
 
@@ -60,6 +68,15 @@ def test_a_repair_changes_from_observed_to_guarded_and_back_in_one_transaction(h
         assert repaired(hooks, "guesta") == ["transaction"]
         assert (verdicts(hooks, "vnet0"), verdicts(hooks, "vnet1")) == (verdict, {"drop"})
     assert own_table(hooks) == guarded
+
+
+def test_a_sync_forgets_what_a_change_that_was_killed_left(hooks: Hooks) -> None:
+    assert hooks.call("qemu", "guesta", "start", "begin", OBSERVED) == (0, "")
+    left = "".join(f"{line}\n" for line in observing.declared("vnet1", False))
+    assert hooks.box.run("nft", "-f", "-", stdin=left.encode()).returncode == 0
+    hooks.box.ok(sys.executable, "-IS", "-c", TIDY)
+    sets = re.findall(r"set (seen4-\S+)", "".join(own_table(hooks)))
+    assert sets == ["seen4-vnet0"]
 
 
 def test_an_observed_port_hears_and_teaches_what_it_did_and_takes_nothing_from_a_guarded_one(host: Host) -> None:

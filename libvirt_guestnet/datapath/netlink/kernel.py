@@ -13,8 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.port import observing
-from libvirt_guestnet.datapath.run.names import LINK_KINDS
+from libvirt_guestnet.datapath.run.names import LINK_KINDS, NOTE_KINDS
 from libvirt_guestnet.datapath.run.nft import in_set, items
 from libvirt_guestnet.datapath.run.nft import nft as nft  # noqa: PLC0414  as kernel.nft it is known
 from libvirt_guestnet.errors import GuestnetError
@@ -95,7 +94,7 @@ def noted_taps() -> set[str]:
     """Every tap of which something may be noted, as of one that is observed. Raises GuestnetError as above."""
     sets = [item for kind, item in items("sets", "netdev") if kind == "set" and item["table"] == "guestnet"]
     names = (each["name"].partition("-") for each in sets)
-    return {tap for kind, _, tap in names if kind in observing.kinds()}
+    return {tap for kind, _, tap in names if kind in NOTE_KINDS}
 
 
 def segments() -> set[str]:

@@ -69,20 +69,6 @@ def release(taps: Iterable[str], observed: Container[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def without_notes(taps: Iterable[str]) -> str:
-    """The nft batch after which nothing is noted of these taps; "" for none."""
-    return "".join(f"{line}\n" for line in _without_notes(taps))
-
-
-def _without_notes(taps: Iterable[str]) -> list[str]:
-    lines: list[str] = []
-    for tap in taps:
-        from libvirt_guestnet.datapath.port import observing  # few are observed, and hooks start often
-
-        lines += observing.forgotten(tap)
-    return lines
-
-
 def remove() -> str:
     """The nft batch that removes our table with every port's chains."""
     return f"add table {TABLE}\ndelete table {TABLE}\n"
@@ -94,3 +80,12 @@ _CHAINS = ("arp", "ip4", "ip4sent", "ip6", "ip6own", "ip6sent")
 
 def _forget_chain(kind: str, tap: str) -> list[str]:
     return [f"{action} chain {TABLE} {kind}-{tap}" for action in ("add", "flush", "delete")]
+
+
+def _without_notes(taps: Iterable[str]) -> list[str]:
+    lines: list[str] = []
+    for tap in taps:
+        from libvirt_guestnet.datapath.port import observing  # few are observed, and hooks start often
+
+        lines += observing.forgotten(tap)
+    return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from libvirt_guestnet.datapath.run.names import TABLE, check_device
+from libvirt_guestnet.datapath.run.names import NOTE_KINDS, TABLE, check_device
 
 # So many different pairs of a MAC address and an address, or VLANs, for so long from when each was last seen.
 MOST, SECONDS = 128, 604800
@@ -21,12 +21,7 @@ _SENDER, _PROBED, _TARGET = "@nh,112,32", "@nh,192,32", "@th,64,128"
 # Not `vlan id`: behind a match of the tag nft takes that for the id of a second one.
 _VLAN = "@ll,116,12"
 _ND = "ip6 nexthdr icmpv6 icmpv6 type"
-_KEYS = {"seen4": f"{_MAC} . {_SOURCE4}", "seen6": f"{_MAC} . {_SOURCE6}", "seentags": _VLAN}
-
-
-def kinds() -> tuple[str, ...]:
-    """The kinds of the sets: IPv4, IPv6, tags."""
-    return tuple(_KEYS)
+_KEYS = dict(zip(NOTE_KINDS, (f"{_MAC} . {_SOURCE4}", f"{_MAC} . {_SOURCE6}", _VLAN), strict=True))
 
 
 def declared(tap: str, emptied: bool) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from libvirt_guestnet.datapath.run import grammar, program
-from libvirt_guestnet.datapath.run.names import TABLE
+from libvirt_guestnet.datapath.run.names import NOTE_KINDS, TABLE
 from libvirt_guestnet.datapath.run.program import LockDescriptor, Output, RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
 
@@ -100,7 +100,7 @@ def times_of_all() -> dict[str, dict[int, int]]:
 
 
 def _is_of_addresses(listed: dict[str, Any]) -> bool:
-    return listed["type"] != "iface_index" and not listed["name"].startswith("seen")  # the notes of observed ports
+    return listed["type"] != "iface_index" and not listed["name"].startswith(NOTE_KINDS)
 
 
 def _times(listed: dict[str, Any]) -> dict[int, int]:

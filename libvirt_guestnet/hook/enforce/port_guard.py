@@ -73,12 +73,6 @@ def settle_held(locked: LockedState) -> None:
     nft.nft(address_sets.held_as_learnt(locked) + reservations.batch(locked.ports(), locked), locked.descriptor)
 
 
-def forget_notes(taps: Iterable[str], locked: LockedState) -> None:
-    """Forgets what was noted of taps that are not observed any more, after a kill in between."""
-    if batch := filters.without_notes(sorted(taps)):
-        nft.nft(batch, locked.descriptor)
-
-
 def gone(state: State) -> set[str]:
     """What hooks left that were killed: receipts of taps that no longer exist."""
     return state.tapnames() - links.names()

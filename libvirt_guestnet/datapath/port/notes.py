@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.port import observing
+from libvirt_guestnet.datapath.run.names import NOTE_KINDS
 from libvirt_guestnet.datapath.run.nft import items
 
 Address = IPv4Address | IPv6Address
@@ -29,7 +30,7 @@ def read() -> dict[str, Noted]:
     listed = list(items("table", "netdev", "guestnet"))
     for each in (item for kind, item in listed if kind == "set"):
         kind, _, tap = each["name"].partition("-")
-        if kind in observing.kinds():
+        if kind in NOTE_KINDS:
             found[tap] = _with_set(found.get(tap, Noted()), kind, _values(each))
     for rule in (item for kind, item in listed if kind == "rule" and item.get("comment") == observing.ANNOUNCES):
         tap = rule["chain"].partition("-")[2]
