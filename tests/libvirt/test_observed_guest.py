@@ -64,7 +64,8 @@ def awaited(sender: Wire, receiver: Wire) -> list[Wire]:
 
 def passing(wires: list[Wire]) -> list[bytes]:
     """What of the forged frames arrives."""
-    return arrived(*wires, FORGED, mine(arp(frames.ME4)))
+    sender, receiver = wires
+    return arrived(sender, receiver, FORGED, mine(arp(frames.ME4)))
 
 
 def guestnet(sandbox: Sandbox, *argv: str) -> Any:

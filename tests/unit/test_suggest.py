@@ -31,8 +31,8 @@ PORT = Observed(
 )
 
 
-def seen(*addresses: str, mac: str = MINE, port: Observed = PORT, **more: int) -> Observed:
-    return replace(port, seen=tuple((mac, ip_address(each)) for each in addresses), reasons={"ARP": 1, **more})
+def seen(*addresses: str, mac: str = MINE, port: Observed = PORT, reason: str = "ARP") -> Observed:
+    return replace(port, seen=tuple((mac, ip_address(each)) for each in addresses), reasons={reason: 1})
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_is_somebody_elses_is_never_declared(port: Observed, warning: str) 
 @pytest.mark.parametrize(
     ("port", "asked"),
     [
-        (seen("10.0.0.5", **{"DHCP server": 1}), {"roles": ["dhcp-server"]}),
+        (seen("10.0.0.5", reason="DHCP server"), {"roles": ["dhcp-server"]}),
         (replace(PORT, announces=True), {"roles": ["ra-sender"]}),
         (seen("10.9.0.3"), {"sources": ["10.9.0.0/24"]}),
         (seen("198.18.0.1"), {"sources": ["198.18.0.1/32"]}),
