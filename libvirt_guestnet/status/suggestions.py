@@ -149,13 +149,16 @@ def _lines(port: Suggestion) -> Iterator[str]:
         if port.frames
         else "nothing would have been dropped: it can be `guarded: true`"
     )
+    keys = _keys if port.topology else _in_metadata
     if port.declare:
-        where = f"topology {port.topology}" if port.topology else "the topology file"
-        yield f"  in {where}, guests, {port.guest}, ports, {port.port}:"
-        yield from _keys(port.declare)
+        where = (
+            f"in topology {port.topology}, guests, {port.guest}, ports" if port.topology else "in its metadata, port"
+        )
+        yield f"  {where}, {port.port}:"
+        yield from keys(port.declare)
     for question in port.ask:
         yield f"  and only if this guest is {question['if']}:"
-        yield from _keys({key: value for key, value in question.items() if key != "if"})
+        yield from keys({key: value for key, value in question.items() if key != "if"})
     yield from (f"  not to be declared unseen: {warning}" for warning in port.warnings)
     if port.rest:
         yield f"  no declaration lets pass: {', '.join(port.rest)}"
@@ -164,3 +167,26 @@ def _lines(port: Suggestion) -> Iterator[str]:
 def _keys(keys: Mapping[str, object]) -> Iterator[str]:
     """As YAML, of which JSON is a part."""
     return (f"    {key}: {json.dumps(value)}" for key, value in keys.items())
+
+
+def _in_metadata(keys: Mapping[str, object]) -> Iterator[str]:
+    """As <guestnet:port> of a domain that is no topology's has it (xml/metadata.rng)."""
+    for key, value in keys.items():
+        if key == "privacy-addresses":
+            yield '    privacy="yes"'
+        elif key == "trunk":
+            yield f'    <guestnet:vlan trunk="{",".join(map(str, _list(value)))}"/>'
+        else:
+            yield from (f"    {_element(key, each)}" for each in _list(value))
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _element(key: str, value: object) -> str:
+    if isinstance(value, dict):
+        mac = f' mac="{value["mac"]}"' if "mac" in value else ""
+        return f'<guestnet:pair prefix="{value["address"]}"{mac}/>'
+    tag, attribute = {"addresses": ("address", "ip"), "roles": ("role", "name"), "sources": ("source", "prefix")}[key]
+    return f'<guestnet:{tag} {attribute}="{value}"/>'

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 import frames
 import pytest
-from make import ME, ME4, THEM4, arp, marked, mine, ns
+from make import GATEWAY4, ME, ME4, THEM4, arp, dhcp, from_ll, marked, mine, ns
 from offload_attacks import ATTACKS, EARLY
 from offload_honest import HONEST as HONEST_OFFERS
-from scapy.all import IP, UDP, Dot1Q, Ether  # type: ignore[attr-defined]
+from scapy.all import BOOTP, IP, UDP, Dot1Q, Ether, Raw  # type: ignore[attr-defined]
+from support.claiming import FREE, Neighbours, dad_for
 from support.held import last_frame
 from support.offload_guarded import OWN, put_guard
 from support.offload_wire import OffloadWire
+from support.server import LEASED, SERVER_MAC, server
 from support.taps import Wire
 
 from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters, notes, observing
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
-from libvirt_guestnet.datapath.run.nft import nft
+from libvirt_guestnet.datapath.run.names import TABLE
+from libvirt_guestnet.datapath.run.nft import items, nft, numbers
+
+# Somebody else's table, where a frame has left the tap's chains.
+MARKED = """add table netdev test
+add chain netdev test out { type filter hook egress device "peer0" priority 0; }
+add rule netdev test out meta mark != 0 counter
+"""
 
 
 def port(tap: str, observed: bool = True, **more: object) -> PortGuard:
@@ -126,6 +137,44 @@ def test_nothing_is_left_of_the_notes_once_a_port_is_guarded_or_gone(wire: Wire)
     assert kernel.guarded_taps() == set()
 
 
+def test_no_frame_leaves_with_the_filters_own_mark(wire: Wire) -> None:
+    """By it others route and filter; within the chains it counts what a DHCPv6 question asks for."""
+    guard(wire, server=server())
+    subprocess.run(["nft", "-f", "-"], input=MARKED, text=True, check=True, timeout=120)
+    relayed, long = (
+        mine(from_ll(UDP(sport=546, dport=547), Raw(each))) for each in (b"\x0c" + bytes(40), bytes([3] * 300))
+    )
+    asked = {"a relay's": relayed, "one that is too long": long}
+    assert wire.judge(asked) == set(asked)
+    assert kernel.drops_by_reason()[wire.tap] == {"DHCPv6 relay": 1, "DHCPv6 message": 1}
+    (marked_frames,) = (rule for kind, rule in items("table", "netdev", "test") if kind == "rule")
+    assert sum(each["counter"]["packets"] for each in marked_frames["expr"] if "counter" in each) == 0
+
+
+def test_a_servers_answer_that_gives_anothers_lease_passes_and_is_not_learnt(wire: Wire) -> None:
+    guard(wire, server=server(), segment="br0")
+    nft(f"add element {TABLE} held4-br0 {{ {int(IPv4Address(LEASED)):#x} timeout 3600s }}\n")
+    message = dhcp("ack", op=2, sport=67, dport=68, src=GATEWAY4)
+    message[BOOTP].yiaddr = LEASED
+    answer = bytes(Ether(src=SERVER_MAC, dst="ff:ff:ff:ff:ff:ff") / message)
+    wire.ear.send(answer)
+    while os.read(wire.fd, 4096) != answer:
+        pass
+    assert kernel.guarded_ports()[wire.tap] == kernel.Guarded({"another's lease": 1}, [])
+
+
+def test_an_address_that_a_neighbour_has_claimed_is_noted_and_not_claimed(wire: Wire) -> None:
+    both = Neighbours(wire)
+    both.guard(observed=True)
+    both.they_claim(FREE)
+    taken = {"dad": dad_for(FREE)}
+    assert both.passing(taken) == set(taken)
+    assert kernel.drops_by_reason()[wire.tap] == {"another's address": 1}
+    assert notes.read()[wire.tap].addresses == ((ME, IPv6Address(FREE)),)
+    assert numbers(f"claimed6-{wire.tap}") == []
+    os.close(both.theirs)
+
+
 class Stream:
     """An honest guest that never stops, and a neighbour who counts."""
 
@@ -140,9 +189,10 @@ class Stream:
             # No more on the way than the neighbour's buffer has room for.
             os.write(self.wire.fd, numbered(self.sent))
             self.sent += 1
-            self._over.wait(0.0002)
+            self._over.wait(0.001)
 
     def hear(self, seconds: float = 0.0) -> None:
+        """What has come by now; waits for the first."""
         while select.select([self.wire.ear], [], [], seconds)[0]:
             frame = self.wire.ear.recv(65536)
             if frame[42:46] == b"numb":
@@ -154,7 +204,7 @@ class Stream:
         last = numbered(self.sent)
         os.write(self.wire.fd, last)
         while self.sent not in self.heard:
-            self.hear(60)
+            self.hear(0.01)
         return set(range(self.sent)) - self.heard
 
 
@@ -171,7 +221,8 @@ def test_no_honest_frame_is_lost_while_a_port_changes_from_observed_to_guarded_a
             before = stream.sent
             nft(filters.own(port(wire.tap, observed=bool(number % 2)), was_observed=not number % 2))
             while stream.sent < before + 5:
-                stream.hear(0.001)
+                time.sleep(0.001)
+            stream.hear()
     finally:
         lost = stream.lost()
     assert stream.sent >= 100

@@ -100,6 +100,21 @@ def test_what_only_some_guests_are_for_is_asked(port: Observed, asked: dict[str,
     assert f"only if this guest is {question['if']}" in text([found])
 
 
+def test_a_guest_of_no_topology_is_told_what_its_metadata_lacks() -> None:
+    port = replace(seen("10.0.0.6", "fd00::77", "198.18.0.1", reason="DHCP server"), topology="", vlans=(100, 200))
+    pairs = seen("10.0.0.100", mac=VIRTUAL, port=replace(PORT, topology=""))
+    said = text([suggest(port), suggest(pairs)])
+    for each in (
+        '<guestnet:address ip="10.0.0.6"/>',
+        'privacy="yes"',
+        '<guestnet:role name="dhcp-server"/>',
+        '<guestnet:source prefix="198.18.0.1/32"/>',
+        '<guestnet:vlan trunk="100,200"/>',
+        f'<guestnet:pair prefix="10.0.0.100" mac="{VIRTUAL}"/>',
+    ):
+        assert f"    {each}\n" in said
+
+
 def test_a_router_is_not_made_of_thousands_of_sources() -> None:
     found = suggest(seen(*(f"198.18.{n}.1" for n in range(40))))
     assert (found.declare, found.ask) == ({}, ())
