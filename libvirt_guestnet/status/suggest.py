@@ -153,9 +153,10 @@ class _Sorted:
 
     def declared(self) -> dict[str, object]:
         found: dict[str, object] = {}
-        if self._own and self._listed():
+        lists = self._may_list()
+        if self._own and lists:
             found["addresses"] = [*map(str, self._listed()), *map(str, self._own)]
-        pairs = [*self._pairs, *([] if self._listed() else (("", address) for address in self._own))]
+        pairs = [*self._pairs, *([] if lists else (("", address) for address in self._own))]
         if pairs:
             old = [_pair(pair.mac, pair.prefix) for pair in (self.port.policy.pairs if self.port.policy else ())]
             found["allowed-pairs"] = [*old, *(_pair(mac, address) for mac, address in pairs)]
@@ -164,9 +165,17 @@ class _Sorted:
         return found
 
     def _listed(self) -> tuple[Address, ...]:
-        """The addresses that its policy lists: where there are none, a list would end what it has by DHCP."""
-        policy = self.port.policy
-        return policy.addresses if policy is not None and policy.addressing not in (ANY, NONE) else ()
+        """The addresses that its policy lists."""
+        return self.port.policy.addresses if self.port.policy is not None else ()
+
+    def _may_list(self) -> bool:
+        """Whether a longer list is all that is needed: where there is none, it would end what the port has by the
+        host's DHCP or by the word in its place."""
+        guard, policy = self.port.guard, self.port.policy
+        if policy is not None and policy.addressing in (ANY, NONE):
+            return False
+        reserved = any(own.version == 4 and own.num_addresses == 1 for own in guard.owned)
+        return bool(self._listed()) or (guard.server is None and not reserved)
 
     def asked(self) -> Iterator[dict[str, object]]:
         roles = {role: why for reason, (role, why) in _ROLES.items() if self.port.reasons.get(reason)}

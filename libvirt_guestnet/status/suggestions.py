@@ -143,12 +143,7 @@ def text(found: Sequence[Suggestion]) -> str:
 
 
 def _lines(port: Suggestion) -> Iterator[str]:
-    reasons = ", ".join(f"{reason} {frames}" for reason, frames in sorted(port.reasons.items()))
-    yield f"{port.guest}.{port.port} on {port.network or port.tap}: " + (
-        f"{port.frames} frames would have been dropped ({reasons})"
-        if port.frames
-        else "nothing would have been dropped: it can be `guarded: true`"
-    )
+    yield f"{port.guest}.{port.port} on {port.network or port.tap}: {_counted(port)}"
     keys = _keys if port.topology else _in_metadata
     if port.declare:
         where = (
@@ -162,6 +157,14 @@ def _lines(port: Suggestion) -> Iterator[str]:
     yield from (f"  not to be declared unseen: {warning}" for warning in port.warnings)
     if port.rest:
         yield f"  no declaration lets pass: {', '.join(port.rest)}"
+
+
+def _counted(port: Suggestion) -> str:
+    if port.frames:
+        reasons = ", ".join(f"{reason} {frames}" for reason, frames in sorted(port.reasons.items()))
+        return f"{port.frames} frames would have been dropped ({reasons})"
+    nothing = "nothing would have been dropped since its filter was last written"
+    return nothing if port.declare or port.ask or port.warnings else f"{nothing}: it can be `guarded: true`"
 
 
 def _keys(keys: Mapping[str, object]) -> Iterator[str]:

@@ -110,3 +110,16 @@ def test_a_network_that_is_observed_silences_nobody(tmp_path: Path, monkeypatch:
             locked.put_bridges(Bridges({"br-one": "one", "br-two": "two"}))
             bridge_guard.settle(locked)
     assert batches == [bridge_filter.guard(each, []) for each in (["br-two"], ["br-one", "br-two"])]
+
+
+def test_a_bridge_silences_others_for_any_network_over_it_that_is_guarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, batches = UnlockedState(str(tmp_path)), list[str]()
+    monkeypatch.setattr(bridge_guard, "nft", lambda batch, _lock: batches.append(batch))
+    with state.lock() as locked:
+        for name, observed in (("one", True), ("two", False)):
+            locked.put_network(NetworkReceipt(name, "t", True, "br-one", managed=True, observed=observed))
+        locked.put_bridges(Bridges({"br-one": "one"}))
+        bridge_guard.settle(locked)
+    assert batches == [bridge_filter.guard(["br-one"], [])]

@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 from libvirt_guestnet.metadata.policy import Pair, PortPolicy
 from libvirt_guestnet.status.suggest import Observed, suggest
@@ -15,6 +16,7 @@ from libvirt_guestnet.status.suggestions import text
 MINE, OTHER, VIRTUAL = "52:54:00:00:00:0a", "52:54:00:00:00:77", "00:00:5e:00:01:05"
 GUARD = PortGuard("vnet0", MINE, (ip_network("10.0.0.5"),), claims=(ip_network("fd00::/64"), ip_network("fe80::/64")))
 POLICY = PortPolicy(MINE, "lan", "lan", addresses=(ip_address("10.0.0.5"),), pairs=(Pair(ip_network("10.0.0.99")),))
+SERVER = DhcpServer("br0", "", (ip_network("10.0.0.1"),), (ip_network("10.0.0.128/25"),))
 PORT = Observed(
     guest="web",
     port="lan",
@@ -42,7 +44,19 @@ def seen(*addresses: str, mac: str = MINE, port: Observed = PORT, reason: str = 
         (seen("10.0.0.6"), {"addresses": ["10.0.0.5", "10.0.0.6"]}),
         (
             seen("10.0.0.6", port=replace(PORT, policy=None)),
-            {"allowed-pairs": [{"address": "10.0.0.6"}]},  # a list of addresses would end what it has by DHCP
+            {"allowed-pairs": [{"address": "10.0.0.6"}]},  # a list of addresses would end its reservation
+        ),
+        (
+            seen("10.0.0.6", port=replace(PORT, policy=None, guard=GUARD._replace(owned=(), server=SERVER))),
+            {"allowed-pairs": [{"address": "10.0.0.6"}]},
+        ),
+        (
+            seen("10.0.0.6", port=replace(PORT, policy=None, guard=GUARD._replace(owned=()))),
+            {"addresses": ["10.0.0.6"]},
+        ),
+        (
+            seen("10.0.0.6", port=replace(PORT, policy=POLICY._replace(addressing="none", addresses=(), pairs=()))),
+            {"allowed-pairs": [{"address": "10.0.0.6"}]},
         ),
         (
             seen("10.0.0.100", mac=VIRTUAL),
@@ -125,5 +139,7 @@ def test_what_nothing_lets_pass_and_what_needs_nothing_is_said() -> None:
     assert "no declaration lets pass: IPv4 header (2 frames)" in text(
         [suggest(replace(PORT, reasons={"IPv4 header": 2}))]
     )
-    assert "nothing would have been dropped: it can be `guarded: true`" in text([suggest(PORT)])
+    nothing = "nothing would have been dropped since its filter was last written"
+    assert f"{nothing}: it can be `guarded: true`" in text([suggest(PORT)])
+    assert f"{nothing}\n" in text([suggest(replace(seen("10.0.0.7"), reasons={}))])
     assert text([]) == "no running guest has a port that is observed\n"

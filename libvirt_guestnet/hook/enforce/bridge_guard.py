@@ -98,9 +98,11 @@ def _uplinks(bridges: Bridges, state: State) -> set[int]:
 
 
 def _silencing(bridges: Bridges, state: State) -> list[str]:
-    """The bridges on which nobody else passes anything: not those of networks that are only observed."""
-    found = {bridge: state.sound_network(name) for bridge, name in bridges.networks.items()}
-    return [bridge for bridge, network in found.items() if network is None or not network.observed]
+    """The bridges on which nobody else passes anything: not those all of whose networks are only observed."""
+    managed = [network for network in state.networks() if network.managed]
+    open_ones = {network.bridge for network in managed if network.observed}
+    open_ones -= {network.bridge for network in managed if not network.observed}
+    return [bridge for bridge in bridges.networks if bridge not in open_ones]
 
 
 def settle_pending(locked: LockedState) -> None:
