@@ -102,6 +102,12 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _json(verb)
     verb.add_argument("--drops", action="store_true", help="what port security dropped, by port and reason")
     text = (
+        "say what to declare of ports that are only observed, so that nothing honest is dropped once they are guarded"
+    )
+    verb = _verb(verbs, "suggest", "suggest.suggest", text)
+    verb.add_argument("port", metavar="GUEST[.PORT]", nargs="?", help="only this guest, or port (default: all)")
+    _json(verb)
+    text = (
         "say what on this host keeps guests from being guarded or reached, and what to do (1: something must be done)"
     )
     verb = _verb(verbs, "doctor", "doctor.doctor", text)

@@ -82,6 +82,7 @@ def _seen_by_root(facts: HostFacts, state: State) -> HostFacts:
         offload=_offload(state),
         stale=tuple(sorted(state.tapnames() - facts.devices)),
         unguarded=tuple(_unguarded(state, admitted)),
+        observed=tuple(sorted(f"{port.domain} {port.mac}" for port in state.ports() if port.observed)),
         taken=tuple(address_owners.refused_now(state)),
         confined=tuple(apparmor.denied()),
         claims=tuple(network_managers.claims(_ours(state) & facts.devices)),

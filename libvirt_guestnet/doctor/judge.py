@@ -68,7 +68,8 @@ class HostFacts:
 
     `kernel` says by feature (see FEATURES) whether it is there, None when that cannot be told; `needed` are the
     features and `labels` (each with the device it is mapped to, "" for none) that a topology asks for; `devices` are
-    the host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded; `hostwide` says what is wrong
+    the host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded, `observed`
+    ports of running guests of which nothing is dropped; `hostwide` says what is wrong
     with what the hooks read of host.yaml. `taken`: running guests' addresses that became somebody else's. `offload`
     says why this host cannot have the checksum guard; `wrong` is what the kernel has otherwise than it should.
     `confined` are daemons that may not run the hooks' Python; `claims` what of ours a network manager takes, and
@@ -92,6 +93,7 @@ class HostFacts:
     stale: tuple[str, ...] = ()
     unguarded: tuple[tuple[str, str], ...] = ()
     unguardable: tuple[UnguardedRow, ...] = ()
+    observed: tuple[str, ...] = ()
     hostwide: str = ""
     taken: tuple[Refusal, ...] = ()
     offload: str | None = ""
@@ -234,6 +236,9 @@ def _ports(facts: HostFacts) -> Iterator[Finding]:
     for port, bridge in facts.unguarded:
         found = f"is on {bridge}, and nobody guards it"
         yield Finding("ports", MUST, port, found, f"{_SYNC}; a port that is no guest's does not belong there")
+    for port in facts.observed:
+        found = "is only observed: what a guard would drop is counted, and passes"
+        yield Finding("ports", NOTE, port, found, "declare what `guestnet suggest` says, then `guarded: true`")
     for nic in facts.unguardable:
         level = MUST if nic.refused else NOTE
         found = f"type {nic.type} is not guarded: {nic.reason}"

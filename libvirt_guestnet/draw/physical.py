@@ -70,7 +70,7 @@ def _ports(guest: Guest) -> Iterator[tuple[int, Port]]:
 
 
 def _tap(topology: Topology, node: str, port: Port) -> PictureNode:
-    words = ["guarded" if port.guarded else "not guarded"]
+    words = ["observed" if port.observed else "guarded" if port.guarded else "not guarded"]
     if port.isolated:
         words.append("isolated")
     if port.kind == PortKind.ETHERNET:
@@ -80,7 +80,9 @@ def _tap(topology: Topology, node: str, port: Port) -> PictureNode:
     network = topology.network(port.network)
     lines, rows = (", ".join(words),), forwards.route_rows([(port, network)] if network.routed else [])
     tone = MODE_TONES[network.mode]
-    return PictureNode(node, Shape.SMALL, tone, port.tap, lines=lines, rows=rows, dashed=not port.guarded)
+    return PictureNode(
+        node, Shape.SMALL, tone, port.tap, lines=lines, rows=rows, dashed=not port.guarded or port.observed
+    )
 
 
 def _guest(topology: Topology, node: str, guest: Guest) -> PictureNode:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
-from libvirt_guestnet.datapath.port import filters
+from libvirt_guestnet.datapath.port import filters, observing
 from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.hook.calls import domain, networks
 from libvirt_guestnet.hook.enforce import (
@@ -20,7 +20,7 @@ from libvirt_guestnet.hook.enforce import (
 )
 from libvirt_guestnet.hook.helpers import plug_marks
 from libvirt_guestnet.hook.read import libvirt_records
-from libvirt_guestnet.state.locked import UnlockedState
+from libvirt_guestnet.state.locked import LockedState, UnlockedState
 
 
 def take_over_state() -> None:
@@ -79,6 +79,14 @@ def review_bridges() -> None:
         bridge_guard.review(locked, again=True)
 
 
+def _forget_notes(locked: LockedState) -> None:
+    """Of ports that are not observed any more, after a kill in between."""
+    observed = {receipt.tap for receipt in locked.ports() if receipt.observed}
+    lines = [line for tap in sorted(kernel.noted_taps() - observed) for line in observing.forgotten(tap)]
+    if lines:
+        nft.nft("".join(f"{line}\n" for line in lines), locked.descriptor)
+
+
 def tidy(active_networks: set[str], known_networks: set[str]) -> None:
     """Removes what no running guest and no active network needs: receipts, and chains without a receipt.
 
@@ -91,6 +99,7 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         living = {tap for tap in locked.tapnames() if port_guard.lives(tap, locked)}
         port_guard.release(sorted((locked.tapnames() | kernel.guarded_taps()) - living), locked)
         port_guard.settle_held(locked)
+        _forget_notes(locked)
         for link in sorted(kernel.segments() - networks.segments(locked)):
             nft.nft(networks.forgotten(link), locked.descriptor)
         checksum_guard.tidy(locked)

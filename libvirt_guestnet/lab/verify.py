@@ -27,6 +27,7 @@ _MORE_TRIES = 3
 _SOME_PORT = 80
 _MORE_COUNTS = 2
 # Addresses of nobody, for forging where a link has no neighbour to pass for.
+_OBSERVED = "not tried: the port is only observed, so that nothing is dropped"
 _NOBODY = forge.Identity("52:54:02:00:00:01", IPv4Address("192.0.2.66"), IPv6Address("2001:db8::66"))
 
 
@@ -48,6 +49,9 @@ def verify(topology: Topology, agents: Mapping[str, Agent]) -> list[CheckResult]
         with _without_forwarding(agents, group[0][1].without_forwarding):
             results.update(_run_all(topology, agents, group))
     forgeries = [(i, c) for i, c in enumerate(planned) if c.kind is Kind.FORGE]
+    observed = {i: CheckResult(c, _OBSERVED, False) for i, c in forgeries if _port_of(topology, c).observed}
+    results.update(observed)
+    forgeries = [(i, c) for i, c in forgeries if i not in observed]
     routed = [(i, c) for i, c in forgeries if _is_routed(topology, c)]
     bridged = [each for each in forgeries if each not in routed]
     if bridged:
@@ -229,8 +233,12 @@ def _forge(
 
 
 def _is_routed(topology: Topology, check: Check) -> bool:
+    return topology.network(_port_of(topology, check).network).routed is not None
+
+
+def _port_of(topology: Topology, check: Check) -> Port:
     guest = topology.guest(endpoints.parse(check.source, topology).name)
-    return any(topology.network(p.network).routed is not None for p in guest.ports if p.name == check.port)
+    return next(port for port in guest.ports if port.name == check.port)
 
 
 def _forge_routed(
@@ -274,8 +282,7 @@ def _forgeries(topology: Topology, planned: Sequence[tuple[int, Check]]) -> list
 
 
 def _forgery(topology: Topology, index: int, check: Check, nonce: int) -> _Forgery:
-    guest = topology.guest(endpoints.parse(check.source, topology).name)
-    port = next(p for p in guest.ports if p.name == check.port)
+    port = _port_of(topology, check)
     frames = forge.forged(check.forgery or "", identity(port), _neighbour(topology, port), nonce)
     return _Forgery(index, check, port, tuple(frames), forge.honest(port.mac, nonce))
 

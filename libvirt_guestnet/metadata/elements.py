@@ -8,7 +8,7 @@ from lxml import etree
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.metadata import reader
-from libvirt_guestnet.metadata.policy import PortPolicy
+from libvirt_guestnet.metadata.policy import OBSERVE, PortPolicy
 from libvirt_guestnet.xmlread import Node
 
 Element: TypeAlias = etree._Element
@@ -34,4 +34,6 @@ def _policy(port: Node) -> PortPolicy:
         return reader.read_port(port)
     except GuestnetError:  # a user may have edited it: the hooks complain
         guarded = port.get("guarded") != "no"
-        return PortPolicy(port.get("mac").lower(), port.get("name"), port.get("network"), guarded, was=port.get("was"))
+        observed = port.get("guarded") == OBSERVE
+        who = port.get("mac").lower(), port.get("name"), port.get("network")
+        return PortPolicy(*who, guarded, was=port.get("was"), observed=observed)

@@ -3,7 +3,7 @@
 One top-level element per object, since libvirt keeps one per namespace::
 
     <guestnet:network xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1"
-                      topology="archnetwork" name="vlan1" guarded="yes">   <!-- or no, or required -->
+                      topology="archnetwork" name="vlan1" guarded="yes">   <!-- or no, observe, required -->
       <guestnet:subnet prefix="10.61.1.0/24" host="10.61.1.1"/>
       <guestnet:uplink label="lan1" device="eth1"/>          <!-- mode bridge only: the NIC behind the bridge -->
                                        <!-- with vlan="100" the bridge is over eth1.100; service="yes": 802.1ad -->
@@ -13,7 +13,7 @@ One top-level element per object, since libvirt keeps one per namespace::
     </guestnet:network>
 
     <guestnet:domain xmlns:guestnet="…" topology="archnetwork" guest="b" image="tiny">
-      <guestnet:port mac="52:54:00:61:0b:02" name="vlan2" network="vlan2" guarded="yes">
+      <guestnet:port mac="52:54:00:61:0b:02" name="vlan2" network="vlan2" guarded="yes">   <!-- or no, or observe -->
                        <!-- instead of any address: addresses="none" or addresses="any" -->
         <guestnet:address ip="10.61.2.1"/>                    <!-- the port's own: as source, in ARP and ND -->
         <guestnet:source prefix="0.0.0.0/0"/>                 <!-- routed: as IP source only -->
@@ -45,6 +45,8 @@ NAMESPACE = "https://libvirt-guestnet.org/xmlns/1"
 PREFIX = "guestnet"
 # guarded= of a network, beside yes and no: no domain's own metadata lowers it.
 REQUIRED = "required"
+# guarded= of a network or a port: all is judged and counted, and passes.
+OBSERVE = "observe"
 # privacy= beside yes and no: a guest has no IPv6 address but those that are known.
 STRICT = "strict"
 # to= of a forward: whatever IPv4 address the host's DHCP server gives the guest.
@@ -160,8 +162,8 @@ class PortPolicy(NamedTuple):
     """<guestnet:port>: what one NIC may send, and its forwards and routes.
 
     `addressing` is NONE, ANY or "" (what `addresses` says; or, without any, what the network's host says). `privacy`,
-    `log` and `offload` as of a network. `note` is the user's own, `was` XML of a user's own NIC: no hook
-    reads these two.
+    `log` and `offload` as of a network; an `observed` port is a guarded one whose guard lets everything pass. `note` is
+    the user's own, `was` XML of a user's own NIC: no hook reads these two.
     """
 
     mac: str
@@ -185,6 +187,7 @@ class PortPolicy(NamedTuple):
     floating: tuple[FloatingAddress, ...] = ()
     vlans: Vlans | None = None
     routed: HostRouted | None = None
+    observed: bool = False
 
 
 class DomainPolicy(NamedTuple):

@@ -9,6 +9,7 @@ from lxml import etree
 
 from libvirt_guestnet.metadata.policy import (
     NAMESPACE,
+    OBSERVE,
     PREFIX,
     DomainPolicy,
     FloatingAddress,
@@ -87,7 +88,7 @@ def _port(port: PortPolicy) -> Element:
         mac=port.mac,
         name=port.name,
         network=port.network,
-        guarded=_yes_or_no(port.guarded),
+        guarded=OBSERVE if port.observed else _yes_or_no(port.guarded),
         addresses=port.addressing,
         privacy=port.privacy,
         log=_yes_or_no(port.log),

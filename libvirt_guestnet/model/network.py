@@ -151,8 +151,9 @@ class Network:
     `privacy_addresses`, `strict_addresses` and `log_drops` are defaults of the ports, see there; `offload`
     holds for all of them.
     `mac` is the MAC address of the host's bridge interface (None for mode bridge). `guarded` is the default for
-    port security of all ports; with `guard_required` it holds for all of them, whatever a domain says. `vlan` (1-4094)
-    is the access VLAN of all ports, with an 802.1ad tag if `service_vlan` is true. `vxlan` (mode bridge only) stands in
+    port security of all ports; with `guard_required` it holds for all of them, whatever a domain says; with `observed`
+    it counts, and drops nothing. `vlan` (1-4094) is the access VLAN of all ports, with an 802.1ad tag if `service_vlan`
+    is true. `vxlan` (mode bridge only) stands in
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
     `drawn`: the VLAN or VNI comes from a pool, so no network of another topology may have it too.
     """
@@ -171,6 +172,7 @@ class Network:
     bandwidth: Bandwidth | None = None
     guarded: bool = True
     guard_required: bool = False
+    observed: bool = False
     privacy_addresses: bool = False
     strict_addresses: bool = False
     log_drops: bool = False

@@ -118,7 +118,8 @@ class Port:
     without it and `addresses`, that one may tell. `sources` are prefixes the guest may use as IP source beside
     its own addresses because it routes for them; `onlink` prefixes are carved out of them (a
     router never sends from an address whose owner sits on the same link). `default_route`: the guest's default
-    route leaves through this port. `isolated`, `guarded` (port security applies), `privacy_addresses` and `log_drops`
+    route leaves through this port. `isolated`, `guarded` (port security applies), `observed` (it counts, and drops
+    nothing), `privacy_addresses` and `log_drops`
     are the effective values, the network's unless given. `vlan` is the port's own access VLAN, if any.
     `privacy_addresses`: of the network's IPv6 /64s, and of link-local ones, it may use any address that nobody has;
     without, any that it claimed first by duplicate address detection; with `strict_addresses` none. `log_drops`: the
@@ -149,6 +150,7 @@ class Port:
     given: tuple[str, ...] = ()
     bandwidth: Bandwidth | None = None
     guarded: bool = True
+    observed: bool = False
     pairs: tuple[AddressPair, ...] = ()
     roles: tuple[Role, ...] = ()
     privacy_addresses: bool = False

@@ -22,7 +22,8 @@ class PortReceipt(NamedTuple):
     addresses for which the host answers elsewhere, in its `vrf` if there is one: floating and published ones; `beside`
     are the other links on which it holds them, for that. `claims` are where it may have IPv6 addresses that it forms
     itself, but for those `unclaimed`; with `privacy` also if it has not asked whether anybody has them. `reserved`
-    is the link whose set of reservations its chains look into, instead of having them among the `excluded`.
+    is the link whose set of reservations its chains look into, instead of having them among the `excluded`. Of an
+    `observed` port everything is judged and counted, and passes.
     """
 
     tap: serialiser.Device
@@ -60,6 +61,7 @@ class PortReceipt(NamedTuple):
     claims: serialiser.Prefixes = ()
     unclaimed: serialiser.Prefixes = ()
     reserved: serialiser.MaybeLink = ""
+    observed: bool = False
 
 
 class NetworkReceipt(NamedTuple):
@@ -78,7 +80,8 @@ class NetworkReceipt(NamedTuple):
 
     `managed` says that the bridge is libvirt's own or ours, so that all its ports are to be guarded; `uplink` is the
     port to the outside that our hook put into it. `required`: its ports are guarded whatever a domain says, and one
-    that cannot be is refused. `isolated`: its ports are kept from each other. `announced` are the prefixes of which
+    that cannot be is refused. `observed`: by default they are not kept from
+    anything. `isolated`: its ports are kept from each other. `announced` are the prefixes of which
     libvirt tells guests to form addresses.
     """
 
@@ -110,6 +113,7 @@ class NetworkReceipt(NamedTuple):
     announced: serialiser.Prefixes = ()
     strict: bool = False
     isolated: bool = False
+    observed: bool = False
 
 
 class Bridges(NamedTuple):

@@ -59,15 +59,16 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class PortRow:
-    """One NIC of a domain of ours. `guarded` is what the hooks applied: None while there is no tap.
+    """One NIC of a domain of ours. `guarded` is what the hooks applied: None while there is no tap, False for one that
+    is only `observed`.
 
     `trusted` is what the policy says: no port security at all; `any_address`, that it may use what nobody else holds;
     `unknown`, that the hooks know no address that it could use but those that follow from its MAC; `note` is the
-    topology's. `drops` counts the frames that port security dropped, None when unknown; `reasons` has them by reason.
-    `offload` says whether the guest is kept from having the host write checksums where it wants: one of the words
-    below, or "" where nothing is guarded.
-    `learnt` are addresses that the host's DHCP server gave the port. `link` is the kernel's where that is not what was
-    asked for: "host down", "no bridge", "in BRIDGE"; `wrong` says this, and what else the tap lacks, in words.
+    topology's. `drops` counts the frames that port security dropped, or of an observed port would have, None when
+    unknown; `reasons` has them by reason. `offload` says whether the guest is kept from having the host write checksums
+    where it wants: one of the words below, or "" where nothing is guarded nor observed. `learnt` are addresses that the
+    host's DHCP server gave the port. `link` is the kernel's where that is not what was asked for: "host down", "no
+    bridge", "in BRIDGE"; `wrong` says this, and what else the tap lacks, in words.
     """
 
     topology: str
@@ -89,6 +90,7 @@ class PortRow:
     note: str = ""
     reasons: Mapping[str, int] = field(default_factory=dict)
     wrong: tuple[str, ...] = ()
+    observed: bool = False
 
     def json(self) -> dict[str, object]:
         return {
@@ -107,6 +109,7 @@ OFFLOAD_REASON = "checksum offload"
 # not there when the network started, or somebody flushed the rules.
 # `offload` of a port is ON, CANNOT or MISSING.
 ON, CANNOT, NOT_OURS, NOT_WANTED, MISSING = "on", "kernel cannot", "not our bridge", "not wanted", "missing"
+OBSERVED = "observed"
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,8 @@ def _bridge_guard(network: NetworkState, guards: BridgeGuards) -> str:
     receipt = guards.networks.get(network.name)
     if receipt is not None and not receipt.managed:
         return NOT_OURS if receipt.guarded else NOT_WANTED
+    if receipt is not None and receipt.observed:
+        return OBSERVED
     return CANNOT if guards.refused and receipt is not None else MISSING
 
 
@@ -233,7 +238,8 @@ def _ports(
         device = tap(interface) or "" if domain.live is not None else ""
         applied = receipt(device) if device else None
         found = seen(device) if device else None
-        guarded = applied is not None and applied.uuid == domain.uuid and not applied.trusted
+        judged = applied is not None and applied.uuid == domain.uuid and not applied.trusted
+        observed = judged and applied is not None and applied.observed
         drops = _drops(device, found, offload)
         here = [
             each for each in wrong if device and (each.kind, each.owner, each.device) == (GUEST, domain.name, device)
@@ -248,16 +254,17 @@ def _ports(
             tap=device,
             link=next((each.link for each in here if each.link), _link(interface)),
             addresses=() if policy is None else tuple(map(str, policy.addresses)),
-            guarded=guarded if device else None,
+            guarded=judged and not observed if device else None,
             drops=None if found is None else sum(drops.values()),
             learnt=() if found is None else tuple(map(str, found.learnt)),
             trusted=policy is not None and not policy.guarded,
             any_address=policy is not None and policy.addressing == ANY,
             unknown=applied is not None and _unknown(applied),
             note="" if policy is None else policy.note,
-            offload=offload.word(device) if device and guarded else "",
+            offload=offload.word(device) if device and judged else "",
             reasons=drops,
             wrong=tuple(map(_said, here)),
+            observed=observed,
         )
 
 

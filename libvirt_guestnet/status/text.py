@@ -12,9 +12,13 @@ def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) 
     """Tables of networks, ports, forwards, routes to guests and NICs that nothing can guard, and aloud which ports
     nothing guards that could be."""
     kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route", "unguarded"))
-    hidden = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", *skip)
-    tables = (table(found, hidden) for found in kinds if found)
+    hidden = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", *skip)
+    tables = (table(list(map(_shown, found)), hidden) for found in kinds if found)
     return "\n".join([*tables, *_aloud(rows)])
+
+
+def _shown(row: Mapping[str, object]) -> Mapping[str, object]:
+    return {**row, "guarded": "observed"} if row.get("observed") else row
 
 
 def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
@@ -30,13 +34,19 @@ def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
         and (row["guest"], row["mac"], row["tap"]) not in said
         and (row["guest"], row["mac"]) not in pending
     ]
-    running = [row for row in ports if row["running"] and not row["guarded"]]
+    running = [row for row in ports if row["running"] and not row["guarded"] and not row.get("observed")]
     trusted = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if row["trusted"]]
     bare = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if not row["trusted"] and row["tap"]]
-    guarded = [row for row in ports if row["running"] and row["guarded"]]
+    guarded = [row for row in ports if row["running"] and (row["guarded"] or row.get("observed"))]
+    observed = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row.get("observed")]
     anything = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["any_address"]]
     unknown = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["unknown"]]
     loud = [f"TRUSTED, no port security by their own policy: {', '.join(trusted)}\n"] if trusted else []
+    loud += (
+        [f"OBSERVED, nothing is dropped, `guestnet suggest` says what would be: {', '.join(observed)}\n"]
+        if observed
+        else []
+    )
     loud += [f"UNGUARDED, try `guestnet hooks sync`: {', '.join(bare)}\n"] if bare else []
     loud += [f"ANY ADDRESS that nobody holds, by their own policy: {', '.join(anything)}\n"] if anything else []
     loud += (
@@ -75,12 +85,15 @@ def _listed(row: Mapping[str, object], key: str) -> list[object]:
 
 
 def drops_text(rows: Sequence[Mapping[str, object]]) -> str:
-    """A table of what port security dropped, by port and reason."""
+    """A table of what port security dropped, by port and reason; and of what it would have, where a port is
+    observed."""
     found = []
     for row in rows:
         reasons = row.get("reasons")
         for reason, frames in sorted(reasons.items()) if isinstance(reasons, dict) else ():
             found.append(
-                {key: row[key] for key in ("guest", "port", "network", "tap")} | {"reason": reason, "frames": frames}
+                {key: row[key] for key in ("guest", "port", "network", "tap")}
+                | {"reason": reason, "frames": frames, "passed": bool(row.get("observed"))}
             )
-    return table(found) or "nothing was dropped\n"
+    skip = () if any(each["passed"] for each in found) else ("passed",)
+    return table(found, skip) or "nothing was dropped\n"

@@ -94,7 +94,8 @@ def _passed_through(domain: DomainState, host: HostWide) -> Iterator[UnguardedRo
 def _is_wanted(policy: PortPolicy | None, network: NetworkReceipt | None) -> bool:
     if network is not None and network.required:
         return True
-    return policy.guarded if policy is not None else network is not None and network.guarded
+    found = network if policy is None else policy
+    return found is not None and found.guarded and not found.observed
 
 
 def _type(interface: Element) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from libvirt_guestnet.metadata.policy import STRICT
+from libvirt_guestnet.metadata.policy import OBSERVE, STRICT
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
 
@@ -144,6 +144,7 @@ class Guests:
             isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
             bandwidth=bandwidth(given.bandwidth, self._report),
             guarded=_guarded(given, seg, self._report),
+            observed=_observed(given, seg),
             pairs=tuple(AddressPair(pair.address.value, value(pair.mac)) for pair in given.allowed_pairs or ()),
             roles=values(given.roles),
             privacy_addresses=_privacy(given, True, bool(seg and seg.network.privacy_addresses)),
@@ -175,9 +176,15 @@ class Guests:
 def _guarded(decl: PortDecl, seg: Segment | None, report: Report) -> bool:
     if decl.guarded is None:
         return seg is None or seg.network.guarded
-    if not decl.guarded.value and seg and seg.network.guard_required:
+    if decl.guarded.value is not True and seg and seg.network.guard_required:
         report.add(decl.guarded.where, f"network '{seg.network.name}' says guarded: required, and so for all its ports")
-    return decl.guarded.value
+    return decl.guarded.value is not False
+
+
+def _observed(decl: PortDecl, seg: Segment | None) -> bool:
+    if decl.guarded is None:
+        return seg is not None and seg.network.observed
+    return decl.guarded.value == OBSERVE
 
 
 def _word(decl: PortDecl) -> AddressWord | None:

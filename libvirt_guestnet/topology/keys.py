@@ -165,8 +165,9 @@ class NetworkDecl(Decl):
     bandwidth: BandwidthDecl | None = key(RecordKind(BandwidthDecl), "Limits for all ports together.")
     guarded: At[bool | str] = key(
         kinds.GUARDED,
-        "Port security: a guest can only send from its own MAC and IP addresses. required: of every port, whatever a "
-        "domain's own metadata says; a NIC on the network that cannot be guarded does not start.",
+        "Port security: a guest can only send from its own MAC and IP addresses. observe: what it would not let pass "
+        "is counted, and passes. required: of every port, whatever a domain's own metadata says; a NIC on the network "
+        "that cannot be guarded does not start.",
         default=True,
     )
     privacy_addresses: At[bool | str] = key(
@@ -259,9 +260,10 @@ class PortDecl(Decl):
         kinds.BOOL, "Cannot reach other isolated ports. Left out: the network's isolated-ports."
     )
     bandwidth: BandwidthDecl | None = key(RecordKind(BandwidthDecl), "Limits for this port.")
-    guarded: At[bool] | None = key(
-        kinds.BOOL,
-        "Port security; false trusts the guest with everything, and status says so. Left out: the network's.",
+    guarded: At[bool | str] | None = key(
+        kinds.PORT_GUARDED,
+        "Port security; observe counts what it would not let pass, and lets it pass; false trusts the guest with "
+        "everything, and status says so. Left out: the network's.",
     )
     allowed_pairs: tuple[PairDecl, ...] | None = key(
         ListOf(RecordKind(PairDecl)), "Addresses it may use beside its own; several ports may share them."

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 from uuid import UUID
 
-from libvirt_guestnet.metadata.policy import REQUIRED, STRICT
+from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
 
@@ -61,7 +61,13 @@ def _read_bool(text: str, what: str = "neither true nor false") -> bool:
 
 
 def _read_guarded(text: str) -> bool | str:
-    return text if text == REQUIRED else _read_bool(text, f"neither true, false nor {REQUIRED}")
+    if text in (OBSERVE, REQUIRED):
+        return text
+    return _read_bool(text, f"neither true, false, {OBSERVE} nor {REQUIRED}")
+
+
+def _read_port_guarded(text: str) -> bool | str:
+    return text if text == OBSERVE else _read_bool(text, f"neither true, false nor {OBSERVE}")
 
 
 def _read_privacy(text: str) -> bool | str:
@@ -302,7 +308,8 @@ TEXT = Kind(_read_text, {"type": "string"})
 NOTE = Kind(_read_note, {"type": "string", "minLength": 1, "maxLength": NOTE_CHARACTERS})
 BOOL = Kind(_read_bool, {"type": "boolean"})
 PRIVACY = Kind(_read_privacy, {"enum": [True, False, STRICT]})
-GUARDED = Kind(_read_guarded, {"enum": [True, False, REQUIRED]})
+GUARDED = Kind(_read_guarded, {"enum": [True, False, OBSERVE, REQUIRED]})
+PORT_GUARDED = Kind(_read_port_guarded, {"enum": [True, False, OBSERVE]})
 WORD = Kind(_read_word, _pattern(_WORD) | {"maxLength": 64})
 OBJECT_NAME = Kind(_read_object_name, _pattern(r"[^/\s-]([^/]*[^/\s])?") | {"maxLength": OBJECT_NAME_BYTES})
 IFNAME = Kind(_read_ifname, _pattern(_WORD) | {"maxLength": IFNAME_BYTES})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 
-from libvirt_guestnet.metadata.policy import REQUIRED, STRICT
+from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model.network import (
     Bandwidth,
     DhcpRange,
@@ -107,6 +107,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         bandwidth=bandwidth(decl.bandwidth, report),
         guarded=bool(decl.guarded.value),
         guard_required=decl.guarded.value == REQUIRED,
+        observed=decl.guarded.value == OBSERVE,
         privacy_addresses=decl.privacy_addresses.value is True,
         strict_addresses=decl.privacy_addresses.value == STRICT,
         log_drops=decl.log_drops.value,

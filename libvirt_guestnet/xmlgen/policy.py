@@ -5,7 +5,7 @@ from __future__ import annotations
 from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import policy, writer
-from libvirt_guestnet.metadata.policy import LEASE, REQUIRED, STRICT, DomainPolicy, NetworkPolicy, PortPolicy
+from libvirt_guestnet.metadata.policy import LEASE, OBSERVE, REQUIRED, STRICT, DomainPolicy, NetworkPolicy, PortPolicy
 from libvirt_guestnet.model.network import Network, Offload
 from libvirt_guestnet.model.topology import AddressWord, Forward, Guest, Port, Topology
 from libvirt_guestnet.xmlgen.element import Element
@@ -27,7 +27,7 @@ def domain_metadata(topology: Topology, guest: Guest, hostmap: HostMap) -> Eleme
 
 def network_policy(topology: Topology, network: Network, hostmap: HostMap) -> NetworkPolicy:
     """Whose network this is, its subnets, and what the hook puts under its bridge. Raises GuestnetError."""
-    guarded = "yes" if network.guarded else "no"
+    guarded = OBSERVE if network.observed else "yes" if network.guarded else "no"
     uplink, vlan = _uplink(network, hostmap), _vlan(topology, network, hostmap)
     return NetworkPolicy(
         topology=topology.name,
@@ -53,6 +53,7 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> PortPolicy:
         name=port.name,
         network=port.network,
         guarded=port.guarded,
+        observed=port.observed,
         privacy="" if _privacy(port) == _privacy(network) else _privacy(port),
         # A host-routed network has no metadata to say it.
         log=None if port.log_drops == (network.log_drops and network.routed is None) else port.log_drops,

@@ -67,7 +67,7 @@ guests:
   trusted: { ports: [{ network: nat, tap: tap10, guarded: false, addresses: [] }] }
   direct: { ports: [{ network: direct, tap: tap11, addresses: [198.18.1.60, "fd61:1::60"], sources: [10.8.0.0/16] }] }
   table: { ports: [{ network: table, tap: tap12, addresses: [10.0.8.2] }] }
-  plain: { ports: [{ network: red, tap: tap13 }] }
+  plain: { ports: [{ network: red, tap: tap13, guarded: observe }] }
   any: { ports: [{ network: quiet, tap: tap14, addresses: any }, { network: wire, tap: tap15, addresses: [] }] }
 """
 TAPS, NEW_TAP = [f"tap{number}" for number in range(16)], "tap16"

@@ -38,7 +38,7 @@ ELSEWHERE = {
         r"|firewalls/iptables\.py (_refuses|_devices)$|firewalls/chains\.py"
         r"|missing_state\.py by_port$|forwards/table\.py elements$"
         r"|address_owners\.py (refused_now|_requested_by_(routes|forwards))$|hostwide\.py (read|write)$"
-        r"|port/filters\.py guard$|nft\.py numbers_of_all$|hook/live\.py take_over_state$"
+        r"|port/(filters\.py guard$|notes\.py)|nft\.py numbers_of_all$|hook/live\.py take_over_state$"
     ),
     "run when modules are imported": r"(dhcp_requests|port/shared|grammar)\.py (shared|_set|_chain|_layouts|_words)$",
     "kernels and hosts that this one is not": (
@@ -58,7 +58,7 @@ ELSEWHERE = {
     "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py delete_on_bridge$",
     "nothing to do on a host whose kernel never loses anything": (
         r"iptables\.py _is_last_in_place|learning\.py (give_back|replace_held|is_held_set)$"
-        r"|nft\.py (in_set|_times|_is_absent)$"
+        r"|nft\.py (in_set|_times|_is_absent|_is_of_addresses)$"
         r"|present\.py _is_whole|address_sets\.py _(held|span)$"
         r"|links\.py is_(up|isolated)$|libvirt_rules\.py (_children|Libvirts\._is_resting)$"
         r"|routes\.py present|Rtnl\.published|repair\.py _ports|fdb\.py silence|announce\.py unsolicited_advertisement"

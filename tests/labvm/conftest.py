@@ -59,6 +59,11 @@ _KERNEL_TESTS = {
         "test_claims_that_somebody_undoes_are_not_without_end",
         "test_on_a_lan_that_nobody_knows_guests_form_what_a_router_announces[False-its MAC, MTU]",
     ),
+    "test_observed.py": (
+        "test_the_addresses_of_what_would_be_dropped_are_noted",
+        "test_a_trunk_is_observed_inside_its_tags_and_by_its_vlans",
+        "test_what_the_checksum_guard_would_drop_passes_and_is_counted",
+    ),
     "test_learning.py": (
         "test_an_address_is_learnt_from_the_servers_acknowledgement_alone",
         "test_dhcpv6_is_believed_word_by_word",

@@ -100,6 +100,15 @@ class OffloadWire:
         self.guards.append(guard)
         return guard
 
+    def begin(self, observed: bool) -> None:
+        """Has the checksum guard only observe the tap, or drop."""
+        for guard in self.guards:
+            guard.begin(self.ifindex, observed)
+
+    def counted(self) -> int:
+        """What it dropped, or would have."""
+        return sum(guard.drops()[self.ifindex] for guard in self.guards)
+
     def close(self) -> None:
         for guard in self.guards:
             guard.close()

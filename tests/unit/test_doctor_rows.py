@@ -98,6 +98,13 @@ CASES = {
         "is down",
         "ip link set vme0 up",
     ),
+    "an observed port": (
+        HostFacts(observed=("a 52:54:00:00:00:01",)),
+        "ports",
+        NOTE,
+        "only observed",
+        "guestnet suggest",
+    ),
     "not at boot": (
         HostFacts(asleep=(Asleep("default", ("a",)),)),
         "network",

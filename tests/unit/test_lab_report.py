@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from libvirt_guestnet.cli.lab import sandbox_name
-from libvirt_guestnet.lab import report
+from libvirt_guestnet.lab import report, verify
 from libvirt_guestnet.lab.checks import Check, Kind
 from libvirt_guestnet.lab.verify import CheckResult
 from libvirt_guestnet.model.topology import Family
@@ -29,6 +29,17 @@ def both(what: str, seen: str, **more: Any) -> list[CheckResult]:
 
 def lines(results: list[CheckResult]) -> list[str]:
     return [" ".join(line.split()) for line in report.text(results).splitlines()[1:]]
+
+
+def test_the_forgeries_of_an_observed_port_are_not_tried_and_no_success() -> None:
+    text = """
+      name: t
+      networks: { n: { mode: isolated, subnets: [10.0.0.0/24] } }
+      guests: { g: { image: tiny, ports: [{ network: n, guarded: observe }] } }
+      expect: [{ from: g, forge: [arp] }]
+    """
+    (result,) = verify.verify(loads(text, "t.yaml"), {})
+    assert (result.passed, "only observed" in result.seen) == (False, True)
 
 
 def test_what_two_share_is_on_one_line() -> None:

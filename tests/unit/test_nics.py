@@ -135,6 +135,8 @@ def state(tmp_path: Path) -> UnlockedState:
         (parsed(), REFUSES, ""),
         (parsed(guarded="yes"), REFUSES, ""),
         (parsed(guarded="no"), HostWide(), "insists on guarded ports, and the domain's metadata"),
+        (parsed(guarded="observe"), HostWide(), 'metadata says guarded="observe": take that out'),
+        (parsed(source='network="lax"', guarded="observe"), REFUSES, ""),
         (parsed("bridge", 'bridge="br0"', guarded="no"), HostWide(), "network 'n' insists on guarded ports, and the"),
         (parsed("bridge", 'bridge="br1"', guarded="no"), REFUSES, ""),
         (parsed(source='network="lax"', guarded="no"), REFUSES, ""),
@@ -160,6 +162,34 @@ def test_what_may_start(domain: xmlread.Node, host: HostWide, refusal: str, stat
         return
     with pytest.raises(GuestnetError, match=rf"domain 'a': interface {MAC}: .*{refusal}"):
         guardable.check(bridge_guard.joined(domain, state), host == REFUSES)
+
+
+@pytest.mark.parametrize(
+    ("network", "port", "observed"),
+    [
+        ("yes", "observe", True),
+        ("no", "observe", True),
+        ("observe", "", True),
+        ("observe", "yes", False),
+        ("required", "observe", False),
+        ("required", "", False),
+        ("yes", "", False),
+    ],
+)
+def test_a_port_is_observed_by_its_own_word_or_its_networks_but_not_where_that_insists(
+    network: str, port: str, observed: bool
+) -> None:
+    found = network_receipts.network_receipt(xmlread.parse(NETWORK.format(guarded=network, forward="").encode()))
+    domain = Domain(parsed("ethernet", 'network="n"', guarded=port), lambda _name: found)
+    (receipt,) = port_receipts.port_receipts(domain)
+    assert (receipt.observed, receipt.trusted) == (observed, False)
+    assert port_receipts.guard_of(receipt).observed == observed
+
+
+def test_what_cannot_be_guarded_is_not_refused_for_being_observed() -> None:
+    domain = Domain(parsed("direct", 'network="n" dev="e"', guarded="observe"), lambda _name: None)
+    assert port_receipts.port_receipts(domain) == []
+    assert guardable.without_unguardable(domain)[1] == []
 
 
 def test_a_bridge_knows_who_insists_as_networks_come_and_go(state: UnlockedState) -> None:

@@ -124,6 +124,7 @@ _BINARY = {
     ("datapath/netlink/probe.py", "_solicited"),
     ("datapath/netlink/rtnl.py", "_address"),
     ("datapath/netlink/rtnl.py", "_prefix"),
+    ("datapath/port/notes.py", "_with_set"),
     ("datapath/port/port_facts.py", "certain"),
     ("datapath/port/port_facts.py", "link_local"),
     ("datapath/netlink/probe.py", "_solicited"),

@@ -88,6 +88,7 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "unknown": True,  # the hooks' receipt has none of its addresses
         "reasons": {"ARP": 3, "ND": 4},
         "wrong": [],
+        "observed": False,
     }
     assert (second["port"], second["link"], second["guarded"]) == ("", "down", False)  # a receipt of another domain
 
@@ -114,6 +115,24 @@ def test_what_the_checksum_guard_dropped_is_a_reason_among_others() -> None:
     assert first.offload == "kernel cannot"
 
 
+def test_a_port_that_is_only_observed_is_not_guarded_and_said_aloud() -> None:
+    def observed(tap: str) -> PortReceipt | None:
+        found = receipt(tap)
+        return found and found._replace(observed=True)
+
+    rows = [row.json() for row in status(snapshot(True), None, observed, SEEN.get)]
+    assert (rows[1]["guarded"], rows[1]["observed"], rows[1]["offload"]) == (False, True, "on")
+    text = status_text(rows)
+    assert "OBSERVED, nothing is dropped, `guestnet suggest` says what would be: b.p\n" in text
+    assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03\n" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("t  ") and "vme1" in line)
+    assert "  observed  " in line
+    assert drops_text(rows).split()[:14] == [
+        *("GUEST", "PORT", "NETWORK", "TAP", "REASON", "FRAMES", "PASSED"),
+        *("b", "p", "vlan1", "vme1", "ARP", "3", "yes"),
+    ]
+
+
 def test_a_stopped_guest_has_no_tap_and_no_guard() -> None:
     _, first, _ = status(snapshot(False), "t", receipt)
     assert (first.running, first.tap, first.guarded, first.drops) == (False, "", None, None)
@@ -132,6 +151,7 @@ def test_a_users_own_nics_and_other_topologies_are_left_out() -> None:
         (BridgeGuards(bridges=frozenset({"gn-vlan1"})), "on"),
         (BridgeGuards(refused=True, networks={"vlan1": KNOWN}), "kernel cannot"),
         (BridgeGuards(refused=True), "missing"),
+        (BridgeGuards(networks={"vlan1": KNOWN._replace(observed=True)}), "observed"),
         (BridgeGuards(networks={"vlan1": KNOWN}), "missing"),
         (BridgeGuards(refused=True, networks={"vlan1": KNOWN._replace(managed=False)}), "not our bridge"),
         (BridgeGuards(networks={"vlan1": KNOWN._replace(managed=False, guarded=False)}), "not wanted"),

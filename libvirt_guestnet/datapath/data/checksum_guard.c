@@ -64,7 +64,8 @@ enum { HOP_BY_HOP = 0, ROUTING = 43, DESTINATION = 60, MOST_EXTENSIONS = 8 };
 /* What has a lower port is no tunnel; and into DHCP the filter looks. */
 enum { FIRST_TUNNEL_PORT = 1024, DHCP_SERVER = 67, DHCP_CLIENT = 68, DHCPV6_CLIENT = 546, DHCPV6_SERVER = 547 };
 
-/* Frames dropped, by the index of the device. Only guarded taps have an entry. */
+/* Frames dropped, by the index of the device. Only guarded taps have an entry. Where it has the bit OBSERVED, they pass. */
+enum { OBSERVED = 63 };
 struct {
 	int (*type)[HASH];
 	int (*map_flags)[NO_PREALLOC];
@@ -158,9 +159,10 @@ INLINE int drop(struct __sk_buff *ctx)
 {
 	u32 device = ctx->ifindex;
 	u64 *dropped = map_lookup(&drops, &device);
-	if (dropped)
-		__sync_fetch_and_add(dropped, 1);
-	return TC_ACT_SHOT;
+	if (!dropped)
+		return TC_ACT_SHOT;
+	__sync_fetch_and_add(dropped, 1);
+	return *dropped >> OBSERVED ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 INLINE int judge(struct __sk_buff *ctx, const struct asked *asked)

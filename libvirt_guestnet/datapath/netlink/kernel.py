@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.run.names import LINK_KINDS
+from libvirt_guestnet.datapath.run.names import LINK_KINDS, NOTE_KINDS
 from libvirt_guestnet.datapath.run.nft import in_set, items
 from libvirt_guestnet.datapath.run.nft import nft as nft  # noqa: PLC0414  as kernel.nft it is known
 from libvirt_guestnet.errors import GuestnetError
@@ -36,7 +36,8 @@ def drops_by_reason() -> dict[str, dict[str, int]]:
 
 
 class Guarded(NamedTuple):
-    """What the kernel knows of a guarded port: frames dropped by reason, and addresses that it has learnt."""
+    """What the kernel knows of a guarded port: frames dropped by reason, or of an observed one let through though they
+    would have been, and addresses that it has learnt."""
 
     drops: dict[str, int]
     learnt: list[IPv4Address | IPv6Address]
@@ -49,7 +50,8 @@ def guarded_ports() -> dict[str, Guarded]:
     found = {tap: Guarded({}, []) for kind, _, tap in names if kind == "tap"}
     for rule in (item for kind, item in listed if kind == "rule"):
         packets = sum(e["counter"]["packets"] for e in rule["expr"] if "counter" in e)
-        if packets and {"drop": None} in rule["expr"]:
+        # An observed port counts with the reason what it accepts. No other rule that accepts counts.
+        if packets and ({"drop": None} in rule["expr"] or {"accept": None} in rule["expr"]):
             reasons = found[rule["chain"].partition("-")[2]].drops
             reason = rule.get("comment", "other")
             reasons[reason] = reasons.get(reason, 0) + packets
@@ -86,6 +88,13 @@ def guarded_taps() -> set[str]:
     chains = [item for kind, item in items("chains", "netdev") if kind == "chain"]
     names = (chain["name"].partition("-") for chain in chains if chain["table"] == "guestnet")
     return {tap for _, _, tap in names if tap}
+
+
+def noted_taps() -> set[str]:
+    """Every tap of which something may be noted, as of one that is observed. Raises GuestnetError as above."""
+    sets = [item for kind, item in items("sets", "netdev") if kind == "set" and item["table"] == "guestnet"]
+    names = (each["name"].partition("-") for each in sets)
+    return {tap for kind, _, tap in names if kind in NOTE_KINDS}
 
 
 def segments() -> set[str]:

@@ -18,7 +18,7 @@ OBJECTS = f"{os.path.dirname(os.path.dirname(__file__))}/data"
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361}  # __NR_bpf
 _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 1, 2, 3, 4
 _PIN, _GET, _ATTACH, _DETACH, _PROGRAM_BY_ID, _INFO, _QUERY = 6, 7, 8, 9, 13, 15, 16
-_NOEXIST = 1
+_ANY, _NOEXIST = 0, 1
 _TCX_INGRESS = 46
 _BEFORE = 1 << 3  # BPF_F_BEFORE, without saying what: before all others
 _MOST_PROGRAMS = 64  # BPF_MPROG_MAX
@@ -126,14 +126,32 @@ def attached(ifindex: int) -> list[int]:
     return list(struct.unpack_from(f"={count}I", bytes(numbers)))
 
 
-def begin(table: int, key: int) -> None:
-    """A counter of 0 in a table of counters; one that is there stays as it is. Raises BpfError."""
-    at, value = _buffer(_U32.pack(key)), _buffer(bytes(8))
+def begin(table: int, key: int, value: int = 0) -> None:
+    """A counter in a table of counters, from that value on; one that is there stays as it is. Raises BpfError."""
+    at, first = _buffer(_U32.pack(key)), _buffer(_U64.pack(value))
     try:
-        _element(_UPDATE, table, _ctypes.addressof(at), _ctypes.addressof(value), _NOEXIST)
+        _element(_UPDATE, table, _ctypes.addressof(at), _ctypes.addressof(first), _NOEXIST)
     except BpfError as error:
         if error.code != errno.EEXIST:
             raise
+
+
+def set_counter(table: int, key: int, value: int) -> None:
+    """Has a counter go on from that value. Raises BpfError."""
+    at, first = _buffer(_U32.pack(key)), _buffer(_U64.pack(value))
+    _element(_UPDATE, table, _ctypes.addressof(at), _ctypes.addressof(first), _ANY)
+
+
+def counter(table: int, key: int) -> int | None:
+    """One counter; None where there is none. Raises BpfError."""
+    at, value = _buffer(_U32.pack(key)), _buffer(bytes(8))
+    try:
+        _element(_LOOKUP, table, _ctypes.addressof(at), _ctypes.addressof(value), 0)
+    except BpfError as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise
+    return int(_U64.unpack(bytes(value))[0])
 
 
 def end(table: int, key: int) -> None:

@@ -9,7 +9,7 @@ dropped. Every drop is counted, with its reason in the rule's comment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.port import shared as same
@@ -31,11 +31,12 @@ def shared() -> str:
     return same.batch()
 
 
-def own(port: PortGuard, fresh: bool = False) -> str:
+def own(port: PortGuard, fresh: bool = False, was_observed: bool = False) -> str:
     """The port's own part; the kernel refuses it where the shared one is not there.
 
     `fresh`: there was no guard of this tap, so nothing of it is deleted. A transaction that deletes takes 10 ms longer:
-    nft ends when nobody can be looking at what is gone (nft_rcv_nl_event, Linux 5.18).
+    nft ends when nobody can be looking at what is gone (nft_rcv_nl_event, Linux 5.18). `was_observed`: what was noted
+    of it is to go.
     """
     tap = check_device(port.tap)
     lines = [f"add table {TABLE}"]
@@ -46,11 +47,13 @@ def own(port: PortGuard, fresh: bool = False) -> str:
     )
     lines += [f"flush chain {TABLE} {chain}-{tap}" for chain in ("tap", *chains)]
     lines += [] if port.trunk or fresh else _forget_chain("vlan", tap)
+    lines += _without_notes([tap] if was_observed and not port.observed else [])
     return "\n".join([*lines, *held_sets.add(port), *Rules(port, fresh).all()]) + "\n"
 
 
-def release(taps: Iterable[str]) -> str:
-    """The nft batch that removes these taps' chains; those that are gone already do not matter.
+def release(taps: Iterable[str], observed: Container[str] = ()) -> str:
+    """The nft batch that removes these taps' chains; those that are gone already do not matter. `observed`: those of
+    which something may be noted.
 
     `add` first makes `delete` tolerant on kernels and nft versions without `destroy`.
     """
@@ -62,6 +65,7 @@ def release(taps: Iterable[str]) -> str:
         lines += _forget_chain("vlan", tap)
         lines += [f"delete chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
         lines += [*learning.forget(tap), *savi.forgotten(tap)]
+        lines += _without_notes([tap] if tap in observed else [])
     return "\n".join(lines) + "\n"
 
 
@@ -76,3 +80,12 @@ _CHAINS = ("arp", "ip4", "ip4sent", "ip6", "ip6own", "ip6sent")
 
 def _forget_chain(kind: str, tap: str) -> list[str]:
     return [f"{action} chain {TABLE} {kind}-{tap}" for action in ("add", "flush", "delete")]
+
+
+def _without_notes(taps: Iterable[str]) -> list[str]:
+    lines: list[str] = []
+    for tap in taps:
+        from libvirt_guestnet.datapath.port import observing  # few are observed, and hooks start often
+
+        lines += observing.forgotten(tap)
+    return lines

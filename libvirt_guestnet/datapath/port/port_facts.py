@@ -44,6 +44,7 @@ class PortGuard(NamedTuple):
     - `claims`: prefixes in which it may claim addresses that it forms itself (see `savi`), except those in `unclaimed`.
       `by_use`: it may claim by using an address, without asking first; `late`: only for a while, as its guest ran
       before it was guarded (the tap's index).
+    - `observed`: what would be dropped is counted, and passes.
     """
 
     tap: str
@@ -65,6 +66,7 @@ class PortGuard(NamedTuple):
     is_new: bool = True
     late: int = 0
     reserved: str = ""
+    observed: bool = False
 
 
 def link_local(mac: str) -> IPv6Address:

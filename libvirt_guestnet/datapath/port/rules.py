@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from libvirt_guestnet.datapath.port import dhcp_requests, held_sets, learning, port_facts, savi
 from libvirt_guestnet.datapath.port.learning import SOURCE
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
@@ -25,6 +27,9 @@ from libvirt_guestnet.datapath.port.shared import (
 from libvirt_guestnet.datapath.run.names import TABLE, check_mac, digits, policy_set, reserved_set, wide_set
 from libvirt_guestnet.parse import Prefix
 
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.port.observing import Notes
+
 _ND_TARGET = "@th,64,128"
 _ARP_SENDER, _ARP_TARGET = "@nh,112,32", "@nh,192,32"
 # What nft calls a raw field where it compares addresses; in the sets of learnt or held ones it looks up the raw field.
@@ -44,6 +49,12 @@ def _vlans(trunk: Trunk) -> str:
 def _within(version: int, field: str, spans: Ranges) -> str:
     name = _NAMES.get(field)
     return f"{name} {as_set(version, spans)}" if name else f"{field} {as_raw(spans)}"
+
+
+def _notes(port: PortGuard) -> Notes:
+    from libvirt_guestnet.datapath.port.observing import Notes  # few ports are observed, and hooks start often
+
+    return Notes(port.tap, _tag(port.trunk) if port.trunk else "")
 
 
 class Rules:
@@ -73,6 +84,7 @@ class Rules:
             if mac:
                 self.virtual.setdefault(check_mac(mac), []).append(prefix)
         self.macs = list(dict.fromkeys([self.mac, *self.virtual]))
+        self.notes = _notes(port) if port.observed else None
 
     def all(self) -> list[str]:
         """The lines that fill the port's chains, and the sets that they look into."""
@@ -87,11 +99,14 @@ class Rules:
             "ip6sent": self._ip6_sent(),
         }
         listed = [f"add rule {TABLE} {chain}-{self.tap} {rule}" for chain, rules in chains.items() for rule in rules]
-        return [*self._learning(), *self._claiming(), *self._others(), *listed]
+        return [*self._learning(), *self._claiming(), *self._others(), *self._observing(), *listed]
+
+    def _observing(self) -> list[str]:
+        return self.notes.declared(self.port.is_new and not self.fresh) if self.notes else []
 
     def _learning(self) -> list[str]:
         if self.learner and (self._counted(4) or self._counted(6)):
-            return self.learner.lines(self._drop, self.fresh)
+            return self.learner.lines(self._drop_marked, self.fresh)
         return [] if self.fresh else learning.forget(self.tap)
 
     def _claiming(self) -> list[str]:
@@ -118,12 +133,20 @@ class Rules:
         held = [learning.declared(learning.held_set(version, link), version) for version in opened]
         return [*held, *([learning.declared(savi.tried_set(link), 6)] if 6 in opened else [])]
 
-    def _drop(self, reason: str, match: str = "") -> list[str]:
-        """Rules that drop what matches. The log's prefix is the port and the reason; headers follow it."""
-        dropped = f'counter drop comment "{reason}"'
-        log = f'limit rate 5/second log prefix "guestnet {self.tap} {reason}: "'
-        rules = [log, dropped] if self.port.log else [dropped]
-        return [f"{match} {rule}".strip() for rule in rules]
+    def _drop(self, reason: str, match: str = "", marked: bool = False) -> list[str]:
+        """Rules that drop what matches, or of an observed port let it pass, and count it. The log's prefix is the port
+        and the reason; headers follow it. `marked`: the frame may have a count in its mark, which nobody else is to
+        see."""
+        verdict, said = "drop", reason
+        if self.notes:
+            verdict, said = "meta mark set 0 accept" if marked else "accept", f"would drop {reason}"
+        log = f'limit rate 5/second log prefix "guestnet {self.tap} {said}: "'
+        rules = [*([log] if self.port.log else []), f'counter {verdict} comment "{reason}"']
+        noted = self.notes.of(reason, match) if self.notes else []
+        return [*noted, *(f"{match} {rule}".strip() for rule in rules)]
+
+    def _drop_marked(self, reason: str, match: str = "") -> list[str]:
+        return self._drop(reason, match, marked=True)
 
     def _has(self, role: str) -> bool:
         return role in self.port.roles
@@ -351,7 +374,7 @@ class Rules:
         server = ["ip6 nexthdr udp udp sport 547 udp dport 546 accept"] if serves else []
         return [
             PLAIN6,
-            *dhcp_requests.questions6(self.tap, self._drop, self._counted(6), serves),
+            *dhcp_requests.questions6(self.tap, self._drop_marked, self._counted(6), serves),
             f"ip6 nexthdr icmpv6 icmpv6 type {ICMPV6} accept",
             *server,
             *self._drop("IPv6 fragment", f"frag nexthdr {EXTENSIONS}"),

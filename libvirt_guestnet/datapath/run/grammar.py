@@ -60,7 +60,7 @@ _NAMES = _words("""
 """)
 _KINDS = _words("""
     tap vlan arp ip4 ip4sent ip6 ip6own ip6sent leases told learnt4 learnt6 free4 free6 given4 given6 closed spent
-    claimed6 heard
+    claimed6 heard seen4 seen6 seentags
 """)
 # The kinds of names with a link: a bridge's name, perhaps with a VLAN.
 _LINK_KINDS = frozenset(LINK_KINDS)

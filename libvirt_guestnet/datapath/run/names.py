@@ -9,6 +9,9 @@ TABLE = "netdev guestnet"
 # Kinds of sets that a link has; their names are KIND-LINK.
 LINK_KINDS = ("held4", "held6", "owned4", "owned6", "wide4", "wide6", "tried6", "announced6", "reserved4", "reserved6")
 
+# Sets of what is noted of ports that are only observed, by IP version and of tags: KIND-TAP.
+NOTE_KINDS = ("seen4", "seen6", "seentags")
+
 check_device, check_mac = parse.device, parse.mac
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from libvirt_guestnet.datapath.run import grammar, program
-from libvirt_guestnet.datapath.run.names import TABLE
+from libvirt_guestnet.datapath.run.names import NOTE_KINDS, TABLE
 from libvirt_guestnet.datapath.run.program import LockDescriptor, Output, RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
 
@@ -95,8 +95,12 @@ def times_of_all() -> dict[str, dict[int, int]]:
     """By name, our sets of addresses with timeouts: each address with the seconds that it has left. Raises
     GuestnetError as above."""
     ours = (each for each in _sets("sets", "netdev") if f"{each['family']} {each['table']}" == TABLE)
-    ended = (each for each in ours if "timeout" in each.get("flags", ()) and each["type"] != "iface_index")
+    ended = (each for each in ours if "timeout" in each.get("flags", ()) and _is_of_addresses(each))
     return {each["name"]: _times(each) for each in ended}
+
+
+def _is_of_addresses(listed: dict[str, Any]) -> bool:
+    return listed["type"] != "iface_index" and not listed["name"].startswith(NOTE_KINDS)
 
 
 def _times(listed: dict[str, Any]) -> dict[int, int]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import hostwide, nics
 from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.metadata.policy import OBSERVE
 
 
 def check(domain: Domain, refuse: bool | None = None) -> None:
@@ -31,17 +32,25 @@ def _check_devices(domain: Domain) -> None:
 
 
 def _check(domain: Domain, nic: Nic, refuse: bool) -> None:
-    lowered = nic.policy is not None and not nic.policy.guarded
+    lowered = _lowered(nic)
     if nic.has_tap and not lowered:
         return
     where = f"domain {domain.name!r}: interface {nic.mac}"
     if nic.receipt is not None and nic.receipt.required:
         insists = f"network {nic.network!r} insists on guarded ports"
         if nic.has_tap:
-            raise GuestnetError(f'{where}: {insists}, and the domain\'s metadata says guarded="no": take that out')
+            said = f'the domain\'s metadata says guarded="{lowered}"'
+            raise GuestnetError(f"{where}: {insists}, and {said}: take that out")
         raise GuestnetError(f"{where}: {insists}, and type {nic.type!r} cannot be: {nics.because(nic.kind)}")
     if nic.kind.guarded == nics.NO and refuse:
         raise GuestnetError(_refused(where, nic.type, nic.kind))
+
+
+def _lowered(nic: Nic) -> str:
+    """What the domain's own metadata says that is less than guarded, or ""."""
+    if nic.policy is None or (nic.policy.guarded and not nic.policy.observed):
+        return ""
+    return OBSERVE if nic.policy.observed else "no"
 
 
 def _refused(where: str, nic_type: str, kind: nics.Kind) -> str:
@@ -57,6 +66,8 @@ def without_unguardable(domain: Domain) -> tuple[Domain, list[str]]:
     of them that should be guarded."""
     aside = [nic for nic in domain.nics if not nic.has_tap]
     wrong = [
-        f"interface {n.mac}: type {n.type!r} has no tap to guard: {nics.because(n.kind)}" for n in aside if n.is_guarded
+        f"interface {n.mac}: type {n.type!r} has no tap to guard: {nics.because(n.kind)}"
+        for n in aside
+        if n.is_guarded and not n.is_observed
     ]
     return domain.without(aside), wrong

@@ -84,7 +84,7 @@ def lost(state: State) -> bool:
     if bridges is None or bridges.cannot or not bridges.settled:
         return False
     table: list[ChainKey | ElementKey] = [ChainKey(bridge_filter.TABLE, name) for name in bridge_filter.CHAINS]
-    table += [ElementKey(bridge_filter.TABLE, "bridges", name_key(bridge)) for bridge in bridges.networks]
+    table += [ElementKey(bridge_filter.TABLE, "bridges", name_key(bridge)) for bridge in _silencing(bridges, state)]
     table += [ElementKey(bridge_filter.TABLE, "ports", index_key(index)) for index in _uplinks(bridges, state) - {0}]
     taps = {ElementKey(bridge_filter.TABLE, "ports", index_key(links.index_of(tap))): tap for tap in state.tapnames()}
     # Another device may have the name by now.
@@ -95,6 +95,14 @@ def lost(state: State) -> bool:
 
 def _uplinks(bridges: Bridges, state: State) -> set[int]:
     return {links.index_of(r.uplink) for r in state.networks() if r.uplink and r.bridge in bridges.networks}
+
+
+def _silencing(bridges: Bridges, state: State) -> list[str]:
+    """The bridges on which nobody else passes anything: not those all of whose networks are only observed."""
+    managed = [network for network in state.networks() if network.managed]
+    open_ones = {network.bridge for network in managed if network.observed}
+    open_ones -= {network.bridge for network in managed if not network.observed}
+    return [bridge for bridge in bridges.networks if bridge not in open_ones]
 
 
 def settle_pending(locked: LockedState) -> None:
@@ -124,7 +132,7 @@ def _bare(state: State) -> set[int]:
 def _refusal(bridges: Bridges, shut: Collection[int], locked: LockedState) -> str:
     ports = {*_uplinks(bridges, locked), *(r.ifindex for r in locked.ports())} - {0, *shut, *_bare(locked)}
     try:
-        nft(bridge_filter.guard(bridges.networks, ports), locked.descriptor)
+        nft(bridge_filter.guard(_silencing(bridges, locked), ports), locked.descriptor)
     except NftRefusedError as error:
         return str(error)
     return ""

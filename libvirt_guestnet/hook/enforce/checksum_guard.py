@@ -77,6 +77,8 @@ def _guard(receipts: list[PortReceipt], locked: LockedState, limited: bool) -> P
         return Put(refusal(refused, str(error)) if refused else "")
     ifindexes = [receipt.ifindex for receipt in receipts]
     with closing(program):
+        for receipt in receipts:
+            program.begin(receipt.ifindex, receipt.observed)
         if not limited:
             return Put("", tuple(ifindex for ifindex in ifindexes if program.attach(ifindex)))
         for ifindex in filter(checksum.has_tcx, ifindexes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 from libvirt_guestnet import log
@@ -112,12 +113,17 @@ def _chains(receipt: PortReceipt, state: State, numbers: Numbers = nft.numbers, 
     given_back = address_sets.given_back(before, numbers, receipt) if before else ""
     if receipt.trusted:
         held = "".join(f"{line}\n" for line in held_sets.add(port_receipts.guard_of(receipt)))
-        return given_back + filters.release([receipt.tap]) + held
+        return given_back + filters.release([receipt.tap], _observed([before])) + held
     leases = reservations.for_itself(address_sets.leases(receipt, numbers), receipt, state)
     guard = port_receipts.guard_of(receipt, leases, is_new)
     if late and receipt.claims and _is_hosts(receipt, state) and _forgot_claims(receipt, before):
         guard = guard._replace(late=receipt.ifindex)
-    return given_back + filters.own(guard, before is None)
+    return given_back + filters.own(guard, before is None, before is not None and before.observed)
+
+
+def _observed(receipts: Iterable[PortReceipt | None]) -> set[str]:
+    """The taps of those that are observed."""
+    return {receipt.tap for receipt in receipts if receipt is not None and receipt.observed}
 
 
 def _is_hosts(receipt: PortReceipt, state: State) -> bool:
@@ -142,7 +148,9 @@ def _forgot_claims(receipt: PortReceipt, before: PortReceipt | None) -> bool:
 def _releasing(taps: list[str], state: State) -> str:
     receipts = [receipt for receipt in map(state.sound_port, taps) if receipt]
     held = address_sets.given_up(receipts, [], state) + address_sets.spread(receipts, [], state)
-    return held + "".join(map(address_sets.given_back, receipts)) + filters.release(taps) if taps else ""
+    unknown = set(taps) - {receipt.tap for receipt in receipts}
+    released = filters.release(taps, unknown | _observed(receipts))
+    return held + "".join(map(address_sets.given_back, receipts)) + released if taps else ""
 
 
 def _apply(batch: str, admitted: list[PortReceipt], stale: list[str], locked: LockedState, *, limited: bool) -> None:

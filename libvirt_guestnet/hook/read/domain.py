@@ -77,6 +77,15 @@ class Nic:
             return self.policy.guarded
         return self.receipt is not None and self.receipt.guarded
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether its guard is to let everything pass: never where its network insists."""
+        if self.receipt is not None and self.receipt.required:
+            return False
+        if self.policy is not None:
+            return self.policy.observed
+        return self.receipt is not None and self.receipt.observed
+
     @cached_property
     def vlans(self) -> Vlans | None:
         """VLANs of its own, by its policy or libvirt's <vlan>; None if its network's count. Raises GuestnetError."""

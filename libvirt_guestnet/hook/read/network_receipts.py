@@ -13,7 +13,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import nics
 from libvirt_guestnet.metadata import policy, reader
 from libvirt_guestnet.metadata.attributes import address, device, of_child, optional_device
-from libvirt_guestnet.metadata.policy import REQUIRED, STRICT, NetworkPolicy
+from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT, NetworkPolicy
 from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.xmlread import Node
 
@@ -74,6 +74,7 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         isolated=any(port.get("isolated") == "yes" for port in network.all("port")),
         libvirt_fdb=bridge is not None and bridge.get("macTableManager") == "libvirt",
         required=said.guarded == REQUIRED,
+        observed=said.guarded == OBSERVE,
         announced=tuple(_announced(network)),
     )
 

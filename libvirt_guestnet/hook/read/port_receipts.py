@@ -39,10 +39,13 @@ def port_receipts(domain: Domain, closed: Collection[str] = ()) -> list[PortRece
 def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortReceipt | None:
     if not nic.is_guarded and nic.bridge not in closed:
         return None
+    if nic.is_observed and not nic.has_tap:
+        return None  # nothing to observe, and no reason to refuse it either
     policy, network = nic.policy, nic.receipt
     bare = _bare(domain, nic)
     if not nic.is_guarded:
         return _trusted(bare, policy)
+    bare = bare._replace(observed=nic.is_observed)
     bare = _served(bare, network) if network else bare
     if policy is not None:
         receipt = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
@@ -161,7 +164,7 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     versions = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
     learns = [v for v in versions if _learns(network, v)]
     if bare.trunk and learns:
-        if not reserved:
+        if not (reserved or bare.observed):
             raise GuestnetError(
                 f"domain {bare.domain!r}: interface {bare.mac}: a guarded trunk learns no address from the DHCP server "
                 f"of network {network.name!r}: give its port addresses, or a reservation in the network"
@@ -258,6 +261,7 @@ def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> 
         by_use=receipt.privacy,
         is_new=is_new,
         reserved=receipt.reserved,
+        observed=receipt.observed,
     )
 
 

@@ -1,0 +1,125 @@
+"""A port that is only observed, from the metadata to the kernel: it hears what it did, and is guarded at one blow."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.box import Box
+from support.hooks import DOMAIN, START, Hooks, own_table, repaired, with_metadata
+from test_bridge_ports import ANN, BOB, LIBRARY, MACS, OWNER, Host, domain, network, send
+
+from libvirt_guestnet.datapath.port import bridge_filter, observing
+from libvirt_guestnet.hook.enforce import bridge_guard
+from libvirt_guestnet.state.locked import UnlockedState
+from libvirt_guestnet.state.receipts import Bridges, NetworkReceipt
+
+OBSERVED = with_metadata(START, DOMAIN.replace('network="lan1"', 'network="lan1" guarded="observe"'))
+TIDY = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook import live
+live.tidy(set(), set())
+"""
+INNER = "52:54:00:00:00:77"  # a guest's own guest
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    box = Box()
+    host = Host(box)
+    assert host.call("network", "one", "started", network()) == (0, "")
+    yield host
+    box.close()
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Iterator[Hooks]:
+    box = Box()
+    for tap in ("vnet0", "vnet1"):
+        box.ok("ip", "tuntap", "add", tap, "mode", "tap")
+    yield Hooks(box, tmp_path)
+    box.close()
+
+
+def verdicts(hooks: Hooks, tap: str) -> set[str]:
+    """What the rules of a tap that count do with a frame."""
+    listed = hooks.box.ok("nft", "-s", "list", "chain", "netdev", "guestnet", f"arp-{tap}")
+    return {line.split()[1] for line in listed.splitlines() if line.strip().startswith("counter")}
+
+
+def test_a_start_observes_and_a_release_leaves_nothing(hooks: Hooks) -> None:
+    assert hooks.call("qemu", "guesta", "start", "begin", OBSERVED) == (0, "")
+    assert (verdicts(hooks, "vnet0"), verdicts(hooks, "vnet1")) == ({"accept"}, {"drop"})
+    assert hooks.chains() == ["vnet0", "vnet1"]
+    assert hooks.call("qemu", "guesta", "release", "end", START) == (0, "")
+    assert hooks.chains() == []
+    assert "seen" not in "".join(own_table(hooks))
+
+
+def test_a_repair_changes_from_observed_to_guarded_and_back_in_one_transaction(hooks: Hooks) -> None:
+    assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
+    guarded = own_table(hooks)
+    for xml, verdict in ((OBSERVED, {"accept"}), (OBSERVED, {"accept"}), (START, {"drop"})):
+        hooks.record("guesta", xml)
+        assert repaired(hooks, "guesta") == ["transaction"]
+        assert (verdicts(hooks, "vnet0"), verdicts(hooks, "vnet1")) == (verdict, {"drop"})
+    assert own_table(hooks) == guarded
+
+
+def test_a_sync_forgets_what_a_change_that_was_killed_left(hooks: Hooks) -> None:
+    assert hooks.call("qemu", "guesta", "start", "begin", OBSERVED) == (0, "")
+    left = "".join(f"{line}\n" for line in observing.declared("vnet1", False))
+    assert hooks.box.run("nft", "-f", "-", stdin=left.encode()).returncode == 0
+    hooks.box.ok(sys.executable, "-IS", "-c", TIDY)
+    sets = re.findall(r"set (seen4-\S+)", "".join(own_table(hooks)))
+    assert sets == ["seen4-vnet0"]
+
+
+def test_an_observed_port_hears_and_teaches_what_it_did_and_takes_nothing_from_a_guarded_one(host: Host) -> None:
+    observed = domain("tom", 'guarded="observe"' + OWNER.format(4))
+    host.start(ANN, BOB, observed)
+    assert (host.settings("ann"), host.settings("tom")) == ((False, False), (True, True))
+    wire = host.wire()
+    assert wire.stdout and wire.stdout.readline() == "ready\n"
+    assert send(wire, "tom", "ff:ff:ff:ff:ff:ff", INNER) == {"ann", "bob", "nic"}
+    assert send(wire, "ann", INNER, MACS["ann"]) <= {"tom"}
+    assert "tom" in send(wire, "nic", INNER, "52:54:00:00:00:99")
+    # It says that it is Ann, and gets nothing of what is for her.
+    assert "bob" in send(wire, "tom", "ff:ff:ff:ff:ff:ff", MACS["ann"])
+    assert send(wire, "nic", MACS["ann"], "52:54:00:00:00:99") == {"ann"}
+    host.start(domain("tom", OWNER.format(4)))
+    assert host.settings("tom") == (False, False)
+    assert send(wire, "tom", "ff:ff:ff:ff:ff:ff", INNER) == set()
+    host.start(observed)
+    assert host.settings("tom") == (True, True)
+    wire.terminate()
+    wire.wait()
+
+
+def test_a_network_that_is_observed_silences_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, batches = UnlockedState(str(tmp_path)), list[str]()
+    monkeypatch.setattr(bridge_guard, "nft", lambda batch, _lock: batches.append(batch))
+    for observed in (True, False):
+        with state.lock() as locked:
+            locked.put_network(NetworkReceipt("one", "t", True, "br-one", managed=True, observed=observed))
+            locked.put_network(NetworkReceipt("two", "t", True, "br-two", managed=True))
+            locked.put_bridges(Bridges({"br-one": "one", "br-two": "two"}))
+            bridge_guard.settle(locked)
+    assert batches == [bridge_filter.guard(each, []) for each in (["br-two"], ["br-one", "br-two"])]
+
+
+def test_a_bridge_silences_others_for_any_network_over_it_that_is_guarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, batches = UnlockedState(str(tmp_path)), list[str]()
+    monkeypatch.setattr(bridge_guard, "nft", lambda batch, _lock: batches.append(batch))
+    with state.lock() as locked:
+        for name, observed in (("one", True), ("two", False)):
+            locked.put_network(NetworkReceipt(name, "t", True, "br-one", managed=True, observed=observed))
+        locked.put_bridges(Bridges({"br-one": "one"}))
+        bridge_guard.settle(locked)
+    assert batches == [bridge_filter.guard(["br-one"], [])]
