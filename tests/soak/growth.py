@@ -23,6 +23,13 @@ COUNT, MEMORY = 3, 4096
 _SHARE = 0.2
 _MEMORY = "KiB"
 
+_TABLES: dict[str, tuple[str, ...]] = {
+    "routes": ("routes4", "routes6"),
+    "published addresses": ("proxies4", "proxies6"),
+    "links": ("links",),
+    "bridge entries": ("entries",),
+}
+
 # Of a process that is not there, nothing is said.
 _SCRIPT = r"""
 number() { echo "$1=$2"; }
@@ -85,9 +92,7 @@ def _kernel(seen: Seen) -> dict[str, int]:
             if name:
                 found[name] += 1
                 found["nft elements"] += len(body.get("elem", []))
-    tables = {"routes": ("routes4", "routes6"), "published addresses": ("proxies4", "proxies6")}
-    tables |= {"links": ("links",), "bridge entries": ("entries",)}
-    return found | {name: sum(len(seen.tables[each]) for each in parts) for name, parts in tables.items()}
+    return found | {name: sum(len(seen.tables[each]) for each in parts) for name, parts in _TABLES.items()}
 
 
 # What is judged of it
