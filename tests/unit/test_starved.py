@@ -1,4 +1,4 @@
-"""A host that is short of files or memory for a moment: nft and iptables are tried again, and nothing is learnt of it."""
+"""A host that is short of files or memory for a moment: nft and iptables are tried again, and nothing is concluded."""
 
 from __future__ import annotations
 
