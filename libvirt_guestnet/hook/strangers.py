@@ -11,6 +11,7 @@ from libvirt_guestnet import xmlread
 from libvirt_guestnet.errors import GuestnetError, NotAdmittedError
 from libvirt_guestnet.hook import concern
 from libvirt_guestnet.hook.admission import guardable
+from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import ROOT
 
@@ -63,7 +64,10 @@ def _is_unwelcome(data: bytes) -> bool:
 
 
 def _is_plugged(data: bytes) -> bool:
-    """Whether a running domain of ours has a NIC plugged in: the call is its network's. Raises OSError."""
+    """Whether a running domain of ours has a NIC plugged in, as the call is its network's; or this host refuses some
+    NICs of whomever. Raises GuestnetError or OSError."""
+    if b"<networkport" in data and hostwide.read().unguardable == hostwide.REFUSE:
+        return True
     owner = _between(data, b"<owner>", b"</owner>")
     name = _between(owner, b"<name>", b"</name>").decode()
     if not name or not os.path.lexists(f"{_DOMAINS}/{name}.xml"):

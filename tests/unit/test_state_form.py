@@ -20,6 +20,7 @@ from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.processes.deadline import DeadlineError
+from libvirt_guestnet.hook.read.hostwide import REFUSE, HostWide
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import ForwardsInKernel, HostRoutes, PortReceipt, UplinkVlans
@@ -327,6 +328,8 @@ def test_a_new_nic_is_held_up_by_what_its_guest_has(tmp_path: Path, monkeypatch:
     names = ("ours", "theirs", "new", "../x", "a&amp;b")
     said = {each: strangers.is_held_up("network", port.format(each).encode(), GuestnetError("x")) for each in names}
     assert said == {"ours": True, "theirs": False, "new": False, "../x": True, "a&amp;b": True}
+    monkeypatch.setattr("libvirt_guestnet.hook.read.hostwide.read", lambda: HostWide(REFUSE))
+    assert strangers.is_held_up("network", port.format("theirs").encode(), GuestnetError("x")), "what may it be?"
 
 
 def test_who_may_not_read_it_is_told_nothing_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
