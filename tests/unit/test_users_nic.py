@@ -137,7 +137,9 @@ def test_what_a_plugged_nic_had_for_the_topology_goes_with_it() -> None:
     interface = first.guests[0].interfaces[0]
     snapshot = host(interface, first, runs=False)
     metadata = deepcopy(first.guests[0].metadata)
-    metadata.find("{*}port").set("was", etree.tostring(plugged(interface)).decode())
+    kept = plugged(interface)
+    assert kept is not None
+    metadata.find("{*}port").set("was", etree.tostring(kept).decode())
     etree.SubElement(snapshot.domains[0].config, "metadata").append(metadata)
     (change,) = nics(plan(later, snapshot))
     assert change.text().endswith("defined: bandwidth: what it had is not wanted")
