@@ -45,3 +45,8 @@ class TopologyError(GuestnetError):
 
 class NotRoutedError(GuestnetError):
     """The host cannot route to a guest: something on it that is not ours to change prevents that."""
+
+
+class NotAdmittedError(GuestnetError):
+    """A domain is refused for what it is, be it ours or not: it would harm a guest of ours, or this host wants none
+    such."""

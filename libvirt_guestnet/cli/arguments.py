@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from libvirt_guestnet import topology
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap, load_hostmap
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.parse import shown
 
 
 def load(args: Namespace) -> Topology:
-    """The topology named on the command line. Raises TopologyError."""
+    """The topology named on the command line. Raises TopologyError, and GuestnetError where `--map` names a label that
+    it does not have."""
+    found = _load(args)
+    check_labels(getattr(args, "map", ()), found)
+    return found
+
+
+def _load(args: Namespace) -> Topology:
     if args.topology != "-":
         return topology.load(Path(args.topology))
     return topology.load_from(sys.stdin.buffer, args.topology_name or "-")
+
+
+def check_labels(pairs: Iterable[str], found: Topology) -> None:
+    """Raises GuestnetError where a mapped label is none of the topology's: the one that was meant would go without, or
+    have what host.yaml says."""
+    labels = [each.label for each in found.physical_networks]
+    for pair in pairs:
+        label, equals, _ = pair.partition("=")
+        if label and equals and label not in labels:
+            raise GuestnetError(
+                f"--map {pair}: topology {found.name!r} has no physical network {shown(label)}; "
+                f"it has {', '.join(labels) or 'none'}"
+            )
 
 
 def hostmap(args: Namespace) -> HostMap:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.doctor import facts
-from libvirt_guestnet.doctor.judge import FINE, MUST, Finding, judge
+from libvirt_guestnet.doctor.host_facts import FINE, MUST, Finding
+from libvirt_guestnet.doctor.judge import judge
 
 
 def doctor(args: Namespace) -> int:

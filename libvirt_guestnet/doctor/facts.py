@@ -16,7 +16,7 @@ from libvirt_guestnet.datapath.firewalls import iptables, registry
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.doctor import judge
-from libvirt_guestnet.doctor.judge import Asleep, HostFacts, NetworkFacts
+from libvirt_guestnet.doctor.host_facts import Asleep, HostFacts, NetworkFacts
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners
 from libvirt_guestnet.hook.enforce import checksum_guard, forwards

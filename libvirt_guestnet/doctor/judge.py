@@ -2,106 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from libvirt_guestnet.datapath.firewalls import registry
-from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
+from libvirt_guestnet.doctor import firewalls
+from libvirt_guestnet.doctor.host_facts import FINE, HOST_ROUTED, MUST, NOTE, Finding, HostFacts, NetworkFacts
 from libvirt_guestnet.hook.read import hostwide
-from libvirt_guestnet.install.apparmor import Confined
-from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, RUN_TWICE, HookStatus
+from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, RUN_TWICE
 from libvirt_guestnet.install.network_managers import Claim
-from libvirt_guestnet.model.drift import Drift
-from libvirt_guestnet.model.held_addresses import Refusal
-from libvirt_guestnet.status.unguarded import UnguardedRow
-
-FINE, NOTE, MUST = "fine", "note", "must"
-_HOST_ROUTED = "host-routed"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `level`: fine, a note, or something that must be done (`do`) for guests to be guarded or
-    reached. `about` names the thing where there are several of a `check`."""
-
-    check: str
-    level: str
-    about: str
-    found: str
-    do: str = ""
-
-    def json(self) -> dict[str, object]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class NetworkFacts:
-    """An active network of ours, or the tap of a host-routed guest (then `device` is that, and `vrf` what it is in, if
-    anything). `mode` is libvirt's forward mode, "isolated" or "host-routed"; `versions` are those of its subnets;
-    `reached`: it has forwards, `untranslated`: among them addresses that its guests have themselves. `isolated` are
-    the IP versions of forwards to a port that is isolated from others on its bridge."""
-
-    name: str
-    device: str
-    mode: str
-    versions: frozenset[int] = frozenset({4})
-    reached: bool = False
-    untranslated: bool = False
-    vrf: str = ""
-    isolated: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Asleep:
-    """A network that is not started at boot, and guests that are; or one of somebody else's that is not active, and
-    guests of ours that need it."""
-
-    network: str
-    at_boot: tuple[str, ...] = ()
-    now: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """What was found on a host; as they stand, nothing is wrong. None stands for what only root can see.
-
-    `kernel` says by feature (see FEATURES) whether it is there, None when that cannot be told; `needed` are the
-    features and `labels` (each with the device it is mapped to, "" for none) that a topology asks for; `devices` are
-    the host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded, `observed`
-    ports of running guests of which nothing is dropped; `hostwide` says what is wrong
-    with what the hooks read of host.yaml. `taken`: running guests' addresses that became somebody else's. `offload`
-    says why this host cannot have the checksum guard; `wrong` is what the kernel has otherwise than it should.
-    `confined` are daemons that may not run the hooks' Python; `claims` what of ours a network manager takes, and
-    `unmanaged` our file that tells it not to. `asleep`: networks that guests would miss.
-    """
-
-    libvirt: tuple[int, ...] | None = OLDEST_LIBVIRT
-    unreachable: str = ""
-    hooks: tuple[HookStatus, ...] = ()
-    loose: str = ""
-    kernel: Mapping[str, bool | None] = field(default_factory=dict)
-    needed: frozenset[str] = frozenset()
-    networks: tuple[NetworkFacts, ...] = ()
-    forwarding: Mapping[int, bool] = field(default_factory=dict)
-    bridged: Mapping[int, bool] = field(default_factory=dict)
-    chains: tuple[RefusingChain, ...] | None = ()
-    legacy: Mapping[str, list[str]] = field(default_factory=dict)
-    firewalls: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    devices: frozenset[str] = frozenset()
-    stale: tuple[str, ...] = ()
-    unguarded: tuple[tuple[str, str], ...] = ()
-    unguardable: tuple[UnguardedRow, ...] = ()
-    observed: tuple[str, ...] = ()
-    hostwide: str = ""
-    taken: tuple[Refusal, ...] = ()
-    offload: str | None = ""
-    wrong: tuple[Drift, ...] = ()
-    confined: tuple[Confined, ...] = ()
-    claims: tuple[Claim, ...] = ()
-    unmanaged: str = ""
-    asleep: tuple[Asleep, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +32,6 @@ FEATURES = {
     "vxlan": Feature("VXLAN", "vxlan", "networks across hosts"),
 }
 _SYSCTL = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
-_BRIDGED = {4: "net.bridge.bridge-nf-call-iptables", 6: "net.bridge.bridge-nf-call-ip6tables"}
 _SYNC = "guestnet hooks sync"
 
 
@@ -141,10 +48,10 @@ def judge(facts: HostFacts) -> list[Finding]:
         _taken,
         _labels,
         _forwarding,
-        _chains,
-        _bridged,
-        _legacy,
-        _firewalls,
+        firewalls.chains,
+        firewalls.bridged,
+        firewalls.legacy,
+        firewalls.active,
         _managers,
         _asleep,
     )
@@ -286,103 +193,7 @@ def _forwarding(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _forwarded(net: NetworkFacts) -> bool:
-    return net.mode in ("nat", "route", _HOST_ROUTED) or net.reached
-
-
-def _chains(facts: HostFacts) -> Iterator[Finding]:
-    if facts.chains is None:
-        yield Finding("firewall", NOTE, "", "only root can see the host's rules", "run guestnet doctor as root")
-    for chain in facts.chains or ():
-        cut = [net for net in facts.networks if _versions(net, chain)]
-        if chain.hook == "input":
-            yield from _input(chain, [net for net in cut if not (chain.libvirts or _let(net.device, chain.inward))])
-        else:
-            yield from _forward(chain, [net for net in cut if _cannot_get_out(net, chain)], "get out")
-            yield from _forward(chain, [net for net in cut if _cannot_be_reached(net, chain)], "be reached")
-            if not any(_cannot_get_out(net, chain) or _cannot_be_reached(net, chain) for net in cut):
-                yield Finding("firewall", FINE, chain.name, f"{chain.refuses}, and lets through what it must")
-
-
-def _versions(net: NetworkFacts, chain: RefusingChain) -> bool:
-    return bool(net.versions & set(chain.versions))
-
-
-def _cannot_get_out(net: NetworkFacts, chain: RefusingChain) -> bool:
-    passes = chain.ours if net.mode == _HOST_ROUTED else chain.libvirts
-    let = _let(net.vrf or net.device, chain.inward) or (net.vrf and _let(net.device, chain.within))
-    return net.mode in ("nat", "route", _HOST_ROUTED) and not passes and not let
-
-
-def _cannot_be_reached(net: NetworkFacts, chain: RefusingChain) -> bool:
-    ours = chain.ours or (chain.dnat and not net.untranslated and net.mode != _HOST_ROUTED)
-    let = _let(net.device, chain.outward) and not (net.untranslated and registry.named(chain.tool).by_name_translated)
-    return (net.reached or net.mode == _HOST_ROUTED) and not ours and not let
-
-
-def _let(device: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(device, pattern) for pattern in patterns)
-
-
-def _forward(chain: RefusingChain, cut: list[NetworkFacts], what: str) -> Iterator[Finding]:
-    if cut:
-        names = ", ".join(dict.fromkeys(net.name for net in cut))
-        found = f"{chain.refuses}, and no accept of ours or libvirt's overrules it: guests of {names} cannot {what}"
-        yield Finding("firewall", MUST, chain.name, found, _accept(chain, cut[0]))
-
-
-def _input(chain: RefusingChain, cut: list[NetworkFacts]) -> Iterator[Finding]:
-    served = [net for net in cut if net.mode not in (_HOST_ROUTED, "bridge")]
-    if served:
-        names = ", ".join(net.name for net in served)
-        found = f"{chain.refuses}: unless it accepts DHCP and DNS, guests of {names} get neither from this host"
-        yield Finding("firewall", NOTE, chain.name, found, _accept(chain, served[0]))
-
-
-def _accept(chain: RefusingChain, net: NetworkFacts) -> str:
-    """What makes a chain let a network's traffic through, in the words of the tool whose chain it is."""
-    is_tap = net.mode == _HOST_ROUTED
-    guests = Guests("vme*" if is_tap else net.device, net.vrf, net.mode == "route", net.untranslated or is_tap)
-    return registry.advice(chain, guests)
-
-
-_UNLESS_NEEDED = "they pass those; where nothing (Docker, Kubernetes) needs it: sysctl -w {}=0"
-
-
-def _bridged(facts: HostFacts) -> Iterator[Finding]:
-    """br_netfilter, which Docker loads, hands frames between ports of one bridge to the forward chains."""
-    for version, on in facts.bridged.items():
-        refusing = [c for c in facts.chains or () if on and c.hook == "forward" and version in c.versions]
-        cut = [net for net in facts.networks for chain in refusing if _cuts_bridge(net, chain)]
-        silent = [net.name for net in facts.networks if on and version in net.isolated]
-        if silent:
-            found = f"is on: isolated ports of {', '.join(silent)} get no answer from their neighbours' forwards"
-            do = f"sysctl -w {_BRIDGED[version]}=0, or take isolated-ports out"
-            yield Finding("bridged frames", MUST, _BRIDGED[version], found, do)
-        if cut:
-            names = ", ".join(dict.fromkeys(net.name for net in cut))
-            found = f"is on, and {refusing[0].name} refuses: guests of {names} cannot reach their own neighbours"
-            yield Finding("bridged frames", MUST, _BRIDGED[version], found, f"sysctl -w {_BRIDGED[version]}=0")
-        elif on and not silent:
-            found = "is on: frames between ports of one bridge walk the forward chains of IP"
-            yield Finding("bridged frames", NOTE, _BRIDGED[version], found, _UNLESS_NEEDED.format(_BRIDGED[version]))
-
-
-def _cuts_bridge(net: NetworkFacts, chain: RefusingChain) -> bool:
-    libvirts = chain.libvirts and net.mode != "bridge"
-    return net.mode != _HOST_ROUTED and not libvirts and not _let(net.device, chain.inward | chain.outward)
-
-
-def _legacy(facts: HostFacts) -> Iterator[Finding]:
-    for family, tables in facts.legacy.items():
-        found = f"has tables in use ({', '.join(tables)}), which are walked beside those of nftables"
-        yield Finding("iptables-legacy", NOTE, family, found, "look for who still uses it: iptables-legacy -S")
-
-
-def _firewalls(facts: HostFacts) -> Iterator[Finding]:
-    for name in facts.firewalls:
-        yield Finding(
-            "firewall", NOTE, name, "is active; what of it keeps guests from something is named by its chains"
-        )
+    return net.mode in ("nat", "route", HOST_ROUTED) or net.reached
 
 
 def _managers(facts: HostFacts) -> Iterator[Finding]:

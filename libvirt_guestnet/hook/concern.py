@@ -50,13 +50,14 @@ def read() -> bytes | None:
         _signal.alarm(0)
 
 
-def _is_ours(data: bytes) -> bool:
+def is_ours(data: bytes) -> bool:
+    """Whether it has metadata of ours, as far as that can be told."""
     return _OURS in data or len(data) > MAX_STDIN
 
 
 def _domain(_name: str, data: bytes) -> bool:
     left = any(_names(f"{_STATE}/{kind}") for kind in (*_LEFT, *_OF_BEFORE))
-    return _is_ours(data) or left or _exists(f"{_STATE}/{_IN_KERNEL}")
+    return is_ours(data) or left or _exists(f"{_STATE}/{_IN_KERNEL}")
 
 
 def _starting(name: str, data: bytes) -> bool:
@@ -69,13 +70,13 @@ def _started(_name: str, data: bytes) -> bool:
 
 
 def _network(_name: str, data: bytes) -> bool:
-    return _is_ours(data) or bool(_names(f"{_STATE}/networks"))
+    return is_ours(data) or bool(_names(f"{_STATE}/networks"))
 
 
 def _new_port(network: str, data: bytes) -> bool:
     """Whether a port of a running domain concerns us. Its own policy is not on stdin."""
     running = any(name.endswith(".xml") for name in _names(_RUNNING))
-    return (_is_ours(data) or running) and not _can_wait(network, data)
+    return (is_ours(data) or running) and not _can_wait(network, data)
 
 
 def _can_wait(network: str, data: bytes) -> bool:

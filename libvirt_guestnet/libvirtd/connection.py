@@ -1,5 +1,4 @@
-"""libvirt, and the only module that imports it, when somebody connects: typed, with deadlines, and with failures as
-GuestnetError in libvirt's words.
+"""libvirt: typed, with deadlines, and with failures as GuestnetError in libvirt's words.
 
 A libvirt call has no timeout of its own, and a hook that hangs blocks every call on its object for ever. So each call
 runs in a thread of its own that is given up on after a deadline.
@@ -15,7 +14,9 @@ from typing import Any, TypeVar
 
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, parse_xml
+from libvirt_guestnet.libvirtd import objects
+from libvirt_guestnet.libvirtd.bindings import libvirt
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
 
 OPEN_SECONDS = 30.0
@@ -35,34 +36,6 @@ COMMANDS = {
     "delete": "VIR_NETWORK_UPDATE_COMMAND_DELETE",
     "modify": "VIR_NETWORK_UPDATE_COMMAND_MODIFY",
 }
-
-
-class _Bindings:
-    """libvirt's own module, imported when something of it is wanted first: what only reads a topology needs none of
-    it, and only a distribution's package or a compiler with libvirt's headers can provide it (decision 59).
-    """
-
-    def load(self) -> Any:
-        """Raises GuestnetError where it is missing."""
-        try:
-            import libvirt
-        except ImportError as error:
-            raise GuestnetError(
-                f"libvirt's Python bindings cannot be loaded: {error}. Install the package python3-libvirt, and make "
-                f"guestnet's virtual environment with --system-site-packages, as scripts/setup does"
-            ) from None
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # by default it prints errors on stderr
-        return libvirt
-
-    def __getattr__(self, name: str) -> Any:
-        module = self.load()
-        for each, value in vars(module).items():
-            if not each.startswith("__"):
-                setattr(self, each, value)
-        return getattr(module, name)
-
-
-libvirt: Any = _Bindings()
 
 
 def connect(uri: str | None = None, seconds: float = OPEN_SECONDS) -> Connection:
@@ -174,9 +147,9 @@ class Connection:
         """Everything libvirt has, in one go; `devices` are the host's network devices."""
         networks, domains, saved = self._call("listing networks and domains", self._list, SNAPSHOT_SECONDS)
         return Snapshot(
-            networks=tuple(NetworkState(**_parsed(fields)) for fields in networks),
+            networks=tuple(NetworkState(**objects.parsed(fields)) for fields in networks),
             domains=tuple(
-                DomainState(**_parsed(fields), saved=_saved_domains(saved.get(fields["uuid"], [])))
+                DomainState(**objects.parsed(fields), saved=objects.saved_domains(saved.get(fields["uuid"], [])))
                 for fields in domains
             ),
             devices=frozenset(devices),
@@ -185,21 +158,21 @@ class Connection:
 
     def _list(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, list[str]]]:
         return (
-            _gather(
+            objects.gather(
                 self._raw.listAllNetworks,
                 libvirt.VIR_CONNECT_LIST_NETWORKS_AUTOSTART,
                 libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE,
                 libvirt.VIR_CONNECT_LIST_NETWORKS_PERSISTENT,
                 libvirt.VIR_NETWORK_XML_INACTIVE,
             ),
-            _gather(
+            objects.gather(
                 self._raw.listAllDomains,
                 libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
                 libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE,
                 libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
                 libvirt.VIR_DOMAIN_XML_INACTIVE,
             ),
-            _saved_texts(self._raw),
+            objects.saved_texts(self._raw),
         )
 
     def define_network(self, xml: str) -> None:
@@ -337,71 +310,6 @@ class Connection:
 
 def _affect(live: bool) -> int:
     return int(libvirt.VIR_DOMAIN_AFFECT_LIVE if live else libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-
-
-def _gather(list_all: Callable[[int], list[Any]], autostart: int, active: int, persistent: int, inactive: int) -> Any:
-    """The texts and flags of all objects of a kind; one that vanishes meanwhile is left out."""
-    automatic, running, kept = ({o.UUIDString() for o in list_all(flag)} for flag in (autostart, active, persistent))
-    found = []
-    for item in list_all(0):
-        uuid = item.UUIDString()
-        try:
-            texts = _texts(item, inactive) if uuid in running else (item.XMLDesc(0), None)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK):
-                raise
-            continue
-        state = {"autostart": uuid in automatic, "persistent": uuid in kept}
-        found.append({"name": item.name(), "uuid": uuid, "config": texts[0], "live": texts[1], **state})
-    return found
-
-
-def _texts(item: Any, inactive: int) -> tuple[str, str]:
-    """The defined and the live XML of an active object."""
-    live = item.XMLDesc(0)
-    try:
-        return item.XMLDesc(inactive), live
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
-            raise
-        return live, live  # libvirt's test driver has but one XML of a network
-
-
-def _parsed(fields: dict[str, Any]) -> dict[str, Any]:
-    live = fields["live"]
-    return {**fields, "config": parse_xml(fields["config"]), "live": None if live is None else parse_xml(live)}
-
-
-def _saved_texts(raw: Any) -> dict[str, list[str]]:
-    """By UUID of its domain: the XML of each managed save and each current snapshot."""
-    found: dict[str, list[str]] = {}
-    for flag, text_of in (
-        (libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE, lambda domain: domain.managedSaveGetXMLDesc(0)),
-        (libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT, lambda domain: domain.snapshotCurrent(0).getXMLDesc(0)),
-    ):
-        for domain in raw.listAllDomains(flag):
-            found.setdefault(domain.UUIDString(), []).extend(_text_or_definition(domain, text_of))
-    return found
-
-
-def _text_or_definition(domain: Any, text_of: Callable[[Any], str]) -> list[str]:
-    """A damaged image, or a driver that shows none, is taken for one of the domain as it is defined."""
-    try:
-        return [text_of(domain)]
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
-            return []  # gone meanwhile, or there are snapshots of which none is current
-    try:
-        return [domain.XMLDesc(0)]
-    except libvirt.libvirtError:
-        return []  # the same
-
-
-def _saved_domains(texts: list[str]) -> tuple[Element, ...]:
-    """The <domain> of each of them; of a snapshot also what would be defined by it."""
-    roots = list(map(parse_xml, texts))
-    inside = (element for root in roots for element in (*root.findall("domain"), *root.findall("inactiveDomain")))
-    return (*(root for root in roots if root.tag == "domain"), *inside)
 
 
 def host_snapshot(connection: Connection) -> Snapshot:

@@ -211,7 +211,7 @@ def _owns(parent: str, child: str) -> bool:
 def _by_tag(element: Element) -> dict[str, list[Element]]:
     groups: dict[str, list[Element]] = {}
     for child in element:
-        if isinstance(child.tag, str) and not _means_nothing(child):
+        if isinstance(child.tag, str) and (not _means_nothing(child) or _overrides(element, child)):
             groups.setdefault(child.tag, []).append(child)
     return groups
 
@@ -219,6 +219,11 @@ def _by_tag(element: Element) -> dict[str, list[Element]]:
 def _means_nothing(element: Element) -> bool:
     tag = str(element.tag)
     return tag in _DROPPED_AT_DEFAULT and all(_DEFAULTS.get((tag, k)) == v for k, v in _attributes(element))
+
+
+def _overrides(nic: Element, child: Element) -> bool:
+    """A NIC that says that it is not isolated may be on a network whose ports are; one that says nothing is as they."""
+    return child.tag == "port" and nic.tag == "interface" and nic.find("source[@network]") is not None
 
 
 def _compare_group(wanted: list[Element], actual: list[Element], path: str, owned: bool) -> Iterator[Difference]:

@@ -38,7 +38,17 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.model.drift import GUEST
 from libvirt_guestnet.plan.compare import Difference, differences, summary
-from libvirt_guestnet.plan.nic import before, check_remembered, merged, moves, nic_differences, place, restored
+from libvirt_guestnet.plan.nic import (
+    before,
+    check_remembered,
+    merged,
+    moves,
+    nic_differences,
+    place,
+    plugged,
+    restored,
+    was_there,
+)
 from libvirt_guestnet.xmlgen.element import api_text
 
 # What virDomainUpdateDeviceFlags can change in a running guest's NIC (libvirt 9.0).
@@ -167,19 +177,24 @@ def _change_interfaces(
 
 
 def _remembering(metadata: Element, new: dict[str, Element], state: DomainState) -> Element:
-    """With what NICs that the user's domain had before were, as far as they are changed."""
+    """With what NICs that the user's domain had before were, as far as they are changed, and what of those that were
+    plugged in goes when the file declares it no more."""
     on = {address: source_network(interface) for address, interface in new.items()}
     result, nics = deepcopy(metadata), {**interfaces(state.live, on), **interfaces(state.config, on)}
     for port in result.iterfind(PORT_MARK):
         address = port.get("mac", "").lower()
+        if address not in new:
+            continue
         nic, was = nics.get(address), _was(state, address)
-        if nic is not None and address in new and (was is not None or address not in state.marked_macs):
-            port.set("was", to_text(before(new[address], nic, was)))
+        had = nic is not None and (was_there(was) or (was is None and address not in state.marked_macs))
+        kept = before(new[address], nic, was) if nic is not None and had else plugged(new[address])
+        if kept is not None:
+            port.set("was", to_text(kept))
     return result
 
 
 def _was(state: DomainState, address: str) -> Element | None:
-    """What a NIC was before the topology had to do with it; None for one that was plugged in for it."""
+    """What a NIC was before the topology had to do with it, if something is kept of that."""
     roots = [state.config] if state.live is None else [state.config, state.live]
     for port in (port for root in roots for port in port_policies(root.find(DOMAIN_MARK))):
         if port.mac == address and port.was:
@@ -202,7 +217,7 @@ class _Left(NamedTuple):
 def _let_go(state: DomainState, address: str, live: Element | None, config: Element | None, why: str) -> _Left:
     """A NIC of ours is removed; one that the user had before stays, as it was."""
     was = _was(state, address)
-    if was is None:
+    if was is None or not was_there(was):
         return _Left((_detach(state.name, address, live, config, why),))
     why = f"{address}, as it was ({place(was)}): {why}"
     first: list[Change] = []

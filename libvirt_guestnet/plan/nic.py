@@ -33,6 +33,7 @@ def nic_differences(
     was: Element | None = None,
 ) -> tuple[Difference, ...]:
     """What would have to change; `own`: it is a lab guest's, `inherited` as in `differences`, `was` as in `before`."""
+    inherited -= _overridden(actual)
     if own:
         return differences(wanted, actual, inherited)
     requested, gone = _requested(wanted, was)
@@ -74,6 +75,20 @@ def before(wanted: Element, actual: Element, was: Element | None = None) -> Elem
     return result
 
 
+def plugged(wanted: Element) -> Element | None:
+    """What is kept of a NIC that was plugged in for the topology: it had nothing of what the file declares, and no
+    type says that it was nothing at all. None where the file declares nothing."""
+    declared = sorted(_tags(wanted) - {*_PLACE, *_KEPT})
+    result = etree.Element("interface")
+    result.extend(etree.Element(tag) for tag in declared)
+    return result if declared else None
+
+
+def was_there(was: Element | None) -> bool:
+    """Whether a NIC, of which this is kept, is one that the user's domain had before."""
+    return was is not None and was.get("type") is not None
+
+
 def check_remembered(was: Element) -> None:
     """Raises GuestnetError unless `before` may have written this. Otherwise whoever may change a domain's metadata
     could have anything put into its definition, and not only a place to be plugged in, which the plan names."""
@@ -104,6 +119,11 @@ def restored(actual: Element, was: Element) -> Element:
 def moves(wanted: Element, actual: Element) -> bool:
     """Whether the NIC becomes one of another type."""
     return any(each.path == "@type" for each in differences(_type(wanted), actual))
+
+
+def _overridden(nic: Element) -> set[str]:
+    """What a NIC has of its own although its network has some: ours never say that ports are not isolated."""
+    return {"port"} if nic.find("port[@isolated='no']") is not None else set()
 
 
 def _requested(wanted: Element, was: Element | None) -> tuple[Element, set[str]]:

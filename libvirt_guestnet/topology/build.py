@@ -12,6 +12,7 @@ from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
 from .keys import TopologyDecl
+from .links import Links
 from .report import Report
 from .scope import Scope, Segment
 from .spec import value
@@ -30,7 +31,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     clashes.check(decl, scope, segments, builder.placed, report)
     endpoints = Endpoints(scope, guests, physicals)
     routers = _routers(scope, guests)
-    return Topology(
+    topology = Topology(
         name=decl.name.value,
         file=file,
         description=value(decl.description) or "",
@@ -39,6 +40,8 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         guests=guests,
         expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
     )
+    Links(topology).check(decl.expect or (), report)
+    return topology
 
 
 def _physicals(scope: Scope, decl: TopologyDecl, report: Report) -> tuple[PhysicalNetwork, ...]:

@@ -25,6 +25,7 @@ ELSEWHERE = {
         r"|links\.py (Watch|_attributes|all_links|links|tap_mac)|probe\.py|address_sets\.py _moved$"
         r"|incoming\.py (_heard|_runs|_wait|repeat)|hotplug\.py (_candidates|_taps_of_port)"
     ),
+    "faults of ours, not of what is read": r"hook/strangers\.py",
     "nobody's text goes there": r"port/(bpf|bpfload|checksum)\.py|netlink/tc\.py|enforce/checksum_guard\.py",
     "loops around what is reached": (
         r"(services/watch|calls/repair)\.py (main|_heard|_wait|_locked|_settle|_taken)$|netlink/events\.py"

@@ -155,6 +155,18 @@ def test_a_network_that_isolates_its_ports_by_now_goes_on_doing_so(host: Host) -
     assert host.sandbox.run(isolated).stdout == "1\n"
 
 
+def test_a_port_that_is_not_to_be_isolated_any_more_is_not_and_the_other_way_round(host: Host) -> None:
+    """In the running guest and in its definition, by the file alone."""
+    isolated = ["cat", f"/sys/class/net/{tap(host)}/brport/isolated"]
+    for port, shown in ((", isolated: false", "0\n"), ("", "1\n"), (", isolated: true", "1\n"), ("", "1\n")):
+        said = TOPOLOGY.replace("[10.61.1.7]", f"[10.61.1.7]{port}")
+        host.sandbox.run(["tee", "/tmp/t.yaml"], stdin=said)
+        assert "made" in guestnet(host, "apply", "/tmp/t.yaml"), port
+        assert host.sandbox.run(isolated).stdout == shown, port
+        assert guestnet(host, "plan", "/tmp/t.yaml") == "nothing to do\n", port
+        assert musts(host) == []
+
+
 def test_link_and_addresses_are_the_kernels(host: Host) -> None:
     bridge, device = place(host), tap(host)
     host.sandbox.run(["sh", "-c", f"ip link set {device} down; ip address flush dev {bridge}"])

@@ -12,6 +12,8 @@ from random import Random
 
 from .setting import BY_HAND, FILES, FOLDER, NAMESPACE, NETWORKS, OF_FILE, VARIANTS, mac
 
+_STRETCH = 60  # rounds
+
 # Functions for the lines below. A guest that lets go of a NIC only at a reset is given one.
 PREAMBLE = f"""
 cd {FOLDER}
@@ -52,9 +54,15 @@ class Operation:
 
 def draw(seed: str, number: str) -> Operation:
     dice = Random(f"{seed}.{number}")
-    (function,) = dice.choices([each for each, _ in _EVERY], [weight for _, weight in _EVERY])
+    among = [each for each in _EVERY if not (is_lasting(int(number.partition(".")[0])) and each[0] in _RESTARTS)]
+    (function,) = dice.choices([each for each, _ in among], [weight for _, weight in among])
     drawn = function(dice)
     return drawn(number) if callable(drawn) else Operation(number, drawn)
+
+
+def is_lasting(number: int) -> bool:
+    """Whether the daemon and the service live on in this round: every other stretch is one that they could grow in."""
+    return number // _STRETCH % 2 == 1
 
 
 Drawn = str | Callable[[str], Operation]
@@ -231,3 +239,4 @@ _EVERY: tuple[tuple[Callable[[Random], Drawn], int], ...] = (
     (_chain, 5),
     (_route, 6),
 )
+_RESTARTS = (_daemon, _service, _flush)

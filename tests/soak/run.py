@@ -24,13 +24,14 @@ from libvirt_guestnet import hook
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
-from . import attendant, probes, setting, wanted
-from .operations import PREAMBLE, Operation, draw
-from .report import Growth, Report
+from . import attendant, growth, probes, setting, wanted
+from .operations import PREAMBLE, Operation, draw, is_lasting
+from .report import Report
 from .seen import Seen, look
 
 SETTLE_SECONDS = 120.0
 _OPERATION_SECONDS = 600.0
+_SAMPLED = 5  # rounds
 _SHARE = 0.25  # of hooks, helpers and repairs that are killed in a round with kills
 _HOOK = Path(hook.__file__).parent / "main.py"
 
@@ -82,9 +83,13 @@ class Soak:
         begun, number = time.monotonic(), 0
         self._rest("at first")
         while time.monotonic() - begun < seconds and not self.report.hopeless:
+            if is_lasting(number) and self.service is None:
+                self._start_service()
             self._round(drawn(self.seed, number))
             number += 1
-            self.report.growth.append(self._growth(time.monotonic() - begun))
+            if number % _SAMPLED == 0:
+                self._sample(time.monotonic() - begun)
+        self.report.violations += growth.grown(self.report.samples)
         self._end()
         self.report.take(self._order("report"))
 
@@ -152,8 +157,8 @@ class Soak:
 
     # What has to be true
 
-    def _rest(self, when: str, owed: bool = False) -> None:
-        """Waits until nothing is amiss, and sends frames then."""
+    def _rest(self, when: str, owed: bool = False) -> Seen | None:
+        """Waits until nothing is amiss, and sends frames then. Returns what is seen, None where something is amiss."""
         if self.service is None and owed and (said := self._shell("guestnet hooks sync")):
             self.say(f"  sync: {said}")
         begun = time.monotonic()
@@ -166,6 +171,7 @@ class Soak:
         self.report.checks += 1
         if found:
             self._violated(when, found)
+        return None if found else seen
 
     def _settled(self, seconds: float = SETTLE_SECONDS) -> tuple[list[str], Seen | None]:
         end, found, seen = time.monotonic() + seconds, ["nothing could be seen"], None
@@ -189,6 +195,19 @@ class Soak:
         for each in left:
             self.say(f"  STILL: {each}")
         self.report.hopeless = bool(left)
+
+    def _sample(self, seconds: float) -> None:
+        """Ends every guest but the bystander, as only what is counted with the same guests can be compared."""
+        guests = " ".join((*setting.BY_HAND, *setting.OF_FILE))
+        networks = " ".join(setting.NETWORKS)
+        self._shell(
+            f"""for each in {guests}; do v destroy $each; done; guestnet destroy --name file --allow-interrupt
+            for each in {guests}; do v undefine $each --managed-save --snapshots-metadata; done
+            for each in {networks}; do v net-start $each; done"""
+        )
+        seen = self._rest("with no guest", owed=True)
+        if seen:
+            self.report.samples.append(growth.sample(self.sandbox, seen, seconds))
 
     def _end(self) -> None:
         guests = (*setting.BY_HAND, *setting.OF_FILE, setting.BYSTANDER, setting.NEXT)
@@ -215,20 +234,3 @@ class Soak:
         assert self.attendant.stdin and self.attendant.stdout
         print(line, file=self.attendant.stdin, flush=True)
         return self.attendant.stdout.readline() if answers else ""
-
-    def _growth(self, seconds: float) -> Growth:
-        """Descriptors, memory and files of the daemon and of the service."""
-        script = """
-        pid=$1; echo $(ls /proc/$pid/fd | wc -l) $(grep VmRSS /proc/$pid/status | tr -dc 0-9)"""
-        numbers: list[int] = []
-        service = self._inner_pid("hook/main.py watch")
-        for pid in (str(self.sandbox.libvirtd()), service):
-            said = self.sandbox.run(["sh", "-c", script, "sh", pid], check=False).stdout.split() if pid else []
-            numbers += map(int, said) if len(said) == 2 else (0, 0)
-        files = self.sandbox.run(["sh", "-c", "find /run /var/lib/libvirt -type f | wc -l"]).stdout
-        daemon_files, daemon_memory, service_files, service_memory = numbers
-        return Growth(seconds, daemon_files, daemon_memory, service_files, service_memory, int(files))
-
-    def _inner_pid(self, words: str) -> str:
-        lines = self.sandbox.run(["ps", "-eo", "pid,args"]).stdout.splitlines()
-        return next((line.split()[0] for line in lines if words in line and "setpriv" not in line), "")

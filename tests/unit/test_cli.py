@@ -92,6 +92,14 @@ def test_a_bad_map(capsys: pytest.CaptureFixture[str], pair: str, message: str) 
     assert said(capsys, "render", str(LAB), "--map", pair) == (1, "", f"guestnet: {message}\n")
 
 
+@pytest.mark.parametrize("verb", [("plan",), ("apply",), ("render",), ("doctor",), ("lab", "up"), ("lab", "run")])
+def test_a_label_that_the_topology_has_not_is_not_mapped(
+    capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
+) -> None:
+    message = "--map lan3=nic:eth1: topology 'archnetwork' has no physical network 'lan3'; it has lan1, lan2"
+    assert said(capsys, *verb, str(LAB), "--map", "lan3=nic:eth1") == (1, "", f"guestnet: {message}\n")
+
+
 def test_a_format_that_is_not_known_is_not_written_as_another(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -14,7 +14,8 @@ from libvirt_guestnet.datapath.firewalls.chains import RefusingChain
 from libvirt_guestnet.datapath.firewalls.nftables import Nftables
 from libvirt_guestnet.datapath.firewalls.registry import IN_NFTABLES, IPTABLES
 from libvirt_guestnet.doctor.facts import asleep, kernel_features, wanted_by
-from libvirt_guestnet.doctor.judge import FEATURES, FINE, MUST, NOTE, Asleep, Finding, HostFacts, NetworkFacts, judge
+from libvirt_guestnet.doctor.host_facts import FINE, MUST, NOTE, Asleep, Finding, HostFacts, NetworkFacts
+from libvirt_guestnet.doctor.judge import FEATURES, judge
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.install.hook_files import HookStatus
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot

@@ -14,7 +14,8 @@ from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.iptables import Iptables
 from libvirt_guestnet.datapath.firewalls.nftables import Nftables
-from libvirt_guestnet.doctor.judge import HostFacts, NetworkFacts, judge
+from libvirt_guestnet.doctor.host_facts import HostFacts, NetworkFacts
+from libvirt_guestnet.doctor.judge import judge
 from libvirt_guestnet.errors import GuestnetError
 
 LINK = RoutedLink("vme1", ip_network("192.0.2.7"))

@@ -7,12 +7,16 @@ taken out of those where it is.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
 import pytest
+from lxml import etree
 from support.topology_files import GOOD, SCHEMA, read_yaml
 from test_xmlgen_golden import HOSTMAP, IMAGE
 
@@ -21,6 +25,11 @@ from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.lab import checks
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest
+from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.plan.nic import before as remembered
+from libvirt_guestnet.plan.nic import plugged
+from libvirt_guestnet.plan.order import plan
 from libvirt_guestnet.topology import loads
 
 # Facts about what guestnet does not make, and words for people: they say something, and ask for nothing.
@@ -44,10 +53,14 @@ HOST = HostMap(
 Path = tuple[str | int, ...]
 
 
+def wished(topology: Topology) -> Wanted:
+    return wanted(topology, HOST, lambda guest: xmlgen.domain(topology, guest, HOST, IMAGE, "qemu"))
+
+
 def made(document: Any) -> object:
     """All that is made of a file."""
     topology = loads(json.dumps(document), "t.yaml")
-    libvirt = wanted(topology, HOST, lambda guest: xmlgen.domain(topology, guest, HOST, IMAGE, "qemu"))
+    libvirt = wished(topology)
     networks = [(each.name, xmlgen.to_string(each.element), each.autostart) for each in libvirt.networks]
     guests = [
         (each.name, each.autostart, *map(xmlgen.to_string, (*each.interfaces, each.metadata)))
@@ -121,13 +134,18 @@ def tries(name: str, schema: dict[str, Any], now: Any) -> Iterator[Any]:
     yield from (value for value in [*schema.get("enum", ()), *listed] if value != now)
 
 
-def has_effect(document: Any, path: Path, key: str, value: Any, before: list[object]) -> bool:
+def changed_at(document: Any, path: Path, key: str, value: Any) -> Any:
     changed = deepcopy(document)
     record = at(changed, path)
     if value is _GONE:
         del record[key]
     else:
         record[key] = value
+    return changed
+
+
+def has_effect(document: Any, path: Path, key: str, value: Any, before: list[object]) -> bool:
+    changed = changed_at(document, path, key, value)
     try:
         return made(changed) != before[0] or drawn(changed) != before[1]
     except GuestnetError:
@@ -159,3 +177,85 @@ def test_what_only_says_something_is_a_key() -> None:
         f"{name}.{key}" for name, record in {"": SCHEMA, **SCHEMA["$defs"]}.items() for key in record["properties"]
     }
     assert {name for name, _ in FACTS} | NEEDS_PORTS <= known
+
+
+# What changes in a file must also reach what is there already.
+
+
+class Nics(StrEnum):
+    """Whose NICs are there: a lab guest's, or a user's domain's, which had them before or had them plugged in."""
+
+    LAB = "lab"
+    HAD = "had before"
+    PLUGGED = "plugged in"
+
+
+def there(libvirt: Wanted, nics: Nics, live: bool) -> tuple[Wanted, Snapshot]:
+    """A host that has all of it."""
+    if nics is not Nics.LAB:
+        libvirt = replace(libvirt, guests=tuple(replace(each, definition=None) for each in libvirt.guests))
+    networks = tuple(NetworkState(n.name, f"u-{n.name}", n.element, n.element, n.autostart) for n in libvirt.networks)
+    domains = tuple(_domain(each, nics, live) for each in libvirt.guests)
+    return libvirt, Snapshot(networks, domains, devices=frozenset(HOST.devices.values()))
+
+
+def _domain(guest: WantedGuest, nics: Nics, live: bool) -> DomainState:
+    if guest.definition is not None:
+        domain = deepcopy(guest.definition)
+    else:
+        domain = etree.fromstring(f"<domain><name>{guest.name}</name><metadata/><devices/></domain>")
+        domain.find("devices").extend(deepcopy(each) for each in guest.interfaces)
+        domain.find("metadata").append(_noted(guest, nics))
+    return DomainState(guest.name, f"u-{guest.name}", domain, deepcopy(domain) if live else None, guest.autostart)
+
+
+def _noted(guest: WantedGuest, nics: Nics) -> Any:
+    """Our metadata, with what it keeps of NICs as they were: as plain as libvirt takes one, or none."""
+    metadata = deepcopy(guest.metadata)
+    for nic, port in zip(guest.interfaces, metadata.iterfind("{*}port"), strict=True):
+        plain = etree.fromstring("<interface type='network'><source network='default'/></interface>")
+        kept = remembered(nic, plain) if nics is Nics.HAD else plugged(nic)
+        if kept is not None:
+            port.set("was", etree.tostring(kept).decode())
+    return metadata
+
+
+def said(libvirt: Wanted) -> list[list[str]]:
+    """What the guests' NICs are to be, without what says only what is so anyway: a cable that nobody speaks of is
+    plugged in, and what is on no network of libvirt's is isolated by itself alone."""
+    return [[_said(xmlgen.to_string(nic)) for nic in guest.interfaces] for guest in libvirt.guests]
+
+
+def _said(nic: str) -> str:
+    nic = re.sub(r'\s*<link state="up"/>', "", nic)
+    return nic if "<source network=" in nic else re.sub(r'\s*<port isolated="no"/>', "", nic)
+
+
+def changes_of_nics(document: Any, before: Wanted) -> Iterator[tuple[str, Wanted]]:
+    """Each value of a network's or port's key that makes other NICs, and what is to be then."""
+    for name, path, schema in unlike(document):
+        for key, of_key in schema["properties"].items() if name in ("port", "network") else ():
+            for value in tries(f"{name}.{key}", of_key, at(document, path).get(key, _GONE)):
+                try:
+                    after = wished(loads(json.dumps(changed_at(document, path, key, value)), "t.yaml"))
+                except GuestnetError:
+                    continue
+                if said(after) != said(before):
+                    yield f"{'.'.join(map(str, path))}.{key}: {value}", after
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_key_reaches_the_nics_that_are_there(name: str) -> None:
+    """Whoever's they are, running or not: a plan sees that they are not as the file says now."""
+    before = wished(loads(json.dumps(DOCUMENTS[name]), "t.yaml"))
+    hosts = {(nics, live): there(before, nics, live)[1] for nics in Nics for live in (False, True)}
+    unseen = []
+    for change, after in changes_of_nics(DOCUMENTS[name], before):
+        for (nics, live), host in hosts.items():
+            try:
+                found = plan(there(after, nics, live)[0], host)
+            except GuestnetError:
+                continue
+            if not any(each.KIND in ("NIC", "guest") for each in found.changes):
+                unseen.append((change, nics.value, live))
+    assert unseen == [], unseen

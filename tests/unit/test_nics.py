@@ -10,7 +10,8 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import hostmap, xmlread
-from libvirt_guestnet.doctor.judge import MUST, NOTE, HostFacts, judge
+from libvirt_guestnet.doctor.host_facts import MUST, NOTE, HostFacts
+from libvirt_guestnet.doctor.judge import judge
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import concern
 from libvirt_guestnet.hook.admission import guardable

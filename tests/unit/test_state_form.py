@@ -14,10 +14,13 @@ import pytest
 from support.old_state import FORWARDS, ROUTES, placed
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook import concern, dispatch, main
+from libvirt_guestnet.hook import concern, dispatch, lifecycle_qemu, main, strangers
+from libvirt_guestnet.hook.admission.taps import OthersTapError
 from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard
 from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.hook.processes.deadline import DeadlineError
+from libvirt_guestnet.hook.read.hostwide import REFUSE, HostWide
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import Lock, LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import ForwardsInKernel, HostRoutes, PortReceipt, UplinkVlans
@@ -256,6 +259,77 @@ def test_a_hooks_call_is_refused_by_name_unless_it_does_not_concern_us(
     monkeypatch.setattr("libvirt_guestnet.hook.concern.read", lambda: OURS.replace(b"libvirt-guestnet", b"x"))
     assert main.run("qemu", ["qemu", "a", "start"]) == 0
     assert capsys.readouterr().err == ""
+
+
+MARKED = b"<networkstatus><network><name>web</name><bridge name='gn-web'/><metadata>%s</metadata></network>"
+STRANGER = b"<domain><name>a</name><uuid>u</uuid><devices>%s</devices></domain>"
+NIC = b"<interface type='network'><source network='%s' bridge='%s'/><target dev='%s'/></interface>"
+
+
+@pytest.mark.parametrize(
+    ("domain", "status"),
+    [
+        (STRANGER % b"", 0),
+        (STRANGER % (NIC % (b"default", b"virbr0", b"vnet9")), 0),
+        (STRANGER % (NIC % (b"web", b"gn-web", b"vnet9")), 1),
+        (STRANGER % (NIC % (b"theirs", b"gn-web", b"vnet9")), 1),
+        (STRANGER % (NIC % (b"default", b"virbr0", b"vnet0")), 1),  # a tap that has a receipt
+        (OURS, 1),
+    ],
+)
+def test_only_who_needs_us_is_held_up_by_a_state_that_nobody_can_read(
+    domain: bytes,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = Path(UnlockedState().root)
+    with UnlockedState().lock() as locked:
+        locked.put_ports("v", [PORT])
+    (root / "format").write_text("3\n")
+    monkeypatch.setattr(strangers, "ROOT", str(root))
+    monkeypatch.setattr(strangers, "_NETWORKS", str(tmp_path / "networks"))
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks/web.xml").write_bytes(MARKED % b"https://libvirt-guestnet.org/xmlns/1")
+    (tmp_path / "networks/default.xml").write_bytes(MARKED.replace(b"web", b"default") % b"")
+    told: list[str] = []
+    monkeypatch.setattr("libvirt_guestnet.log.complain", told.append)
+    assert dispatch.dispatch("qemu", ["qemu", "a", "start"], domain) == status
+    assert f"{root}/format {LATER.format(root)}" in capsys.readouterr().err
+    assert [line.endswith("; it goes on, as it has nothing of guestnet") for line in told] == [True] * (1 - status)
+
+
+@pytest.mark.parametrize("fault", [MemoryError("x"), GuestnetError("nft refused the change: x"), DeadlineError("late")])
+def test_no_fault_of_ours_holds_up_a_stranger_but_whom_we_refuse_is_refused(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(strangers, "_NETWORKS", "/nonexistent")
+    monkeypatch.setattr("libvirt_guestnet.log.complain", lambda _: None)
+    call = lifecycle_qemu.TABLE["start"]._replace(work=fails)
+    monkeypatch.setitem(lifecycle_qemu.TABLE, "start", call)
+    assert dispatch.dispatch("qemu", ["qemu", "a", "start"], STRANGER % b"") == 0
+    assert dispatch.dispatch("qemu", ["qemu", "a", "start"], OURS) == 1
+    assert dispatch.dispatch("qemu", ["qemu", "a", "start"], None) == 1
+    fault = OthersTapError("it is another's")
+    assert dispatch.dispatch("qemu", ["qemu", "a", "start"], STRANGER % b"") == 1
+
+
+def test_a_new_nic_is_held_up_by_what_its_guest_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is one of its network's, and has the guest's name alone."""
+    monkeypatch.setattr(strangers, "_NETWORKS", "/nonexistent")
+    monkeypatch.setattr(strangers, "_DOMAINS", str(tmp_path))
+    (tmp_path / "ours.xml").write_bytes(OURS)
+    (tmp_path / "theirs.xml").write_bytes(STRANGER % b"")
+    port = "<networkport><owner><name>{}</name></owner></networkport>"
+    names = ("ours", "theirs", "new", "../x", "a&amp;b")
+    said = {each: strangers.is_held_up("network", port.format(each).encode(), GuestnetError("x")) for each in names}
+    assert said == {"ours": True, "theirs": False, "new": False, "../x": True, "a&amp;b": True}
+    monkeypatch.setattr("libvirt_guestnet.hook.read.hostwide.read", lambda: HostWide(REFUSE))
+    assert strangers.is_held_up("network", port.format("theirs").encode(), GuestnetError("x")), "what may it be?"
 
 
 def test_who_may_not_read_it_is_told_nothing_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from libvirt_guestnet.changes import guest
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted
-from libvirt_guestnet.plan.nic import before, merged, nic_differences, restored
+from libvirt_guestnet.plan.nic import before, merged, nic_differences, plugged, restored
 from libvirt_guestnet.plan.order import Plan, plan
 from libvirt_guestnet.topology import loads
 
@@ -110,6 +110,43 @@ def test_what_the_file_says_outright_is_so_and_what_it_leaves_out_is_the_users()
     assert (up.find("link").get("state"), up.find("port").get("isolated")) == ("up", "yes")
     (change,) = nics(plan(want("web", ", link: up"), host(silent, want(), runs=False)))
     assert change.text().endswith("defined: link: state=down is not wanted")
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_nic_that_is_not_isolated_on_a_network_of_isolated_ports_says_so(runs: bool) -> None:
+    """What says nothing is as its network."""
+    isolating = TOPOLOGY.replace("mode: nat,", "mode: nat, isolated-ports: true,")
+
+    def asked(more: str) -> Wanted:
+        text = isolating.format(network="web", mac=MAC, more=more)
+        return wanted(loads(text, "t.yaml"), HostMap({"lan": "br0"}, lambda _device: True))
+
+    silent, saying = asked(""), asked(", isolated: false")
+    nic = merged(silent.guests[0].interfaces[0], etree.fromstring(REPORTED), own=False)
+    found = [change.text() for change in nics(plan(saying, host(nic, silent, runs=runs)))]
+    assert len(found) == 1 + runs
+    assert all("port: isolated=no is missing" in each for each in found)
+    said = merged(saying.guests[0].interfaces[0], nic, own=False)
+    assert said.find("port").get("isolated") == "no"
+    assert nics(plan(saying, host(said, saying, runs=runs))) == []
+
+
+def test_what_a_plugged_nic_had_for_the_topology_goes_with_it() -> None:
+    """Whoever plugged it in took what the file said then; a user's own change of it stays."""
+    first, later = want("web", ", bandwidth: { inbound: { average: 128 } }"), want()
+    interface = first.guests[0].interfaces[0]
+    snapshot = host(interface, first, runs=False)
+    metadata = deepcopy(first.guests[0].metadata)
+    kept = plugged(interface)
+    assert kept is not None
+    metadata.find("{*}port").set("was", etree.tostring(kept).decode())
+    etree.SubElement(snapshot.domains[0].config, "metadata").append(metadata)
+    (change,) = nics(plan(later, snapshot))
+    assert change.text().endswith("defined: bandwidth: what it had is not wanted")
+    assert etree.fromstring(change.config.new).find("bandwidth") is None
+    gone = replace(later, guests=())
+    assert [type(each) for each in nics(plan(gone, snapshot))] == [guest.DetachInterface]
+    assert plugged(later.guests[0].interfaces[0]) is None
 
 
 def test_a_nic_is_plugged_into_the_running_guest_as_its_user_defined_it() -> None:

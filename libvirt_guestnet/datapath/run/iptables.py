@@ -39,6 +39,6 @@ def restore(tool: str, batch: str, lock: LockDescriptor | None = None) -> None:
     if not batch:
         return
     grammar.check_iptables(batch)
-    output = program.run([f"{tool}-restore", "--noflush", "-w", "5"], batch, "iptables", lock)
+    output = program.run_transaction([f"{tool}-restore", "--noflush", "-w", "5"], batch, "iptables", lock)
     if output.status != 0:
         raise RefusedBatchError(f"{tool} refused the change: {output.complaint}")

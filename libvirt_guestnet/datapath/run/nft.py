@@ -7,6 +7,7 @@ put everything back, or to forget what should be removed. So exactly one answer 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,14 +27,14 @@ NftRefusedError = RefusedBatchError
 
 def nft(batch: str, lock: LockDescriptor | None = None) -> None:
     """Applies an nft batch in one transaction: all of it or, with a GuestnetError, nothing (NftRefusedError: it was
-    understood and refused).
+    understood and refused, as it will be again).
 
     The `lock` lasts until the batch is in the kernel, even if we are killed meanwhile.
     """
     if not batch:
         return
     grammar.check_nft(batch)
-    output = program.run(["nft", "-f", "-"], batch, "nftables", lock)
+    output = program.run_transaction(["nft", "-f", "-"], batch, "nftables", lock)
     if output.status != 0:
         raise NftRefusedError(f"nft refused the change: {output.complaint}")
 
@@ -62,12 +63,14 @@ def items(*what: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _answer(option: str, what: tuple[str, ...]) -> str:
     """What nft prints. It is asked again after an error, as somebody who changes rules can disturb a listing."""
     argv = ["nft", *([option] if option else []), "list", *what]
-    for _ in range(_TRIES):
+    for pause in program.PAUSES[:_TRIES]:
         output = program.run(argv, "", "nftables")
         if output.status == 0:
             return output.stdout
         if what[0] in _NAMED and _is_absent(output):
             return ""
+        if output.is_starved:
+            time.sleep(pause)
     raise GuestnetError(f"nft cannot list {' '.join(what)}: {output.complaint}")
 
 

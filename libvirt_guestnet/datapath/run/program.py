@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import time
 from typing import NamedTuple, NewType
 
 from libvirt_guestnet.errors import GuestnetError
@@ -11,6 +13,11 @@ from libvirt_guestnet.parse import shown
 
 _LONGEST = 128 << 20  # nft's listing of a thousand guarded ports has tens of megabytes
 SECONDS = 15.0  # of the 20 that a hook has
+# What kernels and programs say when the whole host is short of something for a moment; and how long to wait for it.
+_STARVED = ("Too many open files", "Cannot allocate memory", "No buffer space", "Resource temporarily unavailable")
+_STARVING = (errno.ENFILE, errno.EMFILE, errno.ENOMEM, errno.EAGAIN)
+PAUSES = (0.1, 0.2, 0.4, 0.8)
+_FILES = ("stdin", "stdout", "stderr")
 
 
 LockDescriptor = NewType("LockDescriptor", int)
@@ -37,6 +44,11 @@ class Output(NamedTuple):
         """The first line of its error message."""
         return (self.stderr or self.stdout).strip().split("\n", 1)[0][:300] or f"exit status {self.status}"
 
+    @property
+    def is_starved(self) -> bool:
+        """Whether the host was short of something, and may not be any more when it is asked again."""
+        return self.status != 0 and any(word in self.stderr for word in _STARVED)
+
 
 def said(argv: list[str], package: str) -> str:
     """What a program that changes nothing prints. Raises GuestnetError when it fails, too."""
@@ -44,6 +56,23 @@ def said(argv: list[str], package: str) -> str:
     if output.status != 0:
         raise GuestnetError(f"{' '.join(argv)}: {output.complaint}")
     return output.stdout
+
+
+def run_transaction(argv: list[str], stdin: str, package: str, lock: LockDescriptor | None = None) -> Output:
+    """Runs a program that does all of it or nothing, again while the host is short of files or memory: that passes, and
+    a guest that starts meanwhile would not get its guard. Raises GuestnetError as `run`, and where it does not pass."""
+    output = run(argv, stdin, package, lock)
+    for pause in PAUSES:
+        if not output.is_starved:
+            return output
+        time.sleep(pause)
+        output = run(argv, stdin, package, lock)
+    if output.is_starved:
+        raise GuestnetError(
+            f"the host is short of files or memory, {argv[0]} says {len(PAUSES) + 1} times in {sum(PAUSES):.1f} s, and "
+            f"nothing was changed: {output.complaint}; see /proc/sys/fs/file-nr and `free`"
+        )
+    return output
 
 
 def run(argv: list[str], stdin: str, package: str, lock: LockDescriptor | None = None) -> Output:
@@ -55,10 +84,10 @@ def run(argv: list[str], stdin: str, package: str, lock: LockDescriptor | None =
     """
     if not all(argument.isascii() and argument.isprintable() for argument in argv):
         raise RefusedBatchError(f"not run, since we never write {shown(argv)}; please report this bug")
-    files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
+    files: list[int] = []
     try:
-        _write(files[0], stdin.encode())
-        status = _wait(_spawn(argv, files, package, lock), argv[0])
+        pid = _begin(argv, stdin, package, lock, files)
+        status = _wait(pid, argv[0])
         stdout, stderr = (_read(file).decode(errors="replace") for file in files[1:])
     finally:
         for file in files:
@@ -66,8 +95,26 @@ def run(argv: list[str], stdin: str, package: str, lock: LockDescriptor | None =
     return Output(status, stdout, stderr)
 
 
+def _begin(argv: list[str], stdin: str, package: str, lock: LockDescriptor | None, files: list[int]) -> int:
+    """The process's number. Nothing has happened yet while the host has no file or process for it: it is tried again.
+    Adds the `files` that it has, to be closed. Raises GuestnetError."""
+    for pause in (*PAUSES, 0.0):
+        try:
+            while len(files) < len(_FILES):
+                files.append(os.memfd_create(_FILES[len(files)]))
+            _write(files[0], stdin.encode())
+            return _spawn(argv, files, lock)
+        except OSError as error:
+            if not pause or error.errno not in _STARVING:
+                advice = f": install the package {package}" if isinstance(error, FileNotFoundError) else ""
+                kind = NotInstalledError if advice else GuestnetError
+                raise kind(f"{argv[0]} cannot be run ({error.strerror}){advice}") from error
+            time.sleep(pause)
+    raise AssertionError
+
+
 def _write(file: int, data: bytes) -> None:
-    done = 0
+    done = os.lseek(file, 0, os.SEEK_SET)
     while done < len(data):
         done += os.write(file, data[done:])
     os.lseek(file, 0, os.SEEK_SET)
@@ -81,15 +128,12 @@ def _read(file: int) -> bytes:
     return os.pread(file, size, 0)
 
 
-def _spawn(argv: list[str], files: list[int], package: str, lock: LockDescriptor | None) -> int:
+def _spawn(argv: list[str], files: list[int], lock: LockDescriptor | None) -> int:
+    """Raises OSError."""
     actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
     if lock is not None:
         actions.append((os.POSIX_SPAWN_DUP2, lock, 3))
-    try:
-        return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
-    except OSError as error:
-        kind = NotInstalledError if isinstance(error, FileNotFoundError) else GuestnetError
-        raise kind(f"{argv[0]} cannot be run ({error.strerror}): install the package {package}") from error
+    return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
 
 
 def _wait(pid: int, name: str) -> int:

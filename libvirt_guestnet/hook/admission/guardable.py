@@ -3,14 +3,14 @@ before it runs or gets the NIC; a domain that runs already is not refused, but g
 
 from __future__ import annotations
 
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import NotAdmittedError
 from libvirt_guestnet.hook.read import hostwide, nics
 from libvirt_guestnet.hook.read.domain import Domain, Nic
 from libvirt_guestnet.metadata.policy import OBSERVE
 
 
 def check(domain: Domain, refuse: bool | None = None) -> None:
-    """Raises GuestnetError for the first NIC that is not to be. `refuse`: whether this host refuses what cannot be
+    """Raises NotAdmittedError for the first NIC that is not to be. `refuse`: whether this host refuses what cannot be
     guarded, as hooks.json says unless given."""
     refuse = _host_refuses() if refuse is None else refuse
     for nic in domain.nics:
@@ -28,7 +28,7 @@ def _check_devices(domain: Domain) -> None:
     kind = nics.of("hostdev")
     for address in domain.pci_devices():
         if name := nics.pci_nic(address):
-            raise GuestnetError(_refused(f"domain {domain.name!r}: PCI device {name}", kind.type, kind))
+            raise NotAdmittedError(_refused(f"domain {domain.name!r}: PCI device {name}", kind.type, kind))
 
 
 def _check(domain: Domain, nic: Nic, refuse: bool) -> None:
@@ -40,10 +40,10 @@ def _check(domain: Domain, nic: Nic, refuse: bool) -> None:
         insists = f"network {nic.network!r} insists on guarded ports"
         if nic.has_tap:
             said = f'the domain\'s metadata says guarded="{lowered}"'
-            raise GuestnetError(f"{where}: {insists}, and {said}: take that out")
-        raise GuestnetError(f"{where}: {insists}, and type {nic.type!r} cannot be: {nics.because(nic.kind)}")
+            raise NotAdmittedError(f"{where}: {insists}, and {said}: take that out")
+        raise NotAdmittedError(f"{where}: {insists}, and type {nic.type!r} cannot be: {nics.because(nic.kind)}")
     if nic.kind.guarded == nics.NO and refuse:
-        raise GuestnetError(_refused(where, nic.type, nic.kind))
+        raise NotAdmittedError(_refused(where, nic.type, nic.kind))
 
 
 def _lowered(nic: Nic) -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import NotAdmittedError
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 
-class OthersTapError(GuestnetError):
+class OthersTapError(NotAdmittedError):
     """A domain names a tap that belongs to another one."""
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from typing import NamedTuple
 
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import NotAdmittedError
 
 FILE = "/etc/libvirt-guestnet/hooks.json"  # also in hook/concern.py, which imports nothing
 ALLOW, REFUSE = "allow", "refuse"
@@ -27,18 +27,18 @@ NOTHING_REQUIRED = HostWide()
 
 
 def read(file: str = FILE) -> HostWide:
-    """What counts for the hooks. Raises GuestnetError on a damaged file: what it asked for is not known then."""
+    """What counts for the hooks. Raises NotAdmittedError on a damaged file: what it asked for is not known then."""
     try:
         with open(file, "rb") as stream:
             found = json.loads(stream.read(_LARGEST))
     except FileNotFoundError:
         return NOTHING_REQUIRED
     except OSError as error:
-        raise GuestnetError(f"{file}: cannot be read: {error.strerror}") from error
+        raise NotAdmittedError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("unguardable", ALLOW) not in (ALLOW, REFUSE):
-        raise GuestnetError(f"{file} is damaged: run `guestnet hooks install`, which writes it from host.yaml")
+        raise NotAdmittedError(f"{file} is damaged: run `guestnet hooks install`, which writes it from host.yaml")
     return HostWide(found.get("unguardable", ALLOW))
 
 

@@ -1,0 +1,71 @@
+"""Whether `answered-by` can be asked: only who is on one link with an address asks there for its MAC address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode
+from libvirt_guestnet.model.topology import Port, Topology
+
+from .keys import ExpectDecl
+from .report import Report
+from .scope import HOST
+from .spec import values
+
+
+class Links:
+    """Who is on a link with whom, by the subnets that the file tells. What it does not tell, such as an address that a
+    DHCP server gives, may be on any."""
+
+    def __init__(self, topology: Topology) -> None:
+        lans = topology.physical_networks
+        self._ports: dict[str, tuple[Port, ...]] = {guest.name: guest.ports for guest in topology.guests}
+        self._ports |= {f"{guest.name}.{port.name}": (port,) for guest in topology.guests for port in guest.ports}
+        self._alone = {network.name for network in topology.networks if network.mode is Mode.HOST_ROUTED}
+        self._known: dict[str, tuple[IPAddress, ...]] = {each.label: each.stand_in for each in lans}
+        if all(each.host or not each.subnets for each in lans):
+            own = [subnet.host for network in topology.networks for subnet in network.subnets]
+            own += [address for each in lans for address in each.host]
+            self._known[HOST] = tuple(address for address in own if address)
+        prefixes = [subnet.prefix for network in topology.networks for subnet in network.subnets]
+        self._prefixes = {*prefixes, *(prefix for each in lans for prefix in each.subnets)}
+
+    def check(self, lines: Iterable[ExpectDecl], report: Report) -> None:
+        """Adds an error for each line whose source asks on no link for what is to be answered for."""
+        for line in lines:
+            if line.answered_by and line.destination and not self._may_ask(line):
+                what = line.address.value if line.address else f"'{line.destination.value}'"
+                report.add(
+                    line.answered_by.where,
+                    f"'{line.source.value}' asks nobody for the MAC address of {what}: they are on no common link",
+                )
+
+    def _may_ask(self, line: ExpectDecl) -> bool:
+        own = self._addresses(line.source.value, asking=True)
+        to = line.destination.value if line.destination else ""
+        wanted = (line.address.value,) if line.address else self._addresses(to)
+        if own is None or not wanted:
+            return True
+        families = values(line.families)
+        asked = [each for each in wanted if not families or f"ipv{each.version}" in families]
+        return not asked or any(self._is_near(each, own) for each in asked)
+
+    def _addresses(self, endpoint: str, asking: bool = False) -> tuple[IPAddress, ...] | None:
+        """Those that it has, or asks from: a host-routed guest asks for its gateway alone. None: nobody knows."""
+        ports = self._ports.get(endpoint)
+        if ports is None:
+            return self._known.get(endpoint) or None
+        if not all(map(_is_known, ports)):
+            return None
+        return tuple(a.ip for port in ports if not (asking and port.network in self._alone) for a in port.addresses)
+
+    def _is_near(self, address: IPAddress, own: tuple[IPAddress, ...]) -> bool:
+        around = self._around(address)
+        return not around or any(each in prefix for prefix in around for each in own)
+
+    def _around(self, address: IPAddress) -> list[IPNetwork]:
+        return [prefix for prefix in self._prefixes if address in prefix]
+
+
+def _is_known(port: Port) -> bool:
+    return bool(port.addresses)
