@@ -13,8 +13,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from support.topology_files import GOOD, SCHEMA, read_yaml
-from test_xmlgen_golden import HOSTMAP, IMAGE
+from support.topology_files import GOOD, HOSTMAP, IMAGE, SCHEMA, read_yaml
 
 from libvirt_guestnet import draw, xmlgen
 from libvirt_guestnet.apply.topology import wanted
