@@ -24,12 +24,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/libvirt"))
 
 from support.booted import Booted, booted
+from support.libvirt_lan import HOST, Net
 from support.reached import DIRECT, DIRECT_TAP, Reached
 from support.sandboxes import WITHOUT_NODEDEV
-from test_forwards_libvirt import HOST, Net
 
 from libvirt_guestnet import sandbox
 from libvirt_guestnet.errors import GuestnetError

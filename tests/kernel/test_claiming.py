@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_network
 
 import frames
@@ -21,19 +20,11 @@ from support.claiming import (
     guarded_port,
     uses_by,
 )
-from support.taps import Wire
 
 from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft, numbers
 
 _NONCE = b"\x0e\x01\1\2\3\4\5\6"
-
-
-@pytest.fixture
-def both(wire: Wire) -> Iterator[Neighbours]:
-    found = Neighbours(wire)
-    yield found
-    os.close(found.theirs)
 
 
 @pytest.mark.parametrize("address", [FREE, FREE_LL])

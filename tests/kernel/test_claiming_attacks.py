@@ -20,8 +20,6 @@ from scapy.all import (  # type: ignore[attr-defined]
 from support.claiming import FREE, OTHER, Neighbours, dad_for, group_of, uses_by
 from support.held import NETWORK, Lab, guest_domain, last_frame, uses_of
 from support.offload_wire import NEWEST, OLDEST, loaded
-from test_claiming import both as both  # noqa: PLC0414  a fixture
-from test_held import lab as lab  # noqa: PLC0414
 
 from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft, numbers

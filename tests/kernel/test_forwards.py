@@ -5,54 +5,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.box import Box
-from support.hooks import DATA, DOMAIN, NETWORK, Hooks, with_metadata
-
-from libvirt_guestnet.guest.agent import Agent, Probe, agent_script
+from support.hooks import DATA, NETWORK, with_metadata
+from support.kernel_lan import (
+    FLOAT,
+    FLOATING,
+    FLOATING6,
+    FORWARDS,
+    GUEST,
+    HOST,
+    HOST2,
+    HOST6,
+    LAN,
+    LAN6,
+    NEAR,
+    NEAR6,
+    LanHost,
+    agent,
+    seen,
+    start,
+)
 
 pytestmark = pytest.mark.kernel
 
-HOST, HOST2, LAN, GUEST, NEAR = "198.18.1.1", "198.18.1.2", "198.18.1.10", "10.61.1.10", "10.61.1.11"
-HOST6, LAN6, GUEST6, NEAR6 = "fd61::1", "fd61::10", "fd61:1::10", "fd61:1::11"
-FLOATING, FLOATING6 = "198.18.1.50", "fd61::50"
-SETUP = f"""set -e
-mkdir -p /run/netns
-off='for each in all default; do echo 0 > /proc/sys/net/ipv6/conf/$each/accept_dad; done'
-sh -c "$off"
-for who in lan guest near; do ip netns add $who; ip -n $who link set lo up; ip netns exec $who sh -c "$off"; done
-ip link add up0 type veth peer name eth0 netns lan
-ip link add virbr1 type bridge
-ip link add vnet1 type veth peer name eth0 address 52:54:00:61:0a:01 netns guest
-ip link add near0 type veth peer name eth0 netns near
-ip tuntap add vnet0 mode tap
-for port in vnet1 near0; do ip link set $port master virbr1 up; done
-for where in up0 virbr1; do ip link set $where up; done
-for who in lan guest near; do ip -n $who link set eth0 up; done
-ip addr add {HOST}/24 dev up0; ip addr add {HOST2}/24 dev up0; ip addr add {HOST6}/64 dev up0 nodad
-ip addr add 10.61.1.1/24 dev virbr1; ip addr add fd61:1::1/64 dev virbr1 nodad
-ip -n lan addr add {LAN}/24 dev eth0; ip -n lan addr add {LAN6}/64 dev eth0 nodad
-ip -n guest addr add {GUEST}/24 dev eth0; ip -n guest addr add {GUEST6}/64 dev eth0 nodad
-ip -n near addr add {NEAR}/24 dev eth0; ip -n near addr add {NEAR6}/64 dev eth0 nodad
-for who in guest near; do
-    ip -n $who route add default via 10.61.1.1; ip -n $who -6 route add default via fd61:1::1
-done
-for each in iptables ip6tables; do
-    if [ -e /proc/sys/net/bridge ]; then echo 0 > /proc/sys/net/bridge/bridge-nf-call-$each; fi
-done
-for tool in iptables ip6tables; do
-    $tool -A FORWARD -o virbr1 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-    $tool -A FORWARD -i virbr1 -o virbr1 -j ACCEPT
-    $tool -A FORWARD -i virbr1 -j ACCEPT
-    for way in -o -i; do $tool -A FORWARD $way virbr1 -j REJECT; done
-done
-iptables -t nat -A POSTROUTING -s 10.61.1.0/24 ! -d 10.61.1.0/24 -j MASQUERADE
-ip6tables -t nat -A POSTROUTING -s fd61:1::/64 ! -d fd61:1::/64 -j MASQUERADE
-"""
 # libvirt's rules for an isolated network: nobody goes in or out.
 ISOLATED = """set -e
 for tool in iptables ip6tables; do
@@ -60,84 +37,10 @@ for tool in iptables ip6tables; do
     $tool -A FORWARD -i virbr1 -o virbr1 -j ACCEPT
     for way in -o -i; do $tool -A FORWARD $way virbr1 -j REJECT; done
 done"""
-FORWARDS = f"""
-  <guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{GUEST}" first="80"/>
-  <guestnet:forward at="{HOST6}" protocol="tcp" ports="8080" to="{GUEST6}" first="80"/>
-  <guestnet:forward at="{HOST}" protocol="udp" ports="5300" to="{GUEST}" first="53"/>
-  <guestnet:forward at="{HOST6}" protocol="udp" ports="5300" to="{GUEST6}" first="53"/>
-  <guestnet:forward at="{HOST}" protocol="tcp" ports="8000-8010" to="{GUEST}"/>
-  <guestnet:forward protocol="udp" ports="7000-7002" to="{GUEST}" first="7100"/>
-  <guestnet:forward protocol="udp" ports="7000-7002" to="{GUEST6}" first="7100"/>
-"""
-FLOAT = f'<guestnet:floating ip="{FLOATING}" to="{GUEST}"/><guestnet:floating ip="{FLOATING6}" to="{GUEST6}"/>'
-
-
-def start(
-    forwards: str, uuid: bytes = b"61000001-", name: bytes = b"guesta", mac: bytes = b"52:54:00:61:0a:01"
-) -> bytes:
-    """What libvirt sends at `start` for a domain with these forwards, on the port vnet1."""
-    port = f'<guestnet:address ip="{GUEST}"/><guestnet:address ip="{GUEST6}"/>{forwards}'
-    metadata = DOMAIN.replace('<guestnet:address ip="10.61.1.10"/>', port)
-    xml = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), metadata)
-    other = xml.replace(b"61000001-", uuid).replace(b"<name>guesta", b"<name>" + name)
-    return other.replace(b"52:54:00:61:0a:01", mac)
-
-
-class Host(Hooks):
-    """The box with its neighbours, each with an agent."""
-
-    agents: dict[str, Agent]
-
-    def started(self, xml: bytes, name: str = "guesta") -> list[tuple[int, str]]:
-        return [self.call("qemu", name, operation, "begin", xml) for operation in ("start", "started")]
-
-    def gone(self, xml: bytes, name: str = "guesta") -> tuple[int, str]:
-        return self.call("qemu", name, "release", "end", xml)
-
-    def tcp(self, who: str, address: str, port: int) -> Probe:
-        return self.agents[who].tcp(address, port, timeout=3.0)
-
-    def udp(self, who: str, address: str, port: int) -> Probe:
-        return self.agents[who].udp(address, port, timeout=3.0)
-
-    def rules(self) -> str:
-        """Everything but the ports' own guards."""
-        tables = [line for line in self.box.ok("nft", "list", "tables").splitlines() if "netdev" not in line]
-        return "\n".join(self.box.ok("nft", "-s", "list", *line.split()) for line in tables)
-
-    def routes(self) -> str:
-        """Routes, published neighbours and addresses."""
-        asked = ("route", "-6 route", "neigh show proxy", "-6 neigh show proxy", "-br addr show up0")
-        return "".join(self.box.ok("ip", *words.split()) for words in asked)
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    with ExitStack() as stack:
-        box = Box()
-        stack.callback(box.close)
-        box.ok("sh", "-c", SETUP)
-        host = Host(box, tmp_path)
-        enter = ["nsenter", "-t", box.pid, "--net", "--mount", "--"]
-        places = {"host": enter} | {who: [*enter, "ip", "netns", "exec", who] for who in ("lan", "guest", "near")}
-        host.agents = {who: stack.enter_context(agent(tmp_path / who, prefix)) for who, prefix in places.items()}
-        host.agents["guest"].listen(tcp=[80, 8000, 8005, 22], udp=[53, 7100, 7102])
-        yield host
-
-
-@contextmanager
-def agent(path: Path, prefix: list[str]) -> Iterator[Agent]:
-    argv = [*prefix, "perl", str(agent_script()), "--listen", str(path)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
-        try:
-            with Agent.connect(path) as client:
-                yield client
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("isolated", [False, True], ids=["nat", "isolated"])
-def test_forwards_keep_the_clients_address(host: Host, isolated: bool) -> None:
+def test_forwards_keep_the_clients_address(host: LanHost, isolated: bool) -> None:
     if isolated:
         host.box.ok("sh", "-c", ISOLATED)
     xml = start(FORWARDS)
@@ -172,11 +75,6 @@ def test_forwards_keep_the_clients_address(host: Host, isolated: bool) -> None:
     assert (host.rules(), host.receipts()) == (before, [])
 
 
-def seen(probe: Probe) -> str:
-    assert probe.open, probe.outcome
-    return str(probe.seen_as)
-
-
 ISOLATED_FORWARDS = """
 import sys; sys.path.insert(0, sys.argv[1])
 from libvirt_guestnet.doctor import facts as doctor
@@ -186,7 +84,7 @@ print({bridge: sorted(versions) for bridge, versions in doctor.isolated_forwards
 """
 
 
-def test_an_isolated_port_and_its_neighbour_where_bridged_frames_pass_iptables(host: Host) -> None:
+def test_an_isolated_port_and_its_neighbour_where_bridged_frames_pass_iptables(host: LanHost) -> None:
     """What plan and doctor say is so: the kernel leads the translated frame back over the bridge, and drops it."""
     if host.box.run("test", "-e", "/proc/sys/net/bridge").returncode:
         pytest.skip("this kernel has no br_netfilter: modprobe br_netfilter")
@@ -207,7 +105,7 @@ def test_an_isolated_port_and_its_neighbour_where_bridged_frames_pass_iptables(h
         assert seen(host.tcp("near", address, 8080)) == shown
 
 
-def test_a_guest_that_would_not_answer_through_the_host_sees_the_host(host: Host) -> None:
+def test_a_guest_that_would_not_answer_through_the_host_sees_the_host(host: LanHost) -> None:
     host.box.ok("ip", "-n", "guest", "route", "del", "default")
     xml = start(FORWARDS.replace('first="80"/>', 'first="80" hide="yes"/>'))
     assert host.started(xml) == [(0, "")] * 2
@@ -215,7 +113,7 @@ def test_a_guest_that_would_not_answer_through_the_host_sees_the_host(host: Host
     assert seen(host.tcp("host", HOST, 8080)) == "10.61.1.1"
 
 
-def test_what_another_guest_has_is_refused_by_name(host: Host) -> None:
+def test_what_another_guest_has_is_refused_by_name(host: LanHost) -> None:
     assert host.started(start(FORWARDS)) == [(0, "")] * 2
     plug = (
         "ip link add vnet7 type veth peer name eth7 && ip link set vnet7 master virbr1 up; ip tuntap add vnet6 mode tap"
@@ -242,7 +140,7 @@ def test_what_another_guest_has_is_refused_by_name(host: Host) -> None:
     assert GUEST not in host.box.ok("nft", "list", "table", "inet", "guestnet")
 
 
-def test_what_the_host_listens_on_is_refused_by_name(host: Host) -> None:
+def test_what_the_host_listens_on_is_refused_by_name(host: LanHost) -> None:
     listeners = (("tcp", 8005, "tcp/8000-8010 at 198.18.1.1"), ("udp", 7001, "udp/7000-7002"))
     for protocol, port, message in listeners:
         with agent(host.root / "server", ["nsenter", "-t", host.box.pid, "--net", "--mount", "--"]) as server:
@@ -262,7 +160,7 @@ def test_what_the_host_listens_on_is_refused_by_name(host: Host) -> None:
     assert seen(host.tcp("lan", HOST, 8080)) == LAN
 
 
-def test_loopback_and_other_addresses_of_the_host_are_no_clash(host: Host) -> None:
+def test_loopback_and_other_addresses_of_the_host_are_no_clash(host: LanHost) -> None:
     places = (("127.0.0.1", 8080), (HOST2, 8005))
     code = f"import socket, time; s = [socket.create_server(a) for a in {places}]; time.sleep(60)"
     argv = ["nsenter", "-t", host.box.pid, "--net", "python3", "-c", code]
@@ -275,7 +173,7 @@ def test_loopback_and_other_addresses_of_the_host_are_no_clash(host: Host) -> No
             process.kill()
 
 
-def test_what_others_take_away_comes_back_with_the_next_call(host: Host) -> None:
+def test_what_others_take_away_comes_back_with_the_next_call(host: LanHost) -> None:
     xml = start(FORWARDS)
     assert host.started(xml) == [(0, "")] * 2
     rules = host.rules()
@@ -296,7 +194,7 @@ def test_what_others_take_away_comes_back_with_the_next_call(host: Host) -> None
     assert seen(host.tcp("lan", HOST, 8080)) == LAN
 
 
-def test_forwards_change_under_a_running_guest(host: Host) -> None:
+def test_forwards_change_under_a_running_guest(host: LanHost) -> None:
     """As `apply` and `hooks sync` do it, since libvirt calls no hook for metadata."""
     assert host.started(start(FORWARDS)) == [(0, "")] * 2
     changed = start(f'<guestnet:forward at="{HOST}" protocol="tcp" ports="9090" to="{GUEST}" first="80"/>')
@@ -308,7 +206,7 @@ def test_forwards_change_under_a_running_guest(host: Host) -> None:
     assert "inet guestnet" not in host.rules()
 
 
-def test_a_floating_address_is_the_guests_in_both_directions(host: Host) -> None:
+def test_a_floating_address_is_the_guests_in_both_directions(host: LanHost) -> None:
     before = host.rules(), host.routes()
     xml = start(FLOAT)
     assert host.call("qemu", "guesta", "start", "begin", xml) == (0, "")
@@ -356,7 +254,7 @@ for line in sys.stdin:
 """
 
 
-def test_who_keeps_sending_reaches_who_is_there_now(host: Host) -> None:
+def test_who_keeps_sending_reaches_who_is_there_now(host: LanHost) -> None:
     """The kernel translates a flow as it did its first packet, for as long as somebody sends."""
     enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec", "lan"]
     with subprocess.Popen(
@@ -385,7 +283,7 @@ def test_who_keeps_sending_reaches_who_is_there_now(host: Host) -> None:
             sender.kill()
 
 
-def test_sessions_go_on_when_other_ways_change(host: Host) -> None:
+def test_sessions_go_on_when_other_ways_change(host: LanHost) -> None:
     assert host.started(start(FORWARDS)) == [(0, "")] * 2
     assert seen(host.udp("lan", HOST, 5300)) == LAN
     more = FORWARDS + f'<guestnet:forward at="{HOST}" protocol="tcp" ports="9999" to="{GUEST}"/>'

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from support.hooks import Hooks
+from support.hooks import PLAIN, Hooks
+from support.kernel_lan import FLOAT, FORWARDS, start
 from support.killed import THIRD, command
-from test_forwards import FLOAT, FORWARDS, start
-from test_hook_killed import PLAIN, plug
 
 XML = start(FORWARDS + FLOAT)
 
@@ -21,7 +20,7 @@ def hooks(tmp_path: Path) -> Iterator[Hooks]:
     box.ok("ip", "link", "add", "virbr1", "type", "bridge")
     for tool in ("iptables", "ip6tables"):
         box.ok(tool, "-P", "FORWARD", "DROP")
-    plug(box)
+    box.add_taps("vnet0", "vnet1")
     yield Hooks(box, tmp_path)
     box.close()
 
@@ -49,7 +48,7 @@ def opened(hooks: Hooks) -> str:
 
 
 def test_a_killed_opening_is_repaired_by_anybodys_call(hooks: Hooks) -> None:
-    plug(hooks.box, "other0", "other1")
+    hooks.box.add_taps("other0", "other1")
     before = rules(hooks)
     wanted = opened(hooks)
     step, going = 1, True
@@ -71,7 +70,7 @@ def test_a_killed_opening_is_repaired_by_anybodys_call(hooks: Hooks) -> None:
 
 
 def test_a_killed_closing_is_finished_by_anybodys_call(hooks: Hooks) -> None:
-    plug(hooks.box, "other0", "other1")
+    hooks.box.add_taps("other0", "other1")
     before = rules(hooks)
     step, going = 1, True
     while going:
@@ -81,7 +80,7 @@ def test_a_killed_closing_is_finished_by_anybodys_call(hooks: Hooks) -> None:
         going = killed(hooks, step, "release")
         assert hooks.call("qemu", "other", "release", "end", PLAIN) == (0, "")
         assert rules(hooks) == before
-        plug(hooks.box)
+        hooks.box.add_taps("vnet0", "vnet1")
         step += THIRD
     assert step > 10
 

@@ -7,7 +7,6 @@ import select
 import time
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_network
-from pathlib import Path
 
 import frames
 import pytest
@@ -45,7 +44,7 @@ from support.held import (
     uses_of,
 )
 from support.server import Dnsmasq
-from support.taps import Wire, ip
+from support.taps import ip
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel
@@ -55,21 +54,10 @@ from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.hook.calls import domain as domain_calls
 from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import bridge_guard
-from libvirt_guestnet.hook.processes import detached
 from libvirt_guestnet.metadata.policy import NAMESPACE
-from libvirt_guestnet.state.locked import UnlockedState
 
 LARGE4, IN_LARGE4 = "10.61.2.0/23", "10.61.3.9"
 DISCOVER = frames.HONEST["DHCP discover"]
-
-
-@pytest.fixture
-def lab(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    # A fork of this process, which has threads, might wait for a lock of theirs for ever, and hold the state's.
-    monkeypatch.setattr(detached, "leave", lambda *_: None)
-    lab = Lab(wire, UnlockedState(str(tmp_path)))
-    yield lab
-    os.close(lab.theirs)
 
 
 ADDRESSES = f'<g:address ip="{THEM4}"/><g:address ip="{THEM6}"/>'

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.box import Box
 from support.hooks import (
     A1,
     A2,
@@ -30,20 +28,6 @@ from support.hooks import (
 
 from libvirt_guestnet.datapath.port import filters
 from libvirt_guestnet.install import hook_files
-
-
-@pytest.fixture
-def box() -> Iterator[Box]:
-    box = Box()
-    for tap in ("vnet0", "vnet1"):
-        box.ok("ip", "tuntap", "add", tap, "mode", "tap")
-    yield box
-    box.close()
-
-
-@pytest.fixture
-def hooks(box: Box, tmp_path: Path) -> Hooks:
-    return Hooks(box, tmp_path)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from support.box import Box
-from support.hooks import DATA, DOMAIN, REPAIR, SETTLED, Hooks, recorded, repaired, with_metadata
-from support.killed import PREPARE, THIRD, command
+from support.hooks import PLAIN, REPAIR, SETTLED, START, Hooks, recorded, repaired
+from support.killed import KILLED_REPAIR, THIRD, command
 
-KILLED_REPAIR = f"{PREPARE}repair._settle = lambda: None\nkill_before(int(sys.argv[1]))\nrepair.main()\nprint('done')"
 UUID = "61000001-0000-4000-8000-000000000001"
-START = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
-PLAIN = START.replace(b"61000001-", b"61000009-").replace(b"vnet", b"other").replace(b"libvirt-guestnet.org", b"x.org")
-
-
-@pytest.fixture
-def hooks(tmp_path: Path) -> Iterator[Hooks]:
-    box = Box()
-    plug(box)
-    yield Hooks(box, tmp_path)
-    box.close()
-
-
-def plug(box: Box, *taps: str) -> None:
-    for tap in taps or ("vnet0", "vnet1"):
-        box.ok("ip", "tuntap", "add", tap, "mode", "tap")
 
 
 def killed(hooks: Hooks, step: int, operation: str) -> bool:
@@ -90,7 +70,7 @@ def test_a_killed_repair_of_many_is_made_good_by_the_next(hooks: Hooks) -> None:
 
 
 def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(hooks: Hooks) -> None:
-    plug(hooks.box, "other0", "other1")
+    hooks.box.add_taps("other0", "other1")
     step, going = 1, True
     while going:
         assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
@@ -102,7 +82,7 @@ def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(hooks: Hooks) ->
         assert set(hooks.receipts()) <= {f"{UUID}.json"}, (
             "at most an empty list of taps, until that guest or a sync comes"
         )
-        plug(hooks.box)
+        hooks.box.add_taps("vnet0", "vnet1")
         step += 1
     assert step > 10
     assert hooks.receipts() == []
@@ -110,7 +90,7 @@ def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(hooks: Hooks) ->
 
 def test_starts_side_by_side_lose_nothing(hooks: Hooks) -> None:
     taps = [f"side{number}" for number in range(16)]
-    plug(hooks.box, *taps)
+    hooks.box.add_taps(*taps)
     path = str(hooks.root / "etc/libvirt/hooks/qemu.d/50-guestnet")
     calls = []
     for number in range(0, 16, 2):

@@ -7,114 +7,38 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.box import Box
-from support.hooks import NS, SETTLED, Hooks, repaired
+from support.hooks import SETTLED, repaired
+from support.kernel_guests import (
+    FORWARD,
+    MAC,
+    NEW_PORT,
+    PORT,
+    ROUTED,
+    ROUTED_TAP,
+    ROUTED_UUID,
+    SETUP,
+    TAP,
+    UUID,
+    A,
+    C,
+    domain,
+    nic,
+    policy,
+    port_created,
+)
+from support.kernel_host import Host
 
 from libvirt_guestnet.hook.helpers.hotplug import HELPER_SECONDS
 
 LIBRARY = str(Path(__file__).parents[2])
-TAP, MAC, UUID, PORT = "vme0a", "52:54:00:00:00:0a", "63000000-0000-4000-8000-00000000000a", "6300aaaa-0000-4000-8000-0"
 THIEF_UUID, THIEF_MAC = "63000000-0000-4000-8000-00000000000b", "52:54:00:00:00:0b"
 X_UUID = "63000000-0000-4000-8000-0000000000f1"
-GUARDED = """<guestnet:port mac="{mac}" name="p" network="lan" guarded="yes"><guestnet:address ip="{ip}"/>{more}
-</guestnet:port>"""
 TAKEN = f"tap {TAP} belongs to domain 'a', which runs"
-
-
-def policy(mac: str, ip: str, more: str = "") -> str:
-    port = GUARDED.format(mac=mac, ip=ip, more=more)
-    return f'<metadata><guestnet:domain {NS} topology="t" guest="g">{port}</guestnet:domain></metadata>'
-
-
-def nic(kind: str, tap: str, mac: str, portid: str = "") -> str:
-    sources = {
-        "bridge": "<source bridge='br0'/>",
-        "network": f"<source network='lan' portid='{portid}' bridge='br0'/>",
-        "ethernet": "",
-        "direct": "<source dev='up0' mode='bridge'/>",
-        "vhostuser": "<source type='unix' path='/run/x' mode='client'/>",
-    }
-    source = sources.get(kind, "")
-    return f"<interface type='{kind}'><mac address='{mac}'/>{source}<target dev='{tap}'/></interface>"
-
-
-def domain(name: str, uuid: str, metadata: str, *nics: str) -> bytes:
-    devices = f"<devices>{''.join(nics)}</devices>"
-    return f"<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid>{metadata}{devices}</domain>".encode()
-
-
-FORWARD = '<guestnet:forward protocol="tcp" ports="8080" to="10.61.1.10"/>'
-FLOATING = '<guestnet:floating ip="198.18.1.50" to="10.61.1.10"/>'
-BEHIND = '<guestnet:behind prefix="10.61.99.0/24"/>'
-A = domain("a", UUID, policy(MAC, "10.61.1.10", BEHIND + FORWARD + FLOATING), nic("network", TAP, MAC, PORT))
-ROUTED_TAP, ROUTED_MAC, ROUTED_UUID = "vme0c", "52:54:00:00:00:0c", "63000000-0000-4000-8000-00000000000c"
-ROUTED = '<guestnet:routed gateway="169.255.30.1" publish="yes" device="up0"/>'
-C = domain("c", ROUTED_UUID, policy(ROUTED_MAC, "198.18.1.60", ROUTED), nic("ethernet", ROUTED_TAP, ROUTED_MAC))
-SETUP = f"""set -e
-ip link add br0 type bridge
-ip link add up0 type veth peer name up1
-for tap in {TAP} {ROUTED_TAP} vme0b; do ip tuntap add $tap mode tap; done
-ip link set {TAP} address fe{MAC[2:]}
-ip link set {TAP} master br0
-for each in br0 up0 up1 {TAP} {ROUTED_TAP} vme0b; do ip link set $each up; done
-ip address add 198.18.1.1/24 dev up0
-ip address add 10.61.1.1/24 dev br0
-"""
-
-
-class Host(Hooks):
-    """One where guests a (on a bridge, with everything a port there can have) and c (host-routed) run. Not every kernel
-    has VLANs and VRFs: the lab VM has."""
-
-    def running(self, name: str, xml: bytes) -> None:
-        for operation in ("start", "started"):
-            assert self.call("qemu", name, operation, "begin", xml) == (0, "")
-        self.record(name, xml)
-
-    def all(self) -> str:
-        """Everything that guests a and c have, in the kernel and in receipts."""
-        commands = (
-            "nft -s list ruleset; iptables-save | grep -v '^[#:]'; ip -4 route show table all proto 71",
-            "ip neigh show proxy; ip -br link; ip -br address",
-            "cd /run/libvirt-guestnet; for f in $(find . -name '*.json' | sort); do echo $f; cat $f; done; cat lock",
-        )
-        return "".join(self.box.ok("sh", "-c", command) for command in commands)
-
-    def soon(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + 240
-        while not true():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
-    def signal_helper(self, which: signal.Signals) -> int:
-        """To the one process that a plugged NIC's hook has left; its number."""
-        home = Path(f"/proc/{self.box.pid}/ns/net").readlink()
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # ended meanwhile
-                if b"port-created" in (process / "cmdline").read_bytes() and (process / "ns/net").readlink() == home:
-                    found.append(int(process.name))
-        (helper,) = found
-        os.kill(helper, which)
-        return helper
-
-    def plugs(self, name: str, uuid: str, ip: str) -> None:
-        """A NIC with the thief's MAC address is being plugged into a guest."""
-        self.record(name, domain(name, uuid, policy(THIEF_MAC, ip)))
-        created = port_created("lan", THIEF_MAC, name, uuid, f"6300cccc-{name}")
-        assert self.call("network", "lan", "port-created", "begin", created) == (0, "")
-
-    def has(self, name: str, uuid: str, ip: str, tap: str) -> None:
-        """libvirt has written down that it came."""
-        self.record(name, domain(name, uuid, policy(THIEF_MAC, ip), nic("network", tap, THIEF_MAC, f"6300cccc-{name}")))
-
-    def rules(self, tap: str) -> str:
-        return self.box.run("nft", "list", "chain", "netdev", "guestnet", f"tap-{tap}").stdout.decode()
 
 
 @pytest.fixture
@@ -198,10 +122,10 @@ def test_a_guest_under_another_name_is_the_same_guest(host: Host) -> None:
     new ones."""
     renamed = A.replace(b"<name>a<", b"<name>a2<")
     assert host.call("qemu", "a2", "start", "begin", renamed) == (0, "")
-    assert "10.61.1.10" in host.rules(TAP)
+    assert "10.61.1.10" in host.chain(TAP)
     host.box.ok("sh", "-c", f"ip link del {TAP}; ip tuntap add {TAP} mode tap; ip link set {TAP} master br0 up")
     host.running("a2", renamed)
-    assert "10.61.1.10" in host.rules(TAP)
+    assert "10.61.1.10" in host.chain(TAP)
     status, stderr = host.call("qemu", "thief", "start", "begin", thief("bridge"))
     assert (status, "belongs to domain 'a2'" in stderr) == (1, True)
     assert host.call("qemu", "a2", "release", "end", renamed) == (0, "")
@@ -227,11 +151,11 @@ def test_a_new_device_of_that_name_is_its_new_owners_with_nothing_left_over(host
 def test_a_new_device_of_that_name_gets_its_own_policy_alone(host: Host) -> None:
     host.box.ok("sh", "-c", f"ip link del {TAP}; ip tuntap add {TAP} mode tap; ip link set {TAP} master br0")
     host.running("thief", thief("network", TAP, OWN))
-    assert "10.61.1.66" in host.rules(TAP)
-    assert "10.61.1.10" not in host.rules(TAP)
+    assert "10.61.1.66" in host.chain(TAP)
+    assert "10.61.1.10" not in host.chain(TAP)
     # The late `release` of the old one.
     assert host.call("qemu", "a", "release", "end", A) == (0, "")
-    assert "10.61.1.66" in host.rules(TAP)
+    assert "10.61.1.66" in host.chain(TAP)
     have = host.all()
     assert "9090" in have
     assert not re.search(r"10\.61\.99\.0/24|8080|198\.18\.1\.50", have)
@@ -242,12 +166,12 @@ def test_a_thief_that_runs_already_gets_no_tap_of_others_but_keeps_its_own(host:
     metadata = policy(THIEF_MAC, "10.61.1.66")
     both = domain("thief", THIEF_UUID, metadata, nic("bridge", TAP, THIEF_MAC), nic("bridge", "vme0b", THIEF_MAC))
     host.record("thief", both)
-    a_rules = host.rules(TAP)
+    a_rules = host.chain(TAP)
     said = repaired(host, "a", "c", "thief")
     assert [line for line in said if TAKEN in line] == [line for line in said if line != "transaction"]
     assert "domain 'thief'" in "".join(said)
-    assert host.rules(TAP) == a_rules
-    assert "10.61.1.66" in host.rules("vme0b")
+    assert host.chain(TAP) == a_rules
+    assert "10.61.1.66" in host.chain("vme0b")
     assert host.chains() == ["vme0a", "vme0b", "vme0c"]
 
 
@@ -255,28 +179,10 @@ def test_of_two_that_nobody_knows_yet_the_first_has_the_tap(host: Host) -> None:
     host.box.ok("sh", "-c", f"{SETTLED}; nft flush ruleset; rm -r /run/libvirt-guestnet/*")
     host.record("thief", thief("bridge", TAP, policy(THIEF_MAC, "10.61.1.66")))
     assert any(TAKEN in line for line in repaired(host, "a", "thief"))
-    assert "10.61.1.10" in host.rules(TAP)
+    assert "10.61.1.10" in host.chain(TAP)
     # And from then on it is that one's.
     assert any(TAKEN in line for line in repaired(host, "thief"))
-    assert "10.61.1.10" in host.rules(TAP)
-
-
-def port_created(network: str, mac: str, owner: str, uuid: str, portid: str) -> bytes:
-    return f"""<hookData><network><name>{network}</name><bridge name='br0'/><metadata>
-<guestnet:network {NS} topology="t" name="{network}"><guestnet:subnet prefix="10.61.1.0/24"/></guestnet:network>
-</metadata></network>
-<networkport>
-  <uuid>{portid}</uuid>
-  <owner>
-    <name>{owner}</name>
-    <uuid>{uuid}</uuid>
-  </owner>
-  <mac address='{mac}'/>
-  <plug type='network' bridge='br0'/>
-</networkport></hookData>""".encode()
-
-
-NEW_PORT = "6300bbbb-0000-4000-8000-000000000001"
+    assert "10.61.1.10" in host.chain(TAP)
 
 
 @pytest.mark.parametrize("kind", ["user", "direct"])
@@ -320,7 +226,7 @@ def test_a_plugged_nic_on_a_neighbours_tap_whose_helper_has_gone_does_not_take_i
 
 
 def test_a_plugged_nic_with_a_neighbours_mac_does_not_get_its_tap(host: Host) -> None:
-    rules = host.rules(TAP)
+    rules = host.chain(TAP)
     host.record("thief", domain("thief", THIEF_UUID, policy(MAC, "10.61.1.66")))
     created = port_created("lan", MAC, "thief", THIEF_UUID, NEW_PORT)
     assert host.call("network", "lan", "port-created", "begin", created) == (0, "")
@@ -329,19 +235,19 @@ def test_a_plugged_nic_with_a_neighbours_mac_does_not_get_its_tap(host: Host) ->
         host.box.ok("ip", "link", "set", TAP, state)
     host.box.ok("sh", "-c", f"ip link set vme0b address fe{MAC[2:]}; ip link set vme0b master br0")
     host.soon(lambda: "vme0b" in host.chains() and f"{NEW_PORT}.json" not in host.receipts())
-    assert host.rules(TAP) == rules
-    assert "10.61.1.66" in host.rules("vme0b")
+    assert host.chain(TAP) == rules
+    assert "10.61.1.66" in host.chain("vme0b")
 
 
 def test_a_second_nic_with_the_mac_of_the_first_is_guarded_too(host: Host) -> None:
     """It could be the first one, of which something changes: libvirt says nothing else then."""
-    rules = host.rules(TAP)
+    rules = host.chain(TAP)
     created = port_created("lan", MAC, "a", UUID, NEW_PORT)
     assert host.call("network", "lan", "port-created", "begin", created) == (0, "")
     host.box.ok("ip", "link", "set", TAP, "mtu", "1400")
     host.box.ok("sh", "-c", f"ip link set vme0b address fe{MAC[2:]}; ip link set vme0b master br0")
     host.soon(lambda: "vme0b" in host.chains() and f"{NEW_PORT}.json" not in host.receipts())
-    assert (host.rules(TAP), "10.61.1.10" in host.rules("vme0b")) == (rules, True)
+    assert (host.chain(TAP), "10.61.1.10" in host.chain("vme0b")) == (rules, True)
 
 
 def test_nobody_waits_for_a_second_nic_where_the_first_only_changes(host: Host) -> None:
@@ -365,13 +271,13 @@ def test_a_plugged_nic_with_a_neighbours_mac_is_refused_what_that_one_has(host: 
 
 def test_a_port_of_a_forged_owner_takes_nothing_off(host: Host) -> None:
     """Who may make ports in a network can name any owner and MAC."""
-    rules = host.rules(TAP)
+    rules = host.chain(TAP)
     for owner, uuid, mac in (("a", UUID, THIEF_MAC), ("a", THIEF_UUID, MAC), ("thief", UUID, MAC), ("a", UUID, MAC)):
         created = port_created("lan", mac, owner, uuid, NEW_PORT)
         for operation in ("port-created", "port-deleted"):
             assert host.call("network", "lan", operation, "begin", created) == (0, "")
         host.box.ok("ip", "link", "set", TAP, "up")
-        assert host.rules(TAP) == rules
+        assert host.chain(TAP) == rules
 
 
 def test_a_domain_of_the_same_name_and_another_uuid_gets_nothing_of_the_old(host: Host) -> None:
@@ -398,17 +304,29 @@ def forget_ended(host: Host, *uuids: str) -> None:
     host.box.ok(sys.executable, "-IS", "-c", f"{code}({list(uuids)!r})")
 
 
+def plugs(host: Host, name: str, uuid: str, ip: str) -> None:
+    """A NIC with the thief's MAC address is being plugged into a guest."""
+    host.record(name, domain(name, uuid, policy(THIEF_MAC, ip)))
+    created = port_created("lan", THIEF_MAC, name, uuid, f"6300cccc-{name}")
+    assert host.call("network", "lan", "port-created", "begin", created) == (0, "")
+
+
+def has(host: Host, name: str, uuid: str, ip: str, tap: str) -> None:
+    """libvirt has written down that it came."""
+    host.record(name, domain(name, uuid, policy(THIEF_MAC, ip), nic("network", tap, THIEF_MAC, f"6300cccc-{name}")))
+
+
 def test_two_nics_of_one_mac_plugged_into_two_guests_at_once(host: Host) -> None:
     """No tap tells whose it is; libvirt's records do, a moment later."""
     host.box.ok("sh", "-c", "ip tuntap add vme0d mode tap; ip link set vme0d up")
     x_tap, y_tap = "vme0d", "vme0b"
-    host.plugs("x", X_UUID, "10.61.1.71")
+    plugs(host, "x", X_UUID, "10.61.1.71")
     late = host.signal_helper(signal.SIGSTOP)
-    host.plugs("y", THIEF_UUID, "10.61.1.72")
+    plugs(host, "y", THIEF_UUID, "10.61.1.72")
     for tap, owner in ((x_tap, ("x", X_UUID, "10.61.1.71")), (y_tap, ("y", THIEF_UUID, "10.61.1.72"))):
         host.box.ok("sh", "-c", f"ip link set {tap} address fe{THIEF_MAC[2:]}; ip link set {tap} master br0")
         time.sleep(1)
-        host.has(*owner, tap)
+        has(host, *owner, tap)
     os.kill(late, signal.SIGCONT)
-    host.soon(lambda: "10.61.1.72" in host.rules(y_tap))
-    host.soon(lambda: "10.61.1.71" in host.rules(x_tap))
+    host.soon(lambda: "10.61.1.72" in host.chain(y_tap))
+    host.soon(lambda: "10.61.1.71" in host.chain(x_tap))

@@ -12,124 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.box import Box
-from support.hooks import NS, Hooks
-
-A, B, X, HOST = (10, 0xA), (11, 0xB), (9, 9), (1, 1)  # last parts of the IPv4 and IPv6 addresses
-LAN4, LAN6 = "192.0.2.{}", "2001:db8::{:x}"
-ON_LAN = '<guestnet:routed gateway="169.255.30.1" publish="yes" label="lan" device="up0"/>'
-
-
-def both(who: tuple[int, int]) -> tuple[str, str]:
-    return LAN4.format(who[0]), LAN6.format(who[1])
-
-
-def mac(who: tuple[int, int]) -> str:
-    return f"52:54:00:00:{who[1] >> 8:02x}:{who[1] & 255:02x}"
-
-
-def tap(who: tuple[int, int]) -> str:
-    return f"vme{who[1]:08x}"
-
-
-def domain(name: str, who: tuple[int, int], routed: str = ON_LAN, more: str = "") -> bytes:
-    """A live <domain> with one host-routed NIC, as libvirt hands it to the hook."""
-    own = "".join(f'<guestnet:address ip="{address}"/>' for address in both(who))
-    return f"""<domain type="qemu"><name>{name}</name><uuid>00000000-0000-4000-8000-{who[1]:012x}</uuid>
-      <metadata><guestnet:domain {NS} topology="t" guest="{name}">
-        <guestnet:port mac="{mac(who)}" name="p" network="n" guarded="yes">{own}{more}{routed}</guestnet:port>
-      </guestnet:domain></metadata>
-      <devices><interface type="ethernet"><mac address="{mac(who)}"/><target dev="{tap(who)}"/></interface></devices>
-    </domain>""".encode()
-
-
-class Lab:
-    """The server with uplink up0, computer X behind it, and guests."""
-
-    def __init__(self, root: Path) -> None:
-        self.box = Box()
-        self.hooks = Hooks(self.box, root)
-        self._hurry("")
-        self._connect("x", "up0", "02:00:00:00:00:09")
-        for address, length in zip(both(HOST), (24, 64), strict=True):
-            self.ip(f"address add {address}/{length} dev up0")
-        for address, length in zip(both(X), (24, 64), strict=True):
-            self.ip(f"address add {address}/{length} dev eth0", "x")
-
-    def _hurry(self, namespace: str) -> None:
-        self.run(namespace, "sh", "-c", "for f in all default; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done")
-
-    def _connect(self, namespace: str, device: str, address: str) -> None:
-        self.ip(f"netns add {namespace}")
-        self._hurry(namespace)
-        self.ip(f"link add {device} type veth peer name eth0 netns {namespace} address {address}")
-        self.ip(f"link set {device} up")
-        self.ip("link set eth0 up", namespace)
-
-    def boot(self, name: str, who: tuple[int, int], gateway: str = "169.255.30.1") -> None:
-        """Plugs a guest in that is configured as documented: addresses alone, and the gateway on the link."""
-        self._connect(name, tap(who), mac(who))
-        for address in both(who):
-            self.ip(f"address add {address} dev eth0", name)
-        self.ip(f"route add default via {gateway} dev eth0 onlink", name)
-        self.ip("route add default via fe80::1 dev eth0 onlink", name)
-
-    def start(self, name: str, who: tuple[int, int], xml: bytes | None = None) -> None:
-        xml = xml or domain(name, who)
-        for operation in ("start", "started"):
-            assert self.hooks.call("qemu", name, operation, "begin", xml) == (0, "")
-
-    def stop(self, name: str, who: tuple[int, int]) -> None:
-        assert self.hooks.call("qemu", name, "release", "end", domain(name, who)) == (0, "")
-
-    def run(self, namespace: str, *argv: str) -> tuple[int, str]:
-        enter = ["ip", "netns", "exec", namespace] if namespace else []
-        done = self.box.run(*enter, *argv)
-        return done.returncode, (done.stdout + done.stderr).decode()
-
-    def ip(self, arguments: str, namespace: str = "") -> str:
-        status, output = self.run(namespace, "ip", *arguments.split())
-        assert status == 0, output
-        return output
-
-    def reaches(self, namespace: str, address: str) -> bool:
-        return self.run(namespace, "busybox", "ping", "-c", "2", "-i", "0.2", "-W", "2", address)[0] == 0
-
-    def neighbour(self, address: str) -> str:
-        """The MAC that computer X has for an address, asked anew."""
-        self.ip("neigh flush dev eth0", "x")
-        self.reaches("x", address)
-        found = json.loads(self.ip(f"-j neigh show to {address}", "x"))
-        return found[0].get("lladdr", "") if found else ""
-
-    def published(self) -> set[str]:
-        found = [e for f in ("-4", "-6") for e in json.loads(self.ip(f"-j {f} neigh show proxy") or "[]")]
-        return {f"{entry['dst']} {entry['dev']}" for entry in found}
-
-    def routes(self, table: str = "all") -> set[str]:
-        found = [
-            r for f in ("-4", "-6") for r in json.loads(self.ip(f"-j {f} route show table {table} proto 71") or "[]")
-        ]
-        return {f"{route['dst']} {route['dev']}" for route in found}
-
-    def sysctl(self, path: str) -> str:
-        return self.box.ok("cat", f"/proc/sys/net/{path}").strip()
+from support.kernel_routed import HOST, ON_LAN, A, B, RoutedLab, X, both, domain, led_to, tap
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[RoutedLab]:
+    lab = RoutedLab(tmp_path)
     yield lab
     lab.box.close()
 
 
-def led_to(*guests: tuple[int, int]) -> tuple[set[str], set[str]]:
-    """What the host routes, and what it publishes, when it leads to these guests."""
-    routes = {f"{address} {tap(who)}" for who in guests for address in both(who)}
-    return routes, {f"{address} up0" for who in guests for address in both(who)}
-
-
-def test_computer_x_finds_the_guest_at_the_servers_mac(lab: Lab) -> None:
+def test_computer_x_finds_the_guest_at_the_servers_mac(lab: RoutedLab) -> None:
     lab.boot("a", A)
     lab.start("a", A)
     assert (lab.routes(), lab.published()) == led_to(A)
@@ -144,7 +37,7 @@ def test_computer_x_finds_the_guest_at_the_servers_mac(lab: Lab) -> None:
     assert [lab.neighbour(address) for address in both(A)] == ["", ""]
 
 
-def test_other_firewalls_let_them_pass_while_they_run(lab: Lab) -> None:
+def test_other_firewalls_let_them_pass_while_they_run(lab: RoutedLab) -> None:
     """A policy drop as Docker and ufw set it, and a reject of what goes to somebody else's network, which stays."""
     for tool in ("iptables", "ip6tables"):
         lab.box.ok(tool, "-P", "FORWARD", "DROP")
@@ -174,7 +67,7 @@ def test_other_firewalls_let_them_pass_while_they_run(lab: Lab) -> None:
     assert [lab.box.ok(tool, "-S") for tool in ("iptables", "ip6tables")] == before
 
 
-def test_guests_reach_each_other_through_the_host_and_nothing_at_layer_2(lab: Lab) -> None:
+def test_guests_reach_each_other_through_the_host_and_nothing_at_layer_2(lab: RoutedLab) -> None:
     for name, who in (("a", A), ("b", B)):
         lab.boot(name, who)
         lab.start(name, who)
@@ -189,7 +82,7 @@ def test_guests_reach_each_other_through_the_host_and_nothing_at_layer_2(lab: La
     assert [hop.split()[1] for hop in hops] == [both(HOST)[1], both(B)[1]]
 
 
-def test_icmp_errors_towards_the_lan_come_from_the_servers_own_address(lab: Lab) -> None:
+def test_icmp_errors_towards_the_lan_come_from_the_servers_own_address(lab: RoutedLab) -> None:
     lab.boot("a", A)
     lab.start("a", A)
     for command, target, server in zip(("traceroute", "traceroute6"), both(A), both(HOST), strict=True):
@@ -197,7 +90,7 @@ def test_icmp_errors_towards_the_lan_come_from_the_servers_own_address(lab: Lab)
         assert [hop.split()[1] for hop in hops] == [server, target]
 
 
-def test_the_gateway_answers_on_the_guests_own_link_only(lab: Lab) -> None:
+def test_the_gateway_answers_on_the_guests_own_link_only(lab: RoutedLab) -> None:
     lab.boot("a", A)
     lab.start("a", A)
     arping = ("busybox", "arping", "-c", "2", "-w", "2", "-f", "-I", "eth0")
@@ -210,7 +103,7 @@ def test_the_gateway_answers_on_the_guests_own_link_only(lab: Lab) -> None:
     assert lab.box.run("nft", "list", "table", "arp", "guestnet").returncode != 0
 
 
-def test_a_guest_is_announced_when_it_is_there_and_not_before(lab: Lab) -> None:
+def test_a_guest_is_announced_when_it_is_there_and_not_before(lab: RoutedLab) -> None:
     lab.boot("a", A)
     server = json.loads(lab.ip("-j link show up0"))[0]["address"]
     for address in both(A):
@@ -225,11 +118,11 @@ def test_a_guest_is_announced_when_it_is_there_and_not_before(lab: Lab) -> None:
     assert _known(lab) == {server}
 
 
-def _known(lab: Lab) -> set[str]:
+def _known(lab: RoutedLab) -> set[str]:
     return {json.loads(lab.ip(f"-j neigh show to {address}", "x"))[0]["lladdr"] for address in both(A)}
 
 
-def test_the_host_keeps_its_own_ipv6(lab: Lab) -> None:
+def test_the_host_keeps_its_own_ipv6(lab: RoutedLab) -> None:
     """Forwarding on, the kernel drops default routes that it learnt, and learns no more, unless accept_ra is 2."""
     lab.boot("a", A)
     assert lab.sysctl("ipv6/conf/all/forwarding") == "0"
@@ -254,18 +147,18 @@ sock.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 
 """
 
 
-def _send_advertisement(lab: Lab) -> None:
+def _send_advertisement(lab: RoutedLab) -> None:
     assert lab.run("x", "python3", "-IS", "-c", ADVERTISEMENT) == (0, "")
 
 
-def _learnt_default(lab: Lab) -> bool:
+def _learnt_default(lab: RoutedLab) -> bool:
     deadline = time.monotonic() + 480
     while not (found := "proto ra" in lab.ip("-6 route show default")) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
 
 
-def test_what_a_tap_is_whatever_the_hosts_defaults_are(lab: Lab) -> None:
+def test_what_a_tap_is_whatever_the_hosts_defaults_are(lab: RoutedLab) -> None:
     lab.boot("a", A)
     for setting, value in (("rp_filter", 2), ("proxy_arp", 1), ("accept_redirects", 1), ("send_redirects", 1)):
         lab.box.ok("sh", "-c", f"echo {value} >/proc/sys/net/ipv4/conf/{tap(A)}/{setting}")
@@ -279,7 +172,7 @@ def test_what_a_tap_is_whatever_the_hosts_defaults_are(lab: Lab) -> None:
     assert lab.reaches("x", both(A)[1])
 
 
-def test_a_provider_that_routes_needs_nothing_published(lab: Lab) -> None:
+def test_a_provider_that_routes_needs_nothing_published(lab: RoutedLab) -> None:
     routed = '<guestnet:routed gateway="169.254.1.1" publish="no"/>'
     more = '<guestnet:source prefix="198.51.100.0/28"/><guestnet:source prefix="0.0.0.0/0"/>'
     lab.boot("a", A, "169.254.1.1")
@@ -292,7 +185,7 @@ def test_a_provider_that_routes_needs_nothing_published(lab: Lab) -> None:
     assert lab.reaches("x", "198.51.100.1")
 
 
-def test_a_table_of_its_own(lab: Lab) -> None:
+def test_a_table_of_its_own(lab: RoutedLab) -> None:
     routed = ON_LAN.replace("/>", ' table="100"/>')
     lab.boot("a", A)
     lab.start("a", A, domain("a", A, routed))
@@ -303,7 +196,7 @@ def test_a_table_of_its_own(lab: Lab) -> None:
     assert lab.routes() == set()
 
 
-def test_on_another_host_the_uplink_has_another_name(lab: Lab) -> None:
+def test_on_another_host_the_uplink_has_another_name(lab: RoutedLab) -> None:
     """After a migration the XML still names the device of the host that the guest came from."""
     lab.boot("a", A)
     lab.start("a", A, domain("a", A, ON_LAN.replace("up0", "enp5s0")))
@@ -320,7 +213,7 @@ def test_on_another_host_the_uplink_has_another_name(lab: Lab) -> None:
         (ON_LAN.replace("up0", "up0; x"), "device name 'up0; x'"),
     ],
 )
-def test_bad_metadata_is_vetoed_with_one_line(lab: Lab, routed: str, message: str) -> None:
+def test_bad_metadata_is_vetoed_with_one_line(lab: RoutedLab, routed: str, message: str) -> None:
     lab.boot("a", A)
     status, stderr = lab.hooks.call("qemu", "a", "start", "begin", domain("a", A, routed))
     assert (status, stderr.count("\n")) == (1, 1)
@@ -328,7 +221,7 @@ def test_bad_metadata_is_vetoed_with_one_line(lab: Lab, routed: str, message: st
     assert (lab.routes(), lab.published(), lab.hooks.receipts()) == (set(), set(), [])
 
 
-def test_what_is_no_vrf_of_the_host_refuses_the_start(lab: Lab) -> None:
+def test_what_is_no_vrf_of_the_host_refuses_the_start(lab: RoutedLab) -> None:
     """tests/labvm/inside/test_vrf.py has what is one: not every kernel knows them."""
     lab.boot("a", A)
     for vrf, found in (("red", "this host has no VRF red"), ("up0", "device up0 of this host is no VRF")):
@@ -340,7 +233,7 @@ def test_what_is_no_vrf_of_the_host_refuses_the_start(lab: Lab) -> None:
     assert (lab.routes(), lab.hooks.receipts(), lab.hooks.chains()) == (set(), [], [])
 
 
-def test_an_address_on_no_lan_of_the_host_is_refused(lab: Lab) -> None:
+def test_an_address_on_no_lan_of_the_host_is_refused(lab: RoutedLab) -> None:
     lab.boot("a", A)
     lab.ip("address flush dev up0 scope global")
     xml = domain("a", A, ON_LAN.replace("up0", "enp5s0"))
@@ -352,7 +245,7 @@ def test_an_address_on_no_lan_of_the_host_is_refused(lab: Lab) -> None:
     assert (lab.routes(), lab.published(), lab.hooks.receipts()) == (set(), set(), [])
 
 
-def test_reconnect_repairs_all_of_it(lab: Lab) -> None:
+def test_reconnect_repairs_all_of_it(lab: RoutedLab) -> None:
     lab.boot("a", A)
     lab.start("a", A)
     lab.box.ok("nft", "flush", "ruleset")
@@ -366,7 +259,7 @@ def test_reconnect_repairs_all_of_it(lab: Lab) -> None:
     assert lab.hooks.chains() == [tap(A)]
 
 
-def test_a_guest_that_vanished_unheard_is_swept_by_the_next_call(lab: Lab) -> None:
+def test_a_guest_that_vanished_unheard_is_swept_by_the_next_call(lab: RoutedLab) -> None:
     for name, who in (("a", A), ("b", B)):
         lab.boot(name, who)
         lab.start(name, who)
@@ -376,7 +269,7 @@ def test_a_guest_that_vanished_unheard_is_swept_by_the_next_call(lab: Lab) -> No
     assert (lab.routes(), lab.published()) == led_to(B)
 
 
-def test_what_cannot_be_taken_away_keeps_nothing_else(lab: Lab) -> None:
+def test_what_cannot_be_taken_away_keeps_nothing_else(lab: RoutedLab) -> None:
     """Somebody's own rule leads into a chain of the guest's filter, so that the kernel does not let it go."""
     lab.boot("a", A)
     lab.start("a", A)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.kernel_routed import A, B, RoutedLab, both, domain, led_to, tap
 from support.killed import PREPARE, THIRD
-from test_host_routed import A, B, Lab, both, domain, led_to, tap
 
 # Makes hook calls, each in a process of its own that dies before its Nth step (0: never). Prints how they end.
 DRIVER = f"""
@@ -36,13 +36,13 @@ print(json.dumps(ends))
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[RoutedLab]:
+    lab = RoutedLab(tmp_path)
     yield lab
     lab.box.close()
 
 
-def calls(lab: Lab, *requests: tuple[str, bytes, int]) -> list[int]:
+def calls(lab: RoutedLab, *requests: tuple[str, bytes, int]) -> list[int]:
     """How hook calls (operation, XML, step to be killed before) end: 0, or -9 when killed."""
     text = json.dumps([(operation, xml.decode(), step) for operation, xml, step in requests])
     done = lab.box.run(sys.executable, "-IS", "-c", DRIVER, stdin=text.encode(), timeout=300)
@@ -51,19 +51,19 @@ def calls(lab: Lab, *requests: tuple[str, bytes, int]) -> list[int]:
     return list(json.loads(done.stdout))
 
 
-def plug(lab: Lab, *who: tuple[int, int]) -> None:
+def plug(lab: RoutedLab, *who: tuple[int, int]) -> None:
     for each in who:
         lab.ip(f"tuntap add {tap(each)} mode tap")
         lab.ip(f"link set {tap(each)} up")
 
 
-def nothing(lab: Lab) -> None:
+def nothing(lab: RoutedLab) -> None:
     assert (lab.routes(), lab.published(), lab.hooks.receipts(), lab.hooks.chains()) == (set(), set(), [], [])
     assert lab.box.run("nft", "list", "table", "arp", "guestnet").returncode != 0
 
 
 @pytest.mark.parametrize("operation", ["start", "started", "reconnect"])
-def test_what_a_killed_call_leaves_is_taken_by_the_next(lab: Lab, operation: str) -> None:
+def test_what_a_killed_call_leaves_is_taken_by_the_next(lab: RoutedLab, operation: str) -> None:
     plug(lab, A)
     xml, step, going = domain("a", A), 1, True
     while going:
@@ -79,7 +79,7 @@ def test_what_a_killed_call_leaves_is_taken_by_the_next(lab: Lab, operation: str
     assert step > 10, "it was hardly ever killed"
 
 
-def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(lab: Lab) -> None:
+def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(lab: RoutedLab) -> None:
     plug(lab, B)
     xml, step, going = domain("a", A), 1, True
     while going:
@@ -95,7 +95,7 @@ def test_what_a_killed_release_leaves_is_swept_by_anybodys_call(lab: Lab) -> Non
     assert step > 10
 
 
-def test_a_hundred_guests_leave_nothing_with_the_owner_killed_half_way(lab: Lab) -> None:
+def test_a_hundred_guests_leave_nothing_with_the_owner_killed_half_way(lab: RoutedLab) -> None:
     guests = [(100 + number, 0x100 + number) for number in range(100)]
     plug(lab, *guests)
     xmls = [domain(f"g{number}", who) for number, who in enumerate(guests)]

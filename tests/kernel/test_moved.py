@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from test_hook_owners import NEW_PORT, SETUP, Host, domain, nic, policy, port_created
-from test_owed import CALL
+from support.kernel_guests import NEW_PORT, SETUP, domain, nic, policy, port_created
+from support.kernel_host import Host
+from support.killed import ALTERED_CALL
 
 from libvirt_guestnet.sandbox import python_inside
 
@@ -171,7 +172,8 @@ def test_a_move_that_libvirt_gives_up(host: Host) -> None:
 
 
 def test_a_move_that_we_refuse(host: Host) -> None:
-    argv = [sys.executable, "-IS", "-c", CALL.format(NO_HELPER), "network", "third", "port-created", "begin", "-"]
+    code = ALTERED_CALL.format(NO_HELPER)
+    argv = [sys.executable, "-IS", "-c", code, "network", "third", "port-created", "begin", "-"]
     done = host.box.run(*argv, stdin=created("third", OTHER_PORT))
     assert (done.returncode, b"no more processes" in done.stderr) == (1, True)
     assert f"{OTHER_PORT}.json" not in host.receipts()
@@ -266,7 +268,7 @@ def test_a_helper_that_is_killed_in_a_move_is_made_good(host: Host) -> None:
 def test_a_move_that_never_comes_is_undone_by_anybodys_call(host: Host, who: str) -> None:
     """The call is killed, so libvirt refuses it; or somebody made a port in a guest's name, and no NIC follows."""
     killed = "hotplug.leave_helper = killed" if who == "the call" else ""
-    code = CALL.format(f"from libvirt_guestnet.hook.helpers import hotplug\n{killed}")
+    code = ALTERED_CALL.format(f"from libvirt_guestnet.hook.helpers import hotplug\n{killed}")
     argv = [sys.executable, "-IS", "-c", code, "network", "third", "port-created", "begin", "-"]
     host.box.run("sh", "-c", '"$@"; exit $?', "sh", *argv, stdin=created("third", OTHER_PORT))
     assert port(host)["network"] == "third"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.box import Box
 from support.hooks import DOMAIN, START, Hooks, own_table, repaired, with_metadata
-from test_bridge_ports import ANN, BOB, LIBRARY, MACS, OWNER, Host, domain, network, send
+from support.kernel_bridge import ANN, BOB, LIBRARY, MACS, OWNER, Host, domain, network, send
 
 from libvirt_guestnet.datapath.port import bridge_filter, observing
 from libvirt_guestnet.hook.enforce import bridge_guard

@@ -11,12 +11,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.box import Box
 from support.hooks import START, Hooks
 
 ROOT = Path(__file__).parents[2]
@@ -70,15 +68,6 @@ LOST = (
 )
 
 
-@pytest.fixture
-def hooks(tmp_path: Path) -> Iterator[Hooks]:
-    box = Box()
-    for tap in ("vnet0", "vnet1"):
-        box.ok("ip", "tuntap", "add", tap, "mode", "tap")
-    yield Hooks(box, tmp_path)
-    box.close()
-
-
 def python(
     hooks: Hooks, code: str, stdin: bytes = b"", under: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[bytes]:
@@ -107,7 +96,7 @@ def start(hooks: Hooks, xml: bytes = START) -> tuple[int, str]:
 def settled(hooks: Hooks) -> dict[str, Any]:
     """What is there when the process that a start or the service leaves behind is done."""
     deadline, notes = time.monotonic() + 240, "ls /run/libvirt-guestnet/settling 2>/dev/null; true"
-    while hooks.box.ok("sh", "-c", notes) or any("hook/main.py" in args for args in hooks.box.processes()):
+    while hooks.box.ok("sh", "-c", notes) or any("hook/main.py" in args for args in hooks.box.processes().values()):
         assert time.monotonic() < deadline, hooks.box.processes()
         time.sleep(0.02)
     return seen(hooks)

@@ -6,9 +6,8 @@ import json
 import re
 
 import pytest
-from support.hooks import NETWORK, with_metadata
-from test_forwards import DATA, FLOAT, FORWARDS, GUEST, GUEST6, HOST, Host, start
-from test_forwards import host as host  # noqa: PLC0414  a fixture
+from support.hooks import DATA, NETWORK, with_metadata
+from support.kernel_lan import FLOAT, FORWARDS, GUEST, GUEST6, HOST, LanHost, start
 
 pytestmark = pytest.mark.kernel
 
@@ -27,7 +26,7 @@ ATTACKS = {
 }
 
 
-def test_a_rule_in_an_address_fails_at_start(host: Host) -> None:
+def test_a_rule_in_an_address_fails_at_start(host: LanHost) -> None:
     before = host.box.ok("ip6tables", "-S"), host.box.ok("iptables", "-S")
     for where, policy in ATTACKS.items():
         status, stderr = host.call("qemu", "guesta", "start", "begin", start(policy))
@@ -42,7 +41,7 @@ def test_a_rule_in_an_address_fails_at_start(host: Host) -> None:
         assert host.receipts() == [], where
 
 
-def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: Host) -> None:
+def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: LanHost) -> None:
     """Two ranges in one that overlap: no metadata gives that, but a receipt may say anything."""
     assert host.started(start(FORWARDS)) == [(0, "")] * 2
     _write(host, "near0", forwards=[_range(9000, 9010), _range(9005, 9015)])
@@ -63,7 +62,7 @@ def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: Host) -> None:
     assert host.started(start(FORWARDS)) == [(0, "")] * 2
 
 
-def test_a_network_without_a_bridges_name_is_in_nobodys_way(host: Host) -> None:
+def test_a_network_without_a_bridges_name_is_in_nobodys_way(host: LanHost) -> None:
     network = with_metadata((DATA / "9.0.0/net-lifecycle/002-network-vlan1-started-begin.xml").read_bytes(), NETWORK)
     text = network.decode().replace("<name>vlan1</name>", "<name>nameless</name>")
     nameless = re.sub(r"<bridge name='[^']*'", "<bridge name=''", text).encode()
@@ -83,7 +82,7 @@ DAMAGED: list[dict[str, object]] = [
 ]
 
 
-def test_a_damaged_receipt_is_skipped_and_named(host: Host) -> None:
+def test_a_damaged_receipt_is_skipped_and_named(host: LanHost) -> None:
     xml = start(FORWARDS + FLOAT)
     for change in DAMAGED:
         _write(host, "near0", **change)
@@ -102,7 +101,7 @@ ALONE = ("bridges.json", "forwards-in-kernel.json", "checksum", "shared")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tap": "x"}', "\\377"])
-def test_no_damaged_file_blocks_another_guest(host: Host, text: str) -> None:
+def test_no_damaged_file_blocks_another_guest(host: LanHost, text: str) -> None:
     for path in (*(f"{folder}/zz.json" for folder in FOLDERS), *ALONE):
         file = f"/run/libvirt-guestnet/{path}"
         host.box.ok("sh", "-c", f"mkdir -p ${{0%/*}}; printf '{text}' > $0", file)
@@ -121,7 +120,7 @@ def _range(first: int, last: int) -> list[object]:
     return ["tcp", first, last, GUEST, first, HOST, False]
 
 
-def _write(host: Host, device: str, **change: object) -> None:
+def _write(host: LanHost, device: str, **change: object) -> None:
     """A receipt of another guest that runs, with something else in it."""
     index = int(host.box.ok("cat", f"/sys/class/net/{device}/ifindex"))
     plain = {"tap": device, "mac": "52:54:00:61:0a:99", "uuid": "bad", "domain": "bad", "bridge": "virbr1"}

@@ -6,18 +6,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 from support.box import Box
-from support.hooks import Hooks, recorded
-from support.killed import LIBRARY
-from test_hook_killed import KILLED_REPAIR, PLAIN, REPAIR
-from test_hook_owners import (
+from support.hooks import PLAIN, REPAIR, recorded
+from support.kernel_guests import (
     BEHIND,
+    LAN,
     MAC,
     NEW_PORT,
     PORT,
@@ -30,25 +28,14 @@ from test_hook_owners import (
     policy,
     port_created,
 )
-from test_hook_watch import LAN
+from support.kernel_host import Host
+from support.killed import KILLED_REPAIR, LIBRARY
 
 from libvirt_guestnet.hook import main
 
 NEW_TAP, NEW_MAC = "vme0b", "52:54:00:00:00:0b"
 ROUTE = "10.61.99.0/24 via 10.61.1.10 dev br0"
 MIGRATING = domain("a", UUID, policy(MAC, "10.61.1.10", BEHIND), nic("network", TAP, MAC, PORT))
-# One call of a hook in which something of ours is another.
-CALL = f"""
-import os, sys
-sys.path.insert(0, {str(LIBRARY)!r})
-from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards
-from libvirt_guestnet.hook.processes import incoming
-from libvirt_guestnet.hook import concern, main
-def killed(*_):
-    os.kill(os.getpid(), 9)
-{{}}
-sys.exit(main.run(sys.argv[1], sys.argv[1:]))
-"""
 # The programs of tcx at a device, and of tc ingress.
 PROGRAMS = f"""
 import sys
@@ -60,47 +47,6 @@ index = links.index_of(sys.argv[1])
 with Tc() as tc:
     print(len(bpf.attached(index)), int(tc.attached(index) is not None and tc.attached(index) > 0))
 """
-
-
-class Host(Hooks):
-    """One on which a plain guest starts again and again: any call of it is a later one."""
-
-    def soon(self, true: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + 240
-        while not true():
-            assert time.monotonic() < end, what
-            time.sleep(0.02)
-
-    def settled(self) -> None:
-        """What a start leaves behind, a moment later, is done."""
-        self.soon(lambda: self.processes() == [], "done")
-
-    def kill(self, of: str) -> None:
-        """The process whose command line has this; there is exactly one."""
-        found = [pid for pid, words in self.processes() if of in words]
-        assert len(found) == 1, self.processes()
-        os.kill(found[0], 9)
-        self.soon(lambda: found[0] not in [pid for pid, _ in self.processes()], "killed")
-
-    def processes(self) -> list[tuple[int, str]]:
-        """Those of ours inside."""
-        listed = self.box.ok("sh", "-c", "cd /proc; for p in [0-9]*; do [ $p/ns/net -ef self/ns/net ] && echo $p $(tr '\\0\\n' '  ' <$p/cmdline 2>/dev/null); done; true")  # fmt: skip  # noqa: E501
-        split = (line.partition(" ") for line in listed.splitlines())
-        return [(int(pid), words) for pid, _, words in split if "main.py" in words or "main.run" in words]
-
-    def notes(self) -> list[str]:
-        """All that a process is at, or was."""
-        folders = "connecting changing incoming plugging reconnect repairing settling"
-        listed = self.box.ok("sh", "-c", f"cd /run/libvirt-guestnet; ls -d $(echo {folders} | tr ' ' '\\n' | sed 's|$|/*|') 2>/dev/null; true")  # fmt: skip  # noqa: E501
-        return listed.split()
-
-    def routes(self) -> set[str]:
-        lines = self.box.ok("sh", "-c", "ip -4 route show table all proto 71").splitlines()
-        return {" ".join(line.split()[:5]) for line in lines}
-
-    def with_(self, change: str, operation: str, xml: bytes, hook: str = "qemu") -> int:
-        argv = [sys.executable, "-IS", "-c", CALL.format(change), hook, "a", operation, "begin", "-"]
-        return self.box.run("sh", "-c", '"$@"; exit $?', "sh", *argv, stdin=xml).returncode
 
 
 @pytest.fixture
@@ -173,7 +119,7 @@ def awaited(host: Host, change: str = "") -> None:
     assert host.call("qemu", "other", "release", "end", PLAIN) == (0, "")
     host.settled()  # and a migration that has just begun owes nothing
     migrates(host, MIGRATING)
-    assert host.with_(change, "started", MIGRATING) == 0
+    assert host.altered(change, "started", MIGRATING) == 0
     host.soon(lambda: len(host.processes()) == 1, "a helper waits")
 
 
@@ -181,10 +127,10 @@ def awaited(host: Host, change: str = "") -> None:
 def test_who_waits_for_a_guest_that_migrates(host: Host, finished: Finished) -> None:
     awaited(host)
     host.kill("main.run")
-    assert (host.routes(), host.notes()) == (set(), ["incoming/a.json"])
+    assert (host.routed(), host.notes()) == (set(), ["incoming/a.json"])
     migrates(host, MIGRATING, "running' reason='migrated")
     with finished(host):
-        host.soon(lambda: (host.routes(), host.notes()) == ({ROUTE}, []), "led to")
+        host.soon(lambda: (host.routed(), host.notes()) == ({ROUTE}, []), "led to")
 
 
 def test_while_a_guest_is_on_its_way_another_waits_for_it(host: Host) -> None:
@@ -193,7 +139,7 @@ def test_while_a_guest_is_on_its_way_another_waits_for_it(host: Host) -> None:
     with by_a_call(host):
         host.soon(lambda: [words for _, words in host.processes()] != [], "a helper waits")
     migrates(host, MIGRATING, "running' reason='migrated")
-    host.soon(lambda: (host.routes(), host.notes()) == ({ROUTE}, []), "led to")
+    host.soon(lambda: (host.routed(), host.notes()) == ({ROUTE}, []), "led to")
 
 
 @by_anybody
@@ -201,15 +147,15 @@ def test_who_announces_a_guest_that_migrated_here_again(host: Host, finished: Fi
     awaited(host, "incoming.repeat = killed")
     migrates(host, MIGRATING, "running' reason='migrated")
     host.soon(lambda: host.processes() == [], "killed")
-    assert (host.routes(), host.notes()) == ({ROUTE}, ["connecting/a"])
+    assert (host.routed(), host.notes()) == ({ROUTE}, ["connecting/a"])
     host.box.ok("ip", "route", "del", "10.61.99.0/24")  # so it is seen that all is done again
     with finished(host):
-        host.soon(lambda: (host.routes(), host.notes()) == ({ROUTE}, []), "led to and told of")
+        host.soon(lambda: (host.routed(), host.notes()) == ({ROUTE}, []), "led to and told of")
 
 
 @by_anybody
 def test_who_moves_the_checksum_guard_to_tcx(host: Host, finished: Finished) -> None:
-    assert host.with_("offload._settle = killed", "start", A) == 0
+    assert host.altered("offload._settle = killed", "start", A) == 0
     look = [sys.executable, "-IS", "-c", PROGRAMS, TAP]
     host.soon(lambda: host.processes() == [], "killed")
     assert (host.box.ok(*look), len(host.notes())) == ("0 1\n", 1)
@@ -223,7 +169,7 @@ def test_a_call_that_changes_forwards(host: Host, finished: Finished) -> None:
     assert host.call("qemu", "a", "start", "begin", A) == (0, "")
     host.settled()
     host.record("a", A)
-    assert host.with_("forwards._forget_flows = forwards._arrange = killed", "started", A) != 0
+    assert host.altered("forwards._forget_flows = forwards._arrange = killed", "started", A) != 0
     assert host.notes() == ["changing/forwards"]
     host.box.ok("nft", "delete", "table", "inet", "guestnet")
     with finished(host):
@@ -233,7 +179,7 @@ def test_a_call_that_changes_forwards(host: Host, finished: Finished) -> None:
 
 @by_anybody
 def test_a_call_that_closes_a_networks_bridge(host: Host, finished: Finished) -> None:
-    assert host.with_("bridges.settle = killed", "started", LAN, hook="network") != 0
+    assert host.altered("bridges.settle = killed", "started", LAN, hook="network") != 0
     settled = "grep -c '\"settled\": true' /run/libvirt-guestnet/bridges.json || true"
     assert host.box.ok("sh", "-c", settled) == "0\n"
     with finished(host):

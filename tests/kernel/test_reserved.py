@@ -8,7 +8,6 @@ import pytest
 from make import GATEWAY4, ME, ME4, dhcp
 from scapy.all import BOOTP, Ether  # type: ignore[attr-defined]
 from support.held import FREE4, RESERVED, Lab, all_uses, guest_domain, numbers_in
-from test_held import lab as lab  # noqa: PLC0414  a fixture
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.netlink import kernel

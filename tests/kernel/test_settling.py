@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from support.box import Box
 from support.hooks import repaired
+from support.kernel_guests import LAN, MAC, SETUP, TAP, A
+from support.kernel_host import Host
 from support.killed import LIBRARY
-from test_hook_owners import MAC, SETUP, TAP, A
-from test_hook_watch import LAN
-from test_owed import Host
 
 COUNTED = f"""
 import sys

@@ -1,6 +1,7 @@
 """Addresses that are somebody's already, claimed by guests: refused by name, before anything of the host changes.
 
-The LAN of `test_host_routed`: X is the host's default gateway here, and Y and whoever else there is answer ARP and ND.
+The LAN of `support.kernel_routed`: X is the host's default gateway here, and Y and whoever else there is answer ARP
+and ND.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-import test_forwards
 from ear import announced, asked_for, hearing
-from test_forwards import GUEST, GUEST6, LAN, LAN6, NEAR, Host, seen, start
-from test_host_routed import HOST, ON_LAN, A, B, Lab, X, both, domain, led_to, tap
+from support.kernel_lan import GUEST, GUEST6, LAN, LAN6, NEAR, LanHost, seen, start
+from support.kernel_routed import HOST, ON_LAN, A, B, RoutedLab, X, both, domain, led_to, tap
 
-host = test_forwards.host
 ROOT = Path(__file__).parents[2]
 NEXT_HOPS = """
 import json, sys
@@ -34,8 +33,8 @@ print(json.dumps(sorted(f"{hop.address} {links.name_of(hop.ifindex)}" for hop in
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[RoutedLab]:
+    lab = RoutedLab(tmp_path)
     lab.ip(f"route add default via {both(X)[0]}")
     lab.ip(f"-6 route add default via {both(X)[1]}")
     lab.boot("a", A)
@@ -51,12 +50,12 @@ def claiming(addresses: tuple[str, str], name: str = "a", who: tuple[int, int] =
     return xml
 
 
-def captured(lab: Lab) -> AbstractContextManager[list[bytes]]:
+def captured(lab: RoutedLab) -> AbstractContextManager[list[bytes]]:
     """What computer X hears meanwhile."""
     return hearing([*("nsenter", "-t", lab.box.pid, "--net", "--mount", "ip", "netns", "exec", "x"), sys.executable])
 
 
-def refused(lab: Lab, xml: bytes, name: str = "a") -> str:
+def refused(lab: RoutedLab, xml: bytes, name: str = "a") -> str:
     """What the start of a guest is refused with; nothing of it is left, nor told to anybody."""
     before = (lab.routes(), lab.published())
     chains = lab.hooks.chains()
@@ -73,7 +72,7 @@ def refused(lab: Lab, xml: bytes, name: str = "a") -> str:
     return said
 
 
-def test_the_default_gateway(lab: Lab) -> None:
+def test_the_default_gateway(lab: RoutedLab) -> None:
     said = refused(lab, claiming(both(X)))
     assert "domain 'a': address 192.0.2.9 is a router of this host's, by which it routes on device up0" in said
     said = refused(lab, claiming((both(A)[0], both(X)[1])))
@@ -82,7 +81,7 @@ def test_the_default_gateway(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("publish", ["yes", "no"])
-def test_the_hosts_own_addresses_on_whatever_device(lab: Lab, publish: str) -> None:
+def test_the_hosts_own_addresses_on_whatever_device(lab: RoutedLab, publish: str) -> None:
     lab.ip("link add inner type bridge")
     lab.ip("address add 10.9.9.9/32 dev inner scope link")
     routed = ON_LAN.replace('publish="yes"', f'publish="{publish}"')
@@ -92,7 +91,7 @@ def test_the_hosts_own_addresses_on_whatever_device(lab: Lab, publish: str) -> N
     assert "2001:db8::1 is this host's own" in refused(lab, claiming((both(A)[0], both(HOST)[1]), routed=routed))
 
 
-def test_next_hops_of_every_kind_and_table(lab: Lab) -> None:
+def test_next_hops_of_every_kind_and_table(lab: RoutedLab) -> None:
     for command in (
         "route add 10.1.0.0/16 via 192.0.2.20 table 100",
         "route add 10.2.0.0/16 nexthop via 192.0.2.21 nexthop via 192.0.2.22",
@@ -115,7 +114,7 @@ def test_next_hops_of_every_kind_and_table(lab: Lab) -> None:
         assert f"192.0.2.{number} is a router of this host's" in said
 
 
-def test_resolvers_and_dhcp_servers(lab: Lab) -> None:
+def test_resolvers_and_dhcp_servers(lab: RoutedLab) -> None:
     lab.box.ok("sh", "-c", "mkdir -p /run/systemd/resolve /run/systemd/netif/leases")
     lab.box.ok("sh", "-c", "echo 'nameserver 192.0.2.53' > /run/systemd/resolve/resolv.conf")
     lab.box.ok("sh", "-c", "echo SERVER_ADDRESS=192.0.2.67 > /run/systemd/netif/leases/2")
@@ -125,7 +124,7 @@ def test_resolvers_and_dhcp_servers(lab: Lab) -> None:
         assert f"give the guest another one, or have the host use another {what}" in said
 
 
-def test_another_running_guest_whichever_starts_first(lab: Lab) -> None:
+def test_another_running_guest_whichever_starts_first(lab: RoutedLab) -> None:
     lab.start("a", A)
     lab.boot("b", B)
     said = refused(lab, claiming(both(A), "b", B), "b")
@@ -138,12 +137,12 @@ def test_another_running_guest_whichever_starts_first(lab: Lab) -> None:
     lab.start("b", B, claiming(both(A), "b", B))
 
 
-def test_a_wide_prefix_behind_a_guest_takes_nothing_from_the_lan(lab: Lab) -> None:
+def test_a_wide_prefix_behind_a_guest_takes_nothing_from_the_lan(lab: RoutedLab) -> None:
     lab.start("a", A, domain("a", A, more='<guestnet:source prefix="192.0.0.0/16"/>'))
     assert lab.reaches("x", both(A)[0])
 
 
-def test_two_that_start_at_once(lab: Lab) -> None:
+def test_two_that_start_at_once(lab: RoutedLab) -> None:
     """Of what is recorded at `start` already the other is refused for, before anything leads to either."""
     lab.boot("b", B)
     assert lab.hooks.call("qemu", "a", "start", "begin", domain("a", A)) == (0, "")
@@ -152,14 +151,14 @@ def test_two_that_start_at_once(lab: Lab) -> None:
 
 
 @pytest.fixture
-def neighbour(lab: Lab) -> str:
+def neighbour(lab: RoutedLab) -> str:
     """X has further addresses; its MAC address."""
     for address in ("192.0.2.70/24", "2001:db8::70/64"):
         lab.ip(f"address add {address} dev eth0", "x")
     return "02:00:00:00:00:09"
 
 
-def test_what_answers_on_the_lan(lab: Lab, neighbour: str) -> None:
+def test_what_answers_on_the_lan(lab: RoutedLab, neighbour: str) -> None:
     for addresses in (("192.0.2.70", both(A)[1]), (both(A)[0], "2001:db8::70")):
         said = refused(lab, claiming(addresses))
         wrong = next(address for address in addresses if "70" in address)
@@ -168,7 +167,7 @@ def test_what_answers_on_the_lan(lab: Lab, neighbour: str) -> None:
     lab.start("a", A)
 
 
-def test_whoever_is_told_of_a_move_does_not_ask(lab: Lab, neighbour: str) -> None:
+def test_whoever_is_told_of_a_move_does_not_ask(lab: RoutedLab, neighbour: str) -> None:
     xml = claiming(("192.0.2.70", "2001:db8::70")).replace(b' guarded="yes"', b' guarded="yes" probe="no"')
     with captured(lab) as heard:
         assert lab.hooks.call("qemu", "a", "start", "begin", xml) == (0, "")
@@ -176,7 +175,7 @@ def test_whoever_is_told_of_a_move_does_not_ask(lab: Lab, neighbour: str) -> Non
     assert lab.hooks.call("qemu", "a", "started", "begin", xml) == (0, "")
 
 
-def test_neither_a_migration_nor_a_repair_asks(lab: Lab, neighbour: str) -> None:
+def test_neither_a_migration_nor_a_repair_asks(lab: RoutedLab, neighbour: str) -> None:
     """Where a guest comes from it still answers; and one that runs is never refused because of itself."""
     xml = claiming(("192.0.2.70", "2001:db8::70"))
     with captured(lab) as heard:
@@ -195,7 +194,7 @@ def test_neither_a_migration_nor_a_repair_asks(lab: Lab, neighbour: str) -> None
     assert "in use on the LAN" in refused(lab, xml)
 
 
-def test_a_guest_is_not_in_its_own_way(lab: Lab) -> None:
+def test_a_guest_is_not_in_its_own_way(lab: RoutedLab) -> None:
     """Whatever a killed hook left of it: its receipts, and the host's answers, on a second device on the LAN too."""
     lab.ip("link add up1 type veth peer name eth1 netns x")
     lab.ip("link add lan type bridge", "x")
@@ -211,7 +210,7 @@ def test_a_guest_is_not_in_its_own_way(lab: Lab) -> None:
     assert lab.routes() == led_to(A)[0]
 
 
-def test_a_host_that_answers_for_its_guests_is_heard(lab: Lab) -> None:
+def test_a_host_that_answers_for_its_guests_is_heard(lab: RoutedLab) -> None:
     """Proxies are silent to probes of ARP: one question is an ordinary one."""
     lab.ip("link set lo up", "x")
     lab.ip("neigh add proxy 192.0.2.70 dev eth0", "x")
@@ -222,7 +221,7 @@ def test_a_host_that_answers_for_its_guests_is_heard(lab: Lab) -> None:
     assert "192.0.2.70 is in use on the LAN of device up0" in refused(lab, claiming(("192.0.2.70", both(A)[1])))
 
 
-def test_how_long_the_question_takes(lab: Lab) -> None:
+def test_how_long_the_question_takes(lab: RoutedLab) -> None:
     before = time.monotonic()
     assert lab.hooks.call("qemu", "a", "start", "begin", domain("a", A, ON_LAN.replace('"yes"', '"no"'))) == (0, "")
     unasked = time.monotonic() - before
@@ -239,7 +238,7 @@ def test_how_long_the_question_takes(lab: Lab) -> None:
 # Ways in, and guests' own addresses on bridges
 
 
-def forwards_refused(host: Host, forwards: str) -> str:
+def forwards_refused(host: LanHost, forwards: str) -> str:
     """What the start of guest a with these forwards is refused with; nothing is left of it."""
     before = host.rules(), host.routes()
     xml = start(forwards)
@@ -253,7 +252,7 @@ def forwards_refused(host: Host, forwards: str) -> str:
 
 
 @pytest.mark.parametrize("led", ["to", "via"])
-def test_floating_addresses_of_others(host: Host, led: str) -> None:
+def test_floating_addresses_of_others(host: LanHost, led: str) -> None:
     host.box.ok("sh", "-c", f"ip route add default via {LAN}; ip -6 route add default via {LAN6}")
     host.box.ok("ip", "-n", "lan", "address", "add", "198.18.1.70/24", "dev", "eth0")
     host.box.ok("ip", "-n", "lan", "address", "add", "fd61::70/64", "dev", "eth0", "nodad")
@@ -270,7 +269,7 @@ def test_floating_addresses_of_others(host: Host, led: str) -> None:
         assert message in said, ip
 
 
-def test_an_address_that_is_forwarded_from(host: Host) -> None:
+def test_an_address_that_is_forwarded_from(host: LanHost) -> None:
     """It may be the host's own, which is what it is for; never a router's or another guest's."""
     host.box.ok("ip", "route", "add", "default", "via", LAN)
     forward = f'<guestnet:forward at="{{}}" protocol="tcp" ports="8080" to="{GUEST}"/>'
@@ -278,14 +277,14 @@ def test_an_address_that_is_forwarded_from(host: Host) -> None:
     assert host.started(start(forward.format("198.18.1.1"))) == [(0, "")] * 2
 
 
-def test_what_is_behind_a_guest_takes_no_router_with_it(host: Host) -> None:
+def test_what_is_behind_a_guest_takes_no_router_with_it(host: LanHost) -> None:
     host.box.ok("ip", "route", "add", "default", "via", LAN)
     said = forwards_refused(host, '<guestnet:behind prefix="198.18.1.8/29"/>')
     assert f"prefix 198.18.1.8/29, which holds {LAN}, is a router of this host's" in said
     assert host.started(start('<guestnet:behind prefix="198.18.0.0/16"/>')) == [(0, "")] * 2
 
 
-def test_a_guests_own_address_on_a_bridge_that_the_host_is_on(host: Host) -> None:
+def test_a_guests_own_address_on_a_bridge_that_the_host_is_on(host: LanHost) -> None:
     """The host's there is its gateway. One that the host routes by may be the guest itself, unless somebody answers."""
     said = host.call("qemu", "guesta", "start", "begin", start("").replace(GUEST.encode(), b"10.61.1.1"))
     assert said[0] == 1
@@ -298,7 +297,7 @@ def test_a_guests_own_address_on_a_bridge_that_the_host_is_on(host: Host) -> Non
     assert host.started(start("").replace(GUEST.encode(), NEAR.encode())) == [(0, "")] * 2
 
 
-def test_a_guest_that_runs_is_never_refused(host: Host) -> None:
+def test_a_guest_that_runs_is_never_refused(host: LanHost) -> None:
     """Not even by what the host took for itself meanwhile, which it keeps when the guest is gone."""
     xml = start(f'<guestnet:floating ip="198.18.1.50" to="{GUEST}"/>')
     assert host.started(xml) == [(0, "")] * 2
@@ -312,7 +311,7 @@ def test_a_guest_that_runs_is_never_refused(host: Host) -> None:
 # What is asked for since the guest runs
 
 
-def test_what_a_running_guest_asks_for_anew_is_judged_too(lab: Lab) -> None:
+def test_what_a_running_guest_asks_for_anew_is_judged_too(lab: RoutedLab) -> None:
     """Its metadata was changed, and the daemon restarts: no start would have given it that, and neither does this."""
     lab.start("a", A)
     chains = lab.hooks.box.ok("nft", "-s", "list", "table", "netdev", "guestnet")
@@ -327,7 +326,7 @@ def test_what_a_running_guest_asks_for_anew_is_judged_too(lab: Lab) -> None:
     assert f"192.0.2.12 {tap(A)}" in lab.routes()
 
 
-def test_an_address_on_a_bridge_is_none_that_the_host_leads_to(host: Host) -> None:
+def test_an_address_on_a_bridge_is_none_that_the_host_leads_to(host: LanHost) -> None:
     """On a bridge without the host a guest may call itself what it likes; that is no claim to it elsewhere."""
     host.box.ok("ip", "route", "add", "default", "via", LAN)
     own = start("").replace(GUEST.encode(), LAN.encode())

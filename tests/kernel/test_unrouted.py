@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.box import Box
 from support.hooks import Hooks, repaired
-from test_hook_owners import FORWARD, MAC, PORT, SETUP, TAP, UUID, domain, nic, policy
+from support.kernel_guests import FORWARD, MAC, PORT, SETUP, TAP, UUID, domain, nic, policy
 
 from libvirt_guestnet.sandbox import python_inside
 
@@ -39,9 +39,7 @@ def hooks(tmp_path: Path) -> Iterator[Hooks]:
     box = Box()
     box.ok("sh", "-c", SETUP + "ip address add fd61:1::1/64 dev br0")
     hooks = Hooks(box, tmp_path)
-    for operation in ("start", "started"):
-        assert hooks.call("qemu", "a", operation, "begin", A) == (0, "")
-    hooks.record("a", A)
+    hooks.running("a", A)
     assert led(hooks) == [V4, V6]
     yield hooks
     box.close()

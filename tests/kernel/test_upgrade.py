@@ -2,7 +2,7 @@
 
 What 0.2.0 left under /run is in tests/data/state/1. That version's own code made it, unpacked into a folder, by
 
-    PYTHONPATH=tests:tests/kernel python3 tests/kernel/test_upgrade.py FOLDER
+    PYTHONPATH=tests python3 tests/kernel/test_upgrade.py FOLDER
 """
 
 from __future__ import annotations
@@ -17,21 +17,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import test_forwards
+from support import kernel_lan
 from support.box import Box
 from support.hooks import DATA as HOOK_DATA
 from support.hooks import DOMAIN, NETWORK, SETTLED, Hooks, with_metadata
+from support.kernel_lan import FLOAT, FLOATING, FORWARDS, HOST, LAN, LanHost, agent, seen, start
+from support.kernel_routed import A, domain, tap
 from support.old_state import DATA, placed
-from test_forwards import FLOAT, FLOATING, FORWARDS, HOST, LAN, Host, agent, seen, start
-from test_hook import box as box  # noqa: PLC0414  fixtures
-from test_hook import hooks as hooks  # noqa: PLC0414
-from test_host_routed import A, domain, tap
 
 DOM_START = HOOK_DATA / "9.0.0/dom-start"
 LIBRARY = str(Path(__file__).parents[2])
 STATE = "/run/libvirt-guestnet"
 TAPS = ("vnet0", "vnet1", tap(A))
-# Besides what `test_forwards` has: a NIC without a bridge.
+# Besides what `kernel_lan` has: a NIC without a bridge.
 SETUP = f"""set -e
 ip link set vnet0 up
 ip tuntap add {tap(A)} mode tap; ip link set {tap(A)} up
@@ -56,12 +54,12 @@ print([*told.failures, *told.unrouted])
 
 
 def _set_up(box: Box) -> None:
-    box.ok("sh", "-c", test_forwards.SETUP)
+    box.ok("sh", "-c", kernel_lan.SETUP)
     box.ok("sh", "-c", SETUP)
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+def host(tmp_path: Path) -> Iterator[LanHost]:
     """On it both guests run, and the hooks are this version's by now."""
     with ExitStack() as stack:
         box = Box()
@@ -69,7 +67,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
         _set_up(box)
         enter = ["nsenter", "-t", box.pid, "--net", "--mount", "--"]
         (tmp_path / "agents").mkdir()
-        host = Host(box, tmp_path)
+        host = LanHost(box, tmp_path)
         host.agents = {
             who: stack.enter_context(agent(tmp_path / "agents" / who, [*enter, "ip", "netns", "exec", who]))
             for who in ("lan", "guest")
@@ -92,12 +90,12 @@ def _as_left(box: Box, folder: Path) -> None:
     assert box.run("sh", "-c", f"{SETTLED}; {unpack}", stdin=packed).returncode == 0
 
 
-def _kernel(host: Host) -> tuple[object, ...]:
+def _kernel(host: LanHost) -> tuple[object, ...]:
     """What must be there as long as the guests run."""
     return host.chains(), host.routes(), host.rules()
 
 
-def _is_connected(host: Host) -> None:
+def _is_connected(host: LanHost) -> None:
     for address in (HOST, FLOATING):
         assert seen(host.tcp("lan", address, 8080 if address == HOST else 80)) == LAN
     assert set(TAPS) == set(host.chains())
@@ -105,11 +103,11 @@ def _is_connected(host: Host) -> None:
     assert "169.255.30.1/32" in host.box.ok("ip", "address", "show", "dev", tap(A))
 
 
-def _synced(host: Host, *guests: bytes) -> str:
+def _synced(host: LanHost, *guests: bytes) -> str:
     return host.box.ok(sys.executable, "-c", SYNC, *(each.decode() for each in guests)).strip()
 
 
-def test_they_go_on_under_this_version_and_end_under_it(host: Host) -> None:
+def test_they_go_on_under_this_version_and_end_under_it(host: LanHost) -> None:
     _is_connected(host)
     before = _kernel(host)
     # Whoever calls first takes over what is there, and changes nothing of it.
@@ -132,7 +130,7 @@ def test_they_go_on_under_this_version_and_end_under_it(host: Host) -> None:
     assert host.box.ok("sh", "-c", "ip neigh show proxy; ip -6 neigh show proxy") == ""
 
 
-def test_a_sync_alone_takes_them_over(host: Host) -> None:
+def test_a_sync_alone_takes_them_over(host: LanHost) -> None:
     before = _kernel(host)
     for _ in range(2):
         assert _synced(host, *GUESTS.values()) == "[]"
@@ -144,7 +142,7 @@ def test_a_sync_alone_takes_them_over(host: Host) -> None:
     assert host.receipts() == []
 
 
-def test_what_ended_while_it_was_replaced_is_taken_away(host: Host) -> None:
+def test_what_ended_while_it_was_replaced_is_taken_away(host: LanHost) -> None:
     """The hooks were not there at `release`: the tap is gone, and nobody says so."""
     host.box.ok("ip", "link", "del", tap(A))
     host.box.ok("rm", "/run/libvirt/qemu/routed.xml")
@@ -211,7 +209,7 @@ def _make(old: Path) -> None:
             _set_up(box)
             path = {"PYTHONPATH": str(old)}
             subprocess.run([sys.executable, "-c", INSTALL, root], env=path, check=True, cwd=root)
-            hooks = Host.__new__(Host)
+            hooks = LanHost.__new__(LanHost)
             hooks.box, hooks.root = box, Path(root)
             for name, xml in GUESTS.items():
                 hooks.record(name, xml)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from support.hooks import Hooks
-from test_hook_owners import SETUP, A
-from test_hook_watch import LAN, untouched
+from support.hooks import Hooks, with_handles
+from support.kernel_guests import LAN, SETUP, A
 
 LIBRARY = str(Path(__file__).parents[2])
 # The service, which tells each of its looks and all that it says; and a sync, which waits for a line before each step.
@@ -87,9 +86,7 @@ def hooks(tmp_path: Path) -> Iterator[Hooks]:
     box.ok("sh", "-c", SETUP)
     hooks = Hooks(box, tmp_path)
     assert hooks.call("network", "lan", "started", "begin", LAN) == (0, "")
-    for operation in ("start", "started"):
-        assert hooks.call("qemu", "a", operation, "begin", A) == (0, "")
-    hooks.record("a", A)
+    hooks.running("a", A)
     yield hooks
     box.close()
 
@@ -110,7 +107,7 @@ def test_the_service_leaves_a_sync_to_its_work(hooks: Hooks) -> None:
     finally:
         service.end()
         sync.end()
-    assert untouched(hooks, "vme0a")
+    assert with_handles(hooks, "vme0a")
 
 
 def test_the_service_finishes_a_killed_sync(hooks: Hooks) -> None:

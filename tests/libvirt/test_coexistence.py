@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from support.libvirt_lan import MAC, Net, forward_rules, reachable, running, soon_reachable
 from support.own_programs import watching
-from support.sandboxes import install_hooks
-from test_forwards_libvirt import MAC, Net, forward_rules, reachable, running, soon_reachable
+from support.sandboxes import BACKENDS, BUS, HERE, NFTABLES, hooked, install_hooks
 
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
@@ -31,20 +31,10 @@ COMMIT
 """
 
 
-# The system's bus, over which libvirt hears of firewalls that reload.
-BUS = ["sh", "-c", "mkdir -p /run/dbus; dbus-daemon --system --fork --nopidfile"]
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with sandboxes.start(f"beside-{os.getpid()}", prepare=[*install_hooks(), BUS]) as running:
+@pytest.fixture(scope="module", params=BACKENDS)
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with hooked(request, "beside", BUS) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def net(sandbox: Sandbox) -> Iterator[Net]:
-    with Net(sandbox) as net:
-        yield net
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,6 +87,7 @@ instead /usr/bin/busctl 'echo "$*" >>/run/asked; exec /usr/bin/busctl-itself "$@
 """
 
 
+@pytest.mark.parametrize("sandbox", [HERE], indirect=True)
 def test_a_slow_libvirt_is_asked_once() -> None:
     """Each signal is a round of its own for it."""
     with sandboxes.start(f"slow-{os.getpid()}", prepare=[*install_hooks(), BUS]) as slow, Net(slow) as net:
@@ -170,3 +161,15 @@ def test_docker_before_and_after(net: Net, order: str) -> None:
 def docker(net: Net, rules: str) -> None:
     for tool in ("iptables", "ip6tables"):
         net.sandbox.run([f"{tool}-restore", "--noflush"], stdin=rules)
+
+
+@pytest.mark.parametrize("sandbox", [pytest.param(NFTABLES, marks=pytest.mark.trixie)], indirect=True)
+def test_libvirt_makes_a_single_rule_anew(net: Net, theirs: list[str]) -> None:
+    """It may delete such a one itself after a flush, by the handle that another network's rule had."""
+    with watching(net.sandbox):
+        net.soon(lambda: libvirts(net), theirs)  # so it has, before this test, more often than not
+        listed = net.sandbox.run(["nft", "-a", "list", "chain", "ip", "libvirt_network", "guest_nat"]).stdout
+        handle = re.findall(r" # handle (\d+)$", listed, re.M)[-1]
+        net.sandbox.run(["nft", "delete", "rule", "ip", "libvirt_network", "guest_nat", "handle", handle])
+        assert libvirts(net) != theirs
+        net.soon(lambda: libvirts(net), theirs)

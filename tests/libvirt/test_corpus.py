@@ -9,6 +9,7 @@ import frames
 import pytest
 from honest import ARPS, IPV4, IPV6
 from support.libvirt_wire import domain
+from support.sandboxes import HERE
 from support.stage import BRIDGE, PLACES, Stage, interface
 
 from libvirt_guestnet.metadata.policy import NAMESPACE
@@ -39,8 +40,8 @@ EVERYWHERE = set(PLACES)
 
 
 @pytest.fixture(scope="module")
-def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
-    return hooked_sandbox
+def sandbox(each_sandbox: Sandbox) -> Sandbox:
+    return each_sandbox
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,7 @@ def test_honest_frames_arrive_wherever_they_do_without_a_filter(ours: Arrivals, 
     assert EVERYWHERE in ours.values()
 
 
+@pytest.mark.parametrize("each_sandbox", [HERE], indirect=True)
 def test_the_table_is_what_a_run_shows(
     stage: Stage, ours: Arrivals, bare: Arrivals, request: pytest.FixtureRequest
 ) -> None:

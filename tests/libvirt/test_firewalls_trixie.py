@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pytest
 from support.booted import Booted, booted
+from support.libvirt_lan import Net, forward_rules
 from support.reached import Reached
-from support.sandboxes import WITHOUT_NODEDEV
-from test_forwards_libvirt import Net, forward_rules
-from test_forwards_trixie import prepared
+from support.sandboxes import WITHOUT_NODEDEV, rules_in
 
 from libvirt_guestnet import sandbox as sandboxes
 
@@ -87,7 +86,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def host(backend: str, trixie_root: Path) -> Iterator[Booted]:
-    prepare = [WITHOUT_NODEDEV, *prepared(trixie_root, backend)[-2:]]  # hooks are installed as a user does it
+    prepare = [WITHOUT_NODEDEV, *rules_in(backend)]  # hooks are installed as a user does it
     started = sandboxes.start(f"units-{backend}-{os.getpid()}", root=trixie_root, prepare=prepare)
     with started as sandbox, booted(sandbox) as host:
         host.guestnet("hooks", "install")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from support.libvirt_host import Host
 from support.own_programs import guestnet
-from test_network_restarted import DOMAIN
 
 from libvirt_guestnet.sandbox import Sandbox
 
@@ -91,7 +90,7 @@ def test_one_nic_for_two_topologies(host: Host) -> None:
 def test_frames_that_would_vanish_at_the_nic(host: Host) -> None:
     """Refused by the plan and by the start; told by doctor where the NIC has become narrower since."""
     host.sandbox.run(["sh", "-c", "ip link add nic0 type veth peer name nic1; ip link set nic1 up"])
-    host.define("define", DOMAIN)
+    host.guest("a")
     try:
         refused = "its MTU is 9000, and nic0"
         assert "network 'q1': " + refused in run(host, "plan", WIDE, "lan=nic0")

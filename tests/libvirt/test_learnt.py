@@ -29,7 +29,6 @@ from scapy.all import (  # type: ignore[attr-defined]
 )
 from support.libvirt_wire import NO_ROM, Wire, domain
 from support.own_programs import watching
-from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
@@ -75,10 +74,9 @@ def _beacon(mac: str = frames.ME, client: bytes = b"") -> bytes:
     return bytes(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / question)
 
 
-@pytest.fixture(scope="module", params=LIBVIRTS)
-def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
-    return found
+@pytest.fixture(scope="module")
+def sandbox(each_sandbox: Sandbox) -> Sandbox:
+    return each_sandbox
 
 
 @pytest.fixture(scope="module")

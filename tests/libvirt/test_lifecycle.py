@@ -11,21 +11,18 @@ import pytest
 from support.libvirt_host import MARK, NIC, XMLNS, Host, mac
 
 from libvirt_guestnet import sandbox as sandboxes
+from libvirt_guestnet.sandbox import Sandbox
 
 HOOKS = ("/etc/libvirt/hooks/qemu.d/50-guestnet", "/etc/libvirt/hooks/network.d/50-guestnet")
-VERSIONS = [
-    pytest.param("hooked_sandbox", id="9.0"),
-    pytest.param("trixie_sandbox", id="11.3", marks=pytest.mark.trixie),
-]
 PORT = f"""<g:domain {XMLNS} topology="t" guest="a"><g:port mac="{mac(1, 0)}" name="one" network="one">
 <g:address ip="10.61.1.77"/></g:port><g:port mac="{mac(1, 9)}" name="late" network="plain"><g:address ip="10.61.3.99"/>
 </g:port></g:domain>"""
 MOVED = PORT.replace("10.61.1.77", "10.61.1.78").replace(f" {XMLNS}", "").replace("g:", "")
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def shared(request: pytest.FixtureRequest) -> Host:
-    host = Host(request.getfixturevalue(request.param))
+@pytest.fixture(scope="module")
+def shared(each_sandbox: Sandbox) -> Host:
+    host = Host(each_sandbox)
     host.networks()
     return host
 

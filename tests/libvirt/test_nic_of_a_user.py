@@ -6,11 +6,16 @@ from contextlib import nullcontext
 import pytest
 from lxml import etree
 from support.elements import attribute, inside
-from test_apply import USERS_OWN, WITH_USER, Host, clean, effects, host, sandbox  # noqa: F401  fixtures
+from support.libvirt_apply import USERS_OWN, WITH_USER, ApplyHost, clean
 
 from libvirt_guestnet.libvirtd.snapshot import interfaces
 
 pytestmark = pytest.mark.libvirt
+
+
+@pytest.fixture
+def host(apply_host: ApplyHost) -> ApplyHost:
+    return apply_host
 
 
 def nic_of_a_user(mac: str, *more: str) -> str:
@@ -20,7 +25,7 @@ def nic_of_a_user(mac: str, *more: str) -> str:
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["stopped", "running"])
-def test_a_users_own_nic_is_changed_in_its_place_and_left_as_it_was(host: Host, runs: bool) -> None:  # noqa: F811
+def test_a_users_own_nic_is_changed_in_its_place_and_left_as_it_was(host: ApplyHost, runs: bool) -> None:
     own = "52:54:00:aa:bb:01"
     more = "<filterref filter='clean-traffic'/><coalesce><rx><frames max='7'/></rx></coalesce>"
     nic = nic_of_a_user(own, "" if runs else more)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from support.libvirt_host import DOMAIN, NIC, XMLNS, Host, mac, uuid
 from support.own_programs import guestnet, watching
-from test_lifecycle import VERSIONS
+
+from libvirt_guestnet.sandbox import Sandbox
 
 TAP, ROUTED = "vmeofa", "vmeofr"
 QUEUES = "<driver name='qemu' queues='2'/>"
@@ -24,9 +25,9 @@ def nic(kind: str, tap: str, number: int, queues: str = QUEUES, managed: str = "
       <target dev='{tap}' managed='{managed}'/><model type='virtio'/>{queues}<rom enabled='no'/></interface>"""
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def shared(request: pytest.FixtureRequest) -> Host:
-    host = Host(request.getfixturevalue(request.param))
+@pytest.fixture(scope="module")
+def shared(each_sandbox: Sandbox) -> Host:
+    host = Host(each_sandbox)
     host.networks()
     return host
 

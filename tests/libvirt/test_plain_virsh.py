@@ -11,7 +11,6 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 from support.libvirt_wire import Wire, arrived, domain
-from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet.cli.main import main
 from libvirt_guestnet.datapath.port.port_facts import link_local
@@ -25,10 +24,9 @@ C_MAC, C_IP, C_TAP = "52:54:00:f3:ed:f1", "10.61.2.19", "vmea7de2629"
 STRANGER = "52:54:00:00:00:07"
 
 
-@pytest.fixture(scope="module", params=LIBVIRTS)
-def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
-    return found
+@pytest.fixture(scope="module")
+def sandbox(each_sandbox: Sandbox) -> Sandbox:
+    return each_sandbox
 
 
 @pytest.fixture(scope="module")

@@ -132,8 +132,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def sandbox(hooked_sandbox: Sandbox) -> Sandbox:
-    return hooked_sandbox
+def sandbox(each_backend_sandbox: Sandbox) -> Sandbox:
+    return each_backend_sandbox
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 from lxml import etree
 from support.libvirt_host import DOMAIN, Host, uuid
-from test_migration import hosts, migrate  # noqa: F401  a fixture
-from test_routed_guests import Routed, expected, nic, policy
+from support.libvirt_migration import migrate
+from support.libvirt_routed import Routed, expected, nic, policy
+from support.sandboxes import HERE
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.guest import image
@@ -37,7 +38,7 @@ run address add fd61:9::9/64 dev eth0 nodad
 
 
 @pytest.fixture
-def pair(hosts: dict[str, Host]) -> tuple[Routed, Routed]:  # noqa: F811
+def pair(hosts: dict[str, Host]) -> tuple[Routed, Routed]:
     """Two hosts with up0 on a LAN; computer X is in a namespace of the left one."""
     left, right = (Routed(host.sandbox) for host in hosts.values())
     pids = [str(host.sandbox.first.pid) for host in (left, right)]
@@ -108,7 +109,7 @@ def test_a_target_that_cannot_route_to_the_guest_refuses_and_the_guest_goes_on(p
     right.exactly()
 
 
-@pytest.mark.parametrize("hosts", ["/"], indirect=True)
+@pytest.mark.parametrize("hosts", [HERE], indirect=True)
 def test_lost_packets_while_a_real_guest_moves(
     pair: tuple[Routed, Routed], record_property: Callable[[str, object], None]
 ) -> None:

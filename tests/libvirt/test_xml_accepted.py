@@ -9,7 +9,7 @@ import libvirt
 import pytest
 from lxml import etree
 from support.elements import attribute, inside
-from support.sandboxes import HERE, LIBVIRTS
+from support.sandboxes import LIBVIRTS, root_of
 
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
@@ -76,8 +76,7 @@ def in_kib(domain: etree._Element) -> etree._Element:
 @pytest.fixture(scope="module", params=LIBVIRTS)
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """Without our hooks: the reference names NICs that no sandbox has, and they would say so."""
-    root = Path("/") if request.param == HERE else request.getfixturevalue("trixie_root")
-    with sandboxes.start(f"xml-{os.getpid()}", root=root) as running:
+    with sandboxes.start(f"xml-{os.getpid()}", root=root_of(request)) as running:
         yield running
 
 

@@ -138,6 +138,27 @@ def private(tree: Sources) -> list[str]:
     )
 
 
+def importing_tests(tree: Sources) -> list[str]:
+    """The modules that import a test's module, each as `module: test's module`; by whatever name, as above."""
+    found = (
+        (module, name)
+        for module in tree
+        for node in _imports(tree[module], True)
+        for name in _named(tree, module, node)
+    )
+    return sorted(
+        {f"{module}: {name}" for module, name in found if _last(name).startswith("test_") and _known(tree, name)}
+    )
+
+
+def _named(tree: Sources, module: str, node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Whatever may be a module in an import."""
+    if isinstance(node, ast.Import):
+        return {each.name for each in node.names}
+    origin = _origin(tree, module, node)
+    return {origin} | {f"{origin}.{each.name}" for each in node.names}
+
+
 def _taken(tree: Sources, module: str) -> Iterator[tuple[str, str]]:
     """The names that a module imports from others, and those that it takes of modules that it has imported."""
     names: dict[str, str] = {}

@@ -41,13 +41,17 @@ class Box:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
-    def processes(self) -> list[str]:
-        """The command lines of those that run inside; other tests' run beside them."""
-        home, found = Path(f"/proc/{self.pid}/ns/net").readlink(), []
+    def add_taps(self, *names: str) -> None:
+        for name in names:
+            self.ok("ip", "tuntap", "add", name, "mode", "tap")
+
+    def processes(self) -> dict[int, str]:
+        """The command lines of those that run inside, by number; other tests' run beside them."""
+        home, found = Path(f"/proc/{self.pid}/ns/net").readlink(), {}
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # ended meanwhile
                 if (process / "ns/net").readlink() == home:
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         return found
 
     def close(self) -> None:

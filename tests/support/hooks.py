@@ -46,6 +46,12 @@ class Hooks:
         assert done.stdout == b"", "on restore and migrate, stdout replaces the domain's XML"
         return done.returncode, done.stderr.decode()
 
+    def running(self, name: str, xml: bytes) -> None:
+        """A guest starts, and libvirt writes down that it runs."""
+        for operation in ("start", "started"):
+            assert self.call("qemu", name, operation, "begin", xml) == (0, "")
+        self.record(name, xml)
+
     def record(self, name: str, domain: bytes) -> None:
         """What libvirt keeps of a running domain."""
         keep = 'cd /run/libvirt/qemu && (echo "<status>"; cat; echo "</status>") >"$0.new" && mv "$0.new" "$0.xml"'
@@ -84,6 +90,8 @@ def with_metadata(xml: bytes, metadata: str) -> bytes:
 
 
 START = with_metadata((DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes(), DOMAIN)
+# A guest of somebody else's.
+PLAIN = START.replace(b"61000001-", b"61000009-").replace(b"vnet", b"other").replace(b"libvirt-guestnet.org", b"x.org")
 PRINTING = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
@@ -131,6 +139,11 @@ def own_table(hooks: Hooks) -> list[str]:
     """Every set and chain of our table, but for counters."""
     listed = hooks.box.run("nft", "-s", "list", "table", "netdev", "guestnet").stdout.decode()
     return sorted(re.findall(r"^\t(?:chain|set) .*?^\t}$", listed, re.M | re.S))
+
+
+def with_handles(hooks: Hooks, *taps: str) -> str:
+    """The rules of ports, with their handles: a rule that was written again has another."""
+    return "".join(hooks.box.ok("nft", "-a", "-s", "list", "chain", "netdev", "guestnet", f"tap-{tap}") for tap in taps)
 
 
 def mac_in(xml: bytes, index: int) -> str:

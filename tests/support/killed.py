@@ -34,6 +34,19 @@ def kill_before(number):
 """
 # One hook call: the number of the step, the hook, the object and so on.
 CALL = f"{PREPARE}kill_before(int(sys.argv[1]))\nsys.exit(main.run(sys.argv[2], sys.argv[2:]))"
+KILLED_REPAIR = f"{PREPARE}repair._settle = lambda: None\nkill_before(int(sys.argv[1]))\nrepair.main()\nprint('done')"
+# One call of a hook in which something of ours is another.
+ALTERED_CALL = f"""
+import os, sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook.enforce import bridge_guard as bridges, checksum_guard as offload, forwards
+from libvirt_guestnet.hook.processes import incoming
+from libvirt_guestnet.hook import concern, main
+def killed(*_):
+    os.kill(os.getpid(), 9)
+{{}}
+sys.exit(main.run(sys.argv[1], sys.argv[1:]))
+"""
 
 
 def command(step: int, hook: str, name: str, operation: str, code: str = CALL) -> list[str]:

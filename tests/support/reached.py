@@ -6,9 +6,8 @@ from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
 from types import TracebackType
 
-from test_forwards_libvirt import GUESTS, HOST, HOST6, LAN, LAN6, UNTRANSLATED, Asking, Net, metadata, xml
-
 from libvirt_guestnet.metadata.policy import NAMESPACE
+from support.libvirt_lan import GUESTS, HOST, HOST6, LAN, LAN6, UNTRANSLATED, Asking, Net, metadata, xml
 from support.libvirt_wire import NO_ROM, Wire, domain
 
 FLOATING = ("198.18.1.50", "fd61::50")

@@ -1,4 +1,4 @@
-"""The topologies of labs and tests, read as editors read them."""
+"""The topologies of labs and tests, read as editors read them; and a host that they fit."""
 
 from __future__ import annotations
 
@@ -8,10 +8,28 @@ from typing import Any
 import yaml
 
 from libvirt_guestnet import topology
+from libvirt_guestnet.guest.image import TinyImage
+from libvirt_guestnet.hostmap import HostMap
 
 ROOT = Path(__file__).parent.parent
 GOOD = sorted([*(ROOT.parent / "labs").glob("*.yaml"), *(ROOT / "topologies").glob("*.yaml")])
 SCHEMA = topology.json_schema()
+_CACHE = Path("/var/cache/libvirt-guestnet/guest")
+IMAGE = TinyImage(kernel=_CACHE / "vmlinuz", initrd=_CACHE / "initrd")
+HOSTMAP = HostMap(
+    {
+        "core": "eth0",
+        "lan1": "eth1",
+        "lan2": "eth2",
+        "wan": "eth3",
+        "office": "eth4",
+        "lan": "br-lan/eth5",
+        "provider": "eth6",
+        "campus": "eth7",
+        "servers": "br-servers",
+    },
+    device_is_bridge=lambda device: device.startswith("br-"),
+)
 
 
 class _Loader(yaml.SafeLoader):

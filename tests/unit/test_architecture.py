@@ -149,8 +149,49 @@ def test_who_imports_the_command_line_is_found() -> None:
         assert architecture.importers({**tree, "g.plan": source}, "cli") == ["g.plan"]
 
 
-def test_no_test_takes_what_another_keeps_to_itself() -> None:
-    """What several share has a plain name, mostly in tests/support."""
+def test_nothing_imports_a_test() -> None:
+    """What several tests share is in tests/support, and fixtures in their folder's conftest.py."""
+    assert architecture.importing_tests(TESTS) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import test_a",
+        "import test_a as a",
+        "from test_a import word",
+        "from test_a import test_it",
+        "from t.kernel.test_a import word",
+        "from t.kernel import test_a",
+        "from kernel import test_a",
+        "from kernel.test_a import word",
+        "from . import test_a",
+        "from .test_a import word",
+        "def test_it() -> None:\n    from test_a import word",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from test_a import Word",
+    ],
+)
+@pytest.mark.parametrize("importer", ["t.kernel.test_b", "t.kernel.conftest", "t.kernel.words"])
+def test_who_imports_a_test_is_found(importer: str, source: str) -> None:
+    tree = {
+        "t": "",
+        "t.kernel": "",
+        "t.kernel.test_a": "word = 1",
+        importer: source,
+        "t.support": "",
+        "t.support.a": "",
+    }
+    (found,) = architecture.importing_tests(tree)
+    assert found.startswith(f"{importer}: ") and found.endswith("test_a")
+
+
+def test_a_module_that_is_only_called_like_a_test_is_none() -> None:
+    tree = {"t": "", "t.test_a": "", "t.support": "", "t.support.a": "def test_it() -> None: ...", "t.a": ""}
+    tree["t.test_b"] = "from support.a import test_it\nfrom g import test_a\nimport g.test_a, a"
+    assert architecture.importing_tests(tree) == []
+
+
+def test_no_test_takes_what_another_module_keeps_to_itself() -> None:
     assert architecture.private(TESTS) == []
 
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 from lxml import etree
-from support.topology_files import GOOD, SCHEMA, read_yaml
-from test_xmlgen_golden import HOSTMAP, IMAGE
+from support.topology_files import GOOD, HOSTMAP, IMAGE, SCHEMA, read_yaml
 
 from libvirt_guestnet import draw, xmlgen
 from libvirt_guestnet.apply.topology import wanted

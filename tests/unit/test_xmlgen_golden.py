@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from lxml import etree
+from support.topology_files import HOSTMAP, IMAGE
 
 from libvirt_guestnet import xmlgen
-from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import parse_xml
 from libvirt_guestnet.model.topology import Topology
@@ -19,22 +19,6 @@ from libvirt_guestnet.topology import load
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "xml"
-CACHE = Path("/var/cache/libvirt-guestnet/guest")
-IMAGE = TinyImage(kernel=CACHE / "vmlinuz", initrd=CACHE / "initrd")
-HOSTMAP = HostMap(
-    {
-        "core": "eth0",
-        "lan1": "eth1",
-        "lan2": "eth2",
-        "wan": "eth3",
-        "office": "eth4",
-        "lan": "br-lan/eth5",
-        "provider": "eth6",
-        "campus": "eth7",
-        "servers": "br-servers",
-    },
-    device_is_bridge=lambda device: device.startswith("br-"),
-)
 
 
 def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:

@@ -6,7 +6,6 @@ import ctypes
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +13,6 @@ import pytest
 
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
-
-# Behind this folder, whose conftest it must not hide.
-sys.path.append(str(Path(__file__).parents[2] / "kernel"))
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEWNS, _NEWNET = 0x00020000, 0x40000000

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_host_routed import HOST, ON_LAN, A, B, Lab, X, both, domain, tap
+from support.kernel_routed import HOST, ON_LAN, A, B, RoutedLab, X, both, domain, tap
 
 C = (12, 0xC)
 VRFS = (("red", "x", "up0"), ("blue", "y", "up1"))
@@ -42,7 +42,7 @@ A_IN_RED = inside("red", "a", A)
 B_IN_BLUE = inside("blue", "b", B, A).replace(b'guarded="yes"', b'guarded="no"')
 
 
-class VRFLab(Lab):
+class VRFLab(RoutedLab):
     """The server with an uplink in each of two VRFs, X behind red's and Y behind blue's: both LANs have the same
     addresses. Whatever is forwarded and not accepted is dropped."""
 
