@@ -1,1 +1,1 @@
-"""What the kernel must do for a port: `filters` plans it (pure), `kernel` does it."""
+"""Everything that nft, netlink, iptables and BPF must do; each folder has its part."""

@@ -1,4 +1,5 @@
-"""What must change so that a guest's domain has the NICs and the metadata that are wanted. Pure."""
+"""What must change so that a guest's domain has the NICs and the metadata that are wanted, and which NICs must be
+unplugged and plugged in again for it. Pure."""
 
 from __future__ import annotations
 

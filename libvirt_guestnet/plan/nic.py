@@ -1,4 +1,5 @@
-"""How an existing NIC, <interface>, differs from what a topology wants, and what it becomes. Pure.
+"""How an existing NIC, <interface>, differs from what a topology wants, and what it becomes. `guest` decides how it
+gets there: in place, or unplugged and plugged in again. Pure.
 
 Of a lab guest's NIC, everything that `compare` owns is the topology's. A NIC of a user's own domain is the user's: only
 its source, its target and what the file declares change, nothing else, nor anything that a later libvirt adds. What

@@ -1,5 +1,5 @@
 """What runs: networks and ports as libvirt has them, what the hooks put on each tap, and forwards and routes to it.
-Flat rows for tables and `jq`.
+Flat rows for tables and `jq`: each field is a column.
 
 Networks and domains appear if they have our mark. A NIC of a lab guest appears even if our metadata does not list it
 (`port` is then empty), since that is what one looks for in a status. A NIC that cannot be guarded appears for any

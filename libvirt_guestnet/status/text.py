@@ -1,4 +1,4 @@
-"""`guestnet status` as text: tables, and in capitals what is not guarded."""
+"""`guestnet status` as text: tables, whose columns are the fields of `rows`, and in capitals what is not guarded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """To which domain a tap belongs: to the one, by UUID, with a receipt for the device of that index, as long as the
-device exists. Its name proves nothing.
+device exists. Its name proves nothing; whether a tap can have such a name at all is `parse.device`'s question.
 
 Any domain may name any tap as its <target dev>. If the type of its NIC makes no tap, that has no effect. Otherwise the
 name is free once the earlier device is gone, and belongs to the domain whose device has it now. A device that still
