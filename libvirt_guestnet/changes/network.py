@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from libvirt_guestnet.changes.change import Change, Run, to_text
-from libvirt_guestnet.libvirtd.snapshot import parse_xml
+from libvirt_guestnet.changes.change import Change, Replacement, Run
+from libvirt_guestnet.libvirtd.snapshot import parse_xml, to_text
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,13 @@ class SectionUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateNetwork(Change):
-    """Change DHCP, DNS or portgroup entries of an active network without a restart; `bridge` where it has firewall
-    rules of libvirt's, which a change of DHCP takes away and puts back."""
+    """Change DHCP, DNS or portgroup entries of an active network without a restart, or with `live` false of its
+    definition alone; `bridge` where it has firewall rules of libvirt's, which a change of DHCP takes away and puts
+    back."""
 
     update: SectionUpdate
     bridge: str | None = None
+    live: bool = True
     VERB = "update"
     KIND = "network"
 
@@ -144,7 +146,7 @@ class UpdateNetwork(Change):
             xml = _only_address(str(xml))
         reloads = self.bridge is not None and update.section.startswith("dhcp")
         with run.effects.kept_open(self.bridge or "") if reloads else nullcontext():
-            run.libvirt.update_network(self.name, command, update.section, str(xml), update.parent)
+            run.libvirt.update_network(self.name, command, update.section, str(xml), update.parent, live=self.live)
 
 
 def _only_address(dns_host: str) -> str:
@@ -164,6 +166,44 @@ class SetNetworkMetadata(Change):
     def run(self, run: Run) -> None:
         run.libvirt.set_network_metadata(self.name, self.xml)
         run.done("set", "set it back", lambda: run.libvirt.set_network_metadata(self.name, self.old))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptNetwork(Change):
+    """Put our metadata into the definition of a network that is somebody else's, change it there or take it out, and
+    have the hooks know while the network runs: in that no libvirt before 9.7 can change it. `live` is what they are
+    told, `ports` are running guests whose ports follow."""
+
+    config: Replacement | None = None
+    live: Replacement | None = None
+    ports: tuple[str, ...] = ()
+    releases: bool = False
+    VERB = "adopt"
+    KIND = "network"
+
+    @property
+    def verb(self) -> str:
+        return "release" if self.releases else self.VERB
+
+    def run(self, run: Run) -> None:
+        if self.config is not None:
+            self._define(run, self.config)
+            back = f"define network {self.name} as it was"
+            config = self.config.reverse()
+            run.done("defined", back, lambda: self._define(run, config))
+        if self.live is not None:
+            live = self.live
+            run.undo(f"have the hooks know network {self.name} as before", lambda: self._tell(run, live.old))
+            self._tell(run, live.new)
+            run.step("told")
+
+    def _define(self, run: Run, config: Replacement) -> None:
+        run.libvirt.redefine_network(self.name, str(config.old), str(config.new))
+
+    def _tell(self, run: Run, xml: str | None) -> None:
+        run.effects.adopt_network(str(xml).encode())
+        for guest in self.ports:
+            run.guard(guest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, parse_xml
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, parse_xml, to_text
 from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
 
 OPEN_SECONDS = 30.0
@@ -205,6 +205,20 @@ class Connection:
     def define_network(self, xml: str) -> None:
         self._call("defining a network", lambda: self._raw.networkDefineXML(xml))
 
+    def redefine_network(self, name: str, old: str, new: str) -> None:
+        """Replace the definition of a network that is somebody else's. Raises GuestnetError where it is not `old` any
+        more, or gone."""
+
+        def redefine() -> bool:
+            found = self._network(name)
+            if found.isPersistent() and to_text(parse_xml(found.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE))) == old:
+                self._raw.networkDefineXML(new)
+                return True
+            return False
+
+        if not self._call(f"changing the metadata of network {name!r}", redefine):
+            raise GuestnetError(f"network {name!r} was changed meanwhile: plan again")
+
     def undefine_network(self, name: str) -> None:
         """Raises nothing when it is already gone."""
         self._tolerant(f"undefining network {name!r}", lambda: self._network(name).undefine())
@@ -224,13 +238,16 @@ class Connection:
     def set_network_autostart(self, name: str, on: bool) -> None:
         self._call(f"setting autostart of network {name!r}", lambda: self._network(name).setAutostart(int(on)))
 
-    def update_network(self, name: str, command: str, section: str, xml: str, parent: int = -1) -> None:
-        """Change one element of an active network; the definition is left alone. `parent` counts its <ip> elements."""
-        live = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+    def update_network(
+        self, name: str, command: str, section: str, xml: str, parent: int = -1, *, live: bool = True
+    ) -> None:
+        """Change one element of an active network and leave its definition alone, or of that alone. `parent` counts its
+        <ip> elements."""
+        flag = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE if live else libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
         self._call(
             f"updating network {name!r} ({command} {section} {xml})",
             lambda: self._network(name).update(
-                getattr(libvirt, COMMANDS[command]), getattr(libvirt, SECTIONS[section]), parent, xml, live
+                getattr(libvirt, COMMANDS[command]), getattr(libvirt, SECTIONS[section]), parent, xml, flag
             ),
         )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,6 +30,11 @@ def parse_xml(text: str) -> Element:
         return etree.fromstring(text.encode(), parser)
     except etree.XMLSyntaxError as error:
         raise GuestnetError(f"libvirt's XML cannot be read: {error}") from error
+
+
+def to_text(element: Element) -> str:
+    """An element as libvirt's API takes it."""
+    return etree.tostring(element, encoding="unicode", with_tail=False)
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,36 @@ class NetworkState:
         return None if self.mark is None else self.mark.get("topology")
 
     @property
+    def is_external(self) -> bool:
+        """Whether our metadata says that it is somebody else's."""
+        return self.mark is not None and self.mark.get("external") == "yes"
+
+    @property
+    def told(self) -> Element | None:
+        """The live XML with our metadata, be it that only the definition of an external network has that."""
+        mark = self.config.find(NETWORK_MARK)
+        return marked(self.live, mark) if self.live is not None and self.is_external else self.live
+
+    @property
     def bridge(self) -> str | None:
         """The name of its bridge device, when it has one."""
         bridge = self.current.find("bridge")
         return None if bridge is None else bridge.get("name")
+
+
+def marked(network: Element, mark: Element | None) -> Element:
+    """A copy of a <network> with that metadata of ours in the place of what it has; None: with none."""
+    result = deepcopy(network)
+    metadata = result.find("metadata")
+    if metadata is None:
+        metadata = etree.SubElement(result, "metadata")
+    for old in result.findall(NETWORK_MARK):
+        metadata.remove(old)
+    if mark is not None:
+        metadata.append(deepcopy(mark))
+    elif len(metadata) == 0:
+        result.remove(metadata)
+    return result
 
 
 @dataclass(frozen=True)
@@ -236,10 +268,19 @@ class WantedNetwork:
 
 
 @dataclass(frozen=True)
+class WantedExternal:
+    """An external network, with the metadata that the topology wants in it, which lists all that it is to have more."""
+
+    name: str
+    mark: Element
+
+
+@dataclass(frozen=True)
 class WantedGuest:
     """A guest as the topology wants it.
 
-    `definition` is the whole <domain> of a lab guest, None for a user's own domain.
+    `definition` is the whole <domain> of a lab guest, None for a user's own domain. `kept` are the MAC addresses of
+    ports on external networks: a NIC that the domain has there already is left where it is, as it is.
     """
 
     name: str
@@ -247,6 +288,7 @@ class WantedGuest:
     metadata: Element
     definition: Element | None = None
     autostart: bool = False
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -256,3 +298,4 @@ class Wanted:
     topology: str
     networks: tuple[WantedNetwork, ...] = ()
     guests: tuple[WantedGuest, ...] = ()
+    externals: tuple[WantedExternal, ...] = ()

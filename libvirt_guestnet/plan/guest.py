@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 from lxml import etree
 
-from libvirt_guestnet.changes.change import Change, to_text
+from libvirt_guestnet.changes.change import Change, Replacement
 from libvirt_guestnet.changes.guest import (
     AttachInterface,
     DefineDomain,
     DetachInterface,
     RemoveDomain,
-    Replacement,
     RestorePorts,
     SetDomainAutostart,
     SetDomainMetadata,
@@ -34,11 +33,12 @@ from libvirt_guestnet.libvirtd.snapshot import (
     mac,
     parse_xml,
     source_network,
+    to_text,
 )
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.model.drift import GUEST
 from libvirt_guestnet.plan.compare import Difference, differences, summary
-from libvirt_guestnet.plan.nic import before, check_remembered, merged, moves, nic_differences, place, restored
+from libvirt_guestnet.plan.nic import before, check_remembered, kept, merged, moves, nic_differences, place, restored
 from libvirt_guestnet.xmlgen.element import api_text
 
 # What virDomainUpdateDeviceFlags can change in a running guest's NIC (libvirt 9.0).
@@ -144,6 +144,9 @@ def _change_interfaces(
     new = {mac(interface): interface for interface in wanted.interfaces}
     on = {address: source_network(interface) for address, interface in new.items()}
     live, config = interfaces(state.live, on), interfaces(state.config, on) if defined_here else {}
+    for address in wanted.kept:
+        if (nic := _left_alone(new[address], state, live, config)) is not None:
+            new[address] = nic
     ours = state.marked_macs if defined_here else frozenset(live)
     left = [
         _let_go(state, address, live.get(address), config.get(address), "no longer in the topology")
@@ -163,6 +166,25 @@ def _change_interfaces(
         plugs += planner.plugs
     metadata = _remembering(wanted.metadata, new, state) if defined_here else wanted.metadata
     changes.others += [*moves, *_metadata(wanted.name, state, metadata, config=defined_here), *plugs]
+
+
+def _left_alone(
+    wanted: Element, state: DomainState, live: dict[str, Element], config: dict[str, Element]
+) -> Element | None:
+    """What is wanted of a NIC that its user has on that network already; None where there is none."""
+    address = mac(wanted)
+    nics = [nic for nic in (config.get(address), live.get(address)) if nic is not None]
+    plugged_by_us = address in state.marked_macs and _was(state, address) is None
+    if not nics or plugged_by_us or not all(_same_place(wanted, nic) for nic in nics):
+        return None
+    return kept(wanted, nics[0])
+
+
+def _same_place(wanted: Element, nic: Element) -> bool:
+    if source_network(wanted) is not None:
+        return source_network(nic) == source_network(wanted)
+    bridges = [source.get("bridge") for each in (wanted, nic) for source in each.iterfind("source")]
+    return nic.get("type") == "bridge" and len(bridges) == 2 and bridges[0] == bridges[1]
 
 
 def _remembering(metadata: Element, new: dict[str, Element], state: DomainState) -> Element:

@@ -79,7 +79,8 @@ class NetworkReceipt(NamedTuple):
     `managed` says that the bridge is libvirt's own or ours, so that all its ports are to be guarded; `uplink` is the
     port to the outside that our hook put into it. `required`: its ports are guarded whatever a domain says, and one
     that cannot be is refused. `isolated`: its ports are kept from each other. `announced` are the prefixes of which
-    libvirt tells guests to form addresses.
+    libvirt tells guests to form addresses. An `external` network is somebody else's: its XML may say
+    nothing of us while it runs.
     """
 
     name: str
@@ -110,6 +111,7 @@ class NetworkReceipt(NamedTuple):
     announced: serialiser.Prefixes = ()
     strict: bool = False
     isolated: bool = False
+    external: bool = False
 
 
 class Bridges(NamedTuple):
