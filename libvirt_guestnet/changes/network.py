@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lxml import etree
 
 from libvirt_guestnet.changes.change import Change, Replacement, Run
-from libvirt_guestnet.libvirtd.snapshot import parse_xml, to_text
+from libvirt_guestnet.libvirtd.snapshot import marked, parse_xml, to_text
 
 
 @dataclass(frozen=True)
@@ -171,37 +171,34 @@ class SetNetworkMetadata(Change):
 @dataclass(frozen=True, kw_only=True)
 class AdoptNetwork(Change):
     """Put our metadata into the definition of a network that is somebody else's, change it there or take it out, and
-    have the hooks know while the network runs: in that no libvirt before 9.7 can change it. `live` is what they are
-    told, `ports` are running guests whose ports follow."""
+    have the hooks know while the network runs: in that no libvirt before 9.7 can change it. `ports` are running guests
+    whose ports follow."""
 
-    config: Replacement | None = None
-    live: Replacement | None = None
+    mark: Replacement
     ports: tuple[str, ...] = ()
-    releases: bool = False
     VERB = "adopt"
     KIND = "network"
 
     @property
     def verb(self) -> str:
-        return "release" if self.releases else self.VERB
+        return "release" if self.mark.new is None else self.VERB
 
     def run(self, run: Run) -> None:
-        if self.config is not None:
-            self._define(run, self.config)
-            back = f"define network {self.name} as it was"
-            config = self.config.reverse()
-            run.done("defined", back, lambda: self._define(run, config))
-        if self.live is not None:
-            live = self.live
-            run.undo(f"have the hooks know network {self.name} as before", lambda: self._tell(run, live.old))
-            self._tell(run, live.new)
-            run.step("told")
+        self._set(run, self.mark)
+        back = self.mark.reverse()
+        run.done("defined", f"define network {self.name} as it was", lambda: self._set(run, back))
+        run.undo(f"have the hooks know network {self.name} as before", lambda: self._tell(run, back.new))
+        self._tell(run, self.mark.new)
+        run.step("told")
 
-    def _define(self, run: Run, config: Replacement) -> None:
-        run.libvirt.redefine_network(self.name, str(config.old), str(config.new))
+    def _set(self, run: Run, mark: Replacement) -> None:
+        run.libvirt.set_network_mark(self.name, mark.old, mark.new)
 
-    def _tell(self, run: Run, xml: str | None) -> None:
-        run.effects.adopt_network(str(xml).encode())
+    def _tell(self, run: Run, mark: str | None) -> None:
+        live = run.libvirt.live_network(self.name)
+        if live is not None:
+            told = marked(parse_xml(live), None if mark is None else parse_xml(mark))
+            run.effects.adopt_network(to_text(told).encode())
         for guest in self.ports:
             run.guard(guest)
 

@@ -18,7 +18,6 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     WantedExternal,
-    marked,
     to_text,
 )
 from libvirt_guestnet.metadata.elements import node_of
@@ -43,24 +42,19 @@ def plan_external(wanted: WantedExternal, snapshot: Snapshot) -> Iterator[Change
 def plan_release(state: NetworkState, snapshot: Snapshot, why: str) -> Iterator[Change]:
     """All of that is taken back."""
     yield from _updates(state, lambda root: _leaving(root, state.mark, None))
-    config = Replacement(to_text(state.config), to_text(marked(state.config, None)))
-    live = None
-    if state.live is not None and state.told is not None:
-        live = Replacement(to_text(state.told), to_text(marked(state.live, None)))
-    users = _followers(state, snapshot)
-    yield AdoptNetwork(state.name, why, config=config, live=live, ports=users, releases=True)
+    mark = state.config.find(NETWORK_MARK)
+    old = None if mark is None else to_text(mark)
+    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=_followers(state, snapshot))
 
 
 def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot) -> Iterator[Change]:
-    config, live = state.config.find(NETWORK_MARK), None
+    config = state.config.find(NETWORK_MARK)
     found = () if config is None else differences(mark, config)
     if config is not None and not found:
         return
-    if state.live is not None and state.told is not None:
-        live = Replacement(to_text(state.told), to_text(marked(state.live, mark)))
     detail = "its metadata" if config is None else f"its metadata: {summary(found)}"
-    replacement = Replacement(to_text(state.config), to_text(marked(state.config, mark)))
-    yield AdoptNetwork(state.name, detail, config=replacement, live=live, ports=_followers(state, snapshot, mark))
+    replacement = Replacement(None if config is None else to_text(config), to_text(mark))
+    yield AdoptNetwork(state.name, detail, mark=replacement, ports=_followers(state, snapshot, mark))
 
 
 def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = None) -> tuple[str, ...]:

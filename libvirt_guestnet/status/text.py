@@ -12,7 +12,7 @@ def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) 
     """Tables of networks, ports, forwards, routes to guests and NICs that nothing can guard, and aloud which ports
     nothing guards that could be."""
     kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route", "unguarded"))
-    hidden = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", *skip)
+    hidden = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "external", *skip)
     tables = (table(found, hidden) for found in kinds if found)
     return "\n".join([*tables, *_aloud(rows)])
 

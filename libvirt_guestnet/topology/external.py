@@ -46,7 +46,14 @@ def _refused(decl: NetworkDecl) -> Iterator[tuple[Where, str]]:
     for name, (field, _) in keys_of(NetworkDecl).items():
         said = getattr(decl, field)
         if name not in _SAYS and _is_said(said, decl):
-            yield said.where if isinstance(said, At) else said.at if isinstance(said, Decl) else decl.at, name
+            yield _place(said) or decl.at, name
+
+
+def _place(said: Any) -> Where | None:
+    """Of a list that of its first item."""
+    while isinstance(said, tuple) and said:
+        said = said[0]
+    return said.where if isinstance(said, At) else said.at if isinstance(said, Decl) else None
 
 
 def _is_said(said: Any, decl: NetworkDecl) -> bool:

@@ -117,8 +117,8 @@ class NetworkDecl(Decl):
     external: ExternalDecl | None = key(
         RecordKind(ExternalDecl, word="true"),
         "The network is there already, such as libvirt's default: guestnet reads what it is from the host, and never "
-        "redefines, stops or removes it. It adds metadata, and for ports with addresses DHCP reservations and DNS "
-        "names, and takes these away again. Ports in the file are guarded, others only with guarded: true.",
+        "stops, removes or changes it, but that it adds metadata, and for ports with addresses DHCP reservations and "
+        "DNS names, and takes these away again. Ports in the file are guarded, others only with guarded: true.",
     )
     physical_network: At[str] | None = key(
         kinds.WORD,
