@@ -214,7 +214,8 @@ class Snapshot:
     `devices` are the host's network devices. `taken` says which of the wanted addresses are somebody's already, in a
     line each. `wrong` is what the kernel has otherwise than it should, `links` the devices with what
     they are ({}: unknown). `network_metadata` says whether libvirt can
-    change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7).
+    change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7). `leased` are the addresses that the
+    DHCP servers of external networks gave, by MAC address.
     """
 
     networks: tuple[NetworkState, ...] = ()
@@ -224,6 +225,7 @@ class Snapshot:
     taken: tuple[str, ...] = ()
     wrong: tuple[Drift, ...] = ()
     links: Mapping[str, Device] = field(default_factory=dict)
+    leased: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
     def network(self) -> dict[str, NetworkState]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lxml import etree
@@ -66,7 +66,7 @@ def plan_guest(wanted: WantedGuest, snapshot: Snapshot, inherited: dict[str, fro
         changes.others += _definition(wanted, wanted.definition, state)
         changes.notes += _restart_note(wanted, wanted.definition, state)
     if state is not None:
-        _change_interfaces(wanted, state, inherited, changes)
+        _change_interfaces(wanted, state, snapshot, inherited, changes)
     _put_back(wanted.name, snapshot, changes)
     return changes
 
@@ -138,7 +138,11 @@ def fitted(definition: Element, state: DomainState | None) -> Element:
 
 
 def _change_interfaces(
-    wanted: WantedGuest, state: DomainState, inherited: dict[str, frozenset[str]], changes: GuestChanges
+    wanted: WantedGuest,
+    state: DomainState,
+    snapshot: Snapshot,
+    inherited: dict[str, frozenset[str]],
+    changes: GuestChanges,
 ) -> None:
     defined_here = wanted.definition is None  # else DefineDomain has done the definition
     new = {mac(interface): interface for interface in wanted.interfaces}
@@ -165,7 +169,27 @@ def _change_interfaces(
         moves += planner.moves
         plugs += planner.plugs
     metadata = _remembering(wanted.metadata, new, state) if defined_here else wanted.metadata
-    changes.others += [*moves, *_metadata(wanted.name, state, metadata, config=defined_here), *plugs]
+    told = _metadata(wanted.name, state, metadata, config=defined_here)
+    lost = _leased_else(wanted, state, snapshot) if defined_here else ""
+    changes.others += [*moves, *(_interrupting(each, lost) for each in told), *plugs]
+
+
+def _leased_else(wanted: WantedGuest, state: DomainState, snapshot: Snapshot) -> str:
+    """The address that a guest which is to be adopted runs with, and may not use by what the file lists."""
+    for port in wanted.metadata.iterfind(PORT_MARK) if state.live is not None else ():
+        address = port.get("mac", "").lower()
+        listed = {each.get("ip") for each in port.iterfind(PORT_MARK.replace("}port", "}address"))}
+        other = sorted(snapshot.leased.get(address, frozenset()) - listed)
+        if listed and other and address in wanted.kept - state.marked_macs and port.get("guarded") != "no":
+            return other[0]
+    return ""
+
+
+def _interrupting(change: Change, lost: str) -> Change:
+    if not lost:
+        return change
+    detail = f"{change.detail}; it has {lost} by DHCP, which is not among its addresses, until it asks again"
+    return replace(change, detail=detail, interrupts=(change.name,))
 
 
 def _left_alone(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from make import ALL, dhcp
-from scapy.all import ARP, BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
+from scapy.all import BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
 from support.libvirt_host import DOMAIN, uuid
 from support.libvirt_host import Host as BareHost
-from support.libvirt_wire import Wire, arrived
+from support.libvirt_wire import Wire
 from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
@@ -49,15 +49,19 @@ class Host(BareHost):
         return said
 
     def domain(self, name: str, *nics: str, number: int = 1, metadata: str = METADATA) -> None:
-        self.define("define", DOMAIN.format(name=name, uuid=uuid(number), policy=metadata, nics="".join(nics)))
+        xml = DOMAIN.format(name=name, uuid=uuid(number), policy=metadata, nics="".join(nics))
+        self.define("define", xml.replace("<metadata></metadata>", ""))
 
     def texts(self) -> dict[str, str]:
-        """What libvirt says of everything, live and inactive."""
+        """What libvirt says of everything, live and inactive; but for the number of ports that it tells of a running
+        network, which 9.0 forgets at any update of that (virsh net-update)."""
         found = {}
         for kind, listed, dump in (("network", "net-list", "net-dumpxml"), ("domain", "list", "dumpxml")):
             for name in self.virsh(listed, "--all", "--name").splitlines():
                 if name.strip():
-                    found[f"{kind} {name} live"] = self.virsh(dump, name)
+                    found[f"{kind} {name} live"] = re.sub(
+                        "^(<network) connections='[0-9]+'", r"\1", self.virsh(dump, name)
+                    )
                     found[f"{kind} {name}"] = self.virsh(dump, "--inactive", name)
         return found
 
@@ -87,38 +91,44 @@ def host(sandbox: Sandbox) -> Iterator[Host]:
             made.virsh("net-undefine", name.strip())
 
 
-@contextmanager
-def flowing(sender: Wire, receiver: Wire, ip: str, mac: str = WEB) -> Iterator[None]:
-    """Frames go from one guest to another all the time: none is lost."""
-    sent, done = 0, threading.Event()
+class Flow:
+    """Frames that go from one guest to another all the time, as long as this is entered: none is lost, and none that
+    the sender forged when it had been adopted arrives."""
 
-    def numbered(number: int) -> bytes:
-        return bytes(Ether(src=mac, dst=ALL) / IP(src=ip, dst="255.255.255.255") / UDP(dport=9) / f"{number:08}")
+    def __init__(self, sender: Wire, receiver: Wire, ip: str) -> None:
+        self.sender, self.receiver, self.ip = sender, receiver, ip
+        self.sent, self.forged, self.one, self.done = 0, 0, threading.Lock(), threading.Event()
+        self.thread = threading.Thread(target=self._go_on)
 
-    def send() -> None:
-        nonlocal sent
-        while not done.wait(0.005):
-            sender.send(numbered(sent))
-            sent += 1
+    def __enter__(self) -> Flow:
+        self.thread.start()
+        return self
 
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        sender.send(numbered(sent))
-        seen = receiver.receive_until(numbered(sent), 60)
-        arrived = {frame[42:50] for frame in seen if frame[6:12] == bytes.fromhex(mac.replace(":", ""))}
-        lost = [number for number in range(sent) if b"%08d" % number not in arrived]
-        assert lost == [], f"{len(lost)} of {sent} were lost"
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+        last = frame_of(self.ip, "last")
+        self.sender.send(last)
+        arrived = {bytes(seen[42:]).rstrip(b"\0") for seen in self.receiver.receive_until(last, 120)}
+        lost = [number for number in range(self.sent) if b"%d" % number not in arrived]
+        assert lost == [], f"{len(lost)} of {self.sent} were lost, from {lost[0]} to {lost[-1]}"
+        assert [text for text in arrived if text.startswith(b"forged")] == [], f"of {self.forged}"
+
+    def _go_on(self) -> None:
+        while not self.done.wait(0.005):
+            with self.one:
+                self.sender.send(frame_of(self.ip, str(self.sent)))
+            self.sent += 1
+
+    def forge(self) -> None:
+        """Sends from somebody else's address."""
+        with self.one:
+            self.sender.send(frame_of(GATEWAY, f"forged {self.forged}"))
+        self.forged += 1
 
 
-def forged_does_not_arrive(sender: Wire, receiver: Wire, ip: str) -> None:
-    """ARP for another's address stays with the guest, and for its own arrives."""
-    honest, forged = (bytes(Ether(src=WEB, dst=ALL) / ARP(hwsrc=WEB, psrc=each, pdst=each)) for each in (ip, GATEWAY))
-    assert arrived(sender, receiver, [forged], honest) == []
+def frame_of(ip: str, text: str) -> bytes:
+    return bytes(Ether(src=WEB, dst=ALL) / IP(src=ip, dst="255.255.255.255") / UDP(dport=9) / text)
 
 
 def two_on_default(host: Host) -> None:
@@ -159,11 +169,11 @@ def test_a_running_guest_gets_an_address_of_the_dhcp_range_reserved_and_loses_no
     before, tap = host.texts(), host.tap("web", WEB)
     text = ADOPT.replace("network: default }", "network: default, addresses: [192.168.122.50] }")
     sender, receiver = wires(host)
-    with sender, receiver, flowing(sender, receiver, "192.168.122.50"):
+    with sender, receiver, Flow(sender, receiver, "192.168.122.50") as flow:
         assert host.guestnet("plan", "/tmp/mine.yaml", topology=text, status=3)
         assert host.texts() == before, "plan changes nothing"
         host.guestnet("apply", "/tmp/mine.yaml", topology=text)
-        forged_does_not_arrive(sender, receiver, "192.168.122.50")
+        flow.forge()
         assert host.guarded() == {tap: WEB}, "nobody else is"
         for kind in ("--inactive",), ():
             assert f"<host mac='{WEB}' name='web' ip='192.168.122.50'/>" in host.virsh("net-dumpxml", *kind, "default")
@@ -184,9 +194,9 @@ def test_a_guest_keeps_the_address_that_it_has_by_dhcp(host: Host) -> None:
     sender, receiver = wires(host)
     with sender, receiver:
         ip = leased(sender, WEB)
-        with flowing(sender, receiver, ip):
+        with Flow(sender, receiver, ip) as flow:
             host.guestnet("apply", "/tmp/mine.yaml")
-            forged_does_not_arrive(sender, receiver, ip)
+            flow.forge()
             host.restart_daemon()
             host.soon(lambda: host.virsh("list", "--name", check=False).split() != [], "libvirt is back")
             host.guestnet("hooks", "sync")
@@ -261,11 +271,11 @@ guests:
   other: { ports: [ { network: lan, addresses: any } ] }
 """
         sender, receiver = wires(host)
-        with sender, receiver, flowing(sender, receiver, "10.61.8.5"):
+        with sender, receiver, Flow(sender, receiver, "10.61.8.5") as flow:
             host.guestnet("apply", "/tmp/mine.yaml", topology=text)
             assert host.guarded() == {host.tap("web", WEB): WEB, host.tap("other", OTHER): OTHER}
             assert "nothing to do" in host.guestnet("plan", "/tmp/mine.yaml", topology=text)
-            forged_does_not_arrive(sender, receiver, "10.61.8.5")
+            flow.forge()
             host.guestnet("destroy", "/tmp/mine.yaml", topology=text)
         assert host.texts() == before
     finally:
@@ -283,22 +293,48 @@ def test_what_is_not_clear_is_refused_and_nothing_is_changed(host: Host) -> None
         "web", *(nic.replace("ua-wan", f"ua-{n}").replace("order='1'", f"order='{n}'") for n, nic in enumerate(two, 1))
     )
     before = host.texts()
+    port, network = "mine.yaml:4:27: ", "mine.yaml:3:13: "
+    outside = ADOPT.replace("default }", f'default, mac: "{WEB}", addresses: [10.0.0.1] }}')
     for topology, said in {
-        ADOPT: f"mine.yaml:4:27: domain 'web' has 2 NICs on network 'default': say with mac: which this is, of {WEB}, {OTHER}",
+        ADOPT: f"{port}domain 'web' has 2 NICs on network 'default': say with mac: which this is, of {WEB}, {OTHER}",
         ADOPT.replace(
             "default", "dflt"
-        ): "mine.yaml:3:13: libvirt has no network 'dflt', which is said to be external: it has 'closed', 'default'",
-        ADOPT.replace(
-            "default }", f'default, mac: "{WEB}", addresses: [10.0.0.1] }}'
-        ): "mine.yaml:4:27: 10.0.0.1 is outside the subnets of network 'default' (192.168.122.0/24)",
-        ADOPT.replace(
-            "default", "closed"
-        ): "this host has no DHCP server on network 'closed', so nobody knows the port's addresses: list them, or say addresses: any",
-        ADOPT.replace(
-            "external: true", "mode: nat, subnets: [10.9.9.0/24]"
-        ): "network 'default' exists and was not made by guestnet: say external: true to have its ports guarded",
+        ): f"{network}libvirt has no network 'dflt', which is said to be external: it has",
+        outside: f"{port}10.0.0.1 is outside the subnets of network 'default' (192.168.122.0/24)",
+        ADOPT.replace("default", "closed"): f"{port}this host has no DHCP server on network 'closed', so nobody knows",
+        ADOPT.replace("external: true", "mode: nat, subnets: [10.9.9.0/24]"): "say external: true to have its ports",
     }.items():
         for verb in ("plan", "apply"):
             assert said in host.guestnet(verb, "/tmp/mine.yaml", topology=topology, status=1)
         assert "is valid" in host.guestnet("validate", "/tmp/mine.yaml", topology=topology)
+    assert host.texts() == before
+
+
+def test_what_fails_on_the_way_is_taken_back_and_a_damaged_metadata_is_said(host: Host) -> None:
+    two_on_default(host)
+    before = host.texts()
+    # The second guest asks for what nobody can have: its guard fails when the first one's is there.
+    both = """
+name: mine
+networks: { default: { external: true } }
+guests:
+  web: { ports: [ { network: default, addresses: [192.168.122.50] } ] }
+  other: { ports: [ { network: default, addresses: [192.168.122.51], forwards: [ { services: [tcp/4711] } ] } ] }
+"""
+    code = "import socket, time; s = socket.create_server(('', 4711)); print('up', flush=True); time.sleep(600)"
+    with subprocess.Popen(host.sandbox.python(["-c", code]), stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "up\n"
+        assert "4711" in host.guestnet("apply", "/tmp/mine.yaml", topology=both, status=1)
+        listener.kill()
+    assert host.texts() == before
+    assert host.guarded() == {}
+    assert host.files("networks") == {}
+    host.guestnet("apply", "/tmp/mine.yaml")
+    whole = host.virsh("net-dumpxml", "--inactive", "default")
+    host.define("net-define", whole.replace(' topology="mine"', ""))
+    said = host.guestnet("apply", "/tmp/mine.yaml", status=1)
+    assert "cannot be read, somebody changed it (it names no topology): take the element guestnet:network out" in said
+    host.define("net-define", whole)
+    host.guestnet("destroy", "/tmp/mine.yaml")
     assert host.texts() == before

@@ -382,3 +382,19 @@ def test_a_mark_goes_into_metadata_of_others_and_out_again() -> None:
     assert there.find(NETWORK_MARK) is not None
     assert to_text(marked(there, None)) == to_text(before)
     assert to_text(marked(marked(parse_xml("<network/>"), mark), None)) == "<network/>"
+
+
+def test_who_runs_with_another_address_is_not_cut_off_unasked() -> None:
+    host = Snapshot((network(),), (domain(nic()),), leased={WEB: frozenset({"192.168.122.77"})})
+    made = planned(topology(", addresses: [192.168.122.9]"), host)
+    assert made.interrupts == ("web",)
+    assert "it has 192.168.122.77 by DHCP, which is not among its addresses" in made.text()
+    for port in (
+        "",
+        ", addresses: any",
+        ", addresses: [192.168.122.77]",
+        ", guarded: false, addresses: [192.168.122.9]",
+    ):
+        assert planned(topology(port), host).interrupts == ()
+    then = after(host, made)
+    assert planned(topology(", addresses: [192.168.122.9], log-drops: true"), then).interrupts == ()

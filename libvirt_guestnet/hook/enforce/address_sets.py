@@ -52,6 +52,18 @@ def written(bridge: str) -> set[Address]:
     return found
 
 
+def leased(bridge: str) -> dict[str, frozenset[str]]:
+    """By MAC address, those whose time is not over."""
+    found: dict[str, set[str]] = {}
+    for lease in _read(_LEASES.format(check_device(bridge))) if bridge else ():
+        with suppress(parse.TextError):
+            expires = parse.number(str(lease.get("expiry-time") or 0), 0, _LATEST)
+            if not expires or expires > time.time():
+                ip = str(parse.address(str(lease.get("ip-address"))))
+                found.setdefault(str(lease.get("mac-address", "")).lower(), set()).add(ip)
+    return {mac: frozenset(ips) for mac, ips in found.items()}
+
+
 def learnt(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> list[Address]:
     """What a port has learnt, as the kernel has it."""
     return _addresses_in(lambda version: learning.learnt_set(version, receipt.tap), numbers) if receipt.dhcp else []
