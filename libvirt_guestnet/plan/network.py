@@ -112,7 +112,7 @@ def _live_changes(element: Element, live: Element, name: str, found: tuple[Diffe
 def bridge_with_rules(live: Element) -> str | None:
     """The bridge of a network whose forwarding libvirt filters."""
     forward = live.find("forward")
-    return bridge_of(live) if forward is not None and forward.get("mode", "nat") in ("nat", "route") else None
+    return bridge_of(live) if forward is None or forward.get("mode", "nat") in ("nat", "route") else None
 
 
 def section_updates(wanted: Element, live: Element) -> list[SectionUpdate]:
