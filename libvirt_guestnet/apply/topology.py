@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.apply import apply as applying
+from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.guest import image
-from libvirt_guestnet.hook.enforce import address_sets
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
@@ -135,5 +135,5 @@ def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
     """With what of the wanted addresses is somebody's on this host, or on its LANs, and what the kernel has wrong."""
     taken = (*taken_addresses(wished, snapshot, UnlockedState()), *hairpins.problems(found, host_devices.bridged()))
     bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
-    leased = {mac: ips for bridge in bridges for mac, ips in address_sets.leased(bridge).items()}
-    return replace(snapshot, taken=taken, wrong=wrongs(snapshot), leased=leased)
+    found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
+    return replace(snapshot, taken=taken, wrong=wrongs(snapshot), leased=found_leases)

@@ -26,8 +26,8 @@ _RULES = (
 
 @contextmanager
 def kept_open(bridge: str) -> Iterator[None]:
-    """Established connections over a bridge, and all between its ports, go on meanwhile. Where iptables cannot do it, they may stall; nothing
-    fails for that. Raises GuestnetError on a name that no bridge can have."""
+    """Established connections over a bridge, and all between its ports, go on meanwhile. Where iptables cannot do it,
+    they may stall; nothing fails for that. Raises GuestnetError on a name that no bridge can have."""
     check_device(bridge)
     with ExitStack() as undo:
         for tool in _TOOLS:

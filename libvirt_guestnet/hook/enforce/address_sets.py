@@ -46,22 +46,15 @@ def leases(receipt: PortReceipt, numbers: Numbers = nft.numbers, path: str = _LE
 def written(bridge: str) -> set[Address]:
     """The addresses that the server of a bridge has leased, to whomever."""
     found = set()
-    for lease in _read(_LEASES.format(check_device(bridge))) if bridge else ():
+    for lease in entries(bridge):
         with suppress(parse.TextError):
             found.add(parse.address(str(lease.get("ip-address"))))
     return found
 
 
-def leased(bridge: str) -> dict[str, frozenset[str]]:
-    """By MAC address, those whose time is not over."""
-    found: dict[str, set[str]] = {}
-    for lease in _read(_LEASES.format(check_device(bridge))) if bridge else ():
-        with suppress(parse.TextError):
-            expires = parse.number(str(lease.get("expiry-time") or 0), 0, _LATEST)
-            if not expires or expires > time.time():
-                ip = str(parse.address(str(lease.get("ip-address"))))
-                found.setdefault(str(lease.get("mac-address", "")).lower(), set()).add(ip)
-    return {mac: frozenset(ips) for mac, ips in found.items()}
+def entries(bridge: str) -> list[dict[str, Any]]:
+    """What libvirt keeps of a bridge's leases, old ones too."""
+    return _read(_LEASES.format(check_device(bridge))) if bridge else []
 
 
 def learnt(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> list[Address]:
