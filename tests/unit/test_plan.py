@@ -285,7 +285,7 @@ def test_what_cannot_be_undone_is_reported_with_the_failure(libvirt: Connection)
 @pytest.mark.parametrize(
     ("owner", "message"),
     [
-        (None, "network 'one' exists and was not made by guestnet: give it another name in the topology"),
+        (None, "network 'one' exists and was not made by guestnet: say external: true to have its ports"),
         (
             "theirs",
             "network 'one' belongs to topology 'theirs': give it another name in this topology, "
