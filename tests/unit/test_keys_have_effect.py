@@ -49,14 +49,14 @@ def made(document: Any) -> object:
     topology = loads(json.dumps(document), "t.yaml")
     libvirt = wanted(topology, HOST, lambda guest: xmlgen.domain(topology, guest, HOST, IMAGE, "qemu"))
     networks = [(each.name, xmlgen.to_string(each.element), each.autostart) for each in libvirt.networks]
-    externals = [(each.name, xmlgen.to_string(each.mark)) for each in libvirt.externals]
+    networks += [(each.name, xmlgen.to_string(each.mark), False) for each in libvirt.externals]
     guests = [
         (each.name, each.autostart, *map(xmlgen.to_string, (*each.interfaces, each.metadata)))
         for each in libvirt.guests
     ]
     domains = [xmlgen.to_string(each.definition) for each in libvirt.guests if each.definition is not None]
     lans = [(each.label, each.stand_in, each.host) for each in topology.physical_networks]
-    return libvirt.topology, networks, externals, guests, domains, lans, checks.plan(topology), topology.libvirt_networks
+    return libvirt.topology, networks, guests, domains, lans, checks.plan(topology), topology.libvirt_networks
 
 
 def drawn(document: Any) -> object:
