@@ -250,8 +250,15 @@ def _subnet(ip: Element, mode: Mode) -> Subnet:
 def _range(ip: Element) -> DhcpRange | None:
     """The first range; one with reservations alone serves these."""
     for pool in ip.iterfind("dhcp/range"):
-        return DhcpRange(IPv4Address(pool.get("start", "")), IPv4Address(pool.get("end", "")))
+        return DhcpRange(_ipv4(pool.get("start", "")), _ipv4(pool.get("end", "")))
     for host in ip.iterfind("dhcp/host"):
         if host.get("ip"):
-            return DhcpRange(IPv4Address(host.get("ip", "")), IPv4Address(host.get("ip", "")))
+            return DhcpRange(_ipv4(host.get("ip", "")), _ipv4(host.get("ip", "")))
     return None
+
+
+def _ipv4(text: str) -> IPv4Address:
+    found = parse.address(text)
+    if not isinstance(found, IPv4Address):
+        raise parse.TextError(f"{shown(text)} is no IPv4 address")
+    return found

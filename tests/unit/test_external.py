@@ -118,8 +118,8 @@ def updated(root: Any, change: UpdateNetwork) -> Any:
         return result
     key = "mac" if update.section == "dhcp-host" else "ip"
     parent.remove(next(each for each in parent if each.get(key) == element.get(key)))
-    if parent.tag == "dns" and len(parent) == 0:
-        result.remove(parent)
+    for empty in (dns for dns in result.findall("dns") if len(dns) == 0):
+        result.remove(empty)
     return result
 
 
@@ -140,9 +140,8 @@ def told(root: Any, replacement: Any) -> Any:
 
 def canonical(host: Snapshot) -> list[str]:
     parser = etree.XMLParser(remove_blank_text=True)
-    roots = [
-        root for state in (*host.networks, *host.domains) for root in (state.config, state.live) if root is not None
-    ]
+    states: list[NetworkState | DomainState] = [*host.networks, *host.domains]
+    roots = [root for state in states for root in (state.config, state.live) if root is not None]
     return [etree.tostring(etree.fromstring(to_text(root), parser), method="c14n").decode() for root in roots]
 
 
