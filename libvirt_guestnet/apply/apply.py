@@ -82,6 +82,11 @@ class KernelEffects:
 
         release_tap(uuid, tap)
 
+    def adopt_network(self, network_xml: bytes) -> None:
+        from libvirt_guestnet.hook.live import adopt_network
+
+        adopt_network(network_xml)
+
     def kept_open(self, bridge: str) -> AbstractContextManager[None]:
         from libvirt_guestnet.datapath.firewalls.flows import kept_open
 

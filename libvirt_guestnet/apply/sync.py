@@ -43,7 +43,7 @@ def _sync(connection: Connection) -> SyncResult:
     state = UnlockedState()
     networks_before, owners = {receipt.name for receipt in state.networks()}, set(state.owned())
     snapshot = host_snapshot(connection)
-    networks = {n.name: tostring(n.live) for n in snapshot.networks if n.live is not None}
+    networks = {n.name: tostring(told) for n in snapshot.networks if (told := n.told) is not None}
     domains = {d.name: tostring(d.live) for d in snapshot.domains if d.live is not None}
     ended = owners - {d.uuid for d in snapshot.domains if d.live is not None}
     unrouted: list[str] = []

@@ -8,36 +8,50 @@ from dataclasses import replace
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.apply import apply as applying
+from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.guest import image
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
-from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedGuest, WantedNetwork
+from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.plan import hairpins
 from libvirt_guestnet.plan.addresses import taken_addresses
+from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
-from libvirt_guestnet.xmlgen import Element, domain_metadata, interface, network
+from libvirt_guestnet.xmlgen import Element, domain_metadata, external_metadata, interface, network
 
 
 def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
     """What `apply_topology` would do. Raises GuestnetError."""
-    wished = _wanted(found, hostmap)
+    hostmap.check_mapped(found.networks)
+    define = _definer(found, hostmap)
     with connect(uri) as connection:
-        return plan(wished, _facing(found, wished, host_snapshot(connection)))
+        return _planned(found, hostmap, define, host_snapshot(connection))[0]
+
+
+Define = Callable[[Topology, Guest], Element]
+
+
+def _planned(found: Topology, hostmap: HostMap, define: Define | None, snapshot: Snapshot) -> tuple[Plan, Topology]:
+    """The plan, and the topology with what this host knows of it."""
+    here = resolved(found, snapshot)
+    wished = wanted(here, hostmap, None if define is None else lambda guest: define(here, guest))
+    return plan(wished, _facing(here, wished, snapshot)), here
 
 
 def apply_topology(
     found: Topology, hostmap: HostMap, uri: str | None, *, allow_interrupt: bool = False, quiet: bool = False
 ) -> Sequence[object]:
     """Plans and makes the changes, telling each as it comes; returns them. Raises GuestnetError."""
-    wished = _wanted(found, hostmap)
+    hostmap.check_mapped(found.networks)
+    define = _definer(found, hostmap)
     with applying.locked(), connect(uri) as connection:
-        made = plan(wished, _facing(found, wished, host_snapshot(connection)))
-        for note in (*made.notes, *notes(found), *notes_here(found)):
+        made, here = _planned(found, hostmap, define, host_snapshot(connection))
+        for note in (*made.notes, *notes(here), *notes_here(here)):
             print(f"note: {note}", file=sys.stderr)
 
         def tell(change: object) -> None:
@@ -83,6 +97,11 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
             for n in topology.libvirt_networks
         ),
         guests=tuple(_wanted_guest(topology, guest, hostmap, define) for guest in guests),
+        externals=tuple(
+            WantedExternal(n.name, external_metadata(topology, n))
+            for n in topology.external_networks
+            if n.external and not n.external.bridge
+        ),
     )
 
 
@@ -100,19 +119,22 @@ def _wanted_guest(
         metadata=domain_metadata(topology, guest, hostmap),
         definition=definition,
         autostart=guest.autostart,
+        kept=frozenset(port.mac for port in guest.ports if topology.network(port.network).external),
     )
 
 
-def _wanted(found: Topology, hostmap: HostMap) -> Wanted:
-    """The topology in libvirt's terms; building the guests' image first where one is wanted."""
+def _definer(found: Topology, hostmap: HostMap) -> Define | None:
+    """What makes a lab guest's <domain>, once their image is built; None where no guest has one."""
     if not any(guest.image for guest in found.guests):
-        return wanted(found, hostmap)
+        return None
     built, kind = image.ensure_image(), image.virt_type()
-    return wanted(found, hostmap, lambda guest: xmlgen.domain(found, guest, hostmap, built, kind))
+    return lambda topology, guest: xmlgen.domain(topology, guest, hostmap, built, kind)
 
 
 def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
     """The snapshot with the wanted addresses that are in use on this host or its LANs, and with what is wrong in the
     kernel."""
     taken = (*taken_addresses(wished, snapshot, UnlockedState()), *hairpins.problems(found, host_devices.bridged()))
-    return replace(snapshot, taken=taken, wrong=wrongs(snapshot))
+    bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
+    found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
+    return replace(snapshot, taken=taken, wrong=wrongs(snapshot), leased=found_leases)

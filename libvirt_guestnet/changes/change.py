@@ -11,10 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from lxml import etree
-
-from libvirt_guestnet.libvirtd.snapshot import Element
-
 if TYPE_CHECKING:
     from libvirt_guestnet.libvirtd.connection import Connection
 
@@ -30,6 +26,9 @@ class Effects(Protocol):
 
     def release(self, uuid: str, tap: str) -> None:
         """Remove the port security of a tap of that domain, once the tap is gone."""
+
+    def adopt_network(self, network_xml: bytes) -> None:
+        """Have the hooks know what our metadata says in an active network's XML; forget an external one without any."""
 
     def kept_open(self, bridge: str) -> AbstractContextManager[None]:
         """Keeps established connections over the bridge open while libvirt replaces its rules; never fails."""
@@ -54,6 +53,17 @@ class Run:
         xml = self.libvirt.live_xml(domain)
         if xml is not None:
             self.effects.guard(xml.encode())
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """XML before and after; None where there is nothing."""
+
+    old: str | None
+    new: str | None
+
+    def reverse(self) -> Replacement:
+        return Replacement(self.new, self.old)
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,3 @@ class Change(ABC):
             "detail": self.detail,
             "interrupts": list(self.interrupts),
         }
-
-
-def to_text(element: Element) -> str:
-    """An element as libvirt's API takes it."""
-    return etree.tostring(element, encoding="unicode", with_tail=False)

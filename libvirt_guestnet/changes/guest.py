@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from libvirt_guestnet.changes.change import Change, Run, to_text
+from libvirt_guestnet.changes.change import Change, Replacement, Run
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import Element, interfaces, mac, parse_xml, source_network, tap
+from libvirt_guestnet.libvirtd.snapshot import Element, interfaces, mac, parse_xml, source_network, tap, to_text
 
 UNPLUG_SECONDS = 20.0
 
@@ -48,17 +48,6 @@ class SetDomainAutostart(Change):
     def run(self, run: Run) -> None:
         run.libvirt.set_domain_autostart(self.name, self.on)
         run.done("set", "set it back", lambda: run.libvirt.set_domain_autostart(self.name, not self.on))
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """XML before and after; None where there is nothing."""
-
-    old: str | None
-    new: str | None
-
-    def reverse(self) -> Replacement:
-        return Replacement(self.new, self.old)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from libvirt_guestnet.changes.change import Change, Run, to_text
-from libvirt_guestnet.libvirtd.snapshot import parse_xml
+from libvirt_guestnet.changes.change import Change, Replacement, Run
+from libvirt_guestnet.libvirtd.snapshot import marked, parse_xml, to_text
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,13 @@ class SectionUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateNetwork(Change):
-    """Change DHCP, DNS or portgroup entries of an active network without a restart; `bridge` where it has firewall
-    rules of libvirt's, which a change of DHCP takes away and puts back."""
+    """Change DHCP, DNS or portgroup entries of an active network without a restart, or with `live` false of its
+    definition alone; `bridge` where it has firewall rules of libvirt's, which a change of DHCP takes away and puts
+    back."""
 
     update: SectionUpdate
     bridge: str | None = None
+    live: bool = True
     VERB = "update"
     KIND = "network"
 
@@ -144,7 +146,7 @@ class UpdateNetwork(Change):
             xml = _only_address(str(xml))
         reloads = self.bridge is not None and update.section.startswith("dhcp")
         with run.effects.kept_open(self.bridge or "") if reloads else nullcontext():
-            run.libvirt.update_network(self.name, command, update.section, str(xml), update.parent)
+            run.libvirt.update_network(self.name, command, update.section, str(xml), update.parent, live=self.live)
 
 
 def _only_address(dns_host: str) -> str:
@@ -164,6 +166,41 @@ class SetNetworkMetadata(Change):
     def run(self, run: Run) -> None:
         run.libvirt.set_network_metadata(self.name, self.xml)
         run.done("set", "set it back", lambda: run.libvirt.set_network_metadata(self.name, self.old))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptNetwork(Change):
+    """Put our metadata into the definition of a network that is somebody else's, change it there or take it out, and
+    have the hooks know while the network runs: in that no libvirt before 9.7 can change it. `ports` are running guests
+    whose ports follow."""
+
+    mark: Replacement
+    ports: tuple[str, ...] = ()
+    VERB = "adopt"
+    KIND = "network"
+
+    @property
+    def verb(self) -> str:
+        return "release" if self.mark.new is None else self.VERB
+
+    def run(self, run: Run) -> None:
+        self._set(run, self.mark)
+        back = self.mark.reverse()
+        run.done("defined", f"define network {self.name} as it was", lambda: self._set(run, back))
+        run.undo(f"have the hooks know network {self.name} as before", lambda: self._tell(run, back.new))
+        self._tell(run, self.mark.new)
+        run.step("told")
+
+    def _set(self, run: Run, mark: Replacement) -> None:
+        run.libvirt.set_network_mark(self.name, mark.old, mark.new)
+
+    def _tell(self, run: Run, mark: str | None) -> None:
+        live = run.libvirt.live_network(self.name)
+        if live is not None:
+            told = marked(parse_xml(live), None if mark is None else parse_xml(mark))
+            run.effects.adopt_network(to_text(told).encode())
+        for guest in self.ports:
+            run.guard(guest)
 
 
 @dataclass(frozen=True, kw_only=True)

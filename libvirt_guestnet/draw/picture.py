@@ -52,6 +52,7 @@ MODE_TONES = {
     Mode.ROUTE: Tone.ROUTE,
     Mode.OPEN: Tone.ROUTE,
     Mode.HOST_ROUTED: Tone.ROUTE,
+    Mode.EXTERNAL: Tone.BRIDGE,
 }
 BADGES = {
     Mode.NAT: "NAT",
@@ -60,6 +61,7 @@ BADGES = {
     Mode.ROUTE: "routed",
     Mode.OPEN: "open",
     Mode.HOST_ROUTED: "host-routed",
+    Mode.EXTERNAL: "external",
 }
 
 

@@ -19,7 +19,7 @@ from libvirt_guestnet.hook.enforce import (
     tagging,
 )
 from libvirt_guestnet.hook.helpers import plug_marks
-from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read import libvirt_records, network_receipts
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 
 
@@ -67,9 +67,14 @@ def release_all() -> None:
 
 def adopt_network(xml: bytes) -> None:
     """Keeps what an active network's XML says, as `started` would; `tidy` closes its bridge. Raises GuestnetError."""
-    hook_data = xmlread.Node("hookData", {})
-    hook_data.children = [xmlread.parse(xml)]
-    networks.keep(hook_data, UnlockedState())
+    hook_data, state = xmlread.Node("hookData", {}), UnlockedState()
+    network = xmlread.parse(xml)
+    hook_data.children = [network]
+    before = state.sound_network(name := network.text_of("name"))
+    if before is not None and before.external and network_receipts.network_policy(network) is None:
+        networks.forget(name, state)  # it is not adopted any more
+    else:
+        networks.keep(hook_data, state)
 
 
 def review_bridges() -> None:

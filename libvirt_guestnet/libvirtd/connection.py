@@ -9,16 +9,29 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
+
+from lxml import etree
 
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd import objects
 from libvirt_guestnet.libvirtd.bindings import libvirt
-from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
+from libvirt_guestnet.libvirtd.snapshot import (
+    NETWORK_MARK,
+    DomainState,
+    Element,
+    NetworkState,
+    Snapshot,
+    marked,
+    parse_xml,
+    to_text,
+)
 from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
 
+_EMPTY_METADATA = "\n  <metadata/>"
 OPEN_SECONDS = 30.0
 CALL_SECONDS = 120.0  # starting a guest under TCG on a loaded host is the slowest
 SNAPSHOT_SECONDS = 120.0
@@ -178,6 +191,35 @@ class Connection:
     def define_network(self, xml: str) -> None:
         self._call("defining a network", lambda: self._raw.networkDefineXML(xml))
 
+    def set_network_mark(self, name: str, old: str | None, new: str | None) -> None:
+        """Replace our metadata, <guestnet:network>, in the definition of a network that is somebody else's, and nothing
+        else of it. Raises GuestnetError where that is not `old` (None: none) any more, or the network is gone."""
+
+        def define() -> bool:
+            found = self._network(name)
+            config = parse_xml(found.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE))
+            if not found.isPersistent() or _plain(config.find(NETWORK_MARK)) != _plain(old):
+                return False
+            self._raw.networkDefineXML(to_text(marked(config, None if new is None else parse_xml(new))))
+            return True
+
+        if not self._call(f"changing the metadata of network {name!r}", define):
+            raise GuestnetError(f"network {name!r} was changed meanwhile: plan again")
+
+    def live_network(self, name: str) -> str | None:
+        """The XML of an active network; None when it is not active (any more)."""
+
+        def read() -> str | None:
+            found = self._network(name)
+            return str(found.XMLDesc(0)) if found.isActive() else None
+
+        try:
+            return self._call(f"reading network {name!r}", read)
+        except LibvirtError as error:
+            if error.missing:
+                return None
+            raise
+
     def undefine_network(self, name: str) -> None:
         """Raises nothing when it is already gone."""
         self._tolerant(f"undefining network {name!r}", lambda: self._network(name).undefine())
@@ -197,13 +239,16 @@ class Connection:
     def set_network_autostart(self, name: str, on: bool) -> None:
         self._call(f"setting autostart of network {name!r}", lambda: self._network(name).setAutostart(int(on)))
 
-    def update_network(self, name: str, command: str, section: str, xml: str, parent: int = -1) -> None:
-        """Change one element of an active network; the definition is left alone. `parent` counts its <ip> elements."""
-        live = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+    def update_network(
+        self, name: str, command: str, section: str, xml: str, parent: int = -1, *, live: bool = True
+    ) -> None:
+        """Change one element of an active network and leave its definition alone, or of that alone. `parent` counts its
+        <ip> elements."""
+        flag = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE if live else libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
         self._call(
             f"updating network {name!r} ({command} {section} {xml})",
             lambda: self._network(name).update(
-                getattr(libvirt, COMMANDS[command]), getattr(libvirt, SECTIONS[section]), parent, xml, live
+                getattr(libvirt, COMMANDS[command]), getattr(libvirt, SECTIONS[section]), parent, xml, flag
             ),
         )
 
@@ -284,11 +329,10 @@ class Connection:
 
     def set_domain_metadata(self, name: str, xml: str | None, *, live: bool) -> None:
         """Replace our metadata in a domain (None removes it); `xml` without namespace."""
-        kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-        self._call(
-            f"setting the metadata of domain {name!r}",
-            lambda: self._domain(name).setMetadata(kind, xml, PREFIX, NAMESPACE, _affect(live)),
-        )
+        kind, doing = libvirt.VIR_DOMAIN_METADATA_ELEMENT, f"setting the metadata of domain {name!r}"
+        self._call(doing, lambda: self._domain(name).setMetadata(kind, xml, PREFIX, NAMESPACE, _affect(live)))
+        if xml is None and not live:
+            self._call(doing, lambda: _without_empty_metadata(self._raw, self._domain(name)))
 
     def _network(self, name: str) -> Any:
         return self._raw.networkLookupByName(name)
@@ -310,6 +354,28 @@ class Connection:
 
 def _affect(live: bool) -> int:
     return int(libvirt.VIR_DOMAIN_AFFECT_LIVE if live else libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+
+def _plain(xml: Element | str | None) -> str:
+    """An element as text in which only what it says counts; "" for none."""
+    if xml is None:
+        return ""
+    text = xml if isinstance(xml, str) else to_text(xml)
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
+    return str(etree.tostring(etree.fromstring(text.encode(), parser), method="c14n", exclusive=True).decode())
+
+
+def _without_empty_metadata(raw: Any, domain: Any) -> None:
+    """libvirt 9.0 leaves an empty element where the last metadata was (11.3 does not). Nothing else may change by that:
+    if it would, all stays as it is."""
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    before = domain.XMLDesc(flags)
+    after = before.replace(_EMPTY_METADATA, "", 1)
+    if after != before and domain.isPersistent():
+        with suppress(libvirt.libvirtError):
+            raw.defineXML(after)
+            if domain.XMLDesc(flags) != after:
+                raw.defineXML(before)
 
 
 def host_snapshot(connection: Connection) -> Snapshot:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,6 +30,11 @@ def parse_xml(text: str) -> Element:
         return etree.fromstring(text.encode(), parser)
     except etree.XMLSyntaxError as error:
         raise GuestnetError(f"libvirt's XML cannot be read: {error}") from error
+
+
+def to_text(element: Element) -> str:
+    """An element as libvirt's API takes it."""
+    return etree.tostring(element, encoding="unicode", with_tail=False)
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,36 @@ class NetworkState:
         return None if self.mark is None else self.mark.get("topology")
 
     @property
+    def is_external(self) -> bool:
+        """Whether our metadata says that it is somebody else's."""
+        return self.mark is not None and self.mark.get("external") == "yes"
+
+    @property
+    def told(self) -> Element | None:
+        """The live XML with our metadata, be it that only the definition of an external network has that."""
+        mark = self.config.find(NETWORK_MARK)
+        return marked(self.live, mark) if self.live is not None and self.is_external else self.live
+
+    @property
     def bridge(self) -> str | None:
         """The name of its bridge device, when it has one."""
         bridge = self.current.find("bridge")
         return None if bridge is None else bridge.get("name")
+
+
+def marked(network: Element, mark: Element | None) -> Element:
+    """A copy of a <network> with that metadata of ours in the place of what it has; None: with none."""
+    result = deepcopy(network)
+    metadata = result.find("metadata")
+    if metadata is None:
+        metadata = etree.SubElement(result, "metadata")
+    for old in result.findall(NETWORK_MARK):
+        metadata.remove(old)
+    if mark is not None:
+        metadata.append(deepcopy(mark))
+    elif len(metadata) == 0:
+        result.remove(metadata)
+    return result
 
 
 @dataclass(frozen=True)
@@ -182,7 +214,8 @@ class Snapshot:
     `devices` are the host's network devices. `taken` says which of the wanted addresses are somebody's already, in a
     line each. `wrong` is what the kernel has otherwise than it should, `links` the devices with what
     they are ({}: unknown). `network_metadata` says whether libvirt can
-    change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7).
+    change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7). `leased` are the addresses that the
+    DHCP servers of external networks gave, by MAC address.
     """
 
     networks: tuple[NetworkState, ...] = ()
@@ -192,6 +225,7 @@ class Snapshot:
     taken: tuple[str, ...] = ()
     wrong: tuple[Drift, ...] = ()
     links: Mapping[str, Device] = field(default_factory=dict)
+    leased: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
     def network(self) -> dict[str, NetworkState]:
@@ -236,10 +270,19 @@ class WantedNetwork:
 
 
 @dataclass(frozen=True)
+class WantedExternal:
+    """An external network, with the metadata that the topology wants in it, which lists all that it is to have more."""
+
+    name: str
+    mark: Element
+
+
+@dataclass(frozen=True)
 class WantedGuest:
     """A guest as the topology wants it.
 
-    `definition` is the whole <domain> of a lab guest, None for a user's own domain.
+    `definition` is the whole <domain> of a lab guest, None for a user's own domain. `kept` are the MAC addresses of
+    ports on external networks: a NIC that the domain has there already is left where it is, as it is.
     """
 
     name: str
@@ -247,6 +290,7 @@ class WantedGuest:
     metadata: Element
     definition: Element | None = None
     autostart: bool = False
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -256,3 +300,4 @@ class Wanted:
     topology: str
     networks: tuple[WantedNetwork, ...] = ()
     guests: tuple[WantedGuest, ...] = ()
+    externals: tuple[WantedExternal, ...] = ()

@@ -10,6 +10,8 @@ One top-level element per object, since libvirt keeps one per namespace::
       <guestnet:vlan tag="100" label="lan2" uplink="eth2"/>  <!-- the bridge is VLAN-aware: the hook tags the taps -->
       <guestnet:vxlan vni="5001" port="4789" label="lan1" device="eth1" group="239.1.1.1" mtu="1450"/>
                        <!-- mode bridge only, instead of an uplink; without group, <guestnet:remote ip=…/> inside -->
+      <guestnet:reservation mac="52:54:00:61:0b:02" ip="10.61.1.7" name="b"/> <guestnet:dns ip="10.61.1.8" name="c"/>
+                       <!-- with external="yes" above: the network is not ours, and this is what we added to it -->
     </guestnet:network>
 
     <guestnet:domain xmlns:guestnet="…" topology="archnetwork" guest="b" image="tiny">
@@ -97,9 +99,18 @@ class Vxlan(NamedTuple):
     remotes: tuple[Address, ...] = ()
 
 
+class Added(NamedTuple):
+    """What guestnet added to a network that is not its own: a DHCP reservation for `mac`, or without one a DNS name. A
+    reservation without a `name` has none."""
+
+    ip: Address
+    mac: str = ""
+    name: str = ""
+
+
 class NetworkPolicy(NamedTuple):
     """<guestnet:network>. Of `guarded`, `privacy` ("": not said) and `offload` the words above; `log`: None is not
-    said."""
+    said. An `external` network is there without guestnet: nothing is its but what it `added`, which no hook reads."""
 
     topology: str
     name: str
@@ -109,6 +120,8 @@ class NetworkPolicy(NamedTuple):
     offload: str = ""
     subnets: tuple[Subnet, ...] = ()
     carrier: Uplink | VlanBridge | Vxlan | None = None
+    external: bool = False
+    added: tuple[Added, ...] = ()
 
 
 class Pair(NamedTuple):

@@ -21,6 +21,7 @@ from libvirt_guestnet.metadata.policy import (
     REFUSE,
     REQUIRED,
     STRICT,
+    Added,
     DomainPolicy,
     FloatingAddress,
     Forward,
@@ -73,7 +74,16 @@ def read_network(mark: Node) -> NetworkPolicy:
         offload=word(mark, "offload", REFUSE),
         subnets=tuple(map(_subnet, subnets)),
         carrier=_carrier(mark),
+        external=word(mark, "external", "yes", "no") == "yes",
+        added=tuple(_added(mark)),
     )
+
+
+def _added(mark: Node) -> Iterator[Added]:
+    for each in _all(mark, "reservation"):
+        yield Added(address(each, "ip"), mac(each, "mac"), each.get("name"))
+    for each in _all(mark, "dns"):
+        yield Added(address(each, "ip"), name=each.get("name"))
 
 
 def _subnet(subnet: Node) -> Subnet:

@@ -11,6 +11,7 @@ from libvirt_guestnet.metadata.policy import (
     NAMESPACE,
     OBSERVE,
     PREFIX,
+    Added,
     DomainPolicy,
     FloatingAddress,
     Forward,
@@ -34,13 +35,19 @@ def network_element(policy: NetworkPolicy) -> Element:
         "network",
         *(_element("subnet", prefix=subnet.prefix, host=subnet.host) for subnet in policy.subnets),
         *_carrier(policy.carrier),
+        *map(_added, policy.added),
         topology=policy.topology,
         name=policy.name,
         guarded=policy.guarded,
         privacy=policy.privacy,
         log=_yes_or_no(policy.log),
         offload=policy.offload,
+        external=_yes(policy.external),
     )
+
+
+def _added(added: Added) -> Element:
+    return _element("reservation" if added.mac else "dns", mac=added.mac, ip=added.ip, name=added.name)
 
 
 def _carrier(carrier: Uplink | VlanBridge | Vxlan | None) -> list[Element]:

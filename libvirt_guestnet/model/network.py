@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from libvirt_guestnet.errors import Where
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -12,7 +14,7 @@ IPNetwork = IPv4Network | IPv6Network
 
 class Mode(StrEnum):
     """How a network reaches beyond its host: libvirt's forward modes (absent element = isolated), and host-routed, of
-    which libvirt knows nothing."""
+    which libvirt knows nothing. External is that of a network of which only its host knows, until that was asked."""
 
     NAT = "nat"
     ISOLATED = "isolated"
@@ -20,6 +22,7 @@ class Mode(StrEnum):
     ROUTE = "route"
     OPEN = "open"
     HOST_ROUTED = "host-routed"
+    EXTERNAL = "external"
 
 
 class Offload(StrEnum):
@@ -134,6 +137,17 @@ class HostRouted:
     vrf: str | None = None
 
 
+@dataclass(frozen=True)
+class External:
+    """The network is there without guestnet, and stays when it goes: a network of libvirt's, or with `bridge` a bridge
+    of the host's. `guards_all`: guests that no topology knows are to be guarded on it, too. `where` is its place in the
+    file."""
+
+    bridge: str | None = None
+    guards_all: bool = False
+    where: Where | None = field(default=None, compare=False)
+
+
 def vxlan_overhead(address: IPAddress) -> int:
     """What VXLAN over this address's family takes: 50 bytes over IPv4, 70 over IPv6."""
     return (20 if address.version == 4 else 40) + 8 + 8 + 14
@@ -156,6 +170,7 @@ class Network:
     is true. `vxlan` (mode bridge only) stands in
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
     `drawn`: the VLAN or VNI comes from a pool, so no network of another topology may have it too.
+    Of an `external` one the file says only how its ports are guarded: `plan.external` has the rest from the host.
     """
 
     name: str
@@ -183,3 +198,4 @@ class Network:
     service_vlan: bool = False
     drawn: bool = False
     routed: HostRouted | None = None
+    external: External | None = None

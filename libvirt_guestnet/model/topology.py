@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Network, PhysicalNetwork
+from libvirt_guestnet.errors import Where
+from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 
 
 class Assignment(StrEnum):
@@ -132,7 +133,8 @@ class Port:
     of its untagged ones, none when there is none.
     `note` is the user's own.
     `given` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
-    assumes: where it says nothing, a NIC that a user's own domain has keeps what it has.
+    assumes: where it says nothing, a NIC that a user's own domain has keeps what it has. `where` is its place in the
+    file.
     """
 
     name: str
@@ -165,6 +167,7 @@ class Port:
     probe: bool = True
     behind: tuple[IPNetwork, ...] = ()
     note: str = ""
+    where: Where | None = field(default=None, compare=False)
 
     def address(self, version: int) -> IPAddress | None:
         """The port's first address of IPv4 or IPv6."""
@@ -261,8 +264,13 @@ class Topology:
 
     @property
     def libvirt_networks(self) -> tuple[Network, ...]:
-        """The networks that libvirt has to do with."""
-        return tuple(network for network in self.networks if network.routed is None)
+        """The networks that guestnet has libvirt make."""
+        return tuple(network for network in self.networks if network.routed is None and network.external is None)
+
+    @property
+    def external_networks(self) -> tuple[Network, ...]:
+        """Those that are there without guestnet."""
+        return tuple(network for network in self.networks if network.external is not None)
 
     def guest(self, name: str) -> Guest:
         """The guest of that name; KeyError when there is none."""
@@ -285,7 +293,11 @@ class Topology:
     def unaddressed(self) -> tuple[tuple[Guest, Port], ...]:
         """Guarded ports of which nobody says an address: they may ask by DHCP, but use no answer that is not the
         host's."""
-        served = {n.name for n in self.networks if n.routed or any(subnet.dhcp for subnet in n.subnets)}
+        served = {
+            n.name
+            for n in self.networks
+            if n.routed or n.mode is Mode.EXTERNAL or any(subnet.dhcp for subnet in n.subnets)
+        }
         ports = ((guest, port) for guest in self.guests for port in guest.ports)
         return tuple(
             (guest, port)

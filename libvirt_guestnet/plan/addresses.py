@@ -15,7 +15,7 @@ from libvirt_guestnet.hook.admission import address_owners
 from libvirt_guestnet.hook.enforce import forwards
 from libvirt_guestnet.hook.read import addresses, network_receipts
 from libvirt_guestnet.hook.read.domain import Domain
-from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedGuest
+from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedGuest, marked
 from libvirt_guestnet.model import held_addresses
 from libvirt_guestnet.model.held_addresses import HeldAddress, RequestedAddress
 from libvirt_guestnet.plan.forwards import claims_of
@@ -25,7 +25,7 @@ from libvirt_guestnet.state.folder import State
 def taken_addresses(wanted: Wanted, snapshot: Snapshot, state: State) -> tuple[str, ...]:
     """A line for each thing that cannot be had. Of a guest that runs, LANs are asked for what is new to it: half a
     second. Raises GuestnetError when the kernel does not answer."""
-    by_guest = requested(wanted)
+    by_guest = requested(wanted, snapshot)
     everything = [each for found in by_guest.values() for each in found]
     facts = address_owners.facts_for(everything)
     held = [*facts.held, *_running(state, set(by_guest))]
@@ -47,9 +47,11 @@ def _listened(wanted: Wanted, snapshot: Snapshot) -> list[str]:
     return []
 
 
-def requested(wanted: Wanted) -> dict[str, list[RequestedAddress]]:
+def requested(wanted: Wanted, snapshot: Snapshot) -> dict[str, list[RequestedAddress]]:
     """By guest, what a topology wants for it."""
-    receipts = (network_receipts.network_receipt(_node(each.element)) for each in wanted.networks)
+    elements = [each.element for each in wanted.networks]
+    elements += [marked(snapshot.network[each.name].current, each.mark) for each in wanted.externals]
+    receipts = (network_receipts.network_receipt(_node(each)) for each in elements)
     networks = {receipt.name: receipt for receipt in receipts if receipt}
     return {guest.name: addresses.requested(Domain(_domain(guest), networks.get)) for guest in wanted.guests}
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lxml import etree
 
-from libvirt_guestnet.changes.change import Change, to_text
+from libvirt_guestnet.changes.change import Change, Replacement
 from libvirt_guestnet.changes.guest import (
     AttachInterface,
     DefineDomain,
     DetachInterface,
     RemoveDomain,
-    Replacement,
     RestorePorts,
     SetDomainAutostart,
     SetDomainMetadata,
@@ -35,6 +34,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     mac,
     parse_xml,
     source_network,
+    to_text,
 )
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.model.drift import GUEST
@@ -42,6 +42,7 @@ from libvirt_guestnet.plan.compare import Difference, differences, summary
 from libvirt_guestnet.plan.nic import (
     before,
     check_remembered,
+    kept,
     merged,
     moves,
     nic_differences,
@@ -78,7 +79,7 @@ def plan_guest(wanted: WantedGuest, snapshot: Snapshot, inherited: dict[str, fro
         changes.others += _definition(wanted, wanted.definition, state)
         changes.notes += _restart_note(wanted, wanted.definition, state)
     if state is not None:
-        _change_interfaces(wanted, state, inherited, changes)
+        _change_interfaces(wanted, state, snapshot, inherited, changes)
     _put_back(wanted.name, snapshot, changes)
     return changes
 
@@ -150,12 +151,19 @@ def fitted(definition: Element, state: DomainState | None) -> Element:
 
 
 def _change_interfaces(
-    wanted: WantedGuest, state: DomainState, inherited: dict[str, frozenset[str]], changes: GuestChanges
+    wanted: WantedGuest,
+    state: DomainState,
+    snapshot: Snapshot,
+    inherited: dict[str, frozenset[str]],
+    changes: GuestChanges,
 ) -> None:
     defined_here = wanted.definition is None  # else DefineDomain has done the definition
     new = {mac(interface): interface for interface in wanted.interfaces}
     on = {address: source_network(interface) for address, interface in new.items()}
     live, config = interfaces(state.live, on), interfaces(state.config, on) if defined_here else {}
+    for address in wanted.kept:
+        if (nic := _left_alone(new[address], state, live, config)) is not None:
+            new[address] = nic
     ours = state.marked_macs if defined_here else frozenset(live)
     left = [
         _let_go(state, address, live.get(address), config.get(address), "no longer in the topology")
@@ -174,7 +182,46 @@ def _change_interfaces(
         moves += planner.moves
         plugs += planner.plugs
     metadata = _remembering(wanted.metadata, new, state) if defined_here else wanted.metadata
-    changes.others += [*moves, *_metadata(wanted.name, state, metadata, config=defined_here), *plugs]
+    told = _metadata(wanted.name, state, metadata, config=defined_here)
+    lost = _leased_else(wanted, state, snapshot) if defined_here else ""
+    changes.others += [*moves, *(_interrupting(each, lost) for each in told), *plugs]
+
+
+def _leased_else(wanted: WantedGuest, state: DomainState, snapshot: Snapshot) -> str:
+    """The address that a guest which is to be adopted runs with, and may not use by what the file lists."""
+    for port in wanted.metadata.iterfind(PORT_MARK) if state.live is not None else ():
+        address = port.get("mac", "").lower()
+        listed = {each.get("ip") for each in port.iterfind(PORT_MARK.replace("}port", "}address"))}
+        other = sorted(snapshot.leased.get(address, frozenset()) - listed)
+        if listed and other and address in wanted.kept - state.marked_macs and port.get("guarded") != "no":
+            return other[0]
+    return ""
+
+
+def _interrupting(change: Change, lost: str) -> Change:
+    if not lost:
+        return change
+    detail = f"{change.detail}; it has {lost} by DHCP, which is not among its addresses, until it asks again"
+    return replace(change, detail=detail, interrupts=(change.name,))
+
+
+def _left_alone(
+    wanted: Element, state: DomainState, live: dict[str, Element], config: dict[str, Element]
+) -> Element | None:
+    """What is wanted of a NIC that its user has on that network already; None where there is none."""
+    address = mac(wanted)
+    nics = [nic for nic in (config.get(address), live.get(address)) if nic is not None]
+    plugged_by_us = address in state.marked_macs and not was_there(_was(state, address))
+    if not nics or plugged_by_us or not all(_same_place(wanted, nic) for nic in nics):
+        return None
+    return kept(wanted, nics[0])
+
+
+def _same_place(wanted: Element, nic: Element) -> bool:
+    if source_network(wanted) is not None:
+        return source_network(nic) == source_network(wanted)
+    bridges = [source.get("bridge") for each in (wanted, nic) for source in each.iterfind("source")]
+    return nic.get("type") == "bridge" and len(bridges) == 2 and bridges[0] == bridges[1]
 
 
 def _remembering(metadata: Element, new: dict[str, Element], state: DomainState) -> Element:
@@ -188,9 +235,9 @@ def _remembering(metadata: Element, new: dict[str, Element], state: DomainState)
             continue
         nic, was = nics.get(address), _was(state, address)
         had = nic is not None and (was_there(was) or (was is None and address not in state.marked_macs))
-        kept = before(new[address], nic, was) if nic is not None and had else plugged(new[address])
-        if kept is not None:
-            port.set("was", to_text(kept))
+        remembered = before(new[address], nic, was) if nic is not None and had else plugged(new[address])
+        if remembered is not None:
+            port.set("was", to_text(remembered))
     return result
 
 

@@ -9,7 +9,7 @@ from copy import deepcopy
 from lxml import etree
 
 from libvirt_guestnet.carriers import registry
-from libvirt_guestnet.changes.change import Change, to_text
+from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.network import (
     DefineNetwork,
     NetworkBackup,
@@ -32,6 +32,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     mac,
     source_network,
     tap,
+    to_text,
 )
 from libvirt_guestnet.plan.compare import Difference, differences, element_key, summary
 from libvirt_guestnet.xmlgen.element import api_text
@@ -101,17 +102,17 @@ def _changes_live(difference: Difference, snapshot: Snapshot) -> bool:
 
 def _live_changes(element: Element, live: Element, name: str, found: tuple[Difference, ...]) -> Iterator[Change]:
     for update in section_updates(element, live):
-        yield UpdateNetwork(name, _describe(update), update=update, bridge=_bridge_with_rules(live))
+        yield UpdateNetwork(name, _describe(update), update=update, bridge=bridge_with_rules(live))
     if any(d.path.startswith("metadata/") for d in found):
         new, old = element.find(NETWORK_MARK), live.find(NETWORK_MARK)
         if new is not None and old is not None:
             yield SetNetworkMetadata(name, summary(found), xml=api_text(new), old=api_text(old))
 
 
-def _bridge_with_rules(live: Element) -> str | None:
+def bridge_with_rules(live: Element) -> str | None:
     """The bridge of a network whose forwarding libvirt filters."""
     forward = live.find("forward")
-    return bridge_of(live) if forward is not None and forward.get("mode", "nat") in ("nat", "route") else None
+    return bridge_of(live) if forward is None or forward.get("mode", "nat") in ("nat", "route") else None
 
 
 def section_updates(wanted: Element, live: Element) -> list[SectionUpdate]:

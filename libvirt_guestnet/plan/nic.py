@@ -63,17 +63,29 @@ def merged(wanted: Element, actual: Element, *, own: bool = True, was: Element |
     return result
 
 
+def kept(wanted: Element, actual: Element) -> Element:
+    """What is wanted of a NIC that is where it belongs already, and stays there: what the file says outright."""
+    result = deepcopy(wanted)
+    result.attrib.update(dict(actual.attrib))
+    _remove(result, {*_PLACE, "model", "mtu", "virtualport"})
+    return result
+
+
 def before(wanted: Element, actual: Element, was: Element | None = None) -> Element:
     """What `merged` changes of a user's NIC, as the user had it, by `was` of an earlier change or by now: an empty
-    element stands for none."""
-    base = actual if was is None else was
+    element stands for none. Of one that stays in its place, that place is not said."""
+    base = actual if was is None or not _tags(was) & set(_PLACE) else was
     result = etree.Element("interface", type=base.get("type", ""))
-    for tag in (*_PLACE, *sorted(_tags(wanted) - {*_PLACE, *_KEPT})):
-        element = base.find(tag)
-        if element is None and tag not in _PLACE:
-            element = actual.find(tag)
-        result.append(etree.Element(tag) if element is None else _plain(element))
+    if base is was or wanted.find("target") is not None:
+        result.extend(_said(tag, base.find(tag)) for tag in _PLACE)
+    for tag in sorted(_tags(wanted) - {*_PLACE, *_KEPT}):
+        element = None if was is None else was.find(tag)
+        result.append(_said(tag, actual.find(tag) if element is None else element))
     return result
+
+
+def _said(tag: str, element: Element | None) -> Element:
+    return etree.Element(tag) if element is None else _plain(element)
 
 
 def plugged(wanted: Element) -> Element | None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from libvirt_guestnet.carriers.registry import MADE_BRIDGES
 from libvirt_guestnet.changes.change import Change
-from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import (
     NETWORK_MARK,
     PORT_MARK,
@@ -27,10 +26,12 @@ from libvirt_guestnet.libvirtd.snapshot import (
 )
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
+from libvirt_guestnet.plan.adoption import plan_external, plan_release
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.network import bridge_of, plan_network, plan_removal
+from libvirt_guestnet.plan.problems import PlanError
 
 # The metadata for which the network hook makes a bridge: such a bridge may exist, and be ours.
 _CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in sorted(MADE_BRIDGES))
@@ -60,14 +61,6 @@ class Plan:
         return [change.json() for change in self.changes]
 
 
-class PlanError(GuestnetError):
-    """What the topology wants clashes with what is somebody else's; `problems` lists every clash."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(problems))
-
-
 def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     """What `apply` has to do. Raises PlanError if it would change anything that is not this topology's."""
     problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
@@ -76,6 +69,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     if problems:
         raise PlanError(problems)
     inherited = {network.name: _inherited(network.element) for network in wanted.networks}
+    inherited |= {each.name: _inherited(snapshot.network[each.name].current) for each in wanted.externals}
     guests = [plan_guest(guest, snapshot, inherited) for guest in wanted.guests]
     leaving = [release_guest(state, "no longer in the topology") for state in _leaving_domains(wanted, snapshot)]
     changes: list[Change] = [change for guest in guests for change in guest.detach]
@@ -83,15 +77,24 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     changes += _leaving_networks(wanted, snapshot)
     for network in wanted.networks:
         changes += plan_network(network, snapshot)
+    for external in wanted.externals:
+        changes += plan_external(external, snapshot)
     changes += [change for guest in guests for change in guest.others]
     changes += [change for released in leaving for change in released if change.interrupts]
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
+    notes += _inactive_notes(wanted, snapshot)
     return Plan(wanted.topology, tuple(changes), tuple(notes))
+
+
+def _inactive_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    for each in wanted.externals:
+        if snapshot.network[each.name].live is None:
+            yield f"network {each.name!r} is not active, and not guestnet's to start: virsh net-start {each.name}"
 
 
 def _wrong_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     """What is wrong in the kernel and no guest's; it may be right once the plan's changes are made."""
-    names = {network.name for network in wanted.networks}
+    names = {network.name for network in wanted.networks} | {network.name for network in wanted.externals}
     for each in snapshot.wrong:
         if each.kind == HOST or (each.kind == NETWORK and each.owner in names):
             yield f"{each.text()}: {each.do}"
@@ -109,7 +112,9 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
     released = {state.name: state.marked_macs for state in domains}
     for network in snapshot.networks:
-        if network.topology == topology:
+        if network.topology == topology and network.is_external:
+            changes += plan_release(network, snapshot, why)
+        elif network.topology == topology:
             plugged = snapshot.plugged.get(network.name, ())
             users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
             after = frozenset(state.name for state in domains if network.name in state.needed)
@@ -142,8 +147,12 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
         state = managed.get(domain)
         return state is not None and (state.ours or mac(nic) in state.marked_macs | ours.get(domain, set()))
 
+    adopted = {each.name for each in wanted.externals}
     for state in snapshot.networks:
-        if state.topology == wanted.topology and state.name not in staying:
+        if state.topology == wanted.topology and state.is_external:
+            if state.name not in adopted:
+                yield from plan_release(state, snapshot, "no longer in the topology")
+        elif state.topology == wanted.topology and state.name not in staying:
             users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
             yield plan_removal(state, snapshot, users, gone, "no longer in the topology")
 
@@ -155,7 +164,9 @@ def _is_managed(domain: DomainState, topology: str) -> bool:
 def _foreign(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     for network in wanted.networks:
         state = snapshot.network.get(network.name)
-        if state is not None and state.topology != wanted.topology:
+        if state is not None and state.is_external and state.topology == wanted.topology:
+            yield f"network {network.name!r} is not guestnet's: say external: true, or give it another name"
+        elif state is not None and state.topology != wanted.topology:
             yield _not_ours("network", network.name, state.topology)
     for guest in wanted.guests:
         yield from _foreign_domain(wanted.topology, guest, snapshot.domain.get(guest.name))
@@ -177,8 +188,9 @@ def _foreign_domain(topology: str, guest: WantedGuest, state: DomainState | None
 
 def _not_ours(kind: str, name: str, owner: str | None) -> str:
     if owner is None:
+        adopt = "say external: true to have its ports guarded, " if kind == "network" else ""
         return (
-            f"{kind} {name!r} exists and was not made by guestnet: give it another name in the topology, or "
+            f"{kind} {name!r} exists and was not made by guestnet: {adopt}give it another name in the topology, or "
             f"undefine it with virsh if it is not needed"
         )
     return (
@@ -196,7 +208,7 @@ def _bridge_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     held = {}
     ours = set()
     for state in snapshot.networks:
-        if state.topology == wanted.topology:
+        if state.topology == wanted.topology and not state.is_external:
             ours.add(state.bridge)
         if state.bridge is not None and (state.topology != wanted.topology or state.name not in names):
             held[state.bridge] = state
@@ -211,7 +223,7 @@ def _bridge_clash(
     holder = held.get(bridge or "")
     if bridge is None or _shares_bridge(network.element) or (holder and shares_nic(network.element, holder.current)):
         return  # the last is said better by `device_problems`
-    if holder is not None and holder.topology != topology:
+    if holder is not None and (holder.topology != topology or holder.is_external):
         owner = "" if holder.topology is None else f" of topology {holder.topology!r}"
         yield (
             f"network {network.name!r}: bridge {bridge!r} is held by libvirt network {holder.name!r}{owner}: "

@@ -80,9 +80,9 @@ class NetworkReceipt(NamedTuple):
 
     `managed` says that the bridge is libvirt's own or ours, so that all its ports are to be guarded; `uplink` is the
     port to the outside that our hook put into it. `required`: its ports are guarded whatever a domain says, and one
-    that cannot be is refused. `observed`: by default they are not kept from
-    anything. `isolated`: its ports are kept from each other. `announced` are the prefixes of which
-    libvirt tells guests to form addresses.
+    that cannot be is refused. `observed`: by default they are not kept from anything. `isolated`: its ports are kept
+    from each other. `announced` are the prefixes of which libvirt tells guests to form addresses. An `external` network
+    is somebody else's: its XML may say nothing of us while it runs.
     """
 
     name: str
@@ -114,6 +114,7 @@ class NetworkReceipt(NamedTuple):
     strict: bool = False
     isolated: bool = False
     observed: bool = False
+    external: bool = False
 
 
 class Bridges(NamedTuple):

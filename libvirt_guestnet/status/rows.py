@@ -40,6 +40,7 @@ class NetworkRow:
 
     `bridge_guard` says whether a port of the bridge that nobody guards passes nothing: one of the words below, or ""
     where there is no active bridge; `silent` are such ports. `wrong` says what the kernel has otherwise than it should.
+    An `external` network is somebody else's.
     """
 
     topology: str
@@ -52,6 +53,7 @@ class NetworkRow:
     bridge_guard: str = ""
     silent: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
+    external: bool = False
 
     def json(self) -> dict[str, object]:
         return {"kind": "network", **asdict(self), "silent": list(self.silent), "wrong": list(self.wrong)}
@@ -192,6 +194,7 @@ def _network(state: NetworkState, snapshot: Snapshot, guards: BridgeGuards, wron
         bridge_guard=guard,
         silent=tuple(sorted(links.ports_of(state.bridge or "") - guards.ports)) if guard == ON else (),
         wrong=tuple(_said(each) for each in wrong if (each.kind, each.owner) == (NETWORK, state.name)),
+        external=state.is_external,
     )
 
 
@@ -216,6 +219,8 @@ def _bridge_guard(network: NetworkState, guards: BridgeGuards) -> str:
     if network.bridge in guards.bridges:
         return ON
     receipt = guards.networks.get(network.name)
+    if receipt is not None and receipt.external:
+        return NOT_OURS
     if receipt is not None and not receipt.managed:
         return NOT_OURS if receipt.guarded else NOT_WANTED
     if receipt is not None and receipt.observed:

@@ -8,11 +8,27 @@ from libvirt_guestnet.status.unguarded import PENDING
 from libvirt_guestnet.table import table
 
 
+# What only --json has.
+_HIDDEN = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", "external")
+
+
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
     """Tables of networks, ports, forwards, routes to guests and NICs that nothing can guard, and aloud which ports
     nothing guards that could be."""
     kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route", "unguarded"))
-    hidden = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", *skip)
+    hidden = (
+        "kind",
+        "trusted",
+        "any_address",
+        "unknown",
+        "note",
+        "reasons",
+        "silent",
+        "wrong",
+        "observed",
+        "external",
+        *skip,
+    )
     tables = (table(list(map(_shown, found)), hidden) for found in kinds if found)
     return "\n".join([*tables, *_aloud(rows)])
 

@@ -111,6 +111,9 @@ class Addresses:
 
 
 def _assigned(given: list[IPAddress], seg: Segment) -> Iterator[PortAddress]:
+    if seg.network.external:  # their network's host knows the rest
+        yield from (PortAddress(ip, ip.max_prefixlen, Assignment.STATIC) for ip in given)
+        return
     reserved = False
     for address in given:
         prefix = next((p for p in seg.prefixes if address in p), None)

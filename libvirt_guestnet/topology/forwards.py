@@ -15,7 +15,7 @@ from .report import Report
 from .scope import HOST, Placed, Segment
 from .spec import At, value
 
-_OUTSIDE = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
+_OUTSIDE = (Mode.NAT, Mode.ROUTE, Mode.OPEN, Mode.EXTERNAL)
 _PORTS = 65535
 _DNS, _DHCP = 53, 67
 _Wanted = tuple[tuple[IPAddress | None, IPAddress | None], ...]
@@ -32,7 +32,7 @@ def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) ->
         return ()
     if seg.decl.bad & {"subnets", "gateway"} or "addresses" in decl.bad:
         return ()
-    if not any(subnet.host for subnet in seg.network.subnets):
+    if not seg.network.external and not any(subnet.host for subnet in seg.network.subnets):
         why = _NO_HOST.get(seg.network.mode, "gateway: host gives it one")
         message = f"the host has no address on network '{seg.network.name}', so it cannot forward there; {why}"
         report.add(decl.forwards[0].at, message)
@@ -139,6 +139,9 @@ def floating(
         report.add(addresses[0].where, problem)
         return Floating()
     network = seg.network
+    if decl.untranslated and network.external:
+        report.add(decl.untranslated[0].where, "floating-untranslated is not for ports on external networks")
+        return Floating()
     if decl.untranslated and network.mode is not Mode.OPEN and not network.physical_network:
         message = (
             f"network '{network.name}' needs a physical-network: without one libvirt rejects what comes from there"

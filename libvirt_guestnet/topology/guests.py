@@ -10,7 +10,7 @@ from libvirt_guestnet.metadata.policy import OBSERVE, STRICT
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
 
-from . import addressing, forwards, host_routed, next_hops, routers, vlans
+from . import addressing, external, forwards, host_routed, next_hops, routers, vlans
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, LinkState
@@ -88,6 +88,9 @@ class Guests:
             return
         if seg and seg.network.routed:
             host_routed.check_port(decl, self._report)
+        elif seg and seg.network.external:
+            external.check_port(guest, decl, seg.network, self._report)
+            return
         elif seg is None or seg.network.mode is not Mode.BRIDGE or value(guest.image) is not Image.TINY:
             return
         if seg.derives:
@@ -131,7 +134,7 @@ class Guests:
         port = Port(
             name=name,
             network=given.network.value,
-            kind=PortKind.ETHERNET if seg and seg.network.routed else given.kind.value,
+            kind=_kind(given, seg),
             mac=mac,
             tap=value(given.tap) or addressing.tap(self._scope.topology, guest, name),
             addresses=self._addresses.of(guest, name, given, mac, seg) if seg else (),
@@ -140,7 +143,7 @@ class Guests:
             onlink=onlink,
             default_route=default_route,
             link_up=value(given.link) is not LinkState.DOWN,
-            given=tuple(name for name, said in (("link", given.link), ("port", given.isolated)) if said),
+            given=tuple(tag for tag, said in _outright(given) if said),
             isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
             bandwidth=bandwidth(given.bandwidth, self._report),
             guarded=_guarded(given, seg, self._report),
@@ -156,6 +159,7 @@ class Guests:
             probe=given.probe.value,
             note=value(given.note) or "",
             behind=next_hops.behind(given, routed),
+            where=given.at,
         )
         port = self._with_forwards(given, port, f"port '{guest}.{name}'", seg)
         if not (seg and seg.network.routed):
@@ -171,6 +175,17 @@ class Guests:
             floating=floating.translated,
             untranslated=floating.untranslated,
         )
+
+
+def _kind(decl: PortDecl, seg: Segment | None) -> PortKind:
+    if seg and seg.network.routed:
+        return PortKind.ETHERNET
+    return PortKind.BRIDGE if seg and seg.network.external and seg.network.external.bridge else decl.kind.value
+
+
+def _outright(decl: PortDecl) -> tuple[tuple[str, object], ...]:
+    """The tags of an <interface> of which a port may say what it wants."""
+    return ("mac", decl.mac), ("link", decl.link), ("port", decl.isolated)
 
 
 def _guarded(decl: PortDecl, seg: Segment | None, report: Report) -> bool:
@@ -201,7 +216,8 @@ def _privacy(decl: PortDecl, word: bool | str, default: bool) -> bool:
 
 def _cannot_ask(guest: GuestDecl, seg: Segment) -> str:
     """Why a port cannot leave its address to the host's DHCP server; "" if it can."""
-    if not any(subnet.dhcp for subnet in seg.network.subnets) and not seg.decl.bad & {"subnets", "dhcp"}:
+    served = seg.network.external or any(subnet.dhcp for subnet in seg.network.subnets)
+    if not served and not seg.decl.bad & {"subnets", "dhcp"}:
         problem = f"addresses: dhcp: the host has no DHCP server on network '{seg.network.name}'"
         if seg.network.mode is Mode.HOST_ROUTED:
             return f"{problem}, as on none of mode host-routed: list the port's addresses"

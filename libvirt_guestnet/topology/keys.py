@@ -91,14 +91,34 @@ class BandwidthDecl(Decl):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExternalDecl(Decl):
+    """A network that is there already, and is not guestnet's."""
+
+    bridge: At[str] | None = key(
+        kinds.IFNAME,
+        "A bridge of the host's own that no network of libvirt's stands for: its guests have a NIC of type bridge "
+        "there. Left out, or true in the place of all this: libvirt's network of this name.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkDecl(Decl):
     """A guest network; its name is the libvirt network's name."""
 
     mode: At[Mode] = key(
         kinds.MODE,
         "How the network reaches beyond its host, in libvirt's words for forward modes; or host-routed: no bridge, "
-        "each port a link of its own to the host, which routes to the guest and answers ARP and ND for it on the LAN.",
+        "each port a link of its own to the host, which routes to the guest and answers ARP and ND for it on the LAN. "
+        "Required, but for an external network, whose mode is what libvirt has.",
         required=True,
+        unless="external",
+        otherwise=Mode.EXTERNAL,
+    )
+    external: ExternalDecl | None = key(
+        RecordKind(ExternalDecl, word="true"),
+        "The network is there already, such as libvirt's default: guestnet reads what it is from the host, and never "
+        "stops, removes or changes it, but that it adds metadata, and for ports with addresses DHCP reservations and "
+        "DNS names, and takes these away again. Ports in the file are guarded, others only with guarded: true.",
     )
     physical_network: At[str] | None = key(
         kinds.WORD,

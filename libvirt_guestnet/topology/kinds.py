@@ -6,7 +6,7 @@ A reader gets the text and whether it was written without quotes; it raises Valu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -87,16 +87,16 @@ def integer(low: int, high: int, what: str) -> Kind:
     return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
 
 
-def choice(kind: type[_E], what: str) -> Kind:
+def choice(kind: type[_E], what: str, without: Collection[_E] = ()) -> Kind:
     """One word of an enumeration."""
+    words = [member for member in kind if member not in without]
 
     def read(text: str) -> _E:
-        try:
-            return kind(text)
-        except ValueError:
-            raise ValueError(unknown(what, text, list(kind))) from None
+        if text not in words:
+            raise ValueError(unknown(what, text, words))
+        return kind(text)
 
-    return Kind(read, {"enum": [str(member) for member in kind]})
+    return Kind(read, {"enum": [str(member) for member in words]})
 
 
 def _read_word(text: str) -> str:
@@ -326,7 +326,7 @@ FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
 HOST_TABLE = Kind(_read_host_table, {"enum": list(TABLES)})
 DNS_NAME = Kind(_read_dns_name, _pattern("[A-Za-z0-9_.-]+") | {"maxLength": 253})
 UUID_TEXT = Kind(_read_uuid, {"type": "string", "format": "uuid"})
-MODE = choice(Mode, "mode")
+MODE = choice(Mode, "mode", without=[Mode.EXTERNAL])
 PORT_KIND = choice(PortKind, "kind of port")
 ROLE = choice(Role, "role")
 FAMILY = choice(Family, "family")

@@ -19,7 +19,7 @@ from libvirt_guestnet.model.network import (
     Subnet,
 )
 
-from . import addressing, host_routed, overlay, vlans
+from . import addressing, external, host_routed, overlay, vlans
 from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl
 from .report import Report
 from .scope import HOST, NONE, OUTSIDE, Scope, Segment
@@ -74,6 +74,8 @@ def _host_is_on(net: NetworkDecl, label: str) -> bool:
 
 def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: Report) -> Segment:
     """A network with every default filled in; `drawn`: its VLAN or VNI comes from a pool."""
+    if decl.external is not None or "external" in decl.bad:
+        return external.segment(at, decl, report)
     _check_mode(scope, decl, report)
     _check_options(decl, report)
     mode, own = decl.mode.value, values(decl.subnets)
@@ -317,6 +319,8 @@ def _check_inside(at: At[IPAddress], prefixes: tuple[IPNetwork, ...], what: str,
 
 def check_inside(at: At[IPAddress], seg: Segment, report: Report) -> bool:
     """Whether a port's address can be used on the network; the complaint, if not, goes to the report."""
+    if seg.network.external:
+        return True  # which its subnets are, its host knows
     if any(usable(p, at.value) for p in seg.prefixes):
         return True
     if seg.network.routed and any(at.value in p for p in values(seg.decl.subnets)):

@@ -34,7 +34,9 @@ def _value(node: Node, type_: Type, report: Report) -> Any:
         case MapOf():
             return _map(node, type_, report)
         case RecordKind():
-            return _record(node, type_.cls, report)
+            if type_.word and isinstance(node, Scalar) and node.text == type_.word:
+                return type_.cls(at=node.where)
+            return _record(node, type_.cls, report, type_.word)
 
 
 def _scalar(node: Node, kind: Kind, report: Report) -> At[Any]:
@@ -94,10 +96,10 @@ def _map_value(node: Node, type_: MapOf, report: Report) -> Any:
         return None
 
 
-def _record(node: Node, cls: type[D], report: Report) -> D:
+def _record(node: Node, cls: type[D], report: Report, word: str | None = None) -> D:
     known = keys_of(cls)
     if not isinstance(node, Mapping):
-        raise _wrong(node, _mapping(known), report)
+        raise _wrong(node, f"{word}, or {_mapping(known)}" if word else _mapping(known), report)
     values: dict[str, Any] = {}
     bad: set[str] = set()
     written = {name.text for name, _ in node.entries}
@@ -132,6 +134,9 @@ def _fill_in(
     lost = False
     for name, (field, key) in known.items():
         if field in values:
+            continue
+        if key.unless and ({key.unless, key.unless.replace("-", "_")} & (bad | values.keys())):
+            values[field] = At(key.otherwise, where)
             continue
         if key.required and name not in bad:
             report.add(where, f"the key '{name}' is missing")

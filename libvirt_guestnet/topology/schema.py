@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import yaml
+
 from .keys import TopologyDecl
 from .kinds import Kind
 from .spec import Decl, Key, ListOf, MapOf, RecordKind, Type, keys_of
@@ -24,8 +26,11 @@ def _record(cls: type[Decl], definitions: dict[str, Any]) -> dict[str, Any]:
     known = keys_of(cls)
     schema: dict[str, Any] = {"type": "object", "description": " ".join((inspect.getdoc(cls) or "").split())}
     schema["properties"] = {name: _key(key, definitions) for name, (_, key) in known.items()}
-    if required := [name for name, (_, key) in known.items() if key.required]:
+    if required := [name for name, (_, key) in known.items() if key.required and not key.unless]:
         schema["required"] = required
+    for name, (_, key) in known.items():
+        if key.unless:
+            schema["anyOf"] = [{"required": [name]}, {"required": [key.unless]}]
     return schema | {"additionalProperties": False}
 
 
@@ -44,7 +49,8 @@ def _type(type_: Type, definitions: dict[str, Any]) -> dict[str, Any]:
             value = _type(type_.value, definitions)
             return {"type": "object", "propertyNames": dict(type_.key.schema), "additionalProperties": value}
         case RecordKind():
-            return _reference(type_.cls, definitions)
+            record = _reference(type_.cls, definitions)
+            return {"anyOf": [{"const": yaml.safe_load(type_.word)}, record]} if type_.word else record
 
 
 def _list(type_: ListOf, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .spec import At
 
 IPNetwork = IPv4Network | IPv6Network
 HOST, NONE = "host", "none"
-OUTSIDE = (Mode.BRIDGE, Mode.HOST_ROUTED)
+OUTSIDE = (Mode.BRIDGE, Mode.HOST_ROUTED, Mode.EXTERNAL)
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,10 @@ class MapOf:
 
 @dataclass(frozen=True)
 class RecordKind:
-    """A mapping with fixed keys: the fields of a Decl class."""
+    """A mapping with fixed keys: the fields of a Decl class. `word` may stand in its place, and is one without any."""
 
     cls: type[Decl]
+    word: str | None = None
 
 
 Type = Kind | ListOf | MapOf | RecordKind
@@ -84,6 +85,7 @@ class Key:
     """One key of a record. `default` is the value when the key is left out, unless the doc says how it is derived.
 
     For a required key it stands in for a missing or unreadable value, so that the rest of the record is still checked.
+    One that is required `unless` another is written has `otherwise` as its value then.
     """
 
     name: str
@@ -91,11 +93,23 @@ class Key:
     doc: str
     required: bool
     default: Any
+    unless: str | None = None
+    otherwise: Any = None
 
 
-def key(type_: Type, doc: str, *, required: bool = False, default: Any = None, name: str | None = None) -> Any:
+def key(
+    type_: Type,
+    doc: str,
+    *,
+    required: bool = False,
+    default: Any = None,
+    name: str | None = None,
+    unless: str | None = None,
+    otherwise: Any = None,
+) -> Any:
     """Declare a key as a dataclass field. The YAML name is the field's, with dashes, unless given."""
     extra = {"type": type_, "doc": doc, "required": required, "default": default, "name": name}
+    extra |= {"unless": unless, "otherwise": otherwise}
     return field(metadata={"key": extra}) if required else field(default=None, metadata={"key": extra})
 
 

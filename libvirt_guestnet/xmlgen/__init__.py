@@ -6,6 +6,7 @@ in the order in which libvirt prints it; `xml/` in the repository holds the outp
 
 from libvirt_guestnet.xmlgen.domain import domain
 from libvirt_guestnet.xmlgen.element import Element, api_text, to_string
+from libvirt_guestnet.xmlgen.external import external_metadata
 from libvirt_guestnet.xmlgen.interface import interface
 from libvirt_guestnet.xmlgen.network import network, network_uuid
 from libvirt_guestnet.xmlgen.policy import domain_metadata, network_metadata
@@ -15,6 +16,7 @@ __all__ = [
     "api_text",
     "domain",
     "domain_metadata",
+    "external_metadata",
     "interface",
     "network",
     "network_metadata",

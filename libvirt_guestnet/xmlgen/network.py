@@ -115,9 +115,9 @@ def _dns_hosts(topology: Topology, network: Network) -> list[Element]:
     names: dict[IPAddress, list[str]] = {}
     for host in network.dns_hosts:
         names.setdefault(host.address, []).extend(host.names)
-    for guest, port, address in _port_addresses(topology, network):
+    for guest, port, address in port_addresses(topology, network):
         if address.assignment is not Assignment.DHCP:
-            names.setdefault(address.ip, []).append(_dns_name(guest, port))
+            names.setdefault(address.ip, []).append(dns_name(guest, port))
     return [_dns_host(address, dict.fromkeys(wanted)) for address, wanted in names.items()]
 
 
@@ -125,13 +125,13 @@ def _dns_host(address: IPAddress, names: dict[str, None]) -> Element:
     return node("host", [node("hostname", text=name) for name in names], ip=address)
 
 
-def _port_addresses(topology: Topology, network: Network) -> Iterator[tuple[Guest, Port, PortAddress]]:
+def port_addresses(topology: Topology, network: Network) -> Iterator[tuple[Guest, Port, PortAddress]]:
     for guest, port in topology.ports_on(network.name):
         for address in port.addresses:
             yield guest, port, address
 
 
-def _dns_name(guest: Guest, port: Port) -> str:
+def dns_name(guest: Guest, port: Port) -> str:
     """The guest's name, except for its further ports on one network: two reservations cannot share a name."""
     first = next(p for p in guest.ports if p.network == port.network)
     name = guest.name if port.name == first.name else f"{guest.name}-{port.name}"
@@ -152,8 +152,8 @@ def _addresses(topology: Topology, network: Network) -> Iterator[Element]:
 
 def _dhcp(topology: Topology, network: Network, subnet: Subnet) -> Element | None:
     reserved = [
-        node("host", mac=port.mac, name=_dns_name(guest, port), ip=address.ip)
-        for guest, port, address in _port_addresses(topology, network)
+        node("host", mac=port.mac, name=dns_name(guest, port), ip=address.ip)
+        for guest, port, address in port_addresses(topology, network)
         if address.assignment is Assignment.DHCP and address.ip in subnet.prefix
     ]
     pools = [node("range", start=start, end=end) for start, end in _ranges(topology, network, subnet)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.metadata import policy, writer
@@ -41,6 +43,23 @@ def network_policy(topology: Topology, network: Network, hostmap: HostMap) -> Ne
     )
 
 
+def external_policy(topology: Topology, network: Network, added: Iterable[policy.Added]) -> NetworkPolicy:
+    """The same of a network that is there without us; only what the file says outright holds for guests that it does
+    not know."""
+    everybody = network.external is not None and network.external.guards_all
+    guarded = OBSERVE if network.observed else "yes" if everybody else "no"
+    return NetworkPolicy(
+        topology=topology.name,
+        name=network.name,
+        guarded=REQUIRED if network.guard_required else guarded,
+        privacy=_privacy(network) if _privacy(network) != "no" else "",
+        log=network.log_drops or None,
+        offload=_offload(network),
+        external=True,
+        added=tuple(added),
+    )
+
+
 def domain_policy(topology: Topology, guest: Guest, hostmap: HostMap) -> DomainPolicy:
     """What each of the guest's ports may send. Raises GuestnetError."""
     ports = (_port(port, topology.network(port.network), hostmap) for port in guest.ports)
@@ -54,9 +73,8 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> PortPolicy:
         network=port.network,
         guarded=port.guarded,
         observed=port.observed,
-        privacy="" if _privacy(port) == _privacy(network) else _privacy(port),
-        # A host-routed network has no metadata to say it.
-        log=None if port.log_drops == (network.log_drops and network.routed is None) else port.log_drops,
+        privacy="" if _privacy(port) == (_privacy(network) if _has_metadata(network) else "no") else _privacy(port),
+        log=None if port.log_drops == (network.log_drops and _has_metadata(network)) else port.log_drops,
         offload=_offload(network),
         probe=port.probe,
         note=port.note,
@@ -75,6 +93,11 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> PortPolicy:
         vlans=policy.Vlans(port.vlan or port.native_vlan or 0, port.trunk) if has_vlans(port) else None,
         routed=_routed(network, hostmap),
     )
+
+
+def _has_metadata(network: Network) -> bool:
+    """Whether a network of libvirt's says it for its ports: not of a host-routed one, nor of a bridge of the host's."""
+    return network.routed is None and not (network.external and network.external.bridge)
 
 
 def _privacy(of: Network | Port) -> str:

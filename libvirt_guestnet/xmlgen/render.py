@@ -1,7 +1,7 @@
 """The XML as files, for people who prefer `virsh net-define` and `virsh attach-device`.
 
 DIRECTORY/
-  networks/NETWORK.xml                   virsh net-define
+  networks/NETWORK.xml                   virsh net-define (not of external networks)
   guests/GUEST/domain.xml                virsh define (guests with image: tiny)
   guests/GUEST/interface-PORT.xml        virsh attach-device --config GUEST (the user's own domains)
   guests/GUEST/metadata.xml              goes into the domain's <metadata>, as it is

@@ -34,11 +34,11 @@ def test_only_established_connections_of_the_bridge_and_only_meanwhile() -> None
     try:
         run = ["env", f"PYTHONPATH={LIBRARY}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", KEPT_OPEN]
         killed = box.run(*run, "die").stdout.decode()
-        assert len(rules(killed)) == 4
+        assert len(rules(killed)) == 6
         for line in rules(killed):
             assert " gn-x -m comment " in line
-            assert line.endswith(" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
-        assert len(rules(box.ok(*run))) == 8
+            assert " -i gn-x -o gn-x " in line or line.endswith(" --ctstate RELATED,ESTABLISHED -j ACCEPT")
+        assert len(rules(box.ok(*run))) == 12
         assert rules(box.ok("iptables-save") + box.ok("ip6tables-save")) == []
     finally:
         box.close()

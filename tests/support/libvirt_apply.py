@@ -75,7 +75,7 @@ from libvirt_guestnet.apply.apply import KernelEffects
 effects = KernelEffects()
 for line in sys.stdin:
     name, *arguments = json.loads(line)
-    if name == "guard":
+    if name in ("guard", "adopt_network"):
         arguments = [arguments[0].encode()]
     try:
         getattr(effects, name)(*arguments)
@@ -103,6 +103,9 @@ class ApplyHost:
 
     def release(self, uuid: str, tap: str) -> None:
         self._effect("release", uuid, tap)
+
+    def adopt_network(self, network_xml: bytes) -> None:
+        self._effect("adopt_network", network_xml.decode())
 
     def kept_open(self, _bridge: str) -> AbstractContextManager[None]:
         return nullcontext()

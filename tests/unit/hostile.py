@@ -74,6 +74,7 @@ _RNG = "{http://relaxng.org/ns/structure/1.0}"
 # Values that fit together; an attribute that is not here gets one by its type.
 _VALUES = {
     ("port", "note"): "the shop",
+    ("network", "external"): "no",  # what comes of <network>'s own elements is another thing for one that is
     ("port", "mac"): MAC,
     ("subnet", "host"): "fd09::1",
     ("subnet", "prefix"): "fd09::/64",

@@ -61,6 +61,7 @@ def made(document: Any) -> object:
     topology = loads(json.dumps(document), "t.yaml")
     libvirt = wished(topology)
     networks = [(each.name, xmlgen.to_string(each.element), each.autostart) for each in libvirt.networks]
+    networks += [(each.name, xmlgen.to_string(each.mark), False) for each in libvirt.externals]
     guests = [
         (each.name, each.autostart, *map(xmlgen.to_string, (*each.interfaces, each.metadata)))
         for each in libvirt.guests

@@ -69,6 +69,9 @@ class Recorder:
     def release(self, uuid: str, tap: str) -> None:
         self.calls.append(("release", tap))
 
+    def adopt_network(self, network_xml: bytes) -> None:
+        self.calls.append(("adopt", etree.fromstring(network_xml).findtext("name", "")))
+
     @contextmanager
     def kept_open(self, bridge: str) -> Iterator[None]:
         self.calls.append(("kept open", bridge))
@@ -282,7 +285,7 @@ def test_what_cannot_be_undone_is_reported_with_the_failure(libvirt: Connection)
 @pytest.mark.parametrize(
     ("owner", "message"),
     [
-        (None, "network 'one' exists and was not made by guestnet: give it another name in the topology"),
+        (None, "network 'one' exists and was not made by guestnet: say external: true to have its ports"),
         (
             "theirs",
             "network 'one' belongs to topology 'theirs': give it another name in this topology, "
@@ -673,7 +676,7 @@ def test_an_address_that_is_somebodys_is_a_clash() -> None:
     want = wanted(topology, HostMap({"lan": "up0"}))
     found = {
         (str(each.prefix), each.what, each.bridge, each.published, each.probe)
-        for guest in addresses.requested(want).values()
+        for guest in addresses.requested(want, Snapshot()).values()
         for each in guest
     }
     assert found == {

@@ -66,6 +66,7 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "bridge_guard": "missing",
         "silent": [],
         "wrong": [],
+        "external": False,
     }
     assert first == {
         "kind": "port",

@@ -12,13 +12,18 @@ from support.topology_files import HOSTMAP, IMAGE
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.libvirtd.snapshot import parse_xml
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, parse_xml
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.nic import before
-from libvirt_guestnet.topology import load
+from libvirt_guestnet.topology import load, loads
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "xml"
+
+DEFAULT = """<network><name>default</name><forward mode='nat'/><bridge name='virbr0'/>
+<ip address='192.168.122.1' netmask='255.255.255.0'><dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp>
+</ip></network>"""
 
 
 def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
@@ -29,8 +34,22 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     yield from _next_hop()
     every_key = load(ROOT / "tests/topologies/every-key.yaml")
     yield "every-key/metadata-of-the-router.xml", xmlgen.domain_metadata(every_key, every_key.guest("router"), HOSTMAP)
+    yield from _external()
     yield from _vlans("vlan", HOSTMAP)
     yield from _vlans("vlan-openvswitch", HostMap({"lan": "ovs:br0", "provider": "eth9"}, lambda _device: False))
+
+
+def _external() -> Iterator[tuple[str, xmlgen.Element]]:
+    """libvirt's network default, and a guest that is on it already."""
+    text = "name: mine\nnetworks: { default: { external: true } }\nguests: { web: { ports: [{ network: default, "
+    found = loads(text + "addresses: [192.168.122.10, 192.168.122.11] }] } }\n", "mine.yaml")
+    xml = parse_xml(DEFAULT)
+    nic = "<interface type='network'><mac address='52:54:00:aa:00:01'/><source network='default'/></interface>"
+    domain = parse_xml(f"<domain><name>web</name><devices>{nic}</devices></domain>")
+    host = Snapshot((NetworkState("default", "u1", xml, xml),), (DomainState("web", "u2", domain),))
+    here = resolved(found, host)
+    yield "external/metadata-of-default.xml", xmlgen.external_metadata(here, here.network("default"))
+    yield "external/metadata-of-web.xml", xmlgen.domain_metadata(here, here.guest("web"), HOSTMAP)
 
 
 def _archnetwork() -> Iterator[tuple[str, xmlgen.Element]]:

@@ -51,6 +51,19 @@ def own(port: PortGuard, fresh: bool = False, was_observed: bool = False) -> str
     return "\n".join([*lines, *held_sets.add(port), *Rules(port, fresh).all()]) + "\n"
 
 
+def opened(taps: Iterable[str]) -> str:
+    """The nft batch after which these taps' chains are there, and pass what no rule drops.
+
+    A chain is hooked in before a transaction's rules are in force, and unhooked after they are none: with policy drop,
+    frames that come at that moment are lost.
+    """
+    chains = (
+        f'add chain {TABLE} tap-{tap} {{ type filter hook ingress device "{tap}" priority filter; policy accept; }}'
+        for tap in map(check_device, taps)
+    )
+    return "\n".join((f"add table {TABLE}", *chains)) + "\n"
+
+
 def release(taps: Iterable[str], observed: Container[str] = ()) -> str:
     """The nft batch that removes these taps' chains; those that are gone already do not matter. `observed`: those of
     which something may be noted.

@@ -114,11 +114,15 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
     stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, locked))
     for each in wanted:
         host_routes.expect(each.domain.uuid, each.domain.name, each.gateways, locked)
+    fresh = {receipt.tap for receipt in receipts if not receipt.trusted and locked.port(receipt.tap) is None}
     # For many ports, all sets are listed at once; for a single port, listing its own sets is faster.
     numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp or r.claims for r in receipts) else nft.numbers
     batch = "".join(port_guard.record(e.domain.uuid, e.receipts, locked, numbers, late=late) for e in wanted)
     gate = router.gate([gateway for each in wanted for gateway in each.gateways])
-    port_guard.put(batch + gate, receipts, stale, locked)
+    if late:
+        port_guard.put_late(batch + gate, receipts, fresh, stale, locked)
+    else:
+        port_guard.put(batch + gate, receipts, stale, locked)
 
 
 def connect(xml: Node, state: UnlockedState) -> None:

@@ -38,9 +38,11 @@ def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False) -
     """Writes the network's receipt. Returns whether something changed: then the bridge guard must be settled."""
     network = _network(hook_data)
     name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
+    before = state.sound_network(name)
+    if receipt is None and before is not None and before.external:
+        receipt = network_receipts.external_receipt(before, network)
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
-    before = state.sound_network(name)
     if receipt == before and not started:
         state.confirm_network(name)
         return False
@@ -61,7 +63,7 @@ def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkRecei
     from libvirt_guestnet.carriers import registry
 
     kept = registry.receipt(receipt, network)
-    ours = kept.made_bridge or network_receipts.is_libvirts_bridge(network)
+    ours = kept.made_bridge or (network_receipts.is_libvirts_bridge(network) and not kept.external)
     return kept._replace(managed=kept.guarded and ours and bool(kept.bridge))
 
 

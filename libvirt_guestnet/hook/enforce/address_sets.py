@@ -47,10 +47,15 @@ def leases(receipt: PortReceipt, numbers: Numbers = nft.numbers, path: str = _LE
 def written(bridge: str) -> set[Address]:
     """All addresses that the DHCP server of a bridge has leased."""
     found = set()
-    for lease in _read(_LEASES.format(check_device(bridge))) if bridge else ():
+    for lease in entries(bridge):
         with suppress(parse.TextError):
             found.add(parse.address(str(lease.get("ip-address"))))
     return found
+
+
+def entries(bridge: str) -> list[dict[str, Any]]:
+    """What libvirt keeps of a bridge's leases, old ones too."""
+    return _read(_LEASES.format(check_device(bridge))) if bridge else []
 
 
 def learnt(receipt: PortReceipt, numbers: Numbers = nft.numbers) -> list[Address]:

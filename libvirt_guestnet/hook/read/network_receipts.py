@@ -49,16 +49,30 @@ def network_policy(network: Node) -> NetworkPolicy | None:
 
 def network_receipt(network: Node) -> NetworkReceipt | None:
     """What a <network> element says, or None when it carries nothing of ours. Raises GuestnetError on bad values."""
-    said, bridge = network_policy(network), network.one("bridge")
+    said = network_policy(network)
     if said is None:
         return None
     check_kind(network)
+    return _receipt(said, network)
+
+
+def external_receipt(before: NetworkReceipt, network: Node) -> NetworkReceipt:
+    """What an external network has by now, whose own XML says nothing of us while it runs: libvirt before 9.7 cannot
+    change that. Raises GuestnetError on bad values."""
+    guarded = REQUIRED if before.required else "yes" if before.guarded else "no"
+    privacy = STRICT if before.strict else "yes" if before.privacy else ""
+    said = NetworkPolicy(before.topology, before.name, guarded, privacy, before.log, before.offload, external=True)
+    return _receipt(said, network)
+
+
+def _receipt(said: NetworkPolicy, network: Node) -> NetworkReceipt:
+    bridge = network.one("bridge")
     return NetworkReceipt(
         name=network.text_of("name"),
         topology=said.topology,
         guarded=said.guarded != "no",
         bridge=optional_device(bridge, "name") if bridge else "",
-        subnets=tuple(str(subnet.prefix) for subnet in said.subnets),
+        subnets=tuple(_subnets(network) if said.external else (str(subnet.prefix) for subnet in said.subnets)),
         hosts=tuple(str(address(ip, "address")) for ip in network.all("ip")),
         reservations=tuple(_reservations(network)),
         dynamic=tuple(map(_range, network.all("ip/dhcp/range"))),
@@ -76,7 +90,29 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         required=said.guarded == REQUIRED,
         observed=said.guarded == OBSERVE,
         announced=tuple(_announced(network)),
+        external=said.external,
     )
+
+
+def _subnets(network: Node) -> Iterator[str]:
+    """Those in which libvirt has an address."""
+    return map(subnet_of, network.all("ip"))
+
+
+def subnet_of(ip: Node) -> str:
+    """The prefix of a network's <ip>."""
+    return str(parse.enclosing(f"{address(ip, 'address')}/{_prefix_length(ip)}"))
+
+
+def _prefix_length(ip: Node) -> int:
+    """Without any, libvirt assumes the address's class, or 64."""
+    if ip.get("netmask"):
+        return parse.netmask(ip.get("netmask"))
+    if ip.get("prefix"):
+        return parse.number(ip.get("prefix"), 0, 128)
+    host = address(ip, "address")
+    first = int(host) >> 24
+    return 64 if host.version == 6 else 8 if first < 128 else 16 if first < 192 else 24
 
 
 def check_kind(network: Node) -> None:
@@ -183,7 +219,12 @@ def forwards_ipv6(network: Node) -> bool:
     """Whether libvirt switches IPv6 forwarding on when this network, which is ours, starts."""
     ours, forward = reader.network_mark(network), network.one("forward")
     routed = forward is not None and (forward.get("mode") or "nat") in ("nat", "route", "open")
-    return ours is not None and routed and any(":" in ip.get("address") for ip in network.all("ip"))
+    return (
+        ours is not None
+        and ours.get("external") != "yes"
+        and routed
+        and any(":" in ip.get("address") for ip in network.all("ip"))
+    )
 
 
 _LIBVIRTS_BRIDGE = ("", "nat", "route", "open")

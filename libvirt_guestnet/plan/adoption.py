@@ -1,0 +1,157 @@
+"""What must change so that a network which is somebody else's has our metadata, and the DHCP reservations and DNS names
+that this lists; and how they are taken back. Nothing else of it is looked at. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+
+from lxml import etree
+
+from libvirt_guestnet.changes.change import Change, Replacement
+from libvirt_guestnet.changes.network import AdoptNetwork, SectionUpdate, UpdateNetwork
+from libvirt_guestnet.hook.read.network_receipts import subnet_of
+from libvirt_guestnet.libvirtd.snapshot import (
+    DOMAIN_MARK,
+    NETWORK_MARK,
+    Element,
+    NetworkState,
+    Snapshot,
+    WantedExternal,
+    to_text,
+)
+from libvirt_guestnet.metadata.elements import node_of
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.parse import address, prefix
+from libvirt_guestnet.plan.compare import differences, summary
+from libvirt_guestnet.plan.network import bridge_with_rules
+
+_RESERVATION, _DNS = (f"{{{NAMESPACE}}}{tag}" for tag in ("reservation", "dns"))
+
+
+def plan_external(wanted: WantedExternal, snapshot: Snapshot) -> Iterator[Change]:
+    """Everything for one external network of the topology, in order: what is listed and is no more wanted goes before
+    the list does, and what comes is listed before."""
+    state = snapshot.network[wanted.name]
+    mark = _without_others(wanted.mark, state)
+    yield from _updates(state, lambda root: _leaving(root, state.mark, mark))
+    yield from _adopt(state, mark, snapshot)
+    yield from _updates(state, lambda root: _coming(root, mark))
+
+
+def plan_release(state: NetworkState, snapshot: Snapshot, why: str) -> Iterator[Change]:
+    """All of that is taken back."""
+    yield from _updates(state, lambda root: _leaving(root, state.mark, None))
+    mark = state.config.find(NETWORK_MARK)
+    old = None if mark is None else to_text(mark)
+    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=_followers(state, snapshot))
+
+
+def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot) -> Iterator[Change]:
+    config = state.config.find(NETWORK_MARK)
+    found = () if config is None else differences(mark, config)
+    if config is not None and not found:
+        return
+    detail = "its metadata" if config is None else f"its metadata: {summary(found)}"
+    replacement = Replacement(None if config is None else to_text(config), to_text(mark))
+    yield AdoptNetwork(state.name, detail, mark=replacement, ports=_followers(state, snapshot, mark))
+
+
+def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = None) -> tuple[str, ...]:
+    """Running guests on it that what it says is about: with metadata of their own, or all where it guards all."""
+    marks = [each for each in (state.mark, mark) if each is not None]
+    everybody = any(each.get("guarded") != "no" for each in marks)
+    users = {domain for domain, _ in snapshot.plugged.get(state.name, ())}
+    return tuple(sorted(u for u in users if everybody or snapshot.domain[u].current.find(DOMAIN_MARK) is not None))
+
+
+def _without_others(mark: Element, state: NetworkState) -> Element:
+    """Not listed is what the network's owner has said already, and a name where its DNS is off."""
+    result, before = deepcopy(mark), _listed(state.mark)
+    silent = state.config.find("dns[@enable='no']") is not None
+    for entry in [*result.iterchildren(_RESERVATION, _DNS)]:
+        theirs = _key(entry) not in before and _present(state.config, entry) is not None
+        if theirs or (silent and entry.tag == _DNS):
+            result.remove(entry)
+    return result
+
+
+def _listed(mark: Element | None) -> dict[tuple[str, str], Element]:
+    return {} if mark is None else {_key(entry): entry for entry in mark.iterchildren(_RESERVATION, _DNS)}
+
+
+def _key(entry: Element) -> tuple[str, str]:
+    return str(entry.tag), entry.get("mac", "").lower() or entry.get("ip", "")
+
+
+def _updates(state: NetworkState, updates: Callable[[Element], Iterator[SectionUpdate]]) -> Iterator[Change]:
+    for live, root in ((True, state.live), (False, state.config)):
+        for update in updates(root) if root is not None else ():
+            bridge = bridge_with_rules(root) if live and root is not None else None
+            yield UpdateNetwork(state.name, _describe(update, live), update=update, bridge=bridge, live=live)
+
+
+def _leaving(root: Element, before: Element | None, after: Element | None) -> Iterator[SectionUpdate]:
+    """What is listed no more, or otherwise, and is there as it was listed."""
+    new = _listed(after)
+    for key, entry in _listed(before).items():
+        found = _present(root, entry)
+        stays = key in new and dict(new[key].items()) == dict(entry.items())
+        if found is not None and not stays and to_text(_plain(found)) == to_text(_element(entry)):
+            yield SectionUpdate(_section(entry), _parent(root, entry), None, to_text(_element(entry)))
+
+
+def _coming(root: Element, mark: Element) -> Iterator[SectionUpdate]:
+    for entry in _listed(mark).values():
+        found = _present(root, entry)
+        if found is None or to_text(_plain(found)) != to_text(_element(entry)):
+            yield SectionUpdate(_section(entry), _parent(root, entry), to_text(_element(entry)), None)
+
+
+def _present(root: Element, entry: Element) -> Element | None:
+    """The network's own element of that MAC address, or of that address in DNS."""
+    attribute = "mac" if entry.tag == _RESERVATION else "ip"
+    path = "ip/dhcp/host" if entry.tag == _RESERVATION else "dns/host"
+    wanted = entry.get(attribute, "").lower()
+    return next((each for each in root.iterfind(path) if each.get(attribute, "").lower() == wanted), None)
+
+
+def _plain(found: Element) -> Element:
+    """An element of libvirt's as we write it."""
+    result = etree.Element("host", {str(k): str(v) for k, v in sorted(found.items())})
+    for name in found.iterfind("hostname"):
+        etree.SubElement(result, "hostname").text = (name.text or "").strip()
+    return result
+
+
+def _element(entry: Element) -> Element:
+    """What libvirt is to have for an entry of the list."""
+    result = etree.Element("host")
+    if entry.tag == _DNS:
+        result.set("ip", entry.get("ip", ""))
+        etree.SubElement(result, "hostname").text = entry.get("name")
+        return result
+    for name in ("ip", "mac", "name"):
+        if entry.get(name):
+            result.set(name, entry.get(name, ""))
+    return result
+
+
+def _section(entry: Element) -> str:
+    return "dhcp-host" if entry.tag == _RESERVATION else "dns-host"
+
+
+def _parent(root: Element, entry: Element) -> int:
+    """The number of the <ip> that a reservation is in."""
+    if entry.tag == _DNS:
+        return -1
+    here = address(entry.get("ip", ""))
+    subnets = [prefix(subnet_of(node_of(ip))) for ip in root.iterfind("ip")]
+    return next((index for index, subnet in enumerate(subnets) if here in subnet), -1)
+
+
+def _describe(update: SectionUpdate, live: bool) -> str:
+    element = etree.fromstring(update.new or update.old or "")
+    words = [str(v) for e in element.iter() for v in (*e.values(), (e.text or "").strip()) if v]
+    verb = "delete" if update.new is None else "add"
+    return f"{verb} {update.section} {' '.join(words)}, {'live' if live else 'defined'}"

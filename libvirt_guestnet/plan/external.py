@@ -1,0 +1,264 @@
+"""What a topology's external networks are on this host, and which NICs of the user's domains its ports on them are.
+Pure: the snapshot says it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.errors import GuestnetError, Problem, Where
+from libvirt_guestnet.hook.read import network_receipts, nics
+from libvirt_guestnet.libvirtd.snapshot import (
+    DomainState,
+    Element,
+    NetworkState,
+    Snapshot,
+    interfaces,
+    source_network,
+)
+from libvirt_guestnet.metadata import reader
+from libvirt_guestnet.metadata.elements import node_of
+from libvirt_guestnet.metadata.policy import Added
+from libvirt_guestnet.model.network import DhcpRange, External, IPAddress, Mode, Network, Subnet
+from libvirt_guestnet.model.topology import AddressWord, Assignment, Guest, Port, PortAddress, Topology
+from libvirt_guestnet.parse import shown
+from libvirt_guestnet.plan.problems import PlanError
+from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.topology.networks import why_unusable
+
+_ROUTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
+_START = Where("", 1, 1)
+
+
+def resolved(found: Topology, snapshot: Snapshot) -> Topology:
+    """The topology with all of that filled in. Raises PlanError with everything that this host has otherwise."""
+    if not found.external_networks:
+        return found
+    host = _Host(found, snapshot)
+    networks = tuple(host.network(n, n.external) if n.external else n for n in found.networks)
+    by_name = {network.name: network for network in networks}
+    guests = tuple(host.guest(guest, by_name) for guest in found.guests)
+    if host.problems:
+        raise PlanError([str(problem) for problem in sorted(host.problems)])
+    return replace(found, networks=networks, guests=guests)
+
+
+@dataclass
+class _Host:
+    """What the host says, and what does not fit it."""
+
+    found: Topology
+    snapshot: Snapshot
+    problems: list[Problem] = field(default_factory=list)
+    facts: dict[str, NetworkReceipt] = field(default_factory=dict)
+    foreign: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """By network, reservations that are not guestnet's: MAC and address."""
+
+    def network(self, network: Network, external: External) -> Network:
+        where = external.where or _START
+        if external.bridge:
+            return self._bridge(network, external.bridge, where)
+        state = self.snapshot.network.get(network.name)
+        if state is None:
+            self._add(where, _no_network(network.name, self.snapshot))
+            return network
+        if problem := _unfit(state, self.found.name) or self._read(state):
+            self._add(where, problem)
+            return network
+        return _filled(network, state)
+
+    def guest(self, guest: Guest, networks: dict[str, Network]) -> Guest:
+        taken = {port.mac for port in guest.ports if "mac" in port.given}
+        return replace(
+            guest, ports=tuple(self._placed(guest, port, networks[port.network], taken) for port in guest.ports)
+        )
+
+    def _placed(self, guest: Guest, port: Port, network: Network, taken: set[str]) -> Port:
+        if not network.external or network.mode is Mode.EXTERNAL:  # the second: nothing can be said of it
+            return port
+        found = self._port(guest, port, network, taken)
+        taken.add(found.mac)
+        return found
+
+    def _add(self, where: Where | None, message: str) -> None:
+        self.problems.append(Problem(where or _START, message))
+
+    def _bridge(self, network: Network, bridge: str, where: Where) -> Network:
+        if self.snapshot.links and bridge not in self.snapshot.links:
+            self._add(where, f"this host has no bridge {bridge}: make it before, or name another one")
+        return replace(network, mode=Mode.BRIDGE, gateway=None)
+
+    def _read(self, state: NetworkState) -> str:
+        """Why nothing can be made of what it says; "" if it can."""
+        node, ours = node_of(state.current), _added(state)
+        if isinstance(ours, str):
+            return ours
+        if (kind := nics.of_network(node)).guarded != nics.YES:
+            return f"network {shown(state.name)} gives NICs that nobody can guard: {nics.because(kind)}"
+        try:
+            facts = network_receipts.external_receipt(NetworkReceipt(state.name, self.found.name, True, ""), node)
+        except GuestnetError as error:
+            return f"network {shown(state.name)}: {error}"
+        mine = {(each.mac, str(each.ip)) for each in ours}
+        self.facts[state.name] = facts
+        self.foreign[state.name] = [pair for pair in facts.reservations if pair not in mine]
+        return ""
+
+    def _port(self, guest: Guest, port: Port, network: Network, taken: set[str]) -> Port:
+        state = None if guest.image else self.snapshot.domain.get(guest.name)
+        if state is not None and "mac" not in port.given:
+            port = replace(port, mac=self._mac(state, port, network, taken))
+        port = replace(
+            port,
+            isolated=port.isolated if "port" in port.given else network.isolated_ports,
+            default_route=port.default_route and network.gateway is not None,
+            forwards=tuple(replace(each, hide=each.hide or network.gateway is None) for each in port.forwards),
+            addresses=tuple(self._addresses(port, network)),
+        )
+        for problem in (*self._unknown(port, network), *self._unreached(port, network)):
+            self._add(port.where, problem)
+        return port
+
+    def _mac(self, state: DomainState, port: Port, network: Network, taken: set[str]) -> str:
+        """The MAC address of the one NIC that the port can be: before all the one that it was."""
+        here = [mac for mac, nic in _nics(state).items() if is_on(nic, network) and mac not in taken]
+        known = [p.mac for p in state.policies if (p.name, p.network) == (port.name, network.name)]
+        known = [mac for mac in (*known, port.mac) if mac in here]
+        if not known and len(here) > 1:
+            message = f"domain {shown(state.name)} has {len(here)} NICs on network {shown(network.name)}"
+            self._add(port.where, f"{message}: say with mac: which this is, of {', '.join(here)}")
+        return (*known, *here, port.mac)[0]
+
+    def _addresses(self, port: Port, network: Network) -> Iterator[PortAddress]:
+        told = False
+        for ip in (address.ip for address in port.addresses):
+            subnet = next((each for each in network.subnets if ip in each.prefix), None)
+            if problem := self._misplaced(ip, port, network, subnet):
+                self._add(port.where, problem)
+            by_dhcp = subnet is not None and subnet.dhcp is not None and ip.version == 4 and not told
+            told = told or by_dhcp
+            length = subnet.prefix.prefixlen if subnet else ip.max_prefixlen
+            yield PortAddress(ip, length, Assignment.DHCP if by_dhcp else Assignment.STATIC)
+
+    def _misplaced(self, ip: IPAddress, port: Port, network: Network, subnet: Subnet | None) -> str:
+        name = shown(network.name)
+        if subnet is None:
+            here = ", ".join(str(each.prefix) for each in network.subnets)
+            return f"{ip} is outside the subnets of network {name} ({here})" if here else ""
+        if ip == subnet.host:
+            return f"{ip} is the host's own address on network {name}"
+        if why := why_unusable(subnet.prefix, ip):
+            return why
+        for mac, reserved in self.foreign.get(network.name, ()):
+            if reserved == str(ip) and mac != port.mac:
+                return f"network {name} reserves {ip} for {mac or 'another guest'}: choose another address"
+            if mac == port.mac and subnet.dhcp and parse.address(reserved) in subnet.prefix and reserved != str(ip):
+                return f"network {name} reserves {reserved} for {mac}: give the port that address, or leave it out"
+        return ""
+
+    def _unknown(self, port: Port, network: Network) -> Iterator[str]:
+        """A guest that runs would be cut off."""
+        facts = self.facts.get(network.name)
+        served = facts is not None and any(mac == port.mac for mac, _ in facts.reservations)
+        served = served or any(subnet.dhcp for subnet in network.subnets)
+        listed = port.addresses or port.pairs or port.sources
+        if port.guarded and not listed and port.address_word in (None, AddressWord.DHCP) and not served:
+            yield (
+                f"this host has no DHCP server on network {shown(network.name)}, so nobody knows the port's addresses: "
+                f"list them, or say addresses: any"
+            )
+
+    def _unreached(self, port: Port, network: Network) -> Iterator[str]:
+        if port.forwards and not any(subnet.host for subnet in network.subnets):
+            yield f"the host has no address on network {shown(network.name)}, so it cannot forward there"
+        if port.floating and network.mode not in _ROUTED:
+            yield f"network {shown(network.name)} is {network.mode}: floating addresses are for nat, route and open"
+
+
+def is_on(nic: Element, network: Network) -> bool:
+    """Whether a domain's NIC is on an external network."""
+    source = nic.find("source")
+    if network.external and network.external.bridge:
+        return nic.get("type") == "bridge" and source is not None and source.get("bridge") == network.external.bridge
+    return source_network(nic) == network.name
+
+
+def _nics(state: DomainState) -> dict[str, Element]:
+    return {**interfaces(state.live), **interfaces(state.config)}
+
+
+def _no_network(name: str, snapshot: Snapshot) -> str:
+    known = ", ".join(shown(each.name) for each in snapshot.networks[:12]) or "none"
+    return f"libvirt has no network {shown(name)}, which is said to be external: it has {known}"
+
+
+def _unfit(state: NetworkState, topology: str) -> str:
+    name = shown(state.name)
+    if state.topology is not None and state.topology != topology:
+        whose = "is adopted by" if state.is_external else "is of"
+        return f"network {name} {whose} topology {shown(state.topology)}: put both into one file, or destroy that first"
+    if state.topology is not None and not state.is_external:
+        return f"network {name} was made by guestnet for this topology, so it is not external: say what it is"
+    if not state.persistent:
+        return f"network {name} is transient, and would lose what guestnet says of it: define it (virsh net-define)"
+    return ""
+
+
+def _added(state: NetworkState) -> tuple[Added, ...] | str:
+    """What of the network is ours, or what is wrong with our metadata there."""
+    if state.mark is None:
+        return ()
+    try:
+        read = reader.read_network(node_of(state.mark))
+    except GuestnetError as error:
+        return _damaged(state.name, str(error))
+    return read.added if read.topology else _damaged(state.name, "it names no topology")
+
+
+def _damaged(name: str, why: str) -> str:
+    return (
+        f"the metadata of guestnet's in network {shown(name)} cannot be read, somebody changed it ({why}): take the "
+        f"element guestnet:network out with virsh net-edit"
+    )
+
+
+def _filled(network: Network, state: NetworkState) -> Network:
+    xml = state.current
+    forward, port = xml.find("forward"), xml.find("port")
+    mode = Mode.ISOLATED if forward is None else Mode(forward.get("mode", "nat"))
+    size = xml.find("mtu")
+    return replace(
+        network,
+        mode=mode,
+        bridge=state.bridge or "",
+        gateway=network.gateway if mode in _ROUTED else None,
+        subnets=tuple(_subnet(ip, mode) for ip in xml.iterfind("ip") if ip.get("address")),
+        mtu=None if size is None or mode is Mode.BRIDGE else int(size.get("size", "0")) or None,
+        isolated_ports=port is not None and port.get("isolated") == "yes",
+    )
+
+
+def _subnet(ip: Element, mode: Mode) -> Subnet:
+    node = node_of(ip)
+    host = parse.address(node.get("address"))
+    prefix = parse.prefix(network_receipts.subnet_of(node))
+    return Subnet(prefix, host if mode in _ROUTED else None, host, _range(ip) if host.version == 4 else None)
+
+
+def _range(ip: Element) -> DhcpRange | None:
+    """The first range; one with reservations alone serves these."""
+    for pool in ip.iterfind("dhcp/range"):
+        return DhcpRange(_ipv4(pool.get("start", "")), _ipv4(pool.get("end", "")))
+    for host in ip.iterfind("dhcp/host"):
+        if host.get("ip"):
+            return DhcpRange(_ipv4(host.get("ip", "")), _ipv4(host.get("ip", "")))
+    return None
+
+
+def _ipv4(text: str) -> IPv4Address:
+    found = parse.address(text)
+    if not isinstance(found, IPv4Address):
+        raise parse.TextError(f"{shown(text)} is no IPv4 address")
+    return found

@@ -1,0 +1,385 @@
+"""Networks and NICs that were there before guestnet, on a real libvirtd: guarded while they run, and given back."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from make import ALL, dhcp
+from scapy.all import BOOTP, DHCP, IP, UDP, Ether  # type: ignore[attr-defined]
+from support.libvirt_host import DOMAIN, uuid
+from support.libvirt_host import Host as BareHost
+from support.libvirt_wire import Wire
+from support.sandboxes import HERE, LIBVIRTS
+
+from libvirt_guestnet.sandbox import Sandbox, python_inside
+
+pytestmark = pytest.mark.libvirt
+
+# As libvirt's package has it.
+DEFAULT = """<network><name>default</name><bridge name='virbr0'/><forward/>
+<ip address='192.168.122.1' netmask='255.255.255.0'><dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp>
+</ip></network>"""
+# As virt-install writes it, but for the operating system.
+METADATA = """<libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/libvirt/domain/1.0">
+<libosinfo:os id="http://debian.org/debian/12"/></libosinfo:libosinfo>"""
+NIC = """<interface type='network'><mac address='{mac}'/><source network='{network}'{more}/><model type='rtl8139'/>
+<boot order='1'/><alias name='ua-wan'/><coalesce><rx><frames max='7'/></rx></coalesce><rom enabled='no'/></interface>"""
+WEB, OTHER, GATEWAY = "52:54:00:aa:00:01", "52:54:00:aa:00:02", "192.168.122.1"
+ADOPT = """
+name: mine
+networks: { default: { external: true } }
+guests: { web: { ports: [ { network: default } ] } }
+"""
+
+
+class Host(BareHost):
+    """A sandbox in which `guestnet` itself is run."""
+
+    def guestnet(self, *words: str, topology: str = ADOPT, status: int | None = 0) -> str:
+        self.sandbox.run(["tee", "/tmp/mine.yaml"], stdin=topology)
+        argv = python_inside(["-m", "libvirt_guestnet.cli", *words], self.sandbox.root)
+        done = self.sandbox.run(argv, check=False, timeout=240)
+        said = done.stdout + done.stderr
+        assert status is None or done.returncode == status, said
+        return said
+
+    def domain(self, name: str, *nics: str, number: int = 1, metadata: str = METADATA) -> None:
+        xml = DOMAIN.format(name=name, uuid=uuid(number), policy=metadata, nics="".join(nics))
+        self.define("define", xml.replace("<metadata></metadata>", ""))
+
+    def texts(self) -> dict[str, str]:
+        """What libvirt says of everything, live and inactive; but for the number of ports that it tells of a running
+        network, which 9.0 forgets at any update of that (virsh net-update)."""
+        found = {}
+        for kind, listed, dump in (("network", "net-list", "net-dumpxml"), ("domain", "list", "dumpxml")):
+            for name in self.virsh(listed, "--all", "--name").splitlines():
+                if name.strip():
+                    found[f"{kind} {name} live"] = re.sub(
+                        "^(<network) connections='[0-9]+'", r"\1", self.virsh(dump, name)
+                    )
+                    found[f"{kind} {name}"] = self.virsh(dump, "--inactive", name)
+        return found
+
+    def differences(self, before: dict[str, str]) -> list[str]:
+        """The lines that are others by now."""
+        after = self.texts()
+        assert after.keys() == before.keys()
+        return [
+            f"{name}: {line}"
+            for name, text in after.items()
+            for line in difflib.unified_diff(before[name].splitlines(), text.splitlines(), lineterm="", n=0)
+            if line[:1] in "+-" and line[:3] not in ("+++", "---")
+        ]
+
+    def tap(self, name: str, address: str) -> str:
+        return next(tap for tap, mac in self.nics(name).items() if mac == address)
+
+
+@pytest.fixture(scope="module", params=LIBVIRTS)
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
+    return found
+
+
+@pytest.fixture
+def host(sandbox: Sandbox) -> Iterator[Host]:
+    made = Host(sandbox)
+    yield made
+    made.guestnet("destroy", "--name", "mine", status=None)
+    for name in made.running():
+        made.virsh("destroy", name)
+    for name in made.virsh("list", "--all", "--name").split("\n"):
+        if name:
+            made.virsh("undefine", name)
+    for name in made.virsh("net-list", "--all", "--name").split("\n"):
+        if name.strip():
+            made.virsh("net-destroy", name.strip(), check=False)
+            made.virsh("net-undefine", name.strip())
+
+
+class Flow:
+    """Frames that go from one guest to another all the time, as long as this is entered: none is lost, and none that
+    the sender forged when it had been adopted arrives."""
+
+    def __init__(self, sender: Wire, receiver: Wire, ip: str) -> None:
+        self.sender, self.receiver, self.ip = sender, receiver, ip
+        self.first, self.sent, self.forged = 0, 0, 0
+        self.one, self.done = threading.Lock(), threading.Event()
+        self.arrived: set[bytes] = set()
+        self.marks: list[tuple[int, str]] = []
+        self.threads = [threading.Thread(target=each, daemon=True) for each in (self._go_on, self._receive)]
+
+    def __enter__(self) -> Flow:
+        for thread in self.threads:
+            thread.start()
+        deadline = time.monotonic() + 240
+        while not self.arrived & {b"%d" % number for number in range(self.sent)}:
+            assert time.monotonic() < deadline, "a tap in a bridge with STP is silent for some seconds, not for ever"
+            time.sleep(0.05)
+        self.first = self.sent
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.threads[0].join(120)
+        self.sender.send(frame_of(self.ip, "last"))
+        self.threads[1].join(120)
+        assert b"last" in self.arrived
+        arrived = self.arrived
+        lost = [number for number in range(self.first, self.sent) if b"%d" % number not in arrived]
+        assert lost == [], f"{len(lost)} of {self.sent} were lost: {lost}; {self.marks}"
+        assert [text for text in arrived if text.startswith(b"forged")] == [], f"of {self.forged}"
+
+    def _go_on(self) -> None:
+        while not self.done.wait(0.005):
+            with self.one:
+                self.sender.send(frame_of(self.ip, str(self.sent)))
+            self.sent += 1
+
+    def _receive(self) -> None:
+        """All the time, or the receiver's QEMU would wait for us."""
+        while b"last" not in self.arrived:
+            frame = self.receiver._frame(time.monotonic() + 3600)
+            if frame is None:
+                return
+            self.arrived.add(bytes(frame[42:]).rstrip(b"\0"))
+
+    def mark(self, what: str) -> None:
+        """What a frame that is lost was sent after."""
+        self.marks.append((self.sent, what))
+
+    def forge(self) -> None:
+        """Sends from somebody else's address."""
+        with self.one:
+            self.sender.send(frame_of(GATEWAY, f"forged {self.forged}"))
+        self.forged += 1
+
+
+def frame_of(ip: str, text: str) -> bytes:
+    return bytes(Ether(src=WEB, dst=ALL) / IP(src=ip, dst="255.255.255.255") / UDP(dport=9) / text)
+
+
+def two_on_default(host: Host) -> None:
+    """A guest to adopt and another one, both running on libvirt's network."""
+    host.define("net-define", DEFAULT)
+    host.virsh("net-start", "default")
+    host.domain("web", NIC.format(mac=WEB, network="default", more=""))
+    host.domain("other", NIC.format(mac=OTHER, network="default", more=""), number=2)
+    host.virsh("start", "web")
+    host.virsh("start", "other")
+
+
+def wires(host: Host) -> tuple[Wire, Wire]:
+    return Wire(host.sandbox, "web", "ua-wan"), Wire(host.sandbox, "other", "ua-wan")
+
+
+def leased(wire: Wire, mac: str) -> str:
+    """Has the network's DHCP server give an address, as a guest does: asking again while there is no answer."""
+    offered = asked(wire, mac, "discover")
+    return asked(wire, mac, "request", ("requested_addr", offered), ("server_id", GATEWAY))
+
+
+def asked(wire: Wire, mac: str, kind: str, *options: tuple[str, str]) -> str:
+    question = dhcp(kind, mac=mac)
+    question[DHCP].options = [("message-type", kind), *options, "end"]
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        wire.send(bytes(Ether(src=mac, dst=ALL) / question))
+        soon = time.monotonic() + 2
+        while (frame := wire._frame(soon)) is not None:
+            answer = Ether(frame)
+            if BOOTP in answer and answer[BOOTP].op == 2:
+                return str(answer[BOOTP].yiaddr)
+    raise AssertionError(f"no answer to {kind}")
+
+
+def test_a_running_guest_gets_an_address_of_the_dhcp_range_reserved_and_loses_no_frame(host: Host) -> None:
+    two_on_default(host)
+    before, tap = host.texts(), host.tap("web", WEB)
+    text = ADOPT.replace("network: default }", "network: default, addresses: [192.168.122.50] }")
+    sender, receiver = wires(host)
+    with sender, receiver, Flow(sender, receiver, "192.168.122.50") as flow:
+        assert host.guestnet("plan", "/tmp/mine.yaml", topology=text, status=3)
+        assert host.differences(before) == [], "plan changes nothing"
+        flow.mark("plan")
+        print(host.guestnet("apply", "/tmp/mine.yaml", topology=text))
+        flow.mark("apply")
+        flow.forge()
+        assert host.guarded() == {tap: WEB}, "nobody else is"
+        for kind in ("--inactive",), ():
+            assert f"<host mac='{WEB}' name='web' ip='192.168.122.50'/>" in host.virsh("net-dumpxml", *kind, "default")
+        assert "192.168.122.50" in host.sandbox.run(["cat", "/var/lib/libvirt/dnsmasq/default.hostsfile"]).stdout
+        assert "nothing to do" in host.guestnet("plan", "/tmp/mine.yaml", topology=text)
+        status = host.guestnet("status")
+        assert re.search(r"mine +default +nat +virbr0", status), status
+        assert tap in status
+        flow.mark("status")
+        host.guestnet("destroy", "/tmp/mine.yaml", topology=text)
+        flow.mark("destroy")
+        assert host.guarded() == {}
+    assert host.differences(before) == []
+    assert host.files("networks") == {}
+
+
+def restart(host: Host) -> None:
+    host.restart_daemon()
+    host.soon(lambda: {"web", "other"} <= set(host.virsh("list", "--name", check=False).split()), "libvirt is back")
+
+
+def test_a_guest_keeps_the_address_that_it_has_by_dhcp(host: Host) -> None:
+    two_on_default(host)
+    restart(host)  # which itself changes what libvirt tells of a running domain, once
+    before = host.texts()
+    sender, receiver = wires(host)
+    with sender, receiver:
+        ip = leased(sender, WEB)
+        with Flow(sender, receiver, ip) as flow:
+            host.guestnet("apply", "/tmp/mine.yaml")
+            flow.forge()
+        # When its daemon starts, and when somebody changes DHCP, libvirt itself loses frames (decision 17).
+        restart(host)
+        host.guestnet("hooks", "sync")
+        assert host.guarded() == {host.tap("web", WEB): WEB}
+        assert "nothing to do" in host.guestnet("plan", "/tmp/mine.yaml")
+        other = f"<host mac='{OTHER}' ip='192.168.122.77'/>"
+        host.virsh("net-update", "default", "add", "ip-dhcp-host", other, "--live", "--config")
+        assert host.files("networks")["default"]["reservations"] == [[OTHER, "192.168.122.77"]]
+        host.virsh("net-update", "default", "delete", "ip-dhcp-host", other, "--live", "--config")
+        with Flow(sender, receiver, ip) as flow:
+            flow.forge()
+            host.guestnet("destroy", "/tmp/mine.yaml")
+    assert host.differences(before) == []
+
+
+def test_a_guest_that_is_off_is_guarded_when_it_starts_also_on_a_network_that_was_off(host: Host) -> None:
+    host.define("net-define", DEFAULT)
+    host.domain("web", NIC.format(mac=WEB, network="default", more=""))
+    before = host.texts()
+    said = host.guestnet("apply", "/tmp/mine.yaml")
+    assert "network 'default' is not active, and not guestnet's to start: virsh net-start default" in said
+    host.virsh("net-start", "default")
+    host.virsh("start", "web")
+    assert host.guarded() == {host.tap("web", WEB): WEB}
+    assert host.files("networks")["default"]["external"] is True
+    host.guestnet("destroy", "/tmp/mine.yaml")
+    assert host.guarded() == {}
+    host.virsh("destroy", "web")
+    host.virsh("net-destroy", "default")
+    assert host.differences(before) == []
+
+
+ISOLATED = """<network><name>closed</name><bridge name='virbr1'/><ip address='10.61.9.1' prefix='24'/></network>"""
+
+
+def test_on_an_isolated_network_a_guest_gets_a_name(host: Host) -> None:
+    host.define("net-define", ISOLATED)
+    host.virsh("net-start", "closed")
+    host.domain("web", NIC.format(mac=WEB, network="closed", more=""), metadata="")
+    host.virsh("start", "web")
+    before = host.texts()
+    text = ADOPT.replace("default", "closed").replace("closed }", f'closed, mac: "{WEB}", addresses: [10.61.9.5] }}')
+    host.guestnet("apply", "/tmp/mine.yaml", topology=text)
+    assert host.guarded() == {host.tap("web", WEB): WEB}
+    assert "<hostname>web</hostname>" in host.virsh("net-dumpxml", "closed")
+    host.guestnet("destroy", "/tmp/mine.yaml", topology=text)
+    # libvirt 9.0 leaves an empty element in a running domain that had no metadata, until it is off.
+    after = {name: re.sub("\n  <metadata/>", "", xml) if "live" in name else xml for name, xml in host.texts().items()}
+    assert after == before
+
+
+BRIDGED = """<network><name>lan</name><forward mode='bridge'/><bridge name='lanbr'/>
+<portgroup name='servers'><virtualport/></portgroup></network>"""
+
+
+def test_on_the_hosts_bridge_with_and_without_a_network_of_libvirts(host: Host) -> None:
+    host.sandbox.run(["ip", "link", "add", "lanbr", "up", "type", "bridge"])
+    try:
+        host.define("net-define", BRIDGED.replace("<virtualport/>", ""))
+        host.virsh("net-start", "lan")
+        own = NIC.format(mac=WEB, network="", more="").replace("type='network'", "type='bridge'")
+        host.domain("web", own.replace("network=''", "bridge='lanbr'"))
+        host.domain("other", NIC.format(mac=OTHER, network="lan", more=" portgroup='servers'"), number=2)
+        host.virsh("start", "web")
+        host.virsh("start", "other")
+        before = host.texts()
+        text = """
+name: mine
+networks: { host: { external: { bridge: lanbr } }, lan: { external: true } }
+guests:
+  web: { ports: [ { network: host, addresses: [10.61.8.5] } ] }
+  other: { ports: [ { network: lan, addresses: any } ] }
+"""
+        sender, receiver = wires(host)
+        with sender, receiver, Flow(sender, receiver, "10.61.8.5") as flow:
+            host.guestnet("apply", "/tmp/mine.yaml", topology=text)
+            assert host.guarded() == {host.tap("web", WEB): WEB, host.tap("other", OTHER): OTHER}
+            assert "nothing to do" in host.guestnet("plan", "/tmp/mine.yaml", topology=text)
+            flow.forge()
+            host.guestnet("destroy", "/tmp/mine.yaml", topology=text)
+        assert host.differences(before) == []
+    finally:
+        host.virsh("destroy", "web", check=False)
+        host.virsh("destroy", "other", check=False)
+        host.sandbox.run(["ip", "link", "del", "lanbr"])
+
+
+def test_what_is_not_clear_is_refused_and_nothing_is_changed(host: Host) -> None:
+    host.define("net-define", DEFAULT)
+    host.virsh("net-start", "default")
+    host.define("net-define", ISOLATED)
+    two = (NIC.format(mac=WEB, network="default", more=""), NIC.format(mac=OTHER, network="default", more=""))
+    host.domain(
+        "web", *(nic.replace("ua-wan", f"ua-{n}").replace("order='1'", f"order='{n}'") for n, nic in enumerate(two, 1))
+    )
+    before = host.texts()
+    port, network = "mine.yaml:4:27: ", "mine.yaml:3:13: "
+    outside = ADOPT.replace("default }", f'default, mac: "{WEB}", addresses: [10.0.0.1] }}')
+    for topology, said in {
+        ADOPT: f"{port}domain 'web' has 2 NICs on network 'default': say with mac: which this is, of {WEB}, {OTHER}",
+        ADOPT.replace(
+            "default", "dflt"
+        ): f"{network}libvirt has no network 'dflt', which is said to be external: it has",
+        outside: f"{port}10.0.0.1 is outside the subnets of network 'default' (192.168.122.0/24)",
+        ADOPT.replace("default", "closed"): f"{port}this host has no DHCP server on network 'closed', so nobody knows",
+        ADOPT.replace("external: true", "mode: nat, subnets: [10.9.9.0/24]"): "say external: true to have its ports",
+    }.items():
+        for verb in ("plan", "apply"):
+            assert said in host.guestnet(verb, "/tmp/mine.yaml", topology=topology, status=1)
+        assert "is valid" in host.guestnet("validate", "/tmp/mine.yaml", topology=topology)
+    assert host.differences(before) == []
+
+
+def test_what_fails_on_the_way_is_taken_back_and_a_damaged_metadata_is_said(host: Host) -> None:
+    two_on_default(host)
+    before = host.texts()
+    # The second guest asks for what nobody can have: its guard fails when the first one's is there.
+    both = """
+name: mine
+networks: { default: { external: true } }
+guests:
+  web: { ports: [ { network: default, addresses: [192.168.122.50] } ] }
+  other: { ports: [ { network: default, addresses: [192.168.122.51], forwards: [ { services: [tcp/4711] } ] } ] }
+"""
+    code = "import socket, time; s = socket.create_server(('', 4711)); print('up', flush=True); time.sleep(600)"
+    with subprocess.Popen(host.sandbox.python(["-c", code]), stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "up\n"
+        assert "4711" in host.guestnet("apply", "/tmp/mine.yaml", topology=both, status=1)
+        listener.kill()
+    assert host.differences(before) == []
+    assert host.guarded() == {}
+    assert host.files("networks") == {}
+    host.guestnet("apply", "/tmp/mine.yaml")
+    whole = host.virsh("net-dumpxml", "--inactive", "default")
+    host.define("net-define", whole.replace(' topology="mine"', ""))
+    said = host.guestnet("apply", "/tmp/mine.yaml", status=1)
+    assert "cannot be read, somebody changed it (it names no topology): take the element guestnet:network out" in said
+    host.define("net-define", whole)
+    host.guestnet("destroy", "/tmp/mine.yaml")
+    assert host.differences(before) == []
