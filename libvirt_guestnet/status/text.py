@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from libvirt_guestnet.status.unguarded import PENDING
 from libvirt_guestnet.table import table
 
-
 # What only --json has.
 _HIDDEN = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", "external")
 
