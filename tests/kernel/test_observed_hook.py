@@ -136,6 +136,7 @@ def test_an_observed_port_hears_and_teaches_what_it_did_and_takes_nothing_from_a
     host.start(domain("tom", OWNER.format(4)))
     assert host.settings("tom") == (False, False)
     assert send(wire, "tom", "ff:ff:ff:ff:ff:ff", INNER) == set()
+    assert send(wire, "nic", INNER, "52:54:00:00:00:99") == set(), "what it taught the bridge before is forgotten"
     host.start(observed)
     assert host.settings("tom") == (True, True)
     wire.terminate()
