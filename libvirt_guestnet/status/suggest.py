@@ -19,6 +19,7 @@ _MOST_SOURCES = 16
 _LONGEST = {4: 24, 6: 64}
 _LINK_LOCAL = prefix("fe80::/10")
 _SELF_GIVEN = prefix("169.254.0.0/16")
+_THIS_NETWORK = prefix("0.0.0.0/8")
 
 # What a role lets pass, by the reason for which it would be dropped; and what the guest then does.
 _ROLES = {
@@ -35,9 +36,9 @@ _EXPLAINED = {"ARP", "IPv4 source", "IPv6 source", "ND", "source MAC", "VLAN", *
 @dataclass(frozen=True)
 class Observed:
     """One observed port. `guard` is what it may send, `has` what it has learnt and claimed; `subnets` and `hosts` are
-    its network's and the host's addresses there. `others` says whose an address is, `macs` whose a MAC address is;
-    `elsewhere` are other networks' subnets, each with the name. `reasons` and the rest are what was counted and
-    noted."""
+    its network's and the host's addresses there. `others` says whose an address is, `wide` whose a prefix is, `macs`
+    whose a MAC address is; `elsewhere` are other networks' subnets, each with the name. To a `routed` port the host
+    routes, without any network. `reasons` and the rest are what was counted and noted."""
 
     guest: str
     port: str
@@ -50,7 +51,9 @@ class Observed:
     subnets: tuple[Prefix, ...] = ()
     hosts: tuple[Address, ...] = ()
     others: Mapping[Address, str] = field(default_factory=dict)
+    wide: Mapping[Prefix, str] = field(default_factory=dict)
     macs: Mapping[str, str] = field(default_factory=dict)
+    routed: bool = False
     elsewhere: Mapping[Prefix, str] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
     seen: tuple[tuple[str, Address], ...] = ()
@@ -129,8 +132,10 @@ class _Sorted:
         port = self.port
         if _is_nobodys(address) or (mac == port.guard.mac and (address in port.has or _is_own(port.guard, address))):
             return  # as it was before it was declared, perhaps
-        whose = "the host's" if address in port.hosts else port.others.get(address, "")
-        if whose or (mac != port.guard.mac and mac in port.macs):
+        whose = self._whose(address)
+        if not _is_unicast(mac):
+            self.warnings.append(f"{mac} is no port's MAC address: it sent from that, for {address}")
+        elif whose or (mac != port.guard.mac and mac in port.macs):
             held = f"{address} is {whose}" if whose else f"{mac} is the MAC address of {port.macs[mac]}"
             self.warnings.append(f"{held}: it spoke for that all the same, and would be kept from it")
         elif mac != port.guard.mac:
@@ -140,8 +145,18 @@ class _Sorted:
         else:
             self._add_own(address)
 
+    def _whose(self, address: Address) -> str:
+        port = self.port
+        if address in port.hosts:
+            return "the host's"
+        if any(each.num_addresses > 2 and address in (each[0], each[-1]) for each in port.subnets if each.version == 4):
+            return "its network's own"
+        around = (whose for each, whose in port.wide.items() if each.version == address.version and address in each)
+        return port.others.get(address) or next(around, "")
+
     def _add_own(self, address: Address) -> None:
-        guard, on_link = self.port.guard, not self.port.subnets or address in _LINK_LOCAL
+        guard = self.port.guard
+        on_link = not (self.port.subnets or self.port.routed) or address in _LINK_LOCAL
         if _is_in(address, guard.routed):
             self._asks_as_sources |= any(self.port.reasons.get(reason) for reason in ("ARP", "IPv6 source", "ND"))
         elif address.version == 6 and _is_in(address, guard.claims):
@@ -216,8 +231,16 @@ def _prefixes(port: Observed, addresses: list[Address]) -> list[Prefix]:
     return [
         each
         for around, listed in found.items()
-        for each in ([around] if around in port.elsewhere or len(listed) >= _MANY else map(_single, listed))
+        for each in ([around] if _stands(port, around, len(listed)) else map(_single, listed))
     ]
+
+
+def _stands(port: Observed, around: Prefix, used: int) -> bool:
+    """Whether a prefix may stand for addresses of it: not if there are others in it that are known to be somebody's."""
+    if around in port.elsewhere:
+        return True
+    taken = (*port.hosts, *port.others, *(each.network_address for each in (*port.wide, *port.subnets)))
+    return used >= _MANY and not any(each.version == around.version and each in around for each in taken)
 
 
 def _single(address: Address) -> Prefix:
@@ -234,4 +257,9 @@ def _is_own(guard: PortGuard, address: Address) -> bool:
 
 def _is_nobodys(address: Address) -> bool:
     """What nobody may send from, or speak for."""
-    return address.is_unspecified or address.is_loopback or address.is_multicast or int(address) == (1 << 32) - 1
+    unusable = address.is_unspecified or address.is_loopback or address.is_multicast or address.is_reserved
+    return unusable or (address.version == 4 and address in _THIS_NETWORK)
+
+
+def _is_unicast(mac: str) -> bool:
+    return mac != "00:00:00:00:00:00" and not int(mac[:2], 16) & 1

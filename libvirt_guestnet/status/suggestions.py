@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.netlink import kernel, links
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
-from libvirt_guestnet.datapath.port import notes, port_facts
+from libvirt_guestnet.datapath.port import held_sets, notes, port_facts
+from libvirt_guestnet.datapath.routing import gateway
+from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard
 from libvirt_guestnet.hook.read.port_receipts import guard_of
@@ -19,11 +22,22 @@ from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
-from libvirt_guestnet.state.receipts import PortReceipt
+from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 from libvirt_guestnet.status.rows import OFFLOAD_REASON
 from libvirt_guestnet.status.suggest import Observed, Suggestion, suggest
 
-Policies = Mapping[tuple[str, str], tuple[str, PortPolicy]]  # by UUID and MAC address: its topology, and what it says
+_LONGEST = 80
+
+
+class Policy(NamedTuple):
+    """What a domain, running or not, says of one port."""
+
+    topology: str
+    domain: str
+    said: PortPolicy
+
+
+Policies = Mapping[tuple[str, str], Policy]  # by UUID and MAC address
 
 
 def suggestions(uri: str | None, wanted: str = "") -> list[Suggestion]:
@@ -41,7 +55,7 @@ def suggestions(uri: str | None, wanted: str = "") -> list[Suggestion]:
 
 def _policies(snapshot: Snapshot) -> Policies:
     return {
-        (domain.uuid, policy.mac): (domain.topology or "", policy)
+        (domain.uuid, policy.mac): Policy(domain.topology or "", domain.name, policy)
         for domain in snapshot.domains
         for policy in domain.policies
     }
@@ -52,14 +66,21 @@ def observed(state: State, policies: Policies) -> Iterator[Observed]:
     receipts = state.ports()
     if not any(receipt.observed for receipt in receipts):
         return
-    seen, noted, offload = kernel.guarded_ports(), notes.read(), checksum_guard.drops(state)
+    seen, noted, offload = _with_claims(kernel.guarded_ports(), receipts), notes.read(), checksum_guard.drops(state)
     for receipt in receipts:
         if receipt.observed and receipt.tap in seen:
             others = [each for each in receipts if each.tap != receipt.tap]
             reasons = dict(seen[receipt.tap].drops)
             reasons |= {OFFLOAD_REASON: offload[receipt.tap]} if offload.get(receipt.tap) else {}
-            found = _observed(receipt, others, seen, state, policies.get((receipt.uuid, receipt.mac)))
+            found = _observed(receipt, others, seen, state, policies)
             yield _with(found, reasons, noted.get(receipt.tap, notes.Noted()))
+
+
+def _with_claims(seen: Mapping[str, Guarded], receipts: Sequence[PortReceipt]) -> dict[str, Guarded]:
+    """The same, in which what a port has claimed counts as learnt."""
+    numbers = nft.numbers_of_all()
+    claimed = {receipt.tap: address_sets.claimed(receipt, numbers) for receipt in receipts}
+    return {tap: each._replace(learnt=[*each.learnt, *claimed.get(tap, ())]) for tap, each in seen.items()}
 
 
 def _with(found: Observed, reasons: Mapping[str, int], noted: notes.Noted) -> Observed:
@@ -80,14 +101,19 @@ def _observed(
     others: Sequence[PortReceipt],
     seen: Mapping[str, Guarded],
     state: State,
-    said: tuple[str, PortPolicy] | None,
+    policies: Policies,
 ) -> Observed:
     network = state.sound_network(receipt.network) if receipt.network else None
-    topology, policy = said or ("", None)
-    held = dict(_held(others, seen, receipt.network))
-    if network is not None:
-        reserved = ((ip, mac) for mac, ip in network.reservations if mac != receipt.mac)
-        held = {parse.address(ip): f"reserved for {mac or 'somebody'}" for ip, mac in reserved} | held
+    topology, _, policy = policies.get((receipt.uuid, receipt.mac), ("", "", None))
+    subnets = tuple(map(parse.prefix, network.subnets)) if network else ()
+    own, routers = _hosts(receipt, network, subnets)
+    held = [*_by_policy(receipt, policies), *_held(receipt, others, seen)]
+    reserved = ((ip, mac) for mac, ip in network.reservations if mac != receipt.mac) if network else ()
+    known = {parse.address(ip): f"reserved for {mac or 'somebody'}" for ip, mac in reserved}
+    known |= dict.fromkeys(routers, "that of a router of the host's")
+    known |= {each.network_address: whose for each, whose in held if each.num_addresses == 1}
+    macs = {mac: _plain(each.domain) for (_, mac), each in policies.items() if mac != receipt.mac}
+    macs |= {each.mac: _name(each) for each in others} | ({network.mac: "the host"} if network else {})
     return Observed(
         guest=receipt.domain,
         port=policy.name if policy else receipt.mac,
@@ -96,37 +122,69 @@ def _observed(
         topology=topology,
         guard=guard_of(receipt),
         policy=policy,
-        has=frozenset([*(seen[receipt.tap].learnt if receipt.tap in seen else ()), *address_sets.claimed(receipt)]),
-        subnets=tuple(map(parse.prefix, network.subnets)) if network else (),
-        hosts=tuple(_hosts(receipt, state)),
-        others=held,
-        macs={each.mac: _name(each) for each in others} | ({network.mac: "the host"} if network else {}),
+        has=frozenset(seen[receipt.tap].learnt if receipt.tap in seen else ()),
+        subnets=subnets,
+        hosts=tuple(own),
+        others=known,
+        wide={each: whose for each, whose in held if each.num_addresses > 1},
+        macs=macs,
+        routed=_is_routed(receipt, network),
         elsewhere=dict(_elsewhere(receipt, state)),
     )
 
 
 def _name(receipt: PortReceipt) -> str:
-    return f"{receipt.domain} on {receipt.network or receipt.tap}"
+    return f"{_plain(receipt.domain)} on {_plain(receipt.network or receipt.tap)}"
 
 
-def _held(others: Sequence[PortReceipt], seen: Mapping[str, Guarded], network: str) -> Iterator[tuple[Address, str]]:
-    """Whose an address is, by what the ports of the same network hold."""
+def _is_routed(receipt: PortReceipt, network: NetworkReceipt | None) -> bool:
+    return network is None and not receipt.segment
+
+
+def _held(
+    receipt: PortReceipt, others: Sequence[PortReceipt], seen: Mapping[str, Guarded]
+) -> Iterator[tuple[Prefix, str]]:
+    """Whose an address or prefix is, by what the other ports of the same link hold."""
     for other in others:
-        if other.network == network:
+        if _shares_link(receipt, other):
             guard = guard_of(other)
-            certain = [*port_facts.certain(guard, 4), *port_facts.certain(guard, 6)]
             learnt = seen[other.tap].learnt if other.tap in seen else []
-            single = [each.network_address for each in certain if each.num_addresses == 1]
-            yield from ((address, f"that of {_name(other)}") for address in (*single, *learnt))
+            certain = [*port_facts.certain(guard, 4), *port_facts.certain(guard, 6)]
+            yield from ((each, f"that of {_name(other)}") for each in (*certain, *map(_single, learnt)))
 
 
-def _hosts(receipt: PortReceipt, state: State) -> Iterator[Address]:
-    """The host's own on that network, and those by which it routes out of it."""
-    network = state.sound_network(receipt.network) if receipt.network else None
-    yield from map(parse.address, network.hosts if network else ())
-    for text in receipt.unclaimed:
-        with suppress(parse.TextError):
-            yield parse.prefix(text).network_address
+def _shares_link(receipt: PortReceipt, other: PortReceipt) -> bool:
+    """Whether two ports are of one network, or of two over the same link; ports that the host routes to have none."""
+    if receipt.network == other.network or not (receipt.segment or other.segment):
+        return True
+    looked = held_sets.looked_into(receipt.segment, bool(receipt.trunk))
+    links_of = (other.segment, *(link for link, _ in other.beside))
+    return not set(looked).isdisjoint(account for link in links_of for account in held_sets.kept_on(link))
+
+
+def _by_policy(receipt: PortReceipt, policies: Policies) -> Iterator[tuple[Prefix, str]]:
+    """The same by what domains say that do not run now, perhaps."""
+    for (uuid, mac), (_, domain, said) in policies.items():
+        if said.network == receipt.network and (uuid, mac) != (receipt.uuid, receipt.mac):
+            own = (*map(_single, said.addresses), *(pair.prefix for pair in said.pairs))
+            yield from ((each, f"that of {_plain(domain)}") for each in own)
+
+
+def _single(address: Address) -> Prefix:
+    return parse.prefix(str(address))
+
+
+def _hosts(
+    receipt: PortReceipt, network: NetworkReceipt | None, subnets: Sequence[Prefix]
+) -> tuple[set[Address], set[Address]]:
+    """The host's own addresses, and those of the routers by which it routes: on that link, and elsewhere where no
+    subnet of the link says that they are others' there."""
+    own, routers = map(set, gateway.on_link(links.master_of(receipt.tap), routers=True))
+    own |= set(map(parse.address, network.hosts if network else ()))
+    with suppress(parse.TextError):
+        own |= {parse.prefix(text).network_address for text in receipt.unclaimed} - routers
+    found = {each.address for each in gateway.host_addresses(every=True)}
+    return own | {each for each in found if not any(each in subnet for subnet in subnets)}, routers
 
 
 def _elsewhere(receipt: PortReceipt, state: State) -> Iterator[tuple[Prefix, str]]:
@@ -143,13 +201,12 @@ def text(found: Sequence[Suggestion]) -> str:
 
 
 def _lines(port: Suggestion) -> Iterator[str]:
-    yield f"{port.guest}.{port.port} on {port.network or port.tap}: {_counted(port)}"
+    guest, name, topology = map(_plain, (port.guest, port.port, port.topology))
+    yield f"{guest}.{name} on {_plain(port.network or port.tap)}: {_counted(port)}"
     keys = _keys if port.topology else _in_metadata
     if port.declare:
-        where = (
-            f"in topology {port.topology}, guests, {port.guest}, ports" if port.topology else "in its metadata, port"
-        )
-        yield f"  {where}, {port.port}:"
+        where = f"in topology {topology}, guests, {guest}, ports" if topology else "in its metadata, port"
+        yield f"  {where}, {name}:"
         yield from keys(port.declare)
     for question in port.ask:
         yield f"  and only if this guest is {question['if']}:"
@@ -157,6 +214,11 @@ def _lines(port: Suggestion) -> Iterator[str]:
     yield from (f"  not to be declared unseen: {warning}" for warning in port.warnings)
     if port.rest:
         yield f"  no declaration lets pass: {', '.join(port.rest)}"
+
+
+def _plain(name: str) -> str:
+    """A name as it is or, if it is long or has what is no character of a line, quoted: a guest's own XML may say it."""
+    return name if len(name) <= _LONGEST and name.isprintable() else parse.shown(name)
 
 
 def _counted(port: Suggestion) -> str:

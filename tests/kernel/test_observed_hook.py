@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.box import Box
-from support.hooks import DOMAIN, START, Hooks, own_table, repaired, with_metadata
+from support.hooks import DOMAIN, REPAIR, START, Hooks, own_table, repaired, with_metadata
 from support.kernel_bridge import ANN, BOB, LIBRARY, MACS, OWNER, Host, domain, network, send
+from support.killed import PREPARE
 
 from libvirt_guestnet.datapath.port import bridge_filter, observing
 from libvirt_guestnet.hook.enforce import bridge_guard
@@ -23,6 +24,19 @@ import sys
 sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.hook import live
 live.tidy(set(), set())
+"""
+KILLED_REPAIR = f"""{PREPARE}
+from libvirt_guestnet.hook.enforce import port_guard
+port_guard._change = lambda batch, *_: batch and os.kill(os.getpid(), 9)
+repair.main()
+"""
+LOST = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook.enforce import port_guard
+from libvirt_guestnet.state.locked import UnlockedState
+state = UnlockedState()
+print(*port_guard.lost(state), state.port("vnet0").observed)
 """
 INNER = "52:54:00:00:00:77"  # a guest's own guest
 
@@ -70,6 +84,34 @@ def test_a_repair_changes_from_observed_to_guarded_and_back_in_one_transaction(h
     assert own_table(hooks) == guarded
 
 
+def test_a_change_that_is_killed_is_known_and_mended(hooks: Hooks) -> None:
+    """Not only by a sync: the service looks at the same, and puts it back."""
+    assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
+    guarded = own_table(hooks)
+    for xml, verdict in ((OBSERVED, "accept"), (START, "drop")):
+        before = verdicts(hooks, "vnet0")
+        hooks.record("guesta", xml)
+        hooks.box.ok(
+            "sh", "-c", "mkdir -p /run/libvirt-guestnet/reconnect; touch /run/libvirt-guestnet/reconnect/guesta"
+        )
+        done = hooks.box.run("sh", "-c", *REPAIR, KILLED_REPAIR)
+        assert done.returncode == -9, done.stderr
+        assert verdicts(hooks, "vnet0") == before
+        assert hooks.box.ok(sys.executable, "-IS", "-c", LOST).split() == ["vnet0", str(xml is OBSERVED)]
+        assert repaired(hooks, "guesta") == ["transaction"]
+        assert verdicts(hooks, "vnet0") == {verdict}
+        assert hooks.box.ok(sys.executable, "-IS", "-c", LOST).split() == [str(xml is OBSERVED)]
+    assert own_table(hooks) == guarded
+
+
+def test_a_guest_hears_nothing_of_what_an_earlier_one_on_its_tap_did(hooks: Hooks) -> None:
+    left = "add table netdev guestnet\n" + "".join(f"{line}\n" for line in observing.declared("vnet0", False))
+    left += "add element netdev guestnet seentags-vnet0 { 7 }\n"
+    assert hooks.box.run("nft", "-f", "-", stdin=left.encode()).returncode == 0
+    assert hooks.call("qemu", "guesta", "start", "begin", OBSERVED) == (0, "")
+    assert "elements" not in hooks.box.ok("nft", "list", "set", "netdev", "guestnet", "seentags-vnet0")
+
+
 def test_a_sync_forgets_what_a_change_that_was_killed_left(hooks: Hooks) -> None:
     assert hooks.call("qemu", "guesta", "start", "begin", OBSERVED) == (0, "")
     left = "".join(f"{line}\n" for line in observing.declared("vnet1", False))
@@ -94,6 +136,7 @@ def test_an_observed_port_hears_and_teaches_what_it_did_and_takes_nothing_from_a
     host.start(domain("tom", OWNER.format(4)))
     assert host.settings("tom") == (False, False)
     assert send(wire, "tom", "ff:ff:ff:ff:ff:ff", INNER) == set()
+    assert send(wire, "nic", INNER, "52:54:00:00:00:99") == set(), "what it taught the bridge before is forgotten"
     host.start(observed)
     assert host.settings("tom") == (True, True)
     wire.terminate()

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from libvirt_guestnet.datapath.forwards.table import TABLE, batch, sizes
-from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, missing, name_key
+from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, Key, SetKey, index_key, missing, name_key
 from libvirt_guestnet.datapath.run.nft import items, listed, numbers, sizes_of, tables
 from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 
@@ -28,7 +28,7 @@ table arp guestnet {
 }
 """
 NETDEV, BRIDGE = "netdev guestnet", "bridge guestnet"
-THERE: list[ChainKey | ElementKey] = [
+THERE: list[Key] = [
     ChainKey(NETDEV, "whole", drops=True),
     ChainKey(NETDEV, "accepts"),
     ChainKey(NETDEV, "plain"),
@@ -37,8 +37,9 @@ THERE: list[ChainKey | ElementKey] = [
     ElementKey(BRIDGE, "bridges", name_key("a-name-of-15ch")),
     ElementKey(BRIDGE, "ports", index_key(1)),
     ElementKey("arp guestnet", "gateways", bytes((169, 255, 30, 1))),
+    SetKey(BRIDGE, "ports"),
 ]
-ABSENT: list[ChainKey | ElementKey] = [
+ABSENT: list[Key] = [
     ChainKey(NETDEV, "none"),
     ChainKey(NETDEV, "empty", drops=True),
     ChainKey(NETDEV, "accepts", drops=True),
@@ -47,6 +48,7 @@ ABSENT: list[ChainKey | ElementKey] = [
     ElementKey(BRIDGE, "ports", index_key(2)),
     ElementKey(BRIDGE, "none", index_key(1)),
     ElementKey("inet guestnet", "ports", index_key(1)),
+    SetKey(NETDEV, "ports"),
 ]
 
 

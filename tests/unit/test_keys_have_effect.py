@@ -24,7 +24,7 @@ from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.lab import checks
-from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedExternal, WantedGuest
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.plan.nic import before as remembered
 from libvirt_guestnet.plan.nic import plugged
@@ -195,8 +195,15 @@ def there(libvirt: Wanted, nics: Nics, live: bool) -> tuple[Wanted, Snapshot]:
     if nics is not Nics.LAB:
         libvirt = replace(libvirt, guests=tuple(replace(each, definition=None) for each in libvirt.guests))
     networks = tuple(NetworkState(n.name, f"u-{n.name}", n.element, n.element, n.autostart) for n in libvirt.networks)
+    networks += tuple(_external(each) for each in libvirt.externals)
     domains = tuple(_domain(each, nics, live) for each in libvirt.guests)
     return libvirt, Snapshot(networks, domains, devices=frozenset(HOST.devices.values()))
+
+
+def _external(wanted: WantedExternal) -> NetworkState:
+    network = etree.fromstring(f"<network><name>{wanted.name}</name><metadata/><forward mode='nat'/></network>")
+    network.find("metadata").append(deepcopy(wanted.mark))
+    return NetworkState(wanted.name, f"u-{wanted.name}", network, network, True)
 
 
 def _domain(guest: WantedGuest, nics: Nics, live: bool) -> DomainState:

@@ -65,7 +65,7 @@ def seen(*addresses: str, mac: str = MINE, port: Observed = PORT, reason: str = 
         (seen("fd00::77", "fe80::77"), {"privacy-addresses": True}),
         (seen("fd00::77", port=replace(PORT, guard=GUARD._replace(by_use=True))), {}),
         (seen("10.0.0.6", port=replace(PORT, has=frozenset({ip_address("10.0.0.6")}))), {}),
-        (seen("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "ff02::1"), {}),
+        (seen("0.0.0.0", "0.1.2.3", "240.0.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "ff02::1"), {}),
     ],
 )
 def test_what_is_the_ports_own_is_declared(port: Observed, declared: dict[str, object]) -> None:
@@ -81,6 +81,10 @@ def test_what_is_the_ports_own_is_declared(port: Observed, declared: dict[str, o
         (seen("10.0.0.7", mac=OTHER), "10.0.0.7 is that of db on lan"),
         (seen("10.0.0.8", mac="52:54:00:00:00:0b"), "52:54:00:00:00:0b is the MAC address of db on lan"),
         (seen("169.254.1.1"), "169.254.1.1: it gave itself that"),
+        (seen("10.0.0.255"), "10.0.0.255 is its network's own"),
+        (seen("10.0.0.65", port=replace(PORT, wide={ip_network("10.0.0.64/28"): "that of db"})), "is that of db"),
+        (seen("10.0.0.8", mac="01:00:5e:00:00:05"), "01:00:5e:00:00:05 is no port's MAC address"),
+        (seen("10.0.0.8", mac="00:00:00:00:00:00"), "00:00:00:00:00:00 is no port's MAC address"),
         (replace(PORT, full=True), "these are not all"),
     ],
 )
@@ -99,6 +103,14 @@ def test_what_is_somebody_elses_is_never_declared(port: Observed, warning: str) 
         (seen("10.9.0.3"), {"sources": ["10.9.0.0/24"]}),
         (seen("198.18.0.1"), {"sources": ["198.18.0.1/32"]}),
         (seen(*(f"198.18.0.{n}" for n in range(1, 5))), {"sources": ["198.18.0.0/24"]}),
+        (
+            seen("198.18.0.1", "198.18.0.2", "198.18.0.3", port=replace(PORT, hosts=(ip_address("198.18.0.9"),))),
+            {"sources": ["198.18.0.1/32", "198.18.0.2/32", "198.18.0.3/32"]},
+        ),
+        (
+            seen("198.18.0.1", port=replace(PORT, routed=True, subnets=())),
+            {"sources": ["198.18.0.1/32"]},  # as an address of its own, the host would route it to the guest
+        ),
         (
             seen("10.8.0.1", port=replace(PORT, guard=GUARD._replace(routed=(ip_network("10.8.0.0/16"),)))),
             {"roles": ["own-sources"]},
@@ -143,3 +155,11 @@ def test_what_nothing_lets_pass_and_what_needs_nothing_is_said() -> None:
     assert f"{nothing}: it can be `guarded: true`" in text([suggest(PORT)])
     assert f"{nothing}\n" in text([suggest(replace(seen("10.0.0.7"), reasons={}))])
     assert text([]) == "no running guest has a port that is observed\n"
+
+
+@pytest.mark.parametrize("name", ["a\nb: true", "\x9b2J", "\u202eevil", "x" * 5000])
+def test_a_name_from_a_guests_own_xml_is_no_line_of_its_own(name: str) -> None:
+    for port in (replace(seen("10.0.0.6"), port=name, topology=topology, guest=name) for topology in ("", name)):
+        said = text([suggest(port)])
+        assert name not in said
+        assert all(line.isprintable() and len(line) < 600 for line in said.splitlines())

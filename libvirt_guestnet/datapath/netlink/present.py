@@ -1,4 +1,4 @@
-"""Whether single chains and elements of sets are in the kernel, asked for one by one over netlink.
+"""Whether single chains, sets and elements of sets are in the kernel, asked for one by one over netlink.
 
 The kernel finds each by its name: a thousand chains take 7 ms. The program nft cannot do that: to list one chain it
 reads all rules, which takes 480 ms with a thousand guarded ports.
@@ -19,8 +19,9 @@ from libvirt_guestnet.errors import GuestnetError
 
 # Netlink, nfnetlink and nf_tables (linux/netfilter/nf_tables.h).
 _NETFILTER, _NFTABLES = 12, 10 << 8
-_GETCHAIN, _GETELEMENT = _NFTABLES | 4, _NFTABLES | 13
+_GETCHAIN, _GETSET, _GETELEMENT = _NFTABLES | 4, _NFTABLES | 10, _NFTABLES | 13
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_POLICY, _CHAIN_USE = 1, 3, 5, 6
+_SET_TABLE, _SET_NAME = 1, 2
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEMENT, _KEY, _VALUE = 1, 1, 1
 _FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
@@ -44,7 +45,15 @@ class ElementKey(NamedTuple):
     key: bytes
 
 
-_What = TypeVar("_What", ChainKey, ElementKey, ChainKey | ElementKey)
+class SetKey(NamedTuple):
+    """A set, whatever is in it."""
+
+    table: str
+    name: str
+
+
+Key = ChainKey | ElementKey | SetKey
+_What = TypeVar("_What", ChainKey, ElementKey, SetKey, ChainKey | ElementKey, Key)
 
 
 def missing(wanted: Sequence[_What]) -> list[_What]:
@@ -73,7 +82,7 @@ def index_key(index: int) -> bytes:
     return struct.pack("=I", index)
 
 
-def _found(sock: _socket.socket, wanted: Sequence[ChainKey | ElementKey], numbers: range) -> set[int]:
+def _found(sock: _socket.socket, wanted: Sequence[Key], numbers: range) -> set[int]:
     sock.send(b"".join(_request(number, wanted[number]) for number in numbers))
     left, found = len(numbers), set()
     while left:
@@ -86,10 +95,12 @@ def _found(sock: _socket.socket, wanted: Sequence[ChainKey | ElementKey], number
     return found
 
 
-def _request(number: int, what: ChainKey | ElementKey) -> bytes:
+def _request(number: int, what: Key) -> bytes:
     family, name = what.table.split()
     if isinstance(what, ChainKey):
         kind, fields = _GETCHAIN, [_text(_CHAIN_TABLE, name), _text(_CHAIN_NAME, what.name)]
+    elif isinstance(what, SetKey):
+        kind, fields = _GETSET, [_text(_SET_TABLE, name), _text(_SET_NAME, what.name)]
     else:
         key = encode([(_KEY | NESTED, encode([(_VALUE, what.key)]))])
         elements = encode([(_ELEMENT | NESTED, key)])
@@ -109,8 +120,8 @@ def _check_absent(body: bytes) -> None:
         raise GuestnetError(f"the kernel does not say what rules there are: {os.strerror(code)}")
 
 
-def _is_whole(what: ChainKey | ElementKey, body: bytes) -> bool:
-    if isinstance(what, ElementKey):
+def _is_whole(what: Key, body: bytes) -> bool:
+    if not isinstance(what, ChainKey):
         return True
     fields = codec.attributes(body[_OF_FAMILY.size :])
     drops = fields.get(_CHAIN_POLICY) == _DROP

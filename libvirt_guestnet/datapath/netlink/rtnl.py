@@ -56,7 +56,7 @@ _NHA_OIF, _NHA_GATEWAY = 5, 6
 _NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_PROTOCOL = 1, 2, 5, 12
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO = 10, 12, 18
-_BRPORT_LEARNING, _BRPORT_FLOOD, _BRPORT_ISOLATED = 8, 9, 33
+_BRPORT_LEARNING, _BRPORT_FLOOD, _BRPORT_FLUSH, _BRPORT_ISOLATED = 8, 9, 24, 33
 _INFO_KIND, _INFO_DATA, _VRF_TABLE = 1, 2, 1
 _ROUTE, _NEIGHBOUR, _ADDRESS = struct.Struct("=8BI"), struct.Struct("=BxxxiHBB"), struct.Struct("=4Bi")
 _LINK, _HOP, _NEXTHOP = struct.Struct("=BxHiII"), struct.Struct("=HBBi"), struct.Struct("=BBBxI")
@@ -261,8 +261,10 @@ class Rtnl:
         self._change(_NEWLINK, 0, body, "a device's master")
 
     def set_port(self, index: int, learning: bool, flood: bool) -> None:
-        """Switches learning and unicast flooding on or off at the bridge port of that index."""
+        """Switches learning and unicast flooding on or off at the bridge port of that index. Without learning, what the
+        bridge has learnt there is forgotten."""
         settings = [(_BRPORT_LEARNING, bytes([learning])), (_BRPORT_FLOOD, bytes([flood]))]
+        settings += [] if learning else [(_BRPORT_FLUSH, b"")]
         self._set_port(index, settings, "a bridge port's learning and flooding")
 
     def isolate_port(self, index: int, *, isolated: bool) -> None:

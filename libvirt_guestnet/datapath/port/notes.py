@@ -5,7 +5,6 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
-from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.port import observing
 from libvirt_guestnet.datapath.run.names import NOTE_KINDS
 from libvirt_guestnet.datapath.run.nft import items
@@ -58,4 +57,5 @@ def _number(value: int | str) -> int:
 
 
 def _mac(value: int | str) -> str:
-    return parse.mac(_number(value).to_bytes(6, "big").hex(":"))
+    """As text, whatever the guest wrote there: a group's address, too."""
+    return _number(value).to_bytes(6, "big").hex(":")

@@ -102,7 +102,7 @@ class Rules:
         return [*self._learning(), *self._claiming(), *self._others(), *self._observing(), *listed]
 
     def _observing(self) -> list[str]:
-        return self.notes.declared(self.port.is_new and not self.fresh) if self.notes else []
+        return self.notes.declared(self.port.is_new) if self.notes else []
 
     def _learning(self) -> list[str]:
         if self.learner and (self._counted(4) or self._counted(6)):

@@ -9,7 +9,7 @@ from libvirt_guestnet import log
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.port import filters, held_sets
 from libvirt_guestnet.datapath.run import culprits, nft
-from libvirt_guestnet.datapath.run.names import TABLE, check_device
+from libvirt_guestnet.datapath.run.names import NOTE_KINDS, TABLE, check_device
 from libvirt_guestnet.datapath.run.nft import NftRefusedError
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, bridge_ports, checksum_guard, reservations
@@ -107,12 +107,30 @@ def lives(tap: str, state: State) -> bool:
 
 
 def lost(state: State) -> dict[str, str]:
-    """The taps, with their domains, whose own chain is missing, is empty or does not drop. Raises GuestnetError."""
+    """The taps, with their domains, whose own chain is missing, is empty or does not drop, or lets pass what it should
+    drop (or the reverse), as a change that was killed between its receipt and its batch leaves it. Raises
+    GuestnetError."""
+    receipts = [r for tap in sorted(state.tapnames() & links.names()) if (r := state.sound_port(tap))]
+    guarded = [r for r in receipts if not r.trusted and r.ifindex == links.index_of(r.tap)]
+    taps = [receipt.tap for receipt in guarded]
+    bare, observed = _without_chain(taps), _noted(taps)
+    return {r.tap: r.domain for r in guarded if r.tap in bare or r.observed != (r.tap in observed)}
+
+
+def _without_chain(taps: Iterable[str]) -> set[str]:
     from libvirt_guestnet.datapath.netlink.present import ChainKey, missing
 
-    chains = {ChainKey(TABLE, f"tap-{tap}", drops=True): tap for tap in sorted(state.tapnames() & links.names())}
-    receipts = [state.sound_port(chains[each]) for each in missing(list(chains)) if isinstance(each, ChainKey)]
-    return {r.tap: r.domain for r in receipts if r and not r.trusted and r.ifindex == links.index_of(r.tap)}
+    chains = {ChainKey(TABLE, f"tap-{tap}", drops=True): tap for tap in taps}
+    return {chains[each] for each in missing(list(chains))}
+
+
+def _noted(taps: Iterable[str]) -> set[str]:
+    """The taps that the kernel only observes, whatever their receipts say: of those it has sets of what is noted, made
+    and removed in the transactions that change their chains."""
+    from libvirt_guestnet.datapath.netlink.present import SetKey, missing
+
+    sets = {SetKey(TABLE, f"{NOTE_KINDS[0]}-{tap}"): tap for tap in taps}
+    return set(sets.values()) - {sets[each] for each in missing(list(sets))}
 
 
 def _measured(receipt: PortReceipt) -> PortReceipt:
@@ -127,17 +145,12 @@ def _chains(receipt: PortReceipt, state: State, numbers: Numbers = nft.numbers, 
     given_back = address_sets.given_back(before, numbers, receipt) if before else ""
     if receipt.trusted:
         held = "".join(f"{line}\n" for line in held_sets.add(port_receipts.guard_of(receipt)))
-        return given_back + filters.release([receipt.tap], _observed([before])) + held
+        return given_back + filters.release([receipt.tap], _noted([receipt.tap])) + held
     leases = reservations.for_itself(address_sets.leases(receipt, numbers), receipt, state)
     guard = port_receipts.guard_of(receipt, leases, is_new)
     if late and receipt.claims and _is_hosts(receipt, state) and _forgot_claims(receipt, before):
         guard = guard._replace(late=receipt.ifindex)
-    return given_back + filters.own(guard, before is None, before is not None and before.observed)
-
-
-def _observed(receipts: Iterable[PortReceipt | None]) -> set[str]:
-    """The taps of those that are observed."""
-    return {receipt.tap for receipt in receipts if receipt is not None and receipt.observed}
+    return given_back + filters.own(guard, before is None, before is not None and bool(_noted([receipt.tap])))
 
 
 def _is_hosts(receipt: PortReceipt, state: State) -> bool:
@@ -162,9 +175,9 @@ def _forgot_claims(receipt: PortReceipt, before: PortReceipt | None) -> bool:
 def _releasing(taps: list[str], state: State) -> str:
     receipts = [receipt for receipt in map(state.sound_port, taps) if receipt]
     held = address_sets.given_up(receipts, [], state) + address_sets.spread(receipts, [], state)
-    unknown = set(taps) - {receipt.tap for receipt in receipts}
-    released = filters.release(taps, unknown | _observed(receipts))
-    return held + "".join(map(address_sets.given_back, receipts)) + released if taps else ""
+    if not taps:
+        return ""
+    return held + "".join(map(address_sets.given_back, receipts)) + filters.release(taps, _noted(taps))
 
 
 def _apply(batch: str, admitted: list[PortReceipt], stale: list[str], locked: LockedState, *, limited: bool) -> None:
