@@ -223,7 +223,8 @@ def _means_nothing(element: Element) -> bool:
 
 def _overrides(nic: Element, child: Element) -> bool:
     """A NIC that says that it is not isolated may be on a network whose ports are; one that says nothing is as they."""
-    return child.tag == "port" and nic.tag == "interface" and nic.find("source[@network]") is not None
+    on_network = nic.get("type") == "network" or nic.find("source[@network]") is not None
+    return child.tag == "port" and nic.tag == "interface" and on_network
 
 
 def _compare_group(wanted: list[Element], actual: list[Element], path: str, owned: bool) -> Iterator[Difference]:

@@ -70,6 +70,9 @@ def check_port(guest: GuestDecl, decl: PortDecl, network: Network, report: Repor
         report.add(vlan.where, message)
     if decl.kind.value is not PortKind.NETWORK and decl.kind.where != decl.at:
         report.add(decl.kind.where, f"kind follows from external network '{network.name}': leave it out")
+    if guest.image is None and decl.tap is not None:
+        message = f"a NIC on external network '{network.name}' keeps the tap that its domain's XML names: leave it out"
+        report.add(decl.tap.where, message)
     if guest.image is not None and not decl.addresses:
         message = f"a lab guest's port on external network '{network.name}' needs addresses: it is told what it has"
         report.add(decl.network.where, message)

@@ -201,7 +201,8 @@ def there(libvirt: Wanted, nics: Nics, live: bool) -> tuple[Wanted, Snapshot]:
 
 
 def _external(wanted: WantedExternal) -> NetworkState:
-    network = etree.fromstring(f"<network><name>{wanted.name}</name><metadata/><forward mode='nat'/></network>")
+    isolated = "<forward mode='nat'/><port isolated='yes'/>"
+    network = etree.fromstring(f"<network><name>{wanted.name}</name><metadata/>{isolated}</network>")
     network.find("metadata").append(deepcopy(wanted.mark))
     return NetworkState(wanted.name, f"u-{wanted.name}", network, network, True)
 
@@ -247,6 +248,8 @@ def changes_of_nics(document: Any, before: Wanted) -> Iterator[tuple[str, Wanted
                     after = wished(loads(json.dumps(changed_at(document, path, key, value)), "t.yaml"))
                 except GuestnetError:
                     continue
+                if {each.name for each in after.externals} - {each.name for each in before.externals}:
+                    continue  # the host does not have that network, and `plan.external` says so
                 if said(after) != said(before):
                     yield f"{'.'.join(map(str, path))}.{key}: {value}", after
 
