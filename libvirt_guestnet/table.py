@@ -22,5 +22,10 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return " ".join(map(str, value)) or "-"
-    return str(value)
+        return " ".join(visible(str(each)) for each in value) or "-"
+    return visible(str(value))
+
+
+def visible(text: str) -> str:
+    """A text without what a terminal would obey: lines, colours and the like are written as Python has them."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

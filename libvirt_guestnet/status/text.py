@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from libvirt_guestnet.status.unguarded import PENDING
-from libvirt_guestnet.table import table
+from libvirt_guestnet.table import table, visible
 
 # What only --json has.
 _HIDDEN = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", "external")
@@ -15,21 +15,13 @@ def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) 
     """Tables of networks, ports, forwards, routes to guests and NICs that nothing can guard, and aloud which ports
     nothing guards that could be."""
     kinds = ([row for row in rows if row["kind"] == kind] for kind in ("network", "port", "way", "route", "unguarded"))
-    hidden = (
-        "kind",
-        "trusted",
-        "any_address",
-        "unknown",
-        "note",
-        "reasons",
-        "silent",
-        "wrong",
-        "observed",
-        "external",
-        *skip,
-    )
-    tables = (table(list(map(_shown, found)), hidden) for found in kinds if found)
+    tables = (table(list(map(_shown, found)), (*_HIDDEN, *skip)) for found in kinds if found)
     return "\n".join([*tables, *_aloud(rows)])
+
+
+def _name(row: Mapping[str, object]) -> str:
+    """Of a port, for people: who may change a domain's metadata names it."""
+    return visible(f"{row['guest']}.{row['port'] or row['mac']}")
 
 
 def _shown(row: Mapping[str, object]) -> Mapping[str, object]:
@@ -50,12 +42,12 @@ def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
         and (row["guest"], row["mac"]) not in pending
     ]
     running = [row for row in ports if row["running"] and not row["guarded"] and not row.get("observed")]
-    trusted = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if row["trusted"]]
-    bare = [f"{row['guest']}.{row['port'] or row['mac']}" for row in running if not row["trusted"] and row["tap"]]
+    trusted = [_name(row) for row in running if row["trusted"]]
+    bare = [_name(row) for row in running if not row["trusted"] and row["tap"]]
     guarded = [row for row in ports if row["running"] and (row["guarded"] or row.get("observed"))]
-    observed = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row.get("observed")]
-    anything = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["any_address"]]
-    unknown = [f"{row['guest']}.{row['port'] or row['mac']}" for row in guarded if row["unknown"]]
+    observed = [_name(row) for row in guarded if row.get("observed")]
+    anything = [_name(row) for row in guarded if row["any_address"]]
+    unknown = [_name(row) for row in guarded if row["unknown"]]
     loud = [f"TRUSTED, no port security by their own policy: {', '.join(trusted)}\n"] if trusted else []
     loud += (
         [f"OBSERVED, nothing is dropped, `guestnet suggest` says what would be: {', '.join(observed)}\n"]
@@ -86,7 +78,7 @@ def _unguarded_offload(rows: Sequence[Mapping[str, object]]) -> list[str]:
     by_word: dict[object, list[str]] = {}
     for row in rows:
         if row["kind"] == "port" and row["offload"]:
-            by_word.setdefault(row["offload"], []).append(f"{row['guest']}.{row['port'] or row['mac']}")
+            by_word.setdefault(row["offload"], []).append(_name(row))
     said = {
         "missing": "NO CHECKSUM GUARD, try `guestnet hooks sync`",
         "kernel cannot": "NO CHECKSUM GUARD, this host cannot (`guestnet doctor` says why)",

@@ -134,6 +134,20 @@ def test_a_port_that_is_only_observed_is_not_guarded_and_said_aloud() -> None:
     ]
 
 
+def test_a_tenants_words_give_a_terminal_no_orders() -> None:
+    """Who may change a domain's metadata names its ports."""
+
+    def observed(tap: str) -> PortReceipt | None:
+        found = receipt(tap)
+        return found and found._replace(observed=True)
+
+    rows = [row.json() for row in status(snapshot(True), None, observed, SEEN.get)]
+    rows[1]["port"] = "p\x1b[2J\nUNGUARDED\u202e"
+    for text in (status_text(rows), drops_text(rows)):
+        assert r"p\x1b[2J\nUNGUARDED\u202e" in text
+        assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_a_stopped_guest_has_no_tap_and_no_guard() -> None:
     _, first, _ = status(snapshot(False), "t", receipt)
     assert (first.running, first.tap, first.guarded, first.drops) == (False, "", None, None)
