@@ -149,7 +149,8 @@ def _routed(mine: list[Nic], running: list[Nic], seen: Seen) -> Iterator[str]:
     routes = {(e["dst"], e["dev"]) for e in _routes(seen)}
     wanted = {(ip, nic.bridge or nic.tap) for nic in running for ip in nic.routed()}
     yield from (f"no route to {ip} by {tap}" for ip, tap in wanted - routes)
-    yield from (f"a route to {ip} by {tap} that nobody wants" for ip, tap in routes - wanted)
+    left = routes - {(ip, nic.bridge or nic.tap) for nic in mine for ip in nic.routed()}
+    yield from (f"a route to {ip} by {tap} that nobody wants" for ip, tap in left)
     published = {(e["dst"], e["dev"]) for e in [*seen.tables["proxies4"], *seen.tables["proxies6"]]}
     asked, allowed = ({(ip, "up0") for nic in nics for ip in nic.published()} for nics in (running, mine))
     yield from (f"nobody answers for {ip} on {uplink}" for ip, uplink in asked - published)
