@@ -30,7 +30,7 @@ def take_over_state() -> None:
 
 def guard_domain(xml: bytes, settle: bool = True) -> None:
     """Does everything for a running domain, by its live XML, that the hooks would have done. Raises GuestnetError."""
-    domain.repair(xmlread.parse(xml), UnlockedState(), settle)
+    domain.repair(xmlread.parse(xml), UnlockedState(), settle, open_first=True)
 
 
 def forget_ended(uuids: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
 from libvirt_guestnet.datapath.routing import gateway as kernel
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import GuestnetError, NotAdmittedError
 from libvirt_guestnet.hook.read import addresses
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.model import held_addresses
@@ -69,7 +69,7 @@ def _check(admitted: Admitted, state: State) -> None:
     if admitted.requested:
         held = [*admitted.facts.held, *running(state, {admitted.uuid}, admitted.taps)]
         for refusal in held_addresses.refusals(admitted.requested, held, admitted.facts.subnets):
-            raise GuestnetError(str(refusal))
+            raise NotAdmittedError(str(refusal))
 
 
 def check_changes(domains: Iterable[Domain], state: State) -> None:
@@ -241,7 +241,7 @@ def ask(requested: list[RequestedAddress], facts: Facts, state: State) -> None:
     from libvirt_guestnet.datapath.netlink import probe
 
     if answer := probe.ask(requests):
-        raise GuestnetError(str(held_addresses.refusal(requests[answer.question], _answering(answer, state))))
+        raise NotAdmittedError(str(held_addresses.refusal(requests[answer.question], _answering(answer, state))))
 
 
 def _question(requested: RequestedAddress, near: list[HostAddress]) -> Question | None:

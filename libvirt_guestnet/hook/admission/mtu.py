@@ -4,13 +4,13 @@ silently: there is no counter, and no ICMP error for the guest, as a router woul
 from __future__ import annotations
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import NotAdmittedError
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 
 
 def check(domain: Domain, state: State) -> None:
-    """Raises GuestnetError for the first NIC on a network of ours whose MTU is too large."""
+    """Raises NotAdmittedError for the first NIC on a network of ours whose MTU is too large."""
     wide = [nic for nic in domain.nics if nic.mtu and nic.bridge and (nic.policy is not None or nic.receipt)]
     if not wide:
         return
@@ -21,7 +21,7 @@ def check(domain: Domain, state: State) -> None:
         outlet = host_devices.outlet(bridge, outlets(bridge, state))
         if outlet and size > outlet.mtu:
             why = host_devices.too_wide(size, outlet, bridge)
-            raise GuestnetError(f"domain {domain.name!r}: interface {nic.mac}: {why}")
+            raise NotAdmittedError(f"domain {domain.name!r}: interface {nic.mac}: {why}")
 
 
 def outlets(bridge: str, state: State) -> set[str]:

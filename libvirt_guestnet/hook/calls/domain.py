@@ -68,13 +68,14 @@ def guard_all(
     admitted: address_owners.Admitted | None = None,
     *,
     late: bool = False,
+    open_first: bool = False,
 ) -> None:
     """The same for several, in one transaction.
 
     `settle`: finishes what a killed call left undone at the bridge guard. `rewrite`: what all ports share is written
     again, as somebody may have changed it. `admitted`: the addresses that a starting domain may have, unless another
-    guest got them meanwhile. `late`: the domains run already. Raises GuestnetError, with nothing changed, if one of
-    them names a tap that belongs to another domain.
+    guest got them meanwhile. `late`: the domains run already; `open_first`: without a guard so far, and lose no frame
+    by getting one. Raises GuestnetError, with nothing changed, if one of them names a tap that belongs to another.
     """
     wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as locked:
@@ -86,7 +87,7 @@ def guard_all(
             bridge_guard.settle_pending(locked)
         if rewrite:
             locked.put_shared("")
-        _put(wanted, locked, late)
+        _put(wanted, locked, late, open_first)
         if rewrite and settle:
             port_guard.settle_held(locked)
         for each in wanted:
@@ -107,7 +108,7 @@ def _wanted(domain: Domain, state: State) -> _Wanted:
     return _Wanted(domain, port_guard.wanted(domain, state), gateways)
 
 
-def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
+def _put(wanted: list[_Wanted], locked: LockedState, late: bool, open_first: bool) -> None:
     receipts = [receipt for each in wanted for receipt in each.receipts]
     port_guard.clear(receipts, locked)
     guarded = {receipt.tap for receipt in receipts}
@@ -119,8 +120,8 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool) -> None:
     numbers = nft.numbers_of_all() if len(wanted) > 1 and any(r.dhcp or r.claims for r in receipts) else nft.numbers
     batch = "".join(port_guard.record(e.domain.uuid, e.receipts, locked, numbers, late=late) for e in wanted)
     gate = router.gate([gateway for each in wanted for gateway in each.gateways])
-    if late:
-        port_guard.put_late(batch + gate, receipts, fresh, stale, locked)
+    if open_first:
+        port_guard.put_opened(batch + gate, receipts, fresh, stale, locked)
     else:
         port_guard.put(batch + gate, receipts, stale, locked)
 
@@ -152,12 +153,12 @@ def _network_sleeps(tap: str, state: State) -> bool:
     return receipt is not None and not receipt.own and state.network(receipt.network) is None
 
 
-def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
-    """Makes everything that a running guest must have. Raises GuestnetError; if a NIC had to be left out, at the end,
-    and NotRoutedError if something on the host prevents a route to it."""
+def repair(xml: Node, state: UnlockedState, settle: bool = True, *, open_first: bool = False) -> None:
+    """Makes everything that a running guest must have; `open_first` as of `guard_all`. Raises GuestnetError; if a NIC
+    had to be left out, at the end, and NotRoutedError if something on the host prevents a route to it."""
     domain = bridge_guard.joined(xml, state)
     try:
-        result = repair_all([domain], state, settle)
+        result = repair_all([domain], state, settle, open_first=open_first)
     except GuestnetError:
         keep([domain.uuid], state)
         raise
@@ -166,7 +167,9 @@ def repair(xml: Node, state: UnlockedState, settle: bool = True) -> None:
         raise (GuestnetError if result.refused else NotRoutedError)("; ".join([*result.refused, *result.unrouted]))
 
 
-def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True) -> RepairResult:
+def repair_all(
+    domains: list[Domain], state: UnlockedState, settle: bool = True, *, open_first: bool = False
+) -> RepairResult:
     """The same for several domains together, without their forwards. Raises GuestnetError when it fails for one of
     them.
 
@@ -177,7 +180,7 @@ def repair_all(domains: list[Domain], state: UnlockedState, settle: bool = True)
     aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
     guarded, refused = taps.own([domain for domain, _ in found], state)
     address_owners.check_changes(guarded, state)
-    guard_all(guarded, state, settle, rewrite=True, late=True)
+    guard_all(guarded, state, settle, rewrite=True, late=True, open_first=open_first)
     return RepairResult(
         [*aside, *refused], [each for domain in guarded for each in reachability.try_to_connect(domain, state)]
     )

@@ -64,8 +64,10 @@ def put(
     locked.drop_ports(stale)
 
 
-def put_late(batch: str, recorded: list[PortReceipt], fresh: set[str], stale: list[str], locked: LockedState) -> None:
-    """The same for guests that run: no frame is lost while chains come to `fresh` taps, which had none, and go."""
+def put_opened(batch: str, recorded: list[PortReceipt], fresh: set[str], stale: list[str], locked: LockedState) -> None:
+    """The same for guests that run without a guard until now: no frame is lost while chains come to `fresh` taps, which
+    had none, and go from stale ones. In two transactions: if only the first is made, `lost` finds chains that pass all.
+    """
     living = [tap for tap in (*sorted(fresh), *stale) if links.index_of(tap)]
     if living:
         with suppress(NftRefusedError):  # one that goes at this moment spoils no other's guard
