@@ -52,7 +52,7 @@ guests:
   learner:
     ports:
       - { network: nat, tap: tap2, addresses: dhcp, forwards: [{ services: [tcp/2323], at: [198.18.1.21] }] }
-      - { network: quiet, tap: tap3 }
+      - { network: quiet, tap: tap3, guarded: observe }
   hop:
     ports:
       - { network: routed, tap: tap4, next-hop: true }
@@ -141,6 +141,14 @@ def hook_data(network: str, port: bytes = b"") -> bytes:
     return b"<hookData>" + NETWORKS[network] + port + b"</hookData>"
 
 
+# One that somebody else made, with what is in its definition, and without, as it runs.
+OFFICE = b"""<hookData><network><name>office</name>%s<forward mode='nat'/><bridge name='gn-safe'/>
+<ip address='10.0.6.1' netmask='255.255.255.0'/><ip family='ipv6' address='fd00:6::1' prefix='64'/></network>
+</hookData>"""
+ADOPTED = b"""<metadata><guestnet:network xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1" topology="t"
+name="office" guarded="observe" external="yes"/></metadata>"""
+
+
 def port_of(owner: str, network: str, mac: str, portid: str) -> bytes:
     """A <networkport> as libvirt describes a NIC that is being plugged in."""
     bridge = HOSTMAP.bridge(FOUND.network(network))
@@ -170,10 +178,12 @@ LEASES = json.dumps([
 def lives() -> list[Call]:
     """The calls of every network and guest, from their start to their end."""
     begin = [Call("network", n, op, hook_data(n)) for n in NETWORKS for op in ("start", "started")]
+    begin.append(Call("network", "office", "started", OFFICE % ADOPTED))
     running = [Call("qemu", "direct", "migrate", DOMAINS["direct"])]
     running += [Call("qemu", n, op, DOMAINS[n]) for n in DOMAINS for op in ("start", "started")]
     between = [
         *(Call("network", n, "updated", hook_data(n)) for n in NETWORKS),
+        Call("network", "office", "updated", OFFICE % b""),
         Call("network", "nat", "port-created", PLUG),
         Call("network", "quiet", "port-created", MOVE),
         Call("network", "safe", "port-created", WITHIN),
@@ -184,4 +194,5 @@ def lives() -> list[Call]:
     ]
     ending = [Call("qemu", n, "release", DOMAINS[n]) for n in DOMAINS]
     end = [Call("network", n, "stopped", hook_data(n)) for n in NETWORKS]
+    end.append(Call("network", "office", "stopped", OFFICE % b""))
     return [*begin, *running, *between, *ending, *end]

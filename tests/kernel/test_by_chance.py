@@ -59,7 +59,7 @@ ELSEWHERE = {
     "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py delete_on_bridge$",
     "nothing to do on a host whose kernel never loses anything": (
         r"iptables\.py _is_last_in_place|learning\.py (give_back|replace_held|is_held_set)$"
-        r"|nft\.py (in_set|_times|_is_absent|_is_of_addresses)$"
+        r"|nft\.py (in_set|_times|_is_absent|_is_of_addresses)$|observing\.py forgotten$"
         r"|present\.py _is_whole|address_sets\.py _(held|span)$"
         r"|links\.py is_(up|isolated)$|libvirt_rules\.py (_children|Libvirts\._is_resting)$"
         r"|routes\.py present|Rtnl\.published|repair\.py _ports|fdb\.py silence|announce\.py unsolicited_advertisement"

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.datapath.port import filters, held_sets
+from libvirt_guestnet.datapath.port import checksum, filters, held_sets
 from libvirt_guestnet.datapath.run import culprits, nft
 from libvirt_guestnet.datapath.run.names import NOTE_KINDS, TABLE, check_device
 from libvirt_guestnet.datapath.run.nft import NftRefusedError
@@ -67,13 +67,15 @@ def put(
 def put_opened(batch: str, recorded: list[PortReceipt], fresh: set[str], stale: list[str], locked: LockedState) -> None:
     """The same for guests that run without a guard until now: no frame is lost while chains come to `fresh` taps, which
     had none, and go from stale ones. In two transactions: if only the first is made, `lost` finds chains that pass all.
+    The checksum guard goes to tcx at once, where there is that: for a qdisc at tc ingress the kernel stops the device.
     """
     living = [tap for tap in (*sorted(fresh), *stale) if links.index_of(tap)]
     if living:
         with suppress(NftRefusedError):  # one that goes at this moment spoils no other's guard
             nft.nft(filters.opened(living), locked.descriptor)
+    at_once = bool(living) and checksum.has_tcx(links.index_of(living[0]))
     try:
-        put(batch, recorded, stale, locked)
+        put(batch, recorded, stale, locked, limited=at_once)
     except GuestnetError:
         if fresh:
             nft.nft(filters.release(sorted(fresh & set(living))), locked.descriptor)

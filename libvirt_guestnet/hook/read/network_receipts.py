@@ -59,7 +59,8 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
 def external_receipt(before: NetworkReceipt, network: Node) -> NetworkReceipt:
     """What an external network has by now, whose own XML says nothing of us while it runs: libvirt before 9.7 cannot
     change that. Raises GuestnetError on bad values."""
-    guarded = REQUIRED if before.required else "yes" if before.guarded else "no"
+    guarded = OBSERVE if before.observed else "yes" if before.guarded else "no"
+    guarded = REQUIRED if before.required else guarded
     privacy = STRICT if before.strict else "yes" if before.privacy else ""
     said = NetworkPolicy(before.topology, before.name, guarded, privacy, before.log, before.offload, external=True)
     return _receipt(said, network)
