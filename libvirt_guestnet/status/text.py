@@ -44,7 +44,7 @@ def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
     can therefore neither send nor receive."""
     ports = _ports_without_row(rows)
     found = [
-        ("TRUSTED, no port security by their own policy", _names(ports, TRUSTED)),
+        ("TRUSTED, no port security by their own policy or their network's", _names(ports, TRUSTED)),
         ("OBSERVED, nothing is dropped, `guestnet suggest` says what would be", _names(ports, OBSERVED)),
         ("UNGUARDED, try `guestnet hooks sync`", [_name(row) for row in ports if _is_bare(row)]),
         ("NOT GUARDED, nobody asked for it", [_name(row) for row in ports if row["reason"] == NOBODY]),

@@ -78,7 +78,7 @@ def test_every_nic_of_every_running_domain_has_its_state(host: Host) -> None:
     text = guestnet(host, "status").stdout
     assert all(nic in text for nic in found)
     assert f"NOT GUARDED, nobody asked for it: plain.{mac(1, 0)}\n" in text
-    assert "TRUSTED, no port security by their own policy: web.free\n" in text
+    assert "TRUSTED, no port security by their own policy or their network's: web.free\n" in text
 
 
 def test_only_some_are_asked_for(host: Host) -> None:

@@ -199,7 +199,7 @@ def test_people_are_told_aloud_what_nothing_guards() -> None:
         {**row, "guarded": False, "trusted": True, "state": "trusted"} if row.get("port") == "p" else row
         for row in rows
     ]
-    assert "TRUSTED, no port security by their own policy: b.p\n" in status_text(trusted)
+    assert "TRUSTED, no port security by their own policy or their network's: b.p\n" in status_text(trusted)
     assert "NO ADDRESS known, DHCP and link-local only, until the policy says addresses: b.p\n" in status_text(rows)
     anything = [{**row, "unknown": False, "any_address": True} if row.get("port") == "p" else row for row in rows]
     assert "ANY ADDRESS that nobody holds, by their own policy: b.p\n" in status_text(anything)
