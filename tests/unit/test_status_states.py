@@ -243,7 +243,8 @@ def test_what_nobody_asked_for_is_no_reason_to_exit_otherwise(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     free, watched = nic("52:54:00:61:0b:02", source='network="open"'), nic(source='network="watched"', tap="vnet1")
-    assert run(monkeypatch, [rows([domain("a", nic(), free, watched, nic(kind="user", source=""))])]) == 0
+    user = nic("52:54:00:61:0b:04", kind="user", source="", tap="")
+    assert run(monkeypatch, [rows([domain("a", nic(), free, watched, user)])]) == 0
     out = capsys.readouterr()
     assert (f"NOT GUARDED, nobody asked for it: a.{MAC}\n" in out.out, out.err) == (True, "")
 
