@@ -18,6 +18,7 @@ from libvirt_guestnet.lab import report, tables
 from libvirt_guestnet.lab import run as running
 from libvirt_guestnet.lab.run import Progress
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.status.filters import Only
 from libvirt_guestnet.status.gather import status_rows
 from libvirt_guestnet.status.text import status_text
 
@@ -128,7 +129,7 @@ def _verify_here(found: Topology, args: Namespace, tell: Progress) -> int:
 
 
 def _status(found: Topology, args: Namespace) -> str:
-    rows = status_rows(args.connect, found.name)
+    rows = status_rows(args.connect, Only(topology=found.name))
     return "\n" + status_text(rows, ("topology", "autostart", "drops"))
 
 

@@ -6,7 +6,10 @@ import argparse
 
 from libvirt_guestnet import __version__
 
-EXIT_STATUS = "exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage or topology; 3 plan found changes to make"
+EXIT_STATUS = (
+    "exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage or topology; 3 plan found changes to make, "
+    "or status a NIC that should be guarded and is not"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,8 +100,15 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
-    text = "show networks, ports, forwards and routes to guests: what is defined, running, guarded, open and in place"
+    text = (
+        "show networks, every NIC of every running domain and whether it is guarded, forwards and routes to guests "
+        "(3: a NIC that should be guarded is not)"
+    )
     verb = _verb(verbs, "status", "status.status", text)
+    verb.add_argument("--guest", metavar="NAME", help="only this guest's NICs, and its networks")
+    verb.add_argument("--network", metavar="NAME", help="only this network, and the NICs on it")
+    # Not `topology`, which is the file of other verbs: `main` would read it.
+    verb.add_argument("--topology", metavar="NAME", dest="of_topology", help="only what belongs to this topology")
     _json(verb)
     verb.add_argument("--drops", action="store_true", help="what port security dropped, by port and reason")
     text = (

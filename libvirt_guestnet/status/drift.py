@@ -23,20 +23,23 @@ from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
 
 
-def wrongs(snapshot: Snapshot, state: UnlockedState | None = None) -> tuple[Drift, ...]:
-    """All differences in what is ours. Only root can see what the hooks made. Raises GuestnetError."""
+def wrongs(
+    snapshot: Snapshot, state: UnlockedState | None = None, lacks: Mapping[str, list[str]] | None = None
+) -> tuple[Drift, ...]:
+    """All differences in what is ours. Only root can see what the hooks made. `lacks` is `lacking`'s, for who has asked
+    already. Raises GuestnetError."""
     readable = state if state is not None else UnlockedState() if os.geteuid() == 0 else None
-    lacking = _lacking(readable) if readable else {}
-    ours = {network.name for network in snapshot.networks if network.topology is not None}
-    found = [each for domain in snapshot.domains for each in _of_domain(domain, ours, lacking, readable)]
+    lacking_here = lacks if lacks is not None else lacking(readable) if readable else {}
+    ours = {network.name for network in snapshot.networks if network.mark is not None}
+    found = [each for domain in snapshot.domains for each in _of_domain(domain, ours, lacking_here, readable)]
     for network in snapshot.networks:
-        if network.topology is not None and network.live is not None:
+        if network.mark is not None and network.live is not None:
             found += [*_of_network(network), *_of_tunnel(network, network.live, snapshot)]
     return (*found, *(_of_host(readable) if readable else ()))
 
 
-def _lacking(state: UnlockedState) -> Mapping[str, list[str]]:
-    """What taps lack, by tap; not what a hook is just about to make."""
+def lacking(state: UnlockedState) -> Mapping[str, list[str]]:
+    """What taps lack, by tap; not what a hook is just about to make. Raises GuestnetError."""
     if not missing_state.by_port(state):
         return {}
     with state.lock() as locked:
@@ -44,16 +47,16 @@ def _lacking(state: UnlockedState) -> Mapping[str, list[str]]:
 
 
 def _of_domain(
-    domain: DomainState, ours: set[str], lacking: Mapping[str, list[str]], state: State | None
+    domain: DomainState, ours: set[str], lacks: Mapping[str, list[str]], state: State | None
 ) -> Iterator[Drift]:
     for nic in domain.live.iterfind("devices/interface") if domain.live is not None else ():
         device = tap(nic) or ""
-        if links.index_of(device) and (domain.topology is not None or source_network(nic) in ours):
+        if links.index_of(device) and (domain.mark is not None or source_network(nic) in ours):
             yield from _of_tap(domain.name, nic, device, state)
             if _is_exposed(nic, device):
                 yield Drift(GUEST, domain.name, device, "is not isolated from its neighbours")
-            if device in lacking:
-                yield Drift(GUEST, domain.name, device, f"lacks {', '.join(lacking[device])}")
+            if device in lacks:
+                yield Drift(GUEST, domain.name, device, f"lacks {', '.join(lacks[device])}")
 
 
 def _is_exposed(nic: Element, device: str) -> bool:

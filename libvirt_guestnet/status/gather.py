@@ -11,30 +11,37 @@ from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status import rows as reporting
-from libvirt_guestnet.status.drift import wrongs
+from libvirt_guestnet.status.drift import lacking, wrongs
+from libvirt_guestnet.status.filters import EVERYTHING, Only, check, picked
 from libvirt_guestnet.status.open_forwards import opened
+from libvirt_guestnet.status.ports import ChecksumGuards
 from libvirt_guestnet.status.routes import RouteFacts
 
 
-def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, object]]:
-    """The networks and ports of one topology, or of all, with forwards and routes to guests. Raises GuestnetError."""
+def status_rows(uri: str | None, only: Only = EVERYTHING) -> list[dict[str, object]]:
+    """The networks and NICs of this host, or `only` some, with forwards and routes to guests. Raises GuestnetError."""
     # Only root can list nft's rules. If no hook has run yet, there are no receipts that others cannot read.
     is_root, state = os.geteuid() == 0, UnlockedState()
     seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
     bridges, ports, managed = *map(frozenset, closed), state.bridges()
     guards = reporting.BridgeGuards(
-        bridges, ports, managed is not None and bool(managed.cannot), {r.name: r for r in state.networks()}
+        bridges,
+        ports,
+        managed is not None and bool(managed.cannot),
+        {r.name: r for r in state.networks()},
+        managed.networks if managed is not None else {},
     )
-    checksums = reporting.ChecksumGuards(
+    checksums = ChecksumGuards(
         frozenset(checksum_guard.lost(state)), checksum_guard.drops(state), checksum_guard.program_state(state).cannot
     )
     route_facts = RouteFacts(tuple(state.host_routes()), routes.present())
+    lacks = lacking(state)
     with connect(uri) as connection:
         snapshot = host_snapshot(connection)
         # Receipts say what was applied, the kernel what is still there: after a flush nothing may look guarded.
         found = reporting.status(
             snapshot,
-            name,
+            only.topology,
             lambda tap: state.sound_port(tap) if tap in seen else None,
             seen.get,
             opened(state, route_facts.present),
@@ -43,6 +50,9 @@ def status_rows(uri: str | None, name: str | None = None) -> list[dict[str, obje
             route_facts=route_facts,
             host=hostwide.read(),
             plugging=state.pluggings(),
-            wrong=wrongs(snapshot, state),
+            wrong=wrongs(snapshot, state, lacks),
+            lacks=lacks,
         )
-    return [row.json() for row in found]
+    rows = picked([row.json() for row in found], only)
+    check(only, snapshot, rows)
+    return rows

@@ -23,7 +23,7 @@ from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
-from libvirt_guestnet.status.rows import OFFLOAD_REASON
+from libvirt_guestnet.status.ports import OFFLOAD_REASON
 from libvirt_guestnet.status.suggest import Observed, Suggestion, suggest
 
 _LONGEST = 80

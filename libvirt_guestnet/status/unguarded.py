@@ -17,6 +17,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 )
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging
+from libvirt_guestnet.status.nic_states import CANNOT, UNGUARDED
 
 PENDING = "its tap had not come when its plug helper gave up, or the helper was ended"
 
@@ -25,7 +26,8 @@ PENDING = "its tap had not come when its plug helper gave up, or the helper was 
 class UnguardedRow:
     """One NIC, by its MAC address (a bare <hostdev> by its PCI address). `type` is libvirt's, in the live XML; `reason`
     says why it is not guarded, `instead` what to do. `refused`: its network, its domain's metadata or this host insists
-    on a guard all the same. `device` is its own on the host, "" if it has none or it is not known."""
+    on a guard all the same. `device` is its own on the host, "" if it has none or it is not known. `state` is one of
+    the words in `nic_states`."""
 
     topology: str
     guest: str
@@ -36,6 +38,7 @@ class UnguardedRow:
     instead: str
     refused: bool
     device: str = ""
+    state: str = CANNOT
 
     def json(self) -> dict[str, object]:
         return {"kind": "unguarded", **asdict(self)}
@@ -107,4 +110,5 @@ def _type(interface: Element) -> str:
 
 def _pending(domain: DomainState, mark: Plugging) -> UnguardedRow:
     do = "nothing, where libvirt-guestnet.service runs; else `guestnet hooks sync`"
-    return UnguardedRow(domain.topology or "", domain.name, mark.mac, "network", mark.network, PENDING, do, True)
+    place = domain.topology or "", domain.name, mark.mac
+    return UnguardedRow(*place, "network", mark.network, PENDING, do, True, state=UNGUARDED)

@@ -296,6 +296,7 @@ def test_a_row_says_what_is_not_guarded_and_whether_that_may_be(
         "instead": nics.of("direct").instead,
         "refused": refused,
         "device": "nosuch0",
+        "state": "cannot-be-guarded",
     }
     (said,) = (each for each in judge(HostFacts(unguardable=(row,))) if each.check == "ports")
     assert (said.level, said.about) == (MUST if refused else NOTE, f"a {MAC}")
@@ -307,6 +308,8 @@ def test_a_row_says_what_is_not_guarded_and_whether_that_may_be(
         "unknown": False,
         "offload": "",
         "reasons": {},
+        "state": "cannot-be-guarded",
+        "reason": "",
     }
     text = status_text([{**port, **unguarded}, row.json()])
     assert "direct vepa" in text and "UNGUARDED, try" not in text

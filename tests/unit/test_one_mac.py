@@ -22,6 +22,7 @@ from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapsh
 from libvirt_guestnet.plan.order import plan, plan_destroy
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.status.nic_states import NO_RULES
 from libvirt_guestnet.status.text import status_text
 from libvirt_guestnet.status.unguarded import unguarded_rows
 from libvirt_guestnet.topology import loads
@@ -140,7 +141,8 @@ def test_status_shows_the_one_that_is_not_guarded() -> None:
         assert (row.mac, row.network, row.refused) == (MAC, "vfs", False)
         # That the tap beside it has lost its guard is still said aloud.
         port = {"kind": "port", "guest": "a", "port": "p", "mac": MAC, "running": True, "tap": "t0", "trusted": False}
-        text = status_text([{**port, "guarded": False, "offload": ""}, row.json()])
+        lost = {"guarded": False, "offload": "", "state": "unguarded", "reason": NO_RULES}
+        text = status_text([{**port, **lost}, row.json()])
         assert "UNGUARDED, try `guestnet hooks sync`: a.p" in text
 
 

@@ -90,6 +90,9 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "reasons": {"ARP": 3, "ND": 4},
         "wrong": [],
         "observed": False,
+        "state": "guarded",
+        "reason": "",
+        "wanted": True,
     }
     assert (second["port"], second["link"], second["guarded"]) == ("", "down", False)  # a receipt of another domain
 
@@ -192,8 +195,11 @@ def test_silenced_ports_are_said_aloud() -> None:
 def test_people_are_told_aloud_what_nothing_guards() -> None:
     rows = [row.json() for row in status(snapshot(True), None, receipt, SEEN.get)]
     assert "UNGUARDED, try `guestnet hooks sync`: b.52:54:00:61:0b:03" in status_text(rows)
-    trusted = [{**row, "guarded": False, "trusted": True} if row.get("port") == "p" else row for row in rows]
-    assert "TRUSTED, no port security by their own policy: b.p\n" in status_text(trusted)
+    trusted = [
+        {**row, "guarded": False, "trusted": True, "state": "trusted"} if row.get("port") == "p" else row
+        for row in rows
+    ]
+    assert "TRUSTED, no port security by their own policy or their network's: b.p\n" in status_text(trusted)
     assert "NO ADDRESS known, DHCP and link-local only, until the policy says addresses: b.p\n" in status_text(rows)
     anything = [{**row, "unknown": False, "any_address": True} if row.get("port") == "p" else row for row in rows]
     assert "ANY ADDRESS that nobody holds, by their own policy: b.p\n" in status_text(anything)

@@ -1,0 +1,106 @@
+"""`guestnet status` on a real libvirtd: every NIC of every running domain, whoever made it, and exit status 3."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.libvirt_host import DOMAIN, NIC, XMLNS, Host, mac, uuid
+from support.sandboxes import HERE, LIBVIRTS
+
+from libvirt_guestnet.sandbox import Sandbox, python_inside
+
+# As libvirt's package has it; and one that is guarded by default, by metadata without a topology.
+NETWORKS = (
+    """<network><name>default</name><bridge name='virbr0'/><forward/>
+<ip address='192.168.122.1' netmask='255.255.255.0'/></network>""",
+    f"""<network><name>kept</name><metadata><g:network {XMLNS} name="kept"><g:subnet prefix="10.61.1.0/24"/></g:network>
+</metadata><bridge name='br-kept'/><ip address='10.61.1.1' netmask='255.255.255.0'/></network>""",
+)
+USER = f"""<interface type='user'><mac address='{mac(1, 1)}'/><model type='rtl8139'/><rom enabled='no'/></interface>"""
+PORTS = {"safe": "yes", "free": "no", "seen": "observe"}  # on libvirt's default network, by what its metadata says
+METADATA = f"""<g:domain {XMLNS} guest="web">{
+    "".join(
+        f'<g:port mac="{mac(2, number)}" name="{name}" network="default" guarded="{guarded}">'
+        f'<g:address ip="192.168.122.{number + 10}"/></g:port>'
+        for number, (name, guarded) in enumerate(PORTS.items())
+    )
+}</g:domain>"""
+STATES = {
+    mac(1, 0): ("unguarded", "nobody asked for it"),
+    mac(2, 0): ("guarded", ""),
+    mac(2, 1): ("trusted", "its domain's metadata says so"),
+    mac(2, 2): ("observed", ""),
+    mac(2, 3): ("guarded", ""),
+}
+
+
+@pytest.fixture(scope="module", params=LIBVIRTS)
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    sandbox: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
+    found = Host(sandbox)
+    for network in NETWORKS:
+        found.define("net-create", network)
+    plain = NIC.format(network="default", mac=mac(1, 0)) + USER
+    found.define("create", DOMAIN.format(name="plain", uuid=uuid(1), policy="", nics=plain))
+    places = enumerate(["default"] * 3 + ["kept"])
+    marked = "".join(NIC.format(network=network, mac=mac(2, number)) for number, network in places)
+    found.define("create", DOMAIN.format(name="web", uuid=uuid(2), policy=METADATA, nics=marked))
+    yield found
+    for name in ("plain", "web"):
+        found.virsh("destroy", name, check=False)
+    for name in ("default", "kept"):
+        found.virsh("net-destroy", name, check=False)
+
+
+def guestnet(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = python_inside(["-m", "libvirt_guestnet.cli", *words], host.sandbox.root)
+    return host.sandbox.run(argv, check=False, timeout=480)
+
+
+def rows(host: Host, *words: str, status: int = 0) -> tuple[dict[str, dict[str, Any]], str]:
+    """What status says of ports, by MAC address, and on stderr."""
+    done = guestnet(host, "status", "--json", *words)
+    assert done.returncode == status, done.stdout + done.stderr
+    return {row["mac"]: row for row in json.loads(done.stdout) if "mac" in row}, done.stderr
+
+
+def test_every_nic_of_every_running_domain_has_its_state(host: Host) -> None:
+    found, said = rows(host)
+    assert said == ""
+    assert {nic: (row["state"], row["reason"]) for nic, row in found.items() if nic != mac(1, 1)} == STATES
+    user = found[mac(1, 1)]
+    assert (user["kind"], user["state"], user["refused"]) == ("unguarded", "cannot-be-guarded", False)
+    assert "a program makes connections" in user["reason"]
+    text = guestnet(host, "status").stdout
+    assert all(nic in text for nic in found)
+    assert f"NOT GUARDED, nobody asked for it: plain.{mac(1, 0)}\n" in text
+    assert "TRUSTED, no port security by their own policy or their network's: web.free\n" in text
+
+
+def test_only_some_are_asked_for(host: Host) -> None:
+    assert set(rows(host, "--guest", "plain")[0]) == {mac(1, 0), mac(1, 1)}
+    assert set(rows(host, "--network", "kept")[0]) == {mac(2, 3)}
+    assert set(rows(host, "--guest", "web", "--network", "default")[0]) == {mac(2, 0), mac(2, 1), mac(2, 2)}
+    done = guestnet(host, "status", "--guest", "nosuch")
+    assert (done.returncode, done.stderr) == (1, "guestnet: libvirt has no guest 'nosuch'\n")
+
+
+@pytest.mark.parametrize("verb", ["delete", "flush"])
+@pytest.mark.parametrize("nic", [mac(2, 0), mac(2, 3)])
+def test_a_chain_that_is_gone_is_exit_status_3_until_a_sync(host: Host, verb: str, nic: str) -> None:
+    tap = next(tap for tap, address in host.nics("web").items() if address == nic)
+    chain = f"chain netdev guestnet tap-{tap}"
+    host.sandbox.run(["nft", f"flush {chain}" + (f"; delete {chain}" if verb == "delete" else "")])
+    found, said = rows(host, status=3)
+    why = {"delete": "its tap has no rules in the kernel", "flush": "the kernel lacks its port security"}[verb]
+    assert (found[nic]["state"], found[nic]["reason"]) == ("unguarded", why)
+    name = found[nic]["port"] or nic
+    assert said == f"guestnet: to be guarded, but not: web.{name} ({why}); `guestnet hooks sync` guards what runs\n"
+    assert rows(host, "--guest", "plain")[1] == "", "of others all is well"
+    assert f"UNGUARDED, try `guestnet hooks sync`: web.{name}\n" in guestnet(host, "status").stdout
+    assert guestnet(host, "hooks", "sync").returncode == 0
+    assert rows(host)[0][nic]["state"] == "guarded"
