@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv6Network
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.hook.read.savi_prefixes import claimable
@@ -144,7 +145,8 @@ class _Sorted:
         """What the guest forms from its MAC address it has on a network whose subnets are known; others it has to
         claim, which it did before anybody watched."""
         around = parse.enclosing(f"{ip}/64")
-        if self.here.known.network.subnets and ip == eui64(around, self.mac):
+        own = isinstance(around, IPv6Network) and ip == eui64(around, self.mac)
+        if own and self.here.known.network.subnets:
             self.remarks.append(f"{ip}: {_TABLE}; formed from the MAC address, so it is the port's")
         else:
             self.privacy = self.privacy or f"{ip} is {_TABLE}: formed by the guest"

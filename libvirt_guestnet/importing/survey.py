@@ -22,7 +22,7 @@ from libvirt_guestnet.importing.facts import (
     Seen,
 )
 from libvirt_guestnet.importing.places import Known, Place, Places, all_nics, of_nic, places, unusable
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, Snapshot, interfaces, mac
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.model.network import Mode
@@ -52,7 +52,7 @@ def _concerned(domain: DomainState, nic: Element, request: Request) -> Place | N
 
 
 def _check(request: Request, snapshot: Snapshot, found: Places) -> None:
-    states = (*snapshot.networks, *snapshot.domains)
+    states: list[NetworkState | DomainState] = [*snapshot.networks, *snapshot.domains]
     if any(state.topology == request.topology for state in states):
         raise GuestnetError(
             f"topology {request.topology!r} is there already, and what a file of that name does not say would be taken "
