@@ -17,9 +17,11 @@ from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.guest import SetDomainMetadata
 from libvirt_guestnet.changes.network import AdoptNetwork
+from libvirt_guestnet.cli.main import main
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.importing import gather
 from libvirt_guestnet.importing.facts import Imported, Request, Seen
 from libvirt_guestnet.importing.survey import bridges, survey
 from libvirt_guestnet.importing.text import comment, scalar, text
@@ -306,6 +308,28 @@ def test_a_reservation_that_would_cut_its_guest_off_is_only_a_remark(
     assert addresses.own == ()
     assert any(why in remark for remark in addresses.remarks)
     assert len(changes(seen, found(seen))) == 2
+
+
+def test_it_says_what_it_left_out_and_writes_over_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Request] = []
+
+    def imported(_uri: str | None, request: Request) -> tuple[Imported, str]:
+        asked.append(request)
+        return found(EVERYTHING), text(found(EVERYTHING))
+
+    monkeypatch.setattr(gather, "imported", imported)
+    file = tmp_path / "net.yaml"
+    assert main(["import", "--guarded", "true", "--name", "mine", "-o", str(file), "web"]) == 0
+    assert asked == [Request("mine", observe=False, names=frozenset({"web"}))]
+    assert file.read_text(encoding="utf-8") == text(found(EVERYTHING))
+    said = capsys.readouterr().err
+    assert "not imported: network 'outside': it gives NICs that nobody can guard" in said
+    assert "imported: 4 networks, 3 guests, 6 ports; 6 things left out" in said
+    assert main(["import", "-o", str(file)]) == 1
+    assert "writes over no file" in capsys.readouterr().err
+    assert main(["import", "--name", "a b"]) == 1
 
 
 def test_five_hundred_domains_take_seconds() -> None:
