@@ -17,7 +17,7 @@ _OBSERVE = (
     "`guestnet suggest` says what to declare here before you change it to true.",
 )
 _GUARDED = ("Each port of this file is guarded from `guestnet apply` on: what it may not send is dropped.",)
-_LOOK = "An address of the neighbour table is what a guest said that it has: look at those before you guard it."
+_LOOK = "An address of the neighbour table is what a guest said that it has: look at those first."
 
 
 def scalar(text: str) -> str:
