@@ -117,6 +117,17 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb = _verb(verbs, "suggest", "suggest.suggest", text)
     verb.add_argument("port", metavar="GUEST[.PORT]", nargs="?", help="only this guest, or port (default: all)")
     _json(verb)
+    verb = _verb(verbs, "import", "importing.run", "write a topology file of the networks and guests that are there")
+    verb.add_argument(
+        "names",
+        metavar="DOMAIN|NETWORK",
+        nargs="*",
+        help="only these domains with their networks, and these networks or bridges with their domains (default: all)",
+    )
+    text = "observe: count what port security would drop; true: drop it (default: observe)"
+    verb.add_argument("--guarded", choices=["observe", "true"], default="observe", help=text)
+    verb.add_argument("--name", default="imported", help="the topology's name (default: imported)")
+    verb.add_argument("-o", "--output", metavar="FILE", help="a new file (default: standard output)")
     text = (
         "say what on this host keeps guests from being guarded or reached, and what to do (1: something must be done)"
     )

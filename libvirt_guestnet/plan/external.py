@@ -64,10 +64,10 @@ class _Host:
         if state is None:
             self._add(where, _no_network(network.name, self.snapshot))
             return network
-        if problem := _unfit(state, self.found.name) or self._read(state):
+        if problem := unfit(state, self.found.name) or self._read(state):
             self._add(where, problem)
             return network
-        return _filled(network, state)
+        return filled(network, state)
 
     def guest(self, guest: Guest, networks: dict[str, Network]) -> Guest:
         taken = {port.mac for port in guest.ports if "mac" in port.given}
@@ -92,16 +92,10 @@ class _Host:
 
     def _read(self, state: NetworkState) -> str:
         """Why nothing can be made of what it says; "" if it can."""
-        node, ours = node_of(state.current), _added(state)
-        if isinstance(ours, str):
-            return ours
-        if (kind := nics.of_network(node)).guarded != nics.YES:
-            return f"network {shown(state.name)} gives NICs that nobody can guard: {nics.because(kind)}"
-        try:
-            facts = network_receipts.external_receipt(NetworkReceipt(state.name, self.found.name, True, ""), node)
-        except GuestnetError as error:
-            return f"network {shown(state.name)}: {error}"
-        mine = {(each.mac, str(each.ip)) for each in ours}
+        facts, ours = read_facts(state, self.found.name), _added(state)
+        if isinstance(facts, str):
+            return facts
+        mine = set() if isinstance(ours, str) else {(each.mac, str(each.ip)) for each in ours}
         self.facts[state.name] = facts
         self.foreign[state.name] = [pair for pair in facts.reservations if pair not in mine]
         return ""
@@ -159,12 +153,18 @@ class _Host:
         return ""
 
     def _unknown(self, port: Port, network: Network) -> Iterator[str]:
-        """A guest that runs would be cut off."""
+        """A guest that runs would be cut off; while it is only observed, it is not."""
         facts = self.facts.get(network.name)
         served = facts is not None and any(mac == port.mac for mac, _ in facts.reservations)
         served = served or any(subnet.dhcp for subnet in network.subnets)
         listed = port.addresses or port.pairs or port.sources
-        if port.guarded and not listed and port.address_word in (None, AddressWord.DHCP) and not served:
+        if (
+            port.guarded
+            and not port.observed
+            and not listed
+            and port.address_word in (None, AddressWord.DHCP)
+            and not served
+        ):
             yield (
                 f"this host has no DHCP server on network {shown(network.name)}, so nobody knows the port's addresses: "
                 f"list them, or say addresses: any"
@@ -194,7 +194,8 @@ def _no_network(name: str, snapshot: Snapshot) -> str:
     return f"libvirt has no network {shown(name)}, which is said to be external: it has {known}"
 
 
-def _unfit(state: NetworkState, topology: str) -> str:
+def unfit(state: NetworkState, topology: str) -> str:
+    """Why that topology cannot adopt a network; "" if it can, by all but what `read_facts` says."""
     name = shown(state.name)
     if state.topology is not None and state.topology != topology:
         whose = "is adopted by" if state.is_external else "is of"
@@ -204,6 +205,20 @@ def _unfit(state: NetworkState, topology: str) -> str:
     if not state.persistent:
         return f"network {name} is transient, and would lose what guestnet says of it: define it (virsh net-define)"
     return ""
+
+
+def read_facts(state: NetworkState, topology: str) -> NetworkReceipt | str:
+    """What the hooks would know of the network once the topology has adopted it; or why nothing can be made of what it
+    says."""
+    node, ours = node_of(state.current), _added(state)
+    if isinstance(ours, str):
+        return ours
+    if (kind := nics.of_network(node)).guarded != nics.YES:
+        return f"network {shown(state.name)} gives NICs that nobody can guard: {nics.because(kind)}"
+    try:
+        return network_receipts.external_receipt(NetworkReceipt(state.name, topology, True, ""), node)
+    except GuestnetError as error:
+        return f"network {shown(state.name)}: {error}"
 
 
 def _added(state: NetworkState) -> tuple[Added, ...] | str:
@@ -224,7 +239,8 @@ def _damaged(name: str, why: str) -> str:
     )
 
 
-def _filled(network: Network, state: NetworkState) -> Network:
+def filled(network: Network, state: NetworkState) -> Network:
+    """An external network with what its host says that it is."""
     xml = state.current
     forward, port = xml.find("forward"), xml.find("port")
     mode = Mode.ISOLATED if forward is None else Mode(forward.get("mode", "nat"))

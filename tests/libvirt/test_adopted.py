@@ -383,3 +383,51 @@ guests:
     host.define("net-define", whole)
     host.guestnet("destroy", "/tmp/mine.yaml")
     assert host.differences(before) == []
+
+
+def test_an_import_of_what_runs_is_adopted_without_a_break_and_given_back(host: Host) -> None:
+    host.define("net-define", DEFAULT.replace("</dhcp>", f"<host mac='{WEB}' ip='192.168.122.50'/></dhcp>"))
+    host.virsh("net-start", "default")
+    host.sandbox.run(["ip", "link", "add", "lanbr", "up", "type", "bridge"])
+    try:
+        host.sandbox.run(["ip", "address", "add", "10.61.8.1/24", "dev", "lanbr"])
+        second, third = "52:54:00:aa:00:03", "52:54:00:aa:00:04"
+        more = (
+            NIC.format(mac=second, network="default", more="").replace("wan", "lan").replace("order='1'", "order='2'")
+        )
+        bridged = NIC.format(mac=third, network="", more="").replace("type='network'", "type='bridge'")
+        host.domain("web", NIC.format(mac=WEB, network="default", more=""), more)
+        host.domain("other", NIC.format(mac=OTHER, network="default", more=""), number=2)
+        host.domain("lan: 'ü'", bridged.replace("network=''", "bridge='lanbr'"), number=3)
+        for name in ("web", "other", "lan: 'ü'"):
+            host.virsh("start", name)
+        host.sandbox.run(["ip", "neigh", "add", "10.61.8.5", "lladdr", third, "dev", "lanbr", "nud", "stale"])
+        sender, receiver = wires(host)
+        with sender, receiver:
+            ip = leased(receiver, OTHER)
+            before = host.texts()
+            host.guestnet("import", "--name", "mine", "-o", "/tmp/imported.yaml")
+            assert "writes over no file" in host.guestnet("import", "-o", "/tmp/imported.yaml", status=1)
+            text = host.sandbox.run(["cat", "/tmp/imported.yaml"]).stdout
+            print(text)
+            assert "- 192.168.122.50  # reserved in network 'default'" in text
+            assert f"# {ip}: by DHCP; its lease is followed" in text
+            assert "- 10.61.8.5  # in the kernel's neighbour table" in text
+            assert "2 networks, 3 guests" in host.guestnet("validate", "/tmp/imported.yaml")
+            with Flow(sender, receiver, "192.168.122.50"):
+                planned = host.guestnet("plan", "/tmp/imported.yaml", status=3)
+                print(planned)
+                assert "interrupt" not in planned
+                verbs = [line.split()[0] for line in planned.splitlines()]
+                assert [verb for verb in verbs if verb != "note:"] == ["adopt", "set", "set", "set"]
+                assert host.differences(before) == []
+                host.guestnet("apply", "/tmp/imported.yaml")
+                assert "nothing to do" in host.guestnet("plan", "/tmp/imported.yaml")
+                assert "OBSERVED" in host.guestnet("status")
+                host.guestnet("destroy", "/tmp/imported.yaml")
+        assert host.differences(before) == []
+        assert host.guarded() == {}
+    finally:
+        host.virsh("destroy", "lan: 'ü'", check=False)
+        host.sandbox.run(["ip", "link", "del", "lanbr"])
+        host.sandbox.run(["rm", "-f", "/tmp/imported.yaml"])

@@ -53,7 +53,8 @@ _BRIDGE, _MASTER, _STICKY, _STATIC = 7, 4, 0x40, 0x40  # AF_BRIDGE, NTF_MASTER, 
 _EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: an entry of a controller, such as EVPN's, which moves it itself
 _DST, _OIF, _GATEWAY, _MULTIPATH, _TABLE, _VIA = 1, 4, 5, 9, 15, 18  # RTA_*
 _NHA_OIF, _NHA_GATEWAY = 5, 6
-_NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_PROTOCOL = 1, 2, 5, 12
+_NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 5, 8, 12
+_KNOWN = 0x9E  # NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT: not failed, nor still asked for
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO = 10, 12, 18
 _BRPORT_LEARNING, _BRPORT_FLOOD, _BRPORT_FLUSH, _BRPORT_ISOLATED = 8, 9, 24, 33
@@ -161,6 +162,18 @@ class Rtnl:
             address = attributes(body[_NEIGHBOUR.size :]).get(_NDA_DST)
             if flags & _PROXY and address:
                 found.append((_address(version, address), index))
+        return found
+
+    def neighbours(self, index: int) -> list[tuple[Address, str]]:
+        """Who has which address on the device of that index, as far as the host knows: the address and the MAC."""
+        found = []
+        for version, family in _FAMILY.items():
+            request = _NEIGHBOUR.pack(family, 0, 0, 0, 0) + encode([(_NDA_IFINDEX, u32(index))])
+            for body in self._dump(_GETNEIGH, request):
+                _, device, state, _, _ = _NEIGHBOUR.unpack_from(body)
+                each = attributes(body[_NEIGHBOUR.size :])
+                if device == index and state & _KNOWN and _NDA_DST in each and len(each.get(_NDA_LLADDR, b"")) == 6:
+                    found.append((_address(version, each[_NDA_DST]), each[_NDA_LLADDR].hex(":")))
         return found
 
     def ensure_static(self, mac: str, port: int, vlan: int) -> int:

@@ -17,10 +17,11 @@ def with_claims(receipt: PortReceipt, network: NetworkReceipt | None, strict: bo
     opened = any(":" in text and prefix(text).num_addresses > 1 for text in receipt.owned)
     if strict or receipt.bare or opened or receipt.trunk or not receipt.segment:
         return receipt
-    return receipt._replace(claims=_claims(network), unclaimed=tuple(_unclaimed(network)) if network else ())
+    return receipt._replace(claims=claimable(network), unclaimed=tuple(_unclaimed(network)) if network else ())
 
 
-def _claims(network: NetworkReceipt | None) -> tuple[str, ...]:
+def claimable(network: NetworkReceipt | None) -> tuple[str, ...]:
+    """Those in which guests on it form addresses, or on a LAN that nothing is known of may form them."""
     if network is None or not (network.hosts or _formed(network)):
         return _ANYWHERE
     if _serves(network):

@@ -1,0 +1,47 @@
+"""`guestnet import`"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from libvirt_guestnet.cli.arguments import count
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.importing.facts import Imported, Request
+from libvirt_guestnet.topology import kinds
+
+
+def run(args: Namespace) -> int:
+    """`guestnet import`"""
+    from libvirt_guestnet.importing import gather
+
+    try:
+        name = kinds.WORD.read(args.name)
+    except ValueError as error:
+        raise GuestnetError(f"--name: {error}") from None
+    request = Request(name, args.guarded == "observe", frozenset(args.names))
+    found, text = gather.imported(args.connect, request)
+    _write(text, args.output)
+    _report(found)
+    return 0
+
+
+def _write(text: str, output: str | None) -> None:
+    if output is None:
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+        return
+    try:
+        with Path(output).open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise GuestnetError(f"{output} is there already: import writes over no file") from None
+
+
+def _report(found: Imported) -> None:
+    for each in found.left_out:
+        print(f"not imported: {each.what}: {each.why}", file=sys.stderr)
+    ports = [port for guest in found.guests for port in guest.ports]
+    said = f"{count(found.networks, 'network')}, {count(found.guests, 'guest')}, {count(ports, 'port')}"
+    print(f"imported: {said}; {count(found.left_out, 'thing')} left out", file=sys.stderr)

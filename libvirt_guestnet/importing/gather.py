@@ -1,0 +1,46 @@
+"""`guestnet import`: the host is read, and the file's text is checked as anybody's would be."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from libvirt_guestnet import topology
+from libvirt_guestnet.apply.leases import leased
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.importing import survey
+from libvirt_guestnet.importing.facts import Imported, Leases, Request, Seen
+from libvirt_guestnet.importing.text import text
+from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
+from libvirt_guestnet.model.network import IPAddress
+
+
+def imported(uri: str | None, request: Request) -> tuple[Imported, str]:
+    """What is to be said, and the file that says it. Raises GuestnetError, also where there is nothing."""
+    with connect(uri) as connection:
+        snapshot = host_snapshot(connection)
+    names = survey.bridges(snapshot, request)
+    seen = Seen(snapshot, {name: _leases(name) for name in names}, {name: _neighbours(name) for name in names})
+    found = survey.survey(seen, request)
+    if not (found.networks or found.guests):
+        reasons = "".join(f"\n{each.what}: {each.why}" for each in found.left_out)
+        raise GuestnetError(f"there is nothing on this host that could be imported{reasons}")
+    said = text(found)
+    topology.loads(said, "import")
+    return found, said
+
+
+def _leases(bridge: str) -> Leases:
+    with suppress(GuestnetError):  # a name that no bridge of ours can have
+        return leased(bridge)
+    return {}
+
+
+def _neighbours(bridge: str) -> tuple[tuple[IPAddress, str], ...]:
+    """None of a bridge that is gone meanwhile."""
+    index = links.index_of(bridge)
+    if not index:
+        return ()
+    with Rtnl() as netlink:
+        return tuple(netlink.neighbours(index))

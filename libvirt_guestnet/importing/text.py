@@ -1,0 +1,101 @@
+"""The topology file as text, the same for the same host. A name, whatever is in it, cannot be anything else than a name
+there: `scalar` writes all that a tenant or libvirt may have named, `comment` all that is only said. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from libvirt_guestnet.importing.facts import Imported, ImportedGuest, ImportedNetwork, ImportedPort, Listed
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*|[0-9]{1,3}(\.[0-9]{1,3}){3}")
+# What YAML 1.1 takes for something else than text.
+_WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
+_QUOTED = {'"': '\\"', "\\": "\\\\"}
+_OBSERVE = (
+    "With guarded: observe, what port security would drop is counted, and passes: nobody is cut off.",
+    "`guestnet suggest` says what to declare here before you change it to true.",
+)
+_GUARDED = ("Each port of this file is guarded from `guestnet apply` on: what it may not send is dropped.",)
+_LOOK = "An address of the neighbour table is what a guest said that it has: look at those first."
+
+
+def scalar(text: str) -> str:
+    """A text as a value or key of YAML, in one line, which reads back the same."""
+    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
+        return text
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def comment(text: str) -> str:
+    """A text that nobody but people reads, in one line."""
+    return "# " + "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return _QUOTED.get(character, character)
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def text(found: Imported) -> str:
+    """The whole file."""
+    return "".join(f"{line}\n" for line in _lines(found))
+
+
+def _lines(found: Imported) -> Iterator[str]:
+    yield comment("What `guestnet import` found on this host. Nothing changes before `guestnet apply`.")
+    yield from map(comment, (*(_OBSERVE if found.request.observe else _GUARDED), _LOOK))
+    yield f"name: {scalar(found.request.topology)}"
+    yield from _section("networks", map(_network, found.networks))
+    yield from _section("guests", map(_guest, found.guests))
+    if found.left_out:
+        yield ""
+        yield comment("Not in this file, which cannot say it:")
+        yield from (comment(f"- {each.what}: {each.why}") for each in found.left_out)
+
+
+def _section(key: str, items: Iterable[Iterator[str]]) -> Iterator[str]:
+    lines = [f"  {line}" for item in items for line in item]
+    yield ""
+    yield f"{key}:" if lines else f"{key}: {{}}"
+    yield from lines
+
+
+def _network(network: ImportedNetwork) -> Iterator[str]:
+    yield f"{scalar(network.name)}:  {comment(network.what)}"
+    yield f"  external: {{ bridge: {scalar(network.bridge)} }}" if network.bridge else "  external: true"
+    if network.observed:
+        yield "  guarded: observe"
+
+
+def _guest(guest: ImportedGuest) -> Iterator[str]:
+    yield f"{scalar(guest.name)}:"
+    yield "  ports:"
+    for port in guest.ports:
+        first, *others = _port(port)
+        yield f"    - {first}"
+        yield from (f"      {line}" for line in others)
+
+
+def _port(port: ImportedPort) -> Iterator[str]:
+    known = port.addresses
+    yield f"network: {scalar(port.network)}"
+    if port.name:
+        yield f"name: {scalar(port.name)}"
+    yield f"mac: {scalar(port.mac)}"
+    yield from _list("addresses", known.own, "{}")
+    yield from _list("allowed-pairs", known.pairs, "{{ address: {} }}")
+    if known.privacy:
+        yield f"privacy-addresses: true  {comment(known.privacy)}"
+    if port.observed:
+        yield f"guarded: observe  {comment(port.observed)}"
+    yield from map(comment, known.remarks)
+
+
+def _list(key: str, listed: Iterable[Listed], form: str) -> Iterator[str]:
+    for number, each in enumerate(listed):
+        if number == 0:
+            yield f"{key}:"
+        yield f"  - {form.format(scalar(str(each.ip)))}  {comment(each.source)}"
