@@ -11,7 +11,7 @@ import pytest
 
 from libvirt_guestnet.datapath.forwards.table import ForwardRule, PortForwards
 from libvirt_guestnet.datapath.netlink import links, present
-from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, index_key, name_key
+from libvirt_guestnet.datapath.netlink.present import ChainKey, ElementKey, SetKey, index_key, name_key
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
 from libvirt_guestnet.datapath.routing.routes import HostRoutes
 from libvirt_guestnet.errors import GuestnetError
@@ -42,6 +42,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UnlockedState:
 def missing(state: UnlockedState, monkeypatch: pytest.MonkeyPatch, there: set[str], absent: Absent = ()) -> watch.Lost:
     """What is missed on a host with these tables, in which `absent` is not."""
     monkeypatch.setattr(missing_state, "tables", lambda: there | {"ip filter"})
+    # Nor has a port that is not observed a set of notes.
+    absent = [*absent, SetKey("netdev guestnet", "seen4-vme0")]
     monkeypatch.setattr(present, "missing", lambda wanted: [each for each in wanted if each in absent])
     monkeypatch.setattr(links, "index_of", {"vme0": 7}.get)
     monkeypatch.setattr(links, "names", lambda: {"vme0"})
