@@ -24,7 +24,7 @@ ALL = {"netdev guestnet", "bridge guestnet", "arp guestnet"}
 PORT = PortReceipt("vme0", "52:54:00:00:00:01", "g", "u", ifindex=7)
 GATEWAY = IPv4Address("169.255.30.1")
 CHECKSUM_GUARD = "checksum guard"
-Absent = Sequence[ChainKey | ElementKey | str]
+Absent = Sequence[ChainKey | ElementKey | SetKey | str]
 
 
 @pytest.fixture
