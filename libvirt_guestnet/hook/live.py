@@ -72,7 +72,9 @@ def adopt_network(xml: bytes) -> None:
     hook_data.children = [network]
     before = state.sound_network(name := network.text_of("name"))
     if before is not None and before.external and network_receipts.network_policy(network) is None:
-        networks.forget(name, state)  # it is not adopted any more
+        with state.lock() as locked:  # it is not adopted any more: nor does what it says of guests hold
+            port_guard.release([r.tap for r in locked.ports() if r.network == name and not r.own], locked)
+        networks.forget(name, state)
     else:
         networks.keep(hook_data, state)
 
