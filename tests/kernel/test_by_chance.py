@@ -37,7 +37,7 @@ ELSEWHERE = {
         r"|links\.py ports_of|firewalls/registry\.py (named|survey|surveyed|managed|advice)$"
         r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|legacy|_words)$"
         r"|firewalls/iptables\.py (_refuses|_devices)$|firewalls/chains\.py"
-        r"|missing_state\.py by_port$|forwards/table\.py elements$"
+        r"|missing_state\.py by_port$|forwards/table\.py elements$|rtnl\.py Rtnl\.neighbours$"
         r"|address_owners\.py (refused_now|_requested_by_(routes|forwards))$|hostwide\.py (read|write)$"
         r"|port/(filters\.py guard$|notes\.py)|nft\.py numbers_of_all$|hook/live\.py take_over_state$"
     ),
