@@ -4,14 +4,16 @@ knows: `plan.external` asks it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
+from libvirt_guestnet.metadata.policy import REQUIRED
 from libvirt_guestnet.model.network import External, Mode, Network
 from libvirt_guestnet.model.topology import PortKind
 
 from ..errors import Where
 from .keys import GuestDecl, NetworkDecl, PortDecl
+from .port_security import with_port_security
 from .report import Report
 from .scope import HOST, Segment
 from .spec import At, Decl, keys_of, value
@@ -26,18 +28,9 @@ def segment(at: At[str], decl: NetworkDecl, report: Report) -> Segment:
     bridge = value(decl.external.bridge) if decl.external else None
     if bridge and decl.guarded.value == REQUIRED:
         report.add(decl.guarded.where, f"bridge {bridge} has no libvirt network that could insist: say guarded: true")
-    network = Network(
-        name=at.value,
-        mode=Mode.EXTERNAL,
-        bridge=bridge or "",
+    network = replace(
+        with_port_security(at, decl, Mode.EXTERNAL, bridge or ""),
         gateway=HOST,
-        guarded=bool(decl.guarded.value),
-        guard_required=decl.guarded.value == REQUIRED,
-        observed=decl.guarded.value == OBSERVE,
-        privacy_addresses=decl.privacy_addresses.value is True,
-        strict_addresses=decl.privacy_addresses.value == STRICT,
-        log_drops=decl.log_drops.value,
-        offload=decl.offload.value,
         external=External(bridge, bool(decl.guarded.value) and decl.guarded.where != decl.at, at.where),
     )
     return Segment(at, decl, network, (), sure=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import IPv4Network
 
-from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
+from libvirt_guestnet.metadata.policy import REQUIRED
 from libvirt_guestnet.model.network import (
     Bandwidth,
     DhcpRange,
@@ -13,7 +14,6 @@ from libvirt_guestnet.model.network import (
     IPAddress,
     IPNetwork,
     Mode,
-    Network,
     PhysicalNetwork,
     Rate,
     Subnet,
@@ -21,6 +21,7 @@ from libvirt_guestnet.model.network import (
 
 from . import addressing, external, host_routed, overlay, vlans
 from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl
+from .port_security import with_port_security
 from .report import Report
 from .scope import HOST, NONE, OUTSIDE, Scope, Segment
 from .spec import At, value, values
@@ -90,10 +91,8 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
     vxlan = overlay.vxlan(scope, decl, report)
     tag = vlans.of_network(decl, report)
     mtu = overlay.mtu(scope, vxlan, decl, report) if vxlan else value(decl.mtu)
-    network = Network(
-        name=at.value,
-        mode=mode,
-        bridge="" if routed else _bridge(at, decl, label, tag),
+    network = replace(
+        with_port_security(at, decl, mode, "" if routed else _bridge(at, decl, label, tag)),
         mac=_mac(scope, at, decl),
         physical_network=label,
         gateway=gateway,
@@ -107,13 +106,6 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         mtu=mtu,
         isolated_ports=decl.isolated_ports.value,
         bandwidth=bandwidth(decl.bandwidth, report),
-        guarded=bool(decl.guarded.value),
-        guard_required=decl.guarded.value == REQUIRED,
-        observed=decl.guarded.value == OBSERVE,
-        privacy_addresses=decl.privacy_addresses.value is True,
-        strict_addresses=decl.privacy_addresses.value == STRICT,
-        log_drops=decl.log_drops.value,
-        offload=decl.offload.value,
         autostart=decl.autostart.value,
         vlan=tag,
         vxlan=vxlan,

@@ -29,15 +29,8 @@ def domain_metadata(topology: Topology, guest: Guest, hostmap: HostMap) -> Eleme
 
 def network_policy(topology: Topology, network: Network, hostmap: HostMap) -> NetworkPolicy:
     """Whose network this is, its subnets, and what the hook puts under its bridge. Raises GuestnetError."""
-    guarded = OBSERVE if network.observed else "yes" if network.guarded else "no"
     uplink, vlan = _uplink(network, hostmap), _vlan(topology, network, hostmap)
-    return NetworkPolicy(
-        topology=topology.name,
-        name=network.name,
-        guarded=REQUIRED if network.guard_required else guarded,
-        privacy=_privacy(network) if _privacy(network) != "no" else "",
-        log=network.log_drops or None,
-        offload=_offload(network),
+    return _guarding(topology, network, everybody=network.guarded)._replace(
         subnets=tuple(policy.Subnet(subnet.prefix, subnet.host) for subnet in network.subnets),
         carrier=uplink or vlan or _vxlan(network, hostmap),
     )
@@ -47,6 +40,11 @@ def external_policy(topology: Topology, network: Network, added: Iterable[policy
     """The same of a network that is there without us; only what the file says outright holds for guests that it does
     not know."""
     everybody = network.external is not None and network.external.guards_all
+    return _guarding(topology, network, everybody=everybody)._replace(external=True, added=tuple(added))
+
+
+def _guarding(topology: Topology, network: Network, *, everybody: bool) -> NetworkPolicy:
+    """How the ports on it are guarded; `everybody`: also those of guests without metadata."""
     guarded = OBSERVE if network.observed else "yes" if everybody else "no"
     return NetworkPolicy(
         topology=topology.name,
@@ -55,8 +53,6 @@ def external_policy(topology: Topology, network: Network, added: Iterable[policy
         privacy=_privacy(network) if _privacy(network) != "no" else "",
         log=network.log_drops or None,
         offload=_offload(network),
-        external=True,
-        added=tuple(added),
     )
 
 
