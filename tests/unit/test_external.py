@@ -12,6 +12,7 @@ from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.network import AdoptNetwork, UpdateNetwork
 from libvirt_guestnet.datapath.devices.host_devices import Device
+from libvirt_guestnet.hook.read.network_receipts import external_receipt
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import (
     DOMAIN_MARK,
@@ -23,11 +24,13 @@ from libvirt_guestnet.libvirtd.snapshot import (
     parse_xml,
     to_text,
 )
+from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.topology import Assignment, Topology
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
+from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.topology import loads
 
 NAT = """<network><name>{name}</name><uuid>n1</uuid><forward mode='nat'/><bridge name='virbr0'/>
@@ -398,3 +401,12 @@ def test_who_runs_with_another_address_is_not_cut_off_unasked() -> None:
         assert planned(topology(port), host).interrupts == ()
     then = after(host, made)
     assert planned(topology(", addresses: [192.168.122.9], log-drops: true"), then).interrupts == ()
+
+
+def test_how_its_ports_are_guarded_stays_whatever_its_own_xml_says_while_it_runs() -> None:
+    said = {"guarded": True, "observed": True, "strict": True, "log": True, "offload": "refuse", "required": True}
+    before = NetworkReceipt(name="lan", topology="t", bridge="old0", external=True, **said)  # type: ignore[arg-type]
+    now = external_receipt(before, node_of(parse_xml(NAT.format(name="lan", hosts=""))))
+    assert now.topology == "t" and now.external
+    assert {name: getattr(now, name) for name in said} == said
+    assert (now.bridge, now.subnets, now.hosts) == ("virbr0", ("192.168.122.0/24",), ("192.168.122.1",))

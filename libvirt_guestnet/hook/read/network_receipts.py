@@ -53,51 +53,46 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
     if said is None:
         return None
     check_kind(network)
-    return _receipt(said, network)
+    receipt = NetworkReceipt(
+        name=network.text_of("name"),
+        topology=said.topology,
+        guarded=said.guarded != "no",
+        bridge="",
+        subnets=tuple(str(subnet.prefix) for subnet in said.subnets),
+        privacy=said.privacy == "yes",
+        strict=said.privacy == STRICT,
+        log=said.log is True,
+        offload=said.offload,
+        required=said.guarded == REQUIRED,
+        observed=said.guarded == OBSERVE,
+        external=said.external,
+    )
+    return external_receipt(receipt, network) if said.external else _with_facts(receipt, network)
 
 
 def external_receipt(before: NetworkReceipt, network: Node) -> NetworkReceipt:
     """What an external network has by now, whose own XML says nothing of us while it runs: libvirt before 9.7 cannot
-    change that. Raises GuestnetError on bad values."""
-    guarded = OBSERVE if before.observed else "yes" if before.guarded else "no"
-    guarded = REQUIRED if before.required else guarded
-    privacy = STRICT if before.strict else "yes" if before.privacy else ""
-    said = NetworkPolicy(before.topology, before.name, guarded, privacy, before.log, before.offload, external=True)
-    return _receipt(said, network)
+    change that. How its ports are guarded stays as it is. Raises GuestnetError on bad values."""
+    return _with_facts(before._replace(subnets=tuple(map(subnet_of, network.all("ip")))), network)
 
 
-def _receipt(said: NetworkPolicy, network: Node) -> NetworkReceipt:
+def _with_facts(receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
+    """With what libvirt's own elements say."""
     bridge = network.one("bridge")
-    return NetworkReceipt(
-        name=network.text_of("name"),
-        topology=said.topology,
-        guarded=said.guarded != "no",
+    return receipt._replace(
         bridge=optional_device(bridge, "name") if bridge else "",
-        subnets=tuple(_subnets(network) if said.external else (str(subnet.prefix) for subnet in said.subnets)),
         hosts=tuple(str(address(ip, "address")) for ip in network.all("ip")),
         reservations=tuple(_reservations(network)),
         dynamic=tuple(map(_range, network.all("ip/dhcp/range"))),
         mac=parse.mac(own) if (own := of_child(network, "mac", "address")) else "",
         lease=_longest_lease(network, 4),
         lease6=_longest_lease(network, 6),
-        privacy=said.privacy == "yes",
-        strict=said.privacy == STRICT,
-        log=said.log is True,
-        offload=said.offload,
         outside=_outside(network, "route"),
         nat_outside=_outside(network, "nat"),
         isolated=any(port.get("isolated") == "yes" for port in network.all("port")),
         libvirt_fdb=bridge is not None and bridge.get("macTableManager") == "libvirt",
-        required=said.guarded == REQUIRED,
-        observed=said.guarded == OBSERVE,
         announced=tuple(_announced(network)),
-        external=said.external,
     )
-
-
-def _subnets(network: Node) -> Iterator[str]:
-    """Those in which libvirt has an address."""
-    return map(subnet_of, network.all("ip"))
 
 
 def subnet_of(ip: Node) -> str:
