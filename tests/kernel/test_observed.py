@@ -30,10 +30,11 @@ from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 from libvirt_guestnet.datapath.run.names import TABLE
 from libvirt_guestnet.datapath.run.nft import items, nft, numbers
 
-# Somebody else's table, where a frame has left the tap's chains.
-MARKED = """add table netdev test
-add chain netdev test out { type filter hook egress device "peer0" priority 0; }
-add rule netdev test out meta mark != 0 counter
+# Somebody else's table, where a frame has left the tap's chains. The kernel's own reports of multicast listeners
+# come by there, too, and have a mark now and then.
+MARKED = f"""add table netdev test
+add chain netdev test out {{ type filter hook egress device "peer0" priority 0; }}
+add rule netdev test out ether saddr {ME} meta mark != 0 counter
 """
 
 
