@@ -9,17 +9,13 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support.box import Box
-from support.kernel_bridge import ANN, BOB, LENT, MACS, OWNER, TOM, VIRTUAL, Host, domain, network, send
+from support.kernel_bridge import ANN, BOB, LENT, MACS, OWNER, TOM, VIRTUAL, Host, domain, network, on_one, send
 
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    box = Box()
-    host = Host(box)
-    assert host.call("network", "one", "started", network()) == (0, "")
-    yield host
-    box.close()
+    with on_one() as host:
+        yield host
 
 
 def test_nobody_draws_a_guests_traffic_and_no_guest_hears_anothers(host: Host) -> None:

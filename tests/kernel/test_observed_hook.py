@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.box import Box
 from support.hooks import DOMAIN, REPAIR, START, Hooks, own_table, repaired, with_metadata
-from support.kernel_bridge import ANN, BOB, LIBRARY, MACS, OWNER, Host, domain, network, send
+from support.kernel_bridge import ANN, BOB, LIBRARY, MACS, OWNER, Host, domain, on_one, send
 from support.killed import PREPARE
 
 from libvirt_guestnet.datapath.port import bridge_filter, observing
@@ -43,11 +43,8 @@ INNER = "52:54:00:00:00:77"  # a guest's own guest
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    box = Box()
-    host = Host(box)
-    assert host.call("network", "one", "started", network()) == (0, "")
-    yield host
-    box.close()
+    with on_one() as host:
+        yield host
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,16 @@ class Host:
     def wire(self) -> subprocess.Popen[str]:
         enter = ["nsenter", "-t", self.box.pid, "--net", "--mount", "--", sys.executable, "-c", WIRE, *MACS, "nic"]
         return subprocess.Popen(enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def on_one() -> Iterator[Host]:
+    """That host with network one, of which the hooks have heard."""
+    box = Box()
+    host = Host(box)
+    assert host.call("network", "one", "started", network()) == (0, "")
+    yield host
+    box.close()
 
 
 def send(wire: subprocess.Popen[str], sender: str, to: str, source: str, rest: str = "88b5 00") -> set[str]:

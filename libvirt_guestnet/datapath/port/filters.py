@@ -42,12 +42,10 @@ def own(port: PortGuard, fresh: bool = False, was_observed: bool = False) -> str
     lines = [f"add table {TABLE}"]
     chains = (*_CHAINS, *(("vlan",) if port.trunk else ()))
     lines += [f"add chain {TABLE} {chain}-{tap}" for chain in chains]
-    lines.append(
-        f'add chain {TABLE} tap-{tap} {{ type filter hook ingress device "{tap}" priority filter; policy drop; }}'
-    )
+    lines.append(_hooked(tap, "drop"))
     lines += [f"flush chain {TABLE} {chain}-{tap}" for chain in ("tap", *chains)]
     lines += [] if port.trunk or fresh else _forget_chain("vlan", tap)
-    lines += _without_notes([tap] if was_observed and not port.observed else [])
+    lines += _without_notes(tap) if was_observed and not port.observed else []
     return "\n".join([*lines, *held_sets.add(port), *Rules(port, fresh).all()]) + "\n"
 
 
@@ -57,10 +55,7 @@ def opened(taps: Iterable[str]) -> str:
     A chain is hooked in before a transaction's rules are in force, and unhooked after they are none: with policy drop,
     frames that come at that moment are lost.
     """
-    chains = (
-        f'add chain {TABLE} tap-{tap} {{ type filter hook ingress device "{tap}" priority filter; policy accept; }}'
-        for tap in map(check_device, taps)
-    )
+    chains = (_hooked(check_device(tap), "accept") for tap in taps)
     return "\n".join((f"add table {TABLE}", *chains)) + "\n"
 
 
@@ -78,7 +73,7 @@ def release(taps: Iterable[str], observed: Container[str] = ()) -> str:
         lines += _forget_chain("vlan", tap)
         lines += [f"delete chain {TABLE} {chain}-{tap}" for chain in ("tap", *_CHAINS)]
         lines += [*learning.forget(tap), *savi.forgotten(tap)]
-        lines += _without_notes([tap] if tap in observed else [])
+        lines += _without_notes(tap) if tap in observed else []
     return "\n".join(lines) + "\n"
 
 
@@ -95,10 +90,13 @@ def _forget_chain(kind: str, tap: str) -> list[str]:
     return [f"{action} chain {TABLE} {kind}-{tap}" for action in ("add", "flush", "delete")]
 
 
-def _without_notes(taps: Iterable[str]) -> list[str]:
-    lines: list[str] = []
-    for tap in taps:
-        from libvirt_guestnet.datapath.port import observing  # few are observed, and hooks start often
+def _hooked(tap: str, policy: str) -> str:
+    return (
+        f'add chain {TABLE} tap-{tap} {{ type filter hook ingress device "{tap}" priority filter; policy {policy}; }}'
+    )
 
-        lines += observing.forgotten(tap)
-    return lines
+
+def _without_notes(tap: str) -> list[str]:
+    from libvirt_guestnet.datapath.port import observing  # few are observed, and hooks start often
+
+    return observing.forgotten(tap)
