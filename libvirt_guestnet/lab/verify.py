@@ -23,7 +23,8 @@ _FORGE_SECONDS = 0.5
 _BUSY, _WAITING, _CALM = 16, 64, 4
 # Linux sends one ICMP error a second to one host, and other checks provoke them too: a hop may be silent for a while.
 _MORE_TRACES = 4
-_MORE_TRIES = 3
+# How long an answer may take, in seconds: a guest without KVM may not run at all for that long.
+_FIRST_TRY, _MORE_TRIES = 1.5, (1.5, 5.0, 15.0)
 _SOME_PORT = 80
 _MORE_COUNTS = 2
 # Addresses of nobody, for forging where a link has no neighbour to pass for.
@@ -94,14 +95,15 @@ def _run_all(
     """Few at once of those that keep guests busy; all at once of those that only wait for nothing to come."""
     with ThreadPoolExecutor(_BUSY) as busy, ThreadPoolExecutor(_WAITING) as waiting:
         futures = {
-            index: (busy if check.allowed else waiting).submit(_run, topology, agents, check) for index, check in group
+            index: (busy if check.allowed else waiting).submit(_run, topology, agents, check, _FIRST_TRY)
+            for index, check in group
         }
     # Guests without KVM on a busy machine are late at times: what should have worked, or could not be tried in time, is
     # tried again, few at once.
-    for _ in range(_MORE_TRIES):
+    for seconds in _MORE_TRIES:
         late = [(index, check) for index, check in group if _is_late(check, futures[index])]
         with ThreadPoolExecutor(_CALM) as calm:
-            futures |= {index: calm.submit(_run, topology, agents, check) for index, check in late}
+            futures |= {index: calm.submit(_run, topology, agents, check, seconds) for index, check in late}
     return [(index, future.result()) for index, future in futures.items()]
 
 
@@ -109,51 +111,52 @@ def _is_late(check: Check, future: Future[CheckResult]) -> bool:
     return future.exception() is not None or (check.allowed and not future.result().passed)
 
 
-def _run(topology: Topology, agents: Mapping[str, Agent], check: Check) -> CheckResult:
+def _run(topology: Topology, agents: Mapping[str, Agent], check: Check, seconds: float) -> CheckResult:
     agent = agents[endpoints.parse(check.source, topology).name]
     if check.kind is Kind.ANSWERED_BY and check.mac is None:
         check = replace(check, mac=tables.host_mac(topology, agents[endpoints.HOST], check.address))
-    seen, passed = _TRIES[check.kind](agent, check)
+    # What must not come is waited for once only, and not long.
+    seen, passed = _TRIES[check.kind](agent, check, seconds if check.allowed else _FIRST_TRY)
     return CheckResult(check, seen, passed)
 
 
-def _try_service(agent: Agent, check: Check) -> tuple[str, bool]:
-    answered = _answers(agent, check)
+def _try_service(agent: Agent, check: Check, seconds: float) -> tuple[str, bool]:
+    answered = _answers(agent, check, seconds)
     return "answers" if answered else "no answer", answered == check.allowed
 
 
-def _answers(agent: Agent, check: Check) -> bool:
+def _answers(agent: Agent, check: Check, seconds: float) -> bool:
     address, service = str(check.address), check.service
     if service is None or service.protocol is Protocol.ICMP:
         # The first echo may be spent on address resolution along the way.
-        return agent.ping(address, count=2).received > 0
+        return agent.ping(address, count=2, timeout=seconds).received > 0
     probe = agent.tcp if service.protocol is Protocol.TCP else agent.udp
-    return probe(address, service.first_port or 0).open
+    return probe(address, service.first_port or 0, seconds).open
 
 
-def _try_layer2(agent: Agent, check: Check) -> tuple[str, bool]:
-    mac = agent.neighbour(str(check.address))
+def _try_layer2(agent: Agent, check: Check, seconds: float) -> tuple[str, bool]:
+    mac = agent.neighbour(str(check.address), seconds)
     near = mac is not None and (check.mac is None or mac == check.mac)
     return mac or "no neighbour", near == check.allowed
 
 
-def _try_via(agent: Agent, check: Check) -> tuple[str, bool]:
-    hops, passed = _trace(agent, check)
+def _try_via(agent: Agent, check: Check, seconds: float) -> tuple[str, bool]:
+    hops, passed = _trace(agent, check, seconds)
     for _ in range(_MORE_TRACES):
         if passed or None not in hops:
             break
         time.sleep(1.1)
-        hops, passed = _trace(agent, check)
+        hops, passed = _trace(agent, check, seconds)
     seen = " > ".join(hop or "*" for hop in hops) or "nothing"
     if passed or not _is_path(hops, check.hops[:-1]):
         return seen, passed
     # That far the way is right. A destination may drop pings all the same, and must then be there otherwise.
-    answers, service = _is_alive(agent, check), _service_text(check)
+    answers, service = _is_alive(agent, check, seconds), _service_text(check)
     return f"{seen} > {f'* that answers {service}' if answers else f'* not even {service}'}", answers
 
 
-def _trace(agent: Agent, check: Check) -> tuple[Sequence[str | None], bool]:
-    hops = agent.trace(str(check.address)).hops
+def _trace(agent: Agent, check: Check, seconds: float) -> tuple[Sequence[str | None], bool]:
+    hops = agent.trace(str(check.address), timeout=seconds).hops
     return hops, _is_path(hops, check.hops)
 
 
@@ -166,37 +169,37 @@ def _service_text(check: Check) -> str:
     return str(check.service or Service(Protocol.TCP, _SOME_PORT, _SOME_PORT))
 
 
-def _is_alive(agent: Agent, check: Check) -> bool:
+def _is_alive(agent: Agent, check: Check, seconds: float) -> bool:
     """Whether a destination that drops pings answers a service, be it with a refusal."""
     if check.service is not None:
-        return _answers(agent, check)
-    return agent.tcp(str(check.address), _SOME_PORT).outcome in ("open", "refused")
+        return _answers(agent, check, seconds)
+    return agent.tcp(str(check.address), _SOME_PORT, seconds).outcome in ("open", "refused")
 
 
-def _try_seen_as(agent: Agent, check: Check) -> tuple[str, bool]:
+def _try_seen_as(agent: Agent, check: Check, seconds: float) -> tuple[str, bool]:
     udp = check.service is not None and check.service.protocol is Protocol.UDP
     port = (check.service.first_port if check.service else None) or 80
-    seen = (agent.udp if udp else agent.tcp)(str(check.address), port).seen_as
+    seen = (agent.udp if udp else agent.tcp)(str(check.address), port, seconds).seen_as
     return str(seen or "no answer"), seen in check.seen
 
 
-def _try_answered_by(agent: Agent, check: Check) -> tuple[str, bool]:
-    mac = agent.neighbour(str(check.address))
+def _try_answered_by(agent: Agent, check: Check, seconds: float) -> tuple[str, bool]:
+    mac = agent.neighbour(str(check.address), seconds)
     return mac or "no answer", mac is not None and mac == check.mac
 
 
-def _try_gateway(agent: Agent, check: Check) -> tuple[str, bool]:
+def _try_gateway(agent: Agent, check: Check, _seconds: float) -> tuple[str, bool]:
     found = tables.gateways(agent, check.seen[0].version)
     return " ".join(found) or "no default route", found == [str(gateway) for gateway in check.seen]
 
 
-def _try_tables(agent: Agent, check: Check) -> tuple[str, bool]:
+def _try_tables(agent: Agent, check: Check, _seconds: float) -> tuple[str, bool]:
     assert check.address is not None
     found = tables.held(agent, check.address)
     return ", ".join(found.values()) or "nothing", set(found) == set(check.tables)
 
 
-_TRIES: dict[Kind, Callable[[Agent, Check], tuple[str, bool]]] = {
+_TRIES: dict[Kind, Callable[[Agent, Check, float], tuple[str, bool]]] = {
     Kind.SERVICE: _try_service,
     Kind.LAYER2: _try_layer2,
     Kind.VIA: _try_via,

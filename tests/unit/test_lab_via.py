@@ -34,10 +34,10 @@ class Guest:
     outcome: str
     asked: list[int] = field(default_factory=list)
 
-    def trace(self, _address: str) -> Trace:
+    def trace(self, _address: str, timeout: float) -> Trace:
         return Trace(self.hops, bool(self.hops) and self.hops[-1] == THERE)
 
-    def tcp(self, _address: str, port: int) -> Probe:
+    def tcp(self, _address: str, port: int, timeout: float) -> Probe:
         self.asked.append(port)
         return Probe(self.outcome)
 
@@ -61,5 +61,26 @@ def test_the_way_is_right_and_somebody_is_at_its_end(
     planned = checks.plan(loads(TOPOLOGY.format(can), "t.yaml"))
     (check,) = (check for check in planned if check.kind is checks.Kind.VIA)
     guest = Guest(hops, outcome)
-    assert verify._try_via(guest, check) == (seen, passed)  # type: ignore[arg-type]
+    assert verify._try_via(guest, check, 1.5) == (seen, passed)  # type: ignore[arg-type]
     assert guest.asked == ([] if "tcp" not in seen else [int(seen.rpartition("/")[2])])
+
+
+@dataclass
+class Late(Guest):
+    """One that does not run for some seconds: nobody hears of it by then."""
+
+    after: float = 5.0
+    waited: list[float] = field(default_factory=list)
+
+    def trace(self, address: str, timeout: float) -> Trace:
+        self.waited.append(timeout)
+        return super().trace(address, timeout) if timeout > self.after else Trace((), False)
+
+
+def test_a_guest_that_is_late_is_waited_for_longer_each_time() -> None:
+    topology = loads(TOPOLOGY.format(""), "t.yaml")
+    planned = [(i, c) for i, c in enumerate(checks.plan(topology)) if c.kind is checks.Kind.VIA]
+    guest = Late((VIA, THERE), "open")
+    ((_, result),) = verify._run_all(topology, {"a": guest}, planned)  # type: ignore[dict-item]
+    assert result.passed
+    assert guest.waited == [1.5, 1.5, 5.0, 15.0]
