@@ -301,7 +301,7 @@ def test_a_network_that_leaves_the_file_is_given_back_and_not_removed() -> None:
         ),
         (
             (network(mark=f'<g:network xmlns:g="{NAMESPACE}" external="yes"/>'),),
-            "metadata of guestnet's in network 'default' cannot be read, somebody changed it (it names no topology)",
+            "has metadata of guestnet's that cannot be read, somebody changed it (it names no topology)",
         ),
         (
             (
@@ -309,7 +309,7 @@ def test_a_network_that_leaves_the_file_is_given_back_and_not_removed() -> None:
                     mark=f'<g:network xmlns:g="{NAMESPACE}" topology="t" external="yes"><g:dns ip="x"/></g:network>'
                 ),
             ),
-            "metadata of guestnet's in network 'default' cannot be read, somebody changed it (",
+            "network 'default' has metadata of guestnet's that cannot be read, somebody changed it (",
         ),
     ],
 )
