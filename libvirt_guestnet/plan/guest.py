@@ -37,6 +37,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     to_text,
 )
 from libvirt_guestnet.metadata.elements import port_policies
+from libvirt_guestnet.metadata.policy import OBSERVE
 from libvirt_guestnet.model.drift import GUEST
 from libvirt_guestnet.plan.compare import Difference, differences, summary
 from libvirt_guestnet.plan.nic import (
@@ -193,7 +194,8 @@ def _leased_else(wanted: WantedGuest, state: DomainState, snapshot: Snapshot) ->
         address = port.get("mac", "").lower()
         listed = {each.get("ip") for each in port.iterfind(PORT_MARK.replace("}port", "}address"))}
         other = sorted(snapshot.leased.get(address, frozenset()) - listed)
-        if listed and other and address in wanted.kept - state.marked_macs and port.get("guarded") != "no":
+        dropped = port.get("guarded") not in ("no", OBSERVE)
+        if dropped and listed and other and address in wanted.kept - state.marked_macs:
             return other[0]
     return ""
 

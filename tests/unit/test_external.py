@@ -397,6 +397,7 @@ def test_who_runs_with_another_address_is_not_cut_off_unasked() -> None:
         ", addresses: any",
         ", addresses: [192.168.122.77]",
         ", guarded: false, addresses: [192.168.122.9]",
+        ", guarded: observe, addresses: [192.168.122.9]",
     ):
         assert planned(topology(port), host).interrupts == ()
     then = after(host, made)
