@@ -55,9 +55,10 @@ class NetworkState:
 
     @property
     def mark(self) -> Element | None:
-        """Our metadata in it (config first: that is what we define), or None."""
-        mark = self.config.find(NETWORK_MARK)
-        return mark if mark is not None else self.current.find(NETWORK_MARK)
+        """Our metadata in it (config first: that is what we define), or None. An external network has it in its
+        definition alone: what it says while it runs may have been taken back since it started."""
+        mark, live = self.config.find(NETWORK_MARK), self.current.find(NETWORK_MARK)
+        return live if mark is None and not _is_external(live) else mark
 
     @property
     def topology(self) -> str | None:
@@ -67,13 +68,15 @@ class NetworkState:
     @property
     def is_external(self) -> bool:
         """Whether our metadata says that it is somebody else's."""
-        return self.mark is not None and self.mark.get("external") == "yes"
+        return _is_external(self.mark)
 
     @property
     def told(self) -> Element | None:
         """The live XML with our metadata, be it that only the definition of an external network has that."""
         mark = self.config.find(NETWORK_MARK)
-        return marked(self.live, mark) if self.live is not None and self.is_external else self.live
+        if self.live is None or not (self.is_external or _is_external(self.live.find(NETWORK_MARK))):
+            return self.live
+        return marked(self.live, mark)
 
     @property
     def bridge(self) -> str | None:

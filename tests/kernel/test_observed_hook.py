@@ -193,3 +193,33 @@ def test_a_checksum_guard_that_kept_the_earlier_verdict_is_known_and_mended(
     assert hooks.box.ok(*look, left).strip() == f"checksum guard, {left == 'observed'}"
     repaired(hooks, "guesta")
     assert hooks.box.ok(*look).strip() == f"{xml is OBSERVED}"
+
+
+EXTERNAL = """<network><name>lan</name><metadata>{}</metadata><bridge name="br0"/>
+<ip address="10.61.1.1" prefix="24"/></network>"""
+ADOPTED = '<g:network xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="t" external="yes" guarded="{}"/>'
+TOLD = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook import live
+live.adopt_network(sys.stdin.buffer.read())
+"""
+KNOWN = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.state.locked import UnlockedState
+print([(each.name, each.observed) for each in UnlockedState().networks()])
+"""
+
+
+def test_an_adopted_network_is_what_was_told_last_and_not_what_its_xml_says_since_it_started(hooks: Hooks) -> None:
+    """libvirt before 9.7 cannot change the metadata of a network that runs."""
+    started = f"<hookData>{EXTERNAL.format(ADOPTED.format('observe'))}</hookData>".encode()
+    guarded, released = EXTERNAL.format(ADOPTED.format("yes")).encode(), EXTERNAL.format("").encode()
+    known = (sys.executable, "-IS", "-c", KNOWN)
+    assert hooks.call("network", "lan", "started", "begin", started) == (0, "")
+    assert hooks.box.ok(*known).strip() == "[('lan', True)]"
+    for xml, said in ((guarded, "[('lan', False)]"), (released, "[]")):
+        assert hooks.box.run(sys.executable, "-IS", "-c", TOLD, stdin=xml).returncode == 0
+        assert hooks.call("network", "lan", "updated", "begin", started) == (0, "")
+        assert hooks.box.ok(*known).strip() == said

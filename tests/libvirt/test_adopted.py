@@ -385,6 +385,32 @@ guests:
     assert host.differences(before) == []
 
 
+def test_a_network_that_started_while_it_was_adopted_is_changed_and_given_back(host: Host) -> None:
+    """As after every boot of the host. What it says of us while it runs stays, on libvirt before 9.7."""
+    host.define("net-define", DEFAULT)
+    host.domain("web", NIC.format(mac=WEB, network="default", more=""))
+    before = host.texts()
+    text = "name: mine\nnetworks: {{ default: {{ external: true, guarded: {} }} }}\n"
+    observed, guarded = text.format("observe"), text.format("true")
+    host.guestnet("apply", "/tmp/mine.yaml", topology=observed)
+    host.virsh("net-start", "default")
+    host.guestnet("apply", "/tmp/mine.yaml", topology=guarded)
+    host.virsh("start", "web")  # libvirt tells the hooks of the network again
+    assert [port["observed"] for port in host.files("ports").values()] == [False]
+    host.guestnet("hooks", "sync")
+    assert host.guarded() == {host.tap("web", WEB): WEB}
+    assert "nothing to do" in host.guestnet("plan", "/tmp/mine.yaml", topology=guarded)
+    host.virsh("destroy", "web")
+    host.guestnet("destroy", "/tmp/mine.yaml", topology=guarded)
+    host.virsh("start", "web")
+    host.guestnet("hooks", "sync")
+    assert (host.guarded(), host.files("networks")) == ({}, {})
+    assert "nothing" in host.guestnet("destroy", "/tmp/mine.yaml", topology=guarded)
+    host.virsh("destroy", "web")
+    host.virsh("net-destroy", "default")
+    assert host.differences(before) == []
+
+
 def test_an_import_of_what_runs_is_adopted_and_given_back(host: Host) -> None:
     host.define("net-define", DEFAULT.replace("</dhcp>", f"<host mac='{WEB}' ip='192.168.122.50'/></dhcp>"))
     host.virsh("net-start", "default")

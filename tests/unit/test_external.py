@@ -404,6 +404,22 @@ def test_who_runs_with_another_address_is_not_cut_off_unasked() -> None:
     assert planned(topology(", addresses: [192.168.122.9], log-drops: true"), then).interrupts == ()
 
 
+def test_what_a_running_network_says_of_us_since_it_started_counts_no_more() -> None:
+    host = Snapshot((network(),), (domain(nic()),))
+    (state,) = after(host, planned(topology(more=", guarded: observe"), host)).networks
+    started = Snapshot((replace(state, live=state.config),), (domain(nic()),))
+    (state,) = after(started, planned(topology(more=", guarded: true"), started)).networks
+    assert state.told is not None and state.told.find(NETWORK_MARK).get("guarded") == "yes"  # type: ignore[union-attr]
+    then = Snapshot((state,), (domain(nic()),))
+    (state,) = after(then, plan_destroy("t", then)).networks
+    assert state.live is not None and state.live.find(NETWORK_MARK) is not None  # libvirt 9.0 cannot change that
+    assert (state.mark, state.topology, state.is_external) == (None, None, False)
+    assert state.told is not None and state.told.find(NETWORK_MARK) is None
+    released = Snapshot((state,), (domain(nic()),))
+    assert plan_destroy("t", released).changes == ()
+    assert first(planned(topology(), released), AdoptNetwork).detail == "its metadata"
+
+
 def test_how_its_ports_are_guarded_stays_whatever_its_own_xml_says_while_it_runs() -> None:
     said = {"guarded": True, "observed": True, "strict": True, "log": True, "offload": "refuse", "required": True}
     before = NetworkReceipt(name="lan", topology="t", bridge="old0", external=True, **said)  # type: ignore[arg-type]
