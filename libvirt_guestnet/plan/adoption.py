@@ -66,11 +66,13 @@ def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = N
 
 
 def _without_others(mark: Element, state: NetworkState) -> Element:
-    """Not listed is what the network's owner has said already, and a name where its DNS is off."""
+    """Not listed is what the network's owner has said already, or made of what was listed, and a name where its DNS is
+    off."""
     result, before = deepcopy(mark), _listed(state.mark)
     silent = state.config.find("dns[@enable='no']") is not None
     for entry in [*result.iterchildren(_RESERVATION, _DNS)]:
-        theirs = _key(entry) not in before and _present(state.config, entry) is not None
+        theirs = any(_is_theirs(root, entry, before.get(_key(entry))) for root in roots)
+    roots = [state.config] if state.live is None else [state.config, state.live]
         if theirs or (silent and entry.tag == _DNS):
             result.remove(entry)
     return result
@@ -78,6 +80,12 @@ def _without_others(mark: Element, state: NetworkState) -> Element:
 
 def _listed(mark: Element | None) -> dict[tuple[str, str], Element]:
     return {} if mark is None else {_key(entry): entry for entry in mark.iterchildren(_RESERVATION, _DNS)}
+def _is_theirs(root: Element, entry: Element, before: Element | None) -> bool:
+    """Whether there is another element than the one that was listed."""
+    found = _present(root, entry)
+    return found is not None and (before is None or to_text(_plain(found)) != to_text(_element(before)))
+
+
 
 
 def _key(entry: Element) -> tuple[str, str]:

@@ -97,7 +97,9 @@ class _Host:
             return facts
         mine = set() if isinstance(ours, str) else {(each.mac, str(each.ip)) for each in ours}
         self.facts[state.name] = facts
-        self.foreign[state.name] = [pair for pair in facts.reservations if pair not in mine]
+        # What is only defined counts from the network's next start on.
+        reserved = dict.fromkeys([*facts.reservations, *network_receipts.reservations(node_of(state.config))])
+        self.foreign[state.name] = [pair for pair in reserved if pair not in mine]
         return ""
 
     def _port(self, guest: Guest, port: Port, network: Network, taken: set[str]) -> Port:

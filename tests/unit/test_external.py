@@ -420,6 +420,34 @@ def test_what_a_running_network_says_of_us_since_it_started_counts_no_more() -> 
     assert first(planned(topology(), released), AdoptNetwork).detail == "its metadata"
 
 
+def test_what_somebody_made_of_our_reservation_is_theirs_by_now() -> None:
+    found = topology(", addresses: [192.168.122.9]")
+    host = Snapshot((network(),), (domain(nic()),))
+    then = after(host, planned(found, host))
+    state = then.networks[0]
+    roots = [parse_xml(to_text(root)) for root in (state.config, state.live) if root is not None]
+    for root in roots:
+        root.find("ip/dhcp/host").set("name", "intranet")
+    changed = replace(then, networks=(replace(state, config=roots[0], live=roots[1]),))
+    made = planned(found, changed)
+    assert kinds(made) == [("adopt", "network")]  # nothing is added a second time, which libvirt would refuse
+    last = after(changed, made)
+    assert planned(found, last).changes == ()
+    gone = after(last, plan_destroy("t", last))
+    assert gone.networks[0].config.find("ip/dhcp/host").get("name") == "intranet"  # type: ignore[union-attr]
+
+
+def test_a_reservation_that_is_only_defined_or_only_live_is_somebodys() -> None:
+    other = f"<host mac='{WEB}' ip='192.168.122.70'/>"
+    with_other, without = network(hosts=other), network()
+    for config, live in ((with_other, without), (without, with_other)):
+        host = Snapshot((NetworkState("default", "n1", config.config, live.live),), (domain(nic()),))
+        said = refused(topology(", addresses: [192.168.122.9]"), host)
+        assert f"reserves 192.168.122.70 for {WEB}" in said
+        then = after(host, planned(topology(", addresses: [192.168.122.70]"), host))
+        assert canonical(after(then, plan_destroy("t", then))) == canonical(host)
+
+
 def test_how_its_ports_are_guarded_stays_whatever_its_own_xml_says_while_it_runs() -> None:
     said = {"guarded": True, "observed": True, "strict": True, "log": True, "offload": "refuse", "required": True}
     before = NetworkReceipt(name="lan", topology="t", bridge="old0", external=True, **said)  # type: ignore[arg-type]
