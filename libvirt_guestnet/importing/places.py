@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -69,21 +68,16 @@ def _network(state: NetworkState, topology: str) -> Known | str:
         return why
     facts = external.read_facts(state, topology)
     if isinstance(facts, str):
-        return _of_it(facts, state.name)
+        return f"it {facts}"
     if state.topology:
         return f"it is in topology {shown(state.topology)} already"
     if why := external.unfit(state, topology):
-        return _of_it(why, state.name)
+        return f"it {why}"
     bare = Network(state.name, Mode.EXTERNAL, "", gateway="host", external=External())
     try:
         return Known(state.name, external.filled(bare, state), facts, _with_vlans(state.current))
     except (GuestnetError, ValueError) as error:
         return f"its XML cannot be read: {error}"
-
-
-def _of_it(why: str, name: str) -> str:
-    """The reason without the name, which stands before it."""
-    return re.sub(rf"^network {re.escape(shown(name))}:? ", lambda found: "" if ":" in found[0][-2:] else "it ", why)
 
 
 def _with_vlans(network: Element) -> frozenset[str | None]:

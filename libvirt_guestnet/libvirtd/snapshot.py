@@ -55,9 +55,10 @@ class NetworkState:
 
     @property
     def mark(self) -> Element | None:
-        """Our metadata in it (config first: that is what we define), or None."""
-        mark = self.config.find(NETWORK_MARK)
-        return mark if mark is not None else self.current.find(NETWORK_MARK)
+        """Our metadata in it (config first: that is what we define), or None. An external network has it in its
+        definition alone: what it says while it runs may have been taken back since it started."""
+        mark, live = self.config.find(NETWORK_MARK), self.current.find(NETWORK_MARK)
+        return live if mark is None and not _is_external(live) else mark
 
     @property
     def topology(self) -> str | None:
@@ -67,13 +68,15 @@ class NetworkState:
     @property
     def is_external(self) -> bool:
         """Whether our metadata says that it is somebody else's."""
-        return self.mark is not None and self.mark.get("external") == "yes"
+        return _is_external(self.mark)
 
     @property
     def told(self) -> Element | None:
         """The live XML with our metadata, be it that only the definition of an external network has that."""
         mark = self.config.find(NETWORK_MARK)
-        return marked(self.live, mark) if self.live is not None and self.is_external else self.live
+        if self.live is None or not (self.is_external or _is_external(self.live.find(NETWORK_MARK))):
+            return self.live
+        return marked(self.live, mark)
 
     @property
     def bridge(self) -> str | None:
@@ -82,13 +85,18 @@ class NetworkState:
         return None if bridge is None else bridge.get("name")
 
 
-def marked(network: Element, mark: Element | None) -> Element:
-    """A copy of a <network> with that metadata of ours in the place of what it has; None: with none."""
-    result = deepcopy(network)
+def _is_external(mark: Element | None) -> bool:
+    return mark is not None and mark.get("external") == "yes"
+
+
+def marked(root: Element, mark: Element | None, path: str = NETWORK_MARK) -> Element:
+    """A copy of a <network> with that metadata of ours in the place of what it has; None: with none. By DOMAIN_MARK of
+    a <domain>."""
+    result = deepcopy(root)
     metadata = result.find("metadata")
     if metadata is None:
         metadata = etree.SubElement(result, "metadata")
-    for old in result.findall(NETWORK_MARK):
+    for old in result.findall(path):
         metadata.remove(old)
     if mark is not None:
         metadata.append(deepcopy(mark))
@@ -215,7 +223,8 @@ class Snapshot:
     line each. `wrong` is what the kernel has otherwise than it should, `links` the devices with what
     they are ({}: unknown). `network_metadata` says whether libvirt can
     change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7). `leased` are the addresses that the
-    DHCP servers of external networks gave, by MAC address.
+    DHCP servers of external networks gave, by MAC address. `adopted` are the external networks that the hooks know,
+    each with its topology, and `overdue` those that they should know otherwise.
     """
 
     networks: tuple[NetworkState, ...] = ()
@@ -226,6 +235,8 @@ class Snapshot:
     wrong: tuple[Drift, ...] = ()
     links: Mapping[str, Device] = field(default_factory=dict)
     leased: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    adopted: Mapping[str, str] = field(default_factory=dict)
+    overdue: frozenset[str] = frozenset()
 
     @cached_property
     def network(self) -> dict[str, NetworkState]:

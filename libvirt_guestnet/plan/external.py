@@ -64,8 +64,8 @@ class _Host:
         if state is None:
             self._add(where, _no_network(network.name, self.snapshot))
             return network
-        if problem := unfit(state, self.found.name) or self._read(state):
-            self._add(where, problem)
+        if why := unfit(state, self.found.name) or self._read(state):
+            self._add(where, f"network {shown(network.name)} {why}")
             return network
         return filled(network, state)
 
@@ -97,7 +97,9 @@ class _Host:
             return facts
         mine = set() if isinstance(ours, str) else {(each.mac, str(each.ip)) for each in ours}
         self.facts[state.name] = facts
-        self.foreign[state.name] = [pair for pair in facts.reservations if pair not in mine]
+        # What is only defined counts from the network's next start on.
+        reserved = dict.fromkeys([*facts.reservations, *network_receipts.reservations(node_of(state.config))])
+        self.foreign[state.name] = [pair for pair in reserved if pair not in mine]
         return ""
 
     def _port(self, guest: Guest, port: Port, network: Network, taken: set[str]) -> Port:
@@ -195,30 +197,30 @@ def _no_network(name: str, snapshot: Snapshot) -> str:
 
 
 def unfit(state: NetworkState, topology: str) -> str:
-    """Why that topology cannot adopt a network; "" if it can, by all but what `read_facts` says."""
-    name = shown(state.name)
+    """Why that topology cannot adopt a network, without the name before; "" if it can, by all but what `read_facts`
+    says."""
     if state.topology is not None and state.topology != topology:
         whose = "is adopted by" if state.is_external else "is of"
-        return f"network {name} {whose} topology {shown(state.topology)}: put both into one file, or destroy that first"
+        return f"{whose} topology {shown(state.topology)}: put both into one file, or destroy that first"
     if state.topology is not None and not state.is_external:
-        return f"network {name} was made by guestnet for this topology, so it is not external: say what it is"
+        return "was made by guestnet for this topology, so it is not external: say what it is"
     if not state.persistent:
-        return f"network {name} is transient, and would lose what guestnet says of it: define it (virsh net-define)"
+        return "is transient, and would lose what guestnet says of it: define it (virsh net-define)"
     return ""
 
 
 def read_facts(state: NetworkState, topology: str) -> NetworkReceipt | str:
     """What the hooks would know of the network once the topology has adopted it; or why nothing can be made of what it
-    says."""
+    says, without the name before."""
     node, ours = node_of(state.current), _added(state)
     if isinstance(ours, str):
         return ours
     if (kind := nics.of_network(node)).guarded != nics.YES:
-        return f"network {shown(state.name)} gives NICs that nobody can guard: {nics.because(kind)}"
+        return f"gives NICs that nobody can guard: {nics.because(kind)}"
     try:
         return network_receipts.external_receipt(NetworkReceipt(state.name, topology, True, ""), node)
     except GuestnetError as error:
-        return f"network {shown(state.name)}: {error}"
+        return f"cannot be read: {error}"
 
 
 def _added(state: NetworkState) -> tuple[Added, ...] | str:
@@ -228,14 +230,14 @@ def _added(state: NetworkState) -> tuple[Added, ...] | str:
     try:
         read = reader.read_network(node_of(state.mark))
     except GuestnetError as error:
-        return _damaged(state.name, str(error))
-    return read.added if read.topology else _damaged(state.name, "it names no topology")
+        return _damaged(str(error))
+    return read.added if read.topology else _damaged("it names no topology")
 
 
-def _damaged(name: str, why: str) -> str:
+def _damaged(why: str) -> str:
     return (
-        f"the metadata of guestnet's in network {shown(name)} cannot be read, somebody changed it ({why}): take the "
-        f"element guestnet:network out with virsh net-edit"
+        f"has metadata of guestnet's that cannot be read, somebody changed it ({why}): take the element "
+        f"guestnet:network out with virsh net-edit"
     )
 
 

@@ -37,6 +37,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     to_text,
 )
 from libvirt_guestnet.metadata.elements import port_policies
+from libvirt_guestnet.metadata.policy import OBSERVE
 from libvirt_guestnet.model.drift import GUEST
 from libvirt_guestnet.plan.compare import Difference, differences, summary
 from libvirt_guestnet.plan.nic import (
@@ -193,7 +194,8 @@ def _leased_else(wanted: WantedGuest, state: DomainState, snapshot: Snapshot) ->
         address = port.get("mac", "").lower()
         listed = {each.get("ip") for each in port.iterfind(PORT_MARK.replace("}port", "}address"))}
         other = sorted(snapshot.leased.get(address, frozenset()) - listed)
-        if listed and other and address in wanted.kept - state.marked_macs and port.get("guarded") != "no":
+        dropped = port.get("guarded") not in ("no", OBSERVE)
+        if dropped and listed and other and address in wanted.kept - state.marked_macs:
             return other[0]
     return ""
 
@@ -406,7 +408,15 @@ def _metadata(name: str, state: DomainState, wanted: Element | None, *, config: 
     live = None if state.live is None else _metadata_change(state.live.find(DOMAIN_MARK), wanted)
     defined = _metadata_change(state.config.find(DOMAIN_MARK), wanted) if config else None
     if live is not None or defined is not None:
+        live = live or _as_it_is(state.live)
         yield SetDomainMetadata(name, _what_of(state, wanted, config=config), live=live, config=defined)
+
+
+def _as_it_is(live: Element | None) -> Replacement | None:
+    """The metadata of a running domain that stays."""
+    mark = None if live is None else live.find(DOMAIN_MARK)
+    text = None if mark is None else api_text(mark)
+    return None if live is None else Replacement(text, text)
 
 
 def _what_of(state: DomainState, wanted: Element | None, *, config: bool) -> str:

@@ -163,3 +163,63 @@ def test_a_bridge_silences_others_for_any_network_over_it_that_is_guarded(
         locked.put_bridges(Bridges({"br-one": "one"}))
         bridge_guard.settle(locked)
     assert batches == [bridge_filter.guard(["br-one"], [])]
+
+
+CHECKSUM_BIT = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.port import bpf, checksum
+from libvirt_guestnet.hook.enforce import checksum_guard as offload
+from libvirt_guestnet.hook.services import missing_state
+from libvirt_guestnet.state.locked import UnlockedState
+state = UnlockedState()
+loaded, index = offload.program_state(state).loaded, links.index_of("vnet0")
+if sys.argv[1:]:
+    bpf.set_counter(checksum.opened(loaded)._drops, index, checksum._OBSERVED if sys.argv[1] == "observed" else 0)
+print(*missing_state.by_port(state).get("vnet0", ()), checksum.observes(index, loaded), sep=", ")
+"""
+
+
+@pytest.mark.parametrize(("xml", "left"), [(START, "observed"), (OBSERVED, "guarded")])
+def test_a_checksum_guard_that_kept_the_earlier_verdict_is_known_and_mended(
+    hooks: Hooks, xml: bytes, left: str
+) -> None:
+    """As a change leaves it that cannot open the counters: the chains have the new verdict then."""
+    hooks.record("guesta", xml)
+    assert hooks.call("qemu", "guesta", "start", "begin", xml) == (0, "")
+    look = (sys.executable, "-IS", "-c", CHECKSUM_BIT)
+    assert hooks.box.ok(*look).strip() == f"{xml is OBSERVED}"
+    assert hooks.box.ok(*look, left).strip() == f"checksum guard, {left == 'observed'}"
+    repaired(hooks, "guesta")
+    assert hooks.box.ok(*look).strip() == f"{xml is OBSERVED}"
+
+
+EXTERNAL = """<network><name>lan</name><metadata>{}</metadata><bridge name="br0"/>
+<ip address="10.61.1.1" prefix="24"/></network>"""
+ADOPTED = '<g:network xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="t" external="yes" guarded="{}"/>'
+TOLD = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook import live
+live.adopt_network(sys.stdin.buffer.read())
+"""
+KNOWN = f"""
+import sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.state.locked import UnlockedState
+print([(each.name, each.observed) for each in UnlockedState().networks()])
+"""
+
+
+def test_an_adopted_network_is_what_was_told_last_and_not_what_its_xml_says_since_it_started(hooks: Hooks) -> None:
+    """libvirt before 9.7 cannot change the metadata of a network that runs."""
+    started = f"<hookData>{EXTERNAL.format(ADOPTED.format('observe'))}</hookData>".encode()
+    guarded, released = EXTERNAL.format(ADOPTED.format("yes")).encode(), EXTERNAL.format("").encode()
+    known = (sys.executable, "-IS", "-c", KNOWN)
+    assert hooks.call("network", "lan", "started", "begin", started) == (0, "")
+    assert hooks.box.ok(*known).strip() == "[('lan', True)]"
+    for xml, said in ((guarded, "[('lan', False)]"), (released, "[]")):
+        assert hooks.box.run(sys.executable, "-IS", "-c", TOLD, stdin=xml).returncode == 0
+        assert hooks.call("network", "lan", "updated", "begin", started) == (0, "")
+        assert hooks.box.ok(*known).strip() == said

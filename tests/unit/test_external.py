@@ -301,7 +301,7 @@ def test_a_network_that_leaves_the_file_is_given_back_and_not_removed() -> None:
         ),
         (
             (network(mark=f'<g:network xmlns:g="{NAMESPACE}" external="yes"/>'),),
-            "metadata of guestnet's in network 'default' cannot be read, somebody changed it (it names no topology)",
+            "has metadata of guestnet's that cannot be read, somebody changed it (it names no topology)",
         ),
         (
             (
@@ -309,7 +309,7 @@ def test_a_network_that_leaves_the_file_is_given_back_and_not_removed() -> None:
                     mark=f'<g:network xmlns:g="{NAMESPACE}" topology="t" external="yes"><g:dns ip="x"/></g:network>'
                 ),
             ),
-            "metadata of guestnet's in network 'default' cannot be read, somebody changed it (",
+            "network 'default' has metadata of guestnet's that cannot be read, somebody changed it (",
         ),
     ],
 )
@@ -397,10 +397,55 @@ def test_who_runs_with_another_address_is_not_cut_off_unasked() -> None:
         ", addresses: any",
         ", addresses: [192.168.122.77]",
         ", guarded: false, addresses: [192.168.122.9]",
+        ", guarded: observe, addresses: [192.168.122.9]",
     ):
         assert planned(topology(port), host).interrupts == ()
     then = after(host, made)
     assert planned(topology(", addresses: [192.168.122.9], log-drops: true"), then).interrupts == ()
+
+
+def test_what_a_running_network_says_of_us_since_it_started_counts_no_more() -> None:
+    host = Snapshot((network(),), (domain(nic()),))
+    (state,) = after(host, planned(topology(more=", guarded: observe"), host)).networks
+    started = Snapshot((replace(state, live=state.config),), (domain(nic()),))
+    (state,) = after(started, planned(topology(more=", guarded: true"), started)).networks
+    assert state.told is not None and state.told.find(NETWORK_MARK).get("guarded") == "yes"
+    then = Snapshot((state,), (domain(nic()),))
+    (state,) = after(then, plan_destroy("t", then)).networks
+    assert state.live is not None and state.live.find(NETWORK_MARK) is not None  # libvirt 9.0 cannot change that
+    assert (state.mark, state.topology, state.is_external) == (None, None, False)
+    assert state.told is not None and state.told.find(NETWORK_MARK) is None
+    released = Snapshot((state,), (domain(nic()),))
+    assert plan_destroy("t", released).changes == ()
+    assert first(planned(topology(), released), AdoptNetwork).detail == "its metadata"
+
+
+def test_what_somebody_made_of_our_reservation_is_theirs_by_now() -> None:
+    found = topology(", addresses: [192.168.122.9]")
+    host = Snapshot((network(),), (domain(nic()),))
+    then = after(host, planned(found, host))
+    state = then.networks[0]
+    roots = [parse_xml(to_text(root)) for root in (state.config, state.live) if root is not None]
+    for root in roots:
+        root.find("ip/dhcp/host").set("name", "intranet")
+    changed = replace(then, networks=(replace(state, config=roots[0], live=roots[1]),))
+    made = planned(found, changed)
+    assert kinds(made) == [("adopt", "network")]  # nothing is added a second time, which libvirt would refuse
+    last = after(changed, made)
+    assert planned(found, last).changes == ()
+    gone = after(last, plan_destroy("t", last))
+    assert gone.networks[0].config.find("ip/dhcp/host").get("name") == "intranet"
+
+
+def test_a_reservation_that_is_only_defined_or_only_live_is_somebodys() -> None:
+    other = f"<host mac='{WEB}' ip='192.168.122.70'/>"
+    with_other, without = network(hosts=other), network()
+    for config, live in ((with_other, without), (without, with_other)):
+        host = Snapshot((NetworkState("default", "n1", config.config, live.live),), (domain(nic()),))
+        said = refused(topology(", addresses: [192.168.122.9]"), host)
+        assert f"reserves 192.168.122.70 for {WEB}" in said
+        then = after(host, planned(topology(", addresses: [192.168.122.70]"), host))
+        assert canonical(after(then, plan_destroy("t", then))) == canonical(host)
 
 
 def test_how_its_ports_are_guarded_stays_whatever_its_own_xml_says_while_it_runs() -> None:

@@ -17,7 +17,7 @@ from libvirt_guestnet.errors import GuestnetError
 OBJECTS = f"{os.path.dirname(os.path.dirname(__file__))}/data"
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361}  # __NR_bpf
 _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 1, 2, 3, 4
-_PIN, _GET, _ATTACH, _DETACH, _PROGRAM_BY_ID, _INFO, _QUERY = 6, 7, 8, 9, 13, 15, 16
+_PIN, _GET, _ATTACH, _DETACH, _PROGRAM_BY_ID, _TABLE_BY_ID, _INFO, _QUERY = 6, 7, 8, 9, 13, 14, 15, 16
 _ANY, _NOEXIST = 0, 1
 _TCX_INGRESS = 46
 _BEFORE = 1 << 3  # BPF_F_BEFORE, without saying what: before all others
@@ -99,6 +99,11 @@ def number(descriptor: int) -> int:
 def program(number: int) -> int:
     """A descriptor of a program that is loaded, by its number. Raises BpfError; ENOENT: there is none."""
     return _bpf(_PROGRAM_BY_ID, _U32.pack(number) + bytes(8), f"to open program {number}")[0]
+
+
+def table(number: int) -> int:
+    """The same of a table of counters."""
+    return _bpf(_TABLE_BY_ID, _U32.pack(number) + bytes(8), f"to open counters {number}")[0]
 
 
 def attach_first(ifindex: int, descriptor: int) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -148,6 +148,15 @@ def is_attached(ifindex: int, loaded: Loaded) -> bool:
         return tc.attached(ifindex) == loaded.guard
 
 
+def observes(ifindex: int, loaded: Loaded) -> bool:
+    """Whether the program only counts what it would drop from a device. Raises BpfError."""
+    table = _descriptor(loaded.drops, _DROPS, bpf.table)
+    try:
+        return bool((bpf.counter(table, ifindex) or 0) & _OBSERVED)
+    finally:
+        os.close(table)
+
+
 def detach(ifindex: int, loaded: Loaded) -> None:
     """Takes the program, and earlier ones, off a device, however it is attached. What is gone already, or goes
     meanwhile, is success: who settles it does not hold the state's lock. Raises GuestnetError."""
@@ -164,7 +173,7 @@ def detach(ifindex: int, loaded: Loaded) -> None:
 def _detach(ifindex: int, numbers: set[int]) -> None:
     for number in numbers:
         with _gone():
-            program = _descriptor(number)
+            program = _descriptor(number, _GUARD, bpf.program)
             try:
                 bpf.detach(ifindex, program)
             finally:
@@ -181,14 +190,15 @@ def _gone() -> Iterator[None]:
             raise
 
 
-def _descriptor(number: int) -> int:
-    """A descriptor of a program, by number. The service lacks CAP_SYS_ADMIN for any but the pinned one."""
+def _descriptor(number: int, path: str, by_number: Callable[[int], int]) -> int:
+    """A descriptor of a program or of counters, by number. The service lacks CAP_SYS_ADMIN for any but the pinned
+    ones."""
     with suppress(BpfError):
-        program = bpf.pinned(_GUARD)
-        if bpf.number(program) == number:
-            return program
-        os.close(program)
-    return bpf.program(number)
+        found = bpf.pinned(path)
+        if bpf.number(found) == number:
+            return found
+        os.close(found)
+    return by_number(number)
 
 
 def opened(loaded: Loaded | None) -> Guard | None:

@@ -29,18 +29,22 @@ def prepare_network(hook_data: xmlread.Node, state: State) -> None:
 
 def remember_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
     """Keeps what the network's XML says for ports that have no policy of their own."""
-    if keep(hook_data, state):
+    if keep(hook_data, state, told=False):
         with state.lock() as locked:
             bridge_guard.settle_pending(locked)
 
 
-def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False) -> bool:
-    """Writes the network's receipt. Returns whether something changed: then the bridge guard must be settled."""
+def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False, told: bool = True) -> bool:
+    """Writes the network's receipt. Returns whether something changed: then the bridge guard must be settled.
+
+    `told`: what its XML says of us counts. Of an external network that runs it may be what was said when it started.
+    """
     network = _network(hook_data)
     name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
     before = state.sound_network(name)
-    if receipt is None and before is not None and before.external:
-        receipt = network_receipts.external_receipt(before, network)
+    external = before if before is not None and before.external else None
+    if not told and (external or (receipt is not None and receipt.external)):
+        receipt = network_receipts.external_receipt(external, network) if external else None
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
     if receipt == before and not started:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.port import checksum
-from libvirt_guestnet.datapath.port.bpf import CannotError
+from libvirt_guestnet.datapath.port.bpf import BpfError, CannotError
 from libvirt_guestnet.datapath.port.checksum import Guard, Loaded
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.processes import detached, notes
@@ -186,8 +186,8 @@ def release(receipts: list[PortReceipt], locked: LockedState) -> None:
 
 
 def lost(state: State) -> dict[str, str]:
-    """The taps of guarded ports that lack it though this host can have it, each with its domain. Raises
-    GuestnetError."""
+    """The taps of guarded ports that lack it though this host can have it, or where it drops what it should only count
+    (or the reverse), each with its domain. Raises GuestnetError."""
     taps = state.tapnames()
     found = program_state(state) if taps else ProgramState(cannot="nothing")
     return {} if found.cannot else dict(_lost(taps, found.loaded, state))
@@ -195,12 +195,17 @@ def lost(state: State) -> dict[str, str]:
 
 def _lost(taps: Iterable[str], loaded: Loaded | None, state: State) -> Iterator[tuple[str, str]]:
     for tap in sorted(taps):
-        ifindex = links.index_of(tap)
-        if not ifindex or (loaded and checksum.is_attached(ifindex, loaded)):
+        receipt = state.sound_port(tap) if (ifindex := links.index_of(tap)) else None
+        if receipt is None or receipt.ifindex != ifindex or receipt.trusted:
             continue
-        receipt = state.sound_port(tap)
-        if receipt is not None and receipt.ifindex == ifindex and not receipt.trusted:
+        if not (loaded and checksum.is_attached(ifindex, loaded) and _is_as_asked(receipt, loaded)):
             yield tap, receipt.domain
+
+
+def _is_as_asked(receipt: PortReceipt, loaded: Loaded) -> bool:
+    with suppress(BpfError):
+        return checksum.observes(receipt.ifindex, loaded) == receipt.observed
+    return True  # the counters are pinned no more: then root alone can see it
 
 
 def drops(state: State) -> dict[str, int]:

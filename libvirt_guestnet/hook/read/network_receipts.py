@@ -82,7 +82,7 @@ def _with_facts(receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
     return receipt._replace(
         bridge=optional_device(bridge, "name") if bridge else "",
         hosts=tuple(str(address(ip, "address")) for ip in network.all("ip")),
-        reservations=tuple(_reservations(network)),
+        reservations=tuple(reservations(network)),
         dynamic=tuple(map(_range, network.all("ip/dhcp/range"))),
         mac=parse.mac(own) if (own := of_child(network, "mac", "address")) else "",
         lease=_longest_lease(network, 4),
@@ -161,7 +161,7 @@ def _lease(dhcp_range: Node, version: int) -> int:
     return min(expiry * _UNITS.get(lease.get("unit") or "minutes", 60) or _FOREVER, _FOREVER)
 
 
-def _reservations(network: Node) -> Iterator[tuple[str, str]]:
+def reservations(network: Node) -> Iterator[tuple[str, str]]:
     """The MAC address and address of each reservation; "" if it is for a name or a DUID, which anybody can claim."""
     for host in network.all("ip/dhcp/host"):
         if host.get("ip"):
