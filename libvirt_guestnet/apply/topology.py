@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from libvirt_guestnet import xmlgen
@@ -132,9 +132,14 @@ def _definer(found: Topology, hostmap: HostMap) -> Define | None:
 
 
 def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
-    """The snapshot with the wanted addresses that are in use on this host or its LANs, and with what is wrong in the
-    kernel."""
-    taken = (*taken_addresses(wished, snapshot, UnlockedState()), *hairpins.problems(found, host_devices.bridged()))
     bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
     found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
-    return replace(snapshot, taken=taken, wrong=wrongs(snapshot), leased=found_leases)
+    here = facing(wished, snapshot, found_leases)
+    return replace(here, taken=(*here.taken, *hairpins.problems(found, host_devices.bridged())))
+
+
+def facing(wished: Wanted, snapshot: Snapshot, leases: Mapping[str, frozenset[str]]) -> Snapshot:
+    """The snapshot with the wanted addresses that are in use on this host or its LANs, with what is wrong in the
+    kernel, and with what DHCP servers gave. Raises GuestnetError."""
+    taken = taken_addresses(wished, snapshot, UnlockedState())
+    return replace(snapshot, taken=taken, wrong=wrongs(snapshot), leased=leases)
