@@ -1,4 +1,4 @@
-"""`guestnet guard`, `forward` and `address`"""
+"""`guestnet guard` and `guestnet forward`"""
 
 from __future__ import annotations
 
@@ -20,3 +20,23 @@ def guard(args: Namespace) -> int:
 def _as_root() -> None:
     if os.geteuid() != 0:
         raise GuestnetError("this changes what the kernel lets guests send: run it as root")
+
+
+def forward(args: Namespace) -> int:
+    """`guestnet forward add` and `remove`"""
+    from libvirt_guestnet.direct import change
+    from libvirt_guestnet.direct.forwards import asked
+
+    wanted, remove = [asked(text, args.at) for text in args.forwards], args.action == "remove"
+    _as_root()
+    change.forward(args.connect, args.domain, wanted, remove=remove, allow_interrupt=args.allow_interrupt)
+    return 0
+
+
+def forwards(args: Namespace) -> int:
+    """`guestnet forward list`"""
+    from libvirt_guestnet.direct import change
+
+    for line in change.forwards_of(args.connect, args.domain):
+        print(line)
+    return 0

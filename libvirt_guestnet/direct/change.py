@@ -1,20 +1,22 @@
-"""`guestnet guard`, `forward` and `address` on this host: read, plan, apply, and say what was done."""
+"""`guestnet guard` and `guestnet forward` on this host: read, plan, apply, and say what was done."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libvirt_guestnet.apply import apply as applying
 from libvirt_guestnet.apply.topology import facing
 from libvirt_guestnet.changes.change import Change
-from libvirt_guestnet.direct import network, report
+from libvirt_guestnet.direct import forwards, network, report
+from libvirt_guestnet.direct.forwards import Asked
 from libvirt_guestnet.direct.guard import guarded
-from libvirt_guestnet.direct.named import Named, named
-from libvirt_guestnet.direct.planning import Setting, network_policy
-from libvirt_guestnet.direct.subject import DirectPort, request, subject
+from libvirt_guestnet.direct.named import DOMAIN, Named, named, unknown
+from libvirt_guestnet.direct.planning import Setting
+from libvirt_guestnet.direct.subject import DirectPort, network_policy, request, subject
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.importing import gather
 from libvirt_guestnet.importing.facts import Leases, Seen
 from libvirt_guestnet.libvirtd.connection import Connection, connect, host_snapshot
@@ -69,12 +71,7 @@ def guard(uri: str | None, word: str, how: str, kind: str = "", *, allow_interru
         if name.network:
             _guard_network(here, name.network, how)
             return
-        by_network = here.by_network()
-
-        def edit(port: DirectPort) -> PortPolicy | None:
-            return guarded(port, how, by_network=by_network.get(port.known.name, "no") != "no")
-
-        change(here, name, edit, allow_interrupt=allow_interrupt)
+        change(here, name, lambda port: guarded(port, how), allow_interrupt=allow_interrupt)
 
 
 def change(here: Host, name: Named, edit: Edit, *, allow_interrupt: bool) -> None:
@@ -104,3 +101,30 @@ def _guard_network(here: Host, name: str, how: str) -> None:
     guard = network.guard(here.snapshot, name, how)
     done = here.make(Setting(here.snapshot, guards={name: guard}), {}, allow_interrupt=False)
     say(network.lines(here.snapshot, name, guard), done)
+
+
+def forward(
+    uri: str | None, word: str, wanted: Sequence[Asked], *, remove: bool = False, allow_interrupt: bool = False
+) -> None:
+    """`guestnet forward add` and `remove`. Raises GuestnetError."""
+    with host(uri) as here:
+        name = named(word, here.snapshot, DOMAIN)
+        seen = here.seen(name.domain)
+        about = subject(name, seen)
+        port = forwards.one_port(about)
+        policy: PortPolicy | None = port.policy
+        for each in wanted:
+            now = replace(port, policy=policy or port.default)
+            policy = forwards.removed(now, each) if remove else forwards.added(now, each)
+        policies = about.edited(lambda _: policy)
+        done = here.make(Setting(here.snapshot, {name.domain: policies}), leases_of(seen), allow_interrupt)
+        say(report.forwards(about, port, policy), done)
+
+
+def forwards_of(uri: str | None, word: str | None) -> list[str]:
+    """`guestnet forward list`: a line for each, of all domains or of one. Raises GuestnetError."""
+    with connect(uri) as connection:
+        snapshot = connection.snapshot()
+    if word is not None and word not in snapshot.domain:
+        raise GuestnetError(unknown(word, snapshot, DOMAIN))
+    return list(forwards.listed(state for state in snapshot.domains if word in (None, state.name)))

@@ -14,25 +14,23 @@ ON, OBSERVE, OFF = "on", "observe", "off"
 FOUND = "addresses found by guestnet guard"
 
 
-def guarded(port: DirectPort, how: str, *, by_network: bool = False) -> PortPolicy | None:
-    """The port's policy from now on, None for none; `by_network`: its network guards it if it has none. Raises
-    GuestnetError where nobody knows the addresses of a port that is to be guarded."""
+def guarded(port: DirectPort, how: str) -> PortPolicy | None:
+    """The port's policy from now on, None for none. Raises GuestnetError where nobody knows the addresses of a port
+    that is to be guarded."""
     if how == OFF:
-        policy = _without_found(port.policy)._replace(guarded=False, observed=False)
-        return policy if by_network else needed(policy)
+        return needed(_without_found(port.policy)._replace(guarded=False, observed=False), port.default)
     policy = _with_found(port)._replace(guarded=True, observed=how == OBSERVE)
     if how == ON and not _is_known(port, policy):
         raise GuestnetError(
-            f"port {shown(policy.name)}, NIC {policy.mac}: nobody knows its addresses: list them with "
-            f"`guestnet address add`, or say observe: `guestnet suggest` then tells what it sends from"
+            f"port {shown(policy.name)}, NIC {policy.mac}: nobody knows its addresses: say observe "
+            f"first, and `guestnet suggest` tells what it sends from; a topology file can list that (guestnet import)"
         )
     return policy
 
 
-def needed(policy: PortPolicy) -> PortPolicy | None:
-    """None where it says no more than that the port is not guarded."""
-    bare = PortPolicy(policy.mac, policy.name, policy.network, guarded=False, was=policy.was)
-    return None if policy == bare else policy
+def needed(policy: PortPolicy, default: PortPolicy) -> PortPolicy | None:
+    """None where it says no more than what the port would have without it."""
+    return None if policy == default._replace(was=policy.was, name=policy.name, network=policy.network) else policy
 
 
 def _without_found(policy: PortPolicy) -> PortPolicy:

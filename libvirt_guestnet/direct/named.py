@@ -33,7 +33,7 @@ def named(word: str, snapshot: Snapshot, kind: str = "") -> Named:
         ports = " or ".join(f"port {shown(each.port)} of domain {shown(each.domain)}" for each in domains)
         raise GuestnetError(f"{shown(word)} is {ports}: say DOMAIN.MAC, with the port's MAC address")
     if not (domains or networks):
-        raise GuestnetError(_unknown(word, snapshot, kind))
+        raise GuestnetError(unknown(word, snapshot, kind))
     (found,) = domains or networks
     state = snapshot.network[found.network] if found.network else snapshot.domain[found.domain]
     _check_free(state, "network" if found.network else "domain")
@@ -50,7 +50,8 @@ def _domains(word: str, snapshot: Snapshot) -> Iterator[Named]:
             yield Named(word[:place], word[place + 1 :])
 
 
-def _unknown(word: str, snapshot: Snapshot, kind: str) -> str:
+def unknown(word: str, snapshot: Snapshot, kind: str) -> str:
+    """What to say of a name that is nobody's."""
     on_bridges = {place for d in snapshot.domains for nic in all_nics(d) if (place := of_nic(nic))}
     if ("bridge", word) in on_bridges:
         return (

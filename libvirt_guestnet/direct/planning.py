@@ -3,17 +3,16 @@ their ports are on. Pure."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from libvirt_guestnet.direct.guard import FOUND, needed
+from libvirt_guestnet.direct.guard import needed
+from libvirt_guestnet.direct.subject import network_policy, unguarded
 from libvirt_guestnet.importing.places import Known, all_nics, of_nic, places
 from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
-    NetworkState,
     Snapshot,
     Wanted,
     WantedExternal,
@@ -21,13 +20,12 @@ from libvirt_guestnet.libvirtd.snapshot import (
     interfaces,
     mac,
 )
-from libvirt_guestnet.metadata import reader, writer
-from libvirt_guestnet.metadata.elements import node_of, port_policies
-from libvirt_guestnet.metadata.policy import Added, DomainPolicy, NetworkPolicy, PortPolicy
+from libvirt_guestnet.metadata import writer
+from libvirt_guestnet.metadata.elements import port_policies
+from libvirt_guestnet.metadata.policy import DomainPolicy, NetworkPolicy, PortPolicy
 from libvirt_guestnet.model.topology import DIRECT
 
 Policies = tuple[PortPolicy, ...]
-_HOST_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Setting:
         for state in self.snapshot.domains if freed else ():
             before = found.get(state.name, self._said(state))
             on = _places(state)
-            after = tuple(p for p in before if on.get(p.mac) not in freed or needed(p) is not None)
+            after = tuple(p for p in before if on.get(p.mac) not in freed or needed(p, unguarded(p)) is not None)
             if after != before:
                 found[state.name] = after
         return found
@@ -96,36 +94,13 @@ class Setting:
 
     def _policy(self, network: str) -> NetworkPolicy:
         policy = network_policy(self.snapshot.network[network])
-        added = tuple(each for state, port in self._ports(network) for each in self._reserved(state, port, network))
-        return policy._replace(guarded=self.guards.get(network, policy.guarded), added=added)
-
-    def _reserved(self, state: DomainState, port: PortPolicy, network: str) -> Iterator[Added]:
-        """A reservation for the first address that the host's DHCP server can tell, if somebody decided on it."""
-        subnets = [each for each in self._known["network", network].network.subnets if each.dhcp]
-        for ip in port.addresses if port.note != FOUND else ():
-            if ip.version == 4 and any(ip in subnet.prefix for subnet in subnets):
-                yield Added(ip, port.mac, _host_name(state, port, network))
-                return
-
-
-def network_policy(state: NetworkState) -> NetworkPolicy:
-    """What our metadata says of a network without a file. Raises GuestnetError if it cannot be read."""
-    if state.topology == DIRECT and state.mark is not None:
-        return reader.read_network(node_of(state.mark))
-    return NetworkPolicy(DIRECT, state.name, guarded="no", external=True)
+        return policy._replace(guarded=self.guards.get(network, policy.guarded))
 
 
 def _places(state: DomainState) -> dict[str, str]:
     """The network of libvirt's that each NIC is on, by MAC address."""
     found = {mac(nic): place for nic in all_nics(state) if (place := of_nic(nic))}
     return {address: name for address, (kind, name) in found.items() if kind == "network"}
-
-
-def _host_name(state: DomainState, port: PortPolicy, network: str) -> str:
-    """As a file's guest has it; "" for a name that no DNS server takes."""
-    first = next(address for address, name in _places(state).items() if name == network)
-    name = (state.name if port.mac == first else f"{state.name}-{port.name}").replace("_", "-")
-    return name if _HOST_NAME.fullmatch(name) else ""
 
 
 def _guest(state: DomainState, policies: Policies) -> WantedGuest:

@@ -81,3 +81,11 @@ def lines(
         said = state(policy, by_network.get(port.known.name, "no"))
         known = addresses(port, policy, leases) if policy is not None and policy.guarded else ""
         yield f"{place(subject, port)}: {said}{f'; {known}' if known else ''}"
+
+
+def forwards(subject: Subject, port: DirectPort, policy: PortPolicy | None) -> Iterator[str]:
+    """A line for each forward that a port has by now."""
+    where = place(subject, port)
+    yield from (f"{where}: {forward(each)}" for each in (policy.forwards if policy else ()))
+    if policy is None or not policy.forwards:
+        yield f"{where}: no forwards"

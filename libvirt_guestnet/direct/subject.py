@@ -10,20 +10,22 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.importing.facts import ImportedPort, Request, Seen
 from libvirt_guestnet.importing.places import Known, Places, all_nics, of_nic, places
 from libvirt_guestnet.importing.survey import survey
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, interfaces, mac
-from libvirt_guestnet.metadata.elements import port_policies
-from libvirt_guestnet.metadata.policy import PortPolicy
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, interfaces, mac
+from libvirt_guestnet.metadata import reader
+from libvirt_guestnet.metadata.elements import node_of, port_policies
+from libvirt_guestnet.metadata.policy import OBSERVE, NetworkPolicy, PortPolicy
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import shown
 
 
 @dataclass(frozen=True)
 class DirectPort:
-    """One NIC that is meant: what import finds of it, what it is on, and what is said of it."""
+    """One NIC that is meant: what import finds of it, what it is on, what it would have without a policy, and the
+    policy that it has."""
 
     found: ImportedPort
-    nic: Element
     known: Known
+    default: PortPolicy
     policy: PortPolicy
 
 
@@ -66,7 +68,7 @@ def subject(name: Named, seen: Seen) -> Subject:
         reasons = {what: why for what, why in reasons.items() if not meant}
     if reasons or not meant:
         raise GuestnetError(_none(about, name, reasons, found))
-    return Subject(state, tuple(_port(state, port, where) for port in meant))
+    return Subject(state, tuple(_port(state, port, where, seen.snapshot) for port in meant))
 
 
 def _none(about: str, name: Named, reasons: dict[str, str], found: list[ImportedPort]) -> str:
@@ -85,9 +87,22 @@ def _name(port: ImportedPort) -> str:
     return port.name or port.network
 
 
-def _port(state: DomainState, port: ImportedPort, where: Places) -> DirectPort:
-    nic = {**interfaces(state.live), **interfaces(state.config)}[port.mac]
-    place = of_nic(nic)
+def _port(state: DomainState, port: ImportedPort, where: Places, snapshot: Snapshot) -> DirectPort:
+    place = of_nic({**interfaces(state.live), **interfaces(state.config)}[port.mac])
     assert place is not None
-    bare = PortPolicy(port.mac, _name(port), port.network, guarded=False)
-    return DirectPort(port, nic, where.known[place], port.said or bare)
+    by_network = network_policy(snapshot.network[place[1]]).guarded if place[0] == "network" else "no"
+    bare = PortPolicy(port.mac, _name(port), port.network)
+    default = bare._replace(guarded=by_network != "no", observed=by_network == OBSERVE)
+    return DirectPort(port, where.known[place], default, port.said or default)
+
+
+def unguarded(policy: PortPolicy) -> PortPolicy:
+    """What a port has that nobody said anything of, on a network that guards none."""
+    return PortPolicy(policy.mac, policy.name, policy.network, guarded=False)
+
+
+def network_policy(state: NetworkState) -> NetworkPolicy:
+    """What our metadata says of a network without a file. Raises GuestnetError if it cannot be read."""
+    if state.topology == DIRECT and state.mark is not None:
+        return reader.read_network(node_of(state.mark))
+    return NetworkPolicy(DIRECT, state.name, guarded="no", external=True)

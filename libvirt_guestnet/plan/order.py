@@ -153,7 +153,8 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
     for state in snapshot.networks:
         if state.topology == wanted.topology and state.is_external:
             if state.name not in adopted and (wanted.leaving is None or ("network", state.name) in wanted.leaving):
-                yield from plan_release(state, snapshot, "no longer in the topology")
+                why = "nothing needs it" if wanted.topology == DIRECT else "no longer in the topology"
+                yield from plan_release(state, snapshot, why)
         elif state.topology == wanted.topology and state.name not in staying and wanted.leaving is None:
             users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
             yield plan_removal(state, snapshot, users, gone, "no longer in the topology")
@@ -183,7 +184,7 @@ def _taken_over(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
         on = networks & {port.network for port in state.policies}
         if state.topology == DIRECT and on and state.name not in listed:
             yield (
-                f"domain {state.name!r} is on network {min(on)!r}, and guestnet guard, forward or address set "
+                f"domain {state.name!r} is on network {min(on)!r}, and guestnet guard or forward set "
                 f"something for it: put it into this file, too (guestnet import writes that), or take it back"
             )
 
@@ -204,7 +205,7 @@ def _foreign_domain(topology: str, guest: WantedGuest, state: DomainState | None
 
 def _not_ours(kind: str, name: str, owner: str | None) -> str:
     if owner == DIRECT:
-        return f"{kind} {name!r}: guestnet guard, forward or address set something for it: give it another name here"
+        return f"{kind} {name!r}: guestnet guard or forward set something for it: give it another name here"
     if owner is None:
         adopt = "say external: true to have its ports guarded, " if kind == "network" else ""
         return (
