@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from libvirt_guestnet import xmlgen
@@ -135,11 +135,16 @@ def _definer(found: Topology, hostmap: HostMap) -> Define | None:
 
 
 def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
-    """The snapshot with the wanted addresses that are in use on this host or its LANs, and with what is wrong in the
-    kernel."""
-    taken = (*taken_addresses(wished, snapshot, UnlockedState()), *hairpins.problems(found, host_devices.bridged()))
     bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
     found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
+    here = facing(wished, snapshot, found_leases)
+    return replace(here, taken=(*here.taken, *hairpins.problems(found, host_devices.bridged())))
+
+
+def facing(wished: Wanted, snapshot: Snapshot, leases: Mapping[str, frozenset[str]]) -> Snapshot:
+    """The snapshot with the wanted addresses that are in use on this host or its LANs, with what is wrong in the
+    kernel, and with what DHCP servers gave. Raises GuestnetError."""
+    taken = taken_addresses(wished, snapshot, UnlockedState())
     networks, guests = overdue(snapshot, UnlockedState() if os.geteuid() == 0 else None)
     wrong = (*wrongs(snapshot), *guests)
-    return replace(snapshot, taken=taken, wrong=wrong, leased=found_leases, overdue=networks)
+    return replace(snapshot, taken=taken, wrong=wrong, leased=leases, overdue=networks)

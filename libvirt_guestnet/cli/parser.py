@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--began", type=float, help=argparse.SUPPRESS)
     verbs = words.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_topology_verbs(verbs)
+    _add_direct_verbs(verbs)
     _add_host_verbs(verbs)
     _add_lab_verbs(verbs)
     """Of the whole command line; `run` is a verb's function by its dotted name in this package."""
@@ -97,6 +98,41 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb.add_argument("--format", choices=["svg", "png", "dot", "mermaid"], help="default: the output's ending, or dot")
     verb.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
     _verb(verbs, "schema", "topologies.schema", "print the JSON Schema of topology files, for editors")
+
+
+_INTERRUPT = "also make changes that interrupt running guests"
+
+
+def _add_direct_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    text = "guard what runs, and at each start, without a file; observe it first; or take that away"
+    verb = _verb(verbs, "guard", "direct.guard", text)
+    verb.add_argument(
+        "how", choices=["on", "observe", "off"], help="observe: what would be dropped is counted, and passes"
+    )
+    text = "a domain, one port of it by name or MAC address, or a network: all ports there that say nothing themselves"
+    verb.add_argument("name", metavar="DOMAIN[.PORT]|NETWORK", help=text)
+    kind = verb.add_mutually_exclusive_group()
+    for word in ("domain", "network"):
+        text = f"a {word} is meant, where both have that name"
+        kind.add_argument(f"--{word}", dest="kind", action="store_const", const=word, help=text)
+    verb.add_argument("--allow-interrupt", action="store_true", help=_INTERRUPT)
+    _add_forward(verbs)
+
+
+def _add_forward(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    forward = _verb(verbs, "forward", "", "ports of this host that are a guest's, without a file: add, remove, list")
+    actions = forward.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    texts = {"add": "forward ports of the host to a guest, now and at each start", "remove": "end that again"}
+    ports = "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too"
+    at = "the host's address that is meant (default: every address but loopback)"
+    for action, text in texts.items():
+        verb = _verb(actions, action, "direct.forward", text)
+        verb.add_argument("domain", metavar="DOMAIN[.PORT]", help="a domain, or one port of it by name or MAC address")
+        verb.add_argument("forwards", metavar="tcp/8080:80", nargs="+", help=ports)
+        verb.add_argument("--at", metavar="ADDRESS", help=at)
+        verb.add_argument("--allow-interrupt", action="store_true", help=_INTERRUPT)
+    verb = _verb(actions, "list", "direct.forwards", "list the forwards of all domains, or of one")
+    verb.add_argument("domain", metavar="DOMAIN", nargs="?", help="default: all")
 
 
 def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:

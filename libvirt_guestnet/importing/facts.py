@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from libvirt_guestnet.libvirtd.snapshot import Snapshot
+from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.network import IPAddress
 
 Leases = Mapping[str, frozenset[str]]
@@ -56,13 +57,15 @@ class Addresses:
 
 @dataclass(frozen=True)
 class ImportedPort:
-    """A NIC. `name` is "" for the network's own; `observed` is why the port itself says so, "" if it does not."""
+    """A NIC. `name` is "" for the network's own; `observed` is why the port itself says so, "" if it does not. `said`
+    is what was set for it without a file: then nothing else counts."""
 
     network: str
     mac: str
     addresses: Addresses
     name: str = ""
     observed: str = ""
+    said: PortPolicy | None = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,13 @@ class ImportedGuest:
 
 @dataclass(frozen=True)
 class ImportedNetwork:
-    """A network of libvirt's, or with `bridge` a bridge of the host's. `what` says for people what it is."""
+    """A network of libvirt's, or with `bridge` a bridge of the host's. `what` says for people what it is, `guarded` how
+    the ports on it are guarded ("": only those in the file)."""
 
     name: str
     what: str
     bridge: str = ""
-    observed: bool = False
+    guarded: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from libvirt_guestnet.importing import survey
 from libvirt_guestnet.importing.facts import Imported, Leases, Request, Seen
 from libvirt_guestnet.importing.text import text
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
+from libvirt_guestnet.libvirtd.snapshot import Snapshot
 from libvirt_guestnet.model.network import IPAddress
 
 
@@ -20,15 +21,19 @@ def imported(uri: str | None, request: Request) -> tuple[Imported, str]:
     """What is to be said, and the file that says it. Raises GuestnetError, also where there is nothing."""
     with connect(uri) as connection:
         snapshot = host_snapshot(connection)
-    names = survey.bridges(snapshot, request)
-    seen = Seen(snapshot, {name: _leases(name) for name in names}, {name: _neighbours(name) for name in names})
-    found = survey.survey(seen, request)
+    found = survey.survey(seen(snapshot, request), request)
     if not (found.networks or found.guests):
         reasons = "".join(f"\n{each.what}: {each.why}" for each in found.left_out)
         raise GuestnetError(f"there is nothing on this host that could be imported{reasons}")
     said = text(found)
     topology.loads(said, "import")
     return found, said
+
+
+def seen(snapshot: Snapshot, request: Request) -> Seen:
+    """With what the bridges of what was asked for tell of addresses."""
+    names = survey.bridges(snapshot, request)
+    return Seen(snapshot, {name: _leases(name) for name in names}, {name: _neighbours(name) for name in names})
 
 
 def _leases(bridge: str) -> Leases:

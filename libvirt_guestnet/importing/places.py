@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, mac, source_network
 from libvirt_guestnet.model.network import External, Mode, Network
+from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.plan import external
 from libvirt_guestnet.state.receipts import NetworkReceipt
@@ -69,7 +70,7 @@ def _network(state: NetworkState, topology: str) -> Known | str:
     facts = external.read_facts(state, topology)
     if isinstance(facts, str):
         return f"it {facts}"
-    if state.topology:
+    if state.topology not in (None, "", DIRECT):
         return f"it is in topology {shown(state.topology)} already"
     if why := external.unfit(state, topology):
         return f"it {why}"

@@ -22,13 +22,18 @@ from libvirt_guestnet.importing.facts import (
     Seen,
 )
 from libvirt_guestnet.importing.places import Known, Place, Places, all_nics, of_nic, places, unusable
+from libvirt_guestnet.importing.text import why_not_said
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac
 from libvirt_guestnet.metadata import reader
-from libvirt_guestnet.metadata.elements import node_of
+from libvirt_guestnet.metadata.elements import node_of, port_policies
+from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.network import Mode
+from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.topology import kinds
 
+# guarded= of a network's metadata, in a file.
+_GUARDED = {"yes": "true", "observe": "observe", "required": "required"}
 _NO_NAMES = ("host", "none")
 
 
@@ -53,7 +58,7 @@ def _concerned(domain: DomainState, nic: Element, request: Request) -> Place | N
 
 def _check(request: Request, snapshot: Snapshot, found: Places) -> None:
     states: list[NetworkState | DomainState] = [*snapshot.networks, *snapshot.domains]
-    if any(state.topology == request.topology for state in states):
+    if request.topology != DIRECT and any(state.topology == request.topology for state in states):
         raise GuestnetError(
             f"topology {request.topology!r} is there already, and what a file of that name does not say would be taken "
             f"out of it: give this one another name with --name"
@@ -121,7 +126,12 @@ class _Survey:
             return "it is transient, and would lose what guestnet says of it: define it (virsh define)"
         if owner := self.port_owners.get(domain.name):
             return f"its name is also that of a port of guest {shown(owner)}"
-        return _marked(domain)
+        return _marked(domain) or self._why_unsaid(domain)
+
+    def _why_unsaid(self, domain: DomainState) -> str:
+        said = () if self.request.topology == DIRECT else _said_of(domain)
+        unsaid = sorted({word for each in said for word in why_not_said(each)})
+        return f"its metadata says {', '.join(unsaid)}, which import does not write" if unsaid else ""
 
     def _why_no_port(self, domain: DomainState, nic: Element, holders: Counter[str], own: Counter[str]) -> str:
         place = of_nic(nic)
@@ -147,12 +157,15 @@ class _Survey:
         place = of_nic(nic)
         assert place is not None
         known = self.used.setdefault(place, self.places.known[place])
-        name = _free_name(known.name, {each.name or each.network for each in before})
+        said = {each.mac: each for each in _said_of(self.seen.snapshot.domain[guest])}
+        mine = said.get(mac(nic))
+        taken = {each.name or each.network for each in before} | {each.name for each in said.values()}
+        name = mine.name if mine and mine.name else _free_name(known.name, taken)
         self.port_owners[f"{guest}.{name}"] = guest
         here = self._here(place, known)
         found = addresses_of(mac(nic), here, self.owners, f"{guest}.{name}")
         observed = self._why_observed(place, here, mac(nic), found)
-        return ImportedPort(known.name, mac(nic), found, name if name != known.name else "", observed)
+        return ImportedPort(known.name, mac(nic), found, name if name != known.name else "", observed, mine)
 
     def _here(self, place: Place, known: Known) -> OnNetwork:
         bridge = known.network.bridge
@@ -171,12 +184,15 @@ class _Survey:
         return self.request.concerns(place[1])
 
     def _network(self, place: Place, known: Known) -> ImportedNetwork:
-        observed = self.request.observe and self._is_whole(place)
+        observed = "observe" if self.request.observe and self._is_whole(place) else ""
         bridge = known.network.bridge
         if place[0] == "bridge":
             return ImportedNetwork(known.name, "a bridge of this host's", bridge, observed)
+        state = self.seen.snapshot.network[place[1]]
+        said = "" if state.mark is None else _GUARDED.get(state.mark.get("guarded", "yes"), "")
         mode = "isolated" if known.network.mode is Mode.ISOLATED else str(known.network.mode)
-        return ImportedNetwork(known.name, f"libvirt's network: {mode}, bridge {shown(bridge)}", "", observed)
+        what = f"libvirt's network: {mode}, bridge {shown(bridge)}"
+        return ImportedNetwork(known.name, what, "", said or observed)
 
 
 def _marked(domain: DomainState) -> str:
@@ -186,13 +202,20 @@ def _marked(domain: DomainState) -> str:
     if domain.is_copy:
         return f"it is a copy of guest {shown(domain.mark.get('guest'))}, with that one's metadata"
     try:
-        topology = reader.read_domain(node_of(domain.mark)).topology
-        why = "" if topology else "it names no topology"
+        read = reader.read_domain(node_of(domain.mark))
+        topology, why = read.topology, "" if read.topology else "it names no topology"
     except GuestnetError as error:
         why = str(error)
     if why:
         return f"its metadata of guestnet's cannot be read ({why}): take guestnet:domain out with virsh edit"
+    if topology == DIRECT:
+        return ""
     return f"it is in topology {shown(topology)} already"
+
+
+def _said_of(domain: DomainState) -> list[PortPolicy]:
+    """What was set without a file for its ports."""
+    return port_policies(domain.mark) if domain.topology == DIRECT and not domain.is_copy else []
 
 
 def _in_no_network(nic: Element) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from libvirt_guestnet.importing.facts import Imported, ImportedGuest, ImportedNetwork, ImportedPort, Listed
+from libvirt_guestnet.metadata.policy import LEASE, LEASE6, Forward, PortPolicy
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*|[0-9]{1,3}(\.[0-9]{1,3}){3}")
 # What YAML 1.1 takes for something else than text.
@@ -17,6 +18,11 @@ _OBSERVE = (
     "`guestnet suggest` says what to declare here before you change it to true.",
 )
 _GUARDED = ("Each port of this file is guarded from `guestnet apply` on: what it may not send is dropped.",)
+_SET = "set without a file"
+_WRITTEN = frozenset(
+    ("guarded", "observed", "addresses", "addressing", "pairs", "roles", "privacy", "forwards", "note", "was")
+)
+_PRIVACY = {"yes": "true", "no": "false"}
 _LOOK = "An address of the neighbour table is what a guest said that it has: look at those first."
 
 
@@ -66,8 +72,8 @@ def _section(key: str, items: Iterable[Iterator[str]]) -> Iterator[str]:
 def _network(network: ImportedNetwork) -> Iterator[str]:
     yield f"{scalar(network.name)}:  {comment(network.what)}"
     yield f"  external: {{ bridge: {scalar(network.bridge)} }}" if network.bridge else "  external: true"
-    if network.observed:
-        yield "  guarded: observe"
+    if network.guarded:
+        yield f"  guarded: {network.guarded}"
 
 
 def _guest(guest: ImportedGuest) -> Iterator[str]:
@@ -85,6 +91,9 @@ def _port(port: ImportedPort) -> Iterator[str]:
     if port.name:
         yield f"name: {scalar(port.name)}"
     yield f"mac: {scalar(port.mac)}"
+    if port.said is not None:
+        yield from _said(port.said)
+        return
     yield from _list("addresses", known.own, "{}")
     yield from _list("allowed-pairs", known.pairs, "{{ address: {} }}")
     if known.privacy:
@@ -99,3 +108,35 @@ def _list(key: str, listed: Iterable[Listed], form: str) -> Iterator[str]:
         if number == 0:
             yield f"{key}:"
         yield f"  - {form.format(scalar(str(each.ip)))}  {comment(each.source)}"
+
+
+def _said(said: PortPolicy) -> Iterator[str]:
+    """What was set without a file: all that `why_not_said` lets pass."""
+    yield f"guarded: {'observe' if said.observed else str(said.guarded).lower()}  {comment(_SET)}"
+    leased = any(each.to in (LEASE, LEASE6) for each in said.forwards)
+    if said.addressing or leased:
+        yield f"addresses: {said.addressing or 'dhcp'}"
+    yield from _list("addresses", [Listed(ip, _SET) for ip in said.addresses], "{}")
+    for number, pair in enumerate(said.pairs):
+        mac = f", mac: {scalar(pair.mac)}" if pair.mac else ""
+        yield from (["allowed-pairs:"] if number == 0 else [])
+        yield f"  - {{ address: {scalar(str(pair.prefix))}{mac} }}"
+    if said.roles:
+        yield f"roles: [{', '.join(map(scalar, said.roles))}]"
+    if said.privacy:
+        yield f"privacy-addresses: {_PRIVACY.get(said.privacy, scalar(said.privacy))}"
+    yield from (["forwards:"] if said.forwards else [])
+    yield from map(_forward, said.forwards)
+
+
+def _forward(forward: Forward) -> str:
+    ports = str(forward.first) if forward.first == forward.last else f"{forward.first}-{forward.last}"
+    at = f", at: [{scalar(forward.at)}]" if forward.at else ""
+    return f"  - {{ services: [{scalar(f'{forward.protocol}/{ports}')}]{at}, to: {forward.to_first} }}"
+
+
+def why_not_said(said: PortPolicy) -> list[str]:
+    """What of a port's metadata this does not write."""
+    bare = PortPolicy(said.mac, said.name, said.network)
+    fields = set(PortPolicy._fields) - _WRITTEN
+    return sorted(name for name in fields if getattr(said, name) != getattr(bare, name))

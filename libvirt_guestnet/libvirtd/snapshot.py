@@ -15,6 +15,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy
 from libvirt_guestnet.model.drift import Drift
+from libvirt_guestnet.model.topology import DIRECT
 
 Element = etree._Element
 
@@ -155,6 +156,11 @@ class DomainState:
     def marked_macs(self) -> frozenset[str]:
         """The MAC addresses that our metadata lists, live or defined."""
         return frozenset(self.marked_networks)
+
+    @property
+    def plugged_macs(self) -> frozenset[str]:
+        """Those of NICs that may be there for a topology's sake: without a file nobody plugs any."""
+        return frozenset() if self.topology == DIRECT else self.marked_macs
 
     @property
     def marked_networks(self) -> dict[str, str | None]:
@@ -306,9 +312,11 @@ class WantedGuest:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Everything a topology wants libvirt to have."""
+    """Everything a topology wants libvirt to have. `leaving` are "domain" or "network" and the name of what goes;
+    None: all of the topology that is not wanted."""
 
     topology: str
     networks: tuple[WantedNetwork, ...] = ()
     guests: tuple[WantedGuest, ...] = ()
     externals: tuple[WantedExternal, ...] = ()
+    leaving: frozenset[tuple[str, str]] | None = None

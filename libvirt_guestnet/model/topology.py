@@ -13,6 +13,9 @@ from functools import cached_property
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 
+# What stands in the place of a topology's name in metadata that is changed without a file. No file can have this name.
+DIRECT = "direct"
+
 
 class Assignment(StrEnum):
     """How the guest itself comes to a port's address."""

@@ -22,7 +22,7 @@ from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import Added
 from libvirt_guestnet.model.network import DhcpRange, External, IPAddress, Mode, Network, Subnet
-from libvirt_guestnet.model.topology import AddressWord, Assignment, Guest, Port, PortAddress, Topology
+from libvirt_guestnet.model.topology import DIRECT, AddressWord, Assignment, Guest, Port, PortAddress, Topology
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.plan.problems import PlanError
 from libvirt_guestnet.state.receipts import NetworkReceipt
@@ -199,7 +199,7 @@ def _no_network(name: str, snapshot: Snapshot) -> str:
 def unfit(state: NetworkState, topology: str) -> str:
     """Why that topology cannot adopt a network, without the name before; "" if it can, by all but what `read_facts`
     says."""
-    if state.topology is not None and state.topology != topology:
+    if state.topology not in (None, topology) and not (state.topology == DIRECT and state.is_external):
         whose = "is adopted by" if state.is_external else "is of"
         return f"{whose} topology {shown(state.topology)}: put both into one file, or destroy that first"
     if state.topology is not None and not state.is_external:

@@ -8,13 +8,18 @@ from libvirt_guestnet.datapath.forwards.table import version_of
 from libvirt_guestnet.libvirtd.snapshot import DOMAIN_MARK, Element, Snapshot, Wanted
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.model.claims import ANYWHERE, Claim, clashes
+from libvirt_guestnet.model.topology import DIRECT
 
 
 def forward_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
-    """A line for each forward or floating address that a guest of another topology has."""
+    """A line for each forward or floating address that a guest of another topology has, or one that the plan is not
+    about."""
     taken: list[Claim] = []
+    own = {guest.name for guest in wanted.guests}
     for domain in snapshot.domains:
-        if domain.topology not in (None, wanted.topology):
+        if domain.topology is None or (domain.name in own and domain.topology in (DIRECT, wanted.topology)):
+            continue
+        if domain.topology != wanted.topology or wanted.leaving is not None:
             owner = f"domain {domain.name!r} of topology {domain.topology!r}"
             for xml in (domain.config, domain.live):
                 taken += claims_of(xml, owner)

@@ -39,6 +39,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.metadata.policy import OBSERVE
 from libvirt_guestnet.model.drift import GUEST
+from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.plan.compare import Difference, differences, summary
 from libvirt_guestnet.plan.nic import (
     before,
@@ -110,7 +111,7 @@ def release_guest(state: DomainState, why: str) -> tuple[Change, ...]:
         return tuple(_metadata(state.name, state, None, config=True))
     on = state.marked_networks
     live, config = interfaces(state.live, on), interfaces(state.config, on)
-    gone = [address for address in dict.fromkeys([*live, *config]) if address in state.marked_macs]
+    gone = [address for address in dict.fromkeys([*live, *config]) if address in state.plugged_macs]
     left = [_let_go(state, address, live.get(address), config.get(address), why) for address in gone]
     return (
         *(change for each in left for change in each.first),
@@ -165,7 +166,7 @@ def _change_interfaces(
     for address in wanted.kept:
         if (nic := _left_alone(new[address], state, live, config)) is not None:
             new[address] = nic
-    ours = state.marked_macs if defined_here else frozenset(live)
+    ours = state.plugged_macs if defined_here else frozenset(live)
     left = [
         _let_go(state, address, live.get(address), config.get(address), "no longer in the topology")
         for address in dict.fromkeys([*live, *config])
@@ -182,7 +183,8 @@ def _change_interfaces(
         changes.detach += planner.detach
         moves += planner.moves
         plugs += planner.plugs
-    metadata = _remembering(wanted.metadata, new, state) if defined_here else wanted.metadata
+    from_file = wanted.metadata.get("topology") != DIRECT  # else no NIC is changed
+    metadata = _remembering(wanted.metadata, new, state) if defined_here and from_file else wanted.metadata
     told = _metadata(wanted.name, state, metadata, config=defined_here)
     lost = _leased_else(wanted, state, snapshot) if defined_here else ""
     changes.others += [*moves, *(_interrupting(each, lost) for each in told), *plugs]
@@ -213,7 +215,7 @@ def _left_alone(
     """What is wanted of a NIC that its user has on that network already; None where there is none."""
     address = mac(wanted)
     nics = [nic for nic in (config.get(address), live.get(address)) if nic is not None]
-    plugged_by_us = address in state.marked_macs and not was_there(_was(state, address))
+    plugged_by_us = address in state.plugged_macs and not was_there(_was(state, address))
     if not nics or plugged_by_us or not all(_same_place(wanted, nic) for nic in nics):
         return None
     return kept(wanted, nics[0])
@@ -236,7 +238,7 @@ def _remembering(metadata: Element, new: dict[str, Element], state: DomainState)
         if address not in new:
             continue
         nic, was = nics.get(address), _was(state, address)
-        had = nic is not None and (was_there(was) or (was is None and address not in state.marked_macs))
+        had = nic is not None and (was_there(was) or (was is None and address not in state.plugged_macs))
         remembered = before(new[address], nic, was) if nic is not None and had else plugged(new[address])
         if remembered is not None:
             port.set("was", to_text(remembered))

@@ -26,6 +26,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 )
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
+from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.plan.adoption import plan_external, plan_release
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
@@ -135,7 +136,8 @@ def _inherited(network: Element) -> frozenset[str]:
 
 def _leaving_domains(wanted: Wanted, snapshot: Snapshot) -> Iterator[DomainState]:
     staying = {guest.name for guest in wanted.guests}
-    return (d for d in snapshot.domains if d.topology == wanted.topology and d.name not in staying)
+    ours = (d for d in snapshot.domains if d.topology == wanted.topology and d.name not in staying)
+    return (d for d in ours if wanted.leaving is None or ("domain", d.name) in wanted.leaving)
 
 
 def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
@@ -152,9 +154,10 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
     adopted = {each.name for each in wanted.externals}
     for state in snapshot.networks:
         if state.topology == wanted.topology and state.is_external:
-            if state.name not in adopted:
-                yield from plan_release(state, snapshot, "no longer in the topology")
-        elif state.topology == wanted.topology and state.name not in staying:
+            if state.name not in adopted and (wanted.leaving is None or ("network", state.name) in wanted.leaving):
+                why = "nothing needs it" if wanted.topology == DIRECT else "no longer in the topology"
+                yield from plan_release(state, snapshot, why)
+        elif state.topology == wanted.topology and state.name not in staying and wanted.leaving is None:
             users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
             yield plan_removal(state, snapshot, users, gone, "no longer in the topology")
 
@@ -172,10 +175,24 @@ def _foreign(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
             yield _not_ours("network", network.name, state.topology)
     for guest in wanted.guests:
         yield from _foreign_domain(wanted.topology, guest, snapshot.domain.get(guest.name))
+    yield from _taken_over(wanted, snapshot)
+
+
+def _taken_over(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """A file may take over what was set without one, but not half of it: a network's metadata is one."""
+    networks = {e.name for e in wanted.externals if snapshot.network[e.name].topology == DIRECT != wanted.topology}
+    listed = {guest.name for guest in wanted.guests}
+    for state in snapshot.domains:
+        on = networks & {port.network for port in state.policies}
+        if state.topology == DIRECT and on and state.name not in listed:
+            yield (
+                f"domain {state.name!r} is on network {min(on)!r}, and guestnet guard or forward set "
+                f"something for it: put it into this file, too (guestnet import writes that), or take it back"
+            )
 
 
 def _foreign_domain(topology: str, guest: WantedGuest, state: DomainState | None) -> Iterator[str]:
-    if state is None or (state.topology is None and guest.definition is None):
+    if state is None or (state.topology in (None, DIRECT) and guest.definition is None):
         return
     if state.topology != topology:
         yield _not_ours("domain", guest.name, state.topology)
@@ -189,6 +206,8 @@ def _foreign_domain(topology: str, guest: WantedGuest, state: DomainState | None
 
 
 def _not_ours(kind: str, name: str, owner: str | None) -> str:
+    if owner == DIRECT:
+        return f"{kind} {name!r}: guestnet guard or forward set something for it: give it another name here"
     if owner is None:
         adopt = "say external: true to have its ports guarded, " if kind == "network" else ""
         return (

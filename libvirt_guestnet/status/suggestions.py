@@ -17,8 +17,9 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import address_sets, checksum_guard
 from libvirt_guestnet.hook.read.port_receipts import guard_of
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
-from libvirt_guestnet.libvirtd.snapshot import Snapshot
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot
 from libvirt_guestnet.metadata.policy import PortPolicy
+from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
@@ -55,7 +56,7 @@ def suggestions(uri: str | None, wanted: str = "") -> list[Suggestion]:
 
 def _policies(snapshot: Snapshot) -> Policies:
     return {
-        (domain.uuid, policy.mac): Policy(domain.topology or "", domain.name, policy)
+        (domain.uuid, policy.mac): Policy(_file_of(domain), domain.name, policy)
         for domain in snapshot.domains
         for policy in domain.policies
     }
@@ -191,6 +192,11 @@ def _elsewhere(receipt: PortReceipt, state: State) -> Iterator[tuple[Prefix, str
     for network in state.networks():
         if network.name != receipt.network:
             yield from ((parse.prefix(subnet), network.name) for subnet in network.subnets)
+
+
+def _file_of(domain: DomainState) -> str:
+    """The topology whose file says it; "" where its metadata alone does."""
+    return "" if domain.topology == DIRECT else domain.topology or ""
 
 
 def text(found: Sequence[Suggestion]) -> str:

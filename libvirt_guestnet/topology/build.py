@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from libvirt_guestnet.model.network import PhysicalNetwork
-from libvirt_guestnet.model.topology import Guest, Topology
+from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
 
 from . import clashes, networks, pools
 from .addresses import Addresses
@@ -29,6 +29,9 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     guests = tuple(builder.build(name, guest) for name, guest in decl.guests or () if guest)
     addresses.finish()
     clashes.check(decl, scope, segments, builder.placed, report)
+    if decl.name.value == DIRECT:
+        message = f"'{DIRECT}' stands for what guestnet guard and forward set without a file: choose another"
+        report.add(decl.name.where, message)
     endpoints = Endpoints(scope, guests, physicals)
     routers = _routers(scope, guests)
     topology = Topology(

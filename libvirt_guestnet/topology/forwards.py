@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.claims import ANYWHERE, MOST_MOVED, Claim, clash
-from libvirt_guestnet.model.network import IPAddress, Mode
+from libvirt_guestnet.model.network import IPAddress, Mode, Network
 from libvirt_guestnet.model.topology import AddressWord, Forward, Port, Service
 
 from .keys import ForwardDecl, PortDecl
@@ -52,19 +52,20 @@ def _check_servers(decl: ForwardDecl, wanted: _Wanted, seg: Segment, report: Rep
     for service in decl.services:
         for at in dict.fromkeys(at for _, at in wanted):
             versions = {address.version if address else 4 for address, of_host in wanted if of_host == at}
-            if problem := _served(service.value, at, versions, seg):
+            if problem := served(service.value, at, versions, seg.network):
                 report.add(service.where, f"{service.value} cannot be forwarded: {problem}")
 
 
-def _served(service: Service, at: IPAddress | None, versions: Collection[int], seg: Segment) -> str:
+def served(service: Service, at: IPAddress | None, versions: Collection[int], network: Network) -> str:
+    """Why the host itself answers there, so that nothing can be forwarded; "" if it does not."""
     first, last = service.first_port or 0, service.last_port or 0
-    hosts = [subnet.host for subnet in seg.network.subnets if subnet.host and subnet.host.version in versions]
+    hosts = [subnet.host for subnet in network.subnets if subnet.host and subnet.host.version in versions]
     if first <= _DNS <= last and service.protocol in ("tcp", "udp") and hosts and at in (None, *hosts):
         advice = "" if at else "; say with at: which other address of the host is meant"
-        return f"the host answers DNS for network '{seg.network.name}' at {at or hosts[0]} port {_DNS}{advice}"
-    ranged = any(subnet.dhcp for subnet in seg.network.subnets)
+        return f"the host answers DNS for network '{network.name}' at {at or hosts[0]} port {_DNS}{advice}"
+    ranged = any(subnet.dhcp for subnet in network.subnets)
     if first <= _DHCP <= last and service.protocol == "udp" and ranged and 4 in versions:
-        return f"the host's DHCP server for network '{seg.network.name}' listens on port {_DHCP} of every address"
+        return f"the host's DHCP server for network '{network.name}' listens on port {_DHCP} of every address"
     return ""
 
 
@@ -74,7 +75,7 @@ def _forward(decl: ForwardDecl, at: At[Service], wanted: _Wanted, hide: bool, re
         report.add(at.where, f"{service}: name its ports, such as tcp/8080; a floating address takes everything along")
         return
     to_first = value(decl.to) or service.first_port
-    problem = _unfit(service.first_port, service.last_port, to_first)
+    problem = unfit(service.first_port, service.last_port, to_first)
     if problem and decl.to:
         report.add(decl.to.where, f"{service}: {problem}")
         return
@@ -82,7 +83,8 @@ def _forward(decl: ForwardDecl, at: At[Service], wanted: _Wanted, hide: bool, re
         yield Forward(service.protocol, service.first_port, service.last_port, address, to_first, of_host, hide)
 
 
-def _unfit(first: int, last: int, to_first: int) -> str:
+def unfit(first: int, last: int, to_first: int) -> str:
+    """Why these ports cannot become those from `to_first` on; "" if they can."""
     if to_first + last - first > _PORTS:
         return f"from {to_first} on there are not enough ports"
     if to_first != first and last - first >= MOST_MOVED:

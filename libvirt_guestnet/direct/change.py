@@ -1,0 +1,130 @@
+"""`guestnet guard` and `guestnet forward` on this host: read, plan, apply, and say what was done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from libvirt_guestnet.apply import apply as applying
+from libvirt_guestnet.apply.topology import facing
+from libvirt_guestnet.changes.change import Change
+from libvirt_guestnet.direct import forwards, network, report
+from libvirt_guestnet.direct.forwards import Asked
+from libvirt_guestnet.direct.guard import guarded
+from libvirt_guestnet.direct.named import DOMAIN, Named, named, unknown
+from libvirt_guestnet.direct.planning import Setting
+from libvirt_guestnet.direct.subject import DirectPort, network_policy, request, subject
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.importing import gather
+from libvirt_guestnet.importing.facts import Leases, Seen
+from libvirt_guestnet.libvirtd.connection import Connection, connect, host_snapshot
+from libvirt_guestnet.libvirtd.snapshot import Snapshot
+from libvirt_guestnet.metadata.policy import PortPolicy
+from libvirt_guestnet.plan.order import plan
+
+Edit = Callable[[DirectPort], PortPolicy | None]
+
+
+@dataclass(frozen=True)
+class Host:
+    """libvirt and what it has, while nobody else applies anything."""
+
+    connection: Connection
+    snapshot: Snapshot
+
+    def seen(self, domain: str) -> Seen:
+        """What import sees for the sake of one domain."""
+        return gather.seen(self.snapshot, request(domain))
+
+    def by_network(self) -> dict[str, str]:
+        """How the networks guard ports that have no policy, as far as that was set without a file."""
+        return {state.name: network_policy(state).guarded for state in self.snapshot.networks}
+
+    def make(self, setting: Setting, leases: Leases, allow_interrupt: bool) -> bool:
+        """Makes what is set, and prints each change; whether there was anything to do. Raises GuestnetError, and then
+        all is as before."""
+        wanted = setting.wanted()
+        made = plan(wanted, facing(wanted, self.snapshot, leases))
+        for note in made.notes:
+            print(f"note: {note}", file=sys.stderr)
+        applying.apply(made, self.connection, applying.KernelEffects(), _tell, allow_interrupt=allow_interrupt)
+        return bool(made.changes)
+
+
+def _tell(change: Change) -> None:
+    print(change.text(), flush=True)
+
+
+@contextmanager
+def host(uri: str | None) -> Iterator[Host]:
+    """This host, locked against every other apply. Raises GuestnetError."""
+    with applying.locked(), connect(uri) as connection:
+        yield Host(connection, host_snapshot(connection))
+
+
+def guard(uri: str | None, word: str, how: str, kind: str = "", *, allow_interrupt: bool = False) -> None:
+    """`guestnet guard`. Raises GuestnetError."""
+    with host(uri) as here:
+        name = named(word, here.snapshot, kind)
+        if name.network:
+            _guard_network(here, name.network, how)
+            return
+        change(here, name, lambda port: guarded(port, how), allow_interrupt=allow_interrupt)
+
+
+def change(here: Host, name: Named, edit: Edit, *, allow_interrupt: bool) -> None:
+    """Changes the policies of the NICs that are meant, and says what they are then."""
+    seen = here.seen(name.domain)
+    about = subject(name, seen)
+    policies, leases = about.edited(edit), leases_of(seen)
+    done = here.make(Setting(here.snapshot, {name.domain: policies}), leases, allow_interrupt)
+    say(report.lines(about, policies, leases, here.by_network()), done)
+
+
+def leases_of(seen: Seen) -> Leases:
+    """By MAC address, on whichever bridge."""
+    found: dict[str, frozenset[str]] = {}
+    for leases in seen.leases.values():
+        for address, ips in leases.items():
+            found[address] = found.get(address, frozenset()) | ips
+    return found
+
+
+def say(lines: Iterable[str], done: bool) -> None:
+    for line in (*lines, *(() if done else ("nothing to do",))):
+        print(line, flush=True)
+
+
+def _guard_network(here: Host, name: str, how: str) -> None:
+    guard = network.guard(here.snapshot, name, how)
+    done = here.make(Setting(here.snapshot, guards={name: guard}), {}, allow_interrupt=False)
+    say(network.lines(here.snapshot, name, guard), done)
+
+
+def forward(
+    uri: str | None, word: str, wanted: Sequence[Asked], *, remove: bool = False, allow_interrupt: bool = False
+) -> None:
+    """`guestnet forward add` and `remove`. Raises GuestnetError."""
+    with host(uri) as here:
+        name = named(word, here.snapshot, DOMAIN)
+        seen = here.seen(name.domain)
+        about = subject(name, seen)
+        port = forwards.one_port(about)
+        policy: PortPolicy | None = port.policy
+        for each in wanted:
+            now = replace(port, policy=policy or port.default)
+            policy = forwards.removed(now, each) if remove else forwards.added(now, each)
+        policies = about.edited(lambda _: policy)
+        done = here.make(Setting(here.snapshot, {name.domain: policies}), leases_of(seen), allow_interrupt)
+        say(report.forwards(about, port, policy), done)
+
+
+def forwards_of(uri: str | None, word: str | None) -> list[str]:
+    """`guestnet forward list`: a line for each, of all domains or of one. Raises GuestnetError."""
+    with connect(uri) as connection:
+        snapshot = connection.snapshot()
+    if word is not None and word not in snapshot.domain:
+        raise GuestnetError(unknown(word, snapshot, DOMAIN))
+    return list(forwards.listed(state for state in snapshot.domains if word in (None, state.name)))

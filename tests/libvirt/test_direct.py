@@ -1,0 +1,170 @@
+"""`guestnet guard` and `guestnet forward` on real libvirtds, of guests as virt-install makes them, without a file."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scapy.all import TCP, Ether
+from support.adopted_host import OTHER, WEB, Flow, Host, leased, two_on_default, wires
+from support.libvirt_wire import Wire
+from support.sandboxes import HERE, LIBVIRTS
+
+from libvirt_guestnet.sandbox import Sandbox, python_inside
+
+pytestmark = pytest.mark.libvirt
+DOCUMENT = Path(__file__).parents[2] / "docs/existing-hosts.md"
+CONNECT = "import socket; s = socket.socket(); s.settimeout(10); s.connect_ex(('192.168.122.1', 8080))"
+
+
+@pytest.fixture(scope="module", params=LIBVIRTS)
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
+    return found
+
+
+@pytest.fixture
+def host(sandbox: Sandbox) -> Iterator[Host]:
+    made = Host(sandbox)
+    yield made
+    made.guestnet("destroy", "--name", "direct", status=None)
+    made.clear()
+
+
+def test_a_running_guest_is_guarded_also_at_its_next_start_and_given_back(host: Host) -> None:
+    two_on_default(host)
+    before, tap = host.texts(), host.tap("web", WEB)
+    sender, receiver = wires(host)
+    with sender, receiver:
+        ip = leased(sender, WEB)
+        with Flow(sender, receiver, ip) as flow:
+            said = host.guestnet("guard", "on", "web")
+            assert f"web: NIC {WEB} on network default (tap {tap}): guarded; addresses by DHCP, now {ip}" in said
+            flow.forge()
+            assert host.guarded() == {tap: WEB}, "nobody else is"
+            assert "nothing to do" in host.guestnet("guard", "on", "web")
+            assert re.search(rf"direct +web +default .*{tap}", host.guestnet("status"))
+            assert "guarded: true  # set without a file" in host.guestnet("import")
+            said = host.guestnet("guard", "off", "web")
+            assert f"web: NIC {WEB} on network default (tap {tap}): not guarded" in said
+    assert host.guarded() == {}
+    assert host.differences(before) == []
+    assert host.files("networks") == {}
+    host.guestnet("guard", "on", f"web.{WEB}")
+    host.virsh("destroy", "web")
+    host.virsh("start", "web")
+    assert host.guarded() == {host.tap("web", WEB): WEB}
+
+
+def test_a_network_is_observed_then_guarded_and_one_domain_is_let_out(host: Host) -> None:
+    two_on_default(host)
+    before = host.texts()
+    taps = {host.tap("web", WEB): WEB, host.tap("other", OTHER): OTHER}
+    said = host.guestnet("guard", "observe", "default")
+    assert "network default: ports that say nothing themselves are observed" in said
+    assert "; running there: other, web" in said
+    assert host.guestnet("status").count("OBSERVED") >= 2
+    host.guestnet("guard", "on", "default")
+    assert host.guarded() == taps
+    assert {port["observed"] for port in host.files("ports").values()} == {False}
+    host.guestnet("guard", "off", "other")
+    assert host.guarded() == {host.tap("web", WEB): WEB}
+    host.guestnet("guard", "off", "default")
+    assert host.guarded() == {}
+    assert host.differences(before) == []
+
+
+def test_what_fails_half_way_leaves_all_as_it_was(host: Host) -> None:
+    two_on_default(host)
+    before = host.texts()
+    ports = "/run/libvirt-guestnet/ports"
+    # The receipt of the port cannot be written: by then the network and the domain's definition have been changed.
+    host.sandbox.run(
+        ["sh", "-c", f"mkdir -p -m 700 {ports} && mount --bind {ports} {ports} && mount -o remount,bind,ro {ports}"]
+    )
+    try:
+        said = host.guestnet("guard", "on", "web", status=1)
+    finally:
+        host.sandbox.run(["umount", ports])
+    assert "set guest metadata web" in said
+    assert "rolled back: everything is as before" in said, said
+    assert host.differences(before) == []
+    assert host.guarded() == {}
+    assert host.files("networks") == {}
+
+
+def syn_arrived(host: Host, wire: Wire, port: int) -> bool:
+    """Whether a connection of the host to port 8080 of its own address reaches that port of the guest."""
+    connect = python_inside(["-c", CONNECT], host.sandbox.root)
+    client = threading.Thread(target=lambda: host.sandbox.run(connect, check=False), daemon=True)
+    client.start()
+    deadline = time.monotonic() + 120
+    while (frame := wire._frame(deadline)) is not None:
+        packet = Ether(frame)
+        if TCP in packet and packet[TCP].dport == port:
+            client.join(120)
+            return True
+    return False
+
+
+def test_a_forward_follows_the_lease_of_a_guest_that_nobody_guards(host: Host) -> None:
+    two_on_default(host)
+    before = host.texts()
+    sender, receiver = wires(host)
+    with sender, receiver:
+        ip = leased(sender, WEB)
+        said = host.guestnet("forward", "add", "web", "tcp/8080:80")
+        assert "tcp/8080 at every address of the host to its IPv4 address by DHCP, port 80" in said
+        assert host.guarded() == {}
+        assert f"{ip}:80" in host.guestnet("status")
+        assert syn_arrived(host, sender, 80)
+        assert "web.default: tcp/8080" in host.guestnet("forward", "list")
+        assert "guarded: false" in host.guestnet("import")
+        refused = host.guestnet("forward", "add", "other", "tcp/8000-8100", status=1)
+        assert "already forwarded to domain 'web'" in refused
+        assert "no forwards" in host.guestnet("forward", "remove", "web", "tcp/8080")
+    assert host.differences(before) == []
+    assert host.files("forwards") == {}
+
+
+def documented(what: str) -> list[str]:
+    """The lines of one block of the document."""
+    rest = DOCUMENT.read_text().partition(f"<!-- {what}")[2].partition("-->\n\n")[2]
+    return [line.strip() for line in rest.partition("\n\n")[0].splitlines()]
+
+
+def do(host: Host, what: str) -> None:
+    lines = documented(what)
+    assert len(lines) == 3
+    for line in lines:
+        if line.startswith("guestnet "):
+            host.guestnet(*line.split()[1:])
+        else:
+            host.sandbox.run(["sh", "-c", line])
+
+
+def test_the_same_by_virsh_as_the_document_says(host: Host) -> None:
+    two_on_default(host)
+    before, tap = host.texts(), host.tap("web", WEB)
+    sender, receiver = wires(host)
+    with sender, receiver:
+        ip = leased(sender, WEB)
+        with Flow(sender, receiver, ip) as flow:
+            do(host, "guard on web")
+            assert host.guarded() == {tap: WEB}
+            flow.forge()
+            assert "nothing to do" in host.guestnet("guard", "on", "web"), "it is the same"
+            do(host, "guard off web")
+            assert host.guarded() == {}
+        do(host, "forward add web tcp/8080:80")
+        assert "nothing to do" in host.guestnet("forward", "add", "web", "tcp/8080:80"), "it is the same"
+        assert f"{ip}:80" in host.guestnet("status")
+        host.guestnet("guard", "on", "web")
+        assert host.guarded() == {tap: WEB}
+        host.guestnet("guard", "off", "web")
+        host.guestnet("forward", "remove", "web", "tcp/8080")
+    assert host.differences(before) == [], "and no NIC was unplugged"

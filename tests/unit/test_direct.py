@@ -1,0 +1,378 @@
+"""`guestnet guard` and `guestnet forward`: which port is meant, what its metadata says then, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.changes.change import Change
+from libvirt_guestnet.changes.guest import SetDomainMetadata
+from libvirt_guestnet.changes.network import AdoptNetwork
+from libvirt_guestnet.cli.main import main
+from libvirt_guestnet.datapath.devices.host_devices import Device
+from libvirt_guestnet.direct import forwards, network, report
+from libvirt_guestnet.direct.guard import FOUND, guarded
+from libvirt_guestnet.direct.named import Named, named
+from libvirt_guestnet.direct.planning import Setting
+from libvirt_guestnet.direct.subject import DirectPort, subject
+from libvirt_guestnet.errors import GuestnetError, TopologyError
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.importing.facts import Request, Seen
+from libvirt_guestnet.importing.survey import survey
+from libvirt_guestnet.importing.text import text
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, parse_xml
+from libvirt_guestnet.metadata.policy import LEASE, NAMESPACE, Forward, PortPolicy
+from libvirt_guestnet.plan.external import resolved
+from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
+from libvirt_guestnet.topology import loads
+
+XMLNS = f'xmlns:guestnet="{NAMESPACE}"'
+DEFAULT = """<network><name>default</name><uuid>n1</uuid><metadata>{mark}</metadata><forward mode='nat'/>
+<bridge name='virbr0'/><ip address='192.168.122.1' netmask='255.255.255.0'><dhcp>
+<range start='192.168.122.2' end='192.168.122.254'/></dhcp></ip></network>"""
+CLOSED = """<network><name>closed</name><uuid>n2</uuid><metadata>{mark}</metadata><bridge name='virbr1'/>
+<ip address='10.0.9.1' prefix='24'/></network>"""
+ADOPTED = f'<guestnet:network {XMLNS} topology="direct" name="default" guarded="{{}}" external="yes"/>'
+OWNED = f'<guestnet:domain {XMLNS} topology="{{}}" guest="web">{{}}</guestnet:domain>'
+PORT = '<guestnet:port mac="{}" name="default" network="default" guarded="{}">{}</guestnet:port>'
+WEB, OTHER, THIRD = (f"52:54:00:aa:00:0{number}" for number in (1, 2, 3))
+
+
+def net(xml: str = DEFAULT, mark: str = "") -> NetworkState:
+    root = parse_xml(xml.format(mark=mark))
+    return NetworkState(root.findtext("name") or "", root.findtext("uuid") or "", root, root)
+
+
+def nic(mac: str = WEB, on: str = "network='default'", kind: str = "network") -> str:
+    return f"<interface type='{kind}'><mac address='{mac}'/><source {on}/><target dev='tap-{mac[-2:]}'/></interface>"
+
+
+def domain(name: str, *nics: str, mark: str = "", runs: bool = True) -> DomainState:
+    root = parse_xml(
+        f"<domain><name>{name}</name><metadata>{mark}</metadata><devices>{''.join(nics)}</devices></domain>"
+    )
+    return DomainState(name, f"uuid of {name}", root, root if runs else None)
+
+
+def host(*states: NetworkState | DomainState, neighbours: Sequence[tuple[str, str]] = ()) -> Seen:
+    snapshot = Snapshot(
+        tuple(state for state in states if isinstance(state, NetworkState)),
+        tuple(state for state in states if isinstance(state, DomainState)),
+        links={name: Device(is_bridge=True) for name in ("virbr0", "virbr1", "br0")},
+    )
+    known = tuple((ip_address(ip), mac) for ip, mac in neighbours)
+    return Seen(snapshot, {}, {"virbr0": known, "virbr1": known})
+
+
+def guard(seen: Seen, how: str, word: str = "web") -> tuple[PortPolicy, ...]:
+    name = named(word, seen.snapshot)
+    return subject(name, seen).edited(lambda port: guarded(port, how))
+
+
+def planned(seen: Seen, policies: tuple[PortPolicy, ...], name: str = "web", **guards: str) -> Plan:
+    setting = Setting(seen.snapshot, {name: policies} if name else {}, guards)
+    return plan(setting.wanted(), seen.snapshot)
+
+
+def texts(made: Plan) -> list[str]:
+    return [change.text() for change in made.changes]
+
+
+def mark_of(change: Change) -> str:
+    assert isinstance(change, SetDomainMetadata)
+    assert change.config is not None
+    return change.config.new or ""
+
+
+def only(seen: Seen, word: str = "web") -> DirectPort:
+    (port,) = subject(named(word, seen.snapshot), seen).ports
+    return port
+
+
+ONE = host(net(), domain("web", nic()))
+TWO = host(net(), net(CLOSED), domain("web", nic(), nic(OTHER, "network='closed'")))
+
+
+def test_a_guarded_port_is_in_the_domains_metadata_live_and_defined_and_its_network_is_known() -> None:
+    made = planned(ONE, guard(ONE, "on"))
+    assert texts(made) == ["adopt network default: its metadata", "set guest metadata web: 1 port"]
+    adopt, told = made.changes
+    assert isinstance(adopt, AdoptNetwork) and adopt.mark.new is not None
+    assert 'topology="direct"' in adopt.mark.new and 'guarded="no"' in adopt.mark.new
+    assert isinstance(told, SetDomainMetadata) and told.live is not None
+    assert told.live.new == mark_of(told)
+    assert f'<port mac="{WEB}" name="default" network="default" guarded="yes"/>' in mark_of(told)
+    assert made.interrupts == ()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("on", (True, False)),
+        ("observe", (True, True)),
+    ],
+)
+def test_what_is_said_is_the_ports_policy(how: str, said: tuple[bool, bool]) -> None:
+    (policy,) = guard(ONE, how)
+    assert (policy.guarded, policy.observed) == said
+    assert (policy.mac, policy.name, policy.network, policy.addresses) == (WEB, "default", "default", ())
+
+
+def marked(*ports: str, network: str = "no", others: Sequence[DomainState] = ()) -> Seen:
+    mark = OWNED.format("direct", "".join(ports))
+    return host(net(mark=ADOPTED.format(network)), domain("web", nic(), mark=mark), *others)
+
+
+GUARDED = PORT.format(WEB, "yes", "")
+
+
+def test_off_leaves_nothing() -> None:
+    seen = marked(GUARDED)
+    made = planned(seen, guard(seen, "off"))
+    assert texts(made) == ["set guest metadata web: none", "release network default: nothing needs it"]
+    assert planned(ONE, guard(ONE, "off")).changes == ()
+
+
+def test_off_never_unplugs_a_nic_also_of_metadata_that_virsh_wrote() -> None:
+    seen = marked(GUARDED)
+    for made in (planned(seen, guard(seen, "off")), plan_destroy("direct", seen.snapshot)):
+        assert {change.KIND for change in made.changes} == {"guest metadata", "network"}
+
+
+def test_once_more_there_is_nothing_to_do() -> None:
+    seen = marked(GUARDED)
+    assert planned(seen, guard(seen, "on")).changes == ()
+    assert "guarded" in "".join(texts(planned(seen, guard(seen, "observe"))))
+
+
+def test_a_network_stays_known_while_another_domain_needs_it() -> None:
+    other = domain("db", nic(OTHER), mark=OWNED.format("direct", PORT.format(OTHER, "yes", "")).replace("web", "db"))
+    seen = marked(GUARDED, others=[other])
+    assert texts(planned(seen, guard(seen, "off"))) == ["set guest metadata web: none"]
+
+
+def test_one_of_two_ports_and_then_the_other() -> None:
+    assert [each.mac for each in guard(host(*_states(TWO)), "observe", "web.closed")] == [OTHER]
+    assert [each.mac for each in guard(TWO, "observe", f"web.{OTHER.upper()}")] == [OTHER]
+    assert [each.name for each in guard(TWO, "observe")] == ["default", "closed"]
+
+
+def _states(seen: Seen) -> list[NetworkState | DomainState]:
+    return [*seen.snapshot.networks, *seen.snapshot.domains]
+
+
+def test_addresses_that_only_the_neighbour_table_knows_are_listed_and_go_with_the_guard() -> None:
+    seen = host(net(CLOSED), domain("web", nic(on="network='closed'")), neighbours=[("10.0.9.5", WEB)])
+    (policy,) = guard(seen, "on")
+    assert list(map(str, policy.addresses)) == ["10.0.9.5"]
+    assert policy.note == FOUND
+    port = replace(only(seen), policy=policy)
+    assert guarded(port, "off") is None
+    decided = replace(port, policy=policy._replace(note="by hand"))
+    assert guarded(decided, "off") == decided.policy._replace(guarded=False)
+
+
+def test_other_addresses_are_listed_beside_what_dhcp_tells() -> None:
+    seen = host(net(), domain("web", nic()), neighbours=[("192.168.122.7", WEB)])
+    (policy,) = guard(seen, "on")
+    assert policy.addresses == ()
+    assert [str(pair.prefix) for pair in policy.pairs] == ["192.168.122.7/32"]
+    (line,) = report.lines(subject(Named("web"), seen), (policy,), {}, {})
+    assert line == (
+        f"web: NIC {WEB} on network default (tap tap-01): guarded; addresses by DHCP, and 192.168.122.7 (as seen on "
+        f"the network)"
+    )
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(GuestnetError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_a_port_whose_addresses_nobody_knows_is_only_observed() -> None:
+    seen = host(net(CLOSED), domain("web", nic(on="network='closed'")))
+    assert "nobody knows its addresses: say observe first" in refused(lambda: guard(seen, "on"))
+    assert guard(seen, "observe")[0].observed
+
+
+def test_whose_name_it_is_must_be_clear() -> None:
+    seen = host(net(), domain("default", nic())).snapshot
+    assert refused(lambda: named("default", seen)) == (
+        "'default' is a domain and a network: say which is meant, with --domain or --network"
+    )
+    assert named("default", seen, "domain") == Named("default")
+    assert named("default", seen, "network") == Named(network="default")
+    dotted = host(net(), domain("a", nic()), domain("a.b", nic(OTHER))).snapshot
+    assert "say DOMAIN.MAC" in refused(lambda: named("a.b.c", dotted))
+    assert named("a.b", dotted) == Named("a.b")
+    assert "libvirt has no domain or network 'x'; its domains: 'web'" in refused(lambda: named("x", ONE.snapshot))
+    bridged = host(domain("web", nic(on="bridge='br0'", kind="bridge"))).snapshot
+    assert "'br0' is a bridge of this host's" in refused(lambda: named("br0", bridged))
+
+
+def test_what_a_file_says_is_not_said_otherwise() -> None:
+    owned = host(net(), domain("web", nic(), mark=OWNED.format("mine", GUARDED))).snapshot
+    assert refused(lambda: named("web", owned)) == (
+        "domain 'web' is in topology 'mine': change the file of that and apply it, or take all of it back with "
+        "`guestnet destroy --name mine` first"
+    )
+    adopted = host(net(mark=ADOPTED.format("no").replace("direct", "mine")), domain("web", nic()))
+    assert "in topology 'mine'" in refused(lambda: named("default", adopted.snapshot))
+    assert "it is in topology 'mine' already" in refused(lambda: guard(adopted, "on"))
+    copy = host(net(), domain("copy", nic(), mark=OWNED.format("direct", GUARDED))).snapshot
+    assert "domain 'copy' has the metadata of 'web', of which it is a copy" in refused(lambda: named("copy", copy))
+
+
+def test_nothing_is_guarded_by_halves() -> None:
+    seen = host(net(), domain("web", nic(), nic(OTHER, "dev='eth0'", "direct")))
+    said = refused(lambda: guard(seen, "on"))
+    assert f"domain 'web', NIC '{OTHER}': a macvtap device" in said
+    assert said.endswith(f"name a port: web.default ({WEB})")
+    assert [each.mac for each in guard(seen, "on", "web.default")] == [WEB]
+    assert "macvtap" in refused(lambda: guard(seen, "on", f"web.{OTHER}"))
+    assert "domain 'web' has no port 'x' that could be meant" in refused(lambda: guard(seen, "on", "web.x"))
+    assert "domain 'bare' has no NIC" in refused(lambda: guard(host(domain("bare")), "on", "bare"))
+
+
+def test_a_file_cannot_have_the_name_and_may_take_over_all_or_nothing() -> None:
+    with pytest.raises(TopologyError, match="'direct' stands for what guestnet guard and forward set without a file"):
+        loads("name: direct", "x.yaml")
+    other = domain("db", nic(OTHER), mark=OWNED.format("direct", PORT.format(OTHER, "yes", "")).replace("web", "db"))
+    seen = marked(GUARDED, others=[other])
+    both = text(survey(seen, Request("mine")))
+    one = loads(text(survey(seen, Request("mine", names=frozenset({"web"})))), "x.yaml")
+    with pytest.raises(PlanError, match="domain 'db' is on network 'default', and guestnet guard or forward set"):
+        plan(wanted(resolved(one, seen.snapshot), HostMap()), seen.snapshot)
+    found = loads(both, "x.yaml")
+    made = plan(wanted(resolved(found, seen.snapshot), HostMap()), seen.snapshot)
+    assert sorted({f"{change.VERB} {change.KIND}" for change in made.changes}) == [
+        "adopt network",
+        "set guest metadata",
+    ]
+    assert made.interrupts == ()
+    assert "was=" in mark_of(made.changes[1]), "or destroy would unplug the NIC"
+
+
+def test_a_whole_network() -> None:
+    assert network.guard(ONE.snapshot, "default", "on") == "yes"
+    made = planned(ONE, (), "", default="yes")
+    assert texts(made) == ["adopt network default: its metadata"]
+    (line,) = network.lines(ONE.snapshot, "default", "yes")
+    assert line.startswith("network default: ports that say nothing themselves are guarded; ")
+    assert line.endswith("; running there: web")
+    assert "no DHCP server on it" in refused(lambda: network.guard(TWO.snapshot, "closed", "on"))
+    assert network.guard(TWO.snapshot, "closed", "observe") == "observe"
+
+
+def test_a_port_on_a_guarded_network_says_no_for_itself_until_the_network_guards_no_more() -> None:
+    seen = host(net(mark=ADOPTED.format("yes")), domain("web", nic()))
+    (policy,) = guard(seen, "off")
+    assert not policy.guarded
+    refusing = marked(PORT.format(WEB, "no", ""), network="yes")
+    assert texts(planned(refusing, (), "", default="no")) == [
+        "set guest metadata web: none",
+        "release network default: nothing needs it",
+    ]
+
+
+def asked(words: str, at: str | None = None) -> forwards.Asked:
+    return forwards.asked(words, at)
+
+
+def test_a_forward_follows_dhcp_or_goes_to_what_is_listed() -> None:
+    port = only(ONE)
+    policy = forwards.added(port, asked("tcp/8080:80"))
+    assert policy.forwards == (Forward("tcp", 8080, 8080, LEASE, 80),)
+    assert not policy.guarded, "a forward guards nothing"
+    assert forwards.removed(replace(port, policy=policy), asked("tcp/8080")) is None
+    listed = replace(port, policy=policy._replace(addresses=(ip_address("192.168.122.9"),), forwards=()))
+    assert forwards.added(listed, asked("udp/53-54", "198.51.100.1")).forwards == (
+        Forward("udp", 53, 54, "192.168.122.9", 53, "198.51.100.1"),
+    )
+
+
+def test_a_forward_to_a_port_that_its_network_guards_does_not_end_that() -> None:
+    seen = host(net(mark=ADOPTED.format("yes")), domain("web", nic()))
+    policy = forwards.added(only(seen), asked("tcp/80"))
+    assert policy.guarded
+    assert forwards.removed(replace(only(seen), policy=policy), asked("tcp/80")) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "at", "said"),
+    [
+        ("tcp", None, "'tcp' names no ports: write it like tcp/8080:80"),
+        ("icmp", None, "'icmp' names no ports"),
+        ("http/80", None, "http"),
+        ("tcp/8080:0", None, "8080:0"),
+        ("tcp/60000-65000:62000", None, "there are not enough ports"),
+        ("tcp/1-2000:2", None, "more than 1024 ports keep their numbers"),
+        ("tcp/80", "127.0.0.1", "127.0.0.1 is no address that others can reach this host at"),
+        ("tcp/80", "eth0", "'eth0' is not an IP address"),
+    ],
+)
+def test_what_is_no_forward(words: str, at: str | None, said: str) -> None:
+    assert said in refused(lambda: asked(words, at))
+
+
+def test_a_forward_that_could_have_no_effect_is_refused() -> None:
+    port = only(ONE)
+    assert "there is tcp/8080 at every address of the host to its IPv4 address by DHCP, port 80 already" in refused(
+        lambda: forwards.added(
+            replace(port, policy=forwards.added(port, asked("tcp/8080:80"))), asked("tcp/8000-9000", "198.51.100.1")
+        )
+    )
+    assert "the host answers DNS for network 'default'" in refused(lambda: forwards.added(port, asked("udp/53")))
+    assert "has no IPv6 address that is known" in refused(lambda: forwards.added(port, asked("tcp/80", "2001:db8::1")))
+    assert "has no such forward: it has none" in refused(lambda: forwards.removed(port, asked("tcp/80")))
+    bridged = host(domain("web", nic(on="bridge='br0'", kind="bridge")))
+    assert "the host has no address on 'br0'" in refused(lambda: forwards.added(only(bridged), asked("tcp/80")))
+    assert "domain 'web' has 2 NICs: say which is meant, of web.default, web.closed" in refused(
+        lambda: forwards.one_port(subject(Named("web"), TWO))
+    )
+
+
+def test_what_another_domain_has_forwarded_is_refused() -> None:
+    forward = '<guestnet:forward protocol="tcp" ports="80" to="lease4"/>'
+    other = domain(
+        "db", nic(OTHER), mark=OWNED.format("direct", PORT.format(OTHER, "no", forward)).replace("web", "db")
+    )
+    seen = marked(GUARDED, others=[other])
+    policy = forwards.added(only(seen), asked("tcp/80"))
+    with pytest.raises(PlanError, match="tcp/80 is already forwarded to domain 'db'"):
+        planned(seen, (policy,))
+
+
+def test_import_finds_what_was_set() -> None:
+    inside = '<guestnet:forward protocol="tcp" ports="8080" to="lease4" first="80"/>'
+    seen = marked(PORT.format(WEB, "observe", inside), network="yes")
+    said = text(survey(seen, Request("mine")))
+    assert "guarded: observe  # set without a file" in said
+    assert "  guarded: true" in said
+    topology = loads(said, "import")
+    (port,) = topology.guests[0].ports
+    assert port.observed
+    assert [(each.first, each.to_first, each.address) for each in port.forwards] == [(8080, 80, None)]
+    unsaid = marked(PORT.format(WEB, "yes", '<guestnet:source prefix="10.0.0.0/8"/>'))
+    (left,) = survey(unsaid, Request("mine")).left_out
+    assert left.why == "its metadata says sources, which import does not write"
+
+
+def test_forwards_are_listed() -> None:
+    forward = '<guestnet:forward at="198.51.100.1" protocol="udp" ports="7-9" to="192.168.122.9"/>'
+    mine = domain("web", nic(), mark=OWNED.format("mine", PORT.format(WEB, "yes", forward)))
+    assert list(forwards.listed([mine])) == [
+        "web.default: udp/7-9 at 198.51.100.1 to 192.168.122.9, port 7-9 (topology mine)"
+    ]
+
+
+@pytest.mark.parametrize("words", [["guard", "on", "web"], ["forward", "add", "web", "tcp/80"]])
+def test_only_root_may(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main(words) == 1
+    assert "run it as root" in capsys.readouterr().err
