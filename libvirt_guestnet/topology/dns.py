@@ -80,17 +80,19 @@ def _check(decl: NetworkDecl, report: Report) -> None:
 
 def _check_twice(decl: NetworkDecl, report: Report) -> None:
     """libvirt tells records apart by this alone when it changes them."""
-    keyed: list[tuple[Where, tuple[object, ...]]] = [
-        (f.at, ("forwarder", value(f.address), value(f.domain))) for f in decl.dns_forwarders or ()
+    keyed: list[tuple[Where, tuple[str | None, ...]]] = [
+        (f.at, ("forwarder", str(f.address.value) if f.address else None, value(f.domain)))
+        for f in decl.dns_forwarders or ()
     ]
-    keyed += [
-        (s.at, ("service", s.service.value, s.protocol.value, value(s.domain), value(s.target)))
-        for s in decl.dns_services or ()
-    ]
+    keyed += [(s.at, ("SRV record", *_identity(s))) for s in decl.dns_services or ()]
     keyed += [(t.at, ("TXT record", t.name.value)) for t in decl.dns_texts or ()]
     keyed += [(at.where, ("local domain", at.value)) for at in decl.dns_local or ()]
     seen = set()
     for where, key in keyed:
         if key in seen:
-            report.add(where, f"this {key[0]} is there already: {' '.join(str(each) for each in key[1:] if each)}")
+            report.add(where, f"this {key[0]} is there already: {' '.join(each for each in key[1:] if each)}")
         seen.add(key)
+
+
+def _identity(decl: DnsServiceDecl) -> tuple[str | None, ...]:
+    return decl.service.value, decl.protocol.value, value(decl.domain), value(decl.target)
