@@ -171,4 +171,6 @@ def _boot(dhcp: Element | None, tftp: Element | None) -> dict[str, Value]:
 def _reservation(host: Element, key: str) -> dict[str, Value]:
     if not host.get("ip") or not (host.get("mac") if key == "dhcp" else host.get("id")):
         raise Unsaid("it reserves an address for a name, which anybody can claim")
-    return _renamed(host, mac="mac", duid="id", address="ip", hostname="name")
+    found = _renamed(host, mac="mac", address="ip", hostname="name")
+    duid = ":".join(octet.zfill(2) for octet in host.get("id", "").split(":"))
+    return {**({"duid": duid} if host.get("id") else {}), **found}

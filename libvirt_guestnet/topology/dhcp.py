@@ -121,7 +121,7 @@ def options(decl: OPTIONS | None, version: int, report: Report) -> tuple[DhcpOpt
     """Options with their values checked, each once."""
     found: dict[str, DhcpOption] = {}
     for name, values in decl or ():
-        if values is None:
+        if values is None or not _is_option(version, name.value):
             continue  # reported
         try:
             made = dhcp_options.option(version, name.value, (each.value for each in values))
@@ -132,6 +132,13 @@ def options(decl: OPTIONS | None, version: int, report: Report) -> tuple[DhcpOpt
             report.add(name.where, f"DHCP option {made.name} is there already")
         found[made.name] = made
     return tuple(found.values())
+
+
+def _is_option(version: int, name: str) -> bool:
+    try:
+        return bool(dhcp_options.option_name(version, name))
+    except dhcp_options.OptionError:
+        return False
 
 
 def _boot(decl: BootDecl, report: Report) -> Boot:
