@@ -116,5 +116,6 @@ def _declared(topology: Topology, network: Network) -> Iterator[IPNetwork]:
         yield from (pair.prefix for pair in port.pairs)
     for port in (port for guest in topology.guests for port in guest.ports):
         yield from map(single, (*port.floating, *port.untranslated))
-    yield from (single(host.address) for host in network.dns_hosts)
+    reserved = {each.address for each in (*network.dhcp.reservations, *network.dhcp6.reservations)}
+    yield from (single(host.address) for host in network.dns_hosts if host.address not in reserved)
     yield from (single(s.gateway) for s in network.subnets if s.gateway)
