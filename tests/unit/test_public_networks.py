@@ -73,7 +73,7 @@ def test_what_libvirt_has_then_is_what_was_wanted(name: str) -> None:
         option.set("value", "local=/other.example/")
         break
     else:
-        wanted.find("ip").set("prefix", "25")  # type: ignore[union-attr]
+        wanted.find("ip").set("prefix", "25")
     assert differences(wanted, parse_xml((FOLDER / f"{name}.xml").read_text()))
 
 
