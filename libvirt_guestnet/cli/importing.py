@@ -20,7 +20,7 @@ def run(args: Namespace) -> int:
         name = kinds.WORD.read(args.name)
     except ValueError as error:
         raise GuestnetError(f"--name: {error}") from None
-    request = Request(name, args.guarded == "observe", frozenset(args.names))
+    request = Request(name, args.guarded == "observe", frozenset(args.names), args.own)
     found, text = gather.imported(args.connect, request)
     _write(text, args.output)
     _report(found)

@@ -61,7 +61,7 @@ def nic_name(index: int) -> str:
 
 def _lines(topology: Topology, guest: Guest) -> Iterator[str]:
     yield "guestnet 1"
-    yield f"hostname {_name(guest.name)}"
+    yield f"hostname {_name(guest.hostname or guest.name)}"
     yield from _hosts(guest)
     for index, port in enumerate(guest.ports):
         yield from _nic(topology, nic_name(index), port)
@@ -99,9 +99,10 @@ def _nic(topology: Topology, nic: str, port: Port) -> Iterator[str]:
 
 
 def _address(network: Network, nic: str, port: Port, address: PortAddress) -> str:
-    text = f"{address.assignment} {nic} {address.ip}/{address.prefix_length}"
+    six = address.ip.version == 6 and address.assignment is Assignment.DHCP  # it does not ask by DHCPv6
+    text = f"{Assignment.STATIC if six else address.assignment} {nic} {address.ip}/{address.prefix_length}"
     gateway = next((g for g in _gateways(network, port) if g.version == address.ip.version), None)
-    if address.assignment is Assignment.DHCP:
+    if address.assignment is Assignment.DHCP and not six:
         return f"{text} {gateway or '-'}"
     if address.assignment is Assignment.SLAAC:
         return f"{text} {'ra' if gateway is not None and _is_host(network, gateway) else '-'}"

@@ -20,7 +20,7 @@ from libvirt_guestnet.importing.places import Known
 from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.parse import shown
-from libvirt_guestnet.topology.networks import why_unusable
+from libvirt_guestnet.topology.dhcp import why_unusable
 
 _MOST = 16  # more neighbours of one MAC address are no addresses of a guest's, but a router or an attack
 _TABLE = "in the kernel's neighbour table"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from libvirt_guestnet.importing.values import Value
 from libvirt_guestnet.libvirtd.snapshot import Snapshot
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.network import IPAddress
@@ -16,11 +17,12 @@ Leases = Mapping[str, frozenset[str]]
 @dataclass(frozen=True)
 class Request:
     """What the user asked for. `names` are domains, networks and bridges; none: everything there is. Without `observe`
-    the ports are guarded at once."""
+    the ports are guarded at once. `own`: networks alone, as guestnet would make them."""
 
     topology: str
     observe: bool = True
     names: frozenset[str] = frozenset()
+    own: bool = False
 
     def concerns(self, *names: str) -> bool:
         """Whether one of these was asked for."""
@@ -77,12 +79,14 @@ class ImportedGuest:
 @dataclass(frozen=True)
 class ImportedNetwork:
     """A network of libvirt's, or with `bridge` a bridge of the host's. `what` says for people what it is, `guarded` how
-    the ports on it are guarded ("": only those in the file)."""
+    the ports on it are guarded ("": only those in the file), `keys` all that the file says of one that is to be
+    guestnet's."""
 
     name: str
     what: str
     bridge: str = ""
     guarded: str = ""
+    keys: Mapping[str, Value] | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from libvirt_guestnet.importing.facts import (
     Request,
     Seen,
 )
+from libvirt_guestnet.importing.own import declaration
 from libvirt_guestnet.importing.places import Known, Place, Places, all_nics, of_nic, places, unusable
 from libvirt_guestnet.importing.text import why_not_said
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac
@@ -85,8 +86,9 @@ class _Survey:
         self._take_networks()
         domains = sorted(self.seen.snapshot.domains, key=lambda each: each.name)
         holders = Counter(address for each in domains for address in {mac(nic) for nic in all_nics(each)})
-        guests = [guest for each in domains if (guest := self._guest(each, holders))]
-        networks = sorted((self._network(*each) for each in self.used.items()), key=lambda each: each.name)
+        guests = [guest for each in domains if not self.request.own and (guest := self._guest(each, holders))]
+        found = (self._network(*each) for each in self.used.items())
+        networks = sorted((each for each in found if each), key=lambda each: each.name)
         return Imported(self.request, tuple(networks), tuple(guests), tuple(self.left_out))
 
     def _take_networks(self) -> None:
@@ -183,16 +185,28 @@ class _Survey:
     def _is_whole(self, place: Place) -> bool:
         return self.request.concerns(place[1])
 
-    def _network(self, place: Place, known: Known) -> ImportedNetwork:
+    def _network(self, place: Place, known: Known) -> ImportedNetwork | None:
+        if self.request.own:
+            return self._own(place, known)
         observed = "observe" if self.request.observe and self._is_whole(place) else ""
         bridge = known.network.bridge
         if place[0] == "bridge":
             return ImportedNetwork(known.name, "a bridge of this host's", bridge, observed)
-        state = self.seen.snapshot.network[place[1]]
-        said = "" if state.mark is None else _GUARDED.get(state.mark.get("guarded", "yes"), "")
-        mode = "isolated" if known.network.mode is Mode.ISOLATED else str(known.network.mode)
-        what = f"libvirt's network: {mode}, bridge {shown(bridge)}"
-        return ImportedNetwork(known.name, what, "", said or observed)
+        mark = self.seen.snapshot.network[place[1]].mark
+        said = "" if mark is None else _GUARDED.get(mark.get("guarded", "yes"), "")
+        return ImportedNetwork(known.name, _what(known), "", said or observed)
+
+    def _own(self, place: Place, known: Known) -> ImportedNetwork | None:
+        keys = declaration(self.seen.snapshot.network[known.name])
+        if isinstance(keys, str):
+            self.left_out.append(LeftOut(_named(place), keys))
+            return None
+        return ImportedNetwork(known.name, _what(known), keys=keys)
+
+
+def _what(known: Known) -> str:
+    mode = "isolated" if known.network.mode is Mode.ISOLATED else str(known.network.mode)
+    return f"libvirt's network: {mode}, bridge {shown(known.network.bridge)}"
 
 
 def _marked(domain: DomainState) -> str:

@@ -4,10 +4,11 @@ there: `scalar` writes all that a tenant or libvirt may have named, `comment` al
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from libvirt_guestnet.importing.facts import Imported, ImportedGuest, ImportedNetwork, ImportedPort, Listed
 from libvirt_guestnet.metadata.policy import LEASE, LEASE6, Forward, PortPolicy
+from libvirt_guestnet.importing.values import Value
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*|[0-9]{1,3}(\.[0-9]{1,3}){3}")
 # What YAML 1.1 takes for something else than text.
@@ -23,6 +24,11 @@ _WRITTEN = frozenset(
     ("guarded", "observed", "addresses", "addressing", "pairs", "roles", "privacy", "forwards", "note", "was")
 )
 _PRIVACY = {"yes": "true", "no": "false"}
+_OWN = (
+    "libvirt has these networks, and they are not guestnet's: before `guestnet apply` makes one of this file, stop and",
+    "undefine it (virsh net-destroy, net-undefine). A label stands for the host's device of its name: --map eth0=eth0.",
+)
+_LABEL = "physical-network"
 _LOOK = "An address of the neighbour table is what a guest said that it has: look at those first."
 
 
@@ -52,8 +58,11 @@ def text(found: Imported) -> str:
 
 def _lines(found: Imported) -> Iterator[str]:
     yield comment("What `guestnet import` found on this host. Nothing changes before `guestnet apply`.")
-    yield from map(comment, (*(_OBSERVE if found.request.observe else _GUARDED), _LOOK))
+    said = _OWN if found.request.own else (*(_OBSERVE if found.request.observe else _GUARDED), _LOOK)
+    yield from map(comment, said)
     yield f"name: {scalar(found.request.topology)}"
+    if labels := sorted({str(n.keys["physical-network"]) for n in found.networks if n.keys and _LABEL in n.keys}):
+        yield from ("", "physical-networks:", *(f"  {scalar(label)}: {{}}" for label in labels))
     yield from _section("networks", map(_network, found.networks))
     yield from _section("guests", map(_guest, found.guests))
     if found.left_out:
@@ -69,7 +78,32 @@ def _section(key: str, items: Iterable[Iterator[str]]) -> Iterator[str]:
     yield from lines
 
 
+def declared(name: str, keys: Mapping[str, Value], what: str = "") -> Iterator[str]:
+    """A network with all its keys."""
+    yield f"{scalar(name)}:{f'  {comment(what)}' if what else ''}"
+    for key, value in keys.items():
+        if isinstance(value, dict) and value:
+            yield f"  {scalar(key)}:"
+            yield from (f"    {scalar(inner)}: {_flow(each)}" for inner, each in value.items())
+        else:
+            yield f"  {scalar(key)}: {_flow(value)}"
+
+
+def _flow(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{scalar(key)}: {_flow(each)}" for key, each in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    return str(value) if isinstance(value, int) else scalar(value)
+
+
 def _network(network: ImportedNetwork) -> Iterator[str]:
+    if network.keys is not None:
+        yield from declared(network.name, network.keys, network.what)
+        return
     yield f"{scalar(network.name)}:  {comment(network.what)}"
     yield f"  external: {{ bridge: {scalar(network.bridge)} }}" if network.bridge else "  external: true"
     if network.guarded:

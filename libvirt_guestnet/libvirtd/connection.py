@@ -42,6 +42,8 @@ SECTIONS = {  # the parts of an active network that libvirt can change
     "dhcp-host": "VIR_NETWORK_SECTION_IP_DHCP_HOST",
     "dhcp-range": "VIR_NETWORK_SECTION_IP_DHCP_RANGE",
     "dns-host": "VIR_NETWORK_SECTION_DNS_HOST",
+    "dns-srv": "VIR_NETWORK_SECTION_DNS_SRV",
+    "dns-txt": "VIR_NETWORK_SECTION_DNS_TXT",
     "portgroup": "VIR_NETWORK_SECTION_PORTGROUP",
 }
 COMMANDS = {

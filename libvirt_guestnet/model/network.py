@@ -7,6 +7,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from libvirt_guestnet.errors import Where
+from libvirt_guestnet.model.services import NO_DHCP, NO_DNS, Dhcp, Dns
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -58,18 +59,29 @@ class DhcpRange:
 
 
 @dataclass(frozen=True)
+class DhcpRange6:
+    """The same of DHCPv6."""
+
+    start: IPv6Address
+    end: IPv6Address
+
+
+@dataclass(frozen=True)
 class Subnet:
     """One prefix of a network.
 
     `gateway` is the address guests use as default gateway (the host's own address when the host is the gateway,
     a guest's address when a guest is, None when there is none). `host` is the host's address in the subnet, or
-    None when the host has none. `dhcp` is IPv4 only. An IPv6 subnet with a host address is announced by RA.
+    None when the host has none. `dhcp` is IPv4 only. An IPv6 subnet with a host address is announced by RA; with
+    `dhcp6` its guests are told addresses by DHCPv6, those that the file does not have from `range6`, if there is one.
     """
 
     prefix: IPNetwork
     gateway: IPAddress | None = None
     host: IPAddress | None = None
     dhcp: DhcpRange | None = None
+    dhcp6: bool = False
+    range6: DhcpRange6 | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +193,11 @@ class Network:
     gateway: str | None = None
     subnets: tuple[Subnet, ...] = ()
     domain: str | None = None
+    domain_local: bool = True
     dns_hosts: tuple[DnsHost, ...] = ()
+    dns: Dns = NO_DNS
+    dhcp: Dhcp = NO_DHCP
+    dhcp6: Dhcp = NO_DHCP
     mtu: int | None = None
     isolated_ports: bool = False
     bandwidth: Bandwidth | None = None

@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from libvirt_guestnet.errors import Where
+from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 
 # What stands in the place of a topology's name in metadata that is changed without a file. No file can have this name.
@@ -134,6 +135,8 @@ class Port:
     While the guest runs, the host routes the prefixes `behind` it through this port.
     A port with `trunk` (first and last VLAN of each range) sends and receives tagged frames; `native_vlan` is the VLAN
     of its untagged ones, none when there is none.
+    `hostname` is what the file says that DNS calls it ("": `model.hostnames` knows), `duid` by what DHCPv6 knows it
+    ("": its MAC address), `dhcp_options` what it is told beside the network's.
     `note` is the user's own.
     `given` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
     assumes: where it says nothing, a NIC that a user's own domain has keeps what it has. `where` is its place in the
@@ -169,6 +172,9 @@ class Port:
     untranslated: tuple[IPAddress, ...] = ()
     probe: bool = True
     behind: tuple[IPNetwork, ...] = ()
+    hostname: str = ""
+    duid: str = ""
+    dhcp_options: tuple[DhcpOption, ...] = ()
     note: str = ""
     where: Where | None = field(default=None, compare=False)
 
@@ -201,7 +207,8 @@ class Router:
 @dataclass(frozen=True)
 class Guest:
     """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet; None means the
-    user's own libvirt domain of that name, whose NICs (and nothing else) guestnet manages."""
+    user's own libvirt domain of that name, whose NICs (and nothing else) guestnet manages. `hostname` is what the file
+    says."""
 
     name: str
     ports: tuple[Port, ...]
@@ -210,6 +217,7 @@ class Guest:
     memory_mib: int = 128
     router: Router | None = None
     autostart: bool = False
+    hostname: str = ""
 
 
 class Family(StrEnum):
@@ -299,7 +307,7 @@ class Topology:
         served = {
             n.name
             for n in self.networks
-            if n.routed or n.mode is Mode.EXTERNAL or any(subnet.dhcp for subnet in n.subnets)
+            if n.routed or n.mode is Mode.EXTERNAL or any(subnet.dhcp or subnet.range6 for subnet in n.subnets)
         }
         ports = ((guest, port) for guest in self.guests for port in guest.ports)
         return tuple(

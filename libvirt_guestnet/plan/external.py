@@ -26,7 +26,7 @@ from libvirt_guestnet.model.topology import DIRECT, AddressWord, Assignment, Gue
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.plan.problems import PlanError
 from libvirt_guestnet.state.receipts import NetworkReceipt
-from libvirt_guestnet.topology.networks import why_unusable
+from libvirt_guestnet.topology.dhcp import why_unusable
 
 _ROUTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 _START = Where("", 1, 1)

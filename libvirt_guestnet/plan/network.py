@@ -38,7 +38,8 @@ from libvirt_guestnet.plan.compare import Difference, differences, element_key, 
 from libvirt_guestnet.xmlgen.element import api_text
 
 # What virNetworkUpdate can change in an active network, as differences name it.
-_UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/host|portgroup)\[.*")
+_UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/(host|srv|txt)|portgroup)\[.*", re.S)
+_REPLACED = frozenset({"dns-host", "dns-srv", "dns-txt", "dhcp-range"})
 # What the hook only makes when the network starts.
 _CARRIER = re.compile(rf"metadata/.*\b({'|'.join(sorted(registry.TAGS))})\b")
 
@@ -119,6 +120,8 @@ def section_updates(wanted: Element, live: Element) -> list[SectionUpdate]:
     """The virNetworkUpdate calls that turn one into the other: deletions first, so that an address can change hands."""
     updates = [
         *_pair_up("dns-host", -1, wanted, live, "dns/host"),
+        *_pair_up("dns-srv", -1, wanted, live, "dns/srv"),
+        *_pair_up("dns-txt", -1, wanted, live, "dns/txt"),
         *_pair_up("portgroup", -1, wanted, live, "portgroup"),
     ]
     parents = {element_key(ip): ip for ip in wanted.findall("ip")}
@@ -137,18 +140,18 @@ def _pair_up(section: str, parent: int, wanted: Element, live: Element, path: st
         if before is not None and after is not None and not differences(after, before):
             continue
         texts = [None if e is None else to_text(e) for e in (after, before)]
-        if section == "dns-host":
-            yield from _dns_updates(parent, before, texts[0])
+        if section in _REPLACED:
+            yield from _replaced(section, parent, *texts)
         else:
             yield SectionUpdate(section, parent, *texts)
 
 
-def _dns_updates(parent: int, before: Element | None, after: str | None) -> Iterator[SectionUpdate]:
-    """DNS entries cannot be modified, and are deleted by address alone: a name may have several (libvirt 9.0)."""
+def _replaced(section: str, parent: int, after: str | None, before: str | None) -> Iterator[SectionUpdate]:
+    """libvirt modifies none of these (9.0, 11.3); a DNS entry goes by its address alone: a name may have several."""
     if before is not None:
-        yield SectionUpdate("dns-host", parent, None, to_text(before))
+        yield SectionUpdate(section, parent, None, before)
     if after is not None:
-        yield SectionUpdate("dns-host", parent, after, None)
+        yield SectionUpdate(section, parent, after, None)
 
 
 def _describe(update: SectionUpdate) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv6Network
 
 from libvirt_guestnet.model.held_addresses import single
-from libvirt_guestnet.model.network import IPAddress, IPNetwork, PhysicalNetwork, Subnet
+from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork, PhysicalNetwork, Subnet
 from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.model.topology import Assignment, PortAddress
 
 from ..errors import Where
-from . import addressing
+from . import addressing, dhcp
 from .keys import PortDecl
 from .networks import check_inside, vrfs
 from .report import Report
@@ -35,6 +35,7 @@ class Addresses:
         self._pools: dict[tuple[str, IPNetwork], addressing.Pool] = {}
         self._given: dict[str, list[IPAddress]] = {}
         self._collisions: list[tuple[PortDecl, str, IPAddress, str, addressing.Pool]] = []
+        self._own_reserved()
         self._own_given(scope)
 
     def of(self, guest: str, name: str, decl: PortDecl, mac: str, seg: Segment) -> tuple[PortAddress, ...]:
@@ -46,6 +47,12 @@ class Addresses:
                 if not any(address in subnet.prefix for address in given):
                     found += self._derive((guest, name), decl, mac, seg, subnet)
         return tuple(found)
+
+    def _own_reserved(self) -> None:
+        for seg in self._segments.values():
+            for at in dhcp.reserved(seg.decl):
+                if self.own(at, f"a reservation of network '{seg.network.name}'", seg.vrf):
+                    self._given.setdefault(seg.network.name, []).append(at.value)
 
     def _own_given(self, scope: Scope) -> None:
         """Given addresses come first, so that derived ones keep clear of them wherever they are in the file."""
@@ -106,7 +113,7 @@ class Addresses:
         if key not in self._pools:
             fixed = [a for a in (subnet.host, subnet.gateway) if a]
             given = self._given.get(seg.network.name, [])
-            self._pools[key] = addressing.Pool(subnet.prefix, [*given, *fixed], subnet.dhcp)
+            self._pools[key] = addressing.Pool(subnet.prefix, [*given, *fixed], subnet.dhcp or subnet.range6)
         return self._pools[key]
 
 
@@ -114,15 +121,16 @@ def _assigned(given: list[IPAddress], seg: Segment) -> Iterator[PortAddress]:
     if seg.network.external:  # their network's host knows the rest
         yield from (PortAddress(ip, ip.max_prefixlen, Assignment.STATIC) for ip in given)
         return
-    reserved = False
+    reserved: set[int] = set()
     for address in given:
         prefix = next((p for p in seg.prefixes if address in p), None)
         if prefix is None:
             continue
         how = _assignment(address, seg, given=True)
-        if how is Assignment.DHCP and reserved:  # a MAC has one reservation; the guest adds the others itself
+        # A MAC address has one reservation; the guest adds the others itself.
+        if how is Assignment.DHCP and address.version in reserved:
             how = Assignment.STATIC
-        reserved = reserved or how is Assignment.DHCP
+        reserved |= {address.version} if how is Assignment.DHCP else set()
         yield PortAddress(address, _length(address, prefix, seg), how)
 
 
@@ -132,7 +140,7 @@ def _length(address: IPAddress, prefix: IPNetwork, seg: Segment) -> int:
 
 def _assignment(address: IPAddress, seg: Segment, *, given: bool) -> Assignment:
     subnet = next((s for s in seg.network.subnets if address in s.prefix), None)
-    if subnet and subnet.dhcp and address.version == 4:
+    if subnet and (subnet.dhcp6 or (subnet.dhcp and address.version == 4)):
         return Assignment.DHCP
     if (
         subnet
@@ -147,12 +155,17 @@ def _assignment(address: IPAddress, seg: Segment, *, given: bool) -> Assignment:
 
 def _check_range(where: Where, prefix: IPNetwork, segments: Iterable[Segment], report: Report) -> None:
     """What is somebody's is not handed out to others."""
-    for network, dhcp in ((seg.network.name, subnet.dhcp) for seg in segments for subnet in seg.network.subnets):
-        if dhcp and isinstance(prefix, IPv4Network) and prefix[0] <= dhcp.end and dhcp.start <= prefix[-1]:
-            range_ = f"the DHCP range {dhcp.start}–{dhcp.end} of network '{network}'"
+    every = ((seg.network.name, subnet) for seg in segments for subnet in seg.network.subnets)
+    for network, pool in ((name, subnet.dhcp or subnet.range6) for name, subnet in every):
+        if pool and pool.start.version == prefix.version and _overlap(prefix, pool):
+            range_ = f"the DHCP range {pool.start}–{pool.end} of network '{network}'"
             one = prefix.prefixlen == prefix.max_prefixlen
             problem = f"{prefix[0]} is in {range_}" if one else f"{prefix} has addresses of {range_}"
             report.add(where, f"{problem}; choose {'an address' if one else 'addresses'} outside it")
+
+
+def _overlap(prefix: IPNetwork, pool: DhcpRange | DhcpRange6) -> bool:
+    return int(prefix[0]) <= int(pool.end) and int(pool.start) <= int(prefix[-1])
 
 
 def _fixed(segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ...]) -> Iterator[tuple[_Place, str]]:

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from itertools import chain
 from uuid import UUID
 
-from libvirt_guestnet.model.network import DhcpRange, IPAddress, IPNetwork
+from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork
 
 _TRIES = 64
 _IFNAME_BYTES = 15
@@ -47,7 +47,9 @@ def bridge(name: str) -> str:
 class Pool:
     """The addresses of one subnet to derive from: not its first or (IPv4) last, not in the DHCP range, not taken."""
 
-    def __init__(self, prefix: IPNetwork, taken: Iterable[IPAddress] = (), dhcp: DhcpRange | None = None) -> None:
+    def __init__(
+        self, prefix: IPNetwork, taken: Iterable[IPAddress] = (), dhcp: DhcpRange | DhcpRange6 | None = None
+    ) -> None:
         self._make = IPv6Address if isinstance(prefix, IPv6Network) else IPv4Address
         self._first = int(prefix.network_address) + 1
         self._last = int(prefix.broadcast_address) - (prefix.version == 4)

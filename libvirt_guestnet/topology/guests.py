@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,12 +9,12 @@ from libvirt_guestnet.metadata.policy import OBSERVE, STRICT
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
 
-from . import addressing, external, forwards, host_routed, next_hops, routers, vlans
+from . import addressing, dhcp, external, forwards, host_routed, hostnames, next_hops, routers, vlans
 from .addresses import Addresses
 from .keys import GuestDecl, PortDecl
 from .kinds import Image, LinkState
 from .networks import bandwidth
-from .report import Report, shown
+from .report import Report
 from .scope import HOST, Placed, Scope, Segment
 from .spec import At, Everything, Word, value, values
 
@@ -31,16 +30,16 @@ class Guests:
         self._addresses = addresses
         self._report = report
         self.placed: list[Placed] = []
+        self._names = hostnames.Names(segments, report)
 
     def build(self, at: At[str], decl: GuestDecl) -> Guest:
         """The guest, complete."""
         name, image = at.value, value(decl.image)
         self._check(at, decl)
-        self._check_dns(at, decl)
         leaves = self._default_port(decl)
         ports = tuple(self._port(name, decl, index, index == leaves) for index in range(len(decl.ports)))
         uuid = value(decl.uuid) or (addressing.guest_uuid(self._scope.topology, name) if image else None)
-        return Guest(
+        guest = Guest(
             name=name,
             ports=ports,
             image=str(image) if image else None,
@@ -48,7 +47,10 @@ class Guests:
             memory_mib=value(decl.memory) or _DEFAULT_MEMORY_MIB,
             router=routers.router(self._scope, self._segments, name, decl, self._report),
             autostart=decl.autostart.value,
+            hostname=value(decl.hostname) or "",
         )
+        self._names.check(at, decl, guest)
+        return guest
 
     def _check(self, at: At[str], decl: GuestDecl) -> None:
         if decl.image is None and "image" not in decl.bad:
@@ -67,16 +69,6 @@ class Guests:
                 message = f"guest '{at.value}' has two ports named '{name.value}'; give one of them another name:"
                 self._report.add(name.where, message)
             names.add(name.value)
-
-    def _check_dns(self, at: At[str], decl: GuestDecl) -> None:
-        """The DNS server of a network with the host on it answers guest and port names."""
-        segments = [self._segments.get(port.network.value) for port in decl.ports]
-        if not any(subnet.host for seg in segments if seg for subnet in seg.network.subnets):
-            return
-        for name in (at, *(port.name or port.network for port in decl.ports)):
-            if not re.fullmatch("[A-Za-z0-9_.-]+", name.value):
-                message = f"{shown(name.value)} becomes a DNS name: only letters, digits, '.', '_' and '-' can be in it"
-                self._report.add(name.where, message)
 
     def _check_port(self, guest: GuestDecl, decl: PortDecl) -> None:
         network = decl.network
@@ -156,6 +148,9 @@ class Guests:
             vlan=value(given.vlan),
             trunk=vlans.trunk(given),
             native_vlan=value(given.native_vlan),
+            hostname=value(given.hostname) or "",
+            duid=value(given.duid) or "",
+            dhcp_options=dhcp.options(given.dhcp_options, 4, self._report),
             probe=given.probe.value,
             note=value(given.note) or "",
             behind=next_hops.behind(given, routed),
@@ -164,6 +159,8 @@ class Guests:
         port = self._with_forwards(given, port, f"port '{guest}.{name}'", seg)
         if not (seg and seg.network.routed):
             vlans.check_port(given, port, seg, self._report)
+        if seg:
+            hostnames.check_port(given, port, seg, self._report)
         self.placed.append(Placed(guest, given, port))
         return port
 
@@ -216,8 +213,8 @@ def _privacy(decl: PortDecl, word: bool | str, default: bool) -> bool:
 
 def _cannot_ask(guest: GuestDecl, seg: Segment) -> str:
     """Why a port cannot leave its address to the host's DHCP server; "" if it can."""
-    served = seg.network.external or any(subnet.dhcp for subnet in seg.network.subnets)
-    if not served and not seg.decl.bad & {"subnets", "dhcp"}:
+    served = seg.network.external or any(subnet.dhcp or subnet.range6 for subnet in seg.network.subnets)
+    if not served and not seg.decl.bad & {"subnets", "dhcp", "dhcp6"}:
         problem = f"addresses: dhcp: the host has no DHCP server on network '{seg.network.name}'"
         if seg.network.mode is Mode.HOST_ROUTED:
             return f"{problem}, as on none of mode host-routed: list the port's addresses"

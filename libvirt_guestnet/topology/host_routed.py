@@ -9,6 +9,7 @@ from libvirt_guestnet.model.network import HostRouted, IPAddress, IPNetwork, Mod
 from libvirt_guestnet.model.topology import PortKind
 
 from ..errors import Where
+from . import dns
 from .keys import NetworkDecl, PortDecl
 from .report import Report
 from .spec import At, value
@@ -50,8 +51,8 @@ def _refused(decl: NetworkDecl) -> Iterator[tuple[Where, str, str]]:
         (decl.bridge.where if decl.bridge else None, "bridge", no_bridge),
         (decl.mac.where if decl.mac else None, "mac", no_bridge),
         (decl.dhcp.at if decl.dhcp else None, "dhcp", "no DHCP server of the host's is there"),
-        (decl.domain.where if decl.domain else None, "domain", "the host runs no DNS server there"),
-        (decl.dns[0][0].where if decl.dns else None, "dns", "the host runs no DNS server there"),
+        (decl.dhcp6.at if decl.dhcp6 else None, "dhcp6", "no DHCP server of the host's is there"),
+        *((where, name, "the host runs no DNS server there") for where, name in dns.said(decl)),
         (decl.vlan.where if decl.vlan else None, "vlan", no_bridge),
         (decl.service_vlan.where if decl.service_vlan else None, "service-vlan", no_bridge),
         (decl.vxlan.at if decl.vxlan else None, "vxlan", no_bridge),

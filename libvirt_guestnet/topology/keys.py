@@ -10,8 +10,9 @@ from ipaddress import IPv4Address
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, Family, PortKind, Role, Service
 
-from . import kinds
+from . import kinds, service_kinds
 from .kinds import Image, LinkState
+from .service_keys import OPTIONS, Dhcp6Decl, DhcpDecl, DnsServiceDecl, DnsTextDecl, ForwarderDecl
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 
 
@@ -61,16 +62,6 @@ class VxlanDecl(Decl):
         ListOf(kinds.IP), "Addresses of the other hosts, where the underlay carries no multicast."
     )
     port: At[int] = key(kinds.UDP_PORT, "UDP port.", default=4789)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DhcpDecl(Decl):
-    """IPv4 addresses handed out by the host. `{}` takes the default range."""
-
-    range: tuple[At[IPv4Address], ...] | None = key(
-        ListOf(kinds.IPV4, length=2),
-        "First and last address for guests without an address of their own. Left out: the upper half of the subnet.",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +153,27 @@ class NetworkDecl(Decl):
         kinds.MAC, "MAC address of the host's interface on the network. Left out: derived from the names."
     )
     dhcp: DhcpDecl | None = key(RecordKind(DhcpDecl), "Have the host hand out the IPv4 addresses.")
+    dhcp6: Dhcp6Decl | None = key(
+        RecordKind(Dhcp6Decl),
+        "Have the host tell IPv6 addresses by DHCPv6, and guests form none themselves. Left out: they form their own.",
+    )
     domain: At[str] | None = key(kinds.DNS_NAME, "DNS domain of the guests.")
+    domain_local: At[bool] | None = key(
+        kinds.BOOL, "Nobody else is asked for names of that domain. false: what nobody here has. Left out: true."
+    )
     dns: tuple[tuple[At[str], tuple[At[IPAddress], ...] | None], ...] | None = key(
         MapOf(ListOf(kinds.IP), kinds.DNS_NAME), "More names the network's DNS server answers, each with its addresses."
+    )
+    dns_forwarders: tuple[ForwarderDecl, ...] | None = key(
+        ListOf(RecordKind(ForwarderDecl)), "DNS servers that are asked for what is not known here."
+    )
+    dns_services: tuple[DnsServiceDecl, ...] | None = key(ListOf(RecordKind(DnsServiceDecl)), "SRV records.")
+    dns_texts: tuple[DnsTextDecl, ...] | None = key(ListOf(RecordKind(DnsTextDecl)), "TXT records.")
+    dns_wildcards: tuple[tuple[At[str], tuple[At[IPAddress], ...] | None], ...] | None = key(
+        MapOf(ListOf(kinds.IP, one=True), kinds.DNS_NAME), "Domains in which every name has these addresses."
+    )
+    dns_local: tuple[At[str], ...] | None = key(
+        ListOf(kinds.DNS_NAME), "More domains whose names nobody else is asked for (dnsmasq's local=)."
     )
     mtu: At[int] | None = key(
         kinds.MTU, "Largest packet in bytes. Left out: the kernel's default, 1500, or what a vxlan leaves."
@@ -270,6 +279,17 @@ class PortDecl(Decl):
         "holds, and status says so; dhcp leaves it to the host's DHCP server, out of its range (for guests of your "
         "own).",
     )
+    hostname: At[str] | None = key(
+        service_kinds.HOST_NAME, "What the network's DHCP and DNS server calls it. Left out: see the guest's hostname."
+    )
+    duid: At[str] | None = key(
+        service_kinds.BYTES,
+        "On a network with dhcp6: the guest's DUID (RFC 8415). Left out: it is known by its MAC address.",
+    )
+    dhcp_options: OPTIONS | None = key(
+        MapOf(ListOf(service_kinds.OPTION_VALUE, one=True), service_kinds.OPTION4),
+        "DHCPv4 options for this port alone, before those of the network's dhcp.",
+    )
     default_route: At[bool] | None = key(
         kinds.BOOL, "The guest's default route leaves here. Left out: true for the first port that has a gateway."
     )
@@ -366,6 +386,11 @@ class GuestDecl(Decl):
     )
     uuid: At[str] | None = key(
         kinds.UUID_TEXT, "UUID of the domain. Left out: derived from the names for a guest with an image."
+    )
+    hostname: At[str] | None = key(
+        service_kinds.HOST_NAME,
+        "What DNS calls it on its first port on each network; further ones have their port's name behind that. Left "
+        "out: its name, with what DNS cannot have replaced.",
     )
     memory: At[int] | None = key(kinds.MEMORY, "Memory of a guest with an image, in MiB. Left out: 128.")
     router: RouterDecl | None = key(RecordKind(RouterDecl), "The guest forwards between its ports.")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import IPv4Network
 
 from libvirt_guestnet.metadata.policy import REQUIRED
 from libvirt_guestnet.model.network import (
     Bandwidth,
-    DhcpRange,
-    DnsHost,
     IPAddress,
     IPNetwork,
     Mode,
@@ -19,8 +16,10 @@ from libvirt_guestnet.model.network import (
     Subnet,
 )
 
-from . import addressing, external, host_routed, overlay, vlans
-from .keys import BandwidthDecl, DhcpDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl
+from ..errors import Where
+from . import addressing, dhcp, dns, external, host_routed, overlay, vlans
+from .dhcp import why_unusable
+from .keys import BandwidthDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl
 from .port_security import with_port_security
 from .report import Report
 from .scope import HOST, NONE, OUTSIDE, Scope, Segment
@@ -29,7 +28,8 @@ from .spec import At, value, values
 _HOSTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 # Their ports are on somebody else's network, whose prefixes are theirs unless they have their own.
 _IPV6_MIN_MTU = 1280
-_MAX_DHCP = 65535  # virSocketAddrGetRange, libvirt 9.0 and 11.3: "range … is too large (> 65535)"
+
+_NO_DHCP = "DHCP on a bridged network is the business of the network outside"
 
 
 def vrfs(segments: Iterable[Segment]) -> dict[str, str]:
@@ -40,18 +40,6 @@ def vrfs(segments: Iterable[Segment]) -> dict[str, str]:
 def usable(prefix: IPNetwork, address: IPAddress) -> bool:
     """Whether a host may have the address: inside, not the first, and for IPv4 not the last."""
     return why_unusable(prefix, address) is None
-
-
-def why_unusable(prefix: IPNetwork, address: IPAddress) -> str | None:
-    """Why a host cannot have an address in `prefix`; None when it can."""
-    if address not in prefix:
-        return f"{address} is outside {prefix}"
-    if address == prefix.network_address:
-        kind = "network" if isinstance(prefix, IPv4Network) else "subnet-router anycast"
-        return f"{address} is the {kind} address of {prefix}"
-    if isinstance(prefix, IPv4Network) and address == prefix.broadcast_address:
-        return f"{address} is the broadcast address of {prefix}"
-    return None
 
 
 def physical(scope: Scope, label: str, decl: PhysicalDecl, report: Report) -> PhysicalNetwork:
@@ -102,7 +90,11 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
             else _subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes)
         ),
         domain=value(decl.domain),
-        dns_hosts=_dns_hosts(decl),
+        domain_local=decl.domain_local is None or decl.domain_local.value,
+        dns_hosts=dns.hosts(decl),
+        dns=dns.dns(decl, report),
+        dhcp=dhcp.dhcp(decl.dhcp, 4, report),
+        dhcp6=dhcp.dhcp(decl.dhcp6, 6, report),
         mtu=mtu,
         isolated_ports=decl.isolated_ports.value,
         bandwidth=bandwidth(decl.bandwidth, report),
@@ -146,14 +138,6 @@ def _mac(scope: Scope, at: At[str], decl: NetworkDecl) -> str | None:
     return decl.mac.value if decl.mac else addressing.mac(scope.topology, "network", at.value)
 
 
-def _dns_hosts(decl: NetworkDecl) -> tuple[DnsHost, ...]:
-    names: dict[IPAddress, list[str]] = {}
-    for name, addresses in decl.dns or ():
-        for address in addresses or ():
-            names.setdefault(address.value, []).append(name.value)
-    return tuple(DnsHost(address, tuple(found)) for address, found in names.items())
-
-
 def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
     label, mode = decl.physical_network, decl.mode.value
     if label and label.value not in scope.physicals:
@@ -170,20 +154,27 @@ def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
 
 def _check_options(decl: NetworkDecl, report: Report) -> None:
     if decl.mode.value is Mode.BRIDGE:
-        refused = (
-            (decl.dhcp and decl.dhcp.at, "dhcp", "DHCP on a bridged network is the business of the network outside"),
-            (decl.mac and decl.mac.where, "mac", "the host has no address on a bridged network"),
-            (decl.domain and decl.domain.where, "domain", "the host runs no DNS server there"),
-            (decl.dns and decl.dns[0][0].where, "dns", "the host runs no DNS server there"),
-            (decl.bandwidth and decl.bandwidth.at, "bandwidth", "set it on the ports"),
+        refused: tuple[tuple[Where | None, str, str], ...] = (
+            (
+                decl.dhcp.at if decl.dhcp else None,
+                "dhcp",
+                _NO_DHCP,
+            ),
+            (decl.mac.where if decl.mac else None, "mac", "the host has no address on a bridged network"),
+            (
+                decl.dhcp6.at if decl.dhcp6 else None,
+                "dhcp6",
+                _NO_DHCP,
+            ),
+            *((where, name, "the host runs no DNS server there") for where, name in dns.said(decl)),
+            (decl.bandwidth.at if decl.bandwidth else None, "bandwidth", "set it on the ports"),
         )
         for where, name, why in refused:
             if where:
                 report.add(where, f"mode bridge has no {name}: {why}")
     elif decl.mode.value is not Mode.HOST_ROUTED and not _has_host(decl):
-        for name, at in (("dns", decl.dns[0][0] if decl.dns else None), ("domain", decl.domain)):
-            if at:
-                report.add(at.where, f"{name} needs the host on the network: add dhcp: {{}} or gateway: host")
+        for where, name in dns.said(decl):
+            report.add(where, f"{name} needs the host on the network: add dhcp: {{}} or gateway: host")
 
 
 def _check_mtu(
@@ -202,9 +193,8 @@ def _check_mtu(
 def _has_host(decl: NetworkDecl) -> bool:
     """Whether the host has addresses on the network."""
     given = decl.gateway.value if decl.gateway else None
-    return decl.mode.value in _HOSTED or (
-        decl.mode.value is Mode.ISOLATED and (given == HOST or decl.dhcp is not None or "dhcp" in decl.bad)
-    )
+    serves = decl.dhcp is not None or decl.dhcp6 is not None or bool({"dhcp", "dhcp6"} & decl.bad)
+    return decl.mode.value in _HOSTED or (decl.mode.value is Mode.ISOLATED and (given == HOST or serves))
 
 
 def _gateway(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> str | None:
@@ -249,7 +239,9 @@ def _subnets(
 ) -> tuple[Subnet, ...]:
     """The subnets as facts. Those a bridge network takes from its label are named only to say a guest is gateway."""
     by_guest = _addresses_of(scope, gateway, at.value) if gateway and gateway != HOST else ()
-    ranges = _dhcp(decl, report)
+    ranges = dhcp.ranges(decl, report)
+    six, range6 = dhcp.served6(decl, report)
+    dhcp.check_reservations(decl, [*ranges, *([six] if six else [])], report)
     subnets = []
     for prefix in prefixes if by_guest else values(decl.subnets):
         host = prefix[1] if _has_host(decl) else None
@@ -257,47 +249,9 @@ def _subnets(
         if by_guest and router is None and decl.gateway:
             message = f"gateway '{gateway}' has no address in {prefix}; give its port on network '{at.value}' one"
             report.add(decl.gateway.where, message)
-        subnets.append(Subnet(prefix, router, host, ranges.get(prefix)))
+        served = prefix == six
+        subnets.append(Subnet(prefix, router, host, ranges.get(prefix), served, range6 if served else None))
     return tuple(subnets)
-
-
-def _dhcp(decl: NetworkDecl, report: Report) -> dict[IPNetwork, DhcpRange]:
-    """The subnet with DHCP, if any, and its range."""
-    if decl.dhcp is None or decl.mode.value is Mode.BRIDGE:
-        return {}
-    prefixes = [p.value for p in decl.subnets or () if isinstance(p.value, IPv4Network)]
-    if not prefixes:
-        if "subnets" not in decl.bad:
-            report.add(decl.dhcp.at, "dhcp needs an IPv4 subnet on the network")
-        return {}
-    if "range" in decl.dhcp.bad:
-        return {}
-    if decl.dhcp.range is None:
-        return {prefixes[0]: _upper_half(prefixes[0])}
-    return _given_range(decl.dhcp, prefixes, report)
-
-
-def _upper_half(prefix: IPv4Network) -> DhcpRange:
-    half, last = prefix.num_addresses // 2, prefix.num_addresses - 2
-    return DhcpRange(prefix[max(half, last - _MAX_DHCP + 1)], prefix[last])
-
-
-def _given_range(decl: DhcpDecl, prefixes: list[IPv4Network], report: Report) -> dict[IPNetwork, DhcpRange]:
-    start, end = decl.range or ()
-    prefix = next((p for p in prefixes if start.value in p), None)
-    if prefix is None:
-        report.add(start.where, f"DHCP range: {start.value} is outside {', '.join(map(str, prefixes))}")
-        return {}
-    bad = [(at, why) for at in (start, end) if (why := why_unusable(prefix, at.value))]
-    for at, why in bad:
-        report.add(at.where, f"DHCP range: {why}")
-    if end.value < start.value:
-        report.add(end.where, f"DHCP range: it ends at {end.value}, before its start {start.value}")
-    elif not bad and start.value <= prefix[1] <= end.value:
-        report.add(start.where, f"DHCP range: it holds {prefix[1]}, the host's own address; start at {prefix[2]}")
-    if int(end.value) - int(start.value) >= _MAX_DHCP:
-        report.add(end.where, f"DHCP range: more than {_MAX_DHCP} addresses, libvirt's limit")
-    return {prefix: DhcpRange(start.value, end.value)} if start.value <= end.value and not bad else {}
 
 
 def _check_inside(at: At[IPAddress], prefixes: tuple[IPNetwork, ...], what: str, report: Report) -> None:

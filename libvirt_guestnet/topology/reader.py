@@ -57,6 +57,8 @@ def _list(node: Node, type_: ListOf, report: Report) -> tuple[Any, ...]:
         word = Word()
         word.at = node.where
         return word
+    if type_.one and isinstance(node, Scalar):
+        return (_value(node, type_.item, report),)
     if not isinstance(node, Sequence):
         raise _wrong(node, "a list: write [ … ], or lines that begin with '- '", report)
     if type_.length is not None and len(node.items) != type_.length:

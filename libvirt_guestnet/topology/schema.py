@@ -57,7 +57,8 @@ def _list(type_: ListOf, definitions: dict[str, Any]) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "array", "items": _type(type_.item, definitions)}
     if type_.length is not None:
         schema |= {"minItems": type_.length, "maxItems": type_.length}
-    words = [{"const": word} for word in (type_.all_word, type_.other_word) if word]
+    words: list[dict[str, Any]] = [{"const": word} for word in (type_.all_word, type_.other_word) if word]
+    words += [schema["items"]] if type_.one else []
     return {"anyOf": [*words, schema]} if words else schema
 
 

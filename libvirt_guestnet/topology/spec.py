@@ -43,13 +43,15 @@ class Word(tuple[Any, ...]):
 @dataclass(frozen=True)
 class ListOf:
     """A list; `length` fixes how many, `all_word` is a word that stands for `all_items`: they come as `Everything`.
-    `other_word` may stand in its place, too, and comes as `Word`."""
+    `other_word` may stand in its place, too, and comes as `Word`. With `one`, an item may stand without brackets.
+    """
 
     item: Kind | RecordKind
     length: int | None = None
     all_word: str | None = None
     all_items: Sequence[str] = ()
     other_word: str | None = None
+    one: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from libvirt_guestnet.metadata import writer
 from libvirt_guestnet.metadata.policy import Added
+from libvirt_guestnet.model.hostnames import host_name
 from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.topology import Assignment, Topology
 from libvirt_guestnet.xmlgen.element import Element
-from libvirt_guestnet.xmlgen.network import dns_name, port_addresses
 from libvirt_guestnet.xmlgen.policy import external_policy
+from libvirt_guestnet.xmlgen.services import port_addresses
 
 _HOST_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9.-]*")
 
@@ -25,7 +26,7 @@ def _added(topology: Topology, network: Network) -> Iterator[Added]:
     """A reservation for each address that the host's DHCP server tells, and a name for others; a guest may have a name
     that no DNS server takes."""
     for guest, port, address in port_addresses(topology, network):
-        name = dns_name(guest, port)
+        name = host_name(guest, port)
         name = name if _HOST_NAME.fullmatch(name) else ""
         if address.assignment is Assignment.DHCP:
             yield Added(address.ip, port.mac, name)

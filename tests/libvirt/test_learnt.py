@@ -32,7 +32,7 @@ from support.own_programs import watching
 
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
-from libvirt_guestnet.xmlgen.network import DNSMASQ
+from libvirt_guestnet.xmlgen.dnsmasq import DNSMASQ
 
 NETWORK = f"""<network xmlns:dnsmasq="{DNSMASQ}"><name>leases</name><metadata>
   <g:network xmlns:g="{NAMESPACE}" topology="t" name="leases" guarded="yes">

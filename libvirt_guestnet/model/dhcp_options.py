@@ -1,0 +1,220 @@
+"""DHCP options by name or number, and what may be in one. Pure.
+
+What is made of one becomes a line of dnsmasq's configuration, which has directives that run programs. So a value is of
+the type that its option has, or of one of a few plain forms: an address, a number, bytes, a prefix, a DNS name, or
+printable text in quotes without anything that ends a quotation, an item or a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.parse import shown
+
+MOST_VALUES = 32
+_LONGEST_TEXT = 240  # one option of DHCPv4 has 255 bytes
+_TEXT = re.compile(r"[ -~]*")
+_NOT_IN_TEXT = frozenset('",\\#')
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*")
+_SIZED = re.compile("[0-9]{1,10}[bsi]?")
+_BYTES = re.compile("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})+")
+
+
+@dataclass(frozen=True)
+class DhcpOption:
+    """An option of DHCPv4 or DHCPv6 (`version`), by dnsmasq's name of it or its number, with values as dnsmasq reads
+    them."""
+
+    version: int
+    name: str
+    values: tuple[str, ...]
+
+    @property
+    def dnsmasq(self) -> str:
+        """As it stands in dnsmasq's dhcp-option=."""
+        if self.version == 6:
+            return ",".join((f"option6:{self.name}", *self.values))
+        number = self.name.isdecimal()
+        return ",".join((self.name if number else f"option:{self.name}", *self.values))
+
+
+class OptionError(ValueError):
+    """The message says what is wrong with an option's name or value."""
+
+
+def option(version: int, name: str, values: Iterable[str]) -> DhcpOption:
+    """The option with its values checked. Raises OptionError."""
+    known = option_name(version, name)
+    texts = tuple(values)
+    if not 0 < len(texts) <= MOST_VALUES:
+        raise OptionError(f"DHCP option {known} has 1 to {MOST_VALUES} values, not {len(texts)}")
+    kind = _KINDS[version].get(known, _free)
+    if kind in _ALONE and len(texts) > 1:
+        raise OptionError(f"DHCP option {known} has one value, not {len(texts)}")
+    if kind is _route and len(texts) % 2:
+        raise OptionError(f"DHCP option {known} has pairs of a prefix and the address of its gateway")
+    return DhcpOption(version, known, tuple(_value(kind, version, known, index, t) for index, t in enumerate(texts)))
+
+
+def _value(kind: Kind, version: int, name: str, index: int, text: str) -> str:
+    try:
+        if kind is _route:
+            return str(parse.prefix(text)) if index % 2 == 0 else _address(4, text)
+        return kind(version, text)
+    except ValueError as error:
+        raise OptionError(f"DHCP option {name}: {error}") from None
+
+
+def option_name(version: int, text: str) -> str:
+    """The one way to write an option: by name where it has one, else by number. Raises OptionError."""
+    names = _KINDS[version]
+    if text in _REFUSED[version]:
+        raise OptionError(f"DHCP option {text} is not for options: {_REFUSED[version][text]}")
+    if text in names:
+        return text
+    if not text.isdecimal() or not text.isascii():
+        raise OptionError(f"{shown(text)} is neither the number nor dnsmasq's name of a DHCP{_V[version]} option")
+    try:
+        number = parse.number(text, 1, 254 if version == 4 else 65535)
+    except parse.TextError as error:
+        raise OptionError(str(error)) from None
+    named = _NUMBERS[version].get(number, str(number))
+    if named in _REFUSED[version]:
+        raise OptionError(f"DHCP option {text} is not for options: {_REFUSED[version][named]}")
+    return named
+
+
+def names(version: int) -> tuple[str, ...]:
+    """The names that options have."""
+    return tuple(sorted(_KINDS[version]))
+
+
+def text_value(text: str) -> str:
+    """A text that may stand in quotes in dnsmasq's configuration. Raises ValueError."""
+    if not 0 < len(text) <= _LONGEST_TEXT or not _TEXT.fullmatch(text) or _NOT_IN_TEXT & set(text):
+        raise ValueError(
+            f"{shown(text)} is not 1 to {_LONGEST_TEXT} printable ASCII characters without quotes, commas, # or \\"
+        )
+    if text != text.strip():
+        raise ValueError(f"{shown(text)} begins or ends with a blank")
+    return text
+
+
+def _text(version: int, text: str) -> str:
+    return f'"{text_value(text)}"'
+
+
+def _address(version: int, text: str) -> str:
+    found = parse.address(text)
+    if found.version != version:
+        raise ValueError(f"{found} is not an IPv{version} address")
+    return f"[{found}]" if version == 6 else str(found)
+
+
+def _number(version: int, text: str) -> str:
+    return str(parse.number(text, 0, (1 << 32) - 1))
+
+
+def _flag(version: int, text: str) -> str:
+    if text not in ("true", "false", "0", "1"):
+        raise ValueError(f"{shown(text)} is neither true nor false")
+    return "1" if text in ("true", "1") else "0"
+
+
+def _dns_name(version: int, text: str) -> str:
+    if len(text) > 253 or not _NAME.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not a DNS name")
+    return text
+
+
+def _route(version: int, text: str) -> str:
+    raise AssertionError  # `_value` knows which of a pair it is
+
+
+def _free(version: int, text: str) -> str:
+    """An option whose type only its user knows: what looks like a number, bytes or an address is one."""
+    if _SIZED.fullmatch(text):
+        return text
+    if _BYTES.fullmatch(text):
+        return text.lower()
+    try:
+        return _address(version, text)
+    except ValueError:
+        return _text(version, text)
+
+
+Kind = Callable[[int, str], str]
+_ALONE = (_text, _number, _flag)
+_V = {4: "v4", 6: "v6"}
+# As `dnsmasq --help dhcp` and `--help dhcp6` list them (2.89 to 2.91), those that make sense to hand out.
+_NUMBERED: Mapping[int, Mapping[int, tuple[str, Kind]]] = {
+    4: {
+        2: ("time-offset", _number),
+        6: ("dns-server", _address),
+        7: ("log-server", _address),
+        9: ("lpr-server", _address),
+        13: ("boot-file-size", _number),
+        15: ("domain-name", _dns_name),
+        16: ("swap-server", _address),
+        17: ("root-path", _text),
+        19: ("ip-forward-enable", _flag),
+        23: ("default-ttl", _number),
+        26: ("mtu", _number),
+        33: ("static-route", _address),
+        37: ("tcp-ttl", _number),
+        38: ("tcp-keepalive", _number),
+        40: ("nis-domain", _text),
+        41: ("nis-server", _address),
+        42: ("ntp-server", _address),
+        44: ("netbios-ns", _address),
+        45: ("netbios-dd", _address),
+        46: ("netbios-nodetype", _number),
+        47: ("netbios-scope", _text),
+        48: ("x-windows-fs", _address),
+        49: ("x-windows-dm", _address),
+        66: ("tftp-server", _text),
+        67: ("bootfile-name", _text),
+        69: ("smtp-server", _address),
+        70: ("pop3-server", _address),
+        71: ("nntp-server", _address),
+        74: ("irc-server", _address),
+        100: ("posix-timezone", _text),
+        101: ("tzdb-timezone", _text),
+        119: ("domain-search", _dns_name),
+        121: ("classless-static-route", _route),
+        150: ("tftp-server-address", _address),
+    },
+    6: {
+        22: ("sip-server", _address),
+        23: ("dns-server", _address),
+        24: ("domain-search", _dns_name),
+        27: ("nis-server", _address),
+        31: ("sntp-server", _address),
+        32: ("information-refresh-time", _number),
+        41: ("posix-timezone", _text),
+        42: ("tzdb-timezone", _text),
+        56: ("ntp-server", _address),
+        59: ("bootfile-url", _text),
+    },
+}
+_KINDS = {version: dict(found.values()) for version, found in _NUMBERED.items()}
+_NUMBERS = {version: {n: name for n, (name, _) in found.items()} for version, found in _NUMBERED.items()}
+_OWN = "the DHCP server says it itself"
+_REFUSED: Mapping[int, Mapping[str, str]] = {
+    4: {
+        "1": "it follows from subnets",
+        "netmask": "it follows from subnets",
+        "3": "say gateway",
+        "router": "say gateway",
+        "12": "say hostname",
+        "28": "it follows from subnets",
+        "51": "say lease",
+        "T1": _OWN,
+        "T2": _OWN,
+        **dict.fromkeys(map(str, (50, 52, 53, 54, 55, 57, 58, 59, 61, 82)), _OWN),
+    },
+    6: dict.fromkeys(map(str, (*range(1, 17), 18, 19, 25, 26)), _OWN),
+}

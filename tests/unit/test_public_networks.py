@@ -1,0 +1,103 @@
+"""Networks as people have them, by what they published: each in YAML, as the XML that is made of it, and imported.
+
+`NAME.yaml` makes `NAME.xml` (`pytest --regenerate` writes it; review the difference), and `guestnet import --own` reads
+the same from that and from `NAME.found.xml`, which is as people wrote it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from libvirt_guestnet import xmlgen
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.importing.facts import Request, Seen
+from libvirt_guestnet.importing.own import declaration
+from libvirt_guestnet.importing.survey import survey
+from libvirt_guestnet.importing.text import text
+from libvirt_guestnet.libvirtd.snapshot import NetworkState, Snapshot, parse_xml
+from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.plan.compare import differences
+from libvirt_guestnet.topology import load, loads
+
+FOLDER = Path(__file__).parents[1] / "data/networks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+NETWORK = """<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>n</name><forward mode='nat'/>
+<bridge name='n0'/><ip address='10.0.0.1' prefix='24'><dhcp><range start='10.0.0.2' end='10.0.0.9'/></dhcp></ip>{}
+<dnsmasq:options><dnsmasq:option value='{}'/></dnsmasq:options></network>"""
+
+
+def made(found: Topology) -> etree._Element:
+    (network,) = found.networks
+    return xmlgen.network(found, network, HostMap({label: label for label in ("eth0",)}))
+
+
+def state(xml: str) -> NetworkState:
+    root = parse_xml(xml)
+    for metadata in root.findall("metadata"):
+        root.remove(metadata)
+    return NetworkState(root.findtext("name") or "", "u", root, root)
+
+
+def imported(xml: str) -> Topology:
+    """What import writes of a host that has this network alone, as it is read back."""
+    request = Request("public", own=True)
+    return loads(text(survey(Seen(Snapshot((state(xml),))), request)), "import")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_written_in_yaml(name: str, regenerate: bool) -> None:
+    said = xmlgen.to_string(made(load(FOLDER / f"{name}.yaml")))
+    golden = FOLDER / f"{name}.xml"
+    if regenerate:
+        golden.write_text(said)
+    assert said == golden.read_text()
+
+
+@pytest.mark.parametrize("kind", ["xml", "found.xml"])
+@pytest.mark.parametrize("name", NAMES)
+def test_import_reads_the_same(name: str, kind: str) -> None:
+    found = imported((FOLDER / f"{name}.{kind}").read_text())
+    wanted = load(FOLDER / f"{name}.yaml")
+    assert xmlgen.to_string(made(found)) == xmlgen.to_string(made(wanted))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_libvirt_has_then_is_what_was_wanted(name: str) -> None:
+    """The plan compares by meaning: every word of the golden file counts."""
+    wanted = made(load(FOLDER / f"{name}.yaml"))
+    assert differences(wanted, parse_xml((FOLDER / f"{name}.xml").read_text())) == ()
+    for option in wanted.iterfind("{*}options/{*}option"):
+        option.set("value", "local=/other.example/")
+        break
+    else:
+        wanted.find("ip").set("prefix", "25")
+    assert differences(wanted, parse_xml((FOLDER / f"{name}.xml").read_text()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "dhcp-script=/tmp/x",
+        "conf-file=/etc/shadow",
+        "dhcp-option=252,a\\\\nb",
+        "dhcp-option=3,10.0.0.9",
+        "dhcp-luascript=/x",
+        "dhcp-option=tag:unknown,42,10.0.0.1",
+        "addn-hosts=/etc/shadow",
+        "dhcp-option=42,time.example",
+        'dhcp-option=252,"a',
+    ],
+)
+def test_what_no_key_says_is_left_out_with_the_reason(line: str) -> None:
+    why = declaration(state(NETWORK.format("", line)))
+    assert isinstance(why, str) and len(why) > 20
+
+
+@pytest.mark.parametrize(
+    "more", ["<route address='10.9.0.0' prefix='16' gateway='10.0.0.5'/>", "<portgroup name='p'/>"]
+)
+def test_nothing_is_taken_by_halves(more: str) -> None:
+    assert "which no key says" in str(declaration(state(NETWORK.format(more, "dhcp-ignore-clid"))))
