@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from libvirt_guestnet.importing.facts import Imported, ImportedGuest, ImportedNetwork, ImportedPort, Listed
-from libvirt_guestnet.metadata.policy import LEASE, LEASE6, Forward, PortPolicy
 from libvirt_guestnet.importing.values import Value
+from libvirt_guestnet.metadata.policy import LEASE, LEASE6, Forward, PortPolicy
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*|[0-9]{1,3}(\.[0-9]{1,3}){3}")
 # What YAML 1.1 takes for something else than text.

@@ -21,7 +21,7 @@ from support.adopted_host import (
 )
 from support.sandboxes import HERE, LIBVIRTS
 
-from libvirt_guestnet.sandbox import Sandbox
+from libvirt_guestnet.sandbox import Sandbox, python_inside
 
 pytestmark = pytest.mark.libvirt
 
