@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
+from libvirt_guestnet.status.overdue import overdue
 from libvirt_guestnet.xmlgen import Element, domain_metadata, external_metadata, interface, network
 
 
@@ -68,7 +70,8 @@ def destroy_topology(
     """Removes everything of a topology, and prints each step; returns the steps. `guests`: those in its file. Raises
     GuestnetError."""
     with applying.locked(), connect(uri) as connection:
-        made = plan_destroy(name, host_snapshot(connection), guests)
+        known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
+        made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
 
         def tell(change: object) -> None:
             print(change.text(), flush=True)  # type: ignore[attr-defined]
@@ -137,4 +140,7 @@ def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
     taken = (*taken_addresses(wished, snapshot, UnlockedState()), *hairpins.problems(found, host_devices.bridged()))
     bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
     found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
-    return replace(snapshot, taken=taken, wrong=wrongs(snapshot), leased=found_leases)
+    # Only root can see what the hooks made.
+    networks, guests = overdue(snapshot, UnlockedState()) if os.geteuid() == 0 else (frozenset[str](), ())
+    wrong = (*wrongs(snapshot), *guests)
+    return replace(snapshot, taken=taken, wrong=wrong, leased=found_leases, overdue=networks)

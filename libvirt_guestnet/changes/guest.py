@@ -10,7 +10,18 @@ from lxml import etree
 
 from libvirt_guestnet.changes.change import Change, Replacement, Run
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import Element, interfaces, mac, parse_xml, source_network, tap, to_text
+from libvirt_guestnet.libvirtd.snapshot import (
+    DOMAIN_MARK,
+    Element,
+    interfaces,
+    mac,
+    marked,
+    parse_xml,
+    source_network,
+    tap,
+    to_text,
+)
+from libvirt_guestnet.metadata.policy import NAMESPACE
 
 UNPLUG_SECONDS = 20.0
 
@@ -52,7 +63,12 @@ class SetDomainAutostart(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class SetDomainMetadata(Change):
-    """Change our metadata in a domain, running and/or defined, and guard its ports accordingly."""
+    """Change our metadata in a domain, running and/or defined, and guard its ports accordingly. `live` is of one that
+    runs, with the same twice where only its definition says something else.
+
+    Its ports are guarded by what it is to say before it says so: else nobody would see that a killed change left them
+    as they were. And again after that, as a hook may have gone by the metadata of before meanwhile.
+    """
 
     live: Replacement | None = None
     config: Replacement | None = None
@@ -67,14 +83,16 @@ class SetDomainMetadata(Change):
             run.done("defined", back, lambda: run.libvirt.set_domain_metadata(self.name, config.old, live=False))
         if self.live is not None:
             live = self.live
-            run.libvirt.set_domain_metadata(self.name, live.new, live=True)
-            run.undo(f"set the metadata of {self.name} back", lambda: self._set_live(run, live.old))
-            run.guard(self.name)  # without metadata a NIC that stays is not ours to guard
+            run.undo(f"set the metadata of {self.name} back", lambda: self._set_live(run, live.reverse()))
+            self._set_live(run, live)
             run.step("set")
 
-    def _set_live(self, run: Run, xml: str | None) -> None:
-        run.libvirt.set_domain_metadata(self.name, xml, live=True)
-        run.guard(self.name)
+    def _set_live(self, run: Run, metadata: Replacement) -> None:
+        if (xml := run.libvirt.live_xml(self.name)) is not None:
+            run.effects.guard(told(xml, metadata.new).encode())  # without any, a NIC that stays is not ours to guard
+        if metadata.new != metadata.old:
+            run.libvirt.set_domain_metadata(self.name, metadata.new, live=True)
+            run.guard(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +201,14 @@ class RemoveDomain(Change):
         run.libvirt.define_domain(self.xml)
         if self.autostart:
             run.libvirt.set_domain_autostart(self.name, True)
+
+
+def told(domain: str, metadata: str | None) -> str:
+    """A <domain> with that metadata of ours, as libvirt's API takes it."""
+    mark = None if metadata is None else parse_xml(metadata)
+    for each in () if mark is None else mark.iter(etree.Element):
+        each.tag = f"{{{NAMESPACE}}}{each.tag}"
+    return to_text(marked(parse_xml(domain), mark, DOMAIN_MARK))
 
 
 def plug(run: Run, domain: str, xml: str) -> None:

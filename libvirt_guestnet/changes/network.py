@@ -172,7 +172,11 @@ class SetNetworkMetadata(Change):
 class AdoptNetwork(Change):
     """Put our metadata into the definition of a network that is somebody else's, change it there or take it out, and
     have the hooks know while the network runs: in that no libvirt before 9.7 can change it. `ports` are running guests
-    whose ports follow."""
+    whose ports follow. A mark that stays only has the hooks know it again.
+
+    The definition is the first to say that the network is adopted, and the last: by it, what is killed in between is
+    found, and finished or taken back.
+    """
 
     mark: Replacement
     ports: tuple[str, ...] = ()
@@ -184,10 +188,18 @@ class AdoptNetwork(Change):
         return "release" if self.mark.new is None else self.VERB
 
     def run(self, run: Run) -> None:
-        self._set(run, self.mark)
-        back = self.mark.reverse()
-        run.done("defined", f"define network {self.name} as it was", lambda: self._set(run, back))
-        run.undo(f"have the hooks know network {self.name} as before", lambda: self._tell(run, back.new))
+        steps = (self._define, self._have_told)
+        for step in reversed(steps) if self.mark.new is None else steps:
+            step(run)
+
+    def _define(self, run: Run) -> None:
+        if self.mark.old != self.mark.new:
+            self._set(run, self.mark)
+            back = self.mark.reverse()
+            run.done("defined", f"define network {self.name} as it was", lambda: self._set(run, back))
+
+    def _have_told(self, run: Run) -> None:
+        run.undo(f"have the hooks know network {self.name} as before", lambda: self._tell(run, self.mark.old))
         self._tell(run, self.mark.new)
         run.step("told")
 

@@ -85,13 +85,18 @@ class NetworkState:
         return None if bridge is None else bridge.get("name")
 
 
-def marked(network: Element, mark: Element | None) -> Element:
-    """A copy of a <network> with that metadata of ours in the place of what it has; None: with none."""
-    result = deepcopy(network)
+def _is_external(mark: Element | None) -> bool:
+    return mark is not None and mark.get("external") == "yes"
+
+
+def marked(root: Element, mark: Element | None, path: str = NETWORK_MARK) -> Element:
+    """A copy of a <network> with that metadata of ours in the place of what it has; None: with none. By DOMAIN_MARK of
+    a <domain>."""
+    result = deepcopy(root)
     metadata = result.find("metadata")
     if metadata is None:
         metadata = etree.SubElement(result, "metadata")
-    for old in result.findall(NETWORK_MARK):
+    for old in result.findall(path):
         metadata.remove(old)
     if mark is not None:
         metadata.append(deepcopy(mark))
@@ -218,7 +223,8 @@ class Snapshot:
     line each. `wrong` is what the kernel has otherwise than it should, `links` the devices with what
     they are ({}: unknown). `network_metadata` says whether libvirt can
     change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7). `leased` are the addresses that the
-    DHCP servers of external networks gave, by MAC address.
+    DHCP servers of external networks gave, by MAC address. `adopted` are the external networks that the hooks know,
+    each with its topology, and `overdue` those that they should know otherwise.
     """
 
     networks: tuple[NetworkState, ...] = ()
@@ -229,6 +235,8 @@ class Snapshot:
     wrong: tuple[Drift, ...] = ()
     links: Mapping[str, Device] = field(default_factory=dict)
     leased: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    adopted: Mapping[str, str] = field(default_factory=dict)
+    overdue: frozenset[str] = frozenset()
 
     @cached_property
     def network(self) -> dict[str, NetworkState]:

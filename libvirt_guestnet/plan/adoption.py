@@ -48,13 +48,15 @@ def plan_release(state: NetworkState, snapshot: Snapshot, why: str) -> Iterator[
 
 
 def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot) -> Iterator[Change]:
-    config = state.config.find(NETWORK_MARK)
-    found = () if config is None else differences(mark, config)
-    if config is not None and not found:
-        return
-    detail = "its metadata" if config is None else f"its metadata: {summary(found)}"
-    replacement = Replacement(None if config is None else to_text(config), to_text(mark))
-    yield AdoptNetwork(state.name, detail, mark=replacement, ports=_followers(state, snapshot, mark))
+    config, ports = state.config.find(NETWORK_MARK), _followers(state, snapshot, mark)
+    if config is None:
+        yield AdoptNetwork(state.name, "its metadata", mark=Replacement(None, to_text(mark)), ports=ports)
+    elif found := differences(mark, config):
+        replacement = Replacement(to_text(config), to_text(mark))
+        yield AdoptNetwork(state.name, f"its metadata: {summary(found)}", mark=replacement, ports=ports)
+    elif state.name in snapshot.overdue:
+        same = to_text(config)
+        yield AdoptNetwork(state.name, "the hooks do not know it", mark=Replacement(same, same), ports=ports)
 
 
 def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = None) -> tuple[str, ...]:
@@ -70,22 +72,22 @@ def _without_others(mark: Element, state: NetworkState) -> Element:
     off."""
     result, before = deepcopy(mark), _listed(state.mark)
     silent = state.config.find("dns[@enable='no']") is not None
+    roots = [state.config] if state.live is None else [state.config, state.live]
     for entry in [*result.iterchildren(_RESERVATION, _DNS)]:
         theirs = any(_is_theirs(root, entry, before.get(_key(entry))) for root in roots)
-    roots = [state.config] if state.live is None else [state.config, state.live]
         if theirs or (silent and entry.tag == _DNS):
             result.remove(entry)
     return result
 
 
-def _listed(mark: Element | None) -> dict[tuple[str, str], Element]:
-    return {} if mark is None else {_key(entry): entry for entry in mark.iterchildren(_RESERVATION, _DNS)}
 def _is_theirs(root: Element, entry: Element, before: Element | None) -> bool:
     """Whether there is another element than the one that was listed."""
     found = _present(root, entry)
     return found is not None and (before is None or to_text(_plain(found)) != to_text(_element(before)))
 
 
+def _listed(mark: Element | None) -> dict[tuple[str, str], Element]:
+    return {} if mark is None else {_key(entry): entry for entry in mark.iterchildren(_RESERVATION, _DNS)}
 
 
 def _key(entry: Element) -> tuple[str, str]:

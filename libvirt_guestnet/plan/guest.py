@@ -408,7 +408,15 @@ def _metadata(name: str, state: DomainState, wanted: Element | None, *, config: 
     live = None if state.live is None else _metadata_change(state.live.find(DOMAIN_MARK), wanted)
     defined = _metadata_change(state.config.find(DOMAIN_MARK), wanted) if config else None
     if live is not None or defined is not None:
+        live = live or _as_it_is(state.live)
         yield SetDomainMetadata(name, _what_of(state, wanted, config=config), live=live, config=defined)
+
+
+def _as_it_is(live: Element | None) -> Replacement | None:
+    """The metadata of a running domain that stays."""
+    mark = None if live is None else live.find(DOMAIN_MARK)
+    text = None if mark is None else api_text(mark)
+    return None if live is None else Replacement(text, text)
 
 
 def _what_of(state: DomainState, wanted: Element | None, *, config: bool) -> str:

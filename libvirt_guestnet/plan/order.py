@@ -119,6 +119,8 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
             users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
             after = frozenset(state.name for state in domains if network.name in state.needed)
             changes.append(replace(plan_removal(network, snapshot, users, gone, why), after=after))
+        elif network.mark is None and snapshot.adopted.get(network.name) == topology:
+            changes += plan_release(network, snapshot, f"{why}; somebody took its metadata out")
     # What was saved of a user's own domain stays and cannot be changed, so that needs consent.
     own = (state for state in domains if state.name in gone or not state.saved)
     expected = frozenset(state.name for state in own if guests is None or state.name in guests)

@@ -411,6 +411,56 @@ def test_a_network_that_started_while_it_was_adopted_is_changed_and_given_back(h
     assert host.differences(before) == []
 
 
+# `guestnet`, killed before its Nth step that changes anything.
+KILLED = """
+import os, sys
+from libvirt_guestnet.apply.apply import KernelEffects
+from libvirt_guestnet.cli.main import main
+from libvirt_guestnet.libvirtd.connection import Connection
+left = [int(sys.argv.pop(1))]
+def kill_before(owner, name):
+    whole = getattr(owner, name)
+    def step(*arguments, **named):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), 9)
+        return whole(*arguments, **named)
+    setattr(owner, name, step)
+for owner, names in (
+    (KernelEffects, "adopt_network guard release"),
+    (Connection, "set_network_mark update_network set_domain_metadata"),
+):
+    for name in names.split():
+        kill_before(owner, name)
+sys.exit(main())
+"""
+
+
+def killed(host: Host, step: int, *words: str) -> bool:
+    argv = python_inside(["-c", KILLED, str(step), *words], host.sandbox.root)
+    return host.sandbox.run(argv, check=False, timeout=240).returncode != 0
+
+
+@pytest.mark.parametrize("step", [2, 3, 7])
+def test_what_is_killed_is_finished_or_taken_back(host: Host, step: int) -> None:
+    """Before the hooks know of the network, before a guest on it is guarded, and before the other one's metadata says
+    what it is guarded by; tests/unit/test_adopted_killed.py is killed before each step."""
+    two_on_default(host)
+    before, taps = host.texts(), {host.tap("web", WEB): WEB, host.tap("other", OTHER): OTHER}
+    text = ADOPT.replace("external: true", "external: true, guarded: true")
+    host.sandbox.run(["tee", "/tmp/mine.yaml"], stdin=text)
+    assert killed(host, step, "apply", "/tmp/mine.yaml")
+    host.guestnet("apply", "/tmp/mine.yaml", topology=text)
+    assert host.guarded() == taps
+    assert "nothing to do" in host.guestnet("plan", "/tmp/mine.yaml", topology=text)
+    assert killed(host, step, "destroy", "/tmp/mine.yaml")
+    host.guestnet("destroy", "/tmp/mine.yaml", topology=text)
+    assert killed(host, step, "apply", "/tmp/mine.yaml")
+    host.guestnet("destroy", "/tmp/mine.yaml", topology=text)
+    assert host.differences(before) == []
+    assert (host.guarded(), host.files("networks"), host.files("ports")) == ({}, {}, {})
+
+
 def test_an_import_of_what_runs_is_adopted_and_given_back(host: Host) -> None:
     host.define("net-define", DEFAULT.replace("</dhcp>", f"<host mac='{WEB}' ip='192.168.122.50'/></dhcp>"))
     host.virsh("net-start", "default")

@@ -1,0 +1,220 @@
+"""Apply and destroy of adopted networks and guests, killed before each of their steps: the next one finishes them or
+takes them back. The host is simulated; tests/libvirt/test_adopted_killed.py does some of it for real."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lxml import etree
+
+from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.changes.change import Run
+from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.hook.read.network_receipts import external_receipt, network_receipt
+from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.libvirtd.snapshot import (
+    DOMAIN_MARK,
+    DomainState,
+    NetworkState,
+    Snapshot,
+    marked,
+    parse_xml,
+    to_text,
+)
+from libvirt_guestnet.metadata.elements import node_of
+from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.plan.external import resolved
+from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
+from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
+from libvirt_guestnet.status.overdue import overdue
+from libvirt_guestnet.topology import loads
+
+NAT = """<network><name>default</name><uuid>n1</uuid><forward mode='nat'/><bridge name='virbr0'/>
+<ip address='192.168.122.1' netmask='255.255.255.0'><dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp>
+</ip></network>"""
+DOMAIN = """<domain><name>{name}</name><uuid>{name}</uuid><metadata/><devices><interface type='network'>
+<mac address='{mac}'/><source network='default'/><target dev='{tap}'/></interface></devices></domain>"""
+GUESTS = {"web": ("52:54:00:aa:00:01", "tap1"), "other": ("52:54:00:aa:00:02", "tap2")}
+TOPOLOGY = """
+name: t
+networks: {{ default: {{ external: true{network} }} }}
+guests: {{ web: {{ ports: [ {{ network: default{port} }} ] }} }}
+"""
+FILES = [
+    TOPOLOGY.format(network=network, port=port)
+    for network in ("", ", guarded: observe", ", guarded: true")
+    for port in ("", ", addresses: [192.168.122.9]")
+]
+Kernel = tuple[dict[str, NetworkReceipt], dict[str, PortReceipt]]
+
+
+class KilledError(BaseException):
+    """The process is gone before a step."""
+
+
+class Host:
+    """libvirt and the hooks, as far as it matters here; killed before step `left`, 0: never."""
+
+    def __init__(self) -> None:
+        xml = parse_xml(NAT)
+        domains = {n: parse_xml(DOMAIN.format(name=n, mac=mac, tap=tap)) for n, (mac, tap) in GUESTS.items()}
+        self.networks = {"default": NetworkState("default", "n1", xml, xml)}
+        self.domains = {name: DomainState(name, name, xml, xml) for name, xml in domains.items()}
+        self.known: dict[str, NetworkReceipt] = {}
+        self.ports: dict[str, PortReceipt] = {}
+        self.left = 0
+
+    def snapshot(self) -> Snapshot:
+        found = Snapshot(tuple(self.networks.values()), tuple(self.domains.values()))
+        adopted = {each.name: each.topology for each in self.known.values()}
+        state = SimpleNamespace(networks=self.known.values, bridges=lambda: None, sound_port=self.ports.get)
+        networks, wrong = overdue(found, state)  # type: ignore[arg-type]
+        return replace(found, adopted=adopted, overdue=networks, wrong=wrong)
+
+    def _step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+
+    def set_network_mark(self, name: str, _old: str | None, new: str | None) -> None:
+        self._step()
+        state = self.networks[name]
+        self.networks[name] = replace(state, config=marked(state.config, None if new is None else parse_xml(new)))
+
+    def live_network(self, name: str) -> str:
+        return to_text(self.networks[name].live)  # type: ignore[arg-type]
+
+    def update_network(self, name: str, command: str, _section: str, xml: str, parent: int, *, live: bool) -> None:
+        self._step()
+        side, element = "live" if live else "config", parse_xml(xml)
+        root: Any = parse_xml(to_text(getattr(self.networks[name], side)))
+        hosts = root.findall("ip")[parent].find("dhcp")
+        assert hosts is not None
+        if command == "add":
+            hosts.append(element)
+        else:
+            hosts.remove(next(each for each in hosts if sorted(each.items()) == sorted(element.items())))
+        self.networks[name] = replace(self.networks[name], **{side: root})
+        if live and name in self.known:  # libvirt calls the hook
+            self.known[name] = external_receipt(self.known[name], node_of(root))
+
+    def set_domain_metadata(self, name: str, xml: str | None, *, live: bool) -> None:
+        self._step()
+        side = "live" if live else "config"
+        mark = None if xml is None else parse_xml(xml)
+        for each in () if mark is None else mark.iter(etree.Element):
+            each.tag = f"{{{NAMESPACE}}}{each.tag}"
+        changed: Any = marked(getattr(self.domains[name], side), mark, DOMAIN_MARK)
+        self.domains[name] = replace(self.domains[name], **{side: changed})
+
+    def live_xml(self, name: str) -> str:
+        return to_text(self.domains[name].live)  # type: ignore[arg-type]
+
+    def kept_open(self, _bridge: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def adopt_network(self, xml: bytes) -> None:
+        self._step()
+        if receipt := network_receipt(node_of(parse_xml(xml.decode()))):
+            self.known[receipt.name] = receipt
+        else:
+            self.known.clear()
+            self.ports = {tap: port for tap, port in self.ports.items() if port.own}
+
+    def guard(self, xml: bytes) -> None:
+        self._step()
+        domain = Domain(node_of(parse_xml(xml.decode())), self.known.get)
+        for nic in domain.nics:
+            self.ports.pop(nic.tap, None)
+            if nic.is_guarded:
+                addresses = tuple(map(str, nic.policy.addresses)) if nic.policy else ()
+                port = PortReceipt(nic.tap, nic.mac, domain.name, domain.uuid, "default", owned=addresses)
+                self.ports[nic.tap] = port._replace(own=nic.policy is not None, observed=nic.is_observed)
+
+    def kernel(self) -> Kernel:
+        return dict(self.known), dict(self.ports)
+
+    def texts(self) -> list[bytes]:
+        states: list[Any] = [*self.networks.values(), *self.domains.values()]
+        roots = [root for state in states for root in (state.config, state.live)]
+        return [etree.tostring(parse_xml(to_text(each).replace("<metadata/>", "")), method="c14n") for each in roots]
+
+
+def planned(text: str, host: Host) -> Plan:
+    snapshot = host.snapshot()
+    return plan(wanted(resolved(loads(text, "t.yaml"), snapshot), HostMap()), snapshot)
+
+
+def make(made: Plan, host: Host, kill: int = 0) -> bool:
+    """Makes the changes, unless killed before that step; returns whether it was."""
+    host.left = kill
+    run = Run(host, host, lambda _what, _undo: None, lambda _what: None)  # type: ignore[arg-type]
+    try:
+        for change in made.changes:
+            change.run(run)
+    except KilledError:
+        return True
+    return False
+
+
+def assert_taken_back(host: Host) -> None:
+    make(plan_destroy("t", host.snapshot()), host)
+    assert host.texts() == Host().texts()
+    assert host.kernel() == ({}, {})
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_what_is_killed_is_finished_or_taken_back_by_the_next(text: str) -> None:
+    whole = Host()
+    make(planned(text, whole), whole)
+    assert whole.known
+    for kill in range(1, 40):
+        again, back = Host(), Host()
+        if not make(planned(text, again), again, kill):
+            break
+        make(planned(text, again), again)
+        assert again.kernel() == whole.kernel(), kill
+        assert again.texts() == whole.texts(), kill
+        assert planned(text, again).changes == ()
+        make(planned(text, back), back, kill)
+        assert_taken_back(back)
+    assert kill > 4
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_destroy_that_is_killed_is_finished_by_the_next(text: str) -> None:
+    for kill in range(1, 40):
+        host = Host()
+        make(planned(text, host), host)
+        if not make(plan_destroy("t", host.snapshot()), host, kill):
+            break
+        assert_taken_back(host)
+    assert kill > 4
+
+
+@pytest.mark.parametrize(("old", "new"), zip(FILES, reversed(FILES), strict=True))
+def test_so_is_a_change_from_one_file_to_another(old: str, new: str) -> None:
+    whole = Host()
+    make(planned(new, whole), whole)
+    for kill in range(1, 40):
+        host = Host()
+        make(planned(old, host), host)
+        if not make(planned(new, host), host, kill):
+            break
+        make(planned(new, host), host)
+        assert host.kernel() == whole.kernel(), kill
+        assert planned(new, host).changes == ()
+        assert_taken_back(host)
+
+
+def test_what_the_hooks_know_of_a_network_goes_when_somebody_took_its_metadata_out() -> None:
+    host = Host()
+    make(planned(FILES[-2], host), host)
+    state = host.networks["default"]
+    host.networks["default"] = replace(state, config=marked(state.config, None))
+    assert host.kernel() != ({}, {})
+    assert_taken_back(host)
