@@ -8,8 +8,9 @@ claimed it, not proved it: who reads the file decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv6Network
 
 from libvirt_guestnet import parse
@@ -39,7 +40,8 @@ class Owners:
 
 @dataclass(frozen=True)
 class OnNetwork:
-    """A place with what is known of the addresses there."""
+    """A place with what is known of the addresses there. It is asked for each NIC, and a network may have tens of
+    thousands of leases, so all of them are gone through once."""
 
     known: Known
     leases: Leases
@@ -51,18 +53,30 @@ class OnNetwork:
         return any(subnet.dhcp for subnet in self.known.network.subnets)
 
     def reserved(self, mac: str) -> list[IPAddress]:
-        facts = self.known.facts
-        return [parse.address(ip) for owner, ip in facts.reservations if owner == mac] if facts else []
+        return self._reserved.get(mac, [])
 
-    def others(self, mac: str) -> dict[IPAddress, str]:
-        """What is somebody else's."""
+    def holder(self, ip: IPAddress, mac: str) -> str:
+        """Whose an address is, if it is somebody else's; "" if not."""
         facts = self.known.facts
-        reserved = facts.reservations if facts else ()
-        found = {parse.address(ip): f"given by DHCP to {shown(m)}" for m, ips in self.leases.items() for ip in ips}
-        found |= {parse.address(ip): f"reserved for {shown(m) if m else 'another guest'}" for m, ip in reserved}
-        own = {*self.reserved(mac), *self.leased(mac)}
-        hosts = {parse.address(ip): "the host's own" for ip in (facts.hosts if facts else ())}
-        return {**{ip: whose for ip, whose in found.items() if ip not in own}, **hosts}
+        if facts and str(ip) in facts.hosts:
+            return "the host's own"
+        return "" if ip in (*self.reserved(mac), *self.leased(mac)) else self._given.get(ip, "")
+
+    @cached_property
+    def _reserved(self) -> dict[str, list[IPAddress]]:
+        return _by_owner(
+            (parse.address(ip), mac) for mac, ip in (self.known.facts.reservations if self.known.facts else ())
+        )
+
+    @cached_property
+    def _given(self) -> dict[IPAddress, str]:
+        leased = {parse.address(ip): f"given by DHCP to {shown(mac)}" for mac, ips in self.leases.items() for ip in ips}
+        reserved = ((ip, mac) for mac, ips in self._reserved.items() for ip in ips)
+        return leased | {ip: f"reserved for {shown(mac) if mac else 'another guest'}" for ip, mac in reserved}
+
+    @cached_property
+    def _seen(self) -> dict[str, list[IPAddress]]:
+        return _by_owner(self.neighbours)
 
     def leased(self, mac: str) -> list[IPAddress]:
         return sorted(map(parse.address, self.leases.get(mac, frozenset())), key=_order)
@@ -70,8 +84,14 @@ class OnNetwork:
     def seen(self, mac: str) -> list[IPAddress]:
         """What the host's neighbour table knows beside them; nothing that is of one link, or nobody's."""
         known = {*self.reserved(mac), *self.leased(mac)}
-        found = {ip for ip, owner in self.neighbours if owner == mac and ip not in known and _is_ordinary(ip)}
-        return sorted(found, key=_order)
+        return sorted({ip for ip in self._seen.get(mac, ()) if ip not in known and _is_ordinary(ip)}, key=_order)
+
+
+def _by_owner(pairs: Iterable[tuple[IPAddress, str]]) -> dict[str, list[IPAddress]]:
+    found: dict[str, list[IPAddress]] = {}
+    for ip, owner in pairs:
+        found.setdefault(owner, []).append(ip)
+    return found
 
 
 def addresses_of(mac: str, here: OnNetwork, owners: Owners, port: str) -> Addresses:
@@ -123,8 +143,7 @@ class _Sorted:
     privacy: str = ""
 
     def add(self, ip: IPAddress) -> None:
-        whose = self.here.others(self.mac).get(ip, "")
-        if whose:
+        if whose := self.here.holder(ip, self.mac):
             self.remarks.append(f"{ip}: {_TABLE}, and not said: it is {whose}")
         elif self._is_formed(ip):
             self._add_formed(ip)

@@ -72,6 +72,7 @@ class _Survey:
     left_out: list[LeftOut] = field(default_factory=list)
     used: dict[Place, Known] = field(default_factory=dict)
     owners: Owners = field(default_factory=Owners)
+    here: dict[Place, OnNetwork] = field(default_factory=dict)
     port_owners: dict[str, str] = field(default_factory=dict)
     """GUEST.PORT: a name with dots in it can be read in two ways."""
 
@@ -148,11 +149,17 @@ class _Survey:
         known = self.used.setdefault(place, self.places.known[place])
         name = _free_name(known.name, {each.name or each.network for each in before})
         self.port_owners[f"{guest}.{name}"] = guest
-        bridge = known.network.bridge
-        here = OnNetwork(known, self.seen.leases.get(bridge, {}), self.seen.neighbours.get(bridge, ()))
+        here = self._here(place, known)
         found = addresses_of(mac(nic), here, self.owners, f"{guest}.{name}")
         observed = self._why_observed(place, here, mac(nic), found)
         return ImportedPort(known.name, mac(nic), found, name if name != known.name else "", observed)
+
+    def _here(self, place: Place, known: Known) -> OnNetwork:
+        bridge = known.network.bridge
+        if place not in self.here:
+            found = OnNetwork(known, self.seen.leases.get(bridge, {}), self.seen.neighbours.get(bridge, ()))
+            self.here[place] = found
+        return self.here[place]
 
     def _why_observed(self, place: Place, here: OnNetwork, address: str, found: Addresses) -> str:
         if self.request.observe:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -21,12 +22,13 @@ from libvirt_guestnet.cli.main import main
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.importing import gather
+from libvirt_guestnet.importing import addresses, gather
 from libvirt_guestnet.importing.facts import Imported, Request, Seen
 from libvirt_guestnet.importing.survey import bridges, survey
 from libvirt_guestnet.importing.text import comment, scalar, text
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, parse_xml
 from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import PlanError, plan
@@ -330,6 +332,29 @@ def test_it_says_what_it_left_out_and_writes_over_no_file(
     assert main(["import", "-o", str(file)]) == 1
     assert "writes over no file" in capsys.readouterr().err
     assert main(["import", "--name", "a b"]) == 1
+
+
+def test_leases_are_gone_through_once_however_many_guests_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(guests: int) -> int:
+        calls, read = [0], addresses.parse.address
+
+        def counted(text: str) -> IPAddress:
+            calls[0] += 1
+            return read(text)
+
+        monkeypatch.setattr(addresses, "parse", SimpleNamespace(**{**vars(addresses.parse), "address": counted}))
+        leases = [(f"192.168.122.{n}", 1000 + n) for n in range(2, 202)]
+        seen = host(
+            network(),
+            *(domain(f"guest{n}", nic(n)) for n in range(guests)),
+            leases={"virbr0": leases},
+            neighbours={"virbr0": [(f"198.51.100.{n}", n) for n in range(guests)]},
+        )
+        assert len(found(seen).guests) == guests
+        monkeypatch.undo()
+        return calls[0]
+
+    assert asked(40) - asked(20) < 200
 
 
 def test_five_hundred_domains_take_seconds() -> None:
