@@ -193,7 +193,8 @@ class Connection:
 
     def set_network_mark(self, name: str, old: str | None, new: str | None) -> None:
         """Replace our metadata, <guestnet:network>, in the definition of a network that is somebody else's, and nothing
-        else of it. Raises GuestnetError where that is not `old` (None: none) any more, or the network is gone."""
+        else of it. Raises GuestnetError where that is not `old` (None: none) any more, or the network is gone; not if
+        it is to go."""
 
         def define() -> bool:
             found = self._network(name)
@@ -203,8 +204,12 @@ class Connection:
             self._raw.networkDefineXML(to_text(marked(config, None if new is None else parse_xml(new))))
             return True
 
-        if not self._call(f"changing the metadata of network {name!r}", define):
-            raise GuestnetError(f"network {name!r} was changed meanwhile: plan again")
+        try:
+            if not self._call(f"changing the metadata of network {name!r}", define):
+                raise GuestnetError(f"network {name!r} was changed meanwhile: plan again")
+        except LibvirtError as error:
+            if new is not None or not error.missing:
+                raise
 
     def live_network(self, name: str) -> str | None:
         """The XML of an active network; None when it is not active (any more)."""

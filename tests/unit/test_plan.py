@@ -24,6 +24,7 @@ from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.connection import Connection, connect
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedGuest, WantedNetwork
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.claims import Claim
 from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
 from libvirt_guestnet.plan import addresses
@@ -102,6 +103,13 @@ def do(connection: Connection, text: str = TOPOLOGY, **options: Any) -> Plan:
     made = plan(want(text), connection.snapshot())
     apply(made, connection, Recorder(), **options)
     return made
+
+
+def test_a_network_that_is_gone_needs_nothing_taken_out(libvirt: Connection) -> None:
+    mark = f'<g:network xmlns:g="{NAMESPACE}" topology="t"/>'
+    libvirt.set_network_mark("gone", mark, None)
+    with pytest.raises(GuestnetError, match="changing the metadata of network 'gone'"):
+        libvirt.set_network_mark("gone", None, mark)
 
 
 def fingerprint(connection: Connection) -> list[tuple[str, bytes, bool, bool]]:
