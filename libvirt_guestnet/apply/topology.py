@@ -140,7 +140,6 @@ def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
     taken = (*taken_addresses(wished, snapshot, UnlockedState()), *hairpins.problems(found, host_devices.bridged()))
     bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
     found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
-    # Only root can see what the hooks made.
-    networks, guests = overdue(snapshot, UnlockedState()) if os.geteuid() == 0 else (frozenset[str](), ())
+    networks, guests = overdue(snapshot, UnlockedState() if os.geteuid() == 0 else None)
     wrong = (*wrongs(snapshot), *guests)
     return replace(snapshot, taken=taken, wrong=wrong, leased=found_leases, overdue=networks)

@@ -189,7 +189,7 @@ class AdoptNetwork(Change):
 
     def run(self, run: Run) -> None:
         steps = (self._define, self._have_told)
-        for step in reversed(steps) if self.mark.new is None else steps:
+        for step in steps[::-1] if self.mark.new is None else steps:
             step(run)
 
     def _define(self, run: Run) -> None:

@@ -62,7 +62,7 @@ def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot) -> Iterator[C
 def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = None) -> tuple[str, ...]:
     """Running guests on it that what it says is about: with metadata of their own, or all where it guards all."""
     marks = [each for each in (state.mark, mark) if each is not None]
-    everybody = any(each.get("guarded") != "no" for each in marks)
+    everybody = state.name in snapshot.overdue or any(each.get("guarded") != "no" for each in marks)
     users = {domain for domain, _ in snapshot.plugged.get(state.name, ())}
     return tuple(sorted(u for u in users if everybody or snapshot.domain[u].current.find(DOMAIN_MARK) is not None))
 

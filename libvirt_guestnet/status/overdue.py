@@ -19,9 +19,12 @@ from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 from libvirt_guestnet.status.joining import Joining, with_declared
 
 
-def overdue(snapshot: Snapshot, state: State) -> tuple[frozenset[str], tuple[Drift, ...]]:
+def overdue(snapshot: Snapshot, state: State | None) -> tuple[frozenset[str], tuple[Drift, ...]]:
     """The adopted networks that the hooks do not know as they are, or of which a guest has not what they say of it; and
-    ports of running guests that have not the guard that is asked for."""
+    ports of running guests that have not the guard that is asked for. Without a `state`, as only root can read it, none
+    are known."""
+    if state is None:
+        return frozenset(), ()
     known, bridges = {receipt.name: receipt for receipt in state.networks()}, state.bridges()
     joining = Joining(with_declared(known, snapshot.networks), bridges.networks if bridges else {})
     adopted = {
@@ -57,7 +60,8 @@ def _without_guard(domain: DomainState, joining: Joining, state: State) -> Itera
 
 def _lacks(nic: Nic, uuid: str, applied: PortReceipt | None) -> bool:
     with suppress(GuestnetError):
+        guard = applied if applied is not None and applied.uuid == uuid and not applied.trusted else None
         if nic.is_guarded:
-            own = applied is not None and applied.uuid == uuid and not applied.trusted
-            return applied is None or not own or applied.observed != nic.is_observed
+            return guard is None or guard.observed != nic.is_observed
+        return guard is not None and not guard.own and nic.receipt is not None  # by what its network said before
     return False

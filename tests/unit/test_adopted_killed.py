@@ -196,7 +196,7 @@ def test_a_destroy_that_is_killed_is_finished_by_the_next(text: str) -> None:
     assert kill > 4
 
 
-@pytest.mark.parametrize(("old", "new"), zip(FILES, reversed(FILES), strict=True))
+@pytest.mark.parametrize(("old", "new"), list(zip(FILES, reversed(FILES), strict=True)))
 def test_so_is_a_change_from_one_file_to_another(old: str, new: str) -> None:
     whole = Host()
     make(planned(new, whole), whole)

@@ -409,7 +409,7 @@ def test_what_a_running_network_says_of_us_since_it_started_counts_no_more() -> 
     (state,) = after(host, planned(topology(more=", guarded: observe"), host)).networks
     started = Snapshot((replace(state, live=state.config),), (domain(nic()),))
     (state,) = after(started, planned(topology(more=", guarded: true"), started)).networks
-    assert state.told is not None and state.told.find(NETWORK_MARK).get("guarded") == "yes"  # type: ignore[union-attr]
+    assert state.told is not None and state.told.find(NETWORK_MARK).get("guarded") == "yes"
     then = Snapshot((state,), (domain(nic()),))
     (state,) = after(then, plan_destroy("t", then)).networks
     assert state.live is not None and state.live.find(NETWORK_MARK) is not None  # libvirt 9.0 cannot change that
@@ -434,7 +434,7 @@ def test_what_somebody_made_of_our_reservation_is_theirs_by_now() -> None:
     last = after(changed, made)
     assert planned(found, last).changes == ()
     gone = after(last, plan_destroy("t", last))
-    assert gone.networks[0].config.find("ip/dhcp/host").get("name") == "intranet"  # type: ignore[union-attr]
+    assert gone.networks[0].config.find("ip/dhcp/host").get("name") == "intranet"
 
 
 def test_a_reservation_that_is_only_defined_or_only_live_is_somebodys() -> None:
