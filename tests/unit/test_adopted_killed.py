@@ -91,13 +91,13 @@ class Host:
     def update_network(self, name: str, command: str, _section: str, xml: str, parent: int, *, live: bool) -> None:
         self._step()
         side, element = "live" if live else "config", parse_xml(xml)
-        root = parse_xml(to_text(getattr(self.networks[name], side)))
+        root: Any = parse_xml(to_text(getattr(self.networks[name], side)))
         hosts = root.findall("ip")[parent].find("dhcp")
         assert hosts is not None
         if command == "add":
             hosts.append(element)
         else:
-            hosts.remove(next(each for each in hosts if dict(each.attrib) == dict(element.attrib)))
+            hosts.remove(next(each for each in hosts if sorted(each.items()) == sorted(element.items())))
         self.networks[name] = replace(self.networks[name], **{side: root})
         if live and name in self.known:  # libvirt calls the hook
             self.known[name] = external_receipt(self.known[name], node_of(root))
@@ -108,7 +108,7 @@ class Host:
         mark = None if xml is None else parse_xml(xml)
         for each in () if mark is None else mark.iter(etree.Element):
             each.tag = f"{{{NAMESPACE}}}{each.tag}"
-        changed = marked(getattr(self.domains[name], side), mark, DOMAIN_MARK)
+        changed: Any = marked(getattr(self.domains[name], side), mark, DOMAIN_MARK)
         self.domains[name] = replace(self.domains[name], **{side: changed})
 
     def live_xml(self, name: str) -> str:
