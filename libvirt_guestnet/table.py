@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from libvirt_guestnet.styled import Line, visible
+
+# What a cell means for the reader, by its column's head and its text: a word of `styled`.
+Meaning = Callable[[str, str], str]
+
+
+def _nothing(_column: str, _cell: str) -> str:
+    return ""
+
+
+class Table(NamedTuple):
+    """Heads of columns and lines of cells, none of which has control characters. Its text has columns as wide as they
+    need to be."""
+
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    meaning: Meaning = _nothing
+
+    def __str__(self) -> str:
+        lines = [self.heads, *self.lines]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.heads))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+Block = Table | Line
+
+
+def as_text(blocks: Iterable[Block], between: str = "\n") -> str:
+    """Tables and lines as text, with empty lines between."""
+    return between.join(f"{block}\n" for block in blocks)
+
+
+def made(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = (), meaning: Meaning = _nothing) -> Table | None:
+    """Columns in the first row's key order; None for no rows."""
+    if not rows:
+        return None
+    keys = [key for key in rows[0] if key not in skip]
+    heads = [key.replace("_", " ").upper() for key in keys]
+    return Table(heads, [[cell(row.get(key)) for key in keys] for row in rows], meaning)
 
 
 def table(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
-    """Columns in the first row's key order, as wide as they need to be; empty text for no rows."""
-    if not rows:
-        return ""
-    keys = [key for key in rows[0] if key not in skip]
-    lines = [[key.replace("_", " ").upper() for key in keys]]
-    lines += [[_text(row.get(key)) for key in keys] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(keys))]
-    return "".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines)
+    """The same as text; empty for no rows."""
+    found = made(rows, skip)
+    return "" if found is None else f"{found}\n"
 
 
-def _text(value: object) -> str:
+def cell(value: object) -> str:
+    """A value for people, in one line."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
@@ -24,8 +61,3 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return " ".join(visible(str(each)) for each in value) or "-"
     return visible(str(value))
-
-
-def visible(text: str) -> str:
-    """A text without what a terminal would obey: lines, colours and the like are written as Python has them."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

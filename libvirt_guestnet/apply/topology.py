@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 
-from libvirt_guestnet import xmlgen
+from libvirt_guestnet import terminal, xmlgen
 from libvirt_guestnet.apply import apply as applying
 from libvirt_guestnet.apply.leases import leased
+from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.guest import image
 from libvirt_guestnet.hostmap import HostMap
@@ -25,6 +28,9 @@ from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.status.overdue import overdue
 from libvirt_guestnet.xmlgen import Element, domain_metadata, external_metadata, interface, network
+
+# So many changes have a bar at a terminal: of fewer, the lines say enough.
+MANY = 10
 
 
 def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
@@ -56,11 +62,8 @@ def apply_topology(
         for note in (*made.notes, *notes(here), *notes_here(here)):
             print(f"note: {note}", file=sys.stderr)
 
-        def tell(change: object) -> None:
-            if not quiet:
-                print(change.text(), flush=True)  # type: ignore[attr-defined]
-
-        applying.apply(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+        with _telling(made, quiet=quiet) as tell:
+            applying.apply(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
     return made.changes
 
 
@@ -72,12 +75,25 @@ def destroy_topology(
     with applying.locked(), connect(uri) as connection:
         known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
         made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
-
-        def tell(change: object) -> None:
-            print(change.text(), flush=True)  # type: ignore[attr-defined]
-
-        applying.destroy(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+        with _telling(made) as tell:
+            applying.destroy(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
     return made.changes
+
+
+@contextmanager
+def _telling(made: Plan, *, quiet: bool = False) -> Iterator[Callable[[Change], None]]:
+    """What says each change before it is made; with a bar at a terminal, where they are many."""
+    done = count()
+    with terminal.Progress(sys.stdout, sys.stderr) as progress:
+
+        def tell(change: Change) -> None:
+            if quiet:
+                return
+            progress.say(change.line())
+            if len(made.changes) >= MANY:
+                progress(f"{change.verb} {change.KIND} {change.name}", next(done), len(made.changes))
+
+        yield tell
 
 
 def notes_here(found: Topology) -> list[str]:
@@ -130,7 +146,8 @@ def _definer(found: Topology, hostmap: HostMap) -> Define | None:
     """What makes a lab guest's <domain>, once their image is built; None where no guest has one."""
     if not any(guest.image for guest in found.guests):
         return None
-    built, kind = image.ensure_image(), image.virt_type()
+    with terminal.Progress(sys.stderr) as progress:
+        built, kind = image.ensure_image(tell=progress), image.virt_type()
     return lambda topology, guest: xmlgen.domain(topology, guest, hostmap, built, kind)
 
 

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from libvirt_guestnet.styled import ADDS, CHANGES, INTERRUPTS, REMOVES, Line, line
+
 if TYPE_CHECKING:
     from libvirt_guestnet.libvirtd.connection import Connection
 
@@ -32,6 +34,14 @@ class Effects(Protocol):
 
     def kept_open(self, bridge: str) -> AbstractContextManager[None]:
         """Keeps established connections over the bridge open while libvirt replaces its rules; never fails."""
+
+
+# What a verb does, for the reader.
+MEANINGS = {
+    **dict.fromkeys(("define", "start", "attach", "adopt"), ADDS),
+    **dict.fromkeys(("redefine", "set", "update", "restart", "put back"), CHANGES),
+    **dict.fromkeys(("remove", "detach", "release"), REMOVES),
+}
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,14 @@ class Change(ABC):
 
     def text(self) -> str:
         """One line for people."""
-        cost = f" (interrupts {', '.join(self.interrupts)})" if self.interrupts else ""
-        return f"{self.verb} {self.KIND} {self.name}{cost}" + (f": {self.detail}" if self.detail else "")
+        return str(self.line())
+
+    def line(self) -> Line:
+        """The same, in parts."""
+        cost = ("(interrupts " + ", ".join(self.interrupts) + ")", INTERRUPTS)
+        interrupts = (" ", cost) if self.interrupts else ()
+        detail = f": {self.detail}" if self.detail else ""
+        return line((f"{self.verb} {self.KIND} {self.name}", MEANINGS[self.verb]), *interrupts, detail)
 
     def json(self) -> dict[str, object]:
         """The same for programs: flat, stable keys."""

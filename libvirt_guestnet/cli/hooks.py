@@ -53,12 +53,13 @@ def _hook_text(state: hook_files.HookStatus) -> str:
 
 def _sync(args: Namespace) -> int:
     """Makes the kernel match what runs: guards every running guest, removes what nobody needs."""
+    from libvirt_guestnet import terminal
     from libvirt_guestnet.apply.sync import sync
     from libvirt_guestnet.libvirtd.connection import connect
 
     hook_files.take_over()
-    with connect(args.connect) as connection:
-        result = sync(connection)
+    with connect(args.connect) as connection, terminal.Progress(sys.stderr) as progress:
+        result = sync(connection, progress)
     for text in (*result.failures, *result.unrouted):
         sys.stderr.write(f"guestnet: {text}\n")
     return 1 if result.failures else 0

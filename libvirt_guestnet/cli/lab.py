@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from libvirt_guestnet import sandbox
+from libvirt_guestnet import sandbox, terminal
 from libvirt_guestnet.cli import arguments, sandboxes
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest import image
@@ -20,7 +21,7 @@ from libvirt_guestnet.lab.run import Progress
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.status.filters import Only
 from libvirt_guestnet.status.gather import status_rows
-from libvirt_guestnet.status.text import status_text
+from libvirt_guestnet.status.text import status_blocks
 
 
 def run(args: Namespace) -> int:
@@ -44,7 +45,7 @@ def up(args: Namespace) -> int:
     found, tell = arguments.load(args), Progress(args.began)
     if args.here:
         running.up(found, args.map, args.connect, tell)
-        print(_status(found, args))
+        _show_status(found, args)
         return 0
     _start_sandbox(found, args, keep=True, tell=tell)
     with ExitStack() as undo:
@@ -109,7 +110,7 @@ def _run_here(found: Topology, args: Namespace, tell: Progress) -> int:
             undo.callback(running.down, found, args.connect)
         running.up(found, args.map, args.connect, tell)
         if not args.json:
-            print(_status(found, args), flush=True)
+            _show_status(found, args)
         return _verify_here(found, args, tell)
 
 
@@ -124,13 +125,18 @@ def _verify_here(found: Topology, args: Namespace, tell: Progress) -> int:
     tell("verified")
     if shown:
         print(f"\n{shown}\n")
-    print(json.dumps(report.rows(results), indent=2) if args.json else report.text(results))
+    if args.json:
+        print(json.dumps(report.rows(results), indent=2))
+    else:
+        terminal.show(report.blocks(results))
     return 0 if all(result.passed for result in results) else 1
 
 
-def _status(found: Topology, args: Namespace) -> str:
+def _show_status(found: Topology, args: Namespace) -> None:
     rows = status_rows(args.connect, Only(topology=found.name))
-    return "\n" + status_text(rows, ("topology", "autostart", "drops"))
+    print()
+    terminal.show(status_blocks(rows, ("topology", "autostart", "drops")))
+    print(flush=True)
 
 
 def _start_sandbox(found: Topology, args: Namespace, *, keep: bool, tell: Progress) -> None:
@@ -142,7 +148,8 @@ def _start_sandbox(found: Topology, args: Namespace, *, keep: bool, tell: Progre
             f"the lab of topology {found.name!r} is up already: `guestnet lab down {args.topology}` takes it away"
         )
     if any(guest.image for guest in found.guests):
-        image.ensure_image()
+        with terminal.Progress(sys.stderr) as progress:
+            image.ensure_image(tell=progress)
         tell("guests' image: ready")
     sandbox.start(name, prepare=[sandboxes.hooks_install()], keep=keep)
     tell(f"sandbox {name}: libvirtd answers, hooks installed")

@@ -148,6 +148,11 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _json(verb)
     verb.add_argument("--drops", action="store_true", help="what port security dropped, by port and reason")
     text = (
+        "go on until Ctrl-C: at a terminal draw it again and again, elsewhere write a line for whatever changes (with "
+        "--json a JSON object in a line)"
+    )
+    verb.add_argument("--watch", action="store_true", help=text)
+    text = (
         "say what to declare of ports that are only observed, so that nothing honest is dropped once they are guarded"
     )
     verb = _verb(verbs, "suggest", "suggest.suggest", text)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -35,8 +37,36 @@ def call_inside(name: str, argv: Sequence[str], stdin: IO[bytes] | None = None) 
     """Runs `guestnet ARGV` inside a sandbox and returns its exit status. Raises GuestnetError when it is not up."""
     from libvirt_guestnet import sandbox
 
-    inside = sandbox.find(name).python(["-m", "libvirt_guestnet.cli", *argv])
-    return subprocess.run(inside, stdin=stdin, check=False).returncode
+    found = sandbox.find(name)
+    with _signals_inside() as (words, passing_on):
+        inside = found.command([*words, *sandbox.python_inside(["-m", "libvirt_guestnet.cli", *argv], found.root)])
+        with subprocess.Popen(inside, stdin=stdin) as process:
+            passing_on.append(process.pid)
+            return process.wait()
+
+
+@contextmanager
+def _signals_inside() -> Iterator[tuple[list[str], list[int]]]:
+    """Ctrl-C and SIGTERM are for the command inside, which may have things to put back. nsenter, its parent, would die
+    of them, and it at once with nsenter. So nsenter ignores the first, as the terminal sends it to both, and the second
+    is passed on: the words in front of the command, and whose children get it."""
+    parents: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        for parent in parents:
+            inside = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            for pid in [*map(int, inside)] or [parent]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield [] if before[signal.SIGINT] == signal.SIG_IGN else ["env", "--default-signal=INT"], parents
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def shell_inside(name: str, argv: Sequence[str] = ("bash",)) -> int:

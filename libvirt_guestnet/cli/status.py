@@ -8,7 +8,12 @@ from argparse import Namespace
 
 
 def status(args: Namespace) -> int:
-    """`guestnet status`: 3 if a NIC that should be guarded is not."""
+    """`guestnet status`: 3 if a NIC that should be guarded is not; with `--watch` 0, once a signal ends it."""
+    if args.watch:
+        from libvirt_guestnet.cli import watching
+
+        return watching.watch(args)
+    from libvirt_guestnet import terminal
     from libvirt_guestnet.status import lacking, text
     from libvirt_guestnet.status.filters import Only
     from libvirt_guestnet.status.gather import status_rows
@@ -18,7 +23,7 @@ def status(args: Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
-        sys.stdout.write(text.drops_text(rows) if args.drops else text.status_text(rows))
+        terminal.show(text.drops_blocks(rows) if args.drops else text.status_blocks(rows))
     if missing:
         sys.stderr.write(f"guestnet: {lacking.complaint(missing)}\n")
     return 3 if missing else 0

@@ -7,10 +7,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from libvirt_guestnet import topology
+from libvirt_guestnet import terminal, topology
 from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.styled import line
 
 CHANGES_TO_MAKE = 3
 
@@ -39,7 +40,10 @@ def plan(args: Namespace) -> int:
     made = topologies.current_plan(found, arguments.hostmap(args), args.connect)
     for note in (*notes(found), *topologies.notes_here(found)):
         print(f"note: {note}", file=sys.stderr)
-    print(json.dumps(made.json(), indent=2) if args.json else made.text() or "nothing to do")
+    if args.json:
+        print(json.dumps(made.json(), indent=2))
+    else:
+        terminal.show(made.lines() or [line("nothing to do")], between="")
     return CHANGES_TO_MAKE if made.changes else 0
 
 

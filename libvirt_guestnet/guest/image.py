@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +48,15 @@ class TinyImage:
     initrd: Path
 
 
-def ensure_image(cache: Path = CACHE) -> TinyImage:
-    """The image for this machine's packages, made if it is not in the cache.
+Tell = Callable[[str], None]
+
+
+def _quiet(_doing: str) -> None:
+    return None
+
+
+def ensure_image(cache: Path = CACHE, tell: Tell = _quiet) -> TinyImage:
+    """The image for this machine's packages, made if it is not in the cache. `tell` hears what takes its time.
 
     Raises GuestnetError when a package is missing, or when the kernel package cannot be had and no image made from
     it is cached. An image whose kernel apt can no longer name is still used offline.
@@ -61,7 +68,7 @@ def ensure_image(cache: Path = CACHE) -> TinyImage:
         raise GuestnetError(f"{cache} has no guest image and is read-only here: make it outside the sandbox first")
     contents = initrd.userland()
     with _locked(cache / "lock"):
-        directory = _find_or_build(cache, debian.kernel_package(cache), contents)
+        directory = _find_or_build(cache, debian.kernel_package(cache), contents, tell)
         os.utime(directory)  # the newest is the one in use: for sandboxes, and for _prune
     return TinyImage(directory / "kernel", directory / "initrd")
 
@@ -80,13 +87,14 @@ def newest(cache: Path = CACHE) -> TinyImage | None:
     return TinyImage(images[-1] / "kernel", images[-1] / "initrd") if images else None
 
 
-def _find_or_build(cache: Path, kernel: debian.KernelPackage | None, contents: initrd.Contents) -> Path:
+def _find_or_build(cache: Path, kernel: debian.KernelPackage | None, contents: initrd.Contents, tell: Tell) -> Path:
     if kernel is not None and (directory := cache / f"tiny-{_key(kernel.filename, contents)}").is_dir():
         return directory
+    tell("fetching the guest's kernel")
     deb = debian.fetch(kernel, cache / "debs")
     directory = cache / f"tiny-{_key(deb.name, contents)}"
     if not directory.is_dir():
-        _build(cache, directory, deb, contents)
+        _build(cache, directory, deb, contents, tell)
         _prune(cache)
     return directory
 
@@ -97,12 +105,14 @@ def _key(kernel: str, contents: initrd.Contents) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(cache: Path, directory: Path, deb: Path, contents: initrd.Contents) -> None:
+def _build(cache: Path, directory: Path, deb: Path, contents: initrd.Contents, tell: Tell) -> None:
+    tell("unpacking the guest's kernel")
     with tempfile.TemporaryDirectory(prefix=".making-", dir=cache) as scratch:
         root = debian.unpack(deb, Path(scratch) / "kernel")
         made = Path(scratch) / "image"
         made.mkdir(mode=0o755)
         (made / "kernel").write_bytes(debian.bootable(root))
+        tell("packing the guest's initramfs")
         (made / "initrd").write_bytes(initrd.archive({**contents, **initrd.modules(root)}))
         for path in made.iterdir():
             path.chmod(0o644)

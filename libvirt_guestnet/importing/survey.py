@@ -176,13 +176,6 @@ class _Survey:
             self.here[place] = found
         return self.here[place]
 
-    def _here(self, place: Place, known: Known) -> OnNetwork:
-        bridge = known.network.bridge
-        if place not in self.here:
-            found = OnNetwork(known, self.seen.leases.get(bridge, {}), self.seen.neighbours.get(bridge, ()))
-            self.here[place] = found
-        return self.here[place]
-
     def _why_observed(self, place: Place, here: OnNetwork, address: str, found: Addresses) -> str:
         if self.request.observe:
             return "" if self._is_whole(place) else "the network has other guests, which this file is not about"

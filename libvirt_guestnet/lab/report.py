@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from libvirt_guestnet import styled
 from libvirt_guestnet.lab.checks import Check, Kind
 from libvirt_guestnet.lab.verify import CheckResult
-from libvirt_guestnet.table import table
+from libvirt_guestnet.table import Block, as_text, made
 
+PASSED, FAILED = "ok", "FAILED"
 _SINGLE = {Kind.SERVICE, Kind.LAYER2}
 
 
@@ -27,11 +29,21 @@ def rows(results: Sequence[CheckResult]) -> list[dict[str, object]]:
     return [_row(result) for result in results]
 
 
-def text(results: Sequence[CheckResult]) -> str:
+def blocks(results: Sequence[CheckResult]) -> list[Block]:
     """A table in which checks between the same two that saw the same share a line, and the total."""
     failed = sum(not result.passed for result in results)
-    total = f"{len(results) - failed} of {len(results)} checks as expected" + (f", {failed} NOT" if failed else "")
-    return f"{table(_lines(results))}\n{total}"
+    total = f"{len(results) - failed} of {len(results)} checks as expected"
+    found = made(_lines(results), meaning=_meaning)
+    return [*([found] if found else []), styled.line(total, (f", {failed} NOT" if failed else "", styled.BAD))]
+
+
+def text(results: Sequence[CheckResult]) -> str:
+    """The same as text."""
+    return as_text(blocks(results)).removesuffix("\n")
+
+
+def _meaning(column: str, cell: str) -> str:
+    return {PASSED: styled.GOOD, FAILED: styled.BAD}.get(cell, "") if column == "RESULT" else ""
 
 
 def _lines(results: Sequence[CheckResult]) -> list[dict[str, object]]:
@@ -67,7 +79,7 @@ def _subject(check: Check) -> str:
 
 
 def _word(result: CheckResult) -> str:
-    return "ok" if result.passed else "FAILED"
+    return PASSED if result.passed else FAILED
 
 
 def _row(result: CheckResult) -> dict[str, object]:

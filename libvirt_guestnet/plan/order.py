@@ -33,6 +33,7 @@ from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.network import bridge_of, plan_network, plan_removal
 from libvirt_guestnet.plan.problems import PlanError
+from libvirt_guestnet.styled import NOTE, Line, line
 
 # The metadata for which the network hook makes a bridge: such a bridge may exist, and be ours.
 _CARRIERS = tuple(PORT_MARK.replace("}port", "}" + tag) for tag in sorted(MADE_BRIDGES))
@@ -55,7 +56,12 @@ class Plan:
 
     def text(self) -> str:
         """For people, one change a line; empty when there is nothing to do or say."""
-        return "\n".join([change.text() for change in self.changes] + [f"note: {note}" for note in self.notes])
+        return "\n".join(map(str, self.lines()))
+
+    def lines(self) -> list[Line]:
+        """The same, each line in parts."""
+        notes = (line(("note", NOTE), f": {note}") for note in self.notes)
+        return [*(change.line() for change in self.changes), *notes]
 
     def json(self) -> list[dict[str, object]]:
         """For programs: a flat list."""

@@ -18,8 +18,9 @@ from libvirt_guestnet.status.ports import ChecksumGuards
 from libvirt_guestnet.status.routes import RouteFacts
 
 
-def status_rows(uri: str | None, only: Only = EVERYTHING) -> list[dict[str, object]]:
-    """The networks and NICs of this host, or `only` some, with forwards and routes to guests. Raises GuestnetError."""
+def status_rows(uri: str | None, only: Only = EVERYTHING, *, known: bool = True) -> list[dict[str, object]]:
+    """The networks and NICs of this host, or `only` some, with forwards and routes to guests. Raises GuestnetError;
+    also for names that libvirt does not have, where they are to be `known`."""
     # Only root can list nft's rules. If no hook has run yet, there are no receipts that others cannot read.
     is_root, state = os.geteuid() == 0, UnlockedState()
     seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
@@ -54,5 +55,6 @@ def status_rows(uri: str | None, only: Only = EVERYTHING) -> list[dict[str, obje
             lacks=lacks,
         )
     rows = picked([row.json() for row in found], only)
-    check(only, snapshot, rows)
+    if known:
+        check(only, snapshot, rows)
     return rows

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from libvirt_guestnet.status.nic_states import CANNOT, GUARDED, STOPPED
-from libvirt_guestnet.table import visible
+from libvirt_guestnet.styled import visible
 
 _Rows = Sequence[Mapping[str, object]]
 # A guest that just starts, or a NIC that is just plugged in, has its tap a moment before its guard.

@@ -1,12 +1,14 @@
-"""`guestnet status` as text: tables, whose columns are the fields of `rows`, and in capitals what is not guarded."""
+"""`guestnet status` for people: tables, whose columns are the fields of `rows`, and in capitals what is not guarded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from libvirt_guestnet.status.meanings import meaning
 from libvirt_guestnet.status.nic_states import GUARDED, NO_TAP, NOBODY, OBSERVED, TRUSTED, UNGUARDED
 from libvirt_guestnet.status.unguarded import PENDING
-from libvirt_guestnet.table import table, visible
+from libvirt_guestnet.styled import BAD, NOTE, QUIET, Line, line, visible
+from libvirt_guestnet.table import Block, Table, as_text, made
 
 # What only --json has; of the table of ports and of that of NICs that cannot be guarded besides.
 _HIDDEN = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", "external")
@@ -14,15 +16,25 @@ _HIDDEN_OF = {"port": ("running", "reason", "wanted"), "unguarded": ("state",)}
 
 
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
+    """What `status_blocks` has, as text."""
+    return as_text(status_blocks(rows, skip))
+
+
+def status_blocks(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> list[Block]:
     """Tables of networks, ports, forwards, routes to guests and NICs that nothing can guard, and aloud which ports
     nothing guards that could be."""
-    tables = (_table(kind, rows, skip) for kind in ("network", "port", "way", "route", "unguarded"))
-    return "\n".join([*filter(None, tables), *_aloud(rows)])
+    return [*tables(rows, skip), *aloud(rows)]
 
 
-def _table(kind: str, rows: Sequence[Mapping[str, object]], skip: Sequence[str]) -> str:
+def tables(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> list[Table]:
+    """The tables alone."""
+    found = (_table(kind, rows, skip) for kind in ("network", "port", "way", "route", "unguarded"))
+    return [each for each in found if each is not None]
+
+
+def _table(kind: str, rows: Sequence[Mapping[str, object]], skip: Sequence[str]) -> Table | None:
     found = [_shown(row) for row in rows if row["kind"] == kind]
-    return table(found, (*_HIDDEN, *_HIDDEN_OF.get(kind, ()), *skip))
+    return made(found, (*_HIDDEN, *_HIDDEN_OF.get(kind, ()), *skip), meaning)
 
 
 def _name(row: Mapping[str, object]) -> str:
@@ -39,22 +51,28 @@ def _shown(row: Mapping[str, object]) -> Mapping[str, object]:
     return dict(("state", state) if key == "guarded" else (key, value) for key, value in pairs)
 
 
-def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
+def aloud(rows: Sequence[Mapping[str, object]]) -> list[Line]:
     """Paragraphs on ports without port security: those that are meant to have none, those that are not, and those that
     can therefore neither send nor receive."""
     ports = _ports_without_row(rows)
+    has_rules = (GUARDED, OBSERVED)
     found = [
-        ("TRUSTED, no port security by their own policy or their network's", _names(ports, TRUSTED)),
-        ("OBSERVED, nothing is dropped, `guestnet suggest` says what would be", _names(ports, OBSERVED)),
-        ("UNGUARDED, try `guestnet hooks sync`", [_name(row) for row in ports if _is_bare(row)]),
-        ("NOT GUARDED, nobody asked for it", [_name(row) for row in ports if row["reason"] == NOBODY]),
-        ("ANY ADDRESS that nobody holds, by their own policy", _names(ports, GUARDED, OBSERVED, also="any_address")),
+        (NOTE, "TRUSTED, no port security by their own policy or their network's", _names(ports, TRUSTED)),
+        (NOTE, "OBSERVED, nothing is dropped, `guestnet suggest` says what would be", _names(ports, OBSERVED)),
+        (BAD, "UNGUARDED, try `guestnet hooks sync`", [_name(row) for row in ports if _is_bare(row)]),
+        (QUIET, "NOT GUARDED, nobody asked for it", [_name(row) for row in ports if row["reason"] == NOBODY]),
         (
+            NOTE,
+            "ANY ADDRESS that nobody holds, by their own policy",
+            _names(ports, *has_rules, also="any_address"),
+        ),
+        (
+            NOTE,
             "NO ADDRESS known, DHCP and link-local only, until the policy says addresses",
-            _names(ports, GUARDED, OBSERVED, also="unknown"),
+            _names(ports, *has_rules, also="unknown"),
         ),
     ]
-    return [*(f"{text}: {', '.join(names)}\n" for text, names in found if names), *_wrong(rows)]
+    return [*(line((text, look), f": {', '.join(names)}") for look, text, names in found if names), *_wrong(rows)]
 
 
 def _ports_without_row(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
@@ -75,7 +93,7 @@ def _is_bare(row: Mapping[str, object]) -> bool:
     return row["state"] == UNGUARDED and row["reason"] not in (NOBODY, NO_TAP)
 
 
-def _wrong(rows: Sequence[Mapping[str, object]]) -> list[str]:
+def _wrong(rows: Sequence[Mapping[str, object]]) -> list[Line]:
     silent = {
         f"{port} on {row['bridge']}": None
         for row in rows
@@ -83,13 +101,15 @@ def _wrong(rows: Sequence[Mapping[str, object]]) -> list[str]:
         for port in _listed(row, "silent")
     }
     loud = _unguarded_offload(rows)
-    loud += [f"WRONG: {text}\n" for row in rows if row["kind"] in ("network", "port") for text in _listed(row, "wrong")]
-    return loud + (
-        [f"SILENCED, nobody guards them, try `guestnet hooks sync`: {', '.join(silent)}\n"] if silent else []
-    )
+    kinds = ("network", "port")
+    loud += [
+        line(("WRONG", BAD), f": {text}") for row in rows if row["kind"] in kinds for text in _listed(row, "wrong")
+    ]
+    said = "SILENCED, nobody guards them, try `guestnet hooks sync`"
+    return loud + ([line((said, BAD), f": {', '.join(silent)}")] if silent else [])
 
 
-def _unguarded_offload(rows: Sequence[Mapping[str, object]]) -> list[str]:
+def _unguarded_offload(rows: Sequence[Mapping[str, object]]) -> list[Line]:
     by_word: dict[object, list[str]] = {}
     for row in rows:
         if row["kind"] == "port" and row["offload"]:
@@ -98,7 +118,7 @@ def _unguarded_offload(rows: Sequence[Mapping[str, object]]) -> list[str]:
         "missing": "NO CHECKSUM GUARD, try `guestnet hooks sync`",
         "kernel cannot": "NO CHECKSUM GUARD, this host cannot (`guestnet doctor` says why)",
     }
-    return [f"{text}: {', '.join(by_word[word])}\n" for word, text in said.items() if word in by_word]
+    return [line((text, BAD), f": {', '.join(by_word[word])}") for word, text in said.items() if word in by_word]
 
 
 def _listed(row: Mapping[str, object], key: str) -> list[object]:
@@ -107,15 +127,27 @@ def _listed(row: Mapping[str, object], key: str) -> list[object]:
 
 
 def drops_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """What `drops_blocks` has, as text."""
+    return as_text(drops_blocks(rows))
+
+
+def drops_blocks(rows: Sequence[Mapping[str, object]]) -> list[Block]:
     """A table of what port security dropped, by port and reason; and of what it would have, where a port is
     observed."""
-    found = []
+    found = drops_rows(rows)
+    skip = () if any(each["passed"] for each in found) else ("passed",)
+    return [made(found, ("kind", *skip), meaning) or line("nothing was dropped")]
+
+
+def drops_rows(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """One for each port and reason."""
+    found: list[Mapping[str, object]] = []
     for row in rows:
         reasons = row.get("reasons")
         for reason, frames in sorted(reasons.items()) if isinstance(reasons, dict) else ():
             found.append(
-                {key: row[key] for key in ("guest", "port", "network", "tap")}
+                {"kind": "drop"}
+                | {key: row[key] for key in ("guest", "port", "network", "tap")}
                 | {"reason": reason, "frames": frames, "passed": bool(row.get("observed"))}
             )
-    skip = () if any(each["passed"] for each in found) else ("passed",)
-    return table(found, skip) or "nothing was dropped\n"
+    return found

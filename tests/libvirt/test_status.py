@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -104,3 +109,116 @@ def test_a_chain_that_is_gone_is_exit_status_3_until_a_sync(host: Host, verb: st
     assert f"UNGUARDED, try `guestnet hooks sync`: web.{name}\n" in guestnet(host, "status").stdout
     assert guestnet(host, "hooks", "sync").returncode == 0
     assert rows(host)[0][nic]["state"] == "guarded"
+
+
+class Watched:
+    """A `status --watch` in the sandbox, whose output is a pipe."""
+
+    def __init__(self, host: Host, process: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._host, self._process = host, process
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.soon(lambda: bool(self.lines), "it says what there is")
+        self.pid = host.sandbox.run(["pgrep", "-of", "libvirt_guestnet.cli status --watch"]).stdout.strip()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        self.lines += iter(self._process.stdout.readline, "")  # one by one, as they come
+
+    def soon(self, true: Callable[[], bool], what: str) -> None:
+        self._host.soon(true, f"{what}, by {self.lines}")
+
+    def said(self, *words: str) -> None:
+        """Waits for a line with all of these."""
+        self.soon(lambda: any(all(word in line for word in words) for line in self.lines), " ".join(words))
+
+    def memory(self) -> int:
+        """What it has in memory, in KiB."""
+        status = self._host.sandbox.run(["cat", f"/proc/{self.pid}/status"]).stdout
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+    def end(self, name: str) -> int:
+        self._host.sandbox.run(["kill", f"-{name}", self.pid])
+        result = self._process.wait(60)
+        self._reader.join(60)
+        return result
+
+
+@contextmanager
+def watching(host: Host, *words: str) -> Iterator[Watched]:
+    argv = host.sandbox.python(["-m", "libvirt_guestnet.cli", "status", "--watch", *words])
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Watched(host, process)
+        finally:
+            process.kill()
+
+
+NEWCOMER = DOMAIN.format(name="newcomer", uuid=uuid(3), policy="", nics=NIC.format(network="kept", mac=mac(3, 0)))
+
+
+def test_what_is_watched_follows_guests_that_start_and_stop(host: Host) -> None:
+    with watching(host) as watched:
+        watched.said("network kept is ", "active=yes")
+        watched.said("port web.safe is ", "state=guarded")
+        host.define("create", NEWCOMER)
+        watched.said("port newcomer new ", mac(3, 0))
+        watched.soon(
+            lambda: any("port newcomer " in line and "state=guarded" in line for line in watched.lines), "guard"
+        )
+        host.virsh("destroy", "newcomer")
+        watched.said("port newcomer gone")
+        assert watched.end("INT") == 0
+    assert not any("port web.safe" in line for line in watched.lines if " is " not in line), "nothing else changed"
+
+
+def test_what_is_watched_as_json_by_guest_outlives_that_guest_and_the_daemon(host: Host) -> None:
+    host.define("create", NEWCOMER)
+    with watching(host, "--json", "--guest", "newcomer") as watched:
+        watched.said('"event": "is"', mac(3, 0))
+        host.virsh("destroy", "newcomer")
+        watched.said('"event": "gone"', mac(3, 0))
+        host.restart_daemon()
+        host.define("create", NEWCOMER)
+        watched.said('"event": "new"', mac(3, 0))
+        host.virsh("destroy", "newcomer")
+        assert watched.end("TERM") == 0
+    events = [json.loads(line) for line in watched.lines]
+    assert {event["guest"] for event in events if event["kind"] == "port"} == {"newcomer"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_what_is_watched_from_outside_the_sandbox(host: Host, number: signal.Signals) -> None:
+    """Ctrl-C goes to all processes at the terminal, and SIGTERM to the one that was started."""
+    words = ["--sandbox", host.sandbox.name, "status", "--watch", "--guest", "plain"]
+    argv = [sys.executable, "-m", "libvirt_guestnet.cli", *words]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline()
+            (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    listed = host.sandbox.run(["ps", "-eo", "args"]).stdout
+    assert "--watch" not in listed
+
+
+def test_watching_for_long_takes_no_more_memory(host: Host) -> None:
+    with watching(host) as watched:
+
+        def once() -> None:
+            before = len(watched.lines)
+            host.define("create", NEWCOMER)
+            watched.soon(lambda: any("newcomer new " in line for line in watched.lines[before:]), "it starts")
+            host.virsh("destroy", "newcomer")
+            watched.soon(lambda: any("newcomer gone" in line for line in watched.lines[before:]), "it stops")
+
+        for _ in range(3):
+            once()
+        before = watched.memory()
+        for _ in range(8):
+            once()
+        assert watched.memory() - before < 4096
+        assert watched.end("TERM") == 0

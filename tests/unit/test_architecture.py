@@ -23,6 +23,7 @@ ALLOWED = {
     "libvirt": {"libvirtd"},
     "pyroute2": {"datapath.devices", "datapath.netlink"},
     "lxml": {"apply", "changes", "libvirtd", "metadata", "plan", "xmlgen"},
+    "rich": {"terminal"},
     "yaml": {"hostmap", "topology"},
     "subprocess": {"cli", "draw", "guest", "install", "lab", "sandbox"},
     "socket": {"datapath.netlink", "guest", "hook.services", "lab", "sandbox"},
@@ -31,7 +32,19 @@ ALLOWED = {
 }
 
 # A hook's call has to be as fast as it is: importing these takes 10 to 100 ms.
-SLOW = ("asyncio", "dataclasses", "inspect", "libvirt", "lxml", "pathlib", "pyroute2", "socket", "subprocess", "yaml")
+SLOW = (
+    "asyncio",
+    "dataclasses",
+    "inspect",
+    "libvirt",
+    "lxml",
+    "pathlib",
+    "pyroute2",
+    "rich",
+    "socket",
+    "subprocess",
+    "yaml",
+)
 # What every call that concerns us loads, and that with all that its functions may import later. Raise these knowingly.
 MOST_AT_ONCE, MOST_AT_ALL = Size(99, 11_120), Size(148, 15_800)
 
