@@ -181,7 +181,7 @@ def test_one_domain_brings_its_networks_and_leaves_their_other_guests_alone() ->
 def test_one_network_brings_its_guests_with_their_nics_there() -> None:
     said = found(EVERYTHING, "closed")
     assert [(g.name, [p.network for p in g.ports]) for g in said.guests] == [("db", ["closed"])]
-    assert [each.observed for each in said.networks] == [True]
+    assert [each.guarded for each in said.networks] == ["observe"]
     assert [g.name for g in found(EVERYTHING, "br0").guests] == ["db"]
 
 
