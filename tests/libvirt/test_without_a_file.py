@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scapy.all import TCP, Ether
+from scapy.layers.inet import TCP
+from scapy.layers.l2 import Ether
 from support.adopted_host import OTHER, WEB, Flow, Host, leased, two_on_default, wires
 from support.libvirt_wire import Wire
 from support.sandboxes import HERE, LIBVIRTS
