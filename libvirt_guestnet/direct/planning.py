@@ -13,12 +13,15 @@ from libvirt_guestnet.direct.subject import network_policy, unguarded
 from libvirt_guestnet.importing.places import Known, all_nics, of_nic, places
 from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
+    Element,
     Snapshot,
     Wanted,
     WantedExternal,
     WantedGuest,
     interfaces,
     mac,
+    parse_xml,
+    tap,
 )
 from libvirt_guestnet.metadata import writer
 from libvirt_guestnet.metadata.elements import port_policies
@@ -105,11 +108,25 @@ def _places(state: DomainState) -> dict[str, str]:
 
 def _guest(state: DomainState, policies: Policies) -> WantedGuest:
     """The domain with exactly the NICs that it has."""
-    nics = {**interfaces(state.live), **interfaces(state.config)}
-    kept = [nics[policy.mac] for policy in policies if policy.mac in nics]
+    live, config = interfaces(state.live), interfaces(state.config)
+    nics = {**live, **config}
+    kept = [policy.mac for policy in policies if policy.mac in nics]
     return WantedGuest(
         name=state.name,
-        interfaces=tuple(map(deepcopy, kept)),
+        interfaces=tuple(_nic(nics[address], live.get(address)) for address in kept),
         metadata=writer.domain_element(DomainPolicy(DIRECT, state.name, "", policies)),
-        kept=frozenset(map(mac, kept)),
+        kept=frozenset(kept),
     )
+
+
+def _nic(nic: Element, live: Element | None) -> Element:
+    """Where a NIC is, of which nothing changes, with its tap, or while it has none a name that a tap could have."""
+    result = deepcopy(nic)
+    for child in list(result):
+        if child.tag not in ("mac", "source"):
+            result.remove(child)
+    device = (None if live is None else tap(live)) or f"vme{mac(nic).replace(':', '')[-8:]}"
+    target = parse_xml("<target/>")
+    target.set("dev", device)
+    result.append(target)
+    return result
