@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hook.read.network_receipts import subnet_of
@@ -16,7 +15,7 @@ from libvirt_guestnet.importing.values import Unsaid, Value
 from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.model.network import Mode
-from libvirt_guestnet.parse import prefix, shown
+from libvirt_guestnet.parse import address, prefix, shown
 from libvirt_guestnet.topology import loads
 
 _KNOWN = {"name", "uuid", "metadata", "forward", "bridge", "mtu", "mac", "domain", "dns", "ip", "port", "options"}
@@ -112,7 +111,7 @@ class _Network:
         ips = [ip for ip in self.xml.iterfind("ip") if ip.get("address")]
         for ip in ips:
             subnet = subnet_of(node_of(ip))
-            if str(ip_address(ip.get("address", ""))) != str(prefix(subnet)[1]):
+            if str(address(ip.get("address", ""))) != str(prefix(subnet)[1]):
                 raise Unsaid(f"the host's address in {subnet} is {ip.get('address')}, and not the first one")
             subnets.append(subnet)
         self.said |= {"subnets": subnets} if subnets else {}

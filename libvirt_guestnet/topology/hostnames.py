@@ -39,9 +39,13 @@ class Names:
 
     def _is_named(self, port: Port) -> bool:
         seg = self._segments.get(port.network)
-        if seg is None:
-            return False
-        return bool(seg.network.external) or any(subnet.host for subnet in seg.network.subnets)
+        return seg is not None and _has_dns(seg)
+
+
+def _has_dns(seg: Segment) -> bool:
+    """Of libvirt's network that is there already, its host knows."""
+    external = seg.network.external
+    return any(subnet.host for subnet in seg.network.subnets) if external is None else external.bridge is None
 
 
 def _place(port: PortDecl, guest: GuestDecl, name: At[str]) -> Where:
@@ -64,7 +68,7 @@ def check_port(decl: PortDecl, port: Port, seg: Segment, report: Report) -> None
         report.add(where, f"{message}: give it dhcp: {{}}")
     if decl.duid and not any(a.ip.version == 6 for a in port.addresses if _by_dhcp6(a.ip, seg)):
         report.add(decl.duid.where, f"duid: network '{network.name}' tells the port no address by DHCPv6")
-    if decl.hostname and not (network.external or any(subnet.host for subnet in network.subnets)):
+    if decl.hostname and not _has_dns(seg):
         report.add(decl.hostname.where, f"network '{network.name}' has no DNS server that would know the hostname")
     for server in (network.dhcp, network.dhcp6):
         for each in server.reservations:

@@ -30,6 +30,7 @@ _ITEM = f"({_QUOTED}|{_PLAIN})"
 _MAC, _BYTES, _NAME = r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", r"[0-9a-f]{2}(:[0-9a-f]{2}){1,129}", r"[A-Za-z0-9_.-]{1,253}"
 _IP = r"[0-9a-f:.]{2,39}"
 _OPTION = rf"(option6?:[a-z0-9+-]{{1,40}}|[0-9]{{1,5}})(,{_ITEM}){{0,32}}"
+_WORDS = re.compile(r"[ !$-+\--\[\]-~]*")
 _LINES = re.compile(
     "|".join(
         (
@@ -63,7 +64,19 @@ def checked(line: str, network: str) -> str:
     """The line, if it is of one of the forms that are made here. Raises GuestnetError."""
     if _LINES.fullmatch(line) and line.isprintable():
         return line
-    raise GuestnetError(f"network {shown(network)}: {shown(line)} is no line that guestnet gives to dnsmasq")
+    raise GuestnetError(f"network {shown(network)}: {shown(line)} is nothing that guestnet gives to dnsmasq")
+
+
+def check(network: Element, name: str) -> None:
+    """libvirt writes what its own elements say into the same configuration, and looks at little of it. Raises
+    GuestnetError."""
+    for tag in ("domain", "dns", "ip"):
+        for element in (inner for part in network.iterfind(tag) for inner in part.iter()):
+            for text in (*map(str, element.values()), element.text or ""):
+                if not _WORDS.fullmatch(text):
+                    raise GuestnetError(
+                        f"network {shown(name)}: {shown(text)} is nothing that guestnet gives to dnsmasq"
+                    )
 
 
 def _lines(topology: Topology, network: Network) -> Iterator[str]:

@@ -47,6 +47,7 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
         options,
         ipv6=_ipv6_between_guests(network),
     )
+    dnsmasq.check(element, network.name)
     return element
 
 

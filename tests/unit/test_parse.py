@@ -117,7 +117,6 @@ _BINARY = {
     ("topology/addressing.py", "__init__"),
     ("model/held_addresses.py", "single"),
     ("model/slaac.py", "eui64"),
-    ("xmlgen/network.py", "_ranges"),
     ("datapath/routing/announce.py", "_link_local"),
     ("datapath/forwards/conntrack.py", "_parse"),
     ("datapath/forwards/listeners.py", "_address"),

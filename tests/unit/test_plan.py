@@ -89,7 +89,7 @@ def want(text: str = TOPOLOGY) -> Wanted:
 @pytest.fixture(autouse=True)
 def _without_dnsmasq(monkeypatch: pytest.MonkeyPatch) -> None:
     """libvirt's test driver drops dnsmasq's namespace, the real one keeps it (tests/libvirt)."""
-    monkeypatch.setattr(sys.modules["libvirt_guestnet.xmlgen.network"], "_dnsmasq_options", lambda *_: None)
+    monkeypatch.setattr(sys.modules["libvirt_guestnet.xmlgen.dnsmasq"], "options", lambda *_: None)
 
 
 @pytest.fixture

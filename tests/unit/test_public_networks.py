@@ -6,10 +6,12 @@ the same from that and from `NAME.found.xml`, which is as people wrote it.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from lxml import etree
+from support.topology_files import ROOT
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
@@ -101,3 +103,17 @@ def test_what_no_key_says_is_left_out_with_the_reason(line: str) -> None:
 )
 def test_nothing_is_taken_by_halves(more: str) -> None:
     assert "which no key says" in str(declaration(state(NETWORK.format(more, "dhcp-ignore-clid"))))
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.xml")), ids=lambda path: path.name)
+def test_it_is_valid_for_libvirts_schema(path: Path) -> None:
+    etree.RelaxNG(etree.parse("/usr/share/libvirt/schemas/network.rng")).assertValid(etree.parse(path))
+
+
+def test_the_example_in_the_documentation_is_valid() -> None:
+    said = (ROOT.parent / "docs/network-services.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", said, re.M | re.S)
+    found = loads(f"name: t\n{example}", "docs")
+    xml = xmlgen.to_string(made(found))
+    assert "win10" in xml and "dhcp-option=tag:" in xml

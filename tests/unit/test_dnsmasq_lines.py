@@ -1,0 +1,98 @@
+"""Nothing becomes a line of dnsmasq's configuration but what a few forms allow: where it is read, and written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.topology_files import HOSTMAP
+
+from libvirt_guestnet import xmlgen
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.model import dhcp_options
+from libvirt_guestnet.model.dhcp_options import DhcpOption, OptionError
+from libvirt_guestnet.model.services import Boot, Dhcp, Dns, DnsService, DnsText, Forwarder, Reservation
+from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.topology import loads
+from libvirt_guestnet.xmlgen.dnsmasq import checked
+
+PLAIN = "name: t\nnetworks: { n: { mode: nat, subnets: [10.0.0.0/24], dhcp: {} } }\n"
+HOSTILE = ["x\ndhcp-script=/tmp/x", 'x",y', "x,dhcp-script", "\\n", "x#y", "\x00", "é", "x\r", '"', " x", ""]
+NAMES = sorted({*dhcp_options.names(4), "43", "252", "132"} - {"classless-static-route"})
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_option_of_dhcp_takes_a_hostile_value(name: str, text: str) -> None:
+    with pytest.raises(OptionError):
+        dhcp_options.option(4, name, [text])
+
+
+@given(st.sampled_from(NAMES), st.text(max_size=60))
+def test_what_an_option_takes_may_be_written(name: str, text: str) -> None:
+    try:
+        found = dhcp_options.option(4, name, [text])
+    except OptionError:
+        return
+    line = f"dhcp-option={found.dnsmasq}"
+    assert checked(line, "n") == line
+    assert line.isprintable() and line.count(",") == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "values", "line"),
+    [
+        (4, "42", ["10.0.0.1", "10.0.0.2"], "option:ntp-server,10.0.0.1,10.0.0.2"),
+        (4, "252", ["http://x/y.dat"], '252,"http://x/y.dat"'),
+        (4, "252", ["10b"], "252,10b"),
+        (4, "43", ["01:02:AB"], "43,01:02:ab"),
+        (4, "mtu", ["1400"], "option:mtu,1400"),
+        (4, "ip-forward-enable", ["false"], "option:ip-forward-enable,0"),
+        (
+            4,
+            "classless-static-route",
+            ["10.1.0.0/16", "10.0.0.2"],
+            "option:classless-static-route,10.1.0.0/16,10.0.0.2",
+        ),
+        (6, "56", ["FD00::1"], "option6:ntp-server,[fd00::1]"),
+        (6, "bootfile-url", ["http://[fd00::1]/x"], 'option6:bootfile-url,"http://[fd00::1]/x"'),
+    ],
+)
+def test_values_have_their_options_types(version: int, name: str, values: list[str], line: str) -> None:
+    found = dhcp_options.option(version, name, values)
+    assert found.dnsmasq == line
+    assert checked(f"dhcp-option={line}", "n")
+
+
+def with_services(dhcp: Dhcp | None = None, dns: Dns | None = None) -> Topology:
+    found = loads(PLAIN, "t.yaml")
+    (network,) = found.networks
+    return replace(found, networks=(replace(network, dhcp=dhcp or Dhcp(), dns=dns or Dns()),))
+
+
+@pytest.mark.parametrize("text", ["x\ndhcp-script=/tmp/x", 'x"', "x\\", "x#", "\n"])
+def test_what_was_not_checked_before_is_not_written(text: str) -> None:
+    """However a hostile text came into the model."""
+    (network,) = loads(PLAIN, "t.yaml").networks
+    host = network.subnets[0].prefix[9]
+    hostile = [
+        with_services(Dhcp(options=(DhcpOption(4, "252", (text,)),))),
+        with_services(Dhcp(options=(DhcpOption(4, text, ("1",)),))),
+        with_services(Dhcp(boot=Boot(uefi=(("x86-64", text),)))),
+        with_services(Dhcp(boot=Boot(http=(("x86-64", text),)))),
+        with_services(Dhcp(reservations=(Reservation(host, client_id=text),))),
+        with_services(Dhcp(reservations=(Reservation(host, client_id="01:02", hostname=text),))),
+        with_services(Dhcp(boot=Boot(file=text))),
+        with_services(Dhcp(boot=Boot(tftp_root=text))),
+        with_services(Dhcp(reservations=(Reservation(host, mac="52:54:00:00:00:01", hostname=text),))),
+        with_services(dns=Dns(texts=(DnsText("a", text),))),
+        with_services(dns=Dns(services=(DnsService(text, "tcp"),))),
+        with_services(dns=Dns(forwarders=(Forwarder(None, text),))),
+        with_services(dns=Dns(local=(text,))),
+        with_services(dns=Dns(wildcards=((text, host),))),
+    ]
+    for topology in hostile:
+        with pytest.raises(GuestnetError, match="nothing that guestnet gives to dnsmasq"):
+            xmlgen.network(topology, topology.networks[0], HOSTMAP)
