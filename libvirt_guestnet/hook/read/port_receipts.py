@@ -12,8 +12,9 @@ from libvirt_guestnet.datapath.port.dhcp_requests import usual_addresses
 from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import savi_prefixes
+from libvirt_guestnet.hook.read import host_default, savi_prefixes
 from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.hook.read.hostwide import DECLARED
 from libvirt_guestnet.metadata.policy import ANY, NONE, REFUSE, STRICT, PortPolicy, Vlans
 from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.parse import Address, Prefix, address, prefix
@@ -29,7 +30,7 @@ def port_receipts(domain: Domain, closed: Collection[str] = ()) -> list[PortRece
     """The guarded ports of a domain, as they must be applied. Raises GuestnetError on anything it cannot guard.
 
     A NIC's own policy in the domain's metadata counts first; without one, the defaults of a network that has our
-    metadata; a NIC with neither is left alone. A port that is not to be guarded has a receipt too, as trusted, if its
+    metadata, or this host's default; a NIC with neither is left alone. A port that is not to be guarded has a receipt too, as trusted, if its
     bridge is among the `closed` ones.
     """
     receipts = (_port_receipt(domain, nic, closed) for nic in domain.nics)
@@ -45,14 +46,16 @@ def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortRece
     bare = _bare(domain, nic)
     if not nic.is_guarded:
         return _trusted(bare, policy)
-    bare = bare._replace(observed=nic.is_observed)
+    bare = bare._replace(observed=nic.is_observed, by_host=nic.default != DECLARED)
     bare = _served(bare, network) if network else bare
     if policy is not None:
         receipt = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
         return savi_prefixes.with_claims(receipt, network, _choice(policy, network))
-    if network is None:
+    if network is None and not bare.by_host:
         return None
+    network = network or host_default.unknown(nic.bridge)
     receipt = _with_defaults(_by_network(bare, network), network)
+    receipt = host_default.opened(receipt, network) if bare.by_host else receipt
     return savi_prefixes.with_claims(receipt, network, _choice(None, network))
 
 
@@ -164,7 +167,7 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     versions = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
     learns = [v for v in versions if _learns(network, v)]
     if bare.trunk and learns:
-        if not (reserved or bare.observed):
+        if not (reserved or bare.observed or bare.by_host):
             raise GuestnetError(
                 f"domain {bare.domain!r}: interface {bare.mac}: a guarded trunk learns no address from the DHCP server "
                 f"of network {network.name!r}: give its port addresses, or a reservation in the network"
