@@ -53,7 +53,7 @@ def install(
     if not any_owner:
         check_owner()
     take_over(root)
-    for line in (*apparmor.allow(root), *network_managers.install(root), *_default(root)):
+    for line in (*apparmor.allow(root), *network_managers.install(root), *default_note(root)):
         tell(line)
     compile_library()
     for hook in HOOKS:
@@ -68,7 +68,8 @@ def take_over(root: Path = Path("/")) -> None:
     hostwide.write(hostmap.load_hostwide(root / hostmap.HOST_FILE.relative_to("/")), f"{root}{hostwide.FILE}")
 
 
-def _default(root: Path) -> Iterator[str]:
+def default_note(root: Path) -> Iterator[str]:
+    """What to know of this host's default for guests, if there is one."""
     guard = hostwide.read(f"{root}{hostwide.FILE}").guard
     if guard != hostwide.DECLARED:
         yield f"guard: {guard} holds for guests that start from now on; `guestnet hooks sync` covers those that run"
