@@ -57,7 +57,8 @@ def _between(text: bytes, start: bytes, end: bytes) -> bytes:
 
 
 def _is_unwelcome(data: bytes) -> bool:
-    """Whether this host refuses it, or it names a tap that a guest of ours may have. Raises GuestnetError or OSError."""
+    """Whether this host refuses it, or it names a tap that a guest of ours may have. Raises GuestnetError or
+    OSError."""
     domain = Domain(xmlread.parse(data))
     guardable.check(domain)
     return any(map(_is_ours, domain.taps))

@@ -50,7 +50,10 @@ def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
         ("UNGUARDED, try `guestnet hooks sync`", [_name(row) for row in ports if _is_bare(row)]),
         ("NOT GUARDED, nobody asked for it", [_name(row) for row in ports if row["reason"] == NOBODY]),
         ("BY THIS HOST'S DEFAULT alone, `guard:` in host.yaml", [_name(row) for row in ports if _is_by_host(row)]),
-        ("ANY ADDRESS that nobody holds, by their own policy or this host's default", _names(ports, GUARDED, OBSERVED, also="any_address")),
+        (
+            "ANY ADDRESS that nobody holds, by their own policy or this host's default",
+            _names(ports, GUARDED, OBSERVED, also="any_address"),
+        ),
         (
             "NO ADDRESS known, DHCP and link-local only, until the policy says addresses",
             _names(ports, GUARDED, OBSERVED, also="unknown"),

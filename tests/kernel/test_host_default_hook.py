@@ -15,7 +15,9 @@ from libvirt_guestnet.hook.read.hostwide import FILE
 START = (DATA / "9.0.0/dom-start/003-qemu-guesta-start-begin.xml").read_bytes()
 NETWORK = (DATA / "9.0.0/dom-start/002-network-vlan1-port-created-begin.xml").read_text()
 RECORD = NETWORK[NETWORK.index("<network ") : NETWORK.index("<networkport>")]
-OVERLAY = "mkdir /run/upper /run/work && mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work none /etc"
+OVERLAY = """set -e
+mkdir /run/upper /run/work
+mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work none /etc"""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`guard:` in host.yaml on a real libvirtd: domains of plain virsh, without metadata, on a NAT network and on a bridge."""
+"""`guard:` in host.yaml on a real libvirtd: plain domains without metadata, on a NAT network and on a bridge."""
 
 from __future__ import annotations
 

@@ -146,7 +146,13 @@ def test_nothing_else_is_done_for_an_undeclared_network(tmp_path: Path) -> None:
     """Its VLANs, MTUs and other firewalls are libvirt's business, and its administrator's."""
     found = network(forward="<forward mode='route' dev='eth0'/><port isolated='yes'/>")
     assert found is not None
-    assert (found.outside, found.nat_outside, found.isolated, found.managed, found.guarded) == ("", "", False, False, False)
+    assert (found.outside, found.nat_outside, found.isolated, found.managed, found.guarded) == (
+        "",
+        "",
+        False,
+        False,
+        False,
+    )
     tagged = joined(nic(inside="<vlan><tag id='5'/></vlan><mtu size='9000'/>"), receipt=found)
     assert vlan_membership.tap_vlans(tagged) == []
     state = UnlockedState(str(tmp_path))

@@ -10,7 +10,6 @@ from libvirt_guestnet.datapath.routing import gateway as router
 from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.errors import GuestnetError, NotAdmittedError, NotRoutedError
 from libvirt_guestnet.hook.admission import address_owners, guardable, mtu, taps
-from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import (
     bridge_guard,
     bridge_members,
@@ -60,13 +59,22 @@ def guard(xml: Node, state: UnlockedState) -> None:
         _guard(domain, state)
         return
     try:
-        if networks.know((nic.network for nic in covered if nic.network and nic.receipt is None), state):
+        if _know({nic.network for nic in covered if nic.network and nic.receipt is None}, state):
             domain = bridge_guard.joined(xml, state)
         _guard(domain, state)
     except NotAdmittedError:
         raise
     except Exception as error:  # whatever the bug or the damage
         _go_on(xml, domain, state, error)
+
+
+def _know(names: set[str], state: UnlockedState) -> bool:
+    """Has the state know networks that started before this host's default came. Returns whether it does now."""
+    if not names:
+        return False
+    from libvirt_guestnet.hook.calls import networks  # only the first guest on a network needs it
+
+    return networks.know(names, state)
 
 
 def _go_on(xml: Node, domain: Domain, state: UnlockedState, error: Exception) -> None:

@@ -72,7 +72,7 @@ def _default(before: NetworkReceipt | None) -> str:
 def know(names: Iterable[str], state: UnlockedState) -> bool:
     """Writes the receipts of those of these active networks that started before this host's default covered their
     guests, by libvirt's records. Returns whether there are any. Raises GuestnetError."""
-    found = [network for name in sorted({*names}) if (network := libvirt_records.network(name))]
+    found = [network for name in sorted(names) if (network := libvirt_records.network(name))]
     for network in found:
         hook_data = xmlread.Node("hookData", {})
         hook_data.children = [network]

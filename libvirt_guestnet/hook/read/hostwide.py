@@ -19,9 +19,9 @@ _LARGEST = 1 << 16
 
 
 class HostWide(NamedTuple):
-    """`unguardable`: whether a domain with a NIC that cannot be guarded may start, ALLOW or REFUSE. `guard`: what becomes
-    of a NIC that can be, and of which neither its domain nor its network says anything: nothing (DECLARED), OBSERVE, or
-    ALL, a guard."""
+    """`unguardable`: whether a domain with a NIC that cannot be guarded may start, ALLOW or REFUSE. `guard`: what
+    becomes of a NIC that can be, and of which neither its domain nor its network says anything: nothing (DECLARED),
+    OBSERVE, or ALL, a guard."""
 
     unguardable: str = ALLOW
     guard: str = DECLARED

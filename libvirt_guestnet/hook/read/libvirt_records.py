@@ -27,13 +27,17 @@ def status(name: str) -> Node | None:
 def network(name: str) -> Node | None:
     """The <network> in libvirt's record of an active one; None if there is none. Raises GuestnetError."""
     try:
-        with open(_path(name, _NETWORK), "rb") as file:
+        with open(_file(name, _NETWORK), "rb") as file:
             return xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _path(name: str, records: str = STATUS) -> str:
+def _path(name: str) -> str:
+    return _file(name, STATUS)
+
+
+def _file(name: str, records: str) -> str:
     """The path of a record; "", which no file has, if the name is too long for a file's."""
     return records.format(name) if 0 < len(name.encode()) <= 250 and not {"/", "\0"} & set(name) else ""
 

@@ -12,7 +12,7 @@ from libvirt_guestnet.datapath.port.dhcp_requests import usual_addresses
 from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import host_default, savi_prefixes
+from libvirt_guestnet.hook.read import savi_prefixes
 from libvirt_guestnet.hook.read.domain import Domain, Nic
 from libvirt_guestnet.hook.read.hostwide import DECLARED
 from libvirt_guestnet.metadata.policy import ANY, NONE, REFUSE, STRICT, PortPolicy, Vlans
@@ -30,8 +30,8 @@ def port_receipts(domain: Domain, closed: Collection[str] = ()) -> list[PortRece
     """The guarded ports of a domain, as they must be applied. Raises GuestnetError on anything it cannot guard.
 
     A NIC's own policy in the domain's metadata counts first; without one, the defaults of a network that has our
-    metadata, or this host's default; a NIC with neither is left alone. A port that is not to be guarded has a receipt too, as trusted, if its
-    bridge is among the `closed` ones.
+    metadata, then this host's default; a NIC with none of these is left alone. A port that is not to be guarded has a
+    receipt too, as trusted, if its bridge is among the `closed` ones.
     """
     receipts = (_port_receipt(domain, nic, closed) for nic in domain.nics)
     return [receipt for receipt in receipts if receipt]
@@ -51,12 +51,21 @@ def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortRece
     if policy is not None:
         receipt = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
         return savi_prefixes.with_claims(receipt, network, _choice(policy, network))
-    if network is None and not bare.by_host:
+    if bare.by_host:
+        return _by_host(bare, nic)
+    if network is None:
         return None
-    network = network or host_default.unknown(nic.bridge)
     receipt = _with_defaults(_by_network(bare, network), network)
-    receipt = host_default.opened(receipt, network) if bare.by_host else receipt
     return savi_prefixes.with_claims(receipt, network, _choice(None, network))
+
+
+def _by_host(bare: PortReceipt, nic: Nic) -> PortReceipt:
+    """The receipt of a port for which only this host's default asks."""
+    from libvirt_guestnet.hook.read import host_default  # most hosts have none, and hooks start often
+
+    network = nic.receipt or host_default.unknown(nic.bridge)
+    receipt = _with_defaults(_by_network(bare, network), network)
+    return savi_prefixes.with_claims(host_default.opened(receipt, network), network, _choice(None, network))
 
 
 def _bare(domain: Domain, nic: Nic) -> PortReceipt:
