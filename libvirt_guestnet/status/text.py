@@ -51,7 +51,7 @@ def _aloud(rows: Sequence[Mapping[str, object]]) -> list[str]:
         ("NOT GUARDED, nobody asked for it", [_name(row) for row in ports if row["reason"] == NOBODY]),
         ("BY THIS HOST'S DEFAULT alone, `guard:` in host.yaml", [_name(row) for row in ports if _is_by_host(row)]),
         (
-            "ANY ADDRESS that nobody holds, by their own policy or this host's default",
+            "ANY ADDRESS that nobody holds, by policy or this host's default",
             _names(ports, GUARDED, OBSERVED, also="any_address"),
         ),
         (

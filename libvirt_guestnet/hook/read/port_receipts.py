@@ -51,10 +51,8 @@ def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortRece
     if policy is not None:
         receipt = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
         return savi_prefixes.with_claims(receipt, network, _choice(policy, network))
-    if bare.by_host:
-        return _by_host(bare, nic)
-    if network is None:
-        return None
+    if network is None or bare.by_host:
+        return _by_host(bare, nic) if bare.by_host else None
     receipt = _with_defaults(_by_network(bare, network), network)
     return savi_prefixes.with_claims(receipt, network, _choice(None, network))
 
