@@ -7,12 +7,12 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.errors import NotAdmittedError
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
-from libvirt_guestnet.state.receipts import NetworkReceipt
 
 
 def check(domain: Domain, state: State) -> None:
     """Raises NotAdmittedError for the first NIC on a network of ours whose MTU is too large."""
-    wide = [nic for nic in domain.nics if nic.mtu and nic.bridge and (nic.policy is not None or _is_ours(nic.receipt))]
+    found = [nic for nic in domain.nics if nic.mtu and nic.bridge]
+    wide = [n for n in found if n.policy is not None or (n.receipt is not None and not n.receipt.undeclared)]
     if not wide:
         return
     from libvirt_guestnet.datapath.devices import host_devices
@@ -23,10 +23,6 @@ def check(domain: Domain, state: State) -> None:
         if outlet and size > outlet.mtu:
             why = host_devices.too_wide(size, outlet, bridge)
             raise NotAdmittedError(f"domain {domain.name!r}: interface {nic.mac}: {why}")
-
-
-def _is_ours(network: NetworkReceipt | None) -> bool:
-    return network is not None and not network.undeclared
 
 
 def outlets(bridge: str, state: State) -> set[str]:
