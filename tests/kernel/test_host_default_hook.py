@@ -101,7 +101,9 @@ def test_a_repair_follows_the_default(told: Hooks) -> None:
         default(told.box, guard)
         repaired(told, "guesta")
         assert told.chains() == chains
-    assert own_table(told) == guarded
+    late = [each for each in own_table(told) if each not in guarded]
+    assert ["set late-ports" in each and '"vnet1"' in each for each in late] == [True], "it may use what it has formed"
+    assert len(own_table(told)) == len(guarded)
 
 
 def test_without_libvirts_record_of_the_network_nobody_is_cut_off(told: Hooks, tmp_path: Path) -> None:
