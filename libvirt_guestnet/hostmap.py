@@ -1,5 +1,5 @@
-"""The host's own file: which device is behind each physical-network label of a topology, and what the host requires of
-every domain.
+"""The host's own file: which device is behind each physical-network label of a topology, and what holds on the host
+for every domain.
 
 A label is mapped to a NIC or a Linux bridge by its name; `BRIDGE/NIC` also names the port of a VLAN-aware bridge that
 connects to other hosts, and `ovs:BRIDGE` is a bridge of Open vSwitch. Whether a name is a NIC or a bridge is looked up
@@ -18,12 +18,12 @@ import yaml
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read.hostwide import ALLOW, REFUSE, HostWide
+from libvirt_guestnet.hook.read.hostwide import ALLOW, DECLARED, GUARDS, REFUSE, HostWide
 from libvirt_guestnet.model.network import Mode, Network
 from libvirt_guestnet.topology import yamlwords
 
 HOST_FILE = Path("/etc/libvirt-guestnet/host.yaml")
-_KEY, _UNGUARDABLE = "physical-networks", "unguardable"
+_KEYS = _KEY, _UNGUARDABLE, _GUARD = "physical-networks", "unguardable", "guard"
 _OVS, _NIC, _BRIDGE = "ovs:", "nic:", "bridge:"
 _KINDS = (_OVS, _NIC, _BRIDGE)
 _LARGEST_FILE = 64 * 1024
@@ -157,13 +157,15 @@ def load_hostmap(file: Path = HOST_FILE, pairs: Sequence[str] = ()) -> HostMap:
 
 
 def load_hostwide(file: Path = HOST_FILE) -> HostWide:
-    """What the host's file requires of every domain. Raises GuestnetError when it cannot be understood."""
+    """What the host's file says of every domain. Raises GuestnetError when it cannot be understood."""
     document = _read(file)
     _parse_devices(file, document)
-    wanted = document.get(_UNGUARDABLE, ALLOW)
+    wanted, guard = document.get(_UNGUARDABLE, ALLOW), document.get(_GUARD, DECLARED)
     if wanted not in (ALLOW, REFUSE):
         raise GuestnetError(f"{file}: {_UNGUARDABLE}: {wanted!r} is neither {ALLOW} nor {REFUSE}")
-    return HostWide(wanted)
+    if guard not in GUARDS:
+        raise GuestnetError(f"{file}: {_GUARD}: {guard!r} is none of {', '.join(GUARDS)}")
+    return HostWide(str(wanted), str(guard))
 
 
 def _parse_pair(pair: str) -> tuple[str, str]:
@@ -195,12 +197,13 @@ def _parse_file(file: Path, text: bytes) -> dict[str, object]:
         raise GuestnetError(f"{file}:{line}:{column}: {words}") from error
     if document is None:
         return {}
-    if not isinstance(document, dict) or not set(document) <= {_KEY, _UNGUARDABLE}:
+    if not isinstance(document, dict) or not set(document) <= set(_KEYS):
         keys = document if isinstance(document, dict) else ()
-        unknown = [str(key) for key in keys if key not in (_KEY, _UNGUARDABLE)]
+        unknown = [str(key) for key in keys if key not in _KEYS]
         raise GuestnetError(
             f"{file}: {f'unknown key {unknown[0]!r}: the file ' if unknown else ''}"
-            f'must hold "{_KEY}:", with lines "LABEL: DEVICE" under it, "{_UNGUARDABLE}: {REFUSE}", or both'
+            f'must hold "{_KEY}:", with lines "LABEL: DEVICE" under it, "{_UNGUARDABLE}: {REFUSE}", '
+            f'"{_GUARD}: {" or ".join(GUARDS[1:])}", or several of them'
         )
     return document
 

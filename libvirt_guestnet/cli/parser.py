@@ -178,7 +178,11 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="also what this topology needs of the host")
     _map(verb)
     _json(verb)
-    text = "libvirt's hooks: install, uninstall (with every filter), status, or sync (guard what runs already)"
+    text = (
+        "libvirt's hooks: install, uninstall (with every filter), status, or sync (guard what runs already). "
+        "install and sync take over from /etc/libvirt-guestnet/host.yaml whether guests that nobody declared are "
+        "guarded (guard: declared, observe or all) and those that cannot be may start (unguardable: allow or refuse)"
+    )
     verb = _verb(verbs, "hooks", "hooks.hooks", text)
     verb.add_argument("action", choices=["install", "uninstall", "status", "sync"])
     verb.add_argument(

@@ -97,7 +97,7 @@ def _hooks(facts: HostFacts) -> Iterator[Finding]:
         found = f"AppArmor's profile {each.profile} forbids {each.python}: no hook runs, and our guests do not start"
         yield Finding("hooks", MUST, each.daemon, found, "guestnet hooks install")
     if facts.hostwide:
-        yield Finding("hooks", MUST, hostwide.FILE, facts.hostwide, "guestnet hooks install")
+        yield Finding("hooks", MUST, hostwide.FILE, facts.hostwide, _SYNC)
 
 
 def _library(facts: HostFacts) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ STARTED_WORDS = ("routed", "behind", "forward", "floating")
 _STATE = "/run/libvirt-guestnet"
 _LIBVIRTS = "/run/libvirt"
 _RUNNING = f"{_LIBVIRTS}/qemu"
-# What the host's administrator requires of every domain: `hostwide` reads it.
+# What the host's administrator says of every domain: `hostwide` reads it.
 HOSTWIDE = "/etc/libvirt-guestnet/hooks.json"
 _LONGEST_NAME = 250  # the longest name of a file, without its ending
 # Kinds of receipts by which a call for any domain may concern us: its network, a reused name, a repair that was killed.
@@ -70,7 +70,7 @@ def _started(_name: str, data: bytes) -> bool:
 
 
 def _network(_name: str, data: bytes) -> bool:
-    return is_ours(data) or bool(_names(f"{_STATE}/networks"))
+    return is_ours(data) or bool(_names(f"{_STATE}/networks")) or _exists(HOSTWIDE)
 
 
 def _new_port(network: str, data: bytes) -> bool:

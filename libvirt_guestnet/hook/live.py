@@ -71,12 +71,13 @@ def adopt_network(xml: bytes) -> None:
     network = xmlread.parse(xml)
     hook_data.children = [network]
     before = state.sound_network(name := network.text_of("name"))
-    if before is not None and before.external and network_receipts.network_policy(network) is None:
+    adopted = before is not None and before.external and not before.undeclared
+    if adopted and network_receipts.network_policy(network) is None:
         with state.lock() as locked:  # it is not adopted any more: nor does what it says of guests hold
-            port_guard.release([r.tap for r in locked.ports() if r.network == name and not r.own], locked)
+            asked = [r.tap for r in locked.ports() if r.network == name and not (r.own or r.by_host)]
+            port_guard.release(asked, locked)
         networks.forget(name, state)
-    else:
-        networks.keep(hook_data, state)
+    networks.keep(hook_data, state)
 
 
 def review_bridges() -> None:

@@ -6,6 +6,8 @@ bridge is guarded for its new network at once; should it not move after all, it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from libvirt_guestnet import log, xmlread
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.errors import GuestnetError
@@ -23,12 +25,14 @@ from libvirt_guestnet.hook.enforce import (
 )
 from libvirt_guestnet.hook.helpers import hotplug
 from libvirt_guestnet.hook.processes.notes import Promise
-from libvirt_guestnet.hook.read import libvirt_records, next_hop, vlan_membership, wanted_forwards
+from libvirt_guestnet.hook.read import hostwide, libvirt_records, next_hop, vlan_membership, wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.parse import TextError
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
+
+Guard = Callable[[hotplug.Plug, str, UnlockedState], bool]
 
 
 def create_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
@@ -39,20 +43,23 @@ def create_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
     if found is None:
         return
     port_guard.sweep(state)
+    domain = bridge_guard.joined(found.domain_with(), state)
     try:
-        if not _admits(bridge_guard.joined(found.domain_with(), state), state):
+        if not _admits(domain, state):
             return
     except TextError as error:  # named here, as the call itself names only the network
         raise GuestnetError(f"new NIC of domain {found.domain.name!r}: {error}") from error
     promise = hotplug.promised(found, state)
+    by_host = any(nic.default != hostwide.DECLARED for nic in domain.nics)
     try:
-        _await(found, promise, state)
+        _await(found, promise, state, guard_by_default if by_host else guard_plugged)
     finally:
         promise.hand_over()
 
 
-def _await(found: hotplug.Plug, promise: Promise, state: UnlockedState) -> None:
-    """Leaves a helper behind that waits for a NIC; one that moves within its bridge is guarded at once."""
+def _await(found: hotplug.Plug, promise: Promise, state: UnlockedState, guard: Guard) -> None:
+    """Leaves a helper behind that waits for a NIC and calls `guard`; one that moves within its bridge is guarded at
+    once."""
     # It may also be another NIC with that MAC address: no call says which.
     stays = hotplug.staying(found)
     try:
@@ -60,7 +67,7 @@ def _await(found: hotplug.Plug, promise: Promise, state: UnlockedState) -> None:
             with state.lock() as locked:
                 hotplug.forget_others(found, stays, locked)
                 _guard_one(found, stays.tap, locked)
-        hotplug.leave_helper(found, state, lambda tap: guard_plugged(found, tap, state), stays, promise)
+        hotplug.leave_helper(found, state, lambda tap: guard(found, tap, state), stays, promise)
     except (GuestnetError, OSError):
         with state.lock() as locked:
             locked.drop_plugging(found.portid)  # the call fails, so there will be no such NIC
@@ -109,6 +116,18 @@ def guard_plugged(found: hotplug.Plug, tap: str, state: UnlockedState) -> bool:
     if found.qdisc:
         checksum_guard.guard_when_limited(tap, found.qdisc, state)
     return True
+
+
+def guard_by_default(found: hotplug.Plug, tap: str, state: UnlockedState) -> bool:
+    """The same for a NIC that only this host's default guards: without its guard, too, its tap stays up."""
+    try:
+        return guard_plugged(found, tap, state)
+    except taps.OthersTapError:
+        raise
+    except Exception as error:  # whatever the bug or the damage
+        what = f"domain {found.domain.name!r}: new NIC {found.mac} is not guarded as this host's default says"
+        log.complain(f"{what}: {error}")
+        return True
 
 
 def _guard_one(found: hotplug.Plug, tap: str, locked: LockedState) -> None:

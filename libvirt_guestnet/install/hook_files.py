@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def install(
     if not any_owner:
         check_owner()
     take_over(root)
-    for line in (*apparmor.allow(root), *network_managers.install(root)):
+    for line in (*apparmor.allow(root), *network_managers.install(root), *default_note(root)):
         tell(line)
     compile_library()
     for hook in HOOKS:
@@ -64,8 +64,15 @@ def install(
 
 
 def take_over(root: Path = Path("/")) -> None:
-    """Writes what host.yaml requires of every domain for the hooks. Raises GuestnetError if it cannot be read."""
+    """Writes what host.yaml says of every domain for the hooks. Raises GuestnetError if it cannot be read."""
     hostwide.write(hostmap.load_hostwide(root / hostmap.HOST_FILE.relative_to("/")), f"{root}{hostwide.FILE}")
+
+
+def default_note(root: Path) -> Iterator[str]:
+    """What to know of this host's default for guests, if there is one."""
+    guard = hostwide.read(f"{root}{hostwide.FILE}").guard
+    if guard != hostwide.DECLARED:
+        yield f"guard: {guard} holds for guests that start from now on; `guestnet hooks sync` covers those that run"
 
 
 def compile_library() -> None:

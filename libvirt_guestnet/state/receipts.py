@@ -23,7 +23,8 @@ class PortReceipt(NamedTuple):
     are the other links on which it holds them, for that. `claims` are where it may have IPv6 addresses that it forms
     itself, but for those `unclaimed`; with `privacy` also if it has not asked whether anybody has them. `reserved`
     is the link whose set of reservations its chains look into, instead of having them among the `excluded`. Of an
-    `observed` port everything is judged and counted, and passes.
+    `observed` port everything is judged and counted, and passes. `by_host`: nobody asks for its guard but this host's
+    default.
     """
 
     tap: serialiser.Device
@@ -62,10 +63,11 @@ class PortReceipt(NamedTuple):
     unclaimed: serialiser.Prefixes = ()
     reserved: serialiser.MaybeLink = ""
     observed: bool = False
+    by_host: bool = False
 
 
 class NetworkReceipt(NamedTuple):
-    """One active network that carries our metadata.
+    """One active network that carries our metadata, or that this host's default for guests covers.
 
     `reservations` are pairs of a MAC (or "") and its address; `dynamic` are the first and last address of each DHCP
     range; `hosts` are the host's own addresses in it, `mac` its MAC, `lease` and `lease6` its DHCP server's longest
@@ -82,7 +84,8 @@ class NetworkReceipt(NamedTuple):
     port to the outside that our hook put into it. `required`: its ports are guarded whatever a domain says, and one
     that cannot be is refused. `observed`: by default they are not kept from anything. `isolated`: its ports are kept
     from each other. `announced` are the prefixes of which libvirt tells guests to form addresses. An `external` network
-    is somebody else's: its XML may say nothing of us while it runs.
+    is somebody else's: its XML may say nothing of us while it runs. An `undeclared` one is so too, and nobody has said
+    anything of it.
     """
 
     name: str
@@ -115,6 +118,7 @@ class NetworkReceipt(NamedTuple):
     isolated: bool = False
     observed: bool = False
     external: bool = False
+    undeclared: bool = False
 
 
 class Bridges(NamedTuple):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import nics
 from libvirt_guestnet.hook.read.domain import Nic
+from libvirt_guestnet.hook.read.hostwide import ALL, OBSERVE
 from libvirt_guestnet.state.receipts import PortReceipt
 
 # `state` of a NIC, in `--json` and in the table. STOPPED: its domain does not run. NOTHING: nothing receives what it
@@ -18,6 +19,7 @@ CANNOT, STOPPED, NOTHING = "cannot-be-guarded", "stopped", "nothing-to-guard"
 # Reasons. NOBODY: neither its domain's metadata, nor its network, nor this host asks for a guard.
 NOBODY = "nobody asked for it"
 NO_RULES = "its tap has no rules in the kernel"
+BY_HOST = "by this host's default (guard: {} in host.yaml)"
 NO_TAP = "it has no tap yet"
 # Of what a tap may lack (`missing_state`), what makes it unguarded.
 OF_GUARD = ("port security", "checksum guard")
@@ -50,9 +52,10 @@ def judge(nic: Nic, applied: PortReceipt | None, lacks: Sequence[str] = (), refu
 def _with_rules(applied: PortReceipt, lacks: Sequence[str], wanted: bool) -> NicState:
     if lost := [what for what in lacks if what in OF_GUARD]:
         return NicState(UNGUARDED, f"the kernel lacks its {' and '.join(lost)}", wanted)
+    why = BY_HOST.format(OBSERVE if applied.observed else ALL) if applied.by_host else ""
     if applied.observed:
-        return NicState(OBSERVED, "it is to be guarded by now" if wanted else "", wanted)
-    return NicState(TRUSTED if applied.trusted else GUARDED, "", wanted)
+        return NicState(OBSERVED, "it is to be guarded by now" if wanted else why, wanted)
+    return NicState(TRUSTED if applied.trusted else GUARDED, why, wanted)
 
 
 def _wanted(nic: Nic) -> tuple[bool, str]:

@@ -63,5 +63,6 @@ def _lacks(nic: Nic, uuid: str, applied: PortReceipt | None) -> bool:
         guard = applied if applied is not None and applied.uuid == uuid and not applied.trusted else None
         if nic.is_guarded:
             return guard is None or guard.observed != nic.is_observed
-        return guard is not None and not guard.own and nic.receipt is not None  # by what its network said before
+        # By what its network said before; what this host's default guards is nobody's to plan.
+        return guard is not None and not (guard.own or guard.by_host) and nic.receipt is not None
     return False

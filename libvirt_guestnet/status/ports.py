@@ -168,6 +168,7 @@ def _running(row: PortRow, nic: Nic, uuid: str, facts: PortFacts) -> PortRow:
         guarded=judged and not observed if device else None,
         drops=None if found is None else sum(drops.values()),
         learnt=() if found is None else tuple(map(str, found.learnt)),
+        any_address=row.any_address or (applied is not None and applied.by_host and _is_open(applied)),
         unknown=receipt is not None and _unknown(receipt),
         offload=facts.offload.word(device) if device and judged else "",
         reasons=drops,
@@ -190,6 +191,10 @@ def _drops(tap: str, found: Guarded | None, offload: ChecksumGuards) -> dict[str
 def _unknown(applied: PortReceipt) -> bool:
     addresses = [text for text in applied.owned if not text.split("/")[0].endswith(_of_mac(applied.mac))]
     return not (applied.trusted or applied.bare or addresses or applied.dhcp or applied.pairs)
+
+
+def _is_open(applied: PortReceipt) -> bool:
+    return any(text.endswith("/0") for text in applied.owned)
 
 
 def _of_mac(mac: str) -> str:

@@ -117,7 +117,7 @@ def status(
         receipt=UnlockedState().sound_port if receipt is None else receipt,
         seen=seen,
         offload=offload,
-        joining=Joining(with_declared(guards.networks, snapshot.networks), guards.managed),
+        joining=Joining(with_declared(guards.networks, snapshot.networks), guards.managed, host.guard),
         refused=host.unguardable == REFUSE,
         wrong=of_taps(wrong),
         lacks=lacks,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from libvirt_guestnet.hook.read.hostwide import ALL, OBSERVE
 from libvirt_guestnet.status.meanings import meaning
-from libvirt_guestnet.status.nic_states import GUARDED, NO_TAP, NOBODY, OBSERVED, TRUSTED, UNGUARDED
+from libvirt_guestnet.status.nic_states import BY_HOST, GUARDED, NO_TAP, NOBODY, OBSERVED, TRUSTED, UNGUARDED
 from libvirt_guestnet.status.unguarded import PENDING
 from libvirt_guestnet.styled import BAD, NOTE, QUIET, Line, line, visible
 from libvirt_guestnet.table import Block, Table, as_text, made
@@ -61,9 +62,10 @@ def aloud(rows: Sequence[Mapping[str, object]]) -> list[Line]:
         (NOTE, "OBSERVED, nothing is dropped, `guestnet suggest` says what would be", _names(ports, OBSERVED)),
         (BAD, "UNGUARDED, try `guestnet hooks sync`", [_name(row) for row in ports if _is_bare(row)]),
         (QUIET, "NOT GUARDED, nobody asked for it", [_name(row) for row in ports if row["reason"] == NOBODY]),
+        (NOTE, "BY THIS HOST'S DEFAULT alone, `guard:` in host.yaml", [_name(row) for row in ports if _is_by_host(row)]),
         (
             NOTE,
-            "ANY ADDRESS that nobody holds, by their own policy",
+            "ANY ADDRESS that nobody holds, by policy or this host's default",
             _names(ports, *has_rules, also="any_address"),
         ),
         (
@@ -87,6 +89,10 @@ def _ports_without_row(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str
 def _names(ports: Sequence[Mapping[str, object]], *states: str, also: str = "state") -> list[str]:
     """The ports in these states of which `also` is true."""
     return [_name(row) for row in ports if row["state"] in states and row[also]]
+
+
+def _is_by_host(row: Mapping[str, object]) -> bool:
+    return row["reason"] in (BY_HOST.format(OBSERVE), BY_HOST.format(ALL))
 
 
 def _is_bare(row: Mapping[str, object]) -> bool:

@@ -138,7 +138,7 @@ def test_the_last_address_that_apply_takes_away_is_gone_at_once(guests: Guests) 
     assert "ANY ADDRESS" not in status
     guests.apply("addresses: any")
     assert guests.heard(*everything) == {*own, *pairs, MY_LL, "10.61.1.77", "fd61:1::77"}
-    assert "ANY ADDRESS that nobody holds, by their own policy: me.p\n" in guests.guestnet("status")
+    assert "ANY ADDRESS that nobody holds, by policy or this host's default: me.p\n" in guests.guestnet("status")
     guests.apply(both)
     assert guests.heard(*everything) == {*own, *pairs, MY_LL}
     guests.apply(both.replace(f", {PAIRS}", ""))

@@ -217,7 +217,7 @@ def test_a_damaged_setting_refuses_by_name_and_doctor_tells(host: Host) -> None:
             "start", "a", check=False
         )
         (row,) = (row for row in guestnet(host, "doctor") if row["about"].endswith("hooks.json"))
-        assert (row["level"], row["do"]) == ("must", "guestnet hooks install")
+        assert (row["level"], row["do"]) == ("must", "guestnet hooks sync")
     host.virsh("start", "a")
 
 

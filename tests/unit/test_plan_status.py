@@ -202,7 +202,7 @@ def test_people_are_told_aloud_what_nothing_guards() -> None:
     assert "TRUSTED, no port security by their own policy or their network's: b.p\n" in status_text(trusted)
     assert "NO ADDRESS known, DHCP and link-local only, until the policy says addresses: b.p\n" in status_text(rows)
     anything = [{**row, "unknown": False, "any_address": True} if row.get("port") == "p" else row for row in rows]
-    assert "ANY ADDRESS that nobody holds, by their own policy: b.p\n" in status_text(anything)
+    assert "ANY ADDRESS that nobody holds, by policy or this host's default: b.p\n" in status_text(anything)
     assert "NO ADDRESS" not in status_text(anything)
     assert drops_text(rows).split() == [
         *("GUEST", "PORT", "NETWORK", "TAP", "REASON", "FRAMES"),

@@ -13,7 +13,7 @@ from lxml import etree
 from libvirt_guestnet.cli import main as cli
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read.hostwide import REFUSE, HostWide
+from libvirt_guestnet.hook.read.hostwide import ALL, OBSERVE, REFUSE, HostWide
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.model.drift import GUEST, Drift
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortReceipt
@@ -291,3 +291,21 @@ def test_five_hundred_domains_take_no_more_than_their_share() -> None:
     missing = lacking.lacking(found)
     assert time.process_time() - began < 20
     assert (len(found), len(missing), text.count("WRONG: ")) == (1000, 1000, 1000)
+
+
+def test_a_nic_of_the_hosts_default_says_so() -> None:
+    every, watched = HostWide(guard=ALL), HostWide(guard=OBSERVE)
+    open_to = applied(by_host=True, owned=("0.0.0.0/0", "::/0"))
+    row = only([domain("a", nic())], [open_to], host=every)
+    said = "by this host's default (guard: all in host.yaml)"
+    assert (row["state"], row["reason"], row["wanted"], row["any_address"]) == ("guarded", said, True, True)
+    text = status_text([row])
+    assert f"BY THIS HOST'S DEFAULT alone, `guard:` in host.yaml: a.{MAC}\n" in text
+    assert f"ANY ADDRESS that nobody holds, by policy or this host's default: a.{MAC}\n" in text
+    row = only([domain("a", nic())], [applied(by_host=True, observed=True)], host=watched)
+    assert (row["state"], row["reason"], row["wanted"]) == ("observed", said.replace("all", "observe"), False)
+    row = only([domain("a", nic())], host=every)
+    assert (row["state"], row["reason"], row["wanted"]) == ("unguarded", NO_RULES, True)
+    assert list(lacking.lacking([row])) == [("a", MAC)]
+    row = only([domain("a", nic(), ports=[PORT.format(mac=MAC, guarded="no")])], host=every)
+    assert (row["state"], row["wanted"]) == ("trusted", False)

@@ -11,7 +11,8 @@ from libvirt_guestnet.state.folder import State
 
 def check(domain: Domain, state: State) -> None:
     """Raises NotAdmittedError for the first NIC on a network of ours whose MTU is too large."""
-    wide = [nic for nic in domain.nics if nic.mtu and nic.bridge and (nic.policy is not None or nic.receipt)]
+    found = [nic for nic in domain.nics if nic.mtu and nic.bridge]
+    wide = [n for n in found if n.policy is not None or (n.receipt is not None and not n.receipt.undeclared)]
     if not wide:
         return
     from libvirt_guestnet.datapath.devices import host_devices

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.routing import gateway as router
 from libvirt_guestnet.datapath.run import nft
-from libvirt_guestnet.errors import GuestnetError, NotRoutedError
+from libvirt_guestnet.errors import GuestnetError, NotAdmittedError, NotRoutedError
 from libvirt_guestnet.hook.admission import address_owners, guardable, mtu, taps
 from libvirt_guestnet.hook.enforce import (
     bridge_guard,
@@ -21,7 +21,7 @@ from libvirt_guestnet.hook.enforce import (
     tagging,
 )
 from libvirt_guestnet.hook.processes.deadline import DeadlineError
-from libvirt_guestnet.hook.read import host_routed, next_hop, vlan_membership, wanted_forwards
+from libvirt_guestnet.hook.read import host_routed, hostwide, next_hop, vlan_membership, wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
@@ -50,9 +50,44 @@ class _Wanted(NamedTuple):
 def guard(xml: Node, state: UnlockedState) -> None:
     """Puts the filter on every guarded port of a starting domain, and removes it from ports that are guarded no more.
 
-    Raises GuestnetError, with nothing changed, if a NIC is not allowed, or something that it asks for is in use.
+    Raises GuestnetError, with nothing changed, if a NIC is not allowed, or something that it asks for is in use. What
+    only this host's default asks for holds up nobody: if it fails, that is logged, and the rest is done.
     """
     domain = bridge_guard.joined(xml, state)
+    covered = [nic for nic in domain.nics if nic.default != hostwide.DECLARED]
+    if not covered:
+        _guard(domain, state)
+        return
+    try:
+        if _know({nic.network for nic in covered if nic.network and nic.receipt is None}, state):
+            domain = bridge_guard.joined(xml, state)
+        _guard(domain, state)
+    except NotAdmittedError:
+        raise
+    except Exception as error:  # whatever the bug or the damage
+        _go_on(xml, domain, state, error)
+
+
+def _know(names: set[str], state: UnlockedState) -> bool:
+    """Has the state know networks that started before this host's default came. Returns whether it does now."""
+    if not names:
+        return False
+    from libvirt_guestnet.hook.calls import networks  # only the first guest on a network needs it
+
+    return networks.know(names, state)
+
+
+def _go_on(xml: Node, domain: Domain, state: UnlockedState, error: Exception) -> None:
+    """Guards what somebody has declared of a domain, after guarding all of it has failed. Raises GuestnetError."""
+    late, declared = isinstance(error, DeadlineError), any(nic.is_declared for nic in domain.nics)
+    if late and declared:
+        raise error
+    log.report(f"domain {domain.name!r}: not guarded as this host's default says: {error}; it goes on")
+    if not late:
+        _guard(bridge_guard.joined(xml, state, hostwide.DECLARED), state)
+
+
+def _guard(domain: Domain, state: UnlockedState) -> None:
     guardable.check(domain)
     mtu.check(domain, state)
     taps.check([domain], state)
@@ -150,7 +185,8 @@ def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
 def _network_sleeps(tap: str, state: State) -> bool:
     """Whether a port is guarded by the defaults of a network that was destroyed: then it keeps its guard."""
     receipt = state.port(tap)
-    return receipt is not None and not receipt.own and state.network(receipt.network) is None
+    asked = receipt is not None and not (receipt.own or receipt.by_host)
+    return receipt is not None and asked and state.network(receipt.network) is None
 
 
 def repair(xml: Node, state: UnlockedState, settle: bool = True, *, open_first: bool = False) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import GuestnetError, NotAdmittedError
 from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, forwards, reservations
-from libvirt_guestnet.hook.read import network_receipts, port_receipts
+from libvirt_guestnet.hook.read import hostwide, libvirt_records, network_receipts, port_receipts
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
@@ -42,9 +44,11 @@ def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False, t
     network = _network(hook_data)
     name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
     before = state.sound_network(name)
-    external = before if before is not None and before.external else None
+    external = before if before is not None and before.external and not before.undeclared else None
     if not told and (external or (receipt is not None and receipt.external)):
         receipt = network_receipts.external_receipt(external, network) if external else None
+    if receipt is None:
+        receipt = network_receipts.undeclared_receipt(network, _default(before))
     if receipt is not None:
         receipt = _with_bridge(receipt, network)
     if receipt == before and not started:
@@ -61,6 +65,25 @@ def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False, t
         else:
             locked.put_network(receipt)
     return True
+
+
+def _default(before: NetworkReceipt | None) -> str:
+    """This host's default; as before if that cannot be read, since it refuses no network (a guest's start says so)."""
+    try:
+        return hostwide.read().guard
+    except NotAdmittedError:
+        return hostwide.ALL if before is not None and before.undeclared else hostwide.DECLARED
+
+
+def know(names: Iterable[str], state: UnlockedState) -> bool:
+    """Writes the receipts of those of these active networks that started before this host's default covered their
+    guests, by libvirt's records. Returns whether there are any. Raises GuestnetError."""
+    found = [network for name in sorted(names) if (network := libvirt_records.network(name))]
+    for network in found:
+        hook_data = xmlread.Node("hookData", {})
+        hook_data.children = [network]
+        keep(hook_data, state, told=False)
+    return bool(found)
 
 
 def _with_bridge(receipt: NetworkReceipt, network: xmlread.Node) -> NetworkReceipt:

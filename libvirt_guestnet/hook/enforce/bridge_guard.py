@@ -13,6 +13,7 @@ from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.port import bridge_filter
 from libvirt_guestnet.datapath.run.names import TABLE
 from libvirt_guestnet.datapath.run.nft import NftRefusedError, nft
+from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState
@@ -20,8 +21,9 @@ from libvirt_guestnet.state.receipts import Bridges, PortReceipt
 from libvirt_guestnet.xmlread import Node
 
 
-def joined(xml: Node, state: State) -> Domain:
-    """A domain, its NICs joined with the networks that count for them.
+def joined(xml: Node, state: State, default: str | None = None) -> Domain:
+    """A domain, its NICs joined with the networks that count for them; `default` as this host says, unless given.
+    Raises NotAdmittedError if what this host says cannot be read.
 
     For a NIC that names a managed bridge, or another network on it, that is the bridge's own network, so that the same
     rules hold for all its ports. The same goes for any bridge of a network that requires guarded ports.
@@ -31,9 +33,18 @@ def joined(xml: Node, state: State) -> Domain:
 
     def name_of(bridge: str, named: str) -> str:
         name = managed.get(bridge, "") or ("" if named or not bridge else state.insisting(bridge))
-        return name if name and not (named and state.network(named)) else named
+        if not name and bridge and not named and default != hostwide.DECLARED:
+            return _libvirts(bridge, state)
+        declared = state.network(named) if name and named else None
+        return name if name and (declared is None or declared.undeclared) else named
 
-    return Domain(xml, state.network, name_of)
+    default = hostwide.read().guard if default is None else default
+    return Domain(xml, state.network, name_of, default)
+
+
+def _libvirts(bridge: str, state: State) -> str:
+    """The network whose own bridge a NIC names instead of the network, or ""."""
+    return next((each.name for each in state.networks() if each.bridge == bridge and each.hosts), "")
 
 
 def closed(state: State) -> Collection[str]:

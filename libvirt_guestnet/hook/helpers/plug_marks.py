@@ -18,7 +18,7 @@ from libvirt_guestnet.hook.admission import taps
 from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.enforce import bridge_guard, checksum_guard, port_guard
 from libvirt_guestnet.hook.processes import notes
-from libvirt_guestnet.hook.read import libvirt_records
+from libvirt_guestnet.hook.read import hostwide, libvirt_records
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
@@ -66,10 +66,20 @@ def _see_to(mark: Plugging, state: UnlockedState) -> None:
 def _guard(tap: str, mark: Plugging, state: State) -> None:
     repair.repair([mark.domain], "after its plug helper gave up")
     done = _is_done(mark, state)
-    if not done:
+    by_host = not done and _is_by_host(mark, state)
+    if not (done or by_host):
         links.set_down(tap)
-    outcome = "is under guard" if done else f"cannot be guarded, {tap} is down"
+    lacks = "is not guarded as this host's default says" if by_host else f"cannot be guarded, {tap} is down"
+    outcome = "is under guard" if done else lacks
     log.complain(f"domain {mark.domain}: new NIC {mark.mac}, whose plug helper gave up, {outcome}")
+
+
+def _is_by_host(mark: Plugging, state: State) -> bool:
+    """Whether only this host's default guards the NIC."""
+    domain = _domain(mark, state)
+    return domain is not None and any(
+        nic.default != hostwide.DECLARED for nic in domain.nics if nic.portid == mark.portid
+    )
 
 
 def _is_guarded_early(mark: Plugging, state: State) -> bool:

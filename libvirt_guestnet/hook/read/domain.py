@@ -11,6 +11,7 @@ from functools import cached_property
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import nics
+from libvirt_guestnet.hook.read.hostwide import DECLARED, OBSERVE
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.attributes import mac, number, of_child
 from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy, Vlans
@@ -75,7 +76,7 @@ class Nic:
             return True
         if self.policy is not None:
             return self.policy.guarded
-        return self.receipt is not None and self.receipt.guarded
+        return (self.receipt is not None and self.receipt.guarded) or self.default != DECLARED
 
     @property
     def is_observed(self) -> bool:
@@ -84,7 +85,20 @@ class Nic:
             return False
         if self.policy is not None:
             return self.policy.observed
-        return self.receipt is not None and self.receipt.observed
+        return (self.receipt is not None and self.receipt.observed) or self.default == OBSERVE
+
+    @cached_property
+    def default(self) -> str:
+        """What this host's default (`hostwide.GUARDS`) makes of it: DECLARED unless it is on a bridge, and neither its
+        domain nor its network says how it is to be guarded. Raises GuestnetError as `policy`."""
+        covered = self.has_tap and self.tap and self.bridge and self._domain.default != DECLARED
+        return self._domain.default if covered and not self.is_declared else DECLARED
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether its domain or its network says how it is to be guarded. Raises GuestnetError as `policy`."""
+        network = self.receipt
+        return self.policy is not None or (network is not None and (network.guarded or not network.external))
 
     @cached_property
     def vlans(self) -> Vlans | None:
@@ -115,16 +129,21 @@ def _libvirts_vlans(vlan: Node) -> Vlans:
 
 
 class Domain:
-    """A domain, its NICs in the order of its XML, and PCI devices that are passed through to it.
+    """A domain, its NICs in the order of its XML, and PCI devices that are passed through to it. `default` is this
+    host's, for NICs of which nobody says anything.
 
     Two NICs may have one MAC address, such as a virtual function and the tap that replaces it while a guest migrates
     (net_failover). If only one of them can be guarded, a policy that does not name the other's network is that one's.
     """
 
     def __init__(
-        self, xml: Node, network_of: NetworkOf = lambda _name: None, name_of: NameOf = lambda _bridge, named: named
+        self,
+        xml: Node,
+        network_of: NetworkOf = lambda _name: None,
+        name_of: NameOf = lambda _bridge, named: named,
+        default: str = DECLARED,
     ) -> None:
-        self.xml, self.network_of, self.name_of = xml, network_of, name_of
+        self.xml, self.network_of, self.name_of, self.default = xml, network_of, name_of, default
         self.name, self.uuid = xml.text_of("name"), xml.text_of("uuid")
         self.nics = tuple(Nic(nic, self) for nic in xml.all("devices/interface"))
 

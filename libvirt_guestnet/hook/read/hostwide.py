@@ -1,7 +1,7 @@
-"""What this host's administrator requires of every domain, in the form that hooks read.
+"""What this host's administrator says of every domain, in the form that hooks read.
 
 `guestnet hooks install` and `hooks sync` write it from /etc/libvirt-guestnet/host.yaml, since hooks open no YAML.
-Without such a requirement there is no file, and nothing to read (decision 46).
+If host.yaml says nothing there is no file, and nothing to read (decisions 46 and 63).
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from libvirt_guestnet.errors import NotAdmittedError
 
 FILE = "/etc/libvirt-guestnet/hooks.json"  # also in hook/concern.py, which imports nothing
 ALLOW, REFUSE = "allow", "refuse"
+DECLARED, OBSERVE, ALL = GUARDS = ("declared", "observe", "all")
 _LARGEST = 1 << 16
 
 
 class HostWide(NamedTuple):
-    """`unguardable`: whether a domain with a NIC that cannot be guarded may start, ALLOW or REFUSE."""
+    """`unguardable`: whether a domain with a NIC that cannot be guarded may start, ALLOW or REFUSE. `guard`: what
+    becomes of a NIC that can be, and of which neither its domain nor its network says anything: nothing (DECLARED),
+    OBSERVE, or ALL, a guard."""
 
     unguardable: str = ALLOW
+    guard: str = DECLARED
 
 
 NOTHING_REQUIRED = HostWide()
 
 
 def read(file: str = FILE) -> HostWide:
-    """What counts for the hooks. Raises NotAdmittedError on a damaged file: what it asked for is not known then."""
+    """What counts for the hooks. Raises NotAdmittedError on a damaged file: what it asked for is not known then. A
+    `guard` that this version does not know counts as DECLARED, as it must hold up no guest."""
     try:
         with open(file, "rb") as stream:
             found = json.loads(stream.read(_LARGEST))
@@ -39,11 +44,12 @@ def read(file: str = FILE) -> HostWide:
         found = None
     if not isinstance(found, dict) or found.get("unguardable", ALLOW) not in (ALLOW, REFUSE):
         raise NotAdmittedError(f"{file} is damaged: run `guestnet hooks install`, which writes it from host.yaml")
-    return HostWide(found.get("unguardable", ALLOW))
+    guard = found.get("guard", DECLARED)
+    return HostWide(found.get("unguardable", ALLOW), guard if guard in GUARDS else DECLARED)
 
 
 def write(wanted: HostWide, file: str = FILE) -> None:
-    """Writes the file, or removes it if nothing is required. Raises OSError."""
+    """Writes the file, or removes it if nothing is said. Raises OSError."""
     if wanted == NOTHING_REQUIRED:
         if os.path.lexists(file):
             os.unlink(file)

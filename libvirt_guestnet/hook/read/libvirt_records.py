@@ -11,6 +11,7 @@ from libvirt_guestnet.xmlread import Node
 
 # While a domain starts, its record does not exist yet; when a NIC is plugged in, it does.
 STATUS = "/run/libvirt/qemu/{}.xml"
+_NETWORK = "/run/libvirt/network/{}.xml"
 _GIVEN = ("vlan", "virtualport")
 
 
@@ -23,9 +24,22 @@ def status(name: str) -> Node | None:
         return None
 
 
+def network(name: str) -> Node | None:
+    """The <network> in libvirt's record of an active one; None if there is none. Raises GuestnetError."""
+    try:
+        with open(_file(name, _NETWORK), "rb") as file:
+            return xmlread.parse(file.read(xmlread.MAX_BYTES + 1)).one("network")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _path(name: str) -> str:
-    """The path of a domain's record; "", which no file has, if the name is too long for a file's."""
-    return STATUS.format(name) if 0 < len(name.encode()) <= 250 and not {"/", "\0"} & set(name) else ""
+    return _file(name, STATUS)
+
+
+def _file(name: str, records: str) -> str:
+    """The path of a record; "", which no file has, if the name is too long for a file's."""
+    return records.format(name) if 0 < len(name.encode()) <= 250 and not {"/", "\0"} & set(name) else ""
 
 
 class Record(NamedTuple):

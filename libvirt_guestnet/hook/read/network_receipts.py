@@ -10,7 +10,7 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
 from libvirt_guestnet.datapath.devices.vxlan_device import Overlay
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read import nics
+from libvirt_guestnet.hook.read import hostwide, nics
 from libvirt_guestnet.metadata import policy, reader
 from libvirt_guestnet.metadata.attributes import address, device, of_child, optional_device
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT, NetworkPolicy
@@ -68,6 +68,16 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         external=said.external,
     )
     return external_receipt(receipt, network) if said.external else _with_facts(receipt, network)
+
+
+def undeclared_receipt(network: Node, default: str) -> NetworkReceipt | None:
+    """What an active network has that nobody has said anything of to us: what this host's `default` needs, if that
+    covers guests on it. Raises GuestnetError on bad values."""
+    if default == hostwide.DECLARED or nics.of_network(network).guarded != nics.YES:
+        return None
+    receipt = NetworkReceipt(network.text_of("name"), "", False, "", external=True, undeclared=True)
+    # Nor does another firewall have to accept its traffic, or anybody to isolate its ports, for our sake.
+    return external_receipt(receipt, network)._replace(outside="", nat_outside="", isolated=False)
 
 
 def external_receipt(before: NetworkReceipt, network: Node) -> NetworkReceipt:

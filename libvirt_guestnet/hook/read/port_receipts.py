@@ -14,6 +14,7 @@ from libvirt_guestnet.datapath.port.port_facts import ROLES, PortGuard, Trunk
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import savi_prefixes
 from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.hook.read.hostwide import DECLARED
 from libvirt_guestnet.metadata.policy import ANY, NONE, REFUSE, STRICT, PortPolicy, Vlans
 from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.parse import Address, Prefix, address, prefix
@@ -29,8 +30,8 @@ def port_receipts(domain: Domain, closed: Collection[str] = ()) -> list[PortRece
     """The guarded ports of a domain, as they must be applied. Raises GuestnetError on anything it cannot guard.
 
     A NIC's own policy in the domain's metadata counts first; without one, the defaults of a network that has our
-    metadata; a NIC with neither is left alone. A port that is not to be guarded has a receipt too, as trusted, if its
-    bridge is among the `closed` ones.
+    metadata, then this host's default; a NIC with none of these is left alone. A port that is not to be guarded has a
+    receipt too, as trusted, if its bridge is among the `closed` ones.
     """
     receipts = (_port_receipt(domain, nic, closed) for nic in domain.nics)
     return [receipt for receipt in receipts if receipt]
@@ -45,15 +46,24 @@ def _port_receipt(domain: Domain, nic: Nic, closed: Collection[str]) -> PortRece
     bare = _bare(domain, nic)
     if not nic.is_guarded:
         return _trusted(bare, policy)
-    bare = bare._replace(observed=nic.is_observed)
+    bare = bare._replace(observed=nic.is_observed, by_host=nic.default != DECLARED)
     bare = _served(bare, network) if network else bare
     if policy is not None:
         receipt = _with_policy(_by_policy(bare._replace(own=True), policy, network), policy, network)
         return savi_prefixes.with_claims(receipt, network, _choice(policy, network))
-    if network is None:
-        return None
+    if network is None or bare.by_host:
+        return _by_host(bare, nic) if bare.by_host else None
     receipt = _with_defaults(_by_network(bare, network), network)
     return savi_prefixes.with_claims(receipt, network, _choice(None, network))
+
+
+def _by_host(bare: PortReceipt, nic: Nic) -> PortReceipt:
+    """The receipt of a port for which only this host's default asks."""
+    from libvirt_guestnet.hook.read import host_default  # most hosts have none, and hooks start often
+
+    network = nic.receipt or host_default.unknown(nic.bridge)
+    receipt = _with_defaults(_by_network(bare, network), network)
+    return savi_prefixes.with_claims(host_default.opened(receipt, network), network, _choice(None, network))
 
 
 def _bare(domain: Domain, nic: Nic) -> PortReceipt:
@@ -164,7 +174,7 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     versions = [v for v in (4, 6) if not any(prefix(ip).version == v for ip in reserved)]
     learns = [v for v in versions if _learns(network, v)]
     if bare.trunk and learns:
-        if not (reserved or bare.observed):
+        if not (reserved or bare.observed or bare.by_host):
             raise GuestnetError(
                 f"domain {bare.domain!r}: interface {bare.mac}: a guarded trunk learns no address from the DHCP server "
                 f"of network {network.name!r}: give its port addresses, or a reservation in the network"

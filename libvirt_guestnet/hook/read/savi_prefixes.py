@@ -17,7 +17,9 @@ def with_claims(receipt: PortReceipt, network: NetworkReceipt | None, strict: bo
     opened = any(":" in text and prefix(text).num_addresses > 1 for text in receipt.owned)
     if strict or receipt.bare or opened or receipt.trunk or not receipt.segment:
         return receipt
-    return receipt._replace(claims=claimable(network), unclaimed=tuple(_unclaimed(network)) if network else ())
+    # Where this host's default asks, a guest has its link-local address on a network that gives only IPv4, too.
+    claims = claimable(network) or (_ANYWHERE if receipt.by_host else ())
+    return receipt._replace(claims=claims, unclaimed=tuple(_unclaimed(network)) if network else ())
 
 
 def claimable(network: NetworkReceipt | None) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ def _tap_vlans(domain: Domain, nic: Nic) -> TapVlans | None:
     if nic.virtualport == "openvswitch":
         return None  # libvirt itself configures Open vSwitch
     network, policy = nic.receipt, nic.policy
+    network = None if network is None or network.undeclared else network
     if network is None and (policy is None or policy.vlans is None):
         return None  # nothing of ours
     vlans = nic.vlans or Vlans(network.vlan if network else 0)
