@@ -62,7 +62,7 @@ def aloud(rows: Sequence[Mapping[str, object]]) -> list[Line]:
         (NOTE, "OBSERVED, nothing is dropped, `guestnet suggest` says what would be", _names(ports, OBSERVED)),
         (BAD, "UNGUARDED, try `guestnet hooks sync`", [_name(row) for row in ports if _is_bare(row)]),
         (QUIET, "NOT GUARDED, nobody asked for it", [_name(row) for row in ports if row["reason"] == NOBODY]),
-        (NOTE, "BY THIS HOST'S DEFAULT alone, `guard:` in host.yaml", [_name(row) for row in ports if _is_by_host(row)]),
+        (NOTE, "BY THIS HOST'S DEFAULT alone, `guard:` in host.yaml", [_name(r) for r in ports if _is_by_host(r)]),
         (
             NOTE,
             "ANY ADDRESS that nobody holds, by policy or this host's default",
