@@ -101,7 +101,7 @@ def net(host: Booted) -> Iterator[Net]:
 
 
 @pytest.mark.parametrize("name", list(FIREWALLS))
-def test_a_firewall(net: Net, host: Booted, backend: str, name: str, regenerate: bool) -> None:
+def test_a_firewall(net: Net, host: Booted, backend: str, name: str, regenerate: bool, newest: bool) -> None:
     firewall, by_hand = FIREWALLS[name], BY_HAND.get((backend, name), set())
     try:
         with Reached(net) as guests:
@@ -116,13 +116,16 @@ def test_a_firewall(net: Net, host: Booted, backend: str, name: str, regenerate:
         with Reached(net) as guests:
             soon(net, guests, by_hand)
             without = bare(host, guests)
-            if by_hand:
+            # Docker 28 does not close FORWARD where packets are forwarded already, as here by now.
+            open_already = newest and name == "Docker" and not refused(guests)
+            if by_hand and not open_already:
                 follow_the_doctor(host, guests, by_hand)
             assert advice(host) == []
         found = Row(backend, name, beside, without)
         if regenerate:
             DOCUMENT.write_text(found.written_into(DOCUMENT.read_text()))
-        assert {found.heading(), found.text()} <= set(DOCUMENT.read_text().splitlines()), REGENERATE
+        if not open_already:
+            assert {found.heading(), found.text()} <= set(DOCUMENT.read_text().splitlines()), REGENERATE
         assert [line for line in forward_rules(net) if "table" not in line] == []
     finally:
         run(host, (*firewall.end, "nft flush ruleset"))
