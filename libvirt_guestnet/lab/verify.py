@@ -102,6 +102,8 @@ def _run_all(
     # tried again, few at once.
     for seconds in _MORE_TRIES:
         late = [(index, check) for index, check in group if _is_late(check, futures[index])]
+        if seconds > _FIRST_TRY and len(late) > _CALM:
+            break  # not one guest that was late, but something that does not work
         with ThreadPoolExecutor(_CALM) as calm:
             futures |= {index: calm.submit(_run, topology, agents, check, seconds) for index, check in late}
     return [(index, future.result()) for index, future in futures.items()]

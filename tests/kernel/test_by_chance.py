@@ -56,9 +56,10 @@ ELSEWHERE = {
         r"|calls/domain\.py keep$|ports\.py _put_back$|repair\.py _keep$|host_routes\.py gateways$|hook/caller\.py"
     ),
     "the seeds' hosts have no default for guests: test_host_default_hook.py has": (
-        r"read/host_default\.py|calls/domain\.py _(know|go_on)$|calls/networks\.py (know|_default)$|port_receipts\.py _by_host$"
-        r"|bridge_guard\.py _libvirts$|ports\.py guard_by_default$|plug_marks\.py _is_by_host$"
-        r"|libvirt_records\.py network$|undeclared_receipt$|read/domain\.py Nic\.is_declared$"
+        r"read/host_default\.py|calls/domain\.py _(know|go_on)$|calls/networks\.py (know|_default)$"
+        r"|port_receipts\.py _by_host$|bridge_guard\.py _libvirts$|ports\.py guard_by_default$"
+        r"|plug_marks\.py _is_by_host$|libvirt_records\.py network$|undeclared_receipt$"
+        r"|read/domain\.py Nic\.is_declared$"
     ),
     "no two NICs of the seeds have one MAC address": r"read/domain\.py Domain\._with_tap$",
     "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py delete_on_bridge$",
