@@ -20,6 +20,7 @@ _TEXT = re.compile(r"[ -~]*")
 _NOT_IN_TEXT = frozenset('",\\#')
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*")
 _SIZED = re.compile("[0-9]{1,10}[bsi]?")
+_BITS = {"b": 8, "s": 16}
 _BYTES = re.compile("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})+")
 
 
@@ -51,12 +52,21 @@ def option(version: int, name: str, values: Iterable[str]) -> DhcpOption:
     texts = tuple(values)
     if not 0 < len(texts) <= MOST_VALUES:
         raise OptionError(f"DHCP option {known} has 1 to {MOST_VALUES} values, not {len(texts)}")
-    kind = _KINDS[version].get(known, _free)
+    kind = _address if known in _ADDRESSES[version] else _KINDS[version].get(known, _free)
     if kind in _ALONE and len(texts) > 1:
         raise OptionError(f"DHCP option {known} has one value, not {len(texts)}")
     if kind is _route and len(texts) % 2:
         raise OptionError(f"DHCP option {known} has pairs of a prefix and the address of its gateway")
-    return DhcpOption(version, known, tuple(_value(kind, version, known, index, t) for index, t in enumerate(texts)))
+    made = tuple(_value(kind, version, known, index, t) for index, t in enumerate(texts))
+    if kind is _free and len(made) > 1 and not _are_alike(made):
+        raise OptionError(f"DHCP option {known}: several values of an option without a name are addresses, or texts")
+    return DhcpOption(version, known, made)
+
+
+def _are_alike(values: tuple[str, ...]) -> bool:
+    """dnsmasq takes numbers and bytes alone, and does not start with what it cannot read."""
+    texts = [each.startswith('"') for each in values]
+    return all(texts) or (not any(texts) and all("." in each or "[" in each for each in values))
 
 
 def _value(kind: Kind, version: int, name: str, index: int, text: str) -> str:
@@ -137,6 +147,8 @@ def _route(version: int, text: str) -> str:
 def _free(version: int, text: str) -> str:
     """An option whose type only its user knows: what looks like a number, bytes or an address is one."""
     if _SIZED.fullmatch(text):
+        if int(text.rstrip("bsi")) > (1 << _BITS.get(text[-1], 32)) - 1:
+            raise ValueError(f"{text} is a larger number than {_BITS.get(text[-1], 32)} bits hold")
         return text
     if _BYTES.fullmatch(text):
         return text.lower()
@@ -148,6 +160,8 @@ def _free(version: int, text: str) -> str:
 
 Kind = Callable[[int, str], str]
 _ALONE = (_text, _number, _flag)
+# Those without a name here that dnsmasq takes nothing but addresses for.
+_ADDRESSES = {4: {"21", "32", "65", "68"}, 6: {"28"}}
 _V = {4: "v4", 6: "v6"}
 # As `dnsmasq --help dhcp` and `--help dhcp6` list them (2.89 to 2.91), those that make sense to hand out.
 _NUMBERED: Mapping[int, Mapping[int, tuple[str, Kind]]] = {

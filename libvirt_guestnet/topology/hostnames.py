@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from libvirt_guestnet.model.hostnames import host_name
+from libvirt_guestnet.model.hostnames import host_name, is_too_long
 from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.topology import Guest, Port
 
@@ -31,6 +31,9 @@ class Names:
         for port_decl, port in known:
             name = host_name(guest, port)
             title = f"port '{guest.name}.{port.name}'"
+            if is_too_long(name):
+                message = f"{title} would be {shown(name)} for network '{port.network}', which is too long for DNS"
+                self._report.add(_place(port_decl, decl, at), f"{message}; give it hostname:")
             owner = self._owners.setdefault((port.network, name.lower()), title)
             if owner != title:
                 where = _place(port_decl, decl, at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from libvirt_guestnet.model import dhcp_options
+from libvirt_guestnet.model.hostnames import is_none
 
 from .kinds import Kind, integer
 from .report import shown, unknown
@@ -37,6 +38,8 @@ def _read_bytes(text: str) -> str:
 def _read_host_name(text: str) -> str:
     if len(text) > 253 or not re.fullmatch(_HOST_NAME, text):
         raise ValueError(f"{shown(text)} is not a host name: letters, digits and '-' between dots, a letter first")
+    if is_none(text):
+        raise ValueError(f"{text} is no host name for dnsmasq, which takes it for something else in a reservation")
     return text
 
 

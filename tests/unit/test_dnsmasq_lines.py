@@ -66,6 +66,31 @@ def test_values_have_their_options_types(version: int, name: str, values: list[s
     assert checked(f"dhcp-option={line}", "n")
 
 
+@pytest.mark.parametrize(
+    ("version", "name", "values"),
+    [
+        (4, "200", ["1", "2"]),  # dnsmasq 2.90: bad IPv4 address
+        (4, "200", ["01:02", "01:02"]),  # a text of it
+        (4, "200", ["text", "10.0.0.1"]),
+        (4, "200", ["256b"]),  # 0
+        (4, "200", ["9999999999"]),
+        (4, "68", ["5"]),  # bad IP address
+        (6, "28", ["text"]),
+        (6, "200", ["::1", "5"]),  # bad IPv6 address
+    ],
+)
+def test_what_dnsmasq_would_not_start_with_or_read_as_something_else(
+    version: int, name: str, values: list[str]
+) -> None:
+    with pytest.raises(OptionError):
+        dhcp_options.option(version, name, values)
+
+
+@pytest.mark.parametrize("values", [["255b"], ["4294967295"], ["a", "b"], ["10.0.0.1", "10.0.0.2"], ["01:02"]])
+def test_what_dnsmasq_takes_for_an_option_without_a_name(values: list[str]) -> None:
+    assert dhcp_options.option(4, "200", values).values
+
+
 def with_services(dhcp: Dhcp | None = None, dns: Dns | None = None) -> Topology:
     found = loads(PLAIN, "t.yaml")
     (network,) = found.networks

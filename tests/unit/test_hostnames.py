@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.topology_files import HOSTMAP
 
 from libvirt_guestnet import xmlgen
+from libvirt_guestnet.errors import TopologyError
 from libvirt_guestnet.libvirtd.snapshot import NetworkState, Snapshot, parse_xml
 from libvirt_guestnet.model.hostnames import mapped
 from libvirt_guestnet.plan.external import resolved
@@ -46,6 +47,17 @@ DEFAULT = """<network><name>default</name><forward/><bridge name='virbr0'/>
         ("café", "cafe"),
         ("a . b", "a.b"),
         ("10 Büro", "vm-10-Buero"),
+        # dnsmasq takes these for an address, lease times and orders, wherever they stand in a reservation.
+        ("10.66.9.20", "vm-10.66.9.20"),
+        ("99", "vm-99"),
+        ("12h", "vm-12h"),
+        ("7D", "vm-7D"),
+        ("infinite", "vm-infinite"),
+        ("ignore", "vm-ignore"),
+        ("ignore!", "vm-ignore"),
+        ("a..b", "a.b"),
+        ("a.-b.", "a.b"),
+        ("x" * 70, "x" * 63),
     ],
 )
 def test_names_are_mapped(name: str, known: str) -> None:
@@ -58,8 +70,29 @@ def test_what_has_no_letter_of_ours_has_a_name_of_its_own() -> None:
 
 @given(st.text(min_size=1, max_size=120))
 def test_whatever_is_mapped_is_a_host_name(name: str) -> None:
-    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.-]*", name):  # that is left as it was
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.-]*", name):  # of that, most is left as it was
         HOST_NAME.read(mapped(name))
+
+
+@given(st.from_regex("[0-9A-Za-z_.-]{1,300}", fullmatch=True) | st.from_regex("[0-9.]{1,80}[a-z]?", fullmatch=True))
+def test_dnsmasq_takes_whatever_is_mapped_for_a_name(name: str) -> None:
+    found = mapped(name)
+    assert len(found) <= 253 and all(0 < len(label) <= 63 for label in found.split("."))
+    assert re.search("[A-Za-z]", found) and not re.fullmatch("[0-9]+[wdhms]?", found)
+
+
+@pytest.mark.parametrize("word", ["ignore", "infinite"])
+def test_a_hostname_is_no_order_to_dnsmasq(word: str) -> None:
+    with pytest.raises(ValueError, match="for something else in a reservation"):
+        HOST_NAME.read(word)
+
+
+def test_a_name_that_dns_cannot_have_is_an_error() -> None:
+    ports = "ports: [{ network: n }, { network: n, name: backup }]"
+    networks = "networks: { n: { mode: nat, subnets: [10.66.9.0/24] } }"
+    text = f"name: t\n{networks}\nguests: {{ {'x' * 60}: {{ {ports} }} }}\n"
+    with pytest.raises(TopologyError, match="too long for DNS; give it hostname:"):
+        loads(text, "t")
 
 
 def test_dhcp_and_dns_have_the_names_that_the_file_says() -> None:
