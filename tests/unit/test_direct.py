@@ -303,6 +303,16 @@ def test_a_forward_to_a_port_that_this_host_guards_by_default_does_not_end_that(
         assert forwards.removed(replace(port, policy=policy), asked("tcp/80")) is None
 
 
+def test_a_nic_on_a_networks_bridge_follows_what_the_network_says() -> None:
+    """So do hooks see it where the network insists, or this host has a default: nobody else would guard it again."""
+    bridged = domain("vm", nic(OTHER, "bridge='virbr0'", "bridge"))
+    elsewhere = domain("away", nic(THIRD, "bridge='br0'", "bridge"))
+    seen = host(net(mark=ADOPTED.format("yes")), domain("web", nic()), bridged, elsewhere)
+    (change,) = planned(seen, (), "", default="no").changes
+    assert isinstance(change, AdoptNetwork)
+    assert change.ports == ("vm", "web")
+
+
 def asked(words: str, at: str | None = None) -> forwards.Asked:
     return forwards.asked(words, at)
 
