@@ -66,7 +66,8 @@ def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = N
     own, or all where it guards all."""
     marks = [each for each in (state.mark, mark) if each is not None]
     everybody = state.name in snapshot.overdue or any(each.get("guarded") != "no" for each in marks)
-    users = (d for d in snapshot.domains if d.live is not None and any(_is_on(nic, state) for nic in d.live.iterfind(_NIC)))
+    running = ((domain, domain.live) for domain in snapshot.domains if domain.live is not None)
+    users = (domain for domain, live in running if any(_is_on(nic, state) for nic in live.iterfind(_NIC)))
     return tuple(sorted(u.name for u in users if everybody or u.current.find(DOMAIN_MARK) is not None))
 
 
