@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lxml import etree
 
 from libvirt_guestnet.changes.change import Change, Replacement, Run
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import marked, parse_xml, to_text
 
 
@@ -188,9 +189,12 @@ class AdoptNetwork(Change):
         return "release" if self.mark.new is None else self.VERB
 
     def run(self, run: Run) -> None:
-        steps = (self._define, self._have_told)
-        for step in steps[::-1] if self.mark.new is None else steps:
-            step(run)
+        if self.mark.new is not None:
+            self._define(run)
+        failures = self._have_told(run)
+        if self.mark.new is None:
+            self._define(run)  # a guest that cannot be guarded by its own metadata does not keep the network ours
+        _raise(failures)
 
     def _define(self, run: Run) -> None:
         if self.mark.old != self.mark.new:
@@ -198,21 +202,34 @@ class AdoptNetwork(Change):
             back = self.mark.reverse()
             run.done("defined", f"define network {self.name} as it was", lambda: self._set(run, back))
 
-    def _have_told(self, run: Run) -> None:
-        run.undo(f"have the hooks know network {self.name} as before", lambda: self._tell(run, self.mark.old))
-        self._tell(run, self.mark.new)
+    def _have_told(self, run: Run) -> list[str]:
+        what = f"have the hooks know network {self.name} as before"
+        run.undo(what, lambda: _raise(self._tell(run, self.mark.old)))
+        failures = self._tell(run, self.mark.new)
         run.step("told")
+        return failures
 
     def _set(self, run: Run, mark: Replacement) -> None:
         run.libvirt.set_network_mark(self.name, mark.old, mark.new)
 
-    def _tell(self, run: Run, mark: str | None) -> None:
+    def _tell(self, run: Run, mark: str | None) -> list[str]:
+        """Has all guests follow, past those that cannot, which it returns: no other is left without its guard."""
         live = run.libvirt.live_network(self.name)
         if live is not None:
             told = marked(parse_xml(live), None if mark is None else parse_xml(mark))
             run.effects.adopt_network(to_text(told).encode())
+        failures = []
         for guest in self.ports:
-            run.guard(guest)
+            try:
+                run.guard(guest)
+            except GuestnetError as error:
+                failures.append(f"guest {guest}: {error}")
+        return failures
+
+
+def _raise(failures: list[str]) -> None:
+    if failures:
+        raise GuestnetError("\n".join(failures))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from libvirt_guestnet.direct.named import DOMAIN, Named, named, unknown
 from libvirt_guestnet.direct.planning import Setting
 from libvirt_guestnet.direct.subject import DirectPort, network_policy, request, subject
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.importing import gather
 from libvirt_guestnet.importing.facts import Leases, Seen
 from libvirt_guestnet.libvirtd.connection import Connection, connect, host_snapshot
@@ -29,10 +30,11 @@ Edit = Callable[[DirectPort], PortPolicy | None]
 
 @dataclass(frozen=True)
 class Host:
-    """libvirt and what it has, while nobody else applies anything."""
+    """libvirt and what it has, while nobody else applies anything; and this host's default, as the hooks know it."""
 
     connection: Connection
     snapshot: Snapshot
+    by_host: str
 
     def seen(self, domain: str) -> Seen:
         """What import sees for the sake of one domain."""
@@ -61,7 +63,7 @@ def _tell(change: Change) -> None:
 def host(uri: str | None) -> Iterator[Host]:
     """This host, locked against every other apply. Raises GuestnetError."""
     with applying.locked(), connect(uri) as connection:
-        yield Host(connection, host_snapshot(connection))
+        yield Host(connection, host_snapshot(connection), hostwide.read().guard)
 
 
 def guard(uri: str | None, word: str, how: str, kind: str = "", *, allow_interrupt: bool = False) -> None:
@@ -77,7 +79,7 @@ def guard(uri: str | None, word: str, how: str, kind: str = "", *, allow_interru
 def change(here: Host, name: Named, edit: Edit, *, allow_interrupt: bool) -> None:
     """Changes the policies of the NICs that are meant, and says what they are then."""
     seen = here.seen(name.domain)
-    about = subject(name, seen)
+    about = subject(name, seen, here.by_host)
     policies, leases = about.edited(edit), leases_of(seen)
     done = here.make(Setting(here.snapshot, {name.domain: policies}), leases, allow_interrupt)
     say(report.lines(about, policies, leases, here.by_network()), done)
@@ -99,8 +101,8 @@ def say(lines: Iterable[str], done: bool) -> None:
 
 def _guard_network(here: Host, name: str, how: str) -> None:
     guard = network.guard(here.snapshot, name, how)
-    done = here.make(Setting(here.snapshot, guards={name: guard}), {}, allow_interrupt=False)
-    say(network.lines(here.snapshot, name, guard), done)
+    done = here.make(Setting(here.snapshot, guards={name: guard}, by_host=here.by_host), {}, allow_interrupt=False)
+    say(network.lines(here.snapshot, name, guard, here.by_host), done)
 
 
 def forward(
@@ -110,7 +112,7 @@ def forward(
     with host(uri) as here:
         name = named(word, here.snapshot, DOMAIN)
         seen = here.seen(name.domain)
-        about = subject(name, seen)
+        about = subject(name, seen, here.by_host)
         port = forwards.one_port(about)
         policy: PortPolicy | None = port.policy
         for each in wanted:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from libvirt_guestnet.direct.guard import OBSERVE, OFF, ON
 from libvirt_guestnet.direct.report import plain
+from libvirt_guestnet.direct.subject import unsaid
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read.hostwide import DECLARED
 from libvirt_guestnet.importing.places import places
 from libvirt_guestnet.libvirtd.snapshot import Snapshot
 from libvirt_guestnet.model.topology import DIRECT
@@ -18,6 +20,7 @@ _WORDS = {
     "observe": "observed: what would be dropped is counted, and passes",
     "no": "not guarded",
 }
+_BY_HOST = {"yes": "guarded", "observe": "observed"}
 
 
 def guard(snapshot: Snapshot, name: str, how: str) -> str:
@@ -35,8 +38,11 @@ def guard(snapshot: Snapshot, name: str, how: str) -> str:
     return _SAID[how]
 
 
-def lines(snapshot: Snapshot, name: str, said: str) -> Iterator[str]:
-    """What is so from now on."""
+def lines(snapshot: Snapshot, name: str, said: str, by_host: str = DECLARED) -> Iterator[str]:
+    """What is so from now on, also by this host's default."""
     running = sorted({plain(domain) for domain, _ in snapshot.plugged.get(name, ())})
     now = f"; running there: {', '.join(running)}" if running else ""
-    yield f"network {plain(name)}: ports that say nothing themselves are {_WORDS[said]}{now}"
+    word = _WORDS[said]
+    if said == "no" and by_host != DECLARED:
+        word = f"{_BY_HOST[unsaid(by_host)]} by this host's default (guard: {by_host} in host.yaml)"
+    yield f"network {plain(name)}: ports that say nothing themselves are {word}{now}"

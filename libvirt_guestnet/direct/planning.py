@@ -10,6 +10,7 @@ from functools import cached_property
 
 from libvirt_guestnet.direct.guard import needed
 from libvirt_guestnet.direct.subject import network_policy, unguarded
+from libvirt_guestnet.hook.read.hostwide import DECLARED
 from libvirt_guestnet.importing.places import Known, all_nics, of_nic, places
 from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
@@ -34,11 +35,12 @@ Policies = tuple[PortPolicy, ...]
 @dataclass(frozen=True)
 class Setting:
     """What is to be: the policies of whole domains, and how networks guard the ports that have none ("yes", "observe",
-    "no")."""
+    "no"); `by_host` is this host's default."""
 
     snapshot: Snapshot
     policies: Mapping[str, Policies] = field(default_factory=dict)
     guards: Mapping[str, str] = field(default_factory=dict)
+    by_host: str = DECLARED
 
     def wanted(self) -> Wanted:
         """What libvirt must have for it."""
@@ -57,8 +59,8 @@ class Setting:
     @cached_property
     def _domains(self) -> dict[str, Policies]:
         """The policies of the domains, also of those that only said that they are not guarded on a network that guarded
-        all and does so no more."""
-        freed = {name for name, guard in self.guards.items() if guard == "no"}
+        all and does so no more. Where this host guards everybody, they say it still."""
+        freed = {name for name, guard in self.guards.items() if guard == "no" and self.by_host == DECLARED}
         found = dict(self.policies)
         for state in self.snapshot.domains if freed else ():
             before = found.get(state.name, self._said(state))

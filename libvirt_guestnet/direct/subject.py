@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from libvirt_guestnet.direct.named import Named
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read.hostwide import ALL, DECLARED
 from libvirt_guestnet.importing.facts import ImportedPort, Request, Seen
 from libvirt_guestnet.importing.places import Known, Places, all_nics, of_nic, places
 from libvirt_guestnet.importing.survey import survey
@@ -55,9 +56,10 @@ def request(domain: str) -> Request:
     return Request(DIRECT, observe=False, names=frozenset({domain}))
 
 
-def subject(name: Named, seen: Seen) -> Subject:
-    """The domain with the NICs that are meant: all of them, or the one that was named. Raises GuestnetError with the
-    reason where one of these is not clear or cannot be guarded: nothing is done by halves."""
+def subject(name: Named, seen: Seen, by_host: str = DECLARED) -> Subject:
+    """The domain with the NICs that are meant: all of them, or the one that was named. `by_host`: this host's default.
+    Raises GuestnetError with the reason where one of these is not clear or cannot be guarded: nothing is done by
+    halves."""
     state, where = seen.snapshot.domain[name.domain], places(seen.snapshot, DIRECT)
     said = survey(seen, request(name.domain))
     found = [port for guest in said.guests if guest.name == name.domain for port in guest.ports]
@@ -68,7 +70,7 @@ def subject(name: Named, seen: Seen) -> Subject:
         reasons = {what: why for what, why in reasons.items() if not meant}
     if reasons or not meant:
         raise GuestnetError(_none(about, name, reasons, found))
-    return Subject(state, tuple(_port(state, port, where, seen.snapshot) for port in meant))
+    return Subject(state, tuple(_port(state, port, where, seen.snapshot, by_host) for port in meant))
 
 
 def _none(about: str, name: Named, reasons: dict[str, str], found: list[ImportedPort]) -> str:
@@ -87,13 +89,20 @@ def _name(port: ImportedPort) -> str:
     return port.name or port.network
 
 
-def _port(state: DomainState, port: ImportedPort, where: Places, snapshot: Snapshot) -> DirectPort:
+def _port(state: DomainState, port: ImportedPort, where: Places, snapshot: Snapshot, by_host: str) -> DirectPort:
     place = of_nic({**interfaces(state.live), **interfaces(state.config)}[port.mac])
     assert place is not None
     by_network = network_policy(snapshot.network[place[1]]).guarded if place[0] == "network" else "no"
+    guard = unsaid(by_host) if by_network == "no" else by_network
     bare = PortPolicy(port.mac, _name(port), port.network)
-    default = bare._replace(guarded=by_network != "no", observed=by_network == OBSERVE)
+    default = bare._replace(guarded=guard != "no", observed=guard == OBSERVE)
     return DirectPort(port, where.known[place], default, port.said or default)
+
+
+def unsaid(by_host: str) -> str:
+    """How this host's default guards a port of which neither its domain nor its network says anything, in the words of
+    metadata."""
+    return {DECLARED: "no", ALL: "yes"}.get(by_host, OBSERVE)
 
 
 def unguarded(policy: PortPolicy) -> PortPolicy:

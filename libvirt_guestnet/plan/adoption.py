@@ -18,6 +18,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     WantedExternal,
+    source_network,
     to_text,
 )
 from libvirt_guestnet.metadata.elements import node_of
@@ -27,6 +28,7 @@ from libvirt_guestnet.plan.compare import differences, summary
 from libvirt_guestnet.plan.network import bridge_with_rules
 
 _RESERVATION, _DNS = (f"{{{NAMESPACE}}}{tag}" for tag in ("reservation", "dns"))
+_NIC = "devices/interface"
 
 
 def plan_external(wanted: WantedExternal, snapshot: Snapshot) -> Iterator[Change]:
@@ -60,11 +62,19 @@ def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot) -> Iterator[C
 
 
 def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = None) -> tuple[str, ...]:
-    """Running guests on it that what it says is about: with metadata of their own, or all where it guards all."""
+    """Running guests on it, or on its bridge by that one's name, that what it says is about: with metadata of their
+    own, or all where it guards all."""
     marks = [each for each in (state.mark, mark) if each is not None]
     everybody = state.name in snapshot.overdue or any(each.get("guarded") != "no" for each in marks)
-    users = {domain for domain, _ in snapshot.plugged.get(state.name, ())}
-    return tuple(sorted(u for u in users if everybody or snapshot.domain[u].current.find(DOMAIN_MARK) is not None))
+    running = ((domain, domain.live) for domain in snapshot.domains if domain.live is not None)
+    users = (domain for domain, live in running if any(_is_on(nic, state) for nic in live.iterfind(_NIC)))
+    return tuple(sorted(u.name for u in users if everybody or u.current.find(DOMAIN_MARK) is not None))
+
+
+def _is_on(nic: Element, state: NetworkState) -> bool:
+    source = nic.find("source")
+    bridge = None if source is None else source.get("bridge")
+    return source_network(nic) == state.name or (bridge is not None and bridge == state.bridge)
 
 
 def _without_others(mark: Element, state: NetworkState) -> Element:

@@ -13,6 +13,7 @@ from lxml import etree
 
 from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.changes.change import Run
+from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hook.read.network_receipts import external_receipt, network_receipt
 from libvirt_guestnet.hostmap import HostMap
@@ -209,6 +210,32 @@ def test_so_is_a_change_from_one_file_to_another(old: str, new: str) -> None:
         assert host.kernel() == whole.kernel(), kill
         assert planned(new, host).changes == ()
         assert_taken_back(host)
+
+
+class Spoilt(Host):
+    """One guest's own metadata cannot be carried out; `followed` are the others that were guarded anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.followed: list[str] = []
+
+    def guard(self, xml: bytes) -> None:
+        if b"<name>other</name>" in xml:
+            raise GuestnetError("bad metadata")
+        self.followed.append(parse_xml(xml.decode()).findtext("name") or "")
+        super().guard(xml)
+
+
+def test_a_guest_with_damaged_metadata_keeps_nobody_else_without_a_guard_and_no_network_adopted() -> None:
+    host = Spoilt()
+    with pytest.raises(GuestnetError, match="guest other: bad metadata"):
+        make(planned(FILES[4], host), host)
+    assert host.followed == ["web"]
+    (release,) = (change for change in plan_destroy("t", host.snapshot()).changes if change.KIND == "network")
+    host.followed.clear()
+    with pytest.raises(GuestnetError, match="guest other: bad metadata"):
+        make(Plan("t", (release,)), host)
+    assert (host.followed, host.snapshot().networks[0].mark, host.known) == (["web"], None, {})
 
 
 def test_what_the_hooks_know_of_a_network_goes_when_somebody_took_its_metadata_out() -> None:

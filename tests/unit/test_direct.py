@@ -280,6 +280,39 @@ def test_a_port_on_a_guarded_network_says_no_for_itself_until_the_network_guards
     ]
 
 
+def test_where_this_host_guards_everybody_a_domain_says_no_for_itself() -> None:
+    """`guard: all` covers whoever says nothing: without metadata, web would be guarded as before."""
+    for by_host in ("observe", "all"):
+        (port,) = subject(Named("web"), ONE, by_host).ports
+        off = guarded(port, "off")
+        assert off is not None and not off.guarded
+        seen = marked(PORT.format(WEB, "no", ""), network="yes")
+        setting = Setting(seen.snapshot, guards={"default": "no"}, by_host=by_host)
+        (change,) = plan(setting.wanted(), seen.snapshot).changes
+        assert change.text() == "adopt network default: its metadata: @guarded: yes -> no"
+    (line,) = network.lines(ONE.snapshot, "default", "no", "all")
+    assert "are guarded by this host's default (guard: all in host.yaml); running there: web" in line
+
+
+def test_a_forward_to_a_port_that_this_host_guards_by_default_does_not_end_that() -> None:
+    """What a domain says of a port comes before this host's default."""
+    for by_host, observed in (("all", False), ("observe", True)):
+        (port,) = subject(Named("web"), ONE, by_host).ports
+        policy = forwards.added(port, asked("tcp/80"))
+        assert (policy.guarded, policy.observed) == (True, observed)
+        assert forwards.removed(replace(port, policy=policy), asked("tcp/80")) is None
+
+
+def test_a_nic_on_a_networks_bridge_follows_what_the_network_says() -> None:
+    """So do hooks see it where the network insists, or this host has a default: nobody else would guard it again."""
+    bridged = domain("vm", nic(OTHER, "bridge='virbr0'", "bridge"))
+    elsewhere = domain("away", nic(THIRD, "bridge='br0'", "bridge"))
+    seen = host(net(mark=ADOPTED.format("yes")), domain("web", nic()), bridged, elsewhere)
+    (change,) = planned(seen, (), "", default="no").changes
+    assert isinstance(change, AdoptNetwork)
+    assert change.ports == ("vm", "web")
+
+
 def asked(words: str, at: str | None = None) -> forwards.Asked:
     return forwards.asked(words, at)
 

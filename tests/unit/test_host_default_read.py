@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from libvirt_guestnet import hostmap, xmlread
+from libvirt_guestnet.datapath.devices import host_devices
+from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.datapath.routing import gateway
 from libvirt_guestnet.errors import GuestnetError, NotAdmittedError
 from libvirt_guestnet.hook import concern, strangers
 from libvirt_guestnet.hook.admission import mtu
 from libvirt_guestnet.hook.calls import domain as calls
 from libvirt_guestnet.hook.calls import networks
-from libvirt_guestnet.hook.enforce import allow_rules, bridge_guard
+from libvirt_guestnet.hook.enforce import address_sets, allow_rules, bridge_guard
 from libvirt_guestnet.hook.processes.deadline import DeadlineError
 from libvirt_guestnet.hook.read import hostwide, libvirt_records, port_receipts, vlan_membership
 from libvirt_guestnet.hook.read.domain import Domain
@@ -160,6 +164,34 @@ def test_nothing_else_is_done_for_an_undeclared_network(tmp_path: Path) -> None:
     with state.lock() as locked:
         locked.put_network(found)
     assert allow_rules.passages(state) == []
+
+
+def test_a_wide_nic_that_nobody_declared_starts_on_an_adopted_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_devices, "outlet", lambda _bridge, _ports: host_devices.Outlet("eth0", 1500))
+    state, adopted = UnlockedState(str(tmp_path)), NetworkReceipt("n", "t", False, "br0", external=True)
+    wide = nic(inside="<mtu size='9000'/>")
+    for default in (DECLARED, ALL):
+        mtu.check(joined(wide, receipt=adopted, default=default), state)
+    for declared in (
+        joined(wide, receipt=adopted._replace(guarded=True)),
+        joined(wide, receipt=adopted._replace(external=False)),
+        joined(wide, receipt=adopted, metadata=PORT.format("no")),
+    ):
+        with pytest.raises(NotAdmittedError, match="9000"):
+            mtu.check(declared, state)
+
+
+def test_the_hosts_own_address_on_an_open_vswitch_bridge_is_no_guests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tap's master is ovs-system there, whatever its bridge; the host's address is on the device of its name."""
+    own = {"ovs0": [ip_address("192.0.2.1")], "lan0": [ip_address("192.0.2.2")]}
+    monkeypatch.setattr(gateway, "on_link", lambda bridge, routers: (own.get(bridge, []), []))
+    monkeypatch.setattr(links, "is_bridge", lambda name: name == "lan0")
+    for master, bridge, taken in (("ovs-system", "ovs0", "192.0.2.1"), ("lan0", "lan0", "192.0.2.2")):
+        monkeypatch.setattr(links, "master_of", lambda _tap, master=master: master)
+        receipt = only(nic("bridge", f'bridge="{bridge}"', inside="<virtualport type='openvswitch'/>"))
+        assert taken in address_sets.completed(receipt, lambda _name: []).excluded
 
 
 def test_networks_without_taps_and_other_defaults_have_no_receipt() -> None:

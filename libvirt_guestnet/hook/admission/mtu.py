@@ -10,9 +10,10 @@ from libvirt_guestnet.state.folder import State
 
 
 def check(domain: Domain, state: State) -> None:
-    """Raises NotAdmittedError for the first NIC on a network of ours whose MTU is too large."""
+    """Raises NotAdmittedError for the first NIC whose MTU is too large, of those that their domain or network declares
+    to us: nobody else's guest is held up on an adopted network, or by this host's default."""
     found = [nic for nic in domain.nics if nic.mtu and nic.bridge]
-    wide = [n for n in found if n.policy is not None or (n.receipt is not None and not n.receipt.undeclared)]
+    wide = [nic for nic in found if nic.is_declared]
     if not wide:
         return
     from libvirt_guestnet.datapath.devices import host_devices
