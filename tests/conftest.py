@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -26,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", metavar="SECONDS", type=float, default=150.0, help="how long each soak goes on")
     parser.addoption("--soak-seed", metavar="NAME", default="1", help="where its random numbers begin")
     parser.addoption("--soak-only", metavar="NUMBER,...", default="", help="only these of a soak's operations")
+
+
+def pytest_configure() -> None:
+    # A shell's background jobs ignore Ctrl-C, as does all that they start; programs under test must end by it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
