@@ -263,18 +263,20 @@ def _forge_routed(
 
 def _count_dropped(agent: Agent, forgery: _Forgery) -> int:
     before = _dropped(forgery.port.tap)
+    if before is None:
+        return 0  # nothing guards it
     agent.send_frames(forgery.port.mac, [*forgery.forged, forgery.honest])
     deadline = time.monotonic() + 10 * _FORGE_SECONDS
-    while _dropped(forgery.port.tap) - before < len(forgery.forged) and time.monotonic() < deadline:
+    while (_dropped(forgery.port.tap) or 0) - before < len(forgery.forged) and time.monotonic() < deadline:
         time.sleep(_FORGE_SECONDS / 10)
     time.sleep(_FORGE_SECONDS / 5)
-    return _dropped(forgery.port.tap) - before
+    return (_dropped(forgery.port.tap) or 0) - before
 
 
-def _dropped(tap: str) -> int:
+def _dropped(tap: str) -> int | None:
     from libvirt_guestnet.datapath.netlink.kernel import dropped_frames
 
-    return dropped_frames().get(tap, 0)
+    return dropped_frames().get(tap)
 
 
 def _forgeries(topology: Topology, planned: Sequence[tuple[int, Check]]) -> list[_Forgery]:
