@@ -105,6 +105,7 @@ def do(connection: Connection, text: str = TOPOLOGY, **options: Any) -> Plan:
     return made
 
 
+@pytest.mark.system
 def test_a_network_that_is_gone_needs_nothing_taken_out(libvirt: Connection) -> None:
     mark = f'<g:network xmlns:g="{NAMESPACE}" topology="t"/>'
     libvirt.set_network_mark("gone", mark, None)
