@@ -12,7 +12,7 @@ from libvirt_guestnet.model.topology import Assignment, PortAddress
 
 from ..errors import Where
 from . import addressing, dhcp
-from .keys import PortDecl
+from .guest_keys import PortDecl
 from .networks import check_inside, vrfs
 from .report import Report
 from .scope import Scope, Segment

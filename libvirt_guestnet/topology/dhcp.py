@@ -11,7 +11,7 @@ from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork, Mode
 from libvirt_guestnet.model.services import Boot, Dhcp, Reservation
 
-from .keys import NetworkDecl
+from .network_keys import NetworkDecl
 from .report import Report
 from .service_keys import OPTIONS, BootDecl, BootFilesDecl, BootUrlsDecl, Dhcp6Decl, DhcpDecl, ReservationDecl
 from .spec import At, value

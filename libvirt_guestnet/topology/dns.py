@@ -8,7 +8,7 @@ from libvirt_guestnet.model.network import DnsHost, IPAddress
 from libvirt_guestnet.model.services import Dns, DnsService, DnsText, Forwarder
 
 from ..errors import Where
-from .keys import NetworkDecl
+from .network_keys import NetworkDecl
 from .report import Report
 from .service_keys import DnsServiceDecl
 from .spec import value, values

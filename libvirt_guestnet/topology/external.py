@@ -12,7 +12,8 @@ from libvirt_guestnet.model.network import External, Mode, Network
 from libvirt_guestnet.model.topology import PortKind
 
 from ..errors import Where
-from .keys import GuestDecl, NetworkDecl, PortDecl
+from .guest_keys import GuestDecl, PortDecl
+from .network_keys import NetworkDecl
 from .port_security import with_port_security
 from .report import Report
 from .scope import HOST, Segment

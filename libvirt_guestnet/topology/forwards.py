@@ -10,7 +10,7 @@ from libvirt_guestnet.model.claims import ANYWHERE, MOST_MOVED, Claim, clash
 from libvirt_guestnet.model.network import IPAddress, Mode, Network
 from libvirt_guestnet.model.topology import AddressWord, Forward, Port, Service
 
-from .keys import ForwardDecl, PortDecl
+from .guest_keys import ForwardDecl, PortDecl
 from .report import Report
 from .scope import HOST, Placed, Segment
 from .spec import At, value

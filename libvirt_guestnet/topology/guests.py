@@ -11,7 +11,7 @@ from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Por
 
 from . import addressing, dhcp, external, forwards, host_routed, hostnames, next_hops, routers, vlans
 from .addresses import Addresses
-from .keys import GuestDecl, PortDecl
+from .guest_keys import GuestDecl, PortDecl
 from .kinds import Image, LinkState
 from .networks import bandwidth
 from .report import Report

@@ -10,7 +10,8 @@ from libvirt_guestnet.model.topology import PortKind
 
 from ..errors import Where
 from . import dns
-from .keys import NetworkDecl, PortDecl
+from .guest_keys import PortDecl
+from .network_keys import NetworkDecl
 from .report import Report
 from .spec import At, value
 

@@ -9,7 +9,7 @@ from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.topology import Guest, Port
 
 from ..errors import Where
-from .keys import GuestDecl, PortDecl
+from .guest_keys import GuestDecl, PortDecl
 from .report import Report, shown
 from .scope import Segment
 from .spec import At

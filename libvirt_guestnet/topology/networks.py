@@ -19,7 +19,8 @@ from libvirt_guestnet.model.network import (
 from ..errors import Where
 from . import addressing, dhcp, dns, external, host_routed, overlay, vlans
 from .dhcp import why_unusable
-from .keys import BandwidthDecl, GuestDecl, NetworkDecl, PhysicalDecl, RateDecl
+from .guest_keys import GuestDecl
+from .network_keys import BandwidthDecl, NetworkDecl, PhysicalDecl, RateDecl
 from .port_security import with_port_security
 from .report import Report
 from .scope import HOST, NONE, OUTSIDE, Scope, Segment

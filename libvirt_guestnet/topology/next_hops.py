@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from libvirt_guestnet.model.network import IPNetwork, Mode
 
-from .keys import PhysicalDecl, PortDecl
+from .guest_keys import PortDecl
+from .network_keys import PhysicalDecl
 from .report import Report
 from .scope import Placed, Segment
 from .spec import values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from libvirt_guestnet.model.network import IPAddress, Mode, Vxlan
 
-from .keys import NetworkDecl, VxlanDecl
+from .network_keys import NetworkDecl, VxlanDecl
 from .report import Report
 from .scope import Scope
 from .spec import At, value, values

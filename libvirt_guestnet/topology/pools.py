@@ -13,8 +13,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 from . import addressing
-from .keys import NetworkDecl, PhysicalDecl, TopologyDecl, VxlanDecl
+from .keys import TopologyDecl
 from .kinds import AUTO
+from .network_keys import NetworkDecl, PhysicalDecl, VxlanDecl
 from .report import Report
 from .spec import At, values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model.network import Mode, Network
 
-from .keys import NetworkDecl
+from .network_keys import NetworkDecl
 from .spec import At
 
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from libvirt_guestnet.model.network import IPNetwork
 from libvirt_guestnet.model.topology import Allow, Router
 
-from .keys import AllowDecl, GuestDecl, PortDecl
+from .guest_keys import AllowDecl, GuestDecl, PortDecl
 from .report import Report
 from .scope import Scope, Segment
 from .spec import At, value, values

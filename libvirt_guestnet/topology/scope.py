@@ -9,7 +9,9 @@ from ipaddress import IPv4Network, IPv6Network
 from libvirt_guestnet.model.network import Mode, Network
 from libvirt_guestnet.model.topology import Port
 
-from .keys import GuestDecl, NetworkDecl, PhysicalDecl, PortDecl, TopologyDecl
+from .guest_keys import GuestDecl, PortDecl
+from .keys import TopologyDecl
+from .network_keys import NetworkDecl, PhysicalDecl
 from .spec import At
 
 IPNetwork = IPv4Network | IPv6Network

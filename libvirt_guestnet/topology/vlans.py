@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from libvirt_guestnet.model.topology import Port, PortKind
 
-from .keys import NetworkDecl, PortDecl
+from .guest_keys import PortDecl
+from .network_keys import NetworkDecl
 from .report import Report
 from .scope import Segment
 from .spec import value, values

@@ -1,0 +1,193 @@
+"""The keys of a guest and its ports."""
+
+# ruff: noqa: RUF009 (key() declares a field, as dataclasses.field does)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libvirt_guestnet.model.network import IPAddress, IPNetwork
+from libvirt_guestnet.model.topology import PortKind, Role, Service
+
+from . import kinds, service_kinds
+from .kinds import Image, LinkState
+from .network_keys import BandwidthDecl
+from .service_keys import OPTIONS
+from .spec import At, Decl, ListOf, MapOf, RecordKind, key
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairDecl(Decl):
+    """Addresses a port may use beside its own, such as a virtual IP."""
+
+    address: At[IPNetwork] = key(
+        kinds.PAIR, "An address or a prefix, such as 10.0.0.100 or 10.0.0.96/28.", required=True
+    )
+    mac: At[str] | None = key(
+        kinds.MAC, "The MAC address they are announced with, such as a VRRP router's. Left out: the port's own."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardDecl(Decl):
+    """What is asked of the host reaches the guest, while it runs."""
+
+    services: tuple[At[Service], ...] = key(
+        ListOf(kinds.SERVICE), "What is asked for: tcp/8080, udp/53, tcp/8000-8010 …", required=True, default=()
+    )
+    addresses: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP), "Where it is asked for. Left out: at every address of the host but loopback.", name="at"
+    )
+    to: At[int] | None = key(
+        kinds.UDP_PORT, "The guest's port; for a range its first one. Left out: the one that was asked for."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortDecl(Decl):
+    """A NIC of a guest."""
+
+    network: At[str] = key(kinds.OBJECT_NAME, "The network it is on.", required=True)
+    name: At[str] | None = key(
+        kinds.OBJECT_NAME, "Its name, once per guest; GUEST.PORT names it elsewhere. Left out: the network's name."
+    )
+    kind: At[PortKind] = key(
+        kinds.PORT_KIND, "Type of the libvirt interface: network, bridge or ethernet.", default=PortKind.NETWORK
+    )
+    mac: At[str] | None = key(kinds.MAC, "MAC address. Left out: derived from the names.")
+    tap: At[str] | None = key(
+        kinds.TAP, "The host-side device. Left out: vme and 8 hex digits, derived from the names."
+    )
+    vlan: At[int] | None = key(kinds.VLAN, "Access VLAN. Left out: the network's.")
+    trunk: tuple[At[tuple[int, int]], ...] | None = key(
+        ListOf(kinds.VLAN_RANGE),
+        "VLANs that the guest sends and receives tagged, such as [100-110, 200]; its addresses hold in all of them. "
+        "On a network with a service-vlan they are 802.1ad's.",
+    )
+    native_vlan: At[int] | None = key(
+        kinds.VLAN, "VLAN of a trunk's untagged frames. Left out: untagged frames are dropped."
+    )
+    addresses: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP, all_word="any", other_word="dhcp"),
+        "Its addresses, without prefix length; each must be in a subnet of the network. Subnets without one get an "
+        "address derived from the names, except on bridge networks: there a guest of your own may only ask by DHCP "
+        "until they are listed. [] means none at all; any lets it use every address of the network that nobody else "
+        "holds, and status says so; dhcp leaves it to the host's DHCP server, out of its range (for guests of your "
+        "own).",
+    )
+    hostname: At[str] | None = key(
+        service_kinds.HOST_NAME, "What the network's DHCP and DNS server calls it. Left out: see the guest's hostname."
+    )
+    duid: At[str] | None = key(
+        service_kinds.BYTES,
+        "On a network with dhcp6: the guest's DUID (RFC 8415). Left out: it is known by its MAC address.",
+    )
+    dhcp_options: OPTIONS | None = key(
+        MapOf(ListOf(service_kinds.OPTION_VALUE, one=True), service_kinds.OPTION4),
+        "DHCPv4 options for this port alone, before those of the network's dhcp.",
+    )
+    default_route: At[bool] | None = key(
+        kinds.BOOL, "The guest's default route leaves here. Left out: true for the first port that has a gateway."
+    )
+    link: At[LinkState] | None = key(
+        kinds.LINK, "Whether the cable is plugged in. Left out: up; a NIC that your own domain has stays as it is."
+    )
+    isolated: At[bool] | None = key(
+        kinds.BOOL, "Cannot reach other isolated ports. Left out: the network's isolated-ports."
+    )
+    bandwidth: BandwidthDecl | None = key(RecordKind(BandwidthDecl), "Limits for this port.")
+    guarded: At[bool | str] | None = key(
+        kinds.PORT_GUARDED,
+        "Port security; observe counts what it would not let pass, and lets it pass; false trusts the guest with "
+        "everything, and status says so. Left out: the network's.",
+    )
+    allowed_pairs: tuple[PairDecl, ...] | None = key(
+        ListOf(RecordKind(PairDecl)), "Addresses it may use beside its own; several ports may share them."
+    )
+    roles: tuple[At[Role], ...] | None = key(
+        ListOf(kinds.ROLE),
+        "dhcp-server: it may answer DHCP; ra-sender: it may announce itself as IPv6 router; router-protocols: it may "
+        "speak OSPF, RIP, VRRP and the like, and query multicast listeners; own-sources: it has addresses of its "
+        "`sources` itself, such as a service address on lo, and asks for its neighbours from them.",
+    )
+    privacy_addresses: At[bool | str] | None = key(
+        kinds.PRIVACY, "How the guest may choose IPv6 addresses itself. Left out: the network's."
+    )
+    log_drops: At[bool] | None = key(kinds.BOOL, "Log what port security drops. Left out: the network's.")
+    sources: tuple[At[IPNetwork], ...] | None = key(
+        ListOf(kinds.PREFIX),
+        "Prefixes the guest forwards for: it may send from them. Left out: derived from `router`.",
+    )
+    forwards: tuple[ForwardDecl, ...] | None = key(
+        ListOf(RecordKind(ForwardDecl)), "Port forwards, on a network behind the host: ports of the host for the guest."
+    )
+    floating: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP),
+        "Addresses outside that are the guest's while it runs, on a nat, route or open network: what is sent to one "
+        "reaches the guest, and what the guest sends outside comes from the first of each family.",
+    )
+    untranslated: tuple[At[IPAddress], ...] | None = key(
+        ListOf(kinds.IP),
+        "Floating addresses that the host routes to the port's own, without translation: the guest has them itself, "
+        "with prefix length 32 or 128, and may send from them. Modes nat and route need a physical-network for that.",
+        name="floating-untranslated",
+    )
+    note: At[str] | None = key(kinds.NOTE, "One line of your own for people and programs: `status --json` prints it.")
+    probe: At[bool] = key(
+        kinds.BOOL,
+        "Before the host answers for an address of the port's on a LAN, that LAN is asked whether anybody has it: who "
+        "answers refuses the guest's start. false for one that is about to move here.",
+        default=True,
+    )
+    next_hop: At[bool] = key(
+        kinds.BOOL,
+        "On a network of mode route or open: while the guest runs, the host routes its `sources` to it, and they pass "
+        "where the network's own subnets do.",
+        default=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowDecl(Decl):
+    """New flows a router lets through. Replies always pass."""
+
+    source: At[str] = key(
+        kinds.OBJECT_NAME, "Network the flow comes from; the router is on it.", required=True, name="from"
+    )
+    destination: At[str] = key(kinds.OBJECT_NAME, "Network or label the flow goes to.", required=True, name="to")
+    services: tuple[At[Service], ...] = key(
+        ListOf(kinds.SERVICE), "icmp, tcp, udp, tcp/80, tcp/8000-8010, udp/53 …", required=True, default=()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterDecl(Decl):
+    """The guest forwards, and only what is allowed."""
+
+    masquerade: At[str] | None = key(
+        kinds.OBJECT_NAME, "Network towards which the router hides everybody behind its own address."
+    )
+    allow: tuple[AllowDecl, ...] | None = key(ListOf(RecordKind(AllowDecl)), "What may pass. Left out: nothing.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestDecl(Decl):
+    """A guest; its name is the libvirt domain's name."""
+
+    ports: tuple[PortDecl, ...] = key(ListOf(RecordKind(PortDecl)), "Its NICs, in order.", required=True, default=())
+    image: At[Image] | None = key(
+        kinds.IMAGE,
+        "tiny: the project's own small guest, defined and run by guestnet. "
+        "Left out: your own domain of that name, of which guestnet manages only the NICs.",
+    )
+    uuid: At[str] | None = key(
+        kinds.UUID_TEXT, "UUID of the domain. Left out: derived from the names for a guest with an image."
+    )
+    hostname: At[str] | None = key(
+        service_kinds.HOST_NAME,
+        "What DNS calls it on its first port on each network; further ones have their port's name behind that. Left "
+        "out: its name, with what DNS cannot have replaced.",
+    )
+    memory: At[int] | None = key(kinds.MEMORY, "Memory of a guest with an image, in MiB. Left out: 128.")
+    router: RouterDecl | None = key(RecordKind(RouterDecl), "The guest forwards between its ports.")
+    autostart: At[bool] = key(kinds.BOOL, "Start a guest with an image together with the host.", default=False)
