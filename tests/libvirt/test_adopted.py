@@ -19,22 +19,15 @@ from support.adopted_host import (
     two_on_default,
     wires,
 )
-from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
 pytestmark = pytest.mark.libvirt
 
 
-@pytest.fixture(scope="module", params=LIBVIRTS)
-def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
-    return found
-
-
 @pytest.fixture
-def host(sandbox: Sandbox) -> Iterator[Host]:
-    made = Host(sandbox)
+def host(each_sandbox: Sandbox) -> Iterator[Host]:
+    made = Host(each_sandbox)
     yield made
     made.guestnet("destroy", "--name", "mine", status=None)
     made.clear()

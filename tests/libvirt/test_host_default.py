@@ -14,7 +14,6 @@ from make import ALL, arp, dhcp
 from scapy.all import BOOTP, DHCP, Ether  # type: ignore[attr-defined]
 from support.libvirt_host import DOMAIN, Host, uuid
 from support.libvirt_wire import Wire
-from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
@@ -32,11 +31,10 @@ def nics(network: str, bridge: str) -> tuple[str, str]:
     return NIC.format("network", network, "network='default'"), NIC.format("bridge", bridge, "bridge='br0'")
 
 
-@pytest.fixture(scope="module", params=LIBVIRTS)
-def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    sandbox: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
-    host = Host(sandbox)
-    sandbox.run(["sh", "-c", "ip link add br0 type bridge && ip link set br0 up"])
+@pytest.fixture(scope="module")
+def host(each_sandbox: Sandbox) -> Iterator[Host]:
+    host = Host(each_sandbox)
+    each_sandbox.run(["sh", "-c", "ip link add br0 type bridge && ip link set br0 up"])
     host.define("net-define", DEFAULT)
     host.virsh("net-start", "default")
     for number, name in enumerate(MACS):

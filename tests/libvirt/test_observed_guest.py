@@ -11,7 +11,6 @@ import frames
 import pytest
 from make import arp, mine
 from support.libvirt_wire import NO_ROM, Wire, arrived, domain
-from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.sandbox import Sandbox, python_inside
@@ -32,17 +31,18 @@ def policy(name: str, guarded: str) -> str:
     )
 
 
-@pytest.fixture(scope="module", params=LIBVIRTS)
-def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
-    found.run(["virsh", "-q", "net-create", "/dev/stdin"], stdin=NETWORK)
+@pytest.fixture(scope="module")
+def sandbox(each_sandbox: Sandbox) -> Iterator[Sandbox]:
+    each_sandbox.run(["virsh", "-q", "net-create", "/dev/stdin"], stdin=NETWORK)
     for name, guarded in (("me", "observe"), ("them", "yes")):
         nic = NIC.format(ADDRESSES[name][0], NO_ROM)
-        found.run(["virsh", "-q", "create", "/dev/stdin"], stdin=domain(name, nic, metadata=policy(name, guarded)))
-    yield found
+        each_sandbox.run(
+            ["virsh", "-q", "create", "/dev/stdin"], stdin=domain(name, nic, metadata=policy(name, guarded))
+        )
+    yield each_sandbox
     for name in ADDRESSES:
-        found.run(["virsh", "-q", "destroy", name], timeout=240, check=False)
-    found.run(["virsh", "-q", "net-destroy", "shop"])
+        each_sandbox.run(["virsh", "-q", "destroy", name], timeout=240, check=False)
+    each_sandbox.run(["virsh", "-q", "net-destroy", "shop"])
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from support.libvirt_host import DOMAIN, NIC, XMLNS, Host, mac, uuid
-from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
@@ -43,10 +42,9 @@ STATES = {
 }
 
 
-@pytest.fixture(scope="module", params=LIBVIRTS)
-def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    sandbox: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
-    found = Host(sandbox)
+@pytest.fixture(scope="module")
+def host(each_sandbox: Sandbox) -> Iterator[Host]:
+    found = Host(each_sandbox)
     for network in NETWORKS:
         found.define("net-create", network)
     plain = NIC.format(network="default", mac=mac(1, 0)) + USER

@@ -13,7 +13,6 @@ from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 from support.adopted_host import OTHER, WEB, Flow, Host, leased, two_on_default, wires
 from support.libvirt_wire import Wire
-from support.sandboxes import HERE, LIBVIRTS
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
@@ -22,15 +21,9 @@ DOCUMENT = Path(__file__).parents[2] / "docs/existing-hosts.md"
 CONNECT = "import socket; s = socket.socket(); s.settimeout(10); s.connect_ex(('192.168.122.1', 8080))"
 
 
-@pytest.fixture(scope="module", params=LIBVIRTS)
-def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    found: Sandbox = request.getfixturevalue("hooked_sandbox" if request.param == HERE else "trixie_sandbox")
-    return found
-
-
 @pytest.fixture
-def host(sandbox: Sandbox) -> Iterator[Host]:
-    made = Host(sandbox)
+def host(each_sandbox: Sandbox) -> Iterator[Host]:
+    made = Host(each_sandbox)
     yield made
     made.guestnet("destroy", "--name", "direct", status=None)
     made.clear()
