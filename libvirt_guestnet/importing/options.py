@@ -18,6 +18,7 @@ _UEFI = {"7": ("uefi", "x86-64"), "9": ("uefi", "x86-64"), "11": ("uefi", "arm64
 _ARCH = {**_UEFI, "16": ("http", "x86-64"), "19": ("http", "arm64")}
 _CLASS = re.compile("(?:PXE|HTTP)Client:Arch:([0-9]{5})")
 _SILENT = ("dhcp-ignore-clid",)
+_NOTHING = '"\\n"'
 _EUI = "00:03:00:01:"
 
 
@@ -92,6 +93,8 @@ class _Options:
             found = dhcp_options.option(version, name, map(_plain, values))
         except dhcp_options.OptionError as error:
             raise Unsaid(str(error)) from None
+        if any(_is_text(given) and not _is_text(read) for given, read in zip(values, found.values, strict=True)):
+            raise Unsaid(f"DHCP option {found.name} is a text that a topology file would take for something else")
         said = [_plain(each) for each in found.values]
         where = self._machine(self._macs[tag]) if tag else self._server_of(version)
         _within(where, "options")[found.name] = said[0] if len(said) == 1 else list(said)
@@ -196,8 +199,13 @@ def _items(text: str) -> list[str]:
     return []
 
 
+def _is_text(item: str) -> bool:
+    """What is in quotes dnsmasq takes for an address, number or bytes in no case."""
+    return item.startswith('"') and item != _NOTHING
+
+
 def _plain(item: str) -> str:
     """A value as a topology file has it. A line break, which says that there is nothing, is a byte there."""
-    if item == '"\\n"':
+    if item == _NOTHING:
         return "10b"
     return item.strip('"') if item.startswith('"') else item.strip("[]")

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lxml import etree
+
 from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hook.read.network_receipts import subnet_of
 from libvirt_guestnet.importing import options
@@ -18,7 +20,39 @@ from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.parse import address, prefix, shown
 from libvirt_guestnet.topology import loads
 
-_KNOWN = {"name", "uuid", "metadata", "forward", "bridge", "mtu", "mac", "domain", "dns", "ip", "port", "options"}
+# By the path of an element the attributes that are read, that only say how things stand (`connections`), or that
+# guestnet's networks have their own way (a bridge's stp and delay).
+_KNOWN = {
+    "": {"connections", "ipv6"},
+    "name": set[str](),
+    "uuid": set[str](),
+    "forward": {"mode", "dev"},
+    "forward/interface": {"dev", "connections"},
+    "forward/nat": {"ipv6"},
+    "forward/nat/port": {"start", "end"},
+    "forward/nat/address": {"start", "end"},
+    "bridge": {"name", "stp", "delay", "zone", "macTableManager"},
+    "mtu": {"size"},
+    "mac": {"address"},
+    "domain": {"name", "localOnly"},
+    "dns": {"enable", "forwardPlainNames"},
+    "dns/forwarder": {"addr", "domain"},
+    "dns/txt": {"name", "value"},
+    "dns/srv": {"service", "protocol", "domain", "target", "port", "priority", "weight"},
+    "dns/host": {"ip"},
+    "dns/host/hostname": set[str](),
+    "ip": {"family", "address", "netmask", "prefix"},
+    "ip/tftp": {"root"},
+    "ip/dhcp": set[str](),
+    "ip/dhcp/range": {"start", "end"},
+    "ip/dhcp/range/lease": {"expiry", "unit"},
+    "ip/dhcp/host": {"mac", "id", "name", "ip"},
+    "ip/dhcp/host/lease": {"expiry", "unit"},
+    "ip/dhcp/bootp": {"file", "server"},
+    "port": {"isolated"},
+}
+# `options` reads the one, and the other is ours or says nothing to libvirt.
+_ELSEWHERE = ("options", "metadata")
 _LEASE = {"hours": "h", "minutes": "m", "seconds": "s"}
 
 
@@ -47,9 +81,9 @@ class _Network:
     said: dict[str, Value] = field(default_factory=dict)
 
     def all(self) -> dict[str, Value]:
-        for child in self.xml:
-            if isinstance(child.tag, str) and child.tag.rpartition("}")[2] not in _KNOWN:
-                raise Unsaid(f"it has <{child.tag}>, which no key says")
+        _check_known(self.xml)
+        if self.xml.get("ipv6") == "yes" and self.xml.find("ip[@family='ipv6']") is None:
+            raise Unsaid("its guests may speak IPv6 to each other, in prefixes that its XML does not say")
         self._forward(self.xml.find("forward"))
         self._device()
         self._names(self.xml.find("domain"), self.xml.find("dns"))
@@ -141,6 +175,19 @@ class _Network:
 
     def _hosts(self) -> list[str]:
         return [ip.get("address", "") for ip in self.xml.iterfind("ip")]
+
+
+def _check_known(element: Element, path: str = "") -> None:
+    """Raises Unsaid where the XML says anything that is not read."""
+    where = path.rpartition("/")[2] or "network"
+    if path not in _KNOWN:
+        raise Unsaid(f"it has <{where}>, which no key says")
+    if unread := sorted(set(map(str, element.keys())) - _KNOWN[path]):
+        raise Unsaid(f"its <{where}> has {unread[0]}=, which no key says")
+    for child in element.iterchildren(etree.Element):
+        name = etree.QName(child).localname
+        if path or name not in _ELSEWHERE:
+            _check_known(child, f"{path}/{name}".lstrip("/"))
 
 
 def _renamed(element: Element, **names: str) -> dict[str, Value]:

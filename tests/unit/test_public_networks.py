@@ -117,3 +117,29 @@ def test_the_example_in_the_documentation_is_valid() -> None:
     found = loads(f"name: t\n{example}", "docs")
     xml = xmlgen.to_string(made(found))
     assert "win10" in xml and "dhcp-option=tag:" in xml
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("<network xmlns", "<network trustGuestRxFilters='yes' xmlns", "its <network> has trustGuestRxFilters="),
+        ("<network xmlns", "<network ipv6='yes' xmlns", "its guests may speak IPv6"),
+        ("prefix='24'", "prefix='24' localPtr='yes'", "its <ip> has localPtr="),
+        ("<ip ", "<domain name='x' register='yes'/><ip ", "its <domain> has register="),
+        ("<dhcp>", "<dhcp><unheard/>", "it has <unheard>"),
+        ("<forward mode='nat'/>", "<forward mode='nat'><driver name='x'/></forward>", "it has <driver>"),
+    ],
+)
+def test_what_no_key_says_is_the_reason_wherever_it_stands(old: str, new: str, why: str) -> None:
+    xml = NETWORK.format("", "dhcp-option=42,10.0.0.1")
+    assert not isinstance(declaration(state(xml)), str)
+    assert old in xml
+    said = declaration(state(xml.replace(old, new, 1)))
+    assert isinstance(said, str) and why in said
+
+
+@pytest.mark.parametrize("value", ["10.0.0.1", "12", "01:02"])
+def test_a_text_that_looks_like_something_else_is_no_value(value: str) -> None:
+    assert not isinstance(declaration(state(NETWORK.format("", f"dhcp-option=200,{value}"))), str)
+    said = declaration(state(NETWORK.format("", f'dhcp-option=200,"{value}"')))
+    assert isinstance(said, str) and "is a text" in said
