@@ -23,6 +23,8 @@ _SIZED = re.compile("[0-9]{1,10}[bsi]?")
 _BITS = {"b": 8, "s": 16}
 _BYTES = re.compile("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})+")
 
+Kind = Callable[[int, str], str]
+
 
 @dataclass(frozen=True)
 class DhcpOption:
@@ -124,8 +126,9 @@ def _address(version: int, text: str) -> str:
     return f"[{found}]" if version == 6 else str(found)
 
 
-def _number(version: int, text: str) -> str:
-    return str(parse.number(text, 0, (1 << 32) - 1))
+def _number_of(bits: int) -> Kind:
+    """dnsmasq cuts off what does not fit."""
+    return lambda _version, text: str(parse.number(text, 0, (1 << bits) - 1))
 
 
 def _flag(version: int, text: str) -> str:
@@ -158,34 +161,34 @@ def _free(version: int, text: str) -> str:
         return _text(version, text)
 
 
-Kind = Callable[[int, str], str]
-_ALONE = (_text, _number, _flag)
+_BYTE, _SHORT, _LONG = map(_number_of, (8, 16, 32))
+_ALONE = (_text, _flag, _BYTE, _SHORT, _LONG)
 # Those without a name here that dnsmasq takes nothing but addresses for.
 _ADDRESSES = {4: {"21", "32", "65", "68"}, 6: {"28"}}
 _V = {4: "v4", 6: "v6"}
 # As `dnsmasq --help dhcp` and `--help dhcp6` list them (2.89 to 2.91), those that make sense to hand out.
 _NUMBERED: Mapping[int, Mapping[int, tuple[str, Kind]]] = {
     4: {
-        2: ("time-offset", _number),
+        2: ("time-offset", _LONG),
         6: ("dns-server", _address),
         7: ("log-server", _address),
         9: ("lpr-server", _address),
-        13: ("boot-file-size", _number),
+        13: ("boot-file-size", _SHORT),
         15: ("domain-name", _dns_name),
         16: ("swap-server", _address),
         17: ("root-path", _text),
         19: ("ip-forward-enable", _flag),
-        23: ("default-ttl", _number),
-        26: ("mtu", _number),
+        23: ("default-ttl", _BYTE),
+        26: ("mtu", _SHORT),
         33: ("static-route", _address),
-        37: ("tcp-ttl", _number),
-        38: ("tcp-keepalive", _number),
+        37: ("tcp-ttl", _BYTE),
+        38: ("tcp-keepalive", _LONG),
         40: ("nis-domain", _text),
         41: ("nis-server", _address),
         42: ("ntp-server", _address),
         44: ("netbios-ns", _address),
         45: ("netbios-dd", _address),
-        46: ("netbios-nodetype", _number),
+        46: ("netbios-nodetype", _BYTE),
         47: ("netbios-scope", _text),
         48: ("x-windows-fs", _address),
         49: ("x-windows-dm", _address),
@@ -207,7 +210,7 @@ _NUMBERED: Mapping[int, Mapping[int, tuple[str, Kind]]] = {
         24: ("domain-search", _dns_name),
         27: ("nis-server", _address),
         31: ("sntp-server", _address),
-        32: ("information-refresh-time", _number),
+        32: ("information-refresh-time", _LONG),
         41: ("posix-timezone", _text),
         42: ("tzdb-timezone", _text),
         56: ("ntp-server", _address),

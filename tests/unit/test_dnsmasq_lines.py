@@ -121,3 +121,21 @@ def test_what_was_not_checked_before_is_not_written(text: str) -> None:
     for topology in hostile:
         with pytest.raises(GuestnetError, match="nothing that guestnet gives to dnsmasq"):
             xmlgen.network(topology, topology.networks[0], HOSTMAP)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "largest"),
+    [
+        (4, "mtu", 65535),
+        (4, "default-ttl", 255),
+        (4, "tcp-ttl", 255),
+        (4, "boot-file-size", 65535),
+        (4, "netbios-nodetype", 255),
+        (4, "time-offset", (1 << 32) - 1),
+        (6, "information-refresh-time", (1 << 32) - 1),
+    ],
+)
+def test_no_number_is_larger_than_its_option(version: int, name: str, largest: int) -> None:
+    assert dhcp_options.option(version, name, [str(largest)]).values == (str(largest),)
+    with pytest.raises(OptionError, match=f"DHCP option {name}: "):
+        dhcp_options.option(version, name, [str(largest + 1)])
