@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def _check_free(state: DomainState | NetworkState, what: str) -> None:
     if topology not in (None, DIRECT):
         raise GuestnetError(
             f"{what} {name} is in topology {shown(topology)}: change the file of that and apply it, or take all of it "
-            f"back with `guestnet destroy --name {topology}` first"
+            f"back with `guestnet destroy --name {shlex.quote(topology)}` first"
         )
     if isinstance(state, DomainState) and state.is_copy and state.mark is not None:
         raise GuestnetError(

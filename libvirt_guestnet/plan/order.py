@@ -6,6 +6,7 @@ last, since a stopped guest is the one thing that no rollback can bring back.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -222,7 +223,7 @@ def _not_ours(kind: str, name: str, owner: str | None) -> str:
         )
     return (
         f"{kind} {name!r} belongs to topology {owner!r}: give it another name in this topology, or run "
-        f"`guestnet destroy --name {owner}` first"
+        f"`guestnet destroy --name {shlex.quote(owner)}` first"
     )
 
 

@@ -409,3 +409,9 @@ def test_only_root_may(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(words) == 1
     assert "run it as root" in capsys.readouterr().err
+
+
+def test_a_suggested_command_is_one_command_whatever_a_topology_is_called() -> None:
+    """A tenant may write what his domain's metadata says."""
+    seen = host(net(), domain("web", nic(), mark=OWNED.format("mine; rm -rf /", GUARDED))).snapshot
+    assert "`guestnet destroy --name 'mine; rm -rf /'`" in refused(lambda: named("web", seen))
