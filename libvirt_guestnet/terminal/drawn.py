@@ -116,7 +116,7 @@ class Screen:
         self._live.update(Segments(segments[:-1]), refresh=True)
 
     def _wrapped(self, block: Block) -> list[list[Segment]]:
-        width = self._terminal.console.width
+        width = max(self._terminal.console.width, 1)  # COLUMNS may be 0
         found = []
         for row in self._terminal.rows(block):
             cuts = range(width, max(Segment.get_line_length(row), 1) + width, width)

@@ -206,3 +206,11 @@ def test_a_bar_ends_with_a_failure_and_says_no_more_than_it_may(monkeypatch: pyt
         raise KeyError
     assert SAFE in COLOUR.sub("", seen.text)
     assert seen.text.endswith("\x1b[2K")
+
+
+def test_a_screen_without_width_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Terminal(monkeypatch, width=0):
+        found = terminal.of(sys.stdout)
+        assert found is not None
+        with found.screen() as screen:
+            screen.draw(blocks(), lambda _lines: line("more"))

@@ -1,7 +1,7 @@
 """What this host's administrator says of every domain, in the form that hooks read.
 
 `guestnet hooks install` and `hooks sync` write it from /etc/libvirt-guestnet/host.yaml, since hooks open no YAML.
-If host.yaml says nothing there is no file, and nothing to read (decisions 46 and 63).
+If host.yaml says nothing there is no file, and nothing to read (decisions 46 and 64).
 """
 
 from __future__ import annotations
