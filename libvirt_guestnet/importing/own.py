@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lxml import etree
-
 from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hook.read.network_receipts import subnet_of
 from libvirt_guestnet.importing import options
@@ -184,8 +182,8 @@ def _check_known(element: Element, path: str = "") -> None:
         raise Unsaid(f"it has <{where}>, which no key says")
     if unread := sorted(set(map(str, element.keys())) - _KNOWN[path]):
         raise Unsaid(f"its <{where}> has {unread[0]}=, which no key says")
-    for child in element.iterchildren(etree.Element):
-        name = etree.QName(child).localname
+    for child in (each for each in element if isinstance(each.tag, str)):  # no comments
+        name = child.tag.rpartition("}")[2]
         if path or name not in _ELSEWHERE:
             _check_known(child, f"{path}/{name}".lstrip("/"))
 
