@@ -37,6 +37,9 @@ class Guest:
     def trace(self, _address: str, timeout: float) -> Trace:
         return Trace(self.hops, bool(self.hops) and self.hops[-1] == THERE)
 
+    def call(self, verb: str, timeout: float) -> None:
+        assert verb == "hello" and timeout > 10
+
     def tcp(self, _address: str, port: int, timeout: float) -> Probe:
         self.asked.append(port)
         return Probe(self.outcome)
@@ -83,13 +86,13 @@ def test_a_guest_that_is_late_is_waited_for_longer_each_time() -> None:
     guest = Late((VIA, THERE), "open")
     ((_, result),) = verify._run_all(topology, {"a": guest}, planned)  # type: ignore[dict-item]
     assert result.passed
-    assert guest.waited == [1.5, 1.5, 5.0, 15.0]
+    assert guest.waited == [1.5, 1.5, 1.5, 1.5, 5.0, 15.0]
 
 
 def test_what_does_not_work_for_many_is_not_waited_for_long() -> None:
     topology = loads(TOPOLOGY.format(""), "t.yaml")
     (check,) = (c for c in checks.plan(topology) if c.kind is checks.Kind.VIA)
     guest = Late((VIA, THERE), "open", after=60.0)
-    results = verify._run_all(topology, {"a": guest}, list(enumerate([check] * 5)))  # type: ignore[dict-item]
+    results = verify._run_all(topology, {"a": guest}, list(enumerate([check] * 13)))  # type: ignore[dict-item]
     assert not any(result.passed for _, result in results)
-    assert guest.waited == [1.5] * 10
+    assert guest.waited == [1.5] * 4 * 13
