@@ -99,11 +99,12 @@ def test_a_guarded_port_sends_no_tag_and_an_unguarded_one_hops_nowhere(real: Rea
     assert [data for data in heard if b"hop" in data] == []
 
 
-@pytest.fixture(scope="module")
-def empty(real: Real) -> str:
+@pytest.fixture
+def empty(real: Real) -> Iterator[str]:
     """A running guest without a NIC; the one that is plugged in has any address of its network."""
     real.define("create", domain("empty", metadata=any_address(LATE)))
-    return "empty"
+    yield "empty"
+    real.virsh("destroy", "empty")
 
 
 def test_a_plugged_nic_gets_its_vlan_and_its_guard_wherever_it_moves(real: Real, empty: str) -> None:
