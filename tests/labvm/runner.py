@@ -33,9 +33,9 @@ _READ = 65536
 _PREFIX = "guestnet-labvm-"
 _UNHELD_SECONDS = 10  # between making a folder and holding it
 
-# A hook gives up after 20 s, nft after 15, and who waits for a plugged NIC after 10; a real host is done in a tenth of a
-# second. The VM's processor is emulated and shared, thirty times as slow and now and then slower: it gets ten times as
-# long.
+# A hook gives up after 20 s, nft after 15, and who waits for a plugged NIC after 10; a real host is done in a tenth of
+# a second. The VM's processor is emulated and shared, thirty times as slow and now and then slower: it gets ten times
+# as long.
 _JOB = """#!/bin/sh
 set -e
 mount -o remount,rw /job  # for compiled modules; what is written there ends with the VM
