@@ -82,8 +82,10 @@ def test_a_port_hears_its_own_vlan_alone(real: Real) -> None:
     real.taps["out0"].send(frame(OUTSIDE, (DOT1Q, 300), (DOT1Q, 200), text="in 300 and 200"))
     real.taps["out0"].send(frame(OUTSIDE, text="in none"))
     for port, vlan in (("red1", 100), ("blue1", 200)):
+        # A flow's first frame takes the way through ovs-vswitchd, and a second one overtakes it at times.
+        assert real.texts(port, OUTSIDE, f"in {vlan}") == [f"in {vlan}"]
         real.taps["out0"].send(frame(OUTSIDE, (DOT1Q, vlan), text="end"))
-        assert real.texts(port, OUTSIDE, "end") == [f"in {vlan}", "end"]
+        assert real.texts(port, OUTSIDE, "end") == ["end"]
 
 
 def test_nobody_hops_into_another_vlan(real: Real) -> None:
