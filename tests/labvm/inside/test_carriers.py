@@ -80,7 +80,7 @@ def _batches(corpus: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         yield corpus[start : start + _BATCH]
 
 
-def _until(ear: Tap, last: bytes, seconds: float = 10.0) -> list[bytes]:
+def _until(ear: Tap, last: bytes, seconds: float = 60.0) -> list[bytes]:
     heard: list[bytes] = []
     end = time.monotonic() + seconds
     while not heard or heard[-1] != last:
