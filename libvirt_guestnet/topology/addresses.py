@@ -18,7 +18,7 @@ from .report import Report
 from .scope import Scope, Segment
 from .spec import At
 
-_Place = tuple[str, IPAddress]  # the VRF and the address in it
+_Place = tuple[str, IPAddress]  # the space of a Segment, and the address in it
 
 
 class Addresses:
@@ -51,7 +51,7 @@ class Addresses:
     def _own_reserved(self) -> None:
         for seg in self._segments.values():
             for at in dhcp.reserved(seg.decl):
-                if self.own(at, f"a reservation of network '{seg.network.name}'", seg.vrf):
+                if self.own(at, f"a reservation of network '{seg.network.name}'", seg.space):
                     self._given.setdefault(seg.network.name, []).append(at.value)
 
     def _own_given(self, scope: Scope) -> None:
@@ -59,7 +59,7 @@ class Addresses:
         for title, port in _ports(scope):
             seg = self._segments.get(port.network.value)
             for at in port.addresses or ():
-                if seg and check_inside(at, seg, self._report) and self.own(at, f"port '{title}'", seg.vrf):
+                if seg and check_inside(at, seg, self._report) and self.own(at, f"port '{title}'", seg.space):
                     self._given.setdefault(seg.network.name, []).append(at.value)
                     _check_range(at.where, single(at.value), [seg], self._report)
             for pair in port.allowed_pairs or ():
@@ -68,9 +68,9 @@ class Addresses:
                 hosted = [each for each in self._segments.values() if not each.vrf]
                 _check_range(at.where, single(at.value), hosted, self._report)
 
-    def own(self, at: At[IPAddress], title: str, vrf: str = "") -> bool:
+    def own(self, at: At[IPAddress], title: str, space: str = "") -> bool:
         """Gives somebody an address; false, and reported, when it is another's."""
-        place = (vrf, at.value)
+        place = (space, at.value)
         if place in self._owners:
             self._report.add(at.where, f"{at.value} is already the address of {self._owners[place]}")
             return False
@@ -101,7 +101,7 @@ class Addresses:
             message = f"no address is free in {subnet.prefix} for port '{title}'"
             self._report.add(decl.at, f"{message}; choose a larger subnet or a smaller DHCP range")
             return
-        place = (seg.vrf, address)
+        place = (seg.space, address)
         other = self._owners.get(place) or self._derived.get(place)
         if other:
             self._collisions.append((decl, title, address, other, pool))
@@ -172,7 +172,7 @@ def _fixed(segments: Mapping[str, Segment], physicals: tuple[PhysicalNetwork, ..
     for seg in segments.values():
         for subnet in seg.network.subnets:
             if subnet.host:
-                yield (seg.vrf, subnet.host), f"the host on network '{seg.network.name}'"
+                yield (seg.space, subnet.host), f"the host on network '{seg.network.name}'"
     of_label = vrfs(segments.values())
     for physical in physicals:
         where, vrf = f"physical network '{physical.label}'", of_label.get(physical.label, "")

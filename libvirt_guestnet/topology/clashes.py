@@ -29,6 +29,7 @@ def check(
     _check_macs(segments, ports, report)
     _check_uuids(decl, report)
     _check_subnets(decl, segments, report)
+    _check_guests(segments, ports, report)
     forwards.check(ports, report)
     in_vrfs = vrfs(segments.values())
     outside = {label: physical for label, physical in scope.physicals.items() if label not in in_vrfs}
@@ -168,13 +169,31 @@ def _check_uuids(decl: TopologyDecl, report: Report) -> None:
 def _check_subnets(decl: TopologyDecl, segments: Mapping[str, Segment], report: Report) -> None:
     """Subnets of one host, or of one VRF, must not overlap; a bridge network may repeat those of its label.
 
-    In an overlay the host has no part: two tenants may well use the same addresses.
+    Where the host has no part, two tenants may well use the same addresses.
     """
-    by_vrf: dict[str, list[_Subnet]] = {}
-    for vrf, subnet in _subnets(decl, segments):
-        by_vrf.setdefault(vrf, []).append(subnet)
-    for subnets in by_vrf.values():
+    by_space: dict[str, list[_Subnet]] = {}
+    for space, subnet in _subnets(decl, segments):
+        by_space.setdefault(space, []).append(subnet)
+    for subnets in by_space.values():
         _check_overlaps(sorted(subnets, key=lambda each: _sort_key(each[0])), report)
+
+
+def _check_guests(segments: Mapping[str, Segment], ports: list[Placed], report: Report) -> None:
+    """A guest on two networks with the same addresses could not tell them apart."""
+    found: dict[str, list[Segment]] = {}
+    for placed in ports:
+        seg = segments.get(placed.port.network)
+        if seg is None or seg.network.routed:
+            continue
+        for other in found.setdefault(placed.guest, []):
+            if other.wire != seg.wire and (shared := _shared(seg, other)):
+                message = f"guest '{placed.guest}' is on network '{other.network.name}', too, and both have {shared}"
+                report.add(placed.decl.network.where, f"{message}: it could not tell them apart")
+        found[placed.guest].append(seg)
+
+
+def _shared(one: Segment, other: Segment) -> IPNetwork | None:
+    return next((mine for mine in one.prefixes for its in other.prefixes if _contains(its, mine)), None)
 
 
 def _check_overlaps(subnets: list[_Subnet], report: Report) -> None:
@@ -194,15 +213,15 @@ def _check_overlaps(subnets: list[_Subnet], report: Report) -> None:
 
 
 def _subnets(decl: TopologyDecl, segments: Mapping[str, Segment]) -> Iterator[tuple[str, _Subnet]]:
-    """Each with its VRF."""
+    """Each with the space in which it must be unique."""
     of_label = vrfs(segments.values())
     for name, physical in decl.physical_networks or ():
         for at in physical.subnets or () if physical else ():
             title, wire = f"physical network '{name.value}'", f"label {name.value}"
             yield of_label.get(name.value, ""), (at.value, at.where, title, wire)
     for seg in segments.values():
-        for at in () if seg.network.vxlan else seg.decl.subnets or ():
-            yield seg.vrf, (at.value, at.where, f"network '{seg.network.name}'", _wire(seg))
+        for at in seg.decl.subnets or ():
+            yield seg.space, (at.value, at.where, f"network '{seg.network.name}'", _wire(seg))
 
 
 def _wire(seg: Segment) -> str:

@@ -1,4 +1,5 @@
-"""Whether `answered-by` can be asked: only who is on one link with an address asks there for its MAC address."""
+"""What a line of `expect:` can ask, by who is on a link with whom: only who is on one link with an address asks there
+for its MAC address, and nobody speaks to an address of another link that somebody on his own link has, too."""
 
 from __future__ import annotations
 
@@ -19,6 +20,12 @@ class Links:
 
     def __init__(self, topology: Topology) -> None:
         lans = topology.physical_networks
+        self._owners = {
+            (port.network, address.ip): f"{guest.name}.{port.name}"
+            for guest in topology.guests
+            for port in guest.ports
+            for address in port.addresses
+        }
         self._ports: dict[str, tuple[Port, ...]] = {guest.name: guest.ports for guest in topology.guests}
         self._ports |= {f"{guest.name}.{port.name}": (port,) for guest in topology.guests for port in guest.ports}
         self._alone = {network.name for network in topology.networks if network.mode is Mode.HOST_ROUTED}
@@ -31,8 +38,10 @@ class Links:
         self._prefixes = {*prefixes, *(prefix for each in lans for prefix in each.subnets)}
 
     def check(self, lines: Iterable[ExpectDecl], report: Report) -> None:
-        """Adds an error for each line whose source asks on no link for what is to be answered for."""
+        """Adds an error for each line whose source asks on no link for what is to be answered for, and for each whose
+        destination's address is somebody else's where its source is."""
         for line in lines:
+            self._check_meant(line, report)
             if line.answered_by and line.destination and not self._may_ask(line):
                 what = line.address.value if line.address else f"'{line.destination.value}'"
                 report.add(
@@ -40,14 +49,26 @@ class Links:
                     f"'{line.source.value}' asks nobody for the MAC address of {what}: they are on no common link",
                 )
 
+    def _check_meant(self, line: ExpectDecl, report: Report) -> None:
+        to = line.destination
+        if to is None or line.address:
+            return
+        ports = self._ports.get(to.value, ())
+        links = {port.network for port in self._ports.get(line.source.value, ())} - {port.network for port in ports}
+        addresses = [address.ip for port in ports for address in port.addresses]
+        meant = ((link, ip) for ip in _of(addresses, line) for link in sorted(links))
+        other = next((each for each in meant if each in self._owners), None)
+        if other:
+            message = f"for '{line.source.value}', {other[1]} is not '{to.value}' but '{self._owners[other]}'"
+            report.add(to.where, f"{message} on network '{other[0]}': give one of them another address")
+
     def _may_ask(self, line: ExpectDecl) -> bool:
         own = self._addresses(line.source.value, asking=True)
         to = line.destination.value if line.destination else ""
         wanted = (line.address.value,) if line.address else self._addresses(to)
         if own is None or not wanted:
             return True
-        families = values(line.families)
-        asked = [each for each in wanted if not families or f"ipv{each.version}" in families]
+        asked = _of(wanted, line)
         return not asked or any(self._is_near(each, own) for each in asked)
 
     def _addresses(self, endpoint: str, asking: bool = False) -> tuple[IPAddress, ...] | None:
@@ -65,6 +86,12 @@ class Links:
 
     def _around(self, address: IPAddress) -> list[IPNetwork]:
         return [prefix for prefix in self._prefixes if address in prefix]
+
+
+def _of(addresses: Iterable[IPAddress], line: ExpectDecl) -> list[IPAddress]:
+    """Those of the families that the line asks of."""
+    families = values(line.families)
+    return [each for each in addresses if not families or f"ipv{each.version}" in families]
 
 
 def _is_known(port: Port) -> bool:

@@ -117,7 +117,8 @@ class NetworkDecl(Decl):
     )
     subnets: tuple[At[IPNetwork], ...] | None = key(
         ListOf(kinds.SUBNET),
-        "The network's prefixes. Left out for bridge and host-routed: those of its physical network.",
+        "The network's prefixes. Left out for bridge and host-routed: those of its physical network. "
+        "Isolated networks where the host has no address, and those with vxlan, may have the same ones.",
     )
     gateway: At[str] | None = key(
         kinds.OBJECT_NAME,

@@ -64,6 +64,13 @@ class Segment:
         """The VRF that the network is in; in each, addresses are its own. "" where the host's other networks are."""
         return (self.network.routed.vrf if self.network.routed else None) or ""
 
+    @property
+    def space(self) -> str:
+        """Within what its addresses must be unique: its VRF, or the network itself where the host has no part, neither
+        an address nor a route: in an overlay, and on an isolated network where it has no address."""
+        is_alone = self.network.mode is Mode.ISOLATED and not any(each.host for each in self.network.subnets)
+        return f"network {self.network.name}" if is_alone or self.network.vxlan else self.vrf
+
 
 @dataclass(frozen=True)
 class Placed:

@@ -71,7 +71,7 @@ class Wire:
         """Sends frames as the guest would."""
         self.inward.sendall(b"".join(_LENGTH.pack(len(frame)) + frame for frame in frames))
 
-    def receive_until(self, last: bytes, seconds: float = 5.0) -> list[bytes]:
+    def receive_until(self, last: bytes, seconds: float = 60.0) -> list[bytes]:
         """What the guest receives, up to `last` (which is in the list); fails when that does not come."""
         received: list[bytes] = []
         deadline = time.monotonic() + seconds
@@ -80,6 +80,10 @@ class Wire:
             assert frame is not None, f"{len(received)} frames came, but not the one waited for"
             received.append(frame)
         return received
+
+    def next_frame(self, seconds: float) -> bytes | None:
+        """The next frame that the guest receives, if one comes in time."""
+        return self._frame(time.monotonic() + seconds)
 
     def _frame(self, deadline: float) -> bytes | None:
         while len(self.rest) < 4 or len(self.rest) < 4 + _LENGTH.unpack(self.rest[:4])[0]:
