@@ -27,7 +27,7 @@ def forward(args: Namespace) -> int:
     from libvirt_guestnet.direct import change
     from libvirt_guestnet.direct.forwards import asked
 
-    wanted, remove = [asked(text, args.at) for text in args.forwards], args.action == "remove"
+    wanted, remove = [asked(text, args.at, args.sources) for text in args.forwards], args.action == "remove"
     _as_root()
     change.forward(args.connect, args.domain, wanted, remove=remove, allow_interrupt=args.allow_interrupt)
     return 0

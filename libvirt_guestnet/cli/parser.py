@@ -125,11 +125,16 @@ def _add_forward(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     texts = {"add": "forward ports of the host to a guest, now and at each start", "remove": "end that again"}
     ports = "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too"
     at = "the host's address that is meant (default: every address but loopback)"
+    clients = "only clients with an address in this prefix; once for each (default: whoever reaches the host)"
     for action, text in texts.items():
         verb = _verb(actions, action, "direct.forward", text)
         verb.add_argument("domain", metavar="DOMAIN[.PORT]", help="a domain, or one port of it by name or MAC address")
         verb.add_argument("forwards", metavar="tcp/8080:80", nargs="+", help=ports)
         verb.add_argument("--at", metavar="ADDRESS", help=at)
+        if action == "add":
+            verb.add_argument("--from", metavar="PREFIX", dest="sources", action="append", help=clients)
+        else:
+            verb.set_defaults(sources=None)
         verb.add_argument("--allow-interrupt", action="store_true", help=_INTERRUPT)
     verb = _verb(actions, "list", "direct.forwards", "list the forwards of all domains, or of one")
     verb.add_argument("domain", metavar="DOMAIN", nargs="?", help="default: all")

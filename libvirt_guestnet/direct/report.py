@@ -68,7 +68,11 @@ def forward(each: Forward) -> str:
     last = each.to_first + each.last - each.first
     ports = str(each.to_first) if each.first == each.last else f"{each.to_first}-{last}"
     to = {LEASE: "its IPv4 address by DHCP", LEASE6: "its IPv6 address by DHCP"}.get(each.to, each.to)
-    return f"{each.protocol}/{span} at {each.at or 'every address of the host'} to {to}, port {ports}"
+    return f"{each.protocol}/{span} at {each.at or 'every address of the host'} to {to}, port {ports}{_clients(each)}"
+
+
+def _clients(each: Forward) -> str:
+    return f", only from {', '.join(map(str, each.sources))}" if each.sources else ""
 
 
 def lines(

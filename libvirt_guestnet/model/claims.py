@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 MOST_MOVED = 1024
 """Ports of one forward that may have other numbers in the guest: nft keeps an element for each of them."""
+MOST_SOURCES = 64
+"""Prefixes of clients that one forward may be limited to: nft keeps an element for each of them."""
 ANYWHERE = {4: "0.0.0.0", 6: "::"}  # noqa: S104  (as the kernel names them; nothing is bound)
 
 

@@ -97,8 +97,9 @@ class Service:
 @dataclass(frozen=True)
 class Forward:
     """What is asked of the host at ports `first` to `last` of `at` (None: at any of its addresses) reaches the guest at
-    `address` (None: whatever IPv4 address the host's DHCP server gives it), from port `to_first` on. `hide`: the guest
-    sees the host as client, as it would not answer through it."""
+    `address` (None: whatever IPv4 address the host's DHCP server gives it), from port `to_first` on, if the client is
+    in one of the `sources` (none: whoever it is). `hide`: the guest sees the host as client, as it would not answer
+    through it."""
 
     protocol: Protocol
     first: int
@@ -107,6 +108,7 @@ class Forward:
     to_first: int
     at: IPAddress | None = None
     hide: bool = False
+    sources: tuple[IPNetwork, ...] = ()
 
     @property
     def version(self) -> int:

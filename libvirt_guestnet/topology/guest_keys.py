@@ -41,6 +41,12 @@ class ForwardDecl(Decl):
     to: At[int] | None = key(
         kinds.UDP_PORT, "The guest's port; for a range its first one. Left out: the one that was asked for."
     )
+    sources: tuple[At[IPNetwork], ...] | None = key(
+        ListOf(kinds.CLIENT),
+        'Who may ask, by address or prefix, such as [192.0.2.0/24, "2001:db8::7"]. Left out: whoever reaches the '
+        "host; where only one family is listed, nobody in the other one.",
+        name="from",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,6 +189,13 @@ def _read_pair(text: str) -> IPNetwork:
     return prefix
 
 
+def _read_client(text: str) -> IPNetwork:
+    prefix = _read_prefix(text) if "/" in text else parse.prefix(str(_read_ip(text)))
+    if prefix.prefixlen and (prefix.is_multicast or prefix.is_loopback):
+        raise ValueError(f"{text} is no address that a client can have")
+    return prefix
+
+
 def _read_subnet(text: str) -> IPNetwork:
     prefix = _read_prefix(text)
     reserved = IPv4Network("0.0.0.0/8")
@@ -320,6 +327,7 @@ IPV4 = Kind(_read_ipv4, {"type": "string", "format": "ipv4"})
 PREFIX = Kind(_read_prefix, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
 SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
 PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
+CLIENT = Kind(_read_client, PAIR.schema)
 SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
 PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})

@@ -111,15 +111,18 @@ def test_a_forward_follows_the_lease_of_a_guest_that_nobody_guards(host: Host) -
     sender, receiver = wires(host)
     with sender, receiver:
         ip = leased(sender, WEB)
-        said = host.guestnet("forward", "add", "web", "tcp/8080:80")
-        assert "tcp/8080 at every address of the host to its IPv4 address by DHCP, port 80" in said
+        said = host.guestnet("forward", "add", "web", "tcp/8080:80", "--from", "192.168.122.1", "--from", "10.0.0.0/8")
+        told = "tcp/8080 at every address of the host to its IPv4 address by DHCP, port 80"
+        assert f"{told}, only from 10.0.0.0/8, 192.168.122.1/32" in said
         assert host.guarded() == {}
-        assert f"{ip}:80" in host.guestnet("status")
+        assert re.search(rf"192\.168\.122\.1/32 +{ip}:80 +yes", host.guestnet("status"))
         # Nobody in the guest would answer the host's question who has it.
         host.sandbox.run(["ip", "neigh", "replace", ip, "lladdr", WEB, "dev", "virbr0"])
         assert syn_arrived(host, sender, 80)
-        assert "web.default: tcp/8080" in host.guestnet("forward", "list")
-        assert "guarded: false" in host.guestnet("import")
+        assert f"web.default: {told}, only from 10.0.0.0/8, 192.168.122.1/32" in host.guestnet("forward", "list")
+        imported = host.guestnet("import")
+        assert "guarded: false" in imported
+        assert 'services: ["tcp/8080"], to: 80, from: ["10.0.0.0/8", "192.168.122.1/32"] }' in imported
         refused = host.guestnet("forward", "add", "other", "tcp/8000-8100", status=1)
         assert "already forwarded to domain 'web'" in refused
         assert "no forwards" in host.guestnet("forward", "remove", "web", "tcp/8080")

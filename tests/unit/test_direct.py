@@ -313,8 +313,8 @@ def test_a_nic_on_a_networks_bridge_follows_what_the_network_says() -> None:
     assert change.ports == ("vm", "web")
 
 
-def asked(words: str, at: str | None = None) -> forwards.Asked:
-    return forwards.asked(words, at)
+def asked(words: str, at: str | None = None, *sources: str) -> forwards.Asked:
+    return forwards.asked(words, at, sources or None)
 
 
 def test_a_forward_follows_dhcp_or_goes_to_what_is_listed() -> None:
@@ -327,6 +327,38 @@ def test_a_forward_follows_dhcp_or_goes_to_what_is_listed() -> None:
     assert forwards.added(listed, asked("udp/53-54", "198.51.100.1")).forwards == (
         Forward("udp", 53, 54, "192.168.122.9", 53, "198.51.100.1"),
     )
+
+
+def test_a_forward_is_for_the_clients_that_are_listed() -> None:
+    both = tuple(map(ip_address, ("192.168.122.9", "fd00::9")))
+    port = replace(only(ONE), policy=only(ONE).policy._replace(addresses=both))
+    policy = forwards.added(port, asked("tcp/8080:80", None, "198.51.100.128/25", "198.51.100.0/25", "203.0.113.7"))
+    (made,) = policy.forwards
+    assert (made.to, list(map(str, made.sources))) == ("192.168.122.9", ["198.51.100.0/24", "203.0.113.7/32"])
+    assert report.forward(made).endswith("to 192.168.122.9, port 80, only from 198.51.100.0/24, 203.0.113.7/32")
+    everybody = forwards.added(port, asked("tcp/8080:80", None, "0.0.0.0/0", "2001:db8::/32")).forwards
+    assert [(each.to, list(map(str, each.sources))) for each in everybody] == [
+        ("192.168.122.9", []),
+        ("fd00::9", ["2001:db8::/32"]),
+    ]
+    taken = refused(lambda: forwards.added(replace(port, policy=policy), asked("tcp/8080:80")))
+    assert "there is tcp/8080 at every address of the host to 192.168.122.9, port 80, only from 198.51" in taken
+    assert forwards.removed(replace(port, policy=policy), asked("tcp/8080")) == port.policy
+    nobody = refused(lambda: forwards.added(port, asked("tcp/80", "198.51.100.1", "2001:db8::/32")))
+    assert "--from has no IPv4 address, so nobody could ask" in nobody
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (["198.51.100.1/24"], "did you mean '198.51.100.0/24'?"),
+        (["eth0"], "'eth0' is not an IP address"),
+        (["ff02::/16"], "ff02::/16 is no address that a client can have"),
+        ([f"10.0.{number}.0/24" for number in range(0, 130, 2)], "from: has more than 64 prefixes"),
+    ],
+)
+def test_what_is_no_client(sources: list[str], said: str) -> None:
+    assert said in refused(lambda: asked("tcp/80", None, *sources))
 
 
 def test_a_forward_to_a_port_that_its_network_guards_does_not_end_that() -> None:
@@ -394,6 +426,31 @@ def test_import_finds_what_was_set() -> None:
     unsaid = marked(PORT.format(WEB, "yes", '<guestnet:source prefix="10.0.0.0/8"/>'))
     (left,) = survey(unsaid, Request("mine")).left_out
     assert left.why == "its metadata says sources, which import does not write"
+
+
+@pytest.mark.parametrize(
+    ("clients", "clients6", "written"),
+    [
+        ("", "", ""),
+        (' from="198.51.100.0/24"', "", ', from: [198.51.100.0/24, "::/0"]'),
+        (
+            ' from="198.51.100.0/24"',
+            ' from="fd01::7,fd00::/16"',
+            ', from: ["198.51.100.0/24", "fd01::7/128", "fd00::/16"]',
+        ),
+        (' from="198.51.100.0/24"', None, ', from: ["198.51.100.0/24"]'),
+        (None, "", ', from: ["::/0"]'),
+    ],
+)
+def test_import_keeps_for_whom_a_forward_is(clients: str | None, clients6: str | None, written: str) -> None:
+    """One line says both families, and opens neither of them to more clients than before."""
+    form = '<guestnet:forward protocol="tcp" ports="8080" to="{}" first="80"{}/>'
+    said = (("192.168.122.9", clients), ("fd00::9", clients6))
+    inside = "".join(form.format(to, who) for to, who in said if who is not None)
+    addresses = '<guestnet:address ip="192.168.122.9"/><guestnet:address ip="fd00::9"/>'
+    seen = marked(PORT.format(WEB, "yes", addresses + inside))
+    (imported,) = [each for each in text(survey(seen, Request("mine"))).splitlines() if "services" in each]
+    assert imported.strip().replace('"', "") == f"- {{ services: [tcp/8080], to: 80{written} }}".replace('"', "")
 
 
 def test_forwards_are_listed() -> None:

@@ -57,6 +57,8 @@ _NAMES = _words("""
     taps gateways bridges ports
     at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4
     at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6
+    limited-at-port4 limited-at-range4 limited-any-port4 limited-any-range4 clients-at4 clients-any4
+    limited-at-port6 limited-at-range6 limited-any-port6 limited-any-range6 clients-at6 clients-any6
 """)
 _KINDS = _words("""
     tap vlan arp ip4 ip4sent ip6 ip6own ip6sent leases told learnt4 learnt6 free4 free6 given4 given6 closed spent

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
-from libvirt_guestnet.metadata.policy import FloatingAddress
+from libvirt_guestnet.metadata.policy import FloatingAddress, Forward
 from libvirt_guestnet.model.claims import MOST_MOVED
 from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 
@@ -31,11 +32,15 @@ def _port_forwards(domain: Domain, nic: Nic) -> PortForwards | None:
         uuid=domain.uuid,
         domain=domain.name,
         bridge=check_device(nic.bridge_of_network),
-        forwards=tuple(
-            ForwardRule(f.protocol, f.first, f.last, f.to, f.to_first, f.at, f.hide) for f in policy.forwards
-        ),
+        forwards=tuple(map(rule, policy.forwards)),
         floating=tuple(map(_floating, policy.floating)),
     )
+
+
+def rule(f: Forward) -> ForwardRule:
+    """What the kernel is to do for a forward."""
+    sources = tuple(map(str, parse.fewest(f.sources)))
+    return ForwardRule(f.protocol, f.first, f.last, f.to, f.to_first, f.at, f.hide, sources)
 
 
 def _floating(requested: FloatingAddress) -> Floating:
