@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import islice
 
 from libvirt_guestnet.errors import GuestnetError
 
@@ -95,8 +96,30 @@ def prefixes(text: str, most: int) -> tuple[Prefix, ...]:
 def fewest(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
     """The fewest prefixes that have the same addresses, in order."""
     known = list(prefixes)
-    four, six = ([each for each in known if isinstance(each, kind)] for kind in (IPv4Network, IPv6Network))
-    return (*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six))
+    four = ipaddress.collapse_addresses(each for each in known if isinstance(each, IPv4Network))
+    six = ipaddress.collapse_addresses(each for each in known if isinstance(each, IPv6Network))
+    return (*four, *six)
+
+
+def blocks(text: str, most: int) -> tuple[Prefix, ...]:
+    """The fewest prefixes with the addresses that a text says: a prefix, an address, or the first and the last of a
+    range with a dash between. Raises TextError, also where there would be more than `most`."""
+    low, dash, high = text.partition("-")
+    if not dash:
+        return (prefix(text),)
+    first, last = address(low), address(high)
+    if first.version != last.version or int(first) > int(last):
+        raise TextError(f"{shown(text)} is not a range: the lower address comes first")
+    found = tuple(islice(_between(first, last), most + 1))
+    if len(found) > most:
+        raise TextError(f"{shown(text)} would be more than {most} prefixes: choose ends that are more even")
+    return found
+
+
+def _between(first: Address, last: Address) -> Iterator[Prefix]:
+    if first.version == 4:
+        return ipaddress.summarize_address_range(IPv4Address(int(first)), IPv4Address(int(last)))
+    return ipaddress.summarize_address_range(IPv6Address(int(first)), IPv6Address(int(last)))
 
 
 def enclosing(text: str) -> Prefix:

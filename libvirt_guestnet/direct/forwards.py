@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from libvirt_guestnet import parse
 from libvirt_guestnet.direct.guard import needed
 from libvirt_guestnet.direct.report import forward, plain
-from libvirt_guestnet.direct.subject import DirectPort, Subject
+from libvirt_guestnet.direct.subject import DirectPort
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.metadata.policy import LEASE, Forward, PortPolicy
@@ -57,15 +57,6 @@ def asked(text: str, at: str | None, sources: Sequence[str] | None = None) -> As
     if problem:
         raise GuestnetError(f"{shown(text)}: {problem}")
     return Asked(service, first, last, to_first, address, said)
-
-
-def one_port(about: Subject) -> DirectPort:
-    """The NIC that is forwarded to. Raises GuestnetError where there are several."""
-    if len(about.ports) == 1:
-        return about.ports[0]
-    name = about.state.name
-    names = ", ".join(f"{name}.{port.policy.name}" for port in about.ports)
-    raise GuestnetError(f"domain {shown(name)} has {len(about.ports)} NICs: say which is meant, of {names}")
 
 
 def added(port: DirectPort, wanted: Asked) -> PortPolicy:

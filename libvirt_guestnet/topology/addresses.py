@@ -63,7 +63,8 @@ class Addresses:
                     self._given.setdefault(seg.network.name, []).append(at.value)
                     _check_range(at.where, single(at.value), [seg], self._report)
             for pair in port.allowed_pairs or ():
-                _check_range(pair.address.where, pair.address.value, [seg] if seg else [], self._report)
+                for prefix in pair.address.value:
+                    _check_range(pair.address.where, prefix, [seg] if seg else [], self._report)
             for at in (*(port.floating or ()), *(port.untranslated or ())):
                 hosted = [each for each in self._segments.values() if not each.vrf]
                 _check_range(at.where, single(at.value), hosted, self._report)

@@ -20,8 +20,10 @@ from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 class PairDecl(Decl):
     """Addresses a port may use beside its own, such as a virtual IP."""
 
-    address: At[IPNetwork] = key(
-        kinds.PAIR, "An address or a prefix, such as 10.0.0.100 or 10.0.0.96/28.", required=True
+    address: At[tuple[IPNetwork, ...]] = key(
+        kinds.PAIR,
+        "An address, a prefix or a range, such as 10.0.0.100, 10.0.0.96/28 or 10.0.0.240-10.0.0.250.",
+        required=True,
     )
     mac: At[str] | None = key(
         kinds.MAC, "The MAC address they are announced with, such as a VRRP router's. Left out: the port's own."

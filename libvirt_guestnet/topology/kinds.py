@@ -26,6 +26,7 @@ _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
+MOST_BLOCKS = 64  # prefixes that a range of addresses may be; with IPv4 it is never more
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
 
@@ -180,17 +181,22 @@ def _read_prefix(text: str) -> IPNetwork:
     raise ValueError(f"{shown(text)} has bits set beyond its prefix length; did you mean '{near}'?")
 
 
-def _read_pair(text: str) -> IPNetwork:
-    prefix = _read_prefix(text) if "/" in text else parse.prefix(str(_read_ip(text)))
-    if prefix.prefixlen == 0:
-        raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
-    if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified:
-        raise ValueError(f"{text} is no address that a guest can send from")
-    return prefix
+def _read_pair(text: str) -> tuple[IPNetwork, ...]:
+    found = parse.blocks(text, MOST_BLOCKS) if "-" in text else (_read_prefix_or_ip(text),)
+    for prefix in found:
+        if prefix.prefixlen == 0:
+            raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
+        if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified:
+            raise ValueError(f"{prefix if len(found) > 1 else text} is no address that a guest can send from")
+    return found
+
+
+def _read_prefix_or_ip(text: str) -> IPNetwork:
+    return _read_prefix(text) if "/" in text else parse.prefix(str(_read_ip(text)))
 
 
 def _read_client(text: str) -> IPNetwork:
-    prefix = _read_prefix(text) if "/" in text else parse.prefix(str(_read_ip(text)))
+    prefix = _read_prefix_or_ip(text)
     if prefix.prefixlen and (prefix.is_multicast or prefix.is_loopback):
         raise ValueError(f"{text} is no address that a client can have")
     return prefix
@@ -326,8 +332,8 @@ IP = Kind(_read_ip, _pattern("[0-9A-Fa-f:.]+"))
 IPV4 = Kind(_read_ipv4, {"type": "string", "format": "ipv4"})
 PREFIX = Kind(_read_prefix, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
 SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
-PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
-CLIENT = Kind(_read_client, PAIR.schema)
+PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3}|-[0-9A-Fa-f:.]+)?"))
+CLIENT = Kind(_read_client, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
 SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
 PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})

@@ -260,12 +260,12 @@ def test_a_client_that_a_forward_is_no_longer_for_is_cut_off(host: LanHost) -> N
     assert "inet guestnet" not in host.rules()
 
 
-@pytest.mark.parametrize("clients", ["", "fd61::/64", "198.18.1.10/24", "198.18.1.0/24;drop", ",".join([LAN] * 65)])
-def test_clients_that_cannot_be_read_refuse_the_start(host: LanHost, clients: str) -> None:
+def test_clients_that_cannot_be_read_refuse_the_start(host: LanHost) -> None:
     before = host.rules()
-    forward = f'<guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{GUEST}" from="{clients}"/>'
-    status, stderr = host.call("qemu", "guesta", "start", "begin", start(forward))
-    assert (status, host.rules()) == (1, before), stderr
+    for clients in ("", "fd61::/64", f"{LAN}/24", f"{LAN};drop", ",".join([LAN] * 65)):
+        forward = f'<guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{GUEST}" from="{clients}"/>'
+        status, stderr = host.call("qemu", "guesta", "start", "begin", start(forward))
+        assert (status, host.rules()) == (1, before), stderr
 
 
 def test_a_floating_address_is_the_guests_in_both_directions(host: LanHost) -> None:

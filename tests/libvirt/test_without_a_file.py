@@ -18,6 +18,8 @@ from libvirt_guestnet.sandbox import Sandbox, python_inside
 
 pytestmark = pytest.mark.libvirt
 DOCUMENT = Path(__file__).parents[2] / "docs/existing-hosts.md"
+BESIDE, POOL = "192.168.122.250", "192.168.122.240-192.168.122.250"
+POOL_AS_PREFIXES = "192.168.122.240/29, 192.168.122.248/31, 192.168.122.250"
 CONNECT = "import socket; s = socket.socket(); s.settimeout(10); s.connect_ex(('192.168.122.1', 8080))"
 
 
@@ -43,6 +45,18 @@ def test_a_running_guest_is_guarded_also_at_its_next_start_and_given_back(host: 
             assert "nothing to do" in host.guestnet("guard", "on", "web")
             assert re.search(rf"direct +web +default .*{tap}", host.guestnet("status"))
             assert "guarded: true  # set without a file" in host.guestnet("import")
+            flow.says(BESIDE, "forged: it is not the guest's yet")
+            said = host.guestnet("address", "add", "web", POOL)
+            assert f"(tap {tap}): guarded; addresses by DHCP, now {ip}, and {POOL_AS_PREFIXES}" in said
+            assert f"note: {BESIDE} is in the DHCP range of network 'default'" in said
+            flow.says("192.168.122.251", "forged: it is behind the pool")
+            flow.says(BESIDE, "beside its lease")
+            assert flow.arrives("beside its lease")
+            assert f"web.default: {BESIDE}, which others may share" in host.guestnet("address", "list", "web")
+            assert f'address: "{BESIDE}/32"' in host.guestnet("import")
+            host.guestnet("address", "remove", "web", POOL)
+            flow.says(BESIDE, "forged: it is the guest's no more")
+            flow.forge()
             said = host.guestnet("guard", "off", "web")
             assert f"web: NIC {WEB} on network default (tap {tap}): not guarded" in said
     assert host.guarded() == {}
@@ -159,6 +173,9 @@ def test_the_same_by_virsh_as_the_document_says(host: Host) -> None:
             assert "nothing to do" in host.guestnet("guard", "on", "web"), "it is the same"
             do(host, "guard off web")
             assert host.guarded() == {}
+        do(host, "address add web 192.168.122.250")
+        assert "nothing to do" in host.guestnet("address", "add", "web", BESIDE), "it is the same"
+        assert "not guarded" in host.guestnet("address", "remove", "web", BESIDE)
         do(host, "forward add web tcp/8080:80")
         assert "nothing to do" in host.guestnet("forward", "add", "web", "tcp/8080:80"), "it is the same"
         assert f"{ip}:80" in host.guestnet("status")

@@ -1,4 +1,4 @@
-"""`guestnet guard` and `guestnet forward`: which port is meant, what its metadata says then, and what is refused."""
+"""`guestnet guard`, `forward` and `address`: which port is meant, what its metadata says then, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from libvirt_guestnet.changes.guest import SetDomainMetadata
 from libvirt_guestnet.changes.network import AdoptNetwork
 from libvirt_guestnet.cli.main import main
 from libvirt_guestnet.datapath.devices.host_devices import Device
-from libvirt_guestnet.direct import forwards, network, report
+from libvirt_guestnet.direct import addresses, forwards, network, report
 from libvirt_guestnet.direct.guard import FOUND, guarded
 from libvirt_guestnet.direct.named import Named, named
 from libvirt_guestnet.direct.planning import Setting
-from libvirt_guestnet.direct.subject import DirectPort, subject
+from libvirt_guestnet.direct.subject import DirectPort, one_port, subject
 from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.importing.addresses import OnNetwork
 from libvirt_guestnet.importing.facts import Request, Seen
 from libvirt_guestnet.importing.survey import survey
 from libvirt_guestnet.importing.text import text
@@ -398,7 +399,7 @@ def test_a_forward_that_could_have_no_effect_is_refused() -> None:
     bridged = host(domain("web", nic(on="bridge='br0'", kind="bridge")))
     assert "the host has no address on 'br0'" in refused(lambda: forwards.added(only(bridged), asked("tcp/80")))
     assert "domain 'web' has 2 NICs: say which is meant, of web.default, web.closed" in refused(
-        lambda: forwards.one_port(subject(Named("web"), TWO))
+        lambda: one_port(subject(Named("web"), TWO))
     )
 
 
@@ -461,7 +462,111 @@ def test_forwards_are_listed() -> None:
     ]
 
 
-@pytest.mark.parametrize("words", [["guard", "on", "web"], ["forward", "add", "web", "tcp/80"]])
+def on(port: DirectPort, **leases: str) -> OnNetwork:
+    return OnNetwork(port.known, {WEB: frozenset(), OTHER: frozenset(leases.values())}, ())
+
+
+def with_added(port: DirectPort, *words: str) -> PortPolicy:
+    return addresses.added(port, on(port), addresses.asked(words))
+
+
+def listed(policy: PortPolicy | None) -> tuple[list[str], list[str]]:
+    assert policy is not None
+    return list(map(str, policy.addresses)), [str(pair.prefix) for pair in policy.pairs]
+
+
+def test_an_address_is_used_beside_what_dhcp_tells_or_is_the_ports_own() -> None:
+    port = only(ONE)
+    policy = with_added(port, "192.168.122.250", "10.9.0.0/24")
+    assert listed(policy) == ([], ["192.168.122.250/32", "10.9.0.0/24"]), "its lease is followed still"
+    assert not policy.guarded, "it guards nothing"
+    assert report.addresses(port, policy, {}) == "addresses by DHCP, and 192.168.122.250, 10.9.0.0/24"
+    assert with_added(replace(port, policy=policy), "10.9.0.0/24", "192.168.122.250") == policy
+    assert addresses.removed(replace(port, policy=policy), addresses.asked(["192.168.122.250", "10.9.0.0/24"])) is None
+    closed = only(TWO, "web.closed")
+    assert listed(with_added(closed, "10.0.9.7", "10.1.0.1")) == (["10.0.9.7"], ["10.1.0.1/32"])
+    bridged = only(host(domain("web", nic(on="bridge='br0'", kind="bridge"))))
+    assert listed(with_added(bridged, "192.0.2.7")) == (["192.0.2.7"], [])
+
+
+def test_a_range_of_addresses_is_the_fewest_prefixes() -> None:
+    port = only(TWO, "web.closed")
+    policy = with_added(port, "10.0.9.240-10.0.9.250")
+    assert listed(policy) == ([], ["10.0.9.240/29", "10.0.9.248/31", "10.0.9.250/32"])
+    assert addresses.removed(replace(port, policy=policy), addresses.asked(["10.0.9.240-10.0.9.250"])) is None
+    assert list(addresses.given_to_others(on(only(ONE)), addresses.asked(["192.168.122.240-192.168.122.255"]))) == [
+        "192.168.122.240/28 is in the DHCP range of network 'default', whose server may give it to another guest that "
+        "asks"
+    ]
+
+
+def test_what_was_found_is_decided_once_an_address_is_added() -> None:
+    seen = host(net(CLOSED), domain("web", nic(on="network='closed'")), neighbours=[("10.0.9.5", WEB)])
+    (found,) = guard(seen, "on")
+    assert found.note == FOUND
+    policy = with_added(replace(only(seen), policy=found), "10.0.9.6")
+    assert (listed(policy), policy.note) == ((["10.0.9.5", "10.0.9.6"], []), "")
+    off = guarded(replace(only(seen), policy=policy), "off")
+    assert listed(off) == (["10.0.9.5", "10.0.9.6"], [])
+    assert addresses.removed(replace(only(seen), policy=policy), addresses.asked(["10.0.9.5"])) == policy._replace(
+        addresses=(ip_address("10.0.9.6"),)
+    )
+    last = addresses.asked(["10.0.9.5", "10.0.9.6"])
+    assert "nobody would know its addresses" in refused(
+        lambda: addresses.removed(replace(only(seen), policy=policy), last)
+    )
+
+
+def test_an_address_that_cannot_be_the_ports_is_refused() -> None:
+    port = only(ONE)
+    assert "192.168.122.1 is the host's own" in refused(lambda: with_added(port, "192.168.122.1"))
+    here = on(port, other="192.168.122.77")
+    assert f"192.168.122.77 is given by DHCP to '{OTHER}'" in refused(
+        lambda: addresses.added(port, here, addresses.asked(["192.168.122.77"]))
+    )
+    anything = replace(port, policy=port.policy._replace(addressing="any"))
+    assert "may use any address that nobody else has" in refused(lambda: with_added(anything, "192.168.122.7"))
+    assert "does not list 192.168.122.7: it lists none" in refused(
+        lambda: addresses.removed(port, addresses.asked(["192.168.122.7"]))
+    )
+    own = replace(port, policy=port.policy._replace(addresses=(ip_address("192.168.122.7"),)))
+    to_it = replace(own, policy=forwards.added(own, asked("tcp/80")))
+    assert "192.168.122.7 is forwarded to: `guestnet forward remove` before" in refused(
+        lambda: addresses.removed(to_it, addresses.asked(["192.168.122.7"]))
+    )
+    for words, said in (
+        ("10.0.0.9-10.0.0.1", "is not a range: the lower address comes first"),
+        ("10.0.0.9-fd00::1", "is not a range: the lower address comes first"),
+        ("0.0.0.0-255.255.255.255", "is every address"),
+        ("10.0.0.1-230.0.0.1", "224.0.0.0/6 is no address that a guest can send from"),
+        ("fd00::1-fd00:1::fffe", "would be more than 64 prefixes"),
+        ("127.0.0.1", "127.0.0.1 is no address that a guest can send from"),
+        ("10.0.0.1/24", "did you mean '10.0.0.0/24'?"),
+        ("eth0", "'eth0' is not an IP address"),
+    ):
+        assert said in refused(lambda words=words: addresses.asked([words])), words
+
+
+def test_import_and_list_find_the_addresses_that_were_added() -> None:
+    inside = '<guestnet:address ip="10.0.9.7"/><guestnet:pair prefix="10.0.9.240/29"/>'
+    mark = OWNED.format("direct", PORT.format(WEB, "yes", inside).replace("default", "closed"))
+    seen = host(
+        net(CLOSED, ADOPTED.replace("default", "closed").format("no")),
+        domain("web", nic(on="network='closed'"), mark=mark),
+    )
+    said = text(survey(seen, Request("mine")))
+    (port,) = loads(said, "import").guests[0].ports
+    assert [str(each.ip) for each in port.addresses] == ["10.0.9.7"]
+    assert [str(each.prefix) for each in port.pairs] == ["10.0.9.240/29"]
+    assert list(addresses.of_domains(seen.snapshot.domains)) == [
+        "web.closed: 10.0.9.7",
+        "web.closed: 10.0.9.240/29, which others may share",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [["guard", "on", "web"], ["forward", "add", "web", "tcp/80"], ["address", "add", "web", "10.0.0.1"]]
+)
 def test_only_root_may(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(words) == 1
