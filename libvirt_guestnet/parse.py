@@ -107,7 +107,10 @@ def blocks(text: str, most: int) -> tuple[Prefix, ...]:
     low, dash, high = text.partition("-")
     if not dash:
         return (prefix(text),)
-    first, last = address(low), address(high)
+    try:
+        first, last = address(low), address(high)
+    except TextError:
+        raise TextError(f"{shown(text)} is not a range of addresses such as 10.0.0.240-10.0.0.250") from None
     if first.version != last.version or int(first) > int(last):
         raise TextError(f"{shown(text)} is not a range: the lower address comes first")
     found = tuple(islice(_between(first, last), most + 1))

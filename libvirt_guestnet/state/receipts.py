@@ -216,7 +216,8 @@ class Floating(NamedTuple):
 
 
 class PortForwards(NamedTuple):
-    """All forwards and floating addresses of one port, as in its receipt: `active` once its guest is there."""
+    """All forwards and floating addresses of one port, as in its receipt: `active` once its guest is there. `bridge` is
+    the tap itself if that is in none, as the host routes to it."""
 
     tap: serialiser.Device
     mac: serialiser.Mac

@@ -19,10 +19,6 @@ from .spec import At, value, values
 _OUTSIDE = (Mode.NAT, Mode.ROUTE, Mode.OPEN, Mode.EXTERNAL)
 _PORTS = 65535
 _DNS, _DHCP = 53, 67
-_NO_HOST = {
-    Mode.BRIDGE: "its guests are on the LAN themselves",
-    Mode.HOST_ROUTED: "its guests are reached at their own addresses",
-}
 _NOBODY = "from: has no IPv{} address, so nobody could ask"
 _NO_TARGET = "leave addresses out for one that is reserved, or say addresses: dhcp for one that the forward follows"
 
@@ -41,10 +37,8 @@ def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) ->
         return ()
     if seg.decl.bad & {"subnets", "gateway"} or "addresses" in decl.bad:
         return ()
-    if not seg.network.external and not any(subnet.host for subnet in seg.network.subnets):
-        why = _NO_HOST.get(seg.network.mode, "gateway: host gives it one")
-        message = f"the host has no address on network '{seg.network.name}', so it cannot forward there; {why}"
-        report.add(decl.forwards[0].at, message)
+    if why := _cannot_forward(seg.network):
+        report.add(decl.forwards[0].at, why)
         return ()
     hide = not (port.default_route and seg.network.gateway == HOST)
     found: list[Forward] = []
@@ -54,6 +48,17 @@ def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) ->
         for service in each.services:
             found += _forward(each, service, wanted, hide, report)
     return tuple(found)
+
+
+def _cannot_forward(network: Network) -> str:
+    """Why nothing can be forwarded to a network's guests; "" if it can."""
+    if routed := network.routed:
+        where = f"VRF {routed.vrf}" if routed.vrf else f"table {routed.table}" if routed.table else ""
+        return where and f"network '{network.name}' is in {where}, and the host forwards by its main table"
+    if network.external or any(subnet.host for subnet in network.subnets):
+        return ""
+    advice = "its guests are on the LAN themselves" if network.mode is Mode.BRIDGE else "gateway: host gives it one"
+    return f"the host has no address on network '{network.name}', so it cannot forward there; {advice}"
 
 
 def _check_servers(decl: ForwardDecl, wanted: tuple[_Way, ...], seg: Segment, report: Report) -> None:
