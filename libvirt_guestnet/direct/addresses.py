@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from libvirt_guestnet.direct.guard import FOUND, is_known, needed
+from libvirt_guestnet.direct.guard import FOUND, needed
 from libvirt_guestnet.direct.report import listed, plain
 from libvirt_guestnet.direct.subject import DirectPort
 from libvirt_guestnet.errors import GuestnetError
@@ -19,26 +20,34 @@ from libvirt_guestnet.topology import kinds
 Prefixes = tuple[Prefix, ...]
 
 
-def asked(words: Sequence[str]) -> Prefixes:
+class Asked(NamedTuple):
+    """A prefix that is asked for; `alone`: as one address, and not as a part of something."""
+
+    prefix: Prefix
+    alone: bool
+
+
+def asked(words: Sequence[str]) -> tuple[Asked, ...]:
     """Reads addresses, prefixes and ranges. Raises GuestnetError."""
     try:
-        return tuple(dict.fromkeys(each for word in words for each in kinds.PAIR.read(word)))
+        found = (Asked(each, not {*"/-"} & {*word}) for word in words for each in kinds.PAIR.read(word))
+        return tuple(dict.fromkeys(found))
     except ValueError as error:
         raise GuestnetError(str(error)) from None
 
 
-def added(port: DirectPort, here: OnNetwork, wanted: Prefixes) -> PortPolicy:
+def added(port: DirectPort, here: OnNetwork, wanted: Iterable[Asked]) -> PortPolicy:
     """The policy with these, too. Raises GuestnetError where one cannot be the port's. What was found when the port
     became guarded is what somebody decided from then on."""
     policy = port.policy
     if policy.addressing == ANY:
         raise GuestnetError(f"port {shown(policy.name)} may use any address that nobody else has, so these, too")
-    new = [each for each in wanted if each not in _all(policy)]
-    for each in new:
-        if single_address(each) and (whose := here.holder(each.network_address, policy.mac)):
-            raise GuestnetError(f"{each.network_address} is {whose}")
-    own = [each.network_address for each in new if _is_own(policy, here, each)]
-    pairs = [Pair(each) for each in new if not _is_own(policy, here, each)]
+    new = [each for each in wanted if each.prefix not in _all(policy)]
+    for ip in (each.prefix.network_address for each in new if each.alone):
+        if whose := here.holder(ip, policy.mac):
+            raise GuestnetError(f"{ip} is {whose}")
+    own = [each.prefix.network_address for each in new if _is_own(policy, here, each)]
+    pairs = [Pair(each.prefix) for each in new if not _is_own(policy, here, each)]
     if not new:
         return policy
     return policy._replace(
@@ -46,16 +55,12 @@ def added(port: DirectPort, here: OnNetwork, wanted: Prefixes) -> PortPolicy:
     )
 
 
-def single_address(prefix: Prefix) -> bool:
-    return prefix.prefixlen == prefix.max_prefixlen
-
-
-def _is_own(policy: PortPolicy, here: OnNetwork, prefix: Prefix) -> bool:
+def _is_own(policy: PortPolicy, here: OnNetwork, wanted: Asked) -> bool:
     """Whether it goes to the port's own addresses, as import decides it: these would end what DHCP tells the guest, and
     a file has none that are outside of the network's subnets."""
     subnets = here.known.network.subnets
-    inside = not subnets or any(prefix.network_address in subnet.prefix for subnet in subnets)
-    return single_address(prefix) and inside and (bool(policy.addresses) or not here.serves)
+    inside = not subnets or any(wanted.prefix.network_address in subnet.prefix for subnet in subnets)
+    return wanted.alone and inside and (bool(policy.addresses) or not here.serves)
 
 
 def _all(policy: PortPolicy) -> Prefixes:
@@ -66,19 +71,20 @@ def _decided(policy: PortPolicy) -> str:
     return "" if policy.note == FOUND else policy.note
 
 
-def removed(port: DirectPort, wanted: Prefixes) -> PortPolicy | None:
+def removed(port: DirectPort, here: OnNetwork, wanted: Iterable[Asked]) -> PortPolicy | None:
     """The policy without these, None where nothing is left. Raises GuestnetError where one is not listed, or needed."""
-    policy = port.policy
-    if missing := [each for each in wanted if each not in _all(policy)]:
+    policy, gone = port.policy, tuple(each.prefix for each in wanted)
+    if missing := [each for each in gone if each not in _all(policy)]:
         have = ", ".join(map(listed, _all(policy))) or "none"
         raise GuestnetError(f"port {shown(policy.name)} does not list {listed(missing[0])}: it lists {have}")
-    _check_unused(policy, wanted)
+    _check_unused(policy, gone)
     left = policy._replace(
-        addresses=tuple(ip for ip in policy.addresses if single(ip) not in wanted),
-        pairs=tuple(pair for pair in policy.pairs if pair.prefix not in wanted),
+        addresses=tuple(ip for ip in policy.addresses if single(ip) not in gone),
+        pairs=tuple(pair for pair in policy.pairs if pair.prefix not in gone),
         note=_decided(policy),
     )
-    if left.guarded and not left.observed and not is_known(port, left):
+    told = here.serves or here.reserved(policy.mac) or left.addressing or left.sources
+    if left.guarded and not left.observed and not (_all(left) or told):
         raise GuestnetError(
             f"port {shown(policy.name)} is guarded, and nobody would know its addresses: `guestnet guard observe` or "
             f"`off` before"
@@ -93,10 +99,10 @@ def _check_unused(policy: PortPolicy, gone: Prefixes) -> None:
             raise GuestnetError(f"{to} is forwarded to: `guestnet forward remove` before")
 
 
-def given_to_others(here: OnNetwork, wanted: Prefixes) -> Iterator[str]:
+def given_to_others(here: OnNetwork, wanted: Iterable[Asked]) -> Iterator[str]:
     """A note for each of these that the network's DHCP server may give to somebody."""
     ranges = [subnet.dhcp for subnet in here.known.network.subnets if subnet.dhcp]
-    for each in wanted:
+    for each in (one.prefix for one in wanted):
         first, last = int(each.network_address), int(each.broadcast_address)
         if any(r.start.version == each.version and first <= int(r.end) and int(r.start) <= last for r in ranges):
             yield (

@@ -141,14 +141,19 @@ def forward(
 
 
 def address(
-    uri: str | None, word: str, wanted: addresses.Prefixes, *, remove: bool = False, allow_interrupt: bool = False
+    uri: str | None,
+    word: str,
+    wanted: Sequence[addresses.Asked],
+    *,
+    remove: bool = False,
+    allow_interrupt: bool = False,
 ) -> None:
     """`guestnet address add` and `remove`. Raises GuestnetError."""
 
     def edit(port: DirectPort, seen: Seen) -> PortPolicy | None:
-        if remove:
-            return addresses.removed(port, wanted)
         on = OnNetwork(port.known, seen.leases.get(port.known.network.bridge, {}), ())
+        if remove:
+            return addresses.removed(port, on, wanted)
         for note in addresses.given_to_others(on, wanted):
             print(f"note: {note}", file=sys.stderr)
         return addresses.added(port, on, wanted)

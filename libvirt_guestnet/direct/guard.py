@@ -20,7 +20,7 @@ def guarded(port: DirectPort, how: str) -> PortPolicy | None:
     if how == OFF:
         return needed(_without_found(port.policy)._replace(guarded=False, observed=False), port.default)
     policy = _with_found(port)._replace(guarded=True, observed=how == OBSERVE)
-    if how == ON and not is_known(port, policy):
+    if how == ON and not _is_known(port, policy):
         raise GuestnetError(
             f"port {shown(policy.name)}, NIC {policy.mac}: nobody knows its addresses: say observe "
             f"first, and `guestnet suggest` tells what it sends from; a topology file can list that (guestnet import)"
@@ -61,6 +61,5 @@ def _is_decided(policy: PortPolicy) -> bool:
     return bool(policy.addresses or policy.addressing or policy.pairs or policy.sources or policy.privacy)
 
 
-def is_known(port: DirectPort, policy: PortPolicy) -> bool:
-    """Whether anybody knows which addresses a port with that policy has."""
+def _is_known(port: DirectPort, policy: PortPolicy) -> bool:
     return not port.found.observed or bool(policy.addresses or policy.addressing or policy.pairs or policy.sources)

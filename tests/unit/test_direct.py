@@ -470,6 +470,10 @@ def with_added(port: DirectPort, *words: str) -> PortPolicy:
     return addresses.added(port, on(port), addresses.asked(words))
 
 
+def without(port: DirectPort, wanted: Sequence[addresses.Asked]) -> PortPolicy | None:
+    return addresses.removed(port, on(port), wanted)
+
+
 def listed(policy: PortPolicy | None) -> tuple[list[str], list[str]]:
     assert policy is not None
     return list(map(str, policy.addresses)), [str(pair.prefix) for pair in policy.pairs]
@@ -482,7 +486,7 @@ def test_an_address_is_used_beside_what_dhcp_tells_or_is_the_ports_own() -> None
     assert not policy.guarded, "it guards nothing"
     assert report.addresses(port, policy, {}) == "addresses by DHCP, and 192.168.122.250, 10.9.0.0/24"
     assert with_added(replace(port, policy=policy), "10.9.0.0/24", "192.168.122.250") == policy
-    assert addresses.removed(replace(port, policy=policy), addresses.asked(["192.168.122.250", "10.9.0.0/24"])) is None
+    assert without(replace(port, policy=policy), addresses.asked(["192.168.122.250", "10.9.0.0/24"])) is None
     closed = only(TWO, "web.closed")
     assert listed(with_added(closed, "10.0.9.7", "10.1.0.1")) == (["10.0.9.7"], ["10.1.0.1/32"])
     bridged = only(host(domain("web", nic(on="bridge='br0'", kind="bridge"))))
@@ -493,7 +497,7 @@ def test_a_range_of_addresses_is_the_fewest_prefixes() -> None:
     port = only(TWO, "web.closed")
     policy = with_added(port, "10.0.9.240-10.0.9.250")
     assert listed(policy) == ([], ["10.0.9.240/29", "10.0.9.248/31", "10.0.9.250/32"])
-    assert addresses.removed(replace(port, policy=policy), addresses.asked(["10.0.9.240-10.0.9.250"])) is None
+    assert without(replace(port, policy=policy), addresses.asked(["10.0.9.240-10.0.9.250"])) is None
     assert list(addresses.given_to_others(on(only(ONE)), addresses.asked(["192.168.122.240-192.168.122.255"]))) == [
         "192.168.122.240/28 is in the DHCP range of network 'default', whose server may give it to another guest that "
         "asks"
@@ -508,13 +512,11 @@ def test_what_was_found_is_decided_once_an_address_is_added() -> None:
     assert (listed(policy), policy.note) == ((["10.0.9.5", "10.0.9.6"], []), "")
     off = guarded(replace(only(seen), policy=policy), "off")
     assert listed(off) == (["10.0.9.5", "10.0.9.6"], [])
-    assert addresses.removed(replace(only(seen), policy=policy), addresses.asked(["10.0.9.5"])) == policy._replace(
+    assert without(replace(only(seen), policy=policy), addresses.asked(["10.0.9.5"])) == policy._replace(
         addresses=(ip_address("10.0.9.6"),)
     )
     last = addresses.asked(["10.0.9.5", "10.0.9.6"])
-    assert "nobody would know its addresses" in refused(
-        lambda: addresses.removed(replace(only(seen), policy=policy), last)
-    )
+    assert "nobody would know its addresses" in refused(lambda: without(replace(only(seen), policy=policy), last))
 
 
 def test_an_address_that_cannot_be_the_ports_is_refused() -> None:
@@ -527,12 +529,12 @@ def test_an_address_that_cannot_be_the_ports_is_refused() -> None:
     anything = replace(port, policy=port.policy._replace(addressing="any"))
     assert "may use any address that nobody else has" in refused(lambda: with_added(anything, "192.168.122.7"))
     assert "does not list 192.168.122.7: it lists none" in refused(
-        lambda: addresses.removed(port, addresses.asked(["192.168.122.7"]))
+        lambda: without(port, addresses.asked(["192.168.122.7"]))
     )
     own = replace(port, policy=port.policy._replace(addresses=(ip_address("192.168.122.7"),)))
     to_it = replace(own, policy=forwards.added(own, asked("tcp/80")))
     assert "192.168.122.7 is forwarded to: `guestnet forward remove` before" in refused(
-        lambda: addresses.removed(to_it, addresses.asked(["192.168.122.7"]))
+        lambda: without(to_it, addresses.asked(["192.168.122.7"]))
     )
     for words, said in (
         ("10.0.0.9-10.0.0.1", "is not a range: the lower address comes first"),

@@ -42,9 +42,7 @@ def _device(nic: Nic, policy: PortPolicy) -> str:
     if policy.routed is None:
         return check_device(nic.bridge_of_network)
     if policy.floating:
-        raise GuestnetError(
-            f"interface {policy.mac}: metadata: a host-routed port has its addresses itself"
-        )
+        raise GuestnetError(f"interface {policy.mac}: metadata: a host-routed port has its addresses itself")
     if policy.routed.vrf or policy.routed.table:
         raise GuestnetError(f"interface {policy.mac}: metadata: the host forwards by its main table, not to others")
     return nic.checked_tap()
