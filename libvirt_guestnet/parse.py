@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from itertools import islice
 
 from libvirt_guestnet.errors import GuestnetError
 
@@ -99,30 +98,6 @@ def fewest(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
     four = ipaddress.collapse_addresses(each for each in known if isinstance(each, IPv4Network))
     six = ipaddress.collapse_addresses(each for each in known if isinstance(each, IPv6Network))
     return (*four, *six)
-
-
-def blocks(text: str, most: int) -> tuple[Prefix, ...]:
-    """The fewest prefixes with the addresses that a text says: a prefix, an address, or the first and the last of a
-    range with a dash between. Raises TextError, also where there would be more than `most`."""
-    low, dash, high = text.partition("-")
-    if not dash:
-        return (prefix(text),)
-    try:
-        first, last = address(low), address(high)
-    except TextError:
-        raise TextError(f"{shown(text)} is not a range of addresses such as 10.0.0.240-10.0.0.250") from None
-    if first.version != last.version or int(first) > int(last):
-        raise TextError(f"{shown(text)} is not a range: the lower address comes first")
-    found = tuple(islice(_between(first, last), most + 1))
-    if len(found) > most:
-        raise TextError(f"{shown(text)} would be more than {most} prefixes: choose ends that are more even")
-    return found
-
-
-def _between(first: Address, last: Address) -> Iterator[Prefix]:
-    if first.version == 4:
-        return ipaddress.summarize_address_range(IPv4Address(int(first)), IPv4Address(int(last)))
-    return ipaddress.summarize_address_range(IPv6Address(int(first)), IPv6Address(int(last)))
 
 
 def enclosing(text: str) -> Prefix:

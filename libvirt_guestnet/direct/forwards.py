@@ -43,7 +43,7 @@ def asked(text: str, at: str | None, sources: Sequence[str] | None = None) -> As
     """Reads it. Raises GuestnetError."""
     ports, colon, to = text.partition(":")
     try:
-        service = kinds.SERVICE.read(ports)
+        service = kinds.FORWARDED.read(ports)
         to_first = parse.number(to, 1, 65535) if colon else 0
         address = None if at is None else kinds.IP.read(at)
         said = None if sources is None else tuple(map(kinds.CLIENT.read, sources))

@@ -46,7 +46,7 @@ from libvirt_guestnet.metadata.policy import (
     Vlans,
     Vxlan,
 )
-from libvirt_guestnet.model.claims import MOST_MOVED, MOST_SOURCES
+from libvirt_guestnet.model.claims import MOST_MOVED, MOST_SOURCES, PROTOCOLS
 from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.xmlread import Node
 
@@ -186,7 +186,7 @@ def _forward(forward: Node) -> Forward:
     version = _LEASES.get(to) or address(forward, "to").version
     to = to if to in _LEASES else str(address(forward, "to"))
     at = str(address(forward, "at")) if forward.get("at") else ""
-    fits = protocol in ("tcp", "udp") and to_first + last - first <= 65535
+    fits = protocol in PROTOCOLS and to_first + last - first <= 65535
     # An empty list is refused, too: somebody meant to let fewer in than everybody.
     sources = prefixes(forward, "from", MOST_SOURCES) if "from" in forward.attributes else ()
     crossed = (bool(at) and (6 if ":" in at else 4) != version) or any(each.version != version for each in sources)

@@ -72,16 +72,18 @@ class PortKind(StrEnum):
 
 
 class Protocol(StrEnum):
-    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6."""
+    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6. SCTP is forwarded
+    alone."""
 
     ICMP = "icmp"
     TCP = "tcp"
     UDP = "udp"
+    SCTP = "sctp"
 
 
 @dataclass(frozen=True)
 class Service:
-    """A protocol with, for TCP and UDP, an inclusive range of destination ports (all when both are None)."""
+    """A protocol with, unless it is ICMP, an inclusive range of destination ports (all when both are None)."""
 
     protocol: Protocol
     first_port: int | None = None

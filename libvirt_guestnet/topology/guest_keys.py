@@ -35,7 +35,10 @@ class ForwardDecl(Decl):
     """What is asked of the host reaches the guest, while it runs."""
 
     services: tuple[At[Service], ...] = key(
-        ListOf(kinds.SERVICE), "What is asked for: tcp/8080, udp/53, tcp/8000-8010 …", required=True, default=()
+        ListOf(kinds.FORWARDED),
+        "What is asked for: tcp/8080, udp/53, sctp/36412, tcp/8000-8010 …",
+        required=True,
+        default=(),
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP), "Where it is asked for. Left out: at every address of the host but loopback.", name="at"

@@ -18,6 +18,7 @@ from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
 
 from .. import parse
+from .address_ranges import blocks
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -182,7 +183,7 @@ def _read_prefix(text: str) -> IPNetwork:
 
 
 def _read_pair(text: str) -> tuple[IPNetwork, ...]:
-    found = parse.blocks(text, MOST_BLOCKS) if "-" in text else (_read_prefix_or_ip(text),)
+    found = blocks(text, MOST_BLOCKS) if "-" in text else (_read_prefix_or_ip(text),)
     for prefix in found:
         if prefix.prefixlen == 0:
             raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
@@ -214,10 +215,21 @@ def _read_subnet(text: str) -> IPNetwork:
     return prefix
 
 
+_FORWARDED, _ASKED = list(Protocol), [each for each in Protocol if each is not Protocol.SCTP]
+
+
 def _read_service(text: str) -> Service:
+    return _service(text, _ASKED)
+
+
+def _read_forwarded(text: str) -> Service:
+    return _service(text, _FORWARDED)
+
+
+def _service(text: str, protocols: list[Protocol]) -> Service:
     protocol, slash, ports = text.partition("/")
-    if protocol not in list(Protocol):
-        raise ValueError(_no_service(text, Protocol))
+    if protocol not in protocols:
+        raise ValueError(_no_service(text, protocols))
     if not slash:
         return Service(Protocol(protocol))
     if protocol == Protocol.ICMP or not re.fullmatch(_PORTS, ports):
@@ -237,8 +249,8 @@ def _no_service(text: str, known: Iterable[str] = ()) -> str:
 def _read_probe(text: str) -> Service | str:
     if text == LAYER2:
         return text
-    if text.partition("/")[0] not in list(Protocol):
-        raise ValueError(_no_service(text, [LAYER2, *Protocol]))
+    if text.partition("/")[0] not in _ASKED:
+        raise ValueError(_no_service(text, [LAYER2, *_ASKED]))
     return _read_service(text)
 
 
@@ -335,6 +347,7 @@ SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
 PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3}|-[0-9A-Fa-f:.]+)?"))
 CLIENT = Kind(_read_client, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
 SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
+FORWARDED = Kind(_read_forwarded, _pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?)"))
 PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
 HOST_TABLE = Kind(_read_host_table, {"enum": list(TABLES)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,59 @@ def test_a_client_that_a_forward_is_no_longer_for_is_cut_off(host: LanHost) -> N
     assert host.tcp("lan", HOST, 8080).outcome == "refused"
     assert host.call("qemu", "guesta", "reconnect", "begin", start("")) == (0, "")
     assert "inet guestnet" not in host.rules()
+
+
+# This kernel may have no SCTP of its own: an INIT and its answer, by hand.
+SCTP = """
+import socket, struct, sys
+role, family, address = sys.argv[1:]
+version = {"4": socket.AF_INET, "6": socket.AF_INET6}[family]
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return struct.pack("<I", crc ^ 0xffffffff)
+def packet(sport, dport, tag, kind):
+    head, chunk = struct.pack("!HHI", sport, dport, tag), struct.pack("!BBHIIHHI", kind, 0, 20, 7, 65536, 1, 1, 1)
+    return head + crc32c(head + bytes(4) + chunk) + chunk
+def receive():
+    data, sender = s.recvfrom(2000)
+    data = data[(data[0] & 15) * 4:] if family == "4" else data
+    sport, dport = struct.unpack("!HH", data[:4])
+    return sender[0], sport, dport, data[12], crc32c(data[:8] + bytes(4) + data[12:]) == data[8:12]
+s = socket.socket(version, socket.SOCK_RAW, 132)
+s.settimeout(60)
+print("ready", flush=True)
+if role == "client":
+    s.sendto(packet(5000, 36412, 0, 1), (address, 0))
+found = receive()
+print(*found, flush=True)
+if role == "server":
+    s.sendto(packet(found[2], found[1], 7, 2), (found[0], 0))
+"""
+
+
+def test_sctp_is_forwarded(host: LanHost) -> None:
+    form = '<guestnet:forward at="{}" protocol="sctp" ports="36412" to="{}" first="3000" from="{}"/>'
+    ways = {"4": (HOST, GUEST, LAN), "6": (HOST6, GUEST6, LAN6)}
+    assert host.started(start("".join(form.format(*way) for way in ways.values()))) == [(0, "")] * 2
+    enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec"]
+    with ExitStack() as stack:
+
+        def run(where: str, role: str, family: str) -> subprocess.Popen[str]:
+            argv = [*enter, where, sys.executable, "-c", SCTP, role, family, ways[family][0]]
+            process = stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
+            stack.callback(process.kill)
+            assert process.stdout.readline() == "ready\n"
+            return process
+
+        for family, (at, _, client) in ways.items():
+            server = run("guest", "server", family)
+            answer = run("lan", "client", family)
+            assert server.stdout.readline().split() == [client, "5000", "3000", "1", "True"]
+            assert answer.stdout.readline().split() == [at, "36412", "5000", "2", "True"]
 
 
 def test_clients_that_cannot_be_read_refuse_the_start(host: LanHost) -> None:
