@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -81,6 +82,22 @@ def prefix(text: str) -> Prefix:
         return IPv4Network((int(first), bits)) if first.version == 4 else IPv6Network((int(first), bits))
     except ValueError as error:
         raise TextError(f"{shown(text)} has bits set beyond its prefix length") from error
+
+
+def prefixes(text: str, most: int) -> tuple[Prefix, ...]:
+    """Prefixes, or addresses, with commas between. Raises TextError, also where there are more than `most`."""
+    parts = text.split(",", most)
+    if len(parts) > most:
+        raise TextError(f"{shown(text)} has more than {most} prefixes")
+    return tuple(map(prefix, parts))
+
+
+def fewest(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
+    """The fewest prefixes that have the same addresses, in order."""
+    known = list(prefixes)
+    four = ipaddress.collapse_addresses(each for each in known if isinstance(each, IPv4Network))
+    six = ipaddress.collapse_addresses(each for each in known if isinstance(each, IPv6Network))
+    return (*four, *six)
 
 
 def enclosing(text: str) -> Prefix:

@@ -1,4 +1,4 @@
-"""`guestnet guard` and `guestnet forward`"""
+"""`guestnet guard`, `guestnet forward` and `guestnet address`"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def forward(args: Namespace) -> int:
     from libvirt_guestnet.direct import change
     from libvirt_guestnet.direct.forwards import asked
 
-    wanted, remove = [asked(text, args.at) for text in args.forwards], args.action == "remove"
+    wanted, remove = [asked(text, args.at, args.sources) for text in args.forwards], args.action == "remove"
     _as_root()
     change.forward(args.connect, args.domain, wanted, remove=remove, allow_interrupt=args.allow_interrupt)
     return 0
@@ -38,5 +38,25 @@ def forwards(args: Namespace) -> int:
     from libvirt_guestnet.direct import change
 
     for line in change.forwards_of(args.connect, args.domain):
+        print(line)
+    return 0
+
+
+def address(args: Namespace) -> int:
+    """`guestnet address add` and `remove`"""
+    from libvirt_guestnet.direct import change
+    from libvirt_guestnet.direct.addresses import asked
+
+    wanted, remove = asked(args.addresses), args.action == "remove"
+    _as_root()
+    change.address(args.connect, args.domain, wanted, remove=remove, allow_interrupt=args.allow_interrupt)
+    return 0
+
+
+def addresses(args: Namespace) -> int:
+    """`guestnet address list`"""
+    from libvirt_guestnet.direct import change
+
+    for line in change.addresses_of(args.connect, args.domain):
         print(line)
     return 0

@@ -101,6 +101,7 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
 
 
 _INTERRUPT = "also make changes that interrupt running guests"
+_ONE_PORT = "a domain, or one port of it by name or MAC address"
 
 
 def _add_direct_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
@@ -117,6 +118,7 @@ def _add_direct_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
         kind.add_argument(f"--{word}", dest="kind", action="store_const", const=word, help=text)
     verb.add_argument("--allow-interrupt", action="store_true", help=_INTERRUPT)
     _add_forward(verbs)
+    _add_address(verbs)
 
 
 def _add_forward(verbs: _Verbs[argparse.ArgumentParser]) -> None:
@@ -125,13 +127,36 @@ def _add_forward(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     texts = {"add": "forward ports of the host to a guest, now and at each start", "remove": "end that again"}
     ports = "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too"
     at = "the host's address that is meant (default: every address but loopback)"
+    clients = "only clients with an address in this prefix; once for each (default: whoever reaches the host)"
     for action, text in texts.items():
         verb = _verb(actions, action, "direct.forward", text)
-        verb.add_argument("domain", metavar="DOMAIN[.PORT]", help="a domain, or one port of it by name or MAC address")
+        verb.add_argument("domain", metavar="DOMAIN[.PORT]", help=_ONE_PORT)
         verb.add_argument("forwards", metavar="tcp/8080:80", nargs="+", help=ports)
         verb.add_argument("--at", metavar="ADDRESS", help=at)
+        if action == "add":
+            verb.add_argument("--from", metavar="PREFIX", dest="sources", action="append", help=clients)
+        else:
+            verb.set_defaults(sources=None)
         verb.add_argument("--allow-interrupt", action="store_true", help=_INTERRUPT)
     verb = _verb(actions, "list", "direct.forwards", "list the forwards of all domains, or of one")
+    verb.add_argument("domain", metavar="DOMAIN", nargs="?", help="default: all")
+
+
+def _add_address(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    text = "which addresses a guest may use, without a file: add, remove, list"
+    address = _verb(verbs, "address", "", text)
+    actions = address.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    texts = {
+        "add": "let a guest use addresses beside what it has, now and at each start",
+        "remove": "end that again",
+    }
+    addresses = "an address; or a prefix or a range, such as 10.0.0.240-10.0.0.250, which others may share"
+    for action, text in texts.items():
+        verb = _verb(actions, action, "direct.address", text)
+        verb.add_argument("domain", metavar="DOMAIN[.PORT]", help=_ONE_PORT)
+        verb.add_argument("addresses", metavar="ADDRESS", nargs="+", help=addresses)
+        verb.add_argument("--allow-interrupt", action="store_true", help=_INTERRUPT)
+    verb = _verb(actions, "list", "direct.addresses", "list the addresses that are listed for all domains, or one")
     verb.add_argument("domain", metavar="DOMAIN", nargs="?", help="default: all")
 
 

@@ -1,4 +1,4 @@
-"""`guestnet guard` and `guestnet forward` on this host: read, plan, apply, and say what was done."""
+"""`guestnet guard`, `forward` and `address` on this host: read, plan, apply, and say what was done."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from dataclasses import dataclass, replace
 from libvirt_guestnet.apply import apply as applying
 from libvirt_guestnet.apply.topology import facing
 from libvirt_guestnet.changes.change import Change
-from libvirt_guestnet.direct import forwards, network, report
+from libvirt_guestnet.direct import addresses, forwards, network, report
 from libvirt_guestnet.direct.forwards import Asked
 from libvirt_guestnet.direct.guard import guarded
 from libvirt_guestnet.direct.named import DOMAIN, Named, named, unknown
 from libvirt_guestnet.direct.planning import Setting
-from libvirt_guestnet.direct.subject import DirectPort, network_policy, request, subject
+from libvirt_guestnet.direct.subject import DirectPort, Subject, network_policy, one_port, request, subject
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.importing import gather
+from libvirt_guestnet.importing.addresses import OnNetwork
 from libvirt_guestnet.importing.facts import Leases, Seen
 from libvirt_guestnet.libvirtd.connection import Connection, connect, host_snapshot
-from libvirt_guestnet.libvirtd.snapshot import Snapshot
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.plan.order import plan
 
 Edit = Callable[[DirectPort], PortPolicy | None]
+Tell = Callable[[Subject, DirectPort, PortPolicy | None, Leases], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -105,28 +107,77 @@ def _guard_network(here: Host, name: str, how: str) -> None:
     say(network.lines(here.snapshot, name, guard, here.by_host), done)
 
 
-def forward(
-    uri: str | None, word: str, wanted: Sequence[Asked], *, remove: bool = False, allow_interrupt: bool = False
+def _of_one_port(
+    uri: str | None, word: str, edit: Callable[[DirectPort, Seen], PortPolicy | None], tell: Tell, allow_interrupt: bool
 ) -> None:
-    """`guestnet forward add` and `remove`. Raises GuestnetError."""
+    """Changes the policy of the one NIC that is meant, and says what `tell` makes of it."""
     with host(uri) as here:
         name = named(word, here.snapshot, DOMAIN)
         seen = here.seen(name.domain)
         about = subject(name, seen, here.by_host)
-        port = forwards.one_port(about)
+        port = one_port(about)
+        policy, leases = edit(port, seen), leases_of(seen)
+        policies = about.edited(lambda _: policy)
+        done = here.make(Setting(here.snapshot, {name.domain: policies}), leases, allow_interrupt)
+        say(tell(about, port, policy, leases), done)
+
+
+def forward(
+    uri: str | None, word: str, wanted: Sequence[Asked], *, remove: bool = False, allow_interrupt: bool = False
+) -> None:
+    """`guestnet forward add` and `remove`. Raises GuestnetError."""
+
+    def edit(port: DirectPort, _: Seen) -> PortPolicy | None:
         policy: PortPolicy | None = port.policy
         for each in wanted:
             now = replace(port, policy=policy or port.default)
             policy = forwards.removed(now, each) if remove else forwards.added(now, each)
-        policies = about.edited(lambda _: policy)
-        done = here.make(Setting(here.snapshot, {name.domain: policies}), leases_of(seen), allow_interrupt)
-        say(report.forwards(about, port, policy), done)
+        return policy
+
+    def tell(about: Subject, port: DirectPort, policy: PortPolicy | None, _: Leases) -> Iterable[str]:
+        return report.forwards(about, port, policy)
+
+    _of_one_port(uri, word, edit, tell, allow_interrupt)
+
+
+def address(
+    uri: str | None,
+    word: str,
+    wanted: Sequence[addresses.Asked],
+    *,
+    remove: bool = False,
+    allow_interrupt: bool = False,
+) -> None:
+    """`guestnet address add` and `remove`. Raises GuestnetError."""
+
+    def edit(port: DirectPort, seen: Seen) -> PortPolicy | None:
+        on = OnNetwork(port.known, seen.leases.get(port.known.network.bridge, {}), ())
+        if remove:
+            return addresses.removed(port, on, wanted)
+        for note in addresses.given_to_others(on, wanted):
+            print(f"note: {note}", file=sys.stderr)
+        return addresses.added(port, on, wanted)
+
+    def tell(about: Subject, port: DirectPort, policy: PortPolicy | None, leases: Leases) -> Iterable[str]:
+        return [report.address_line(about, port, policy, leases)]
+
+    _of_one_port(uri, word, edit, tell, allow_interrupt)
+
+
+def addresses_of(uri: str | None, word: str | None) -> list[str]:
+    """`guestnet address list`: a line for each that is listed, of all domains or of one. Raises GuestnetError."""
+    return list(addresses.of_domains(_domains(uri, word)))
 
 
 def forwards_of(uri: str | None, word: str | None) -> list[str]:
     """`guestnet forward list`: a line for each, of all domains or of one. Raises GuestnetError."""
+    return list(forwards.listed(_domains(uri, word)))
+
+
+def _domains(uri: str | None, word: str | None) -> list[DomainState]:
+    """All of them, or the one of that name."""
     with connect(uri) as connection:
         snapshot = connection.snapshot()
     if word is not None and word not in snapshot.domain:
         raise GuestnetError(unknown(word, snapshot, DOMAIN))
-    return list(forwards.listed(state for state in snapshot.domains if word in (None, state.name)))
+    return [state for state in snapshot.domains if word in (None, state.name)]

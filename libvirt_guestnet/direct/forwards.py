@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.direct.guard import needed
 from libvirt_guestnet.direct.report import forward, plain
-from libvirt_guestnet.direct.subject import DirectPort, Subject
+from libvirt_guestnet.direct.subject import DirectPort
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.metadata.policy import LEASE, Forward, PortPolicy
 from libvirt_guestnet.model.claims import ANYWHERE, Claim, clash
-from libvirt_guestnet.model.network import IPAddress
+from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.topology import DIRECT, Service
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.topology import kinds
-from libvirt_guestnet.topology.forwards import served, unfit, unreachable
+from libvirt_guestnet.topology.forwards import clients, served, unfit, unlisted, unreachable
 
 
 @dataclass(frozen=True)
 class Asked:
-    """tcp/8080:80: ports of the host's, at one address of it or at all, and the guest's first one (0: not said)."""
+    """tcp/8080:80: ports of the host's, at one address of it or at all, and the guest's first one (0: not said); and
+    which clients may ask (None: not said, everybody)."""
 
     service: Service
     first: int
     last: int
     to_first: int
     at: IPAddress | None = None
+    sources: tuple[IPNetwork, ...] | None = None
 
     def is_of(self, each: Forward) -> bool:
         """Whether a forward is the one that is asked for."""
@@ -37,31 +39,24 @@ class Asked:
         return where == mine and self.to_first in (0, each.to_first)
 
 
-def asked(text: str, at: str | None) -> Asked:
+def asked(text: str, at: str | None, sources: Sequence[str] | None = None) -> Asked:
     """Reads it. Raises GuestnetError."""
     ports, colon, to = text.partition(":")
     try:
-        service = kinds.SERVICE.read(ports)
+        service = kinds.FORWARDED.read(ports)
         to_first = parse.number(to, 1, 65535) if colon else 0
         address = None if at is None else kinds.IP.read(at)
+        said = None if sources is None else tuple(map(kinds.CLIENT.read, sources))
     except ValueError as error:
         raise GuestnetError(f"{shown(text)}: {error}" if colon else str(error)) from None
     first, last = service.first_port, service.last_port
     if first is None or last is None:
         raise GuestnetError(f"{shown(text)} names no ports: write it like tcp/8080:80, or udp/8000-8010")
     problem = unfit(first, last, to_first or first) or (unreachable(address) if address else "")
+    problem = problem or ("" if said is None else unlisted(said))
     if problem:
         raise GuestnetError(f"{shown(text)}: {problem}")
-    return Asked(service, first, last, to_first, address)
-
-
-def one_port(about: Subject) -> DirectPort:
-    """The NIC that is forwarded to. Raises GuestnetError where there are several."""
-    if len(about.ports) == 1:
-        return about.ports[0]
-    name = about.state.name
-    names = ", ".join(f"{name}.{port.policy.name}" for port in about.ports)
-    raise GuestnetError(f"domain {shown(name)} has {len(about.ports)} NICs: say which is meant, of {names}")
+    return Asked(service, first, last, to_first, address, said)
 
 
 def added(port: DirectPort, wanted: Asked) -> PortPolicy:
@@ -96,7 +91,10 @@ def _forwards(port: DirectPort, wanted: Asked) -> Iterator[Forward]:
         )
     if problem := served(wanted.service, wanted.at, versions, network):
         raise GuestnetError(f"{wanted.service} cannot be forwarded: {problem}")
-    for each in versions:
+    who = {each: found for each in versions if (found := clients(wanted.sources, each)) is not None}
+    if not who:
+        raise GuestnetError(f"{wanted.service}: --from has no IPv{versions[0]} address, so nobody could ask")
+    for each, sources in who.items():
         yield Forward(
             str(wanted.service.protocol),
             wanted.first,
@@ -105,6 +103,7 @@ def _forwards(port: DirectPort, wanted: Asked) -> Iterator[Forward]:
             wanted.to_first or wanted.first,
             str(wanted.at or ""),
             network.gateway is None,
+            sources,
         )
 
 

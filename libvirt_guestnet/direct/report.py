@@ -9,7 +9,7 @@ from libvirt_guestnet.direct.subject import DirectPort, Subject
 from libvirt_guestnet.importing.facts import Leases
 from libvirt_guestnet.libvirtd.snapshot import interfaces, tap
 from libvirt_guestnet.metadata.policy import ANY, LEASE, LEASE6, NONE, Forward, PortPolicy
-from libvirt_guestnet.parse import shown
+from libvirt_guestnet.parse import Prefix, shown
 
 
 def place(subject: Subject, port: DirectPort) -> str:
@@ -42,9 +42,14 @@ def addresses(port: DirectPort, policy: PortPolicy | None, leases: Leases) -> st
     """What it may send from."""
     if policy is None:
         return ""
-    pairs = ", ".join(str(pair.prefix.network_address) for pair in policy.pairs)
+    pairs = ", ".join(listed(pair.prefix) for pair in policy.pairs)
     also = f", and {pairs}" if pairs else ""
     return f"{_own(port, policy, leases)}{also}" + (" (as seen on the network)" if policy.note == FOUND else "")
+
+
+def listed(prefix: Prefix) -> str:
+    """A prefix, or the address that it is."""
+    return str(prefix.network_address if prefix.prefixlen == prefix.max_prefixlen else prefix)
 
 
 def _own(port: DirectPort, policy: PortPolicy, leases: Leases) -> str:
@@ -68,7 +73,11 @@ def forward(each: Forward) -> str:
     last = each.to_first + each.last - each.first
     ports = str(each.to_first) if each.first == each.last else f"{each.to_first}-{last}"
     to = {LEASE: "its IPv4 address by DHCP", LEASE6: "its IPv6 address by DHCP"}.get(each.to, each.to)
-    return f"{each.protocol}/{span} at {each.at or 'every address of the host'} to {to}, port {ports}"
+    return f"{each.protocol}/{span} at {each.at or 'every address of the host'} to {to}, port {ports}{_clients(each)}"
+
+
+def _clients(each: Forward) -> str:
+    return f", only from {', '.join(map(str, each.sources))}" if each.sources else ""
 
 
 def lines(
@@ -81,6 +90,12 @@ def lines(
         said = state(policy, by_network.get(port.known.name, "no"))
         known = addresses(port, policy, leases) if policy is not None and policy.guarded else ""
         yield f"{place(subject, port)}: {said}{f'; {known}' if known else ''}"
+
+
+def address_line(subject: Subject, port: DirectPort, policy: PortPolicy | None, leases: Leases) -> str:
+    """How a port is guarded by now, and which addresses it has."""
+    now = policy or port.default
+    return f"{place(subject, port)}: {state(now, '')}; {addresses(port, now, leases)}"
 
 
 def forwards(subject: Subject, port: DirectPort, policy: PortPolicy | None) -> Iterator[str]:

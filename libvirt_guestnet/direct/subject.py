@@ -51,6 +51,15 @@ class Subject:
         return tuple(policy for address in dict.fromkeys(order) if (policy := merged[address]) is not None)
 
 
+def one_port(about: Subject) -> DirectPort:
+    """The one NIC that is meant. Raises GuestnetError where there are several."""
+    if len(about.ports) == 1:
+        return about.ports[0]
+    name = about.state.name
+    names = ", ".join(f"{name}.{port.policy.name}" for port in about.ports)
+    raise GuestnetError(f"domain {shown(name)} has {len(about.ports)} NICs: say which is meant, of {names}")
+
+
 def request(domain: str) -> Request:
     """What an import looks at for the sake of one domain."""
     return Request(DIRECT, observe=False, names=frozenset({domain}))

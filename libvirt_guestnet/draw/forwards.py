@@ -35,7 +35,7 @@ def _forwards(port: Port) -> dict[str, dict[str, None]]:
     for forward in port.forwards:
         moved = _target(forward)
         label = f"{_service(forward)} → {moved}" if moved else _service(forward)
-        found.setdefault(label, {})[f"at {forward.at or 'any address'}"] = None
+        found.setdefault(label, {})[f"at {forward.at or 'any address'}{_clients(forward)}"] = None
     return found
 
 
@@ -69,6 +69,13 @@ def _service(forward: Forward) -> str:
     return str(Service(forward.protocol, forward.first, forward.last))
 
 
+def _clients(forward: Forward) -> str:
+    """For whom it is, "" for everybody."""
+    few = ", ".join(map(str, forward.sources[:_MOST]))
+    more = f" and {len(forward.sources) - _MOST} more" if len(forward.sources) > _MOST else ""
+    return f", from {few}{more}" if few else ""
+
+
 def _target(forward: Forward) -> str:
     """The guest's port or ports, "" where they are those that are asked for."""
     last = forward.to_first + forward.last - forward.first
@@ -97,7 +104,7 @@ def _forwarded(topology: Topology) -> Iterator[tuple[str, PhysicalNetwork | None
     for guest, port, network in _ports(topology):
         for forward in port.forwards:
             moved = _target(forward)
-            text = f"{_service(forward)} → {guest}:{moved}" if moved else f"{_service(forward)} → {guest}"
+            text = f"{_service(forward)} → {guest}{f':{moved}' if moved else ''}{_clients(forward)}"
             lans = [_lan(topology, network, forward.at)] if forward.at else anywhere or [_beyond(topology, network)]
             yield from ((text, lan) for lan in lans)
 

@@ -6,9 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from libvirt_guestnet.datapath.forwards.table import version_of
 from libvirt_guestnet.importing.facts import Imported, ImportedGuest, ImportedNetwork, ImportedPort, Listed
 from libvirt_guestnet.importing.values import Value
 from libvirt_guestnet.metadata.policy import LEASE, LEASE6, Forward, PortPolicy
+from libvirt_guestnet.parse import Prefix
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*|[0-9]{1,3}(\.[0-9]{1,3}){3}")
 # What YAML 1.1 takes for something else than text.
@@ -23,6 +25,7 @@ _SET = "set without a file"
 _WRITTEN = frozenset(
     ("guarded", "observed", "addresses", "addressing", "pairs", "roles", "privacy", "forwards", "note", "was")
 )
+_EVERYBODY = {4: "0.0.0.0/0", 6: "::/0"}
 _PRIVACY = {"yes": "true", "no": "false"}
 _OWN = (
     "libvirt has these networks, and they are not guestnet's: before `guestnet apply` makes one of this file, stop and",
@@ -160,13 +163,28 @@ def _said(said: PortPolicy) -> Iterator[str]:
     if said.privacy:
         yield f"privacy-addresses: {_PRIVACY.get(said.privacy, scalar(said.privacy))}"
     yield from (["forwards:"] if said.forwards else [])
-    yield from map(_forward, said.forwards)
+    yield from _forwards(said.forwards, {address.version for address in said.addresses})
 
 
-def _forward(forward: Forward) -> str:
+def _forwards(said: Iterable[Forward], versions: set[int]) -> Iterator[str]:
+    """A line for each, but one for both families of what is asked for at every address of the host."""
+    found: dict[Forward, dict[int, tuple[Prefix, ...]]] = {}
+    for each in said:
+        line = each._replace(to="", hide=False, sources=())
+        found.setdefault(line, {})[version_of(each.to)] = each.sources
+    for line, sources in found.items():
+        yield _forward(line, sources, {version_of(line.at)} if line.at else versions)
+
+
+def _forward(forward: Forward, sources: Mapping[int, tuple[Prefix, ...]], versions: set[int]) -> str:
+    """`sources`: who may ask, in each family that is forwarded; `versions`: those that would be, if nothing were said
+    of it."""
     ports = str(forward.first) if forward.first == forward.last else f"{forward.first}-{forward.last}"
     at = f", at: [{scalar(forward.at)}]" if forward.at else ""
-    return f"  - {{ services: [{scalar(f'{forward.protocol}/{ports}')}]{at}, to: {forward.to_first} }}"
+    limits = any(sources.values()) or versions - set(sources)
+    clients = [each for version, said in sorted(sources.items()) for each in map(str, said or [_EVERYBODY[version]])]
+    only = f", from: [{', '.join(map(scalar, clients))}]" if limits else ""
+    return f"  - {{ services: [{scalar(f'{forward.protocol}/{ports}')}]{at}, to: {forward.to_first}{only} }}"
 
 
 def why_not_said(said: PortPolicy) -> list[str]:

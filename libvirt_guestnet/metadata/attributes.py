@@ -50,6 +50,11 @@ def prefix(node: Node, attribute: str) -> parse.Prefix:
     return _read(node, attribute, parse.prefix)
 
 
+def prefixes(node: Node, attribute: str, most: int) -> tuple[parse.Prefix, ...]:
+    """The prefixes that an attribute lists with commas."""
+    return _read(node, attribute, lambda text: parse.prefixes(text, most))
+
+
 def mac(node: Node, attribute: str) -> str:
     """The MAC address that an attribute is, in lower case."""
     return _read(node, attribute, parse.mac)

@@ -25,7 +25,7 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:role name="dhcp-server"/>            <!-- or ra-sender, router-protocols, own-sources -->
         <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a forward; with
                                   hide="yes" the guest sees the host as client; without at: any address of the host;
-                                  to="lease4": what the guest has by DHCP -->
+                                  to="lease4": what the guest has by DHCP; from="198.18.0.0/16": only these clients -->
         <guestnet:floating ip="198.18.1.50" to="10.61.2.1"/>  <!-- all of an address, in both directions;
                                   with via="10.61.2.1" in the place of to= untranslated: the guest has it itself -->
         <guestnet:vlan trunk="100-110,200" native="1"/>       <!-- or tag="100": its own, not the network's -->
@@ -133,7 +133,8 @@ class Pair(NamedTuple):
 
 class Forward(NamedTuple):
     """Ports `first` to `last` of the host's address `at` ("": any) go to `to_first` and on at the guest's `to`, an
-    address or one of LEASE and LEASE6. Addresses are text as `parse` writes it."""
+    address or one of LEASE and LEASE6, for clients of the prefixes `sources` (none: for all). Addresses are text as
+    `parse` writes it."""
 
     protocol: str
     first: int
@@ -142,6 +143,7 @@ class Forward(NamedTuple):
     to_first: int
     at: str = ""
     hide: bool = False
+    sources: tuple[Prefix, ...] = ()
 
 
 class FloatingAddress(NamedTuple):

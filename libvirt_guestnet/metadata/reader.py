@@ -10,7 +10,17 @@ from ipaddress import IPv4Address
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.metadata.attributes import address, device, mac, number, optional_device, prefix, span, word
+from libvirt_guestnet.metadata.attributes import (
+    address,
+    device,
+    mac,
+    number,
+    optional_device,
+    prefix,
+    prefixes,
+    span,
+    word,
+)
 from libvirt_guestnet.metadata.policy import (
     ANY,
     LEASE,
@@ -36,7 +46,7 @@ from libvirt_guestnet.metadata.policy import (
     Vlans,
     Vxlan,
 )
-from libvirt_guestnet.model.claims import MOST_MOVED
+from libvirt_guestnet.model.claims import MOST_MOVED, MOST_SOURCES, PROTOCOLS
 from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.xmlread import Node
 
@@ -176,13 +186,16 @@ def _forward(forward: Node) -> Forward:
     version = _LEASES.get(to) or address(forward, "to").version
     to = to if to in _LEASES else str(address(forward, "to"))
     at = str(address(forward, "at")) if forward.get("at") else ""
-    fits = protocol in ("tcp", "udp") and to_first + last - first <= 65535
-    crossed = bool(at) and (6 if ":" in at else 4) != version
+    fits = protocol in PROTOCOLS and to_first + last - first <= 65535
+    # An empty list is refused, too: somebody meant to let fewer in than everybody.
+    sources = prefixes(forward, "from", MOST_SOURCES) if "from" in forward.attributes else ()
+    crossed = (bool(at) and (6 if ":" in at else 4) != version) or any(each.version != version for each in sources)
     if not fits or crossed or (to_first != first and last - first >= MOST_MOVED):
         raise GuestnetError(
             f"metadata: no forward can be of {parse.shown(protocol)} {first}-{last} at {at or 'any'} to {to}"
+            + (f" from {', '.join(map(str, sources))}" if sources else "")
         )
-    return Forward(protocol, first, last, to, to_first, at, _yes(forward, "hide"))
+    return Forward(protocol, first, last, to, to_first, at, _yes(forward, "hide"), sources)
 
 
 def _floating(floating: Node) -> FloatingAddress:

@@ -123,6 +123,7 @@ def _forward(forward: Forward) -> Element:
         to=forward.to,
         first=forward.to_first if forward.to_first != forward.first else None,
         hide=_yes(forward.hide),
+        **{"from": ",".join(map(str, forward.sources))},
     )
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+"""What ports are forwarded of, by the number in IP."""
 MOST_MOVED = 1024
 """Ports of one forward that may have other numbers in the guest: nft keeps an element for each of them."""
+MOST_SOURCES = 64
+"""Prefixes of clients that one forward may be limited to: nft keeps an element for each of them."""
 ANYWHERE = {4: "0.0.0.0", 6: "::"}  # noqa: S104  (as the kernel names them; nothing is bound)
 
 

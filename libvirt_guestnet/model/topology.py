@@ -72,16 +72,18 @@ class PortKind(StrEnum):
 
 
 class Protocol(StrEnum):
-    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6."""
+    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6. SCTP is forwarded
+    alone."""
 
     ICMP = "icmp"
     TCP = "tcp"
     UDP = "udp"
+    SCTP = "sctp"
 
 
 @dataclass(frozen=True)
 class Service:
-    """A protocol with, for TCP and UDP, an inclusive range of destination ports (all when both are None)."""
+    """A protocol with, unless it is ICMP, an inclusive range of destination ports (all when both are None)."""
 
     protocol: Protocol
     first_port: int | None = None
@@ -97,8 +99,9 @@ class Service:
 @dataclass(frozen=True)
 class Forward:
     """What is asked of the host at ports `first` to `last` of `at` (None: at any of its addresses) reaches the guest at
-    `address` (None: whatever IPv4 address the host's DHCP server gives it), from port `to_first` on. `hide`: the guest
-    sees the host as client, as it would not answer through it."""
+    `address` (None: whatever IPv4 address the host's DHCP server gives it), from port `to_first` on, if the client is
+    in one of the `sources` (none: whoever it is). `hide`: the guest sees the host as client, as it would not answer
+    through it."""
 
     protocol: Protocol
     first: int
@@ -107,6 +110,7 @@ class Forward:
     to_first: int
     at: IPAddress | None = None
     hide: bool = False
+    sources: tuple[IPNetwork, ...] = ()
 
     @property
     def version(self) -> int:

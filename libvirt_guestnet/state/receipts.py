@@ -194,7 +194,7 @@ class HostRoutes(NamedTuple):
 class ForwardRule(NamedTuple):
     """Packets to ports `first` to `last` of `at` ("": any address of the host) are translated to `to`, from port
     `to_first` on. `to` is an address, or a word for one leased by DHCP, which `with_leases` replaces. `hide`: the guest
-    sees the host as client."""
+    sees the host as client. With `sources`, only clients with an address in one of them are translated."""
 
     protocol: serialiser.Protocol
     first: serialiser.Port
@@ -203,6 +203,7 @@ class ForwardRule(NamedTuple):
     to_first: serialiser.Port
     at: serialiser.MaybeAddress = ""
     hide: bool = False
+    sources: serialiser.Prefixes = ()
 
 
 class Floating(NamedTuple):
@@ -215,7 +216,8 @@ class Floating(NamedTuple):
 
 
 class PortForwards(NamedTuple):
-    """All forwards and floating addresses of one port, as in its receipt: `active` once its guest is there."""
+    """All forwards and floating addresses of one port, as in its receipt: `active` once its guest is there. `bridge` is
+    the tap itself if that is in none, as the host routes to it."""
 
     tap: serialiser.Device
     mac: serialiser.Mac

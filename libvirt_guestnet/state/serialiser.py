@@ -206,7 +206,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _protocol(value: Any) -> str:
-    if value in ("tcp", "udp"):
+    if value in ("tcp", "udp", "sctp"):
         return str(value)
     raise ValueError(f"{parse.shown(value)} is not a protocol")
 

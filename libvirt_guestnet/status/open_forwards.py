@@ -21,8 +21,8 @@ class _Kernel:
         self.host: list[HostAddress] = host_addresses("") if self.elements or present else []
 
     def opened(self, port: PortForwards) -> PortForwards:
-        """Those of a port's forwards that the kernel has; none if the guest's tap is not on their bridge."""
-        if not links.is_on(port.tap, port.bridge):
+        """Those of a port's forwards that the kernel has; none if the guest's tap is not on their bridge, or there."""
+        if not (links.index_of(port.tap) if port.tap == port.bridge else links.is_on(port.tap, port.bridge)):
             return port._replace(forwards=(), floating=())
         forwards = (f for f in port.forwards if self._has(port._replace(forwards=(f,), floating=())))
         floating = (f for f in port.floating if self._has(port._replace(forwards=(), floating=(f,))))

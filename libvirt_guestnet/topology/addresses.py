@@ -63,7 +63,9 @@ class Addresses:
                     self._given.setdefault(seg.network.name, []).append(at.value)
                     _check_range(at.where, single(at.value), [seg], self._report)
             for pair in port.allowed_pairs or ():
-                _check_range(pair.address.where, pair.address.value, [seg] if seg else [], self._report)
+                for prefix in pair.address.value:
+                    if _check_range(pair.address.where, prefix, [seg] if seg else [], self._report):
+                        break  # the others are of the same range
             for at in (*(port.floating or ()), *(port.untranslated or ())):
                 hosted = [each for each in self._segments.values() if not each.vrf]
                 _check_range(at.where, single(at.value), hosted, self._report)
@@ -153,8 +155,9 @@ def _assignment(address: IPAddress, seg: Segment, *, given: bool) -> Assignment:
     return Assignment.STATIC
 
 
-def _check_range(where: Where, prefix: IPNetwork, segments: Iterable[Segment], report: Report) -> None:
-    """What is somebody's is not handed out to others."""
+def _check_range(where: Where, prefix: IPNetwork, segments: Iterable[Segment], report: Report) -> bool:
+    """What is somebody's is not handed out to others: whether it would be, and is reported."""
+    found = False
     every = ((seg.network.name, subnet) for seg in segments for subnet in seg.network.subnets)
     for network, pool in ((name, subnet.dhcp or subnet.range6) for name, subnet in every):
         if pool and pool.start.version == prefix.version and _overlap(prefix, pool):
@@ -162,6 +165,8 @@ def _check_range(where: Where, prefix: IPNetwork, segments: Iterable[Segment], r
             one = prefix.prefixlen == prefix.max_prefixlen
             problem = f"{prefix[0]} is in {range_}" if one else f"{prefix} has addresses of {range_}"
             report.add(where, f"{problem}; choose {'an address' if one else 'addresses'} outside it")
+            found = True
+    return found
 
 
 def _overlap(prefix: IPNetwork, pool: DhcpRange | DhcpRange6) -> bool:

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.errors import Where
-from libvirt_guestnet.model.claims import ANYWHERE, MOST_MOVED, Claim, clash
-from libvirt_guestnet.model.network import IPAddress, Mode, Network
+from libvirt_guestnet.model.claims import ANYWHERE, MOST_MOVED, MOST_SOURCES, Claim, clash
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Network
 from libvirt_guestnet.model.topology import AddressWord, Forward, Port, Service
 
 from .guest_keys import ForwardDecl, PortDecl
 from .report import Report
 from .scope import HOST, Placed, Segment
-from .spec import At, value
+from .spec import At, value, values
 
 _OUTSIDE = (Mode.NAT, Mode.ROUTE, Mode.OPEN, Mode.EXTERNAL)
 _PORTS = 65535
 _DNS, _DHCP = 53, 67
-_Wanted = tuple[tuple[IPAddress | None, IPAddress | None], ...]
-_NO_HOST = {
-    Mode.BRIDGE: "its guests are on the LAN themselves",
-    Mode.HOST_ROUTED: "its guests are reached at their own addresses",
-}
+_NOBODY = "from: has no IPv{} address, so nobody could ask"
 _NO_TARGET = "leave addresses out for one that is reserved, or say addresses: dhcp for one that the forward follows"
+
+
+class _Way(NamedTuple):
+    """To an address of the guest's (None: the leased one), from one of the host's (None: any), for these clients."""
+
+    address: IPAddress | None
+    at: IPAddress | None
+    sources: tuple[IPNetwork, ...]
 
 
 def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) -> tuple[Forward, ...]:
@@ -32,10 +37,8 @@ def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) ->
         return ()
     if seg.decl.bad & {"subnets", "gateway"} or "addresses" in decl.bad:
         return ()
-    if not seg.network.external and not any(subnet.host for subnet in seg.network.subnets):
-        why = _NO_HOST.get(seg.network.mode, "gateway: host gives it one")
-        message = f"the host has no address on network '{seg.network.name}', so it cannot forward there; {why}"
-        report.add(decl.forwards[0].at, message)
+    if why := _cannot_forward(seg.network):
+        report.add(decl.forwards[0].at, why)
         return ()
     hide = not (port.default_route and seg.network.gateway == HOST)
     found: list[Forward] = []
@@ -47,11 +50,22 @@ def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) ->
     return tuple(found)
 
 
-def _check_servers(decl: ForwardDecl, wanted: _Wanted, seg: Segment, report: Report) -> None:
+def _cannot_forward(network: Network) -> str:
+    """Why nothing can be forwarded to a network's guests; "" if it can."""
+    if routed := network.routed:
+        where = f"VRF {routed.vrf}" if routed.vrf else f"table {routed.table}" if routed.table else ""
+        return where and f"network '{network.name}' is in {where}, and the host forwards by its main table"
+    if network.external or any(subnet.host for subnet in network.subnets):
+        return ""
+    advice = "its guests are on the LAN themselves" if network.mode is Mode.BRIDGE else "gateway: host gives it one"
+    return f"the host has no address on network '{network.name}', so it cannot forward there; {advice}"
+
+
+def _check_servers(decl: ForwardDecl, wanted: tuple[_Way, ...], seg: Segment, report: Report) -> None:
     """The host's own servers of the network, which run before any guest does: each start would be refused."""
     for service in decl.services:
-        for at in dict.fromkeys(at for _, at in wanted):
-            versions = {address.version if address else 4 for address, of_host in wanted if of_host == at}
+        for at in dict.fromkeys(way.at for way in wanted):
+            versions = {way.address.version if way.address else 4 for way in wanted if way.at == at}
             if problem := served(service.value, at, versions, seg.network):
                 report.add(service.where, f"{service.value} cannot be forwarded: {problem}")
 
@@ -69,7 +83,9 @@ def served(service: Service, at: IPAddress | None, versions: Collection[int], ne
     return ""
 
 
-def _forward(decl: ForwardDecl, at: At[Service], wanted: _Wanted, hide: bool, report: Report) -> Iterator[Forward]:
+def _forward(
+    decl: ForwardDecl, at: At[Service], wanted: tuple[_Way, ...], hide: bool, report: Report
+) -> Iterator[Forward]:
     service = at.value
     if service.first_port is None or service.last_port is None:
         report.add(at.where, f"{service}: name its ports, such as tcp/8080; a floating address takes everything along")
@@ -79,8 +95,9 @@ def _forward(decl: ForwardDecl, at: At[Service], wanted: _Wanted, hide: bool, re
     if problem and decl.to:
         report.add(decl.to.where, f"{service}: {problem}")
         return
-    for address, of_host in wanted:
-        yield Forward(service.protocol, service.first_port, service.last_port, address, to_first, of_host, hide)
+    for way in wanted:
+        span = service.protocol, service.first_port, service.last_port
+        yield Forward(*span, way.address, to_first, way.at, hide, way.sources)
 
 
 def unfit(first: int, last: int, to_first: int) -> str:
@@ -98,22 +115,60 @@ def _versions(port: Port) -> list[int]:
     return [version for version in (4, 6) if port.address(version) or version in leased]
 
 
-def _wanted(decl: ForwardDecl, port: Port, report: Report) -> Iterator[tuple[IPAddress | None, IPAddress | None]]:
-    """The guest's addresses (None: the leased one), each with the host's address that is translated to it."""
+def clients(said: Iterable[IPNetwork] | None, version: int) -> tuple[IPNetwork, ...] | None:
+    """Who may ask in a family, of whoever may (None: everybody), in the fewest prefixes: () for everybody there, None
+    for nobody."""
+    if said is None:
+        return ()
+    found = parse.fewest(each for each in said if each.version == version)
+    return (() if found[0].prefixlen == 0 else found) if found else None
+
+
+def _clients(decl: ForwardDecl, version: int) -> tuple[IPNetwork, ...] | None:
+    return clients(None if decl.sources is None else values(decl.sources), version)
+
+
+def _wanted(decl: ForwardDecl, port: Port, report: Report) -> Iterator[_Way]:
+    if decl.sources is not None and (problem := unlisted(values(decl.sources))):
+        report.add(decl.sources[0].where if decl.sources else decl.at, problem)
+    elif decl.addresses is None:
+        yield from _anywhere(decl, port, report)
+    else:
+        yield from _somewhere(decl, decl.addresses, port, report)
+
+
+def unlisted(said: Collection[IPNetwork]) -> str:
+    """Why these cannot be who may ask; "" if they can."""
+    if not said:
+        return "from: lists nobody: leave it out if everybody may ask"
+    many = max(len(clients(said, version) or ()) for version in (4, 6)) > MOST_SOURCES
+    return f"from: has more than {MOST_SOURCES} prefixes" if many else ""
+
+
+def _anywhere(decl: ForwardDecl, port: Port, report: Report) -> Iterator[_Way]:
+    versions = _versions(port)
+    if not versions:
+        report.add(decl.at, f"port '{port.name}' has no address that could be forwarded to: {_NO_TARGET}")
+        return
+    found = [_Way(port.address(v), None, who) for v in versions if (who := _clients(decl, v)) is not None]
+    if decl.sources and not found:
+        report.add(decl.sources[0].where, _NOBODY.format(versions[0]))
+    yield from found
+
+
+def _somewhere(decl: ForwardDecl, places: Iterable[At[IPAddress]], port: Port, report: Report) -> Iterator[_Way]:
     leased = port.address_word is AddressWord.DHCP
-    if decl.addresses is None:
-        versions = _versions(port)
-        yield from ((port.address(version), None) for version in versions)
-        if not versions:
-            report.add(decl.at, f"port '{port.name}' has no address that could be forwarded to: {_NO_TARGET}")
-    for at in decl.addresses or ():
-        address = port.address(at.value.version)
+    for at in places:
+        version = at.value.version
+        address, who = port.address(version), _clients(decl, version)
         if problem := unreachable(at.value):
             report.add(at.where, problem)
-        elif address is None and not (leased and at.value.version == 4):
-            report.add(at.where, f"port '{port.name}' has no IPv{at.value.version} address to forward {at.value} to")
+        elif address is None and not (leased and version == 4):
+            report.add(at.where, f"port '{port.name}' has no IPv{version} address to forward {at.value} to")
+        elif who is None:
+            report.add(at.where, f"{_NOBODY.format(version)} at {at.value}")
         else:
-            yield address, at.value
+            yield _Way(address, at.value, who)
 
 
 def unreachable(address: IPAddress) -> str:
@@ -204,7 +259,8 @@ def _claims(placed: Iterable[Placed]) -> Iterator[tuple[Where, Claim]]:
         for decl in each.decl.forwards or ():
             for service in decl.services:
                 first, last = service.value.first_port, service.value.last_port
-                anywhere = [ANYWHERE[version] for version in _versions(each.port)]
+                asked = (v for v in _versions(each.port) if _clients(decl, v) is not None)
+                anywhere = [ANYWHERE[version] for version in asked]
                 for at in anywhere if decl.addresses is None else [str(at.value) for at in decl.addresses]:
                     if first is not None and last is not None:
                         yield service.where, Claim(at, service.value.protocol, first, last, each.title)

@@ -20,8 +20,10 @@ from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 class PairDecl(Decl):
     """Addresses a port may use beside its own, such as a virtual IP."""
 
-    address: At[IPNetwork] = key(
-        kinds.PAIR, "An address or a prefix, such as 10.0.0.100 or 10.0.0.96/28.", required=True
+    address: At[tuple[IPNetwork, ...]] = key(
+        kinds.PAIR,
+        "An address, a prefix or a range, such as 10.0.0.100, 10.0.0.96/28 or 10.0.0.240-10.0.0.250.",
+        required=True,
     )
     mac: At[str] | None = key(
         kinds.MAC, "The MAC address they are announced with, such as a VRRP router's. Left out: the port's own."
@@ -33,13 +35,22 @@ class ForwardDecl(Decl):
     """What is asked of the host reaches the guest, while it runs."""
 
     services: tuple[At[Service], ...] = key(
-        ListOf(kinds.SERVICE), "What is asked for: tcp/8080, udp/53, tcp/8000-8010 …", required=True, default=()
+        ListOf(kinds.FORWARDED),
+        "What is asked for: tcp/8080, udp/53, sctp/36412, tcp/8000-8010 …",
+        required=True,
+        default=(),
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP), "Where it is asked for. Left out: at every address of the host but loopback.", name="at"
     )
     to: At[int] | None = key(
         kinds.UDP_PORT, "The guest's port; for a range its first one. Left out: the one that was asked for."
+    )
+    sources: tuple[At[IPNetwork], ...] | None = key(
+        ListOf(kinds.CLIENT),
+        'Who may ask, by address or prefix, such as [192.0.2.0/24, "2001:db8::7"]. Left out: whoever reaches the '
+        "host; where only one family is listed, nobody in the other one.",
+        name="from",
     )
 
 

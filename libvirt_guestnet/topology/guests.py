@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from libvirt_guestnet.metadata.policy import OBSERVE, STRICT
@@ -140,7 +140,7 @@ class Guests:
             bandwidth=bandwidth(given.bandwidth, self._report),
             guarded=_guarded(given, seg, self._report),
             observed=_observed(given, seg),
-            pairs=tuple(AddressPair(pair.address.value, value(pair.mac)) for pair in given.allowed_pairs or ()),
+            pairs=tuple(_pairs(given)),
             roles=values(given.roles),
             privacy_addresses=_privacy(given, True, bool(seg and seg.network.privacy_addresses)),
             strict_addresses=_privacy(given, STRICT, bool(seg and seg.network.strict_addresses)),
@@ -224,6 +224,11 @@ def _cannot_ask(guest: GuestDecl, seg: Segment) -> str:
     if guest.image is not None:
         return "addresses: dhcp is for guests of your own: a lab guest is told its addresses, so leave the key out"
     return ""
+
+
+def _pairs(decl: PortDecl) -> Iterator[AddressPair]:
+    for pair in decl.allowed_pairs or ():
+        yield from (AddressPair(prefix, value(pair.mac)) for prefix in pair.address.value)
 
 
 def _flag(given: At[bool] | None, default: bool) -> bool:

@@ -18,6 +18,7 @@ from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
 
 from .. import parse
+from .address_ranges import blocks
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -26,6 +27,7 @@ _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
+MOST_BLOCKS = 64  # prefixes that a range of addresses may be; with IPv4 it is never more
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
 
@@ -180,12 +182,24 @@ def _read_prefix(text: str) -> IPNetwork:
     raise ValueError(f"{shown(text)} has bits set beyond its prefix length; did you mean '{near}'?")
 
 
-def _read_pair(text: str) -> IPNetwork:
-    prefix = _read_prefix(text) if "/" in text else parse.prefix(str(_read_ip(text)))
-    if prefix.prefixlen == 0:
-        raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
-    if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified:
-        raise ValueError(f"{text} is no address that a guest can send from")
+def _read_pair(text: str) -> tuple[IPNetwork, ...]:
+    found = blocks(text, MOST_BLOCKS) if "-" in text else (_read_prefix_or_ip(text),)
+    for prefix in found:
+        if prefix.prefixlen == 0:
+            raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
+        if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified:
+            raise ValueError(f"{prefix if len(found) > 1 else text} is no address that a guest can send from")
+    return found
+
+
+def _read_prefix_or_ip(text: str) -> IPNetwork:
+    return _read_prefix(text) if "/" in text else parse.prefix(str(_read_ip(text)))
+
+
+def _read_client(text: str) -> IPNetwork:
+    prefix = _read_prefix_or_ip(text)
+    if prefix.prefixlen and (prefix.is_multicast or prefix.is_loopback):
+        raise ValueError(f"{text} is no address that a client can have")
     return prefix
 
 
@@ -201,10 +215,21 @@ def _read_subnet(text: str) -> IPNetwork:
     return prefix
 
 
+_FORWARDED, _ASKED = list(Protocol), [each for each in Protocol if each is not Protocol.SCTP]
+
+
 def _read_service(text: str) -> Service:
+    return _service(text, _ASKED)
+
+
+def _read_forwarded(text: str) -> Service:
+    return _service(text, _FORWARDED)
+
+
+def _service(text: str, protocols: list[Protocol]) -> Service:
     protocol, slash, ports = text.partition("/")
-    if protocol not in list(Protocol):
-        raise ValueError(_no_service(text, Protocol))
+    if protocol not in protocols:
+        raise ValueError(_no_service(text, protocols))
     if not slash:
         return Service(Protocol(protocol))
     if protocol == Protocol.ICMP or not re.fullmatch(_PORTS, ports):
@@ -224,8 +249,8 @@ def _no_service(text: str, known: Iterable[str] = ()) -> str:
 def _read_probe(text: str) -> Service | str:
     if text == LAYER2:
         return text
-    if text.partition("/")[0] not in list(Protocol):
-        raise ValueError(_no_service(text, [LAYER2, *Protocol]))
+    if text.partition("/")[0] not in _ASKED:
+        raise ValueError(_no_service(text, [LAYER2, *_ASKED]))
     return _read_service(text)
 
 
@@ -319,8 +344,10 @@ IP = Kind(_read_ip, _pattern("[0-9A-Fa-f:.]+"))
 IPV4 = Kind(_read_ipv4, {"type": "string", "format": "ipv4"})
 PREFIX = Kind(_read_prefix, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
 SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
-PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
+PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3}|-[0-9A-Fa-f:.]+)?"))
+CLIENT = Kind(_read_client, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
 SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
+FORWARDED = Kind(_read_forwarded, _pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?)"))
 PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
 HOST_TABLE = Kind(_read_host_table, {"enum": list(TABLES)})

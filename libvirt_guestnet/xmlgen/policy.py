@@ -121,6 +121,7 @@ def _forward(forward: Forward) -> policy.Forward:
         to_first=forward.to_first,
         at=str(forward.at or ""),
         hide=forward.hide,
+        sources=forward.sources,
     )
 
 

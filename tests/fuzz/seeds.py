@@ -46,7 +46,7 @@ guests:
         sources: [10.9.0.0/16]
         forwards:
           - { services: [tcp/8080, udp/8000-8010], at: [198.18.1.20], to: 80 }
-          - { services: [tcp/2222] }
+          - { services: [tcp/2222], from: [198.18.1.0/24, "fd61:1::/64"] }
         floating: [198.18.1.50, "fd61:1::50"]
         floating-untranslated: [198.18.1.51]
   learner:
@@ -65,7 +65,13 @@ guests:
       - { network: tunnel, tap: tap8, addresses: [10.0.5.8], kind: bridge }
   trunk: { ports: [{ network: red, tap: tap9, trunk: [100-110], native-vlan: 7, addresses: [10.0.4.9] }] }
   trusted: { ports: [{ network: nat, tap: tap10, guarded: false, addresses: [] }] }
-  direct: { ports: [{ network: direct, tap: tap11, addresses: [198.18.1.60, "fd61:1::60"], sources: [10.8.0.0/16] }] }
+  direct:
+    ports:
+      - network: direct
+        tap: tap11
+        addresses: [198.18.1.60, "fd61:1::60"]
+        sources: [10.8.0.0/16]
+        forwards: [{ services: [sctp/2424] }]
   table: { ports: [{ network: table, tap: tap12, addresses: [10.0.8.2] }] }
   plain: { ports: [{ network: red, tap: tap13, guarded: observe }] }
   any: { ports: [{ network: quiet, tap: tap14, addresses: any }, { network: wire, tap: tap15, addresses: [] }] }

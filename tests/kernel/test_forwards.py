@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from support.kernel_lan import (
     FLOATING6,
     FORWARDS,
     GUEST,
+    GUEST6,
     HOST,
     HOST2,
     HOST6,
@@ -204,6 +206,120 @@ def test_forwards_change_under_a_running_guest(host: LanHost) -> None:
     assert host.call("qemu", "guesta", "reconnect", "begin", start("")) == (0, "")
     assert not host.tcp("lan", HOST, 9090).open
     assert "inet guestnet" not in host.rules()
+
+
+LIMITED = f"""
+  <guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{GUEST}" first="80" from="192.0.2.0/24,{LAN}"/>
+  <guestnet:forward at="{HOST6}" protocol="tcp" ports="8080" to="{GUEST6}" first="80" from="{LAN6}/128"/>
+  <guestnet:forward at="{HOST}" protocol="tcp" ports="8000-8010" to="{GUEST}" from="{LAN}/31"/>
+  <guestnet:forward protocol="udp" ports="7000-7002" to="{GUEST}" first="7100" from="198.18.1.8/29"/>
+  <guestnet:forward protocol="udp" ports="53" to="{GUEST6}" from="{LAN6},fd62::/16"/>
+  <guestnet:forward protocol="udp" ports="5300" to="{GUEST}" first="53"/>
+"""
+ASKED = ((HOST, "tcp", 8080), (HOST6, "tcp", 8080), (HOST, "tcp", 8005), (HOST2, "udp", 7000), (HOST6, "udp", 53))
+
+
+def outcomes(host: LanHost, who: str) -> list[str]:
+    return [getattr(host, protocol)(who, address, port).outcome for address, protocol, port in ASKED]
+
+
+def move(host: LanHost, address: str, address6: str) -> None:
+    """The client on the LAN has another address from now on."""
+    host.box.ok("ip", "-n", "lan", "addr", "flush", "dev", "eth0", "scope", "global")
+    host.box.ok("ip", "-n", "lan", "addr", "add", f"{address}/24", "dev", "eth0")
+    host.box.ok("ip", "-n", "lan", "addr", "add", f"{address6}/64", "dev", "eth0", "nodad")
+
+
+def test_a_forward_leads_only_the_clients_that_it_is_for(host: LanHost) -> None:
+    assert host.started(start(LIMITED)) == [(0, "")] * 2
+    assert outcomes(host, "lan") == ["open"] * 5
+    assert seen(host.tcp("lan", HOST, 8080)) == LAN
+    # Whoever else asks, asks the host: it has nobody there, and says so. The host and a neighbour are clients, too.
+    move(host, "198.18.1.77", "fd61::77")
+    for who in ("lan", "host", "near"):
+        assert outcomes(host, who) == ["refused"] * 5, who
+    assert seen(host.udp("lan", HOST, 5300)) == "198.18.1.77", "a forward beside them is for everybody"
+    # What begins to listen on the host later has these clients, and not those of the guest.
+    host.agents["host"].listen(tcp=[8080])
+    assert seen(host.tcp("lan", HOST, 8080)) == "198.18.1.77"
+    host.box.ok("ip", "-n", "guest", "link", "set", "eth0", "down")
+    assert seen(host.tcp("lan", HOST, 8080)) == "198.18.1.77"
+    move(host, LAN, LAN6)
+    assert not host.tcp("lan", HOST, 8080).open
+
+
+def test_a_client_that_a_forward_is_no_longer_for_is_cut_off(host: LanHost) -> None:
+    forward = f'<guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{GUEST}" first="80" from="{{}}"/>'
+    assert host.started(start(forward.format("198.18.1.0/24"))) == [(0, "")] * 2
+    assert seen(host.tcp("lan", HOST, 8080)) == LAN
+    assert " dport=8080 " in host.box.ok("cat", "/proc/net/nf_conntrack")
+    fewer = start(forward.format("198.18.1.128/25"))
+    assert host.call("qemu", "guesta", "reconnect", "begin", fewer) == (0, "")
+    assert " dport=8080 " not in host.box.ok("cat", "/proc/net/nf_conntrack")
+    assert host.tcp("lan", HOST, 8080).outcome == "refused"
+    assert host.call("qemu", "guesta", "reconnect", "begin", start("")) == (0, "")
+    assert "inet guestnet" not in host.rules()
+
+
+# This kernel may have no SCTP of its own: an INIT and its answer, by hand.
+SCTP = """
+import socket, struct, sys
+role, family, address = sys.argv[1:]
+version = {"4": socket.AF_INET, "6": socket.AF_INET6}[family]
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return struct.pack("<I", crc ^ 0xffffffff)
+def packet(sport, dport, tag, kind):
+    head, chunk = struct.pack("!HHI", sport, dport, tag), struct.pack("!BBHIIHHI", kind, 0, 20, 7, 65536, 1, 1, 1)
+    return head + crc32c(head + bytes(4) + chunk) + chunk
+def receive():
+    data, sender = s.recvfrom(2000)
+    data = data[(data[0] & 15) * 4:] if family == "4" else data
+    sport, dport = struct.unpack("!HH", data[:4])
+    return sender[0], sport, dport, data[12], crc32c(data[:8] + bytes(4) + data[12:]) == data[8:12]
+s = socket.socket(version, socket.SOCK_RAW, 132)
+s.settimeout(60)
+print("ready", flush=True)
+if role == "client":
+    s.sendto(packet(5000, 36412, 0, 1), (address, 0))
+found = receive()
+print(*found, flush=True)
+if role == "server":
+    s.sendto(packet(found[2], found[1], 7, 2), (found[0], 0))
+"""
+
+
+def test_sctp_is_forwarded(host: LanHost) -> None:
+    form = '<guestnet:forward at="{}" protocol="sctp" ports="36412" to="{}" first="3000" from="{}"/>'
+    ways = {"4": (HOST, GUEST, LAN), "6": (HOST6, GUEST6, LAN6)}
+    assert host.started(start("".join(form.format(*way) for way in ways.values()))) == [(0, "")] * 2
+    enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec"]
+    with ExitStack() as stack:
+
+        def run(where: str, role: str, family: str) -> subprocess.Popen[str]:
+            argv = [*enter, where, sys.executable, "-c", SCTP, role, family, ways[family][0]]
+            process = stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
+            stack.callback(process.kill)
+            assert process.stdout.readline() == "ready\n"
+            return process
+
+        for family, (at, _, client) in ways.items():
+            server = run("guest", "server", family)
+            answer = run("lan", "client", family)
+            assert server.stdout.readline().split() == [client, "5000", "3000", "1", "True"]
+            assert answer.stdout.readline().split() == [at, "36412", "5000", "2", "True"]
+
+
+def test_clients_that_cannot_be_read_refuse_the_start(host: LanHost) -> None:
+    before = host.rules()
+    for clients in ("", "fd61::/64", f"{LAN}/24", f"{LAN};drop", ",".join([LAN] * 65)):
+        forward = f'<guestnet:forward at="{HOST}" protocol="tcp" ports="8080" to="{GUEST}" from="{clients}"/>'
+        status, stderr = host.call("qemu", "guesta", "start", "begin", start(forward))
+        assert (status, host.rules()) == (1, before), stderr
 
 
 def test_a_floating_address_is_the_guests_in_both_directions(host: LanHost) -> None:

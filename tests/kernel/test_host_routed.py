@@ -9,9 +9,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.kernel_lan import agent
 from support.kernel_routed import HOST, ON_LAN, A, B, RoutedLab, X, both, domain, led_to, tap
 
 
@@ -65,6 +67,53 @@ def test_other_firewalls_let_them_pass_while_they_run(lab: RoutedLab) -> None:
     lab.stop("a", A)
     lab.box.ok("iptables", "-A", "FORWARD", "-o", "virbr9", "-j", "REJECT")
     assert [lab.box.ok(tool, "-S") for tool in ("iptables", "ip6tables")] == before
+
+
+def test_a_port_of_the_host_is_forwarded_to_a_guest_that_it_routes_to(lab: RoutedLab, tmp_path: Path) -> None:
+    """For X, another guest and the host itself, past a policy that lets nothing else in; only for whom it is."""
+    for tool in ("iptables", "ip6tables"):
+        lab.box.ok(tool, "-P", "FORWARD", "DROP")
+    form = '<guestnet:forward protocol="tcp" ports="8080" to="{}" first="80" from="{}"/>'
+    clients = ("192.0.2.0/24", both(X)[1])
+    xml = domain("a", A, more="".join(form.format(*each) for each in zip(both(A), clients, strict=True)))
+    for name, who in (("a", A), ("b", B)):
+        lab.boot(name, who)
+    lab.start("a", A, xml)
+    lab.start("b", B)
+    enter = ["nsenter", "-t", lab.box.pid, "--net", "--mount", "--"]
+    with ExitStack() as stack:
+        places = {"host": enter} | {who: [*enter, "ip", "netns", "exec", who] for who in ("x", "a", "b")}
+        agents = {who: stack.enter_context(agent(tmp_path / who, prefix)) for who, prefix in places.items()}
+        agents["a"].listen(tcp=[80])
+        seen = {
+            (who, at): (probe := agents[who].tcp(at, 8080, timeout=3.0)).outcome + f" {probe.seen_as}"
+            for who in ("x", "b", "host")
+            for at in both(HOST)
+        }
+    v4, v6 = both(HOST)
+    assert seen == {
+        ("x", v4): f"open {both(X)[0]}",
+        ("x", v6): f"open {both(X)[1]}",
+        ("b", v4): f"open {both(B)[0]}",
+        ("b", v6): "refused None",
+        ("host", v4): f"open {v4}",
+        ("host", v6): "refused None",
+    }
+    lab.stop("b", B)
+    assert lab.hooks.call("qemu", "a", "release", "end", xml) == (0, "")
+    assert "inet guestnet" not in lab.box.ok("nft", "list", "tables")
+
+
+def test_what_floats_or_is_in_a_table_of_its_own_is_not_forwarded_to_a_routed_guest(lab: RoutedLab) -> None:
+    lab.boot("a", A)
+    forward = f'<guestnet:forward protocol="tcp" ports="8080" to="{both(A)[0]}"/>'
+    elsewhere = ON_LAN.replace("/>", ' table="100"/>')
+    for more, routed, why in (
+        (forward, elsewhere, "the host forwards by its main table"),
+        (f'<guestnet:floating ip="192.0.2.77" to="{both(A)[0]}"/>', ON_LAN, "has its addresses itself"),
+    ):
+        status, stderr = lab.hooks.call("qemu", "a", "start", "begin", domain("a", A, routed, more))
+        assert (status, why in stderr) == (1, True), stderr
 
 
 def test_guests_reach_each_other_through_the_host_and_nothing_at_layer_2(lab: RoutedLab) -> None:

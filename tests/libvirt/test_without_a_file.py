@@ -18,6 +18,8 @@ from libvirt_guestnet.sandbox import Sandbox, python_inside
 
 pytestmark = pytest.mark.libvirt
 DOCUMENT = Path(__file__).parents[2] / "docs/existing-hosts.md"
+BESIDE, POOL = "192.168.122.250", "192.168.122.240-192.168.122.250"
+POOL_AS_PREFIXES = "192.168.122.240/29, 192.168.122.248/31, 192.168.122.250"
 CONNECT = "import socket; s = socket.socket(); s.settimeout(10); s.connect_ex(('192.168.122.1', 8080))"
 
 
@@ -43,6 +45,18 @@ def test_a_running_guest_is_guarded_also_at_its_next_start_and_given_back(host: 
             assert "nothing to do" in host.guestnet("guard", "on", "web")
             assert re.search(rf"direct +web +default .*{tap}", host.guestnet("status"))
             assert "guarded: true  # set without a file" in host.guestnet("import")
+            flow.says(BESIDE, "forged: it is not the guest's yet")
+            said = host.guestnet("address", "add", "web", POOL)
+            assert f"(tap {tap}): guarded; addresses by DHCP, now {ip}, and {POOL_AS_PREFIXES}" in said
+            assert f"note: {BESIDE} is in the DHCP range of network 'default'" in said
+            flow.says("192.168.122.251", "forged: it is behind the pool")
+            flow.says(BESIDE, "beside its lease")
+            assert flow.arrives("beside its lease")
+            assert f"web.default: {BESIDE}, which others may share" in host.guestnet("address", "list", "web")
+            assert f'address: "{BESIDE}/32"' in host.guestnet("import")
+            host.guestnet("address", "remove", "web", POOL)
+            flow.says(BESIDE, "forged: it is the guest's no more")
+            flow.forge()
             said = host.guestnet("guard", "off", "web")
             assert f"web: NIC {WEB} on network default (tap {tap}): not guarded" in said
     assert host.guarded() == {}
@@ -111,15 +125,18 @@ def test_a_forward_follows_the_lease_of_a_guest_that_nobody_guards(host: Host) -
     sender, receiver = wires(host)
     with sender, receiver:
         ip = leased(sender, WEB)
-        said = host.guestnet("forward", "add", "web", "tcp/8080:80")
-        assert "tcp/8080 at every address of the host to its IPv4 address by DHCP, port 80" in said
+        said = host.guestnet("forward", "add", "web", "tcp/8080:80", "--from", "192.168.122.1", "--from", "10.0.0.0/8")
+        told = "tcp/8080 at every address of the host to its IPv4 address by DHCP, port 80"
+        assert f"{told}, only from 10.0.0.0/8, 192.168.122.1/32" in said
         assert host.guarded() == {}
-        assert f"{ip}:80" in host.guestnet("status")
+        assert re.search(rf"192\.168\.122\.1/32 +{ip}:80 +yes", host.guestnet("status"))
         # Nobody in the guest would answer the host's question who has it.
         host.sandbox.run(["ip", "neigh", "replace", ip, "lladdr", WEB, "dev", "virbr0"])
         assert syn_arrived(host, sender, 80)
-        assert "web.default: tcp/8080" in host.guestnet("forward", "list")
-        assert "guarded: false" in host.guestnet("import")
+        assert f"web.default: {told}, only from 10.0.0.0/8, 192.168.122.1/32" in host.guestnet("forward", "list")
+        imported = host.guestnet("import")
+        assert "guarded: false" in imported
+        assert 'services: ["tcp/8080"], to: 80, from: ["10.0.0.0/8", "192.168.122.1/32"] }' in imported
         refused = host.guestnet("forward", "add", "other", "tcp/8000-8100", status=1)
         assert "already forwarded to domain 'web'" in refused
         assert "no forwards" in host.guestnet("forward", "remove", "web", "tcp/8080")
@@ -156,6 +173,9 @@ def test_the_same_by_virsh_as_the_document_says(host: Host) -> None:
             assert "nothing to do" in host.guestnet("guard", "on", "web"), "it is the same"
             do(host, "guard off web")
             assert host.guarded() == {}
+        do(host, "address add web 192.168.122.250")
+        assert "nothing to do" in host.guestnet("address", "add", "web", BESIDE), "it is the same"
+        assert "not guarded" in host.guestnet("address", "remove", "web", BESIDE)
         do(host, "forward add web tcp/8080:80")
         assert "nothing to do" in host.guestnet("forward", "add", "web", "tcp/8080:80"), "it is the same"
         assert f"{ip}:80" in host.guestnet("status")

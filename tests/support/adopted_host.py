@@ -120,6 +120,18 @@ class Flow:
         assert lost == [], f"{len(lost)} of {self.sent} were lost: {lost}; {self.marks}"
         assert [text for text in arrived if text.startswith(b"forged")] == [], f"of {self.forged}"
 
+    def says(self, ip: str, text: str) -> None:
+        """Sends one frame from another address."""
+        with self.one:
+            self.sender.send(frame_of(ip, text))
+
+    def arrives(self, text: str) -> bool:
+        """Whether such a frame arrives."""
+        deadline = time.monotonic() + 240
+        while text.encode() not in self.arrived and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return text.encode() in self.arrived
+
     def _go_on(self) -> None:
         while not self.done.wait(0.005):
             with self.one:

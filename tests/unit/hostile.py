@@ -85,6 +85,7 @@ _VALUES = {
     ("forward", "to"): "fd09::5",
     ("forward", "ports"): "80-81",
     ("forward", "first"): "8080",
+    ("forward", "from"): "fd99::/32,fd98::7",
     ("floating", "ip"): "fd99::10",
     ("behind", "prefix"): "fd09:2::/64",
     ("onlink", "prefix"): "fd09:3::/64",

@@ -79,7 +79,7 @@ def test_a_guest_behind_another_guest_sees_the_host() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ('protocol="sctp" ports="1" to="10.0.0.1"', "no forward can be of 'sctp' 1-1"),
+        ('protocol="gre" ports="1" to="10.0.0.1"', "no forward can be of 'gre' 1-1"),
         ('protocol="tcp" ports="2-1" to="10.0.0.1"', "'2-1' is not a range"),
         ('protocol="tcp" ports="0" to="10.0.0.1"', "<guestnet:forward> ports: '0' is not a number from 1 to 65535"),
         ('protocol="tcp" ports="1;drop" to="10.0.0.1"', "'1;drop' is not a number"),
@@ -126,6 +126,11 @@ TCP6 = """  sl  local_address                         remote_address            
    0: 00000000000000000000000000000000:1F93 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 14
    1: 000061FD000000000000000001000000:1F94 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 15
 """
+SCTP = """ ENDPT     SOCK   STY SST HBKT LPORT   UID INODE LADDRS
+0000000000000000 0000000000000000 0   10  29   36412     0 12 127.0.0.1 198.18.2.1
+0000000000000000 0000000000000000 2   10  29   36413     0 13 0000:0000:0000:0000:0000:0000:0000:0000
+0000000000000000 0000000000000000 0   1   29   36414     0 14 198.18.2.1
+"""
 
 
 @pytest.fixture
@@ -133,6 +138,8 @@ def proc(tmp_path: Path) -> str:
     (tmp_path / "net").mkdir()
     (tmp_path / "net/tcp").write_text(TCP)
     (tmp_path / "net/tcp6").write_text(TCP6)
+    (tmp_path / "net/sctp").mkdir()
+    (tmp_path / "net/sctp/eps").write_text(SCTP)
     (tmp_path / "77/fd").mkdir(parents=True)
     (tmp_path / "77/comm").write_text("nginx\n")
     (tmp_path / "77/fd/3").symlink_to("socket:[12]")
@@ -151,6 +158,10 @@ def proc(tmp_path: Path) -> str:
         (Claim("fd61::1", "tcp", 8084, 8084), "the kernel or another program"),
         (Claim("fd61::2", "tcp", 8084, 8084), None),
         (Claim("198.18.2.1", "udp", 8081, 8081), None),
+        (Claim("198.18.2.1", "sctp", 36412, 36412), "nginx (process 77)"),
+        (Claim("198.18.2.2", "sctp", 36412, 36412), None),
+        (Claim("198.18.2.2", "sctp", 36413, 36413), "the kernel or another program"),
+        (Claim("198.18.2.1", "sctp", 36414, 36414), None),  # not listening
         (Claim("198.18.2.1", "", 0, 65535), None),  # a floating address is not the host's own
     ],
 )

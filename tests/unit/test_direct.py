@@ -1,4 +1,4 @@
-"""`guestnet guard` and `guestnet forward`: which port is meant, what its metadata says then, and what is refused."""
+"""`guestnet guard`, `forward` and `address`: which port is meant, what its metadata says then, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from libvirt_guestnet.changes.guest import SetDomainMetadata
 from libvirt_guestnet.changes.network import AdoptNetwork
 from libvirt_guestnet.cli.main import main
 from libvirt_guestnet.datapath.devices.host_devices import Device
-from libvirt_guestnet.direct import forwards, network, report
+from libvirt_guestnet.direct import addresses, forwards, network, report
 from libvirt_guestnet.direct.guard import FOUND, guarded
 from libvirt_guestnet.direct.named import Named, named
 from libvirt_guestnet.direct.planning import Setting
-from libvirt_guestnet.direct.subject import DirectPort, subject
+from libvirt_guestnet.direct.subject import DirectPort, one_port, subject
 from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.importing.addresses import OnNetwork
 from libvirt_guestnet.importing.facts import Request, Seen
 from libvirt_guestnet.importing.survey import survey
 from libvirt_guestnet.importing.text import text
@@ -313,8 +314,8 @@ def test_a_nic_on_a_networks_bridge_follows_what_the_network_says() -> None:
     assert change.ports == ("vm", "web")
 
 
-def asked(words: str, at: str | None = None) -> forwards.Asked:
-    return forwards.asked(words, at)
+def asked(words: str, at: str | None = None, *sources: str) -> forwards.Asked:
+    return forwards.asked(words, at, sources or None)
 
 
 def test_a_forward_follows_dhcp_or_goes_to_what_is_listed() -> None:
@@ -327,6 +328,38 @@ def test_a_forward_follows_dhcp_or_goes_to_what_is_listed() -> None:
     assert forwards.added(listed, asked("udp/53-54", "198.51.100.1")).forwards == (
         Forward("udp", 53, 54, "192.168.122.9", 53, "198.51.100.1"),
     )
+
+
+def test_a_forward_is_for_the_clients_that_are_listed() -> None:
+    both = tuple(map(ip_address, ("192.168.122.9", "fd00::9")))
+    port = replace(only(ONE), policy=only(ONE).policy._replace(addresses=both))
+    policy = forwards.added(port, asked("tcp/8080:80", None, "198.51.100.128/25", "198.51.100.0/25", "203.0.113.7"))
+    (made,) = policy.forwards
+    assert (made.to, list(map(str, made.sources))) == ("192.168.122.9", ["198.51.100.0/24", "203.0.113.7/32"])
+    assert report.forward(made).endswith("to 192.168.122.9, port 80, only from 198.51.100.0/24, 203.0.113.7/32")
+    everybody = forwards.added(port, asked("tcp/8080:80", None, "0.0.0.0/0", "2001:db8::/32")).forwards
+    assert [(each.to, list(map(str, each.sources))) for each in everybody] == [
+        ("192.168.122.9", []),
+        ("fd00::9", ["2001:db8::/32"]),
+    ]
+    taken = refused(lambda: forwards.added(replace(port, policy=policy), asked("tcp/8080:80")))
+    assert "there is tcp/8080 at every address of the host to 192.168.122.9, port 80, only from 198.51" in taken
+    assert forwards.removed(replace(port, policy=policy), asked("tcp/8080")) == port.policy
+    nobody = refused(lambda: forwards.added(port, asked("tcp/80", "198.51.100.1", "2001:db8::/32")))
+    assert "--from has no IPv4 address, so nobody could ask" in nobody
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (["198.51.100.1/24"], "did you mean '198.51.100.0/24'?"),
+        (["eth0"], "'eth0' is not an IP address"),
+        (["ff02::/16"], "ff02::/16 is no address that a client can have"),
+        ([f"10.0.{number}.0/24" for number in range(0, 130, 2)], "from: has more than 64 prefixes"),
+    ],
+)
+def test_what_is_no_client(sources: list[str], said: str) -> None:
+    assert said in refused(lambda: asked("tcp/80", None, *sources))
 
 
 def test_a_forward_to_a_port_that_its_network_guards_does_not_end_that() -> None:
@@ -366,7 +399,7 @@ def test_a_forward_that_could_have_no_effect_is_refused() -> None:
     bridged = host(domain("web", nic(on="bridge='br0'", kind="bridge")))
     assert "the host has no address on 'br0'" in refused(lambda: forwards.added(only(bridged), asked("tcp/80")))
     assert "domain 'web' has 2 NICs: say which is meant, of web.default, web.closed" in refused(
-        lambda: forwards.one_port(subject(Named("web"), TWO))
+        lambda: one_port(subject(Named("web"), TWO))
     )
 
 
@@ -396,6 +429,31 @@ def test_import_finds_what_was_set() -> None:
     assert left.why == "its metadata says sources, which import does not write"
 
 
+@pytest.mark.parametrize(
+    ("clients", "clients6", "written"),
+    [
+        ("", "", ""),
+        (' from="198.51.100.0/24"', "", ', from: [198.51.100.0/24, "::/0"]'),
+        (
+            ' from="198.51.100.0/24"',
+            ' from="fd01::7,fd00::/16"',
+            ', from: ["198.51.100.0/24", "fd01::7/128", "fd00::/16"]',
+        ),
+        (' from="198.51.100.0/24"', None, ', from: ["198.51.100.0/24"]'),
+        (None, "", ', from: ["::/0"]'),
+    ],
+)
+def test_import_keeps_for_whom_a_forward_is(clients: str | None, clients6: str | None, written: str) -> None:
+    """One line says both families, and opens neither of them to more clients than before."""
+    form = '<guestnet:forward protocol="tcp" ports="8080" to="{}" first="80"{}/>'
+    said = (("192.168.122.9", clients), ("fd00::9", clients6))
+    inside = "".join(form.format(to, who) for to, who in said if who is not None)
+    addresses = '<guestnet:address ip="192.168.122.9"/><guestnet:address ip="fd00::9"/>'
+    seen = marked(PORT.format(WEB, "yes", addresses + inside))
+    (imported,) = [each for each in text(survey(seen, Request("mine"))).splitlines() if "services" in each]
+    assert imported.strip().replace('"', "") == f"- {{ services: [tcp/8080], to: 80{written} }}".replace('"', "")
+
+
 def test_forwards_are_listed() -> None:
     forward = '<guestnet:forward at="198.51.100.1" protocol="udp" ports="7-9" to="192.168.122.9"/>'
     mine = domain("web", nic(), mark=OWNED.format("mine", PORT.format(WEB, "yes", forward)))
@@ -404,7 +462,113 @@ def test_forwards_are_listed() -> None:
     ]
 
 
-@pytest.mark.parametrize("words", [["guard", "on", "web"], ["forward", "add", "web", "tcp/80"]])
+def on(port: DirectPort, **leases: str) -> OnNetwork:
+    return OnNetwork(port.known, {WEB: frozenset(), OTHER: frozenset(leases.values())}, ())
+
+
+def with_added(port: DirectPort, *words: str) -> PortPolicy:
+    return addresses.added(port, on(port), addresses.asked(words))
+
+
+def without(port: DirectPort, wanted: Sequence[addresses.Asked]) -> PortPolicy | None:
+    return addresses.removed(port, on(port), wanted)
+
+
+def listed(policy: PortPolicy | None) -> tuple[list[str], list[str]]:
+    assert policy is not None
+    return list(map(str, policy.addresses)), [str(pair.prefix) for pair in policy.pairs]
+
+
+def test_an_address_is_used_beside_what_dhcp_tells_or_is_the_ports_own() -> None:
+    port = only(ONE)
+    policy = with_added(port, "192.168.122.250", "10.9.0.0/24")
+    assert listed(policy) == ([], ["192.168.122.250/32", "10.9.0.0/24"]), "its lease is followed still"
+    assert not policy.guarded, "it guards nothing"
+    assert report.addresses(port, policy, {}) == "addresses by DHCP, and 192.168.122.250, 10.9.0.0/24"
+    assert with_added(replace(port, policy=policy), "10.9.0.0/24", "192.168.122.250") == policy
+    assert without(replace(port, policy=policy), addresses.asked(["192.168.122.250", "10.9.0.0/24"])) is None
+    closed = only(TWO, "web.closed")
+    assert listed(with_added(closed, "10.0.9.7", "10.1.0.1")) == (["10.0.9.7"], ["10.1.0.1/32"])
+    bridged = only(host(domain("web", nic(on="bridge='br0'", kind="bridge"))))
+    assert listed(with_added(bridged, "192.0.2.7")) == (["192.0.2.7"], [])
+
+
+def test_a_range_of_addresses_is_the_fewest_prefixes() -> None:
+    port = only(TWO, "web.closed")
+    policy = with_added(port, "10.0.9.240-10.0.9.250")
+    assert listed(policy) == ([], ["10.0.9.240/29", "10.0.9.248/31", "10.0.9.250/32"])
+    assert without(replace(port, policy=policy), addresses.asked(["10.0.9.240-10.0.9.250"])) is None
+    assert list(addresses.given_to_others(on(only(ONE)), addresses.asked(["192.168.122.240-192.168.122.255"]))) == [
+        "192.168.122.240/28 is in the DHCP range of network 'default', whose server may give it to another guest that "
+        "asks"
+    ]
+
+
+def test_what_was_found_is_decided_once_an_address_is_added() -> None:
+    seen = host(net(CLOSED), domain("web", nic(on="network='closed'")), neighbours=[("10.0.9.5", WEB)])
+    (found,) = guard(seen, "on")
+    assert found.note == FOUND
+    policy = with_added(replace(only(seen), policy=found), "10.0.9.6")
+    assert (listed(policy), policy.note) == ((["10.0.9.5", "10.0.9.6"], []), "")
+    off = guarded(replace(only(seen), policy=policy), "off")
+    assert listed(off) == (["10.0.9.5", "10.0.9.6"], [])
+    assert without(replace(only(seen), policy=policy), addresses.asked(["10.0.9.5"])) == policy._replace(
+        addresses=(ip_address("10.0.9.6"),)
+    )
+    last = addresses.asked(["10.0.9.5", "10.0.9.6"])
+    assert "nobody would know its addresses" in refused(lambda: without(replace(only(seen), policy=policy), last))
+
+
+def test_an_address_that_cannot_be_the_ports_is_refused() -> None:
+    port = only(ONE)
+    assert "192.168.122.1 is the host's own" in refused(lambda: with_added(port, "192.168.122.1"))
+    here = on(port, other="192.168.122.77")
+    assert f"192.168.122.77 is given by DHCP to '{OTHER}'" in refused(
+        lambda: addresses.added(port, here, addresses.asked(["192.168.122.77"]))
+    )
+    anything = replace(port, policy=port.policy._replace(addressing="any"))
+    assert "may use any address that nobody else has" in refused(lambda: with_added(anything, "192.168.122.7"))
+    assert "does not list 192.168.122.7: it lists none" in refused(
+        lambda: without(port, addresses.asked(["192.168.122.7"]))
+    )
+    own = replace(port, policy=port.policy._replace(addresses=(ip_address("192.168.122.7"),)))
+    to_it = replace(own, policy=forwards.added(own, asked("tcp/80")))
+    assert "192.168.122.7 is forwarded to: `guestnet forward remove` before" in refused(
+        lambda: without(to_it, addresses.asked(["192.168.122.7"]))
+    )
+    for words, said in (
+        ("10.0.0.9-10.0.0.1", "is not a range: the lower address comes first"),
+        ("10.0.0.9-fd00::1", "is not a range: the lower address comes first"),
+        ("0.0.0.0-255.255.255.255", "is every address"),
+        ("10.0.0.1-230.0.0.1", "224.0.0.0/6 is no address that a guest can send from"),
+        ("fd00::1-fd00:1::fffe", "would be more than 64 prefixes"),
+        ("127.0.0.1", "127.0.0.1 is no address that a guest can send from"),
+        ("10.0.0.1/24", "did you mean '10.0.0.0/24'?"),
+        ("eth0", "'eth0' is not an IP address"),
+    ):
+        assert said in refused(lambda words=words: addresses.asked([words])), words
+
+
+def test_import_and_list_find_the_addresses_that_were_added() -> None:
+    inside = '<guestnet:address ip="10.0.9.7"/><guestnet:pair prefix="10.0.9.240/29"/>'
+    mark = OWNED.format("direct", PORT.format(WEB, "yes", inside).replace("default", "closed"))
+    seen = host(
+        net(CLOSED, ADOPTED.replace("default", "closed").format("no")),
+        domain("web", nic(on="network='closed'"), mark=mark),
+    )
+    said = text(survey(seen, Request("mine")))
+    (port,) = loads(said, "import").guests[0].ports
+    assert [str(each.ip) for each in port.addresses] == ["10.0.9.7"]
+    assert [str(each.prefix) for each in port.pairs] == ["10.0.9.240/29"]
+    assert list(addresses.of_domains(seen.snapshot.domains)) == [
+        "web.closed: 10.0.9.7",
+        "web.closed: 10.0.9.240/29, which others may share",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [["guard", "on", "web"], ["forward", "add", "web", "tcp/80"], ["address", "add", "web", "10.0.0.1"]]
+)
 def test_only_root_may(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(words) == 1

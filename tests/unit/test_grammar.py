@@ -52,6 +52,11 @@ FORWARDS = (
     ForwardRule("udp", 5000, 5010, "fd00::2", 5000),
     ForwardRule("udp", 5000, 5010, "10.0.0.2", 5000, "192.0.2.1"),
     ForwardRule("tcp", 22, 22, "fd00::2", 22),
+    ForwardRule("tcp", 90, 91, "10.0.0.2", 8090, "192.0.2.1", sources=("198.51.100.0/24", "203.0.113.9/32")),
+    ForwardRule("tcp", 5100, 5110, "10.0.0.2", 5100, "192.0.2.1", sources=("198.51.100.0/24",)),
+    ForwardRule("udp", 6000, 6010, "fd00::2", 6000, sources=("fd00:1:2:3::/64", "::/0")),
+    ForwardRule("sctp", 36412, 36412, "10.0.0.2", 3000),
+    ForwardRule("tcp", 25, 25, "fd00::2", 25, sources=("fd00:1:2:3::/64",)),
 )
 FLOATING = (Floating("192.0.2.9", "10.0.0.2"), Floating("fd00:9::9", "fd00:9::9", "fd00::2"))
 PORT_FORWARDS = PortForwards("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)

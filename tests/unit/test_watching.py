@@ -53,7 +53,7 @@ def test_at_first_all_is_said_and_then_what_changed() -> None:
 
 def test_every_kind_of_row_has_a_name() -> None:
     found = [
-        ForwardRow("t", "web", "p", "", "tcp/80", "10.0.0.1:80", True).json(),
+        ForwardRow("t", "web", "p", "", "tcp/80", [], "10.0.0.1:80", True).json(),
         RouteRow("t", "web", "p", "10.1.0.0/24", "", "vnet0", "main", True, "", None).json(),
         UnguardedRow("t", "web", "52:54:00:00:00:02", "user", "", "why", "instead", False).json(),
     ]

@@ -25,8 +25,8 @@ class OriginalDestination(NamedTuple):
 class Accept(NamedTuple):
     """Connections that others open to `guest` behind `bridge`, and their packets in both directions.
 
-    `protocol` is "tcp", "udp" or "" for everything; `ports` are the guest's own, first and last (None: all). With
-    `published`, only connections whose destination was translated from there.
+    `protocol` is "tcp", "udp", "sctp" or "" for everything; `ports` are the guest's own, first and last (None: all).
+    With `published`, only connections whose destination was translated from there.
     """
 
     bridge: str

@@ -16,14 +16,13 @@ from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import codec
 from libvirt_guestnet.datapath.netlink.codec import attributes
-from libvirt_guestnet.model.claims import ANYWHERE, Claim
+from libvirt_guestnet.model.claims import ANYWHERE, PROTOCOLS, Claim
 
 _NETFILTER, _GET, _DELETE = 12, 1 << 8 | 1, 1 << 8 | 2
 _ORIGINAL, _IP, _PROTO = 1, 1, 2
 _DESTINATION = {4: 2, 6: 4}  # CTA_IP_V4_DST, CTA_IP_V6_DST
 _FAMILY = {4: 2, 6: 10}
 _NUMBER, _PORT = 1, 3
-_PROTOCOLS = {"tcp": 6, "udp": 17}
 _GENERAL = struct.Struct("=BBH")
 _SECONDS = 15
 
@@ -68,7 +67,7 @@ def _matching(flows: list[Flow], wanted: list[Claim]) -> Iterator[Flow]:
 def _meant(flow: Flow, claim: Claim) -> bool:
     if not claim.protocol:
         return True
-    return flow.protocol == _PROTOCOLS[claim.protocol] and claim.first <= flow.port <= claim.last
+    return flow.protocol == PROTOCOLS[claim.protocol] and claim.first <= flow.port <= claim.last
 
 
 def _send(version: int, kind: int, flags: int, body: bytes) -> _socket.socket:

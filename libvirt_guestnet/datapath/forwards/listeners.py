@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.model.claims import ANYWHERE, Claim, clash
 
 _TABLES = (("tcp", "tcp", "0A"), ("tcp", "tcp6", "0A"), ("udp", "udp", "07"), ("udp", "udp6", "07"))
+_SCTP_LISTENS = "10"  # SCTP_SS_LISTENING is TCP_LISTEN, in decimal here
 _LARGEST = 16 << 20
 
 
@@ -33,10 +35,22 @@ def _listeners(proc: str) -> Iterator[tuple[str, Claim]]:
         for fields in _rows(f"{proc}/net/{table}"):
             if len(fields) > 9 and fields[3] == state:
                 text, _, port = fields[1].partition(":")
-                address = _address(text)
-                if not address.is_loopback:
-                    for at in ANYWHERE.values() if str(address) == ANYWHERE[6] else (str(address),):
-                        yield fields[9], Claim(at, protocol, int(port, 16), int(port, 16))
+                yield from _at(fields[9], _address(text), protocol, int(port, 16))
+    yield from _sctp(proc)
+
+
+def _sctp(proc: str) -> Iterator[tuple[str, Claim]]:
+    """SCTP's sockets that listen, where the kernel has it: all of a socket's addresses are in its line."""
+    for fields in _rows(f"{proc}/net/sctp/eps"):
+        if len(fields) > 8 and fields[3] == _SCTP_LISTENS:
+            for address in map(parse.address, fields[8:]):
+                yield from _at(fields[7], address, "sctp", int(fields[5]))
+
+
+def _at(inode: str, address: parse.Address, protocol: str, port: int) -> Iterator[tuple[str, Claim]]:
+    if not address.is_loopback:
+        for at in ANYWHERE.values() if str(address) == ANYWHERE[6] else (str(address),):
+            yield inode, Claim(at, protocol, port, port)
 
 
 def _rows(path: str) -> Iterator[list[str]]:

@@ -3,14 +3,15 @@
 All forwards are elements of a few maps, by address and port of the host, so a packet takes the same time however many
 there are. The table is written from all receipts in one transaction, so nothing of an ended guest stays in it. A
 translated packet keeps the client's address, except where the guest would not answer by way of the host: for a client
-on the guest's own bridge (hairpin), and for a guest whose default route does not lead to the host (`hide`).
+on the guest's own bridge (hairpin), and for a guest whose default route does not lead to the host (`hide`). A forward
+that is limited to some clients is in maps of its own, whose rules ask for the client before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, span
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.model.claims import ANYWHERE, Claim
 from libvirt_guestnet.parse import Prefix, prefix
@@ -80,6 +81,12 @@ def elements(port: PortForwards) -> frozenset[tuple[str, str, str]]:
     return frozenset((name, key.replace('"', ""), value) for name, found in maps for key, value in found.items())
 
 
+def _as_listed(source: str) -> str:
+    """A prefix as nft lists it: one of a single address is that."""
+    found = prefix(source)
+    return str(found) if found.prefixlen < found.max_prefixlen else str(found.network_address)
+
+
 def _chains(families: list[_Family]) -> Iterator[str]:
     yield from _chain("wanted", "", [rule for family in families for rule in family.incoming_rules()])
     # Before Docker's and libvirt's rules at the same hook: the first translation counts.
@@ -113,8 +120,11 @@ class _Family:
         self.found.setdefault(kind, {}).setdefault(key, value)
 
     def _forward(self, f: ForwardRule, bridge: str, to: Prefix) -> None:
-        guest, kind = to.network_address, "at" if f.at else "any"
+        guest, place = to.network_address, "at" if f.at else "any"
         where = (f"{prefix(f.at).network_address} . " if f.at else "") + f.protocol
+        for source in f.sources:
+            self._add(f"clients-{place}", f"{_as_listed(source)} . {where} . {span((f.first, f.last), '-')}")
+        kind = f"limited-{place}" if f.sources else place
         if f.first == f.to_first and f.first != f.last:
             self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
         else:
@@ -134,12 +144,18 @@ class _Family:
 
     def maps(self) -> Iterator[str]:
         address, port = self.type, "inet_proto . inet_service"
-        types = {
+        forwarded = {
             "at-port": f"{address} . {port} : {address} . inet_service;",
             "at-range": f"{address} . {port} : {address}; flags interval;",
-            "floating": f"{address} : {address};",
             "any-port": f"{port} : {address} . inet_service;",
             "any-range": f"{port} : {address}; flags interval;",
+        }
+        types = {
+            **forwarded,
+            **{f"limited-{kind}": what for kind, what in forwarded.items()},
+            "clients-at": f"{address} . {address} . {port}; flags interval;",
+            "clients-any": f"{address} . {port}; flags interval;",
+            "floating": f"{address} : {address};",
             "source": f"ifname . {address} : {address};",
             "hairpin": f"ifname . ifname . {address};",
             "hidden": f"ifname . {address};",
@@ -153,14 +169,20 @@ class _Family:
         # Addresses that are valid on this host or on one link only cannot be translated to a guest's.
         loopback = "127.0.0.0/8" if self.version == 4 else "{ ::1, fe80::/10 }"
         destination, here = "meta l4proto . th dport", f"fib daddr type local {self.ip} daddr != {loopback} "
-        rules = {
-            "at-port": f"dnat {self.ip} to {self.ip} daddr . {destination} map @at-port{self.version}",
-            "at-range": f"dnat {self.ip} to {self.ip} daddr . {destination} map @at-range{self.version}",
-            "floating": f"dnat {self.ip} to {self.ip} daddr map @floating{self.version}",
-            "any-port": f"{here}dnat {self.ip} to {destination} map @any-port{self.version}",
-            "any-range": f"{here}dnat {self.ip} to {destination} map @any-range{self.version}",
-        }
-        return [rule for kind, rule in rules.items() if kind in self.found]
+        floating = f"dnat {self.ip} to {self.ip} daddr map @floating{self.version}"
+        return [
+            *self._translating("at", f"{self.ip} daddr . {destination}"),
+            *([floating] if "floating" in self.found else []),
+            *self._translating("any", destination, here),
+        ]
+
+    def _translating(self, place: str, asked: str, here: str = "") -> Iterator[str]:
+        """The rules of the forwards at one address, or at any; `asked` is what their maps are looked up by."""
+        client = f"{self.ip} saddr . {asked} @clients-{place}{self.version} "
+        for limited, before in (("", ""), ("limited-", client)):
+            for kind in (f"{limited}{place}-port", f"{limited}{place}-range"):
+                if kind in self.found:
+                    yield f"{here}{before}dnat {self.ip} to {asked} map @{kind}{self.version}"
 
     def outgoing_rules(self) -> list[str]:
         guest = f"{self.ip} daddr"

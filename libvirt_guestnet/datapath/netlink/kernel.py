@@ -77,6 +77,8 @@ def _key_and_value(elem: Any) -> tuple[str, str]:
 
 def _element_text(value: Any) -> str:
     if isinstance(value, dict):
+        if "prefix" in value:
+            return f"{value['prefix']['addr']}/{value['prefix']['len']}"
         for kind, between in (("concat", " . "), ("range", "-")):
             if kind in value:
                 return between.join(map(_element_text, value[kind]))

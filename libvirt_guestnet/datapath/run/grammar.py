@@ -43,7 +43,7 @@ _WORDS = _words("""
     limit rate over burst packets numgen random mod masquerade dnat snat to
     ether saddr daddr vlan id 8021q 8021ad htype ptype hlen plen operation request
     meta l4proto mark pkttype broadcast multicast ibrname obrname iif oif iifname oifname fib local th dport sport
-    udp tcp icmp icmpv6 igmp pim ah vrrp nexthdr length hoplimit exthdr exists frag frag-off ipv6-frag
+    udp tcp sctp icmp icmpv6 igmp pim ah vrrp nexthdr length hoplimit exthdr exists frag frag-off ipv6-frag
     nd-neighbor-solicit nd-neighbor-advert nd-router-solicit nd-router-advert
     ct status direction original reply protocol proto-src proto-dst
     ifname iface_index ipv4_addr ipv6_addr inet_proto inet_service icmp_type icmpv6_type igmp_type ether_type
@@ -57,6 +57,8 @@ _NAMES = _words("""
     taps gateways bridges ports
     at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4
     at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6
+    limited-at-port4 limited-at-range4 limited-any-port4 limited-any-range4 clients-at4 clients-any4
+    limited-at-port6 limited-at-range6 limited-any-port6 limited-any-range6 clients-at6 clients-any6
 """)
 _KINDS = _words("""
     tap vlan arp ip4 ip4sent ip6 ip6own ip6sent leases told learnt4 learnt6 free4 free6 given4 given6 closed spent
@@ -279,7 +281,7 @@ _OPTIONS: dict[str, Callable[[str], bool]] = {
     "-d": _is_prefix,
     "-m": ("conntrack", "comment").__contains__,
     "--comment": ("libvirt-guestnet: while libvirt changes DHCP",).__contains__,
-    "--ctproto": ("tcp", "udp").__contains__,
+    "--ctproto": ("tcp", "udp", "sctp").__contains__,
     "--ctreplsrc": _is_prefix,
     "--ctorigdst": _is_prefix,
     "--ctreplsrcport": _is_ports,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
-from libvirt_guestnet.metadata.policy import FloatingAddress
+from libvirt_guestnet.metadata.policy import FloatingAddress, Forward, PortPolicy
 from libvirt_guestnet.model.claims import MOST_MOVED
 from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 
@@ -30,12 +31,27 @@ def _port_forwards(domain: Domain, nic: Nic) -> PortForwards | None:
         mac=nic.mac,
         uuid=domain.uuid,
         domain=domain.name,
-        bridge=check_device(nic.bridge_of_network),
-        forwards=tuple(
-            ForwardRule(f.protocol, f.first, f.last, f.to, f.to_first, f.at, f.hide) for f in policy.forwards
-        ),
+        bridge=_device(nic, policy),
+        forwards=tuple(map(rule, policy.forwards)),
         floating=tuple(map(_floating, policy.floating)),
     )
+
+
+def _device(nic: Nic, policy: PortPolicy) -> str:
+    """What leads to the guest: its bridge, or the tap that the host routes to. Raises GuestnetError."""
+    if policy.routed is None:
+        return check_device(nic.bridge_of_network)
+    if policy.floating:
+        raise GuestnetError(f"interface {policy.mac}: metadata: a host-routed port has its addresses itself")
+    if policy.routed.vrf or policy.routed.table:
+        raise GuestnetError(f"interface {policy.mac}: metadata: the host forwards by its main table, not to others")
+    return nic.checked_tap()
+
+
+def rule(f: Forward) -> ForwardRule:
+    """What the kernel is to do for a forward."""
+    sources = tuple(map(str, parse.fewest(f.sources)))
+    return ForwardRule(f.protocol, f.first, f.last, f.to, f.to_first, f.at, f.hide, sources)
 
 
 def _floating(requested: FloatingAddress) -> Floating:
