@@ -92,8 +92,11 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _topology(verb)
     _map(verb)
     verb.add_argument("-o", "--output", metavar="DIRECTORY", help="write files here (default: print all)")
-    verb = _verb(verbs, "graph", "topologies.graph", "draw a topology")
-    _topology(verb)
+    verb = _verb(verbs, "graph", "topologies.graph", "draw a topology, or what runs on this host")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="the topology file, or - for standard input")
+    text = "networks, bridges and every NIC of every running domain, with its state and drops; changes nothing"
+    what.add_argument("--live", action="store_true", help=text)
     verb.add_argument("--view", choices=["logical", "physical"], default="logical", help="default: logical")
     verb.add_argument("--format", choices=["svg", "png", "dot", "mermaid"], help="default: the output's ending, or dot")
     verb.add_argument("-o", "--output", metavar="FILE", help="default: standard output")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -11,6 +12,7 @@ from libvirt_guestnet import terminal, topology
 from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.styled import line
 
 CHANGES_TO_MAKE = 3
@@ -100,12 +102,21 @@ def graph(args: Namespace) -> int:
         known = ", ".join(draw.FORMATS)
         raise GuestnetError(f"{args.output}: what format is {ending!r}? Known are {known}: say which with --format")
     kind = args.format or ending or "dot"
-    picture = draw.draw(arguments.load(args), args.view, kind)
+    picture = draw.draw(_running(args.connect) if args.live else arguments.load(args), args.view, kind)
     if args.output:
         Path(args.output).write_bytes(picture)
     else:
         sys.stdout.buffer.write(picture)
     return 0
+
+
+def _running(uri: str | None) -> Topology:
+    from libvirt_guestnet.draw import running
+    from libvirt_guestnet.importing.gather import leases
+    from libvirt_guestnet.status.gather import look
+
+    snapshot, rows = look(uri)
+    return running.running(os.uname().nodename, snapshot, rows, leases)
 
 
 def schema(_args: Namespace) -> int:

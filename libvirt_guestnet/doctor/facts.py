@@ -23,6 +23,7 @@ from libvirt_guestnet.hook.enforce import checksum_guard, forwards
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.hook.read.hostwide import HostWide
 from libvirt_guestnet.hostmap import HOST_FILE, HostMap, load_hostwide
+from libvirt_guestnet.importing import survey
 from libvirt_guestnet.install import apparmor, hook_files, network_managers
 from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState, Snapshot, networks_of
 from libvirt_guestnet.model.topology import Topology
@@ -55,6 +56,7 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
         devices=frozenset(links.names()),
         wrong=wrongs(snapshot),
         asleep=tuple(asleep(snapshot)),
+        left_out=survey.left_out(snapshot),
         **({} if topology is None else wanted_by(topology, hostmap)),
     )
     return _seen_by_root(facts, UnlockedState()) if is_root else facts

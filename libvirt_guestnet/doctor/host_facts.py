@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from libvirt_guestnet.datapath.firewalls.chains import RefusingChain
+from libvirt_guestnet.importing.facts import LeftOut
 from libvirt_guestnet.install.apparmor import Confined
 from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, HookStatus
 from libvirt_guestnet.install.network_managers import Claim
@@ -70,7 +71,8 @@ class HostFacts:
     with what the hooks read of host.yaml. `taken`: running guests' addresses that became somebody else's. `offload`
     says why this host cannot have the checksum guard; `wrong` is what the kernel has otherwise than it should.
     `confined` are daemons that may not run the hooks' Python; `claims` what of ours a network manager takes, and
-    `unmanaged` our file that tells it not to. `asleep`: networks that guests would miss.
+    `unmanaged` our file that tells it not to. `asleep`: networks that guests would miss. `left_out`: what `guestnet
+    import` cannot write.
     """
 
     libvirt: tuple[int, ...] | None = OLDEST_LIBVIRT
@@ -99,3 +101,4 @@ class HostFacts:
     claims: tuple[Claim, ...] = ()
     unmanaged: str = ""
     asleep: tuple[Asleep, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from libvirt_guestnet.doctor import firewalls
 from libvirt_guestnet.doctor.host_facts import FINE, HOST_ROUTED, MUST, NOTE, Finding, HostFacts, NetworkFacts
 from libvirt_guestnet.hook.read import hostwide
+from libvirt_guestnet.importing.survey import nic_named
 from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, RUN_TWICE
 from libvirt_guestnet.install.network_managers import Claim
 
@@ -54,6 +55,7 @@ def judge(facts: HostFacts) -> list[Finding]:
         firewalls.active,
         _managers,
         _asleep,
+        _left_out,
     )
     rows = [row for part in parts for row in part(facts)]
     return sorted(rows, key=lambda row: (MUST, NOTE, FINE).index(row.level))
@@ -228,3 +230,11 @@ def _asleep(facts: HostFacts) -> Iterator[Finding]:
         if each.now:
             found = f"is not active: {', '.join(each.now)} cannot start"
             yield Finding("network", NOTE, each.network, found, f"virsh net-start {each.network}")
+
+
+def _left_out(facts: HostFacts) -> Iterator[Finding]:
+    """Of a NIC that cannot be guarded its own row says more."""
+    said = {nic_named(nic.guest, nic.mac) for nic in facts.unguardable}
+    for each in facts.left_out:
+        if each.what not in said:
+            yield Finding("import", NOTE, each.what, f"`guestnet import` leaves it out: {each.why}")

@@ -1,7 +1,7 @@
-"""Topologies as pictures, the two ways libvirt's network architecture page draws its own.
+"""Topologies, and what runs, as pictures, the two ways libvirt's network architecture page draws its own.
 
-picture (what there is to draw) · logical, physical (topology → picture, pure) · outside, forwards (what both show)
-· dot, mermaid (picture → text) · graphviz (dot text → SVG or PNG).
+picture (what there is to draw) · logical, physical (topology → picture, pure) · outside, forwards, ports, crowds (what
+both show) · running, places (what runs → topology) · dot, mermaid (picture → text) · graphviz (dot text → SVG or PNG).
 """
 
 from __future__ import annotations

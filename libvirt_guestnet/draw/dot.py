@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 
 from .picture import MUTED, PALETTE, TEXT, Edge, Picture, PictureNode, PictureRow, Shape, Tone
 from .text import line
@@ -61,42 +62,60 @@ def _node(node: PictureNode) -> str:
 
 
 def _label(node: PictureNode) -> str:
-    rows = [_title(node), _text(node.lines), *map(_row, node.rows), _text(node.notes)]
+    width = 2 * node.columns
+    rows = [_title(node, width), _text(node.lines, width), *_rows(node), _text(node.notes, width)]
     return f'<table border="0" cellborder="0" cellspacing="1" cellpadding="2">{"".join(rows)}</table>'
 
 
-def _title(node: PictureNode) -> str:
+def _title(node: PictureNode, width: int) -> str:
     title = f"<b>{_escaped(node.title)}</b>"
     if not node.badge:
-        return _cell(title)
+        return _cell(title, width)
     badge = f'<font point-size="{_SMALL}" color="white">{_escaped(node.badge)}</font>'
     return (
-        f'<tr><td colspan="2" bgcolor="{PALETTE[node.tone].stroke}" style="rounded">'
+        f'<tr><td colspan="{width}" bgcolor="{PALETTE[node.tone].stroke}" style="rounded">'
         '<table border="0" cellborder="0" cellspacing="0" cellpadding="1"><tr>'
         f'<td align="left"><font color="white">{title}</font>&#160;</td><td align="right">&#160;{badge}</td>'
         "</tr></table></td></tr>"
     )
 
 
-def _text(lines: tuple[str, ...]) -> str:
-    return _cell("".join(f'{_muted(text)}<br align="left"/>' for text in lines)) if lines else ""
+def _text(lines: tuple[str, ...], width: int) -> str:
+    return _cell("".join(f'{_muted(text)}<br align="left"/>' for text in lines), width) if lines else ""
 
 
-def _cell(content: str) -> str:
-    return f'<tr><td colspan="2" align="left">{content}</td></tr>'
+def _cell(content: str, width: int) -> str:
+    return f'<tr><td colspan="{width}" align="left">{content}</td></tr>'
 
 
 def _muted(text: str) -> str:
     return f'<font point-size="{_SMALL}" color="{MUTED}">{_escaped(text)}</font>'
 
 
+def _rows(node: PictureNode) -> Iterator[str]:
+    """Rows of the table, each with what stands side by side."""
+    for beside in zip_longest(*_columns(node)):
+        yield f"<tr>{''.join(_row(row) for row in beside if row)}</tr>"
+
+
+def _columns(node: PictureNode) -> list[list[PictureRow]]:
+    """The rows of each column; none begins with what belongs to the end of the one before."""
+    height = -(-len(node.rows) // node.columns)
+    found: list[list[PictureRow]] = []
+    for row in node.rows:
+        if not found or (len(found[-1]) >= height and not row.below):
+            found.append([])
+        found[-1].append(row)
+    return found
+
+
 def _row(row: PictureRow) -> str:
     fill = PALETTE[row.tone].fill
     values = "".join(f'{_muted(value)}<br align="left"/>' for value in row.values) or " "
     return (
-        f'<tr><td port="{row.id}" align="left" bgcolor="{fill}">'
+        f'<td port="{row.id}" align="left" bgcolor="{fill}">'
         f'<font point-size="{_SMALL}">{_escaped(row.label)}</font></td>'
-        f'<td align="left">{values}</td></tr>'
+        f'<td align="left">{values}</td>'
     )
 
 

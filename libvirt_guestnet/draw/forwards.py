@@ -17,7 +17,7 @@ _MOST = 8
 def rows(row: str, port: Port, network: Network) -> Iterator[PictureRow]:
     """The rows under a port's own, whose id is `row`."""
     for number, (label, values, tone) in enumerate(_entries(port, network)):
-        yield PictureRow(f"{row}w{number}", label, tuple(values), tone)
+        yield PictureRow(f"{row}w{number}", label, tuple(values), tone, below=True)
 
 
 def _entries(port: Port, network: Network) -> Iterator[tuple[str, list[str], Tone]]:

@@ -8,13 +8,13 @@ from textwrap import wrap
 from libvirt_guestnet.model.network import HostRouted, Mode, Network, PhysicalNetwork
 from libvirt_guestnet.model.topology import Allow, Guest, Port, Topology
 
-from . import forwards
+from . import crowds, forwards, ports
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Edge, Picture, PictureNode, PictureRow, Shape, Tone
 
 # More things than this side by side are wider than a page: the picture then runs from left to right.
 _WIDEST = 4
-# More guests than this that are on one and the same network, and no other, share a box.
+# More guests than this that are on the same networks share a box.
 _MOST_BOXES = 2
 _WIDEST_NOTE = 44
 
@@ -24,7 +24,7 @@ def picture(topology: Topology) -> Picture:
     lans = tuple(_lan(f"lan{i}", lan) for i, lan in enumerate(outside(topology)))
     networks = tuple(_network(f"net{i}", network) for i, network in enumerate(topology.networks))
     guests = tuple(_guest_nodes(topology))
-    widest = max(map(len, (lans, networks, guests)))
+    widest = max(len(lans), len(networks), sum(node.columns for node in guests))
     edges = (*_uplinks(topology), *_attachments(topology))
     title = f"{topology.name}: logical view"
     return Picture(title, (*lans, *networks, *guests), edges, sideways=widest > _WIDEST)
@@ -78,47 +78,39 @@ def _uplink_label(network: Network) -> str:
     return "NAT by the host" if network.mode == Mode.NAT else "routed by the host"
 
 
+def _boxes(topology: Topology) -> Iterator[tuple[int, tuple[Guest, ...]]]:
+    return crowds.boxes(topology, _MOST_BOXES)
+
+
 def _guest_nodes(topology: Topology) -> Iterator[PictureNode]:
-    """A box for each guest, except that many plain guests on one network share one, where the first would be."""
-    for i, guest in enumerate(topology.guests):
-        crowd = _crowd(topology, guest)
-        if len(crowd) <= _MOST_BOXES:
-            yield _guest(topology, f"guest{i}", guest)
-        elif crowd[0] is guest:
-            yield _crowd_node(topology, f"guest{i}", crowd)
-
-
-def _crowd(topology: Topology, guest: Guest) -> tuple[Guest, ...]:
-    """All the guests like this one: with one port, to the same network, and not routing."""
-    if guest.router or len(guest.ports) != 1:
-        return ()
-    on = topology.ports_on(guest.ports[0].network)
-    return tuple(other for other, _ in on if other.router is None and len(other.ports) == 1)
+    for i, crowd in _boxes(topology):
+        yield _guest(topology, f"guest{i}", crowd[0]) if len(crowd) == 1 else _crowd(topology, f"guest{i}", crowd)
 
 
 def _guest(topology: Topology, node: str, guest: Guest) -> PictureNode:
-    rows = tuple(row for j, port in enumerate(guest.ports) for row in _port(topology, f"p{j}", port.name, port))
+    rows = tuple(
+        row for j, port in enumerate(guest.ports) for row in _port(topology, f"p{j}", port.name, (guest, port))
+    )
     tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
     return PictureNode(node, Shape.BOX, tone, guest.name, badge, rows=rows, notes=tuple(_policy(guest)))
 
 
-def _crowd_node(topology: Topology, node: str, crowd: tuple[Guest, ...]) -> PictureNode:
-    ports = ((guest.name, guest.ports[0]) for guest in crowd)
-    rows = tuple(row for j, (name, port) in enumerate(ports) for row in _port(topology, f"p{j}", name, port))
-    return PictureNode(
-        node, Shape.BOX, Tone.GUEST, f"on {crowd[0].ports[0].network}", f"{len(crowd)} guests", rows=rows
+def _crowd(topology: Topology, node: str, crowd: tuple[Guest, ...]) -> PictureNode:
+    places = [(guest, port) for guest in crowd for port in guest.ports]
+    rows = tuple(
+        row
+        for j, (guest, port) in enumerate(places)
+        for row in _port(topology, f"p{j}", crowds.label(guest, port.name), (guest, port))
     )
+    title, badge = crowds.title(crowd), f"{len(crowd)} guests"
+    return PictureNode(node, Shape.BOX, Tone.GUEST, title, badge, rows=rows, columns=crowds.columns(len(rows)))
 
 
-def _port(topology: Topology, row: str, label: str, port: Port) -> Iterator[PictureRow]:
-    network = topology.network(port.network)
-    yield PictureRow(row, label, _addresses(port), MODE_TONES[network.mode])
-    yield from forwards.rows(row, port, network)
-
-
-def _addresses(port: Port) -> tuple[str, ...]:
-    addresses = tuple(str(address.ip) for address in port.addresses)
-    return addresses if port.link_up else (*addresses, "link down")
+def _port(topology: Topology, row: str, label: str, place: tuple[Guest, Port]) -> Iterator[PictureRow]:
+    _, port = place
+    yield PictureRow(row, label, ports.addresses(topology, *place), ports.tone(topology, *place))
+    yield from ports.drops(topology, *place, row)
+    yield from forwards.rows(row, port, topology.network(port.network))
 
 
 def _policy(guest: Guest) -> Iterator[str]:
@@ -142,19 +134,23 @@ def _allow(allow: Allow) -> Iterator[str]:
 
 
 def _attachments(topology: Topology) -> Iterator[Edge]:
-    """One line for each port; below a router are the networks that it is the gateway of."""
-    drawn = set()
-    for i, guest in enumerate(topology.guests):
-        crowd = _crowd(topology, guest)
-        if len(crowd) > _MOST_BOXES and crowd[0] is not guest:
-            continue
-        together = len(crowd) > _MOST_BOXES
-        for j, port in enumerate(guest.ports):
-            network = topology.network(port.network)
-            net, tone = f"net{topology.networks.index(network)}", MODE_TONES[network.mode]
-            if guest.router and network.gateway == guest.name and port.network != guest.router.masquerade:
-                drawn.add(net)
-                yield Edge(f"guest{i}", net, tone, "gateway", source_row=f"p{j}")
-            else:
-                label = "next hop" if port.behind and not together else ""
-                yield Edge(net, f"guest{i}", tone, label, target_row="" if together else f"p{j}")
+    """One line for each port, of guests that share a box for each network; below a router are the networks that it is
+    the gateway of."""
+    numbers = {network.name: i for i, network in enumerate(topology.networks)}
+    for i, (guest, *others) in _boxes(topology):
+        if others:
+            for name in dict.fromkeys(port.network for port in guest.ports):
+                yield Edge(f"net{numbers[name]}", f"guest{i}", MODE_TONES[topology.network(name).mode])
+        else:
+            yield from (
+                _attachment(topology, guest, port, (f"net{numbers[port.network]}", f"guest{i}", f"p{j}"))
+                for j, port in enumerate(guest.ports)
+            )
+
+
+def _attachment(topology: Topology, guest: Guest, port: Port, ids: tuple[str, str, str]) -> Edge:
+    network, (net, node, row) = topology.network(port.network), ids
+    tone = MODE_TONES[network.mode]
+    if guest.router and network.gateway == guest.name and port.network != guest.router.masquerade:
+        return Edge(node, net, tone, "gateway", source_row=row)
+    return Edge(net, node, tone, "next hop" if port.behind else "", target_row=row)

@@ -8,7 +8,7 @@ from .picture import PALETTE, TEXT, Edge, Picture, PictureNode, Shape, Tone
 from .text import line
 
 # Everything else is written as a character reference: Mermaid finds markup and syntax also inside of quotes.
-_PLAIN = frozenset(" .,:/()–→↔")
+_PLAIN = frozenset(" .,:/()–→↔·")
 _FRAMES = {Shape.CLOUD: ("([", "])"), Shape.BAR: ("[", "]"), Shape.BOX: ("[", "]"), Shape.SMALL: ("(", ")")}
 
 
@@ -26,7 +26,8 @@ def _lines(picture: Picture) -> Iterator[str]:
         yield from (f"    {_node(node)}" for node in picture.nodes if node.id in cluster.nodes)
         yield "  end"
     yield from (f"  {_edge(edge)}" for edge in picture.edges)
-    for tone, colours in PALETTE.items():
+    used = {node.tone for node in picture.nodes} | ({Tone.HOST} if picture.clusters else set())
+    for tone, colours in ((each, colours) for each, colours in PALETTE.items() if each in used):
         yield f"  classDef {tone} fill:{colours.fill},stroke:{colours.stroke},color:{TEXT}"
     yield from (f"  class {cluster.id} {Tone.HOST}" for cluster in picture.clusters)
 

@@ -3,95 +3,147 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from libvirt_guestnet.model.network import Mode, Network, PhysicalNetwork
-from libvirt_guestnet.model.topology import Guest, Port, PortKind, Topology
+from libvirt_guestnet.model.topology import Guest, Port, Topology
 
-from . import forwards
+from . import crowds, forwards, ports
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Cluster, Edge, Picture, PictureNode, PictureRow, Shape, Tone
+
+# More ports than this: their taps are no boxes of their own, but lines in the guests' boxes, of which those that are
+# alike share one.
+_MOST_TAPS, _MOST_BOXES = 20, 2
 
 
 def picture(topology: Topology) -> Picture:
     """The physical view of a topology."""
     labels = outside(topology)
-    lans = tuple(PictureNode(f"lan{i}", Shape.CLOUD, Tone.LAN, lan.label) for i, lan in enumerate(labels))
+    lans = tuple(_lan(topology, f"lan{i}", lan) for i, lan in enumerate(labels))
+    many = sum(len(guest.ports) for guest in topology.guests) > _MOST_TAPS
+    guests, wires = (_boxed, _to_boxes) if many else (_wired, _to_taps)
     inside = (
         *(_nic(topology, f"nic{i}", lan) for i, lan in enumerate(labels)),
         *_bridges(topology),
-        *(_tap(topology, f"tap{i}x{j}", port) for i, guest in enumerate(topology.guests) for j, port in _ports(guest)),
-        *(_guest(topology, f"guest{i}", guest) for i, guest in enumerate(topology.guests)),
+        *guests(topology),
     )
-    wires = tuple(Edge(f"lan{i}", f"nic{i}", Tone.LAN, uplink=True) for i in range(len(labels)))
-    edges = (*wires, *_uplinks(topology), *_taps(topology))
+    out = tuple(Edge(f"lan{i}", f"nic{i}", Tone.LAN, uplink=True) for i in range(len(labels)))
+    edges = (*out, *_uplinks(topology), *wires(topology))
     host = Cluster("host", "host", tuple(node.id for node in inside))
     return Picture(f"{topology.name}: physical view", (*lans, *inside), edges, (host,), sideways=True)
 
 
+def _lan(topology: Topology, node: str, lan: PhysicalNetwork) -> PictureNode:
+    title = f"LAN at {lan.label}" if isinstance(topology, ports.Running) and lan is not ELSEWHERE else lan.label
+    return PictureNode(node, Shape.CLOUD, Tone.LAN, title)
+
+
 def _nic(topology: Topology, node: str, lan: PhysicalNetwork) -> PictureNode:
-    title = "any NIC" if lan is ELSEWHERE else f"NIC on {lan.label}"
-    lines, rows = tuple(map(str, lan.host)), forwards.nic_rows(topology, lan)
+    """A device of what runs has its name, one of a file its label."""
+    named = lan.label if isinstance(topology, ports.Running) else f"NIC on {lan.label}"
+    title = "any NIC" if lan is ELSEWHERE else named
+    lines, rows = (*map(str, lan.host), *_mtu(lan.mtu)), forwards.nic_rows(topology, lan)
     return PictureNode(node, Shape.SMALL, Tone.LAN, title, lines=lines, rows=rows)
+
+
+def _mtu(size: int | None) -> tuple[str, ...]:
+    return (f"MTU {size}",) if size else ()
 
 
 def _bridges(topology: Topology) -> Iterator[PictureNode]:
     """Bridges by name, which two networks may share; in the place of one, that the host routes."""
-    for device, networks in _by_bridge(topology).items():
+    for networks in _by_bridge(topology):
         first = networks[0]
-        node, title = _bridge_id(topology, first), "host routes" if first.routed else device
-        ports = [] if first.routed else [(port, n) for n in networks for _, port in topology.ports_on(n.name)]
-        lines, rows = tuple(_bridge_lines(networks)), forwards.route_rows(ports)
-        yield PictureNode(node, Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines, rows)
+        title = "host routes" if first.routed else first.bridge or first.name
+        on = [] if first.routed else [(port, n) for n in networks for _, port in topology.ports_on(n.name)]
+        lines, rows = tuple(_bridge_lines(networks)), forwards.route_rows(on)
+        yield PictureNode(
+            _bridge_id(topology, first), Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines, rows
+        )
 
 
 def _bridge_lines(networks: list[Network]) -> Iterator[str]:
-    yield f"network {', '.join(network.name for network in networks)}"
+    first = networks[0]
+    if names := [network.name for network in networks if network.name != (first.bridge or first.name)]:
+        yield f"network {', '.join(names)}"
+    elif first.routed:
+        yield f"network {first.name}"
     yield from (str(subnet.host) for network in networks for subnet in network.subnets if subnet.host)
-    routed = networks[0].routed
-    if routed:
-        yield from dict.fromkeys(str(subnet.gateway) for subnet in networks[0].subnets if subnet.gateway)
-        yield from () if routed.table is None else (f"routing table {routed.table}",)
-        yield from () if routed.vrf is None else (f"VRF {routed.vrf}",)
+    yield from dict.fromkeys(line for network in networks for line in _carried(network))
+    yield from _mtu(max(network.mtu or 0 for network in networks))
+    if first.routed:
+        yield from dict.fromkeys(str(subnet.gateway) for subnet in first.subnets if subnet.gateway)
+        yield from () if first.routed.table is None else (f"routing table {first.routed.table}",)
+        yield from () if first.routed.vrf is None else (f"VRF {first.routed.vrf}",)
 
 
-def _by_bridge(topology: Topology) -> dict[str, list[Network]]:
-    found: dict[str, list[Network]] = {}
+def _carried(network: Network) -> Iterator[str]:
+    """What tags its frames, or carries them to other hosts."""
+    if network.vlan:
+        yield f"VLAN {network.vlan}{' (802.1ad)' if network.service_vlan else ''}"
+    if network.vxlan:
+        yield f"VXLAN {network.vxlan.vni} over {network.vxlan.underlay}"
+
+
+def _by_bridge(topology: Topology) -> list[list[Network]]:
+    found: dict[tuple[str, str], list[Network]] = {}
     for network in topology.networks:
-        found.setdefault(network.bridge or f"routes to {network.name}", []).append(network)
-    return found
+        found.setdefault((network.bridge, "" if network.bridge else network.name), []).append(network)
+    return list(found.values())
 
 
 def _bridge_id(topology: Topology, network: Network) -> str:
-    return f"bridge{[network in networks for networks in _by_bridge(topology).values()].index(True)}"
+    return f"bridge{[network in networks for networks in _by_bridge(topology)].index(True)}"
 
 
-def _ports(guest: Guest) -> Iterator[tuple[int, Port]]:
-    return iter(enumerate(guest.ports))
+def _wired(topology: Topology) -> Iterator[PictureNode]:
+    """Taps, and then guests."""
+    for i, guest in enumerate(topology.guests):
+        yield from (_tap(topology, f"tap{i}x{j}", guest, port) for j, port in enumerate(guest.ports))
+    yield from (_guest(topology, f"guest{i}", guest) for i, guest in enumerate(topology.guests))
 
 
-def _tap(topology: Topology, node: str, port: Port) -> PictureNode:
-    words = ["observed" if port.observed else "guarded" if port.guarded else "not guarded"]
-    if port.isolated:
-        words.append("isolated")
-    if port.kind == PortKind.ETHERNET:
-        words.append("ethernet")
-    if not port.link_up:
-        words.append("link down")
+def _tap(topology: Topology, node: str, guest: Guest, port: Port) -> PictureNode:
+    rows = (*ports.drops(topology, guest, port, "t"), *_routes(topology, port))
+    dashed = not ports.is_sure(topology, guest, port)
+    tone, lines = ports.tone(topology, guest, port), (", ".join(ports.words(topology, guest, port)),)
+    return PictureNode(node, Shape.SMALL, tone, port.tap or "no tap", lines=lines, rows=rows, dashed=dashed)
+
+
+def _routes(topology: Topology, port: Port) -> tuple[PictureRow, ...]:
     network = topology.network(port.network)
-    lines, rows = (", ".join(words),), forwards.route_rows([(port, network)] if network.routed else [])
-    tone = MODE_TONES[network.mode]
-    return PictureNode(
-        node, Shape.SMALL, tone, port.tap, lines=lines, rows=rows, dashed=not port.guarded or port.observed
-    )
+    return forwards.route_rows([(port, network)] if network.routed else [])
 
 
 def _guest(topology: Topology, node: str, guest: Guest) -> PictureNode:
     rows = tuple(
         PictureRow(f"p{j}", port.name, (port.mac,), MODE_TONES[topology.network(port.network).mode])
-        for j, port in _ports(guest)
+        for j, port in enumerate(guest.ports)
     )
     tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
     return PictureNode(node, Shape.BOX, tone, guest.name, badge, rows=rows)
+
+
+def _boxed(topology: Topology) -> Iterator[PictureNode]:
+    """Guests with their taps in them, those that are alike in one box."""
+    for i, crowd in crowds.boxes(topology, _MOST_BOXES):
+        first, alone = crowd[0], len(crowd) == 1
+        places = [(guest, port) for guest in crowd for port in guest.ports]
+        rows = tuple(row for j, place in enumerate(places) for row in _tap_rows(topology, f"p{j}", *place, alone=alone))
+        tone, badge = (Tone.ROUTER, "router") if first.router else (Tone.GUEST, "guest")
+        title, badge = (first.name, badge) if alone else (crowds.title(crowd), f"{len(crowd)} guests")
+        columns = 1 if alone else crowds.columns(len(rows))
+        yield PictureNode(f"guest{i}", Shape.BOX, tone, title, badge, rows=rows, columns=columns)
+
+
+def _tap_rows(topology: Topology, row: str, guest: Guest, port: Port, *, alone: bool) -> Iterator[PictureRow]:
+    label = port.name if alone else crowds.label(guest, port.name)
+    wire = " · ".join(filter(None, (port.tap, port.mac)))
+    said = ", ".join(ports.words(topology, guest, port))
+    yield PictureRow(row, label, (wire, said), ports.tone(topology, guest, port))
+    yield from ports.drops(topology, guest, port, row)
+    yield from (replace(each, id=f"{row}{each.id}", below=True) for each in _routes(topology, port))
 
 
 def _uplinks(topology: Topology) -> Iterator[Edge]:
@@ -107,10 +159,19 @@ def _uplinks(topology: Topology) -> Iterator[Edge]:
             )
 
 
-def _taps(topology: Topology) -> Iterator[Edge]:
+def _to_taps(topology: Topology) -> Iterator[Edge]:
     for i, guest in enumerate(topology.guests):
-        for j, port in _ports(guest):
+        for j, port in enumerate(guest.ports):
             network = topology.network(port.network)
             tone = MODE_TONES[network.mode]
             yield Edge(_bridge_id(topology, network), f"tap{i}x{j}", tone)
             yield Edge(f"tap{i}x{j}", f"guest{i}", tone, target_row=f"p{j}")
+
+
+def _to_boxes(topology: Topology) -> Iterator[Edge]:
+    """A line for each port, to boxes that several guests share for each network."""
+    for i, (guest, *others) in crowds.boxes(topology, _MOST_BOXES):
+        ends = dict.fromkeys((port.network, "" if others else f"p{j}") for j, port in enumerate(guest.ports))
+        for name, row in ends:
+            network = topology.network(name)
+            yield Edge(_bridge_id(topology, network), f"guest{i}", MODE_TONES[network.mode], target_row=row)

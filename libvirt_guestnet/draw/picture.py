@@ -23,6 +23,10 @@ class Tone(StrEnum):
     GUEST = "guest"
     ROUTER = "router"
     HOST = "host"
+    GUARDED = "guarded"
+    WATCHED = "watched"
+    UNGUARDED = "unguarded"
+    NOTHING = "nothing"
 
 
 class Colours(NamedTuple):
@@ -43,6 +47,10 @@ PALETTE = {
     Tone.GUEST: Colours("#ffffff", "#566173"),
     Tone.ROUTER: Colours("#fff3d1", "#8f5f00"),
     Tone.HOST: Colours("#f8f9fb", "#566173"),
+    Tone.GUARDED: Colours("#c4ead0", "#1f7a3d"),
+    Tone.WATCHED: Colours("#ffe08a", "#8f5f00"),
+    Tone.UNGUARDED: Colours("#ffc9c4", "#b3261e"),
+    Tone.NOTHING: Colours("#e5e7eb", "#566173"),
 }
 
 MODE_TONES = {
@@ -74,17 +82,20 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True)
 class PictureRow:
-    """A line of a box with a coloured label: a port and its addresses, or one of several guests."""
+    """A line of a box with a coloured label: a port and its addresses, or one of several guests. `below`: it says more
+    of the one above."""
 
     id: str
     label: str
     values: tuple[str, ...]
     tone: Tone
+    below: bool = False
 
 
 @dataclass(frozen=True)
 class PictureNode:
-    """A thing: a title with an optional badge, lines under it, then rows that edges can end at, then footnotes."""
+    """A thing: a title with an optional badge, lines under it, then rows that edges can end at, then footnotes. Rows in
+    `columns` are read column by column."""
 
     id: str
     shape: Shape
@@ -95,6 +106,7 @@ class PictureNode:
     rows: tuple[PictureRow, ...] = ()
     notes: tuple[str, ...] = ()
     dashed: bool = False
+    columns: int = 1
 
 
 @dataclass(frozen=True)

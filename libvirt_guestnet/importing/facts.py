@@ -91,10 +91,11 @@ class ImportedNetwork:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that the file cannot say, and why."""
+    """Something that the file cannot say, and why. `managed`: another file says it."""
 
     what: str
     why: str
+    managed: bool = False
 
 
 @dataclass(frozen=True)

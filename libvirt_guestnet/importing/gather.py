@@ -33,10 +33,11 @@ def imported(uri: str | None, request: Request) -> tuple[Imported, str]:
 def seen(snapshot: Snapshot, request: Request) -> Seen:
     """With what the bridges of what was asked for tell of addresses."""
     names = survey.bridges(snapshot, request)
-    return Seen(snapshot, {name: _leases(name) for name in names}, {name: _neighbours(name) for name in names})
+    return Seen(snapshot, {name: leases(name) for name in names}, {name: _neighbours(name) for name in names})
 
 
-def _leases(bridge: str) -> Leases:
+def leases(bridge: str) -> Leases:
+    """What a bridge's DHCP server gave; nothing where it is none of libvirt's."""
     with suppress(GuestnetError):  # a name that no bridge of ours can have
         return leased(bridge)
     return {}

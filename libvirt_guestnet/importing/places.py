@@ -71,7 +71,7 @@ def _network(state: NetworkState, topology: str) -> Known | str:
     if isinstance(facts, str):
         return f"it {facts}"
     if state.topology not in (None, "", DIRECT):
-        return f"it is in topology {shown(state.topology)} already"
+        return in_topology(state)
     if why := external.unfit(state, topology):
         return f"it {why}"
     bare = Network(state.name, Mode.EXTERNAL, "", gateway="host", external=External())
@@ -79,6 +79,11 @@ def _network(state: NetworkState, topology: str) -> Known | str:
         return Known(state.name, external.filled(bare, state), facts, _with_vlans(state.current))
     except (GuestnetError, ValueError) as error:
         return f"its XML cannot be read: {error}"
+
+
+def in_topology(state: NetworkState | DomainState) -> str:
+    """Why what belongs to a topology is not taken into another."""
+    return f"it is in topology {shown(state.topology)} already"
 
 
 def _with_vlans(network: Element) -> frozenset[str | None]:

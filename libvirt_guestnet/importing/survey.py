@@ -22,7 +22,7 @@ from libvirt_guestnet.importing.facts import (
     Seen,
 )
 from libvirt_guestnet.importing.own import declaration
-from libvirt_guestnet.importing.places import Known, Place, Places, all_nics, of_nic, places, unusable
+from libvirt_guestnet.importing.places import Known, Place, Places, all_nics, in_topology, of_nic, places, unusable
 from libvirt_guestnet.importing.text import why_not_said
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac
 from libvirt_guestnet.metadata import reader
@@ -43,6 +43,13 @@ def survey(seen: Seen, request: Request) -> Imported:
     found = places(seen.snapshot, request.topology)
     _check(request, seen.snapshot, found)
     return _Survey(seen, request, found).all()
+
+
+def left_out(snapshot: Snapshot) -> tuple[LeftOut, ...]:
+    """What a file of everything that is in no topology yet could not say."""
+    request = Request(" ")  # so no topology is called
+    found = _Survey(Seen(snapshot), request, places(snapshot, request.topology)).all()
+    return tuple(each for each in found.left_out if not each.managed)
 
 
 def bridges(snapshot: Snapshot, request: Request) -> tuple[str, ...]:
@@ -94,7 +101,9 @@ class _Survey:
     def _take_networks(self) -> None:
         for place, why in self.places.refused.items():
             if self.request.concerns(place[1]):
-                self.left_out.append(LeftOut(_named(place), why))
+                state = self.seen.snapshot.network.get(place[1])
+                managed = place[0] == "network" and state is not None and why == in_topology(state)
+                self.left_out.append(LeftOut(_named(place), why, managed))
         for place, known in self.places.known.items():
             if self.request.concerns(place[1]) and place[0] == "network":
                 self.used[place] = known
@@ -104,13 +113,13 @@ class _Survey:
         if not wanted:
             return None
         if why := self._why_no_guest(domain):
-            self.left_out.append(LeftOut(f"domain {shown(domain.name)}", why))
+            self.left_out.append(LeftOut(f"domain {shown(domain.name)}", why, why == in_topology(domain)))
             return None
         own = Counter(map(mac, all_nics(domain)))
         ports: list[ImportedPort] = []
         for nic in wanted:
             if why := self._why_no_port(domain, nic, holders, own):
-                self.left_out.append(LeftOut(f"domain {shown(domain.name)}, NIC {shown(mac(nic))}", why))
+                self.left_out.append(LeftOut(nic_named(domain.name, mac(nic)), why))
             else:
                 ports.append(self._port(domain.name, nic, [*ports]))
         return ImportedGuest(domain.name, tuple(ports)) if ports else None
@@ -224,7 +233,7 @@ def _marked(domain: DomainState) -> str:
         return f"its metadata of guestnet's cannot be read ({why}): take guestnet:domain out with virsh edit"
     if topology == DIRECT:
         return ""
-    return f"it is in topology {shown(topology)} already"
+    return in_topology(domain)
 
 
 def _said_of(domain: DomainState) -> list[PortPolicy]:
@@ -265,6 +274,10 @@ def _why_half(domain: DomainState, address: str, place: Place) -> str:
         return "it is defined, and the running domain does not have it yet"
     same = of_nic(defined) == of_nic(live) == place
     return "" if same else "the running domain has it elsewhere than its definition says"
+
+
+def nic_named(domain: str, address: str) -> str:
+    return f"domain {shown(domain)}, NIC {shown(address)}"
 
 
 def _named(place: Place) -> str:

@@ -9,6 +9,7 @@ from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.hook.enforce import checksum_guard
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
+from libvirt_guestnet.libvirtd.snapshot import Snapshot
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status import rows as reporting
 from libvirt_guestnet.status.drift import lacking, wrongs
@@ -21,6 +22,15 @@ from libvirt_guestnet.status.routes import RouteFacts
 def status_rows(uri: str | None, only: Only = EVERYTHING, *, known: bool = True) -> list[dict[str, object]]:
     """The networks and NICs of this host, or `only` some, with forwards and routes to guests. Raises GuestnetError;
     also for names that libvirt does not have, where they are to be `known`."""
+    snapshot, found = look(uri, only.topology)
+    rows = picked([row.json() for row in found], only)
+    if known:
+        check(only, snapshot, rows)
+    return rows
+
+
+def look(uri: str | None, topology: str | None = None) -> tuple[Snapshot, list[reporting.Row]]:
+    """What libvirt has, and the rows that `reporting.status` makes of it. Raises GuestnetError."""
     # Only root can list nft's rules. If no hook has run yet, there are no receipts that others cannot read.
     is_root, state = os.geteuid() == 0, UnlockedState()
     seen, closed = (guarded_ports(), bridge_guard()) if is_root else ({}, (set[str](), set[str]()))
@@ -42,7 +52,7 @@ def status_rows(uri: str | None, only: Only = EVERYTHING, *, known: bool = True)
         # Receipts say what was applied, the kernel what is still there: after a flush nothing may look guarded.
         found = reporting.status(
             snapshot,
-            only.topology,
+            topology,
             lambda tap: state.sound_port(tap) if tap in seen else None,
             seen.get,
             opened(state, route_facts.present),
@@ -54,7 +64,4 @@ def status_rows(uri: str | None, only: Only = EVERYTHING, *, known: bool = True)
             wrong=wrongs(snapshot, state, lacks),
             lacks=lacks,
         )
-    rows = picked([row.json() for row in found], only)
-    if known:
-        check(only, snapshot, rows)
-    return rows
+    return snapshot, found

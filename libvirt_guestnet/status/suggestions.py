@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.datapath.netlink import kernel, links
+from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.datapath.port import held_sets, notes, port_facts
 from libvirt_guestnet.datapath.routing import gateway
@@ -180,7 +180,7 @@ def _hosts(
 ) -> tuple[set[Address], set[Address]]:
     """The host's own addresses, and those of the routers by which it routes: on that link, and elsewhere where no
     subnet of the link says that they are others' there."""
-    own, routers = map(set, gateway.on_link(links.master_of(receipt.tap), routers=True))
+    own, routers = map(set, gateway.on_link(address_sets.bridge_of(receipt), routers=True))
     own |= set(map(parse.address, network.hosts if network else ()))
     with suppress(parse.TextError):
         own |= {parse.prefix(text).network_address for text in receipt.unclaimed} - routers

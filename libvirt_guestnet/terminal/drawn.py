@@ -63,8 +63,9 @@ class Terminal:
         is of no use."""
         if isinstance(block, Line):
             return self._rendered(_text(block), _WIDEST)
-        widths = _widths(block, self.console.width)
-        return self._rendered(_grid(block, widths), sum(widths.values()) + _GAP * len(widths))
+        table = _visible(block)
+        widths = _widths(table, self.console.width)
+        return self._rendered(_grid(table, widths), sum(widths.values()) + _GAP * len(widths))
 
     def _rendered(self, what: RenderableType, width: int) -> list[list[Segment]]:
         return self.console.render_lines(what, self.console.options.update(width=width), pad=False)
@@ -131,6 +132,12 @@ def _text(line: Line) -> Text:
     return found
 
 
+def _visible(table: Table) -> Table:
+    """As it is shown: what is measured has to be that."""
+    lines = [[visible(cell) for cell in cells] for cells in table.lines]
+    return table._replace(heads=[visible(head) for head in table.heads], lines=lines)
+
+
 def _widths(table: Table, room: int) -> dict[int, int]:
     """Of the columns in which anything stands, by their number: a terminal is narrow. The widest are folded first."""
     columns = [i for i in range(len(table.heads)) if any(cells[i] != "-" for cells in table.lines)]
@@ -149,7 +156,7 @@ def _widths(table: Table, room: int) -> dict[int, int]:
 def _grid(table: Table, widths: Mapping[int, int]) -> Grid:
     grid = Grid(box=None, padding=(0, _GAP, 0, 0), header_style="bold")
     for i, width in widths.items():
-        grid.add_column(Text(visible(table.heads[i])), overflow="fold", width=width)
+        grid.add_column(Text(table.heads[i]), overflow="fold", width=width)
     for cells in table.lines:
         grid.add_row(*(_text(Line(((cells[i], table.meaning(table.heads[i], cells[i])),))) for i in widths))
     return grid

@@ -52,6 +52,19 @@ def test_a_port_that_nobody_guards(host: Sandbox) -> None:
     assert doctor(host) == (0, [])
 
 
+def test_what_import_cannot_write_has_the_same_reason_here(host: Sandbox) -> None:
+    outside = "<network><name>outside</name><forward mode='bridge'><interface dev='lo'/></forward></network>"
+    host.run(["virsh", "-q", "net-define", "/dev/stdin"], stdin=outside)
+    said = host.run(python_inside(["-m", "libvirt_guestnet.cli", "doctor", "--json"])).stdout
+    found = [row for row in json.loads(said) if row["check"] == "import"]
+    assert [(row["about"], row["level"]) for row in found] == [("network 'outside'", "note")], "web is in a topology"
+    done = host.run(python_inside(["-m", "libvirt_guestnet.cli", "import"]), check=False)
+    reason = found[0]["found"].removeprefix("`guestnet import` leaves it out: ")
+    assert f"network 'outside': {reason}\n" in done.stderr
+    host.run(["virsh", "-q", "net-undefine", "outside"])
+    assert doctor(host) == (0, [])
+
+
 def test_others_than_root_see_what_they_may(hooked_sandbox: Sandbox) -> None:
     argv = python_inside(["-m", "libvirt_guestnet.cli", "doctor"])
     # The library and its Python may lie where nobody else can look.

@@ -92,6 +92,29 @@ def test_only_some_are_asked_for(host: Host) -> None:
     assert (done.returncode, done.stderr) == (1, "guestnet: libvirt has no guest 'nosuch'\n")
 
 
+def everything(host: Host) -> list[str]:
+    """All that a picture could have changed."""
+    argv = [["nft", "-s", "list", "ruleset"], ["find", "/run/libvirt-guestnet", "-type", "f"]]
+    argv += [["virsh", "dumpxml", name] for name in ("plain", "web")]
+    argv += [["virsh", "net-dumpxml", name] for name in ("default", "kept")]
+    return [host.sandbox.run(each).stdout for each in argv]
+
+
+def test_a_picture_shows_the_same_states_and_changes_nothing(host: Host) -> None:
+    before = everything(host)
+    done = guestnet(host, "graph", "--live", "--view", "physical")
+    assert done.returncode == 0, done.stderr
+    labels = {label.partition("</b>")[0]: label for label in done.stdout.split("<b>")}
+    taps = {tap: nic for name in ("plain", "web") for tap, nic in host.nics(name).items()}
+    states = {nic: state for nic, (state, _) in STATES.items()}
+    assert {nic: states[nic] for tap, nic in taps.items() if f">{states[nic]}<" in labels[tap]} == states
+    assert ">cannot-be-guarded<" in labels["no tap"]
+    assert {"virbr0", "br-kept", "plain", "web"} <= labels.keys()
+    logical = guestnet(host, "graph", "--live", "--format", "mermaid").stdout
+    assert logical.startswith("flowchart ") and "192.168.122.10 · guarded" in logical
+    assert everything(host) == before
+
+
 @pytest.mark.parametrize("verb", ["delete", "flush"])
 @pytest.mark.parametrize("nic", [mac(2, 0), mac(2, 3)])
 def test_a_chain_that_is_gone_is_exit_status_3_until_a_sync(host: Host, verb: str, nic: str) -> None:

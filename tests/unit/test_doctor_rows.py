@@ -17,11 +17,14 @@ from libvirt_guestnet.doctor.facts import asleep, kernel_features, wanted_by
 from libvirt_guestnet.doctor.host_facts import FINE, MUST, NOTE, Asleep, Finding, HostFacts, NetworkFacts
 from libvirt_guestnet.doctor.judge import FEATURES, judge
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.importing.facts import LeftOut
+from libvirt_guestnet.importing.survey import nic_named
 from libvirt_guestnet.install.hook_files import HookStatus
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import Drift
 from libvirt_guestnet.model.held_addresses import Refusal
+from libvirt_guestnet.status.unguarded import UnguardedRow
 
 NAT = NetworkFacts("web", "br-web", "nat", frozenset({4, 6}), reached=True)
 ISOLATED = NetworkFacts("in", "br-in", "isolated", frozenset({4}), reached=True)
@@ -85,6 +88,13 @@ def test_nothing_is_wrong() -> None:
 
 
 CASES = {
+    "what import leaves out": (
+        HostFacts(left_out=(LeftOut("domain 'a'", "it is transient"),)),
+        "import",
+        NOTE,
+        "`guestnet import` leaves it out: it is transient",
+        "",
+    ),
     "a dispatcher": (
         HostFacts(hooks=(replace(HOOK, run_by="/etc/libvirt/hooks/qemu"),)),
         "hooks",
@@ -180,6 +190,14 @@ def test_a_row(name: str) -> None:
     assert (its_level, found in its_found, do in its_do) == (level, True, True), (its_found, its_do)
     row = next(row for row in judge(facts) if row.level == level)
     assert f"{level.upper()}: {check}" in text([row])
+
+
+def test_a_nic_that_nobody_can_guard_is_said_once() -> None:
+    nic = UnguardedRow("", "a", "52:54:00:00:00:01", "user", "", "a program makes connections", "nat", False)
+    left = LeftOut(nic_named("a", nic.mac), "a program makes connections; use nat")
+    facts = HostFacts(unguardable=(nic,), left_out=(left,))
+    assert said(facts, "import") == []
+    assert [about for _, about, _, _ in said(facts, "ports")] == [f"a {nic.mac}"]
 
 
 @pytest.mark.parametrize(

@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from support import pictures
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.draw import FORMATS, VIEWS, draw, graphviz, logical, physical
-from libvirt_guestnet.draw.picture import MUTED, PALETTE, TEXT, Edge, Picture, PictureNode
+from libvirt_guestnet.draw.picture import MUTED, PALETTE, TEXT
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "data" / "draw"
 PICTURES = ROOT / "docs" / "pictures"
-SVG = "{http://www.w3.org/2000/svg}"
 needs_graphviz = pytest.mark.system
 BY_GRAPHVIZ = [pytest.param(each, marks=needs_graphviz) for each in FORMATS if each not in ("dot", "mermaid")]
-
-HOSTILE = [
-    'say "hi"',
-    "back\\slash\\N\\",
-    "two\nlines\r",
-    "<b>&amp;</b><!-- -->",
-    "a]; b}; c>",
-    '"] end; click n "javascript:alert(1)"',
-    "%%{init: {}}%%",
-    "`*_#35;_*`",
-    "nul\0 escape\x1b sep\u2028 rtl\u202e",
-    "\ud800 alone",
-    "größe → 大",
-    "",
-    " ",
-    "x" * 500,
-]
 
 
 def _lab(name: str) -> Topology:
@@ -83,12 +64,6 @@ def _with_names(lab: Topology, name: str) -> Topology:
     return replace(lab, name=name, physical_networks=labels, networks=networks, guests=guests)
 
 
-def _words(svg: bytes) -> list[str]:
-    """All text that an SVG shows; Graphviz writes each label line as one <text>."""
-    texts = ElementTree.fromstring(svg).iter(f"{SVG}text")
-    return ["".join(text.itertext()).replace("\N{NO-BREAK SPACE}", " ").strip() for text in texts]
-
-
 @pytest.mark.parametrize("kind", ["dot", "mermaid"])
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("lab", ["archnetwork", "modes", "network-modes", "routed", "forwards"])
@@ -109,14 +84,14 @@ def test_committed_pictures_show_what_would_be_drawn_now(view: str, regenerate: 
     if regenerate:
         path.write_bytes(made)
     committed = path.read_bytes()
-    assert sorted(_words(committed)) == sorted(_words(made))
+    assert sorted(pictures.words(committed)) == sorted(pictures.words(made))
     assert b"<!--" not in committed
 
 
 @needs_graphviz
 def test_svg_stands_on_a_white_background() -> None:
     svg = ElementTree.fromstring(draw(_lab("archnetwork"), "logical", "svg"))
-    first = next(svg.iter(f"{SVG}polygon"))
+    first = next(svg.iter(f"{pictures.SVG}polygon"))
     assert first.get("fill") == "white"
 
 
@@ -127,9 +102,9 @@ def test_png_is_a_png() -> None:
 
 @needs_graphviz
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", pictures.HOSTILE)
 def test_graphviz_shows_every_name_as_it_is(name: str, view: str) -> None:
-    words = " ".join(_words(draw(_renamed(name), view, "svg")))
+    words = " ".join(pictures.words(draw(_renamed(name), view, "svg")))
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     for letter in "abc":
         assert f"{letter}{shown}".strip()[:59] in words
@@ -138,36 +113,19 @@ def test_graphviz_shows_every_name_as_it_is(name: str, view: str) -> None:
 @needs_graphviz
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("lab", ["archnetwork", "forwards"])
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", pictures.HOSTILE)
 def test_no_name_changes_what_the_dot_file_consists_of(name: str, lab: str, view: str) -> None:
-    plain, hostile = (_dot_things(draw(made, view, "dot")) for made in (_lab(lab), _renamed(name, lab)))
+    plain, hostile = (pictures.dot_things(draw(made, view, "dot")) for made in (_lab(lab), _renamed(name, lab)))
     assert hostile == plain
-
-
-def _dot_things(text: bytes) -> list[list[str]]:
-    """The ids of nodes and edges as Graphviz itself reads them."""
-    done = subprocess.run(["dot", "-Tplain"], input=text, capture_output=True, check=True, timeout=120)
-    lines = [line.split() for line in done.stdout.decode().splitlines()]
-    return sorted([w[0], *w[1 : {"node": 2, "edge": 3}[w[0]]]] for w in lines if w and w[0] in ("node", "edge"))
-
-
-# Everything that a line of our Mermaid may consist of; a label is plain characters, references, <b> and <br/>.
-LABEL = r'"(?:[\w .,:/()–→↔]|#\d+;|</?b>|<br/>)*"'
-MERMAID_LINE = re.compile(
-    rf"flowchart (?:LR|TB)| *end| *subgraph host\[{LABEL}\]"
-    rf"| *\w+(?:\(\[{LABEL}\]\)|\[{LABEL}\]|\({LABEL}\)):::\w+"
-    rf"| *\w+ (?:---|-\.-)(?:\|{LABEL}\|)? \w+"
-    r"| *classDef \w+ fill:#\w{6},stroke:#\w{6},color:#\w{6}| *class host host"
-)
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("lab", ["archnetwork", "forwards"])
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", pictures.HOSTILE)
 def test_no_name_breaks_out_of_a_mermaid_label(name: str, lab: str, view: str) -> None:
     text = draw(_renamed(name, lab), view, "mermaid").decode()
     for line in text.split("\n")[:-1]:
-        assert MERMAID_LINE.fullmatch(line), line
+        assert pictures.MERMAID_LINE.fullmatch(line), line
     assert text.count("\n") == draw(_lab(lab), view, "mermaid").count(b"\n")
 
 
@@ -182,7 +140,7 @@ def test_logical_view_tells_who_routes_what() -> None:
     assert nodes["vlan1"].badge == "NAT"
     assert nodes["vlan2"].badge == "isolated"
     assert nodes["b"].notes == ("vlan2 → lan2: icmp, tcp/80, udp/53", "masquerades towards vlan1")
-    edges = {(title[0], title[1]): label for *title, label in _named_edges(picture)}
+    edges = {(title[0], title[1]): label for *title, label in pictures.named_edges(picture)}
     assert edges[("lan2", "vlan1")] == "NAT by the host"
     assert edges[("b", "vlan2")] == "gateway"
     assert edges[("lan1", "lan1")] == "same layer 2"
@@ -191,16 +149,11 @@ def test_logical_view_tells_who_routes_what() -> None:
 
 def test_physical_view_is_one_wire_from_lan_to_guest() -> None:
     picture = physical.picture(_lab("archnetwork"))
-    edges = {(source, target) for source, target, _ in _named_edges(picture)}
+    edges = {(source, target) for source, target, _ in pictures.named_edges(picture)}
     tap = _lab("archnetwork").guest("a").ports[0].tap
     assert {("lan1", "NIC on lan1"), ("NIC on lan1", "gn-lan1"), ("gn-lan1", tap), (tap, "a")} <= edges
     [host] = picture.clusters
     assert {node.id for node in picture.nodes} - set(host.nodes) == {"lan0", "lan1"}
-
-
-def _rows(picture: Picture, title: str) -> dict[str, tuple[str, ...]]:
-    [node] = [node for node in picture.nodes if node.title == title]
-    return {row.label: row.values for row in node.rows}
 
 
 def test_a_guest_shows_its_forwards_below_its_port() -> None:
@@ -226,22 +179,22 @@ def test_guests_that_share_a_box_keep_their_forwards() -> None:
         f"  g{i}: {{ ports: [{{ network: n, forwards: [{{ services: [tcp/{i}] }}] }}] }}\n" for i in (1, 2, 3)
     )
     found = topology.loads(text, "t.yaml")
-    assert list(_rows(logical.picture(found), "on n")) == ["g1", "tcp/1", "g2", "tcp/2", "g3", "tcp/3"]
-    assert _rows(physical.picture(found), "any NIC") == {"forwards": ("tcp/1 → g1", "tcp/2 → g2", "tcp/3 → g3")}
+    assert list(pictures.rows(logical.picture(found), "on n")) == ["g1", "tcp/1", "g2", "tcp/2", "g3", "tcp/3"]
+    assert pictures.rows(physical.picture(found), "any NIC") == {"forwards": ("tcp/1 → g1", "tcp/2 → g2", "tcp/3 → g3")}
 
 
 def test_a_next_hop_shows_what_is_behind_it() -> None:
     lab = _lab("routed")
-    assert _rows(logical.picture(lab), "edge")["next hop to"] == ("10.65.3.0/24", "fd65:3::/64")
-    assert ("dmz", "edge", "next hop") in _named_edges(logical.picture(lab))
+    assert pictures.rows(logical.picture(lab), "edge")["next hop to"] == ("10.65.3.0/24", "fd65:3::/64")
+    assert ("dmz", "edge", "next hop") in pictures.named_edges(logical.picture(lab))
     four, six = (lab.guest("edge").ports[0].address(version) for version in (4, 6))
     routes = (f"10.65.3.0/24 via {four}", f"fd65:3::/64 via {six}")
-    assert _rows(physical.picture(lab), "gn-dmz") == {"routes": routes}
-    assert _rows(physical.picture(lab), "gn-office") == {}
+    assert pictures.rows(physical.picture(lab), "gn-dmz") == {"routes": routes}
+    assert pictures.rows(physical.picture(lab), "gn-office") == {}
 
 
 def test_a_nic_shows_what_the_host_answers_for_and_forwards() -> None:
-    assert _rows(physical.picture(_lab("forwards")), "NIC on lan") == {
+    assert pictures.rows(physical.picture(_lab("forwards")), "NIC on lan") == {
         "answers for": (
             "198.18.1.50 → mail",
             "fd61:11::50 → mail",
@@ -257,24 +210,27 @@ def test_a_nic_shows_what_the_host_answers_for_and_forwards() -> None:
         ),
     }
     elsewhere = physical.picture(_lab("modes"))
-    assert _rows(elsewhere, "NIC on office") == {}, "the host has no address there"
+    assert pictures.rows(elsewhere, "NIC on office") == {}, "the host has no address there"
 
 
 def test_host_routed_addresses_are_routed_to_taps_and_published_or_not() -> None:
     lab = _lab("network-modes")
     view = physical.picture(lab)
-    assert _rows(view, lab.guest("vm1-routed").ports[0].tap) == {"routes": ("198.18.21.21", "fd61:21::21")}
-    assert _rows(view, "NIC on x")["answers for"][:2] == ("198.18.21.21 → vm1-routed", "fd61:21::21 → vm1-routed")
+    assert pictures.rows(view, lab.guest("vm1-routed").ports[0].tap) == {"routes": ("198.18.21.21", "fd61:21::21")}
+    assert pictures.rows(view, "NIC on x")["answers for"][:2] == (
+        "198.18.21.21 → vm1-routed",
+        "fd61:21::21 → vm1-routed",
+    )
     lines = {node.title: node.lines for node in logical.picture(_lab("modes")).nodes}
     assert lines["host-routed"][-1] == "addresses published on wan"
     assert lines["host-routed-provider"][-2:] == ("addresses not published", "routing table 100")
     assert lines["host-routed-vrf"][-2:] == ("addresses not published", "VRF red")
-    assert _rows(logical.picture(_lab("modes")), "vm")["next hop to"] == ("198.18.67.0/24", "fd62:9::/64")
+    assert pictures.rows(logical.picture(_lab("modes")), "vm")["next hop to"] == ("198.18.67.0/24", "fd62:9::/64")
 
 
 def test_an_address_in_a_vrf_is_answered_for_on_its_own_lan() -> None:
     view = physical.picture(topology.load(ROOT / "tests/topologies/vrfs.yaml"))
-    assert [_rows(view, f"NIC on {lan}")["answers for"] for lan in ("red", "blue")] == [
+    assert [pictures.rows(view, f"NIC on {lan}")["answers for"] for lan in ("red", "blue")] == [
         ("192.0.2.50 → r",),
         ("192.0.2.50 → b",),
     ]
@@ -283,24 +239,19 @@ def test_an_address_in_a_vrf_is_answered_for_on_its_own_lan() -> None:
 def test_floating_addresses_of_no_lan_are_not_answered_for() -> None:
     text = (ROOT / "labs" / "forwards.yaml").read_text().replace("[198.18.1.50,", "[203.0.113.5,")
     found = topology.loads(text, "forwards.yaml")
-    assert _rows(physical.picture(found), "NIC on lan")["answers for"][0] == "fd61:11::50 → mail"
+    assert pictures.rows(physical.picture(found), "NIC on lan")["answers for"][0] == "fd61:11::50 → mail"
 
 
 def test_a_nic_does_not_show_everything_of_many_guests() -> None:
     text = "name: t\nphysical-networks: { l: { subnets: [198.18.1.0/24] } }\n"
     text += "networks: { n: { mode: host-routed, physical-network: l } }\nguests:\n"
     text += "".join(f"  g{i}: {{ ports: [{{ network: n, addresses: [198.18.1.{i}] }}] }}\n" for i in range(11, 31))
-    answers = _rows(physical.picture(topology.loads(text, "t.yaml")), "NIC on l")["answers for"]
+    answers = pictures.rows(physical.picture(topology.loads(text, "t.yaml")), "NIC on l")["answers for"]
     assert (len(answers), answers[-1]) == (8, "and 13 more")
 
 
-def _named_edges(picture: Picture) -> Iterator[tuple[str, str, str]]:
-    titles = {node.id: node.title for node in picture.nodes}
-    return ((titles[edge.source], titles[edge.target], edge.label) for edge in picture.edges)
-
-
 def test_networks_without_a_label_lead_anywhere() -> None:
-    edges = {(source, target) for source, target, _ in _named_edges(logical.picture(_lab("modes")))}
+    edges = {(source, target) for source, target, _ in pictures.named_edges(logical.picture(_lab("modes")))}
     assert ("anywhere", "open") in edges
     assert ("anywhere", "isolated") not in edges
 
@@ -312,12 +263,7 @@ def test_every_edge_ends_at_something_drawn() -> None:
             nodes = {node.id: node for node in picture.nodes}
             assert len(nodes) == len(picture.nodes)
             for edge in picture.edges:
-                assert _ends(edge, nodes), edge
-
-
-def _ends(edge: Edge, nodes: dict[str, PictureNode]) -> bool:
-    pairs = ((edge.source, edge.source_row), (edge.target, edge.target_row))
-    return all(not row or row in {r.id for r in nodes[node].rows} for node, row in pairs)
+                assert pictures.ends(edge, nodes), edge
 
 
 def _large() -> Topology:
@@ -335,20 +281,82 @@ def _large() -> Topology:
 
 
 def test_guests_that_are_all_alike_share_a_box() -> None:
-    boxes = {node.title: node for node in logical.picture(_large()).nodes if node.id.startswith("guest")}
-    assert sorted(boxes) == ["db0", "db1", "db2", "on app", "on desk", "web0", "web1", "web2", "web3", "web4"]
-    assert [row.label for row in boxes["on app"].rows] == [f"app{i}" for i in range(6)]
+    for view in (logical, physical):
+        boxes = {node.title: node for node in view.picture(_large()).nodes if node.id.startswith("guest")}
+        assert sorted(boxes) == ["on app", "on db, mgmt", "on desk", "on web, mgmt"]
+        assert [row.label for row in boxes["on app"].rows] == [f"app{i}" for i in range(6)]
+        both = [f"db{i} {network}" for i in range(3) for network in ("db", "mgmt")]
+        assert [row.label for row in boxes["on db, mgmt"].rows] == both
+        assert [boxes[title].columns for title in ("on app", "on desk")] == [1, 1]
+
+
+def test_a_box_of_many_guests_has_columns() -> None:
+    text = "name: t\nnetworks: { n: { mode: nat, subnets: [10.61.0.0/16] } }\nguests:\n"
+    text += "".join(f"  g{i}: {{ ports: [{{ network: n, addresses: [10.61.1.{i}] }}] }}\n" for i in range(10, 60))
+    found = topology.loads(text, "t.yaml")
+    [box] = [node for node in logical.picture(found).nodes if node.title == "on n"]
+    assert (len(box.rows), box.columns) == (50, 4)
+    shown = draw(found, "logical", "dot").decode()
+    assert [shown.count(f">g{i}<") for i in range(10, 60)] == [1] * 50
+    [first] = [row for row in shown.split("<tr>") if ">g10<" in row]
+    assert [f">g{i}<" in first for i in (23, 36, 49)] == [True] * 3, "it is read column by column"
+
+
+def test_no_column_begins_with_what_belongs_to_the_one_before() -> None:
+    text = "name: t\nnetworks: { n: { mode: nat, subnets: [10.61.0.0/16] } }\nguests:\n"
+    text += "".join(
+        f"  g{i}: {{ ports: [{{ network: n, forwards: [{{ services: [tcp/{i}, udp/{i}] }}] }}] }}\n"
+        for i in range(10, 23)
+    )
+    shown = draw(topology.loads(text, "t.yaml"), "logical", "dot").decode()
+    beside = [re.findall(r">((?:g|tcp/|udp/)\d+)<", row) for row in shown.split("<tr>")]
+    [tops] = [found for found in beside if "g10" in found]
+    assert len(tops) == 3 and {name[0] for name in tops} == {"g"}
+
+
+def test_few_taps_are_boxes_of_their_own() -> None:
+    lab = _lab("archnetwork")
+    shown = {node.title for node in physical.picture(lab).nodes}
+    assert {port.tap for guest in lab.guests for port in guest.ports} <= shown
+
+
+def test_the_physical_view_shows_vlans_and_mtus() -> None:
+    """Where the file says them."""
+    text = """
+name: t
+physical-networks: { wan: { mtu: 9000 }, lan: {} }
+networks:
+  a: { mode: bridge, physical-network: wan, vlan: 20, mtu: 8000 }
+  b: { mode: bridge, vxlan: { vni: 5001, underlay: lan, group: 239.1.1.1 } }
+  c: { mode: nat, subnets: [10.61.1.0/24] }
+guests:
+  g: { ports: [{ network: a }, { network: c }] }
+"""
+    lines = {node.title: node.lines for node in physical.picture(topology.loads(text, "t.yaml")).nodes}
+    assert lines["NIC on wan"] == ("MTU 9000",)
+    assert lines["NIC on lan"] == ()
+    assert lines["gn-wan.20"] == ("network a", "VLAN 20", "MTU 8000")
+    assert lines["gn-b"] == ("network b", "VXLAN 5001 over lan", "MTU 1450")
+    assert lines["gn-c"] == ("network c", "10.61.1.1")
+
+
+def test_the_physical_view_shows_vlans_of_a_port() -> None:
+    lab = _lab("vlans")
+    lines = {node.title: node.lines for node in physical.picture(lab).nodes}
+    taps = {guest.name: lines[guest.ports[0].tap] for guest in lab.guests}
+    assert taps["firewall"] == ("guarded, trunk of VLANs 100-110, 200, native VLAN 1",)
+    assert taps["vault"] == ("guarded, VLAN 11",)
+    assert taps["clerk"] == ("guarded",), "it is in its network's, which the bridge shows"
 
 
 @needs_graphviz
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_large_picture_fits_a_page(view: str) -> None:
     """At most as wide as a wide README's picture, where text of 9 points is still 7 pixels high."""
-    svg = ElementTree.fromstring(draw(_large(), view, "svg"))
-    assert float(str(svg.get("width")).removesuffix("pt")) < 1100
-    assert {name for name in _words(draw(_large(), view, "svg")) if name.startswith(("web", "app", "db", "desk"))} >= {
-        guest.name for guest in _large().guests
-    }
+    svg = draw(_large(), view, "svg")
+    assert pictures.size(svg)[0] < 1100
+    shown = {word for line in pictures.words(svg) for word in line.split()}
+    assert shown >= {guest.name for guest in _large().guests}
 
 
 @pytest.mark.parametrize("kind", ["dot", "mermaid", *BY_GRAPHVIZ])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +28,7 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.importing import addresses, gather
 from libvirt_guestnet.importing.facts import Imported, Request, Seen
 from libvirt_guestnet.importing.survey import bridges, survey
+from libvirt_guestnet.importing.survey import left_out as survey_left_out
 from libvirt_guestnet.importing.text import comment, scalar, text
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, parse_xml
 from libvirt_guestnet.metadata.policy import NAMESPACE
@@ -365,6 +369,48 @@ def test_five_hundred_domains_take_seconds() -> None:
     topology = read_back(found(seen))
     assert time.monotonic() - begun < 60
     assert (len(topology.guests), len(topology.guests[0].ports), len(found(seen).left_out)) == (500, 2, 0)
+
+
+def test_what_a_file_could_not_say_is_known_without_leases_and_neighbours() -> None:
+    """For `doctor`: with the same reasons as import's, without what another file says."""
+    mark = f"<guestnet:domain xmlns:guestnet='{NAMESPACE}' topology='t' guest='b'/>"
+    seen = host(
+        network(),
+        network(MACVTAP),
+        network(CLOSED, mark=MARK.format(said="topology='t' name='closed'")),
+        domain("a", nic(1), nic(2, "network='outside'")),
+        domain("b", nic(3), mark=mark),
+        domain("c", nic(4, "network='closed'")),
+    )
+    reasons = left_out(seen)
+    assert {"domain 'b'", "network 'closed'"} <= reasons.keys()
+    known = {each.what: each.why for each in survey_left_out(seen.snapshot)}
+    assert known == {what: why for what, why in reasons.items() if what not in ("domain 'b'", "network 'closed'")}
+    assert sorted(known) == [
+        f"domain 'a', NIC '{mac(2)}'",
+        f"domain 'c', NIC '{mac(4)}'",
+        "network 'outside'",
+    ]
+
+
+@pytest.mark.system
+def test_an_import_of_five_hundred_domains_of_libvirts_is_bounded(tmp_path: Path) -> None:
+    """The whole command on libvirt's test driver: what it takes of the processor and of memory."""
+    domains = "".join(
+        f"<domain type='test'><name>vm {n}</name><memory>8192</memory><os><type>hvm</type></os>"
+        f"<devices>{nic(2 * n)}{nic(2 * n + 1)}</devices></domain>"
+        for n in range(500)
+    )
+    node = tmp_path / "node.xml"
+    node.write_text(f"<node>{domains}{DEFAULT.replace('<uuid>n1</uuid>', '').replace('{hosts}', '')}</node>")
+    uri, file = f"test://{node}", tmp_path / "net.yaml"
+    child = subprocess.Popen([sys.executable, "-m", "libvirt_guestnet.cli", "-c", uri, "import", "-o", str(file)])
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    print(f"{used.ru_utime + used.ru_stime:.1f} s, {used.ru_maxrss // 1024} MiB")
+    assert child.returncode == 0
+    assert file.read_text().count("\n      - network: default") == 500 * 2
+    assert used.ru_utime + used.ru_stime < 30 and used.ru_maxrss < 300 * 1024
 
 
 NAMES = st.text(max_size=40) | st.sampled_from(

@@ -66,7 +66,8 @@ def suggested(
     monkeypatch.setattr(notes, "read", lambda: noted)
     monkeypatch.setattr(checksum_guard, "drops", lambda _: {})
     monkeypatch.setattr(nft, "numbers_of_all", lambda: lambda name: claimed.get(name, []))
-    monkeypatch.setattr(gateway, "on_link", lambda _, routers: ([], router if routers else []))
+    own = {"br0": [ip_address("10.0.0.1")]}
+    monkeypatch.setattr(gateway, "on_link", lambda bridge, routers: (own.get(bridge, []), router if routers else []))
     monkeypatch.setattr(gateway, "host_addresses", lambda *, every: [mine] if every else [])
     (found,) = map(suggest, suggestions.observed(state, POLICIES))
     return found
@@ -77,6 +78,7 @@ def suggested(
     [
         ("10.0.0.254", "that of a router of the host's"),
         ("192.0.2.1", "the host's"),
+        ("10.0.0.1", "the host's"),  # on the bridge of Open vSwitch, which is not the tap's master
         ("10.0.0.7", "that of db on beside"),
         ("10.0.0.70", "that of db on beside"),
         ("fd00::9", "that of db on beside"),

@@ -19,7 +19,7 @@ from libvirt_guestnet.changes.change import MEANINGS, Change, Run
 from libvirt_guestnet.plan.order import Plan
 from libvirt_guestnet.status import meanings, nic_states
 from libvirt_guestnet.styled import ADDS, BAD, CHANGES, GOOD, INTERRUPTS, line
-from libvirt_guestnet.table import Block, as_text, made
+from libvirt_guestnet.table import Block, Table, as_text, made
 
 HOSTILE = "[bold]x[/]\x1b[2J\x07:smile:\N{RIGHT-TO-LEFT OVERRIDE}\x9b31m"
 SAFE = r"[bold]x[/]\x1b[2J\x07:smile:\u202e\x9b31m"
@@ -74,6 +74,13 @@ def test_cells_are_folded_at_blanks_where_that_makes_it_fit(monkeypatch: pytest.
     assert lines(27) == [["ADDRESSES", "STATE"], ["10.0.0.1", "fd00::1", "guarded"]]
     assert lines(20) == [["ADDRESSES", "STATE"], ["10.0.0.1", "guarded"], ["fd00::1"]]
     assert lines(10) == lines(27), "the terminal wraps what can never fit"
+
+
+def test_what_is_measured_is_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made the table: a tab or an escape takes the room of what stands in its place."""
+    table = Table(["A\tB", "NEXT"], [["\x1b" * 10, "x"]])
+    lines = [each.rstrip() for each in COLOUR.sub("", shown(monkeypatch, table)).splitlines()]
+    assert lines == [f"{'A' + chr(92) + 'tB':40}  NEXT", f"{chr(92) + 'x1b':4}" * 10 + "  x"]
 
 
 def test_every_state_means_something() -> None:

@@ -239,7 +239,7 @@ def _without_hosts(receipt: PortReceipt, numbers: Numbers) -> PortReceipt:
     of the host's routers there are only kept from claims: a port with any address may be that router itself, and what a
     port has claimed already is its own."""
     chooses = receipt.privacy or bool(receipt.claims)
-    own, routers = gateway.on_link(_bridge_of(receipt), routers=chooses)
+    own, routers = gateway.on_link(bridge_of(receipt), routers=chooses)
     if is_open(receipt):
         hosts = (*own, *(routers if receipt.privacy else ()))
         receipt = receipt._replace(excluded=(*receipt.excluded, *map(str, hosts)))
@@ -249,7 +249,7 @@ def _without_hosts(receipt: PortReceipt, numbers: Numbers) -> PortReceipt:
     return receipt
 
 
-def _bridge_of(receipt: PortReceipt) -> str:
+def bridge_of(receipt: PortReceipt) -> str:
     """The device that has the host's addresses on a port's link: of Open vSwitch's, not the tap's master."""
     master = links.master_of(receipt.tap)
     return master if links.is_bridge(master) else receipt.segment.partition("/")[0] or master
