@@ -277,6 +277,10 @@ def _read_dns_name(text: str) -> str:
     return text
 
 
+def _quantity(read: Callable[[str], int], units: str) -> Kind:
+    return Kind(read, _pattern(rf"[0-9]{{1,9}}(\.[0-9]{{1,6}})?({units})"))
+
+
 def _read_uuid(text: str) -> str:
     if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", text):
         raise ValueError(f"{shown(text)} is not a UUID such as 6ba7b810-9dad-41d1-80b4-00c04fd430c8")
@@ -349,3 +353,5 @@ UDP_PORT = integer(1, 65535, "port")
 TABLE = integer(1, (1 << 32) - 1, "table")
 MEMORY = integer(64, 1 << 20, "memory")
 RATE = integer(1, 1 << 31, "rate")
+DURATION, SHARE = _quantity(parse.duration, "us|ms|s"), _quantity(parse.share, "%")
+BIT_RATE = _quantity(parse.bit_rate, "kbit|mbit|gbit")
