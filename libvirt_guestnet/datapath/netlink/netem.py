@@ -2,7 +2,7 @@
 
 Of a tap, that is what its guest receives. Written by netlink, so that numbers alone reach the kernel. It never takes
 the place of a qdisc that somebody else has put there, as libvirt does for its limits of bandwidth; what the kernel
-or libvirt gives every tap has no handle, and comes back when ours goes.
+or libvirt gives every tap comes back when ours goes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _GONE = (errno.ENODEV, errno.EINVAL, errno.ENOENT)
 
 
 class Root(NamedTuple):
-    """A device's root qdisc: a `handle` of 0 says that it is a default one."""
+    """A device's root qdisc. A default one of the kernel's has no `handle`; libvirt asks for none, too, but the kernel
+    gives one to whatever is asked for."""
 
     kind: str = ""
     handle: int = 0
@@ -43,6 +44,10 @@ class Root(NamedTuple):
     @property
     def is_ours(self) -> bool:
         return self.handle == HANDLE and self.kind == "netem"
+
+    @property
+    def is_default(self) -> bool:
+        return not self.handle or self.kind == NOQUEUE
 
     def does(self, wanted: Impairment) -> bool:
         """Whether it does to packets what is wanted, and nothing else."""
@@ -71,7 +76,7 @@ class Netem(Rtnl):
         and no packet in it is lost. Raises CannotError."""
         if root.does(wanted):
             return
-        if root.handle and not root.is_ours:
+        if not (root.is_default or root.is_ours):
             raise CannotError(f"a qdisc of somebody else's is there: {root.kind}, such as libvirt's limit of bandwidth")
         body = _qdisc(ifindex, HANDLE, "netem", _options(wanted))
         try:

@@ -54,7 +54,7 @@ def _impair(
 
 
 def _default(root: Root) -> str:
-    return NOQUEUE if root == Root(NOQUEUE, 0, root.options) else ""
+    return NOQUEUE if root.kind == NOQUEUE else ""
 
 
 def release(uuid: str, locked: LockedState) -> None:
