@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -32,6 +32,10 @@ _DEVICE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 _NO_DEVICES = frozenset((".", "..", "all", "default"))
 _LONGEST_ADDRESS, _LONGEST_NUMBER = 39, 20
 _SHOWN = 60
+_QUANTITY = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,6}))?([a-z%]{1,4})")
+# By unit, how many of what is counted: microseconds, millionths, kbit/s.
+_TIMES, _SHARES, _RATES = {"us": 1, "ms": 1000, "s": 10**6}, {"%": 10**4}, {"kbit": 1, "mbit": 1000, "gbit": 10**6}
+_LONGEST_TIME, _HIGHEST_RATE = 60 * 10**6, 32 * 10**6
 
 
 class TextError(GuestnetError, ValueError):
@@ -133,6 +137,32 @@ def span(text: str, lowest: int, highest: int) -> tuple[int, int]:
     if first <= last:
         return first, last
     raise TextError(f"{shown(text)} is not a range: the lower number comes first")
+
+
+def duration(text: str) -> int:
+    """The microseconds in a text such as 20ms, 1.5ms, 500us or 2s. Raises TextError."""
+    return _quantity(text, _TIMES, _LONGEST_TIME, "a time such as 20ms, 1.5ms, 500us or 2s, at most 60s")
+
+
+def share(text: str) -> int:
+    """The millionths in a text such as 1% or 0.1%. Raises TextError."""
+    return _quantity(text, _SHARES, 10**6, "a share such as 1% or 0.1%, at most 100%, with four decimals at most")
+
+
+def bit_rate(text: str) -> int:
+    """The kbit/s in a text such as 512kbit, 10mbit or 1.5gbit. Raises TextError."""
+    return _quantity(text, _RATES, _HIGHEST_RATE, "a rate such as 512kbit, 10mbit or 1.5gbit, at most 32gbit")
+
+
+def _quantity(text: str, units: Mapping[str, int], highest: int, what: str) -> int:
+    """A number with its unit, in whole parts of the smallest one, by integers alone: no text's fraction is rounded."""
+    found = _QUANTITY.fullmatch(text)
+    if found and found[3] in units:
+        fraction = found[2] or ""
+        value, rest = divmod(int(found[1] + fraction) * units[found[3]], int("1" + "0" * len(fraction)))
+        if not rest and 1 <= value <= highest:
+            return value
+    raise TextError(f"{shown(text)} is not {what}")
 
 
 def mac(text: str) -> str:

@@ -215,6 +215,7 @@ def wanted_by(topology: Topology, hostmap: HostMap) -> dict[str, Any]:
         "vxlan": any(net.vxlan for net in topology.networks),
         "vlan": any(net.vlan and net.mode == "bridge" for net in topology.networks),
         "vlan filtering": any(port.vlan or port.trunk for port in ports),
+        "netem": any(port.impairment for port in ports),
     }
     return {
         "labels": {label: hostmap.device(label) if label in hostmap.devices else "" for label in sorted(labels)},  # type: ignore[type-var,arg-type]

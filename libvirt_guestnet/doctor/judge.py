@@ -31,6 +31,7 @@ FEATURES = {
     "vlan filtering": Feature("BRIDGE_VLAN_FILTERING", "", "VLANs on bridges"),
     "vlan": Feature("VLAN_8021Q", "8021q", "VLANs of a NIC"),
     "vxlan": Feature("VXLAN", "vxlan", "networks across hosts"),
+    "netem": Feature("NET_SCH_NETEM", "sch_netem", "impairing ports, for labs"),
 }
 _SYSCTL = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 _SYNC = "guestnet hooks sync"

@@ -27,7 +27,7 @@ _RUNNING = f"{_LIBVIRTS}/qemu"
 HOSTWIDE = "/etc/libvirt-guestnet/hooks.json"
 _LONGEST_NAME = 250  # the longest name of a file, without its ending
 # Kinds of receipts by which a call for any domain may concern us: its network, a reused name, a repair that was killed.
-_LEFT = ("networks", "ports", "vlans", "host-routes", "forwards", "reconnect", "repairing")
+_LEFT = ("networks", "ports", "vlans", "host-routes", "forwards", "impaired", "reconnect", "repairing")
 _IN_KERNEL = "forwards-in-kernel.json"
 # Their names in the version before, until the first call that concerns us renames them (`state.upgrade`).
 _OF_BEFORE = ("reach", "ways", "settled")

@@ -15,6 +15,7 @@ from libvirt_guestnet.hook.enforce import (
     checksum_guard,
     forwards,
     host_routes,
+    impairing,
     port_guard,
     tagging,
 )
@@ -49,6 +50,7 @@ def release_tap(uuid: str, tap: str) -> None:
     with state.lock() as locked:
         port_guard.release([tap] if tap in locked.taps(uuid) else [], locked)
         host_routes.delete_tap(uuid, tap, locked)
+        impairing.release_tap(uuid, tap, locked)
         forwards.sweep("", locked)
 
 
@@ -63,6 +65,7 @@ def release_all() -> None:
         locked.forget_guards()
         host_routes.delete_all(locked)
         forwards.close_all(locked)
+        impairing.release_all(locked)
 
 
 def adopt_network(xml: bytes) -> None:
@@ -117,4 +120,5 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         bridge_guard.review(locked)
         bridge_guard.settle(locked)
         host_routes.tidy(locked)
+        impairing.sweep(locked)
         forwards.sweep("", locked)

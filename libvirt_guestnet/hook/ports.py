@@ -101,7 +101,7 @@ def _admits(domain: Domain, state: UnlockedState) -> bool:
 def _ours(domain: Domain, state: State) -> bool:
     wanted = (vlan_membership.tap_vlans, wanted_forwards.port_forwards)
     ours = port_guard.planned(domain, state) or next_hop.host_routes(domain)
-    return bool(ours) or any(of(domain) for of in wanted)
+    return bool(ours) or domain_calls.is_impaired(domain) or any(of(domain) for of in wanted)
 
 
 def guard_plugged(found: hotplug.Plug, tap: str, state: UnlockedState) -> bool:
@@ -115,7 +115,20 @@ def guard_plugged(found: hotplug.Plug, tap: str, state: UnlockedState) -> bool:
         _guard_one(found, tap, locked)
     if found.qdisc:
         checksum_guard.guard_when_limited(tap, found.qdisc, state)
+    _impair(found, tap, state)
     return True
+
+
+def _impair(found: hotplug.Plug, tap: str, state: UnlockedState) -> None:
+    """Never fails: what cannot be impaired is logged."""
+    domain = bridge_guard.joined(found.domain_with(tap), state)
+    if not domain_calls.is_impaired(domain):
+        return
+    if found.qdisc:
+        checksum_guard.await_limits(links.index_of(tap), found.qdisc)
+    with state.lock() as locked:
+        for message in domain_calls.impair(domain, locked, whole=False):
+            log.complain(message)
 
 
 def guard_by_default(found: hotplug.Plug, tap: str, state: UnlockedState) -> bool:
@@ -167,6 +180,7 @@ def release_port(hook_data: xmlread.Node, state: UnlockedState) -> None:
         tagging.sweep(locked)
         reachability.disconnect_old_bridge(port, locked)
         forwards.sweep("", locked)
+        domain_calls.sweep_impaired(locked)
     name = port.text_of("owner/name")
     if any(libvirt_records.port_of(name, uuid, receipt.tap) not in ("", portid) for receipt in receipts):
         _put_back(name, uuid, state)  # libvirt gave up a move for which the NIC was guarded already

@@ -65,6 +65,11 @@ def device(node: Node, attribute: str) -> str:
     return _read(node, attribute, parse.device)
 
 
+def quantity(node: Node, attribute: str, read: Callable[[str], int]) -> int:
+    """What one of the parser's functions reads of an attribute; 0 where there is no such attribute."""
+    return _read(node, attribute, read) if node.get(attribute) else 0
+
+
 def optional_device(node: Node, attribute: str) -> str:
     """The same, "" where there is no such attribute."""
     return device(node, attribute) if node.get(attribute) else ""

@@ -31,6 +31,8 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:vlan trunk="100-110,200" native="1"/>       <!-- or tag="100": its own, not the network's -->
         <guestnet:routed gateway="169.255.30.1" publish="yes" label="lan1" device="eth1"/>
                        <!-- in no bridge: the host routes to it and answers for it on a LAN; table="100", vrf="red" -->
+        <guestnet:impairment delay="20ms" jitter="5ms" loss="1%"/>  <!-- of what it receives; and duplicate, reorder,
+                                  rate="10mbit" -->
                                        <!-- with probe="no" on the port no LAN is asked for its addresses before -->
       </guestnet:port>
     </guestnet:domain>
@@ -41,6 +43,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.parse import Address, Prefix
 
 NAMESPACE = "https://libvirt-guestnet.org/xmlns/1"
@@ -203,6 +206,7 @@ class PortPolicy(NamedTuple):
     vlans: Vlans | None = None
     routed: HostRouted | None = None
     observed: bool = False
+    impairment: Impairment | None = None
 
 
 class DomainPolicy(NamedTuple):

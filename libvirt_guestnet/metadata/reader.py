@@ -18,6 +18,7 @@ from libvirt_guestnet.metadata.attributes import (
     optional_device,
     prefix,
     prefixes,
+    quantity,
     span,
     word,
 )
@@ -47,6 +48,7 @@ from libvirt_guestnet.metadata.policy import (
     Vxlan,
 )
 from libvirt_guestnet.model.claims import MOST_MOVED, MOST_SOURCES, PROTOCOLS
+from libvirt_guestnet.model.impairment import READERS, Impairment
 from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.xmlread import Node
 
@@ -161,6 +163,7 @@ def read_port(port: Node) -> PortPolicy:
         floating=tuple(map(_floating, _all(port, "floating"))),
         vlans=_vlans(vlan) if (vlan := _one(port, "vlan")) else None,
         routed=_routed(routed) if (routed := _one(port, "routed")) else None,
+        impairment=_impairment(impaired) if (impaired := _one(port, "impairment")) else None,
     )
 
 
@@ -231,6 +234,14 @@ def _routed(routed: Node) -> HostRouted:
         table=number(routed, "table", (1 << 32) - 1) if routed.get("table") else 0,
         vrf=optional_device(routed, "vrf"),
     )
+
+
+def _impairment(impaired: Node) -> Impairment | None:
+    found = Impairment(**{key: quantity(impaired, key, read) for key, read in READERS.items()})
+    key, why = found.contradiction()
+    if why:
+        raise GuestnetError(f"metadata: <guestnet:impairment> {key}: {why}")
+    return found if any(found) else None
 
 
 def _addresses(node: Node, tag: str) -> Iterator[Address]:

@@ -92,6 +92,7 @@ def _port(port: PortPolicy) -> Element:
         *map(_floating, port.floating),
         *_vlans(port.vlans),
         *_routed(port.routed),
+        *([_element("impairment", **port.impairment.words())] if port.impairment else []),
         mac=port.mac,
         name=port.name,
         network=port.network,

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.dhcp_options import DhcpOption
+from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 
 # What stands in the place of a topology's name in metadata that is changed without a file. No file can have this name.
@@ -161,6 +162,7 @@ class Port:
     isolated: bool = False
     given: tuple[str, ...] = ()
     bandwidth: Bandwidth | None = None
+    impairment: Impairment | None = None
     guarded: bool = True
     observed: bool = False
     pairs: tuple[AddressPair, ...] = ()

@@ -20,7 +20,7 @@ from libvirt_guestnet.metadata.policy import NAMESPACE
 _OURS = f"{{{NAMESPACE}}}"
 _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 
-_SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", *registry.TAGS))
+_SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", "impairment", *registry.TAGS))
 
 NIC_PARTS = frozenset({"link", "bandwidth", "port", "vlan"})
 """What a topology can say about an <interface>, besides where it is plugged in."""

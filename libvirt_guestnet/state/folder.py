@@ -10,6 +10,7 @@
     ├── forwards/TAP.json           the forwards to one port: claimed when its guest starts, active once it is there
     ├── forwards-in-kernel.json     the forwards that the kernel has; says so when they are just being changed
     ├── host-routes/TAP.json        the routes and published addresses of one tap
+    ├── impaired/TAP.json           what one tap does to packets on their way to its guest, or why it cannot
     ├── incoming/NAME.json          a domain that migrates to this host, until it runs here
     ├── insisting/BRIDGE.json       the network on a bridge that requires guarded ports
     ├── lock                        held while receipts and chains change: `locked`
@@ -47,6 +48,7 @@ from libvirt_guestnet.state.receipts import (
     DomainTaps,
     ForwardsInKernel,
     HostRoutes,
+    ImpairedTap,
     Incoming,
     Insisting,
     NetworkReceipt,
@@ -65,7 +67,7 @@ R = TypeVar("R", bound=NamedTuple)
 ROOT = "/run/libvirt-guestnet"
 # Raise it with every change that an earlier version would misunderstand, and make `upgrade` convert the old form.
 FORMAT = 2
-_OF_TAPS = ("ports", "vlans", "host-routes", "forwards")
+_OF_TAPS = ("ports", "vlans", "host-routes", "forwards", "impaired")
 # A cache: a call needs the same receipts several times, and those of a network with thousands of reservations take
 # long. A file is never changed in place, so a changed receipt is another file.
 _READ: dict[tuple[str, type], tuple[serialiser.Identity, Any]] = {}
@@ -183,6 +185,9 @@ class State:
 
     def tap_vlans(self) -> list[TapVlans]:
         return self._receipts("vlans", TapVlans)
+
+    def impaired_taps(self) -> list[ImpairedTap]:
+        return self._receipts("impaired", ImpairedTap)
 
     def port(self, tap: str) -> PortReceipt | None:
         return self._receipt("ports", tap, PortReceipt)

@@ -22,6 +22,7 @@ from libvirt_guestnet.state.receipts import (
     DomainTaps,
     ForwardsInKernel,
     HostRoutes,
+    ImpairedTap,
     Incoming,
     Insisting,
     NetworkReceipt,
@@ -151,6 +152,12 @@ class LockedState(State):
             self._write("uplinks", uplink, UplinkVlans(tuple(sorted(vlans))))
         else:
             self._remove("uplinks", uplink)
+
+    def put_impaired_tap(self, impaired: ImpairedTap) -> None:
+        self._write("impaired", impaired.tap, impaired)
+
+    def drop_impaired_tap(self, tap: str) -> None:
+        self._remove("impaired", tap)
 
     def put_host_routes(self, routes: HostRoutes) -> None:
         self._write("host-routes", routes.tap, routes)

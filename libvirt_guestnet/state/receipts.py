@@ -161,6 +161,26 @@ class TapVlans(NamedTuple):
     ifindex: int = 0
 
 
+class ImpairedTap(NamedTuple):
+    """What one tap is to do to packets on their way to its guest: the fields of `model.impairment.Impairment`.
+
+    `before` is the root qdisc that libvirt had given it ("": the kernel had), `refused` why it does none of this.
+    """
+
+    tap: serialiser.Device
+    uuid: str
+    domain: str
+    ifindex: serialiser.Index = 0
+    delay: serialiser.Microseconds = 0
+    jitter: serialiser.Microseconds = 0
+    loss: serialiser.Millionths = 0
+    duplicate: serialiser.Millionths = 0
+    reorder: serialiser.Millionths = 0
+    rate: serialiser.Kilobits = 0
+    before: str = ""
+    refused: str = ""
+
+
 class Route(NamedTuple):
     """A route to `prefix` (text as in `ipaddress`) through a device, by way of the address `via` ("": on the link)."""
 

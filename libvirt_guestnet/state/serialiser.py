@@ -44,6 +44,9 @@ LinkAndPrefixes: TypeAlias = tuple[tuple[str, str], ...]
 Index: TypeAlias = int
 Port: TypeAlias = int
 Vlan: TypeAlias = int
+Microseconds: TypeAlias = int
+Millionths: TypeAlias = int
+Kilobits: TypeAlias = int
 VlanNumbers: TypeAlias = tuple[int, ...]
 Numbers: TypeAlias = tuple[int, ...]
 Vlans: TypeAlias = tuple[tuple[int, int], ...]
@@ -192,6 +195,10 @@ def _vlan(value: Any) -> int:
     return parse.number(str(_count(value)), 0, 4094)
 
 
+def _millionths(value: Any) -> int:
+    return parse.number(str(_count(value)), 0, 10**6)
+
+
 def _vlans(value: Any) -> tuple[tuple[int, int], ...]:
     spans: tuple[tuple[int, int], ...] = _both(_vlan, _vlan)(value)
     if all(1 <= first <= last for first, last in spans):
@@ -265,6 +272,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "Index": _index,
     "Port": _port,
     "Vlan": _vlan,
+    "Microseconds": _count,
+    "Millionths": _millionths,
+    "Kilobits": _count,
     "VlanNumbers": _all(_vlan),
     "Numbers": _all(_count),
     "Vlans": _vlans,

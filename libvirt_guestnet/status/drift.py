@@ -49,6 +49,7 @@ def lacking(state: UnlockedState) -> Mapping[str, list[str]]:
 def _of_domain(
     domain: DomainState, ours: set[str], lacks: Mapping[str, list[str]], state: State | None
 ) -> Iterator[Drift]:
+    refused = {each.tap: each.refused for each in state.impaired_taps() if each.refused} if state else {}
     for nic in domain.live.iterfind("devices/interface") if domain.live is not None else ():
         device = tap(nic) or ""
         if links.index_of(device) and (domain.mark is not None or source_network(nic) in ours):
@@ -57,6 +58,8 @@ def _of_domain(
                 yield Drift(GUEST, domain.name, device, "is not isolated from its neighbours")
             if device in lacks:
                 yield Drift(GUEST, domain.name, device, f"lacks {', '.join(lacks[device])}")
+            if device in refused:
+                yield Drift(GUEST, domain.name, device, f"is not impaired: {refused[device]}", f"then {SYNC}")
 
 
 def _is_exposed(nic: Element, device: str) -> bool:

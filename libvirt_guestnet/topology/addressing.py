@@ -44,15 +44,23 @@ def bridge(name: str) -> str:
     return f"gn-{plain[:6]}-{_digest('bridge', name).hex()[:5]}"
 
 
+def is_of_two(prefix: IPNetwork) -> bool:
+    """Whether a subnet has two addresses, one for each end of a link, and no other (RFC 3021, RFC 6164). The host's is
+    the upper one: libvirt gives a bridge the subnet's last address as broadcast address, which nobody else can have."""
+    return prefix.prefixlen == prefix.max_prefixlen - 1
+
+
 class Pool:
-    """The addresses of one subnet to derive from: not its first or (IPv4) last, not in the DHCP range, not taken."""
+    """The addresses of one subnet to derive from: not its first or (IPv4) last, unless it has no others, not in the
+    DHCP range, not taken."""
 
     def __init__(
         self, prefix: IPNetwork, taken: Iterable[IPAddress] = (), dhcp: DhcpRange | DhcpRange6 | None = None
     ) -> None:
         self._make = IPv6Address if isinstance(prefix, IPv6Network) else IPv4Address
-        self._first = int(prefix.network_address) + 1
-        self._last = int(prefix.broadcast_address) - (prefix.version == 4)
+        both = is_of_two(prefix)
+        self._first = int(prefix.network_address) + (not both)
+        self._last = int(prefix.broadcast_address) - (prefix.version == 4 and not both)
         self._taken = {int(address) for address in taken}
         self._dhcp = (int(dhcp.start), int(dhcp.end)) if dhcp else (self._last + 1, self._last)
         self._derived: set[int] = set()

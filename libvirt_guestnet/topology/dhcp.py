@@ -11,6 +11,7 @@ from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork, Mode
 from libvirt_guestnet.model.services import Boot, Dhcp, Reservation
 
+from .addressing import is_of_two
 from .network_keys import NetworkDecl
 from .report import Report
 from .service_keys import OPTIONS, BootDecl, BootFilesDecl, BootUrlsDecl, Dhcp6Decl, DhcpDecl, ReservationDecl
@@ -24,6 +25,8 @@ def why_unusable(prefix: IPNetwork, address: IPAddress) -> str | None:
     """Why a host cannot have an address in `prefix`; None when it can."""
     if address not in prefix:
         return f"{address} is outside {prefix}"
+    if is_of_two(prefix):
+        return None
     if address == prefix.network_address:
         kind = "network" if isinstance(prefix, IPv4Network) else "subnet-router anycast"
         return f"{address} is the {kind} address of {prefix}"
@@ -36,16 +39,21 @@ def ranges(decl: NetworkDecl, report: Report) -> dict[IPNetwork, DhcpRange]:
     """The subnet with DHCP, if any, and its range."""
     if decl.dhcp is None or decl.mode.value is Mode.BRIDGE:
         return {}
-    prefixes = [p.value for p in decl.subnets or () if isinstance(p.value, IPv4Network)]
+    subnets = [p.value for p in decl.subnets or () if isinstance(p.value, IPv4Network)]
+    prefixes = [prefix for prefix in subnets if not is_of_two(prefix)]
     if not prefixes:
         if "subnets" not in decl.bad:
-            report.add(decl.dhcp.at, "dhcp needs an IPv4 subnet on the network")
+            report.add(decl.dhcp.at, f"dhcp needs an IPv4 subnet on the network{_no_room(subnets)}")
         return {}
     if "range" in decl.dhcp.bad:
         return {}
     if decl.dhcp.range is None:
         return {prefixes[0]: _upper_half(prefixes[0])}
     return _given_range(decl.dhcp, prefixes, report)
+
+
+def _no_room(subnets: Collection[IPNetwork]) -> str:
+    return f" with room for a range, and {next(iter(subnets))} has none" if subnets else ""
 
 
 def _upper_half(prefix: IPv4Network) -> DhcpRange:
@@ -81,10 +89,11 @@ def served6(decl: NetworkDecl, report: Report) -> tuple[IPNetwork | None, DhcpRa
     """The subnet with DHCPv6, and its range; None where there is none."""
     if decl.dhcp6 is None or decl.mode.value is Mode.BRIDGE:
         return None, None
-    prefix = next((p.value for p in decl.subnets or () if isinstance(p.value, IPv6Network)), None)
+    subnets = [p.value for p in decl.subnets or () if isinstance(p.value, IPv6Network)]
+    prefix = next((each for each in subnets if not is_of_two(each)), None)
     if prefix is None:
         if "subnets" not in decl.bad:
-            report.add(decl.dhcp6.at, "dhcp6 needs an IPv6 subnet on the network")
+            report.add(decl.dhcp6.at, f"dhcp6 needs an IPv6 subnet on the network{_no_room(subnets)}")
         return None, None
     if prefix.prefixlen < 64:  # dnsmasq: "prefix length must be at least 64"
         report.add(decl.dhcp6.at, f"dhcp6 needs a subnet of at least a /64, and {prefix} is larger")

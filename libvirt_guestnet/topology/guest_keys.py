@@ -55,6 +55,20 @@ class ForwardDecl(Decl):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImpairmentDecl(Decl):
+    """A bad link, for labs: what happens to packets on their way to the guest."""
+
+    delay: At[int] | None = key(kinds.DURATION, "How long each packet takes: 20ms, 1.5ms, 500us, 2s …")
+    jitter: At[int] | None = key(
+        kinds.DURATION, "By how much the delay differs from packet to packet, at most; those that differ may overtake."
+    )
+    loss: At[int] | None = key(kinds.SHARE, "The share of packets that is lost: 1%, 0.1% …")
+    duplicate: At[int] | None = key(kinds.SHARE, "The share of packets that arrives twice.")
+    reorder: At[int] | None = key(kinds.SHARE, "The share of packets that is not delayed, and so overtakes others.")
+    rate: At[int] | None = key(kinds.BIT_RATE, "How much passes in a second: 512kbit, 10mbit, 1.5gbit …")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PortDecl(Decl):
     """A NIC of a guest."""
 
@@ -107,6 +121,9 @@ class PortDecl(Decl):
         kinds.BOOL, "Cannot reach other isolated ports. Left out: the network's isolated-ports."
     )
     bandwidth: BandwidthDecl | None = key(RecordKind(BandwidthDecl), "Limits for this port.")
+    impairment: ImpairmentDecl | None = key(
+        RecordKind(ImpairmentDecl), "A bad link, for labs: what happens to packets on their way to the guest."
+    )
     guarded: At[bool | str] | None = key(
         kinds.PORT_GUARDED,
         "Port security; observe counts what it would not let pass, and lets it pass; false trusts the guest with "

@@ -9,7 +9,7 @@ from libvirt_guestnet.metadata.policy import OBSERVE, STRICT
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
 
-from . import addressing, dhcp, external, forwards, host_routed, hostnames, next_hops, routers, vlans
+from . import addressing, dhcp, external, forwards, host_routed, hostnames, impairments, next_hops, routers, vlans
 from .addresses import Addresses
 from .guest_keys import GuestDecl, PortDecl
 from .kinds import Image, LinkState
@@ -138,6 +138,7 @@ class Guests:
             given=tuple(tag for tag, said in _outright(given) if said),
             isolated=given.isolated.value if given.isolated else bool(seg and seg.network.isolated_ports),
             bandwidth=bandwidth(given.bandwidth, self._report),
+            impairment=impairments.impairment(given, self._report),
             guarded=_guarded(given, seg, self._report),
             observed=_observed(given, seg),
             pairs=tuple(_pairs(given)),

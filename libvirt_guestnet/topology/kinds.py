@@ -210,8 +210,8 @@ def _read_subnet(text: str) -> IPNetwork:
         raise ValueError(f"{prefix} is reserved: guests cannot use it")
     if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local or prefix.network_address.is_unspecified:
         raise ValueError(f"{prefix} is not for ordinary addresses: guests cannot use it")
-    if prefix.prefixlen > prefix.max_prefixlen - 2:
-        raise ValueError(f"{prefix} is too small for a network: /{prefix.max_prefixlen - 2} is the smallest")
+    if prefix.prefixlen > prefix.max_prefixlen - 1:
+        raise ValueError(f"{prefix} is too small for a network: /{prefix.max_prefixlen - 1} is the smallest")
     return prefix
 
 
@@ -302,6 +302,10 @@ def _read_dns_name(text: str) -> str:
     return text
 
 
+def _quantity(read: Callable[[str], int], units: str) -> Kind:
+    return Kind(read, _pattern(rf"[0-9]{{1,9}}(\.[0-9]{{1,6}})?({units})"))
+
+
 def _read_uuid(text: str) -> str:
     if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", text):
         raise ValueError(f"{shown(text)} is not a UUID such as 6ba7b810-9dad-41d1-80b4-00c04fd430c8")
@@ -376,3 +380,5 @@ UDP_PORT = integer(1, 65535, "port")
 TABLE = integer(1, (1 << 32) - 1, "table")
 MEMORY = integer(64, 1 << 20, "memory")
 RATE = integer(1, 1 << 31, "rate")
+DURATION, SHARE = _quantity(parse.duration, "us|ms|s"), _quantity(parse.share, "%")
+BIT_RATE = _quantity(parse.bit_rate, "kbit|mbit|gbit")

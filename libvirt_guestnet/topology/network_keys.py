@@ -19,7 +19,7 @@ class PhysicalDecl(Decl):
     """A network outside the host. Each host maps the label to one of its NICs or bridges."""
 
     subnets: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.SUBNET), "The prefixes in use there, IPv4 and IPv6, at least a /30 or /126 each."
+        ListOf(kinds.SUBNET), "The prefixes in use there, IPv4 and IPv6, at least a /31 or /127 each."
     )
     stand_in: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),
@@ -117,8 +117,9 @@ class NetworkDecl(Decl):
     )
     subnets: tuple[At[IPNetwork], ...] | None = key(
         ListOf(kinds.SUBNET),
-        "The network's prefixes. Left out for bridge and host-routed: those of its physical network. "
-        "Isolated networks where the host has no address, and those with vxlan, may have the same ones.",
+        "The network's prefixes; a /31 or /127 is a link of two, of which the host has the upper address. Left out for "
+        "bridge and host-routed: those of its physical network. Isolated networks where the host has no address, and "
+        "those with vxlan, may have the same ones.",
     )
     gateway: At[str] | None = key(
         kinds.OBJECT_NAME,

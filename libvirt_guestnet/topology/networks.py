@@ -39,7 +39,7 @@ def vrfs(segments: Iterable[Segment]) -> dict[str, str]:
 
 
 def usable(prefix: IPNetwork, address: IPAddress) -> bool:
-    """Whether a host may have the address: inside, not the first, and for IPv4 not the last."""
+    """Whether a host may have the address: inside, not the first, and for IPv4 not the last, if there are others."""
     return why_unusable(prefix, address) is None
 
 
@@ -51,7 +51,8 @@ def physical(scope: Scope, label: str, decl: PhysicalDecl, report: Report) -> Ph
         for at in (*(decl.stand_in or ()), *(decl.host or ())):
             _check_inside(at, subnets, f"physical network '{label}'", report)
     stand_in = tuple(p[1] for p in subnets) if decl.stand_in is None else values(decl.stand_in)
-    host = tuple(p[2] for p in subnets if hosted) if decl.host is None else values(decl.host)
+    beside = tuple(p[0 if addressing.is_of_two(p) else 2] for p in subnets if hosted)
+    host = beside if decl.host is None else values(decl.host)
     return PhysicalNetwork(label, subnets, stand_in, host, value(decl.mtu))
 
 

@@ -88,6 +88,7 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> PortPolicy:
         ),
         vlans=policy.Vlans(port.vlan or port.native_vlan or 0, port.trunk) if has_vlans(port) else None,
         routed=_routed(network, hostmap),
+        impairment=port.impairment,
     )
 
 

@@ -61,7 +61,7 @@ guests:
   tags:
     ports:
       - { network: red, tap: tap6, addresses: [10.0.4.6] }
-      - { network: wire, tap: tap7, addresses: [10.0.3.7], log-drops: true }
+      - { network: wire, tap: tap7, addresses: [10.0.3.7], log-drops: true, impairment: { delay: 20ms, loss: 1% } }
       - { network: tunnel, tap: tap8, addresses: [10.0.5.8], kind: bridge }
   trunk: { ports: [{ network: red, tap: tap9, trunk: [100-110], native-vlan: 7, addresses: [10.0.4.9] }] }
   trusted: { ports: [{ network: nat, tap: tap10, guarded: false, addresses: [] }] }

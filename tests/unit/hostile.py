@@ -30,7 +30,7 @@ from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.datapath.run.program import Output
 from libvirt_guestnet.hook import dispatch
 from libvirt_guestnet.hook.admission import address_owners
-from libvirt_guestnet.hook.enforce import address_sets, checksum_guard, reachability
+from libvirt_guestnet.hook.enforce import address_sets, checksum_guard, impairing, reachability
 from libvirt_guestnet.hook.processes import detached, incoming
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.metadata.policy import NAMESPACE
@@ -87,6 +87,7 @@ _VALUES = {
     ("forward", "first"): "8080",
     ("forward", "from"): "fd99::/32,fd98::7",
     ("floating", "ip"): "fd99::10",
+    ("impairment", "rate"): "10mbit",
     ("behind", "prefix"): "fd09:2::/64",
     ("onlink", "prefix"): "fd09:3::/64",
     ("vlan", "trunk"): "10-12,14",
@@ -100,6 +101,8 @@ _BY_TYPE = {
     "mac": "52:54:00:00:09:99",
     "device": "dev9",
     "word": "clean",
+    "duration": "20ms",
+    "share": "1%",
 }
 # A domain has ports on bridges, and others that the host routes to.
 _NEED_ADDRESSES = ("address", "forward", "floating", "behind")
@@ -386,6 +389,7 @@ class Host:
         patch(vxlan_device, "ensure_overlay", self.tell("overlay", 1))
         patch(vxlan_device, "remove_overlay", self.tell("remove overlay"))
         patch(subinterface, "ensure_subinterface", self.tell("subinterface", 1))
+        patch(impairing, "Netem", lambda: _Netem(self))
         patch(log, "complain", self.said.append)
 
     def _ask(self, questions: Mapping[Any, Any]) -> None:
@@ -393,6 +397,20 @@ class Host:
 
     def _forbidden(self, *_: object) -> int:
         raise AssertionError("a program runs past program.run")
+
+
+class _Netem:
+    def __init__(self, host: Host) -> None:
+        self.ensure, self.delete = host.tell("impair", 2), host.tell("impair no more", 1)
+
+    def __enter__(self) -> _Netem:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def roots(self) -> dict[int, object]:
+        return {}
 
 
 class _Said(io.StringIO):

@@ -33,10 +33,12 @@ _COMES_SECONDS = 120
 
 
 class RepairResult(NamedTuple):
-    """What a repair could not do: messages about NICs that were left out, and about guests without all their routes."""
+    """What a repair could not do: messages about NICs that were left out, about guests without all their routes, and
+    about taps that do not impair what they should."""
 
     refused: list[str]
     unrouted: list[str]
+    unimpaired: list[str]
 
 
 class _Wanted(NamedTuple):
@@ -92,7 +94,9 @@ def _guard(domain: Domain, state: UnlockedState) -> None:
     mtu.check(domain, state)
     taps.check([domain], state)
     migrates = state.incoming(domain.name, within=_COMES_SECONDS)
-    guard_all([domain], state, admitted=address_owners.admit(domain, state, ask_lans=not migrates), late=bool(migrates))
+    admitted = address_owners.admit(domain, state, ask_lans=not migrates)
+    for message in guard_all([domain], state, admitted=admitted, late=bool(migrates)):
+        log.report(message)
 
 
 def guard_all(
@@ -104,8 +108,9 @@ def guard_all(
     *,
     late: bool = False,
     open_first: bool = False,
-) -> None:
-    """The same for several, in one transaction.
+) -> list[str]:
+    """The same for several, in one transaction. Returns messages about taps that cannot be impaired: that holds nobody
+    up.
 
     `settle`: finishes what a killed call left undone at the bridge guard. `rewrite`: what all ports share is written
     again, as somebody may have changed it. `admitted`: the addresses that a starting domain may have, unless another
@@ -132,6 +137,32 @@ def guard_all(
             bridge_ports.settle(each.domain.name, each.receipts, locked)
             router.prepare(each.gateways)
             forwards.claim(each.domain, locked)
+        return [message for each in wanted for message in impair(each.domain, locked)]
+
+
+def impair(domain: Domain, locked: LockedState, whole: bool = True) -> list[str]:
+    """`impairing.impair`, where there is anything to do: most hosts know no such thing, and hooks start often."""
+    if not is_impaired(domain) and not locked.impaired_taps():
+        return []
+    from libvirt_guestnet.hook.enforce import impairing
+
+    try:
+        return impairing.impair(domain, locked, whole)
+    except GuestnetError as error:
+        return [f"domain {domain.name!r}: its taps are not impaired: {error}"]
+
+
+def is_impaired(domain: Domain) -> bool:
+    """Whether any of its ports is to be impaired. Raises GuestnetError."""
+    return any(policy.impairment for policy, _ in domain.policies())
+
+
+def sweep_impaired(locked: LockedState) -> None:
+    """Forgets taps that no longer exist."""
+    if locked.impaired_taps():
+        from libvirt_guestnet.hook.enforce import impairing
+
+        impairing.sweep(locked)
 
 
 def _wanted(domain: Domain, state: State) -> _Wanted:
@@ -200,7 +231,8 @@ def repair(xml: Node, state: UnlockedState, settle: bool = True, *, open_first: 
         raise
     reachability.open_forwards([domain], state, force=True)
     if any(result):
-        raise (GuestnetError if result.refused else NotRoutedError)("; ".join([*result.refused, *result.unrouted]))
+        wrong = GuestnetError if result.refused or result.unimpaired else NotRoutedError
+        raise wrong("; ".join(message for messages in result for message in messages))
 
 
 def repair_all(
@@ -216,10 +248,9 @@ def repair_all(
     aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
     guarded, refused = taps.own([domain for domain, _ in found], state)
     address_owners.check_changes(guarded, state)
-    guard_all(guarded, state, settle, rewrite=True, late=True, open_first=open_first)
-    return RepairResult(
-        [*aside, *refused], [each for domain in guarded for each in reachability.try_to_connect(domain, state)]
-    )
+    unimpaired = guard_all(guarded, state, settle, rewrite=True, late=True, open_first=open_first)
+    unrouted = [each for domain in guarded for each in reachability.try_to_connect(domain, state)]
+    return RepairResult([*aside, *refused], unrouted, unimpaired)
 
 
 def keep(uuids: Iterable[str], state: UnlockedState) -> None:
@@ -249,6 +280,7 @@ def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
             lambda: host_routes.delete(uuid, locked),
             lambda: host_routes.sweep(locked),
             lambda: forwards.sweep(uuid, locked),
+            lambda: _unimpair(uuid, locked),
         )
         for take_away in parts:
             try:
@@ -259,6 +291,14 @@ def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
                 failures.append(error)
     if failures:
         raise failures[0]
+
+
+def _unimpair(uuid: str, locked: LockedState) -> None:
+    if locked.impaired_taps():
+        from libvirt_guestnet.hook.enforce import impairing
+
+        impairing.release(uuid, locked)
+        impairing.sweep(locked)
 
 
 def _unguard(uuid: str, named: set[str], locked: LockedState) -> None:

@@ -143,8 +143,8 @@ def _together(names: list[str]) -> list[str]:
     records = {name: record for name in names if (record := libvirt_records.record(name))}
     state = _Running(records)
     domains = [bridge_guard.joined(record.domain, state) for record in records.values()]
-    result = repair_all(domains, state) if domains else RepairResult([], [])
-    for text in (*result.refused, *_news(result.unrouted)):
+    result = repair_all(domains, state) if domains else RepairResult([], [], [])
+    for text in (*result.refused, *_news([*result.unrouted, *result.unimpaired])):
         log.complain(text)
     return [domain.uuid for domain in domains]
 

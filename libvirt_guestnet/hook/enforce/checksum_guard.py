@@ -141,16 +141,23 @@ def _settle_by(program: Guard, ifindexes: set[int], state: UnlockedState) -> Non
 def guard_when_limited(tap: str, qdisc: str, state: UnlockedState) -> None:
     """On kernels without tcx, attaches it to a port's tap as soon as libvirt has made its qdisc of that kind there:
     that is before the guest sees its new NIC. Raises GuestnetError."""
-    ifindex, end = links.index_of(tap), time.monotonic() + _LIMITED_SECONDS
+    ifindex = links.index_of(tap)
     if checksum.has_tcx(ifindex):
         return
-    while time.monotonic() < end and not checksum.has_qdisc(ifindex, qdisc):
-        time.sleep(0.002)
+    await_limits(ifindex, qdisc)
     with state.lock() as locked:
         receipt = locked.sound_port(tap)
         put = guard([receipt] if receipt else [], locked)
     if put.refused:
         raise GuestnetError(put.refused)
+
+
+def await_limits(ifindex: int, qdisc: str) -> None:
+    """Waits until libvirt has made the last qdisc, of that kind, for a new NIC's limits of bandwidth: before that it
+    deletes all that are there."""
+    end = time.monotonic() + _LIMITED_SECONDS
+    while time.monotonic() < end and not checksum.has_qdisc(ifindex, qdisc):
+        time.sleep(0.002)
 
 
 def refusal(receipt: PortReceipt, cannot: str) -> str:

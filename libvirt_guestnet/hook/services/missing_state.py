@@ -18,6 +18,7 @@ from libvirt_guestnet.hook.enforce import (
     checksum_guard,
     forwards,
     host_routes,
+    impairing,
     port_guard,
     tagging,
 )
@@ -45,6 +46,7 @@ OF_PORTS: dict[str, Callable[[State], dict[str, str]]] = {
     "routes or published addresses": host_routes.lost,
     "VLANs": tagging.lost,
     "bridge entries": bridge_ports.lost,
+    "impairment": impairing.lost,
 }
 
 
