@@ -15,7 +15,9 @@ from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.guest import image
+from libvirt_guestnet.hook import live
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
 from libvirt_guestnet.model.notes import notes
@@ -59,7 +61,8 @@ def apply_topology(
     define = _definer(found, hostmap)
     with applying.locked(), connect(uri) as connection:
         made, here = _planned(found, hostmap, define, host_snapshot(connection))
-        for note in (*made.notes, *notes(here), *notes_here(here)):
+        hooks = hook_files.unseen() if made.changes else ""
+        for note in (*made.notes, *notes(here), *notes_here(here), *([hooks] if hooks else ())):
             print(f"note: {note}", file=sys.stderr)
 
         with _telling(made, quiet=quiet) as tell:
@@ -77,6 +80,7 @@ def destroy_topology(
         made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
         with _telling(made) as tell:
             applying.destroy(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+        live.remove_unused()
     return made.changes
 
 

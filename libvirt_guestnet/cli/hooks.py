@@ -38,6 +38,8 @@ def hooks(args: Namespace) -> int:
     else:
         for state in states:
             print(f"{state.path}: {_hook_text(state)}")
+    if any(state.restart_needed for state in states):
+        messages.append(f"once, and guests go on: {hook_files.restart_command()}")
     for line in messages:
         print(line, file=sys.stderr if args.json else sys.stdout)
     return 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
@@ -27,8 +29,20 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def import_inside(sandbox: str, argv: Sequence[str], output: str) -> int:
+    """Runs it inside a sandbox and keeps the file out here, where `validate` and the others read it."""
+    from libvirt_guestnet.cli.sandboxes import call_inside
+
+    with TemporaryFile() as text:
+        status = call_inside(sandbox, argv, stdout=text)
+        text.seek(0)
+        if status == 0:
+            _write(text.read().decode(), output)
+    return status
+
+
 def _write(text: str, output: str | None) -> None:
-    if output is None:
+    if output in (None, "-"):
         sys.stdout.buffer.write(text.encode())
         sys.stdout.buffer.flush()
         return

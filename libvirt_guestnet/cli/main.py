@@ -71,6 +71,10 @@ def _inside(args: argparse.Namespace, arguments: list[str]) -> int:
     from libvirt_guestnet.cli.sandboxes import call_inside
 
     rest = _without_sandbox(arguments)
+    if args.run == "importing.run" and args.output:
+        from libvirt_guestnet.cli.importing import import_inside
+
+        return import_inside(args.sandbox, [*rest, "--output", "-"], args.output)
     file = getattr(args, "topology", None)
     if file is None or file == "-":
         return call_inside(args.sandbox, rest)

@@ -198,7 +198,7 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     text = "write networks alone, each with all that it is, as one that guestnet is to make"
     verb.add_argument("--own", action="store_true", help=text)
     verb.add_argument("--name", default="imported", help="the topology's name (default: imported)")
-    verb.add_argument("-o", "--output", metavar="FILE", help="a new file (default: standard output)")
+    verb.add_argument("-o", "--output", metavar="FILE", help="a new file, or - (default: standard output)")
     text = (
         "say what on this host keeps guests from being guarded or reached, and what to do (1: something must be done)"
     )

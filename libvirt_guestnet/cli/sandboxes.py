@@ -33,14 +33,14 @@ def sandboxes(args: Namespace) -> int:
     return 0
 
 
-def call_inside(name: str, argv: Sequence[str], stdin: IO[bytes] | None = None) -> int:
+def call_inside(name: str, argv: Sequence[str], stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> int:
     """Runs `guestnet ARGV` inside a sandbox and returns its exit status. Raises GuestnetError when it is not up."""
     from libvirt_guestnet import sandbox
 
     found = sandbox.find(name)
     with _signals_inside() as (words, passing_on):
         inside = found.command([*words, *sandbox.python_inside(["-m", "libvirt_guestnet.cli", *argv], found.root)])
-        with subprocess.Popen(inside, stdin=stdin) as process:
+        with subprocess.Popen(inside, stdin=stdin, stdout=stdout) as process:
             passing_on.append(process.pid)
             return process.wait()
 

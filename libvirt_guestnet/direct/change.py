@@ -21,6 +21,7 @@ from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.importing import gather
 from libvirt_guestnet.importing.addresses import OnNetwork
 from libvirt_guestnet.importing.facts import Leases, Seen
+from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import Connection, connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot
 from libvirt_guestnet.metadata.policy import PortPolicy
@@ -51,7 +52,8 @@ class Host:
         all is as before."""
         wanted = setting.wanted()
         made = plan(wanted, facing(wanted, self.snapshot, leases))
-        for note in made.notes:
+        hooks = hook_files.unseen() if made.changes else ""
+        for note in (*made.notes, *([hooks] if hooks else ())):
             print(f"note: {note}", file=sys.stderr)
         applying.apply(made, self.connection, applying.KernelEffects(), _tell, allow_interrupt=allow_interrupt)
         return bool(made.changes)

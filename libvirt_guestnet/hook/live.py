@@ -68,6 +68,18 @@ def release_all() -> None:
         impairing.release_all(locked)
 
 
+def remove_unused() -> None:
+    """Removes what all ports share when there is no port and no network any more: the host is as before guestnet. The
+    next guard makes it again. Raises GuestnetError."""
+    state = UnlockedState()
+    with state.lock() as locked:
+        if locked.tapnames() or locked.networks() or kernel.guarded_taps():
+            return
+        nft.nft(filters.remove(), locked.descriptor)
+        checksum_guard.unload(locked)
+        locked.drop_shared()
+
+
 def adopt_network(xml: bytes) -> None:
     """Keeps what an active network's XML says, as `started` would; `tidy` closes its bridge. Raises GuestnetError."""
     hook_data, state = xmlread.Node("hookData", {}), UnlockedState()

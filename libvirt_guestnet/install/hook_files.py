@@ -222,6 +222,22 @@ def _present_since(file: Path) -> float:
     return file.stat().st_mtime if file.name == FILE_NAME else file.stat().st_ctime
 
 
+def restart_command() -> str:
+    """How the daemons that run here are restarted; guests go on."""
+    running = dict.fromkeys(name for names in _DAEMONS.values() for name in names if _started(name) is not None)
+    return f"systemctl restart {' '.join(running) or 'libvirtd'}"
+
+
+def unseen() -> str:
+    """What to do before hooks guard guests that start, or ""."""
+    states = status()
+    if not all(state.installed for state in states):
+        return "no hook guards guests that start from now on: guestnet hooks install"
+    if any(state.restart_needed for state in states):
+        return f"libvirt's daemon does not see the hooks yet, so guests that start are not guarded: {restart_command()}"
+    return ""
+
+
 def _started(daemon: str) -> float | None:
     """When a running daemon was started, in seconds since the epoch, or None if it does not run."""
     try:

@@ -10,10 +10,13 @@ from lxml import etree
 
 from libvirt_guestnet.changes.change import Change, Replacement
 from libvirt_guestnet.changes.network import AdoptNetwork, SectionUpdate, UpdateNetwork
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hook.read.network_receipts import subnet_of
 from libvirt_guestnet.libvirtd.snapshot import (
     DOMAIN_MARK,
     NETWORK_MARK,
+    DomainState,
     Element,
     NetworkState,
     Snapshot,
@@ -62,13 +65,35 @@ def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot) -> Iterator[C
 
 
 def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = None) -> tuple[str, ...]:
-    """Running guests on it, or on its bridge by that one's name, that what it says is about: with metadata of their
-    own, or all where it guards all."""
+    """Running guests on it that what it says is about: with metadata of their own, or all where it guards all; but not
+    those of `left_alone`, which would keep all others from following."""
     marks = [each for each in (state.mark, mark) if each is not None]
     everybody = state.name in snapshot.overdue or any(each.get("guarded") != "no" for each in marks)
-    running = ((domain, domain.live) for domain in snapshot.domains if domain.live is not None)
-    users = (domain for domain, live in running if any(_is_on(nic, state) for nic in live.iterfind(_NIC)))
-    return tuple(sorted(u.name for u in users if everybody or u.current.find(DOMAIN_MARK) is not None))
+    users = (user for user in _users(state, snapshot) if everybody or user.current.find(DOMAIN_MARK) is not None)
+    return tuple(sorted(user.name for user in users if not _unreadable(user.current)))
+
+
+def left_alone(state: NetworkState, snapshot: Snapshot) -> dict[str, str]:
+    """Running guests on it of whose metadata the hooks can make nothing, and why: they stay as they are, guarded or
+    not, and their next start is refused."""
+    return {user.name: why for user in _users(state, snapshot) if (why := _unreadable(user.current))}
+
+
+def _users(state: NetworkState, snapshot: Snapshot) -> Iterator[DomainState]:
+    """Running guests on it, or on its bridge by that one's name."""
+    for domain in snapshot.domains:
+        if domain.live is not None and any(_is_on(nic, state) for nic in domain.live.iterfind(_NIC)):
+            yield domain
+
+
+def _unreadable(domain: Element) -> str:
+    if domain.find(DOMAIN_MARK) is None:
+        return ""
+    try:
+        list(Domain(node_of(domain)).policies())
+    except GuestnetError as error:
+        return str(error)
+    return ""
 
 
 def _is_on(nic: Element, state: NetworkState) -> bool:

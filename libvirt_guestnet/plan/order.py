@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from libvirt_guestnet.carriers.registry import MADE_BRIDGES
 from libvirt_guestnet.changes.change import Change
+from libvirt_guestnet.changes.network import AdoptNetwork
 from libvirt_guestnet.libvirtd.snapshot import (
     NETWORK_MARK,
     PORT_MARK,
@@ -28,7 +29,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
 from libvirt_guestnet.model.topology import DIRECT
-from libvirt_guestnet.plan.adoption import plan_external, plan_release
+from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_release
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
@@ -91,6 +92,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     changes += [change for released in leaving for change in released if change.interrupts]
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
     notes += _inactive_notes(wanted, snapshot)
+    notes += _left_alone_notes(changes, wanted, snapshot)
     return Plan(wanted.topology, tuple(changes), tuple(notes))
 
 
@@ -98,6 +100,16 @@ def _inactive_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     for each in wanted.externals:
         if snapshot.network[each.name].live is None:
             yield f"network {each.name!r} is not active, and not guestnet's to start: virsh net-start {each.name}"
+
+
+def _left_alone_notes(changes: list[Change], wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """Guests that do not follow a network, but for those whose metadata is about to be replaced."""
+    names = {change.name for change in changes if isinstance(change, AdoptNetwork)}
+    found = {guest: why for name in names for guest, why in left_alone(snapshot.network[name], snapshot).items()}
+    for guest, why in sorted(found.items()):
+        if guest not in {each.name for each in wanted.guests}:
+            said = why if repr(guest) in why else f"domain {guest!r}: {why}"
+            yield f"{said}: it stays as it is, guarded or not, until that is right or taken out; the others go on"
 
 
 def _wrong_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:

@@ -115,7 +115,7 @@ class LockedState(State):
         for kind in ("domains", "ports", "plugging", "incoming", "networks", "insisting"):
             for name in self._names(kind):
                 self._remove(kind, name)
-        self._remove_one("shared")
+        self.drop_shared()
 
     def forget_domain(self, uuid: str) -> None:
         """Removes what is left of a domain that is gone."""
@@ -191,6 +191,9 @@ class LockedState(State):
 
     def put_shared(self, batch: str) -> None:
         self._write_one("shared", Shared(batch))
+
+    def drop_shared(self) -> None:
+        self._remove_one("shared")
 
     def put_format(self) -> None:
         """Writes that the whole folder has this version's form."""

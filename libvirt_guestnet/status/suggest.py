@@ -66,7 +66,7 @@ class Observed:
 class Suggestion:
     """What to say of one port. `declare` are keys of the topology file, each with its whole new value; `ask` are keys
     that only a guest should have that is meant to do what is said; `warnings` is what should not be declared unseen,
-    `rest` what nothing lets pass."""
+    `rest` what nothing lets pass. `unknown`: nobody knows an address of it, so it cannot be guarded yet."""
 
     guest: str
     port: str
@@ -79,6 +79,7 @@ class Suggestion:
     ask: tuple[Mapping[str, object], ...] = ()
     warnings: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
+    unknown: bool = False
 
     def json(self) -> dict[str, object]:
         listed = {"ask": list(map(dict, self.ask)), "warnings": list(self.warnings), "rest": list(self.rest)}
@@ -102,7 +103,15 @@ def suggest(port: Observed) -> Suggestion:
         ask=tuple(found.asked()),
         warnings=(*found.warnings, *_warnings(port)),
         rest=tuple(_rest(port)),
+        unknown=not found.declared() and not _has_any(port),
     )
+
+
+def _has_any(port: Observed) -> bool:
+    """Whether anybody has said, or will tell it, which addresses it has; `apply` refuses to guard it otherwise."""
+    guard, policy = port.guard, port.policy
+    own = [each for each in guard.owned if each[0] not in _LINK_LOCAL]
+    return bool(own or guard.routed or guard.pairs or guard.server or (policy is not None and policy.addressing))
 
 
 def _warnings(port: Observed) -> Iterator[str]:

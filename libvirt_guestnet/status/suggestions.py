@@ -217,6 +217,8 @@ def _lines(port: Suggestion) -> Iterator[str]:
     for question in port.ask:
         yield f"  and only if this guest is {question['if']}:"
         yield from keys({key: value for key, value in question.items() if key != "if"})
+    if port.unknown:
+        yield "  nobody knows its addresses, and it has used none: list `addresses`, or say `any`, before it is guarded"
     yield from (f"  not to be declared unseen: {warning}" for warning in port.warnings)
     if port.rest:
         yield f"  no declaration lets pass: {', '.join(port.rest)}"
@@ -232,7 +234,8 @@ def _counted(port: Suggestion) -> str:
         reasons = ", ".join(f"{reason} {frames}" for reason, frames in sorted(port.reasons.items()))
         return f"{port.frames} frames would have been dropped ({reasons})"
     nothing = "nothing would have been dropped since its filter was last written"
-    return nothing if port.declare or port.ask or port.warnings else f"{nothing}: it can be `guarded: true`"
+    open_points = port.declare or port.ask or port.warnings or port.unknown
+    return nothing if open_points else f"{nothing}: it can be `guarded: true`"
 
 
 def _keys(keys: Mapping[str, object]) -> Iterator[str]:

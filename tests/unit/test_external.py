@@ -367,6 +367,21 @@ def test_who_is_guarded_beside_the_files_ports_is_said_outright(more: str, guard
     assert adopt.ports == (() if guarded == "no" else ("other", "web"))
 
 
+def test_a_guest_of_whose_metadata_nothing_can_be_made_is_named_and_holds_nobody_up() -> None:
+    """It would be guarded with the network, and its failure would take all back (AdoptNetwork)."""
+    port = f"<g:port mac='{OTHER}' name='p' network='default'><g:address ip='nonsense'/></g:port>"
+    mark = f"<g:domain xmlns:g='{NAMESPACE}' topology='theirs' guest='other'>{port}</g:domain>"
+    host = Snapshot((network(),), (domain(nic()), domain(nic(OTHER), name="other", mark=mark)))
+    made = planned(topology(more=", guarded: observe"), host)
+    assert first(made, AdoptNetwork).ports == ("web",)  # type: ignore[attr-defined]
+    (note,) = made.notes
+    assert note.startswith("domain 'other': metadata: <guestnet:address> ip: 'nonsense' is not an IP address: it stays")
+    assert planned(topology(more=", guarded: observe"), after(host, made)).notes == (), "said when it matters"
+    mine = Snapshot((network(),), (domain(nic(), mark=mark.replace(OTHER, WEB).replace("theirs", "t")),))
+    replaced = planned(topology(more=", guarded: observe"), mine)
+    assert (replaced.notes, first(replaced, AdoptNetwork).ports) == ((), ())  # type: ignore[attr-defined]
+
+
 def test_an_inactive_network_is_said_and_not_started() -> None:
     host = Snapshot((network(runs=False),), (domain(nic(), runs=False),))
     made = planned(topology(), host)

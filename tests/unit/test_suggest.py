@@ -154,6 +154,10 @@ def test_what_nothing_lets_pass_and_what_needs_nothing_is_said() -> None:
     nothing = "nothing would have been dropped since its filter was last written"
     assert f"{nothing}: it can be `guarded: true`" in text([suggest(PORT)])
     assert f"{nothing}\n" in text([suggest(replace(seen("10.0.0.7"), reasons={}))])
+    bare = replace(PORT, policy=None, guard=GUARD._replace(owned=(), claims=()))
+    assert f"{nothing}\n  nobody knows its addresses" in text([suggest(bare)]), "apply would refuse `guarded: true`"
+    spoke = suggest(seen("10.0.0.6", port=bare))
+    assert (spoke.unknown, spoke.declare) == (False, {"addresses": ["10.0.0.6"]})
     assert text([]) == "no running guest has a port that is observed\n"
 
 
