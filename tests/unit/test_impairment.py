@@ -1,5 +1,5 @@
 """Bad links for labs: what a file may say of one, and what the hooks have the kernel do. The kernel's part is played
-here; `tests/kernel/test_impaired.py` has one without netem, `tests/labvm/inside/test_impairment.py` one with it."""
+here; `tests/kernel/test_impaired.py` has one without netem, `tests/labvm/inside/test_bad_links.py` one with it."""
 
 from __future__ import annotations
 
