@@ -18,6 +18,7 @@ from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hook.calls import domain as calls
 from libvirt_guestnet.hook.enforce import impairing
 from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.importing import text
 from libvirt_guestnet.metadata import reader, writer
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.impairment import READERS, Impairment
@@ -102,6 +103,13 @@ def test_what_a_port_may_say() -> None:
     assert guest.ports[0].impairment == ALL
     limited = FILE.format("{ loss: 1% }", "bandwidth: { outbound: { average: 100 } }")
     assert loads(limited, "t.yaml").guests[0].ports[0].impairment == Impairment(loss=10_000)
+
+
+def test_what_was_set_without_a_file_is_imported() -> None:
+    said = PortPolicy("52:54:00:00:00:01", "p", "lan", impairment=ALL)
+    (line,) = [line for line in text._said(said) if line.startswith("impairment")]
+    (guest,) = loads(FILE.format(line.removeprefix("impairment: "), ""), "t.yaml").guests
+    assert (guest.ports[0].impairment, text.why_not_said(said)) == (ALL, [])
 
 
 def test_a_plan_names_what_changes() -> None:
