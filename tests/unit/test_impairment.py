@@ -221,6 +221,18 @@ def test_what_goes_with_the_guest(kernel: Kernel) -> None:
     assert kernel.impair(None, "vme1", "other") == []
 
 
+def test_one_nic_is_unplugged_and_hooks_are_uninstalled(kernel: Kernel) -> None:
+    kernel.impair(WORDS)
+    kernel.impair(WORDS, "vme1", "other")
+    with kernel.state.lock() as locked:
+        impairing.release_tap("other", "vme0", locked)
+        assert kernel.roots[5].does(ALL), "it is another domain's"
+        impairing.release_tap("other", "vme1", locked)
+        assert (kernel.roots[5].does(ALL), kernel.roots[6].is_ours) == (True, False)
+        impairing.release_all(locked)
+    assert (kernel.roots[5].kind, kernel.state.impaired_taps()) == ("noqueue", [])
+
+
 def test_somebody_elses_qdisc_stays(kernel: Kernel) -> None:
     kernel.roots[5] = Root("htb", 0x10000)
     (message,) = kernel.impair(WORDS)
