@@ -143,8 +143,10 @@ class _Network:
         ips = [ip for ip in self.xml.iterfind("ip") if ip.get("address")]
         for ip in ips:
             subnet = subnet_of(node_of(ip))
-            if str(address(ip.get("address", ""))) != str(prefix(subnet)[1]):
-                raise Unsaid(f"the host's address in {subnet} is {ip.get('address')}, and not the first one")
+            if prefix(subnet).num_addresses < 2:
+                raise Unsaid(f"{subnet} has room for nobody but the host")
+            if address(ip.get("address", "")) != (host := prefix(subnet)[1]):
+                raise Unsaid(f"the host's address in {subnet} is {ip.get('address')}, and not {host}")
             subnets.append(subnet)
         self.said |= {"subnets": subnets} if subnets else {}
         if self.said["mode"] == Mode.ISOLATED and subnets:

@@ -23,7 +23,19 @@ _OBSERVE = (
 _GUARDED = ("Each port of this file is guarded from `guestnet apply` on: what it may not send is dropped.",)
 _SET = "set without a file"
 _WRITTEN = frozenset(
-    ("guarded", "observed", "addresses", "addressing", "pairs", "roles", "privacy", "forwards", "note", "was")
+    (
+        "guarded",
+        "observed",
+        "addresses",
+        "addressing",
+        "pairs",
+        "roles",
+        "privacy",
+        "forwards",
+        "note",
+        "was",
+        "impairment",
+    )
 )
 _EVERYBODY = {4: "0.0.0.0/0", 6: "::/0"}
 _PRIVACY = {"yes": "true", "no": "false"}
@@ -162,6 +174,8 @@ def _said(said: PortPolicy) -> Iterator[str]:
         yield f"roles: [{', '.join(map(scalar, said.roles))}]"
     if said.privacy:
         yield f"privacy-addresses: {_PRIVACY.get(said.privacy, scalar(said.privacy))}"
+    if said.impairment:
+        yield f"impairment: {{ {', '.join(f'{key}: {text}' for key, text in said.impairment.words().items())} }}"
     yield from (["forwards:"] if said.forwards else [])
     yield from _forwards(said.forwards, {address.version for address in said.addresses})
 

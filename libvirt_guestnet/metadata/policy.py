@@ -41,10 +41,12 @@ One top-level element per object, since libvirt keeps one per namespace::
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.parse import Address, Prefix
+
+if TYPE_CHECKING:  # few ports have one, and hooks start often
+    from libvirt_guestnet.model.impairment import Impairment
 
 NAMESPACE = "https://libvirt-guestnet.org/xmlns/1"
 PREFIX = "guestnet"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
@@ -51,6 +52,9 @@ from libvirt_guestnet.model.claims import MOST_MOVED, MOST_SOURCES, PROTOCOLS
 from libvirt_guestnet.model.impairment import READERS, Impairment
 from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.xmlread import Node
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.model.impairment import Impairment
 
 # Each may talk to each of other routed networks.
 MOST_SUBNETS = 64
@@ -237,6 +241,8 @@ def _routed(routed: Node) -> HostRouted:
 
 
 def _impairment(impaired: Node) -> Impairment | None:
+    from libvirt_guestnet.model.impairment import READERS, Impairment  # few ports have one, and hooks start often
+
     found = Impairment(**{key: quantity(impaired, key, read) for key, read in READERS.items()})
     key, why = found.contradiction()
     if why:

@@ -61,6 +61,7 @@ ELSEWHERE = {
         r"|plug_marks\.py _is_by_host$|libvirt_records\.py network$|undeclared_receipt$"
         r"|read/domain\.py Nic\.is_declared$"
     ),
+    "no netem where the seeds run: tests/labvm/inside/test_bad_links.py has": r"netlink/netem\.py _parts$",
     "no two NICs of the seeds have one MAC address": r"read/domain\.py Domain\._with_tap$",
     "no NIC of the seeds moves from bridge to bridge": r"enforce/(host_routes|forwards)\.py delete_on_bridge$",
     "nothing to do on a host whose kernel never loses anything": (

@@ -340,3 +340,23 @@ def test_an_import_of_what_runs_is_adopted_and_given_back(host: Host) -> None:
         host.virsh("destroy", "lan: 'ü'", check=False)
         host.sandbox.run(["ip", "link", "del", "lanbr"])
         host.sandbox.run(["rm", "-f", "/tmp/imported.yaml"])
+
+
+NETEM = "ip link add probe type dummy && tc qdisc add dev probe root netem; done=$?; ip link del probe; exit $done"
+
+
+def test_a_bad_link_that_the_kernel_cannot_make_is_an_error_of_apply_and_holds_up_no_start(host: Host) -> None:
+    two_on_default(host)
+    text = ADOPT.replace("network: default }", "network: default, impairment: { delay: 20ms } }")
+    before, lacks = host.texts(), host.sandbox.run(["sh", "-c", NETEM], check=False).returncode != 0
+    said = host.guestnet("apply", "/tmp/mine.yaml", topology=text, status=int(lacks))
+    missing = f"tap {host.tap('web', WEB)} is not impaired: this kernel has no netem"
+    assert (missing in said) == ("rolled back: everything is as before" in said) == lacks
+    assert (host.differences(before) == [], host.files("impaired") == {}) == (lacks, lacks)
+    host.virsh("destroy", "web")
+    host.guestnet("apply", "/tmp/mine.yaml", topology=text)
+    host.virsh("start", "web")
+    assert host.guarded() == {(tap := host.tap("web", WEB)): WEB}
+    for words in ("plan", "/tmp/mine.yaml"), ("doctor",):
+        said = host.guestnet(*words, topology=text, status=None)
+        assert (re.search(rf"{tap}\b.* is not impaired: this kernel has no netem", said) is not None) == lacks, said

@@ -1,5 +1,5 @@
 """Bad links for labs: what a file may say of one, and what the hooks have the kernel do. The kernel's part is played
-here; `tests/kernel/test_impaired.py` has one without netem, `tests/labvm/inside/test_impairment.py` one with it."""
+here; `tests/kernel/test_impaired.py` has one without netem, `tests/labvm/inside/test_bad_links.py` one with it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hook.calls import domain as calls
 from libvirt_guestnet.hook.enforce import impairing
 from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.importing import text
 from libvirt_guestnet.metadata import reader, writer
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.impairment import READERS, Impairment
@@ -102,6 +103,13 @@ def test_what_a_port_may_say() -> None:
     assert guest.ports[0].impairment == ALL
     limited = FILE.format("{ loss: 1% }", "bandwidth: { outbound: { average: 100 } }")
     assert loads(limited, "t.yaml").guests[0].ports[0].impairment == Impairment(loss=10_000)
+
+
+def test_what_was_set_without_a_file_is_imported() -> None:
+    said = PortPolicy("52:54:00:00:00:01", "p", "lan", impairment=ALL)
+    (line,) = [line for line in text._said(said) if line.startswith("impairment")]
+    (guest,) = loads(FILE.format(line.removeprefix("impairment: "), ""), "t.yaml").guests
+    assert (guest.ports[0].impairment, text.why_not_said(said)) == (ALL, [])
 
 
 def test_a_plan_names_what_changes() -> None:
@@ -211,6 +219,18 @@ def test_what_goes_with_the_guest(kernel: Kernel) -> None:
     kernel.taps["vme1"] = 9
     kernel.roots[9] = Root("noqueue")
     assert kernel.impair(None, "vme1", "other") == []
+
+
+def test_one_nic_is_unplugged_and_hooks_are_uninstalled(kernel: Kernel) -> None:
+    kernel.impair(WORDS)
+    kernel.impair(WORDS, "vme1", "other")
+    with kernel.state.lock() as locked:
+        impairing.release_tap("other", "vme0", locked)
+        assert kernel.roots[5].does(ALL), "it is another domain's"
+        impairing.release_tap("other", "vme1", locked)
+        assert (kernel.roots[5].does(ALL), kernel.roots[6].is_ours) == (True, False)
+        impairing.release_all(locked)
+    assert (kernel.roots[5].kind, kernel.state.impaired_taps()) == ("noqueue", [])
 
 
 def test_somebody_elses_qdisc_stays(kernel: Kernel) -> None:

