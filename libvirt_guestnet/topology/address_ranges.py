@@ -30,6 +30,8 @@ def blocks(text: str, most: int) -> tuple[parse.Prefix, ...]:
 
 
 def _between(first: parse.Address, last: parse.Address) -> Iterator[parse.Prefix]:
-    if first.version == 4:
-        return summarize_address_range(IPv4Address(int(first)), IPv4Address(int(last)))
-    return summarize_address_range(IPv6Address(int(first)), IPv6Address(int(last)))
+    if isinstance(first, IPv4Address):
+        assert isinstance(last, IPv4Address)
+        return summarize_address_range(first, last)
+    assert isinstance(last, IPv6Address)
+    return summarize_address_range(first, last)

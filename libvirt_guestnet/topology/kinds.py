@@ -6,7 +6,7 @@ A reader gets the text and whether it was written without quotes; it raises Valu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -226,7 +226,7 @@ def _read_forwarded(text: str) -> Service:
     return _service(text, _FORWARDED)
 
 
-def _service(text: str, protocols: list[Protocol]) -> Service:
+def _service(text: str, protocols: Sequence[Protocol]) -> Service:
     protocol, slash, ports = text.partition("/")
     if protocol not in protocols:
         raise ValueError(_no_service(text, protocols))
