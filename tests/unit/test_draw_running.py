@@ -20,7 +20,7 @@ from libvirt_guestnet.draw.ports import Running
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.model.drift import GUEST, Drift
 from libvirt_guestnet.model.topology import Topology
-from libvirt_guestnet.state.receipts import PortReceipt
+from libvirt_guestnet.state.receipts import Plugging, PortReceipt
 from libvirt_guestnet.status.rows import status
 
 XMLNS = 'xmlns:g="https://libvirt-guestnet.org/xmlns/1"'
@@ -173,6 +173,15 @@ def test_two_nics_that_nothing_tells_apart_are_two() -> None:
     assert len({port.name for port in found.guests[0].ports}) == 2
     for view in (logical, physical):
         assert all(pictures.ends(e, {n.id: n for n in view.picture(found).nodes}) for e in view.picture(found).edges)
+
+
+def test_a_nic_with_two_rows_in_status_is_shown_once() -> None:
+    """One that waits for its guard, and one that cannot be guarded though its domain's metadata wants it to be."""
+    port = f'<g:port mac="{mac(3)}" name="p" network="default"/>'
+    mark = f'<g:domain {XMLNS} topology="t" guest="a">{port}</g:domain>'
+    one = domain("a", nic(0), nic(3, "direct", 'dev="eth0" mode="bridge"'), mark=mark)
+    found = shown([one], plugging=[Plugging("p1", "u-a", mac(0), "a", "default", True)])
+    assert [(port.mac, port.tap) for port in found.guests[0].ports] == [(mac(0), "vnet0"), (mac(3), "vnet3")]
 
 
 def test_a_bridge_and_a_network_of_one_name_are_two() -> None:
