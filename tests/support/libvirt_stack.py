@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 from types import TracebackType
+from typing import Any
 
 from libvirt_guestnet.sandbox import python_inside
 from support.libvirt_wire import Wire
@@ -115,8 +116,8 @@ class Stack:
         brain = python_inside(["-c", _BRAIN, str(stop), *self.words, self.wire.rest.hex()], self.wire.sandbox.root)
         self.process = subprocess.Popen(
             self.wire.sandbox.command(["unshare", "-n", *brain]),
-            stdin=self.wire.outward,
-            stdout=self.wire.inward,
+            stdin=self.wire.outward.fileno(),
+            stdout=self.wire.inward.fileno(),
             stderr=subprocess.PIPE,
             text=True,
             pass_fds=[stop],
@@ -140,7 +141,7 @@ class Stack:
             assert found["lost"] == 0, (self.words, found)
             assert found["sent"] > 20, (self.words, found)
 
-    def _told(self) -> object:
+    def _told(self) -> Any:
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
         assert line[:1] in ('"', "{"), line + self.process.stderr.read()
