@@ -10,25 +10,13 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from support.adopted_host import DOCKER
 from support.libvirt_lan import MAC, Net, forward_rules, reachable, running, soon_reachable
 from support.own_programs import watching
 from support.sandboxes import BACKENDS, BUS, HERE, NFTABLES, hooked, install_hooks
 
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.sandbox import Sandbox
-
-# `iptables-save` of Docker 28 with its default network: the policy is what hurts.
-DOCKER = """*filter
-:FORWARD DROP [0:0]
-:DOCKER - [0:0]
-:DOCKER-USER - [0:0]
--I FORWARD -j DOCKER-USER
--A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -o docker0 -j DOCKER
--A FORWARD -i docker0 -j ACCEPT
--A DOCKER-USER -j RETURN
-COMMIT
-"""
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -24,6 +24,18 @@ METADATA = """<libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/l
 <libosinfo:os id="http://debian.org/debian/12"/></libosinfo:libosinfo>"""
 NIC = """<interface type='network'><mac address='{mac}'/><source network='{network}'{more}/><model type='rtl8139'/>
 <boot order='1'/><alias name='ua-wan'/><coalesce><rx><frames max='7'/></rx></coalesce><rom enabled='no'/></interface>"""
+# `iptables-save` of Docker 28 with its default network: the policy is what hurts.
+DOCKER = """*filter
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+:DOCKER-USER - [0:0]
+-I FORWARD -j DOCKER-USER
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 -j ACCEPT
+-A DOCKER-USER -j RETURN
+COMMIT
+"""
 WEB, OTHER, GATEWAY = "52:54:00:aa:00:01", "52:54:00:aa:00:02", "192.168.122.1"
 ADOPT = """
 name: mine

@@ -9,10 +9,12 @@ import sys
 from argparse import Namespace
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from libvirt_guestnet.cli import main as cli
+from libvirt_guestnet.cli import sandboxes
 
 LAB = Path(__file__).parents[2] / "labs/archnetwork.yaml"
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
@@ -188,3 +190,22 @@ def as_nobody(tmp_path: Path, *argv: str) -> tuple[int, str]:
 )
 def test_not_root(tmp_path: Path, argv: list[str], message: str) -> None:
     assert as_nobody(tmp_path, *argv) == (1, f"guestnet: {message}\n")
+
+
+def test_an_import_in_a_sandbox_leaves_its_file_where_validate_reads_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def inside(name: str, argv: list[str], stdin: object = None, stdout: IO[bytes] | None = None) -> int:
+        asked.append((name, argv))
+        assert stdout is not None
+        stdout.write(b"name: imported\n")
+        return 0
+
+    monkeypatch.setattr(sandboxes, "call_inside", inside)
+    file = tmp_path / "net.yaml"
+    assert cli.main(["--sandbox", "box", "import", "-o", str(file)]) == 0
+    assert file.read_text() == "name: imported\n"
+    assert asked == [("box", ["import", "-o", str(file), "--output", "-"])], "the last one counts"
+    assert cli.main(["--sandbox", "box", "import", "-o", str(file)]) == 1, "over no file"

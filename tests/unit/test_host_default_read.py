@@ -110,6 +110,8 @@ def test_who_is_covered() -> None:
     assert port_receipts.port_receipts(joined(nic(), receipt=undeclared, default=DECLARED)) == []
     own = only(nic(), metadata=PORT.format("yes"), receipt=undeclared)
     assert (own.by_host, own.own) == (False, True)
+    watched = only(nic(), metadata=PORT.format("observe"), receipt=undeclared)
+    assert (watched.by_host, watched.observed) == (False, True), "the domain's word comes before guard: all"
     by_network = only(nic(), receipt=declared._replace(guarded=True), default=OBSERVE)
     assert (by_network.by_host, by_network.observed) == (False, False)
 

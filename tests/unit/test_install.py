@@ -118,3 +118,15 @@ def test_a_library_that_others_may_change_is_refused(tmp_path: Path, monkeypatch
     with pytest.raises(GuestnetError, match="can be changed by others than root, and libvirt would run it as root"):
         hook_files.install(tmp_path / "root")
     assert not (tmp_path / "root").exists()
+
+
+def test_who_applies_is_told_that_hooks_do_not_work_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed, restart, said in (
+        (False, False, "guestnet hooks install"),
+        (True, True, "systemctl restart libvirtd"),
+        (True, False, ""),
+    ):
+        states = [hook_files.HookStatus("qemu", "p", installed, True, restart)]
+        monkeypatch.setattr(hook_files, "status", lambda found=states: found)
+        monkeypatch.setattr(hook_files, "_started", lambda _: None)
+        assert hook_files.unseen()[-len(said) :] == said if said else hook_files.unseen() == ""
