@@ -49,7 +49,6 @@ from libvirt_guestnet.metadata.policy import (
     Vxlan,
 )
 from libvirt_guestnet.model.claims import MOST_MOVED, MOST_SOURCES, PROTOCOLS
-from libvirt_guestnet.model.impairment import READERS, Impairment
 from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.xmlread import Node
 
