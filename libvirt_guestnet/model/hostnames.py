@@ -10,6 +10,7 @@ from libvirt_guestnet.model.topology import Guest, Port
 
 _SPELT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss"})
 _LABEL, _LONGEST = 63, 253
+_LETTER = re.compile("[A-Za-z]")
 _USUAL_LABEL = "[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _USUAL = re.compile(rf"{_USUAL_LABEL}(\.{_USUAL_LABEL})*")
 # dnsmasq tells the fields of a reservation apart by how they look: these would be an address, a lease time, or that
@@ -30,7 +31,8 @@ def host_name(guest: Guest, port: Port) -> str:
 def mapped(name: str) -> str:
     """A name as DNS can have it, and as dnsmasq takes it for one."""
     found = _spelt(name)
-    return f"vm-{found}"[:_LABEL].rstrip("-.") if is_none(found) else found
+    is_name = _LETTER.search(found) and not is_none(found)
+    return found if is_name else f"vm-{found}"[:_LABEL].rstrip("-.")
 
 
 def is_none(name: str) -> bool:
@@ -51,6 +53,6 @@ def _spelt(name: str) -> str:
     ascii_ = unicodedata.normalize("NFKD", composed).encode("ascii", "ignore").decode()
     plain = re.sub("[^A-Za-z0-9.]+", "-", ascii_).strip("-.")[:_LABEL].strip("-.")
     plain = re.sub(r"-?\.[-.]*", ".", plain)
-    if not re.search("[A-Za-z]", plain):
+    if not _LETTER.search(plain):
         return f"vm-{sha256(name.encode()).hexdigest()[:8]}"
     return plain if plain[0].isalpha() else f"vm-{plain}"[:_LABEL].rstrip("-.")

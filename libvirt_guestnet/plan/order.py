@@ -205,7 +205,7 @@ def _taken_over(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
         on = networks & {port.network for port in state.policies}
         if state.topology == DIRECT and on and state.name not in listed:
             yield (
-                f"domain {state.name!r} is on network {min(on)!r}, and guestnet guard or forward set "
+                f"domain {state.name!r} is on network {min(on)!r}, and guestnet guard, forward or address set "
                 f"something for it: put it into this file, too (guestnet import writes that), or take it back"
             )
 
@@ -226,7 +226,7 @@ def _foreign_domain(topology: str, guest: WantedGuest, state: DomainState | None
 
 def _not_ours(kind: str, name: str, owner: str | None) -> str:
     if owner == DIRECT:
-        return f"{kind} {name!r}: guestnet guard or forward set something for it: give it another name here"
+        return f"{kind} {name!r}: guestnet guard, forward or address set something for it: give it another name here"
     if owner is None:
         adopt = "say external: true to have its ports guarded, " if kind == "network" else ""
         return (

@@ -30,7 +30,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     addresses.finish()
     clashes.check(decl, scope, segments, builder.placed, report)
     if decl.name.value == DIRECT:
-        message = f"'{DIRECT}' stands for what guestnet guard and forward set without a file: choose another"
+        message = f"'{DIRECT}' stands for what guestnet guard, forward and address set without a file: choose another"
         report.add(decl.name.where, message)
     endpoints = Endpoints(scope, guests, physicals)
     routers = _routers(scope, guests)

@@ -241,13 +241,13 @@ def test_nothing_is_guarded_by_halves() -> None:
 
 
 def test_a_file_cannot_have_the_name_and_may_take_over_all_or_nothing() -> None:
-    with pytest.raises(TopologyError, match="'direct' stands for what guestnet guard and forward set without a file"):
+    with pytest.raises(TopologyError, match="'direct' stands for what guestnet guard, forward and address set"):
         loads("name: direct", "x.yaml")
     other = domain("db", nic(OTHER), mark=OWNED.format("direct", PORT.format(OTHER, "yes", "")).replace("web", "db"))
     seen = marked(GUARDED, others=[other])
     both = text(survey(seen, Request("mine")))
     one = loads(text(survey(seen, Request("mine", names=frozenset({"web"})))), "x.yaml")
-    with pytest.raises(PlanError, match="domain 'db' is on network 'default', and guestnet guard or forward set"):
+    with pytest.raises(PlanError, match="domain 'db' is on network 'default', and guestnet guard, forward or"):
         plan(wanted(resolved(one, seen.snapshot), HostMap()), seen.snapshot)
     found = loads(both, "x.yaml")
     made = plan(wanted(resolved(found, seen.snapshot), HostMap()), seen.snapshot)
