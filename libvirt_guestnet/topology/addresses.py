@@ -43,9 +43,10 @@ class Addresses:
         given = [at.value for at in decl.addresses or ()]
         found = list(_assigned(given, seg))
         if seg.derives and decl.addresses != () and "addresses" not in decl.bad:
-            for subnet in seg.network.subnets:
-                if not any(address in subnet.prefix for address in given):
-                    found += self._derive((guest, name), decl, mac, seg, subnet)
+            for subnet in _to_derive_from(given, seg):
+                found += self._derive((guest, name), decl, mac, seg, subnet)
+            if seg.network.routed and not found:
+                self._report.add(decl.at, "a host-routed port needs addresses: no subnet has one to derive")
         return tuple(found)
 
     def _own_reserved(self) -> None:
@@ -117,6 +118,14 @@ class Addresses:
             given = self._given.get(seg.network.name, [])
             self._pools[key] = addressing.Pool(subnet.prefix, [*given, *fixed], subnet.dhcp or subnet.range6)
         return self._pools[key]
+
+
+def _to_derive_from(given: list[IPAddress], seg: Segment) -> Iterator[Subnet]:
+    """The subnets of which a port has no address yet. Where the host routes to single addresses it gets what it lists,
+    and nothing besides."""
+    for subnet in () if seg.network.routed and given else seg.network.subnets:
+        if subnet.prefix.num_addresses > 1 and not any(address in subnet.prefix for address in given):
+            yield subnet
 
 
 def _assigned(given: list[IPAddress], seg: Segment) -> Iterator[PortAddress]:

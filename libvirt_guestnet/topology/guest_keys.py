@@ -95,10 +95,10 @@ class PortDecl(Decl):
     addresses: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP, all_word="any", other_word="dhcp"),
         "Its addresses, without prefix length; each must be in a subnet of the network. Subnets without one get an "
-        "address derived from the names, except on bridge networks: there a guest of your own may only ask by DHCP "
-        "until they are listed. [] means none at all; any lets it use every address of the network that nobody else "
-        "holds, and status says so; dhcp leaves it to the host's DHCP server, out of its range (for guests of your "
-        "own).",
+        "address derived from the names, except on bridge networks, where a guest of your own may only ask by DHCP "
+        "until they are listed, and for a host-routed port that lists some. [] means none at all; any lets it use "
+        "every address of the network that nobody else holds, and status says so; dhcp leaves it to the host's DHCP "
+        "server, out of its range (for guests of your own).",
     )
     hostname: At[str] | None = key(
         service_kinds.HOST_NAME, "What the network's DHCP and DNS server calls it. Left out: see the guest's hostname."

@@ -210,8 +210,6 @@ def _read_subnet(text: str) -> IPNetwork:
         raise ValueError(f"{prefix} is reserved: guests cannot use it")
     if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local or prefix.network_address.is_unspecified:
         raise ValueError(f"{prefix} is not for ordinary addresses: guests cannot use it")
-    if prefix.prefixlen > prefix.max_prefixlen - 1:
-        raise ValueError(f"{prefix} is too small for a network: /{prefix.max_prefixlen - 1} is the smallest")
     return prefix
 
 

@@ -119,7 +119,7 @@ class NetworkDecl(Decl):
         ListOf(kinds.SUBNET),
         "The network's prefixes; a /31 or /127 is a link of two, of which the host has the upper address. Left out for "
         "bridge and host-routed: those of its physical network. Isolated networks where the host has no address, and "
-        "those with vxlan, may have the same ones.",
+        "those with vxlan, may have the same ones. Host-routed ones may have single addresses, /32 and /128.",
     )
     gateway: At[str] | None = key(
         kinds.OBJECT_NAME,

@@ -45,7 +45,7 @@ def usable(prefix: IPNetwork, address: IPAddress) -> bool:
 
 def physical(scope: Scope, label: str, decl: PhysicalDecl, report: Report) -> PhysicalNetwork:
     """A physical network with its lab addresses."""
-    subnets = values(decl.subnets)
+    subnets = _shared(decl.subnets, report)
     hosted = any(net and _host_is_on(net, label) for net in scope.networks.values())
     if "subnets" not in decl.bad:
         for at in (*(decl.stand_in or ()), *(decl.host or ())):
@@ -63,13 +63,23 @@ def _host_is_on(net: NetworkDecl, label: str) -> bool:
     return bool(by_routing or (net.vxlan and net.vxlan.underlay.value == label))
 
 
+def _shared(subnets: tuple[At[IPNetwork], ...] | None, report: Report) -> tuple[IPNetwork, ...]:
+    """Those in which there is room for two: but for mode host-routed, an address alone is no network."""
+    for at in subnets or ():
+        if at.value.num_addresses == 1:
+            smallest = f"/{at.value.max_prefixlen - 1} is the smallest"
+            report.add(at.where, f"{at.value} is too small for a network: {smallest}, but in mode host-routed")
+    return tuple(prefix for prefix in values(subnets) if prefix.num_addresses > 1)
+
+
 def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: Report) -> Segment:
     """A network with every default filled in; `drawn`: its VLAN or VNI comes from a pool."""
     if decl.external is not None or "external" in decl.bad:
         return external.segment(at, decl, report)
     _check_mode(scope, decl, report)
     _check_options(decl, report)
-    mode, own = decl.mode.value, values(decl.subnets)
+    mode = decl.mode.value
+    own = values(decl.subnets) if mode is Mode.HOST_ROUTED else _shared(decl.subnets, report)
     label = decl.physical_network.value if decl.physical_network else None
     outside = scope.physicals.get(label or "")
     prefixes, sure = own, "subnets" not in decl.bad
@@ -245,7 +255,7 @@ def _subnets(
     six, range6 = dhcp.served6(decl, report)
     dhcp.check_reservations(decl, [*ranges, *([six] if six else [])], report)
     subnets = []
-    for prefix in prefixes if by_guest else values(decl.subnets):
+    for prefix in prefixes if by_guest or decl.subnets else ():
         host = prefix[1] if _has_host(decl) else None
         router = host if gateway == HOST else next((a for a in by_guest if a in prefix), None)
         if by_guest and router is None and decl.gateway:

@@ -285,3 +285,22 @@ guests:
     assert [str(s.gateway) for s in loaded.network("lan").subnets] == ["198.18.1.9"]
     assert [p.default_route for g in loaded.guests for p in g.ports] == [False, True]
     assert loaded.guest("r").ports[0].sources == (IPv4Network("0.0.0.0/0"),)
+
+
+def test_a_host_routed_guest_gets_what_it_declares_and_nothing_besides() -> None:
+    text = """
+networks:
+  direct:
+    mode: host-routed
+    publish: false
+    subnets: [192.0.2.7/32, 198.51.100.8/29, "2001:db8::/64", "2001:db8:1::5/128"]
+guests:
+  one: { ports: [{ network: direct, addresses: [192.0.2.7] }] }
+  two: { ports: [{ network: direct, addresses: [198.51.100.9, "2001:db8:1::5"] }] }
+  unsaid: { ports: [{ network: direct }] }
+"""
+    addresses = {g.name: [str(a.ip) for p in g.ports for a in p.addresses] for g in load(text).guests}
+    derived = addresses.pop("unsaid")
+    assert addresses == {"one": ["192.0.2.7"], "two": ["198.51.100.9", "2001:db8:1::5"]}
+    assert IPv4Address(derived[0]) in IPv4Network("198.51.100.8/29")
+    assert [each[:10] for each in derived[1:]] == ["2001:db8::"]
