@@ -564,7 +564,7 @@ def test_another_guests_own_address_is_refused() -> None:
     others = addresses.of_others(port, here.snapshot.domains)
     for words in ("10.0.9.7", "10.0.9.4/30"):
         wanted = addresses.asked([words])
-        with pytest.raises(GuestnetError, match="is an address of db.closed"):
+        with pytest.raises(GuestnetError, match=r"is an address of db\.closed"):
             addresses.added(port, on(port), wanted, others)
     elsewhere = host(net(), net(CLOSED), web, domain("db", nic(OTHER), mark=own.format("10.0.9.7")))
     assert addresses.of_others(only(elsewhere), elsewhere.snapshot.domains) == {}
