@@ -8,7 +8,7 @@ that is limited to some clients is in maps of its own, whose rules ask for the c
 
 When a flow is forgotten, since its client is not in the list any more, the guest's next packet would be the first of
 another flow for the kernel, and libvirt's masquerade would give it the host's old port: the client would be back. So
-TCP of such a guest begins with a SYN or not at all.
+what comes from a port that such a forward leads to begins with a SYN or not at all (TCP).
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class _Family:
             self._add(f"clients-{place}", f"{_as_listed(source)} . {where} . {span((f.first, f.last), '-')}")
         kind = f"limited-{place}" if f.sources else place
         if f.sources and f.protocol == "tcp":
-            self._add("cut", f"{bridge} . {guest}")
+            self._add("cut", f"{guest} . {span((f.to_first, f.to_first + f.last - f.first), '-')}")
         if f.first == f.to_first and f.first != f.last:
             self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
         else:
@@ -168,7 +168,7 @@ class _Family:
             "source": f"ifname . {address} : {address};",
             "hairpin": f"ifname . ifname . {address};",
             "hidden": f"ifname . {address};",
-            "cut": f"ifname . {address};",
+            "cut": f"{address} . inet_service; flags interval;",
         }
         for kind, elements in self.found.items():
             what = "map" if ":" in types[kind] else "set"
@@ -196,7 +196,7 @@ class _Family:
 
     def begun_rules(self) -> list[str]:
         new = "ct state new tcp flags & 0x17 != 0x2"  # of FIN, SYN, RST and ACK, not SYN alone
-        return [f"iifname . {self.ip} saddr @cut{self.version} {new} drop"] if "cut" in self.found else []
+        return [f"{self.ip} saddr . tcp sport @cut{self.version} {new} drop"] if "cut" in self.found else []
 
     def outgoing_rules(self) -> list[str]:
         guest = f"{self.ip} daddr"
