@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from libvirt_guestnet.direct.guard import FOUND, needed
 from libvirt_guestnet.direct.report import listed, plain
 from libvirt_guestnet.direct.subject import DirectPort
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.importing.addresses import OnNetwork
-from libvirt_guestnet.libvirtd.snapshot import DomainState
+from libvirt_guestnet.importing.addresses import OnNetwork, unusable
+from libvirt_guestnet.importing.places import all_nics, of_nic
+from libvirt_guestnet.libvirtd.snapshot import DomainState, mac
 from libvirt_guestnet.metadata.policy import ANY, Pair, PortPolicy
 from libvirt_guestnet.model.held_addresses import single
 from libvirt_guestnet.model.topology import DIRECT
-from libvirt_guestnet.parse import Prefix, shown
+from libvirt_guestnet.parse import Address, Prefix, shown
 from libvirt_guestnet.topology import kinds
 
 Prefixes = tuple[Prefix, ...]
+Others = Mapping[Address, str]
 
 
 class Asked(NamedTuple):
@@ -36,16 +38,28 @@ def asked(words: Sequence[str]) -> tuple[Asked, ...]:
         raise GuestnetError(str(error)) from None
 
 
-def added(port: DirectPort, here: OnNetwork, wanted: Iterable[Asked]) -> PortPolicy:
-    """The policy with these, too. Raises GuestnetError where one cannot be the port's. What was found when the port
-    became guarded is what somebody decided from then on."""
+def of_others(port: DirectPort, states: Iterable[DomainState]) -> Others:
+    """The addresses of their own that other NICs in the same place list, each with whose it is."""
+    found = [(state, {mac(nic): of_nic(nic) for nic in all_nics(state)}) for state in states]
+    place = next((where[port.policy.mac] for _, where in found if port.policy.mac in where), None)
+    return {
+        ip: f"an address of {plain(state.name)}.{plain(policy.name)}"
+        for state, where in found
+        for policy in state.policies
+        if policy.mac != port.policy.mac and where.get(policy.mac) == place
+        for ip in policy.addresses
+    }
+
+
+def added(port: DirectPort, here: OnNetwork, wanted: Iterable[Asked], others: Others) -> PortPolicy:
+    """The policy with these, too; `others` are those of other guests. Raises GuestnetError where one cannot be the
+    port's. What was found when the port became guarded is what somebody decided from then on."""
     policy = port.policy
     if policy.addressing == ANY:
         raise GuestnetError(f"port {shown(policy.name)} may use any address that nobody else has, so these, too")
     new = [each for each in wanted if each.prefix not in _all(policy)]
-    for ip in (each.prefix.network_address for each in new if each.alone):
-        if whose := here.holder(ip, policy.mac):
-            raise GuestnetError(f"{ip} is {whose}")
+    for each in new:
+        _check_free(each.prefix, policy.mac, here, others)
     own = [each.prefix.network_address for each in new if _is_own(policy, here, each)]
     pairs = [Pair(each.prefix) for each in new if not _is_own(policy, here, each)]
     if not new:
@@ -53,6 +67,16 @@ def added(port: DirectPort, here: OnNetwork, wanted: Iterable[Asked]) -> PortPol
     return policy._replace(
         addresses=(*policy.addresses, *own), pairs=(*policy.pairs, *pairs), addressing="", note=_decided(policy)
     )
+
+
+def _check_free(wanted: Prefix, address: str, here: OnNetwork, others: Others) -> None:
+    """Raises GuestnetError where one of its addresses is somebody else's, or the only one is none that a guest has."""
+    there = ((ip, whose) for ip, whose in others.items() if ip.version == wanted.version and ip in wanted)
+    for ip, whose in (*here.held_in(wanted, address), *there):
+        of = "" if wanted == single(ip) else f" (of {listed(wanted)})"
+        raise GuestnetError(f"{ip}{of} is {whose}")
+    if wanted.num_addresses == 1 and (why := unusable(wanted.network_address, here)):
+        raise GuestnetError(why)
 
 
 def _is_own(policy: PortPolicy, here: OnNetwork, wanted: Asked) -> bool:

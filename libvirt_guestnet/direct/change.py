@@ -156,9 +156,10 @@ def address(
         on = OnNetwork(port.known, seen.leases.get(port.known.network.bridge, {}), ())
         if remove:
             return addresses.removed(port, on, wanted)
+        policy = addresses.added(port, on, wanted, addresses.of_others(port, seen.snapshot.domains))
         for note in addresses.given_to_others(on, wanted):
             print(f"note: {note}", file=sys.stderr)
-        return addresses.added(port, on, wanted)
+        return policy
 
     def tell(about: Subject, port: DirectPort, policy: PortPolicy | None, leases: Leases) -> Iterable[str]:
         return [report.address_line(about, port, policy, leases)]

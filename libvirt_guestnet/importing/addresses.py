@@ -19,7 +19,7 @@ from libvirt_guestnet.importing.facts import Addresses, Leases, Listed
 from libvirt_guestnet.importing.places import Known
 from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.slaac import eui64
-from libvirt_guestnet.parse import shown
+from libvirt_guestnet.parse import Prefix, shown
 from libvirt_guestnet.topology.dhcp import why_unusable
 
 _MOST = 16  # more neighbours of one MAC address are no addresses of a guest's, but a router or an attack
@@ -61,6 +61,13 @@ class OnNetwork:
         if facts and str(ip) in facts.hosts:
             return "the host's own"
         return "" if ip in (*self.reserved(mac), *self.leased(mac)) else self._given.get(ip, "")
+
+    def held_in(self, wanted: Prefix, mac: str) -> Iterator[tuple[IPAddress, str]]:
+        """The addresses of a prefix that are somebody else's, each with whose."""
+        hosts = map(parse.address, self.known.facts.hosts if self.known.facts else ())
+        known = [*hosts, *self._given] if wanted.num_addresses > 1 else [wanted.network_address]
+        inside = (ip for ip in known if ip.version == wanted.version and ip in wanted)
+        return ((ip, whose) for ip in inside if (whose := self.holder(ip, mac)))
 
     @cached_property
     def _reserved(self) -> dict[str, list[IPAddress]]:
@@ -119,7 +126,7 @@ def _why_not_said(mac: str, here: OnNetwork, owners: Owners, port: str) -> str:
     (ip,) = reserved
     if ip.version == 6 or not any(subnet.dhcp and ip in subnet.prefix for subnet in here.known.network.subnets):
         return "it is followed"
-    if why := _unusable(ip, here):
+    if why := unusable(ip, here):
         return why
     if facts and any(":" in start for start, _ in facts.dynamic):
         return "the network also gives IPv6 addresses by DHCP, which are followed with it"
@@ -149,7 +156,7 @@ class _Sorted:
             self._add_formed(ip)
         elif self.here.serves or not _is_inside(ip, self.here):
             self.pairs.append(Listed(ip, _TABLE))
-        elif why := _unusable(ip, self.here):
+        elif why := unusable(ip, self.here):
             self.remarks.append(f"{ip}: {_TABLE}, and not said: {why}")
         elif taken := self.owners.take(ip, self.port):
             self.remarks.append(f"{ip}: {_TABLE}, and not said: it is that of {taken}, too")
@@ -176,7 +183,8 @@ def _is_inside(ip: IPAddress, here: OnNetwork) -> bool:
     return not subnets or any(ip in subnet.prefix for subnet in subnets)
 
 
-def _unusable(ip: IPAddress, here: OnNetwork) -> str:
+def unusable(ip: IPAddress, here: OnNetwork) -> str:
+    """Why no guest there can have an address; "" if one can."""
     around: Sequence[str | None] = list(_reasons(ip, here))
     return next(filter(None, around), "")
 

@@ -27,6 +27,7 @@ _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
+_BROADCAST = IPv4Network("255.255.255.255")
 MOST_BLOCKS = 64  # prefixes that a range of addresses may be; with IPv4 it is never more
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
@@ -187,7 +188,7 @@ def _read_pair(text: str) -> tuple[IPNetwork, ...]:
     for prefix in found:
         if prefix.prefixlen == 0:
             raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
-        if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified:
+        if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified or prefix == _BROADCAST:
             raise ValueError(f"{prefix if len(found) > 1 else text} is no address that a guest can send from")
     return found
 

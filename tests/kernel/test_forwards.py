@@ -261,6 +261,55 @@ def test_a_client_that_a_forward_is_no_longer_for_is_cut_off(host: LanHost) -> N
     assert "inet guestnet" not in host.rules()
 
 
+STREAM = """
+import socket, sys
+role, address = sys.argv[1:]
+if role == "guest":
+    listener = socket.create_server((address, 8007))
+    print("ready", flush=True)
+    stream, _ = listener.accept()
+else:
+    stream = socket.create_connection((address, 8007), 30)
+stream.settimeout(3)
+print("open", flush=True)
+for line in sys.stdin:
+    try:
+        stream.sendall(b"x") if line.strip() == "send" else None
+        print("sent" if line.strip() == "send" else stream.recv(1).decode(), flush=True)
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+def test_a_guest_that_goes_on_sending_does_not_keep_such_a_client(host: LanHost) -> None:
+    """Its next packet is the first of a new flow for the kernel, and libvirt's masquerade gives it the old address."""
+    forward = f'<guestnet:forward at="{HOST}" protocol="tcp" ports="8007" to="{GUEST}" from="{{}}"/>'
+    assert host.started(start(forward.format("198.18.1.0/24"))) == [(0, "")] * 2
+    enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec"]
+    with ExitStack() as stack:
+        run: dict[str, subprocess.Popen[str]] = {}
+
+        def said(who: str, line: str = "") -> str:
+            if line:
+                run[who].stdin.write(f"{line}\n")
+                run[who].stdin.flush()
+            return run[who].stdout.readline().strip()
+
+        for who, address in (("guest", GUEST), ("lan", HOST)):
+            argv = [*enter, who, sys.executable, "-c", STREAM, who, address]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            run[who] = stack.enter_context(subprocess.Popen(argv, text=True, **pipes))
+            stack.callback(run[who].kill)
+            assert said(who) == {"guest": "ready", "lan": "open"}[who]
+        assert said("guest") == "open"
+        fewer = start(forward.format("198.18.1.128/25"))
+        assert host.call("qemu", "guesta", "reconnect", "begin", fewer) == (0, "")
+        assert said("guest", "send") == "sent"
+        said("lan", "receive")
+        said("lan", "send")
+        assert said("guest", "receive") != "x"
+
+
 # This kernel may have no SCTP of its own: an INIT and its answer, by hand.
 SCTP = """
 import socket, struct, sys

@@ -467,7 +467,7 @@ def on(port: DirectPort, **leases: str) -> OnNetwork:
 
 
 def with_added(port: DirectPort, *words: str) -> PortPolicy:
-    return addresses.added(port, on(port), addresses.asked(words))
+    return addresses.added(port, on(port), addresses.asked(words), {})
 
 
 def without(port: DirectPort, wanted: Sequence[addresses.Asked]) -> PortPolicy | None:
@@ -524,7 +524,7 @@ def test_an_address_that_cannot_be_the_ports_is_refused() -> None:
     assert "192.168.122.1 is the host's own" in refused(lambda: with_added(port, "192.168.122.1"))
     here = on(port, other="192.168.122.77")
     assert f"192.168.122.77 is given by DHCP to '{OTHER}'" in refused(
-        lambda: addresses.added(port, here, addresses.asked(["192.168.122.77"]))
+        lambda: addresses.added(port, here, addresses.asked(["192.168.122.77"]), {})
     )
     anything = replace(port, policy=port.policy._replace(addressing="any"))
     assert "may use any address that nobody else has" in refused(lambda: with_added(anything, "192.168.122.7"))
@@ -541,6 +541,39 @@ def test_an_address_that_cannot_be_the_ports_is_refused() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ("192.168.122.1/32", "192.168.122.1 is the host's own"),
+        ("192.168.122.0/30", r"192.168.122.1 \(of 192.168.122.0/30\) is the host's own"),
+        ("192.168.122.1-192.168.122.9", "192.168.122.1 is the host's own"),
+        ("192.168.122.70-192.168.122.80", r"192.168.122.77 \(of 192.168.122.72/29\) is given by DHCP to"),
+        ("192.168.122.0", "192.168.122.0 is the network address of 192.168.122.0/24"),
+        ("192.168.122.255/32", "192.168.122.255 is the broadcast address of 192.168.122.0/24"),
+    ],
+)
+def test_what_is_somebodys_is_no_ports_however_it_is_written(words: str, said: str) -> None:
+    port = only(ONE)
+    here, wanted = on(port, other="192.168.122.77"), addresses.asked([words])
+    with pytest.raises(GuestnetError, match=said):
+        addresses.added(port, here, wanted, {})
+
+
+def test_another_guests_own_address_is_refused() -> None:
+    own = OWNED.format("direct", PORT.format(OTHER, "yes", '<guestnet:address ip="{0}"/>').replace("default", "closed"))
+    web = domain("web", nic(on="network='closed'"))
+    here = host(net(CLOSED), web, domain("db", nic(OTHER, "network='closed'"), mark=own.format("10.0.9.7")))
+    port = only(here)
+    others = addresses.of_others(port, here.snapshot.domains)
+    for words in ("10.0.9.7", "10.0.9.4/30"):
+        wanted = addresses.asked([words])
+        with pytest.raises(GuestnetError, match=r"is an address of db\.closed"):
+            addresses.added(port, on(port), wanted, others)
+    elsewhere = host(net(), net(CLOSED), web, domain("db", nic(OTHER), mark=own.format("10.0.9.7")))
+    assert addresses.of_others(only(elsewhere), elsewhere.snapshot.domains) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("255.255.255.255", "255.255.255.255 is no address that a guest can send from"),
         ("10.0.0.9-10.0.0.1", "is not a range: the lower address comes first"),
         ("10.0.0.9-fd00::1", "is not a range: the lower address comes first"),
         ("0.0.0.0-255.255.255.255", "is every address"),

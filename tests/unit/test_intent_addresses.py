@@ -205,6 +205,14 @@ def test_forwards_move_no_more_ports_than_a_host_can_carry() -> None:
         wanted_forwards.port_forwards(Domain(domain(policy), lambda _name: LAN))
 
 
+def test_forwards_list_no_more_clients_than_a_host_can_carry() -> None:
+    """Of 65,000, which 1,024 forwards could list, nft takes longer than any other guest's start may wait."""
+    clients = ",".join(f"10.{number}.0.0/17" for number in range(64))
+    policy = "".join(f'<g:forward protocol="tcp" ports="{n}" to="10.0.0.5" from="{clients}"/>' for n in range(1, 66))
+    with pytest.raises(GuestnetError, match="may list 4096 prefixes of clients at most, not 4160"):
+        wanted_forwards.port_forwards(Domain(domain(policy), lambda _name: LAN))
+
+
 def test_a_word_that_nobody_knows_is_no_answer() -> None:
     """A host would go without what somebody insists on."""
     for word, said in (("refuse", "refuse"), ("", "")):

@@ -5,6 +5,10 @@ there are. The table is written from all receipts in one transaction, so nothing
 translated packet keeps the client's address, except where the guest would not answer by way of the host: for a client
 on the guest's own bridge (hairpin), and for a guest whose default route does not lead to the host (`hide`). A forward
 that is limited to some clients is in maps of its own, whose rules ask for the client before.
+
+When a flow is forgotten, since its client is not in the list any more, the guest's next packet would be the first of
+another flow for the kernel, and libvirt's masquerade would give it the host's old port: the client would be back. So
+what comes from a port that such a forward leads to begins with a SYN or not at all (TCP).
 """
 
 from __future__ import annotations
@@ -70,6 +74,7 @@ def sizes(ports: Iterable[PortForwards]) -> dict[str, int]:
     chains = {
         "wanted": sum(len(family.incoming_rules()) for family in families),
         "postrouting": sum(len(family.outgoing_rules()) for family in families),
+        **({"begun": begun} if (begun := sum(len(family.begun_rules()) for family in families)) else {}),
     }
     return {**maps, **chains, "prerouting": 1, "output": 1}
 
@@ -94,6 +99,8 @@ def _chains(families: list[_Family]) -> Iterator[str]:
         yield from _chain(hook, f" {{ type nat hook {hook} priority -101; policy accept; }}", ["jump wanted"])
     rules = [rule for family in families for rule in family.outgoing_rules()]
     yield from _chain("postrouting", " { type nat hook postrouting priority 99; policy accept; }", rules)
+    if begun := [rule for family in families for rule in family.begun_rules()]:
+        yield from _chain("begun", " { type filter hook prerouting priority -150; policy accept; }", begun)
 
 
 def _chain(name: str, block: str, rules: list[str]) -> Iterator[str]:
@@ -125,6 +132,8 @@ class _Family:
         for source in f.sources:
             self._add(f"clients-{place}", f"{_as_listed(source)} . {where} . {span((f.first, f.last), '-')}")
         kind = f"limited-{place}" if f.sources else place
+        if f.sources and f.protocol == "tcp":
+            self._add("cut", f"{guest} . {span((f.to_first, f.to_first + f.last - f.first), '-')}")
         if f.first == f.to_first and f.first != f.last:
             self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
         else:
@@ -159,6 +168,7 @@ class _Family:
             "source": f"ifname . {address} : {address};",
             "hairpin": f"ifname . ifname . {address};",
             "hidden": f"ifname . {address};",
+            "cut": f"{address} . inet_service; flags interval;",
         }
         for kind, elements in self.found.items():
             what = "map" if ":" in types[kind] else "set"
@@ -183,6 +193,10 @@ class _Family:
             for kind in (f"{limited}{place}-port", f"{limited}{place}-range"):
                 if kind in self.found:
                     yield f"{here}{before}dnat {self.ip} to {asked} map @{kind}{self.version}"
+
+    def begun_rules(self) -> list[str]:
+        new = "ct state new tcp flags & 0x17 != 0x2"  # of FIN, SYN, RST and ACK, not SYN alone
+        return [f"{self.ip} saddr . tcp sport @cut{self.version} {new} drop"] if "cut" in self.found else []
 
     def outgoing_rules(self) -> list[str]:
         guest = f"{self.ip} daddr"

@@ -45,9 +45,9 @@ _WORDS = _words("""
     meta l4proto mark pkttype broadcast multicast ibrname obrname iif oif iifname oifname fib local th dport sport
     udp tcp sctp icmp icmpv6 igmp pim ah vrrp nexthdr length hoplimit exthdr exists frag frag-off ipv6-frag
     nd-neighbor-solicit nd-neighbor-advert nd-router-solicit nd-router-advert
-    ct status direction original reply protocol proto-src proto-dst
+    ct state new status direction original reply protocol proto-src proto-dst
     ifname iface_index ipv4_addr ipv6_addr inet_proto inet_service icmp_type icmpv6_type igmp_type ether_type
-    @ll @nh @th wanted plain4 plain6 rest4 rest6 nowhere4 nowhere6 asks6 finds6 tells6
+    @ll @nh @th wanted begun plain4 plain6 rest4 rest6 nowhere4 nowhere6 asks6 finds6 tells6
 """)
 # Our names without a device in them, and the kinds of names with one, KIND-DEVICE.
 _NAMES = _words("""
@@ -55,8 +55,8 @@ _NAMES = _words("""
     same-octets extension-headers opaque-headers unread-headers never-plain never-plain4
     routing-protocols routing-ports judged-ports4 judged-ports6 late-ports
     taps gateways bridges ports
-    at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4
-    at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6
+    at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4 cut4
+    at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6 cut6
     limited-at-port4 limited-at-range4 limited-any-port4 limited-any-range4 clients-at4 clients-any4
     limited-at-port6 limited-at-range6 limited-any-port6 limited-any-range6 clients-at6 clients-any6
 """)

@@ -10,6 +10,7 @@ from libvirt_guestnet.metadata.policy import FloatingAddress, Forward, PortPolic
 from libvirt_guestnet.model.claims import MOST_MOVED
 from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 
+# Of one domain: what nft keeps an element for. All guests' forwards are written in one transaction, which all wait for.
 _MOST_OF_ALL = 4 * MOST_MOVED
 
 
@@ -19,6 +20,11 @@ def port_forwards(domain: Domain) -> list[PortForwards]:
     moved = sum(f.last - f.first + 1 for each in found for f in each.forwards if f.first != f.to_first)
     if moved > _MOST_OF_ALL:
         raise GuestnetError(f"metadata: the forwards of one domain may move {_MOST_OF_ALL} ports at most, not {moved}")
+    clients = sum(len(f.sources) for each in found for f in each.forwards)
+    if clients > _MOST_OF_ALL:
+        raise GuestnetError(
+            f"metadata: the forwards of one domain may list {_MOST_OF_ALL} prefixes of clients at most, not {clients}"
+        )
     return found
 
 
