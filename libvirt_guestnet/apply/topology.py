@@ -78,6 +78,8 @@ def destroy_topology(
     with applying.locked(), connect(uri) as connection:
         known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
         made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
+        for note in made.notes:
+            print(f"note: {note}", file=sys.stderr)
         with _telling(made) as tell:
             applying.destroy(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
         live.remove_unused()

@@ -97,6 +97,6 @@ def _routed(name: str, said: RoutedPolicy) -> Network:
 
 def vlans_of(element: Element | None) -> tuple[list[int], int | None]:
     """The tags in a <vlan> of libvirt's, and which of them is the native one; of a trunk with a single VLAN too."""
-    tags = [] if element is None else [tag for tag in element.iterfind("vlan/tag") if tag.get("id", "").isdigit()]
+    tags = [] if element is None else [tag for tag in element.iterfind("vlan/tag") if tag.get("id", "").isdecimal()]
     native = [int(tag.get("id", "0")) for tag in tags if tag.get("nativeMode")]
     return [int(tag.get("id", "0")) for tag in tags], native[0] if native else None

@@ -3,7 +3,7 @@ that this lists; and how they are taken back. Nothing else of it is looked at. P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from copy import deepcopy
 
 from lxml import etree
@@ -11,8 +11,10 @@ from lxml import etree
 from libvirt_guestnet.changes.change import Change, Replacement
 from libvirt_guestnet.changes.network import AdoptNetwork, SectionUpdate, UpdateNetwork
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hook.read.domain import Domain
-from libvirt_guestnet.hook.read.network_receipts import subnet_of
+from libvirt_guestnet.hook.admission import guardable
+from libvirt_guestnet.hook.read import port_receipts, wants
+from libvirt_guestnet.hook.read.domain import Domain, NetworkOf
+from libvirt_guestnet.hook.read.network_receipts import network_receipt, subnet_of
 from libvirt_guestnet.libvirtd.snapshot import (
     DOMAIN_MARK,
     NETWORK_MARK,
@@ -21,6 +23,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     WantedExternal,
+    marked,
     source_network,
     to_text,
 )
@@ -34,26 +37,27 @@ _RESERVATION, _DNS = (f"{{{NAMESPACE}}}{tag}" for tag in ("reservation", "dns"))
 _NIC = "devices/interface"
 
 
-def plan_external(wanted: WantedExternal, snapshot: Snapshot) -> Iterator[Change]:
+def plan_external(wanted: WantedExternal, snapshot: Snapshot, sure: Collection[str]) -> Iterator[Change]:
     """Everything for one external network of the topology, in order: what is listed and is no more wanted goes before
-    the list does, and what comes is listed before."""
+    the list does, and what comes is listed before. `sure`: guests that follow in any
+    case, as their metadata is the topology's own, or is taken out before."""
     state = snapshot.network[wanted.name]
     mark = _without_others(wanted.mark, state)
     yield from _updates(state, lambda root: _leaving(root, state.mark, mark))
-    yield from _adopt(state, mark, snapshot)
+    yield from _adopt(state, mark, snapshot, sure)
     yield from _updates(state, lambda root: _coming(root, mark))
 
 
-def plan_release(state: NetworkState, snapshot: Snapshot, why: str) -> Iterator[Change]:
+def plan_release(state: NetworkState, snapshot: Snapshot, why: str, sure: Collection[str]) -> Iterator[Change]:
     """All of that is taken back."""
     yield from _updates(state, lambda root: _leaving(root, state.mark, None))
     mark = state.config.find(NETWORK_MARK)
     old = None if mark is None else to_text(mark)
-    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=_followers(state, snapshot))
+    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=_followers(state, snapshot, None, sure))
 
 
-def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot) -> Iterator[Change]:
-    config, ports = state.config.find(NETWORK_MARK), _followers(state, snapshot, mark)
+def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot, sure: Collection[str]) -> Iterator[Change]:
+    config, ports = state.config.find(NETWORK_MARK), _followers(state, snapshot, mark, sure)
     if config is None:
         yield AdoptNetwork(state.name, "its metadata", mark=Replacement(None, to_text(mark)), ports=ports)
     elif found := differences(mark, config):
@@ -64,19 +68,22 @@ def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot) -> Iterator[C
         yield AdoptNetwork(state.name, "the hooks do not know it", mark=Replacement(same, same), ports=ports)
 
 
-def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None = None) -> tuple[str, ...]:
+def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
     """Running guests on it that what it says is about: with metadata of their own, or all where it guards all; but not
     those of `left_alone`, which would keep all others from following."""
     marks = [each for each in (state.mark, mark) if each is not None]
     everybody = state.name in snapshot.overdue or any(each.get("guarded") != "no" for each in marks)
     users = (user for user in _users(state, snapshot) if everybody or user.current.find(DOMAIN_MARK) is not None)
-    return tuple(sorted(user.name for user in users if not _unreadable(user.current)))
+    return tuple(sorted({user.name for user in users} - left_alone(state, snapshot, mark, sure).keys()))
 
 
-def left_alone(state: NetworkState, snapshot: Snapshot) -> dict[str, str]:
+def left_alone(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> dict[str, str]:
     """Running guests on it of whose metadata the hooks can make nothing, and why: they stay as they are, guarded or
-    not, and their next start is refused."""
-    return {user.name: why for user in _users(state, snapshot) if (why := _unreadable(user.current))}
+    not, and their next start is refused. Who is `sure` is none of them."""
+    users = [user for user in _users(state, snapshot) if user.current.find(DOMAIN_MARK) is not None]
+    receipt = network_receipt(node_of(marked(state.current, mark))) if users else None
+    found = ((user.name, _impossible(user.current, {state.name: receipt}.get)) for user in users)
+    return {name: why for name, why in found if why and name not in sure}
 
 
 def _users(state: NetworkState, snapshot: Snapshot) -> Iterator[DomainState]:
@@ -86,11 +93,13 @@ def _users(state: NetworkState, snapshot: Snapshot) -> Iterator[DomainState]:
             yield domain
 
 
-def _unreadable(domain: Element) -> str:
-    if domain.find(DOMAIN_MARK) is None:
-        return ""
+def _impossible(domain: Element, network_of: NetworkOf) -> str:
+    """What the hooks will say of a guest of which they can make nothing."""
     try:
-        list(Domain(node_of(domain)).policies())
+        found, _ = guardable.without_unguardable(Domain(node_of(domain), network_of))
+        list(found.policies())
+        port_receipts.port_receipts(found)
+        wants.check(found)
     except GuestnetError as error:
         return str(error)
     return ""

@@ -7,11 +7,12 @@ last, since a stopped guest is the one thing that no rollback can bring back.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from libvirt_guestnet.carriers.registry import MADE_BRIDGES
 from libvirt_guestnet.changes.change import Change
+from libvirt_guestnet.changes.guest import SetDomainMetadata
 from libvirt_guestnet.changes.network import AdoptNetwork
 from libvirt_guestnet.libvirtd.snapshot import (
     NETWORK_MARK,
@@ -25,6 +26,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     WantedNetwork,
     interfaces,
     mac,
+    parse_xml,
 )
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
@@ -32,7 +34,7 @@ from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_release
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
-from libvirt_guestnet.plan.guest import fitted, plan_guest, release_guest
+from libvirt_guestnet.plan.guest import GuestChanges, fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.network import bridge_of, plan_network, plan_removal
 from libvirt_guestnet.plan.problems import PlanError
 from libvirt_guestnet.styled import NOTE, Line, line
@@ -80,20 +82,36 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     inherited = {network.name: _inherited(network.element) for network in wanted.networks}
     inherited |= {each.name: _inherited(snapshot.network[each.name].current) for each in wanted.externals}
     guests = [plan_guest(guest, snapshot, inherited) for guest in wanted.guests]
-    leaving = [release_guest(state, "no longer in the topology") for state in _leaving_domains(wanted, snapshot)]
+    parting = list(_leaving_domains(wanted, snapshot))
+    leaving = [release_guest(state, "no longer in the topology") for state in parting]
+    sure = _freed(parting) | {guest.name for guest, made in zip(wanted.guests, guests, strict=True) if _stays(made)}
     changes: list[Change] = [change for guest in guests for change in guest.detach]
     changes += [change for released in leaving for change in released if not change.interrupts]
-    changes += _leaving_networks(wanted, snapshot)
+    changes += _leaving_networks(wanted, snapshot, sure)
     for network in wanted.networks:
         changes += plan_network(network, snapshot)
     for external in wanted.externals:
-        changes += plan_external(external, snapshot)
+        changes += plan_external(external, snapshot, sure)
     changes += [change for guest in guests for change in guest.others]
     changes += [change for released in leaving for change in released if change.interrupts]
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
     notes += _inactive_notes(wanted, snapshot)
-    notes += _left_alone_notes(changes, wanted, snapshot)
+    notes += _left_alone_notes(changes, {*(guest.name for guest in wanted.guests), *_names(parting)}, snapshot)
     return Plan(wanted.topology, tuple(changes), tuple(notes))
+
+
+def _names(domains: Iterable[DomainState]) -> frozenset[str]:
+    return frozenset(domain.name for domain in domains)
+
+
+def _freed(domains: Iterable[DomainState]) -> frozenset[str]:
+    """Those whose metadata is taken out before networks change: they go on without, as their users' own."""
+    return _names(domain for domain in domains if not domain.ours)
+
+
+def _stays(guest: GuestChanges) -> bool:
+    """Whether what its metadata says while it runs stays: where that cannot be carried out, `apply` is to fail."""
+    return not any(isinstance(change, SetDomainMetadata) and change.live for change in guest.others)
 
 
 def _inactive_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
@@ -102,14 +120,16 @@ def _inactive_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
             yield f"network {each.name!r} is not active, and not guestnet's to start: virsh net-start {each.name}"
 
 
-def _left_alone_notes(changes: list[Change], wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
-    """Guests that do not follow a network, but for those whose metadata is about to be replaced."""
-    names = {change.name for change in changes if isinstance(change, AdoptNetwork)}
-    found = {guest: why for name in names for guest, why in left_alone(snapshot.network[name], snapshot).items()}
+def _left_alone_notes(changes: Iterable[Change], own: Collection[str], snapshot: Snapshot) -> Iterator[str]:
+    """Guests that do not follow a network, but for those whose metadata is replaced or taken out (`own`)."""
+    found: dict[str, str] = {}
+    for change in changes:
+        if isinstance(change, AdoptNetwork):
+            mark = None if change.mark.new is None else parse_xml(change.mark.new)
+            found |= left_alone(snapshot.network[change.name], snapshot, mark, own)
     for guest, why in sorted(found.items()):
-        if guest not in {each.name for each in wanted.guests}:
-            said = why if repr(guest) in why else f"domain {guest!r}: {why}"
-            yield f"{said}: it stays as it is, guarded or not, until that is right or taken out; the others go on"
+        said = why if why.startswith(f"domain {guest!r}: ") else f"domain {guest!r}: {why}"
+        yield f"{said}: it stays as it is, guarded or not, until that is right or taken out; the others go on"
 
 
 def _wrong_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
@@ -124,27 +144,27 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     """Removes everything that has our mark and this topology's name, whatever the file says now. `guests` are those in
     the file, if there is one: other running guests are interrupted."""
     why = f"destroying topology {topology}"
-    changes: list[Change] = []
-    for domain in snapshot.domains:
-        if domain.topology == topology:
-            changes += release_guest(domain, why)
+    parting = [domain for domain in snapshot.domains if domain.topology == topology]
+    changes = [change for domain in parting for change in release_guest(domain, why)]
     gone = {change.name for change in changes if change.KIND == "guest"}
     domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
     released = {state.name: state.marked_macs for state in domains}
     for network in snapshot.networks:
         if network.topology == topology and network.is_external:
-            changes += plan_release(network, snapshot, why)
+            changes += plan_release(network, snapshot, why, _freed(parting))
         elif network.topology == topology:
             plugged = snapshot.plugged.get(network.name, ())
             users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
             after = frozenset(state.name for state in domains if network.name in state.needed)
             changes.append(replace(plan_removal(network, snapshot, users, gone, why), after=after))
         elif network.mark is None and snapshot.adopted.get(network.name) == topology:
-            changes += plan_release(network, snapshot, f"{why}; somebody took its metadata out")
+            taken_out = f"{why}; somebody took its metadata out"
+            changes += plan_release(network, snapshot, taken_out, _freed(parting))
     # What was saved of a user's own domain stays and cannot be changed, so that needs consent.
     own = (state for state in domains if state.name in gone or not state.saved)
     expected = frozenset(state.name for state in own if guests is None or state.name in guests)
-    return Plan(topology, tuple(changes), expected=expected)
+    notes = tuple(_left_alone_notes(changes, _names(parting), snapshot))
+    return Plan(topology, tuple(changes), notes, expected)
 
 
 def _inherited(network: Element) -> frozenset[str]:
@@ -159,7 +179,7 @@ def _leaving_domains(wanted: Wanted, snapshot: Snapshot) -> Iterator[DomainState
     return (d for d in ours if wanted.leaving is None or ("domain", d.name) in wanted.leaving)
 
 
-def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
+def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str]) -> Iterator[Change]:
     staying = {network.name for network in wanted.networks}
     # NICs of this topology's guests are moved, detached or removed with them; only other guests are cut off.
     managed = {domain.name: domain for domain in snapshot.domains if _is_managed(domain, wanted.topology)}
@@ -175,7 +195,7 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot) -> Iterator[Change]:
         if state.topology == wanted.topology and state.is_external:
             if state.name not in adopted and (wanted.leaving is None or ("network", state.name) in wanted.leaving):
                 why = "nothing needs it" if wanted.topology == DIRECT else "no longer in the topology"
-                yield from plan_release(state, snapshot, why)
+                yield from plan_release(state, snapshot, why, sure)
         elif state.topology == wanted.topology and state.name not in staying and wanted.leaving is None:
             users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
             yield plan_removal(state, snapshot, users, gone, "no longer in the topology")

@@ -1,11 +1,12 @@
 """What a line of `expect:` can ask, by who is on a link with whom: only who is on one link with an address asks there
-for its MAC address, and nobody speaks to an address of another link that somebody on his own link has, too."""
+for its MAC address, and nobody speaks to an address of another link that somebody has, too, on his own link or where
+the host routes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 
-from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Network
 from libvirt_guestnet.model.topology import Port, Topology
 
 from .keys import ExpectDecl
@@ -26,6 +27,8 @@ class Links:
             for port in guest.ports
             for address in port.addresses
         }
+        apart = {network.name for network in topology.networks if _is_apart(network)}
+        self._routed = {ip: (link, owner) for (link, ip), owner in self._owners.items() if link not in apart}
         self._ports: dict[str, tuple[Port, ...]] = {guest.name: guest.ports for guest in topology.guests}
         self._ports |= {f"{guest.name}.{port.name}": (port,) for guest in topology.guests for port in guest.ports}
         self._alone = {network.name for network in topology.networks if network.mode is Mode.HOST_ROUTED}
@@ -54,13 +57,21 @@ class Links:
         if to is None or line.address:
             return
         ports = self._ports.get(to.value, ())
-        links = {port.network for port in self._ports.get(line.source.value, ())} - {port.network for port in ports}
-        addresses = [address.ip for port in ports for address in port.addresses]
-        meant = ((link, ip) for ip in _of(addresses, line) for link in sorted(links))
-        other = next((each for each in meant if each in self._owners), None)
-        if other:
-            message = f"for '{line.source.value}', {other[1]} is not '{to.value}' but '{self._owners[other]}'"
-            report.add(to.where, f"{message} on network '{other[0]}': give one of them another address")
+        links = {port.network for port in self._ports.get(line.source.value, ())}
+        meant = ((port.network, address.ip) for port in ports for address in port.addresses)
+        asked = [(link, ip) for link, ip in meant if link not in links and ip in _of([ip], line)]
+        found = (other for link, ip in asked for other in self._others(link, ip, links))
+        if other := next(found, None):
+            link, ip, owner = other
+            message = f"for '{line.source.value}', {ip} is not '{to.value}' but '{owner}' on network '{link}'"
+            report.add(to.where, f"{message}: give one of them another address")
+
+    def _others(self, meant: str, ip: IPAddress, links: Collection[str]) -> Iterator[tuple[str, IPAddress, str]]:
+        """Whom one who is on these links reaches by an address that somebody has on link `meant`."""
+        yield from ((link, ip, self._owners[link, ip]) for link in sorted(links) if (link, ip) in self._owners)
+        link, owner = self._routed.get(ip, (meant, ""))
+        if link != meant:
+            yield link, ip, owner
 
     def _may_ask(self, line: ExpectDecl) -> bool:
         own = self._addresses(line.source.value, asking=True)
@@ -96,3 +107,11 @@ def _of(addresses: Iterable[IPAddress], line: ExpectDecl) -> list[IPAddress]:
 
 def _is_known(port: Port) -> bool:
     return bool(port.addresses)
+
+
+def _is_apart(network: Network) -> bool:
+    """Whether the host, and who reaches others through it, has no route there."""
+    hosted = any(subnet.host for subnet in network.subnets)
+    return bool(
+        network.vxlan or (network.mode is Mode.ISOLATED and not hosted) or (network.routed and network.routed.vrf)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -380,6 +381,65 @@ def test_a_guest_of_whose_metadata_nothing_can_be_made_is_named_and_holds_nobody
     mine = Snapshot((network(),), (domain(nic(), mark=mark.replace(OTHER, WEB).replace("theirs", "t")),))
     replaced = planned(topology(more=", guarded: observe"), mine)
     assert (replaced.notes, first(replaced, AdoptNetwork).ports) == ((), ())  # type: ignore[attr-defined]
+
+
+READY = f"""<interface type='network'><mac address='{OTHER}'/><source network='default' bridge='virbr0'/>
+<target dev='vnet1'/></interface>"""
+
+
+@pytest.mark.parametrize(("port", "why"), [
+    ("<g:behind prefix='10.7.0.0/16'/>", "it has no address that 10.7.0.0/16 could be routed to"),
+    ("<g:routed gateway='169.254.1.1'/><g:address ip='10.7.0.1'/>", "a host-routed port is of type 'ethernet'"),
+    ("<g:vlan trunk='5,6'/>", "a guarded trunk learns no address from the DHCP server of network 'default'"),
+])  # fmt: skip
+def test_what_no_host_could_do_for_a_guest_holds_up_no_other_either(port: str, why: str) -> None:
+    """The hooks can read it, and would fail all the same: guarding the network would be taken back for everybody."""
+    said = f"<g:port mac='{OTHER}' name='p' network='default'>{port}</g:port>"
+    mark = f"<g:domain xmlns:g='{NAMESPACE}' topology='theirs' guest='other'>{said}</g:domain>"
+    host = Snapshot((network(),), (domain(nic()), domain(READY, name="other", mark=mark)))
+    made = planned(topology(more=", guarded: true"), host)
+    assert first(made, AdoptNetwork).ports == ("web",)  # type: ignore[attr-defined]
+    (note,) = made.notes
+    assert why in note
+
+
+def test_a_guest_of_the_file_whose_metadata_stays_follows_or_apply_fails() -> None:
+    """Its NIC has no tap here, so the hooks cannot guard it: that must not look like a success."""
+    found, host = topology(more=", guarded: true"), Snapshot((network(),), (domain(nic()),))
+    again = planned(found, replace(after(host, planned(found, host)), overdue=frozenset({"default"})))
+    assert [(change.verb, getattr(change, "ports", ())) for change in again.changes] == [("adopt", ("web",))]
+    assert again.notes == ()
+
+
+def test_destroy_names_whom_it_leaves_and_guards_its_own_by_what_holds_without_it() -> None:
+    """Whose metadata goes is guarded by the host's default from then on, whatever its owner has put there."""
+    found = topology(more=", guarded: observe")
+    host = Snapshot((network(),), (domain(nic()), domain(nic(OTHER), name="other")))
+    host = after(host, planned(found, host))
+    bad = parse_xml(f"<g:address xmlns:g='{NAMESPACE}' ip='nonsense'/>")
+    port = f"<g:port mac='{OTHER}' network='default'/>"
+    theirs = parse_xml(f"<g:domain xmlns:g='{NAMESPACE}' topology='theirs'>{port}</g:domain>")
+    for xml in (xml for state in host.domains for xml in (state.config, state.live) if xml is not None):
+        metadata = xml.find("metadata")
+        assert metadata is not None
+        if xml.find(DOMAIN_MARK) is None:
+            metadata.append(deepcopy(theirs))
+        metadata[-1][0].append(deepcopy(bad))
+    made = plan_destroy("t", host)
+    assert first(made, AdoptNetwork).ports == ("web",)  # type: ignore[attr-defined]
+    (note,) = made.notes
+    assert note.startswith("domain 'other': metadata: <guestnet:address> ip: 'nonsense' is not an IP address: it stays")
+    made = planned(loads("name: t\nnetworks: {}\n", "t.yaml"), host)
+    assert first(made, AdoptNetwork).ports == ("web",)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "metadata"])
+def test_a_note_says_whose_metadata_it_is_whatever_that_says(name: str) -> None:
+    port = f"<g:port mac='{OTHER}' network='default'><g:address ip='{name}'/></g:port>"
+    bad = f"<g:domain xmlns:g='{NAMESPACE}' topology='theirs'>{port.replace(OTHER, name)}</g:domain>"
+    host = Snapshot((network(),), (domain(nic()), domain(nic(OTHER), name=name, mark=bad)))
+    (note,) = planned(topology(more=", guarded: observe"), host).notes
+    assert note.startswith(f"domain '{name}': ")
 
 
 def test_an_inactive_network_is_said_and_not_started() -> None:

@@ -21,7 +21,7 @@ from libvirt_guestnet.hook.enforce import (
     tagging,
 )
 from libvirt_guestnet.hook.processes.deadline import DeadlineError
-from libvirt_guestnet.hook.read import host_routed, hostwide, next_hop, vlan_membership, wanted_forwards
+from libvirt_guestnet.hook.read import host_routed, hostwide, wants
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
@@ -166,11 +166,8 @@ def sweep_impaired(locked: LockedState) -> None:
 
 
 def _wanted(domain: Domain, state: State) -> _Wanted:
+    wants.check(domain)  # first, so that XML which cannot be carried out is refused before anything is changed
     gateways = [host_routed.gateways(port) for port in host_routed.routed_ports(domain)]
-    # Read first, so that XML which cannot be carried out is refused before anything is changed.
-    next_hop.host_routes(domain)
-    wanted_forwards.port_forwards(domain)
-    vlan_membership.tap_vlans(domain)
     return _Wanted(domain, port_guard.wanted(domain, state), gateways)
 
 
