@@ -297,8 +297,8 @@ def test_a_guest_that_goes_on_sending_does_not_keep_such_a_client(host: LanHost)
 
         for who, address in (("guest", GUEST), ("lan", HOST)):
             argv = [*enter, who, sys.executable, "-c", STREAM, who, address]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            run[who] = stack.enter_context(subprocess.Popen(argv, text=True, **pipes))
+            pipe = subprocess.PIPE
+            run[who] = stack.enter_context(subprocess.Popen(argv, text=True, stdin=pipe, stdout=pipe))
             stack.callback(run[who].kill)
             assert said(who) == {"guest": "ready", "lan": "open"}[who]
         assert said("guest") == "open"
