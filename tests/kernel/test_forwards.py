@@ -310,6 +310,13 @@ def test_a_guest_that_goes_on_sending_does_not_keep_such_a_client(host: LanHost)
         assert said("guest", "receive") != "x"
 
 
+def test_limited_forwards_may_lead_to_the_same_ports_of_a_guest(host: LanHost) -> None:
+    line = f'<guestnet:forward at="{HOST}" protocol="tcp" ports="{{}}" to="{GUEST}" first="{{}}" from="{{}}"/>'
+    lines = (("8010-8020", 80, "198.18.1.0/24"), ("8081", 85, "198.18.2.0/24"), ("8100", 90, "198.18.3.7/32"))
+    assert host.started(start("".join(line.format(*each) for each in lines))) == [(0, "")] * 2
+    assert f"{GUEST} . 80-90" in " ".join(host.rules().split())
+
+
 # This kernel may have no SCTP of its own: an INIT and its answer, by hand.
 SCTP = """
 import socket, struct, sys

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, span
+from libvirt_guestnet.datapath.port import ranges
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.model.claims import ANYWHERE, Claim
 from libvirt_guestnet.parse import Prefix, prefix
@@ -119,6 +120,7 @@ class _Family:
             for forward in each.forwards:
                 if (to := prefix(forward.to)).version == version:
                     self._forward(forward, bridge, to)
+            self._cut(each)
             for floating in each.floating:
                 if (to := prefix(floating.to)).version == version and not floating.via:
                     self._floating(prefix(floating.ip), bridge, to)
@@ -132,8 +134,6 @@ class _Family:
         for source in f.sources:
             self._add(f"clients-{place}", f"{_as_listed(source)} . {where} . {span((f.first, f.last), '-')}")
         kind = f"limited-{place}" if f.sources else place
-        if f.sources and f.protocol == "tcp":
-            self._add("cut", f"{guest} . {span((f.to_first, f.to_first + f.last - f.first), '-')}")
         if f.first == f.to_first and f.first != f.last:
             self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
         else:
@@ -150,6 +150,17 @@ class _Family:
         self._add("hairpin", f"{bridge} . {bridge} . {guest}")
         if hide:
             self._add("hidden", f"{bridge} . {guest}")
+
+    def _cut(self, port: PortForwards) -> None:
+        """The guest's ports of limited forwards, several of which may lead to one."""
+        spans: dict[str, list[tuple[int, int]]] = {}
+        for f in port.forwards:
+            if f.sources and f.protocol == "tcp" and prefix(f.to).version == self.version:
+                guest = str(prefix(f.to).network_address)
+                spans.setdefault(guest, []).append((f.to_first, f.to_first + f.last - f.first))
+        for guest, found in spans.items():
+            for each in ranges.merge(found):
+                self._add("cut", f"{guest} . {span(each, '-')}")
 
     def maps(self) -> Iterator[str]:
         address, port = self.type, "inet_proto . inet_service"
