@@ -28,7 +28,7 @@ from libvirt_guestnet.metadata.policy import OBSERVE
 from libvirt_guestnet.model.drift import GUEST
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.plan.compare import differences, summary
-from libvirt_guestnet.plan.guest_metadata import count, metadata_changes, remembering, was_before
+from libvirt_guestnet.plan.guest_metadata import count, metadata_changes, remembering, unknown_notes, was_before
 from libvirt_guestnet.plan.nic import kept, was_there
 from libvirt_guestnet.plan.nic_changes import NicChanges, let_go
 
@@ -142,6 +142,8 @@ def _change_interfaces(
         for address in dict.fromkeys([*live, *config])
         if address in ours and address not in new
     ]
+    if defined_here:
+        changes.notes += unknown_notes(state, new)
     changes.detach += [change for each in left for change in each.first]
     plugs = [change for each in left for change in each.last]
     moves: list[Change] = []
@@ -185,7 +187,8 @@ def _left_alone(
     """What is wanted of a NIC that its user has on that network already; None where there is none."""
     address = mac(wanted)
     nics = [nic for nic in (config.get(address), live.get(address)) if nic is not None]
-    plugged_by_us = address in state.plugged_macs and not was_there(was_before(state, address))
+    was = was_before(state, address)
+    plugged_by_us = was is not None and not was_there(was)
     if not nics or plugged_by_us or not all(_same_place(wanted, nic) for nic in nics):
         return None
     return kept(wanted, nics[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 
 from libvirt_guestnet.changes.change import Change, Replacement
@@ -34,11 +34,31 @@ def remembering(metadata: Element, new: dict[str, Element], state: DomainState) 
         if address not in new:
             continue
         nic, was = nics.get(address), was_before(state, address)
-        had = nic is not None and (was_there(was) or (was is None and address not in state.plugged_macs))
-        remembered = before(new[address], nic, was) if nic is not None and had else plugged(new[address])
-        if remembered is not None:
-            port.set("was", to_text(remembered))
+        had = was is None or was_there(was)
+        port.set("was", to_text(before(new[address], nic, was) if nic is not None and had else plugged(new[address])))
     return result
+
+
+def is_unknown(state: DomainState, address: str) -> bool:
+    """Whether nothing says that a NIC of a user's domain was plugged in for the topology, nor what it was before:
+    somebody took that out of our metadata. Such a NIC is left as it is. Raises GuestnetError."""
+    return not state.ours and address in state.plugged_macs and was_before(state, address) is None
+
+
+def stays_on(state: DomainState, address: str, network: str) -> bool:
+    """Whether a NIC is still on a network when it has been let go of. Raises GuestnetError."""
+    was = was_before(state, address)
+    return is_unknown(state, address) or (was_there(was) and was is not None and source_network(was) == network)
+
+
+def unknown_notes(state: DomainState, staying: Collection[str] = ()) -> Iterator[str]:
+    """A note for each of these that is let go of, all but those in `staying`. Raises GuestnetError."""
+    for address in dict.fromkeys([*interfaces(state.live), *interfaces(state.config)]):
+        if address not in staying and not state.is_copy and is_unknown(state, address):
+            yield (
+                f"domain {state.name!r}: NIC {address} stays as it is: nothing says any more that guestnet plugged it "
+                f"in, or what it was before"
+            )
 
 
 def was_before(state: DomainState, address: str) -> Element | None:

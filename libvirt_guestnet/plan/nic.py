@@ -88,13 +88,12 @@ def _said(tag: str, element: Element | None) -> Element:
     return etree.Element(tag) if element is None else _plain(element)
 
 
-def plugged(wanted: Element) -> Element | None:
+def plugged(wanted: Element) -> Element:
     """What is kept of a NIC that was plugged in for the topology: it had nothing of what the file declares, and no
-    type says that it was nothing at all. None where the file declares nothing."""
-    declared = sorted(_tags(wanted) - {*_PLACE, *_KEPT})
+    type says that it was nothing at all. By this alone it may be unplugged again."""
     result = etree.Element("interface")
-    result.extend(etree.Element(tag) for tag in declared)
-    return result if declared else None
+    result.extend(etree.Element(tag) for tag in sorted(_tags(wanted) - {*_PLACE, *_KEPT}))
+    return result
 
 
 def was_there(was: Element | None) -> bool:

@@ -10,7 +10,7 @@ from libvirt_guestnet.changes.change import Change, Replacement
 from libvirt_guestnet.changes.guest import AttachInterface, DetachInterface, UpdateInterface, linked
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, to_text
 from libvirt_guestnet.plan.compare import Difference, differences, summary
-from libvirt_guestnet.plan.guest_metadata import was_before
+from libvirt_guestnet.plan.guest_metadata import is_unknown, was_before
 from libvirt_guestnet.plan.nic import merged, moves, nic_differences, place, restored, was_there
 
 # What virDomainUpdateDeviceFlags can change in a running guest's NIC (libvirt 9.0).
@@ -25,7 +25,10 @@ class ReleasedNic(NamedTuple):
 
 
 def let_go(state: DomainState, address: str, live: Element | None, config: Element | None, why: str) -> ReleasedNic:
-    """A NIC of ours is removed; one that the user had before stays, as it was. Raises GuestnetError."""
+    """A NIC of ours is removed; one that the user had before stays, as it was; and one of which nobody knows either
+    stays as it is. Raises GuestnetError."""
+    if is_unknown(state, address):
+        return ReleasedNic(())
     was = was_before(state, address)
     if was is None or not was_there(was):
         return ReleasedNic((_detach(state.name, address, live, config, why),))

@@ -35,6 +35,7 @@ from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_relea
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import GuestChanges, fitted, plan_guest, release_guest
+from libvirt_guestnet.plan.guest_metadata import stays_on, unknown_notes
 from libvirt_guestnet.plan.network import bridge_of, plan_network, plan_removal
 from libvirt_guestnet.plan.problems import PlanError
 from libvirt_guestnet.styled import NOTE, Line, line
@@ -96,6 +97,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     changes += [change for released in leaving for change in released if change.interrupts]
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
     notes += _inactive_notes(wanted, snapshot)
+    notes += [note for state in parting for note in unknown_notes(state)]
     notes += _left_alone_notes(changes, {*(guest.name for guest in wanted.guests), *_names(parting)}, snapshot)
     return Plan(wanted.topology, tuple(changes), tuple(notes))
 
@@ -148,13 +150,14 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     changes = [change for domain in parting for change in release_guest(domain, why)]
     gone = {change.name for change in changes if change.KIND == "guest"}
     domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
-    released = {state.name: state.marked_macs for state in domains}
+    released = {state.name: state for state in domains}
     for network in snapshot.networks:
         if network.topology == topology and network.is_external:
             changes += plan_release(network, snapshot, why, _freed(parting))
         elif network.topology == topology:
             plugged = snapshot.plugged.get(network.name, ())
-            users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
+            staying = ((d, nic) for d, nic in plugged if d not in gone)
+            users = {d for d, nic in staying if not _lets_go(released.get(d), nic, network.name)}
             after = frozenset(state.name for state in domains if network.name in state.needed)
             changes.append(replace(plan_removal(network, snapshot, users, gone, why), after=after))
         elif network.mark is None and snapshot.adopted.get(network.name) == topology:
@@ -163,7 +166,8 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     # What was saved of a user's own domain stays and cannot be changed, so that needs consent.
     own = (state for state in domains if state.name in gone or not state.saved)
     expected = frozenset(state.name for state in own if guests is None or state.name in guests)
-    notes = tuple(_left_alone_notes(changes, _names(parting), snapshot))
+    unknown = (note for state in parting for note in unknown_notes(state))
+    notes = (*unknown, *_left_alone_notes(changes, _names(parting), snapshot))
     return Plan(topology, tuple(changes), notes, expected)
 
 
@@ -186,9 +190,10 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str])
     ours = {guest.name: set(map(mac, guest.interfaces)) for guest in wanted.guests}
     gone = {state.name for state in _leaving_domains(wanted, snapshot) if state.ours}
 
-    def lets_go(domain: str, nic: Element) -> bool:
+    def lets_go(domain: str, nic: Element, network: str) -> bool:
         state = managed.get(domain)
-        return state is not None and (state.ours or mac(nic) in state.marked_macs | ours.get(domain, set()))
+        mine = mac(nic) in ours.get(domain, set())
+        return state is not None and (state.ours or mine or _lets_go(state, nic, network))
 
     adopted = {each.name for each in wanted.externals}
     for state in snapshot.networks:
@@ -197,8 +202,13 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str])
                 why = "nothing needs it" if wanted.topology == DIRECT else "no longer in the topology"
                 yield from plan_release(state, snapshot, why, sure)
         elif state.topology == wanted.topology and state.name not in staying and wanted.leaving is None:
-            users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
+            users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic, state.name)}
             yield plan_removal(state, snapshot, users, gone, "no longer in the topology")
+
+
+def _lets_go(state: DomainState | None, nic: Element, network: str) -> bool:
+    """Whether a domain's NIC leaves that network as the topology has no more to do with it."""
+    return state is not None and mac(nic) in state.marked_macs and not stays_on(state, mac(nic), network)
 
 
 def _is_managed(domain: DomainState, topology: str) -> bool:

@@ -19,7 +19,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted
 from libvirt_guestnet.plan.nic import before, merged, nic_differences, plugged, restored
-from libvirt_guestnet.plan.order import Plan, plan
+from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
 from libvirt_guestnet.topology import loads
 
 MAC = "52:54:00:aa:bb:01"
@@ -137,16 +137,32 @@ def test_what_a_plugged_nic_had_for_the_topology_goes_with_it() -> None:
     interface = first.guests[0].interfaces[0]
     snapshot = host(interface, first, runs=False)
     metadata = deepcopy(first.guests[0].metadata)
-    kept = plugged(interface)
-    assert kept is not None
-    metadata.find("{*}port").set("was", etree.tostring(kept).decode())
+    metadata.find("{*}port").set("was", etree.tostring(plugged(interface)).decode())
     etree.SubElement(snapshot.domains[0].config, "metadata").append(metadata)
     (change,) = nics(plan(later, snapshot))
     assert change.text().endswith("defined: bandwidth: what it had is not wanted")
     assert etree.fromstring(change.config.new).find("bandwidth") is None
     gone = replace(later, guests=())
     assert [type(each) for each in nics(plan(gone, snapshot))] == [guest.DetachInterface]
-    assert plugged(later.guests[0].interfaces[0]) is None
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_nic_of_which_nobody_knows_what_it_was_is_never_unplugged(runs: bool) -> None:
+    """Somebody took `was` out of the metadata."""
+    asked = want()
+    snapshot = host(merged(WANTED["web", ""], etree.fromstring(REPORTED), own=False), asked, runs=runs)
+    state = snapshot.domains[0]
+    for root in filter(lambda each: each is not None, (state.config, state.live)):
+        etree.SubElement(root, "metadata").append(deepcopy(asked.guests[0].metadata))
+    told = f"domain 'web01': NIC {MAC} stays as it is: nothing says any more that guestnet plugged it in"
+    for made in (plan_destroy("t", snapshot), plan(replace(asked, guests=()), snapshot)):
+        assert nics(made) == []
+        assert "guest metadata" in {change.KIND for change in made.changes}
+        assert told in made.text()
+    (network,) = [change for change in plan_destroy("t", snapshot).changes if change.name == "web"]
+    assert network.interrupts == (("web01",) if runs else ()), "it is cut off"
+    (mark,) = [change for change in plan(asked, snapshot).changes if change.KIND == "guest metadata"]
+    assert 'was="&lt;interface type=' in str(mark.config.new)  # type: ignore[attr-defined]
 
 
 def test_a_nic_is_plugged_into_the_running_guest_as_its_user_defined_it() -> None:
