@@ -9,7 +9,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.model.claims import ANYWHERE, Claim, clash
+from libvirt_guestnet.model.claims import ANYWHERE, Claim, Claims
 
 _TABLES = (("tcp", "tcp", "0A"), ("tcp", "tcp6", "0A"), ("udp", "udp", "07"), ("udp", "udp6", "07"))
 _SCTP_LISTENS = "10"  # SCTP_SS_LISTENING is TCP_LISTEN, in decimal here
@@ -23,10 +23,10 @@ def taken(wanted: list[Claim], proc: str = "/proc") -> tuple[Claim, Claim] | Non
     """
     if not wanted:
         return None
+    claims = Claims(claim for claim in wanted if claim.protocol)
     for inode, listener in _listeners(proc):
-        for claim in wanted:
-            if claim.protocol and clash(claim, listener):
-                return claim, listener._replace(owner=_program(inode, proc))
+        if (met := claims.met_by(listener)) < len(claims.all):
+            return claims.all[met], listener._replace(owner=_program(inode, proc))
     return None
 
 

@@ -79,9 +79,8 @@ def check(wanted: list[PortForwards], others: list[PortForwards], active: list[P
     a guest has already is not checked against the host again: a program that came later gives way."""
     requested = [claim for each in wanted for claim in claims(each)]
     taken = [claim for each in others for claim in claims(each)]
-    for number, one in enumerate(requested):
-        for claimed, other in clashes([one], [*taken, *requested[:number]]):
-            raise GuestnetError(f"{claimed.owner}: {claimed} is already forwarded to {other.owner} ({other})")
+    for claimed, other in clashes(requested, taken, each_other=True):
+        raise GuestnetError(f"{claimed.owner}: {claimed} is already forwarded to {other.owner} ({other})")
     have = {claim for each in active for claim in claims(each)}
     if new := [claim for claim in requested if claim not in have]:
         check_host(new)
