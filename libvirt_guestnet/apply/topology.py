@@ -63,10 +63,11 @@ def apply_topology(
         made, here = _planned(found, hostmap, define, host_snapshot(connection))
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *notes(here), *notes_here(here), *([hooks] if hooks else ())):
-            print(f"note: {note}", file=sys.stderr)
+            applying.tell_note(note)
 
         with _telling(made, quiet=quiet) as tell:
-            applying.apply(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+            effects, note = applying.KernelEffects(), applying.tell_note
+            applying.apply(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=note)
     return made.changes
 
 
@@ -79,9 +80,10 @@ def destroy_topology(
         known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
         made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
         for note in made.notes:
-            print(f"note: {note}", file=sys.stderr)
+            applying.tell_note(note)
         with _telling(made) as tell:
-            applying.destroy(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+            effects, note = applying.KernelEffects(), applying.tell_note
+            applying.destroy(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=note)
         live.remove_unused()
     return made.changes
 

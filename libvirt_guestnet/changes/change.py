@@ -46,12 +46,14 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a change works with: libvirt, the kernel, and where to register undos and report steps."""
+    """What a change works with: libvirt, the kernel, and where to register undos, report steps, and tell the user what
+    could not be done and holds nothing up."""
 
     libvirt: Connection
     effects: Effects
     undo: Callable[[str, Callable[[], object]], None]
     step: Callable[[str], None]
+    note: Callable[[str], None] = lambda _text: None
 
     def done(self, what: str, undo_name: str, undo: Callable[[], object]) -> None:
         """Notes a step that was done: first its undo, then the report (which may itself fail)."""

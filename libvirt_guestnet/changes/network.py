@@ -173,7 +173,8 @@ class SetNetworkMetadata(Change):
 class AdoptNetwork(Change):
     """Put our metadata into the definition of a network that is somebody else's, change it there or take it out, and
     have the hooks know while the network runs: in that no libvirt before 9.7 can change it. `ports` are running guests
-    whose ports follow. A mark that stays only has the hooks know it again.
+    whose ports follow. A mark that stays only has the hooks know it again. What those among the `others` ask for
+    themselves may be impossible: then they stay as they are, with a note, and it fails for nobody else.
 
     The definition is the first to say that the network is adopted, and the last: by it, what is killed in between is
     found, and finished or taken back.
@@ -181,6 +182,7 @@ class AdoptNetwork(Change):
 
     mark: Replacement
     ports: tuple[str, ...] = ()
+    others: frozenset[str] = frozenset()
     VERB = "adopt"
     KIND = "network"
 
@@ -223,7 +225,10 @@ class AdoptNetwork(Change):
             try:
                 run.guard(guest)
             except GuestnetError as error:
-                failures.append(f"guest {guest}: {error}")
+                if guest in self.others:
+                    run.note(f"guest {guest}: {error}: it stays as it is, guarded or not; the others go on")
+                else:
+                    failures.append(f"guest {guest}: {error}")
         return failures
 
 

@@ -54,8 +54,9 @@ class Host:
         made = plan(wanted, facing(wanted, self.snapshot, leases))
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *([hooks] if hooks else ())):
-            print(f"note: {note}", file=sys.stderr)
-        applying.apply(made, self.connection, applying.KernelEffects(), _tell, allow_interrupt=allow_interrupt)
+            applying.tell_note(note)
+        effects, note = applying.KernelEffects(), applying.tell_note
+        applying.apply(made, self.connection, effects, _tell, allow_interrupt=allow_interrupt, on_note=note)
         return bool(made.changes)
 
 

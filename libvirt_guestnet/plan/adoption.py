@@ -23,12 +23,16 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     WantedExternal,
+    interfaces,
+    mac,
     marked,
     source_network,
     to_text,
 )
+from libvirt_guestnet.metadata import writer
 from libvirt_guestnet.metadata.elements import node_of
-from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE, NetworkPolicy
+from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import address, prefix
 from libvirt_guestnet.plan.compare import differences, summary
 from libvirt_guestnet.plan.network import bridge_with_rules
@@ -49,23 +53,36 @@ def plan_external(wanted: WantedExternal, snapshot: Snapshot, sure: Collection[s
 
 
 def plan_release(state: NetworkState, snapshot: Snapshot, why: str, sure: Collection[str]) -> Iterator[Change]:
-    """All of that is taken back."""
+    """All of that is taken back. Where something is set without a file for a guest on it, the hooks go on knowing the
+    network for that one's sake."""
+    if state.topology not in (None, DIRECT) and any(set_without_file(state, snapshot)):
+        mark = writer.network_element(NetworkPolicy(DIRECT, state.name, guarded="no", external=True))
+        yield from plan_external(WantedExternal(state.name, mark), snapshot, sure)
+        return
     yield from _updates(state, lambda root: _leaving(root, state.mark, None))
     mark = state.config.find(NETWORK_MARK)
     old = None if mark is None else to_text(mark)
-    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=_followers(state, snapshot, None, sure))
+    ports = _followers(state, snapshot, None, sure)
+    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=ports, others=_others(ports, snapshot, sure))
 
 
 def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot, sure: Collection[str]) -> Iterator[Change]:
     config, ports = state.config.find(NETWORK_MARK), _followers(state, snapshot, mark, sure)
-    if config is None:
-        yield AdoptNetwork(state.name, "its metadata", mark=Replacement(None, to_text(mark)), ports=ports)
-    elif found := differences(mark, config):
-        replacement = Replacement(to_text(config), to_text(mark))
-        yield AdoptNetwork(state.name, f"its metadata: {summary(found)}", mark=replacement, ports=ports)
-    elif state.name in snapshot.overdue:
-        same = to_text(config)
-        yield AdoptNetwork(state.name, "the hooks do not know it", mark=Replacement(same, same), ports=ports)
+    old = None if config is None else to_text(config)
+    new, what = Replacement(old, to_text(mark)), "its metadata"
+    if config is not None:
+        found = differences(mark, config)
+        what = f"its metadata: {summary(found)}" if found else "the hooks do not know it"
+        if not found and state.name not in snapshot.overdue:
+            return
+        new = new if found else Replacement(old, old)
+    yield AdoptNetwork(state.name, what, mark=new, ports=ports, others=_others(ports, snapshot, sure))
+
+
+def _others(ports: tuple[str, ...], snapshot: Snapshot, sure: Collection[str]) -> frozenset[str]:
+    """Those of the followers that follow by metadata of their own, which is none of the topology's."""
+    own = (name for name in ports if snapshot.domain[name].current.find(DOMAIN_MARK) is not None)
+    return frozenset(own) - frozenset(sure)
 
 
 def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
@@ -103,6 +120,15 @@ def _impossible(domain: Element, network_of: NetworkOf) -> str:
     except GuestnetError as error:
         return str(error)
     return ""
+
+
+def set_without_file(state: NetworkState, snapshot: Snapshot) -> Iterator[str]:
+    """The domains on it of which guard, forward or address say something, or somebody who writes what these write."""
+    for domain in snapshot.domains:
+        if domain.topology == DIRECT and not domain.is_copy:
+            nics = (nic for root in (domain.config, domain.live) for nic in interfaces(root).values())
+            if any(_is_on(nic, state) and mac(nic) in domain.marked_macs for nic in nics):
+                yield domain.name
 
 
 def _is_on(nic: Element, state: NetworkState) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from copy import deepcopy
 
 from libvirt_guestnet.changes.change import Change, Replacement
@@ -41,18 +42,18 @@ def remembering(metadata: Element, new: dict[str, Element], state: DomainState) 
 
 def is_unknown(state: DomainState, address: str) -> bool:
     """Whether nothing says that a NIC of a user's domain was plugged in for the topology, nor what it was before:
-    somebody took that out of our metadata. Such a NIC is left as it is. Raises GuestnetError."""
+    somebody took that out of our metadata, or changed it. Such a NIC is left as it is."""
     return not state.ours and address in state.plugged_macs and was_before(state, address) is None
 
 
 def stays_on(state: DomainState, address: str, network: str) -> bool:
-    """Whether a NIC is still on a network when it has been let go of. Raises GuestnetError."""
+    """Whether a NIC is still on a network when it has been let go of."""
     was = was_before(state, address)
     return is_unknown(state, address) or (was_there(was) and was is not None and source_network(was) == network)
 
 
 def unknown_notes(state: DomainState, staying: Collection[str] = ()) -> Iterator[str]:
-    """A note for each of these that is let go of, all but those in `staying`. Raises GuestnetError."""
+    """A note for each of these that is let go of, all but those in `staying`."""
     for address in dict.fromkeys([*interfaces(state.live), *interfaces(state.config)]):
         if address not in staying and not state.is_copy and is_unknown(state, address):
             yield (
@@ -62,16 +63,15 @@ def unknown_notes(state: DomainState, staying: Collection[str] = ()) -> Iterator
 
 
 def was_before(state: DomainState, address: str) -> Element | None:
-    """What a NIC was before the topology had to do with it, if something is kept of that. Raises GuestnetError."""
+    """What a NIC was before the topology had to do with it, if something is kept of that which guestnet may have
+    written: what somebody changed otherwise counts as nothing, as it must hold up nobody else's guests."""
     roots = [state.config] if state.live is None else [state.config, state.live]
     for port in (port for root in roots for port in port_policies(root.find(DOMAIN_MARK))):
         if port.mac == address and port.was:
-            try:
+            with suppress(GuestnetError):
                 was = parse_xml(port.was)
                 check_remembered(was)
-            except GuestnetError as error:
-                raise GuestnetError(f"domain {state.name!r}: metadata: `was` of port {address}: {error}") from error
-            return was
+                return was
     return None
 
 

@@ -26,7 +26,7 @@ class ReleasedNic(NamedTuple):
 
 def let_go(state: DomainState, address: str, live: Element | None, config: Element | None, why: str) -> ReleasedNic:
     """A NIC of ours is removed; one that the user had before stays, as it was; and one of which nobody knows either
-    stays as it is. Raises GuestnetError."""
+    stays as it is."""
     if is_unknown(state, address):
         return ReleasedNic(())
     was = was_before(state, address)

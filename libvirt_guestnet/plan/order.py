@@ -31,7 +31,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
 from libvirt_guestnet.model.topology import DIRECT
-from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_release
+from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_release, set_without_file
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import GuestChanges, fitted, plan_guest, release_guest
@@ -96,7 +96,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     changes += [change for guest in guests for change in guest.others]
     changes += [change for released in leaving for change in released if change.interrupts]
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
-    notes += _inactive_notes(wanted, snapshot)
+    notes += [*_inactive_notes(wanted, snapshot), *_not_taken_over(wanted, snapshot)]
     notes += [note for state in parting for note in unknown_notes(state)]
     notes += _left_alone_notes(changes, {*(guest.name for guest in wanted.guests), *_names(parting)}, snapshot)
     return Plan(wanted.topology, tuple(changes), tuple(notes))
@@ -202,7 +202,9 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str])
                 why = "nothing needs it" if wanted.topology == DIRECT else "no longer in the topology"
                 yield from plan_release(state, snapshot, why, sure)
         elif state.topology == wanted.topology and state.name not in staying and wanted.leaving is None:
-            users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic, state.name)}
+            users = {
+                domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic, state.name)
+            }
             yield plan_removal(state, snapshot, users, gone, "no longer in the topology")
 
 
@@ -224,19 +226,19 @@ def _foreign(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
             yield _not_ours("network", network.name, state.topology)
     for guest in wanted.guests:
         yield from _foreign_domain(wanted.topology, guest, snapshot.domain.get(guest.name))
-    yield from _taken_over(wanted, snapshot)
 
 
-def _taken_over(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
-    """A file may take over what was set without one, but not half of it: a network's metadata is one."""
-    networks = {e.name for e in wanted.externals if snapshot.network[e.name].topology == DIRECT != wanted.topology}
+def _not_taken_over(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """A file takes over what was set without one. Who is not in it keeps that: were it an error, any guest on the
+    network could hold the file up by such metadata of its own."""
+    networks = [snapshot.network[e.name] for e in wanted.externals]
+    taken = [state for state in networks if state.topology == DIRECT != wanted.topology]
     listed = {guest.name for guest in wanted.guests}
-    for state in snapshot.domains:
-        on = networks & {port.network for port in state.policies}
-        if state.topology == DIRECT and on and state.name not in listed:
+    for state in taken:
+        for name in sorted(set(set_without_file(state, snapshot)) - listed):
             yield (
-                f"domain {state.name!r} is on network {min(on)!r}, and guestnet guard, forward or address set "
-                f"something for it: put it into this file, too (guestnet import writes that), or take it back"
+                f"domain {name!r} is on network {state.name!r}, and keeps what guestnet guard, forward or address set "
+                f"for it: put it into this file, too (guestnet import writes that), or take it back"
             )
 
 

@@ -238,6 +238,20 @@ def test_a_guest_with_damaged_metadata_keeps_nobody_else_without_a_guard_and_no_
     assert (host.followed, host.snapshot().networks[0].mark, host.known) == (["web"], None, {})
 
 
+def test_whoever_asks_by_its_own_metadata_for_what_is_the_hosts_fails_for_nobody_else() -> None:
+    """Nothing but the host itself says so, once the guest is to follow."""
+    host = Spoilt()
+    mark = parse_xml(f"<g:domain xmlns:g='{NAMESPACE}' topology='direct' guest='other'/>")
+    xml = marked(host.domains["other"].config, mark, DOMAIN_MARK)
+    host.domains["other"] = replace(host.domains["other"], config=xml, live=xml)
+    notes: list[str] = []
+    run = Run(host, host, lambda _what, _undo: None, lambda _what: None, notes.append)  # type: ignore[arg-type]
+    for change in planned(FILES[4], host).changes:
+        change.run(run)
+    assert notes == ["guest other: bad metadata: it stays as it is, guarded or not; the others go on"]
+    assert "web" in host.followed and host.snapshot().networks[0].mark is not None
+
+
 def test_what_the_hooks_know_of_a_network_goes_when_somebody_took_its_metadata_out() -> None:
     host = Host()
     make(planned(FILES[-2], host), host)

@@ -21,11 +21,11 @@ from libvirt_guestnet.direct.planning import Setting
 from libvirt_guestnet.direct.subject import DirectPort, one_port, subject
 from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.importing.addresses import OnNetwork
+from libvirt_guestnet.importing.addresses import OnNetwork, on_network
 from libvirt_guestnet.importing.facts import Request, Seen
 from libvirt_guestnet.importing.survey import survey
 from libvirt_guestnet.importing.text import text
-from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, parse_xml
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, parse_xml
 from libvirt_guestnet.metadata.policy import LEASE, NAMESPACE, Forward, PortPolicy
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
@@ -240,15 +240,15 @@ def test_nothing_is_guarded_by_halves() -> None:
     assert "domain 'bare' has no NIC" in refused(lambda: guard(host(domain("bare")), "on", "bare"))
 
 
-def test_a_file_cannot_have_the_name_and_may_take_over_all_or_nothing() -> None:
+def test_a_file_cannot_have_the_name_and_takes_over_whom_it_names() -> None:
     with pytest.raises(TopologyError, match="'direct' stands for what guestnet guard, forward and address set"):
         loads("name: direct", "x.yaml")
     other = domain("db", nic(OTHER), mark=OWNED.format("direct", PORT.format(OTHER, "yes", "")).replace("web", "db"))
     seen = marked(GUARDED, others=[other])
     both = text(survey(seen, Request("mine")))
     one = loads(text(survey(seen, Request("mine", names=frozenset({"web"})))), "x.yaml")
-    with pytest.raises(PlanError, match="domain 'db' is on network 'default', and guestnet guard, forward or"):
-        plan(wanted(resolved(one, seen.snapshot), HostMap()), seen.snapshot)
+    (note,) = plan(wanted(resolved(one, seen.snapshot), HostMap()), seen.snapshot).notes
+    assert note.startswith("domain 'db' is on network 'default', and keeps what guestnet guard, forward or address set")
     found = loads(both, "x.yaml")
     made = plan(wanted(resolved(found, seen.snapshot), HostMap()), seen.snapshot)
     assert sorted({f"{change.VERB} {change.KIND}" for change in made.changes}) == [
@@ -257,6 +257,18 @@ def test_a_file_cannot_have_the_name_and_may_take_over_all_or_nothing() -> None:
     ]
     assert made.interrupts == ()
     assert "was=" in mark_of(made.changes[1]), "or destroy would unplug the NIC"
+
+
+def test_a_file_that_goes_leaves_the_network_to_who_is_not_in_it() -> None:
+    """The hooks must go on knowing the network, by which the other guest has what DHCP tells it."""
+    other = domain("db", nic(OTHER), mark=OWNED.format("direct", PORT.format(OTHER, "yes", "")).replace("web", "db"))
+    mine = ADOPTED.replace("direct", "mine")
+    seen = host(net(mark=mine.format("yes")), other)
+    for made in (plan_destroy("mine", seen.snapshot), plan(Wanted("mine"), seen.snapshot)):
+        (change,) = made.changes
+        assert change.text() == "adopt network default: its metadata: @topology: mine -> direct; @guarded: yes -> no"
+    gone = plan_destroy("mine", host(net(mark=mine.format("yes")), domain("db", nic(OTHER))).snapshot)
+    assert [change.verb for change in gone.changes] == ["release"]
 
 
 def test_a_whole_network() -> None:
