@@ -19,7 +19,7 @@ from libvirt_guestnet.direct.subject import DirectPort, Subject, network_policy,
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.importing import gather
-from libvirt_guestnet.importing.addresses import OnNetwork
+from libvirt_guestnet.importing.addresses import on_network
 from libvirt_guestnet.importing.facts import Leases, Seen
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import Connection, connect, host_snapshot
@@ -154,10 +154,10 @@ def address(
     """`guestnet address add` and `remove`. Raises GuestnetError."""
 
     def edit(port: DirectPort, seen: Seen) -> PortPolicy | None:
-        on = OnNetwork(port.known, seen.leases.get(port.known.network.bridge, {}), ())
+        on = on_network(port.link, seen)
         if remove:
             return addresses.removed(port, on, wanted)
-        policy = addresses.added(port, on, wanted, addresses.of_others(port, seen.snapshot.domains))
+        policy = addresses.added(port, on, wanted, addresses.of_others(port, seen.snapshot))
         for note in addresses.given_to_others(on, wanted):
             print(f"note: {note}", file=sys.stderr)
         return policy

@@ -57,11 +57,11 @@ def _own(port: DirectPort, policy: PortPolicy, leases: Leases) -> str:
         return {NONE: "no addresses", ANY: "any address that nobody else has"}.get(policy.addressing, "")
     if policy.addresses:
         return f"addresses {', '.join(map(str, policy.addresses))}"
-    facts = port.known.facts
+    facts = port.link.facts
     reserved = [ip for owner, ip in facts.reservations if owner == policy.mac] if facts else []
     if reserved:
         return f"addresses {', '.join(reserved)}, as reserved"
-    if any(subnet.dhcp for subnet in port.known.network.subnets):
+    if any(subnet.dhcp for subnet in port.link.network.subnets):
         now = ", ".join(sorted(leases.get(policy.mac, ())))
         return f"addresses by DHCP, now {now}" if now else "addresses by DHCP"
     return "addresses not known yet"

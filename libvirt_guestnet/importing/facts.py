@@ -31,11 +31,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Seen:
-    """The host. `leases` are by bridge; so are `neighbours`, the kernel's, each an address and a MAC address."""
+    """The host. `leases` are by bridge; so are `neighbours`, the kernel's, each an address and a MAC address, and
+    `hosts`, the host's own addresses there."""
 
     snapshot: Snapshot
     leases: Mapping[str, Leases] = field(default_factory=dict)
     neighbours: Mapping[str, tuple[tuple[IPAddress, str], ...]] = field(default_factory=dict)
+    hosts: Mapping[str, frozenset[IPAddress]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

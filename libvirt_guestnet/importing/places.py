@@ -46,6 +46,12 @@ def of_nic(nic: Element) -> Place | None:
     return ("bridge", bridge) if bridge else None
 
 
+def on_bridge(place: Place | None, snapshot: Snapshot) -> Place | None:
+    """The same by its bridge, if that is known: a NIC may be there by its network's name or by the bridge's own."""
+    state = snapshot.network.get(place[1]) if place and place[0] == "network" else None
+    return ("bridge", state.bridge) if state is not None and state.bridge else place
+
+
 def places(snapshot: Snapshot, topology: str) -> Places:
     """Every network of libvirt's, and every bridge that a domain has a NIC on without one."""
     found = Places()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import nics
-from libvirt_guestnet.importing.addresses import OnNetwork, Owners, addresses_of
+from libvirt_guestnet.importing.addresses import OnNetwork, Owners, addresses_of, on_network
 from libvirt_guestnet.importing.facts import (
     Addresses,
     Imported,
@@ -179,10 +179,8 @@ class _Survey:
         return ImportedPort(known.name, mac(nic), found, name if name != known.name else "", observed, mine)
 
     def _here(self, place: Place, known: Known) -> OnNetwork:
-        bridge = known.network.bridge
         if place not in self.here:
-            found = OnNetwork(known, self.seen.leases.get(bridge, {}), self.seen.neighbours.get(bridge, ()))
-            self.here[place] = found
+            self.here[place] = on_network(known, self.seen)
         return self.here[place]
 
     def _why_observed(self, place: Place, here: OnNetwork, address: str, found: Addresses) -> str:

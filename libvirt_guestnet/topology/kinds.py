@@ -27,7 +27,10 @@ _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
-_BROADCAST = IPv4Network("255.255.255.255")
+# Unspecified, loopback, multicast and broadcast.
+_NOBODYS = tuple(
+    map(parse.prefix, ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/127", "ff00::/8"))
+)
 MOST_BLOCKS = 64  # prefixes that a range of addresses may be; with IPv4 it is never more
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
@@ -188,9 +191,14 @@ def _read_pair(text: str) -> tuple[IPNetwork, ...]:
     for prefix in found:
         if prefix.prefixlen == 0:
             raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
-        if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified or prefix == _BROADCAST:
+        if _is_nobodys(prefix):
             raise ValueError(f"{prefix if len(found) > 1 else text} is no address that a guest can send from")
     return found
+
+
+def _is_nobodys(prefix: IPNetwork) -> bool:
+    """Whether an address of it is one that no host sends from."""
+    return any(prefix.version == each.version and prefix.overlaps(each) for each in _NOBODYS)  # type: ignore[arg-type]
 
 
 def _read_prefix_or_ip(text: str) -> IPNetwork:
@@ -209,7 +217,7 @@ def _read_subnet(text: str) -> IPNetwork:
     reserved = IPv4Network("0.0.0.0/8")
     if isinstance(prefix, IPv4Network) and (prefix.overlaps(reserved) or prefix.is_reserved):
         raise ValueError(f"{prefix} is reserved: guests cannot use it")
-    if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local or prefix.network_address.is_unspecified:
+    if prefix.is_link_local or _is_nobodys(prefix):
         raise ValueError(f"{prefix} is not for ordinary addresses: guests cannot use it")
     return prefix
 

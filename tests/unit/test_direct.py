@@ -475,7 +475,7 @@ def test_forwards_are_listed() -> None:
 
 
 def on(port: DirectPort, **leases: str) -> OnNetwork:
-    return OnNetwork(port.known, {WEB: frozenset(), OTHER: frozenset(leases.values())}, ())
+    return OnNetwork(port.link, {WEB: frozenset(), OTHER: frozenset(leases.values())}, ())
 
 
 def with_added(port: DirectPort, *words: str) -> PortPolicy:
@@ -568,18 +568,38 @@ def test_what_is_somebodys_is_no_ports_however_it_is_written(words: str, said: s
         addresses.added(port, here, wanted, {})
 
 
+def test_a_nic_on_a_networks_bridge_has_that_networks_addresses_around_it() -> None:
+    port = only(host(net(), domain("web", nic(on="bridge='virbr0'", kind="bridge"))))
+    assert listed(with_added(port, "192.168.122.250")) == ([], ["192.168.122.250/32"]), "its lease is followed still"
+    assert "192.168.122.1 is the host's own" in refused(lambda: with_added(port, "192.168.122.1"))
+
+
+def test_the_hosts_own_address_on_a_bridge_is_no_guests() -> None:
+    seen = host(domain("web", nic(on="bridge='br0'", kind="bridge")))
+    port, own = only(seen), frozenset({ip_address("192.0.2.1"), ip_address("fe80::1")})
+    here = on_network(port.link, replace(seen, hosts={"br0": own}))
+    for words in ("192.0.2.1", "192.0.2.0/24", "192.0.2.1-192.0.2.9", "fe80::1"):
+        wanted = addresses.asked([words])
+        with pytest.raises(GuestnetError, match=r" is the host's own"):
+            addresses.added(port, here, wanted, {})
+    assert listed(addresses.added(port, here, addresses.asked(["192.0.2.2"]), {})) == (["192.0.2.2"], [])
+
+
 def test_another_guests_own_address_is_refused() -> None:
     own = OWNED.format("direct", PORT.format(OTHER, "yes", '<guestnet:address ip="{0}"/>').replace("default", "closed"))
     web = domain("web", nic(on="network='closed'"))
     here = host(net(CLOSED), web, domain("db", nic(OTHER, "network='closed'"), mark=own.format("10.0.9.7")))
     port = only(here)
-    others = addresses.of_others(port, here.snapshot.domains)
+    others = addresses.of_others(port, here.snapshot)
     for words in ("10.0.9.7", "10.0.9.4/30"):
         wanted = addresses.asked([words])
         with pytest.raises(GuestnetError, match=r"is an address of db\.closed"):
             addresses.added(port, on(port), wanted, others)
+    by_bridge = host(net(CLOSED), domain("web", nic(on="bridge='virbr1'", kind="bridge")), here.snapshot.domain["db"])
+    port = only(by_bridge)
+    assert addresses.of_others(port, by_bridge.snapshot) == others, "it is the same link"
     elsewhere = host(net(), net(CLOSED), web, domain("db", nic(OTHER), mark=own.format("10.0.9.7")))
-    assert addresses.of_others(only(elsewhere), elsewhere.snapshot.domains) == {}
+    assert addresses.of_others(only(elsewhere), elsewhere.snapshot) == {}
 
 
 @pytest.mark.parametrize(
@@ -589,7 +609,10 @@ def test_another_guests_own_address_is_refused() -> None:
         ("10.0.0.9-10.0.0.1", "is not a range: the lower address comes first"),
         ("10.0.0.9-fd00::1", "is not a range: the lower address comes first"),
         ("0.0.0.0-255.255.255.255", "is every address"),
-        ("10.0.0.1-230.0.0.1", "224.0.0.0/6 is no address that a guest can send from"),
+        ("10.0.0.1-230.0.0.1", "64.0.0.0/2 is no address that a guest can send from"),
+        ("0.0.0.0/1", "0.0.0.0/1 is no address that a guest can send from"),
+        ("224.0.0.0/3", "224.0.0.0/3 is no address that a guest can send from"),
+        ("8000::/1", "8000::/1 is no address that a guest can send from"),
         ("fd00::1-fd00:1::fffe", "would be more than 64 prefixes"),
         ("127.0.0.1", "127.0.0.1 is no address that a guest can send from"),
         ("10.0.0.1/24", "did you mean '10.0.0.0/24'?"),
