@@ -66,8 +66,8 @@ def apply_topology(
             applying.tell_note(note)
 
         with _telling(made, quiet=quiet) as tell:
-            effects, note = applying.KernelEffects(), applying.tell_note
-            applying.apply(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=note)
+            effects, tell_note = applying.KernelEffects(), applying.tell_note
+            applying.apply(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
     return made.changes
 
 
@@ -82,8 +82,8 @@ def destroy_topology(
         for note in made.notes:
             applying.tell_note(note)
         with _telling(made) as tell:
-            effects, note = applying.KernelEffects(), applying.tell_note
-            applying.destroy(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=note)
+            effects, tell_note = applying.KernelEffects(), applying.tell_note
+            applying.destroy(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
         live.remove_unused()
     return made.changes
 

@@ -55,8 +55,8 @@ class Host:
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *([hooks] if hooks else ())):
             applying.tell_note(note)
-        effects, note = applying.KernelEffects(), applying.tell_note
-        applying.apply(made, self.connection, effects, _tell, allow_interrupt=allow_interrupt, on_note=note)
+        effects, tell_note = applying.KernelEffects(), applying.tell_note
+        applying.apply(made, self.connection, effects, _tell, allow_interrupt=allow_interrupt, on_note=tell_note)
         return bool(made.changes)
 
 

@@ -56,8 +56,8 @@ def plan_release(state: NetworkState, snapshot: Snapshot, why: str, sure: Collec
     """All of that is taken back. Where something is set without a file for a guest on it, the hooks go on knowing the
     network for that one's sake."""
     if state.topology not in (None, DIRECT) and any(set_without_file(state, snapshot)):
-        mark = writer.network_element(NetworkPolicy(DIRECT, state.name, guarded="no", external=True))
-        yield from plan_external(WantedExternal(state.name, mark), snapshot, sure)
+        known = writer.network_element(NetworkPolicy(DIRECT, state.name, guarded="no", external=True))
+        yield from plan_external(WantedExternal(state.name, known), snapshot, sure)
         return
     yield from _updates(state, lambda root: _leaving(root, state.mark, None))
     mark = state.config.find(NETWORK_MARK)

@@ -198,7 +198,7 @@ def _read_pair(text: str) -> tuple[IPNetwork, ...]:
 
 def _is_nobodys(prefix: IPNetwork) -> bool:
     """Whether an address of it is one that no host sends from."""
-    return any(prefix.version == each.version and prefix.overlaps(each) for each in _NOBODYS)  # type: ignore[arg-type]
+    return any(prefix.version == each.version and prefix.overlaps(each) for each in _NOBODYS)
 
 
 def _read_prefix_or_ip(text: str) -> IPNetwork:
