@@ -129,9 +129,9 @@ class Guests:
         links = self.sandbox.run(["sh", "-c", "ip -br link; bridge vlan show"], check=False).stdout
         return f"{json.dumps(kinds)}\n{links}\n{self.helpers()}"
 
-    def unplug(self, name: str, address: str) -> None:
+    def unplug(self, name: str, address: str, kind: str = "network") -> None:
         """Nobody in the guest answers the request; a reset makes QEMU let go."""
-        self.virsh("detach-interface", name, "network", "--mac", address, "--live")
+        self.virsh("detach-interface", name, kind, "--mac", address, "--live")
         self.virsh("reset", name)
         self.soon(lambda: address not in self.nics(name).values(), "the NIC is unplugged")
 
