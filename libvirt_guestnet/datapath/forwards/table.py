@@ -8,7 +8,8 @@ that is limited to some clients is in maps of its own, whose rules ask for the c
 
 When a flow is forgotten, since its client is not in the list any more, the guest's next packet would be the first of
 another flow for the kernel, and libvirt's masquerade would give it the host's old port: the client would be back. So
-what comes from a port that such a forward leads to begins with a SYN or not at all (TCP).
+what comes from a port that such a forward leads to begins with a SYN or not at all (TCP). UDP and SCTP are not told by
+their beginning: there, what comes to the host's port as an answer to such a guest is dropped, unless a client sent it.
 """
 
 from __future__ import annotations
@@ -134,6 +135,9 @@ class _Family:
         for source in f.sources:
             self._add(f"clients-{place}", f"{_as_listed(source)} . {where} . {span((f.first, f.last), '-')}")
         kind = f"limited-{place}" if f.sources else place
+        if f.sources and f.protocol != "tcp" and f.first == f.to_first:  # else the guest's own flow has another port
+            own = f"{guest} . {f.protocol} . {span((f.first, f.last), '-')}"
+            self._add(f"own-{place}", f"{prefix(f.at).network_address} . {own}" if f.at else own)
         if f.first == f.to_first and f.first != f.last:
             self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
         else:
@@ -180,6 +184,8 @@ class _Family:
             "hairpin": f"ifname . ifname . {address};",
             "hidden": f"ifname . {address};",
             "cut": f"{address} . inet_service; flags interval;",
+            "own-at": f"{address} . {address} . {port}; flags interval;",
+            "own-any": f"{address} . {port}; flags interval;",
         }
         for kind, elements in self.found.items():
             what = "map" if ":" in types[kind] else "set"
@@ -207,7 +213,14 @@ class _Family:
 
     def begun_rules(self) -> list[str]:
         new = "ct state new tcp flags & 0x17 != 0x2"  # of FIN, SYN, RST and ACK, not SYN alone
-        return [f"{self.ip} saddr . tcp sport @cut{self.version} {new} drop"] if "cut" in self.found else []
+        cut = [f"{self.ip} saddr . tcp sport @cut{self.version} {new} drop"] if "cut" in self.found else []
+        return [*cut, *(self._not_answering(place) for place in ("at", "any") if f"own-{place}" in self.found)]
+
+    def _not_answering(self, place: str) -> str:
+        at = f"{self.ip} daddr . " if place == "at" else ""
+        own = f"{at}ct original {self.ip} saddr . meta l4proto . th dport @own-{place}{self.version}"
+        client = f"{self.ip} saddr . {at}meta l4proto . th dport != @clients-{place}{self.version}"
+        return f"ct direction reply {own} {client} drop"
 
     def outgoing_rules(self) -> list[str]:
         guest = f"{self.ip} daddr"

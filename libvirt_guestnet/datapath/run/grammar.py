@@ -55,8 +55,8 @@ _NAMES = _words("""
     same-octets extension-headers opaque-headers unread-headers never-plain never-plain4
     routing-protocols routing-ports judged-ports4 judged-ports6 late-ports
     taps gateways bridges ports
-    at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4 cut4
-    at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6 cut6
+    at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4 cut4 own-at4 own-any4
+    at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6 cut6 own-at6 own-any6
     limited-at-port4 limited-at-range4 limited-any-port4 limited-any-range4 clients-at4 clients-any4
     limited-at-port6 limited-at-range6 limited-any-port6 limited-any-range6 clients-at6 clients-any6
 """)
