@@ -9,6 +9,7 @@ from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.topology import Guest, Port
 
 from ..errors import Where
+from .dhcp import duid_mac
 from .guest_keys import GuestDecl, PortDecl
 from .report import Report, shown
 from .scope import Segment
@@ -75,7 +76,7 @@ def check_port(decl: PortDecl, port: Port, seg: Segment, report: Report) -> None
         report.add(decl.hostname.where, f"network '{network.name}' has no DNS server that would know the hostname")
     for server in (network.dhcp, network.dhcp6):
         for each in server.reservations:
-            if each.mac == port.mac or (each.duid and each.duid == port.duid):
+            if port.mac in (each.mac, duid_mac(each.duid)) or (each.duid and each.duid == port.duid):
                 message = f"network '{network.name}' has a reservation for {port.mac}, which is this port's"
                 report.add(decl.at, f"{message}: take it out, and give the port addresses: [{each.address}]")
 
