@@ -167,3 +167,17 @@ def test_a_name_from_a_guests_own_xml_is_no_line_of_its_own(name: str) -> None:
         said = text([suggest(port)])
         assert name not in said
         assert all(line.isprintable() and len(line) < 600 for line in said.splitlines())
+
+
+def test_what_is_the_same_for_many_is_said_once() -> None:
+    """Sixty guests of which most have nothing to be declared filled three screens."""
+    same = [replace(seen(reason="IPv4 header"), guest=f"guest{number}") for number in range(57)]
+    asks = [replace(seen("fd00::5", reason="ND"), guest=name) for name in ("a", "b")]
+    said = text([*map(suggest, same), suggest(seen("10.0.0.6")), *map(suggest, asks)])
+    assert "57 ports: 57 frames would have been dropped (IPv4 header 57)" in said
+    assert said.count("no declaration lets pass: IPv4 header (57 frames)") == 1
+    assert all(f" guest{number}.lan on lan" in said for number in range(57))
+    assert "2 ports: 2 frames would have been dropped (ND 2)\n  a.lan on lan, b.lan on lan\n" in said
+    assert "  in topology shop, guests, each of these:\n    privacy-addresses: true\n" in said
+    assert "web.lan on lan: 1 frames" in said and "in topology shop, guests, web, ports, lan:" in said
+    assert len(said.splitlines()) < 30 and max(map(len, said.splitlines())) <= 120
