@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,11 +82,14 @@ def compile_library() -> None:
 
 
 def uninstall(root: Path = Path("/"), tell: Callable[[str], None] = lambda _text: None) -> list[HookStatus]:
-    """Removes both hook files and everything that `install` wrote besides, which is printed; other people's hooks
-    stay."""
+    """Removes both hook files and everything that `install` wrote besides, which is printed, and folders of that which
+    are empty then; other people's hooks stay."""
     for hook in HOOKS:
         _path(root, hook).unlink(missing_ok=True)
     hostwide.write(hostwide.NOTHING_REQUIRED, f"{root}{hostwide.FILE}")
+    for folder in (*(_path(root, hook).parent for hook in HOOKS), Path(f"{root}{hostwide.FILE}").parent):
+        with suppress(OSError):  # there is more in it, or it is not there
+            folder.rmdir()
     for line in (*network_managers.uninstall(root), *apparmor.take_back(root)):
         tell(line)
     return status(root)

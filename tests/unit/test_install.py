@@ -62,6 +62,19 @@ def test_uninstalling_leaves_strangers_alone_and_twice_is_success(tmp_path: Path
     assert [path.name for path in stranger.parent.iterdir()] == ["10-other"]
 
 
+def test_uninstalling_leaves_no_empty_folders(tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "etc/libvirt-guestnet").mkdir(parents=True)
+    (tmp_path / "etc/libvirt-guestnet/host.yaml").write_text("guard: all\n")
+    hook_files.install(tmp_path, any_owner=True)
+    hook_files.uninstall(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in set(tmp_path.rglob("*")) - set(before)}
+    assert left == {"etc", "etc/libvirt", "etc/libvirt/hooks", "etc/libvirt-guestnet", "etc/libvirt-guestnet/host.yaml"}
+    (tmp_path / "etc/libvirt-guestnet/host.yaml").unlink()
+    hook_files.uninstall(tmp_path)
+    assert not (tmp_path / "etc/libvirt-guestnet").exists()
+
+
 LOOPS = {
     "glob": 'for f in /etc/libvirt/hooks/qemu.d/*; do "$f" "$@"; done',
     "of its own name": 'for f in "$0.d"/*; do [ -x "$f" ] && "$f" "$@" </dev/null; done',
