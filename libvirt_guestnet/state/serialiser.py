@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.run.names import check_segment
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.model.claims import PROTOCOLS
 
 T = TypeVar("T")
 R = TypeVar("R", bound=NamedTuple)
@@ -213,7 +214,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _protocol(value: Any) -> str:
-    if value in ("tcp", "udp", "sctp"):
+    if value in PROTOCOLS:
         return str(value)
     raise ValueError(f"{parse.shown(value)} is not a protocol")
 
