@@ -130,6 +130,23 @@ def test_a_nic_that_is_not_isolated_on_a_network_of_isolated_ports_says_so(runs:
     assert nics(plan(saying, host(said, saying, runs=runs))) == []
 
 
+@pytest.mark.parametrize("runs", [False, True])
+def test_it_says_so_from_the_moment_that_it_is_plugged_in(runs: bool) -> None:
+    isolating = TOPOLOGY.replace("mode: nat,", "mode: nat, isolated-ports: true,")
+    text = isolating.format(network="web", mac=MAC, more=", isolated: false")
+    asked = wanted(loads(text, "t.yaml"), HostMap({"lan": "br0"}, lambda _device: True))
+    nic = asked.guests[0].interfaces[0]
+    snapshot = host(nic, asked, runs=runs)
+    for root in filter(lambda each: each is not None, (snapshot.domains[0].config, snapshot.domains[0].live)):
+        root.find("devices").clear()
+    (attach,) = nics(plan(asked, snapshot))
+    assert isinstance(attach, guest.AttachInterface)
+    assert (attach.live, attach.config) == (runs, True)
+    assert inside(etree.fromstring(attach.xml), "port").get("isolated") == "no"
+    later = host(etree.fromstring(attach.xml), asked, runs=runs)
+    assert nics(plan(asked, later)) == []
+
+
 def test_what_a_plugged_nic_had_for_the_topology_goes_with_it() -> None:
     """Whoever plugged it in took what the file said then; a user's own change of it stays."""
     first, later = want("web", ", bandwidth: { inbound: { average: 128 } }"), want()
