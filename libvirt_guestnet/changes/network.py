@@ -14,11 +14,13 @@ from libvirt_guestnet.libvirtd.snapshot import marked, parse_xml, to_text
 
 @dataclass(frozen=True)
 class Plugged:
-    """A running guest's tap on a network."""
+    """A running guest's tap on a network. `other`: what the guest asks for is not the topology's to say, and may be
+    impossible."""
 
     domain: str
     tap: str
     isolated: bool = False
+    other: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,17 @@ def plug_taps(run: Run, taps: tuple[Plugged, ...], bridge: str | None) -> None:
         xml = run.libvirt.live_xml(plugged.domain)
         if xml is not None and bridge is not None:
             run.effects.enslave(plugged.tap, bridge, plugged.isolated)
-            run.effects.guard(xml.encode())
+            try:
+                run.effects.guard(xml.encode())
+            except GuestnetError as error:
+                if not plugged.other:
+                    raise
+                run.note(left_as_it_is(plugged.domain, error))
+
+
+def left_as_it_is(guest: str, error: GuestnetError) -> str:
+    """What is told of a guest that holds up nobody else."""
+    return f"guest {guest}: {error}: it stays as it is, guarded or not; the others go on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +238,7 @@ class AdoptNetwork(Change):
                 run.guard(guest)
             except GuestnetError as error:
                 if guest in self.others:
-                    run.note(f"guest {guest}: {error}: it stays as it is, guarded or not; the others go on")
+                    run.note(left_as_it_is(guest, error))
                 else:
                     failures.append(f"guest {guest}: {error}")
         return failures

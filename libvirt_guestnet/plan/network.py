@@ -187,9 +187,15 @@ def _backup(state: NetworkState, snapshot: Snapshot) -> NetworkBackup:
 
 def _taps(network: str, snapshot: Snapshot, element: Element) -> tuple[Plugged, ...]:
     """The running guests' taps on a network, with the isolation that `element` gives them."""
-    everybody = _isolated(element) == "yes"
+    everybody, mark = _isolated(element) == "yes", element.find(NETWORK_MARK)
+    topology = None if mark is None else mark.get("topology")
     return tuple(
-        Plugged(domain, device, _is_isolated(_defined(domain, interface, snapshot), interface, everybody))
+        Plugged(
+            domain,
+            device,
+            _is_isolated(_defined(domain, interface, snapshot), interface, everybody),
+            other=snapshot.domain[domain].topology not in (None, topology),
+        )
         for domain, interface in snapshot.plugged.get(network, ())
         if (device := tap(interface)) is not None
     )

@@ -13,6 +13,7 @@ from lxml import etree
 
 from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.changes.change import Run
+from libvirt_guestnet.changes.network import plug_taps
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hook.read.network_receipts import external_receipt, network_receipt
@@ -29,6 +30,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.plan.external import resolved
+from libvirt_guestnet.plan.network import _taps
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 from libvirt_guestnet.status.overdue import overdue
@@ -259,3 +261,20 @@ def test_what_the_hooks_know_of_a_network_goes_when_somebody_took_its_metadata_o
     host.networks["default"] = replace(state, config=marked(state.config, None))
     assert host.kernel() != ({}, {})
     assert_taken_back(host)
+
+
+def test_a_network_of_ours_starts_again_past_anothers_guest_that_asks_for_the_impossible() -> None:
+    host, notes = Spoilt(), list[str]()
+    run = Run(host, host, lambda _what, _undo: None, lambda _what: None, notes.append)  # type: ignore[arg-type]
+    host.enslave = lambda *_: None  # type: ignore[attr-defined]
+    mark = parse_xml(f"<g:domain xmlns:g='{NAMESPACE}' topology='theirs' guest='other'/>")
+    xml = marked(host.domains["other"].config, mark, DOMAIN_MARK)
+    host.domains["other"] = replace(host.domains["other"], config=xml, live=xml)
+    ours = marked(parse_xml(NAT), parse_xml(f"<g:network xmlns:g='{NAMESPACE}' topology='t' name='default'/>"))
+    taps = _taps("default", host.snapshot(), ours)
+    assert sorted((each.domain, each.other) for each in taps) == [("other", True), ("web", False)]
+    plug_taps(run, taps, "virbr0")
+    assert (host.followed, len(notes)) == (["web"], 1)
+    assert notes[0].startswith("guest other: bad metadata: it stays as it is")
+    with pytest.raises(GuestnetError, match="bad metadata"):
+        plug_taps(run, tuple(replace(each, other=False) for each in taps), "virbr0")
