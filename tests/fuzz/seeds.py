@@ -46,7 +46,7 @@ guests:
         sources: [10.9.0.0/16]
         forwards:
           - { services: [tcp/8080, udp/8000-8010], at: [198.18.1.20], to: 80 }
-          - { services: [tcp/2222], from: [198.18.1.0/24, "fd61:1::/64"] }
+          - { services: [tcp/2222, udp/2223], from: [198.18.1.0/24, "fd61:1::/64"] }
         floating: [198.18.1.50, "fd61:1::50"]
         floating-untranslated: [198.18.1.51]
   learner:
