@@ -315,9 +315,15 @@ def test_a_nic_of_the_hosts_default_says_so() -> None:
 def test_what_a_guest_had_dropped_that_is_gone_is_not_the_next_ones() -> None:
     """It had the tap of that name, and a killed hook has left its chain."""
     gone, seen = applied(name="gone"), {"vnet0": Guarded({"ARP": 7}, [])}
-    guest, more = domain("a", nic()), {"guards": GUARDS, "offload": ChecksumGuards(drops={"vnet0": 2})}
     for receipt, drops in ((gone, None), (None, None), (applied(), 9)):
-        (row,) = status(Snapshot((), (guest,)), None, lambda _, r=receipt: r, seen.get, **more)
+        (row,) = status(
+            Snapshot((), (domain("a", nic()),)),
+            None,
+            {"vnet0": receipt}.get,
+            seen.get,
+            guards=GUARDS,
+            offload=ChecksumGuards(drops={"vnet0": 2}),
+        )
         assert isinstance(row, PortRow)
         assert (row.drops, sum(row.reasons.values())) == (drops, drops or 0)
 

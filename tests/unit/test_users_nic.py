@@ -137,8 +137,9 @@ def test_it_says_so_from_the_moment_that_it_is_plugged_in(runs: bool) -> None:
     asked = wanted(loads(text, "t.yaml"), HostMap({"lan": "br0"}, lambda _device: True))
     nic = asked.guests[0].interfaces[0]
     snapshot = host(nic, asked, runs=runs)
-    for root in filter(lambda each: each is not None, (snapshot.domains[0].config, snapshot.domains[0].live)):
-        root.find("devices").clear()
+    for root in (snapshot.domains[0].config, snapshot.domains[0].live):
+        if root is not None:
+            inside(root, "devices").clear()
     (attach,) = nics(plan(asked, snapshot))
     assert isinstance(attach, guest.AttachInterface)
     assert (attach.live, attach.config) == (runs, True)
@@ -168,8 +169,9 @@ def test_a_nic_of_which_nobody_knows_what_it_was_is_never_unplugged(runs: bool) 
     asked = want()
     snapshot = host(merged(WANTED["web", ""], etree.fromstring(REPORTED), own=False), asked, runs=runs)
     state = snapshot.domains[0]
-    for root in filter(lambda each: each is not None, (state.config, state.live)):
-        etree.SubElement(root, "metadata").append(deepcopy(asked.guests[0].metadata))
+    for root in (state.config, state.live):
+        if root is not None:
+            etree.SubElement(root, "metadata").append(deepcopy(asked.guests[0].metadata))
     told = f"domain 'web01': NIC {MAC} stays as it is: nothing says any more that guestnet plugged it in"
     for made in (plan_destroy("t", snapshot), plan(replace(asked, guests=()), snapshot)):
         assert nics(made) == []
