@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+from libvirt_guestnet.light_typing import NamedTuple
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 """What ports are forwarded of, by the number in IP."""

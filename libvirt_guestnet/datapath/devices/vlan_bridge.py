@@ -8,15 +8,15 @@ begins before it has ended.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
+from libvirt_guestnet import light_json
 from libvirt_guestnet.datapath.run import grammar, program
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.datapath.run.program import LockDescriptor
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import Any
 from libvirt_guestnet.state.receipts import TapVlans
 
 _SYSFS = "/sys/class/net"
@@ -105,13 +105,13 @@ def turn_on(bridge: str, pvid: int, service: bool) -> None:
 
 def current(device: str) -> dict[int, frozenset[str]]:
     """The device's memberships. Raises GuestnetError when it is no port of a bridge."""
-    ports = json.loads(_run(["bridge", "-j", "vlan", "show", "dev", check_device(device)], "") or "[]")
+    ports = light_json.loads(_run(["bridge", "-j", "vlan", "show", "dev", check_device(device)], "") or "[]")
     return _vlans(entry for port in ports for entry in port.get("vlans", ()))
 
 
 def all_current() -> dict[str, dict[int, frozenset[str]]]:
     """The memberships of every port of every bridge."""
-    ports = json.loads(_run(["bridge", "-j", "vlan", "show"], "") or "[]")
+    ports = light_json.loads(_run(["bridge", "-j", "vlan", "show"], "") or "[]")
     return {port["ifname"]: _vlans(port.get("vlans", ())) for port in ports if "ifname" in port}
 
 
