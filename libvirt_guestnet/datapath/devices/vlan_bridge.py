@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from libvirt_guestnet import light_json
+from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import grammar, program
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.datapath.run.program import LockDescriptor
@@ -76,7 +77,7 @@ def leave(uplink: str, vlans: Iterable[int], lock: LockDescriptor) -> None:
 
 def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
     """Raises GuestnetError unless the bridge keeps VLANs apart: without VLAN filtering, tags have no effect."""
-    if not is_aware(bridge):
+    if not links.is_vlan_aware(bridge):
         raise GuestnetError(
             f"{wanted_by}: bridge {bridge} does not tell VLANs apart, so that all of them would be one: "
             f"`ip link set {bridge} type bridge vlan_filtering 1` (the kernel needs CONFIG_BRIDGE_VLAN_FILTERING)"
@@ -86,11 +87,6 @@ def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
             f"{wanted_by}: bridge {bridge} does not use 802.1ad service tags: "
             f"`ip link set {bridge} type bridge vlan_protocol 802.1ad`"
         )
-
-
-def is_aware(bridge: str) -> bool:
-    """Whether a bridge filters by VLAN."""
-    return _read(bridge, "vlan_filtering") == "1"
 
 
 def turn_on(bridge: str, pvid: int, service: bool) -> None:

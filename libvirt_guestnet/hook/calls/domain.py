@@ -9,7 +9,7 @@ from libvirt_guestnet.datapath.routing import gateway as router
 from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.errors import GuestnetError, NotAdmittedError, NotRoutedError
 from libvirt_guestnet.hook.admission import address_owners, guardable, mtu, taps
-from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, host_routes, port_guard
+from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, port_guard
 from libvirt_guestnet.hook.processes.deadline import DeadlineError
 from libvirt_guestnet.hook.read import host_routed, hostwide, vlan_membership, wanted_forwards, wants
 from libvirt_guestnet.hook.read.domain import Domain
@@ -111,7 +111,7 @@ def guard_all(
     wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as locked:
         taps.check(domains, locked)
-        host_routes.sweep(locked)
+        _sweep_routes(locked)
         if admitted:
             address_owners.recheck(admitted, locked)
         if settle:
@@ -133,8 +133,16 @@ def guard_all(
         return [message for each in wanted for message in impair(each.domain, locked)]
 
 
+def _sweep_routes(locked: LockedState) -> None:
+    """`host_routes.sweep`, where there is anything to do: a guest waits for every import."""
+    if locked.host_routes():
+        from libvirt_guestnet.hook.enforce import host_routes
+
+        host_routes.sweep(locked)
+
+
 def _tag(domain: Domain, locked: LockedState) -> None:
-    """`tagging.tag`, where there is anything to do: a guest waits for every import."""
+    """`tagging.tag`, where there is anything to do."""
     if vlan_membership.tap_vlans(domain) or locked.tap_vlans():
         from libvirt_guestnet.hook.enforce import tagging
 
@@ -185,7 +193,9 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool, open_first: boo
     port_guard.clear(receipts, locked)
     guarded = {receipt.tap for receipt in receipts}
     stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, locked))
-    for each in wanted:
+    for each in (each for each in wanted if each.gateways):
+        from libvirt_guestnet.hook.enforce import host_routes
+
         host_routes.expect(each.domain.uuid, each.domain.name, each.gateways, locked)
     fresh = {receipt.tap for receipt in receipts if not receipt.trusted and locked.port(receipt.tap) is None}
     # For many ports, all sets are listed at once; for a single port, listing its own sets is faster.
@@ -267,6 +277,8 @@ def repair_all(
 
 def keep(uuids: Iterable[str], state: UnlockedState) -> None:
     """Guards running domains as before, since what their XML asks for now is not possible. Raises GuestnetError."""
+    from libvirt_guestnet.hook.enforce import host_routes
+
     with state.lock() as locked:
         locked.put_shared("")
         for uuid in uuids:
@@ -284,7 +296,7 @@ def release(xml: Node, state: UnlockedState) -> None:
 def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
     """Removes everything that one domain had; `named` are taps that may be its own. Goes on after a failure, so that,
     say, routes are removed though filters cannot be. Raises GuestnetError at the end: the first failure."""
-    from libvirt_guestnet.hook.enforce import forwards, tagging
+    from libvirt_guestnet.hook.enforce import forwards, host_routes, tagging
 
     failures: list[GuestnetError] = []
     with state.lock() as locked:
