@@ -35,10 +35,12 @@ else:
             text = (data.decode() if isinstance(data, bytes) else data).strip(" \t\r\n")
             try:
                 value, end = _scan(text, 0)
-            except StopIteration:
+            except (StopIteration, SystemError):  # SystemError: its own error, for which it wants json to be imported
                 end = -1
             if end != len(text):
-                raise ValueError("not JSON")
+                import json
+
+                return json.loads(text)  # which says what is wrong
             return value
 
 

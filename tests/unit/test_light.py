@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from typing import NamedTuple as TypingsNamedTuple
 
@@ -13,6 +16,8 @@ import pytest
 
 from libvirt_guestnet import light_json
 from libvirt_guestnet.light_typing import Generic, NamedTuple, NewType, TypeVar
+
+PACKAGE = Path(__file__).parents[2]
 
 
 class Point(NamedTuple):
@@ -138,6 +143,24 @@ def test_what_is_no_number_is_read_as_json_does() -> None:
 def test_what_is_not_json_is_a_value_error(text: str, module: Any) -> None:
     with pytest.raises(ValueError):
         module.loads(text)
+
+
+def test_what_is_not_json_is_one_too_where_nobody_has_imported_json() -> None:
+    """As in a hook. The core cannot make its own error there."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(PACKAGE)!r})
+from libvirt_guestnet import light_json
+for text in {NOT_JSON!r}:
+    sys.modules.pop("json", None), sys.modules.pop("json.decoder", None)
+    try:
+        light_json.loads(text)
+    except ValueError:
+        continue
+    sys.exit(f"{{text!r}} was read")
+"""
+    done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_octets_that_are_no_utf8_are_a_value_error() -> None:
