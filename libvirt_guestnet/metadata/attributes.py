@@ -6,10 +6,10 @@ All of these raise GuestnetError. On the hook path.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TypeVar
 from libvirt_guestnet.xmlread import Node
 
 T = TypeVar("T")

@@ -41,8 +41,8 @@ One top-level element per object, since libvirt keeps one per namespace::
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, NamedTuple
 
+from libvirt_guestnet.light_typing import TYPE_CHECKING, NamedTuple
 from libvirt_guestnet.parse import Address, Prefix
 
 if TYPE_CHECKING:  # few ports have one, and hooks start often

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 from libvirt_guestnet.metadata.attributes import (
     address,
     device,

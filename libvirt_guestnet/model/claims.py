@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import NamedTuple
+
+from libvirt_guestnet.light_typing import NamedTuple
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 """What ports are forwarded of, by the number in IP."""

@@ -325,6 +325,12 @@ class Topology:
         )
 
     @cached_property
+    def floating(self) -> tuple[IPAddress, ...]:
+        """Every port's floating addresses, translated or not."""
+        ports = (port for guest in self.guests for port in guest.ports)
+        return tuple(address for port in ports for address in (*port.floating, *port.untranslated))
+
+    @cached_property
     def _networks(self) -> dict[str, Network]:
         return {network.name: network for network in self.networks}
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.state import serialiser
 
 

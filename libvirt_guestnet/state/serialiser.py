@@ -8,15 +8,14 @@ anyway.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from libvirt_guestnet import parse
+from libvirt_guestnet import light_json, parse
 from libvirt_guestnet.datapath.run.names import check_segment
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import Any, NamedTuple, TypeAlias, TypeVar
 from libvirt_guestnet.model.claims import PROTOCOLS
 
 T = TypeVar("T")
@@ -84,7 +83,7 @@ def load(path: str) -> dict[str, Any] | None:
     """What a receipt's file holds; None where there is none. Raises DamagedError."""
     try:
         with open(path, "rb") as file:
-            fields = json.loads(file.read(LARGEST_FILE))
+            fields = light_json.loads(file.read(LARGEST_FILE))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -117,7 +116,7 @@ def report(error: DamagedError) -> None:
 
 def text(receipt: NamedTuple, path: str) -> str:
     """A receipt's text. Raises GuestnetError if it would be too long to be read again."""
-    found = json.dumps(receipt._asdict())
+    found = light_json.dumps(receipt._asdict())
     if len(found) >= LARGEST_FILE:
         raise GuestnetError(f"{path} would be larger than {LARGEST_FILE >> 20} MiB")
     return found

@@ -112,8 +112,8 @@ def _read_word(text: str) -> str:
 
 
 def _read_object_name(text: str) -> str:
-    bad = next((c for c in text if c == "/" or not c.isprintable()), None)
-    if bad:
+    if "/" in text or not text.isprintable():
+        bad = next(c for c in text if c == "/" or not c.isprintable())
         raise ValueError(f"libvirt refuses the name {shown(text)}: it contains {bad!r}")
     if not text.strip() or text != text.strip() or text.startswith("-") or text in (".", ".."):
         raise ValueError(f"{shown(text)} is not a usable name for a libvirt object")

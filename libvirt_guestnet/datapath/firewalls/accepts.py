@@ -10,7 +10,8 @@ rejects them by name, so they only have to pass before what refuses all the rest
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
-from typing import NamedTuple
+
+from libvirt_guestnet.light_typing import NamedTuple
 
 Span = tuple[int, int]
 

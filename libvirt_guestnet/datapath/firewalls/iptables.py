@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet.datapath.firewalls import forward_chain
 from libvirt_guestnet.datapath.firewalls.accepts import OriginalDestination, Passage, RoutedLink, Wanted, span
@@ -12,6 +11,7 @@ from libvirt_guestnet.datapath.firewalls.forward_chain import ForwardChain
 from libvirt_guestnet.datapath.run import grammar, iptables, program
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.datapath.run.program import LockDescriptor
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain

@@ -12,10 +12,10 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import codec
 from libvirt_guestnet.datapath.netlink.codec import attributes
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.model.claims import ANYWHERE, PROTOCOLS, Claim
 
 _NETFILTER, _GET, _DELETE = 12, 1 << 8 | 1, 1 << 8 | 2

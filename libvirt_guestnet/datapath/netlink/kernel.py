@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.run.names import LINK_KINDS, NOTE_KINDS
 from libvirt_guestnet.datapath.run.nft import in_set, items
 from libvirt_guestnet.datapath.run.nft import nft as nft  # noqa: PLC0414  as kernel.nft it is known
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute

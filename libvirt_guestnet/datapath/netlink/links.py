@@ -64,6 +64,15 @@ def is_bridge(name: str) -> bool:
     return os.path.isdir(f"/sys/class/net/{name}/bridge")
 
 
+def is_vlan_aware(name: str) -> bool:
+    """Whether a device is a Linux bridge that filters by VLAN."""
+    try:
+        with open(f"/sys/class/net/{name}/bridge/vlan_filtering") as file:
+            return file.read(2).strip() == "1"
+    except OSError:
+        return False
+
+
 def is_isolated(name: str) -> bool:
     """Whether a port of a Linux bridge is kept from the other isolated ones."""
     try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink.codec import CREATE, EXCL, REPLACE, attributes, encode, u32
 from libvirt_guestnet.datapath.netlink.rtnl import RefusedError, Rtnl
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.model.impairment import Impairment
 
 HANDLE = 0x6E650000

@@ -13,7 +13,6 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NamedTuple, Self
 
 from libvirt_guestnet.datapath.netlink import codec
 from libvirt_guestnet.datapath.netlink.codec import (
@@ -30,6 +29,7 @@ from libvirt_guestnet.datapath.netlink.codec import (
     u32,
 )
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import NamedTuple, Self
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network

@@ -16,7 +16,6 @@ already: `dhcp_requests` says why, and what happens to a port that was given too
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.port import dhcp_requests
 from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, ranges
@@ -30,6 +29,7 @@ from libvirt_guestnet.datapath.run.names import (
     reserved_set,
     wide_set,
 )
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.parse import Address, Prefix
 
 # The source address in an IP header, by IP version, and so the type of all sets of addresses.

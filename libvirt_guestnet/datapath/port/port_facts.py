@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address, IPv6Network
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.ranges import Ranges
 from libvirt_guestnet.datapath.run.names import check_mac
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.parse import Prefix
 

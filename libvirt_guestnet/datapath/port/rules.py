@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from libvirt_guestnet.datapath.port import dhcp_requests, held_sets, learning, port_facts, savi
 from libvirt_guestnet.datapath.port.learning import SOURCE
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
@@ -25,6 +23,7 @@ from libvirt_guestnet.datapath.port.shared import (
     TAGS,
 )
 from libvirt_guestnet.datapath.run.names import TABLE, check_mac, digits, policy_set, reserved_set, wide_set
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 from libvirt_guestnet.parse import Prefix
 
 if TYPE_CHECKING:

@@ -5,10 +5,9 @@ Only on bridges that libvirt or our hook made: on others, ports that are not our
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from libvirt_guestnet import xmlread
-from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.netlink import fdb, links
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
@@ -55,14 +54,26 @@ def lost(state: State) -> dict[str, str]:
     managed = _managed(state)
     guarded = [r for r in state.ports() if links.exists(r.tap, r.ifindex) and not r.trusted] if managed else []
     ports = [r for r in guarded if links.master_of(r.tap) in managed and not state.incoming(r.domain)]
-    vlans = vlan_bridge.all_current() if any(map(vlan_bridge.is_aware, managed)) else {}
+    vlans = _all_vlans() if any(map(links.is_vlan_aware, managed)) else {}
     unknown = (r for r in ports if not fdb.is_static(r.tap, r.mac, vlans.get(r.tap, ()), not _is_lent(r)))
     return {receipt.tap: receipt.domain for receipt in unknown}
 
 
 def _ensure_static(receipt: PortReceipt, bridge: str) -> None:
-    vlans = vlan_bridge.current(receipt.tap) if vlan_bridge.is_aware(bridge) else ()
+    vlans = _vlans(receipt.tap) if links.is_vlan_aware(bridge) else ()
     fdb.ensure_static(receipt.tap, receipt.mac, vlans, exclusive=not _is_lent(receipt))
+
+
+def _vlans(tap: str) -> Iterable[int]:
+    from libvirt_guestnet.datapath.devices import vlan_bridge  # which most hosts do not need
+
+    return vlan_bridge.current(tap)
+
+
+def _all_vlans() -> Mapping[str, Iterable[int]]:
+    from libvirt_guestnet.datapath.devices import vlan_bridge
+
+    return vlan_bridge.all_current()
 
 
 def _is_lent(receipt: PortReceipt) -> bool:

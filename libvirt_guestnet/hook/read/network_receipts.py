@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
 from libvirt_guestnet.datapath.devices.vxlan_device import Overlay
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import hostwide, nics
+from libvirt_guestnet.light_typing import NamedTuple, TypeVar
 from libvirt_guestnet.metadata import policy, reader
 from libvirt_guestnet.metadata.attributes import address, device, of_child, optional_device
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT, NetworkPolicy
@@ -38,6 +38,14 @@ class UplinkBridge(NamedTuple):
 
     bridge: str
     device: str
+
+
+def network_in(hook_data: Node) -> Node:
+    """The network that a call is about. Raises GuestnetError."""
+    network = hook_data.one("network")
+    if network is None:
+        raise GuestnetError("no <network> on stdin: was this hook called by libvirt?")
+    return network
 
 
 @lru_cache(1)  # a call is about one network, and asks for several parts of this
