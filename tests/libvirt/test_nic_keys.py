@@ -28,7 +28,7 @@ pytestmark = pytest.mark.libvirt
 MAC, NEW = "52:54:00:aa:bb:01", "52:54:00:aa:bb:02"
 NETWORK = "<network><name>default</name><bridge name='virbr9'/></network>"
 DISK = """<disk type='file' device='disk'><source file='/tmp/u.img'/><target dev='vda' bus='virtio'/><boot order='2'/>
-</disk>"""
+<address type='pci' domain='0x0000' bus='0x00' slot='0x0c' function='0x0'/></disk>"""
 # What nobody declares is beside what somebody does, in the same elements, too.
 OWN = f"""<interface type='network'><mac address='{MAC}'/><source network='default'/><model type='virtio'/>
 <driver name='vhost' queues='2' event_idx='off'><guest csum='off'/></driver><rom enabled='no'/><boot order='3'/>
@@ -184,7 +184,7 @@ def test_a_new_nic_is_plugged_in_with_all_of_it(host: ApplyHost) -> None:
     apply_here(host, less)
     assert parts(nic(host, NEW))["driver"] == '<driver queues="4"></driver>'
     apply_here(host, asked("", NEW))
-    assert changed(parts(nic(host, NEW)), {}) == {"mac", "source", "model", "address"}
+    assert changed(parts(nic(host, NEW)), {}) == {"mac", "source", "target", "model", "address"}
 
 
 def test_a_running_nic_keeps_what_its_guest_sees_until_it_starts_again(host: ApplyHost) -> None:
@@ -210,11 +210,66 @@ def test_a_running_nic_keeps_what_its_guest_sees_until_it_starts_again(host: App
     assert part(nic(host), "alias") == '<alias name="ua-old"></alias>'
 
 
+OURS = """
+name: lab
+networks: { one: { mode: nat, subnets: [10.61.1.0/24], mtu: 1450 } }
+guests: { u: { ports: [{ network: one, mac: "52:54:00:aa:bb:01"MORE }] } }
+"""
+
+
+def test_a_nic_that_moves_to_another_network_is_plugged_in_again_with_all_of_it(host: ApplyHost) -> None:
+    defined(host, OWN)
+    before = parts(nic(host))
+    host.start("u")
+    text = OURS.replace("MORE", KEYS)
+    with host.cooperative("u"):
+        host.apply(text, allow_interrupt=True)
+    assert (host.plan(text).changes, host.plan(text).notes) == ((), ())
+    for live in (True, False):
+        found = nic(host, live=live)
+        driver = dict(inside(found, "driver").attrib)
+        assert driver == {"name": "qemu", "queues": "4", "rx_queue_size": "512", "packed": "on", "event_idx": "off"}
+        assert inside(found, "alias").get("name") == "ua-wan"
+        assert (inside(found, "mtu").get("size"), inside(found, "boot").get("order")) == ("1400", "1")
+        assert 'slot="0x0b"' in part(found, "address")
+        assert changed(before, parts(found)) - {"source", "target", "link"} == {
+            *("driver", "alias", "mtu", "boot", "address", "teaming")
+        }
+    (tap,) = host.json("ip", "-j", "-d", "link", "show", str(inside(nic(host, live=True), "target").get("dev")))
+    assert (tap["mtu"], tap["linkinfo"]["info_data"]["multi_queue"]) == (1400, True)
+    with host.cooperative("u"):
+        host.destroy()
+    assert parts(nic(host)) == before
+
+
+LAB = """
+name: lab
+networks: { one: { mode: nat, subnets: [10.61.1.0/24] } }
+guests: { a: { image: tiny, ports: [{ network: one, tap: tap0MORE }] } }
+"""
+
+
+def test_a_guest_with_an_image_has_queues_and_an_mtu(host: ApplyHost) -> None:
+    text = LAB.replace("MORE", ", model: virtio-non-transitional, queues: 2, driver: { packed: true }, mtu: 1400")
+    host.apply(text)
+    host.start("a")
+    assert (host.plan(text).changes, host.plan(text).notes) == ((), ())
+    (tap,) = host.json("ip", "-j", "-d", "link", "show", "tap0")
+    assert (tap["mtu"], tap["linkinfo"]["info_data"]["multi_queue"]) == (1400, True)
+    plain = LAB.replace("MORE", ", mtu: 1400")
+    made = host.apply(plain)
+    assert any("is running and gets this at its next start: NIC" in note for note in made.notes)
+    assert [each.KIND for each in made.changes] == ["guest"]
+    (found,) = interfaces(host.libvirt.snapshot().domain["a"].config).values()
+    assert (part(found, "driver"), part(found, "model")) == ("", '<model type="virtio"></model>')
+    host.libvirt.stop_domain("a")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (", boot-order: 2", "boot-order 2 is that of its domain's disk already"),
-        (', pci-slot: "00:01"', "pci-slot 00:01.0 is that of its domain's controller already"),
+        (', pci-slot: "00:0c"', "pci-slot 00:0c.0 is that of its domain's disk already"),
         (", mtu: 1501", "its MTU is 1501, and network 'default' carries 1500: say mtu: 1500"),
     ],
 )
