@@ -343,10 +343,10 @@ class Connection:
             domain = self._domain(name)
             flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
             config = parse_xml(domain.XMLDesc(flags))
-            nic = nic_like(config, parse_xml(old))
-            if nic is None or not domain.isPersistent():
+            devices, nic = config.find("devices"), nic_like(config, parse_xml(old))
+            if devices is None or nic is None or not domain.isPersistent():
                 return False
-            nic.getparent().replace(nic, parse_xml(new))  # type: ignore[union-attr]
+            devices.replace(nic, parse_xml(new))
             self._raw.defineXML(to_text(config))
             return True
 

@@ -55,7 +55,7 @@ def merged(wanted: Element, actual: Element, *, own: bool = True, was: Element |
     """`actual` with the changes by which it means `wanted`: what libvirt or the user added stays."""
     result = deepcopy(actual)
     result.attrib.update(dict(wanted.attrib))
-    requested, gone = (wanted, NIC_PARTS) if own else _requested(wanted, was)
+    requested, gone = (wanted, NIC_PARTS - {driver.TAG}) if own else _requested(wanted, was)
     requested_tags = _tags(requested) - {*_UPDATED, "mac", driver.TAG}
     _remove(result, gone | (requested_tags if own else requested_tags - _same_source(requested, actual)))
     if not own and wanted.find("source") is None and moves(wanted, actual):

@@ -85,6 +85,10 @@ def nic(host: ApplyHost, mac: str = MAC, *, live: bool = False) -> etree._Elemen
     return interfaces(state.live if live else state.config)[mac]
 
 
+def attributes_of(element: etree._Element) -> dict[str, str]:
+    return {str(name): str(value) for name, value in element.items()}
+
+
 def part(element: etree._Element, tag: str) -> str:
     found = element.find(tag)
     return (
@@ -134,7 +138,7 @@ def test_each_key_changes_what_it_says_of_a_defined_nic_and_nothing_else(host: A
         assert ["defined: " in each.text() for each in plan.changes if each.KIND == "NIC"] == [True], more
         now = nic(host)
         for tag, attributes in said.items():
-            assert dict(inside(now, tag).attrib) == attributes, more
+            assert attributes_of(inside(now, tag)) == attributes, more
         assert changed(before, parts(now)) == set(said), more
         assert plan_here(host, text).changes == (), more
     apply_here(host, asked())
@@ -173,7 +177,7 @@ def test_a_new_nic_is_plugged_in_with_all_of_it(host: ApplyHost) -> None:
         assert found["boot"] == '<boot order="1"></boot>'
         assert 'slot="0x0b"' in found["address"]
         driver = inside(nic(host, NEW, live=live), "driver")
-        assert dict(driver.attrib) == {"name": "qemu", "queues": "4", "rx_queue_size": "512", "packed": "on"}
+        assert attributes_of(driver) == {"name": "qemu", "queues": "4", "rx_queue_size": "512", "packed": "on"}
     device = inside(nic(host, NEW, live=True), "target").get("dev")
     (tap,) = host.json("ip", "-j", "-d", "link", "show", str(device))
     assert (tap["mtu"], tap["linkinfo"]["info_data"]["multi_queue"]) == (1400, True)
@@ -227,7 +231,7 @@ def test_a_nic_that_moves_to_another_network_is_plugged_in_again_with_all_of_it(
     assert (host.plan(text).changes, host.plan(text).notes) == ((), ())
     for live in (True, False):
         found = nic(host, live=live)
-        driver = dict(inside(found, "driver").attrib)
+        driver = attributes_of(inside(found, "driver"))
         assert driver == {"name": "qemu", "queues": "4", "rx_queue_size": "512", "packed": "on", "event_idx": "off"}
         assert inside(found, "alias").get("name") == "ua-wan"
         assert (inside(found, "mtu").get("size"), inside(found, "boot").get("order")) == ("1400", "1")

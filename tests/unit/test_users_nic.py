@@ -209,7 +209,7 @@ def test_of_any_nic_only_source_target_and_what_the_file_declares_change(nic: An
     new = merged(asked, nic, own=False)
     old, now = parts(nic), parts(new)
     changed = {name for name in old.keys() | now.keys() if old.get(name) != now.get(name)}
-    declared = {str(child.tag) for child in asked} - {"mac", "model"}
+    declared = {str(child.tag) for child in asked} - {"mac"}
     assert changed <= {"@type", "source", *declared}
     if nic.find("target") is not None:
         kept = {name: value for name, value in nic.find("target").attrib.items() if name != "dev"}
