@@ -21,7 +21,7 @@ from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
 from libvirt_guestnet.model.notes import notes
-from libvirt_guestnet.model.topology import Guest, Topology
+from libvirt_guestnet.model.topology import Guest, Port, Topology
 from libvirt_guestnet.plan import hairpins
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
@@ -137,7 +137,7 @@ def _wanted_guest(
 ) -> WantedGuest:
     definition = None if guest.image is None or define is None else define(guest)
     if definition is None:
-        nics = [interface(topology, guest, port, hostmap) for port in guest.ports]
+        nics = [_of_users(port, interface(topology, guest, port, hostmap)) for port in guest.ports]
     else:
         nics = definition.findall("devices/interface")
     return WantedGuest(
@@ -147,7 +147,16 @@ def _wanted_guest(
         definition=definition,
         autostart=guest.autostart,
         kept=frozenset(port.mac for port in guest.ports if topology.network(port.network).external),
+        mtus=frozenset(port.mac for port in guest.ports if "mtu" in port.given),
     )
+
+
+def _of_users(port: Port, nic: Element) -> Element:
+    """A NIC of a user's own domain, by what the file says: of which model it is when it is plugged in, if that says
+    nothing, the plan knows."""
+    for model in nic.findall("model") if "model" not in port.given else ():
+        nic.remove(model)
+    return nic
 
 
 def _definer(found: Topology, hostmap: HostMap) -> Define | None:

@@ -24,7 +24,7 @@ from libvirt_guestnet.importing.facts import (
 from libvirt_guestnet.importing.own import declaration
 from libvirt_guestnet.importing.places import Known, Place, Places, all_nics, in_topology, of_nic, places, unusable
 from libvirt_guestnet.importing.text import why_not_said
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac, stands_in
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of, port_policies
 from libvirt_guestnet.metadata.policy import PortPolicy
@@ -36,6 +36,7 @@ from libvirt_guestnet.topology import kinds
 # guarded= of a network's metadata, in a file.
 _GUARDED = {"yes": "true", "observe": "observe", "required": "required"}
 _NO_NAMES = ("host", "none")
+_STANDS_IN = "it is the transient NIC of a net_failover pair, and nobody can guard it"
 
 
 def survey(seen: Seen, request: Request) -> Imported:
@@ -115,7 +116,7 @@ class _Survey:
         if why := self._why_no_guest(domain):
             self.left_out.append(LeftOut(f"domain {shown(domain.name)}", why, why == in_topology(domain)))
             return None
-        own = Counter(map(mac, all_nics(domain)))
+        own = Counter(mac(nic) for nic in all_nics(domain) if not stands_in(nic))
         ports: list[ImportedPort] = []
         for nic in wanted:
             if why := self._why_no_port(domain, nic, holders, own):
@@ -146,6 +147,8 @@ class _Survey:
 
     def _why_no_port(self, domain: DomainState, nic: Element, holders: Counter[str], own: Counter[str]) -> str:
         place = of_nic(nic)
+        if stands_in(nic):
+            return f"{_STANDS_IN}: {nics.because(nics.of('hostdev'))}"
         if place is None:
             return _in_no_network(nic)
         if why := self.places.refused.get(place):
@@ -257,7 +260,7 @@ def _why_unclear(address: str, holders: Counter[str], own: Counter[str]) -> str:
     if why := unusable(address, kinds.MAC.read):
         return why
     if own[address] > 1:
-        return "the domain has two NICs of that MAC address"
+        return "the domain has two NICs of that MAC address, and does not say of one that it stands in (<teaming>)"
     return "another domain has a NIC of that MAC address, too: give one of them another" if holders[address] > 1 else ""
 
 

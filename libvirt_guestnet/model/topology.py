@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from libvirt_guestnet.errors import Where
+from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
@@ -142,7 +143,7 @@ class Port:
     of its untagged ones, none when there is none.
     `hostname` is what the file says that DNS calls it ("": `model.hostnames` knows), `duid` by what DHCPv6 knows it
     ("": its MAC address), `dhcp_options` what it is told beside the network's.
-    `note` is the user's own.
+    `card` is what the file says of the NIC itself. `note` is the user's own.
     `given` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
     assumes: where it says nothing, a NIC that a user's own domain has keeps what it has. `where` is its place in the
     file.
@@ -181,6 +182,7 @@ class Port:
     hostname: str = ""
     duid: str = ""
     dhcp_options: tuple[DhcpOption, ...] = ()
+    card: Card = field(default_factory=Card)
     note: str = ""
     where: Where | None = field(default=None, compare=False)
 

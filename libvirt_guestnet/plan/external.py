@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.devices.host_devices import Outlet, too_wide
 from libvirt_guestnet.errors import GuestnetError, Problem, Where
 from libvirt_guestnet.hook.read import network_receipts, nics
 from libvirt_guestnet.libvirtd.snapshot import (
@@ -30,6 +31,7 @@ from libvirt_guestnet.topology.dhcp import why_unusable
 
 _ROUTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 _START = Where("", 1, 1)
+_ETHERNET = 1500  # the MTU of a bridge of libvirt's that says nothing of it
 
 
 def resolved(found: Topology, snapshot: Snapshot) -> Topology:
@@ -113,7 +115,8 @@ class _Host:
             forwards=tuple(replace(each, hide=each.hide or network.gateway is None) for each in port.forwards),
             addresses=tuple(self._addresses(port, network)),
         )
-        for problem in (*self._unknown(port, network), *self._unreached(port, network)):
+        problems = (*self._unknown(port, network), *self._unreached(port, network), *self._too_wide(port, network))
+        for problem in problems:
             self._add(port.where, problem)
         return port
 
@@ -177,6 +180,15 @@ class _Host:
             yield f"the host has no address on network {shown(network.name)}, so it cannot forward there"
         if port.floating and network.mode not in _ROUTED:
             yield f"network {shown(network.name)} is {network.mode}: floating addresses are for nat, route and open"
+
+    def _too_wide(self, port: Port, network: Network) -> Iterator[str]:
+        """What is larger would vanish in the network's bridge, or on the way out of it."""
+        size = port.card.mtu
+        if network.mode is not Mode.BRIDGE and size > (carried := network.mtu or _ETHERNET):
+            yield f"its MTU is {size}, and network {shown(network.name)} carries {carried}: say mtu: {carried}"
+        for device, link in self.snapshot.links.items() if network.mode is Mode.BRIDGE and size else ():
+            if link.is_outside and link.master == network.bridge and 0 < link.mtu < size:
+                yield too_wide(size, Outlet(device, link.mtu), network.bridge)
 
 
 def is_on(nic: Element, network: Network) -> bool:

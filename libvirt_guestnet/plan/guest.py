@@ -150,8 +150,10 @@ def _change_interfaces(
     for address, interface in new.items():
         from_network = inherited.get(source_network(interface) or "", frozenset())
         was = was_before(state, address) if defined_here else None
-        planner = NicChanges(wanted.name, address, interface, from_network, not defined_here, was)
+        mtu = address in wanted.mtus or (interface.find("mtu") is None and was is not None and _has_mtu(was))
+        planner = NicChanges(wanted.name, address, interface, from_network, not defined_here, was, mtu)
         planner.plan(state.live is not None, live.get(address), defined_here, config.get(address))
+        changes.notes += _later_note(wanted.name, address, planner)
         changes.detach += planner.detach
         moves += planner.moves
         plugs += planner.plugs
@@ -160,6 +162,16 @@ def _change_interfaces(
     told = metadata_changes(wanted.name, state, metadata, config=defined_here)
     lost = _leased_else(wanted, state, snapshot) if defined_here else ""
     changes.others += [*moves, *(_interrupting(each, lost) for each in told), *plugs]
+
+
+def _has_mtu(was: Element) -> bool:
+    return was.find("mtu") is not None
+
+
+def _later_note(guest: str, address: str, nic: NicChanges) -> Iterator[str]:
+    if nic.later:
+        said = summary(nic.later, len(nic.later))
+        yield f"guest {guest!r} is running and gets this at its next start: NIC {address}: {said}"
 
 
 def _leased_else(wanted: WantedGuest, state: DomainState, snapshot: Snapshot) -> str:

@@ -32,6 +32,7 @@ from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_release, set_without_file
+from libvirt_guestnet.plan.cards import card_problems
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import GuestChanges, fitted, plan_guest, release_guest
@@ -77,7 +78,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     """What `apply` has to do. Raises PlanError if it would change anything that is not this topology's."""
     problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
     problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *forward_clashes(wanted, snapshot)]
-    problems += [*device_problems(wanted, snapshot), *snapshot.taken]
+    problems += [*device_problems(wanted, snapshot), *card_problems(wanted, snapshot), *snapshot.taken]
     if problems:
         raise PlanError(problems)
     inherited = {network.name: _inherited(network.element) for network in wanted.networks}

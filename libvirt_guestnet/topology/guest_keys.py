@@ -69,6 +69,23 @@ class ImpairmentDecl(Decl):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DriverDecl(Decl):
+    """Options of a virtio NIC's driver."""
+
+    name: At[kinds.DriverName] | None = key(
+        kinds.DRIVER_NAME,
+        "What moves the frames: vhost (the host's kernel) or qemu. Left out: vhost where it is there.",
+    )
+    rx_queue_size: At[int] | None = key(
+        kinds.RING, "How many packets wait for the guest in each queue: 256, 512, 1024."
+    )
+    packed: At[bool] | None = key(kinds.BOOL, "Whether the packed ring format may be used.")
+    iommu: At[bool] | None = key(
+        kinds.BOOL, "Whether the device goes through the guest's IOMMU: the domain needs one, and a PCI Express slot."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PortDecl(Decl):
     """A NIC of a guest."""
 
@@ -110,6 +127,32 @@ class PortDecl(Decl):
     dhcp_options: OPTIONS | None = key(
         MapOf(ListOf(service_kinds.OPTION_VALUE, one=True), service_kinds.OPTION4),
         "DHCPv4 options for this port alone, before those of the network's dhcp.",
+    )
+    model: At[str] | None = key(
+        kinds.MODEL,
+        "The model of the NIC that the guest sees: virtio, e1000e, rtl8139 … Left out: virtio; a NIC that your own "
+        "domain has keeps its own, and with this key and the next ones all that is not said.",
+    )
+    queues: At[int] | None = key(
+        kinds.QUEUES, "Queues of a virtio NIC, such as one for each of the guest's processors; the tap has as many."
+    )
+    driver: DriverDecl | None = key(RecordKind(DriverDecl), "Options of a virtio NIC's driver.")
+    mtu: At[int] | None = key(
+        kinds.MTU,
+        "Largest packet of this port alone, which virtio tells the guest; at most what its network carries. Left out: "
+        "the network's.",
+    )
+    boot_order: At[int] | None = key(
+        kinds.BOOT_ORDER, "At what turn the domain boots from this NIC; its disks need <boot order=…/> of their own."
+    )
+    pci_slot: At[str] | None = key(
+        kinds.PCI_SLOT, "Where the guest sees the NIC: BUS:SLOT or BUS:SLOT.FUNCTION, such as 00:0a, as lspci has it."
+    )
+    alias: At[str] | None = key(kinds.ALIAS, "libvirt's alias of the NIC, such as ua-wan: once per guest.")
+    teaming: At[kinds.Teaming] | None = key(
+        kinds.TEAMING,
+        "persistent: this NIC of a net_failover pair stays when the guest migrates. The other one, of the same MAC "
+        "address, is yours to plug in, with <teaming type='transient' persistent='ALIAS'/>.",
     )
     default_route: At[bool] | None = key(
         kinds.BOOL, "The guest's default route leaves here. Left out: true for the first port that has a gateway."

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
+from libvirt_guestnet.model.card import PERSISTENT, VIRTIO_MODELS
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
 
@@ -25,6 +26,10 @@ _E = TypeVar("_E", bound=StrEnum)
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
+_ALIAS, ALIAS_CHARACTERS = "ua-[A-Za-z0-9_-]+", 64
+_PCI_SLOT, _LAST_SLOT = r"[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(\.[0-7])?", 0x1F
+_MODELS = (*sorted(VIRTIO_MODELS), "e1000", "e1000e", "igb", "ne2k_pci", "pcnet", "rtl8139", "vmxnet3")
+_RINGS = ("256", "512", "1024")
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
 # Unspecified, loopback, multicast and broadcast.
@@ -309,6 +314,39 @@ def _read_dns_name(text: str) -> str:
     return text
 
 
+def _read_alias(text: str) -> str:
+    if not re.fullmatch(_ALIAS, text) or len(text) > ALIAS_CHARACTERS:
+        raise ValueError(
+            f"{shown(text)} is no alias such as ua-wan: libvirt takes those of users that start with ua-, of letters, "
+            f"digits, '_' and '-' (here at most {ALIAS_CHARACTERS})"
+        )
+    return text
+
+
+def _read_pci_slot(text: str) -> str:
+    found = re.fullmatch(_PCI_SLOT, text)
+    if not found or int(text[3:5], 16) > _LAST_SLOT:
+        raise ValueError(
+            f"{shown(text)} is no BUS:SLOT such as 00:0a, hexadecimal as lspci has it, with slots up to 1f"
+        )
+    if text[:5] == "00:00":
+        raise ValueError(f"{shown(text)}: the first slot is the machine's own")
+    return f"{text[:5].lower()}.{text[6:] or 0}"
+
+
+def _read_model(text: str) -> str:
+    if text not in _MODELS:
+        hint = "any other one stays as it is where the key is left out"
+        raise ValueError(f"{unknown('model', text, _MODELS)} ({hint})")
+    return text
+
+
+def _read_ring(text: str) -> int:
+    if text not in _RINGS:
+        raise ValueError(f"rx-queue-size must be {', '.join(_RINGS[:-1])} or {_RINGS[-1]}, not {shown(text)}")
+    return int(text)
+
+
 def _quantity(read: Callable[[str], int], units: str) -> Kind:
     return Kind(read, _pattern(rf"[0-9]{{1,9}}(\.[0-9]{{1,6}})?({units})"))
 
@@ -331,6 +369,17 @@ def _read_image(text: str) -> Image:
     except ValueError:
         hint = "leave the key out for a domain of your own"
         raise ValueError(f"{unknown('image', text, list(Image))} ({hint})") from None
+
+
+class DriverName(StrEnum):
+    """What moves the frames between the guest and the tap."""
+
+    VHOST = "vhost"
+    QEMU = "qemu"
+
+
+class Teaming(StrEnum):
+    PERSISTENT = PERSISTENT
 
 
 class LinkState(StrEnum):
@@ -372,6 +421,14 @@ IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
 LINK = choice(LinkState, "link state")
 OFFLOAD = choice(Offload, "answer")
 MTU = integer(576, 9216, "MTU")
+MODEL = Kind(_read_model, {"enum": list(_MODELS)})
+QUEUES = integer(1, 256, "queues")  # MAX_TAP_QUEUES of the kernel's tun
+BOOT_ORDER = integer(1, 99, "boot order")
+PCI_SLOT = Kind(_read_pci_slot, _pattern(_PCI_SLOT))
+ALIAS = Kind(_read_alias, _pattern(_ALIAS) | {"maxLength": ALIAS_CHARACTERS})
+TEAMING = choice(Teaming, "teaming")
+DRIVER_NAME = choice(DriverName, "driver")
+RING = Kind(_read_ring, {"enum": list(map(int, _RINGS))})
 VLAN = integer(1, 4094, "VLAN")
 VLAN_RANGE = Kind(
     _read_vlan_range,

@@ -28,7 +28,7 @@ from .spec import At, value, values
 
 _HOSTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 # Their ports are on somebody else's network, whose prefixes are theirs unless they have their own.
-_IPV6_MIN_MTU = 1280
+IPV6_MIN_MTU = 1280
 
 _NO_DHCP = "DHCP on a bridged network is the business of the network outside"
 
@@ -198,8 +198,8 @@ def _check_mtu(
         label = decl.physical_network.value if decl.physical_network else ""
         message = f"MTU {decl.mtu.value} does not fit: '{label}' carries {carried}, and what is larger would vanish"
         report.add(decl.mtu.where, f"{message}; at most {carried}, or give '{label}' its real mtu:")
-    if decl.mtu and decl.mtu.value < _IPV6_MIN_MTU and any(p.version == 6 for p in prefixes):
-        report.add(decl.mtu.where, f"MTU {decl.mtu.value} is too small for IPv6, which needs {_IPV6_MIN_MTU}")
+    if decl.mtu and decl.mtu.value < IPV6_MIN_MTU and any(p.version == 6 for p in prefixes):
+        report.add(decl.mtu.where, f"MTU {decl.mtu.value} is too small for IPv6, which needs {IPV6_MIN_MTU}")
 
 
 def _has_host(decl: NetworkDecl) -> bool:
