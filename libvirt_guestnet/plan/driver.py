@@ -24,15 +24,16 @@ def is_dropped(nic: Element) -> bool:
 
 def add_earlier(asked: Element, was: Element) -> None:
     """Adds to what is asked of a NIC what the file says no more: it is to be as it `was`."""
-    old, driver = was.find(TAG), asked.find(TAG)
-    if old is None or is_dropped(asked):
+    old, driver, dropped = was.find(TAG), asked.find(TAG), is_dropped(asked)
+    if old is None:
         return
     if driver is None:
         driver = etree.SubElement(asked, TAG)
     for name, value in old.items():
-        if name not in driver.attrib:
+        if name not in driver.attrib and not (dropped and value):
             driver.set(name, value)
-    _add_children(driver, old)
+    if not dropped:
+        _add_children(driver, old)
 
 
 def complete(asked: Element, actual: Element) -> None:
