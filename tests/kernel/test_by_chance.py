@@ -1,8 +1,8 @@
 """Every parser that root runs, fed by chance: no input ends in an internal error, hangs, reaches a program, or hurts
 another guest.
 
-`pytest tests/kernel/test_by_chance.py --fuzz 3600 [--fuzz-seed NAME]` runs each for an hour; a failure prints the seed
-of one input, and `--fuzz 0 --fuzz-seed THAT` is this input again.
+`pytest tests/kernel/test_by_chance.py --fuzz 3600 [--fuzz-seed NAME]` runs each for an hour of a processor; a failure
+prints the seed of one input, and `--fuzz 0 --fuzz-seed THAT` is this input again.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _run(box: Box, *argv: str, seconds: float = 60) -> subprocess.CompletedProce
 @pytest.mark.parametrize("parser", PARSERS)
 def test_a_parser_by_chance(box: Box, parser: str, request: pytest.FixtureRequest) -> None:
     seconds, seed = request.config.getoption("--fuzz"), request.config.getoption("--fuzz-seed")
-    done = _run(box, str(FUZZ / "run.py"), parser, str(seconds), seed, seconds=2 * seconds + 120)
+    done = _run(box, str(FUZZ / "run.py"), parser, str(seconds), seed, seconds=20 * seconds + 120)
     print(done.stdout.decode())
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
     assert seconds == 0 or int(re.findall(rb"(\d+) inputs", done.stdout)[0]) > seconds / 10

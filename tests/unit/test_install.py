@@ -122,6 +122,12 @@ def test_a_libvirt_that_is_too_old_is_refused_with_instructions(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_daemon_that_does_not_say_its_version_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook_files, "_VERSION_SECONDS", 0.1)
+    with pytest.raises(GuestnetError, match=r"sleep 60 took more than 0\.1 s: is the host overloaded\?"):
+        hook_files._said(["sleep", "60"])
+
+
 def test_a_library_that_others_may_change_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = tmp_path / "library"
     (library / "libvirt_guestnet/hook").mkdir(parents=True)
