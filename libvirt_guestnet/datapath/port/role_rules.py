@@ -83,7 +83,7 @@ _HOST = "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00"
 _LLC = "0x0003-0x05dc"  # a length in the place of a type: LLC follows (IEEE 802.3)
 _ISIS = "ether daddr { 01:80:c2:00:00:14, 01:80:c2:00:00:15, 09:00:2b:00:00:05 } @nh,0,32 0xfefe0383"
 _IN_LABELS = ["0x8847 " + _HOST, "0x8848 ether daddr & ff:ff:ff:f0:00:00 == 01:00:5e:80:00:00"]  # RFC 5332
-_IN_PPPOE = f"0x8864 {_HOST} @nh,0,16 0x1100"
+_IN_PPPOE = [f"0x8864 {_HOST} @nh,0,16 0x1100", f"0x8863 {_HOST} @nh,0,16 0x11a7"]  # sessions, and their end: PADT
 
 # EtherType (or length), destination and first octets of each protocol's frames.
 _FRAMES = {
@@ -92,13 +92,13 @@ _FRAMES = {
     "stp": [f"{_LLC} ether daddr 01:80:c2:00:00:00 @nh,0,40 0x4242030000"],  # STP, RSTP, MSTP: IEEE 802.1D, 802.1Q
     "isis": [f"{_LLC} {_ISIS}", f"0x8870 {_ISIS}"],  # ISO 10589; longer than 1500 octets with EtherType 0x8870
     "mpls": _IN_LABELS,
-    # RFC 2516: PADI (0x09) to all; PADR (0x19), PADT (0xa7) and sessions to one.
+    # RFC 2516: PADI (0x09) to all; PADR (0x19) to one.
     "pppoe": [
         "0x8863 ether daddr ff:ff:ff:ff:ff:ff @nh,0,16 0x1109",
-        f"0x8863 {_HOST} @nh,0,16 {{ 0x1119, 0x11a7 }}",
-        _IN_PPPOE,
+        f"0x8863 {_HOST} @nh,0,16 0x1119",
+        *_IN_PPPOE,
     ],
-    "pppoe-server": [f"0x8863 {_HOST} @nh,0,16 {{ 0x1107, 0x1165, 0x11a7 }}", _IN_PPPOE],  # PADO, PADS, PADT
+    "pppoe-server": [f"0x8863 {_HOST} @nh,0,16 {{ 0x1107, 0x1165 }}", *_IN_PPPOE],  # PADO, PADS
     # IEEE 802.1X; an authenticator may answer by unicast, as hostapd does.
     "eapol": ["0x888e ether daddr 01:80:c2:00:00:03", f"0x888e {_HOST}"],
 }
@@ -112,8 +112,8 @@ def frames(role: str, mac: str, of_type: str) -> list[str]:
 
 
 class RoleRules(NamedTuple):
-    """Rules for what some roles would let pass, each with a role's `verdict`. `mac` is the port's; `own`, `own_giaddr`
-    and `giaddr` are as in `relayed4`."""
+    """Rules for what some roles would let pass, each with a role's `verdict`, or with the `shared` one if two of them
+    would ("": there is no such rule). `mac` is the port's; `own`, `own_giaddr` and `giaddr` are as in `relayed4`."""
 
     roles: tuple[str, ...]
     mac: str
@@ -121,6 +121,7 @@ class RoleRules(NamedTuple):
     own_giaddr: list[str]
     giaddr: list[str]
     verdict: Callable[[str], str] = lambda _role: "accept"
+    shared: str = "accept"
 
     def link(self, of_type: str) -> list[str]:
         """For link-layer protocols."""
@@ -143,8 +144,9 @@ class RoleRules(NamedTuple):
         return self._rules(lambda role: _BETWEEN6.get(role, ()))
 
     def _rules(self, matches: Callable[[str], Iterable[str]]) -> list[str]:
-        """Without what two roles share: it says nothing about which one it is, and once is enough."""
-        found: dict[str, str] = {}
+        found: dict[str, list[str]] = {}
         for role in self.roles:
-            found |= {match: role for match in matches(role) if match not in found}
-        return [f"{match} {self.verdict(role)}" for match, role in found.items()]
+            for match in matches(role):
+                found.setdefault(match, []).append(role)
+        ends = ((match, self.verdict(roles[0]) if len(roles) == 1 else self.shared) for match, roles in found.items())
+        return [f"{match} {end}" for match, end in ends if end]

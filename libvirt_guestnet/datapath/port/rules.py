@@ -114,7 +114,7 @@ class Rules:
 
         rest = self._role_rules(tuple(role for role in port_facts.ROLES if not self._has(role)))
         tag = _tag(self.port.trunk) if self.port.trunk else ""
-        return observing.Notes(self.tap, rest._replace(verdict=observing.told), tag)
+        return observing.Notes(self.tap, rest._replace(verdict=observing.told, shared=""), tag)
 
     def _observing(self) -> list[str]:
         return self.notes.declared(self.port.is_new) if self.notes else []
