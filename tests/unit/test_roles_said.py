@@ -47,7 +47,7 @@ def test_import_writes_the_roles_that_were_set_without_a_file() -> None:
 
 
 def test_a_mistyped_role_is_an_error_with_a_hint() -> None:
-    with pytest.raises(TopologyError, match="t:4:46: unknown role 'dhcp-really'; did you mean 'dhcp-relay'?"):
+    with pytest.raises(TopologyError, match=r"t:4:46: unknown role 'dhcp-really'; did you mean 'dhcp-relay'\?"):
         loads("""
 name: t
 networks: { n: { mode: isolated } }

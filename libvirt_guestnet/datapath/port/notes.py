@@ -41,9 +41,8 @@ def read() -> dict[str, Noted]:
 
 
 def _with_rule(noted: Noted, comment: str) -> Noted:
-    role = observing.role_told(comment)
-    if role and role not in noted.roles:
-        return noted._replace(roles=(*noted.roles, role))
+    if comment.startswith(observing.TOLD):
+        return noted._replace(roles=tuple(dict.fromkeys((*noted.roles, comment.removeprefix(observing.TOLD)))))
     return noted._replace(announces=noted.announces or comment == observing.ANNOUNCES)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST, SECONDS = 128, 604800
 # How rules that only count are called: the port announces itself as router, or sends what a role lets pass. No reason
 # is called so.
-ANNOUNCES, _TOLD = "announces a router", "sends as "
+ANNOUNCES, TOLD = "announces a router", "sends as "
 
 _MAC, _SOURCE4, _SOURCE6 = "@ll,48,48", "@nh,96,32", "@nh,64,128"
 _SENDER, _PROBED, _TARGET = "@nh,112,32", "@nh,192,32", "@th,64,128"
@@ -46,12 +46,7 @@ def forgotten(tap: str) -> list[str]:
 
 def told(role: str) -> str:
     """The end of a rule that counts what a role would let pass."""
-    return f'counter comment "{_TOLD}{role}"'
-
-
-def role_told(comment: str) -> str:
-    """The role of such a rule, by its comment; "" for others."""
-    return comment.removeprefix(_TOLD) if comment.startswith(_TOLD) else ""
+    return f'counter comment "{TOLD}{role}"'
 
 
 class Notes:
