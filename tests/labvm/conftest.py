@@ -45,7 +45,6 @@ _KERNEL_TESTS = {
         "test_a_trunk_that_becomes_an_access_port_leaves_no_chain",
     ),
     "test_policy.py": ("test_routing_protocols_are_a_role",),
-    "test_roles.py": ("test_roles_add_up", "test_without_its_role_nothing_special_passes"),
     "test_held.py": ("test_none_is_none", "test_any_address_is_none_that_somebody_holds[me]"),
     "test_claiming.py": (
         "test_what_a_guest_asked_for_is_its_own[nonce (RFC 7527)-fd61:1::4c1f:9d2e:77aa:1]",
