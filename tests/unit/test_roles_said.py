@@ -18,6 +18,7 @@ from libvirt_guestnet.importing import text as imported
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Role
+from libvirt_guestnet.plan import link_roles
 from libvirt_guestnet.topology import loads, schema
 from libvirt_guestnet.xmlread import parse
 
@@ -99,6 +100,28 @@ guests:
     )
     (note,) = notes(found)
     assert "port 'a.out' has role stp: its frames leave the host by physical network 'lan'" in note
+
+
+def test_a_plan_says_which_roles_this_hosts_bridges_are_not_for() -> None:
+    found = loads(
+        """
+name: t
+networks:
+  tree: { external: { bridge: br0 } }
+  ovs: { external: { bridge: br-int } }
+guests:
+  a: { ports: [{ network: tree, addresses: [], roles: [stp, lldp] }, { network: ovs, addresses: [], roles: [isis] }] }
+  b: { ports: [{ network: ovs, addresses: [], roles: [stp, ospf, lldp] }] }
+  c: { ports: [{ network: tree, addresses: [], roles: [lldp, mpls] }] }
+""",
+        "t",
+    )
+    said = list(link_roles.notes(found, {"tree": "br0", "ovs": "br-int"}, {"br0"}, {"br-int"}))
+    assert [line.partition(":")[0] for line in said] == [
+        "port 'a.tree' has role stp, and bridge br0 speaks the spanning tree protocol itself",
+        "port 'b.ovs' has roles stp, lldp, and Open vSwitch drops their frames",
+    ]
+    assert list(link_roles.notes(found, {"tree": "br0", "ovs": "br-int"}, (), ())) == []
 
 
 def test_the_address_of_a_guest_inside_may_be_reserved_for_its_own_mac() -> None:
