@@ -7,8 +7,9 @@ from ipaddress import ip_network
 
 import frames
 import pytest
-from make import ME, ME4, ME6
+from make import ME, ME4, ME6, THEM4, marked, mine
 from roles import CLIENTS4, FORGED_AS, HONEST_AS
+from scapy.all import IP, UDP  # type: ignore[attr-defined]
 from support.taps import Wire, ip
 
 from libvirt_guestnet.datapath.netlink import kernel
@@ -83,6 +84,17 @@ def test_a_relay_may_ask_for_the_clients_behind_it_in_the_name_of_its_sources(wi
     assert wire.judge(behind) == set()
     _guard(wire, "dhcp-relay", routed=(ip_network(CLIENTS4),))
     assert wire.judge(behind) == {"asks"}
+
+
+def test_a_multicast_router_forwards_to_groups_from_its_sources_alone(wire: Wire) -> None:
+    def sent(source: str) -> bytes:
+        return mine(IP(src=source, dst="239.1.2.3", ttl=9) / UDP(sport=5000, dport=5000) / marked())
+
+    forwarded = {source: sent(source) for source in ("10.61.9.7", ME4, THEM4)}
+    _guard(wire, "multicast-router")
+    assert wire.judge(forwarded) == {ME4}
+    _guard(wire, "multicast-router", routed=(ip_network(CLIENTS4),))
+    assert wire.judge(forwarded) == {ME4, "10.61.9.7"}
 
 
 def test_roles_add_up(open_wire: Wire) -> None:
