@@ -14,6 +14,7 @@ from libvirt_guestnet.apply import apply as applying
 from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
+from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.guest import image
 from libvirt_guestnet.hook import live
 from libvirt_guestnet.hostmap import HostMap
@@ -22,7 +23,7 @@ from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Guest, Port, Topology
-from libvirt_guestnet.plan import hairpins
+from libvirt_guestnet.plan import hairpins, link_roles
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
@@ -62,7 +63,7 @@ def apply_topology(
     with applying.locked(), connect(uri) as connection:
         made, here = _planned(found, hostmap, define, host_snapshot(connection))
         hooks = hook_files.unseen() if made.changes else ""
-        for note in (*made.notes, *notes(here), *notes_here(here), *([hooks] if hooks else ())):
+        for note in (*made.notes, *notes(here), *notes_here(here, hostmap), *([hooks] if hooks else ())):
             applying.tell_note(note)
 
         with _telling(made, quiet=quiet) as tell:
@@ -104,9 +105,12 @@ def _telling(made: Plan, *, quiet: bool = False) -> Iterator[Callable[[Change], 
         yield tell
 
 
-def notes_here(found: Topology) -> list[str]:
+def notes_here(found: Topology, hostmap: HostMap) -> list[str]:
     """The same, on this host."""
-    return list(hairpins.notes(found, host_devices.bridged()))
+    bridges = {each.name: hostmap.bridge(each) for each in found.networks if each.routed is None}
+    there = {bridge for bridge in bridges.values() if bridge and links.index_of(bridge)}
+    spanning, switches = set(filter(links.runs_spanning_tree, there)), {b for b in there if not links.is_bridge(b)}
+    return [*hairpins.notes(found, host_devices.bridged()), *link_roles.notes(found, bridges, spanning, switches)]
 
 
 def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Element] | None = None) -> Wanted:

@@ -22,7 +22,7 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:onlink prefix="10.61.2.0/24"/>              <!-- carved out of the routed sources -->
         <guestnet:behind prefix="10.61.3.0/24"/>              <!-- the host routes it to this port -->
         <guestnet:pair prefix="10.61.2.100/32" mac="00:00:5e:00:01:05"/>  <!-- more of its own; the MAC is optional -->
-        <guestnet:role name="dhcp-server"/>            <!-- or ra-sender, router-protocols, own-sources -->
+        <guestnet:role name="dhcp-server"/>            <!-- or another of model.topology.Role -->
         <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a forward; with
                                   hide="yes" the guest sees the host as client; without at: any address of the host;
                                   to="lease4": what the guest has by DHCP; from="198.18.0.0/16": only these clients -->

@@ -60,9 +60,25 @@ class Role(StrEnum):
     """What a port may be for its network beside a guest."""
 
     DHCP_SERVER = "dhcp-server"
+    DHCP_RELAY = "dhcp-relay"
     RA_SENDER = "ra-sender"
-    ROUTER_PROTOCOLS = "router-protocols"
     OWN_SOURCES = "own-sources"
+    ROUTER_PROTOCOLS = "router-protocols"
+    MULTICAST_ROUTER = "multicast-router"
+    OSPF = "ospf"
+    VRRP = "vrrp"
+    RIP = "rip"
+    BABEL = "babel"
+    EIGRP = "eigrp"
+    LDP = "ldp"
+    LLDP = "lldp"
+    LACP = "lacp"
+    STP = "stp"
+    ISIS = "isis"
+    MPLS = "mpls"
+    PPPOE = "pppoe"
+    PPPOE_SERVER = "pppoe-server"
+    EAPOL = "eapol"
 
 
 class PortKind(StrEnum):

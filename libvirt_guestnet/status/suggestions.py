@@ -94,6 +94,7 @@ def _with(found: Observed, reasons: Mapping[str, int], noted: notes.Noted) -> Ob
         seen=noted.addresses,
         vlans=noted.vlans,
         announces=noted.announces,
+        roles=noted.roles,
         full=noted.full,
     )
 

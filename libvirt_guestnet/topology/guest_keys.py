@@ -177,9 +177,11 @@ class PortDecl(Decl):
     )
     roles: tuple[At[Role], ...] | None = key(
         ListOf(kinds.ROLE),
-        "dhcp-server: it may answer DHCP; ra-sender: it may announce itself as IPv6 router; router-protocols: it may "
-        "speak OSPF, RIP, VRRP and the like, and query multicast listeners; own-sources: it has addresses of its "
-        "`sources` itself, such as a service address on lo, and asks for its neighbours from them.",
+        "dhcp-server: it may answer DHCP clients and relays; dhcp-relay: it may relay DHCP between them; ra-sender: it "
+        "may announce itself as IPv6 router; own-sources: it has addresses of its `sources` itself, such as a service "
+        "address on lo, and asks for its neighbours from them; ospf, vrrp, rip, babel, eigrp, ldp: it may speak that "
+        "routing protocol; multicast-router: it may query multicast listeners and speak PIM; router-protocols: all of "
+        "these and others; lldp, lacp, stp, isis, mpls, pppoe, pppoe-server, eapol: it may send that protocol.",
     )
     privacy_addresses: At[bool | str] | None = key(
         kinds.PRIVACY, "How the guest may choose IPv6 addresses itself. Left out: the network's."

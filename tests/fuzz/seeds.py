@@ -41,8 +41,11 @@ guests:
       - network: nat
         tap: tap1
         addresses: [10.0.1.9, "fd00:1::9"]
-        allowed-pairs: [{ address: 10.0.1.10, mac: "00:00:5e:00:01:05" }, { address: "fd00:1::1000/116" }]
-        roles: [dhcp-server, ra-sender]
+        allowed-pairs:
+          - { address: 10.0.1.10, mac: "00:00:5e:00:01:05" }
+          - { address: 10.0.1.11, mac: "52:54:00:00:99:11" }
+          - { address: "fd00:1::1000/116" }
+        roles: [dhcp-server, dhcp-relay, ra-sender, ospf, multicast-router, lldp, stp, pppoe]
         sources: [10.9.0.0/16]
         forwards:
           - { services: [tcp/8080, udp/8000-8010], at: [198.18.1.20], to: 80 }

@@ -100,6 +100,20 @@ def test_what_is_somebody_elses_is_never_declared(port: Observed, warning: str) 
     [
         (seen("10.0.0.5", reason="DHCP server"), {"roles": ["dhcp-server"]}),
         (replace(PORT, announces=True), {"roles": ["ra-sender"]}),
+        (replace(PORT, reasons={"routing protocol": 9}, roles=("vrrp", "ospf")), {"roles": ["ospf", "vrrp"]}),
+        (replace(PORT, reasons={"routing protocol": 9}), {"roles": ["router-protocols"]}),
+        (
+            replace(PORT, reasons={"routing protocol": 9, "multicast router": 9}, roles=("multicast-router",)),
+            {"roles": ["multicast-router"]},
+        ),
+        (
+            replace(PORT, reasons={"DHCP client": 3, "DHCP server": 3, "DHCPv6 relay": 1}, roles=("dhcp-relay",)),
+            {"roles": ["dhcp-relay"]},
+        ),
+        (
+            replace(PORT, reasons={"EtherType": 3}, roles=("lldp", "stp"), guard=GUARD._replace(roles=("ospf",))),
+            {"roles": ["ospf", "lldp", "stp"]},
+        ),
         (seen("10.9.0.3"), {"sources": ["10.9.0.0/24"]}),
         (seen("198.18.0.1"), {"sources": ["198.18.0.1/32"]}),
         (seen(*(f"198.18.0.{n}" for n in range(1, 5))), {"sources": ["198.18.0.0/24"]}),

@@ -130,6 +130,24 @@ def port_setting(name: str, setting: str) -> bool:
         return False
 
 
+def groups_forwarded(name: str) -> int:
+    """A bridge port's group_fwd_mask (`Rtnl.forward_groups`); 0 for a device that is no bridge port."""
+    try:
+        with open(f"/sys/class/net/{name}/brport/group_fwd_mask") as file:
+            return int(file.read(8), 16)
+    except OSError:
+        return 0
+
+
+def runs_spanning_tree(bridge: str) -> bool:
+    """Whether a Linux bridge takes part in the spanning tree protocol, by itself or by a daemon."""
+    try:
+        with open(f"/sys/class/net/{bridge}/bridge/stp_state") as file:
+            return file.read(2).strip() != "0"
+    except OSError:
+        return False
+
+
 def tap_mac(guest_mac: str) -> str:
     """The MAC libvirt gives the tap of a NIC: the guest's, starting with fe."""
     return f"fe{guest_mac[2:]}"

@@ -43,7 +43,7 @@ _WORDS = _words("""
     limit rate over burst packets numgen random mod masquerade dnat snat to
     ether saddr daddr vlan id 8021q 8021ad htype ptype hlen plen operation request
     meta l4proto mark pkttype broadcast multicast ibrname obrname iif oif iifname oifname fib local th dport sport
-    udp tcp sctp icmp icmpv6 igmp pim ah vrrp nexthdr length hoplimit exthdr exists frag frag-off ipv6-frag
+    udp tcp sctp icmp icmpv6 igmp pim ah vrrp nexthdr length ttl hoplimit exthdr hbh exists frag frag-off ipv6-frag
     nd-neighbor-solicit nd-neighbor-advert nd-router-solicit nd-router-advert
     ct state new status direction original reply protocol proto-src proto-dst
     ifname iface_index ipv4_addr ipv6_addr inet_proto inet_service icmp_type icmpv6_type igmp_type ether_type
@@ -67,7 +67,12 @@ _KINDS = _words("""
 # The kinds of names with a link: a bridge's name, perhaps with a VLAN.
 _LINK_KINDS = frozenset(LINK_KINDS)
 _HEX = frozenset("0123456789abcdef")
-_MAC_MASKS = ("ff:ff:ff:ff:ff:f0", "01:80:c2:00:00:00")  # of the bridge guard's rule
+# Masks, of the bridge guard's rule and of roles', and groups of link-layer protocols: no device has such an address.
+_MASKS_AND_GROUPS = _words("""
+    ff:ff:ff:ff:ff:f0 ff:ff:ff:f0:00:00 01:00:00:00:00:00 00:00:00:00:00:00 ff:ff:ff:ff:ff:ff 01:00:5e:80:00:00
+    01:80:c2:00:00:00 01:80:c2:00:00:02 01:80:c2:00:00:03 01:80:c2:00:00:0e 01:80:c2:00:00:14 01:80:c2:00:00:15
+    09:00:2b:00:00:05
+""")
 _COMMAS = str.maketrans(",;", "  ")
 
 
@@ -133,7 +138,7 @@ def _is_value(word: str) -> bool:
         low, _, high = word.partition("-")
         return _is_named(low, high) or _is_span(low, high) or word in _NAMES
     if word.count(":") == 5:
-        return word in _MAC_MASKS or _passes(word, parse.mac) or _passes(word, parse.prefix)
+        return word in _MASKS_AND_GROUPS or _passes(word, parse.mac) or _passes(word, parse.prefix)
     if ":" in word or "." in word:
         return _passes(word, parse.prefix)
     return _passes(word.removesuffix("/second").removesuffix("/minute").removesuffix("s"), _natural) or word in _NAMES
