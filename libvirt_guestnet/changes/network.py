@@ -221,10 +221,17 @@ class AdoptNetwork(Change):
         failures = []
         for guest in self.ports:
             try:
-                run.guard(guest)
+                run.guard(guest, settle=guest == self.ports[-1])
             except GuestnetError as error:
                 failures.append(f"guest {guest}: {error}")
         return failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOverNetwork(AdoptNetwork):
+    """The same for a network of libvirt's that is guestnet's own from then on."""
+
+    VERB = "take over"
 
 
 def _raise(failures: list[str]) -> None:

@@ -53,11 +53,11 @@ def plan_release(state: NetworkState, snapshot: Snapshot, why: str, sure: Collec
     yield from _updates(state, lambda root: _leaving(root, state.mark, None))
     mark = state.config.find(NETWORK_MARK)
     old = None if mark is None else to_text(mark)
-    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=_followers(state, snapshot, None, sure))
+    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=followers(state, snapshot, None, sure))
 
 
 def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot, sure: Collection[str]) -> Iterator[Change]:
-    config, ports = state.config.find(NETWORK_MARK), _followers(state, snapshot, mark, sure)
+    config, ports = state.config.find(NETWORK_MARK), followers(state, snapshot, mark, sure)
     if config is None:
         yield AdoptNetwork(state.name, "its metadata", mark=Replacement(None, to_text(mark)), ports=ports)
     elif found := differences(mark, config):
@@ -68,7 +68,7 @@ def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot, sure: Collect
         yield AdoptNetwork(state.name, "the hooks do not know it", mark=Replacement(same, same), ports=ports)
 
 
-def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
+def followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
     """Running guests on it that what it says is about: with metadata of their own, or all where it guards all; but not
     those of `left_alone`, which would keep all others from following."""
     marks = [each for each in (state.mark, mark) if each is not None]

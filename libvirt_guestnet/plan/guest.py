@@ -94,6 +94,15 @@ def release_guest(state: DomainState, why: str) -> tuple[Change, ...]:
     )
 
 
+def stays_on(state: DomainState, nic: Element) -> bool:
+    """Whether a NIC that is released, as one that the user's domain had before, is on the same network afterwards.
+    Raises GuestnetError."""
+    was = was_before(state, mac(nic))
+    if was is None or not was_there(was):
+        return False
+    return was.find("source") is None or source_network(was) == source_network(nic)
+
+
 def _definition(wanted: WantedGuest, definition: Element, state: DomainState | None) -> Iterator[Change]:
     element = fitted(definition, state)
     if state is None:
