@@ -146,7 +146,7 @@ def _bridge(at: At[str], decl: NetworkDecl, label: str | None, vlan: int | None)
 
 
 def _mac(scope: Scope, at: At[str], decl: NetworkDecl) -> str | None:
-    if decl.mode.value in OUTSIDE:
+    if decl.mode.value in OUTSIDE or (decl.take_over.value and not decl.mac):
         return None
     return decl.mac.value if decl.mac else addressing.mac(scope.topology, "network", at.value)
 
