@@ -22,6 +22,15 @@ class Plugged:
 
 
 @dataclass(frozen=True)
+class LeftNic:
+    """A NIC of a running domain, whose network goes."""
+
+    domain: str
+    uuid: str
+    tap: str
+
+
+@dataclass(frozen=True)
 class NetworkBackup:
     """A network as it was: enough to bring it back. `live` is None when it was inactive, `bridge` its device."""
 
@@ -218,13 +227,7 @@ class AdoptNetwork(Change):
         if live is not None:
             told = marked(parse_xml(live), None if mark is None else parse_xml(mark))
             run.effects.adopt_network(to_text(told).encode())
-        failures = []
-        for guest in self.ports:
-            try:
-                run.guard(guest, settle=guest == self.ports[-1])
-            except GuestnetError as error:
-                failures.append(f"guest {guest}: {error}")
-        return failures
+        return _have_follow(run, self.ports)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +235,16 @@ class TakeOverNetwork(AdoptNetwork):
     """The same for a network of libvirt's that is guestnet's own from then on."""
 
     VERB = "take over"
+
+
+def _have_follow(run: Run, guests: tuple[str, ...]) -> list[str]:
+    failures = []
+    for guest in guests:
+        try:
+            run.guard(guest, settle=guest == guests[-1])
+        except GuestnetError as error:
+            failures.append(f"guest {guest}: {error}")
+    return failures
 
 
 def _raise(failures: list[str]) -> None:
@@ -254,10 +267,12 @@ class SetNetworkAutostart(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveNetwork(Change):
-    """Stop and undefine a network; `after` names the guests that other changes make let go of it before."""
+    """Stop and undefine a network. `after` names the guests that other changes make let go of it before, `left` the NICs
+    of those that run on without it: they lose the guard that its policy asked for, and keep it where it only stops."""
 
     backup: NetworkBackup
     after: frozenset[str] = frozenset()
+    left: tuple[LeftNic, ...] = ()
     VERB = "remove"
     KIND = "network"
 
@@ -266,3 +281,6 @@ class RemoveNetwork(Change):
         run.done("stopped", f"bring network {self.name} back", lambda: self.backup.restore(run))
         run.libvirt.undefine_network(self.name)
         run.step("undefined")
+        for nic in self.left:
+            run.effects.release(nic.uuid, nic.tap)
+        _raise(_have_follow(run, tuple(sorted({nic.domain for nic in self.left}))))

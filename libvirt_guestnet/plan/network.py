@@ -12,6 +12,7 @@ from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.network import (
     DefineNetwork,
+    LeftNic,
     NetworkBackup,
     Plugged,
     RemoveNetwork,
@@ -65,7 +66,9 @@ def plan_removal(state: NetworkState, snapshot: Snapshot, users: set[str], gone:
     saved = snapshot.kept.get(state.name, frozenset()) - gone
     if saved:
         why += f"; what is saved of {', '.join(sorted(saved))} cannot be resumed without it"
-    return RemoveNetwork(state.name, why, tuple(sorted(users | saved)), backup=_backup(state, snapshot))
+    backup = _backup(state, snapshot)
+    left = tuple(LeftNic(x.domain, snapshot.domain[x.domain].uuid, x.tap) for x in backup.taps if x.domain in users)
+    return RemoveNetwork(state.name, why, tuple(sorted(users | saved)), backup=backup, left=left)
 
 
 def bridge_of(network: Element) -> str | None:

@@ -70,7 +70,7 @@ def test_an_adopted_host_is_after_a_boot_as_it_was(host: Host) -> None:
         host.virsh("autostart", name)
     host.guestnet("apply", "/tmp/mine.yaml", topology=TOPOLOGY)
     before = states(host)
-    assert before == {WEB: "guarded", LAN: "observed", OTHER: "guarded", LEFT: "unguarded"}
+    assert before == {WEB: "guarded", LAN: "observed", OTHER: "guarded", LEFT: "trusted"}
     guarded = host.macs()
     host.stop_daemon()
     host.sandbox.run(["sh", "-c", ENDED])

@@ -152,9 +152,10 @@ def unplug_bridge(host: Host, address: str) -> None:
 
 
 def policies(host: Host) -> list[str]:
-    """Our metadata in the running guest and in its definition."""
+    """Our metadata in the running guest and in its definition, which clients indent as they like."""
     found = [host.virsh("dumpxml", *kind, "web") for kind in ((), ("--inactive",))]
-    return ["".join(re.findall(r"<guestnet:domain .*?</guestnet:domain>", each, re.S)) for each in found]
+    whole = ["".join(re.findall(r"<guestnet:domain .*?</guestnet:domain>", each, re.S)) for each in found]
+    return [re.sub(r">\s+<", "><", each) for each in whole]
 
 
 def link_of(host: Host, address: str) -> str:

@@ -141,8 +141,8 @@ def test_what_no_libvirt_changes_while_it_runs_restarts_it_and_says_whom_that_in
 def test_who_cannot_be_guarded_is_cut_off_only_where_the_bridge_is_closed() -> None:
     bad = f'<g:domain xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="x" guest="other"><g:port mac="{OTHER}" name="p" network="default"><g:address ip="nonsense"/></g:port></g:domain>'  # fmt: skip  # noqa: E501
     web, other, _ = HOST.domains
-    told = replace(other, live=marked(other.config, parse_xml(bad), DOMAIN_MARK))
-    host = replace(HOST, domains=(web, replace(told, config=told.live)))
+    told = marked(other.config, parse_xml(bad), DOMAIN_MARK)
+    host = replace(HOST, domains=(web, replace(other, config=told, live=told)))
     said = f"name: mine\nnetworks: {{ default: {{ take-over: true, mode: nat, subnets: [192.168.122.0/24], bridge: virbr0, autostart: false, mac: '52:54:00:11:22:33', dhcp: {{ range: [192.168.122.2, 192.168.122.254], reservations: [{{ mac: '{WEB}', address: 192.168.122.50, hostname: web }}] }} }} }}"  # fmt: skip  # noqa: E501
     assert planned(said, host).interrupts == ("other",)
     assert planned(said.replace("mode: nat", "mode: nat, guarded: observe"), host).interrupts == ()
