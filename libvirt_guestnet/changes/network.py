@@ -267,8 +267,8 @@ class SetNetworkAutostart(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveNetwork(Change):
-    """Stop and undefine a network. `after` names the guests that other changes make let go of it before, `left` the NICs
-    of those that run on without it: they lose the guard that its policy asked for, and keep it where it only stops."""
+    """Stop and undefine a network. `after` names the guests that other changes make let go of it before, `left` NICs of
+    those that run on without it: they lose the guard that its policy asked for, and keep it where it only stops."""
 
     backup: NetworkBackup
     after: frozenset[str] = frozenset()
