@@ -78,10 +78,10 @@ class KernelEffects:
 
         enslave(tap, bridge, isolated)
 
-    def guard(self, domain_xml: bytes) -> None:
+    def guard(self, domain_xml: bytes, settle: bool = True) -> None:
         from libvirt_guestnet.hook.live import guard_domain
 
-        guard_domain(domain_xml)
+        guard_domain(domain_xml, settle)
 
     def release(self, uuid: str, tap: str) -> None:
         from libvirt_guestnet.hook.live import release_tap

@@ -21,6 +21,7 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
+from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Guest, Port, Topology
 from libvirt_guestnet.plan import hairpins, link_roles
@@ -124,7 +125,7 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     return Wanted(
         topology=topology.name,
         networks=tuple(
-            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn)
+            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn, n.take_over)
             for n in topology.libvirt_networks
         ),
         guests=tuple(_wanted_guest(topology, guest, hostmap, define) for guest in guests),
@@ -150,7 +151,7 @@ def _wanted_guest(
         metadata=domain_metadata(topology, guest, hostmap),
         definition=definition,
         autostart=guest.autostart,
-        kept=frozenset(port.mac for port in guest.ports if topology.network(port.network).external),
+        kept=frozenset(port.mac for port in guest.ports if _was_there(topology.network(port.network))),
         mtus=frozenset(port.mac for port in guest.ports if "mtu" in port.given),
     )
 
@@ -161,6 +162,10 @@ def _of_users(port: Port, nic: Element) -> Element:
     for model in nic.findall("model") if "model" not in port.given else ():
         nic.remove(model)
     return nic
+
+
+def _was_there(on: Network) -> bool:
+    return on.external is not None or on.take_over
 
 
 def _definer(found: Topology, hostmap: HostMap) -> Define | None:

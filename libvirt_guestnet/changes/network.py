@@ -24,6 +24,15 @@ class Plugged:
 
 
 @dataclass(frozen=True)
+class LeftNic:
+    """A NIC of a running domain, whose network goes."""
+
+    domain: str
+    uuid: str
+    tap: str
+
+
+@dataclass(frozen=True)
 class NetworkBackup:
     """A network as it was: enough to bring it back. `live` is None when it was inactive, `bridge` its device."""
 
@@ -232,16 +241,27 @@ class AdoptNetwork(Change):
         if live is not None:
             told = marked(parse_xml(live), None if mark is None else parse_xml(mark))
             run.effects.adopt_network(to_text(told).encode())
-        failures = []
-        for guest in self.ports:
-            try:
-                run.guard(guest)
-            except GuestnetError as error:
-                if guest in self.others:
-                    run.note(left_as_it_is(guest, error))
-                else:
-                    failures.append(f"guest {guest}: {error}")
-        return failures
+        return _have_follow(run, self.ports, self.others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOverNetwork(AdoptNetwork):
+    """The same for a network of libvirt's that is guestnet's own from then on."""
+
+    VERB = "take over"
+
+
+def _have_follow(run: Run, guests: tuple[str, ...], others: frozenset[str] = frozenset()) -> list[str]:
+    failures = []
+    for guest in guests:
+        try:
+            run.guard(guest, settle=guest == guests[-1])
+        except GuestnetError as error:
+            if guest in others:
+                run.note(left_as_it_is(guest, error))
+            else:
+                failures.append(f"guest {guest}: {error}")
+    return failures
 
 
 def _raise(failures: list[str]) -> None:
@@ -264,10 +284,12 @@ class SetNetworkAutostart(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveNetwork(Change):
-    """Stop and undefine a network; `after` names the guests that other changes make let go of it before."""
+    """Stop and undefine a network. `after` names the guests that other changes make let go of it before, `left` NICs of
+    those that run on without it: they lose the guard that its policy asked for, and keep it where it only stops."""
 
     backup: NetworkBackup
     after: frozenset[str] = frozenset()
+    left: tuple[LeftNic, ...] = ()
     VERB = "remove"
     KIND = "network"
 
@@ -276,3 +298,6 @@ class RemoveNetwork(Change):
         run.done("stopped", f"bring network {self.name} back", lambda: self.backup.restore(run))
         run.libvirt.undefine_network(self.name)
         run.step("undefined")
+        for nic in self.left:
+            run.effects.release(nic.uuid, nic.tap)
+        _raise(_have_follow(run, tuple(sorted({nic.domain for nic in self.left}))))

@@ -203,7 +203,9 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     )
     text = "observe: count what port security would drop; true: drop it (default: observe)"
     verb.add_argument("--guarded", choices=["observe", "true"], default="observe", help=text)
-    text = "write networks alone, each with all that it is, as one that guestnet is to make"
+    text = (
+        "write networks of libvirt's as ones that guestnet takes over, each with all that it is, and the guests on it"
+    )
     verb.add_argument("--own", action="store_true", help=text)
     verb.add_argument("--name", default="imported", help="the topology's name (default: imported)")
     verb.add_argument("-o", "--output", metavar="FILE", help="a new file, or - (default: standard output)")

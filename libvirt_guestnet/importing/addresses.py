@@ -113,14 +113,15 @@ def _by_owner(pairs: Iterable[tuple[IPAddress, str]]) -> dict[str, list[IPAddres
     return found
 
 
-def addresses_of(mac: str, here: OnNetwork, owners: Owners, port: str) -> Addresses:
-    """What the file says of a NIC's addresses."""
+def addresses_of(mac: str, here: OnNetwork, owners: Owners, port: str, kept: bool = False) -> Addresses:
+    """What the file says of a NIC's addresses. `kept`: reservations are the network's to say."""
     reserved, leased, seen = here.reserved(mac), here.leased(mac), here.seen(mac)
     remarks = [f"{ip}: by DHCP; its lease is followed" for ip in leased if ip not in reserved]
-    why = _why_not_said(mac, here, owners, port) if reserved else ""
+    why = "it is the network's" if kept else _why_not_said(mac, here, owners, port) if reserved else ""
     own = [Listed(reserved[0], f"reserved in network {shown(here.known.name)}")] if reserved and not why else []
+    how = f"not said, as {why}" if not kept else "followed"
     if why:
-        remarks += [f"{ip}: reserved in network {shown(here.known.name)}, and not said, as {why}" for ip in reserved]
+        remarks += [f"{ip}: reserved in network {shown(here.known.name)}, and {how}" for ip in reserved]
     if len(seen) > _MOST:
         remarks.append(f"{len(seen)} addresses are {_TABLE}: more than a guest has, none of them is said")
         seen = []

@@ -57,7 +57,8 @@ _LEASE = {"hours": "h", "minutes": "m", "seconds": "s"}
 def declaration(state: NetworkState) -> Mapping[str, Value] | str:
     """The network's keys and values; or why it cannot be said."""
     try:
-        found = _Network(state.config).all()
+        found = {"take-over": True, **_Network(state.config).all()}
+        found |= {} if state.autostart else {"autostart": False}
         loads(f"name: t\n{_label(found)}networks:\n" + "".join(f"  {x}\n" for x in declared("n", found)), "network")
     except Unsaid as why:
         return str(why)

@@ -36,6 +36,15 @@ class Places:
     known: dict[Place, Known] = field(default_factory=dict)
     refused: dict[Place, str] = field(default_factory=dict)
 
+    def own(self) -> list[str]:
+        """The networks of libvirt's among the known ones."""
+        return [name for kind, name in self.known if kind == "network"]
+
+    def refuse(self, place: Place, why: str) -> None:
+        """Takes a known place out."""
+        del self.known[place]
+        self.refused[place] = why
+
 
 def of_nic(nic: Element) -> Place | None:
     """Where a NIC is, if it is on anything that could be adopted."""

@@ -40,9 +40,11 @@ _WRITTEN = frozenset(
 _EVERYBODY = {4: "0.0.0.0/0", 6: "::/0"}
 _PRIVACY = {"yes": "true", "no": "false"}
 _OWN = (
-    "libvirt has these networks, and they are not guestnet's: before `guestnet apply` makes one of this file, stop and",
-    "undefine it (virsh net-destroy, net-undefine). A label stands for the host's device of its name: --map eth0=eth0.",
+    "Networks that say take-over: true are libvirt's so far. From `guestnet apply` on they are guestnet's own, and",
+    "`guestnet destroy` removes them; guests and their NICs stay their owners'. A label of physical-networks is the",
+    "name of the host's device: --map eth0=eth0.",
 )
+_ADDRESSES = {"dhcp": "dhcp", "none": "[]"}
 _LABEL = "physical-network"
 _LOOK = "An address of the neighbour table is what a guest said that it has: look at those first."
 
@@ -73,7 +75,8 @@ def text(found: Imported) -> str:
 
 def _lines(found: Imported) -> Iterator[str]:
     yield comment("What `guestnet import` found on this host. Nothing changes before `guestnet apply`.")
-    said = _OWN if found.request.own else (*(_OBSERVE if found.request.observe else _GUARDED), _LOOK)
+    own = _OWN if found.request.own else ()
+    said = (*own, *(_OBSERVE if found.request.observe else _GUARDED), _LOOK)
     yield from map(comment, said)
     yield f"name: {scalar(found.request.topology)}"
     if labels := sorted({str(n.keys["physical-network"]) for n in found.networks if n.keys and _LABEL in n.keys}):
@@ -144,6 +147,8 @@ def _port(port: ImportedPort) -> Iterator[str]:
         yield from _said(port.said)
         return
     yield from _list("addresses", known.own, "{}")
+    if port.word:
+        yield f"addresses: {_ADDRESSES[port.word]}"
     yield from _list("allowed-pairs", known.pairs, "{{ address: {} }}")
     if known.privacy:
         yield f"privacy-addresses: true  {comment(known.privacy)}"

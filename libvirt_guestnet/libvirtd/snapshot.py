@@ -73,11 +73,18 @@ class NetworkState:
 
     @property
     def told(self) -> Element | None:
-        """The live XML with our metadata, be it that only the definition of an external network has that."""
-        mark = self.config.find(NETWORK_MARK)
-        if self.live is None or not (self.is_external or _is_external(self.live.find(NETWORK_MARK))):
+        """The live XML with our metadata, be it that only the definition has that, of an external network or one that
+        was taken over while it ran."""
+        if self.live is None or not (self.is_apart or self.is_external or _is_external(self.live.find(NETWORK_MARK))):
             return self.live
-        return marked(self.live, mark)
+        return marked(self.live, self.config.find(NETWORK_MARK))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is ours by its definition, and runs since before that: no libvirt before 9.7 could tell it so."""
+        if self.live is None or self.config.find(NETWORK_MARK) is None or self.is_external:
+            return False
+        return self.live.find(NETWORK_MARK) is None
 
     @property
     def bridge(self) -> str | None:
@@ -292,12 +299,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class WantedNetwork:
-    """A network as the topology wants it: `xmlgen.network`'s element. `drawn`: its VLAN or VNI comes from a pool."""
+    """A network as the topology wants it: `xmlgen.network`'s element. `drawn`: its VLAN or VNI comes from a pool.
+    `takes_over`: it may be libvirt's already, and nobody's of ours."""
 
     name: str
     element: Element
     autostart: bool = True
     drawn: bool = False
+    takes_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -313,8 +322,9 @@ class WantedGuest:
     """A guest as the topology wants it.
 
     `definition` is the whole <domain> of a lab guest, None for a user's own domain, whose `interfaces` have a model
-    only where the file says it. `kept` are the MAC addresses of ports on external networks: a NIC that the domain has
-    there already is left where it is, as it is. `mtus` are those of ports that have an MTU of their own.
+    only where the file says it. `kept` are the MAC addresses of ports on external networks and on those taken over: a
+    NIC that the domain has there already is left where it is, as it is. `mtus` are those of ports that have an MTU of
+    their own.
     """
 
     name: str

@@ -183,6 +183,7 @@ class Network:
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
     `drawn`: the VLAN or VNI comes from a pool, so no network of another topology may have it too.
     Of an `external` one the file says only how its ports are guarded: `plan.external` has the rest from the host.
+    With `take_over` libvirt may have it already, made by nobody of ours: from then on it is guestnet's.
     """
 
     name: str
@@ -215,3 +216,4 @@ class Network:
     drawn: bool = False
     routed: HostRouted | None = None
     external: External | None = None
+    take_over: bool = False

@@ -46,7 +46,7 @@ def plan_external(wanted: WantedExternal, snapshot: Snapshot, sure: Collection[s
     the list does, and what comes is listed before. `sure`: guests that follow in any
     case, as their metadata is the topology's own, or is taken out before."""
     state = snapshot.network[wanted.name]
-    mark = _without_others(wanted.mark, state)
+    mark = _withoutothers_of(wanted.mark, state)
     yield from _updates(state, lambda root: _leaving(root, state.mark, mark))
     yield from _adopt(state, mark, snapshot, sure)
     yield from _updates(state, lambda root: _coming(root, mark))
@@ -62,12 +62,14 @@ def plan_release(state: NetworkState, snapshot: Snapshot, why: str, sure: Collec
     yield from _updates(state, lambda root: _leaving(root, state.mark, None))
     mark = state.config.find(NETWORK_MARK)
     old = None if mark is None else to_text(mark)
-    ports = _followers(state, snapshot, None, sure)
-    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=ports, others=_others(ports, snapshot, sure))
+    ports = followers(state, snapshot, None, sure)
+    yield AdoptNetwork(
+        state.name, why, mark=Replacement(old, None), ports=ports, others=others_of(ports, snapshot, sure)
+    )
 
 
 def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot, sure: Collection[str]) -> Iterator[Change]:
-    config, ports = state.config.find(NETWORK_MARK), _followers(state, snapshot, mark, sure)
+    config, ports = state.config.find(NETWORK_MARK), followers(state, snapshot, mark, sure)
     old = None if config is None else to_text(config)
     new, what = Replacement(old, to_text(mark)), "its metadata"
     if config is not None:
@@ -76,16 +78,16 @@ def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot, sure: Collect
         if not found and state.name not in snapshot.overdue:
             return
         new = new if found else Replacement(old, old)
-    yield AdoptNetwork(state.name, what, mark=new, ports=ports, others=_others(ports, snapshot, sure))
+    yield AdoptNetwork(state.name, what, mark=new, ports=ports, others=others_of(ports, snapshot, sure))
 
 
-def _others(ports: tuple[str, ...], snapshot: Snapshot, sure: Collection[str]) -> frozenset[str]:
+def others_of(ports: tuple[str, ...], snapshot: Snapshot, sure: Collection[str]) -> frozenset[str]:
     """Those of the followers that follow by metadata of their own, which is none of the topology's."""
     own = (name for name in ports if snapshot.domain[name].current.find(DOMAIN_MARK) is not None)
     return frozenset(own) - frozenset(sure)
 
 
-def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
+def followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
     """Running guests on it that what it says is about: with metadata of their own, or all where it guards all; but not
     those of `left_alone`, which would keep all others from following."""
     marks = [each for each in (state.mark, mark) if each is not None]
@@ -137,7 +139,7 @@ def _is_on(nic: Element, state: NetworkState) -> bool:
     return source_network(nic) == state.name or (bridge is not None and bridge == state.bridge)
 
 
-def _without_others(mark: Element, state: NetworkState) -> Element:
+def _withoutothers_of(mark: Element, state: NetworkState) -> Element:
     """Not listed is what the network's owner has said already, or made of what was listed, and a name where its DNS is
     off."""
     result, before = deepcopy(mark), _listed(state.mark)

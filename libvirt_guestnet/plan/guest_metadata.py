@@ -15,6 +15,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
     Element,
     interfaces,
+    mac,
     parse_xml,
     source_network,
     to_text,
@@ -46,10 +47,12 @@ def is_unknown(state: DomainState, address: str) -> bool:
     return not state.ours and address in state.plugged_macs and was_before(state, address) is None
 
 
-def stays_on(state: DomainState, address: str, network: str) -> bool:
-    """Whether a NIC is still on a network when it has been let go of."""
-    was = was_before(state, address)
-    return is_unknown(state, address) or (was_there(was) and was is not None and source_network(was) == network)
+def stays_on(state: DomainState, nic: Element) -> bool:
+    """Whether a NIC is on the same network when it has been let go of."""
+    was = was_before(state, mac(nic))
+    if was is None or not was_there(was):
+        return is_unknown(state, mac(nic))
+    return was.find("source") is None or source_network(was) == source_network(nic)
 
 
 def unknown_notes(state: DomainState, staying: Collection[str] = ()) -> Iterator[str]:

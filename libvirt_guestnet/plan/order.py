@@ -37,8 +37,9 @@ from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import GuestChanges, fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.guest_metadata import stays_on, unknown_notes
-from libvirt_guestnet.plan.network import bridge_of, plan_network, plan_removal
+from libvirt_guestnet.plan.network import bridge_of, plan_removal
 from libvirt_guestnet.plan.problems import PlanError
+from libvirt_guestnet.plan.takeover import is_taken_over, plan_own
 from libvirt_guestnet.styled import NOTE, Line, line
 
 # The metadata for which the network hook makes a bridge: such a bridge may exist, and be ours.
@@ -90,8 +91,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     changes: list[Change] = [change for guest in guests for change in guest.detach]
     changes += [change for released in leaving for change in released if not change.interrupts]
     changes += _leaving_networks(wanted, snapshot, sure)
-    for network in wanted.networks:
-        changes += plan_network(network, snapshot)
+    changes += plan_own(wanted, snapshot, sure)
     for external in wanted.externals:
         changes += plan_external(external, snapshot, sure)
     changes += [change for guest in guests for change in guest.others]
@@ -152,13 +152,15 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     gone = {change.name for change in changes if change.KIND == "guest"}
     domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
     released = {state.name: state for state in domains}
+    cut_off: set[str] = set()
     for network in snapshot.networks:
         if network.topology == topology and network.is_external:
             changes += plan_release(network, snapshot, why, _freed(parting))
         elif network.topology == topology:
             plugged = snapshot.plugged.get(network.name, ())
-            staying = ((d, nic) for d, nic in plugged if d not in gone)
-            users = {d for d, nic in staying if not _lets_go(released.get(d), nic, network.name)}
+            staying = [(d, nic) for d, nic in plugged if d not in gone]
+            users = {d for d, nic in staying if not _lets_go(released.get(d), nic)}
+            cut_off |= {d for d, nic in plugged if d in users and d in released and stays_on(released[d], nic)}
             after = frozenset(state.name for state in domains if network.name in state.needed)
             changes.append(replace(plan_removal(network, snapshot, users, gone, why), after=after))
         elif network.mark is None and snapshot.adopted.get(network.name) == topology:
@@ -166,10 +168,15 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
             changes += plan_release(network, snapshot, taken_out, _freed(parting))
     # What was saved of a user's own domain stays and cannot be changed, so that needs consent.
     own = (state for state in domains if state.name in gone or not state.saved)
-    expected = frozenset(state.name for state in own if guests is None or state.name in guests)
+    expected = frozenset(state.name for state in own if guests is None or state.name in guests) - cut_off
     unknown = (note for state in parting for note in unknown_notes(state))
     notes = (*unknown, *_left_alone_notes(changes, _names(parting), snapshot))
     return Plan(topology, tuple(changes), notes, expected)
+
+
+def _lets_go(state: DomainState | None, nic: Element) -> bool:
+    """Whether a domain's NIC leaves its network when the domain is released."""
+    return state is not None and mac(nic) in state.marked_macs and not stays_on(state, nic)
 
 
 def _inherited(network: Element) -> frozenset[str]:
@@ -191,10 +198,10 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str])
     ours = {guest.name: set(map(mac, guest.interfaces)) for guest in wanted.guests}
     gone = {state.name for state in _leaving_domains(wanted, snapshot) if state.ours}
 
-    def lets_go(domain: str, nic: Element, network: str) -> bool:
+    def lets_go(domain: str, nic: Element) -> bool:
         state = managed.get(domain)
         mine = mac(nic) in ours.get(domain, set())
-        return state is not None and (state.ours or mine or _lets_go(state, nic, network))
+        return state is not None and (state.ours or mine or _lets_go(state, nic))
 
     adopted = {each.name for each in wanted.externals}
     for state in snapshot.networks:
@@ -203,15 +210,8 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str])
                 why = "nothing needs it" if wanted.topology == DIRECT else "no longer in the topology"
                 yield from plan_release(state, snapshot, why, sure)
         elif state.topology == wanted.topology and state.name not in staying and wanted.leaving is None:
-            users = {
-                domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic, state.name)
-            }
+            users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
             yield plan_removal(state, snapshot, users, gone, "no longer in the topology")
-
-
-def _lets_go(state: DomainState | None, nic: Element, network: str) -> bool:
-    """Whether a domain's NIC leaves that network as the topology has no more to do with it."""
-    return state is not None and mac(nic) in state.marked_macs and not stays_on(state, mac(nic), network)
 
 
 def _is_managed(domain: DomainState, topology: str) -> bool:
@@ -223,10 +223,17 @@ def _foreign(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
         state = snapshot.network.get(network.name)
         if state is not None and state.is_external and state.topology == wanted.topology:
             yield f"network {network.name!r} is not guestnet's: say external: true, or give it another name"
+        elif is_taken_over(network, state):
+            yield from _transient(state)
         elif state is not None and state.topology != wanted.topology:
             yield _not_ours("network", network.name, state.topology)
     for guest in wanted.guests:
         yield from _foreign_domain(wanted.topology, guest, snapshot.domain.get(guest.name))
+
+
+def _transient(state: NetworkState | None) -> Iterator[str]:
+    if state is not None and not state.persistent:
+        yield f"network {state.name!r} is transient: define it (virsh net-define) before it is taken over"
 
 
 def _not_taken_over(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
@@ -261,7 +268,7 @@ def _not_ours(kind: str, name: str, owner: str | None) -> str:
     if owner == DIRECT:
         return f"{kind} {name!r}: guestnet guard, forward or address set something for it: give it another name here"
     if owner is None:
-        adopt = "say external: true to have its ports guarded, " if kind == "network" else ""
+        adopt = "say external: true to have its ports guarded, or take-over: true, " if kind == "network" else ""
         return (
             f"{kind} {name!r} exists and was not made by guestnet: {adopt}give it another name in the topology, or "
             f"undefine it with virsh if it is not needed"
@@ -278,12 +285,14 @@ def _text(element: Element, path: str) -> str:
 
 def _bridge_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     names = {network.name for network in wanted.networks}
+    taken = {n.name for n in wanted.networks if is_taken_over(n, snapshot.network.get(n.name))}
     held = {}
     ours = set()
     for state in snapshot.networks:
-        if state.topology == wanted.topology and not state.is_external:
+        own = state.topology == wanted.topology or state.name in taken
+        if own and not state.is_external:
             ours.add(state.bridge)
-        if state.bridge is not None and (state.topology != wanted.topology or state.name not in names):
+        if state.bridge is not None and not (own and state.name in names):
             held[state.bridge] = state
     for network in wanted.networks:
         yield from _bridge_clash(wanted.topology, network, held, snapshot.devices - ours)

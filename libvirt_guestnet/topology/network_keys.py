@@ -109,6 +109,13 @@ class NetworkDecl(Decl):
         "stops, removes or changes it, but that it adds metadata, and for ports with addresses DHCP reservations and "
         "DNS names, and takes these away again. Ports in the file are guarded, others only with guarded: true.",
     )
+    take_over: At[bool] = key(
+        kinds.BOOL,
+        "libvirt has the network already, as the file says it: from apply on it is guestnet's own, without being "
+        "stopped where nothing of it changes, and destroy removes it. Its UUID, its bridge's MAC address and STP stay, "
+        "and so do NICs on it of domains whose ports say their mac.",
+        default=False,
+    )
     physical_network: At[str] | None = key(
         kinds.WORD,
         "Label of the network outside. Required for bridge; with nat and route, traffic then leaves only through it, "

@@ -116,6 +116,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         service_vlan=decl.service_vlan is not None,
         drawn=drawn,
         routed=routed,
+        take_over=decl.take_over.value,
     )
     _check_mtu(decl, prefixes, outside, report)
     return Segment(at, decl, network, prefixes, sure)
@@ -145,7 +146,7 @@ def _bridge(at: At[str], decl: NetworkDecl, label: str | None, vlan: int | None)
 
 
 def _mac(scope: Scope, at: At[str], decl: NetworkDecl) -> str | None:
-    if decl.mode.value in OUTSIDE:
+    if decl.mode.value in OUTSIDE or (decl.take_over.value and not decl.mac):
         return None
     return decl.mac.value if decl.mac else addressing.mac(scope.topology, "network", at.value)
 
@@ -158,6 +159,8 @@ def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
         report.add(label.where, "an isolated network has no physical network; remove it, or choose mode nat or route")
     if mode is Mode.BRIDGE and not (label or decl.vxlan or decl.bad & {"physical-network", "vxlan"}):
         report.add(decl.mode.where, "mode bridge needs a physical-network: the label of the network to bridge to")
+    if mode is Mode.HOST_ROUTED and decl.take_over.value:
+        report.add(decl.take_over.where, "mode host-routed has no libvirt network that could be taken over")
     if mode is Mode.HOST_ROUTED and decl.guarded.value == REQUIRED:
         report.add(decl.guarded.where, "mode host-routed has no libvirt network that could insist: say guarded: true")
     if mode in _HOSTED and not decl.subnets and "subnets" not in decl.bad:

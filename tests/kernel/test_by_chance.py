@@ -40,7 +40,7 @@ ELSEWHERE = {
         r"|missing_state\.py by_port$|forwards/table\.py elements$|rtnl\.py Rtnl\.neighbours$"
         r"|address_owners\.py (refused_now|_requested_by_(routes|forwards))$|hostwide\.py (read|write)$"
         r"|port/(filters\.py (guard|_without_notes)$|notes\.py)|nft\.py numbers_of_all$"
-        r"|hook/live\.py (take_over_state|remove_unused)$"
+        r"|hook/live\.py (take_over_state|remove_unused|_open)$"
     ),
     "run when modules are imported": r"(dhcp_requests|port/shared|grammar)\.py (shared|_set|_chain|_layouts|_words)$",
     "kernels and hosts that this one is not": (

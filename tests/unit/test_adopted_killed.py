@@ -128,7 +128,7 @@ class Host:
             self.known.clear()
             self.ports = {tap: port for tap, port in self.ports.items() if port.own}
 
-    def guard(self, xml: bytes) -> None:
+    def guard(self, xml: bytes, settle: bool = True) -> None:
         self._step()
         domain = Domain(node_of(parse_xml(xml.decode())), self.known.get)
         for nic in domain.nics:
@@ -221,7 +221,7 @@ class Spoilt(Host):
         super().__init__()
         self.followed: list[str] = []
 
-    def guard(self, xml: bytes) -> None:
+    def guard(self, xml: bytes, settle: bool = True) -> None:
         if b"<name>other</name>" in xml:
             raise GuestnetError("bad metadata")
         self.followed.append(parse_xml(xml.decode()).findtext("name") or "")

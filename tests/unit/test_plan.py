@@ -66,7 +66,7 @@ class Recorder:
     def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
         self.calls.append(("enslave", tap, bridge))
 
-    def guard(self, domain_xml: bytes) -> None:
+    def guard(self, domain_xml: bytes, settle: bool = True) -> None:
         self.calls.append(("guard", etree.fromstring(domain_xml).findtext("name", "")))
 
     def release(self, uuid: str, tap: str) -> None:

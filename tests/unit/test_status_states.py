@@ -334,3 +334,12 @@ def test_a_nic_on_a_bridge_of_the_hosts_is_shown_with_that() -> None:
     assert [row["guest"] for row in picked(rows([guest]), Only(network="br7"))] == ["a"]
     named = PORT.format(mac=MAC, guarded="yes")
     assert only([domain("a", nic(kind="bridge", source='bridge="br7"'), ports=[named])])["network"] == "default"
+
+
+def test_of_many_that_are_no_fault_a_few_are_named_and_the_table_has_them_all() -> None:
+    guests = [domain(f"g{n:02}", nic(f"52:54:00:61:0b:{n:02x}", tap=f"vnet{n}")) for n in range(60)]
+    told = status_text(rows(guests))
+    (said,) = (line for line in told.splitlines() if line.startswith("NOT GUARDED"))
+    assert said.count("g0") + said.count("g1") == 12
+    assert said.endswith("g11.52:54:00:61:0b:0b and 48 more (`status --json`)")
+    assert all(f"g{n:02} " in told for n in range(60))

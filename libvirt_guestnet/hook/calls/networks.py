@@ -25,14 +25,15 @@ def remember_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
 def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False, told: bool = True) -> bool:
     """Writes the network's receipt. Returns whether something changed: then the bridge guard must be settled.
 
-    `told`: what its XML says of us counts. Of an external network that runs it may be what was said when it started.
+    `told`: what its XML says of us counts. Of an external network that runs it may be what was said when it started;
+    one that was taken over while it runs says nothing.
     """
     network = network_receipts.network_in(hook_data)
     name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
     before = state.sound_network(name)
-    external = before if before is not None and before.external and not before.undeclared else None
-    if not told and (external or (receipt is not None and receipt.external)):
-        receipt = network_receipts.external_receipt(external, network) if external else None
+    known = before if before is not None and not before.undeclared and (before.external or receipt is None) else None
+    if not told and (known or (receipt is not None and receipt.external)):
+        receipt = network_receipts.refreshed(known, network) if known else None
     if receipt is None:
         receipt = network_receipts.undeclared_receipt(network, _default(before))
     if receipt is not None:

@@ -88,6 +88,12 @@ def undeclared_receipt(network: Node, default: str) -> NetworkReceipt | None:
     return external_receipt(receipt, network)._replace(outside="", nat_outside="", isolated=False)
 
 
+def refreshed(before: NetworkReceipt, network: Node) -> NetworkReceipt:
+    """What a network that was adopted or taken over while it runs has by now. How its ports are guarded stays as it is.
+    Raises GuestnetError on bad values."""
+    return external_receipt(before, network) if before.external else _with_facts(before, network)
+
+
 def external_receipt(before: NetworkReceipt, network: Node) -> NetworkReceipt:
     """What an external network has by now, whose own XML says nothing of us while it runs: libvirt before 9.7 cannot
     change that. How its ports are guarded stays as it is. Raises GuestnetError on bad values."""
