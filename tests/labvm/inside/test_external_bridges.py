@@ -26,7 +26,7 @@ MINE, OTHERS, FORGED = "10.61.8.5", "10.61.8.6", "10.61.8.9"
 class Slow(Host):
     """In here all is ten times slower."""
 
-    virsh_seconds, soon_seconds = 120.0, 180.0
+    virsh_seconds, soon_seconds, guestnet_seconds = 240.0, 360.0, 900.0
 
 
 class Lan(NamedTuple):
