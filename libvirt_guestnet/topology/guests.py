@@ -91,6 +91,11 @@ class Guests:
         if seg and isinstance(decl.addresses, Word) and (problem := _cannot_ask(guest, seg)):
             self._report.add(decl.addresses.at, problem)
             return
+        if seg and seg.network.take_over and guest.image is None and decl.tap is not None:
+            message = (
+                f"a NIC on network '{network.value}', which is taken over, keeps the tap that its domain's XML names"
+            )
+            self._report.add(decl.tap.where, f"{message}: leave it out")
         if seg and seg.network.routed:
             host_routed.check_port(decl, self._report)
         elif seg and seg.network.external:

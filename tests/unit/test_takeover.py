@@ -194,3 +194,8 @@ def test_the_hooks_go_on_knowing_it_when_libvirt_shows_it_without_our_word() -> 
     now = refreshed(known, xmlread.parse(changed))
     assert (now.topology, now.observed, now.external) == ("mine", True, False)
     assert now.reservations == ((WEB, "192.168.122.60"),)
+
+
+def test_the_tap_of_a_nic_that_stays_as_it_is_cannot_be_named() -> None:
+    with pytest.raises(GuestnetError, match=r"which is taken over, keeps the tap that its domain's XML names"):
+        loads(file().replace(f'mac: "{WEB}"\n', f'mac: "{WEB}"\n        tap: web0\n', 1), "t")
