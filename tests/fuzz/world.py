@@ -125,6 +125,7 @@ class World:
         port_receipts.FEW_RESERVED = 1  # the seeds have two
         conntrack.forget = lambda *_: None
         # This kernel's bridges may tell no VLANs apart.
+        links.is_vlan_aware = lambda name: True
         vlan_bridge._read = lambda bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")
         vlan_bridge._write = lambda *_: None
 

@@ -22,7 +22,7 @@ PARSERS = ("stdin", "chain", "metadata", "receipts", "leases", "records", "topol
 ELSEWHERE = {
     "stand-ins take their place": (
         r"(run/program|forwards/conntrack|processes/detached|^log)\.py|notes\.py let_go|vlan_bridge\.py _(read|write)$"
-        r"|links\.py (Watch|_attributes|all_links|links|tap_mac)|probe\.py|address_sets\.py _moved$"
+        r"|links\.py (Watch|_attributes|all_links|links|tap_mac|is_vlan_aware)|probe\.py|address_sets\.py _moved$"
         r"|incoming\.py (_heard|_runs|_wait|repeat)|hotplug\.py (_candidates|_taps_of_port)"
     ),
     "faults of ours, not of what is read": r"hook/strangers\.py",
