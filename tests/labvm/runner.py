@@ -222,7 +222,7 @@ def _pack_job(work: Path, tests: list[str], program: str) -> None:
 
 
 def _add_bytecode(checkout: Path) -> None:
-    """What is compiled already, tests by this pytest too: in there it would take half a minute of a processor."""
+    """What is compiled already, tests by this pytest too: in there it takes twenty times as long."""
     for folder in ("libvirt_guestnet", "tests"):
         for source in (CHECKOUT / folder).rglob("__pycache__/*.pyc"):
             target = checkout / source.relative_to(CHECKOUT)
