@@ -128,7 +128,10 @@ def _add_forward(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     forward = _verb(verbs, "forward", "", "ports of this host that are a guest's, without a file: add, remove, list")
     actions = forward.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     texts = {"add": "forward ports of the host to a guest, now and at each start", "remove": "end that again"}
-    ports = "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too"
+    ports = (
+        "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too; with "
+        "--at all of a protocol without ports: gre, esp, ipip, 6in4, proto/NUMBER"
+    )
     at = "the host's address that is meant (default: every address but loopback)"
     clients = "only clients with an address in this prefix; once for each (default: whoever reaches the host)"
     for action, text in texts.items():
