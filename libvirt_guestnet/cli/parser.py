@@ -131,7 +131,10 @@ def _add_forward(verbs: _Verbs[argparse.ArgumentParser]) -> None:
         "remove": "end that again",
         "list": "list the forwards of all domains, or of one",
     }
-    ports = "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too"
+    ports = (
+        "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too; with "
+        "--at all of a protocol without ports: gre, esp, ipip, 6in4, proto/NUMBER"
+    )
     found = _add_edited(verbs, "forward", text, texts, ("forwards", "tcp/8080:80", ports))
     at = "the host's address that is meant (default: every address but loopback)"
     for verb in found.values():

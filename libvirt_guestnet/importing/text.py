@@ -10,6 +10,7 @@ from libvirt_guestnet.datapath.forwards.table import version_of
 from libvirt_guestnet.importing.facts import Imported, ImportedGuest, ImportedNetwork, ImportedPort, Listed
 from libvirt_guestnet.importing.values import Value
 from libvirt_guestnet.metadata.policy import LEASE, LEASE6, Forward, PortPolicy
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.parse import Prefix
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*|[0-9]{1,3}(\.[0-9]{1,3}){3}")
@@ -198,12 +199,14 @@ def _forwards(said: Iterable[Forward], versions: set[int]) -> Iterator[str]:
 def _forward(forward: Forward, sources: Mapping[int, tuple[Prefix, ...]], versions: set[int]) -> str:
     """`sources`: who may ask, in each family that is forwarded; `versions`: those that would be, if nothing were said
     of it."""
-    ports = str(forward.first) if forward.first == forward.last else f"{forward.first}-{forward.last}"
+    asked, to = ip_protocols.service(forward.protocol, forward.first, forward.last), ""
+    if forward.first:
+        to = f", to: {forward.to_first}"
     at = f", at: [{scalar(forward.at)}]" if forward.at else ""
     limits = any(sources.values()) or versions - set(sources)
     clients = [each for version, said in sorted(sources.items()) for each in map(str, said or [_EVERYBODY[version]])]
     only = f", from: [{', '.join(map(scalar, clients))}]" if limits else ""
-    return f"  - {{ services: [{scalar(f'{forward.protocol}/{ports}')}]{at}, to: {forward.to_first}{only} }}"
+    return f"  - {{ services: [{scalar(asked)}]{at}{to}{only} }}"
 
 
 def why_not_said(said: PortPolicy) -> list[str]:

@@ -139,7 +139,7 @@ class Pair(NamedTuple):
 class Forward(NamedTuple):
     """Ports `first` to `last` of the host's address `at` ("": any) go to `to_first` and on at the guest's `to`, an
     address or one of LEASE and LEASE6, for clients of the prefixes `sources` (none: for all). Addresses are text as
-    `parse` writes it."""
+    `parse` writes it. Of a protocol that has no ports, these are 0."""
 
     protocol: str
     first: int

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 from libvirt_guestnet.light_typing import NamedTuple
+from libvirt_guestnet.model import ip_protocols
 
-PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
-"""What ports are forwarded of, by the number in IP."""
 MOST_MOVED = 1024
 """Ports of one forward that may have other numbers in the guest: nft keeps an element for each of them."""
 MOST_SOURCES = 64
@@ -18,8 +17,8 @@ ANYWHERE = {4: "0.0.0.0", 6: "::"}  # noqa: S104  (as the kernel names them; not
 
 
 class Claim(NamedTuple):
-    """`first` to `last` of a protocol at an address (of ANYWHERE: at every address of the host's), or, without a
-    protocol, all of an address. `owner` is for messages."""
+    """`first` to `last` of a protocol at an address (of ANYWHERE: at every address of the host's), all of one that has
+    no ports, whose they are 0; or, without a protocol, all of an address. `owner` is for messages."""
 
     at: str
     protocol: str
@@ -30,8 +29,8 @@ class Claim(NamedTuple):
     def __str__(self) -> str:
         if not self.protocol:
             return self.at
-        ports = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
-        return f"{self.protocol}/{ports}" + ("" if self.at in ANYWHERE.values() else f" at {self.at}")
+        asked = ip_protocols.service(self.protocol, self.first, self.last)
+        return asked + ("" if self.at in ANYWHERE.values() else f" at {self.at}")
 
 
 def clash(one: Claim, other: Claim) -> bool:

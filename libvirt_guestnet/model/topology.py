@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from libvirt_guestnet.errors import Where
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.impairment import Impairment
@@ -101,17 +102,20 @@ class Protocol(StrEnum):
 
 @dataclass(frozen=True)
 class Service:
-    """A protocol with, unless it is ICMP, an inclusive range of destination ports (all when both are None)."""
+    """A protocol (a Protocol, or one of `ip_protocols` that has no ports) with, if it has some, an inclusive range of
+    destination ports (all when both are None)."""
 
-    protocol: Protocol
+    protocol: str
     first_port: int | None = None
     last_port: int | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is forwarded as a whole, since its protocol has no ports."""
+        return self.protocol != Protocol.ICMP and ip_protocols.is_whole(self.protocol)
+
     def __str__(self) -> str:
-        if self.first_port is None:
-            return str(self.protocol)
-        span = self.first_port if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
-        return f"{self.protocol}/{span}"
+        return ip_protocols.service(str(self.protocol), self.first_port or 0, self.last_port or 0)
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,9 @@ class Forward:
     """What is asked of the host at ports `first` to `last` of `at` (None: at any of its addresses) reaches the guest at
     `address` (None: whatever IPv4 address the host's DHCP server gives it), from port `to_first` on, if the client is
     in one of the `sources` (none: whoever it is). `hide`: the guest sees the host as client, as it would not answer
-    through it."""
+    through it. Of a protocol without ports they are 0, and all of it is the guest's at `at`, in both directions."""
 
-    protocol: Protocol
+    protocol: str
     first: int
     last: int
     address: IPAddress | None

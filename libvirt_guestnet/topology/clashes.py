@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from libvirt_guestnet.model.network import IPNetwork, Mode
 
 from ..errors import Where
-from . import forwards, next_hops
+from . import forwards, next_hops, static_routes
 from .keys import TopologyDecl
 from .networks import vrfs
 from .report import Report
@@ -35,6 +35,7 @@ def check(
     in_vrfs = vrfs(segments.values())
     outside = {label: physical for label, physical in scope.physicals.items() if label not in in_vrfs}
     next_hops.check(ports, segments, outside, report)
+    static_routes.check(ports, segments, outside, report)
 
 
 def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:

@@ -36,12 +36,16 @@ class ForwardDecl(Decl):
 
     services: tuple[At[Service], ...] = key(
         ListOf(kinds.FORWARDED),
-        "What is asked for: tcp/8080, udp/53, sctp/36412, tcp/8000-8010 …",
+        "What is asked for: tcp/8080, udp/53, sctp/36412, tcp/8000-8010 …; or, at an address, all of a protocol "
+        "without ports: gre, esp, ipip, 6in4, or by number in IP, proto/115.",
         required=True,
         default=(),
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP), "Where it is asked for. Left out: at every address of the host but loopback.", name="at"
+        ListOf(kinds.IP),
+        "Where it is asked for. Left out: at every address of the host but loopback. Required for a protocol without "
+        "ports, of which tunnels of the host's own may be at the others.",
+        name="at",
     )
     to: At[int] | None = key(
         kinds.UDP_PORT, "The guest's port; for a range its first one. Left out: the one that was asked for."
@@ -214,8 +218,8 @@ class PortDecl(Decl):
     )
     next_hop: At[bool] = key(
         kinds.BOOL,
-        "On a network of mode route or open: while the guest runs, the host routes its `sources` to it, and they pass "
-        "where the network's own subnets do.",
+        "On a network of mode nat, route, open or isolated where the host has an address: while the guest runs, the "
+        "host routes its `sources` to it, and they pass where the network's own subnets do.",
         default=False,
     )
 

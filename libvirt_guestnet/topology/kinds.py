@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.card import PERSISTENT, VIRTIO_MODELS
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
@@ -235,7 +236,15 @@ def _read_service(text: str) -> Service:
 
 
 def _read_forwarded(text: str) -> Service:
-    return _service(text, _FORWARDED)
+    protocol = text.partition("/")[0]
+    if protocol in _FORWARDED:
+        return _service(text, _FORWARDED)
+    if text in ("all", "any", "ip"):
+        raise ValueError(f"{shown(text)}: whatever comes to an address is a floating address: list it under floating:")
+    if protocol in ("proto", "ah", *ip_protocols.WHOLE):
+        return Service(ip_protocols.read_whole(text))
+    known = [*_FORWARDED, *ip_protocols.WHOLE]
+    raise ValueError(_no_service(text, known))
 
 
 def _service(text: str, protocols: Sequence[Protocol]) -> Service:
@@ -407,7 +416,10 @@ SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
 PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3}|-[0-9A-Fa-f:.]+)?"))
 CLIENT = Kind(_read_client, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
 SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
-FORWARDED = Kind(_read_forwarded, _pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?)"))
+FORWARDED = Kind(
+    _read_forwarded,
+    _pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?|{'|'.join(ip_protocols.WHOLE)}|proto/[0-9]{{1,3}})"),
+)
 PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
 HOST_TABLE = Kind(_read_host_table, {"enum": list(TABLES)})
@@ -442,6 +454,7 @@ VNI_RANGE = Kind(
 DRAWN_VLAN, DRAWN_VNI = _or_auto(VLAN), _or_auto(VNI)
 UDP_PORT = integer(1, 65535, "port")
 TABLE = integer(1, (1 << 32) - 1, "table")
+METRIC = integer(1, (1 << 32) - 1, "metric")
 MEMORY = integer(64, 1 << 20, "memory")
 RATE = integer(1, 1 << 31, "rate")
 DURATION, SHARE = _quantity(parse.duration, "us|ms|s"), _quantity(parse.share, "%")

@@ -17,7 +17,7 @@ from libvirt_guestnet.model.network import (
 )
 
 from ..errors import Where
-from . import addressing, dhcp, dns, external, host_routed, overlay, vlans
+from . import addressing, dhcp, dns, external, host_routed, overlay, static_routes, vlans
 from .dhcp import why_unusable
 from .guest_keys import GuestDecl
 from .network_keys import BandwidthDecl, NetworkDecl, PhysicalDecl, RateDecl
@@ -91,16 +91,18 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
     vxlan = overlay.vxlan(scope, decl, report)
     tag = vlans.of_network(decl, report)
     mtu = overlay.mtu(scope, vxlan, decl, report) if vxlan else value(decl.mtu)
+    subnets = (
+        host_routed.subnets(routed, prefixes)
+        if routed
+        else _subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes)
+    )
     network = replace(
         with_port_security(at, decl, mode, "" if routed else _bridge(at, decl, label, tag)),
         mac=_mac(scope, at, decl),
         physical_network=label,
         gateway=gateway,
-        subnets=(
-            host_routed.subnets(routed, prefixes)
-            if routed
-            else _subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes)
-        ),
+        subnets=subnets,
+        routes=() if routed else static_routes.routes(decl, subnets, report),
         domain=value(decl.domain),
         domain_local=decl.domain_local is None or decl.domain_local.value,
         dns_hosts=dns.hosts(decl),

@@ -140,6 +140,12 @@ def test_a_forward_follows_the_lease_of_a_guest_that_nobody_guards(host: Host) -
         refused = host.guestnet("forward", "add", "other", "tcp/8000-8100", status=1)
         assert "already forwarded to domain 'web'" in refused
         assert "no forwards" in host.guestnet("forward", "remove", "web", "tcp/8080")
+        host.guestnet("forward", "add", "web", "gre", "--at", "192.168.122.1")
+        told = "gre at 192.168.122.1 to its IPv4 address by DHCP"
+        assert f"web.default: {told}" in host.guestnet("forward", "list")
+        assert re.search(rf"192\.168\.122\.1 +gre +\S* *{ip} +yes", host.guestnet("status"))
+        assert "services: [gre], at: [192.168.122.1] }" in host.guestnet("import")
+        assert "no forwards" in host.guestnet("forward", "remove", "web", "gre", "--at", "192.168.122.1")
     assert host.differences(before) == []
     assert host.files("forwards") == {}
 

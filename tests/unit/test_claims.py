@@ -85,7 +85,14 @@ def test_a_guest_behind_another_guest_sees_the_host() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ('protocol="gre" ports="1" to="10.0.0.1"', "no forward can be of 'gre' 1-1"),
+        ('protocol="gre" ports="1" to="10.0.0.1"', "no forward can be of gre/1 at any to 10.0.0.1"),
+        ('protocol="gre" to="10.0.0.1"', "no forward can be of gre at any to 10.0.0.1"),
+        ('protocol="gre" to="10.0.0.1" at="192.0.2.1" first="5"', "no forward can be of gre at 192.0.2.1"),
+        ('protocol="ah" to="10.0.0.1" at="192.0.2.1"', "<guestnet:forward> protocol: ah: AH is there to notice"),
+        (
+            'protocol="icmp" ports="1" to="10.0.0.1"',
+            "'icmp' is not tcp, udp, sctp, ipip, 6in4, gre, esp or proto/NUMBER",
+        ),
         ('protocol="tcp" ports="2-1" to="10.0.0.1"', "'2-1' is not a range"),
         ('protocol="tcp" ports="0" to="10.0.0.1"', "<guestnet:forward> ports: '0' is not a number from 1 to 65535"),
         ('protocol="tcp" ports="1;drop" to="10.0.0.1"', "'1;drop' is not a number"),

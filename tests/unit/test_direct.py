@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -374,6 +374,24 @@ def test_what_is_no_client(sources: list[str], said: str) -> None:
     assert said in refused(lambda: asked("tcp/80", None, *sources))
 
 
+def test_a_protocol_without_ports_is_forwarded_at_an_address() -> None:
+    port = only(ONE)
+    policy = forwards.added(port, asked("proto/47", "198.51.100.1", "203.0.113.7"))
+    assert policy.forwards == (Forward("gre", 0, 0, LEASE, 0, "198.51.100.1", False, (ip_network("203.0.113.7"),)),)
+    with_it = replace(port, policy=policy)
+    assert report.forward(policy.forwards[0]) == (
+        "gre at 198.51.100.1 to its IPv4 address by DHCP, only from 203.0.113.7/32"
+    )
+    assert "there is gre at 198.51.100.1" in refused(lambda: forwards.added(with_it, asked("gre", "198.51.100.1")))
+    assert len(forwards.added(with_it, asked("gre", "198.51.100.2")).forwards) == 2
+    assert len(forwards.added(with_it, asked("esp", "198.51.100.1")).forwards) == 2
+    assert forwards.removed(with_it, asked("gre", "198.51.100.1")) is None
+    inside = '<guestnet:forward at="198.51.100.1" protocol="proto/115" to="192.168.122.9" from="203.0.113.0/24"/>'
+    seen = marked(PORT.format(WEB, "yes", f'<guestnet:address ip="192.168.122.9"/>{inside}'))
+    (imported,) = [each for each in text(survey(seen, Request("mine"))).splitlines() if "services" in each]
+    assert imported.strip() == '- { services: ["proto/115"], at: [198.51.100.1], from: ["203.0.113.0/24"] }'
+
+
 def test_a_forward_to_a_port_that_its_network_guards_does_not_end_that() -> None:
     seen = host(net(mark=ADOPTED.format("yes")), domain("web", nic()))
     policy = forwards.added(only(seen), asked("tcp/80"))
@@ -392,6 +410,10 @@ def test_a_forward_to_a_port_that_its_network_guards_does_not_end_that() -> None
         ("tcp/1-2000:2", None, "more than 1024 ports keep their numbers"),
         ("tcp/80", "127.0.0.1", "127.0.0.1 is no address that others can reach this host at"),
         ("tcp/80", "eth0", "'eth0' is not an IP address"),
+        ("gre", None, "gre: at every address tunnels of the host's own would be cut off, so say with --at which"),
+        ("gre:80", "198.51.100.1", "gre has no ports"),
+        ("all", "198.51.100.1", "whatever comes to an address is a floating address"),
+        ("proto/51", "198.51.100.1", "AH is there to notice that an address was translated"),
     ],
 )
 def test_what_is_no_forward(words: str, at: str | None, said: str) -> None:

@@ -67,7 +67,19 @@ def forward_elements() -> frozenset[tuple[str, str, str]]:
     """What is in the maps of our table of forwards: (map, key, value as text), as `forwards.table.elements` gives it.
     Raises GuestnetError as above."""
     maps = [item for kind, item in items("table", "inet", "guestnet") if kind in ("map", "set")]
-    return frozenset((each["name"], *_key_and_value(elem)) for each in maps for elem in each.get("elem", ()))
+    return frozenset((each["name"], *_named_by_number(each, elem)) for each in maps for elem in each.get("elem", ()))
+
+
+def _named_by_number(of: dict[str, Any], elem: Any) -> tuple[str, str]:
+    """The key's last part as a number, if it is a protocol: nft prints the name that /etc/protocols has."""
+    key, value = _key_and_value(elem)
+    before, between, last = key.rpartition(" . ")
+    if of["type"][-1:] == ["inet_proto"] and not last.isdigit():
+        import socket  # hooks do not look at elements
+
+        with suppress(OSError):
+            key = f"{before}{between}{socket.getprotobyname(last)}"
+    return key, value
 
 
 def _key_and_value(elem: Any) -> tuple[str, str]:
