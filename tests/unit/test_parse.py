@@ -118,7 +118,7 @@ _BINARY = {
     ("model/held_addresses.py", "single"),
     ("model/slaac.py", "eui64"),
     ("datapath/routing/announce.py", "_link_local"),
-    ("datapath/forwards/conntrack.py", "_parse"),
+    ("datapath/forwards/conntrack.py", "_address"),
     ("datapath/forwards/listeners.py", "_address"),
     ("datapath/netlink/probe.py", "_solicited"),
     ("datapath/netlink/rtnl.py", "_address"),
