@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
@@ -60,19 +59,12 @@ def document(config: RouterConfig) -> Document:
     write what no router is ever told (decision 80)."""
     if found := checks.conflicts(config):
         raise GuestnetError(f"router {config.name}: " + "; ".join(found))
-    made = Document(
-        net=_text(links.lines(config)),
-        nft=_text(nftables.lines(config)),
-        dnsmasq=_text(dnsmasq.main(config)),
-        hosts=_text(dnsmasq.hosts(config)),
-        options=_text(dnsmasq.options(config)),
-        names=_text(dnsmasq.names(config)),
-        servers=_text(dnsmasq.servers(config)),
+    return Document(
+        net=grammar.checked("net", links.lines(config)),
+        nft=grammar.checked("nft", nftables.lines(config)),
+        dnsmasq=grammar.checked("dnsmasq", dnsmasq.main(config)),
+        hosts=grammar.checked("hosts", dnsmasq.hosts(config)),
+        options=grammar.checked("options", dnsmasq.options(config)),
+        names=grammar.checked("names", dnsmasq.names(config)),
+        servers=grammar.checked("servers", dnsmasq.servers(config)),
     )
-    for name, text in zip(made._fields, made, strict=True):
-        grammar.check(name, text)
-    return made
-
-
-def _text(lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)

@@ -7,7 +7,7 @@ and a router's ruleset decides who reaches whom: a line has to be of a form belo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
@@ -53,7 +53,9 @@ _FORMS = {
         rf"interface={_ETH}|local=/{_NAME}/|domain={_NAME},{_PREFIX}|ra-param={_ETH},{_NUMBER},{_NUMBER}",
         rf"dhcp-range=set:{_ETH},{_ADDRESS},(?:static|{_ADDRESS})(?:,slaac)?,[0-9.]{{1,15}},{_NUMBER}",
     ),
-    "hosts": (rf"(?:{_MAC}|id:[0-9a-f]{{2}}(?::[0-9a-f]{{2}})+)(?:,set:{_TAG})?(?:,[0-9.]+|,\[[0-9a-f:]+\])*,{_NAME}",),
+    "hosts": (
+        rf"(?:{_MAC}|id:[0-9a-f]{{2}}(?::[0-9a-f]{{2}})+)(?:,set:{_TAG})?(?:,[0-9.]+|,\[[0-9a-f:]+\])*,(?![0-9.]+$){_NAME}",
+    ),
     "options": (rf"tag:{_TAG},(?:option6?:[a-z0-9+-]{{1,40}}|{_NUMBER})(?:,{_ITEM}){{0,32}}",),
     "names": (rf"{_ADDRESS} {_NAME}(?: {_NAME})?",),
     "servers": (rf"server=(?:/{_NAME}/)?{_ADDRESS}",),
@@ -61,14 +63,16 @@ _FORMS = {
 _LINES = {section: re.compile("|".join(forms)) for section, forms in _FORMS.items()}
 
 
-def check(section: str, text: str) -> None:
-    """Raises GuestnetError unless every line of a document's section is of a form that we write."""
+def checked(section: str, lines: Iterable[str]) -> str:
+    """The text of a document's section. Raises GuestnetError unless every line is of a form that we write."""
     fits: Callable[[str], object] = _is_nft if section == "nft" else _LINES[section].fullmatch
-    for line in text.split("\n")[:-1]:
+    made = list(lines)
+    for line in made:
         if not line.isascii() or not line.isprintable() or not fits(line):
             raise GuestnetError(
                 f"not given to a router, since we never write {parse.shown(line)} ({section}); please report this bug"
             )
+    return "".join(f"{line}\n" for line in made)
 
 
 def _is_nft(line: str) -> bool:
