@@ -137,7 +137,7 @@ def _build(directory: Path, deb: Path, recipe: Recipe, contents: initrd.Contents
         made.rename(directory)
 
 
-def _prune(cache: Path, recipe: Recipe) -> None:
+def _prune(cache: Path, recipe: Recipe = TINY) -> None:
     """Leaves the newest images of a kind, and no half-made one (we hold the lock, so nobody is at it)."""
     for leftover in cache.glob(".making-*"):
         shutil.rmtree(leftover, ignore_errors=True)

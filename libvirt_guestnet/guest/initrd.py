@@ -105,7 +105,7 @@ def _link(target: str) -> ArchiveEntry:
 # ---- kernel modules
 
 
-def modules(root: Path, names: Iterable[str] = MODULES) -> dict[str, ArchiveEntry]:
+def modules(root: Path, names: Iterable[str]) -> dict[str, ArchiveEntry]:
     """These modules and what they need from an unpacked kernel package, unpacked, with a modules.dep for modprobe.
 
     Raises GuestnetError when the kernel neither has a module nor is built with it.

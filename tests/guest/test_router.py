@@ -84,6 +84,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         client = router.connect()
         print(f"serving {client.state().serving:.2f} s after the kernel began, {client.state()}")
         machines = {machine.name: machine.agent() for machine in (web, db, internet, bench.host)}
+        for machine in (web, db, internet):
+            machines[machine.name].listen(tcp=[22, 25, 80])
         yield World(bench, router, client, web, db, internet, machines)
         print(router.console.read_text())
 
@@ -302,6 +304,7 @@ def test_a_second_public_network(world: World) -> None:
     config = with_two_publics()
     out = PortForward("by-second", parse.address("198.51.100.2"), tcp(8080), parse.address("10.1.1.10"), 80)
     world.configure(replace(config, forwards=(*config.forwards, out)))
+    second.listen(tcp=[80])
     assert str(app.agent().tcp("192.0.2.99", 80, timeout=LONG).seen_as) == "198.51.100.2"
     assert str(world.agent(world.web).tcp("192.0.2.99", 80, timeout=LONG).seen_as) == "203.0.113.10"
     assert str(world.agent(world.db).tcp("192.0.2.99", 80, timeout=LONG).seen_as) == "203.0.113.20"

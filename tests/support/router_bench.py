@@ -143,6 +143,10 @@ class Router:
     def connect(self, timeout: float = 180) -> RouterClient:
         return self.bench.stack.enter_context(RouterClient.connect(self.socket, self.name, timeout))
 
+    def qemu(self) -> int:
+        """The process: nsenter has become it."""
+        return self.process.pid
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
