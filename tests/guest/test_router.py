@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 import pytest
 from support import router_client_programs as programs
 from support.router_bench import Namespace, Router, RouterBench
-from support.router_config import LAN, OTHER_MAC, PUBLIC, ROUTER, TIER, WEB_MAC, tcp, with_two_publics
+from support.router_config import HEALTH_MAC, LAN, OTHER_MAC, PUBLIC, ROUTER, TIER, WEB_MAC, tcp, with_two_publics
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.guest.agent import Agent
@@ -209,6 +210,38 @@ def test_no_service_is_on_the_public_side(world: World) -> None:
         assert internet.udp(address, 53, timeout=SHORT).outcome == "timeout"
     world.internet.ip("route del 10.1.1.0/24")
     assert world.agent(world.web).udp("203.0.113.2", 53, timeout=SHORT).outcome == "timeout"
+
+
+HEALTH = """
+import sys
+from libvirt_guestnet import parse
+from libvirt_guestnet.router import health
+mac, address, gateway, name, target, timeout = sys.argv[1:]
+addresses = map(parse.address, (address, gateway, target))
+address, gateway, target = addresses
+wanted = health.Wanted(mac, address, gateway, name, target)
+for check in health.check("net0", wanted, float(timeout)):
+    print(check.name, check.ok, check.detail)
+"""
+
+
+def test_health_is_proven_by_packets(world: World) -> None:
+    probe = world.bench.machine("probe", "lan", HEALTH_MAC)
+
+    def health(address: str, target: str, timeout: float) -> list[str]:
+        words = (HEALTH_MAC, address, "10.1.1.1", "web.lan.internal", target, str(timeout))
+        return probe.run(sys.executable, "-c", HEALTH, *words).splitlines()
+
+    well = ["dhcp True answered", "gateway True answered", "dns True answered"]
+    assert health("10.1.1.254", "203.0.113.1", LONG) == [*well, "nat True answered"]
+    assert health("10.1.1.254", "203.0.113.99", LONG / 3)[-1] == "nat False no echo from 203.0.113.99"
+    wrong = ["dhcp False 10.1.1.254 was given by DHCP, not 10.1.1.253"]
+    assert health("10.1.1.253", "203.0.113.1", LONG) == wrong
+    world.router.process.send_signal(signal.SIGSTOP)
+    try:
+        assert health("10.1.1.254", "203.0.113.1", 1) == ["dhcp False no DHCP offer"]
+    finally:
+        world.router.process.send_signal(signal.SIGCONT)
 
 
 def _changed(number: int) -> RouterConfig:
