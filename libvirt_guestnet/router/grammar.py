@@ -23,7 +23,8 @@ _WORDS = _words("""
     postrouting marks translate sources ingress tiers size flags dynamic timeout ether_addr ether update
     name limit rate over burst packets 100/second 50/second 10s ct state established related invalid new mark status
     dnat snat to map meta l4proto nfproto ipv4 ipv6 tcp udp sctp icmp icmpv6 th dport sport saddr daddr ip ip6 hoplimit
-    iifname oifname lo echo-request nd-neighbor-solicit nd-neighbor-advert nd-router-solicit denied spoofed limited
+    iifname oifname lo echo-request nd-neighbor-solicit nd-neighbor-advert nd-router-solicit denied refused spoofed
+    limited
 """)
 _STARTS = re.compile(r"add table inet guestnet$|(add (counter|set|chain|rule)|flush chain) inet guestnet [a-z]")
 _SEPARATORS = str.maketrans(",;", "  ")

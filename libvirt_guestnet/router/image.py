@@ -15,7 +15,7 @@ MODULES = (
     *("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "button", "evdev"),
     *("nf_tables", "nft_ct", "nft_nat", "nft_chain_nat", "nft_limit", "nft_objref"),
 )
-_APPLETS = ("sh", "mkdir", "mount", "modprobe", "sleep", "ip", "sha256sum", "poweroff")
+_APPLETS = ("sh", "mkdir", "mount", "modprobe", "sleep", "ip", "sha256sum", "poweroff", "reboot")
 _USERS = b"root:*:0:0:root:/:/bin/false\ndnsmasq:*:100:100:dnsmasq:/run/dnsmasq:/bin/false\n"
 _GROUPS = b"root:*:0:\ndnsmasq:*:100:\n"
 

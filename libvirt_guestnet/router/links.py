@@ -3,7 +3,7 @@
 nic NAME MAC MTU|- IP-VERSIONS
 address NIC ADDRESS/LENGTH
 route PREFIX GATEWAY NIC TABLE
-rule IP-VERSION from PREFIX TABLE
+rule IP-VERSION from PREFIX TABLE           of what the router itself sends
 rule IP-VERSION mark NUMBER TABLE
 """
 
@@ -54,7 +54,8 @@ def _default_routes(config: RouterConfig) -> Iterator[str]:
 
 
 def _own_table(nic: PublicNic) -> Iterator[str]:
-    """What came in by a public NIC is answered there, and who goes out with an address of it leaves there."""
+    """What came in by a public NIC is answered there, also by the router, and who goes out with an address of it leaves
+    there."""
     table = parts.mark(nic)
     for gateway in nic.gateways:
         yield f"route {_ANY[gateway.version]} {gateway} {nic.name} {table}"

@@ -68,7 +68,7 @@ def counter(kind: str, name: str) -> str:
 
 
 def _counters(config: RouterConfig) -> Iterator[str]:
-    yield from ("denied", "spoofed", "limited")
+    yield from ("denied", "refused", "spoofed", "limited")
     for nic in config.guests:
         yield f"egress-{nic.name}"
         yield from (counter(f"egress-{nic.name}", rule.name) for rule in nic.exceptions)
@@ -271,7 +271,7 @@ def _input(config: RouterConfig) -> Iterator[str]:
         yield from (f"iifname {nic.name} {_echo(own.ip)}" for own in nic.addresses)
     for address in parts.translated(config):
         yield _echo(address)
-    yield f"{_count('denied')} drop"
+    yield f"{_count('refused')} drop"
 
 
 def _echo(address: IPAddress) -> str:

@@ -15,7 +15,7 @@ from libvirt_guestnet.guest.agent import Agent, agent_script
 from libvirt_guestnet.guest.config import CMDLINE
 from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.model.router import RouterConfig
-from libvirt_guestnet.router import disks
+from libvirt_guestnet.router import control, disks
 from libvirt_guestnet.router.client import CHANNEL, RouterClient
 from libvirt_guestnet.router.document import document
 
@@ -83,6 +83,9 @@ class RouterBench:
         machine = Namespace(name, self.stack, self.directory)
         self.host.ip(f"link add v-{name} type veth peer name net0 address {mac} netns {machine.holder.pid}")
         self.host.ip(f"link set v-{name} master {bridge} up")
+        # On a busy machine a router may stand still for seconds: neighbours ask longer than the usual three.
+        for family in ("ipv4", "ipv6"):
+            machine.run("sh", "-c", f"echo 60 >/proc/sys/net/{family}/neigh/net0/ucast_solicit")
         machine.ip("link set net0 up")
         for address in addresses:
             machine.run("ip", "addr", "add", address, "dev", "net0", *([] if "." in address else ["nodad"]))
@@ -91,7 +94,7 @@ class RouterBench:
     def boot(self, config: RouterConfig, image: TinyImage, bridges: dict[str, str]) -> Router:
         """Starts a router with a new document on its disk; `bridges` by its NICs' names."""
         router = Router(self, config, image, bridges)
-        disks.write(router.disk("config"), document(config).encoded())
+        control.ensure_on_disk(router.disk("config"), document(config).encoded())
         router.start()
         return router
 
