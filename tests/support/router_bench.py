@@ -104,7 +104,8 @@ class Router:
 
     def __init__(self, bench: RouterBench, config: RouterConfig, image: TinyImage, bridges: dict[str, str]) -> None:
         self.bench, self.name, self.image = bench, config.name, image
-        self.nics = [(nic.name, nic.mac) for nic in (*config.guests, config.control, *config.public)]
+        self.nics = [(nic.name, nic.mac) for nic in config.traffic_nics]
+        self.nics.append((config.control.name, config.control.mac))
         # The kernel's names are in the order of PCI, as a host would give it; a test wants the appliance to name them.
         self.nics.reverse()
         for name, _ in self.nics:
