@@ -13,8 +13,8 @@ pytest.register_assert_rewrite("support")
 
 TIERS = ("defaulthost", "labvm", "trixie", "guest", "libvirt", "kernel", "system")
 """Markers; a test belongs to the first that it carries, else to the tier `unit`."""
-WITHOUT_ROOT = {"unit", "system"}
-"""These tiers' tests are in tests/unit; what is beside it may import what only Debian has."""
+FOLDERS = {"unit": {"unit"}, "system": {"unit"}, "labvm": {"labvm", "kernel"}}
+"""Where all tests of a tier are. What is beside that takes long to import, and may need what only Debian has."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tiers", metavar="TIER,...", help="only these tiers, and fail if one of them has no test")
     parser.addoption("--newest", action="store_true", help="run the tier trixie on a Debian testing root")
     parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
-    parser.addoption("--fuzz", metavar="SECONDS", type=float, default=60.0, help="how long each test by chance runs")
+    parser.addoption(
+        "--fuzz", metavar="SECONDS", type=float, default=30.0, help="of a processor, for each test by chance"
+    )
     parser.addoption("--fuzz-seed", metavar="NAME", default="1", help="where its random numbers begin")
     parser.addoption("--soak", metavar="SECONDS", type=float, default=150.0, help="how long each soak goes on")
     parser.addoption("--soak-seed", metavar="NAME", default="1", help="where its random numbers begin")
@@ -60,10 +62,12 @@ def trixie_root(newest: bool) -> Path:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leaves out the folders in which none of the wanted tiers can be."""
-    if not set((config.getoption("--tiers") or "").split(",")) <= WITHOUT_ROOT:
+    tiers = (config.getoption("--tiers") or "").split(",")
+    if not set(tiers) <= set(FOLDERS):
         return None
+    wanted = set[str]().union(*(FOLDERS[each] for each in tiers))
     beside = collection_path.is_dir() and collection_path.parent == Path(__file__).parent
-    return True if beside and collection_path.name != "unit" else None
+    return True if beside and collection_path.name not in wanted else None
 
 
 def tier(item: pytest.Item) -> str:

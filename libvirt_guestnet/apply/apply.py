@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -27,6 +28,11 @@ Step = Callable[[str], None]
 
 def _quiet(_: object) -> None:
     return None
+
+
+def tell_note(text: str) -> None:
+    """For people, beside what is done."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 class InterruptError(GuestnetError):
@@ -72,10 +78,10 @@ class KernelEffects:
 
         enslave(tap, bridge, isolated)
 
-    def guard(self, domain_xml: bytes) -> None:
+    def guard(self, domain_xml: bytes, settle: bool = True) -> None:
         from libvirt_guestnet.hook.live import guard_domain
 
-        guard_domain(domain_xml)
+        guard_domain(domain_xml, settle)
 
     def release(self, uuid: str, tap: str) -> None:
         from libvirt_guestnet.hook.live import release_tap
@@ -101,10 +107,12 @@ def apply(
     *,
     allow_interrupt: bool = False,
     on_step: Step = _quiet,
+    on_note: Step = _quiet,
 ) -> None:
     """Make every change; when one fails, take back everything done so far.
 
     `on_step` hears of every elementary step after it was done; an exception from it counts as the step's failure.
+    `on_note` hears of what could not be done, and holds nothing up.
     Raises InterruptError before anything is touched, ApplyError after rolling back.
     """
     if plan.interrupts and not allow_interrupt:
@@ -113,7 +121,7 @@ def apply(
     current: list[Change] = []
     try:
         with ExitStack() as undo:
-            run = Run(connection, effects, _registrar(undo, not_undone), on_step)
+            run = Run(connection, effects, _registrar(undo, not_undone), on_step, on_note)
             for change in plan.changes:
                 current[:] = [change]
                 on_progress(change)
@@ -147,6 +155,7 @@ def destroy(
     on_progress: Progress = _quiet,
     *,
     allow_interrupt: bool = False,
+    on_note: Step = _quiet,
 ) -> None:
     """Make every change of a `plan_destroy`, past all failures, and report them all at the end.
 
@@ -158,7 +167,7 @@ def destroy(
         raise InterruptError(plan)
     failures: list[str] = []
     failed: set[tuple[bool, str]] = set()
-    run = Run(connection, effects, lambda _what, _undo: None, _quiet)
+    run = Run(connection, effects, lambda _what, _undo: None, _quiet, on_note)
     for change in plan.changes:
         subject = (change.KIND.startswith("network"), change.name)
         if subject in failed:

@@ -14,15 +14,17 @@ from libvirt_guestnet.apply import apply as applying
 from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
+from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.guest import image
 from libvirt_guestnet.hook import live
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
+from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.notes import notes
-from libvirt_guestnet.model.topology import Guest, Topology
-from libvirt_guestnet.plan import hairpins
+from libvirt_guestnet.model.topology import Guest, Port, Topology
+from libvirt_guestnet.plan import hairpins, link_roles
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
@@ -62,11 +64,12 @@ def apply_topology(
     with applying.locked(), connect(uri) as connection:
         made, here = _planned(found, hostmap, define, host_snapshot(connection))
         hooks = hook_files.unseen() if made.changes else ""
-        for note in (*made.notes, *notes(here), *notes_here(here), *([hooks] if hooks else ())):
-            print(f"note: {note}", file=sys.stderr)
+        for note in (*made.notes, *notes(here), *notes_here(here, hostmap), *([hooks] if hooks else ())):
+            applying.tell_note(note)
 
         with _telling(made, quiet=quiet) as tell:
-            applying.apply(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+            effects, tell_note = applying.KernelEffects(), applying.tell_note
+            applying.apply(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
     return made.changes
 
 
@@ -79,9 +82,10 @@ def destroy_topology(
         known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
         made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
         for note in made.notes:
-            print(f"note: {note}", file=sys.stderr)
+            applying.tell_note(note)
         with _telling(made) as tell:
-            applying.destroy(made, connection, applying.KernelEffects(), tell, allow_interrupt=allow_interrupt)
+            effects, tell_note = applying.KernelEffects(), applying.tell_note
+            applying.destroy(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
         live.remove_unused()
     return made.changes
 
@@ -102,9 +106,12 @@ def _telling(made: Plan, *, quiet: bool = False) -> Iterator[Callable[[Change], 
         yield tell
 
 
-def notes_here(found: Topology) -> list[str]:
+def notes_here(found: Topology, hostmap: HostMap) -> list[str]:
     """The same, on this host."""
-    return list(hairpins.notes(found, host_devices.bridged()))
+    bridges = {each.name: hostmap.bridge(each) for each in found.networks if each.routed is None}
+    there = {bridge for bridge in bridges.values() if bridge and links.index_of(bridge)}
+    spanning, switches = set(filter(links.runs_spanning_tree, there)), {b for b in there if not links.is_bridge(b)}
+    return [*hairpins.notes(found, host_devices.bridged()), *link_roles.notes(found, bridges, spanning, switches)]
 
 
 def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Element] | None = None) -> Wanted:
@@ -118,7 +125,7 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     return Wanted(
         topology=topology.name,
         networks=tuple(
-            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn)
+            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn, n.take_over)
             for n in topology.libvirt_networks
         ),
         guests=tuple(_wanted_guest(topology, guest, hostmap, define) for guest in guests),
@@ -135,7 +142,7 @@ def _wanted_guest(
 ) -> WantedGuest:
     definition = None if guest.image is None or define is None else define(guest)
     if definition is None:
-        nics = [interface(topology, guest, port, hostmap) for port in guest.ports]
+        nics = [_of_users(port, interface(topology, guest, port, hostmap)) for port in guest.ports]
     else:
         nics = definition.findall("devices/interface")
     return WantedGuest(
@@ -144,8 +151,21 @@ def _wanted_guest(
         metadata=domain_metadata(topology, guest, hostmap),
         definition=definition,
         autostart=guest.autostart,
-        kept=frozenset(port.mac for port in guest.ports if topology.network(port.network).external),
+        kept=frozenset(port.mac for port in guest.ports if _was_there(topology.network(port.network))),
+        mtus=frozenset(port.mac for port in guest.ports if "mtu" in port.given),
     )
+
+
+def _of_users(port: Port, nic: Element) -> Element:
+    """A NIC of a user's own domain, by what the file says: of which model it is when it is plugged in, if that says
+    nothing, the plan knows."""
+    for model in nic.findall("model") if "model" not in port.given else ():
+        nic.remove(model)
+    return nic
+
+
+def _was_there(on: Network) -> bool:
+    return on.external is not None or on.take_over
 
 
 def _definer(found: Topology, hostmap: HostMap) -> Define | None:

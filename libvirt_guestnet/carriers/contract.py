@@ -8,7 +8,8 @@ when it is imported it imports neither the model nor lxml.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+
+from libvirt_guestnet.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from libvirt_guestnet.hostmap import HostMap

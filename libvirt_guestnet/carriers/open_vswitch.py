@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier, Tag
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from libvirt_guestnet.hostmap import HostMap

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier
 from libvirt_guestnet.carriers.nic import Nic
@@ -12,6 +11,7 @@ from libvirt_guestnet.carriers.own_bridge import OwnBridge
 from libvirt_guestnet.carriers.subinterface import Subinterface
 from libvirt_guestnet.carriers.vlan_bridge import VlanBridge
 from libvirt_guestnet.carriers.vxlan import Vxlan
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from libvirt_guestnet.hostmap import HostMap

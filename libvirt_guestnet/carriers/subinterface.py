@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from libvirt_guestnet.carriers.contract import CarriedNetwork
 from libvirt_guestnet.carriers.nic import Nic
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import network_receipts
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from libvirt_guestnet.state.receipts import NetworkReceipt

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier
 from libvirt_guestnet.hook.read import network_receipts
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 from libvirt_guestnet.metadata import policy
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ class Effects(Protocol):
     def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
         """Make the tap a port of the bridge (again), isolated from other isolated ports or not."""
 
-    def guard(self, domain_xml: bytes) -> None:
-        """Put port security on every tap of a running domain, as its live XML says."""
+    def guard(self, domain_xml: bytes, settle: bool = True) -> None:
+        """Put port security on every tap of a running domain, as its live XML says. Without `settle` bridges that are
+        to be closed to ports without a guard stay open, as others are guarded next."""
 
     def release(self, uuid: str, tap: str) -> None:
         """Remove the port security of a tap of that domain, once the tap is gone."""
@@ -38,7 +39,7 @@ class Effects(Protocol):
 
 # What a verb does, for the reader.
 MEANINGS = {
-    **dict.fromkeys(("define", "start", "attach", "adopt"), ADDS),
+    **dict.fromkeys(("define", "start", "attach", "adopt", "take over"), ADDS),
     **dict.fromkeys(("redefine", "set", "update", "restart", "put back"), CHANGES),
     **dict.fromkeys(("remove", "detach", "release"), REMOVES),
 }
@@ -46,23 +47,25 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a change works with: libvirt, the kernel, and where to register undos and report steps."""
+    """What a change works with: libvirt, the kernel, and where to register undos, report steps, and tell the user what
+    could not be done and holds nothing up."""
 
     libvirt: Connection
     effects: Effects
     undo: Callable[[str, Callable[[], object]], None]
     step: Callable[[str], None]
+    note: Callable[[str], None] = lambda _text: None
 
     def done(self, what: str, undo_name: str, undo: Callable[[], object]) -> None:
         """Notes a step that was done: first its undo, then the report (which may itself fail)."""
         self.undo(undo_name, undo)
         self.step(what)
 
-    def guard(self, domain: str) -> None:
+    def guard(self, domain: str, settle: bool = True) -> None:
         """Port security for all NICs of a domain; nothing when it is not running (any more)."""
         xml = self.libvirt.live_xml(domain)
         if xml is not None:
-            self.effects.guard(xml.encode())
+            self.effects.guard(xml.encode(), settle)
 
 
 @dataclass(frozen=True)

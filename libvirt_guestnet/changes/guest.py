@@ -153,19 +153,25 @@ class UpdateInterface(Change):
     def run(self, run: Run) -> None:
         if self.config is not None:
             config = self.config
-            self._set(run, config.new, live=False)
-            run.done("defined", f"define NIC {self.mac} back", lambda: self._set(run, config.old, live=False))
+            self._define(run, config)
+            run.done("defined", f"define NIC {self.mac} back", lambda: self._define(run, config.reverse()))
         if self.live is not None:
             live = self.live
-            self._set(run, live.new, live=True)
-            run.done("updated", f"update NIC {self.mac} back", lambda: self._set(run, live.old, live=True))
+            self._set(run, live.new)
+            run.done("updated", f"update NIC {self.mac} back", lambda: self._set(run, live.old))
 
-    def _set(self, run: Run, xml: str | None, *, live: bool) -> None:
-        if live:  # before, since the update may bring the link up; and after, since it may be another network
-            run.guard(self.name)
-        run.libvirt.update_device(self.name, str(xml), live=live)
-        if live:
-            run.guard(self.name)
+    def _define(self, run: Run, config: Replacement) -> None:
+        """libvirt finds the NIC that it is to update by these, so it cannot change them itself."""
+        old, new = parse_xml(str(config.old)), parse_xml(str(config.new))
+        if any(_attributes(old.find(tag)) != _attributes(new.find(tag)) for tag in ("alias", "address")):
+            run.libvirt.redefine_nic(self.name, str(config.old), str(config.new))
+        else:
+            run.libvirt.update_device(self.name, str(config.new), live=False)
+
+    def _set(self, run: Run, xml: str | None) -> None:
+        run.guard(self.name)  # before, since the update may bring the link up
+        run.libvirt.update_device(self.name, str(xml), live=True)
+        run.guard(self.name)  # it may be on another network
 
 
 @dataclass(frozen=True)
@@ -201,6 +207,10 @@ class RemoveDomain(Change):
         run.libvirt.define_domain(self.xml)
         if self.autostart:
             run.libvirt.set_domain_autostart(self.name, True)
+
+
+def _attributes(element: Element | None) -> dict[str, str]:
+    return {} if element is None else {str(name): str(value) for name, value in element.items()}
 
 
 def told(domain: str, metadata: str | None) -> str:

@@ -14,11 +14,22 @@ from libvirt_guestnet.libvirtd.snapshot import marked, parse_xml, to_text
 
 @dataclass(frozen=True)
 class Plugged:
-    """A running guest's tap on a network."""
+    """A running guest's tap on a network. `other`: what the guest asks for is not the topology's to say, and may be
+    impossible."""
 
     domain: str
     tap: str
     isolated: bool = False
+    other: bool = False
+
+
+@dataclass(frozen=True)
+class LeftNic:
+    """A NIC of a running domain, whose network goes."""
+
+    domain: str
+    uuid: str
+    tap: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,17 @@ def plug_taps(run: Run, taps: tuple[Plugged, ...], bridge: str | None) -> None:
         xml = run.libvirt.live_xml(plugged.domain)
         if xml is not None and bridge is not None:
             run.effects.enslave(plugged.tap, bridge, plugged.isolated)
-            run.effects.guard(xml.encode())
+            try:
+                run.effects.guard(xml.encode())
+            except GuestnetError as error:
+                if not plugged.other:
+                    raise
+                run.note(left_as_it_is(plugged.domain, error))
+
+
+def left_as_it_is(guest: str, error: GuestnetError) -> str:
+    """What is told of a guest that holds up nobody else."""
+    return f"guest {guest}: {error}: it stays as it is, guarded or not; the others go on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +194,8 @@ class SetNetworkMetadata(Change):
 class AdoptNetwork(Change):
     """Put our metadata into the definition of a network that is somebody else's, change it there or take it out, and
     have the hooks know while the network runs: in that no libvirt before 9.7 can change it. `ports` are running guests
-    whose ports follow. A mark that stays only has the hooks know it again.
+    whose ports follow. A mark that stays only has the hooks know it again. What those among the `others` ask for
+    themselves may be impossible: then they stay as they are, with a note, and it fails for nobody else.
 
     The definition is the first to say that the network is adopted, and the last: by it, what is killed in between is
     found, and finished or taken back.
@@ -181,6 +203,7 @@ class AdoptNetwork(Change):
 
     mark: Replacement
     ports: tuple[str, ...] = ()
+    others: frozenset[str] = frozenset()
     VERB = "adopt"
     KIND = "network"
 
@@ -218,13 +241,27 @@ class AdoptNetwork(Change):
         if live is not None:
             told = marked(parse_xml(live), None if mark is None else parse_xml(mark))
             run.effects.adopt_network(to_text(told).encode())
-        failures = []
-        for guest in self.ports:
-            try:
-                run.guard(guest)
-            except GuestnetError as error:
+        return _have_follow(run, self.ports, self.others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOverNetwork(AdoptNetwork):
+    """The same for a network of libvirt's that is guestnet's own from then on."""
+
+    VERB = "take over"
+
+
+def _have_follow(run: Run, guests: tuple[str, ...], others: frozenset[str] = frozenset()) -> list[str]:
+    failures = []
+    for guest in guests:
+        try:
+            run.guard(guest, settle=guest == guests[-1])
+        except GuestnetError as error:
+            if guest in others:
+                run.note(left_as_it_is(guest, error))
+            else:
                 failures.append(f"guest {guest}: {error}")
-        return failures
+    return failures
 
 
 def _raise(failures: list[str]) -> None:
@@ -247,10 +284,12 @@ class SetNetworkAutostart(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveNetwork(Change):
-    """Stop and undefine a network; `after` names the guests that other changes make let go of it before."""
+    """Stop and undefine a network. `after` names the guests that other changes make let go of it before, `left` NICs of
+    those that run on without it: they lose the guard that its policy asked for, and keep it where it only stops."""
 
     backup: NetworkBackup
     after: frozenset[str] = frozenset()
+    left: tuple[LeftNic, ...] = ()
     VERB = "remove"
     KIND = "network"
 
@@ -259,3 +298,6 @@ class RemoveNetwork(Change):
         run.done("stopped", f"bring network {self.name} back", lambda: self.backup.restore(run))
         run.libvirt.undefine_network(self.name)
         run.step("undefined")
+        for nic in self.left:
+            run.effects.release(nic.uuid, nic.tap)
+        _raise(_have_follow(run, tuple(sorted({nic.domain for nic in self.left}))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from collections.abc import Callable, Iterable
 
 from libvirt_guestnet.errors import GuestnetError
 
@@ -27,19 +28,14 @@ def forward(args: Namespace) -> int:
     from libvirt_guestnet.direct import change
     from libvirt_guestnet.direct.forwards import asked
 
-    wanted, remove = [asked(text, args.at, args.sources) for text in args.forwards], args.action == "remove"
-    _as_root()
-    change.forward(args.connect, args.domain, wanted, remove=remove, allow_interrupt=args.allow_interrupt)
-    return 0
+    return _edit(args, change.forward, [asked(text, args.at, args.sources) for text in args.forwards])
 
 
 def forwards(args: Namespace) -> int:
     """`guestnet forward list`"""
     from libvirt_guestnet.direct import change
 
-    for line in change.forwards_of(args.connect, args.domain):
-        print(line)
-    return 0
+    return _list(change.forwards_of(args.connect, args.domain))
 
 
 def address(args: Namespace) -> int:
@@ -47,16 +43,23 @@ def address(args: Namespace) -> int:
     from libvirt_guestnet.direct import change
     from libvirt_guestnet.direct.addresses import asked
 
-    wanted, remove = asked(args.addresses), args.action == "remove"
-    _as_root()
-    change.address(args.connect, args.domain, wanted, remove=remove, allow_interrupt=args.allow_interrupt)
-    return 0
+    return _edit(args, change.address, asked(args.addresses))
 
 
 def addresses(args: Namespace) -> int:
     """`guestnet address list`"""
     from libvirt_guestnet.direct import change
 
-    for line in change.addresses_of(args.connect, args.domain):
+    return _list(change.addresses_of(args.connect, args.domain))
+
+
+def _edit(args: Namespace, edit: Callable[..., None], wanted: object) -> int:
+    _as_root()
+    edit(args.connect, args.domain, wanted, remove=args.action == "remove", allow_interrupt=args.allow_interrupt)
+    return 0
+
+
+def _list(lines: Iterable[str]) -> int:
+    for line in lines:
         print(line)
     return 0

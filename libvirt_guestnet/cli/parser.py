@@ -125,42 +125,53 @@ def _add_direct_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _add_forward(verbs: _Verbs[argparse.ArgumentParser]) -> None:
-    forward = _verb(verbs, "forward", "", "ports of this host that are a guest's, without a file: add, remove, list")
-    actions = forward.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
-    texts = {"add": "forward ports of the host to a guest, now and at each start", "remove": "end that again"}
-    ports = "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too"
+    text = "ports of this host that are a guest's, without a file: add, remove, list"
+    texts = {
+        "add": "forward ports of the host to a guest, now and at each start",
+        "remove": "end that again",
+        "list": "list the forwards of all domains, or of one",
+    }
+    ports = (
+        "ports of the host and the guest's first one; tcp/80 is tcp/80:80; ranges, such as udp/8000-8010, too; with "
+        "--at all of a protocol without ports: gre, esp, ipip, 6in4, proto/NUMBER"
+    )
+    found = _add_edited(verbs, "forward", text, texts, ("forwards", "tcp/8080:80", ports))
     at = "the host's address that is meant (default: every address but loopback)"
-    clients = "only clients with an address in this prefix; once for each (default: whoever reaches the host)"
-    for action, text in texts.items():
-        verb = _verb(actions, action, "direct.forward", text)
-        verb.add_argument("domain", metavar="DOMAIN[.PORT]", help=_ONE_PORT)
-        verb.add_argument("forwards", metavar="tcp/8080:80", nargs="+", help=ports)
+    for verb in found.values():
         verb.add_argument("--at", metavar="ADDRESS", help=at)
-        if action == "add":
-            verb.add_argument("--from", metavar="PREFIX", dest="sources", action="append", help=clients)
-        else:
-            verb.set_defaults(sources=None)
-        verb.add_argument("--allow-interrupt", action="store_true", help=_INTERRUPT)
-    verb = _verb(actions, "list", "direct.forwards", "list the forwards of all domains, or of one")
-    verb.add_argument("domain", metavar="DOMAIN", nargs="?", help="default: all")
+    clients = "only clients with an address in this prefix; once for each (default: whoever reaches the host)"
+    found["add"].add_argument("--from", metavar="PREFIX", dest="sources", action="append", help=clients)
+    found["remove"].set_defaults(sources=None)
 
 
 def _add_address(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     text = "which addresses a guest may use, without a file: add, remove, list"
-    address = _verb(verbs, "address", "", text)
-    actions = address.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     texts = {
         "add": "let a guest use addresses beside what it has, now and at each start",
         "remove": "end that again",
+        "list": "list the addresses that are listed for all domains, or one",
     }
     addresses = "an address; or a prefix or a range, such as 10.0.0.240-10.0.0.250, which others may share"
-    for action, text in texts.items():
-        verb = _verb(actions, action, "direct.address", text)
+    _add_edited(verbs, "address", text, texts, ("addresses", "ADDRESS", addresses))
+
+
+def _add_edited(
+    verbs: _Verbs[argparse.ArgumentParser], name: str, text: str, texts: dict[str, str], values: tuple[str, str, str]
+) -> dict[str, argparse.ArgumentParser]:
+    """What can be added to a port, removed and listed: `texts` say so, `values` are the argument's name, how it is
+    shown and its help. Returns the verbs that change something."""
+    actions = _verb(verbs, name, "", text).add_subparsers(
+        title="actions", metavar="ACTION", dest="action", required=True
+    )
+    plural, shown, what = values
+    found = {action: _verb(actions, action, f"direct.{name}", texts[action]) for action in ("add", "remove")}
+    for verb in found.values():
         verb.add_argument("domain", metavar="DOMAIN[.PORT]", help=_ONE_PORT)
-        verb.add_argument("addresses", metavar="ADDRESS", nargs="+", help=addresses)
+        verb.add_argument(plural, metavar=shown, nargs="+", help=what)
         verb.add_argument("--allow-interrupt", action="store_true", help=_INTERRUPT)
-    verb = _verb(actions, "list", "direct.addresses", "list the addresses that are listed for all domains, or one")
-    verb.add_argument("domain", metavar="DOMAIN", nargs="?", help="default: all")
+    listing = _verb(actions, "list", f"direct.{plural}", texts["list"])
+    listing.add_argument("domain", metavar="DOMAIN", nargs="?", help="default: all")
+    return found
 
 
 def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
@@ -195,7 +206,9 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     )
     text = "observe: count what port security would drop; true: drop it (default: observe)"
     verb.add_argument("--guarded", choices=["observe", "true"], default="observe", help=text)
-    text = "write networks alone, each with all that it is, as one that guestnet is to make"
+    text = (
+        "write networks of libvirt's as ones that guestnet takes over, each with all that it is, and the guests on it"
+    )
     verb.add_argument("--own", action="store_true", help=text)
     verb.add_argument("--name", default="imported", help="the topology's name (default: imported)")
     verb.add_argument("-o", "--output", metavar="FILE", help="a new file, or - (default: standard output)")

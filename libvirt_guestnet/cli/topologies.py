@@ -39,8 +39,9 @@ def plan(args: Namespace) -> int:
     from libvirt_guestnet.model.notes import notes
 
     found = arguments.load(args)
-    made = topologies.current_plan(found, arguments.hostmap(args), args.connect)
-    for note in (*notes(found), *topologies.notes_here(found)):
+    hostmap = arguments.hostmap(args)
+    made = topologies.current_plan(found, hostmap, args.connect)
+    for note in (*notes(found), *topologies.notes_here(found, hostmap)):
         print(f"note: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps(made.json(), indent=2))

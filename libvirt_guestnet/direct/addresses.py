@@ -10,8 +10,8 @@ from libvirt_guestnet.direct.report import listed, plain
 from libvirt_guestnet.direct.subject import DirectPort
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.importing.addresses import OnNetwork, unusable
-from libvirt_guestnet.importing.places import all_nics, of_nic
-from libvirt_guestnet.libvirtd.snapshot import DomainState, mac
+from libvirt_guestnet.importing.places import all_nics, of_nic, on_bridge
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot, mac
 from libvirt_guestnet.metadata.policy import ANY, Pair, PortPolicy
 from libvirt_guestnet.model.held_addresses import single
 from libvirt_guestnet.model.topology import DIRECT
@@ -38,9 +38,11 @@ def asked(words: Sequence[str]) -> tuple[Asked, ...]:
         raise GuestnetError(str(error)) from None
 
 
-def of_others(port: DirectPort, states: Iterable[DomainState]) -> Others:
-    """The addresses of their own that other NICs in the same place list, each with whose it is."""
-    found = [(state, {mac(nic): of_nic(nic) for nic in all_nics(state)}) for state in states]
+def of_others(port: DirectPort, snapshot: Snapshot) -> Others:
+    """The addresses of their own that other NICs on the same bridge list, each with whose it is."""
+    found = [
+        (state, {mac(nic): on_bridge(of_nic(nic), snapshot) for nic in all_nics(state)}) for state in snapshot.domains
+    ]
     place = next((where[port.policy.mac] for _, where in found if port.policy.mac in where), None)
     return {
         ip: f"an address of {plain(state.name)}.{plain(policy.name)}"

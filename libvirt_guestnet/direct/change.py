@@ -19,7 +19,7 @@ from libvirt_guestnet.direct.subject import DirectPort, Subject, network_policy,
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.importing import gather
-from libvirt_guestnet.importing.addresses import OnNetwork
+from libvirt_guestnet.importing.addresses import on_network
 from libvirt_guestnet.importing.facts import Leases, Seen
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import Connection, connect, host_snapshot
@@ -54,8 +54,9 @@ class Host:
         made = plan(wanted, facing(wanted, self.snapshot, leases))
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *([hooks] if hooks else ())):
-            print(f"note: {note}", file=sys.stderr)
-        applying.apply(made, self.connection, applying.KernelEffects(), _tell, allow_interrupt=allow_interrupt)
+            applying.tell_note(note)
+        effects, tell_note = applying.KernelEffects(), applying.tell_note
+        applying.apply(made, self.connection, effects, _tell, allow_interrupt=allow_interrupt, on_note=tell_note)
         return bool(made.changes)
 
 
@@ -153,10 +154,10 @@ def address(
     """`guestnet address add` and `remove`. Raises GuestnetError."""
 
     def edit(port: DirectPort, seen: Seen) -> PortPolicy | None:
-        on = OnNetwork(port.known, seen.leases.get(port.known.network.bridge, {}), ())
+        on = on_network(port.link, seen)
         if remove:
             return addresses.removed(port, on, wanted)
-        policy = addresses.added(port, on, wanted, addresses.of_others(port, seen.snapshot.domains))
+        policy = addresses.added(port, on, wanted, addresses.of_others(port, seen.snapshot))
         for note in addresses.given_to_others(on, wanted):
             print(f"note: {note}", file=sys.stderr)
         return policy

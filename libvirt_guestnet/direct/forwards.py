@@ -17,13 +17,13 @@ from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.topology import DIRECT, Service
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.topology import kinds
-from libvirt_guestnet.topology.forwards import clients, served, unfit, unlisted, unreachable
+from libvirt_guestnet.topology.forwards import clients, not_whole, served, unfit, unlisted, unreachable
 
 
 @dataclass(frozen=True)
 class Asked:
     """tcp/8080:80: ports of the host's, at one address of it or at all, and the guest's first one (0: not said); and
-    which clients may ask (None: not said, everybody)."""
+    which clients may ask (None: not said, everybody). Or gre: all of a protocol without ports, at an address."""
 
     service: Service
     first: int
@@ -49,10 +49,15 @@ def asked(text: str, at: str | None, sources: Sequence[str] | None = None) -> As
         said = None if sources is None else tuple(map(kinds.CLIENT.read, sources))
     except ValueError as error:
         raise GuestnetError(f"{shown(text)}: {error}" if colon else str(error)) from None
-    first, last = service.first_port, service.last_port
-    if first is None or last is None:
+    first, last = service.first_port or 0, service.last_port or 0
+    if service.is_whole:
+        problem = not_whole(service, nowhere=address is None, moved=bool(colon))
+        problem = problem.replace("say with at: which", "say with --at which")
+    elif not first:
         raise GuestnetError(f"{shown(text)} names no ports: write it like tcp/8080:80, or udp/8000-8010")
-    problem = unfit(first, last, to_first or first) or (unreachable(address) if address else "")
+    else:
+        problem = unfit(first, last, to_first or first)
+    problem = problem or (unreachable(address) if address else "")
     problem = problem or ("" if said is None else unlisted(said))
     if problem:
         raise GuestnetError(f"{shown(text)}: {problem}")

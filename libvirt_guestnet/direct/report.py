@@ -9,6 +9,7 @@ from libvirt_guestnet.direct.subject import DirectPort, Subject
 from libvirt_guestnet.importing.facts import Leases
 from libvirt_guestnet.libvirtd.snapshot import interfaces, tap
 from libvirt_guestnet.metadata.policy import ANY, LEASE, LEASE6, NONE, Forward, PortPolicy
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.parse import Prefix, shown
 
 
@@ -57,11 +58,11 @@ def _own(port: DirectPort, policy: PortPolicy, leases: Leases) -> str:
         return {NONE: "no addresses", ANY: "any address that nobody else has"}.get(policy.addressing, "")
     if policy.addresses:
         return f"addresses {', '.join(map(str, policy.addresses))}"
-    facts = port.known.facts
+    facts = port.link.facts
     reserved = [ip for owner, ip in facts.reservations if owner == policy.mac] if facts else []
     if reserved:
         return f"addresses {', '.join(reserved)}, as reserved"
-    if any(subnet.dhcp for subnet in port.known.network.subnets):
+    if any(subnet.dhcp for subnet in port.link.network.subnets):
         now = ", ".join(sorted(leases.get(policy.mac, ())))
         return f"addresses by DHCP, now {now}" if now else "addresses by DHCP"
     return "addresses not known yet"
@@ -69,11 +70,12 @@ def _own(port: DirectPort, policy: PortPolicy, leases: Leases) -> str:
 
 def forward(each: Forward) -> str:
     """A forward as it is written on the command line, and where it goes to."""
-    span = str(each.first) if each.first == each.last else f"{each.first}-{each.last}"
     last = each.to_first + each.last - each.first
     ports = str(each.to_first) if each.first == each.last else f"{each.to_first}-{last}"
+    port = f", port {ports}" if each.first else ""
     to = {LEASE: "its IPv4 address by DHCP", LEASE6: "its IPv6 address by DHCP"}.get(each.to, each.to)
-    return f"{each.protocol}/{span} at {each.at or 'every address of the host'} to {to}, port {ports}{_clients(each)}"
+    asked = ip_protocols.service(each.protocol, each.first, each.last)
+    return f"{asked} at {each.at or 'every address of the host'} to {to}{port}{_clients(each)}"
 
 
 def _clients(each: Forward) -> str:

@@ -21,11 +21,12 @@ from libvirt_guestnet.parse import shown
 
 @dataclass(frozen=True)
 class DirectPort:
-    """One NIC that is meant: what import finds of it, what it is on, what it would have without a policy, and the
-    policy that it has."""
+    """One NIC that is meant: what import finds of it, what it is on, whose addresses there are (a network's whose
+    bridge it is on by that one's name), what it would have without a policy, and the policy that it has."""
 
     found: ImportedPort
     known: Known
+    link: Known
     default: PortPolicy
     policy: PortPolicy
 
@@ -105,7 +106,13 @@ def _port(state: DomainState, port: ImportedPort, where: Places, snapshot: Snaps
     guard = unsaid(by_host) if by_network == "no" else by_network
     bare = PortPolicy(port.mac, _name(port), port.network)
     default = bare._replace(guarded=guard != "no", observed=guard == OBSERVE)
-    return DirectPort(port, where.known[place], default, port.said or default)
+    known = where.known[place]
+    return DirectPort(port, known, _link(known, where), default, port.said or default)
+
+
+def _link(known: Known, where: Places) -> Known:
+    same = (each for (kind, _), each in where.known.items() if kind == "network")
+    return next((each for each in same if each.network.bridge == known.network.bridge), known)
 
 
 def unsaid(by_host: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Network, PhysicalNetwork
-from libvirt_guestnet.model.topology import Forward, Port, Service, Topology
+from libvirt_guestnet.model.topology import Forward, Port, Topology
 
 from .outside import outside, uplink
 from .picture import MODE_TONES, PictureRow, Tone
@@ -66,7 +67,7 @@ def _routes(port: Port, network: Network) -> Iterator[str]:
 
 
 def _service(forward: Forward) -> str:
-    return str(Service(forward.protocol, forward.first, forward.last))
+    return ip_protocols.service(forward.protocol, forward.first, forward.last)
 
 
 def _clients(forward: Forward) -> str:
@@ -79,7 +80,7 @@ def _clients(forward: Forward) -> str:
 def _target(forward: Forward) -> str:
     """The guest's port or ports, "" where they are those that are asked for."""
     last = forward.to_first + forward.last - forward.first
-    moved = str(Service(forward.protocol, forward.to_first, last)).partition("/")[2]
+    moved = ip_protocols.service(forward.protocol, forward.to_first, last).partition("/")[2]
     return moved if forward.to_first != forward.first else ""
 
 

@@ -45,6 +45,8 @@ def _properties(network: Network) -> Iterator[str]:
         yield "gateway: host" if network.gateway == "host" else f"gateway: guest {network.gateway}"
     for dhcp in (subnet.dhcp for subnet in network.subnets if subnet.dhcp):
         yield f"DHCP {dhcp.start} – {dhcp.end}"
+    for route in network.routes:
+        yield f"route to {route.prefix} via {route.gateway}"
     if network.vlan:
         yield f"VLAN {network.vlan}"
     if network.isolated_ports:

@@ -11,7 +11,7 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, Snapshot, mac, source_network, tap
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.network import PhysicalNetwork
-from libvirt_guestnet.model.topology import Assignment, Forward, Guest, Port, PortAddress, PortKind, Protocol
+from libvirt_guestnet.model.topology import Assignment, Forward, Guest, Port, PortAddress, PortKind
 from libvirt_guestnet.status.meanings import OF_STATE
 from libvirt_guestnet.status.ports import PortRow
 from libvirt_guestnet.status.unguarded import PENDING, UnguardedRow
@@ -168,7 +168,7 @@ def _ways(policy: PortPolicy) -> dict[str, Any]:
     for each in policy.forwards:
         with suppress(parse.TextError, ValueError):
             at = parse.address(each.at) if each.at else None
-            forwards.append(Forward(Protocol(each.protocol), each.first, each.last, None, each.to_first, at, each.hide))
+            forwards.append(Forward(each.protocol, each.first, each.last, None, each.to_first, at, each.hide))
     return {
         "forwards": tuple(forwards),
         "floating": tuple(each.ip for each in policy.floating if each.via is None),

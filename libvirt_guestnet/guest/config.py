@@ -86,7 +86,7 @@ def _hosts(guest: Guest) -> Iterator[str]:
 
 def _nic(topology: Topology, nic: str, port: Port) -> Iterator[str]:
     network = topology.network(port.network)
-    yield f"nic {nic} {_mac(port.mac)} {network.mtu or '-'} {'up' if port.link_up else 'down'}"
+    yield f"nic {nic} {_mac(port.mac)} {port.card.mtu or network.mtu or '-'} {'up' if port.link_up else 'down'}"
     for address in port.addresses:
         yield _address(network, nic, port, address)
     for ip in port.untranslated:

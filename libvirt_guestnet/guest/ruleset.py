@@ -78,9 +78,9 @@ def _service(service: Service, version: int) -> str:
     if service.protocol is Protocol.ICMP:
         return f"meta l4proto {'icmp' if version == 4 else '58'}"
     if service.first_port is None:
-        return f"meta l4proto {service.protocol.value}"
+        return f"meta l4proto {service.protocol}"
     span = "" if service.last_port == service.first_port else f"-{service.last_port}"
-    return f"{service.protocol.value} dport {service.first_port}{span}"
+    return f"{service.protocol} dport {service.first_port}{span}"
 
 
 def _input(guest: Guest, nics: Mapping[str, str]) -> Iterator[str]:

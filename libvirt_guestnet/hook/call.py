@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.xmlread import Node
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import _signal as signal  # type: ignore[import-not-found]  # what `signal` adds takes a millisecond
 
 from libvirt_guestnet import log, xmlread
 from libvirt_guestnet.errors import GuestnetError
@@ -26,6 +26,14 @@ def _call(hook: str, operation: str) -> Call:
         from libvirt_guestnet.hook import lifecycle_qemu
 
         return lifecycle_qemu.TABLE[operation]
+    if operation == "start":
+        from libvirt_guestnet.hook import lifecycle_bridge
+
+        return lifecycle_bridge.TABLE[operation]
+    if operation.startswith("port-"):
+        from libvirt_guestnet.hook import lifecycle_port
+
+        return lifecycle_port.TABLE[operation]
     from libvirt_guestnet.hook import lifecycle_network
 
     return lifecycle_network.TABLE[operation]

@@ -22,6 +22,7 @@ from libvirt_guestnet.hook.enforce import (
 from libvirt_guestnet.hook.helpers import plug_marks
 from libvirt_guestnet.hook.read import libvirt_records, network_receipts
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
+from libvirt_guestnet.state.receipts import NetworkReceipt
 
 
 def take_over_state() -> None:
@@ -81,18 +82,27 @@ def remove_unused() -> None:
 
 
 def adopt_network(xml: bytes) -> None:
-    """Keeps what an active network's XML says, as `started` would; `tidy` closes its bridge. Raises GuestnetError."""
+    """Keeps what an active network's XML says, as `started` would; `tidy`, or a guard that settles, closes its bridge.
+    Raises GuestnetError."""
     hook_data, state = xmlread.Node("hookData", {}), UnlockedState()
     network = xmlread.parse(xml)
     hook_data.children = [network]
     before = state.sound_network(name := network.text_of("name"))
-    adopted = before is not None and before.external and not before.undeclared
-    if adopted and network_receipts.network_policy(network) is None:
-        with state.lock() as locked:  # it is not adopted any more: nor does what it says of guests hold
+    if before is not None and not before.undeclared and network_receipts.network_policy(network) is None:
+        with state.lock() as locked:  # it is nobody's of ours any more: nor does what it says of guests hold
+            if before.managed:
+                _open(before, locked)
             asked = [r.tap for r in locked.ports() if r.network == name and not (r.own or r.by_host)]
             port_guard.release(asked, locked)
         networks.forget(name, state)
     networks.keep(hook_data, state)
+
+
+def _open(network: NetworkReceipt, locked: LockedState) -> None:
+    """Opens its bridge to ports without a guard, before any loses its own."""
+    locked.put_network(network._replace(managed=False))
+    bridge_guard.review(locked)
+    bridge_guard.settle(locked)
 
 
 def review_bridges() -> None:

@@ -112,16 +112,15 @@ def guard_plugged(found: hotplug.Plug, tap: str, state: UnlockedState) -> bool:
             return True  # unplugged again
         if not links.is_on(tap, found.bridge):
             return False
-        _guard_one(found, tap, locked)
+        domain = _guard_one(found, tap, locked)
     if found.qdisc:
         checksum_guard.guard_when_limited(tap, found.qdisc, state)
-    _impair(found, tap, state)
+    _impair(found, domain, tap, state)
     return True
 
 
-def _impair(found: hotplug.Plug, tap: str, state: UnlockedState) -> None:
+def _impair(found: hotplug.Plug, domain: Domain, tap: str, state: UnlockedState) -> None:
     """Never fails: what cannot be impaired is logged."""
-    domain = bridge_guard.joined(found.domain_with(tap), state)
     if not domain_calls.is_impaired(domain):
         return
     if found.qdisc:
@@ -143,7 +142,8 @@ def guard_by_default(found: hotplug.Plug, tap: str, state: UnlockedState) -> boo
         return True
 
 
-def _guard_one(found: hotplug.Plug, tap: str, locked: LockedState) -> None:
+def _guard_one(found: hotplug.Plug, tap: str, locked: LockedState) -> Domain:
+    """Returns the domain with this NIC alone."""
     domain = bridge_guard.joined(found.domain_with(tap), locked)
     taps.check([domain], locked)
     receipts = port_guard.wanted(domain, locked)
@@ -161,6 +161,7 @@ def _guard_one(found: hotplug.Plug, tap: str, locked: LockedState) -> None:
         forwards.activate({found.uuid}, locked)
     except GuestnetError as error:  # the NIC can stay up, and the failed forward may be another guest's
         log.complain(f"domain {found.domain.name}: new NIC {found.mac}: {error}")
+    return domain
 
 
 def release_port(hook_data: xmlread.Node, state: UnlockedState) -> None:

@@ -15,7 +15,7 @@ from ipaddress import IPv6Network
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.hook.read.savi_prefixes import claimable
-from libvirt_guestnet.importing.facts import Addresses, Leases, Listed
+from libvirt_guestnet.importing.facts import Addresses, Leases, Listed, Seen
 from libvirt_guestnet.importing.places import Known
 from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.slaac import eui64
@@ -46,6 +46,8 @@ class OnNetwork:
     known: Known
     leases: Leases
     neighbours: tuple[tuple[IPAddress, str], ...]
+    hosts: frozenset[IPAddress] = frozenset()
+    """The host's own addresses there, beside what its network says."""
 
     @property
     def serves(self) -> bool:
@@ -57,17 +59,20 @@ class OnNetwork:
 
     def holder(self, ip: IPAddress, mac: str) -> str:
         """Whose an address is, if it is somebody else's; "" if not."""
-        facts = self.known.facts
-        if facts and str(ip) in facts.hosts:
+        if ip in self._hosts:
             return "the host's own"
         return "" if ip in (*self.reserved(mac), *self.leased(mac)) else self._given.get(ip, "")
 
     def held_in(self, wanted: Prefix, mac: str) -> Iterator[tuple[IPAddress, str]]:
         """The addresses of a prefix that are somebody else's, each with whose."""
-        hosts = map(parse.address, self.known.facts.hosts if self.known.facts else ())
-        known = [*hosts, *self._given] if wanted.num_addresses > 1 else [wanted.network_address]
+        known = [*self._hosts, *self._given] if wanted.num_addresses > 1 else [wanted.network_address]
         inside = (ip for ip in known if ip.version == wanted.version and ip in wanted)
         return ((ip, whose) for ip in inside if (whose := self.holder(ip, mac)))
+
+    @cached_property
+    def _hosts(self) -> frozenset[IPAddress]:
+        facts = self.known.facts
+        return self.hosts.union(map(parse.address, facts.hosts if facts else ()))
 
     @cached_property
     def _reserved(self) -> dict[str, list[IPAddress]]:
@@ -94,6 +99,13 @@ class OnNetwork:
         return sorted({ip for ip in self._seen.get(mac, ()) if ip not in known and _is_ordinary(ip)}, key=_order)
 
 
+def on_network(known: Known, seen: Seen) -> OnNetwork:
+    """A place with what the host has there."""
+    bridge = known.network.bridge
+    neighbours, hosts = seen.neighbours.get(bridge, ()), seen.hosts.get(bridge, frozenset())
+    return OnNetwork(known, seen.leases.get(bridge, {}), neighbours, hosts)
+
+
 def _by_owner(pairs: Iterable[tuple[IPAddress, str]]) -> dict[str, list[IPAddress]]:
     found: dict[str, list[IPAddress]] = {}
     for ip, owner in pairs:
@@ -101,14 +113,15 @@ def _by_owner(pairs: Iterable[tuple[IPAddress, str]]) -> dict[str, list[IPAddres
     return found
 
 
-def addresses_of(mac: str, here: OnNetwork, owners: Owners, port: str) -> Addresses:
-    """What the file says of a NIC's addresses."""
+def addresses_of(mac: str, here: OnNetwork, owners: Owners, port: str, kept: bool = False) -> Addresses:
+    """What the file says of a NIC's addresses. `kept`: reservations are the network's to say."""
     reserved, leased, seen = here.reserved(mac), here.leased(mac), here.seen(mac)
     remarks = [f"{ip}: by DHCP; its lease is followed" for ip in leased if ip not in reserved]
-    why = _why_not_said(mac, here, owners, port) if reserved else ""
+    why = "it is the network's" if kept else _why_not_said(mac, here, owners, port) if reserved else ""
     own = [Listed(reserved[0], f"reserved in network {shown(here.known.name)}")] if reserved and not why else []
+    how = f"not said, as {why}" if not kept else "followed"
     if why:
-        remarks += [f"{ip}: reserved in network {shown(here.known.name)}, and not said, as {why}" for ip in reserved]
+        remarks += [f"{ip}: reserved in network {shown(here.known.name)}, and {how}" for ip in reserved]
     if len(seen) > _MOST:
         remarks.append(f"{len(seen)} addresses are {_TABLE}: more than a guest has, none of them is said")
         seen = []

@@ -17,7 +17,7 @@ Leases = Mapping[str, frozenset[str]]
 @dataclass(frozen=True)
 class Request:
     """What the user asked for. `names` are domains, networks and bridges; none: everything there is. Without `observe`
-    the ports are guarded at once. `own`: networks alone, as guestnet would make them."""
+    the ports are guarded at once. `own`: networks of libvirt's are taken over, each with all guests on it."""
 
     topology: str
     observe: bool = True
@@ -31,11 +31,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Seen:
-    """The host. `leases` are by bridge; so are `neighbours`, the kernel's, each an address and a MAC address."""
+    """The host. `leases` are by bridge; so are `neighbours`, the kernel's, each an address and a MAC address, and
+    `hosts`, the host's own addresses there."""
 
     snapshot: Snapshot
     leases: Mapping[str, Leases] = field(default_factory=dict)
     neighbours: Mapping[str, tuple[tuple[IPAddress, str], ...]] = field(default_factory=dict)
+    hosts: Mapping[str, frozenset[IPAddress]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Addresses:
 @dataclass(frozen=True)
 class ImportedPort:
     """A NIC. `name` is "" for the network's own; `observed` is why the port itself says so, "" if it does not. `said`
-    is what was set for it without a file: then nothing else counts."""
+    is what was set for it without a file: then nothing else counts. `word` stands for addresses where the file lists
+    none, "" if it then says nothing."""
 
     network: str
     mac: str
@@ -68,6 +71,7 @@ class ImportedPort:
     name: str = ""
     observed: str = ""
     said: PortPolicy | None = None
+    word: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 from libvirt_guestnet import topology
@@ -33,7 +34,8 @@ def imported(uri: str | None, request: Request) -> tuple[Imported, str]:
 def seen(snapshot: Snapshot, request: Request) -> Seen:
     """With what the bridges of what was asked for tell of addresses."""
     names = survey.bridges(snapshot, request)
-    return Seen(snapshot, {name: leases(name) for name in names}, {name: _neighbours(name) for name in names})
+    told, neighbours = {name: leases(name) for name in names}, {name: _neighbours(name) for name in names}
+    return Seen(snapshot, told, neighbours, _hosts(names))
 
 
 def leases(bridge: str) -> Leases:
@@ -50,3 +52,11 @@ def _neighbours(bridge: str) -> tuple[tuple[IPAddress, str], ...]:
         return ()
     with Rtnl() as netlink:
         return tuple(netlink.neighbours(index))
+
+
+def _hosts(bridges: Iterable[str]) -> dict[str, frozenset[IPAddress]]:
+    """The host's own addresses on bridges, and on the VLANs that it has on them."""
+    found = {bridge: {links.index_of(name) for name in (bridge, *links.over(bridge))} for bridge in bridges}
+    with Rtnl() as netlink:
+        present = netlink.addresses(all_scopes=True)
+    return {bridge: frozenset(e.address for e in present if e.ifindex in found[bridge]) for bridge in found}

@@ -48,6 +48,7 @@ _KNOWN = {
     "ip/dhcp/host/lease": {"expiry", "unit"},
     "ip/dhcp/bootp": {"file", "server"},
     "port": {"isolated"},
+    "route": {"family", "address", "netmask", "prefix", "gateway", "metric"},
 }
 # `options` reads the one, and the other is ours or says nothing to libvirt.
 _ELSEWHERE = ("options", "metadata")
@@ -57,7 +58,8 @@ _LEASE = {"hours": "h", "minutes": "m", "seconds": "s"}
 def declaration(state: NetworkState) -> Mapping[str, Value] | str:
     """The network's keys and values; or why it cannot be said."""
     try:
-        found = _Network(state.config).all()
+        found = {"take-over": True, **_Network(state.config).all()}
+        found |= {} if state.autostart else {"autostart": False}
         loads(f"name: t\n{_label(found)}networks:\n" + "".join(f"  {x}\n" for x in declared("n", found)), "network")
     except Unsaid as why:
         return str(why)
@@ -151,6 +153,8 @@ class _Network:
         self.said |= {"subnets": subnets} if subnets else {}
         if self.said["mode"] == Mode.ISOLATED and subnets:
             self.said["gateway"] = "host"
+        if routes := [_route(each) for each in self.xml.iterfind("route")]:
+            self.said["routes"] = list(routes)
         for ip in ips:
             self._dhcp(ip, "dhcp6" if ip.get("family") == "ipv6" else "dhcp")
 
@@ -198,6 +202,11 @@ def _service(element: Element) -> dict[str, Value]:
     found = _renamed(element, service="service", protocol="protocol", domain="domain", target="target")
     numbers = {key: int(text) for key in ("port", "priority", "weight") if (text := element.get(key))}
     return {**found, **numbers}
+
+
+def _route(route: Element) -> dict[str, Value]:
+    metric = {"metric": int(text)} if (text := route.get("metric")) else {}
+    return {"to": subnet_of(node_of(route)), "via": route.get("gateway", ""), **metric}
 
 
 def _lease(element: Element) -> str:

@@ -36,6 +36,15 @@ class Places:
     known: dict[Place, Known] = field(default_factory=dict)
     refused: dict[Place, str] = field(default_factory=dict)
 
+    def own(self) -> list[str]:
+        """The networks of libvirt's among the known ones."""
+        return [name for kind, name in self.known if kind == "network"]
+
+    def refuse(self, place: Place, why: str) -> None:
+        """Takes a known place out."""
+        del self.known[place]
+        self.refused[place] = why
+
 
 def of_nic(nic: Element) -> Place | None:
     """Where a NIC is, if it is on anything that could be adopted."""
@@ -44,6 +53,12 @@ def of_nic(nic: Element) -> Place | None:
     source = nic.find("source")
     bridge = source.get("bridge") if nic.get("type") == "bridge" and source is not None else None
     return ("bridge", bridge) if bridge else None
+
+
+def on_bridge(place: Place | None, snapshot: Snapshot) -> Place | None:
+    """The same by its bridge, if that is known: a NIC may be there by its network's name or by the bridge's own."""
+    state = snapshot.network.get(place[1]) if place and place[0] == "network" else None
+    return ("bridge", state.bridge) if state is not None and state.bridge else place
 
 
 def places(snapshot: Snapshot, topology: str) -> Places:

@@ -5,12 +5,12 @@ What is not clear is never guessed: it is left out, with the reason."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import nics
-from libvirt_guestnet.importing.addresses import OnNetwork, Owners, addresses_of
+from libvirt_guestnet.importing.addresses import OnNetwork, Owners, addresses_of, on_network
 from libvirt_guestnet.importing.facts import (
     Addresses,
     Imported,
@@ -24,7 +24,8 @@ from libvirt_guestnet.importing.facts import (
 from libvirt_guestnet.importing.own import declaration
 from libvirt_guestnet.importing.places import Known, Place, Places, all_nics, in_topology, of_nic, places, unusable
 from libvirt_guestnet.importing.text import why_not_said
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac
+from libvirt_guestnet.importing.values import Value
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac, stands_in
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of, port_policies
 from libvirt_guestnet.metadata.policy import PortPolicy
@@ -36,12 +37,14 @@ from libvirt_guestnet.topology import kinds
 # guarded= of a network's metadata, in a file.
 _GUARDED = {"yes": "true", "observe": "observe", "required": "required"}
 _NO_NAMES = ("host", "none")
+_STANDS_IN = "it is the transient NIC of a net_failover pair, and nobody can guard it"
 
 
 def survey(seen: Seen, request: Request) -> Imported:
     """What the file says. Raises GuestnetError where a name is nobody's, or the topology's is taken."""
     found = places(seen.snapshot, request.topology)
     _check(request, seen.snapshot, found)
+    request = _whole(request, seen.snapshot) if request.own and request.names else request
     return _Survey(seen, request, found).all()
 
 
@@ -62,6 +65,14 @@ def bridges(snapshot: Snapshot, request: Request) -> tuple[str, ...]:
 def _concerned(domain: DomainState, nic: Element, request: Request) -> Place | None:
     place = of_nic(nic)
     return place if place and request.concerns(domain.name, place[1]) else None
+
+
+def _whole(request: Request, snapshot: Snapshot) -> Request:
+    """A network that is taken over is so with all guests on it."""
+    named = (
+        place for d in snapshot.domains if d.name in request.names for nic in all_nics(d) if (place := of_nic(nic))
+    )
+    return replace(request, names=request.names | {name for kind, name in named if kind == "network"})
 
 
 def _check(request: Request, snapshot: Snapshot, found: Places) -> None:
@@ -86,6 +97,8 @@ class _Survey:
     used: dict[Place, Known] = field(default_factory=dict)
     owners: Owners = field(default_factory=Owners)
     here: dict[Place, OnNetwork] = field(default_factory=dict)
+    keys: dict[Place, Mapping[str, Value]] = field(default_factory=dict)
+    """What the file says of networks that are taken over."""
     port_owners: dict[str, str] = field(default_factory=dict)
     """GUEST.PORT: a name with dots in it can be read in two ways."""
 
@@ -93,12 +106,14 @@ class _Survey:
         self._take_networks()
         domains = sorted(self.seen.snapshot.domains, key=lambda each: each.name)
         holders = Counter(address for each in domains for address in {mac(nic) for nic in all_nics(each)})
-        guests = [guest for each in domains if not self.request.own and (guest := self._guest(each, holders))]
-        found = (self._network(*each) for each in self.used.items())
-        networks = sorted((each for each in found if each), key=lambda each: each.name)
+        guests = [guest for each in domains if (guest := self._guest(each, holders))]
+        networks = sorted((self._network(*each) for each in self.used.items()), key=lambda each: each.name)
         return Imported(self.request, tuple(networks), tuple(guests), tuple(self.left_out))
 
     def _take_networks(self) -> None:
+        for name in self.places.own() if self.request.own else ():
+            if self.request.concerns(name):
+                self._declare(name)
         for place, why in self.places.refused.items():
             if self.request.concerns(place[1]):
                 state = self.seen.snapshot.network.get(place[1])
@@ -108,6 +123,15 @@ class _Survey:
             if self.request.concerns(place[1]) and place[0] == "network":
                 self.used[place] = known
 
+    def _declare(self, name: str) -> None:
+        state, place = self.seen.snapshot.network[name], ("network", name)
+        direct = "guestnet guard, forward or address set something for it: take it back, or import it without --own"
+        keys = direct if state.mark is not None else declaration(state)
+        if isinstance(keys, str):
+            self.places.refuse(place, keys)
+        else:
+            self.keys[place] = keys
+
     def _guest(self, domain: DomainState, holders: Counter[str]) -> ImportedGuest | None:
         wanted = [nic for nic in all_nics(domain) if self._is_wanted(domain, nic)]
         if not wanted:
@@ -115,7 +139,7 @@ class _Survey:
         if why := self._why_no_guest(domain):
             self.left_out.append(LeftOut(f"domain {shown(domain.name)}", why, why == in_topology(domain)))
             return None
-        own = Counter(map(mac, all_nics(domain)))
+        own = Counter(mac(nic) for nic in all_nics(domain) if not stands_in(nic))
         ports: list[ImportedPort] = []
         for nic in wanted:
             if why := self._why_no_port(domain, nic, holders, own):
@@ -146,6 +170,8 @@ class _Survey:
 
     def _why_no_port(self, domain: DomainState, nic: Element, holders: Counter[str], own: Counter[str]) -> str:
         place = of_nic(nic)
+        if stands_in(nic):
+            return f"{_STANDS_IN}: {nics.because(nics.of('hostdev'))}"
         if place is None:
             return _in_no_network(nic)
         if why := self.places.refused.get(place):
@@ -174,15 +200,14 @@ class _Survey:
         name = mine.name if mine and mine.name else _free_name(known.name, taken)
         self.port_owners[f"{guest}.{name}"] = guest
         here = self._here(place, known)
-        found = addresses_of(mac(nic), here, self.owners, f"{guest}.{name}")
+        found = addresses_of(mac(nic), here, self.owners, f"{guest}.{name}", kept=place in self.keys)
         observed = self._why_observed(place, here, mac(nic), found)
-        return ImportedPort(known.name, mac(nic), found, name if name != known.name else "", observed, mine)
+        word = _word(here, found) if place in self.keys else ""
+        return ImportedPort(known.name, mac(nic), found, name if name != known.name else "", observed, mine, word)
 
     def _here(self, place: Place, known: Known) -> OnNetwork:
-        bridge = known.network.bridge
         if place not in self.here:
-            found = OnNetwork(known, self.seen.leases.get(bridge, {}), self.seen.neighbours.get(bridge, ()))
-            self.here[place] = found
+            self.here[place] = on_network(known, self.seen)
         return self.here[place]
 
     def _why_observed(self, place: Place, here: OnNetwork, address: str, found: Addresses) -> str:
@@ -194,9 +219,10 @@ class _Survey:
     def _is_whole(self, place: Place) -> bool:
         return self.request.concerns(place[1])
 
-    def _network(self, place: Place, known: Known) -> ImportedNetwork | None:
-        if self.request.own:
-            return self._own(place, known)
+    def _network(self, place: Place, known: Known) -> ImportedNetwork:
+        if place in self.keys:
+            guarded = {"guarded": "observe"} if self.request.observe else {}
+            return ImportedNetwork(known.name, _what(known), keys={**self.keys[place], **guarded})
         observed = "observe" if self.request.observe and self._is_whole(place) else ""
         bridge = known.network.bridge
         if place[0] == "bridge":
@@ -205,12 +231,12 @@ class _Survey:
         said = "" if mark is None else _GUARDED.get(mark.get("guarded", "yes"), "")
         return ImportedNetwork(known.name, _what(known), "", said or observed)
 
-    def _own(self, place: Place, known: Known) -> ImportedNetwork | None:
-        keys = declaration(self.seen.snapshot.network[known.name])
-        if isinstance(keys, str):
-            self.left_out.append(LeftOut(_named(place), keys))
-            return None
-        return ImportedNetwork(known.name, _what(known), keys=keys)
+
+def _word(here: OnNetwork, found: Addresses) -> str:
+    """Without any, a port of the file's own network is given one."""
+    if found.own:
+        return ""
+    return "dhcp" if here.known.facts and here.known.facts.dynamic else "none"
 
 
 def _what(known: Known) -> str:
@@ -259,7 +285,7 @@ def _why_unclear(address: str, holders: Counter[str], own: Counter[str]) -> str:
     if why := unusable(address, kinds.MAC.read):
         return why
     if own[address] > 1:
-        return "the domain has two NICs of that MAC address"
+        return "the domain has two NICs of that MAC address, and does not say of one that it stands in (<teaming>)"
     return "another domain has a NIC of that MAC address, too: give one of them another" if holders[address] > 1 else ""
 
 

@@ -10,6 +10,7 @@ from libvirt_guestnet.datapath.forwards.table import version_of
 from libvirt_guestnet.importing.facts import Imported, ImportedGuest, ImportedNetwork, ImportedPort, Listed
 from libvirt_guestnet.importing.values import Value
 from libvirt_guestnet.metadata.policy import LEASE, LEASE6, Forward, PortPolicy
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.parse import Prefix
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*|[0-9]{1,3}(\.[0-9]{1,3}){3}")
@@ -40,9 +41,11 @@ _WRITTEN = frozenset(
 _EVERYBODY = {4: "0.0.0.0/0", 6: "::/0"}
 _PRIVACY = {"yes": "true", "no": "false"}
 _OWN = (
-    "libvirt has these networks, and they are not guestnet's: before `guestnet apply` makes one of this file, stop and",
-    "undefine it (virsh net-destroy, net-undefine). A label stands for the host's device of its name: --map eth0=eth0.",
+    "Networks that say take-over: true are libvirt's so far. From `guestnet apply` on they are guestnet's own, and",
+    "`guestnet destroy` removes them; guests and their NICs stay their owners'. A label of physical-networks is the",
+    "name of the host's device: --map eth0=eth0.",
 )
+_ADDRESSES = {"dhcp": "dhcp", "none": "[]"}
 _LABEL = "physical-network"
 _LOOK = "An address of the neighbour table is what a guest said that it has: look at those first."
 
@@ -73,7 +76,8 @@ def text(found: Imported) -> str:
 
 def _lines(found: Imported) -> Iterator[str]:
     yield comment("What `guestnet import` found on this host. Nothing changes before `guestnet apply`.")
-    said = _OWN if found.request.own else (*(_OBSERVE if found.request.observe else _GUARDED), _LOOK)
+    own = _OWN if found.request.own else ()
+    said = (*own, *(_OBSERVE if found.request.observe else _GUARDED), _LOOK)
     yield from map(comment, said)
     yield f"name: {scalar(found.request.topology)}"
     if labels := sorted({str(n.keys["physical-network"]) for n in found.networks if n.keys and _LABEL in n.keys}):
@@ -144,6 +148,8 @@ def _port(port: ImportedPort) -> Iterator[str]:
         yield from _said(port.said)
         return
     yield from _list("addresses", known.own, "{}")
+    if port.word:
+        yield f"addresses: {_ADDRESSES[port.word]}"
     yield from _list("allowed-pairs", known.pairs, "{{ address: {} }}")
     if known.privacy:
         yield f"privacy-addresses: true  {comment(known.privacy)}"
@@ -193,12 +199,14 @@ def _forwards(said: Iterable[Forward], versions: set[int]) -> Iterator[str]:
 def _forward(forward: Forward, sources: Mapping[int, tuple[Prefix, ...]], versions: set[int]) -> str:
     """`sources`: who may ask, in each family that is forwarded; `versions`: those that would be, if nothing were said
     of it."""
-    ports = str(forward.first) if forward.first == forward.last else f"{forward.first}-{forward.last}"
+    asked, to = ip_protocols.service(forward.protocol, forward.first, forward.last), ""
+    if forward.first:
+        to = f", to: {forward.to_first}"
     at = f", at: [{scalar(forward.at)}]" if forward.at else ""
     limits = any(sources.values()) or versions - set(sources)
     clients = [each for version, said in sorted(sources.items()) for each in map(str, said or [_EVERYBODY[version]])]
     only = f", from: [{', '.join(map(scalar, clients))}]" if limits else ""
-    return f"  - {{ services: [{scalar(f'{forward.protocol}/{ports}')}]{at}, to: {forward.to_first}{only} }}"
+    return f"  - {{ services: [{scalar(asked)}]{at}{to}{only} }}"
 
 
 def why_not_said(said: PortPolicy) -> list[str]:

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from libvirt_guestnet import hostmap
@@ -26,6 +28,7 @@ FILE_NAME = "50-guestnet"
 OLDEST_LIBVIRT = (6, 5, 0)
 # What to do about `HookStatus.run_by`.
 RUN_TWICE = "take that out of it, as libvirt runs every file in there by itself, with the XML on its stdin"
+_VERSION_SECONDS = 60  # a tenth of one is enough where the host is not overloaded
 _DAEMONS = {"qemu": ("libvirtd", "virtqemud"), "network": ("libvirtd", "virtnetworkd")}
 
 
@@ -75,17 +78,21 @@ def default_note(root: Path) -> Iterator[str]:
         yield f"guard: {guard} holds for guests that start from now on; `guestnet hooks sync` covers those that run"
 
 
+@cache
 def compile_library() -> None:
     """Writes the library's missing bytecode, if possible: a hook that has to compile takes three times as long."""
     compileall.compile_dir(_library() / "libvirt_guestnet", quiet=2)
 
 
 def uninstall(root: Path = Path("/"), tell: Callable[[str], None] = lambda _text: None) -> list[HookStatus]:
-    """Removes both hook files and everything that `install` wrote besides, which is printed; other people's hooks
-    stay."""
+    """Removes both hook files and everything that `install` wrote besides, which is printed, and folders of that which
+    are empty then; other people's hooks stay."""
     for hook in HOOKS:
         _path(root, hook).unlink(missing_ok=True)
     hostwide.write(hostwide.NOTHING_REQUIRED, f"{root}{hostwide.FILE}")
+    for folder in (*(_path(root, hook).parent for hook in HOOKS), Path(f"{root}{hostwide.FILE}").parent):
+        with suppress(OSError):  # there is more in it, or it is not there
+            folder.rmdir()
     for line in (*network_managers.uninstall(root), *apparmor.take_back(root)):
         tell(line)
     return status(root)
@@ -184,14 +191,23 @@ def _check_libvirt() -> None:
         )
 
 
+@cache
 def libvirt_version() -> tuple[int, ...] | None:
-    """The version of the installed libvirt daemon, or None."""
+    """The version of the installed libvirt daemon, or None. Raises GuestnetError if it takes too long to say it."""
     for daemon in ("libvirtd", "virtqemud"):
-        if binary := shutil.which(daemon, path="/usr/sbin:/usr/bin:/sbin:/bin"):
-            done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
-            if found := re.search(r"(\d+)\.(\d+)\.(\d+)", done.stdout):
-                return tuple(map(int, found.groups()))
+        binary = shutil.which(daemon, path="/usr/sbin:/usr/bin:/sbin:/bin")
+        if binary and (found := re.search(r"(\d+)\.(\d+)\.(\d+)", _said([binary, "--version"]))):
+            return tuple(map(int, found.groups()))
     return None
+
+
+def _said(argv: list[str]) -> str:
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=_VERSION_SECONDS, check=False).stdout
+    except subprocess.TimeoutExpired as error:
+        raise GuestnetError(
+            f"{' '.join(argv)} took more than {_VERSION_SECONDS} s: is the host overloaded? Try again"
+        ) from error
 
 
 def check_owner(library: Path | None = None) -> None:

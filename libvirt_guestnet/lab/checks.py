@@ -103,7 +103,7 @@ def _behind(topology: Topology, expect: Expect, service: Service) -> int | None:
         version = forward.address.version if forward.address else 4
         here = forward.at == expect.at if forward.at else expect.at and version == expect.at.version
         port = service.first_port or 0
-        if here and forward.protocol is service.protocol and forward.first <= port <= forward.last:
+        if here and forward.protocol == service.protocol and forward.first <= port <= forward.last:
             return forward.to_first + port - forward.first
     return None
 

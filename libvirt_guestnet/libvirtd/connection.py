@@ -26,6 +26,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     marked,
+    nic_like,
     parse_xml,
     to_text,
 )
@@ -333,6 +334,24 @@ class Connection:
         self._call(
             f"updating a device of domain {name!r}", lambda: self._domain(name).updateDeviceFlags(xml, _affect(live))
         )
+
+    def redefine_nic(self, name: str, old: str, new: str) -> None:
+        """Put one <interface> in the place of another in a domain's definition. Raises GuestnetError where that is not
+        there any more."""
+
+        def define() -> bool:
+            domain = self._domain(name)
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+            config = parse_xml(domain.XMLDesc(flags))
+            devices, nic = config.find("devices"), nic_like(config, parse_xml(old))
+            if devices is None or nic is None or not domain.isPersistent():
+                return False
+            devices.replace(nic, parse_xml(new))
+            self._raw.defineXML(to_text(config))
+            return True
+
+        if not self._call(f"changing a NIC in the definition of domain {name!r}", define):
+            raise GuestnetError(f"domain {name!r} was changed meanwhile: plan again")
 
     def set_domain_metadata(self, name: str, xml: str | None, *, live: bool) -> None:
         """Replace our metadata in a domain (None removes it); `xml` without namespace."""

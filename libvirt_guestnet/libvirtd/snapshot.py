@@ -73,11 +73,18 @@ class NetworkState:
 
     @property
     def told(self) -> Element | None:
-        """The live XML with our metadata, be it that only the definition of an external network has that."""
-        mark = self.config.find(NETWORK_MARK)
-        if self.live is None or not (self.is_external or _is_external(self.live.find(NETWORK_MARK))):
+        """The live XML with our metadata, be it that only the definition has that, of an external network or one that
+        was taken over while it ran."""
+        if self.live is None or not (self.is_apart or self.is_external or _is_external(self.live.find(NETWORK_MARK))):
             return self.live
-        return marked(self.live, mark)
+        return marked(self.live, self.config.find(NETWORK_MARK))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is ours by its definition, and runs since before that: no libvirt before 9.7 could tell it so."""
+        if self.live is None or self.config.find(NETWORK_MARK) is None or self.is_external:
+            return False
+        return self.live.find(NETWORK_MARK) is None
 
     @property
     def bridge(self) -> str | None:
@@ -199,14 +206,28 @@ def interfaces(domain: Element | None, networks: Mapping[str, str | None] | None
 
 def _rank(interface: Element, network: str | None) -> tuple[bool, bool]:
     """How much an interface is the one that is meant by its MAC address."""
-    stands_in = interface.get("type") == "hostdev" or interface.find("teaming[@type='transient']") is not None
-    return network is not None and source_network(interface) == network, not stands_in
+    is_meant = interface.get("type") != "hostdev" and not stands_in(interface)
+    return network is not None and source_network(interface) == network, is_meant
+
+
+def stands_in(interface: Element) -> bool:
+    """Whether an <interface> is the one of a net_failover pair that goes before its guest migrates."""
+    return interface.find("teaming[@type='transient']") is not None
 
 
 def mac(interface: Element) -> str:
     """The MAC address of an <interface>, lower case; empty when libvirt is to choose one."""
     element = interface.find("mac")
     return "" if element is None else element.get("address", "").lower()
+
+
+def nic_like(domain: Element, nic: Element) -> Element | None:
+    """The <interface> of a <domain> with the MAC address and, where it says one, the PCI address of this one; None
+    unless there is one."""
+    alike = [each for each in domain.iterfind("devices/interface") if mac(each) == mac(nic)]
+    if (address := nic.find("address")) is not None:
+        alike = [each for each in alike if (at := each.find("address")) is not None and at.attrib == address.attrib]
+    return alike[0] if len(alike) == 1 else None
 
 
 def tap(interface: Element) -> str | None:
@@ -278,12 +299,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class WantedNetwork:
-    """A network as the topology wants it: `xmlgen.network`'s element. `drawn`: its VLAN or VNI comes from a pool."""
+    """A network as the topology wants it: `xmlgen.network`'s element. `drawn`: its VLAN or VNI comes from a pool.
+    `takes_over`: it may be libvirt's already, and nobody's of ours."""
 
     name: str
     element: Element
     autostart: bool = True
     drawn: bool = False
+    takes_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -298,8 +321,10 @@ class WantedExternal:
 class WantedGuest:
     """A guest as the topology wants it.
 
-    `definition` is the whole <domain> of a lab guest, None for a user's own domain. `kept` are the MAC addresses of
-    ports on external networks: a NIC that the domain has there already is left where it is, as it is.
+    `definition` is the whole <domain> of a lab guest, None for a user's own domain, whose `interfaces` have a model
+    only where the file says it. `kept` are the MAC addresses of ports on external networks and on those taken over: a
+    NIC that the domain has there already is left where it is, as it is. `mtus` are those of ports that have an MTU of
+    their own.
     """
 
     name: str
@@ -308,6 +333,7 @@ class WantedGuest:
     definition: Element | None = None
     autostart: bool = False
     kept: frozenset[str] = frozenset()
+    mtus: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

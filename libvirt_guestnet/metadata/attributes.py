@@ -6,10 +6,11 @@ All of these raise GuestnetError. On the hook path.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TypeVar
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.xmlread import Node
 
 T = TypeVar("T")
@@ -53,6 +54,11 @@ def prefix(node: Node, attribute: str) -> parse.Prefix:
 def prefixes(node: Node, attribute: str, most: int) -> tuple[parse.Prefix, ...]:
     """The prefixes that an attribute lists with commas."""
     return _read(node, attribute, lambda text: parse.prefixes(text, most))
+
+
+def protocol(node: Node, attribute: str) -> str:
+    """The protocol of a forward that an attribute is."""
+    return _read(node, attribute, ip_protocols.read)
 
 
 def mac(node: Node, attribute: str) -> str:

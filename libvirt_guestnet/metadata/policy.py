@@ -22,7 +22,7 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:onlink prefix="10.61.2.0/24"/>              <!-- carved out of the routed sources -->
         <guestnet:behind prefix="10.61.3.0/24"/>              <!-- the host routes it to this port -->
         <guestnet:pair prefix="10.61.2.100/32" mac="00:00:5e:00:01:05"/>  <!-- more of its own; the MAC is optional -->
-        <guestnet:role name="dhcp-server"/>            <!-- or ra-sender, router-protocols, own-sources -->
+        <guestnet:role name="dhcp-server"/>            <!-- or another of model.topology.Role -->
         <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a forward; with
                                   hide="yes" the guest sees the host as client; without at: any address of the host;
                                   to="lease4": what the guest has by DHCP; from="198.18.0.0/16": only these clients -->
@@ -41,8 +41,8 @@ One top-level element per object, since libvirt keeps one per namespace::
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, NamedTuple
 
+from libvirt_guestnet.light_typing import TYPE_CHECKING, NamedTuple
 from libvirt_guestnet.parse import Address, Prefix
 
 if TYPE_CHECKING:  # few ports have one, and hooks start often
@@ -139,7 +139,7 @@ class Pair(NamedTuple):
 class Forward(NamedTuple):
     """Ports `first` to `last` of the host's address `at` ("": any) go to `to_first` and on at the guest's `to`, an
     address or one of LEASE and LEASE6, for clients of the prefixes `sources` (none: for all). Addresses are text as
-    `parse` writes it."""
+    `parse` writes it. Of a protocol that has no ports, these are 0."""
 
     protocol: str
     first: int

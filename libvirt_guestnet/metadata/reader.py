@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 from libvirt_guestnet.metadata.attributes import (
     address,
     device,
@@ -19,6 +19,7 @@ from libvirt_guestnet.metadata.attributes import (
     optional_device,
     prefix,
     prefixes,
+    protocol,
     quantity,
     span,
     word,
@@ -48,7 +49,8 @@ from libvirt_guestnet.metadata.policy import (
     Vlans,
     Vxlan,
 )
-from libvirt_guestnet.model.claims import MOST_MOVED, MOST_SOURCES, PROTOCOLS
+from libvirt_guestnet.model import ip_protocols
+from libvirt_guestnet.model.claims import MOST_MOVED, MOST_SOURCES
 from libvirt_guestnet.parse import Address, Prefix
 from libvirt_guestnet.xmlread import Node
 
@@ -186,22 +188,23 @@ def _pair(pair: Node) -> Pair:
 
 
 def _forward(forward: Node) -> Forward:
-    first, last = span(forward, "ports", 65535)
+    kind, to = protocol(forward, "protocol"), forward.get("to")
+    whole = ip_protocols.is_whole(kind)
+    first, last = (0, 0) if whole and not forward.get("ports") else span(forward, "ports", 65535)
     to_first = number(forward, "first", 65535) if forward.get("first") else first
-    protocol, to = forward.get("protocol"), forward.get("to")
     version = _LEASES.get(to) or address(forward, "to").version
     to = to if to in _LEASES else str(address(forward, "to"))
     at = str(address(forward, "at")) if forward.get("at") else ""
-    fits = protocol in PROTOCOLS and to_first + last - first <= 65535
+    fits = bool(at) and not to_first if whole else to_first + last - first <= 65535
     # An empty list is refused, too: somebody meant to let fewer in than everybody.
     sources = prefixes(forward, "from", MOST_SOURCES) if "from" in forward.attributes else ()
     crossed = (bool(at) and (6 if ":" in at else 4) != version) or any(each.version != version for each in sources)
     if not fits or crossed or (to_first != first and last - first >= MOST_MOVED):
         raise GuestnetError(
-            f"metadata: no forward can be of {parse.shown(protocol)} {first}-{last} at {at or 'any'} to {to}"
+            f"metadata: no forward can be of {ip_protocols.service(kind, first, last)} at {at or 'any'} to {to}"
             + (f" from {', '.join(map(str, sources))}" if sources else "")
         )
-    return Forward(protocol, first, last, to, to_first, at, _yes(forward, "hide"), sources)
+    return Forward(kind, first, last, to, to_first, at, _yes(forward, "hide"), sources)
 
 
 def _floating(floating: Node) -> FloatingAddress:

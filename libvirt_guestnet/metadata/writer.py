@@ -120,7 +120,7 @@ def _forward(forward: Forward) -> Element:
         "forward",
         at=forward.at,
         protocol=forward.protocol,
-        ports=_span((forward.first, forward.last)),
+        ports=_span((forward.first, forward.last)) if forward.first else None,
         to=forward.to,
         first=forward.to_first if forward.to_first != forward.first else None,
         hide=_yes(forward.hide),

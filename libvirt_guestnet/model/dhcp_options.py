@@ -23,6 +23,9 @@ _SIZED = re.compile("[0-9]{1,10}[bsi]?")
 _BITS = {"b": 8, "s": 16}
 _BYTES = re.compile("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})+")
 
+# dnsmasq (2.85 to 2.91) writes a number of thousands of bytes for this one, unless it is told how many it has.
+_UNSIZED = (4, "43")
+
 Kind = Callable[[int, str], str]
 
 
@@ -75,9 +78,15 @@ def _value(kind: Kind, version: int, name: str, index: int, text: str) -> str:
     try:
         if kind is _route:
             return str(parse.prefix(text)) if index % 2 == 0 else _address(4, text)
-        return kind(version, text)
+        made = kind(version, text)
+        return f"{made}{_size_of(int(made))}" if (version, name) == _UNSIZED and made.isdecimal() else made
     except ValueError as error:
         raise OptionError(f"DHCP option {name}: {error}") from None
+
+
+def _size_of(number: int) -> str:
+    """What says how many bytes a number has: as few as hold it, as of other options."""
+    return next((size for size, bits in _BITS.items() if number < 1 << bits), "i")
 
 
 def option_name(version: int, text: str) -> str:
@@ -231,7 +240,8 @@ _REFUSED: Mapping[int, Mapping[str, str]] = {
         "51": "say lease",
         "T1": _OWN,
         "T2": _OWN,
-        **dict.fromkeys(map(str, (50, 52, 53, 54, 55, 57, 58, 59, 61, 82)), _OWN),
+        **dict.fromkeys(map(str, (50, 52, 53, 54, 55, 57, 58, 59, 61, 81, 82)), _OWN),
+        "118": "only who asks says it",
     },
     6: dict.fromkeys(map(str, (*range(1, 17), 18, 19, 25, 26)), _OWN),
 }

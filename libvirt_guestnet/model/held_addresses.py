@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NamedTuple
+
+from libvirt_guestnet.light_typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from libvirt_guestnet import parse
+from libvirt_guestnet.light_typing import NamedTuple
 
 
 class Impairment(NamedTuple):

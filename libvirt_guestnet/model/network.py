@@ -135,6 +135,16 @@ class Vxlan:
 
 
 @dataclass(frozen=True)
+class StaticRoute:
+    """While the network is active, the host reaches `prefix` through `gateway`, a router there; among several ways it
+    takes the one of the lowest `metric` (None: 1, which is libvirt's default)."""
+
+    prefix: IPNetwork
+    gateway: IPAddress
+    metric: int | None = None
+
+
+@dataclass(frozen=True)
 class HostRouted:
     """Mode host-routed: each port is a link of its own to the host, whose address there is `gateway` (IPv6: fe80::1).
 
@@ -183,6 +193,7 @@ class Network:
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
     `drawn`: the VLAN or VNI comes from a pool, so no network of another topology may have it too.
     Of an `external` one the file says only how its ports are guarded: `plan.external` has the rest from the host.
+    With `take_over` libvirt may have it already, made by nobody of ours: from then on it is guestnet's.
     """
 
     name: str
@@ -214,4 +225,6 @@ class Network:
     service_vlan: bool = False
     drawn: bool = False
     routed: HostRouted | None = None
+    routes: tuple[StaticRoute, ...] = ()
     external: External | None = None
+    take_over: bool = False

@@ -11,6 +11,8 @@ from enum import StrEnum
 from functools import cached_property
 
 from libvirt_guestnet.errors import Where
+from libvirt_guestnet.model import ip_protocols
+from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
@@ -59,9 +61,25 @@ class Role(StrEnum):
     """What a port may be for its network beside a guest."""
 
     DHCP_SERVER = "dhcp-server"
+    DHCP_RELAY = "dhcp-relay"
     RA_SENDER = "ra-sender"
-    ROUTER_PROTOCOLS = "router-protocols"
     OWN_SOURCES = "own-sources"
+    ROUTER_PROTOCOLS = "router-protocols"
+    MULTICAST_ROUTER = "multicast-router"
+    OSPF = "ospf"
+    VRRP = "vrrp"
+    RIP = "rip"
+    BABEL = "babel"
+    EIGRP = "eigrp"
+    LDP = "ldp"
+    LLDP = "lldp"
+    LACP = "lacp"
+    STP = "stp"
+    ISIS = "isis"
+    MPLS = "mpls"
+    PPPOE = "pppoe"
+    PPPOE_SERVER = "pppoe-server"
+    EAPOL = "eapol"
 
 
 class PortKind(StrEnum):
@@ -84,17 +102,20 @@ class Protocol(StrEnum):
 
 @dataclass(frozen=True)
 class Service:
-    """A protocol with, unless it is ICMP, an inclusive range of destination ports (all when both are None)."""
+    """A protocol (a Protocol, or one of `ip_protocols` that has no ports) with, if it has some, an inclusive range of
+    destination ports (all when both are None)."""
 
-    protocol: Protocol
+    protocol: str
     first_port: int | None = None
     last_port: int | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is forwarded as a whole, since its protocol has no ports."""
+        return self.protocol != Protocol.ICMP and ip_protocols.is_whole(self.protocol)
+
     def __str__(self) -> str:
-        if self.first_port is None:
-            return str(self.protocol)
-        span = self.first_port if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
-        return f"{self.protocol}/{span}"
+        return ip_protocols.service(str(self.protocol), self.first_port or 0, self.last_port or 0)
 
 
 @dataclass(frozen=True)
@@ -102,9 +123,9 @@ class Forward:
     """What is asked of the host at ports `first` to `last` of `at` (None: at any of its addresses) reaches the guest at
     `address` (None: whatever IPv4 address the host's DHCP server gives it), from port `to_first` on, if the client is
     in one of the `sources` (none: whoever it is). `hide`: the guest sees the host as client, as it would not answer
-    through it."""
+    through it. Of a protocol without ports they are 0, and all of it is the guest's at `at`, in both directions."""
 
-    protocol: Protocol
+    protocol: str
     first: int
     last: int
     address: IPAddress | None
@@ -142,7 +163,7 @@ class Port:
     of its untagged ones, none when there is none.
     `hostname` is what the file says that DNS calls it ("": `model.hostnames` knows), `duid` by what DHCPv6 knows it
     ("": its MAC address), `dhcp_options` what it is told beside the network's.
-    `note` is the user's own.
+    `card` is what the file says of the NIC itself. `note` is the user's own.
     `given` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
     assumes: where it says nothing, a NIC that a user's own domain has keeps what it has. `where` is its place in the
     file.
@@ -181,6 +202,7 @@ class Port:
     hostname: str = ""
     duid: str = ""
     dhcp_options: tuple[DhcpOption, ...] = ()
+    card: Card = field(default_factory=Card)
     note: str = ""
     where: Where | None = field(default=None, compare=False)
 
@@ -323,6 +345,12 @@ class Topology:
             and port.network not in served
             and not (port.addresses or port.address_word or port.untranslated)
         )
+
+    @cached_property
+    def floating(self) -> tuple[IPAddress, ...]:
+        """Every port's floating addresses, translated or not."""
+        ports = (port for guest in self.guests for port in guest.ports)
+        return tuple(address for port in ports for address in (*port.floating, *port.untranslated))
 
     @cached_property
     def _networks(self) -> dict[str, Network]:

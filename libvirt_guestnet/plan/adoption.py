@@ -23,12 +23,16 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     WantedExternal,
+    interfaces,
+    mac,
     marked,
     source_network,
     to_text,
 )
+from libvirt_guestnet.metadata import writer
 from libvirt_guestnet.metadata.elements import node_of
-from libvirt_guestnet.metadata.policy import NAMESPACE
+from libvirt_guestnet.metadata.policy import NAMESPACE, NetworkPolicy
+from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import address, prefix
 from libvirt_guestnet.plan.compare import differences, summary
 from libvirt_guestnet.plan.network import bridge_with_rules
@@ -42,33 +46,48 @@ def plan_external(wanted: WantedExternal, snapshot: Snapshot, sure: Collection[s
     the list does, and what comes is listed before. `sure`: guests that follow in any
     case, as their metadata is the topology's own, or is taken out before."""
     state = snapshot.network[wanted.name]
-    mark = _without_others(wanted.mark, state)
+    mark = _withoutothers_of(wanted.mark, state)
     yield from _updates(state, lambda root: _leaving(root, state.mark, mark))
     yield from _adopt(state, mark, snapshot, sure)
     yield from _updates(state, lambda root: _coming(root, mark))
 
 
 def plan_release(state: NetworkState, snapshot: Snapshot, why: str, sure: Collection[str]) -> Iterator[Change]:
-    """All of that is taken back."""
+    """All of that is taken back. Where something is set without a file for a guest on it, the hooks go on knowing the
+    network for that one's sake."""
+    if state.topology not in (None, DIRECT) and any(set_without_file(state, snapshot)):
+        known = writer.network_element(NetworkPolicy(DIRECT, state.name, guarded="no", external=True))
+        yield from plan_external(WantedExternal(state.name, known), snapshot, sure)
+        return
     yield from _updates(state, lambda root: _leaving(root, state.mark, None))
     mark = state.config.find(NETWORK_MARK)
     old = None if mark is None else to_text(mark)
-    yield AdoptNetwork(state.name, why, mark=Replacement(old, None), ports=_followers(state, snapshot, None, sure))
+    ports = followers(state, snapshot, None, sure)
+    yield AdoptNetwork(
+        state.name, why, mark=Replacement(old, None), ports=ports, others=others_of(ports, snapshot, sure)
+    )
 
 
 def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot, sure: Collection[str]) -> Iterator[Change]:
-    config, ports = state.config.find(NETWORK_MARK), _followers(state, snapshot, mark, sure)
-    if config is None:
-        yield AdoptNetwork(state.name, "its metadata", mark=Replacement(None, to_text(mark)), ports=ports)
-    elif found := differences(mark, config):
-        replacement = Replacement(to_text(config), to_text(mark))
-        yield AdoptNetwork(state.name, f"its metadata: {summary(found)}", mark=replacement, ports=ports)
-    elif state.name in snapshot.overdue:
-        same = to_text(config)
-        yield AdoptNetwork(state.name, "the hooks do not know it", mark=Replacement(same, same), ports=ports)
+    config, ports = state.config.find(NETWORK_MARK), followers(state, snapshot, mark, sure)
+    old = None if config is None else to_text(config)
+    new, what = Replacement(old, to_text(mark)), "its metadata"
+    if config is not None:
+        found = differences(mark, config)
+        what = f"its metadata: {summary(found)}" if found else "the hooks do not know it"
+        if not found and state.name not in snapshot.overdue:
+            return
+        new = new if found else Replacement(old, old)
+    yield AdoptNetwork(state.name, what, mark=new, ports=ports, others=others_of(ports, snapshot, sure))
 
 
-def _followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
+def others_of(ports: tuple[str, ...], snapshot: Snapshot, sure: Collection[str]) -> frozenset[str]:
+    """Those of the followers that follow by metadata of their own, which is none of the topology's."""
+    own = (name for name in ports if snapshot.domain[name].current.find(DOMAIN_MARK) is not None)
+    return frozenset(own) - frozenset(sure)
+
+
+def followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
     """Running guests on it that what it says is about: with metadata of their own, or all where it guards all; but not
     those of `left_alone`, which would keep all others from following."""
     marks = [each for each in (state.mark, mark) if each is not None]
@@ -105,13 +124,22 @@ def _impossible(domain: Element, network_of: NetworkOf) -> str:
     return ""
 
 
+def set_without_file(state: NetworkState, snapshot: Snapshot) -> Iterator[str]:
+    """The domains on it of which guard, forward or address say something, or somebody who writes what these write."""
+    for domain in snapshot.domains:
+        if domain.topology == DIRECT and not domain.is_copy:
+            nics = (nic for root in (domain.config, domain.live) for nic in interfaces(root).values())
+            if any(_is_on(nic, state) and mac(nic) in domain.marked_macs for nic in nics):
+                yield domain.name
+
+
 def _is_on(nic: Element, state: NetworkState) -> bool:
     source = nic.find("source")
     bridge = None if source is None else source.get("bridge")
     return source_network(nic) == state.name or (bridge is not None and bridge == state.bridge)
 
 
-def _without_others(mark: Element, state: NetworkState) -> Element:
+def _withoutothers_of(mark: Element, state: NetworkState) -> Element:
     """Not listed is what the network's owner has said already, or made of what was listed, and a name where its DNS is
     off."""
     result, before = deepcopy(mark), _listed(state.mark)

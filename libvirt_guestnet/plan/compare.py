@@ -22,8 +22,8 @@ _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 
 _SINGLE = frozenset(f"{_OURS}{name}" for name in ("network", "domain", "impairment", *registry.TAGS))
 
-NIC_PARTS = frozenset({"link", "bandwidth", "port", "vlan"})
-"""What a topology can say about an <interface>, besides where it is plugged in."""
+NIC_PARTS = frozenset({"link", "bandwidth", "port", "vlan", "driver"})
+"""What is a topology's alone in the <interface> of a lab guest."""
 
 # parent tag -> child tags that are ours alone there: one that is not wanted is a difference.
 _OWNED: dict[str, frozenset[str]] = {
@@ -70,11 +70,13 @@ _OWNED_ATTRIBUTES: dict[str, frozenset[str]] = {
     "dns": frozenset({"enable"}),
     "domain": frozenset({"localOnly"}),
     "source": frozenset({"portgroup"}),
+    "driver": frozenset({"name", "queues", "rx_queue_size", "packed", "iommu"}),
     "tag": frozenset({"nativeMode"}),
     "vlan": frozenset({"trunk"}),
 }
 _DEFAULTS: dict[tuple[str, str], str] = {
     ("link", "state"): "up",
+    ("driver", "name"): "vhost",
     ("port", "isolated"): "no",
     ("nat", "ipv6"): "no",
     ("ip", "family"): "ipv4",
@@ -90,7 +92,7 @@ _DEFAULTS: dict[tuple[str, str], str] = {
     ("vlan", "trunk"): "no",
 }
 _CONTAINERS = frozenset({"dhcp", "dns"})  # missing and empty are the same
-_DROPPED_AT_DEFAULT = frozenset({"link", "port"})
+_DROPPED_AT_DEFAULT = frozenset({"link", "port", "driver"})
 _CASELESS = frozenset({"mac", "address", "uuid"})
 _SIZES = frozenset({"memory", "currentMemory", "maxMemory"})
 _Tags = frozenset[str]

@@ -43,7 +43,8 @@ def device_problems(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     for network in wanted.networks:
         element = network.element
         problem = _quarrel(element, others) or _missing(element, snapshot) or _unfit(element, own, snapshot)
-        if problem := problem or _narrow(element, widest.get(network.name, 0), snapshot):
+        size = max(widest.get(name, 0) for name in (network.name, f"bridge {bridge_of(element)}"))
+        if problem := problem or _narrow(element, size, snapshot):
             yield f"network {network.name!r}: {problem}"
 
 
@@ -121,11 +122,13 @@ def _unfit(network: Element, own: set[str | None], snapshot: Snapshot) -> str:
 
 
 def _widest(wanted: Wanted) -> dict[str, int]:
-    """By network, the largest MTU of its ports."""
+    """By network, or bridge (`bridge br0`), the largest MTU of its ports."""
     found: dict[str, int] = {}
     for guest in wanted.guests:
         for nic in guest.interfaces:
-            name, mtu = source_network(nic) or "", nic.find("mtu")
+            source, mtu = nic.find("source"), nic.find("mtu")
+            bridge = "" if source is None else source.get("bridge", "")
+            name = source_network(nic) or f"bridge {bridge}"
             if mtu is not None:
                 found[name] = max(found.get(name, 0), int(mtu.get("size", "0")))
     return found

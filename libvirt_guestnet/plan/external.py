@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 from libvirt_guestnet import parse
+from libvirt_guestnet.datapath.devices.host_devices import Outlet, too_wide
 from libvirt_guestnet.errors import GuestnetError, Problem, Where
 from libvirt_guestnet.hook.read import network_receipts, nics
 from libvirt_guestnet.libvirtd.snapshot import (
@@ -21,15 +22,17 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import Added
-from libvirt_guestnet.model.network import DhcpRange, External, IPAddress, Mode, Network, Subnet
+from libvirt_guestnet.model.network import DhcpRange, External, IPAddress, IPNetwork, Mode, Network, Subnet
 from libvirt_guestnet.model.topology import DIRECT, AddressWord, Assignment, Guest, Port, PortAddress, Topology
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.plan.problems import PlanError
 from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.topology.dhcp import why_unusable
+from libvirt_guestnet.topology.next_hops import overlap
 
 _ROUTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 _START = Where("", 1, 1)
+_ETHERNET = 1500  # the MTU of a bridge of libvirt's that says nothing of it
 
 
 def resolved(found: Topology, snapshot: Snapshot) -> Topology:
@@ -113,7 +116,8 @@ class _Host:
             forwards=tuple(replace(each, hide=each.hide or network.gateway is None) for each in port.forwards),
             addresses=tuple(self._addresses(port, network)),
         )
-        for problem in (*self._unknown(port, network), *self._unreached(port, network)):
+        problems = (*self._unknown(port, network), *self._unreached(port, network), *self._too_wide(port, network))
+        for problem in problems:
             self._add(port.where, problem)
         return port
 
@@ -175,8 +179,41 @@ class _Host:
     def _unreached(self, port: Port, network: Network) -> Iterator[str]:
         if port.forwards and not any(subnet.host for subnet in network.subnets):
             yield f"the host has no address on network {shown(network.name)}, so it cannot forward there"
+        if problem := self._unrouted(port, network):
+            yield f"next-hop: {problem}"
         if port.floating and network.mode not in _ROUTED:
             yield f"network {shown(network.name)} is {network.mode}: floating addresses are for nat, route and open"
+
+    def _too_wide(self, port: Port, network: Network) -> Iterator[str]:
+        """What is larger would vanish in the network's bridge, or on the way out of it."""
+        size = port.card.mtu
+        if network.mode is not Mode.BRIDGE and size > (carried := network.mtu or _ETHERNET):
+            yield f"its MTU is {size}, and network {shown(network.name)} carries {carried}: say mtu: {carried}"
+        for device, link in self.snapshot.links.items() if network.mode is Mode.BRIDGE and size else ():
+            if link.is_outside and link.master == network.bridge and 0 < link.mtu < size:
+                yield too_wide(size, Outlet(device, link.mtu), network.bridge)
+
+    def _unrouted(self, port: Port, network: Network) -> str:
+        """Why the host cannot route to what is behind a port; "" if it can."""
+        facts, name = self.facts.get(network.name), shown(network.name)
+        if not port.behind or facts is None:
+            return ""
+        if not any(subnet.host for subnet in network.subnets):
+            return f"the host has no address on network {name}, so it routes nothing there"
+        if network.mode is Mode.ROUTE and not facts.outside:
+            return f"network {name} names no device that its traffic leaves through (<forward dev=…>)"
+        return next((why for each in port.behind if (why := _not_behind(each, port, network, facts))), "")
+
+
+def _not_behind(prefix: IPNetwork, port: Port, network: Network, facts: NetworkReceipt) -> str:
+    name, version = shown(network.name), prefix.version
+    if network.mode is Mode.NAT and version not in facts.translates:
+        return f"network {name} does not translate IPv{version}, so {prefix} would have no way outside"
+    if not any(address.ip.version == version for address in port.addresses):
+        return f"the port has no IPv{version} address that {prefix} could be routed to"
+    near = (subnet.prefix for subnet in network.subnets if subnet.prefix.version == version)
+    taken = next((each for each in near if overlap(each, prefix)), None)
+    return f"{prefix} cannot be behind the guest: network {name} has {taken}" if taken else ""
 
 
 def is_on(nic: Element, network: Network) -> bool:

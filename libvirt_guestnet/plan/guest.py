@@ -28,7 +28,7 @@ from libvirt_guestnet.metadata.policy import OBSERVE
 from libvirt_guestnet.model.drift import GUEST
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.plan.compare import differences, summary
-from libvirt_guestnet.plan.guest_metadata import count, metadata_changes, remembering, was_before
+from libvirt_guestnet.plan.guest_metadata import count, metadata_changes, remembering, unknown_notes, was_before
 from libvirt_guestnet.plan.nic import kept, was_there
 from libvirt_guestnet.plan.nic_changes import NicChanges, let_go
 
@@ -142,14 +142,18 @@ def _change_interfaces(
         for address in dict.fromkeys([*live, *config])
         if address in ours and address not in new
     ]
+    if defined_here:
+        changes.notes += unknown_notes(state, new)
     changes.detach += [change for each in left for change in each.first]
     plugs = [change for each in left for change in each.last]
     moves: list[Change] = []
     for address, interface in new.items():
         from_network = inherited.get(source_network(interface) or "", frozenset())
         was = was_before(state, address) if defined_here else None
-        planner = NicChanges(wanted.name, address, interface, from_network, not defined_here, was)
+        mtu = address in wanted.mtus or (interface.find("mtu") is None and was is not None and _has_mtu(was))
+        planner = NicChanges(wanted.name, address, interface, from_network, not defined_here, was, mtu)
         planner.plan(state.live is not None, live.get(address), defined_here, config.get(address))
+        changes.notes += _later_note(wanted.name, address, planner)
         changes.detach += planner.detach
         moves += planner.moves
         plugs += planner.plugs
@@ -158,6 +162,16 @@ def _change_interfaces(
     told = metadata_changes(wanted.name, state, metadata, config=defined_here)
     lost = _leased_else(wanted, state, snapshot) if defined_here else ""
     changes.others += [*moves, *(_interrupting(each, lost) for each in told), *plugs]
+
+
+def _has_mtu(was: Element) -> bool:
+    return was.find("mtu") is not None
+
+
+def _later_note(guest: str, address: str, nic: NicChanges) -> Iterator[str]:
+    if nic.later:
+        said = summary(nic.later, len(nic.later))
+        yield f"guest {guest!r} is running and gets this at its next start: NIC {address}: {said}"
 
 
 def _leased_else(wanted: WantedGuest, state: DomainState, snapshot: Snapshot) -> str:
@@ -185,7 +199,8 @@ def _left_alone(
     """What is wanted of a NIC that its user has on that network already; None where there is none."""
     address = mac(wanted)
     nics = [nic for nic in (config.get(address), live.get(address)) if nic is not None]
-    plugged_by_us = address in state.plugged_macs and not was_there(was_before(state, address))
+    was = was_before(state, address)
+    plugged_by_us = was is not None and not was_there(was)
     if not nics or plugged_by_us or not all(_same_place(wanted, nic) for nic in nics):
         return None
     return kept(wanted, nics[0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from copy import deepcopy
 
 from libvirt_guestnet.changes.change import Change, Replacement
@@ -14,6 +15,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
     Element,
     interfaces,
+    mac,
     parse_xml,
     source_network,
     to_text,
@@ -34,24 +36,45 @@ def remembering(metadata: Element, new: dict[str, Element], state: DomainState) 
         if address not in new:
             continue
         nic, was = nics.get(address), was_before(state, address)
-        had = nic is not None and (was_there(was) or (was is None and address not in state.plugged_macs))
-        remembered = before(new[address], nic, was) if nic is not None and had else plugged(new[address])
-        if remembered is not None:
-            port.set("was", to_text(remembered))
+        had = was is None or was_there(was)
+        port.set("was", to_text(before(new[address], nic, was) if nic is not None and had else plugged(new[address])))
     return result
 
 
+def is_unknown(state: DomainState, address: str) -> bool:
+    """Whether nothing says that a NIC of a user's domain was plugged in for the topology, nor what it was before:
+    somebody took that out of our metadata, or changed it. Such a NIC is left as it is."""
+    return not state.ours and address in state.plugged_macs and was_before(state, address) is None
+
+
+def stays_on(state: DomainState, nic: Element) -> bool:
+    """Whether a NIC is on the same network when it has been let go of."""
+    was = was_before(state, mac(nic))
+    if was is None or not was_there(was):
+        return is_unknown(state, mac(nic))
+    return was.find("source") is None or source_network(was) == source_network(nic)
+
+
+def unknown_notes(state: DomainState, staying: Collection[str] = ()) -> Iterator[str]:
+    """A note for each of these that is let go of, all but those in `staying`."""
+    for address in dict.fromkeys([*interfaces(state.live), *interfaces(state.config)]):
+        if address not in staying and not state.is_copy and is_unknown(state, address):
+            yield (
+                f"domain {state.name!r}: NIC {address} stays as it is: nothing says any more that guestnet plugged it "
+                f"in, or what it was before"
+            )
+
+
 def was_before(state: DomainState, address: str) -> Element | None:
-    """What a NIC was before the topology had to do with it, if something is kept of that. Raises GuestnetError."""
+    """What a NIC was before the topology had to do with it, if something is kept of that which guestnet may have
+    written: what somebody changed otherwise counts as nothing, as it must hold up nobody else's guests."""
     roots = [state.config] if state.live is None else [state.config, state.live]
     for port in (port for root in roots for port in port_policies(root.find(DOMAIN_MARK))):
         if port.mac == address and port.was:
-            try:
+            with suppress(GuestnetError):
                 was = parse_xml(port.was)
                 check_remembered(was)
-            except GuestnetError as error:
-                raise GuestnetError(f"domain {state.name!r}: metadata: `was` of port {address}: {error}") from error
-            return was
+                return was
     return None
 
 

@@ -12,6 +12,7 @@ from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.network import (
     DefineNetwork,
+    LeftNic,
     NetworkBackup,
     Plugged,
     RemoveNetwork,
@@ -35,10 +36,12 @@ from libvirt_guestnet.libvirtd.snapshot import (
     to_text,
 )
 from libvirt_guestnet.plan.compare import Difference, differences, element_key, summary
+from libvirt_guestnet.xmlgen.dnsmasq import DNSMASQ, IGNORE_CLIENT_IDS
 from libvirt_guestnet.xmlgen.element import api_text
 
 # What virNetworkUpdate can change in an active network, as differences name it.
 _UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/(host|srv|txt)|portgroup)\[.*", re.S)
+_OPTIONS = f"{{{DNSMASQ}}}options"
 _REPLACED = frozenset({"dns-host", "dns-srv", "dns-txt", "dhcp-range"})
 # What the hook only makes when the network starts.
 _CARRIER = re.compile(rf"metadata/.*\b({'|'.join(sorted(registry.TAGS))})\b")
@@ -50,7 +53,7 @@ def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
     if state is None:
         yield DefineNetwork(wanted.name, _kind(wanted.element), xml=to_text(wanted.element))
     else:
-        yield from _change_network(_fitted(wanted.element, state), state, snapshot)
+        yield from _change_network(fitted(wanted, state), state, snapshot)
     if wanted.autostart != (state is not None and state.autostart):
         yield SetNetworkAutostart(wanted.name, "on" if wanted.autostart else "off", on=wanted.autostart)
     if state is None or state.live is None:
@@ -63,7 +66,9 @@ def plan_removal(state: NetworkState, snapshot: Snapshot, users: set[str], gone:
     saved = snapshot.kept.get(state.name, frozenset()) - gone
     if saved:
         why += f"; what is saved of {', '.join(sorted(saved))} cannot be resumed without it"
-    return RemoveNetwork(state.name, why, tuple(sorted(users | saved)), backup=_backup(state, snapshot))
+    backup = _backup(state, snapshot)
+    left = tuple(LeftNic(x.domain, snapshot.domain[x.domain].uuid, x.tap) for x in backup.taps if x.domain in users)
+    return RemoveNetwork(state.name, why, tuple(sorted(users | saved)), backup=backup, left=left)
 
 
 def bridge_of(network: Element) -> str | None:
@@ -161,9 +166,11 @@ def _describe(update: SectionUpdate) -> str:
     return f"{verb} {update.section} {' '.join(words)}, live"
 
 
-def _fitted(element: Element, state: NetworkState) -> Element:
+def fitted(wanted: WantedNetwork, state: NetworkState) -> Element:
     """The wanted network with the identity that libvirt gave the existing one: it must be a redefinition."""
-    result = deepcopy(element)
+    result = deepcopy(wanted.element)
+    if wanted.takes_over:
+        _leave_as_it_was(result, state.config)
     for old in result.findall("uuid"):
         result.remove(old)
     uuid = etree.SubElement(result, "uuid")
@@ -174,11 +181,25 @@ def _fitted(element: Element, state: NetworkState) -> Element:
     return result
 
 
+def _leave_as_it_was(network: Element, theirs: Element) -> None:
+    """What guestnet would have otherwise, for no key's sake: of its own, a network has to be restarted for that."""
+    bridge, before = network.find("bridge"), theirs.find("bridge")
+    if bridge is not None and before is not None:
+        for name in ("stp", "delay"):
+            bridge.set(name, before.get(name, bridge.get(name, "")))
+    options = network.find(_OPTIONS)
+    if options is not None and theirs.find(f"{_OPTIONS}/*[@value='{IGNORE_CLIENT_IDS}']") is None:
+        for option in options.findall(f"*[@value='{IGNORE_CLIENT_IDS}']"):
+            options.remove(option)
+        if len(options) == 0:
+            network.remove(options)
+
+
 def _backup(state: NetworkState, snapshot: Snapshot) -> NetworkBackup:
     return NetworkBackup(
         name=state.name,
         config=to_text(state.config),
-        live=None if state.live is None else to_text(state.live),
+        live=None if state.told is None else to_text(state.told),
         autostart=state.autostart,
         bridge=state.bridge,
         taps=_taps(state.name, snapshot, state.current),
@@ -187,9 +208,15 @@ def _backup(state: NetworkState, snapshot: Snapshot) -> NetworkBackup:
 
 def _taps(network: str, snapshot: Snapshot, element: Element) -> tuple[Plugged, ...]:
     """The running guests' taps on a network, with the isolation that `element` gives them."""
-    everybody = _isolated(element) == "yes"
+    everybody, mark = _isolated(element) == "yes", element.find(NETWORK_MARK)
+    topology = None if mark is None else mark.get("topology")
     return tuple(
-        Plugged(domain, device, _is_isolated(_defined(domain, interface, snapshot), interface, everybody))
+        Plugged(
+            domain,
+            device,
+            _is_isolated(_defined(domain, interface, snapshot), interface, everybody),
+            other=snapshot.domain[domain].topology not in (None, topology),
+        )
         for domain, interface in snapshot.plugged.get(network, ())
         if (device := tap(interface)) is not None
     )

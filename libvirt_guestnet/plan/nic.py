@@ -15,14 +15,19 @@ from lxml import etree
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import Element
+from libvirt_guestnet.model.card import VIRTIO
 from libvirt_guestnet.parse import shown
+from libvirt_guestnet.plan import driver
 from libvirt_guestnet.plan.compare import NIC_PARTS, Difference, differences
 
-# The model of the card is the user's choice, as the guest needs a driver for it; what else a target says stays.
-_KEPT, _UPDATED = ("mac", "model"), ("target",)
+CARD = frozenset({"model", "driver", "boot", "address", "alias", "teaming"})
+"""What of a NIC libvirt cannot change while its guest runs (9.0 and 11.3); neither can it an MTU."""
+
+# What else these say stays.
+_UPDATED = ("target", "model", "boot")
 _PLACE = ("source", "target")
 # What `before` keeps of a NIC: everything that a topology may declare.
-_REMEMBERED = frozenset({*_PLACE, *NIC_PARTS, "virtualport", "mtu"})
+_REMEMBERED = frozenset({*_PLACE, *NIC_PARTS, *CARD, "virtualport", "mtu"})
 
 
 def nic_differences(
@@ -38,6 +43,7 @@ def nic_differences(
     if own:
         return differences(wanted, actual, inherited)
     requested, gone = _requested(wanted, was)
+    driver.complete(requested, actual)
     found = differences(requested, actual, inherited | (NIC_PARTS - _tags(requested)))
     if wanted.find("source") is None and actual.find("source") is not None and moves(wanted, actual):
         gone |= {"source"}
@@ -49,14 +55,16 @@ def merged(wanted: Element, actual: Element, *, own: bool = True, was: Element |
     """`actual` with the changes by which it means `wanted`: what libvirt or the user added stays."""
     result = deepcopy(actual)
     result.attrib.update(dict(wanted.attrib))
-    requested, gone = (wanted, NIC_PARTS) if own else _requested(wanted, was)
-    requested_tags = _tags(requested) - {*_UPDATED, *_KEPT}
+    requested, gone = (wanted, NIC_PARTS - {driver.TAG}) if own else _requested(wanted, was)
+    requested_tags = _tags(requested) - {*_UPDATED, "mac", driver.TAG}
     _remove(result, gone | (requested_tags if own else requested_tags - _same_source(requested, actual)))
     if not own and wanted.find("source") is None and moves(wanted, actual):
         _remove(result, {"source"})
     for child in requested:
         kept = result.find(str(child.tag))
-        if kept is None:
+        if child.tag == driver.TAG:
+            driver.update(result, child)
+        elif kept is None:
             result.append(deepcopy(child))
         elif child.tag in _UPDATED:
             kept.attrib.update(dict(child.attrib))
@@ -67,7 +75,7 @@ def kept(wanted: Element, actual: Element) -> Element:
     """What is wanted of a NIC that is where it belongs already, and stays there: what the file says outright."""
     result = deepcopy(wanted)
     result.attrib.update(dict(actual.attrib))
-    _remove(result, {*_PLACE, "model", "mtu", "virtualport"})
+    _remove(result, {*_PLACE, "virtualport"})
     return result
 
 
@@ -78,23 +86,41 @@ def before(wanted: Element, actual: Element, was: Element | None = None) -> Elem
     result = etree.Element("interface", type=base.get("type", ""))
     if base is was or wanted.find("target") is not None:
         result.extend(_said(tag, base.find(tag)) for tag in _PLACE)
-    for tag in sorted(_tags(wanted) - {*_PLACE, *_KEPT}):
+    for tag in _declared(wanted):
         element = None if was is None else was.find(tag)
         result.append(_said(tag, actual.find(tag) if element is None else element))
+    options = driver.before(wanted, actual, was)
+    result.extend(() if options is None else [_plain(options)])
     return result
+
+
+def _declared(wanted: Element) -> list[str]:
+    """What the file says of a NIC beside its place and <driver>."""
+    return sorted(_tags(wanted) - {*_PLACE, "mac", driver.TAG})
 
 
 def _said(tag: str, element: Element | None) -> Element:
     return etree.Element(tag) if element is None else _plain(element)
 
 
-def plugged(wanted: Element) -> Element | None:
+def plugged(wanted: Element) -> Element:
     """What is kept of a NIC that was plugged in for the topology: it had nothing of what the file declares, and no
-    type says that it was nothing at all. None where the file declares nothing."""
-    declared = sorted(_tags(wanted) - {*_PLACE, *_KEPT})
+    type says that it was nothing at all. By this alone it may be unplugged again."""
     result = etree.Element("interface")
-    result.extend(etree.Element(tag) for tag in declared)
-    return result if declared else None
+    result.extend(etree.Element(tag) for tag in _declared(wanted))
+    for model in result.iterfind("model"):
+        model.set("type", VIRTIO)
+    options = driver.before(wanted, etree.Element("interface"), None)
+    result.extend(() if options is None else [options])
+    return result
+
+
+def as_new(wanted: Element) -> Element:
+    """What is plugged into a user's domain that has no such NIC."""
+    result = deepcopy(wanted)
+    if result.find("model") is None:
+        etree.SubElement(result, "model", type=VIRTIO)
+    return result
 
 
 def was_there(was: Element | None) -> bool:
@@ -123,6 +149,9 @@ def restored(actual: Element, was: Element) -> Element:
     result = deepcopy(actual)
     result.attrib.update(dict(was.attrib))
     for child in was:
+        if child.tag == driver.TAG:
+            driver.update(result, child)
+            continue
         _remove(result, {str(child.tag)})
         if not _is_empty(child):
             result.append(deepcopy(child))
@@ -142,14 +171,15 @@ def _overridden(nic: Element) -> set[str]:
 def _requested(wanted: Element, was: Element | None) -> tuple[Element, set[str]]:
     """What is asked of an existing NIC, and what it must lose."""
     result = deepcopy(wanted)
-    _remove(result, set(_KEPT) - {"mac"})
     gone = set()
     for child in () if was is None else was:
-        if child.tag not in _PLACE and wanted.find(str(child.tag)) is None:
+        if child.tag not in (*_PLACE, driver.TAG) and wanted.find(str(child.tag)) is None:
             if _is_empty(child):
                 gone.add(str(child.tag))
             else:
                 result.append(deepcopy(child))
+    if was is not None:
+        driver.add_earlier(result, was)
     return result, gone
 
 

@@ -10,8 +10,8 @@ from libvirt_guestnet.changes.change import Change, Replacement
 from libvirt_guestnet.changes.guest import AttachInterface, DetachInterface, UpdateInterface, linked
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, to_text
 from libvirt_guestnet.plan.compare import Difference, differences, summary
-from libvirt_guestnet.plan.guest_metadata import was_before
-from libvirt_guestnet.plan.nic import merged, moves, nic_differences, place, restored, was_there
+from libvirt_guestnet.plan.guest_metadata import is_unknown, was_before
+from libvirt_guestnet.plan.nic import CARD, as_new, merged, moves, nic_differences, place, restored, was_there
 
 # What virDomainUpdateDeviceFlags can change in a running guest's NIC (libvirt 9.0).
 _UPDATABLE = ("link", "bandwidth", "port", "vlan", "source")
@@ -25,7 +25,10 @@ class ReleasedNic(NamedTuple):
 
 
 def let_go(state: DomainState, address: str, live: Element | None, config: Element | None, why: str) -> ReleasedNic:
-    """A NIC of ours is removed; one that the user had before stays, as it was. Raises GuestnetError."""
+    """A NIC of ours is removed; one that the user had before stays, as it was; and one of which nobody knows either
+    stays as it is."""
+    if is_unknown(state, address):
+        return ReleasedNic(())
     was = was_before(state, address)
     if was is None or not was_there(was):
         return ReleasedNic((_detach(state.name, address, live, config, why),))
@@ -35,7 +38,7 @@ def let_go(state: DomainState, address: str, live: Element | None, config: Eleme
         first.append(UpdateInterface(state.name, why, mac=address, config=_replace(config, new)))
     if live is None:
         return ReleasedNic(tuple(first))
-    new = restored(live, _without_target(was))  # no running NIC's tap changes its name
+    new = restored(live, _while_it_runs(was))
     if moves(new, live):
         first.append(DetachInterface(state.name, why, (state.name,), mac=address, live=to_text(live)))
         back = AttachInterface(state.name, why, mac=address, xml=to_text(restored(live, was)), live=True, config=False)
@@ -45,17 +48,20 @@ def let_go(state: DomainState, address: str, live: Element | None, config: Eleme
     return ReleasedNic(tuple(first))
 
 
-def _without_target(was: Element) -> Element:
+def _while_it_runs(was: Element) -> Element:
+    """What of it a running NIC can be again: its tap's name, and what its guest sees of it, stay until its next
+    start."""
     result = deepcopy(was)
-    for target in result.findall("target"):
-        result.remove(target)
+    for child in [child for child in result if child.tag in ("target", "mtu", *CARD)]:
+        result.remove(child)
     return result
 
 
 @dataclass
 class NicChanges:
     """The changes of one NIC that the topology wants. In a user's own domain (not `own`) only what `nic` says is
-    changed."""
+    changed. `later` is what a running guest gets at its next start: what it sees of the NIC, and an MTU where the file
+    says one of this port alone (`mtu`)."""
 
     domain: str
     address: str
@@ -63,6 +69,8 @@ class NicChanges:
     inherited: frozenset[str]
     own: bool
     was: Element | None = None
+    mtu: bool = False
+    later: tuple[Difference, ...] = ()
     detach: list[Change] = field(default_factory=list)
     moves: list[Change] = field(default_factory=list)
     plugs: list[Change] = field(default_factory=list)
@@ -71,12 +79,12 @@ class NicChanges:
         """Plans them. With `define`, the definition is changed here, not elsewhere."""
         replacement = self._replacement(running, live, config)
         if define and config is None and live is None:
-            self._attach(self.wanted, live=replacement is not None)
+            self._attach(as_new(self.wanted), live=replacement is not None)
             return
         if define and config is not None:
             self._change_config(config)
         elif define and live is not None:
-            self._attach(_defined(self._merged(live)), live=False)
+            self._attach(self._merged(_defined(live)), live=False)
         if replacement is not None:
             self._attach(replacement, live=True, config=False)
 
@@ -86,7 +94,7 @@ class NicChanges:
             return self._change_live(live)
         if not running:
             return None
-        return self.wanted if config is None else self._merged(config)
+        return as_new(self.wanted) if config is None else self._merged(config)
 
     def _attach(self, xml: Element, *, live: bool, config: bool = True) -> None:
         change = AttachInterface(
@@ -96,16 +104,19 @@ class NicChanges:
 
     def _change_live(self, live: Element) -> Element | None:
         """Plans what the live NIC needs. If it must be unplugged and plugged in again, returns what to plug in."""
-        found = self._differences(live, self.inherited)
+        differing = self._differences(live, self.inherited)
+        self.later = tuple(each for each in differing if each.path.split("/")[0] in self._at_start)
+        found = tuple(each for each in differing if each not in self.later)
         if not found:
             return None
         if not _in_place(found):
+            self.later = ()
             reason = f"{self.address}, to plug it in changed: {_all(found)}"
             self.detach.append(
                 DetachInterface(self.domain, reason, (self.domain,), mac=self.address, live=to_text(live))
             )
             return self.wanted if self.own else self._merged(live)
-        old, new = live, self._merged(live)
+        old, new = live, self._as_it_runs(live)
         if any(d.path.startswith("source") for d in found):
             # Another network, other rules: link down until the new metadata is in force.
             down = linked(new, "down")
@@ -114,6 +125,18 @@ class NicChanges:
         if to_text(old) != to_text(new):
             self.plugs.append(self._update(_all(found), live=_replace(old, new)))
         return None
+
+    @property
+    def _at_start(self) -> frozenset[str]:
+        return CARD | {"mtu"} if self.mtu else CARD
+
+    def _as_it_runs(self, live: Element) -> Element:
+        """The NIC with all that can be changed while it runs."""
+        result = self._merged(live)
+        for nic, do in ((result, result.remove), (deepcopy(live), result.append)):
+            for child in [child for child in nic if child.tag in self._at_start]:
+                do(child)
+        return result
 
     def _change_config(self, config: Element) -> None:
         """Plans the change of a defined NIC, which libvirt can always change in place."""

@@ -31,12 +31,15 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.drift import HOST, NETWORK
 from libvirt_guestnet.model.topology import DIRECT
-from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_release
+from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_release, set_without_file
+from libvirt_guestnet.plan.cards import card_problems
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import GuestChanges, fitted, plan_guest, release_guest
-from libvirt_guestnet.plan.network import bridge_of, plan_network, plan_removal
+from libvirt_guestnet.plan.guest_metadata import stays_on, unknown_notes
+from libvirt_guestnet.plan.network import bridge_of, plan_removal
 from libvirt_guestnet.plan.problems import PlanError
+from libvirt_guestnet.plan.takeover import is_taken_over, plan_own
 from libvirt_guestnet.styled import NOTE, Line, line
 
 # The metadata for which the network hook makes a bridge: such a bridge may exist, and be ours.
@@ -76,7 +79,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     """What `apply` has to do. Raises PlanError if it would change anything that is not this topology's."""
     problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
     problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *forward_clashes(wanted, snapshot)]
-    problems += [*device_problems(wanted, snapshot), *snapshot.taken]
+    problems += [*device_problems(wanted, snapshot), *card_problems(wanted, snapshot), *snapshot.taken]
     if problems:
         raise PlanError(problems)
     inherited = {network.name: _inherited(network.element) for network in wanted.networks}
@@ -88,14 +91,14 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     changes: list[Change] = [change for guest in guests for change in guest.detach]
     changes += [change for released in leaving for change in released if not change.interrupts]
     changes += _leaving_networks(wanted, snapshot, sure)
-    for network in wanted.networks:
-        changes += plan_network(network, snapshot)
+    changes += plan_own(wanted, snapshot, sure)
     for external in wanted.externals:
         changes += plan_external(external, snapshot, sure)
     changes += [change for guest in guests for change in guest.others]
     changes += [change for released in leaving for change in released if change.interrupts]
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
-    notes += _inactive_notes(wanted, snapshot)
+    notes += [*_inactive_notes(wanted, snapshot), *_not_taken_over(wanted, snapshot)]
+    notes += [note for state in parting for note in unknown_notes(state)]
     notes += _left_alone_notes(changes, {*(guest.name for guest in wanted.guests), *_names(parting)}, snapshot)
     return Plan(wanted.topology, tuple(changes), tuple(notes))
 
@@ -148,13 +151,16 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     changes = [change for domain in parting for change in release_guest(domain, why)]
     gone = {change.name for change in changes if change.KIND == "guest"}
     domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
-    released = {state.name: state.marked_macs for state in domains}
+    released = {state.name: state for state in domains}
+    cut_off: set[str] = set()
     for network in snapshot.networks:
         if network.topology == topology and network.is_external:
             changes += plan_release(network, snapshot, why, _freed(parting))
         elif network.topology == topology:
             plugged = snapshot.plugged.get(network.name, ())
-            users = {d for d, nic in plugged if d not in gone and mac(nic) not in released.get(d, ())}
+            staying = [(d, nic) for d, nic in plugged if d not in gone]
+            users = {d for d, nic in staying if not _lets_go(released.get(d), nic)}
+            cut_off |= {d for d, nic in plugged if d in users and d in released and stays_on(released[d], nic)}
             after = frozenset(state.name for state in domains if network.name in state.needed)
             changes.append(replace(plan_removal(network, snapshot, users, gone, why), after=after))
         elif network.mark is None and snapshot.adopted.get(network.name) == topology:
@@ -162,9 +168,15 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
             changes += plan_release(network, snapshot, taken_out, _freed(parting))
     # What was saved of a user's own domain stays and cannot be changed, so that needs consent.
     own = (state for state in domains if state.name in gone or not state.saved)
-    expected = frozenset(state.name for state in own if guests is None or state.name in guests)
-    notes = tuple(_left_alone_notes(changes, _names(parting), snapshot))
+    expected = frozenset(state.name for state in own if guests is None or state.name in guests) - cut_off
+    unknown = (note for state in parting for note in unknown_notes(state))
+    notes = (*unknown, *_left_alone_notes(changes, _names(parting), snapshot))
     return Plan(topology, tuple(changes), notes, expected)
+
+
+def _lets_go(state: DomainState | None, nic: Element) -> bool:
+    """Whether a domain's NIC leaves its network when the domain is released."""
+    return state is not None and mac(nic) in state.marked_macs and not stays_on(state, nic)
 
 
 def _inherited(network: Element) -> frozenset[str]:
@@ -188,7 +200,8 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str])
 
     def lets_go(domain: str, nic: Element) -> bool:
         state = managed.get(domain)
-        return state is not None and (state.ours or mac(nic) in state.marked_macs | ours.get(domain, set()))
+        mine = mac(nic) in ours.get(domain, set())
+        return state is not None and (state.ours or mine or _lets_go(state, nic))
 
     adopted = {each.name for each in wanted.externals}
     for state in snapshot.networks:
@@ -210,23 +223,30 @@ def _foreign(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
         state = snapshot.network.get(network.name)
         if state is not None and state.is_external and state.topology == wanted.topology:
             yield f"network {network.name!r} is not guestnet's: say external: true, or give it another name"
+        elif is_taken_over(network, state):
+            yield from _transient(state)
         elif state is not None and state.topology != wanted.topology:
             yield _not_ours("network", network.name, state.topology)
     for guest in wanted.guests:
         yield from _foreign_domain(wanted.topology, guest, snapshot.domain.get(guest.name))
-    yield from _taken_over(wanted, snapshot)
 
 
-def _taken_over(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
-    """A file may take over what was set without one, but not half of it: a network's metadata is one."""
-    networks = {e.name for e in wanted.externals if snapshot.network[e.name].topology == DIRECT != wanted.topology}
+def _transient(state: NetworkState | None) -> Iterator[str]:
+    if state is not None and not state.persistent:
+        yield f"network {state.name!r} is transient: define it (virsh net-define) before it is taken over"
+
+
+def _not_taken_over(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
+    """A file takes over what was set without one. Who is not in it keeps that: were it an error, any guest on the
+    network could hold the file up by such metadata of its own."""
+    networks = [snapshot.network[e.name] for e in wanted.externals]
+    taken = [state for state in networks if state.topology == DIRECT != wanted.topology]
     listed = {guest.name for guest in wanted.guests}
-    for state in snapshot.domains:
-        on = networks & {port.network for port in state.policies}
-        if state.topology == DIRECT and on and state.name not in listed:
+    for state in taken:
+        for name in sorted(set(set_without_file(state, snapshot)) - listed):
             yield (
-                f"domain {state.name!r} is on network {min(on)!r}, and guestnet guard, forward or address set "
-                f"something for it: put it into this file, too (guestnet import writes that), or take it back"
+                f"domain {name!r} is on network {state.name!r}, and keeps what guestnet guard, forward or address set "
+                f"for it: put it into this file, too (guestnet import writes that), or take it back"
             )
 
 
@@ -248,7 +268,7 @@ def _not_ours(kind: str, name: str, owner: str | None) -> str:
     if owner == DIRECT:
         return f"{kind} {name!r}: guestnet guard, forward or address set something for it: give it another name here"
     if owner is None:
-        adopt = "say external: true to have its ports guarded, " if kind == "network" else ""
+        adopt = "say external: true to have its ports guarded, or take-over: true, " if kind == "network" else ""
         return (
             f"{kind} {name!r} exists and was not made by guestnet: {adopt}give it another name in the topology, or "
             f"undefine it with virsh if it is not needed"
@@ -265,12 +285,14 @@ def _text(element: Element, path: str) -> str:
 
 def _bridge_clashes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
     names = {network.name for network in wanted.networks}
+    taken = {n.name for n in wanted.networks if is_taken_over(n, snapshot.network.get(n.name))}
     held = {}
     ours = set()
     for state in snapshot.networks:
-        if state.topology == wanted.topology and not state.is_external:
+        own = state.topology == wanted.topology or state.name in taken
+        if own and not state.is_external:
             ours.add(state.bridge)
-        if state.bridge is not None and (state.topology != wanted.topology or state.name not in names):
+        if state.bridge is not None and not (own and state.name in names):
             held[state.bridge] = state
     for network in wanted.networks:
         yield from _bridge_clash(wanted.topology, network, held, snapshot.devices - ours)

@@ -7,7 +7,6 @@ root (it shares the machine's kernel and sees the machine's files, which it cann
 
 from __future__ import annotations
 
-import compileall
 import json
 import os
 import select
@@ -25,11 +24,11 @@ from typing import Any
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.ownfolder import ensure_own_folder
-from libvirt_guestnet.sandbox import boot, registry
+from libvirt_guestnet.sandbox import boot, bytecode, registry
 from libvirt_guestnet.sandbox.registry import Process, RegistryEntry
 
 CACHE = Path("/var/cache/libvirt-guestnet")
-_LIBRARY = Path(__file__).resolve().parents[2]
+_LIBRARY = bytecode.LIBRARY
 _LIBVIRTD = ("/usr/sbin/libvirtd", "--config", "/etc/libvirt/libvirtd.conf")
 _START_SECONDS = 240.0
 _STATUS_BYTES = 65536
@@ -157,7 +156,7 @@ def start(
     """
     registry.check_name(name)
     _check_root(root)
-    compileall.compile_dir(_LIBRARY / "libvirt_guestnet", quiet=2)  # it is read-only inside
+    bytecode.compile_for(root)
     ensure_own_folder(CACHE)
     orders = {
         **_orders(name, root, binds),

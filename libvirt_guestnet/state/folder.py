@@ -37,10 +37,10 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, NamedTuple, TypeVar
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import Any, NamedTuple, TypeVar
 from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.receipts import (
     Bridges,

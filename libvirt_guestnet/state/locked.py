@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from fcntl import LOCK_EX, flock
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.run.program import LockDescriptor
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.folder import FORMAT, ROOT, State
 from libvirt_guestnet.state.receipts import (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.state import serialiser
+
+ISOLATED = "isolated"
+"""The mode of a network that libvirt has no forward mode for."""
 
 
 class PortReceipt(NamedTuple):
@@ -76,7 +78,8 @@ class NetworkReceipt(NamedTuple):
     `overlay` names the VXLAN device or VLAN subinterface that it made for it. On a VLAN-aware bridge `vlan` is the
     access VLAN of its ports (0: none), `vlan_uplink` the bridge's port to the outside, and `service` says that its tags
     are 802.1ad's. `outside` is the device that a routed network's traffic leaves through ("": any), and `nat_outside`
-    that of a nat network.
+    that of a nat network, which translates what leaves in the IP versions `translates`. `mode` is libvirt's forward
+    mode, isolated where there is none.
 
     `libvirt_fdb` says that libvirt itself tells the bridge which MAC address is behind which port.
 
@@ -119,6 +122,8 @@ class NetworkReceipt(NamedTuple):
     observed: bool = False
     external: bool = False
     undeclared: bool = False
+    mode: str = ""
+    translates: serialiser.Numbers = ()
 
 
 class Bridges(NamedTuple):
@@ -199,7 +204,8 @@ class ProxyEntry(NamedTuple):
 
 class HostRoutes(NamedTuple):
     """The routes to one tap of a domain, and its published addresses. `gateway` is the host's IPv4 address on a tap
-    that is in no bridge, else ""; `vrf` is the VRF of such a tap, if any; `ifindex` is the tap's index."""
+    that is in no bridge, else ""; `vrf` is the VRF of such a tap, if any; `ifindex` is the tap's index; `behind` are
+    the prefixes that are not the guest's own, but reached through it."""
 
     tap: serialiser.Device
     uuid: str
@@ -209,18 +215,20 @@ class HostRoutes(NamedTuple):
     gateway: serialiser.MaybeAddress = ""
     vrf: serialiser.MaybeDevice = ""
     ifindex: int = 0
+    behind: serialiser.Prefixes = ()
 
 
 class ForwardRule(NamedTuple):
     """Packets to ports `first` to `last` of `at` ("": any address of the host) are translated to `to`, from port
     `to_first` on. `to` is an address, or a word for one leased by DHCP, which `with_leases` replaces. `hide`: the guest
-    sees the host as client. With `sources`, only clients with an address in one of them are translated."""
+    sees the host as client. With `sources`, only clients with an address in one of them are translated. Of a protocol
+    that has no ports these are 0, and what the guest sends of it comes from `at`."""
 
     protocol: serialiser.Protocol
-    first: serialiser.Port
-    last: serialiser.Port
+    first: serialiser.MaybePort
+    last: serialiser.MaybePort
     to: serialiser.Target
-    to_first: serialiser.Port
+    to_first: serialiser.MaybePort
     at: serialiser.MaybeAddress = ""
     hide: bool = False
     sources: serialiser.Prefixes = ()
@@ -253,14 +261,16 @@ class PortForwards(NamedTuple):
 class ForwardsInKernel(NamedTuple):
     """The forwards that the kernel has, with the prefixes `sources` that other firewalls were given for them.
 
-    `through` is the rest that those accept, as text, to be compared with what is wanted. While it is `changing`, the
-    kernel may have anything, and everything of these that is not wanted must be removed.
+    `through` is the rest that those accept, as text, to be compared with what is wanted; `masqueraded` are the
+    `accepts.Masqueraded` of it. While it is `changing`, the kernel may have anything, and everything of these that is
+    not wanted must be removed.
     """
 
     forwards: tuple[PortForwards, ...] = ()
     through: serialiser.Texts = ()
     sources: serialiser.Prefixes = ()
     changing: bool = False
+    masqueraded: serialiser.Texts = ()
 
 
 class Checksum(NamedTuple):

@@ -8,15 +8,15 @@ anyway.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from libvirt_guestnet import parse
+from libvirt_guestnet import light_json, parse
 from libvirt_guestnet.datapath.run.names import check_segment
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import Any, NamedTuple, TypeAlias, TypeVar
+from libvirt_guestnet.model import ip_protocols
 
 T = TypeVar("T")
 R = TypeVar("R", bound=NamedTuple)
@@ -42,7 +42,7 @@ MacAndAddresses: TypeAlias = tuple[tuple[str, str], ...]
 LinkAndPrefixes: TypeAlias = tuple[tuple[str, str], ...]
 # Numbers, and first and last of ranges.
 Index: TypeAlias = int
-Port: TypeAlias = int
+MaybePort: TypeAlias = int  # 0 where a protocol has none
 Vlan: TypeAlias = int
 Microseconds: TypeAlias = int
 Millionths: TypeAlias = int
@@ -83,7 +83,7 @@ def load(path: str) -> dict[str, Any] | None:
     """What a receipt's file holds; None where there is none. Raises DamagedError."""
     try:
         with open(path, "rb") as file:
-            fields = json.loads(file.read(LARGEST_FILE))
+            fields = light_json.loads(file.read(LARGEST_FILE))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -116,7 +116,7 @@ def report(error: DamagedError) -> None:
 
 def text(receipt: NamedTuple, path: str) -> str:
     """A receipt's text. Raises GuestnetError if it would be too long to be read again."""
-    found = json.dumps(receipt._asdict())
+    found = light_json.dumps(receipt._asdict())
     if len(found) >= LARGEST_FILE:
         raise GuestnetError(f"{path} would be larger than {LARGEST_FILE >> 20} MiB")
     return found
@@ -187,8 +187,8 @@ def _index(value: Any) -> int:
     return parse.number(str(_count(value)), 0, (1 << 31) - 1)
 
 
-def _port(value: Any) -> int:
-    return parse.number(str(_count(value)), 1, 65535)
+def _maybe_port(value: Any) -> int:
+    return parse.number(str(_count(value)), 0, 65535)
 
 
 def _vlan(value: Any) -> int:
@@ -213,9 +213,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _protocol(value: Any) -> str:
-    if value in ("tcp", "udp", "sctp"):
-        return str(value)
-    raise ValueError(f"{parse.shown(value)} is not a protocol")
+    return ip_protocols.read(_text(value))
 
 
 def _address(value: Any) -> str:
@@ -270,7 +268,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "bool": _bool,
     "int": _count,
     "Index": _index,
-    "Port": _port,
+    "MaybePort": _maybe_port,
     "Vlan": _vlan,
     "Microseconds": _count,
     "Millionths": _millionths,

@@ -17,8 +17,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
+from libvirt_guestnet.light_typing import Any
 from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.receipts import ForwardsInKernel, PortForwards
 from libvirt_guestnet.state.serialiser import DamagedError, report

@@ -9,6 +9,7 @@ from libvirt_guestnet.datapath.forwards.table import version_of
 from libvirt_guestnet.hook.read.wanted_forwards import rule
 from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.metadata.policy import PortPolicy
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.state.receipts import PortForwards
 from libvirt_guestnet.state.serialiser import LEASES
 
@@ -48,8 +49,8 @@ def _of_port(domain: DomainState, port: PortPolicy, applied: PortForwards | None
     for each in port.forwards:
         to = leases.get(LEASES[each.to], each.to) if each.to in LEASES else each.to
         wanted = rule(each)._replace(to=to, hide=False)
-        target = f"[{to}]:{each.to_first}" if ":" in to else f"{to}:{each.to_first}"
-        service = f"{each.protocol}/{each.first}" + (f"-{each.last}" if each.last != each.first else "")
+        target = to if not each.first else f"[{to}]:{each.to_first}" if ":" in to else f"{to}:{each.to_first}"
+        service = ip_protocols.service(each.protocol, each.first, each.last)
         is_open = None if domain.live is None else wanted in forwards
         yield ForwardRow(*place, each.at, service, list(wanted.sources), target, is_open)
     for address in port.floating:

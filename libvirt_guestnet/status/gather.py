@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
+from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.kernel import bridge_guard, guarded_ports
 from libvirt_guestnet.datapath.routing import routes
 from libvirt_guestnet.hook.enforce import checksum_guard
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot
+from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
+from libvirt_guestnet.state.receipts import PortReceipt
 from libvirt_guestnet.status import rows as reporting
 from libvirt_guestnet.status.drift import lacking, wrongs
 from libvirt_guestnet.status.filters import EVERYTHING, Only, check, picked
@@ -53,7 +56,7 @@ def look(uri: str | None, topology: str | None = None) -> tuple[Snapshot, list[r
         found = reporting.status(
             snapshot,
             topology,
-            lambda tap: state.sound_port(tap) if tap in seen else None,
+            lambda tap: _applied(tap, state) if tap in seen else None,
             seen.get,
             opened(state, route_facts.present),
             guards=guards,
@@ -65,3 +68,9 @@ def look(uri: str | None, topology: str | None = None) -> tuple[Snapshot, list[r
             lacks=lacks,
         )
     return snapshot, found
+
+
+def _applied(tap: str, state: State) -> PortReceipt | None:
+    """The receipt of a tap that is still the device which it was written for."""
+    receipt = state.sound_port(tap)
+    return receipt if receipt is not None and links.exists(tap, receipt.ifindex) else None

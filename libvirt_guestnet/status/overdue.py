@@ -20,15 +20,17 @@ from libvirt_guestnet.status.joining import Joining, with_declared
 
 
 def overdue(snapshot: Snapshot, state: State | None) -> tuple[frozenset[str], tuple[Drift, ...]]:
-    """The adopted networks that the hooks do not know as they are, or of which a guest has not what they say of it; and
-    ports of running guests that have not the guard that is asked for. Without a `state`, as only root can read it, none
-    are known."""
+    """The networks, adopted or taken over while they run, that the hooks do not know as they are, or of which a guest
+    has not what they say of it; and ports of running guests that have not the guard that is asked for. Without a
+    `state`, as only root can read it, none are known."""
     if state is None:
         return frozenset(), ()
     known, bridges = {receipt.name: receipt for receipt in state.networks()}, state.bridges()
     joining = Joining(with_declared(known, snapshot.networks), bridges.networks if bridges else {})
     adopted = {
-        network.name: network for network in snapshot.networks if network.is_external and network.live is not None
+        network.name: network
+        for network in snapshot.networks
+        if network.is_apart or (network.is_external and network.live is not None)
     }
     networks = {name for name, network in adopted.items() if _is_unknown(network, known.get(name))}
     found: list[Drift] = []

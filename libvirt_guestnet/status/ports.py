@@ -25,8 +25,9 @@ Seen = Callable[[str], Guarded | None]
 
 @dataclass(frozen=True)
 class PortRow:
-    """One NIC. `state` is one of the words in `nic_states`, and `reason` says why it is so; `wanted`, that it is to be
-    guarded. `guarded` is what the hooks applied: None while there is no tap, False for one that is only `observed`.
+    """One NIC. `network` is its bridge where it is on none. `state` is one of the words in `nic_states`, and `reason`
+    says why it is so; `wanted`, that it is to be guarded. `guarded` is what the hooks applied: None while there is
+    no tap, False for one that is only `observed`.
 
     `trusted` is what the policy says: no port security at all; `any_address`, that it may use what nobody else holds;
     `unknown`, that the hooks know no address that it could use but those that follow from its MAC; `note` is the
@@ -136,7 +137,7 @@ def _stopped(domain: DomainState, interface: Element, policy: PortPolicy | None)
         guest=domain.name,
         port="" if policy is None else policy.name,
         mac=mac(interface),
-        network=source_network(interface) or ("" if policy is None else policy.network),
+        network=source_network(interface) or ("" if policy is None else policy.network) or _bridge(interface),
         running=False,
         tap="",
         link=_link(interface),
@@ -149,15 +150,23 @@ def _stopped(domain: DomainState, interface: Element, policy: PortPolicy | None)
     )
 
 
+def _bridge(interface: Element) -> str:
+    """The host's bridge that it names in the place of a network."""
+    source = interface.find("source")
+    named = source is not None and interface.get("type") == "bridge"
+    return source.get("bridge", "") if source is not None and named else ""
+
+
 def _running(row: PortRow, nic: Nic, uuid: str, facts: PortFacts) -> PortRow:
     """The row of a stopped guest's NIC, with what is there while it runs."""
     device = nic.tap
     receipt = facts.receipt(device) if device else None
+    # Of a guest that is gone, and had this tap before, there may be a chain with what it counted, too.
     applied = receipt if receipt is not None and receipt.uuid == uuid else None
     judged = applied is not None and not applied.trusted
     observed = applied is not None and judged and applied.observed
-    found = facts.seen(device) if device else None
-    drops = _drops(device, found, facts.offload)
+    found = facts.seen(device) if applied is not None else None
+    drops = _drops(device, found, facts.offload) if applied is not None else {}
     here = facts.wrong.get((row.guest, device), ()) if device else ()
     state = judge(nic, applied, facts.lacks.get(device, ()), facts.refused)
     return replace(
@@ -169,7 +178,7 @@ def _running(row: PortRow, nic: Nic, uuid: str, facts: PortFacts) -> PortRow:
         drops=None if found is None else sum(drops.values()),
         learnt=() if found is None else tuple(map(str, found.learnt)),
         any_address=row.any_address or (applied is not None and applied.by_host and _is_open(applied)),
-        unknown=receipt is not None and _unknown(receipt),
+        unknown=applied is not None and _unknown(applied),
         offload=facts.offload.word(device) if device and judged else "",
         reasons=drops,
         wrong=tuple(map(said, here)),

@@ -21,13 +21,31 @@ _LINK_LOCAL = prefix("fe80::/10")
 _SELF_GIVEN = prefix("169.254.0.0/16")
 _THIS_NETWORK = prefix("0.0.0.0/8")
 
-# What a role lets pass, by the reason for which it would be dropped; and what the guest then does.
+# What a role lets pass, by the reason for which it would be dropped, if nothing says which one more narrowly.
 _ROLES = {
-    "DHCP server": ("dhcp-server", "serve DHCP"),
-    "DHCPv6 server": ("dhcp-server", "serve DHCP"),
-    "DHCPv6 relay": ("dhcp-server", "relay DHCPv6"),
-    "routing protocol": ("router-protocols", "speak routing protocols"),
-    "multicast router": ("router-protocols", "route multicast"),
+    "DHCP server": "dhcp-server",
+    "DHCPv6 server": "dhcp-server",
+    "routing protocol": "router-protocols",
+    "multicast router": "router-protocols",
+}
+# Narrower roles for the same. PIM is a routing protocol, too.
+_NARROW = {
+    "DHCP server": {"dhcp-server", "dhcp-relay"},
+    "DHCPv6 server": {"dhcp-server", "dhcp-relay"},
+    "routing protocol": {*port_facts.SPOKEN, port_facts.MULTICAST_ROUTER},
+    "multicast router": {port_facts.MULTICAST_ROUTER},
+    "EtherType": set(port_facts.LINK_LAYER),
+    "DHCP client": {"dhcp-server", "dhcp-relay"},
+    "DHCPv6 relay": {"dhcp-server", "dhcp-relay"},
+}
+# What a guest with a role does; with any other it speaks the protocol of that name.
+_DOES = {
+    "dhcp-server": "serve DHCP",
+    "dhcp-relay": "relay DHCP",
+    "ra-sender": "announce itself as IPv6 router",
+    "own-sources": "have an address of its sources itself",
+    "router-protocols": "speak routing protocols",
+    "multicast-router": "route multicast",
 }
 # Reasons that an address explains.
 _EXPLAINED = {"ARP", "IPv4 source", "IPv6 source", "ND", "source MAC", "VLAN", *_ROLES}
@@ -38,7 +56,8 @@ class Observed:
     """One observed port. `guard` is what it may send, `has` what it has learnt and claimed; `subnets` and `hosts` are
     its network's and the host's addresses there. `others` says whose an address is, `wide` whose a prefix is, `macs`
     whose a MAC address is; `elsewhere` are other networks' subnets, each with the name. To a `routed` port the host
-    routes, without any network. `reasons` and the rest are what was counted and noted."""
+    routes, without any network. `reasons` and the rest are what was counted and noted: `roles` those that would have
+    let something pass."""
 
     guest: str
     port: str
@@ -59,6 +78,7 @@ class Observed:
     seen: tuple[tuple[str, Address], ...] = ()
     vlans: tuple[int, ...] = ()
     announces: bool = False
+    roles: tuple[str, ...] = ()
     full: bool = False
 
 
@@ -122,6 +142,7 @@ def _warnings(port: Observed) -> Iterator[str]:
 def _rest(port: Observed) -> Iterator[str]:
     """Why frames would be dropped that no declaration lets pass."""
     explained = _EXPLAINED - (set() if port.seen or port.announces else {"ARP", "ND", "source MAC"})
+    explained |= {reason for reason, narrow in _NARROW.items() if narrow & set(port.roles)}
     for reason, frames in sorted(port.reasons.items()):
         if reason not in explained:
             yield f"{reason} ({frames} frames)"
@@ -202,19 +223,21 @@ class _Sorted:
         return bool(self._listed()) or (guard.server is None and not reserved)
 
     def asked(self) -> Iterator[dict[str, object]]:
-        roles = {role: why for reason, (role, why) in _ROLES.items() if self.port.reasons.get(reason)}
-        if self.port.announces:
-            roles["ra-sender"] = "announce itself as IPv6 router"
-        if self._asks_as_sources:
-            roles["own-sources"] = "have an address of its sources itself"
-        if roles:
-            before = list(self.port.guard.roles)
-            yield {"if": f"meant to {' and '.join(dict.fromkeys(roles.values()))}", "roles": [*before, *roles]}
+        if roles := list(self._roles()):
+            does = " and ".join(dict.fromkeys(_DOES.get(role, f"speak {role}") for role in roles))
+            yield {"if": f"meant to {does}", "roles": [*self.port.guard.roles, *roles]}
         yield from self._asked_sources()
         own = self.port.guard.trunk.vlans if self.port.guard.trunk else []
         if new := [vlan for vlan in self.port.vlans if vlan and not any(low <= vlan <= high for low, high in own)]:
             listed = [low if low == high else f"{low}-{high}" for low, high in own]
             yield {"if": "meant to be in these VLANs", "trunk": [*listed, *new]}
+
+    def _roles(self) -> Iterator[str]:
+        port, told = self.port, set(self.port.roles)
+        wide = [role for reason, role in _ROLES.items() if port.reasons.get(reason) and not told & _NARROW[reason]]
+        seen = {*told, *wide, *(["ra-sender"] if port.announces else [])}
+        seen |= {port_facts.OWN_SOURCES} if self._asks_as_sources else set()
+        yield from (role for role in port_facts.ROLES if role in seen and role not in port.guard.roles)
 
     def _asked_sources(self) -> Iterator[dict[str, object]]:
         prefixes = _prefixes(self.port, self._sources)

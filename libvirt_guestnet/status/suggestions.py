@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -27,7 +28,7 @@ from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 from libvirt_guestnet.status.ports import OFFLOAD_REASON
 from libvirt_guestnet.status.suggest import Observed, Suggestion, suggest
 
-_LONGEST = 80
+_LONGEST, _WIDTH = 80, 120
 
 
 class Policy(NamedTuple):
@@ -93,6 +94,7 @@ def _with(found: Observed, reasons: Mapping[str, int], noted: notes.Noted) -> Ob
         seen=noted.addresses,
         vlans=noted.vlans,
         announces=noted.announces,
+        roles=noted.roles,
         full=noted.full,
     )
 
@@ -200,19 +202,39 @@ def _file_of(domain: DomainState) -> str:
 
 
 def text(found: Sequence[Suggestion]) -> str:
-    """The same for people: what to write into the topology file, port by port."""
+    """The same for people: what to write into the topology file, port by port; ports of which all the same is to be
+    said are said together."""
     if not found:
         return "no running guest has a port that is observed\n"
-    return "\n".join("".join(f"{line}\n" for line in _lines(each)) for each in found)
+    groups: dict[object, list[Suggestion]] = {}
+    for each in found:
+        groups.setdefault(_said(each), []).append(each)
+    return "\n".join("".join(f"{line}\n" for line in _lines(ports)) for ports in groups.values())
 
 
-def _lines(port: Suggestion) -> Iterator[str]:
+def _said(port: Suggestion) -> object:
+    """What is said of a port, but for its name and numbers of frames."""
+    rest = tuple(_reason(each) for each in port.rest)
+    keys = json.dumps([port.declare, *port.ask])
+    return port.topology, bool(port.frames), keys, port.unknown, port.warnings, rest
+
+
+def _reason(rest: str) -> str:
+    return rest.rpartition(" (")[0]
+
+
+def _lines(ports: Sequence[Suggestion]) -> Iterator[str]:
+    """Of one port, or of several of which the same is said."""
+    port, reasons = ports[0], Counter[str]()
+    for each in ports:
+        reasons.update(each.reasons)
     guest, name, topology = map(_plain, (port.guest, port.port, port.topology))
-    yield f"{guest}.{name} on {_plain(port.network or port.tap)}: {_counted(port)}"
+    yield from _names(ports, _counted(port, reasons))
     keys = _keys if port.topology else _in_metadata
     if port.declare:
-        where = f"in topology {topology}, guests, {guest}, ports" if topology else "in its metadata, port"
-        yield f"  {where}, {name}:"
+        where = f"in topology {topology}, guests" if topology else "in its metadata, port"
+        there = (f", {guest}, ports, {name}" if topology else f", {name}") if len(ports) == 1 else ", each of these"
+        yield f"  {where}{there}:"
         yield from keys(port.declare)
     for question in port.ask:
         yield f"  and only if this guest is {question['if']}:"
@@ -221,7 +243,23 @@ def _lines(port: Suggestion) -> Iterator[str]:
         yield "  nobody knows its addresses, and it has used none: list `addresses`, or say `any`, before it is guarded"
     yield from (f"  not to be declared unseen: {warning}" for warning in port.warnings)
     if port.rest:
-        yield f"  no declaration lets pass: {', '.join(port.rest)}"
+        left = (f"{reason} ({reasons[reason]} frames)" for reason in map(_reason, port.rest))
+        yield f"  no declaration lets pass: {', '.join(left)}"
+
+
+def _names(ports: Sequence[Suggestion], counted: str) -> Iterator[str]:
+    named = [f"{_plain(each.guest)}.{_plain(each.port)} on {_plain(each.network or each.tap)}" for each in ports]
+    if len(ports) == 1:
+        yield f"{named[0]}: {counted}"
+        return
+    yield f"{len(ports)} ports: {counted}"
+    line = " "
+    for name in (f" {each}{'' if each is named[-1] else ','}" for each in named):
+        if len(line) + len(name) > _WIDTH and line.strip():
+            yield line
+            line = " "
+        line += name
+    yield line
 
 
 def _plain(name: str) -> str:
@@ -229,10 +267,10 @@ def _plain(name: str) -> str:
     return name if len(name) <= _LONGEST and name.isprintable() else parse.shown(name)
 
 
-def _counted(port: Suggestion) -> str:
+def _counted(port: Suggestion, reasons: Counter[str]) -> str:
     if port.frames:
-        reasons = ", ".join(f"{reason} {frames}" for reason, frames in sorted(port.reasons.items()))
-        return f"{port.frames} frames would have been dropped ({reasons})"
+        by_reason = ", ".join(f"{reason} {frames}" for reason, frames in sorted(reasons.items()))
+        return f"{sum(reasons.values())} frames would have been dropped ({by_reason})"
     nothing = "nothing would have been dropped since its filter was last written"
     open_points = port.declare or port.ask or port.warnings or port.unknown
     return nothing if open_points else f"{nothing}: it can be `guarded: true`"

@@ -16,6 +16,9 @@ _HIDDEN = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "sile
 _HIDDEN_OF = {"port": ("running", "reason", "wanted"), "unguarded": ("state",)}
 
 
+_MOST_NAMES = 12
+
+
 def status_text(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> str:
     """What `status_blocks` has, as text."""
     return as_text(status_blocks(rows, skip))
@@ -74,7 +77,15 @@ def aloud(rows: Sequence[Mapping[str, object]]) -> list[Line]:
             _names(ports, *has_rules, also="unknown"),
         ),
     ]
-    return [*(line((text, look), f": {', '.join(names)}") for look, text, names in found if names), *_wrong(rows)]
+    return [*(line((text, look), f": {_listing(names, look)}") for look, text, names in found if names), *_wrong(rows)]
+
+
+def _listing(names: Sequence[str], look: str) -> str:
+    """Names that are no fault, as many as somebody reads: the table has the states, and `--json` all of it."""
+    rest = len(names) - _MOST_NAMES
+    if look == BAD or rest <= 0:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MOST_NAMES])} and {rest} more (`status --json`)"
 
 
 def _ports_without_row(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:

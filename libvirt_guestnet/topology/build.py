@@ -7,7 +7,7 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
 
-from . import clashes, networks, pools
+from . import clashes, dhcp, networks, pools
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -28,6 +28,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     builder = Guests(scope, segments, addresses, report)
     guests = tuple(builder.build(name, guest) for name, guest in decl.guests or () if guest)
     addresses.finish()
+    _check_dhcp6(segments, guests, report)
     clashes.check(decl, scope, segments, builder.placed, report)
     if decl.name.value == DIRECT:
         message = f"'{DIRECT}' stands for what guestnet guard, forward and address set without a file: choose another"
@@ -45,6 +46,14 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     )
     Links(topology).check(decl.expect or (), report)
     return topology
+
+
+def _check_dhcp6(segments: dict[str, Segment], guests: tuple[Guest, ...], report: Report) -> None:
+    ips = {(port.network, each.ip) for guest in guests for port in guest.ports for each in port.addresses}
+    for name, segment in segments.items():
+        served = [subnet.prefix for subnet in segment.network.subnets if subnet.dhcp6]
+        told = any(network == name and ip in prefix for network, ip in ips for prefix in served)
+        dhcp.check_told6(segment.decl, told, report)
 
 
 def _physicals(scope: Scope, decl: TopologyDecl, report: Report) -> tuple[PhysicalNetwork, ...]:

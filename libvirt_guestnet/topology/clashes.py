@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from libvirt_guestnet.model.network import IPNetwork, Mode
 
 from ..errors import Where
-from . import forwards, next_hops
+from . import forwards, next_hops, static_routes
 from .keys import TopologyDecl
 from .networks import vrfs
 from .report import Report
@@ -27,6 +27,7 @@ def check(
     _check_mtus(segments.values(), report)
     _check_vrfs(segments.values(), report)
     _check_macs(segments, ports, report)
+    _check_lent_macs(segments, ports, report)
     _check_uuids(decl, report)
     _check_subnets(decl, segments, report)
     _check_guests(segments, ports, report)
@@ -34,6 +35,7 @@ def check(
     in_vrfs = vrfs(segments.values())
     outside = {label: physical for label, physical in scope.physicals.items() if label not in in_vrfs}
     next_hops.check(ports, segments, outside, report)
+    static_routes.check(ports, segments, outside, report)
 
 
 def _check_names(decl: TopologyDecl, scope: Scope, report: Report) -> None:
@@ -135,6 +137,21 @@ def _check_macs(segments: Mapping[str, Segment], ports: list[Placed], report: Re
             anywhere.setdefault(mac, title)
         for scope in scopes:
             nearby.setdefault((scope, mac), title)
+
+
+def _check_lent_macs(segments: Mapping[str, Segment], ports: list[Placed], report: Report) -> None:
+    """A pair lends a MAC address that no other guest has on that wire, nor the host: it could speak, and ask for
+    addresses, in that one's name."""
+    owners = {
+        (seg.wire, seg.network.mac): ("", f"the host on network '{seg.network.name}'") for seg in segments.values()
+    }
+    wires = {placed.title: seg.wire for placed in ports if (seg := segments.get(placed.port.network))}
+    owners |= {(wires.get(p.title, ""), p.port.mac): (p.guest, f"port '{p.title}'") for p in ports}
+    for placed in ports:
+        for lent in (pair.mac for pair in placed.decl.allowed_pairs or () if pair.mac):
+            guest, title = owners.get((wires.get(placed.title, ""), lent.value), (placed.guest, ""))
+            if guest != placed.guest:
+                report.add(lent.where, f"MAC address {lent.value} is that of {title}: no other guest may have it")
 
 
 def _macs(

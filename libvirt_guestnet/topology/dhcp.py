@@ -193,6 +193,26 @@ def reserved(decl: NetworkDecl) -> Iterator[At[IPAddress]]:
         yield from (each.address for each in (server.reservations or () if server else ()))
 
 
+def duid_mac(duid: str) -> str:
+    """The MAC address that a DUID is made of (RFC 8415, 11.2 and 11.4); "" if there is none in it."""
+    octets = duid.lower().split(":")
+    for start, length in ((["00", "01", "00", "01"], 14), (["00", "03", "00", "01"], 10)):
+        if octets[:4] == start and len(octets) == length:
+            return ":".join(octets[-6:])
+    return ""
+
+
+def check_told6(decl: NetworkDecl, told: bool, report: Report) -> None:
+    """What DHCPv6 says beside addresses nobody hears whom it tells none. `told`: it tells a guest one."""
+    server = decl.dhcp6
+    if server is None or server.range or server.reservations or server.bad or told:
+        return
+    for name, at in (("options", server.options and server.options[0][0]), ("lease", server.lease)):
+        if at:
+            message = f"{name} of dhcp6 have no effect: it tells nobody an address. Give it a range or reservations"
+            report.add(at.where, f"{message}, or a guest an IPv6 address of the network")
+
+
 def check_reservations(decl: NetworkDecl, prefixes: Collection[IPNetwork], report: Report) -> None:
     """A reservation is in the subnet that its server serves, and a machine has one."""
     for server, key in ((decl.dhcp, "dhcp"), (decl.dhcp6, "dhcp6")):
@@ -203,6 +223,6 @@ def check_reservations(decl: NetworkDecl, prefixes: Collection[IPNetwork], repor
             if served and ip.version == served[0].version and (why := why_unusable(served[0], ip)):
                 report.add(each.address.where, why)
             for at in (each.mac, each.duid, each.client_id):
-                if at and at.value in seen:
+                if at and {at.value, duid_mac(at.value) or at.value} & seen:
                     report.add(at.where, f"{at.value} has a reservation already")
-                seen |= {at.value} if at else set()
+                seen |= {at.value, duid_mac(at.value) or at.value} if at else set()

@@ -87,6 +87,9 @@ def _forward(
     decl: ForwardDecl, at: At[Service], wanted: tuple[_Way, ...], hide: bool, report: Report
 ) -> Iterator[Forward]:
     service = at.value
+    if service.is_whole:
+        yield from _whole(decl, at, wanted, hide, report)
+        return
     if service.first_port is None or service.last_port is None:
         report.add(at.where, f"{service}: name its ports, such as tcp/8080; a floating address takes everything along")
         return
@@ -98,6 +101,24 @@ def _forward(
     for way in wanted:
         span = service.protocol, service.first_port, service.last_port
         yield Forward(*span, way.address, to_first, way.at, hide, way.sources)
+
+
+def _whole(
+    decl: ForwardDecl, at: At[Service], wanted: tuple[_Way, ...], hide: bool, report: Report
+) -> Iterator[Forward]:
+    if problem := not_whole(at.value, nowhere=decl.addresses is None, moved=decl.to is not None):
+        report.add(decl.to.where if decl.to else at.where, problem)
+        return
+    for way in wanted:
+        yield Forward(at.value.protocol, 0, 0, way.address, 0, way.at, hide, way.sources)
+
+
+def not_whole(service: Service, *, nowhere: bool, moved: bool) -> str:
+    """Why a protocol without ports cannot be forwarded so; "" if it can."""
+    if moved:
+        return f"{service} has no ports, so nothing could be said by to: leave it out"
+    advice = "at every address tunnels of the host's own would be cut off, so say with at: which one is the guest's"
+    return f"{service}: {advice}" if nowhere else ""
 
 
 def unfit(first: int, last: int, to_first: int) -> str:
@@ -238,7 +259,7 @@ def check(placed: Iterable[Placed], report: Report) -> None:
     for where, claim in found:
         if claim.protocol and claim.at in whole:
             report.add(
-                where, f"{claim.at} is the floating address of {whole[claim.at]}: it has all of its ports already"
+                where, f"{claim.at} is the floating address of {whole[claim.at]}: everything comes to it already"
             )
         elif claim.protocol:
             other = _meets(claim, seen)
@@ -258,7 +279,8 @@ def _claims(placed: Iterable[Placed]) -> Iterator[tuple[Where, Claim]]:
     for each in placed:
         for decl in each.decl.forwards or ():
             for service in decl.services:
-                first, last = service.value.first_port, service.value.last_port
+                whole = service.value.is_whole
+                first, last = (0, 0) if whole else (service.value.first_port, service.value.last_port)
                 asked = (v for v in _versions(each.port) if _clients(decl, v) is not None)
                 anywhere = [ANYWHERE[version] for version in asked]
                 for at in anywhere if decl.addresses is None else [str(at.value) for at in decl.addresses]:

@@ -36,12 +36,16 @@ class ForwardDecl(Decl):
 
     services: tuple[At[Service], ...] = key(
         ListOf(kinds.FORWARDED),
-        "What is asked for: tcp/8080, udp/53, sctp/36412, tcp/8000-8010 …",
+        "What is asked for: tcp/8080, udp/53, sctp/36412, tcp/8000-8010 …; or, at an address, all of a protocol "
+        "without ports: gre, esp, ipip, 6in4, or by number in IP, proto/115.",
         required=True,
         default=(),
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP), "Where it is asked for. Left out: at every address of the host but loopback.", name="at"
+        ListOf(kinds.IP),
+        "Where it is asked for. Left out: at every address of the host but loopback. Required for a protocol without "
+        "ports, of which tunnels of the host's own may be at the others.",
+        name="at",
     )
     to: At[int] | None = key(
         kinds.UDP_PORT, "The guest's port; for a range its first one. Left out: the one that was asked for."
@@ -66,6 +70,23 @@ class ImpairmentDecl(Decl):
     duplicate: At[int] | None = key(kinds.SHARE, "The share of packets that arrives twice.")
     reorder: At[int] | None = key(kinds.SHARE, "The share of packets that is not delayed, and so overtakes others.")
     rate: At[int] | None = key(kinds.BIT_RATE, "How much passes in a second: 512kbit, 10mbit, 1.5gbit …")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverDecl(Decl):
+    """Options of a virtio NIC's driver."""
+
+    name: At[kinds.DriverName] | None = key(
+        kinds.DRIVER_NAME,
+        "What moves the frames: vhost (the host's kernel) or qemu. Left out: vhost where it is there.",
+    )
+    rx_queue_size: At[int] | None = key(
+        kinds.RING, "How many packets wait for the guest in each queue: 256, 512, 1024."
+    )
+    packed: At[bool] | None = key(kinds.BOOL, "Whether the packed ring format may be used.")
+    iommu: At[bool] | None = key(
+        kinds.BOOL, "Whether the device goes through the guest's IOMMU: the domain needs one, and a PCI Express slot."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +132,32 @@ class PortDecl(Decl):
         MapOf(ListOf(service_kinds.OPTION_VALUE, one=True), service_kinds.OPTION4),
         "DHCPv4 options for this port alone, before those of the network's dhcp.",
     )
+    model: At[str] | None = key(
+        kinds.MODEL,
+        "The model of the NIC that the guest sees: virtio, e1000e, rtl8139 … Left out: virtio; a NIC that your own "
+        "domain has keeps its own, and with this key and the next ones all that is not said.",
+    )
+    queues: At[int] | None = key(
+        kinds.QUEUES, "Queues of a virtio NIC, such as one for each of the guest's processors; the tap has as many."
+    )
+    driver: DriverDecl | None = key(RecordKind(DriverDecl), "Options of a virtio NIC's driver.")
+    mtu: At[int] | None = key(
+        kinds.MTU,
+        "Largest packet of this port alone, which virtio tells the guest; at most what its network carries. Left out: "
+        "the network's.",
+    )
+    boot_order: At[int] | None = key(
+        kinds.BOOT_ORDER, "At what turn the domain boots from this NIC; its disks need <boot order=…/> of their own."
+    )
+    pci_slot: At[str] | None = key(
+        kinds.PCI_SLOT, "Where the guest sees the NIC: BUS:SLOT or BUS:SLOT.FUNCTION, such as 00:0a, as lspci has it."
+    )
+    alias: At[str] | None = key(kinds.ALIAS, "libvirt's alias of the NIC, such as ua-wan: once per guest.")
+    teaming: At[kinds.Teaming] | None = key(
+        kinds.TEAMING,
+        "persistent: this NIC of a net_failover pair stays when the guest migrates. The other one, of the same MAC "
+        "address, is yours to plug in, with <teaming type='transient' persistent='ALIAS'/>.",
+    )
     default_route: At[bool] | None = key(
         kinds.BOOL, "The guest's default route leaves here. Left out: true for the first port that has a gateway."
     )
@@ -134,9 +181,11 @@ class PortDecl(Decl):
     )
     roles: tuple[At[Role], ...] | None = key(
         ListOf(kinds.ROLE),
-        "dhcp-server: it may answer DHCP; ra-sender: it may announce itself as IPv6 router; router-protocols: it may "
-        "speak OSPF, RIP, VRRP and the like, and query multicast listeners; own-sources: it has addresses of its "
-        "`sources` itself, such as a service address on lo, and asks for its neighbours from them.",
+        "dhcp-server: it may answer DHCP clients and relays; dhcp-relay: it may relay DHCP between them; ra-sender: it "
+        "may announce itself as IPv6 router; own-sources: it has addresses of its `sources` itself, such as a service "
+        "address on lo, and asks for its neighbours from them; ospf, vrrp, rip, babel, eigrp, ldp: it may speak that "
+        "routing protocol; multicast-router: it may query multicast listeners and speak PIM; router-protocols: all of "
+        "these and others; lldp, lacp, stp, isis, mpls, pppoe, pppoe-server, eapol: it may send that protocol.",
     )
     privacy_addresses: At[bool | str] | None = key(
         kinds.PRIVACY, "How the guest may choose IPv6 addresses itself. Left out: the network's."
@@ -169,8 +218,8 @@ class PortDecl(Decl):
     )
     next_hop: At[bool] = key(
         kinds.BOOL,
-        "On a network of mode route or open: while the guest runs, the host routes its `sources` to it, and they pass "
-        "where the network's own subnets do.",
+        "On a network of mode nat, route, open or isolated where the host has an address: while the guest runs, the "
+        "host routes its `sources` to it, and they pass where the network's own subnets do.",
         default=False,
     )
 

@@ -9,7 +9,19 @@ from libvirt_guestnet.metadata.policy import OBSERVE, STRICT
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
 
-from . import addressing, dhcp, external, forwards, host_routed, hostnames, impairments, next_hops, routers, vlans
+from . import (
+    addressing,
+    cards,
+    dhcp,
+    external,
+    forwards,
+    host_routed,
+    hostnames,
+    impairments,
+    next_hops,
+    routers,
+    vlans,
+)
 from .addresses import Addresses
 from .guest_keys import GuestDecl, PortDecl
 from .kinds import Image, LinkState
@@ -61,6 +73,7 @@ class Guests:
             ):
                 if given:
                     self._report.add(given.where, f"{key} is for guests with an image; '{at.value}' is your own domain")
+        cards.check(decl, self._report)
         names: set[str] = set()
         for port in decl.ports:
             self._check_port(decl, port)
@@ -78,6 +91,11 @@ class Guests:
         if seg and isinstance(decl.addresses, Word) and (problem := _cannot_ask(guest, seg)):
             self._report.add(decl.addresses.at, problem)
             return
+        if seg and seg.network.take_over and guest.image is None and decl.tap is not None:
+            message = (
+                f"a NIC on network '{network.value}', which is taken over, keeps the tap that its domain's XML names"
+            )
+            self._report.add(decl.tap.where, f"{message}: leave it out")
         if seg and seg.network.routed:
             host_routed.check_port(decl, self._report)
         elif seg and seg.network.external:
@@ -153,6 +171,7 @@ class Guests:
             duid=value(given.duid) or "",
             dhcp_options=dhcp.options(given.dhcp_options, 4, self._report),
             probe=given.probe.value,
+            card=cards.card(given),
             note=value(given.note) or "",
             behind=next_hops.behind(given, routed),
             where=given.at,
@@ -160,6 +179,7 @@ class Guests:
         port = self._with_forwards(given, port, f"port '{guest}.{name}'", seg)
         if not (seg and seg.network.routed):
             vlans.check_port(given, port, seg, self._report)
+        cards.check_mtu(given, seg, self._scope, self._report)
         if seg:
             hostnames.check_port(given, port, seg, self._report)
         self.placed.append(Placed(guest, given, port))
@@ -183,7 +203,7 @@ def _kind(decl: PortDecl, seg: Segment | None) -> PortKind:
 
 def _outright(decl: PortDecl) -> tuple[tuple[str, object], ...]:
     """The tags of an <interface> of which a port may say what it wants."""
-    return ("mac", decl.mac), ("link", decl.link), ("port", decl.isolated)
+    return ("mac", decl.mac), ("link", decl.link), ("port", decl.isolated), ("model", decl.model), ("mtu", decl.mtu)
 
 
 def _guarded(decl: PortDecl, seg: Segment | None, report: Report) -> bool:

@@ -58,6 +58,7 @@ def _refused(decl: NetworkDecl) -> Iterator[tuple[Where, str, str]]:
         (decl.service_vlan.where if decl.service_vlan else None, "service-vlan", no_bridge),
         (decl.vxlan.at if decl.vxlan else None, "vxlan", no_bridge),
         (decl.bandwidth.at if decl.bandwidth else None, "bandwidth", "set it on the ports"),
+        (decl.routes[0].at if decl.routes else None, "routes", "say sources on the port of the guest that is a router"),
         (
             None if decl.autostart.value else decl.autostart.where,
             "autostart",

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from libvirt_guestnet.model.hostnames import host_name, is_too_long
 from libvirt_guestnet.model.network import IPAddress
-from libvirt_guestnet.model.topology import Guest, Port
+from libvirt_guestnet.model.topology import AddressWord, Guest, Port
 
 from ..errors import Where
+from .dhcp import duid_mac
 from .guest_keys import GuestDecl, PortDecl
 from .report import Report, shown
 from .scope import Segment
@@ -21,7 +22,9 @@ class Names:
     def __init__(self, segments: Mapping[str, Segment], report: Report) -> None:
         self._segments = segments
         self._report = report
-        self._owners = {(name, given): whose for name, seg in segments.items() for given, whose in _reserved(seg)}
+        reserved = [(name, *each) for name, seg in segments.items() for each in _reserved(seg)]
+        self._owners = {(name, given): whose for name, given, _, whose in reserved}
+        self._macs = {(name, given): mac for name, given, mac, _ in reserved if mac}
 
     def check(self, at: At[str], decl: GuestDecl, guest: Guest) -> None:
         """Report names that somebody else on the network has, and those that nobody would know."""
@@ -35,7 +38,7 @@ class Names:
                 message = f"{title} would be {shown(name)} for network '{port.network}', which is too long for DNS"
                 self._report.add(_place(port_decl, decl, at), f"{message}; give it hostname:")
             owner = self._owners.setdefault((port.network, name.lower()), title)
-            if owner != title:
+            if owner != title and self._macs.get((port.network, name.lower())) != port.mac:
                 where = _place(port_decl, decl, at)
                 message = f"{title} would be {shown(name)} for network '{port.network}', which is the name of {owner}"
                 self._report.add(where, f"{message}; give one of them hostname:")
@@ -55,10 +58,11 @@ def _place(port: PortDecl, guest: GuestDecl, name: At[str]) -> Where:
     return port.hostname.where if port.hostname else guest.hostname.where if guest.hostname else name.where
 
 
-def _reserved(seg: Segment) -> Iterator[tuple[str, str]]:
+def _reserved(seg: Segment) -> Iterator[tuple[str, str, str]]:
+    """Names, the MAC addresses that they are for, and whose they are."""
     for server in (seg.network.dhcp, seg.network.dhcp6):
         for each in server.reservations:
-            yield each.hostname.lower(), f"a reservation of the network for {each.address}"
+            yield each.hostname.lower(), each.mac, f"a reservation of the network for {each.address}"
 
 
 def check_port(decl: PortDecl, port: Port, seg: Segment, report: Report) -> None:
@@ -73,11 +77,15 @@ def check_port(decl: PortDecl, port: Port, seg: Segment, report: Report) -> None
         report.add(decl.duid.where, f"duid: network '{network.name}' tells the port no address by DHCPv6")
     if decl.hostname and not _has_dns(seg):
         report.add(decl.hostname.where, f"network '{network.name}' has no DNS server that would know the hostname")
-    for server in (network.dhcp, network.dhcp6):
+    told = port.address_word is AddressWord.DHCP  # so it has what is reserved for it
+    for server in () if told else (network.dhcp, network.dhcp6):
         for each in server.reservations:
-            if each.mac == port.mac or (each.duid and each.duid == port.duid):
+            if port.mac in (each.mac, duid_mac(each.duid)) or (each.duid and each.duid == port.duid):
                 message = f"network '{network.name}' has a reservation for {port.mac}, which is this port's"
-                report.add(decl.at, f"{message}: take it out, and give the port addresses: [{each.address}]")
+                report.add(
+                    decl.at,
+                    f"{message}: say addresses: dhcp, or take it out and give the port addresses: [{each.address}]",
+                )
 
 
 def _by_dhcp6(ip: IPAddress, seg: Segment) -> bool:

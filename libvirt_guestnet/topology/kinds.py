@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
+from libvirt_guestnet.model import ip_protocols
+from libvirt_guestnet.model.card import PERSISTENT, VIRTIO_MODELS
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
 
@@ -25,9 +27,16 @@ _E = TypeVar("_E", bound=StrEnum)
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
+_ALIAS, ALIAS_CHARACTERS = "ua-[A-Za-z0-9_-]+", 64
+_PCI_SLOT, _LAST_SLOT = r"[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(\.[0-7])?", 0x1F
+_MODELS = (*sorted(VIRTIO_MODELS), "e1000", "e1000e", "igb", "ne2k_pci", "pcnet", "rtl8139", "vmxnet3")
+_RINGS = ("256", "512", "1024")
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
-_BROADCAST = IPv4Network("255.255.255.255")
+# Unspecified, loopback, multicast and broadcast.
+_NOBODYS = tuple(
+    map(parse.prefix, ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/127", "ff00::/8"))
+)
 MOST_BLOCKS = 64  # prefixes that a range of addresses may be; with IPv4 it is never more
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
@@ -109,8 +118,8 @@ def _read_word(text: str) -> str:
 
 
 def _read_object_name(text: str) -> str:
-    bad = next((c for c in text if c == "/" or not c.isprintable()), None)
-    if bad:
+    if "/" in text or not text.isprintable():
+        bad = next(c for c in text if c == "/" or not c.isprintable())
         raise ValueError(f"libvirt refuses the name {shown(text)}: it contains {bad!r}")
     if not text.strip() or text != text.strip() or text.startswith("-") or text in (".", ".."):
         raise ValueError(f"{shown(text)} is not a usable name for a libvirt object")
@@ -188,9 +197,14 @@ def _read_pair(text: str) -> tuple[IPNetwork, ...]:
     for prefix in found:
         if prefix.prefixlen == 0:
             raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
-        if prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified or prefix == _BROADCAST:
+        if _is_nobodys(prefix):
             raise ValueError(f"{prefix if len(found) > 1 else text} is no address that a guest can send from")
     return found
+
+
+def _is_nobodys(prefix: IPNetwork) -> bool:
+    """Whether an address of it is one that no host sends from."""
+    return any(prefix.version == each.version and prefix.overlaps(each) for each in _NOBODYS)
 
 
 def _read_prefix_or_ip(text: str) -> IPNetwork:
@@ -209,7 +223,7 @@ def _read_subnet(text: str) -> IPNetwork:
     reserved = IPv4Network("0.0.0.0/8")
     if isinstance(prefix, IPv4Network) and (prefix.overlaps(reserved) or prefix.is_reserved):
         raise ValueError(f"{prefix} is reserved: guests cannot use it")
-    if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local or prefix.network_address.is_unspecified:
+    if prefix.is_link_local or _is_nobodys(prefix):
         raise ValueError(f"{prefix} is not for ordinary addresses: guests cannot use it")
     return prefix
 
@@ -222,7 +236,15 @@ def _read_service(text: str) -> Service:
 
 
 def _read_forwarded(text: str) -> Service:
-    return _service(text, _FORWARDED)
+    protocol = text.partition("/")[0]
+    if protocol in _FORWARDED:
+        return _service(text, _FORWARDED)
+    if text in ("all", "any", "ip"):
+        raise ValueError(f"{shown(text)}: whatever comes to an address is a floating address: list it under floating:")
+    if protocol in ("proto", "ah", *ip_protocols.WHOLE):
+        return Service(ip_protocols.read_whole(text))
+    known = [*_FORWARDED, *ip_protocols.WHOLE]
+    raise ValueError(_no_service(text, known))
 
 
 def _service(text: str, protocols: Sequence[Protocol]) -> Service:
@@ -301,6 +323,39 @@ def _read_dns_name(text: str) -> str:
     return text
 
 
+def _read_alias(text: str) -> str:
+    if not re.fullmatch(_ALIAS, text) or len(text) > ALIAS_CHARACTERS:
+        raise ValueError(
+            f"{shown(text)} is no alias such as ua-wan: libvirt takes those of users that start with ua-, of letters, "
+            f"digits, '_' and '-' (here at most {ALIAS_CHARACTERS})"
+        )
+    return text
+
+
+def _read_pci_slot(text: str) -> str:
+    found = re.fullmatch(_PCI_SLOT, text)
+    if not found or int(text[3:5], 16) > _LAST_SLOT:
+        raise ValueError(
+            f"{shown(text)} is no BUS:SLOT such as 00:0a, hexadecimal as lspci has it, with slots up to 1f"
+        )
+    if text[:5] == "00:00":
+        raise ValueError(f"{shown(text)}: the first slot is the machine's own")
+    return f"{text[:5].lower()}.{text[6:] or 0}"
+
+
+def _read_model(text: str) -> str:
+    if text not in _MODELS:
+        hint = "any other one stays as it is where the key is left out"
+        raise ValueError(f"{unknown('model', text, _MODELS)} ({hint})")
+    return text
+
+
+def _read_ring(text: str) -> int:
+    if text not in _RINGS:
+        raise ValueError(f"rx-queue-size must be {', '.join(_RINGS[:-1])} or {_RINGS[-1]}, not {shown(text)}")
+    return int(text)
+
+
 def _quantity(read: Callable[[str], int], units: str) -> Kind:
     return Kind(read, _pattern(rf"[0-9]{{1,9}}(\.[0-9]{{1,6}})?({units})"))
 
@@ -323,6 +378,17 @@ def _read_image(text: str) -> Image:
     except ValueError:
         hint = "leave the key out for a domain of your own"
         raise ValueError(f"{unknown('image', text, list(Image))} ({hint})") from None
+
+
+class DriverName(StrEnum):
+    """What moves the frames between the guest and the tap."""
+
+    VHOST = "vhost"
+    QEMU = "qemu"
+
+
+class Teaming(StrEnum):
+    PERSISTENT = PERSISTENT
 
 
 class LinkState(StrEnum):
@@ -350,7 +416,10 @@ SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
 PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3}|-[0-9A-Fa-f:.]+)?"))
 CLIENT = Kind(_read_client, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
 SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
-FORWARDED = Kind(_read_forwarded, _pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?)"))
+FORWARDED = Kind(
+    _read_forwarded,
+    _pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?|{'|'.join(ip_protocols.WHOLE)}|proto/[0-9]{{1,3}})"),
+)
 PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
 HOST_TABLE = Kind(_read_host_table, {"enum": list(TABLES)})
@@ -364,6 +433,14 @@ IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
 LINK = choice(LinkState, "link state")
 OFFLOAD = choice(Offload, "answer")
 MTU = integer(576, 9216, "MTU")
+MODEL = Kind(_read_model, {"enum": list(_MODELS)})
+QUEUES = integer(1, 256, "queues")  # MAX_TAP_QUEUES of the kernel's tun
+BOOT_ORDER = integer(1, 99, "boot order")
+PCI_SLOT = Kind(_read_pci_slot, _pattern(_PCI_SLOT))
+ALIAS = Kind(_read_alias, _pattern(_ALIAS) | {"maxLength": ALIAS_CHARACTERS})
+TEAMING = choice(Teaming, "teaming")
+DRIVER_NAME = choice(DriverName, "driver")
+RING = Kind(_read_ring, {"enum": list(map(int, _RINGS))})
 VLAN = integer(1, 4094, "VLAN")
 VLAN_RANGE = Kind(
     _read_vlan_range,
@@ -377,6 +454,7 @@ VNI_RANGE = Kind(
 DRAWN_VLAN, DRAWN_VNI = _or_auto(VLAN), _or_auto(VNI)
 UDP_PORT = integer(1, 65535, "port")
 TABLE = integer(1, (1 << 32) - 1, "table")
+METRIC = integer(1, (1 << 32) - 1, "metric")
 MEMORY = integer(64, 1 << 20, "memory")
 RATE = integer(1, 1 << 31, "rate")
 DURATION, SHARE = _quantity(parse.duration, "us|ms|s"), _quantity(parse.share, "%")

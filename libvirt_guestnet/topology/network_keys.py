@@ -63,6 +63,23 @@ class VxlanDecl(Decl):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RouteDecl(Decl):
+    """What the host reaches through a router on the network."""
+
+    prefix: At[IPNetwork] = key(kinds.PREFIX, "The prefix there.", name="to", required=True)
+    gateway: At[IPAddress] = key(
+        kinds.IP,
+        "The router's address, in one of the network's subnets. For a guest of this file say next-hop on its port.",
+        name="via",
+        required=True,
+    )
+    metric: At[int] | None = key(
+        kinds.METRIC,
+        "Of several routes to a prefix, the host takes that of the lowest. Left out: 1.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RateDecl(Decl):
     """A limit on one direction of traffic."""
 
@@ -109,6 +126,13 @@ class NetworkDecl(Decl):
         "stops, removes or changes it, but that it adds metadata, and for ports with addresses DHCP reservations and "
         "DNS names, and takes these away again. Ports in the file are guarded, others only with guarded: true.",
     )
+    take_over: At[bool] = key(
+        kinds.BOOL,
+        "libvirt has the network already, as the file says it: from apply on it is guestnet's own, without being "
+        "stopped where nothing of it changes, and destroy removes it. Its UUID, its bridge's MAC address and STP stay, "
+        "and so do NICs on it of domains whose ports say their mac.",
+        default=False,
+    )
     physical_network: At[str] | None = key(
         kinds.WORD,
         "Label of the network outside. Required for bridge; with nat and route, traffic then leaves only through it, "
@@ -125,6 +149,11 @@ class NetworkDecl(Decl):
         kinds.OBJECT_NAME,
         "Who forwards for the guests: host, none, or the name of a guest that has an address here. "
         "Left out: host for nat, route and open, none for isolated and bridge.",
+    )
+    routes: tuple[RouteDecl, ...] | None = key(
+        ListOf(RecordKind(RouteDecl)),
+        "What the host reaches through routers on the network, while that is active. On networks of mode nat, route, "
+        "open and isolated where the host has an address.",
     )
     gateway_address: At[IPv4Address] | None = key(
         kinds.IPV4,

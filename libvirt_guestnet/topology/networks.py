@@ -17,7 +17,7 @@ from libvirt_guestnet.model.network import (
 )
 
 from ..errors import Where
-from . import addressing, dhcp, dns, external, host_routed, overlay, vlans
+from . import addressing, dhcp, dns, external, host_routed, overlay, static_routes, vlans
 from .dhcp import why_unusable
 from .guest_keys import GuestDecl
 from .network_keys import BandwidthDecl, NetworkDecl, PhysicalDecl, RateDecl
@@ -28,7 +28,7 @@ from .spec import At, value, values
 
 _HOSTED = (Mode.NAT, Mode.ROUTE, Mode.OPEN)
 # Their ports are on somebody else's network, whose prefixes are theirs unless they have their own.
-_IPV6_MIN_MTU = 1280
+IPV6_MIN_MTU = 1280
 
 _NO_DHCP = "DHCP on a bridged network is the business of the network outside"
 
@@ -91,16 +91,18 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
     vxlan = overlay.vxlan(scope, decl, report)
     tag = vlans.of_network(decl, report)
     mtu = overlay.mtu(scope, vxlan, decl, report) if vxlan else value(decl.mtu)
+    subnets = (
+        host_routed.subnets(routed, prefixes)
+        if routed
+        else _subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes)
+    )
     network = replace(
         with_port_security(at, decl, mode, "" if routed else _bridge(at, decl, label, tag)),
         mac=_mac(scope, at, decl),
         physical_network=label,
         gateway=gateway,
-        subnets=(
-            host_routed.subnets(routed, prefixes)
-            if routed
-            else _subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes)
-        ),
+        subnets=subnets,
+        routes=() if routed else static_routes.routes(decl, subnets, report),
         domain=value(decl.domain),
         domain_local=decl.domain_local is None or decl.domain_local.value,
         dns_hosts=dns.hosts(decl),
@@ -116,6 +118,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         service_vlan=decl.service_vlan is not None,
         drawn=drawn,
         routed=routed,
+        take_over=decl.take_over.value,
     )
     _check_mtu(decl, prefixes, outside, report)
     return Segment(at, decl, network, prefixes, sure)
@@ -145,7 +148,7 @@ def _bridge(at: At[str], decl: NetworkDecl, label: str | None, vlan: int | None)
 
 
 def _mac(scope: Scope, at: At[str], decl: NetworkDecl) -> str | None:
-    if decl.mode.value in OUTSIDE:
+    if decl.mode.value in OUTSIDE or (decl.take_over.value and not decl.mac):
         return None
     return decl.mac.value if decl.mac else addressing.mac(scope.topology, "network", at.value)
 
@@ -158,6 +161,8 @@ def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
         report.add(label.where, "an isolated network has no physical network; remove it, or choose mode nat or route")
     if mode is Mode.BRIDGE and not (label or decl.vxlan or decl.bad & {"physical-network", "vxlan"}):
         report.add(decl.mode.where, "mode bridge needs a physical-network: the label of the network to bridge to")
+    if mode is Mode.HOST_ROUTED and decl.take_over.value:
+        report.add(decl.take_over.where, "mode host-routed has no libvirt network that could be taken over")
     if mode is Mode.HOST_ROUTED and decl.guarded.value == REQUIRED:
         report.add(decl.guarded.where, "mode host-routed has no libvirt network that could insist: say guarded: true")
     if mode in _HOSTED and not decl.subnets and "subnets" not in decl.bad:
@@ -198,8 +203,8 @@ def _check_mtu(
         label = decl.physical_network.value if decl.physical_network else ""
         message = f"MTU {decl.mtu.value} does not fit: '{label}' carries {carried}, and what is larger would vanish"
         report.add(decl.mtu.where, f"{message}; at most {carried}, or give '{label}' its real mtu:")
-    if decl.mtu and decl.mtu.value < _IPV6_MIN_MTU and any(p.version == 6 for p in prefixes):
-        report.add(decl.mtu.where, f"MTU {decl.mtu.value} is too small for IPv6, which needs {_IPV6_MIN_MTU}")
+    if decl.mtu and decl.mtu.value < IPV6_MIN_MTU and any(p.version == 6 for p in prefixes):
+        report.add(decl.mtu.where, f"MTU {decl.mtu.value} is too small for IPv6, which needs {IPV6_MIN_MTU}")
 
 
 def _has_host(decl: NetworkDecl) -> bool:

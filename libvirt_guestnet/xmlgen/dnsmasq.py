@@ -21,6 +21,7 @@ from libvirt_guestnet.xmlgen import services
 from libvirt_guestnet.xmlgen.element import Element
 
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
+IGNORE_CLIENT_IDS = "dhcp-ignore-clid"
 # Option 93 (RFC 4578, and IANA's list), by the firmware's architecture.
 _UEFI = {"x86-64": (7, 9), "arm64": (11,)}
 _HTTP = {"x86-64": (16,), "arm64": (19,)}
@@ -34,7 +35,7 @@ _WORDS = re.compile(r"[ !$-+\--\[\]-~]*")
 _LINES = re.compile(
     "|".join(
         (
-            "dhcp-ignore-clid",
+            IGNORE_CLIENT_IDS,
             r"ra-param=\*,0,0",
             rf"dhcp-option=(tag:{_TAG},)?{_OPTION}",
             rf"dhcp-option-force=tag:{_TAG},60,HTTPClient",
@@ -113,7 +114,7 @@ def _identities(network: Network) -> Iterator[str]:
     claims; unless the file itself goes by one."""
     clients = [each for each in network.dhcp.reservations if each.client_id]
     if not clients:
-        yield "dhcp-ignore-clid"
+        yield IGNORE_CLIENT_IDS
     for each in clients:
         name = f",{each.hostname}" if each.hostname else ""
         yield f"dhcp-host=id:{each.client_id},{each.address}{name}"

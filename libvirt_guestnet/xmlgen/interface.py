@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.model.card import VIRTIO
 from libvirt_guestnet.model.network import Mode, Network
 from libvirt_guestnet.model.topology import Guest, Port, PortKind, Topology
+from libvirt_guestnet.xmlgen import card
 from libvirt_guestnet.xmlgen.bandwidth import bandwidth
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
 from libvirt_guestnet.xmlgen.vlan import elements
 
 
 def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) -> Element:
-    """The <interface> of one port. The alias and the PCI address are libvirt's to choose.
+    """The <interface> of one port. What the file does not say of the NIC, such as its PCI address, libvirt chooses.
 
     Raises GuestnetError when a bridge port's physical network is not mapped on this host, and KeyError when the port's
     network is not in the topology.
     """
     network = topology.network(port.network)
+    mtu = port.card.mtu or (network.mtu if _needs_mtu(network, port) else None)
     return node(
         "interface",
         node("mac", address=port.mac),
@@ -26,9 +29,10 @@ def interface(topology: Topology, guest: Guest, port: Port, hostmap: HostMap) ->
         bandwidth(port.bandwidth),
         _isolation(network, port),
         node("target", dev=port.tap),
-        node("model", type="virtio"),
+        node("model", type=port.card.model or VIRTIO),
         maybe(not port.link_up or "link" in port.given, "link", state="up" if port.link_up else "down"),
-        maybe(_needs_mtu(network, port), "mtu", size=network.mtu),
+        maybe(mtu, "mtu", size=mtu),
+        card.elements(port.card),
         type=port.kind,
     )
 

@@ -44,6 +44,7 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
         elements(registry.plugged_into(network, hostmap).libvirt_network(network)),
         maybe(network.isolated_ports, "port", isolated=True),
         _addresses(topology, network) if made_by_libvirt else (),
+        _routes(network),
         options,
         ipv6=_ipv6_between_guests(network),
     )
@@ -120,3 +121,15 @@ def _addresses(topology: Topology, network: Network) -> Iterator[Element]:
                 address=subnet.host,
                 prefix=subnet.prefix.prefixlen,
             )
+
+
+def _routes(network: Network) -> Iterator[Element]:
+    for route in network.routes:
+        yield node(
+            "route",
+            family="ipv6" if route.prefix.version == 6 else None,
+            address=route.prefix.network_address,
+            prefix=route.prefix.prefixlen,
+            gateway=route.gateway,
+            metric=route.metric,
+        )

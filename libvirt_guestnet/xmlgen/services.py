@@ -114,8 +114,7 @@ def _declared(topology: Topology, network: Network) -> Iterator[IPNetwork]:
     for _, port in topology.ports_on(network.name):
         yield from (single(a.ip) for a in port.addresses if a.assignment is not Assignment.DHCP)
         yield from (pair.prefix for pair in port.pairs)
-    for port in (port for guest in topology.guests for port in guest.ports):
-        yield from map(single, (*port.floating, *port.untranslated))
+    yield from map(single, topology.floating)
     reserved = {each.address for each in (*network.dhcp.reservations, *network.dhcp6.reservations)}
     yield from (single(host.address) for host in network.dns_hosts if host.address not in reserved)
     yield from (single(s.gateway) for s in network.subnets if s.gateway)

@@ -41,12 +41,18 @@ guests:
       - network: nat
         tap: tap1
         addresses: [10.0.1.9, "fd00:1::9"]
-        allowed-pairs: [{ address: 10.0.1.10, mac: "00:00:5e:00:01:05" }, { address: "fd00:1::1000/116" }]
-        roles: [dhcp-server, ra-sender]
+        allowed-pairs:
+          - { address: 10.0.1.10, mac: "00:00:5e:00:01:05" }
+          - { address: 10.0.1.11, mac: "52:54:00:00:99:11" }
+          - { address: "fd00:1::1000/116" }
+        roles: [dhcp-server, dhcp-relay, ra-sender, ospf, multicast-router, lldp, stp, pppoe]
         sources: [10.9.0.0/16]
+        next-hop: true
         forwards:
+          - { services: [gre, proto/115], at: [198.18.1.22] }
+          - { services: [esp], at: [198.18.1.22], from: [198.18.1.0/24] }
           - { services: [tcp/8080, udp/8000-8010], at: [198.18.1.20], to: 80 }
-          - { services: [tcp/2222], from: [198.18.1.0/24, "fd61:1::/64"] }
+          - { services: [tcp/2222, udp/2223], from: [198.18.1.0/24, "fd61:1::/64"] }
         floating: [198.18.1.50, "fd61:1::50"]
         floating-untranslated: [198.18.1.51]
   learner:

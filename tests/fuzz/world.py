@@ -46,6 +46,9 @@ MADE = b"""<firewall name='fwRemoval' backend='nftables'><group><action layer='i
 </args></action></group></firewall>"""
 # Of a processor, and by the clock, which other work beside this makes slower.
 LONGEST_SECONDS, LATEST_SECONDS = 5.0, 60.0
+TUNNEL = (
+    """[{"ifname": "up0"}, {"ifname": "gre1", "linkinfo": {"info_kind": "gre", "info_data": {"local": "10.6.6.6"}}}]"""
+)
 # What no value of the seeds has in it: were it to reach a program, a text of somebody's would have.
 CANARY = "c4n4ry"
 _SETTLED = re.compile(r"[\x20-\x7e\n\t]*\Z")
@@ -125,6 +128,7 @@ class World:
         port_receipts.FEW_RESERVED = 1  # the seeds have two
         conntrack.forget = lambda *_: None
         # This kernel's bridges may tell no VLANs apart.
+        links.is_vlan_aware = lambda name: True
         vlan_bridge._read = lambda bridge, setting: {"vlan_filtering": "1", "default_pvid": "1"}.get(setting, "")
         vlan_bridge._write = lambda *_: None
 
@@ -150,8 +154,10 @@ class World:
             return program.Output(0, "".join(f'\t\tiifname "{each}" reject # handle 9\n' for each in BRIDGES), "")
         if argv[:3] == ["nft", "-a", "list"]:
             return program.Output(0, "\tchain forward {\n\t\tjump guest_cross # handle 7\n\t}\n", "")
+        if argv[:2] == ["ip", "-details"]:
+            return program.Output(0, TUNNEL, "")
         if argv[0].endswith("iptables") and "-S" in argv:
-            return program.Output(0, "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n", "")
+            return program.Output(0, "-P FORWARD DROP\n-A FORWARD -j LIBVIRT_FWI\n-A FORWARD -j DOCKER-USER\n", "")
         if argv[0] == "bridge":
             return program.Output(0, "[]", "")
         if argv[0] == "busctl":

@@ -204,7 +204,9 @@ UNREADABLE = {
     ),
     "of no length (a jumbogram's)": _mail(UDP(sport=546, dport=547, len=0) / DHCP6_Solicit(trid=4)),
     "a relay's": _mail(
-        UDP6 / DHCP6_RelayForward(linkaddr=ME6, peeraddr=MY_LL) / DHCP6OptRelayMsg(message=DHCP6_Solicit(trid=5))
+        UDP(sport=547, dport=547)
+        / DHCP6_RelayForward(linkaddr=ME6, peeraddr=MY_LL)
+        / DHCP6OptRelayMsg(message=DHCP6_Solicit(trid=5))
     ),
     "another's address given back": mine(dhcp("release", src=ME4, dst=GATEWAY4, ciaddr=THEM4)),
 }
@@ -217,6 +219,8 @@ def test_what_cannot_be_read_is_dropped_with_its_reason(wire: Wire) -> None:
         "DHCPv6 client": 2, "DHCPv6 message": 2, "DHCPv6 relay": 1, "DHCP client": 1
     }  # fmt: skip
     _guarded(wire.tap, roles=("dhcp-server",))
+    assert wire.judge(UNREADABLE) == set()
+    _guarded(wire.tap, roles=("dhcp-relay",))
     assert wire.judge(UNREADABLE) == {"a relay's"}
 
 

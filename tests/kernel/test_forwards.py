@@ -310,6 +310,66 @@ def test_a_guest_that_goes_on_sending_does_not_keep_such_a_client(host: LanHost)
         assert said("guest", "receive") != "x"
 
 
+DATAGRAMS = """
+import socket, sys
+role, address = sys.argv[1:]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(3)
+if role == "guest":
+    s.bind((address, 8007))
+    print("ready", flush=True)
+else:
+    s.connect((address, 8007))
+    s.send(b"x")
+    print("open", flush=True)
+client = None
+for line in sys.stdin:
+    try:
+        if line.strip() == "receive":
+            data, sender = s.recvfrom(9)
+            client = client or sender
+            print(data.decode(), flush=True)
+        else:
+            s.sendto(b"x", client) if role == "guest" else s.send(b"x")
+            print("sent", flush=True)
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("at", [f'at="{HOST}" ', ""])
+def test_a_guest_that_goes_on_sending_datagrams_keeps_no_such_client(host: LanHost, at: str) -> None:
+    """Datagrams have no beginning by which the guest's own first one would be known."""
+    forward = f'<guestnet:forward {at}protocol="udp" ports="8007" to="{GUEST}" from="{{}}"/>'
+    assert host.started(start(forward.format("198.18.1.0/24"))) == [(0, "")] * 2
+    enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec"]
+    with ExitStack() as stack:
+        run: dict[str, subprocess.Popen[str]] = {}
+
+        def said(who: str, line: str = "") -> str:
+            if line:
+                run[who].stdin.write(f"{line}\n")
+                run[who].stdin.flush()
+            return run[who].stdout.readline().strip()
+
+        for who, address in (("guest", GUEST), ("lan", HOST)):
+            argv = [*enter, who, sys.executable, "-c", DATAGRAMS, who, address]
+            pipe = subprocess.PIPE
+            run[who] = stack.enter_context(subprocess.Popen(argv, text=True, stdin=pipe, stdout=pipe))
+            stack.callback(run[who].kill)
+            assert said(who) == {"guest": "ready", "lan": "open"}[who]
+        assert said("guest", "receive") == "x"
+        assert said("guest", "send") == "sent"
+        assert said("lan", "receive") == "x", "it is a client"
+        assert [said("lan", "send"), said("guest", "receive")] == ["sent", "x"]
+        fewer = start(forward.format("198.18.1.128/25"))
+        assert host.call("qemu", "guesta", "reconnect", "begin", fewer) == (0, "")
+        assert said("guest", "send") == "sent"
+        said("lan", "receive")
+        said("lan", "send")
+        assert said("guest", "receive") == "TimeoutError"
+
+
 def test_limited_forwards_may_lead_to_the_same_ports_of_a_guest(host: LanHost) -> None:
     line = f'<guestnet:forward at="{HOST}" protocol="tcp" ports="{{}}" to="{GUEST}" first="{{}}" from="{{}}"/>'
     lines = (("8010-8020", 80, "198.18.1.0/24"), ("8081", 85, "198.18.2.0/24"), ("8100", 90, "198.18.3.7/32"))

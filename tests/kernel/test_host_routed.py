@@ -13,8 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.hooks import NS
 from support.kernel_lan import agent
 from support.kernel_routed import HOST, ON_LAN, A, B, RoutedLab, X, both, domain, led_to, tap
+from support.tunnels import GRE, Tunnels
 
 
 @pytest.fixture
@@ -104,6 +106,21 @@ def test_a_port_of_the_host_is_forwarded_to_a_guest_that_it_routes_to(lab: Route
     assert "inet guestnet" not in lab.box.ok("nft", "list", "tables")
 
 
+def test_a_protocol_without_ports_is_forwarded_to_it_too(lab: RoutedLab) -> None:
+    """Past a policy that lets nothing else in."""
+    for tool in ("iptables", "ip6tables"):
+        lab.box.ok(tool, "-P", "FORWARD", "DROP")
+    form = '<guestnet:forward protocol="gre" at="{}" to="{}"/>'
+    xml = domain("a", A, more="".join(form.format(*each) for each in zip(both(HOST), both(A), strict=True)))
+    lab.boot("a", A)
+    lab.start("a", A, xml)
+    tunnels = Tunnels(lab.box)
+    for at, x in zip(both(HOST), both(X), strict=True):
+        assert tunnels.heard("x", "a", at, GRE) == x
+        assert tunnels.heard("a", "x", x, GRE) == at
+    assert lab.hooks.call("qemu", "a", "release", "end", xml) == (0, "")
+
+
 def test_what_floats_or_is_in_a_table_of_its_own_is_not_forwarded_to_a_routed_guest(lab: RoutedLab) -> None:
     lab.boot("a", A)
     forward = f'<guestnet:forward protocol="tcp" ports="8080" to="{both(A)[0]}"/>'
@@ -129,6 +146,43 @@ def test_guests_reach_each_other_through_the_host_and_nothing_at_layer_2(lab: Ro
     assert [hop.split()[1] for hop in hops] == [both(HOST)[0], both(B)[0]]
     hops = lab.run("a", "busybox", "traceroute6", "-n", "-q", "1", "-w", "2", "-m", "3", both(B)[1])[1].splitlines()[1:]
     assert [hop.split()[1] for hop in hops] == [both(HOST)[1], both(B)[1]]
+
+
+ROUTED = f"""<hookData><network><name>dmz</name><metadata><guestnet:network {NS} topology="t" name="dmz" guarded="no">
+    <guestnet:subnet prefix="10.70.1.0/24"/><guestnet:subnet prefix="fd70:1::/64"/></guestnet:network></metadata>
+  <forward mode="route" dev="up0"/><bridge name="dmz0"/><ip address="10.70.1.1" prefix="24"/>
+  <ip family="ipv6" address="fd70:1::1" prefix="64"/></network></hookData>""".encode()
+# libvirt's rules for it, and for a nat network beside it.
+LIBVIRTS = """set -e
+ip link add dmz0 type bridge forward_delay 0; ip link set dmz0 up; ip link add nat0 type bridge; ip link set nat0 up
+ip address add 10.70.1.1/24 dev dmz0; ip address add fd70:1::1/64 dev dmz0 nodad
+ip netns add d; ip netns exec d sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
+ip link add d0 type veth peer name eth0 netns d; ip link set d0 master dmz0 up; ip -n d link set eth0 up
+ip -n d address add 10.70.1.5/24 dev eth0; ip -n d address add fd70:1::5/64 dev eth0
+ip -n d route add default via 10.70.1.1; ip -n d route add default via fd70:1::1
+for each in "iptables 10.70.1.0/24" "ip6tables fd70:1::/64"; do
+    set -- $each
+    $1 -A FORWARD -o nat0 -j REJECT
+    $1 -A FORWARD -d $2 -i up0 -o dmz0 -j ACCEPT; $1 -A FORWARD -o dmz0 -j REJECT
+    $1 -A FORWARD -s $2 -i dmz0 -o up0 -j ACCEPT; $1 -A FORWARD -i dmz0 -j REJECT
+done"""
+
+
+def test_they_and_guests_of_a_routed_network_of_that_lan_reach_each_other(lab: RoutedLab) -> None:
+    lab.box.ok("sh", "-c", LIBVIRTS)
+    assert lab.hooks.call("network", "dmz", "started", "begin", ROUTED) == (0, "")
+    lab.boot("a", A)
+    routed = ("10.70.1.5", "fd70:1::5")
+    lab.ip("address add 10.70.9.1/24 dev nat0")
+    before = [lab.box.ok(tool, "-S") for tool in ("iptables", "ip6tables")]
+    lab.start("a", A)
+    for one, other in zip(both(A), routed, strict=True):
+        assert lab.reaches("a", other)
+        assert lab.reaches("d", one)
+    assert not lab.reaches("a", "10.70.9.9")
+    assert re.search(r"^ +[12] +\d+ REJECT .* nat0 ", lab.box.ok("iptables", "-nvxL", "FORWARD"), re.M), "as before"
+    lab.stop("a", A)
+    assert [lab.box.ok(tool, "-S") for tool in ("iptables", "ip6tables")] == before
 
 
 def test_icmp_errors_towards_the_lan_come_from_the_servers_own_address(lab: RoutedLab) -> None:

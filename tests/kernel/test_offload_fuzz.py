@@ -1,7 +1,7 @@
 """Frames and virtio-net headers by chance: whatever leaves the host was the port's to send.
 
-`pytest tests/kernel/test_offload_fuzz.py --fuzz 3600 [--fuzz-seed N]` runs for half an hour. Each seed makes the
-same thousand frames everywhere; a failure prints its seed and the frame.
+`pytest tests/kernel/test_offload_fuzz.py --fuzz 3600 [--fuzz-seed N]` runs for an hour of a processor. Each seed
+makes the same thousand frames everywhere; a failure prints its seed and the frame.
 """
 
 from __future__ import annotations
@@ -112,11 +112,11 @@ def _sent_wrongly(wire: OffloadWire, seed: int) -> list[str]:
 def test_by_chance_nothing_leaves_that_is_not_the_ports(wire: OffloadWire, request: pytest.FixtureRequest) -> None:
     put_guard(wire)
     first = seed = int(request.config.getoption("--fuzz-seed"))
-    end = time.monotonic() + request.config.getoption("--fuzz") / 2
+    end = time.process_time() + request.config.getoption("--fuzz")
     while True:
         assert _sent_wrongly(wire, seed) == []
         seed += 1
-        if time.monotonic() >= end:
+        if time.process_time() >= end:
             break
     print(f"{(seed - first) * FRAMES} frames")
 

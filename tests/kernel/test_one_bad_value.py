@@ -51,7 +51,7 @@ def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: LanHost) -> None:
         ("qemu", "guesta", "started", "begin", start(FORWARDS)),
     ):
         status, stderr = host.call(*call)
-        assert status == 0
+        assert status == 0, stderr
         assert "guests cannot be reached yet: nft refused the change" in stderr
         assert "(guest 'bad')" in stderr
         assert stderr.count("guest '") == 1
@@ -109,7 +109,7 @@ def test_no_damaged_file_blocks_another_guest(host: LanHost, text: str) -> None:
         *host.started(start(FORWARDS)),
         host.call("qemu", "guesta", "reconnect", "begin", start(FORWARDS)),
     ):
-        assert status == 0
+        assert status == 0, stderr
         assert "internal error" not in stderr
     assert host.tcp("lan", HOST, 8080).open
     status, stderr = host.gone(start(FORWARDS))

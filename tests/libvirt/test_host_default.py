@@ -14,6 +14,7 @@ from make import ALL, arp, dhcp
 from scapy.all import BOOTP, DHCP, Ether  # type: ignore[attr-defined]
 from support.libvirt_host import DOMAIN, Host, uuid
 from support.libvirt_wire import Wire
+from support.own_programs import watching
 
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 
@@ -169,6 +170,24 @@ def test_the_default_covers_what_runs_is_followed_live_and_leaves_nothing(host: 
         assert rules(host) == ({}, {}, {}, {})
         assert (nat.passing(), lan.passing()) == (3, 2)
         assert states(host)[both[0]] == ("unguarded", "nobody asked for it")
+
+
+def test_a_nic_of_type_bridge_is_guarded_as_it_is_plugged_in(host: Host) -> None:
+    """libvirt calls no hook for it: the service sees it."""
+    default(host, "all")
+    for name in set(MACS) - set(host.running()):
+        host.virsh("start", name)
+    with watching(host.sandbox):
+        before = host.guarded()
+        host.virsh("attach-interface", "me", "bridge", "br0", "--mac", PLUGGED, "--live")
+        host.soon(lambda: PLUGGED in host.guarded().values(), "the new NIC is guarded")
+        assert before.items() <= host.guarded().items()
+        host.unplug("me", PLUGGED, "bridge")
+        default(host, "declared")
+        host.virsh("attach-interface", "me", "bridge", "br0", "--mac", PLUGGED, "--live")
+        time.sleep(3)
+        assert host.guarded() == {}, "nobody asks for it"
+        host.unplug("me", PLUGGED, "bridge")
 
 
 def test_starts_and_plugs_are_covered_and_nothing_is_held_up(host: Host) -> None:

@@ -8,9 +8,18 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from libvirt_guestnet.sandbox import Sandbox
+from libvirt_guestnet.sandbox import Sandbox, bytecode
 
 pytestmark = pytest.mark.trixie
+# Where a hook's code is, and which of the files that it imports would have to be compiled.
+COMPILED = """
+import sys
+from importlib.util import cache_from_source
+from pathlib import Path
+from libvirt_guestnet.hook import dispatch
+ours = [each.__file__ for name, each in sys.modules.items() if name.startswith("libvirt_guestnet.")]
+print(dispatch.dispatch.__code__.co_filename, [each for each in ours if not Path(cache_from_source(each)).exists()])
+"""
 NETWORK = (
     "<network><name>n0</name><forward mode='nat'/><bridge name='n0'/><ip address='192.0.2.1' prefix='24'/></network>"
 )
@@ -38,6 +47,21 @@ def test_hooks_are_installed(trixie_sandbox: Sandbox) -> None:
     code = "from libvirt_guestnet.install.hook_files import status; print([s.current for s in status()])"
     done = subprocess.run(trixie_sandbox.python(["-c", code]), capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "[True, True]", done.stderr
+
+
+def test_its_own_python_compiles_nothing_again(trixie_sandbox: Sandbox, trixie_root: Path) -> None:
+    hook = bytecode.LIBRARY / "libvirt_guestnet/hook"
+
+    def seen() -> str:
+        return subprocess.run(
+            trixie_sandbox.python(["-c", COMPILED]), capture_output=True, text=True, timeout=240
+        ).stdout
+
+    version = trixie_sandbox.run(["python3", "-c", "import sys; print(sys.implementation.cache_tag)"]).stdout.strip()
+    (hook / f"__pycache__/dispatch.{version}.pyc").unlink()
+    assert seen() == f"{hook}/dispatch.py ['{hook}/dispatch.py']\n"
+    bytecode.compile_for(trixie_root)
+    assert seen() == f"{hook}/dispatch.py []\n"
 
 
 def test_a_nat_network_and_a_guest_start(trixie_sandbox: Sandbox) -> None:

@@ -140,6 +140,12 @@ def test_a_forward_follows_the_lease_of_a_guest_that_nobody_guards(host: Host) -
         refused = host.guestnet("forward", "add", "other", "tcp/8000-8100", status=1)
         assert "already forwarded to domain 'web'" in refused
         assert "no forwards" in host.guestnet("forward", "remove", "web", "tcp/8080")
+        host.guestnet("forward", "add", "web", "gre", "--at", "192.168.122.1")
+        told = "gre at 192.168.122.1 to its IPv4 address by DHCP"
+        assert f"web.default: {told}" in host.guestnet("forward", "list")
+        assert re.search(rf"192\.168\.122\.1 +gre +\S* *{ip} +yes", host.guestnet("status"))
+        assert "services: [gre], at: [192.168.122.1] }" in host.guestnet("import")
+        assert "no forwards" in host.guestnet("forward", "remove", "web", "gre", "--at", "192.168.122.1")
     assert host.differences(before) == []
     assert host.files("forwards") == {}
 
@@ -184,3 +190,31 @@ def test_the_same_by_virsh_as_the_document_says(host: Host) -> None:
         host.guestnet("guard", "off", "web")
         host.guestnet("forward", "remove", "web", "tcp/8080")
     assert host.differences(before) == [], "and no NIC was unplugged"
+
+
+def test_what_a_guest_says_of_itself_holds_up_nobody_else(host: Host) -> None:
+    """It claims the host's own address, and that guestnet set that: who may edit a domain may write so."""
+    two_on_default(host)
+    uri, named = "https://libvirt-guestnet.org/xmlns/1", 'name="default" network="default" guarded="yes"'
+    port = f'<port mac="{OTHER}" {named}><address ip="192.168.122.1"/></port>'
+    claims = f'<domain topology="direct" guest="other">{port}</domain>'
+    host.virsh("metadata", "other", uri, "--key", "guestnet", "--live", "--config", "--set", claims)
+    said = host.guestnet("guard", "on", "web")
+    assert "note: guest other: " in said and "192.168.122.1 is this host's own" in said
+    assert host.guarded() == {host.tap("web", WEB): WEB}
+    said = host.guestnet("apply", "/tmp/mine.yaml")
+    assert "note: domain 'other' is on network 'default', and keeps what guestnet guard, forward or address set" in said
+    assert re.search(r"mine +web +default", host.guestnet("status", status=None))
+    host.guestnet("destroy", "/tmp/mine.yaml")
+    assert host.files("networks")["default"]["topology"] == "direct"
+    host.guestnet("destroy", "--name", "direct")
+    assert host.files("networks") == {}
+
+
+def test_no_guest_on_a_bridge_of_the_hosts_gets_the_hosts_address(host: Host) -> None:
+    for command in ("link add br7 type bridge", "link set br7 up", "address add 198.51.100.1/24 dev br7"):
+        host.sandbox.run(["ip", *command.split()])
+    host.domain("web", f"<interface type='bridge'><mac address='{WEB}'/><source bridge='br7'/></interface>")
+    said = host.guestnet("address", "add", "web", "198.51.100.0/28", status=1)
+    assert "198.51.100.1 (of 198.51.100.0/28) is the host's own" in said
+    assert "addresses 198.51.100.2" in host.guestnet("address", "add", "web", "198.51.100.2")

@@ -22,6 +22,13 @@ sys.path.insert(0, {str(LIBRARY)!r})
 from libvirt_guestnet.hook import concern, main
 sys.exit(main.run(sys.argv[1], sys.argv[1:]))
 """
+LOST = f"""
+import json, sys
+sys.path.insert(0, {str(LIBRARY)!r})
+from libvirt_guestnet.hook.enforce import bridge_ports
+from libvirt_guestnet.state.folder import State
+print(json.dumps(bridge_ports.lost(State())))
+"""
 # Opens the taps NAME…. Then, for each line FROM DESTINATION SOURCE TYPE REST of stdin, sends such a frame from one
 # tap and says which taps it comes out of.
 WIRE = """
@@ -100,6 +107,12 @@ class Host:
         """Whether a port learns and is flooded."""
         (port,) = json.loads(self.box.ok("bridge", "-j", "-d", "link", "show", "dev", tap))
         return port["learning"], port["flood"]
+
+    def lost(self) -> dict[str, str]:
+        """The taps of which the service would put something back, each with its domain."""
+        done = self.box.run(sys.executable, "-IS", "-c", LOST)
+        assert done.returncode == 0, done.stderr
+        return {str(tap): str(name) for tap, name in json.loads(done.stdout).items()}
 
     def wire(self) -> subprocess.Popen[str]:
         enter = ["nsenter", "-t", self.box.pid, "--net", "--mount", "--", sys.executable, "-c", WIRE, *MACS, "nic"]

@@ -97,9 +97,9 @@ class ApplyHost:
     def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
         self._effect("enslave", tap, bridge, isolated)
 
-    def guard(self, domain_xml: bytes) -> None:
+    def guard(self, domain_xml: bytes, settle: bool = True) -> None:
         self.guarded.append(parse_xml(domain_xml.decode()))
-        self._effect("guard", domain_xml.decode())
+        self._effect("guard", domain_xml.decode(), settle)
 
     def release(self, uuid: str, tap: str) -> None:
         self._effect("release", uuid, tap)

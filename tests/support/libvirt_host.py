@@ -94,6 +94,10 @@ class Guests:
         assert {tap for tap, _ in hooked} == chains
         return {tap: " ".join(re.findall(r"ether saddr != (\S+)", rules)) for tap, rules in hooked}
 
+    def macs(self) -> set[str]:
+        """The MAC addresses of all ports with a guard, observed ones too, which name it in several rules."""
+        return {mac for macs in self.guarded().values() for mac in macs.split()}
+
     def rules(self, tap: str) -> str:
         """Every chain of a tap, as nft prints it, by name: one that was made again comes last there."""
         text = self.sandbox.run(["nft", "list", "table", "netdev", "guestnet"], check=False).stdout
@@ -129,9 +133,9 @@ class Guests:
         links = self.sandbox.run(["sh", "-c", "ip -br link; bridge vlan show"], check=False).stdout
         return f"{json.dumps(kinds)}\n{links}\n{self.helpers()}"
 
-    def unplug(self, name: str, address: str) -> None:
+    def unplug(self, name: str, address: str, kind: str = "network") -> None:
         """Nobody in the guest answers the request; a reset makes QEMU let go."""
-        self.virsh("detach-interface", name, "network", "--mac", address, "--live")
+        self.virsh("detach-interface", name, kind, "--mac", address, "--live")
         self.virsh("reset", name)
         self.soon(lambda: address not in self.nics(name).values(), "the NIC is unplugged")
 

@@ -19,7 +19,7 @@ from libvirt_guestnet.router import control, disks
 from libvirt_guestnet.router.client import CHANNEL, RouterClient
 from libvirt_guestnet.router.document import document
 
-MEMORY_MIB = 96
+MEMORY_MIB = 128
 
 
 class Namespace:

@@ -358,13 +358,10 @@ class Host:
         patch(links, "name_of", {7: "dev7", 8: "up8"}.get)
         patch(links, "master_of", lambda name: {"dev7": "dev9", "up8": ""}.get(name, "br9"))
         patch(links, "is_on", lambda name, bridge: (name, bridge) == _Watch.joined)
+        patch(links, "is_vlan_aware", lambda _: True)
         patch(links, "set_down", self.tell("down"))
         patch(links, "Watch", _Watch)
-        patch(
-            vlan_bridge,
-            "_read",
-            lambda bridge, setting: {"vlan_filtering": "1", "vlan_protocol": "0x88a8"}.get(setting, "1"),
-        )
+        patch(vlan_bridge, "_read", lambda bridge, setting: {"vlan_protocol": "0x88a8"}.get(setting, "1"))
         patch(vlan_bridge, "_write", self.tell("bridge setting"))
         patch(gateway, "_read", lambda path: "")
         patch(gateway, "_write", self.tell("sysctl"))

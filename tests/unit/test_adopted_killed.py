@@ -13,6 +13,7 @@ from lxml import etree
 
 from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.changes.change import Run
+from libvirt_guestnet.changes.network import plug_taps
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hook.read.network_receipts import external_receipt, network_receipt
@@ -29,6 +30,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.plan.external import resolved
+from libvirt_guestnet.plan.network import _taps
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 from libvirt_guestnet.status.overdue import overdue
@@ -126,7 +128,7 @@ class Host:
             self.known.clear()
             self.ports = {tap: port for tap, port in self.ports.items() if port.own}
 
-    def guard(self, xml: bytes) -> None:
+    def guard(self, xml: bytes, settle: bool = True) -> None:
         self._step()
         domain = Domain(node_of(parse_xml(xml.decode())), self.known.get)
         for nic in domain.nics:
@@ -219,7 +221,7 @@ class Spoilt(Host):
         super().__init__()
         self.followed: list[str] = []
 
-    def guard(self, xml: bytes) -> None:
+    def guard(self, xml: bytes, settle: bool = True) -> None:
         if b"<name>other</name>" in xml:
             raise GuestnetError("bad metadata")
         self.followed.append(parse_xml(xml.decode()).findtext("name") or "")
@@ -238,6 +240,20 @@ def test_a_guest_with_damaged_metadata_keeps_nobody_else_without_a_guard_and_no_
     assert (host.followed, host.snapshot().networks[0].mark, host.known) == (["web"], None, {})
 
 
+def test_whoever_asks_by_its_own_metadata_for_what_is_the_hosts_fails_for_nobody_else() -> None:
+    """Nothing but the host itself says so, once the guest is to follow."""
+    host = Spoilt()
+    mark = parse_xml(f"<g:domain xmlns:g='{NAMESPACE}' topology='direct' guest='other'/>")
+    xml = marked(host.domains["other"].config, mark, DOMAIN_MARK)
+    host.domains["other"] = replace(host.domains["other"], config=xml, live=xml)
+    notes: list[str] = []
+    run = Run(host, host, lambda _what, _undo: None, lambda _what: None, notes.append)  # type: ignore[arg-type]
+    for change in planned(FILES[4], host).changes:
+        change.run(run)
+    assert notes == ["guest other: bad metadata: it stays as it is, guarded or not; the others go on"]
+    assert "web" in host.followed and host.snapshot().networks[0].mark is not None
+
+
 def test_what_the_hooks_know_of_a_network_goes_when_somebody_took_its_metadata_out() -> None:
     host = Host()
     make(planned(FILES[-2], host), host)
@@ -245,3 +261,20 @@ def test_what_the_hooks_know_of_a_network_goes_when_somebody_took_its_metadata_o
     host.networks["default"] = replace(state, config=marked(state.config, None))
     assert host.kernel() != ({}, {})
     assert_taken_back(host)
+
+
+def test_a_network_of_ours_starts_again_past_anothers_guest_that_asks_for_the_impossible() -> None:
+    host, notes = Spoilt(), list[str]()
+    run = Run(host, host, lambda _what, _undo: None, lambda _what: None, notes.append)  # type: ignore[arg-type]
+    host.enslave = lambda *_: None  # type: ignore[attr-defined]
+    mark = parse_xml(f"<g:domain xmlns:g='{NAMESPACE}' topology='theirs' guest='other'/>")
+    xml = marked(host.domains["other"].config, mark, DOMAIN_MARK)
+    host.domains["other"] = replace(host.domains["other"], config=xml, live=xml)
+    ours = marked(parse_xml(NAT), parse_xml(f"<g:network xmlns:g='{NAMESPACE}' topology='t' name='default'/>"))
+    taps = _taps("default", host.snapshot(), ours)
+    assert sorted((each.domain, each.other) for each in taps) == [("other", True), ("web", False)]
+    plug_taps(run, taps, "virbr0")
+    assert (host.followed, len(notes)) == (["web"], 1)
+    assert notes[0].startswith("guest other: bad metadata: it stays as it is")
+    with pytest.raises(GuestnetError, match="bad metadata"):
+        plug_taps(run, tuple(replace(each, other=False) for each in taps), "virbr0")

@@ -13,7 +13,7 @@ from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier, Tag
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.devices.host_devices import Device
-from libvirt_guestnet.hook.calls import networks
+from libvirt_guestnet.hook.calls import network_bridge, networks
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import Element, Snapshot, WantedNetwork
 from libvirt_guestnet.libvirtd.snapshot import Wanted as WantedHost
@@ -117,7 +117,7 @@ def test_the_hook_has_one_do_its_work(tmp_path: Path, macsec: Macsec, monkeypatc
     monkeypatch.setattr(vlan_bridge, "turn_on", lambda *_: None)
     network = etree.tostring(declared("own")[0])
     state, hook_data = UnlockedState(str(tmp_path)), xmlread.parse(b"<hookData>" + network + b"</hookData>")
-    networks.prepare_network(hook_data, state)
+    network_bridge.prepare(hook_data, state)
     networks.start_network(hook_data, state)
     receipt = state.sound_network("own")
     assert receipt is not None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from ipaddress import ip_address
+from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lxml import etree
 
 from libvirt_guestnet import topology, xmlread
@@ -13,7 +18,8 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import wanted_forwards
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model.claims import Claim, clash
+from libvirt_guestnet.model import claims
+from libvirt_guestnet.model.claims import Claim, clash, clashes
 from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards
 from libvirt_guestnet.xmlgen import domain_metadata
 
@@ -79,7 +85,14 @@ def test_a_guest_behind_another_guest_sees_the_host() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ('protocol="gre" ports="1" to="10.0.0.1"', "no forward can be of 'gre' 1-1"),
+        ('protocol="gre" ports="1" to="10.0.0.1"', "no forward can be of gre/1 at any to 10.0.0.1"),
+        ('protocol="gre" to="10.0.0.1"', "no forward can be of gre at any to 10.0.0.1"),
+        ('protocol="gre" to="10.0.0.1" at="192.0.2.1" first="5"', "no forward can be of gre at 192.0.2.1"),
+        ('protocol="ah" to="10.0.0.1" at="192.0.2.1"', "<guestnet:forward> protocol: ah: AH is there to notice"),
+        (
+            'protocol="icmp" ports="1" to="10.0.0.1"',
+            "'icmp' is not tcp, udp, sctp, ipip, 6in4, gre, esp or proto/NUMBER",
+        ),
         ('protocol="tcp" ports="2-1" to="10.0.0.1"', "'2-1' is not a range"),
         ('protocol="tcp" ports="0" to="10.0.0.1"', "<guestnet:forward> ports: '0' is not a number from 1 to 65535"),
         ('protocol="tcp" ports="1;drop" to="10.0.0.1"', "'1;drop' is not a number"),
@@ -115,6 +128,54 @@ def test_every_pair_of_claims_that_quarrel() -> None:
         assert not clash(other, web)
     # A floating address is never meant by "any address of the host".
     assert not clash(Claim(any4, "tcp", 80, 80), Claim(here, "", 0, 65535))
+
+
+ADDRESSES = ("0.0.0.0", "::", "10.0.0.1", "10.0.0.2", "fd00::1")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    *[
+        st.lists(
+            st.builds(
+                lambda at, protocol, first, more: Claim(at, protocol, first, first + more),
+                st.sampled_from(ADDRESSES),
+                st.sampled_from(["tcp", "udp", ""]),
+                st.integers(1, 20),
+                st.integers(0, 6),
+            ),
+            max_size=8,
+        )
+    ]
+    * 2
+)
+def test_a_clash_is_found_among_many_as_between_two(new: list[Claim], taken: list[Claim]) -> None:
+    for each_other in (False, True):
+        expected = []
+        for number, claim in enumerate(new):
+            known = [*taken, *new[:number]] if each_other else taken
+            expected += [(claim, other) for other in known if clash(claim, other)][:1]
+        assert list(clashes(new, taken, each_other=each_other)) == expected
+
+
+def test_many_forwards_are_checked_in_the_time_of_reading_them() -> None:
+    """Each against all before it would be fifty million comparisons, and all guests wait meanwhile."""
+    at = [str(ip_address("10.0.0.0") + number) for number in range(50)]
+    many = [Claim(ip, "tcp", port, port, "guest 'a'") for ip in at for port in range(1, 201)]
+    asked, meeting = count(), claims._Spans.meeting
+
+    def counted(spans: claims._Spans, first: int, last: int) -> int:
+        next(asked)
+        return meeting(spans, first, last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims._Spans, "meeting", counted)
+        assert list(clashes(many, [], each_other=True)) == []
+    assert next(asked) <= 2 * len(many)
+    begun = time.process_time()
+    assert list(clashes([many[0]], many)) == [(many[0], many[0])]
+    assert list(clashes(many, [Claim("0.0.0.0", "tcp", 201, 999)], each_other=True)) == []
+    assert time.process_time() - begun < 2, "of the processor, on a slow one"
 
 
 TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode

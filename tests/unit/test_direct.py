@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -21,11 +21,11 @@ from libvirt_guestnet.direct.planning import Setting
 from libvirt_guestnet.direct.subject import DirectPort, one_port, subject
 from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.importing.addresses import OnNetwork
+from libvirt_guestnet.importing.addresses import OnNetwork, on_network
 from libvirt_guestnet.importing.facts import Request, Seen
 from libvirt_guestnet.importing.survey import survey
 from libvirt_guestnet.importing.text import text
-from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, parse_xml
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, parse_xml
 from libvirt_guestnet.metadata.policy import LEASE, NAMESPACE, Forward, PortPolicy
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
@@ -240,15 +240,15 @@ def test_nothing_is_guarded_by_halves() -> None:
     assert "domain 'bare' has no NIC" in refused(lambda: guard(host(domain("bare")), "on", "bare"))
 
 
-def test_a_file_cannot_have_the_name_and_may_take_over_all_or_nothing() -> None:
+def test_a_file_cannot_have_the_name_and_takes_over_whom_it_names() -> None:
     with pytest.raises(TopologyError, match="'direct' stands for what guestnet guard, forward and address set"):
         loads("name: direct", "x.yaml")
     other = domain("db", nic(OTHER), mark=OWNED.format("direct", PORT.format(OTHER, "yes", "")).replace("web", "db"))
     seen = marked(GUARDED, others=[other])
     both = text(survey(seen, Request("mine")))
     one = loads(text(survey(seen, Request("mine", names=frozenset({"web"})))), "x.yaml")
-    with pytest.raises(PlanError, match="domain 'db' is on network 'default', and guestnet guard, forward or"):
-        plan(wanted(resolved(one, seen.snapshot), HostMap()), seen.snapshot)
+    (note,) = plan(wanted(resolved(one, seen.snapshot), HostMap()), seen.snapshot).notes
+    assert note.startswith("domain 'db' is on network 'default', and keeps what guestnet guard, forward or address set")
     found = loads(both, "x.yaml")
     made = plan(wanted(resolved(found, seen.snapshot), HostMap()), seen.snapshot)
     assert sorted({f"{change.VERB} {change.KIND}" for change in made.changes}) == [
@@ -257,6 +257,18 @@ def test_a_file_cannot_have_the_name_and_may_take_over_all_or_nothing() -> None:
     ]
     assert made.interrupts == ()
     assert "was=" in mark_of(made.changes[1]), "or destroy would unplug the NIC"
+
+
+def test_a_file_that_goes_leaves_the_network_to_who_is_not_in_it() -> None:
+    """The hooks must go on knowing the network, by which the other guest has what DHCP tells it."""
+    other = domain("db", nic(OTHER), mark=OWNED.format("direct", PORT.format(OTHER, "yes", "")).replace("web", "db"))
+    mine = ADOPTED.replace("direct", "mine")
+    seen = host(net(mark=mine.format("yes")), other)
+    for made in (plan_destroy("mine", seen.snapshot), plan(Wanted("mine"), seen.snapshot)):
+        (change,) = made.changes
+        assert change.text() == "adopt network default: its metadata: @topology: mine -> direct; @guarded: yes -> no"
+    gone = plan_destroy("mine", host(net(mark=mine.format("yes")), domain("db", nic(OTHER))).snapshot)
+    assert [change.verb for change in gone.changes] == ["release"]
 
 
 def test_a_whole_network() -> None:
@@ -362,6 +374,24 @@ def test_what_is_no_client(sources: list[str], said: str) -> None:
     assert said in refused(lambda: asked("tcp/80", None, *sources))
 
 
+def test_a_protocol_without_ports_is_forwarded_at_an_address() -> None:
+    port = only(ONE)
+    policy = forwards.added(port, asked("proto/47", "198.51.100.1", "203.0.113.7"))
+    assert policy.forwards == (Forward("gre", 0, 0, LEASE, 0, "198.51.100.1", False, (ip_network("203.0.113.7"),)),)
+    with_it = replace(port, policy=policy)
+    assert report.forward(policy.forwards[0]) == (
+        "gre at 198.51.100.1 to its IPv4 address by DHCP, only from 203.0.113.7/32"
+    )
+    assert "there is gre at 198.51.100.1" in refused(lambda: forwards.added(with_it, asked("gre", "198.51.100.1")))
+    assert len(forwards.added(with_it, asked("gre", "198.51.100.2")).forwards) == 2
+    assert len(forwards.added(with_it, asked("esp", "198.51.100.1")).forwards) == 2
+    assert forwards.removed(with_it, asked("gre", "198.51.100.1")) is None
+    inside = '<guestnet:forward at="198.51.100.1" protocol="proto/115" to="192.168.122.9" from="203.0.113.0/24"/>'
+    seen = marked(PORT.format(WEB, "yes", f'<guestnet:address ip="192.168.122.9"/>{inside}'))
+    (imported,) = [each for each in text(survey(seen, Request("mine"))).splitlines() if "services" in each]
+    assert imported.strip() == '- { services: ["proto/115"], at: [198.51.100.1], from: ["203.0.113.0/24"] }'
+
+
 def test_a_forward_to_a_port_that_its_network_guards_does_not_end_that() -> None:
     seen = host(net(mark=ADOPTED.format("yes")), domain("web", nic()))
     policy = forwards.added(only(seen), asked("tcp/80"))
@@ -380,6 +410,10 @@ def test_a_forward_to_a_port_that_its_network_guards_does_not_end_that() -> None
         ("tcp/1-2000:2", None, "more than 1024 ports keep their numbers"),
         ("tcp/80", "127.0.0.1", "127.0.0.1 is no address that others can reach this host at"),
         ("tcp/80", "eth0", "'eth0' is not an IP address"),
+        ("gre", None, "gre: at every address tunnels of the host's own would be cut off, so say with --at which"),
+        ("gre:80", "198.51.100.1", "gre has no ports"),
+        ("all", "198.51.100.1", "whatever comes to an address is a floating address"),
+        ("proto/51", "198.51.100.1", "AH is there to notice that an address was translated"),
     ],
 )
 def test_what_is_no_forward(words: str, at: str | None, said: str) -> None:
@@ -463,7 +497,7 @@ def test_forwards_are_listed() -> None:
 
 
 def on(port: DirectPort, **leases: str) -> OnNetwork:
-    return OnNetwork(port.known, {WEB: frozenset(), OTHER: frozenset(leases.values())}, ())
+    return OnNetwork(port.link, {WEB: frozenset(), OTHER: frozenset(leases.values())}, ())
 
 
 def with_added(port: DirectPort, *words: str) -> PortPolicy:
@@ -556,18 +590,38 @@ def test_what_is_somebodys_is_no_ports_however_it_is_written(words: str, said: s
         addresses.added(port, here, wanted, {})
 
 
+def test_a_nic_on_a_networks_bridge_has_that_networks_addresses_around_it() -> None:
+    port = only(host(net(), domain("web", nic(on="bridge='virbr0'", kind="bridge"))))
+    assert listed(with_added(port, "192.168.122.250")) == ([], ["192.168.122.250/32"]), "its lease is followed still"
+    assert "192.168.122.1 is the host's own" in refused(lambda: with_added(port, "192.168.122.1"))
+
+
+def test_the_hosts_own_address_on_a_bridge_is_no_guests() -> None:
+    seen = host(domain("web", nic(on="bridge='br0'", kind="bridge")))
+    port, own = only(seen), frozenset({ip_address("192.0.2.1"), ip_address("fe80::1")})
+    here = on_network(port.link, replace(seen, hosts={"br0": own}))
+    for words in ("192.0.2.1", "192.0.2.0/24", "192.0.2.1-192.0.2.9", "fe80::1"):
+        wanted = addresses.asked([words])
+        with pytest.raises(GuestnetError, match=r" is the host's own"):
+            addresses.added(port, here, wanted, {})
+    assert listed(addresses.added(port, here, addresses.asked(["192.0.2.2"]), {})) == (["192.0.2.2"], [])
+
+
 def test_another_guests_own_address_is_refused() -> None:
     own = OWNED.format("direct", PORT.format(OTHER, "yes", '<guestnet:address ip="{0}"/>').replace("default", "closed"))
     web = domain("web", nic(on="network='closed'"))
     here = host(net(CLOSED), web, domain("db", nic(OTHER, "network='closed'"), mark=own.format("10.0.9.7")))
     port = only(here)
-    others = addresses.of_others(port, here.snapshot.domains)
+    others = addresses.of_others(port, here.snapshot)
     for words in ("10.0.9.7", "10.0.9.4/30"):
         wanted = addresses.asked([words])
         with pytest.raises(GuestnetError, match=r"is an address of db\.closed"):
             addresses.added(port, on(port), wanted, others)
+    by_bridge = host(net(CLOSED), domain("web", nic(on="bridge='virbr1'", kind="bridge")), here.snapshot.domain["db"])
+    port = only(by_bridge)
+    assert addresses.of_others(port, by_bridge.snapshot) == others, "it is the same link"
     elsewhere = host(net(), net(CLOSED), web, domain("db", nic(OTHER), mark=own.format("10.0.9.7")))
-    assert addresses.of_others(only(elsewhere), elsewhere.snapshot.domains) == {}
+    assert addresses.of_others(only(elsewhere), elsewhere.snapshot) == {}
 
 
 @pytest.mark.parametrize(
@@ -577,7 +631,10 @@ def test_another_guests_own_address_is_refused() -> None:
         ("10.0.0.9-10.0.0.1", "is not a range: the lower address comes first"),
         ("10.0.0.9-fd00::1", "is not a range: the lower address comes first"),
         ("0.0.0.0-255.255.255.255", "is every address"),
-        ("10.0.0.1-230.0.0.1", "224.0.0.0/6 is no address that a guest can send from"),
+        ("10.0.0.1-230.0.0.1", "64.0.0.0/2 is no address that a guest can send from"),
+        ("0.0.0.0/1", "0.0.0.0/1 is no address that a guest can send from"),
+        ("224.0.0.0/3", "224.0.0.0/3 is no address that a guest can send from"),
+        ("8000::/1", "8000::/1 is no address that a guest can send from"),
         ("fd00::1-fd00:1::fffe", "would be more than 64 prefixes"),
         ("127.0.0.1", "127.0.0.1 is no address that a guest can send from"),
         ("10.0.0.1/24", "did you mean '10.0.0.0/24'?"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.topology_files import HOSTMAP
 
 from libvirt_guestnet import xmlgen
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.model import dhcp_options
 from libvirt_guestnet.model.dhcp_options import DhcpOption, OptionError
 from libvirt_guestnet.model.services import Boot, Dhcp, Dns, DnsService, DnsText, Forwarder, Reservation
@@ -48,6 +48,10 @@ def test_what_an_option_takes_may_be_written(name: str, text: str) -> None:
         (4, "252", ["http://x/y.dat"], '252,"http://x/y.dat"'),
         (4, "252", ["10b"], "252,10b"),
         (4, "43", ["01:02:AB"], "43,01:02:ab"),
+        (4, "43", ["255"], "43,255b"),  # without a size, dnsmasq writes 8,192 bytes
+        (4, "43", ["256"], "43,256s"),
+        (4, "43", ["65536"], "43,65536i"),
+        (4, "43", ["5i"], "43,5i"),
         (4, "mtu", ["1400"], "option:mtu,1400"),
         (4, "ip-forward-enable", ["false"], "option:ip-forward-enable,0"),
         (
@@ -70,6 +74,8 @@ def test_values_have_their_options_types(version: int, name: str, values: list[s
     ("version", "name", "values"),
     [
         (4, "200", ["1", "2"]),  # dnsmasq 2.90: bad IPv4 address
+        (4, "81", ["01:02"]),  # dnsmasq answers it itself
+        (4, "118", ["10.0.0.0"]),  # clients alone say it
         (4, "200", ["01:02", "01:02"]),  # a text of it
         (4, "200", ["text", "10.0.0.1"]),
         (4, "200", ["256b"]),  # 0
@@ -139,3 +145,34 @@ def test_no_number_is_larger_than_its_option(version: int, name: str, largest: i
     assert dhcp_options.option(version, name, [str(largest)]).values == (str(largest),)
     with pytest.raises(OptionError, match=f"DHCP option {name}: "):
         dhcp_options.option(version, name, [str(largest + 1)])
+
+
+SERVED6 = """
+name: t
+networks: {{ n: {{ mode: nat, subnets: ["fd00:1::/64"], dhcp6: {dhcp6} }} }}
+guests: {{ g: {{ ports: [{{ network: n, mac: "52:54:00:00:00:01"{port} }}] }} }}
+"""
+
+
+@pytest.mark.parametrize("said", ['options: { ntp-server: "fd00:1::1" }', "lease: 2h"])
+def test_what_dhcpv6_says_to_nobody_is_an_error(said: str) -> None:
+    nobody = SERVED6.partition("guests:")[0]
+    with pytest.raises(TopologyError, match="of dhcp6 have no effect: it tells nobody an address"):
+        loads(nobody.format(dhcp6=f"{{ {said} }}"), "t.yaml")
+    loads(SERVED6.format(dhcp6=f"{{ {said} }}", port=""), "t.yaml")
+    for more in (
+        'range: ["fd00:1::100", "fd00:1::1ff"], ',
+        'reservations: [{ mac: "52:54:00:00:00:09", address: "fd00:1::9" }], ',
+    ):
+        loads(nobody.format(dhcp6=f"{{ {more}{said} }}"), "t.yaml")
+
+
+@pytest.mark.parametrize("duid", ["00:03:00:01:52:54:00:00:00:01", "00:01:00:01:2c:00:00:00:52:54:00:00:00:01"])
+def test_a_reservation_for_a_duid_that_is_made_of_a_ports_mac_address_is_that_ports(duid: str) -> None:
+    reserved = f'{{ reservations: [{{ duid: "{duid}", address: "fd00:1::9" }}] }}'
+    with pytest.raises(TopologyError, match="has a reservation for 52:54:00:00:00:01, which is this port's"):
+        loads(SERVED6.format(dhcp6=reserved, port=""), "t.yaml")
+    twice = reserved.replace("] }", ', { mac: "52:54:00:00:00:01", address: "fd00:1::a" }] }')
+    with pytest.raises(TopologyError, match="has a reservation already"):
+        loads(SERVED6.format(dhcp6=twice, port="").replace('00:01"}', '00:02"}'), "t.yaml")
+    loads(SERVED6.format(dhcp6=reserved.replace(':01"', ':07"'), port=""), "t.yaml")

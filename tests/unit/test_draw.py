@@ -173,6 +173,21 @@ def test_a_guest_shows_its_forwards_below_its_port() -> None:
     ]
 
 
+def test_what_has_no_ports_and_what_is_routed_is_shown() -> None:
+    text = (
+        "name: t\nnetworks: { n: { mode: nat, subnets: [10.0.1.0/24], "
+        "routes: [{ to: 10.9.0.0/16, via: 10.0.1.7 }] } }\n"
+        "guests: { g: { ports: [{ network: n, forwards: [{ services: [gre, proto/115], at: [198.18.1.1] }] }] } }\n"
+    )
+    picture = logical.picture(topology.loads(text, "t.yaml"))
+    (network,) = (node for node in picture.nodes if node.title == "n")
+    assert "route to 10.9.0.0/16 via 10.0.1.7" in network.lines
+    (node,) = (node for node in picture.nodes if node.rows)
+    assert {(row.label, row.values) for row in node.rows} >= {
+        (each, ("at 198.18.1.1",)) for each in ("gre", "proto/115")
+    }
+
+
 def test_guests_that_share_a_box_keep_their_forwards() -> None:
     text = "name: t\nnetworks: { n: { mode: nat, subnets: [10.61.1.0/24] } }\nguests:\n"
     text += "".join(

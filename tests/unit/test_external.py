@@ -530,3 +530,27 @@ def test_how_its_ports_are_guarded_stays_whatever_its_own_xml_says_while_it_runs
     assert now.topology == "t" and now.external
     assert {name: getattr(now, name) for name in said} == said
     assert (now.bridge, now.subnets, now.hosts) == ("virbr0", ("192.168.122.0/24",), ("192.168.122.1",))
+
+
+def test_a_next_hop_on_one_is_routed_through_where_the_network_lets_it() -> None:
+    hop = ", addresses: [{ip}], next-hop: true, sources: [{behind}]"
+    host = Snapshot((network(),), (domain(nic()),))
+    found = resolved(topology(hop.format(ip="192.168.122.9", behind="10.9.0.0/16")), host)
+    mark = etree.tostring(wanted(found, HostMap()).guests[0].metadata).decode()
+    assert 'behind prefix="10.9.0.0/16"' in mark
+    for ip, behind, state, said in (
+        ("192.168.122.9", '"fd09::/64"', network(), "does not translate IPv6, so fd09::/64 would have no way outside"),
+        (
+            "192.168.122.9",
+            "192.168.0.0/16",
+            network(),
+            "cannot be behind the guest: network 'default' has 192.168.122.",
+        ),
+        ("10.0.9.9", "10.9.0.0/16", network(ROUTED), "names no device that its traffic leaves through"),
+        ("10.0.9.9", "10.9.0.0/16", network(BRIDGED), "the host has no address on network 'default'"),
+        ("10.0.9.9", '"fd09::/64"', network(ISOLATED), "has no IPv6 address that fd09::/64 could be routed to"),
+    ):
+        found = topology(hop.format(ip=ip, behind=behind))
+        message = refused(found, replace(host, networks=(state,)))
+        assert message.startswith("t.yaml:4:") and "next-hop: " in message
+        assert said in message

@@ -11,7 +11,7 @@ import pytest
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.firewalls import iptables, libvirt_nftables
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, Masqueraded, OriginalDestination, Passage, RoutedLink
 from libvirt_guestnet.datapath.forwards.table import batch
 from libvirt_guestnet.datapath.port import bridge_filter, filters, learning
 from libvirt_guestnet.datapath.port.learning import DhcpServer
@@ -57,10 +57,15 @@ FORWARDS = (
     ForwardRule("udp", 6000, 6010, "fd00::2", 6000, sources=("fd00:1:2:3::/64", "::/0")),
     ForwardRule("sctp", 36412, 36412, "10.0.0.2", 3000),
     ForwardRule("tcp", 25, 25, "fd00::2", 25, sources=("fd00:1:2:3::/64",)),
+    ForwardRule("gre", 0, 0, "10.0.0.2", 0, "192.0.2.1"),
+    ForwardRule("proto/115", 0, 0, "fd00::2", 0, "fd00:9::1", True, ("fd00:1:2:3::/64",)),
 )
 FLOATING = (Floating("192.0.2.9", "10.0.0.2"), Floating("fd00:9::9", "fd00:9::9", "fd00::2"))
 PORT_FORWARDS = PortForwards("vnet0", "52:54:00:00:00:01", "u", "d", "br0", 3, True, FORWARDS, FLOATING)
-WANTED: list[Accept | Passage] = [
+WANTED: list[Accept | Passage | Masqueraded] = [
+    Accept("br0", prefix("10.0.0.2"), "47", published=OriginalDestination(prefix("192.0.2.1"))),
+    Masqueraded("br0", prefix("10.3.0.0/24"), "eth0"),
+    Masqueraded("br0", prefix("10.2.0.0/24")),
     Accept("br0", prefix("10.0.0.2"), "tcp", (80, 81), OriginalDestination(prefix("192.0.2.1"), (80, 81))),
     Accept("br0", prefix("10.0.0.2"), published=OriginalDestination()),
     Passage("br0", prefix("10.0.0.0/24"), "eth0"),
@@ -78,6 +83,9 @@ NFT = {
     "admission": bridge_filter.change([1, 2], [3]),
     "no bridges": bridge_filter.remove(),
     "forwards": batch([PORT_FORWARDS]),
+    "masquerade": batch(
+        [], [Masqueraded("br0", prefix("fd00:2::/64")), Masqueraded("br0", prefix("10.2.0.0/24"), "eth0")]
+    ),
     "no forwards": batch([]),
     "gate": gateway.gate([gateway.RoutedTap("vnet0", (address("169.255.30.1"), address("fe80::1")))]),
     "ungate": gateway.ungate(["vnet0"], last=False),
@@ -93,7 +101,9 @@ def test_all_that_is_written_for_nft_passes(text: str) -> None:
     grammar.check_nft(text)
 
 
-IPTABLES = iptables.batch([*WANTED, RoutedLink("vnet0", prefix("10.0.0.2"), "vrf1")], ["-P FORWARD DROP"])
+IPTABLES = iptables.batch(
+    [*WANTED, RoutedLink("vnet0", prefix("10.0.0.2"), "vrf1")], ["-P FORWARD DROP", "-A FORWARD -j LIBVIRT_FWI"]
+)
 IPTABLES_GONE = iptables.batch([], ["-A FORWARD -j GUESTNET-FORWARD", "-A FORWARD -j GUESTNET-ROUTED"])
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.config import guest_config
+from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.network import Mode, Network, Subnet
 from libvirt_guestnet.model.topology import (
     Allow,
@@ -80,6 +81,12 @@ def test_the_whole_of_a_simple_guest() -> None:
         "guestnet 1\nhostname g\nhosts 10.0.0.5 g g.n\nnic net0 52:54:00:00:00:01 1400 up\n"
         "static net0 10.0.0.5/24\ngateway net0 10.0.0.1\n"
     )
+
+
+def test_an_mtu_of_the_port_comes_before_that_of_its_network() -> None:
+    own = replace(port("n", 1, ("10.0.0.5", 24, STATIC)), card=Card(mtu=1300))
+    topology = one(network("n", "10.0.0.0/24", mtu=1400), own)
+    assert lines(topology, "g", "nic") == ["nic net0 52:54:00:00:00:01 1300 up"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ here; `tests/kernel/test_impaired.py` has one without netem, `tests/labvm/inside
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,10 @@ from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.topology import loads
 
 ALL = Impairment(20_000, 5_000, 10_000, 1_000, 50_000, 10_000)
-# What `tc qdisc replace dev lo root handle 6e65: netem limit 10000 delay 20ms 5ms loss 1% duplicate 0.1% reorder 5%
+# What `tc qdisc replace dev lo root handle 6e65: netem limit 1000 delay 20ms 5ms loss 1% duplicate 0.1% reorder 5%
 # rate 10mbit` of iproute2 6.1 sends (strace -e write), from the qdisc's kind on.
 OF_TC = bytes.fromhex(
-    "0a0001006e6574656d0000003c000200b4c4040010270000295c8f0201000000378941002d3101000c000300cdcccc0c00000000"
+    "0a0001006e6574656d0000003c000200b4c40400e8030000295c8f0201000000378941002d3101000c000300cdcccc0c00000000"
     "14000600d0121300000000000000000000000000"
 )
 
@@ -44,6 +45,21 @@ def test_what_is_written_is_read_again(wanted: Impairment) -> None:
         port = writer._port(PortPolicy("52:54:00:00:00:01", "p", "n", impairment=wanted))
         read = reader.read_port(xmlread.parse(etree.tostring(port)))
         assert (read.impairment or Impairment()) == wanted
+
+
+@pytest.mark.parametrize(("wanted", "number"), [
+    (Impairment(loss=1), 1000),
+    (Impairment(delay=20_000, rate=10_000), 1000),
+    (Impairment(delay=30_000, jitter=10_000, rate=1_000_000), 3333),
+    (Impairment(delay=300_000), 2500),
+    (Impairment(delay=60_000_000, jitter=60_000_000, rate=32_000_000), 4000),
+])  # fmt: skip
+def test_packets_on_their_way_are_bounded_by_what_rate_and_delay_need(wanted: Impairment, number: int) -> None:
+    """With segmentation offload each may have 64 KiB, which are the host's."""
+    assert netem.packets(wanted) == number
+    (written,) = struct.unpack_from("=I", netem._options(wanted), 4)
+    assert written == number
+    assert number << 16 <= 256 << 20
 
 
 @pytest.mark.parametrize(("read", "text", "number"), [

@@ -62,6 +62,19 @@ def test_uninstalling_leaves_strangers_alone_and_twice_is_success(tmp_path: Path
     assert [path.name for path in stranger.parent.iterdir()] == ["10-other"]
 
 
+def test_uninstalling_leaves_no_empty_folders(tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "etc/libvirt-guestnet").mkdir(parents=True)
+    (tmp_path / "etc/libvirt-guestnet/host.yaml").write_text("guard: all\n")
+    hook_files.install(tmp_path, any_owner=True)
+    hook_files.uninstall(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in set(tmp_path.rglob("*")) - set(before)}
+    assert left == {"etc", "etc/libvirt", "etc/libvirt/hooks", "etc/libvirt-guestnet", "etc/libvirt-guestnet/host.yaml"}
+    (tmp_path / "etc/libvirt-guestnet/host.yaml").unlink()
+    hook_files.uninstall(tmp_path)
+    assert not (tmp_path / "etc/libvirt-guestnet").exists()
+
+
 LOOPS = {
     "glob": 'for f in /etc/libvirt/hooks/qemu.d/*; do "$f" "$@"; done',
     "of its own name": 'for f in "$0.d"/*; do [ -x "$f" ] && "$f" "$@" </dev/null; done',
@@ -107,6 +120,12 @@ def test_a_libvirt_that_is_too_old_is_refused_with_instructions(
     with pytest.raises(GuestnetError, match="no libvirt daemon found: install the package"):
         hook_files.install(tmp_path, any_owner=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_daemon_that_does_not_say_its_version_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook_files, "_VERSION_SECONDS", 0.1)
+    with pytest.raises(GuestnetError, match=r"sleep 60 took more than 0\.1 s: is the host overloaded\?"):
+        hook_files._said(["sleep", "60"])
 
 
 def test_a_library_that_others_may_change_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

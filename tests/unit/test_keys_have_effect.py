@@ -220,13 +220,12 @@ def _domain(guest: WantedGuest, nics: Nics, live: bool) -> DomainState:
 
 
 def _noted(guest: WantedGuest, nics: Nics) -> Any:
-    """Our metadata, with what it keeps of NICs as they were: as plain as libvirt takes one, or none."""
+    """Our metadata, with what it keeps of NICs as they were: as plain as libvirt takes one, or plugged in."""
     metadata = deepcopy(guest.metadata)
     for nic, port in zip(guest.interfaces, metadata.iterfind("{*}port"), strict=True):
         plain = etree.fromstring("<interface type='network'><source network='default'/></interface>")
         kept = remembered(nic, plain) if nics is Nics.HAD else plugged(nic)
-        if kept is not None:
-            port.set("was", etree.tostring(kept).decode())
+        port.set("was", etree.tostring(kept).decode())
     return metadata
 
 

@@ -33,7 +33,8 @@ TAP = f"""<interface type="{{}}"><mac address="{MAC}"/><source network="lan" bri
 <model type="virtio"/><teaming type="persistent"/><alias name="ua-tap"/></interface>"""
 VF = f"""<interface type="{{}}" managed="yes"><mac address="{MAC}"/><source network="vfs"/>
 <teaming type="transient" persistent="ua-tap"/><alias name="net9"/></interface>"""
-PORT = f'<g:port mac="{MAC}" name="p" network="lan" guarded="yes"><g:address ip="10.0.0.5"/>{{}}</g:port>'
+PLUGGED = 'was="&lt;interface/&gt;"'
+PORT = f'<g:port mac="{MAC}" name="p" network="lan" guarded="yes" {PLUGGED}><g:address ip="10.0.0.5"/>{{}}</g:port>'
 DOMAIN = f"""<domain><name>a</name><uuid>u-a</uuid><metadata><g:domain {XMLNS} topology="t" guest="a">{{}}</g:domain>
 </metadata><devices>{{}}</devices></domain>"""
 LAN = NetworkReceipt("lan", "t", True, "br0")

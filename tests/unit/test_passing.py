@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libvirt_guestnet.datapath.firewalls import iptables
-from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink
+from libvirt_guestnet.datapath.firewalls.accepts import Masqueraded, Passage, RoutedLink
 from libvirt_guestnet.datapath.routing.routes import HostRoutes, Route
 from libvirt_guestnet.hook.enforce.allow_rules import passages
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
-from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.state.receipts import NetworkReceipt, ProxyEntry
 
 
 @pytest.fixture
@@ -84,6 +84,43 @@ def test_whatever_is_routed_to_a_tap_of_its_own_passes(state: LockedState) -> No
         RoutedLink("vme1", ip_network("192.0.2.7/32")),
         RoutedLink("vme1", ip_network("10.8.0.0/24")),
     ]
+
+
+def test_what_is_behind_a_guest_of_a_nat_network_leaves_it_translated(state: LockedState) -> None:
+    for name, outside, versions in (("any", "", (4,)), ("one", "wan", (4, 6))):
+        receipt = NetworkReceipt(name, "t", True, f"gn-{name}", nat_outside=outside, mode="nat", translates=versions)
+        state.put_network(receipt)
+        routes = (Route("10.9.0.0/24", f"gn-{name}", "10.0.1.5"), Route("fd09::/64", f"gn-{name}", "fd00::5"))
+        state.put_host_routes(HostRoutes(f"vme-{name}", "u", "g", routes, behind=("10.9.0.0/24", "fd09::/64")))
+    four, six = ip_network("10.9.0.0/24"), ip_network("fd09::/64")
+    assert passages(state) == [
+        Passage("gn-any", four, "gn-any"),
+        Masqueraded("gn-any", four),
+        Passage("gn-any", six, "gn-any"),  # libvirt does not translate IPv6 there
+        Passage("gn-one", four, "gn-one"),
+        Masqueraded("gn-one", four, "wan"),
+        Passage("gn-one", six, "gn-one"),
+        Masqueraded("gn-one", six, "wan"),
+    ]
+
+
+def test_what_is_behind_a_guest_of_an_isolated_network_stays_inside(state: LockedState) -> None:
+    state.put_network(NetworkReceipt("n", "t", True, "gn-n", mode="isolated"))
+    state.put_host_routes(
+        HostRoutes("vme1", "u", "g", (Route("10.9.0.0/24", "gn-n", "10.0.1.5"),), behind=("10.9.0.0/24",))
+    )
+    assert passages(state) == [Passage("gn-n", ip_network("10.9.0.0/24"), "gn-n")]
+
+
+def test_host_routed_guests_and_routed_networks_of_the_lan_where_they_are_published(state: LockedState) -> None:
+    for name, outside, number in (("a", "wan", 3), ("b", "lan", 4)):
+        network(state, name, outside, f"10.0.{number}.0/24")
+    before = shown(state)
+    found = HostRoutes("vme1", "u", "g", (Route("192.0.2.7/32", "vme1"),), (ProxyEntry("192.0.2.7", "wan"),))
+    state.put_host_routes(found)
+    assert shown(state) - before == {"gn-a 10.0.3.0/24 = vme1 192.0.2.7/32"}
+    state.put_host_routes(found._replace(vrf="red"))
+    assert shown(state) == before
 
 
 def test_what_comes_from_a_tap_in_a_vrf_comes_from_the_vrf(state: LockedState) -> None:

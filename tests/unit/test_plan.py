@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -28,6 +29,7 @@ from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.claims import Claim
 from libvirt_guestnet.model.drift import GUEST, NETWORK, Drift
 from libvirt_guestnet.plan import addresses
+from libvirt_guestnet.plan.nic import plugged
 from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.topology import loads
 
@@ -64,7 +66,7 @@ class Recorder:
     def enslave(self, tap: str, bridge: str, isolated: bool) -> None:
         self.calls.append(("enslave", tap, bridge))
 
-    def guard(self, domain_xml: bytes) -> None:
+    def guard(self, domain_xml: bytes, settle: bool = True) -> None:
         self.calls.append(("guard", etree.fromstring(domain_xml).findtext("name", "")))
 
     def release(self, uuid: str, tap: str) -> None:
@@ -756,7 +758,9 @@ def with_users_nic() -> tuple[Wanted, Snapshot, str]:
     made = want()
     guest = next(guest for guest in made.guests if guest.name == "u")
     (nic,) = guest.interfaces
-    metadata = etree.tostring(guest.metadata, encoding="unicode")
+    mark = deepcopy(guest.metadata)
+    inside(mark, "{*}port").set("was", etree.tostring(plugged(nic), encoding="unicode"))
+    metadata = etree.tostring(mark, encoding="unicode")
     text = (
         f"<domain><name>u</name><uuid>d1</uuid><metadata>{metadata}</metadata>"
         f"<devices>{etree.tostring(nic, encoding='unicode')}</devices></domain>"

@@ -19,6 +19,7 @@ from libvirt_guestnet.model.drift import GUEST, Drift
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortReceipt
 from libvirt_guestnet.status import lacking
 from libvirt_guestnet.status.filters import Only, check, picked
+from libvirt_guestnet.status.ports import ChecksumGuards, PortRow
 from libvirt_guestnet.status.rows import BridgeGuards, status
 from libvirt_guestnet.status.text import status_text
 
@@ -309,3 +310,36 @@ def test_a_nic_of_the_hosts_default_says_so() -> None:
     assert list(lacking.lacking([row])) == [("a", MAC)]
     row = only([domain("a", nic(), ports=[PORT.format(mac=MAC, guarded="no")])], host=every)
     assert (row["state"], row["wanted"]) == ("trusted", False)
+
+
+def test_what_a_guest_had_dropped_that_is_gone_is_not_the_next_ones() -> None:
+    """It had the tap of that name, and a killed hook has left its chain."""
+    gone, seen = applied(name="gone"), {"vnet0": Guarded({"ARP": 7}, [])}
+    for receipt, drops in ((gone, None), (None, None), (applied(), 9)):
+        (row,) = status(
+            Snapshot((), (domain("a", nic()),)),
+            None,
+            {"vnet0": receipt}.get,
+            seen.get,
+            guards=GUARDS,
+            offload=ChecksumGuards(drops={"vnet0": 2}),
+        )
+        assert isinstance(row, PortRow)
+        assert (row.drops, sum(row.reasons.values())) == (drops, drops or 0)
+
+
+def test_a_nic_on_a_bridge_of_the_hosts_is_shown_with_that() -> None:
+    guest = domain("a", nic(kind="bridge", source='bridge="br7"'))
+    assert only([guest])["network"] == "br7"
+    assert [row["guest"] for row in picked(rows([guest]), Only(network="br7"))] == ["a"]
+    named = PORT.format(mac=MAC, guarded="yes")
+    assert only([domain("a", nic(kind="bridge", source='bridge="br7"'), ports=[named])])["network"] == "default"
+
+
+def test_of_many_that_are_no_fault_a_few_are_named_and_the_table_has_them_all() -> None:
+    guests = [domain(f"g{n:02}", nic(f"52:54:00:61:0b:{n:02x}", tap=f"vnet{n}")) for n in range(60)]
+    told = status_text(rows(guests))
+    (said,) = (line for line in told.splitlines() if line.startswith("NOT GUARDED"))
+    assert said.count("g0") + said.count("g1") == 12
+    assert said.endswith("g11.52:54:00:61:0b:0b and 48 more (`status --json`)")
+    assert all(f"g{n:02} " in told for n in range(60))

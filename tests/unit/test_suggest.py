@@ -100,6 +100,20 @@ def test_what_is_somebody_elses_is_never_declared(port: Observed, warning: str) 
     [
         (seen("10.0.0.5", reason="DHCP server"), {"roles": ["dhcp-server"]}),
         (replace(PORT, announces=True), {"roles": ["ra-sender"]}),
+        (replace(PORT, reasons={"routing protocol": 9}, roles=("vrrp", "ospf")), {"roles": ["ospf", "vrrp"]}),
+        (replace(PORT, reasons={"routing protocol": 9}), {"roles": ["router-protocols"]}),
+        (
+            replace(PORT, reasons={"routing protocol": 9, "multicast router": 9}, roles=("multicast-router",)),
+            {"roles": ["multicast-router"]},
+        ),
+        (
+            replace(PORT, reasons={"DHCP client": 3, "DHCP server": 3, "DHCPv6 relay": 1}, roles=("dhcp-relay",)),
+            {"roles": ["dhcp-relay"]},
+        ),
+        (
+            replace(PORT, reasons={"EtherType": 3}, roles=("lldp", "stp"), guard=GUARD._replace(roles=("ospf",))),
+            {"roles": ["ospf", "lldp", "stp"]},
+        ),
         (seen("10.9.0.3"), {"sources": ["10.9.0.0/24"]}),
         (seen("198.18.0.1"), {"sources": ["198.18.0.1/32"]}),
         (seen(*(f"198.18.0.{n}" for n in range(1, 5))), {"sources": ["198.18.0.0/24"]}),
@@ -167,3 +181,17 @@ def test_a_name_from_a_guests_own_xml_is_no_line_of_its_own(name: str) -> None:
         said = text([suggest(port)])
         assert name not in said
         assert all(line.isprintable() and len(line) < 600 for line in said.splitlines())
+
+
+def test_what_is_the_same_for_many_is_said_once() -> None:
+    """Sixty guests of which most have nothing to be declared filled three screens."""
+    same = [replace(seen(reason="IPv4 header"), guest=f"guest{number}") for number in range(57)]
+    asks = [replace(seen("fd00::5", reason="ND"), guest=name) for name in ("a", "b")]
+    said = text([*map(suggest, same), suggest(seen("10.0.0.6")), *map(suggest, asks)])
+    assert "57 ports: 57 frames would have been dropped (IPv4 header 57)" in said
+    assert said.count("no declaration lets pass: IPv4 header (57 frames)") == 1
+    assert all(f" guest{number}.lan on lan" in said for number in range(57))
+    assert "2 ports: 2 frames would have been dropped (ND 2)\n  a.lan on lan, b.lan on lan\n" in said
+    assert "  in topology shop, guests, each of these:\n    privacy-addresses: true\n" in said
+    assert "web.lan on lan: 1 frames" in said and "in topology shop, guests, web, ports, lan:" in said
+    assert len(said.splitlines()) < 30 and max(map(len, said.splitlines())) <= 120

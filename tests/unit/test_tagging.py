@@ -144,7 +144,8 @@ def test_what_changes_vlans_has_the_states_lock(monkeypatch: pytest.MonkeyPatch,
         return program.Output(0, '[{"ifname": "up0", "vlans": [{"vlan": 5}]}]', "")
 
     monkeypatch.setattr(program, "run", run)
-    monkeypatch.setattr(vlan_bridge, "_read", lambda _bridge, setting: {"vlan_filtering": "1"}.get(setting, "7"))
+    monkeypatch.setattr(links, "is_vlan_aware", lambda _bridge: True)
+    monkeypatch.setattr(vlan_bridge, "_read", lambda _bridge, _setting: "7")
     with UnlockedState(str(tmp_path)).lock() as locked:
         vlan_bridge.tag(TapVlans("vme0", "u", "br0", "up0", 9), locked.descriptor)
         vlan_bridge.untag("vme0", "br0", locked.descriptor)

@@ -11,6 +11,7 @@ from lxml import etree
 from support.topology_files import HOSTMAP, IMAGE
 
 from libvirt_guestnet import xmlgen
+from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, parse_xml
 from libvirt_guestnet.model.topology import Topology
@@ -83,7 +84,8 @@ def _users_nic(topology: Topology) -> xmlgen.Element:
     guest = topology.guest("vm")
     metadata = xmlgen.domain_metadata(topology, guest, HOSTMAP)
     nic = parse_xml('<interface type="network"><source network="default"/><model type="e1000"/></interface>')
-    was = before(xmlgen.interface(topology, guest, guest.ports[0], HOSTMAP), nic)
+    (wished,) = (each for each in wanted(topology, HOSTMAP).guests if each.name == guest.name)
+    was = before(wished.interfaces[0], nic)
     metadata[0].set("was", etree.tostring(was, encoding="unicode"))
     return metadata
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
+from libvirt_guestnet.light_typing import NamedTuple
 
 _SYSFS = "/sys/class/net"
 # Kinds of devices that reach other hosts, besides hardware. A veth, a dummy or a tap ends on this host.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libvirt_guestnet.datapath.netlink.kernel import ALIAS, delete_ours, ensure_bridge, link, netlink, no_ipv6, our_link
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute

@@ -8,15 +8,16 @@ begins before it has ended.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
+from libvirt_guestnet import light_json
+from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import grammar, program
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.datapath.run.program import LockDescriptor
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import Any
 from libvirt_guestnet.state.receipts import TapVlans
 
 _SYSFS = "/sys/class/net"
@@ -76,7 +77,7 @@ def leave(uplink: str, vlans: Iterable[int], lock: LockDescriptor) -> None:
 
 def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
     """Raises GuestnetError unless the bridge keeps VLANs apart: without VLAN filtering, tags have no effect."""
-    if not is_aware(bridge):
+    if not links.is_vlan_aware(bridge):
         raise GuestnetError(
             f"{wanted_by}: bridge {bridge} does not tell VLANs apart, so that all of them would be one: "
             f"`ip link set {bridge} type bridge vlan_filtering 1` (the kernel needs CONFIG_BRIDGE_VLAN_FILTERING)"
@@ -86,11 +87,6 @@ def check_filtering(bridge: str, wanted_by: str, service: bool = False) -> None:
             f"{wanted_by}: bridge {bridge} does not use 802.1ad service tags: "
             f"`ip link set {bridge} type bridge vlan_protocol 802.1ad`"
         )
-
-
-def is_aware(bridge: str) -> bool:
-    """Whether a bridge filters by VLAN."""
-    return _read(bridge, "vlan_filtering") == "1"
 
 
 def turn_on(bridge: str, pvid: int, service: bool) -> None:
@@ -105,13 +101,13 @@ def turn_on(bridge: str, pvid: int, service: bool) -> None:
 
 def current(device: str) -> dict[int, frozenset[str]]:
     """The device's memberships. Raises GuestnetError when it is no port of a bridge."""
-    ports = json.loads(_run(["bridge", "-j", "vlan", "show", "dev", check_device(device)], "") or "[]")
+    ports = light_json.loads(_run(["bridge", "-j", "vlan", "show", "dev", check_device(device)], "") or "[]")
     return _vlans(entry for port in ports for entry in port.get("vlans", ()))
 
 
 def all_current() -> dict[str, dict[int, frozenset[str]]]:
     """The memberships of every port of every bridge."""
-    ports = json.loads(_run(["bridge", "-j", "vlan", "show"], "") or "[]")
+    ports = light_json.loads(_run(["bridge", "-j", "vlan", "show"], "") or "[]")
     return {port["ifname"]: _vlans(port.get("vlans", ())) for port in ports if "ifname" in port}
 
 

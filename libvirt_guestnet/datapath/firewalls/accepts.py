@@ -10,7 +10,8 @@ rejects them by name, so they only have to pass before what refuses all the rest
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
-from typing import NamedTuple
+
+from libvirt_guestnet.light_typing import NamedTuple
 
 Span = tuple[int, int]
 
@@ -25,8 +26,8 @@ class OriginalDestination(NamedTuple):
 class Accept(NamedTuple):
     """Connections that others open to `guest` behind `bridge`, and their packets in both directions.
 
-    `protocol` is "tcp", "udp", "sctp" or "" for everything; `ports` are the guest's own, first and last (None: all).
-    With `published`, only connections whose destination was translated from there.
+    `protocol` is "tcp", "udp", "sctp", a number in IP or "" for everything; `ports` are the guest's own, first and last
+    (None: all). With `published`, only connections whose destination was translated from there.
     """
 
     bridge: str
@@ -48,6 +49,15 @@ class Passage(NamedTuple):
     far: IPv4Network | IPv6Network | None = None
 
 
+class Masqueraded(NamedTuple):
+    """What `guest` behind `bridge` begins towards `other` ("": wherever libvirt lets guests of a nat network go), with
+    the host as client, and the answers to that."""
+
+    bridge: str
+    guest: IPv4Network | IPv6Network
+    other: str = ""
+
+
 class RoutedLink(NamedTuple):
     """Everything to and from `guest` on its own `tap`, whoever begins, unless another rule refuses it before. Packets
     from a tap in a `vrf` have the VRF as their input device; packets to it still have the tap as output device."""
@@ -57,7 +67,7 @@ class RoutedLink(NamedTuple):
     vrf: str = ""
 
 
-Wanted = Accept | Passage | RoutedLink
+Wanted = Accept | Passage | Masqueraded | RoutedLink
 
 
 def span(ports: Span, between: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from libvirt_guestnet.datapath.run.nft import items
+from libvirt_guestnet.light_typing import Any
 
 _HOOKS = ("forward", "input")
 _FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from libvirt_guestnet.light_typing import NamedTuple
 
 
 class RefusingChain(NamedTuple):

@@ -9,10 +9,10 @@ on the hook path; the others are for `guestnet doctor`, which only reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from libvirt_guestnet.datapath.firewalls.accepts import Wanted
 from libvirt_guestnet.datapath.run.program import LockDescriptor
+from libvirt_guestnet.light_typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # each costs a hook half a millisecond
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain

@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.firewalls.accepts import Accept, RoutedLink, Wanted
@@ -19,6 +18,7 @@ from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.datapath.run.nft import tables
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain

@@ -6,13 +6,13 @@ A change is planned by a pure function from what the chain says now; only `arran
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.firewalls.accepts import Wanted
 from libvirt_guestnet.datapath.firewalls.contract import Change
 from libvirt_guestnet.datapath.run import culprits
 from libvirt_guestnet.datapath.run.program import LockDescriptor
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import NamedTuple
 
 
 class ForwardChain(NamedTuple):

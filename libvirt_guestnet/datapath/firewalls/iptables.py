@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet.datapath.firewalls import forward_chain
-from libvirt_guestnet.datapath.firewalls.accepts import OriginalDestination, Passage, RoutedLink, Wanted, span
+from libvirt_guestnet.datapath.firewalls.accepts import (
+    Accept,
+    Masqueraded,
+    OriginalDestination,
+    Passage,
+    RoutedLink,
+    Wanted,
+    span,
+)
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.forward_chain import ForwardChain
 from libvirt_guestnet.datapath.run import grammar, iptables, program
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.datapath.run.program import LockDescriptor
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 CHAIN, LAST_CHAIN = "GUESTNET-FORWARD", "GUESTNET-ROUTED"
 _JUMP = {chain: f"-A FORWARD -j {chain}" for chain in (CHAIN, LAST_CHAIN)}
 _LIBVIRT = "-j LIBVIRT_FW"  # its chains in iptables' FORWARD
+_INTO_NETWORKS = "LIBVIRT_FWI"  # the one that keeps each of its networks from what is not for it
 _JUMPS = {"FORWARD": "-j LIBVIRT_FW", "INPUT": "-j LIBVIRT_INP"}
 _NOT_SURVEYED = ("LIBVIRT_", CHAIN, LAST_CHAIN)
 _FAMILIES = {"ip": "iptables", "ip6": "ip6tables"}
@@ -140,10 +149,12 @@ def batch(wanted: Iterable[Wanted], forward: list[str], refusals: Sequence[str] 
     Empty when nothing has to be done. Pure.
     """
     ours: dict[str, list[str]] = {CHAIN: [], LAST_CHAIN: []}
+    current = _rules(forward)
+    protected = f"-A FORWARD -j {_INTO_NETWORKS}" in current
     for each in wanted:
         chain = LAST_CHAIN if isinstance(each, RoutedLink) else CHAIN
-        ours[chain] += [f"-A {chain} {rule}" for rule in _accepts(each)]
-    current = _rules(forward)
+        rules = _masqueraded(each, protected) if isinstance(each, Masqueraded) else _accepts(each)
+        ours[chain] += [f"-A {chain} {rule}" for rule in rules]
     chains = [chain for chain, rules in ours.items() if rules or _JUMP[chain] in current]
     lines = [line for chain in chains for line in (f":{chain} - [0:0]", *ours[chain])]
     lines += _moves(current, {chain for chain in chains if ours[chain]}, refusals)
@@ -186,7 +197,18 @@ def _is_last_in_place(forward: list[str], refusals: Sequence[str]) -> bool:
     return rules.index(_JUMP[LAST_CHAIN]) == _end(others, refusals) if _JUMP[LAST_CHAIN] in rules else False
 
 
-def _accepts(accept: Wanted) -> tuple[str, str]:
+def _masqueraded(each: Masqueraded, protected: bool) -> tuple[str, ...]:
+    """`protected`: libvirt has a chain that says what may go into its networks."""
+    bridge, answers = check_device(each.bridge), " -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+    out, back = f"-i {bridge} -s {each.guest}", f"-o {bridge} -d {each.guest}"
+    if each.other:
+        other = check_device(each.other)
+        return f"{out} -o {other} -j ACCEPT", f"-i {other} {back}{answers}"
+    before = (f"{out} -j {_INTO_NETWORKS}",) if protected else ()
+    return *before, f"{out} -j ACCEPT", f"{back}{answers}"
+
+
+def _accepts(accept: Accept | Passage | RoutedLink) -> tuple[str, str]:
     if isinstance(accept, RoutedLink):
         tap, from_ = check_device(accept.tap), check_device(accept.vrf or accept.tap)
         return f"-o {tap} -d {accept.guest} -j ACCEPT", f"-i {from_} -s {accept.guest} -j ACCEPT"

@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from libvirt_guestnet.datapath.firewalls import forward_chain
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, Passage, RoutedLink, Wanted, span
+from libvirt_guestnet.datapath.firewalls.accepts import (
+    Accept,
+    Masqueraded,
+    OriginalDestination,
+    Passage,
+    RoutedLink,
+    Wanted,
+    span,
+)
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
 from libvirt_guestnet.datapath.firewalls.forward_chain import ForwardChain
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.datapath.run.nft import listed, nft
 
 CHAIN = "guestnet"
+_INTO_NETWORKS = "guest_input"  # libvirt's chain that keeps each of its networks from what is not for it
 
 
 class LibvirtNftables(Firewall):
@@ -49,7 +58,7 @@ def _chain(family: str, version: int) -> ForwardChain:
     return ForwardChain(f"nftables {table}", version, read, is_in_place, plan, nft)
 
 
-def batch(accepts: Iterable[Accept | Passage], table: str, forward: list[str]) -> str:
+def batch(accepts: Iterable[Accept | Passage | Masqueraded], table: str, forward: list[str]) -> str:
     """The nft batch with which our chain in somebody's `table` (of family ip or ip6) holds exactly these and is jumped
     to first from its chain `forward`, or is gone.
 
@@ -80,8 +89,19 @@ def is_first(forward: list[str]) -> bool:
     return bool(rules) and rules[0].startswith(f"jump {CHAIN} #")
 
 
-def _rules(accept: Accept | Passage, version: int) -> tuple[str, str]:
+def _masqueraded(each: Masqueraded, ip: str) -> tuple[str, ...]:
+    bridge, answers = check_device(each.bridge), "ct state established,related accept"
+    out, back = f'iifname "{bridge}" {ip} saddr {each.guest}', f'oifname "{bridge}" {ip} daddr {each.guest} {answers}'
+    if each.other:
+        other = check_device(each.other)
+        return f'{out} oifname "{other}" accept', f'iifname "{other}" {back}'
+    return f"{out} jump {_INTO_NETWORKS}", f"{out} accept", back
+
+
+def _rules(accept: Accept | Passage | Masqueraded, version: int) -> tuple[str, ...]:
     bridge, ip, match = check_device(accept.bridge), "ip" if version == 4 else "ip6", ""
+    if isinstance(accept, Masqueraded):
+        return _masqueraded(accept, ip)
     if isinstance(accept, Passage):
         other = check_device(accept.other)
         to, by = (f" {ip} daddr {accept.far}", f" {ip} saddr {accept.far}") if accept.far else ("", "")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 from libvirt_guestnet.datapath.firewalls.base_chains import base_chains, is_iptables
 from libvirt_guestnet.datapath.firewalls.contract import Firewall
 from libvirt_guestnet.datapath.run.nft import items
+from libvirt_guestnet.light_typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from libvirt_guestnet.datapath.firewalls.accepts import Wanted
 from libvirt_guestnet.datapath.firewalls.contract import Change, Firewall
@@ -12,6 +11,7 @@ from libvirt_guestnet.datapath.firewalls.firewalld import Firewalld
 from libvirt_guestnet.datapath.firewalls.iptables import Iptables
 from libvirt_guestnet.datapath.firewalls.libvirt_nftables import LibvirtNftables
 from libvirt_guestnet.datapath.firewalls.ufw import Ufw
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain

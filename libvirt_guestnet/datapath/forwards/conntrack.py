@@ -12,14 +12,15 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import codec
 from libvirt_guestnet.datapath.netlink.codec import attributes
-from libvirt_guestnet.model.claims import ANYWHERE, PROTOCOLS, Claim
+from libvirt_guestnet.light_typing import NamedTuple
+from libvirt_guestnet.model import ip_protocols
+from libvirt_guestnet.model.claims import ANYWHERE, Claim
 
 _NETFILTER, _GET, _DELETE = 12, 1 << 8 | 1, 1 << 8 | 2
-_ORIGINAL, _IP, _PROTO = 1, 1, 2
+_ORIGINAL, _REPLY, _IP, _PROTO = 1, 2, 1, 2
 _DESTINATION = {4: 2, 6: 4}  # CTA_IP_V4_DST, CTA_IP_V6_DST
 _FAMILY = {4: 2, 6: 10}
 _NUMBER, _PORT = 1, 3
@@ -28,12 +29,14 @@ _SECONDS = 15
 
 
 class Flow(NamedTuple):
-    """The destination of a flow's first packet; `original` is its tuple in the kernel's own form."""
+    """The destination of a flow's first packet; `original` is its tuple in the kernel's own form. `answered` is where
+    its answers go to, which is an address of the host's if it begins at a guest that is translated."""
 
     destination: str
     protocol: int
     port: int
     original: bytes
+    answered: str = ""
 
 
 def forget(claims: Iterable[Claim], host: Iterable[str]) -> None:
@@ -60,14 +63,21 @@ def _matching(flows: list[Flow], wanted: list[Claim]) -> Iterator[Flow]:
     for claim in wanted:
         by_address.setdefault(claim.at, []).append(claim)
     for flow in flows:
-        if any(_meant(flow, claim) for claim in by_address.get(flow.destination, ())):
+        asked, begun = by_address.get(flow.destination, ()), by_address.get(flow.answered, ())
+        if any(_meant(flow, claim) for claim in asked) or any(_begun(flow, claim) for claim in begun):
             yield flow
 
 
 def _meant(flow: Flow, claim: Claim) -> bool:
     if not claim.protocol:
         return True
-    return flow.protocol == PROTOCOLS[claim.protocol] and claim.first <= flow.port <= claim.last
+    is_asked = ip_protocols.is_whole(claim.protocol) or claim.first <= flow.port <= claim.last
+    return flow.protocol == ip_protocols.number(claim.protocol) and is_asked
+
+
+def _begun(flow: Flow, claim: Claim) -> bool:
+    """Whether the guest may have begun it, where what it sends comes from the address, too."""
+    return not claim.protocol or (ip_protocols.is_whole(claim.protocol) and _meant(flow, claim))
 
 
 def _send(version: int, kind: int, flags: int, body: bytes) -> _socket.socket:
@@ -89,13 +99,21 @@ def _flows(version: int) -> Iterator[Flow]:
 
 
 def _parse(version: int, body: bytes) -> Flow | None:
-    original = attributes(body).get(_ORIGINAL, b"")
+    found = attributes(body)
+    original = found.get(_ORIGINAL, b"")
     inside = attributes(original)
-    address = attributes(inside.get(_IP, b"")).get(_DESTINATION[version])
+    address = _address(version, inside)
     proto = attributes(inside.get(_PROTO, b""))
-    if address is None or _NUMBER not in proto:
+    if not address or _NUMBER not in proto:
         return None
     port = int.from_bytes(proto.get(_PORT, b"\0\0"), "big")
     nested = codec.encode([(_ORIGINAL | codec.NESTED, original)])
-    destination = IPv4Address(address) if version == 4 else IPv6Address(address)
-    return Flow(str(destination), proto[_NUMBER][0], port, nested)
+    return Flow(address, proto[_NUMBER][0], port, nested, _address(version, attributes(found.get(_REPLY, b""))))
+
+
+def _address(version: int, inside: dict[int, bytes]) -> str:
+    """The destination in a tuple; "" where there is none."""
+    address = attributes(inside.get(_IP, b"")).get(_DESTINATION[version])
+    if address is None:
+        return ""
+    return str(IPv4Address(address) if version == 4 else IPv6Address(address))

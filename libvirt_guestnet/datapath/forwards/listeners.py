@@ -9,7 +9,8 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.model.claims import ANYWHERE, Claim, clash
+from libvirt_guestnet.model import ip_protocols
+from libvirt_guestnet.model.claims import ANYWHERE, Claim, Claims, clash
 
 _TABLES = (("tcp", "tcp", "0A"), ("tcp", "tcp6", "0A"), ("udp", "udp", "07"), ("udp", "udp6", "07"))
 _SCTP_LISTENS = "10"  # SCTP_SS_LISTENING is TCP_LISTEN, in decimal here
@@ -17,16 +18,22 @@ _LARGEST = 16 << 20
 
 
 def taken(wanted: list[Claim], proc: str = "/proc") -> tuple[Claim, Claim] | None:
-    """The first of these claims on whose port a socket of this host listens, and that socket with its program as owner.
+    """The first of these claims on whose port a socket of this host listens, and that socket with its program as owner;
+    or whose protocol has a tunnel of the host's, with that.
 
     A socket of "::" counts as listening on IPv4 too, as most do. Loopback does not count: nothing is forwarded there.
     """
     if not wanted:
         return None
+    claims = Claims(claim for claim in wanted if claim.protocol)
     for inode, listener in _listeners(proc):
-        for claim in wanted:
-            if claim.protocol and clash(claim, listener):
-                return claim, listener._replace(owner=_program(inode, proc))
+        if (met := claims.met_by(listener)) < len(claims.all):
+            return claims.all[met], listener._replace(owner=_program(inode, proc))
+    whole = [claim for claim in wanted if claim.protocol and ip_protocols.is_whole(claim.protocol)]
+    if whole:
+        from libvirt_guestnet.datapath.forwards import tunnels
+
+        return next(((c, tunnel) for tunnel in tunnels.ends(whole) for c in whole if clash(c, tunnel)), None)
     return None
 
 
@@ -37,6 +44,17 @@ def _listeners(proc: str) -> Iterator[tuple[str, Claim]]:
                 text, _, port = fields[1].partition(":")
                 yield from _at(fields[9], _address(text), protocol, int(port, 16))
     yield from _sctp(proc)
+    yield from _raw(proc)
+
+
+def _raw(proc: str) -> Iterator[tuple[str, Claim]]:
+    """Sockets of programs that speak a protocol without ports themselves, such as a routing daemon's or keepalived's.
+    Where others have a port, they have the protocol's number."""
+    for table in ("raw", "raw6"):
+        for fields in _rows(f"{proc}/net/{table}"):
+            if len(fields) > 9:
+                text, _, number = fields[1].partition(":")
+                yield from _at(fields[9], _address(text), ip_protocols.word(int(number, 16)), 0)
 
 
 def _sctp(proc: str) -> Iterator[tuple[str, Claim]]:

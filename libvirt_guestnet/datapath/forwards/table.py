@@ -8,16 +8,18 @@ that is limited to some clients is in maps of its own, whose rules ask for the c
 
 When a flow is forgotten, since its client is not in the list any more, the guest's next packet would be the first of
 another flow for the kernel, and libvirt's masquerade would give it the host's old port: the client would be back. So
-what comes from a port that such a forward leads to begins with a SYN or not at all (TCP).
+what comes from a port that such a forward leads to begins with a SYN or not at all (TCP). UDP and SCTP are not told by
+their beginning: there, what comes to the host's port as an answer to such a guest is dropped, unless a client sent it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from libvirt_guestnet.datapath.firewalls.accepts import Accept, OriginalDestination, span
+from libvirt_guestnet.datapath.firewalls.accepts import Accept, Masqueraded, OriginalDestination, span
 from libvirt_guestnet.datapath.port import ranges
 from libvirt_guestnet.datapath.run.names import check_device
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.claims import ANYWHERE, Claim
 from libvirt_guestnet.parse import Prefix, prefix
 from libvirt_guestnet.state import serialiser
@@ -50,6 +52,10 @@ def accepts(ports: Iterable[PortForwards]) -> Iterator[Accept]:
     for each in ports:
         bridge = check_device(each.bridge)
         for f in each.forwards:
+            if ip_protocols.is_whole(f.protocol):
+                number, origin = ip_protocols.number(f.protocol), OriginalDestination(prefix(f.at))
+                yield Accept(bridge, prefix(f.to), str(number), published=origin)
+                continue
             origin = OriginalDestination(prefix(f.at) if f.at else None, (f.first, f.last))
             yield Accept(bridge, prefix(f.to), f.protocol, (f.to_first, f.to_first + f.last - f.first), origin)
         for floating in each.floating:
@@ -57,24 +63,27 @@ def accepts(ports: Iterable[PortForwards]) -> Iterator[Accept]:
             yield Accept(bridge, prefix(floating.to), published=published)
 
 
-def batch(ports: Iterable[PortForwards]) -> str:
-    """The nft batch that makes our table hold exactly these ports' forwards, or removes it when there are none."""
+def batch(ports: Iterable[PortForwards], hidden: Sequence[Masqueraded] = ()) -> str:
+    """The nft batch that makes our table hold exactly these ports' forwards, and what masquerades prefixes behind
+    guests, or removes it when there are none."""
     listed = list(ports)
     lines = [f"add table {TABLE}", f"delete table {TABLE}"]
     rules = [_Family(version, listed) for version in (4, 6)]
-    if listed:
-        lines += [f"add table {TABLE}", *(line for family in rules for line in family.maps()), *_chains(rules)]
+    if listed or hidden:
+        maps = (line for family in rules for line in family.maps())
+        lines += [f"add table {TABLE}", *maps, *_chains(rules, [_masquerade(each) for each in hidden])]
     return "\n".join([*lines, ""])
 
 
-def sizes(ports: Iterable[PortForwards]) -> dict[str, int]:
-    """How many elements each map of the table of `batch` has, and how many rules each chain."""
+def sizes(ports: Iterable[PortForwards], hidden: int = 0) -> dict[str, int]:
+    """How many elements each map of the table of `batch` has, and how many rules each chain, with so many prefixes
+    that are masqueraded."""
     listed = list(ports)
     families = [_Family(version, listed) for version in (4, 6)]
     maps = {f"{kind}{each.version}": len(elements) for each in families for kind, elements in each.found.items()}
     chains = {
         "wanted": sum(len(family.incoming_rules()) for family in families),
-        "postrouting": sum(len(family.outgoing_rules()) for family in families),
+        "postrouting": sum(len(family.outgoing_rules()) for family in families) + hidden,
         **({"begun": begun} if (begun := sum(len(family.begun_rules()) for family in families)) else {}),
     }
     return {**maps, **chains, "prerouting": 1, "output": 1}
@@ -93,12 +102,19 @@ def _as_listed(source: str) -> str:
     return str(found) if found.prefixlen < found.max_prefixlen else str(found.network_address)
 
 
-def _chains(families: list[_Family]) -> Iterator[str]:
+def _masquerade(each: Masqueraded) -> str:
+    """libvirt's own rules masquerade a network's subnets only."""
+    bridge, ip = check_device(each.bridge), "ip6" if each.guest.version == 6 else "ip"
+    out = f'oifname "{check_device(each.other)}"' if each.other else f'oifname != "{bridge}"'
+    return f'iifname "{bridge}" {out} {ip} saddr {each.guest} masquerade'
+
+
+def _chains(families: list[_Family], masquerades: list[str]) -> Iterator[str]:
     yield from _chain("wanted", "", [rule for family in families for rule in family.incoming_rules()])
     # Before Docker's and libvirt's rules at the same hook: the first translation counts.
     for hook in ("prerouting", "output"):
         yield from _chain(hook, f" {{ type nat hook {hook} priority -101; policy accept; }}", ["jump wanted"])
-    rules = [rule for family in families for rule in family.outgoing_rules()]
+    rules = [*(rule for family in families for rule in family.outgoing_rules()), *masquerades]
     yield from _chain("postrouting", " { type nat hook postrouting priority 99; policy accept; }", rules)
     if begun := [rule for family in families for rule in family.begun_rules()]:
         yield from _chain("begun", " { type filter hook prerouting priority -150; policy accept; }", begun)
@@ -129,16 +145,31 @@ class _Family:
         self.found.setdefault(kind, {}).setdefault(key, value)
 
     def _forward(self, f: ForwardRule, bridge: str, to: Prefix) -> None:
+        if ip_protocols.is_whole(f.protocol):
+            self._whole(f, bridge, to)
+            return
         guest, place = to.network_address, "at" if f.at else "any"
         where = (f"{prefix(f.at).network_address} . " if f.at else "") + f.protocol
         for source in f.sources:
             self._add(f"clients-{place}", f"{_as_listed(source)} . {where} . {span((f.first, f.last), '-')}")
         kind = f"limited-{place}" if f.sources else place
+        if f.sources and f.protocol != "tcp" and f.first == f.to_first:  # else the guest's own flow has another port
+            own = f"{guest} . {f.protocol} . {span((f.first, f.last), '-')}"
+            self._add(f"own-{place}", f"{prefix(f.at).network_address} . {own}" if f.at else own)
         if f.first == f.to_first and f.first != f.last:
             self._add(f"{kind}-range", f"{where} . {f.first}-{f.last}", f"{guest}")
         else:
             for port in range(f.first, f.last + 1):
                 self._add(f"{kind}-port", f"{where} . {port}", f"{guest} . {port - f.first + f.to_first}")
+        self._answering(bridge, f"{guest}", f.hide)
+
+    def _whole(self, f: ForwardRule, bridge: str, to: Prefix) -> None:
+        """All of a protocol at an address, and from the guest: neither end of a tunnel has to begin."""
+        at, guest, protocol = prefix(f.at).network_address, to.network_address, ip_protocols.number(f.protocol)
+        for source in f.sources:
+            self._add("clients-proto", f"{_as_listed(source)} . {at} . {protocol}")
+        self._add("limited-proto" if f.sources else "proto", f"{at} . {protocol}", f"{guest}")
+        self._add("source-proto", f"{bridge} . {guest} . {protocol}", f"{at}")
         self._answering(bridge, f"{guest}", f.hide)
 
     def _floating(self, ip: Prefix, bridge: str, to: Prefix) -> None:
@@ -175,11 +206,17 @@ class _Family:
             **{f"limited-{kind}": what for kind, what in forwarded.items()},
             "clients-at": f"{address} . {address} . {port}; flags interval;",
             "clients-any": f"{address} . {port}; flags interval;",
+            "proto": f"{address} . inet_proto : {address};",
+            "limited-proto": f"{address} . inet_proto : {address};",
+            "clients-proto": f"{address} . {address} . inet_proto; flags interval;",
+            "source-proto": f"ifname . {address} . inet_proto : {address};",
             "floating": f"{address} : {address};",
             "source": f"ifname . {address} : {address};",
             "hairpin": f"ifname . ifname . {address};",
             "hidden": f"ifname . {address};",
             "cut": f"{address} . inet_service; flags interval;",
+            "own-at": f"{address} . {address} . {port}; flags interval;",
+            "own-any": f"{address} . {port}; flags interval;",
         }
         for kind, elements in self.found.items():
             what = "map" if ":" in types[kind] else "set"
@@ -193,6 +230,7 @@ class _Family:
         floating = f"dnat {self.ip} to {self.ip} daddr map @floating{self.version}"
         return [
             *self._translating("at", f"{self.ip} daddr . {destination}"),
+            *self._translating_whole(f"{self.ip} daddr . meta l4proto"),
             *([floating] if "floating" in self.found else []),
             *self._translating("any", destination, here),
         ]
@@ -205,14 +243,28 @@ class _Family:
                 if kind in self.found:
                     yield f"{here}{before}dnat {self.ip} to {asked} map @{kind}{self.version}"
 
+    def _translating_whole(self, asked: str) -> Iterator[str]:
+        client = f"{self.ip} saddr . {asked} @clients-proto{self.version} "
+        for kind, before in (("proto", ""), ("limited-proto", client)):
+            if kind in self.found:
+                yield f"{before}dnat {self.ip} to {asked} map @{kind}{self.version}"
+
     def begun_rules(self) -> list[str]:
         new = "ct state new tcp flags & 0x17 != 0x2"  # of FIN, SYN, RST and ACK, not SYN alone
-        return [f"{self.ip} saddr . tcp sport @cut{self.version} {new} drop"] if "cut" in self.found else []
+        cut = [f"{self.ip} saddr . tcp sport @cut{self.version} {new} drop"] if "cut" in self.found else []
+        return [*cut, *(self._not_answering(place) for place in ("at", "any") if f"own-{place}" in self.found)]
+
+    def _not_answering(self, place: str) -> str:
+        at = f"{self.ip} daddr . " if place == "at" else ""
+        own = f"{at}ct original {self.ip} saddr . meta l4proto . th dport @own-{place}{self.version}"
+        client = f"{self.ip} saddr . {at}meta l4proto . th dport != @clients-{place}{self.version}"
+        return f"ct direction reply {own} {client} drop"
 
     def outgoing_rules(self) -> list[str]:
-        guest = f"{self.ip} daddr"
+        guest, client = f"{self.ip} daddr", f"iifname . {self.ip} saddr"
         rules = {
-            "source": f"snat {self.ip} to iifname . {self.ip} saddr map @source{self.version}",
+            "source-proto": f"snat {self.ip} to {client} . meta l4proto map @source-proto{self.version}",
+            "source": f"snat {self.ip} to {client} map @source{self.version}",
             "hairpin": f"ct status dnat iifname . oifname . {guest} @hairpin{self.version} masquerade",
             "hidden": f"ct status dnat oifname . {guest} @hidden{self.version} masquerade",
         }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+from libvirt_guestnet.light_typing import NamedTuple
 
 ERROR, DONE = 2, 3
 REQUEST, ACK, REPLACE, EXCL, CREATE, DUMP = 0x001, 0x004, 0x100, 0x200, 0x400, 0x300

@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.run.names import LINK_KINDS, NOTE_KINDS
 from libvirt_guestnet.datapath.run.nft import in_set, items
 from libvirt_guestnet.datapath.run.nft import nft as nft  # noqa: PLC0414  as kernel.nft it is known
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -67,7 +67,19 @@ def forward_elements() -> frozenset[tuple[str, str, str]]:
     """What is in the maps of our table of forwards: (map, key, value as text), as `forwards.table.elements` gives it.
     Raises GuestnetError as above."""
     maps = [item for kind, item in items("table", "inet", "guestnet") if kind in ("map", "set")]
-    return frozenset((each["name"], *_key_and_value(elem)) for each in maps for elem in each.get("elem", ()))
+    return frozenset((each["name"], *_named_by_number(each, elem)) for each in maps for elem in each.get("elem", ()))
+
+
+def _named_by_number(of: dict[str, Any], elem: Any) -> tuple[str, str]:
+    """The key's last part as a number, if it is a protocol: nft prints the name that /etc/protocols has."""
+    key, value = _key_and_value(elem)
+    before, between, last = key.rpartition(" . ")
+    if of["type"][-1:] == ["inet_proto"] and not last.isdigit():
+        import socket  # hooks do not look at elements
+
+        with suppress(OSError):
+            key = f"{before}{between}{socket.getprotobyname(last)}"
+    return key, value
 
 
 def _key_and_value(elem: Any) -> tuple[str, str]:

@@ -64,6 +64,15 @@ def is_bridge(name: str) -> bool:
     return os.path.isdir(f"/sys/class/net/{name}/bridge")
 
 
+def is_vlan_aware(name: str) -> bool:
+    """Whether a device is a Linux bridge that filters by VLAN."""
+    try:
+        with open(f"/sys/class/net/{name}/bridge/vlan_filtering") as file:
+            return file.read(2).strip() == "1"
+    except OSError:
+        return False
+
+
 def is_isolated(name: str) -> bool:
     """Whether a port of a Linux bridge is kept from the other isolated ones."""
     try:
@@ -117,6 +126,24 @@ def port_setting(name: str, setting: str) -> bool:
     try:
         with open(f"/sys/class/net/{name}/brport/{setting}") as file:
             return file.read(2).strip() == "1"
+    except OSError:
+        return False
+
+
+def groups_forwarded(name: str) -> int:
+    """A bridge port's group_fwd_mask (`Rtnl.forward_groups`); 0 for a device that is no bridge port."""
+    try:
+        with open(f"/sys/class/net/{name}/brport/group_fwd_mask") as file:
+            return int(file.read(8), 16)
+    except OSError:
+        return 0
+
+
+def runs_spanning_tree(bridge: str) -> bool:
+    """Whether a Linux bridge takes part in the spanning tree protocol, by itself or by a daemon."""
+    try:
+        with open(f"/sys/class/net/{bridge}/bridge/stp_state") as file:
+            return file.read(2).strip() != "0"
     except OSError:
         return False
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink.codec import CREATE, EXCL, REPLACE, attributes, encode, u32
 from libvirt_guestnet.datapath.netlink.rtnl import RefusedError, Rtnl
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.model.impairment import Impairment
 
 HANDLE = 0x6E650000
@@ -26,8 +26,10 @@ _ROOT = 0xFFFFFFFF
 _KIND, _OPTIONS = 1, 2
 _QOPT, _REORDER, _RATE, _TIME = struct.Struct("=6I"), struct.Struct("=2I"), struct.Struct("=IiIi"), struct.Struct("=q")
 _OF_CORRELATION, _OF_REORDER, _OF_RATE, _OF_DELAY, _OF_JITTER = 1, 3, 6, 10, 11
-# The kernel's own 1000 would lose packets that nobody asked it to lose: of 100 ms at 1 Gbit/s, 8,000 are on their way.
-_PACKETS = 10_000
+# Packets that may be on their way: the kernel's own 1000, or as many of full size as the rate (or, without one, this
+# number of kbit/s) needs. netem does not count octets, and with segmentation offload one packet may have 64 KiB: so
+# many of one port, then, that they are 256 MiB of the host's memory at most.
+_FEWEST, _MOST, _PACKET_BITS, _ASSUMED_RATE = 1000, 4000, 8 * 1500, 100_000
 _ALL = 0xFFFFFFFF
 # No such device, none there.
 _GONE = (errno.ENODEV, errno.EINVAL, errno.ENOENT)
@@ -111,7 +113,7 @@ def _options(wanted: Impairment) -> bytes:
     delay, jitter = wanted.delay * 1000, wanted.jitter * 1000
     fixed = _QOPT.pack(
         min(delay >> 6, _ALL),  # in the scheduler's ticks of 64 ns, for kernels that do not know the other
-        _PACKETS,
+        packets(wanted),
         _of_all(wanted.loss),
         1 if wanted.reorder else 0,
         _of_all(wanted.duplicate),
@@ -126,6 +128,12 @@ def _options(wanted: Impairment) -> bytes:
             (_OF_JITTER, _TIME.pack(jitter)),
         ]
     )
+
+
+def packets(wanted: Impairment) -> int:
+    """How many packets may be on their way at once; what comes beside them is lost."""
+    bits = (wanted.rate or _ASSUMED_RATE) * (wanted.delay + wanted.jitter) // 1000
+    return min(max(_FEWEST, bits // _PACKET_BITS), _MOST)
 
 
 def _of_all(millionths: int) -> int:

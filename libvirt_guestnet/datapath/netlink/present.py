@@ -11,11 +11,11 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
 
 from libvirt_guestnet.datapath.netlink import codec
 from libvirt_guestnet.datapath.netlink.codec import NESTED, encode
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import NamedTuple, TypeVar
 
 # Netlink, nfnetlink and nf_tables (linux/netfilter/nf_tables.h).
 _NETFILTER, _NFTABLES = 12, 10 << 8

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.packets import ARP, IPV6, PacketSocket, arp_request, group_mac, icmpv6
+from libvirt_guestnet.light_typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 

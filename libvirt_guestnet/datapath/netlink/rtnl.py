@@ -13,7 +13,6 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NamedTuple, Self
 
 from libvirt_guestnet.datapath.netlink import codec
 from libvirt_guestnet.datapath.netlink.codec import (
@@ -30,6 +29,7 @@ from libvirt_guestnet.datapath.netlink.codec import (
     u32,
 )
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import NamedTuple, Self
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
@@ -57,7 +57,7 @@ _NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 5, 8, 12
 _KNOWN = 0x9E  # NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT: not failed, nor still asked for
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO = 10, 12, 18
-_BRPORT_LEARNING, _BRPORT_FLOOD, _BRPORT_FLUSH, _BRPORT_ISOLATED = 8, 9, 24, 33
+_BRPORT_LEARNING, _BRPORT_FLOOD, _BRPORT_FLUSH, _BRPORT_GROUP_FWD_MASK, _BRPORT_ISOLATED = 8, 9, 24, 31, 33
 _INFO_KIND, _INFO_DATA, _VRF_TABLE = 1, 2, 1
 _ROUTE, _NEIGHBOUR, _ADDRESS = struct.Struct("=8BI"), struct.Struct("=BxxxiHBB"), struct.Struct("=4Bi")
 _LINK, _HOP, _NEXTHOP = struct.Struct("=BxHiII"), struct.Struct("=HBBi"), struct.Struct("=BBBxI")
@@ -283,6 +283,12 @@ class Rtnl:
     def isolate_port(self, index: int, *, isolated: bool) -> None:
         """Isolates the bridge port of that index from other isolated ports, or ends that."""
         self._set_port(index, [(_BRPORT_ISOLATED, bytes([isolated]))], "a bridge port's isolation")
+
+    def forward_groups(self, index: int, mask: int) -> None:
+        """Which frames from the bridge port of that index to 01:80:c2:00:00:0X the bridge forwards, a bit for each X;
+        the bridge's own such setting holds besides."""
+        settings = [(_BRPORT_GROUP_FWD_MASK, struct.pack("=H", mask))]
+        self._set_port(index, settings, "which groups a bridge port forwards")
 
     def _set_port(self, index: int, settings: list[tuple[int, bytes]], what: str) -> None:
         body = _LINK.pack(_BRIDGE, 0, index, 0, 0) + encode([(_IFLA_PROTINFO | NESTED, encode(settings))])

@@ -10,9 +10,9 @@ import _ctypes
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING, TypeAlias
 
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import TYPE_CHECKING, TypeAlias
 
 OBJECTS = f"{os.path.dirname(os.path.dirname(__file__))}/data"
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361}  # __NR_bpf

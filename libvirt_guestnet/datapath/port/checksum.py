@@ -18,10 +18,10 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.port import bpf
 from libvirt_guestnet.datapath.port.bpf import BpfError
+from libvirt_guestnet.light_typing import NamedTuple
 
 FOLDER = "/sys/fs/bpf/libvirt-guestnet"
 _MOST_EARLIER = 8

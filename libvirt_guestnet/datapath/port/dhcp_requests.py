@@ -109,6 +109,16 @@ def _chain(name: str, rules: list[str]) -> list[str]:
     return start + [f"add rule {TABLE} {name} {rule}" for rule in rules]
 
 
+# A DHCP client's own address in its request.
+CLIENT = "@th,160,32"
+
+
+def request4(mac: str) -> str:
+    """A match for a DHCP client's message: a BOOTREQUEST over Ethernet, not by way of a relay, with that hardware
+    address (RFC 2131). It must not be a fragment, as an overlapping fragment could change it."""
+    return f"udp dport 67 ip frag-off & 0x3fff == 0 @th,64,24 0x010106 @th,256,32 0 @th,288,48 0x{digits(mac)}"
+
+
 def questions4(asks: Iterable[str], tap: str, drop: Drop, counted: bool) -> list[str]:
     """The rules for DHCPv4 requests, which one of `asks` matches."""
     closed = drop(TOO_MANY, f"udp dport 67 udp dport @{closed_set(tap)}") if counted else []
@@ -116,15 +126,15 @@ def questions4(asks: Iterable[str], tap: str, drop: Drop, counted: bool) -> list
     return [*closed, *often, *(f"{each} accept" for each in asks)]
 
 
-def questions6(tap: str, drop: Drop, counted: int, relays: bool) -> list[str]:
-    """The rules for DHCPv6 requests. `counted` is how many addresses an answer has at most, 0 if they are not counted;
-    with `relays`, the port may relay the requests of others."""
+def questions6(tap: str, drop: Drop, counted: int) -> list[str]:
+    """The rules for DHCPv6 requests. `counted` is how many addresses an answer has at most, 0 if they are not
+    counted. What a role lets a port relay has passed before."""
     asks, most = "ip6 nexthdr udp udp dport 547", max(_MOST_OPTIONS, 2 * counted + 2)
     relayed = f"{asks} meta mark {_RELAYS:#x}"
     return [
         *drop(TOO_OFTEN, f"{asks} @th,64,8 {_LEASING} limit rate over {_RATE6}"),
         f"{asks} jump asks6",
-        *([f"{relayed} meta mark set 0 accept"] if relays else drop("DHCPv6 relay", relayed)),
+        *drop("DHCPv6 relay", relayed),
         *drop(UNREADABLE, f"{asks} meta mark >= {2 << most:#x}"),
         *(drop(TOO_MANY, f"{asks} udp dport @{closed_set(tap)}") if counted else []),
         f"{asks} meta mark set 0 accept",
@@ -166,6 +176,15 @@ def forgotten(tap: str) -> list[str]:
 def overdrawn4(answer: str, address: str, tap: str, held: str, seconds: int) -> str:
     """The rule, after the one that adds an acknowledged address to `held`, that stops requests if it had no room."""
     return f"{answer} {address} != @{held} {_close(tap, seconds)}"
+
+
+def spent4(answer: str, address: str, tap: str, seconds: int) -> list[str]:
+    """The rules that count an acknowledged address, and stop requests if there were too many."""
+    spent = _spent_set(tap)
+    return [
+        f"{answer} update @{spent} {{ {address} timeout {seconds}s }}",
+        f"{answer} {address} != @{spent} {_close(tap, seconds)}",
+    ]
 
 
 def counting6(tap: str, usual: int, seconds: int) -> tuple[list[str], list[str]]:

@@ -16,7 +16,6 @@ already: `dhcp_requests` says why, and what happens to a port that was given too
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.port import dhcp_requests
 from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, ranges
@@ -30,6 +29,7 @@ from libvirt_guestnet.datapath.run.names import (
     reserved_set,
     wide_set,
 )
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.parse import Address, Prefix
 
 # The source address in an IP header, by IP version, and so the type of all sets of addresses.
@@ -84,7 +84,9 @@ def held_set(version: int, bridge: str) -> str:
 
 class Learner(NamedTuple):
     """A port that the host's DHCP server serves. `owned` are its fixed addresses. `free` are, by IP version, the ranges
-    of which it may learn; not what ports hold on the links `accounts`, nor what is reserved on the link `reserved`."""
+    of which it may learn; not what ports hold on the links `accounts`, nor what is reserved on the link `reserved`.
+    `lent` are MAC addresses of its pairs, with the pairs' addresses: what else they are given is counted, not learnt.
+    """
 
     tap: str
     mac: str
@@ -93,6 +95,7 @@ class Learner(NamedTuple):
     free: dict[int, Ranges]
     accounts: tuple[str, ...] = ()
     reserved: str = ""
+    lent: tuple[tuple[str, tuple[Prefix, ...]], ...] = ()
 
     def spans(self, version: int) -> Ranges:
         """The addresses of one family that may be learnt."""
@@ -151,6 +154,11 @@ class Learner(NamedTuple):
         yield from self._noted(4, answer, address, drop)
         new = f"{answer} {self._new(4, address)}"
         yield dhcp_requests.overdrawn4(new, address, self.tap, self._own_set(4), self._seconds(4))
+        for mac, prefixes in self.lent:
+            answer, address = _acknowledgement(check_mac(mac), self.server)
+            own = ranges(4, prefixes)
+            new = f"{answer} {address} != {as_raw(own)}" if own else answer
+            yield from dhcp_requests.spent4(new, address, self.tap, self._seconds(4))
 
     def _answers6(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
         yield from _unless_reply(check_mac(self.mac), self.server)
@@ -207,11 +215,12 @@ def learner(
     *,
     accounts: tuple[str, ...] = (),
     reserved: str = "",
+    lent: tuple[tuple[str, tuple[Prefix, ...]], ...] = (),
 ) -> Learner:
     """See `Learner`; `excluded` are prefixes of others, which the port never learns."""
     versions = [4, 6] if server.mac else [4]
     free = {version: ranges(version, server.dynamic, excluded) if version in versions else [] for version in (4, 6)}
-    return Learner(tap, mac, server, owned, free, accounts, reserved)
+    return Learner(tap, mac, server, owned, free, accounts, reserved, lent)
 
 
 def _acknowledgement(mac: str, server: DhcpServer) -> Answer:

@@ -14,11 +14,13 @@ Address = IPv4Address | IPv6Address
 
 class Noted(NamedTuple):
     """Of one port: pairs of the Ethernet source and the address that was used or claimed, VLANs of tags that are not
-    its own, and whether it announced itself as router. `full`: there was more than there is room for."""
+    its own, and whether it announced itself as router; `roles`: those that would have let something pass. `full`: there
+    was more than there is room for."""
 
     addresses: tuple[tuple[str, Address], ...] = ()
     vlans: tuple[int, ...] = ()
     announces: bool = False
+    roles: tuple[str, ...] = ()
     full: bool = False
 
 
@@ -31,11 +33,17 @@ def read() -> dict[str, Noted]:
         kind, _, tap = each["name"].partition("-")
         if kind in NOTE_KINDS:
             found[tap] = _with_set(found.get(tap, Noted()), kind, _values(each))
-    for rule in (item for kind, item in listed if kind == "rule" and item.get("comment") == observing.ANNOUNCES):
+    for rule in (item for kind, item in listed if kind == "rule" and "comment" in item):
         tap = rule["chain"].partition("-")[2]
         if tap in found and sum(e["counter"]["packets"] for e in rule["expr"] if "counter" in e):
-            found[tap] = found[tap]._replace(announces=True)
+            found[tap] = _with_rule(found[tap], rule["comment"])
     return found
+
+
+def _with_rule(noted: Noted, comment: str) -> Noted:
+    if comment.startswith(observing.TOLD):
+        return noted._replace(roles=tuple(dict.fromkeys((*noted.roles, comment.removeprefix(observing.TOLD)))))
+    return noted._replace(announces=noted.announces or comment == observing.ANNOUNCES)
 
 
 def _with_set(noted: Noted, kind: str, values: list[Any]) -> Noted:

@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from libvirt_guestnet.datapath.run.names import NOTE_KINDS, TABLE, check_device
+from libvirt_guestnet.light_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.datapath.port.role_rules import RoleRules
 
 # So many different pairs of a MAC address and an address, or VLANs, for so long from when each was last seen.
 MOST, SECONDS = 128, 604800
-# How a rule that only counts is called: the port announces itself as router. No reason is called so.
-ANNOUNCES = "announces a router"
+# How rules that only count are called: the port announces itself as router, or sends what a role lets pass. No reason
+# is called so.
+ANNOUNCES, TOLD = "announces a router", "sends as "
 
 _MAC, _SOURCE4, _SOURCE6 = "@ll,48,48", "@nh,96,32", "@nh,64,128"
 _SENDER, _PROBED, _TARGET = "@nh,112,32", "@nh,192,32", "@th,64,128"
@@ -39,12 +44,19 @@ def forgotten(tap: str) -> list[str]:
     return [*declared(tap, False), *(f"delete set {TABLE} {kind}-{tap}" for kind in _KEYS)]
 
 
+def told(role: str) -> str:
+    """The end of a rule that counts what a role would let pass."""
+    return f'counter comment "{TOLD}{role}"'
+
+
 class Notes:
     """The rules that note what is about to be counted, by the reason for which it would be dropped."""
 
-    def __init__(self, tap: str, tag: str = "") -> None:
-        """`tag`: the EtherType of the port's own tags, on a trunk."""
+    def __init__(self, tap: str, roles: RoleRules, tag: str = "") -> None:
+        """`roles`: rules that count what roles would let pass that the port has not; `tag`: the EtherType of the port's
+        own tags, on a trunk."""
         self._tap, self._tag = check_device(tap), tag
+        self._roles = roles
         self._rules: dict[str, Callable[[], list[str]]] = {
             "source MAC": self._any_packet,
             "ARP": self._arp,
@@ -63,7 +75,20 @@ class Notes:
 
     def of(self, reason: str, match: str) -> list[str]:
         """The rules for frames that match."""
-        return [f"{match} {rule}".strip() for rule in self._rules.get(reason, list)()]
+        return [
+            *(f"{match} {rule}".strip() for rule in self._rules.get(reason, list)()),
+            *self._as_roles(reason, match),
+        ]
+
+    def _as_roles(self, reason: str, match: str) -> list[str]:
+        """What tells roles, without the match: that is another protocol's, perhaps. At these places of their chains,
+        nothing passes any more that a role's rule matches."""
+        if reason == "EtherType":
+            return [rule for of_type in self._of_types() for rule in self._roles.link(of_type)]
+        if reason == "multicast router":  # routing protocols are dropped behind it
+            return self._roles.routing(4 if "igmp" in match else 6)
+        kinds = {"DHCP server": self._roles.relayed4, "DHCPv6 relay": self._roles.between6}
+        return kinds.get(reason, list)()
 
     def _see(self, version: int, field: str) -> str:
         return f"update @seen{version}-{self._tap} {{ {_MAC} . {field} timeout {SECONDS}s }}"
@@ -80,11 +105,15 @@ class Notes:
         return [f"{_ND} nd-neighbor-advert {self._see(6, _TARGET)}", counted]
 
     def _any_packet(self) -> list[str]:
-        of_types = ["ether type", *([f"ether type {self._tag} vlan type"] if self._tag else [])]
         packets = (("ip", 4, _SOURCE4), ("ip6", 6, _SOURCE6), ("arp", 4, _SENDER))
         return [
-            f"{of_type} {kind} {self._see(version, field)}" for of_type in of_types for kind, version, field in packets
+            f"{of_type} {kind} {self._see(version, field)}"
+            for of_type in self._of_types()
+            for kind, version, field in packets
         ]
+
+    def _of_types(self) -> list[str]:
+        return ["ether type", *([f"ether type {self._tag} vlan type"] if self._tag else [])]
 
     def _tags(self) -> list[str]:
         return [f"update @seentags-{self._tap} {{ {_VLAN} timeout {SECONDS}s }}"]

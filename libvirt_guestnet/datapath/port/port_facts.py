@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.port.learning import DhcpServer
 from libvirt_guestnet.datapath.port.ranges import Ranges
 from libvirt_guestnet.datapath.run.names import check_mac
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.parse import Prefix
 
-DHCP_SERVER, RA_SENDER, ROUTER_PROTOCOLS, OWN_SOURCES = "dhcp-server", "ra-sender", "router-protocols", "own-sources"
-ROLES = (DHCP_SERVER, RA_SENDER, ROUTER_PROTOCOLS, OWN_SOURCES)
+DHCP_SERVER, DHCP_RELAY, RA_SENDER, OWN_SOURCES = "dhcp-server", "dhcp-relay", "ra-sender", "own-sources"
+ROUTER_PROTOCOLS, MULTICAST_ROUTER = "router-protocols", "multicast-router"
+# Routing protocols by name, and protocols of the link layer; `role_rules` has their frames.
+SPOKEN = ("ospf", "vrrp", "rip", "babel", "eigrp", "ldp")
+LINK_LAYER = ("lldp", "lacp", "stp", "isis", "mpls", "pppoe", "pppoe-server", "eapol")
+ROLES = (DHCP_SERVER, DHCP_RELAY, RA_SENDER, OWN_SOURCES, ROUTER_PROTOCOLS, MULTICAST_ROUTER, *SPOKEN, *LINK_LAYER)
+
+# What a Linux bridge keeps to the link by itself (01:80:c2:00:00:0X), by role: bits of a port's group_fwd_mask.
+_LINK_LOCAL_GROUPS = {"stp": 1 << 0, "lacp": 1 << 2, "eapol": 1 << 3, "lldp": 1 << 0 | 1 << 3 | 1 << 14}
+
+
+def forwarded_groups(roles: Iterable[str]) -> int:
+    """Which of these groups the bridge is to forward from a port with such roles: its group_fwd_mask (Linux 4.15)."""
+    mask = 0
+    for role in roles:
+        mask |= _LINK_LOCAL_GROUPS.get(role, 0)
+    return mask
 
 
 class Trunk(NamedTuple):

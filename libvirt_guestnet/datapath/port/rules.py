@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from libvirt_guestnet.datapath.port import dhcp_requests, held_sets, learning, port_facts, savi
+from libvirt_guestnet.datapath.port.dhcp_requests import CLIENT, request4
 from libvirt_guestnet.datapath.port.learning import SOURCE
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
 from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, merge, ranges
@@ -25,10 +24,12 @@ from libvirt_guestnet.datapath.port.shared import (
     TAGS,
 )
 from libvirt_guestnet.datapath.run.names import TABLE, check_mac, digits, policy_set, reserved_set, wide_set
+from libvirt_guestnet.light_typing import TYPE_CHECKING
 from libvirt_guestnet.parse import Prefix
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.port.observing import Notes
+    from libvirt_guestnet.datapath.port.role_rules import RoleRules
 
 _ND_TARGET = "@th,64,128"
 _ARP_SENDER, _ARP_TARGET = "@nh,112,32", "@nh,192,32"
@@ -51,18 +52,20 @@ def _within(version: int, field: str, spans: Ranges) -> str:
     return f"{name} {as_set(version, spans)}" if name else f"{field} {as_raw(spans)}"
 
 
-def _notes(port: PortGuard) -> Notes:
-    from libvirt_guestnet.datapath.port.observing import Notes  # few ports are observed, and hooks start often
-
-    return Notes(port.tap, _tag(port.trunk) if port.trunk else "")
-
-
 class Rules:
     """The rules of one port. `fresh`: the kernel has none of this port yet."""
 
     def __init__(self, port: PortGuard, fresh: bool) -> None:
         self.port, self.tap, self.mac, self.fresh = port, port.tap, check_mac(port.mac), fresh
         self.accounts = held_sets.looked_into(port.segment, port.trunk is not None)
+        self.virtual: dict[str, list[Prefix]] = {}
+        for mac, prefix in port.pairs:
+            if mac:
+                self.virtual.setdefault(check_mac(mac), []).append(prefix)
+        self.macs = list(dict.fromkeys([self.mac, *self.virtual]))
+        # Of guests inside this one. A virtual router never asks for an address: its MAC address is several ports'.
+        lent = [mac for mac in self.macs[1:] if not mac.startswith(_VIRTUAL_ROUTERS)]
+        self.lent = tuple((mac, tuple(self.virtual[mac])) for mac in lent)
         self.learner = (
             learning.learner(
                 self.tap,
@@ -72,6 +75,7 @@ class Rules:
                 port.excluded,
                 accounts=self.accounts,
                 reserved=port.reserved,
+                lent=self.lent,
             )
             if port.server
             else None
@@ -79,12 +83,8 @@ class Rules:
         free = ranges(6, port.claims) if port.segment else []
         self.claimer = savi.Claimer(port, self.accounts, free) if free else None
         self.opened = {version: self._opened(version) for version in (4, 6)}  # they may be thousands
-        self.virtual: dict[str, list[Prefix]] = {}
-        for mac, prefix in port.pairs:
-            if mac:
-                self.virtual.setdefault(check_mac(mac), []).append(prefix)
-        self.macs = list(dict.fromkeys([self.mac, *self.virtual]))
-        self.notes = _notes(port) if port.observed else None
+        self.roles = self._role_rules(port.roles) if port.roles else None
+        self.notes = self._noting() if port.observed else None
 
     def all(self) -> list[str]:
         """The lines that fill the port's chains, and the sets that they look into."""
@@ -100,6 +100,20 @@ class Rules:
         }
         listed = [f"add rule {TABLE} {chain}-{self.tap} {rule}" for chain, rules in chains.items() for rule in rules]
         return [*self._learning(), *self._claiming(), *self._others(), *self._observing(), *listed]
+
+    def _role_rules(self, roles: tuple[str, ...]) -> RoleRules:
+        from libvirt_guestnet.datapath.port import role_rules  # few have a role, and hooks start often
+
+        giaddr = role_rules.GIADDR
+        own, own_giaddr, sendable = self._own(4, SOURCE[4]), self._own(4, giaddr), self._sendable(giaddr)
+        return role_rules.RoleRules(roles, self.mac, own, own_giaddr, sendable)
+
+    def _noting(self) -> Notes:
+        from libvirt_guestnet.datapath.port import observing  # few are observed
+
+        rest = self._role_rules(tuple(role for role in port_facts.ROLES if not self._has(role)))
+        tag = _tag(self.port.trunk) if self.port.trunk else ""
+        return observing.Notes(self.tap, rest._replace(verdict=observing.told, shared=""), tag)
 
     def _observing(self) -> list[str]:
         return self.notes.declared(self.port.is_new) if self.notes else []
@@ -231,6 +245,7 @@ class Rules:
             f"{of_type} ip6 goto ip6-{self.tap}",
             # QEMU's announcement after a migration: RARP that asks for its own MAC and names no address.
             f"{of_type} 0x8035 @nh,0,64 0x0001080006040003 @nh,64,80 {own} @nh,144,80 {own} accept",
+            *(self.roles.link(of_type) if self.roles else []),
         ]
 
     def _common(self, of_type: str) -> list[str]:
@@ -264,28 +279,33 @@ class Rules:
         return [*rules, *self._drop("ARP")]
 
     def _ip4(self) -> list[str]:
-        asks = self._questions4("ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 ")
+        asks = [*([] if self.port.bare else self._asks()), *self._lent_asks()]
+        asked = self._questions4(asks, "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 ") if asks else []
         return [
             *(f"{source} goto ip4sent-{self.tap}" for source in self._sources()),
-            *([] if self.port.bare else [*asks, f"ip saddr 0.0.0.0 {NOWHERE4}"]),
+            *asked,
+            *([] if self.port.bare else [f"ip saddr 0.0.0.0 {NOWHERE4}"]),
             *self._drop("IPv4 source"),
         ]
 
-    def _questions4(self, before: str = "") -> list[str]:
-        asks = (f"{before}{self._asks()} {client}" for client in self._clients())
-        return dhcp_requests.questions4(asks, self.tap, self._drop, self._counted(4) > 0)
+    def _questions4(self, asks: list[str], before: str = "") -> list[str]:
+        matches = (f"{before}{each}" for each in asks)
+        return dhcp_requests.questions4(matches, self.tap, self._drop, self._counted(4) > 0)
 
-    def _clients(self) -> list[str]:
-        """Matches for the client's address in a DHCP request: none, or the port's, as else it could release any
-        lease."""
-        clients = merge([(0, 0), *self._certain(4), *self._routed(4)])
-        return [f"@th,160,32 {as_raw(clients)}", *self._unheld(4, "@th,160,32")]
+    def _asks(self) -> list[str]:
+        """Matches for the port's own DHCP requests. The client's address in one is none, or one from which the port may
+        send, as else it could release any lease."""
+        return [f"{request4(self.mac)} {client}" for client in self._sendable(CLIENT, (0, 0))]
 
-    def _asks(self) -> str:
-        # A DHCP client's message: a BOOTREQUEST over Ethernet, not by way of a relay, with the port's hardware address
-        # (RFC 2131). It must not be a fragment, as an overlapping fragment could change it.
-        request = f"@th,64,24 0x010106 @th,256,32 0 @th,288,48 0x{digits(self.mac)}"
-        return f"udp dport 67 ip frag-off & 0x3fff == 0 {request}"
+    def _lent_asks(self) -> list[str]:
+        """Matches for those of guests inside this one, each from its own MAC address, for its own."""
+        own = ((mac, as_raw(merge([(0, 0), *ranges(4, prefixes)]))) for mac, prefixes in self.lent)
+        return [f"ether saddr {mac} {request4(mac)} {CLIENT} {spans}" for mac, spans in own]
+
+    def _sendable(self, field: str, *more: tuple[int, int]) -> list[str]:
+        """Matches on a raw field: any IPv4 address from which the port may send, or one of `more`."""
+        spans = merge([*more, *self._certain(4), *self._routed(4)])
+        return [*([f"{field} {as_raw(spans)}"] if spans else []), *self._unheld(4, field)]
 
     def _ip4_sent(self) -> list[str]:
         server = ["udp sport 67 udp dport 68 accept"] if self._has(port_facts.DHCP_SERVER) else []
@@ -294,9 +314,10 @@ class Rules:
             # A first fragment must have at least eight octets of payload, or nft would read padding in their place. No
             # honest one is shorter: every link carries 68 octets, and a header has 60 at most (RFC 791).
             *self._drop("IPv4 fragment", "ip frag-off & 0x3fff == 0x2000 ip length < 68"),
-            *self._routes(f"igmp type {IGMP_ROUTERS} accept"),
+            *self._routes(4, f"igmp type {IGMP_ROUTERS} accept"),
             REST4,
-            *self._questions4(),
+            *(self.roles.relayed4() if self.roles else []),
+            *self._questions4([*self._asks(), *self._lent_asks()]),
             *server,
             *self._drop("DHCP server", "udp dport 68"),
             *self._drop("DHCP client", "udp dport 67"),
@@ -306,14 +327,15 @@ class Rules:
             *self._drop("IPv4 header"),
         ]
 
-    def _routes(self, queries: str) -> list[str]:
-        """The rules for routing protocols: a port with the role may send all of them, and a port with a virtual
-        router's MAC address may send VRRP or CARP for that router."""
+    def _routes(self, version: int, queries: str) -> list[str]:
+        """The rules for routing protocols: a port with the role of all may send all of them, one with others what they
+        name, and one with a virtual router's MAC address VRRP or CARP for that router."""
         if self._has(port_facts.ROUTER_PROTOCOLS):
             ospf = "meta l4proto ah @th,0,8 89 accept"  # as it is authenticated in IPv6 (RFC 4552)
             return [f"meta l4proto {ROUTING} accept", f"udp dport {ROUTING_PORTS} accept", queries, ospf]
         numbers = sorted({int(mac[-2:], 16) for mac in self.virtual if mac.startswith(_VIRTUAL_ROUTERS)})
-        return [f"meta l4proto vrrp @th,8,8 {number} accept" for number in numbers]
+        named = self.roles.routing(version) if self.roles else []
+        return [*named, *(f"meta l4proto vrrp @th,8,8 {number} accept" for number in numbers)]
 
     def _unrouted(self) -> list[str]:
         return [
@@ -366,22 +388,22 @@ class Rules:
             f"{nd} nd-router-solicit ip6 length 8 accept",
             f"{nd} nd-router-solicit ip6 length 16 @th,64,64 {source} accept",
             *announces,
+            *(self.roles.relayed6() if self.roles else []),
             f"goto ip6sent-{self.tap}",
         ]
 
     def _ip6_sent(self) -> list[str]:
-        serves = self._has(port_facts.DHCP_SERVER)
-        server = ["ip6 nexthdr udp udp sport 547 udp dport 546 accept"] if serves else []
+        server = ["ip6 nexthdr udp udp sport 547 udp dport 546 accept"] if self._has(port_facts.DHCP_SERVER) else []
         return [
             PLAIN6,
-            *dhcp_requests.questions6(self.tap, self._drop_marked, self._counted(6), serves),
+            *dhcp_requests.questions6(self.tap, self._drop_marked, self._counted(6)),
             f"ip6 nexthdr icmpv6 icmpv6 type {ICMPV6} accept",
             *server,
             *self._drop("IPv6 fragment", f"frag nexthdr {EXTENSIONS}"),
             # With other headers before it, nft may take padding for a first fragment's payload.
             *self._drop("IPv6 fragment", "exthdr frag exists ip6 nexthdr != ipv6-frag"),
             *self._drop("IPv6 fragment", "frag frag-off 0 ip6 length < 16"),
-            *self._routes(f"icmpv6 type {ROUTERS} accept"),
+            *self._routes(6, f"icmpv6 type {ROUTERS} accept"),
             REST6,
             *self._drop("DHCPv6 server", "udp dport 546"),
             *self._drop("DHCPv6 client", "udp dport 547"),

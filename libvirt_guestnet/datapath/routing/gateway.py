@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import Address, HostAddress, Rtnl
 from libvirt_guestnet.datapath.run.names import check_device
 from libvirt_guestnet.errors import GuestnetError, NotRoutedError
+from libvirt_guestnet.light_typing import NamedTuple
 
 _SYS = "/proc/sys/net"
 GATEWAY6 = IPv6Address("fe80::1")

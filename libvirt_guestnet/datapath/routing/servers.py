@@ -12,9 +12,9 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from libvirt_guestnet import parse
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.parse import Address
 
 RESOLVER, DHCP = "resolver", "DHCP server"

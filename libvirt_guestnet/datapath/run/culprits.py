@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
 
 from libvirt_guestnet.datapath.run.program import RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import Generic, TypeVar
 from libvirt_guestnet.parse import TextError
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from libvirt_guestnet.datapath.run.program import RefusedBatchError
 OUR_TABLES = frozenset(f"{family} guestnet" for family in ("arp", "bridge", "inet", "netdev"))
 LIBVIRTS_TABLES = frozenset(("ip libvirt_network", "ip6 libvirt_network"))
 _OUR_CHAIN = "guestnet"  # in libvirt's tables
+_LIBVIRTS_CHAIN = "LIBVIRT_FWI"  # its own, which says what may go into its networks
 IPTABLES_CHAINS = frozenset(("GUESTNET-FORWARD", "GUESTNET-ROUTED"))
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -43,11 +44,11 @@ _WORDS = _words("""
     limit rate over burst packets numgen random mod masquerade dnat snat to
     ether saddr daddr vlan id 8021q 8021ad htype ptype hlen plen operation request
     meta l4proto mark pkttype broadcast multicast ibrname obrname iif oif iifname oifname fib local th dport sport
-    udp tcp sctp icmp icmpv6 igmp pim ah vrrp nexthdr length hoplimit exthdr exists frag frag-off ipv6-frag
+    udp tcp sctp icmp icmpv6 igmp pim ah vrrp nexthdr length ttl hoplimit exthdr hbh exists frag frag-off ipv6-frag
     nd-neighbor-solicit nd-neighbor-advert nd-router-solicit nd-router-advert
-    ct state new status direction original reply protocol proto-src proto-dst
+    ct state new established related status direction original reply protocol proto-src proto-dst
     ifname iface_index ipv4_addr ipv6_addr inet_proto inet_service icmp_type icmpv6_type igmp_type ether_type
-    @ll @nh @th wanted begun plain4 plain6 rest4 rest6 nowhere4 nowhere6 asks6 finds6 tells6
+    @ll @nh @th wanted begun guest_input plain4 plain6 rest4 rest6 nowhere4 nowhere6 asks6 finds6 tells6
 """)
 # Our names without a device in them, and the kinds of names with one, KIND-DEVICE.
 _NAMES = _words("""
@@ -55,8 +56,9 @@ _NAMES = _words("""
     same-octets extension-headers opaque-headers unread-headers never-plain never-plain4
     routing-protocols routing-ports judged-ports4 judged-ports6 late-ports
     taps gateways bridges ports
-    at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4 cut4
-    at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6 cut6
+    at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4 cut4 own-at4 own-any4
+    at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6 cut6 own-at6 own-any6
+    proto4 limited-proto4 clients-proto4 source-proto4 proto6 limited-proto6 clients-proto6 source-proto6
     limited-at-port4 limited-at-range4 limited-any-port4 limited-any-range4 clients-at4 clients-any4
     limited-at-port6 limited-at-range6 limited-any-port6 limited-any-range6 clients-at6 clients-any6
 """)
@@ -67,7 +69,12 @@ _KINDS = _words("""
 # The kinds of names with a link: a bridge's name, perhaps with a VLAN.
 _LINK_KINDS = frozenset(LINK_KINDS)
 _HEX = frozenset("0123456789abcdef")
-_MAC_MASKS = ("ff:ff:ff:ff:ff:f0", "01:80:c2:00:00:00")  # of the bridge guard's rule
+# Masks, of the bridge guard's rule and of roles', and groups of link-layer protocols: no device has such an address.
+_MASKS_AND_GROUPS = _words("""
+    ff:ff:ff:ff:ff:f0 ff:ff:ff:f0:00:00 01:00:00:00:00:00 00:00:00:00:00:00 ff:ff:ff:ff:ff:ff 01:00:5e:80:00:00
+    01:80:c2:00:00:00 01:80:c2:00:00:02 01:80:c2:00:00:03 01:80:c2:00:00:0e 01:80:c2:00:00:14 01:80:c2:00:00:15
+    09:00:2b:00:00:05
+""")
 _COMMAS = str.maketrans(",;", "  ")
 
 
@@ -133,7 +140,7 @@ def _is_value(word: str) -> bool:
         low, _, high = word.partition("-")
         return _is_named(low, high) or _is_span(low, high) or word in _NAMES
     if word.count(":") == 5:
-        return word in _MAC_MASKS or _passes(word, parse.mac) or _passes(word, parse.prefix)
+        return word in _MASKS_AND_GROUPS or _passes(word, parse.mac) or _passes(word, parse.prefix)
     if ":" in word or "." in word:
         return _passes(word, parse.prefix)
     return _passes(word.removesuffix("/second").removesuffix("/minute").removesuffix("s"), _natural) or word in _NAMES
@@ -246,18 +253,20 @@ def _is_iptables_line(line: str) -> bool:
         return words[0][1:] in IPTABLES_CHAINS and words[1:] == ["-", "[0:0]"]
     if words[0] in ("-X", "-A"):
         ours = len(words) > 1 and words[1] in IPTABLES_CHAINS
-        return ours and (len(words) == 2 if words[0] == "-X" else is_accept(words[2:]))
+        return ours and (len(words) == 2 if words[0] == "-X" else is_accept(words[2:], ("ACCEPT", _LIBVIRTS_CHAIN)))
     if words[:2] == ["-I", "FORWARD"]:
         return len(words) == 5 and _is_number(words[2]) and words[3] == "-j" and words[4] in IPTABLES_CHAINS
     return words[:3] == ["-D", "FORWARD", "-j"] and len(words) == 4 and words[3] in IPTABLES_CHAINS
 
 
-def is_accept(words: list[str]) -> bool:
-    """Whether these are options, each with its value, of a rule that accepts."""
+def is_accept(words: list[str], targets: tuple[str, ...] = ("ACCEPT",)) -> bool:
+    """Whether these are options, each with its value, of a rule that accepts, or whose target is one of those."""
     pairs = list(zip(words[::2], words[1::2], strict=False))
     return (
-        len(words) % 2 == 0
-        and pairs[-1:] == [("-j", "ACCEPT")]
+        bool(pairs)
+        and len(words) % 2 == 0
+        and pairs[-1][0] == "-j"
+        and pairs[-1][1] in targets
         and all(option in _OPTIONS and _OPTIONS[option](value) for option, value in pairs[:-1])
     )
 
@@ -281,7 +290,7 @@ _OPTIONS: dict[str, Callable[[str], bool]] = {
     "-d": _is_prefix,
     "-m": ("conntrack", "comment").__contains__,
     "--comment": ("libvirt-guestnet: while libvirt changes DHCP",).__contains__,
-    "--ctproto": ("tcp", "udp", "sctp").__contains__,
+    "--ctproto": lambda text: text in ("tcp", "udp", "sctp") or _passes(text, lambda each: parse.number(each, 1, 254)),
     "--ctreplsrc": _is_prefix,
     "--ctorigdst": _is_prefix,
     "--ctreplsrcport": _is_ports,

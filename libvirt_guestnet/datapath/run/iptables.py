@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from libvirt_guestnet.datapath.run import grammar, program
 from libvirt_guestnet.datapath.run.program import LockDescriptor, NotInstalledError, RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import Literal
 from libvirt_guestnet.parse import shown
 
 

@@ -6,15 +6,15 @@ put everything back, or to forget what should be removed. So exactly one answer 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from libvirt_guestnet import light_json
 from libvirt_guestnet.datapath.run import grammar, program
 from libvirt_guestnet.datapath.run.names import NOTE_KINDS, TABLE
 from libvirt_guestnet.datapath.run.program import LockDescriptor, Output, RefusedBatchError
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import Any
 
 _TRIES = 3
 # Kinds that are listed by name and may be absent; a list, such as `chains netdev`, can only be empty.
@@ -53,7 +53,7 @@ def items(*what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object that `nft -j list …` prints, with its kind; none if there is none. Raises GuestnetError."""
     answer = _answer("-j", what)
     try:
-        found = json.loads(answer)["nftables"] if answer else []
+        found = light_json.loads(answer)["nftables"] if answer else []
     except (ValueError, KeyError, TypeError) as error:
         raise GuestnetError(f"nft cannot list {' '.join(what)}: {error}") from error
     for item in found:

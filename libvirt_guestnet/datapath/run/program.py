@@ -6,9 +6,9 @@ import errno
 import os
 import select
 import time
-from typing import NamedTuple, NewType
 
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import NamedTuple, NewType
 from libvirt_guestnet.parse import shown
 
 _LONGEST = 128 << 20  # nft's listing of a thousand guarded ports has tens of megabytes

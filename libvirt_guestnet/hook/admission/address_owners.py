@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, NamedTuple
 
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import HostAddress, Rtnl
@@ -19,6 +18,7 @@ from libvirt_guestnet.datapath.routing import gateway as kernel
 from libvirt_guestnet.errors import GuestnetError, NotAdmittedError
 from libvirt_guestnet.hook.read import addresses
 from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.light_typing import TYPE_CHECKING, NamedTuple
 from libvirt_guestnet.model import held_addresses
 from libvirt_guestnet.model.held_addresses import Address, HeldAddress, Prefix, Refusal, RequestedAddress, single
 from libvirt_guestnet.parse import prefix
@@ -67,7 +67,11 @@ def recheck(admitted: Admitted, locked: LockedState) -> None:
 
 def _check(admitted: Admitted, state: State) -> None:
     if admitted.requested:
-        held = [*admitted.facts.held, *running(state, {admitted.uuid}, admitted.taps)]
+        # Of an address on a bridge only the host's matter (others hold theirs in the kernel's sets), and there may be a
+        # thousand guests.
+        beside = not all(each.bridge for each in admitted.requested)
+        others = running(state, {admitted.uuid}, admitted.taps) if beside else []
+        held = [*admitted.facts.held, *others]
         for refusal in held_addresses.refusals(admitted.requested, held, admitted.facts.subnets):
             raise NotAdmittedError(str(refusal))
 

@@ -3,6 +3,7 @@ before it runs or gets the NIC; a domain that runs already is not refused, but g
 
 from __future__ import annotations
 
+from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.errors import NotAdmittedError
 from libvirt_guestnet.hook.read import hostwide, nics
 from libvirt_guestnet.hook.read.domain import Domain, Nic
@@ -32,10 +33,10 @@ def _check_devices(domain: Domain) -> None:
 
 
 def _check(domain: Domain, nic: Nic, refuse: bool) -> None:
-    lowered = _lowered(nic)
+    lowered, where = _lowered(nic), f"domain {domain.name!r}: interface {nic.mac}"
+    _check_spanning_tree(nic, where)
     if nic.has_tap and not lowered:
         return
-    where = f"domain {domain.name!r}: interface {nic.mac}"
     if nic.receipt is not None and nic.receipt.required:
         insists = f"network {nic.network!r} insists on guarded ports"
         if nic.has_tap:
@@ -44,6 +45,18 @@ def _check(domain: Domain, nic: Nic, refuse: bool) -> None:
         raise NotAdmittedError(f"{where}: {insists}, and type {nic.type!r} cannot be: {nics.because(nic.kind)}")
     if nic.kind.guarded == nics.NO and refuse:
         raise NotAdmittedError(_refused(where, nic.type, nic.kind))
+
+
+def _check_spanning_tree(nic: Nic, where: str) -> None:
+    """A bridge that takes part in the spanning tree protocol would believe a guest that speaks it, too."""
+    if nic.policy is None or "stp" not in nic.policy.roles or not nic.is_guarded:
+        return
+    bridge = nic.bridge_of_network
+    if links.runs_spanning_tree(bridge):
+        raise NotAdmittedError(
+            f"{where}: its role stp lets it speak the spanning tree protocol, in which bridge {bridge} takes part: "
+            f"switch that off (ip link set {bridge} type bridge stp_state 0), or take the role out"
+        )
 
 
 def _lowered(nic: Nic) -> str:

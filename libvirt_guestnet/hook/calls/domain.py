@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.routing import gateway as router
 from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.errors import GuestnetError, NotAdmittedError, NotRoutedError
 from libvirt_guestnet.hook.admission import address_owners, guardable, mtu, taps
-from libvirt_guestnet.hook.enforce import (
-    bridge_guard,
-    bridge_members,
-    bridge_ports,
-    forwards,
-    host_routes,
-    port_guard,
-    reachability,
-    tagging,
-)
+from libvirt_guestnet.hook.enforce import bridge_guard, bridge_ports, port_guard
 from libvirt_guestnet.hook.processes.deadline import DeadlineError
-from libvirt_guestnet.hook.read import host_routed, hostwide, wants
+from libvirt_guestnet.hook.read import host_routed, hostwide, vlan_membership, wanted_forwards, wants
 from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
@@ -120,7 +111,7 @@ def guard_all(
     wanted = [_wanted(domain, state) for domain in domains]
     with state.lock() as locked:
         taps.check(domains, locked)
-        host_routes.sweep(locked)
+        _sweep_routes(locked)
         if admitted:
             address_owners.recheck(admitted, locked)
         if settle:
@@ -132,12 +123,38 @@ def guard_all(
             port_guard.settle_held(locked)
         for each in wanted:
             if rewrite:
+                from libvirt_guestnet.hook.enforce import bridge_members
+
                 bridge_members.join(each.domain, locked)
-            tagging.tag(each.domain, locked)
+            _tag(each.domain, locked)
             bridge_ports.settle(each.domain.name, each.receipts, locked)
             router.prepare(each.gateways)
-            forwards.claim(each.domain, locked)
+            _claim_forwards(each.domain, locked)
         return [message for each in wanted for message in impair(each.domain, locked)]
+
+
+def _sweep_routes(locked: LockedState) -> None:
+    """`host_routes.sweep`, where there is anything to do: a guest waits for every import."""
+    if locked.host_routes():
+        from libvirt_guestnet.hook.enforce import host_routes
+
+        host_routes.sweep(locked)
+
+
+def _tag(domain: Domain, locked: LockedState) -> None:
+    """`tagging.tag`, where there is anything to do."""
+    if vlan_membership.tap_vlans(domain) or locked.tap_vlans():
+        from libvirt_guestnet.hook.enforce import tagging
+
+        tagging.tag(domain, locked)
+
+
+def _claim_forwards(domain: Domain, locked: LockedState) -> None:
+    """`forwards.claim`, where there is anything to do."""
+    if wanted_forwards.port_forwards(domain) or locked.forwards():
+        from libvirt_guestnet.hook.enforce import forwards
+
+        forwards.claim(domain, locked)
 
 
 def impair(domain: Domain, locked: LockedState, whole: bool = True) -> list[str]:
@@ -176,7 +193,9 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool, open_first: boo
     port_guard.clear(receipts, locked)
     guarded = {receipt.tap for receipt in receipts}
     stale = sorted(tap for each in wanted for tap in _stale(each.domain, guarded, locked))
-    for each in wanted:
+    for each in (each for each in wanted if each.gateways):
+        from libvirt_guestnet.hook.enforce import host_routes
+
         host_routes.expect(each.domain.uuid, each.domain.name, each.gateways, locked)
     fresh = {receipt.tap for receipt in receipts if not receipt.trusted and locked.port(receipt.tap) is None}
     # For many ports, all sets are listed at once; for a single port, listing its own sets is faster.
@@ -192,6 +211,8 @@ def _put(wanted: list[_Wanted], locked: LockedState, late: bool, open_first: boo
 def connect(xml: Node, state: UnlockedState) -> None:
     """Makes the routes and forwards to a running guest. A forward that cannot be opened is only reported: for an error,
     libvirt would kill the guest."""
+    from libvirt_guestnet.hook.enforce import reachability
+
     domain = bridge_guard.joined(xml, state)
     taps.check([domain], state)
     reachability.connect(domain, state)
@@ -220,6 +241,8 @@ def _network_sleeps(tap: str, state: State) -> bool:
 def repair(xml: Node, state: UnlockedState, settle: bool = True, *, open_first: bool = False) -> None:
     """Makes everything that a running guest must have; `open_first` as of `guard_all`. Raises GuestnetError; if a NIC
     had to be left out, at the end, and NotRoutedError if something on the host prevents a route to it."""
+    from libvirt_guestnet.hook.enforce import reachability
+
     domain = bridge_guard.joined(xml, state)
     try:
         result = repair_all([domain], state, settle, open_first=open_first)
@@ -241,6 +264,8 @@ def repair_all(
     A NIC that cannot be guarded, or whose tap belongs to another domain, is left out, and its domain's others are
     guarded. Returns messages about them.
     """
+    from libvirt_guestnet.hook.enforce import reachability
+
     found = [guardable.without_unguardable(domain) for domain in domains]
     aside = [f"domain {domain.name!r}: {each}" for domain, wrong in found for each in wrong]
     guarded, refused = taps.own([domain for domain, _ in found], state)
@@ -252,6 +277,8 @@ def repair_all(
 
 def keep(uuids: Iterable[str], state: UnlockedState) -> None:
     """Guards running domains as before, since what their XML asks for now is not possible. Raises GuestnetError."""
+    from libvirt_guestnet.hook.enforce import host_routes
+
     with state.lock() as locked:
         locked.put_shared("")
         for uuid in uuids:
@@ -269,6 +296,8 @@ def release(xml: Node, state: UnlockedState) -> None:
 def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:
     """Removes everything that one domain had; `named` are taps that may be its own. Goes on after a failure, so that,
     say, routes are removed though filters cannot be. Raises GuestnetError at the end: the first failure."""
+    from libvirt_guestnet.hook.enforce import forwards, host_routes, tagging
+
     failures: list[GuestnetError] = []
     with state.lock() as locked:
         parts: tuple[Callable[[], None], ...] = (

@@ -1,4 +1,4 @@
-"""The calls of `lifecycle.TABLE` for networks: making their bridges, and the receipts by which ports are guarded."""
+"""The calls of `lifecycle.TABLE` for networks that have their bridge: the receipts by which ports are guarded."""
 
 from __future__ import annotations
 
@@ -7,26 +7,12 @@ from collections.abc import Iterable
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft
-from libvirt_guestnet.errors import GuestnetError, NotAdmittedError
+from libvirt_guestnet.errors import NotAdmittedError
 from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, forwards, reservations
 from libvirt_guestnet.hook.read import hostwide, libvirt_records, network_receipts, port_receipts
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
-
-
-def prepare_network(hook_data: xmlread.Node, state: State) -> None:
-    """Makes the bridge of a bridged network, with its NIC or overlay in it, before libvirt looks for it. If libvirt is
-    about to make the host forward IPv6, keeps the host learning routes."""
-    from libvirt_guestnet.carriers import registry  # not for a domain's hook, which imports this module, too
-
-    network = _network(hook_data)
-    network_receipts.check_kind(network)
-    registry.prepare(network)
-    if network_receipts.forwards_ipv6(network):
-        from libvirt_guestnet.datapath.routing import gateway
-
-        gateway.keep_learning()
 
 
 def remember_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
@@ -39,14 +25,15 @@ def remember_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
 def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False, told: bool = True) -> bool:
     """Writes the network's receipt. Returns whether something changed: then the bridge guard must be settled.
 
-    `told`: what its XML says of us counts. Of an external network that runs it may be what was said when it started.
+    `told`: what its XML says of us counts. Of an external network that runs it may be what was said when it started;
+    one that was taken over while it runs says nothing.
     """
-    network = _network(hook_data)
+    network = network_receipts.network_in(hook_data)
     name, receipt = network.text_of("name"), network_receipts.network_receipt(network)
     before = state.sound_network(name)
-    external = before if before is not None and before.external and not before.undeclared else None
-    if not told and (external or (receipt is not None and receipt.external)):
-        receipt = network_receipts.external_receipt(external, network) if external else None
+    known = before if before is not None and not before.undeclared and (before.external or receipt is None) else None
+    if not told and (known or (receipt is not None and receipt.external)):
+        receipt = network_receipts.refreshed(known, network) if known else None
     if receipt is None:
         receipt = network_receipts.undeclared_receipt(network, _default(before))
     if receipt is not None:
@@ -98,7 +85,7 @@ def start_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
     """The network's bridge exists now: on one that libvirt made, VLAN filtering is switched on before a guest joins."""
     from libvirt_guestnet.carriers import registry
 
-    registry.begin(_network(hook_data))
+    registry.begin(network_receipts.network_in(hook_data))
     keep(hook_data, state, started=True)  # its uplink may be a new device under an old name
     with state.lock() as locked:
         bridge_guard.settle_pending(locked)
@@ -110,7 +97,7 @@ def start_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
 
 def forget_network(hook_data: xmlread.Node, state: UnlockedState) -> None:
     """Forgets a network that was stopped, with the bridge that our hook made for it."""
-    forget(_network(hook_data).text_of("name"), state)
+    forget(network_receipts.network_in(hook_data).text_of("name"), state)
 
 
 def forget(name: str, state: UnlockedState) -> None:
@@ -157,10 +144,3 @@ def _remove_bridge(receipt: NetworkReceipt, state: State) -> None:
         vxlan_device.remove_overlay(receipt.bridge, receipt.overlay)
     else:
         kernel.remove_bridge(receipt.bridge)
-
-
-def _network(hook_data: xmlread.Node) -> xmlread.Node:
-    network = hook_data.one("network")
-    if network is None:
-        raise GuestnetError("no <network> on stdin: was this hook called by libvirt?")
-    return network

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
-from typing import Any
 
-from libvirt_guestnet import log, parse
+from libvirt_guestnet import light_json, log, parse
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.port.ranges import merge, span, without
@@ -18,6 +16,7 @@ from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.datapath.run.names import TABLE, check_device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.port_receipts import Leases, guard_of, segment
+from libvirt_guestnet.light_typing import Any
 from libvirt_guestnet.parse import Address, Prefix, address, ipv4_number, prefix
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState
@@ -146,7 +145,7 @@ def _leases(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]]:
 def _read(path: str) -> list[dict[str, Any]]:
     try:
         with open(path, "rb") as file:
-            found = json.loads(file.read(_LARGEST) or b"[]")
+            found = light_json.loads(file.read(_LARGEST) or b"[]")
     except (FileNotFoundError, ValueError):
         return []
     return [lease for lease in found if isinstance(lease, dict)] if isinstance(found, list) else []

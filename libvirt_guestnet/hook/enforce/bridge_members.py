@@ -8,7 +8,6 @@ them then; other tools take ports out of bridges. A tap in another bridge stays 
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 from libvirt_guestnet import log, parse
 from libvirt_guestnet.datapath.netlink import links
@@ -16,6 +15,7 @@ from libvirt_guestnet.datapath.netlink.rtnl import RefusedError, Rtnl
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt
 

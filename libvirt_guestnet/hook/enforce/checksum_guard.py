@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.port import checksum
@@ -19,6 +18,7 @@ from libvirt_guestnet.datapath.port.checksum import Guard, Loaded
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.processes import detached, notes
 from libvirt_guestnet.hook.processes.notes import Promise
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.metadata.policy import REFUSE
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from libvirt_guestnet import log
-from libvirt_guestnet.datapath.firewalls.accepts import Passage, RoutedLink, Wanted
+from libvirt_guestnet.datapath.firewalls.accepts import Masqueraded, Passage, RoutedLink, Wanted
 from libvirt_guestnet.datapath.forwards.table import TABLE, accepts, batch, claims, sizes
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import culprits, grammar
 from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import lease_forwards
-from libvirt_guestnet.hook.enforce.allow_rules import passages
+from libvirt_guestnet.hook.enforce.allow_rules import Through, passages
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import wanted_forwards
@@ -79,9 +79,8 @@ def check(wanted: list[PortForwards], others: list[PortForwards], active: list[P
     a guest has already is not checked against the host again: a program that came later gives way."""
     requested = [claim for each in wanted for claim in claims(each)]
     taken = [claim for each in others for claim in claims(each)]
-    for number, one in enumerate(requested):
-        for claimed, other in clashes([one], [*taken, *requested[:number]]):
-            raise GuestnetError(f"{claimed.owner}: {claimed} is already forwarded to {other.owner} ({other})")
+    for claimed, other in clashes(requested, taken, each_other=True):
+        raise GuestnetError(f"{claimed.owner}: {claimed} is already forwarded to {other.owner} ({other})")
     have = {claim for each in active for claim in claims(each)}
     if new := [claim for claim in requested if claim not in have]:
         check_host(new)
@@ -136,7 +135,8 @@ def settle(locked: LockedState, force: bool = False) -> None:
     """
     active, through = _active(locked), passages(locked)
     # The sources are not compared: they follow from the rest, and firewalls would have to be imported for them.
-    wanted = ForwardsInKernel(tuple(active), tuple(tuple(map(str, each)) for each in through))
+    hidden = _texts(each for each in through if isinstance(each, Masqueraded))
+    wanted = ForwardsInKernel(tuple(active), _texts(through), masqueraded=hidden)
     before, nothing = locked.forwards_in_kernel(), not (active or through)
     is_settled = before is None if nothing else before is not None and before._replace(sources=()) == wanted
     if is_settled and (nothing or not force):
@@ -153,12 +153,13 @@ def settle(locked: LockedState, force: bool = False) -> None:
 
 
 def _carry_out(
-    before: ForwardsInKernel, wanted: ForwardsInKernel, through: list[Passage | RoutedLink], locked: LockedState
+    before: ForwardsInKernel, wanted: ForwardsInKernel, through: list[Through], locked: LockedState
 ) -> list[str]:
     """Changes the kernel, and other firewalls, from one to the other. Returns what failed."""
     sources = tuple(sorted({*before.sources, *wanted.sources}))
     locked.put_forwards_in_kernel(before._replace(through=(), sources=sources, changing=True))
-    refused = culprits.left_out(list(wanted.forwards), lambda some: nft(batch(some), locked.descriptor))
+    hidden = [each for each in through if isinstance(each, Masqueraded)]
+    refused = culprits.left_out(list(wanted.forwards), lambda some: nft(batch(some, hidden), locked.descriptor))
     opened = [each for each in wanted.forwards if each not in dict(refused)]
     _forget_flows(before.forwards, opened)
     failures = culprits.named(refused, lambda each: f"guest {each.domain!r}")
@@ -212,6 +213,10 @@ def _forget_flows(before: Iterable[PortForwards], now: Iterable[PortForwards]) -
         conntrack.forget(changed, [str(host.address) for host in gateway.host_addresses()])
 
 
+def _texts(through: Iterable[Through]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(map(str, each)) for each in through)
+
+
 def _one_by_one(port: PortForwards) -> list[PortForwards]:
     """A port's forwards one by one."""
     bare = PortForwards("", "", "", "", "")
@@ -223,11 +228,12 @@ def lost(state: State) -> list[str]:
     """What `settle` put into the kernel and somebody else took out of it. Raises GuestnetError."""
     from libvirt_guestnet.datapath.run.nft import sizes_of
 
-    active = [each for each in state.forwards() if each.active]
-    present, put = sizes_of(TABLE) if active else {}, state.forwards_in_kernel() or ForwardsInKernel()
+    through = passages(state)
+    wanted = any(each.active for each in state.forwards()) or any(isinstance(each, Masqueraded) for each in through)
+    present, put = sizes_of(TABLE) if wanted else {}, state.forwards_in_kernel() or ForwardsInKernel()
     # Compared with what was written, not with what was asked for: what the kernel refused would be missing for ever.
-    changed = not put.changing and present != sizes(put.forwards)
-    return [*([TABLE] if active and (changed or not present) else []), *_not_accepting(state)]
+    changed = not put.changing and present != sizes(put.forwards, len(put.masqueraded))
+    return [*([TABLE] if wanted and (changed or not present) else []), *_not_accepting(state)]
 
 
 def _not_accepting(state: State) -> list[str]:
@@ -245,9 +251,7 @@ def wanted_accepts(state: State) -> list[Wanted]:
     return [*accepts(_active(state)), *passages(state)]
 
 
-def _arrange(
-    active: list[PortForwards], through: list[Passage | RoutedLink], gone: set[str], locked: LockedState
-) -> list[str]:
+def _arrange(active: list[PortForwards], through: list[Through], gone: set[str], locked: LockedState) -> list[str]:
     """Has other firewalls accept these. Returns what failed."""
     from libvirt_guestnet.datapath.firewalls import registry
     from libvirt_guestnet.datapath.firewalls.contract import Change
@@ -268,7 +272,7 @@ def _names(active: list[PortForwards], state: State) -> Callable[[Wanted], str]:
     def name(wanted: Wanted) -> str:
         routes = ((receipt.domain, route.prefix) for receipt in state.host_routes() for route in receipt.routes)
         routed = next((domain for domain, prefix in routes if prefix == str(wanted.guest)), "")
-        domain = routed if isinstance(wanted, Passage | RoutedLink) else owners.get(wanted)
+        domain = routed if isinstance(wanted, Passage | Masqueraded | RoutedLink) else owners.get(wanted)
         return f"guest {domain!r}" if domain else f"{wanted.guest} on {wanted[0]}"
 
     return name

@@ -67,7 +67,12 @@ def _with(receipt: HostRoutes, olds: list[HostRoutes]) -> HostRoutes:
     for old in olds:
         more = (route for route in old.routes if route not in receipt.routes)
         also = (each for each in old.published if each not in receipt.published)
-        receipt = receipt._replace(routes=(*receipt.routes, *more), published=(*receipt.published, *also))
+        beyond = (prefix for prefix in old.behind if prefix not in receipt.behind)
+        receipt = receipt._replace(
+            routes=(*receipt.routes, *more),
+            published=(*receipt.published, *also),
+            behind=(*receipt.behind, *beyond),
+        )
     return receipt
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.port import checksum, filters, held_sets
-from libvirt_guestnet.datapath.run import culprits, nft
+from libvirt_guestnet.datapath.run import nft
 from libvirt_guestnet.datapath.run.names import NOTE_KINDS, TABLE, check_device
 from libvirt_guestnet.datapath.run.nft import NftRefusedError
 from libvirt_guestnet.errors import GuestnetError
@@ -219,6 +219,8 @@ def restore(uuid: str, gate: str, locked: LockedState) -> None:
 
 def _guard_living(locked: LockedState) -> set[int]:
     """Puts the chains of every port back. Reports ports for which nft refuses that, and returns their indexes."""
+    from libvirt_guestnet.datapath.run import culprits
+
     living = [r for r in locked.ports() if r.ifindex == links.index_of(r.tap)]
     numbers = nft.numbers_of_all()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from libvirt_guestnet import log
 from libvirt_guestnet.datapath.netlink import links
@@ -22,6 +21,7 @@ from libvirt_guestnet.hook.processes import detached
 from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.metadata.attributes import of_child
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState

@@ -8,8 +8,8 @@ killed itself leaves nothing here: the next calls set it right by what they alwa
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # what `signal` adds takes a millisecond
 import os
-import signal
 
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError

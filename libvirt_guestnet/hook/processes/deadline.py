@@ -3,7 +3,7 @@ of its own."""
 
 from __future__ import annotations
 
-import signal
+import _signal as signal  # type: ignore[import-not-found]  # what `signal` adds takes a millisecond
 from types import FrameType
 
 from libvirt_guestnet.errors import GuestnetError

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
 from libvirt_guestnet.datapath.routing.gateway import GATEWAY6, RoutedTap
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.domain import Domain, Nic
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
 from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route
 

@@ -6,11 +6,11 @@ If host.yaml says nothing there is no file, and nothing to read (decisions 46 an
 
 from __future__ import annotations
 
-import json
 import os
-from typing import NamedTuple
 
+from libvirt_guestnet import light_json
 from libvirt_guestnet.errors import NotAdmittedError
+from libvirt_guestnet.light_typing import NamedTuple
 
 FILE = "/etc/libvirt-guestnet/hooks.json"  # also in hook/concern.py, which imports nothing
 ALLOW, REFUSE = "allow", "refuse"
@@ -35,7 +35,7 @@ def read(file: str = FILE) -> HostWide:
     `guard` that this version does not know counts as DECLARED, as it must hold up no guest."""
     try:
         with open(file, "rb") as stream:
-            found = json.loads(stream.read(_LARGEST))
+            found = light_json.loads(stream.read(_LARGEST))
     except FileNotFoundError:
         return NOTHING_REQUIRED
     except OSError as error:
@@ -57,5 +57,5 @@ def write(wanted: HostWide, file: str = FILE) -> None:
     os.makedirs(os.path.dirname(file), 0o755, exist_ok=True)
     draft = f"{file}.draft"
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as stream:
-        json.dump(wanted._asdict(), stream)
+        stream.write(light_json.dumps(wanted._asdict()))
     os.replace(draft, file)

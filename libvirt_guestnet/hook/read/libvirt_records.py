@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.hook.read.domain import Domain
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.xmlread import Node
 
 # While a domain starts, its record does not exist yet; when a NIC is plugged in, it does.

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
 from libvirt_guestnet.datapath.devices.vxlan_device import Overlay
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read import hostwide, nics
+from libvirt_guestnet.light_typing import NamedTuple, TypeVar
 from libvirt_guestnet.metadata import policy, reader
 from libvirt_guestnet.metadata.attributes import address, device, of_child, optional_device
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT, NetworkPolicy
-from libvirt_guestnet.state.receipts import NetworkReceipt
+from libvirt_guestnet.state.receipts import ISOLATED, NetworkReceipt
 from libvirt_guestnet.xmlread import Node
 
 T = TypeVar("T")
@@ -38,6 +38,14 @@ class UplinkBridge(NamedTuple):
 
     bridge: str
     device: str
+
+
+def network_in(hook_data: Node) -> Node:
+    """The network that a call is about. Raises GuestnetError."""
+    network = hook_data.one("network")
+    if network is None:
+        raise GuestnetError("no <network> on stdin: was this hook called by libvirt?")
+    return network
 
 
 @lru_cache(1)  # a call is about one network, and asks for several parts of this
@@ -77,7 +85,13 @@ def undeclared_receipt(network: Node, default: str) -> NetworkReceipt | None:
         return None
     receipt = NetworkReceipt(network.text_of("name"), "", False, "", external=True, undeclared=True)
     # Nor does another firewall have to accept its traffic, or anybody to isolate its ports, for our sake.
-    return external_receipt(receipt, network)._replace(outside="", nat_outside="", isolated=False)
+    return external_receipt(receipt, network)._replace(outside="", nat_outside="", isolated=False, translates=())
+
+
+def refreshed(before: NetworkReceipt, network: Node) -> NetworkReceipt:
+    """What a network that was adopted or taken over while it runs has by now. How its ports are guarded stays as it is.
+    Raises GuestnetError on bad values."""
+    return external_receipt(before, network) if before.external else _with_facts(before, network)
 
 
 def external_receipt(before: NetworkReceipt, network: Node) -> NetworkReceipt:
@@ -99,6 +113,8 @@ def _with_facts(receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
         lease6=_longest_lease(network, 6),
         outside=_outside(network, "route"),
         nat_outside=_outside(network, "nat"),
+        mode=(forward.get("mode") or "nat") if (forward := network.one("forward")) else ISOLATED,
+        translates=_translates(network),
         isolated=any(port.get("isolated") == "yes" for port in network.all("port")),
         libvirt_fdb=bridge is not None and bridge.get("macTableManager") == "libvirt",
         announced=tuple(_announced(network)),
@@ -132,6 +148,15 @@ def check_kind(network: Node) -> None:
 def _outside(network: Node, mode: str) -> str:
     forward = network.one("forward")
     return optional_device(forward, "dev") if forward and (forward.get("mode") or "nat") == mode else ""
+
+
+def _translates(network: Node) -> tuple[int, ...]:
+    """The IP versions in which libvirt masquerades what leaves the network."""
+    forward = network.one("forward")
+    if forward is None or (forward.get("mode") or "nat") != "nat":
+        return ()
+    nat = forward.one("nat")
+    return (4, 6) if nat and nat.get("ipv6") == "yes" else (4,)
 
 
 def _announced(network: Node) -> Iterator[str]:

@@ -26,6 +26,7 @@ def _host_routes(domain: Domain, policy: PortPolicy, nic: Nic) -> HostRoutes:
         uuid=domain.uuid,
         domain=domain.name,
         routes=tuple(Route(str(prefix), bridge, _via(policy, prefix)) for prefix in policy.behind),
+        behind=tuple(map(str, policy.behind)),
     )
 
 

@@ -6,9 +6,9 @@ A guard is a chain at the ingress of a tap, so there has to be a tap that all fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink import links
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.xmlread import Node
 
 # Kinds that can be guarded, that cannot, and that need no guard, since nothing receives what they send.

@@ -15,12 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Set
 from contextlib import suppress
-from typing import NamedTuple
 
 from libvirt_guestnet import log, xmlread
 from libvirt_guestnet.datapath.run import program
 from libvirt_guestnet.datapath.run.nft import listed, sizes_of, tables
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.light_typing import NamedTuple
 
 _LIBVIRT, _TABLE = "/run/libvirt", "ip libvirt_network"
 # Rules of its iptables backend (5.1 and later); others, such as ours, name its bridges, too.

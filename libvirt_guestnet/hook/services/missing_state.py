@@ -6,7 +6,6 @@ One table for the service, which puts it back, and for `status`, `plan` and `doc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from libvirt_guestnet.datapath.port import bridge_filter
 from libvirt_guestnet.datapath.routing.gateway import ARP_TABLE
@@ -23,6 +22,7 @@ from libvirt_guestnet.hook.enforce import (
     tagging,
 )
 from libvirt_guestnet.hook.processes import notes
+from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.state.folder import State
 
 

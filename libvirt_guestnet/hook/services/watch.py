@@ -1,14 +1,15 @@
 """The service that puts back what somebody else removes from the kernel: by `nft flush ruleset`, a firewall's or
 Docker's restart, `ip route del`, or by stopping and starting a network under its guests.
 
-It is for hosts on which that happens; if nobody does such things, ports are safe without it. Netlink notifies of every
+It is for hosts on which that happens; if nobody does such things, ports are safe without
+it, but for NICs of type bridge that are plugged in. Netlink notifies of every
 change that can remove something (`datapath.netlink.events`). Then the service looks whether something of ours is
-missing (`missing_state`), or a tap is out of its bridge (`bridge_members`). If the table of ports is missing, every
-running guest is repaired as after a restart of libvirt's daemon. If single ports lack something, such as a chain that
-was deleted, emptied or made to accept, only their guests are repaired, and the others' counters go on. The service also
-finishes the work of killed processes (`unfinished`), as a new device may be the tap of a NIC whose plug helper is gone.
-When libvirt writes a new lease, forwards to leased addresses follow it. And `libvirt_rules` makes libvirt put its own
-rules back.
+missing (`missing_state`), a tap is out of its bridge (`bridge_members`), or a NIC came without a hook (`newcomers`). If
+the table of ports is missing, every running guest is repaired as after a restart of libvirt's daemon. If single ports
+lack something, such as a chain that was deleted, emptied or made to accept, only their guests are repaired, and the
+others' counters go on. The service also finishes the work of killed processes (`unfinished`), as a new device may be
+the tap of a NIC whose plug helper is gone. When libvirt writes a new lease, forwards to leased addresses follow it. And
+`libvirt_rules` makes libvirt put its own rules back.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.hook.enforce import bridge_guard, bridge_members, forwards, lease_forwards
 from libvirt_guestnet.hook.helpers import unfinished
 from libvirt_guestnet.hook.processes import deadline, notes
-from libvirt_guestnet.hook.services import libvirt_rules
+from libvirt_guestnet.hook.services import libvirt_rules, newcomers
 from libvirt_guestnet.hook.services.missing_state import NOTHING, Lost, lost
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import PortForwards
@@ -76,6 +77,7 @@ class _Watch:
         self.patience = _LOOK_SECONDS
         self._missing, self._tried, self._tries = NOTHING, 0.0, 0
         self._strays = bridge_members.Strays(self._looks)
+        self._newcomers = newcomers.Newcomers(self._looks)
         self._following: list[PortForwards] = []
         self._followed = 0.0
 
@@ -94,14 +96,17 @@ class _Watch:
                 self.patience = min(self.patience, max(_QUIET_SECONDS, self._pause_left()))
             if self._strays.waiting:
                 self.patience = min(self.patience, bridge_members.GRACE_SECONDS)
+            if self._newcomers.waiting:
+                self.patience = min(self.patience, newcomers.PATIENCE_SECONDS)
         except (GuestnetError, OSError) as error:
             self._looks.complain(f"what is missing in the kernel is not put back yet: {error}")
         self._looks.end()
 
     def _all_missing(self, state: UnlockedState) -> Lost:
         missing = _lost_for_good(state) if any(lost(state)) else NOTHING
-        strays = self._strays.lost(libvirt_rules.recorded("qemu"), state)
-        return missing._replace(ports={**missing.ports, **strays})
+        names = libvirt_rules.recorded("qemu")
+        found = {**self._strays.lost(names, state), **self._newcomers.lost(names, state)}
+        return missing._replace(ports={**missing.ports, **found})
 
     def _is_worth_trying(self, missing: Lost) -> bool:
         """Whether to try now. What could not be put back is not tried at every change, since our own try makes some. It
