@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 
 from libvirt_guestnet import parse
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.router import GuestNic, PortForward, RouterConfig
-from libvirt_guestnet.model.topology import Protocol
 from libvirt_guestnet.router import parts
 
 MOST_SHIFTED = 1024
@@ -117,7 +117,7 @@ def _public(config: RouterConfig) -> Iterator[str]:
     yield from (
         f"public address {address} of static NAT is used otherwise, too" for address in static if address in shared
     )
-    taken: dict[tuple[IPAddress, Protocol], list[PortForward]] = {}
+    taken: dict[tuple[IPAddress, str], list[PortForward]] = {}
     for each in config.forwards:
         for other in taken.setdefault((each.public, each.service.protocol), []):
             if not each.sources and not other.sources and _overlap(each, other):
@@ -143,7 +143,7 @@ def _inside(config: RouterConfig) -> Iterator[str]:
 
 def _ports(each: PortForward) -> Iterator[str]:
     first, last = each.service.first_port, each.service.last_port
-    if first is None or last is None or each.service.protocol is Protocol.ICMP:
+    if first is None or last is None or each.service.protocol not in ip_protocols.PORTED:
         yield f"port forward {each.name} has no ports"
     elif each.guest_port + last - first > 65535:
         yield f"port forward {each.name} leads beyond port 65535"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.router import GuestNic, PortForward, PublicNic, RouterConfig, Rule, Verdict
 from libvirt_guestnet.model.topology import Protocol, Service
@@ -235,10 +236,10 @@ def _matches(rule: Rule) -> Iterator[str]:
 
 
 def _service(service: Service, version: int) -> str:
-    if service.protocol is Protocol.ICMP:
+    if service.protocol == Protocol.ICMP:
         return f"meta l4proto {_ICMP[version]}"
     if service.first_port is None:
-        return f"meta l4proto {service.protocol}"
+        return f"meta l4proto {ip_protocols.number(service.protocol)}"
     span = "" if service.last_port == service.first_port else f"-{service.last_port}"
     return f"{service.protocol} dport {service.first_port}{span}"
 

@@ -114,6 +114,7 @@ WRONG = [
     (_forward(name="web"), "port forward web is used twice"),
     (_forward(service=Service(Protocol.TCP)), "port forward x has no ports"),
     (_forward(service=Service(Protocol.ICMP)), "port forward x has no ports"),
+    (_forward(service=Service("gre")), "port forward x has no ports"),
     (_forward(service=tcp(1, 9), guest_port=65530), "port forward x leads beyond port 65535"),
     (_forward(service=tcp(1, 1025), guest_port=2), "port forward x moves more than 1024 ports"),
     (
@@ -133,6 +134,13 @@ def test_what_contradicts_itself_is_refused(config: RouterConfig, message: str) 
 
 def test_what_is_right_has_no_conflicts() -> None:
     assert checks.conflicts(ROUTER) == checks.conflicts(with_two_publics()) == []
+
+
+def test_a_rule_can_be_of_a_protocol_as_a_whole() -> None:
+    services = (Service(Protocol.TCP), Service("gre"), Service("proto/99"))
+    made = document(_lan(exceptions=(Rule("all", services),))).nft
+    for number in (6, 47, 99):
+        assert re.search(rf"meta l4proto {number} .*egress-eth0-all", made), made
 
 
 HOSTILE = [
