@@ -1,7 +1,8 @@
 """A router's DHCP, DNS and router advertisements as dnsmasq's files. Pure.
 
 dnsmasq has to be restarted for a change of its own configuration. What changes often is in files that it reads again at
-SIGHUP: the guests' addresses, their options, their names, and whom to forward to.
+SIGHUP: the guests' addresses, their options, their names, and whom to forward to. A tag of one guest is not in those
+files: dnsmasq 2.90 links such a tag to others when the guest asks, frees them all at SIGHUP, and aborts.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def main(config: RouterConfig) -> Iterator[str]:
         yield from _domain(nic)
         for own in nic.addresses:
             yield from _ranges(nic, own.prefix)
+        tagged = (each for each in nic.dhcp.reservations if each.options)
+        yield from (f"dhcp-mac=set:{_tag_name(nic, each)},{each.mac}" for each in tagged)
         if parts.prefixes(nic, 6):
             yield f"ra-param={nic.name},{_RA_SECONDS},{_RA_LIFETIME}"
 
@@ -82,17 +85,13 @@ def hosts(config: RouterConfig) -> Iterator[str]:
             four = [str(address) for address in each.addresses if address.version == 4]
             six = [f"[{address}]" for address in each.addresses if address.version == 6]
             by_mac = four if each.duid else four + six
-            yield ",".join((each.mac, *_tag(nic, each), *by_mac, each.name))
+            yield ",".join((each.mac, *by_mac, each.name))
             if each.duid and six:
-                yield ",".join((f"id:{each.duid}", *_tag(nic, each), *six, each.name))
-
-
-def _tag(nic: GuestNic, each: Reservation) -> tuple[str, ...]:
-    """Only a guest with options of its own has a tag."""
-    return (f"set:{_tag_name(nic, each)}",) if each.options else ()
+                yield ",".join((f"id:{each.duid}", *six, each.name))
 
 
 def _tag_name(nic: GuestNic, each: Reservation) -> str:
+    """Only a guest with options of its own has a tag."""
     return f"{nic.name}-{each.mac.replace(':', '')}"
 
 

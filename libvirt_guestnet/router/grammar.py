@@ -53,10 +53,9 @@ _FORMS = {
         "servers-file=/run/router/servers",
         rf"interface={_ETH}|local=/{_NAME}/|domain={_NAME},{_PREFIX}|ra-param={_ETH},{_NUMBER},{_NUMBER}",
         rf"dhcp-range=set:{_ETH},{_ADDRESS},(?:static|{_ADDRESS})(?:,slaac)?,[0-9.]{{1,15}},{_NUMBER}",
+        rf"dhcp-mac=set:{_TAG},{_MAC}",
     ),
-    "hosts": (
-        rf"(?:{_MAC}|id:[0-9a-f]{{2}}(?::[0-9a-f]{{2}})+)(?:,set:{_TAG})?(?:,[0-9.]+|,\[[0-9a-f:]+\])*,(?![0-9.]+$){_NAME}",
-    ),
+    "hosts": (rf"(?:{_MAC}|id:[0-9a-f]{{2}}(?::[0-9a-f]{{2}})+)(?:,[0-9.]+|,\[[0-9a-f:]+\])*,(?![0-9.]+$){_NAME}",),
     "options": (rf"tag:{_TAG},(?:option6?:[a-z0-9+-]{{1,40}}|{_NUMBER})(?:,{_ITEM}){{0,32}}",),
     "names": (rf"{_ADDRESS} {_NAME}(?: {_NAME})?",),
     "servers": (rf"server=(?:/{_NAME}/)?{_ADDRESS}",),

@@ -83,9 +83,6 @@ class RouterBench:
         machine = Namespace(name, self.stack, self.directory)
         self.host.ip(f"link add v-{name} type veth peer name net0 address {mac} netns {machine.holder.pid}")
         self.host.ip(f"link set v-{name} master {bridge} up")
-        # On a busy machine a router may stand still for seconds: neighbours ask longer than the usual three.
-        for family in ("ipv4", "ipv6"):
-            machine.run("sh", "-c", f"echo 60 >/proc/sys/net/{family}/neigh/net0/ucast_solicit")
         machine.ip("link set net0 up")
         for address in addresses:
             machine.run("ip", "addr", "add", address, "dev", "net0", *([] if "." in address else ["nodad"]))

@@ -173,6 +173,7 @@ def test_what_no_parser_would_have_let_through_is_not_written(config: RouterConf
         ("dnsmasq", "conf-file=/etc/shadow"),
         ("dnsmasq", "log-facility=/etc/passwd"),
         ("hosts", "52:54:00:13:00:0a,10.1.1.10"),
+        ("hosts", "52:54:00:13:00:0a,set:x,10.1.1.10,web"),
         ("options", "option:router,10.1.1.1"),
         ("names", "10.1.1.10 a b c"),
         ("servers", "server=/etc/passwd"),
