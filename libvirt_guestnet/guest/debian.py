@@ -143,5 +143,6 @@ def installed(program: str) -> Path:
         path = Path(directory, program)
         if os.access(path, os.X_OK):
             return path
-    package = {"busybox": "busybox-static", "nft": "nftables", "perl": "perl-base"}.get(program, program)
+    packages = {"busybox": "busybox-static", "nft": "nftables", "perl": "perl-base", "dnsmasq": "dnsmasq-base"}
+    package = packages.get(program, program)
     raise GuestnetError(f"guest image: {program} is not installed; apt-get install {package}")

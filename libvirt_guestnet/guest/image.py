@@ -6,6 +6,7 @@ distribution, cached by content.
         kernel.json             the kernel package apt offered, and the state of apt's lists when it did
         debs/                   the kernel package an image was made from
         tiny-1a2b3c4d5e6f/      an image: kernel, initrd; the name is the hash of everything that went in
+        router-1a2b3c4d5e6f/    the same of a virtual router
 
 An image is made beside its place and renamed into it, so it is whole or absent. Once made it needs no network.
 """
@@ -48,6 +49,17 @@ class TinyImage:
     initrd: Path
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A kind of image: what its folders' names begin with, its kernel's modules, and what makes the rest."""
+
+    prefix: str
+    modules: tuple[str, ...]
+    userland: Callable[[], initrd.Contents]
+
+
+TINY = Recipe("tiny", initrd.MODULES, initrd.userland)
+
 Tell = Callable[[str], None]
 
 
@@ -55,7 +67,7 @@ def _quiet(_doing: str) -> None:
     return None
 
 
-def ensure_image(cache: Path = CACHE, tell: Tell = _quiet) -> TinyImage:
+def ensure_image(cache: Path = CACHE, tell: Tell = _quiet, recipe: Recipe = TINY) -> TinyImage:
     """The image for this machine's packages, made if it is not in the cache. `tell` hears what takes its time.
 
     Raises GuestnetError when a package is missing, or when the kernel package cannot be had and no image made from
@@ -63,12 +75,12 @@ def ensure_image(cache: Path = CACHE, tell: Tell = _quiet) -> TinyImage:
     """
     if not _writable(cache):
         # Seen from a sandbox, which cannot make one.
-        if found := newest(cache):
+        if found := newest(cache, recipe):
             return found
         raise GuestnetError(f"{cache} has no guest image and is read-only here: make it outside the sandbox first")
-    contents = initrd.userland()
+    contents = recipe.userland()
     with _locked(cache / "lock"):
-        directory = _find_or_build(cache, debian.kernel_package(cache), contents, tell)
+        directory = _find_or_build(cache, debian.kernel_package(cache), recipe, contents, tell)
         os.utime(directory)  # the newest is the one in use: for sandboxes, and for _prune
     return TinyImage(directory / "kernel", directory / "initrd")
 
@@ -81,50 +93,55 @@ def _writable(cache: Path) -> bool:
     return not os.statvfs(cache).f_flag & os.ST_RDONLY
 
 
-def newest(cache: Path = CACHE) -> TinyImage | None:
+def newest(cache: Path = CACHE, recipe: Recipe = TINY) -> TinyImage | None:
     """The image that was used last, without making one; None when there is none."""
-    images = sorted(cache.glob("tiny-*"), key=lambda path: path.stat().st_mtime)
+    images = sorted(cache.glob(f"{recipe.prefix}-*"), key=lambda path: path.stat().st_mtime)
     return TinyImage(images[-1] / "kernel", images[-1] / "initrd") if images else None
 
 
-def _find_or_build(cache: Path, kernel: debian.KernelPackage | None, contents: initrd.Contents, tell: Tell) -> Path:
-    if kernel is not None and (directory := cache / f"tiny-{_key(kernel.filename, contents)}").is_dir():
+def _find_or_build(
+    cache: Path, kernel: debian.KernelPackage | None, recipe: Recipe, contents: initrd.Contents, tell: Tell
+) -> Path:
+    if (
+        kernel is not None
+        and (directory := cache / f"{recipe.prefix}-{_key(kernel.filename, contents, recipe)}").is_dir()
+    ):
         return directory
     tell("fetching the guest's kernel")
     deb = debian.fetch(kernel, cache / "debs")
-    directory = cache / f"tiny-{_key(deb.name, contents)}"
+    directory = cache / f"{recipe.prefix}-{_key(deb.name, contents, recipe)}"
     if not directory.is_dir():
-        _build(cache, directory, deb, contents, tell)
-        _prune(cache)
+        _build(directory, deb, recipe, contents, tell)
+        _prune(cache, recipe)
     return directory
 
 
-def _key(kernel: str, contents: initrd.Contents) -> str:
-    digest = hashlib.sha256(f"{BUILDER}\0{kernel}\0{initrd.MODULES}\0".encode())
+def _key(kernel: str, contents: initrd.Contents, recipe: Recipe = TINY) -> str:
+    digest = hashlib.sha256(f"{BUILDER}\0{kernel}\0{recipe.modules}\0".encode())
     digest.update(initrd.fingerprint(contents))
     return digest.hexdigest()[:16]
 
 
-def _build(cache: Path, directory: Path, deb: Path, contents: initrd.Contents, tell: Tell) -> None:
+def _build(directory: Path, deb: Path, recipe: Recipe, contents: initrd.Contents, tell: Tell) -> None:
     tell("unpacking the guest's kernel")
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=cache) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=directory.parent) as scratch:
         root = debian.unpack(deb, Path(scratch) / "kernel")
         made = Path(scratch) / "image"
         made.mkdir(mode=0o755)
         (made / "kernel").write_bytes(debian.bootable(root))
         tell("packing the guest's initramfs")
-        (made / "initrd").write_bytes(initrd.archive({**contents, **initrd.modules(root)}))
+        (made / "initrd").write_bytes(initrd.archive({**contents, **initrd.modules(root, recipe.modules)}))
         for path in made.iterdir():
             path.chmod(0o644)
         made.chmod(0o755)
         made.rename(directory)
 
 
-def _prune(cache: Path) -> None:
-    """Leaves the newest images, and no half-made one (we hold the lock, so nobody is at it)."""
+def _prune(cache: Path, recipe: Recipe = TINY) -> None:
+    """Leaves the newest images of a kind, and no half-made one (we hold the lock, so nobody is at it)."""
     for leftover in cache.glob(".making-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    images = sorted(cache.glob("tiny-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    images = sorted(cache.glob(f"{recipe.prefix}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in images[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
     for deb in sorted((cache / "debs").glob("*.deb"), key=lambda path: path.stat().st_mtime)[:-1]:

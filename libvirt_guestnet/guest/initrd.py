@@ -38,27 +38,38 @@ Contents = Mapping[str, ArchiveEntry]
 
 def userland() -> dict[str, ArchiveEntry]:
     """Everything but kernel modules, from what is installed here. Raises GuestnetError for a missing package."""
-    busybox, perl, nft = (debian.installed(name) for name in ("busybox", "perl", "nft"))
+    contents = programs("perl", "nft") | skeleton()
+    data = files("libvirt_guestnet.guest").joinpath("data")
+    for name, place in (("init", "init"), ("net", "etc/net"), ("dhcp", "etc/dhcp"), ("agent", "etc/agent")):
+        contents[place] = ArchiveEntry(stat.S_IFREG | 0o755, data.joinpath(name).read_bytes())
+    contents["etc/passwd"] = ArchiveEntry(stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n")
+    return contents
+
+
+def programs(*names: str) -> dict[str, ArchiveEntry]:
+    """Static busybox with its applets, and these programs with what they load, all in bin. Raises GuestnetError for a
+    missing package."""
+    busybox = debian.installed("busybox")
     if _libraries(busybox):
         raise GuestnetError(f"guest image: {busybox} is not static; apt-get install busybox-static")
     contents = {f"bin/{applet}": _link("busybox") for applet in run(str(busybox), "--list").decode().split()}
-    contents |= {"bin/busybox": _file(busybox), "bin/perl": _file(perl), "bin/nft": _file(nft)}
-    parts = _perl_parts(perl)
-    for path in [*parts, *_libraries(perl), *_libraries(nft), *(lib for part in parts for lib in _libraries(part))]:
-        contents[str(path).lstrip("/")] = _file(path)
-    return contents | _skeleton()
+    contents["bin/busybox"] = _file(busybox)
+    for name in names:
+        program = debian.installed(name)
+        contents[f"bin/{name}"] = _file(program)
+        parts = _perl_parts(program) if name == "perl" else []
+        for path in [*parts, *_libraries(program), *(lib for part in parts for lib in _libraries(part))]:
+            contents[str(path).lstrip("/")] = _file(path)
+    return contents
 
 
-def _skeleton() -> dict[str, ArchiveEntry]:
+def skeleton() -> dict[str, ArchiveEntry]:
+    """Folders, the names that programs are looked for by, and the console."""
     contents = {
         name: ArchiveEntry(stat.S_IFDIR | 0o755) for name in ("dev", "proc", "sys", "run", "tmp", "root", "etc")
     }
     contents |= {"sbin": _link("bin"), "usr/bin": _link("../bin"), "usr/sbin": _link("../bin")}
     contents["dev/console"] = ArchiveEntry(stat.S_IFCHR | 0o600, device=(5, 1))
-    data = files("libvirt_guestnet.guest").joinpath("data")
-    for name, place in (("init", "init"), ("net", "etc/net"), ("dhcp", "etc/dhcp"), ("agent", "etc/agent")):
-        contents[place] = ArchiveEntry(stat.S_IFREG | 0o755, data.joinpath(name).read_bytes())
-    contents["etc/passwd"] = ArchiveEntry(stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n")
     return contents
 
 
@@ -94,8 +105,8 @@ def _link(target: str) -> ArchiveEntry:
 # ---- kernel modules
 
 
-def modules(root: Path) -> dict[str, ArchiveEntry]:
-    """MODULES and what they need from an unpacked kernel package, unpacked, with a modules.dep for modprobe.
+def modules(root: Path, names: Iterable[str]) -> dict[str, ArchiveEntry]:
+    """These modules and what they need from an unpacked kernel package, unpacked, with a modules.dep for modprobe.
 
     Raises GuestnetError when the kernel neither has a module nor is built with it.
     """
@@ -105,7 +116,7 @@ def modules(root: Path) -> dict[str, ArchiveEntry]:
     available = {_module_name(path): path for path in directory.rglob("*.ko*")}
     builtin = {_module_name(Path(line)) for line in (directory / "modules.builtin").read_text().splitlines()}
     found: dict[str, tuple[bytes, list[str]]] = {}
-    for name in MODULES:
+    for name in names:
         _collect(name, available, builtin, found)
     base = f"lib/modules/{directory.name}"
     contents = {f"{base}/{name}.ko": ArchiveEntry(stat.S_IFREG | 0o644, data) for name, (data, _) in found.items()}

@@ -1,0 +1,159 @@
+"""What contradicts itself in a router's configuration. Pure.
+
+Whoever makes one of a file refuses the same there, with line and column; here it is refused whoever made it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+
+from libvirt_guestnet import parse
+from libvirt_guestnet.model import ip_protocols
+from libvirt_guestnet.model.network import IPAddress
+from libvirt_guestnet.model.router import GuestNic, PortForward, RouterConfig
+from libvirt_guestnet.router import parts
+
+MOST_SHIFTED = 1024
+"""Ports of one forward that are moved to others: each is an element of a map."""
+
+
+def conflicts(config: RouterConfig) -> list[str]:
+    """Everything that is wrong, each in one sentence without a full stop."""
+    return [
+        *_nics(config),
+        *_names(config),
+        *(problem for nic in config.guests for problem in _guest_network(config, nic)),
+        *_overlapping(config),
+        *_public(config),
+        *_inside(config),
+        *(problem for each in config.forwards for problem in _ports(each)),
+        *_tier_rules(config),
+        *(
+            f"forwarder of {each.domain or 'all names'} has no address"
+            for each in config.forwarders
+            if not each.address
+        ),
+    ]
+
+
+def _twice(what: str, values: Iterable[Hashable]) -> Iterator[str]:
+    yield from (f"{what} {value} is used twice" for value, count in Counter(values).items() if count > 1)
+
+
+def _nics(config: RouterConfig) -> Iterator[str]:
+    nics = [*config.traffic_nics, config.control]
+    yield from _twice("NIC", (nic.name for nic in nics))
+    yield from _twice("MAC address", (nic.mac for nic in nics))
+    control = config.control
+    yield from (f"NIC {nic.name} is not called ethN" for nic in nics if not _is_nic_name(nic.name))
+    if not control.address.ip.is_link_local or control.host not in control.address.prefix:
+        yield f"control address {control.address} and the host's {control.host} are not of one link-local prefix"
+    if not config.guests:
+        yield "there is no guest network"
+
+
+def _is_nic_name(name: str) -> bool:
+    try:
+        return name.startswith("eth") and parse.number(name.removeprefix("eth"), 0, 252) >= 0
+    except parse.TextError:
+        return False
+
+
+def _names(config: RouterConfig) -> Iterator[str]:
+    yield from _twice("port forward", (each.name for each in config.forwards))
+    yield from _twice("static NAT", (each.name for each in config.static_nat))
+    yield from _twice("ingress rule", (each.name for each in config.ingress))
+    yield from _twice("tier rule", (each.rule.name for each in config.tier_rules))
+    for nic in config.guests:
+        yield from _twice(f"exception of {nic.name}'s egress policy", (each.name for each in nic.exceptions))
+
+
+def _guest_network(config: RouterConfig, nic: GuestNic) -> Iterator[str]:
+    if not nic.addresses:
+        yield f"guest network {nic.name} has no address"
+    prefixes = [own.prefix for own in nic.addresses]
+    reserved = [address for each in nic.dhcp.reservations for address in each.addresses]
+    yield from _twice(f"MAC address in {nic.name}'s reservations,", (each.mac for each in nic.dhcp.reservations))
+    yield from _twice(f"address in {nic.name}'s reservations,", reserved)
+    for address in reserved:
+        if not any(address in prefix for prefix in prefixes):
+            yield f"address {address} is reserved on {nic.name}, whose prefixes do not have it"
+        elif address in {own.ip for own in nic.addresses}:
+            yield f"address {address} is reserved on {nic.name}, and is the router's"
+    for each in nic.dhcp.ranges:
+        if each.start.version != each.end.version or int(each.start) > int(each.end):
+            yield f"range {each.start} to {each.end} of {nic.name} has no order"
+        elif not any(each.start in prefix and each.end in prefix for prefix in prefixes):
+            yield f"range {each.start} to {each.end} is not in a prefix of {nic.name}"
+    yield from (f"source NAT address {a} of {nic.name} is twice of a family" for a in _second(nic.source_nat))
+
+
+def _second(addresses: tuple[IPAddress, ...]) -> Iterator[IPAddress]:
+    seen = set[int]()
+    for address in addresses:
+        if address.version in seen:
+            yield address
+        seen.add(address.version)
+
+
+def _overlapping(config: RouterConfig) -> Iterator[str]:
+    known = [(nic.name, own.prefix) for nic in config.traffic_nics for own in nic.addresses]
+    for index, (name, prefix) in enumerate(known):
+        for other, another in known[index + 1 :]:
+            if name != other and prefix.version == another.version and prefix.overlaps(another):
+                yield f"prefixes {prefix} of {name} and {another} of {other} overlap"
+
+
+def _public(config: RouterConfig) -> Iterator[str]:
+    own = {own.ip for nic in config.public for own in nic.addresses}
+    for address in parts.translated(config):
+        if parts.public_nic(config, address) is None:
+            yield f"public address {address} is in no public network of the router"
+    static = [each.public for each in config.static_nat]
+    yield from _twice("public address", static)
+    yield from _twice("guest address of static NAT,", (each.guest for each in config.static_nat))
+    shared = {each.public for each in config.forwards} | {a for nic in config.guests for a in nic.source_nat} | own
+    yield from (
+        f"public address {address} of static NAT is used otherwise, too" for address in static if address in shared
+    )
+    taken: dict[tuple[IPAddress, str], list[PortForward]] = {}
+    for each in config.forwards:
+        for other in taken.setdefault((each.public, each.service.protocol), []):
+            if not each.sources and not other.sources and _overlap(each, other):
+                yield f"port forwards {other.name} and {each.name} share ports of {each.public}"
+        taken[each.public, each.service.protocol].append(each)
+
+
+def _overlap(one: PortForward, other: PortForward) -> bool:
+    a, b = one.service, other.service
+    if None in (a.first_port, a.last_port, b.first_port, b.last_port):
+        return True
+    return a.first_port <= b.last_port and b.first_port <= a.last_port  # type: ignore[operator]
+
+
+def _inside(config: RouterConfig) -> Iterator[str]:
+    prefixes = [own.prefix for nic in config.guests for own in nic.addresses]
+    for each in config.translations:
+        if each.public.version != each.guest.version:
+            yield f"{each.name} translates {each.public} to {each.guest}, which is of another IP version"
+        if not any(each.guest in prefix for prefix in prefixes):
+            yield f"{each.name} leads to {each.guest}, which is in no guest network of the router"
+
+
+def _ports(each: PortForward) -> Iterator[str]:
+    first, last = each.service.first_port, each.service.last_port
+    if first is None or last is None or each.service.protocol not in ip_protocols.PORTED:
+        yield f"port forward {each.name} has no ports"
+    elif each.guest_port + last - first > 65535:
+        yield f"port forward {each.name} leads beyond port 65535"
+    elif first != each.guest_port and last - first >= MOST_SHIFTED:
+        yield f"port forward {each.name} moves more than {MOST_SHIFTED} ports"
+
+
+def _tier_rules(config: RouterConfig) -> Iterator[str]:
+    known = {nic.name for nic in config.guests}
+    for each in config.tier_rules:
+        for name in (each.source, each.destination):
+            if name not in known:
+                yield f"tier rule {each.rule.name} is about {name}, which is no guest network of the router"
