@@ -91,7 +91,7 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     what.add_argument("--name", help="the topology's name, where the file is gone")
     text = (
         "also cut off running guests that are not in the file, copies of its guests, and guests' own NICs on a "
-        "network that was taken over"
+        "network that goes"
     )
     verb.add_argument("--allow-interrupt", action="store_true", help=text)
     verb = _verb(verbs, "render", "topologies.render", "write the libvirt XML of a topology, for virsh")
