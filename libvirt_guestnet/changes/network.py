@@ -14,7 +14,7 @@ from libvirt_guestnet.libvirtd.snapshot import marked, parse_xml, to_text
 
 @dataclass(frozen=True)
 class Plugged:
-    """A running guest's tap on a network. `other`: what the guest asks for is not the topology's to say, and may be
+    """A running guest's tap on a network. `other`: what the guest asks for is not what the topology says, and may be
     impossible."""
 
     domain: str
@@ -285,11 +285,13 @@ class SetNetworkAutostart(Change):
 @dataclass(frozen=True, kw_only=True)
 class RemoveNetwork(Change):
     """Stop and undefine a network. `after` names the guests that other changes make let go of it before, `left` NICs of
-    those that run on without it: they lose the guard that its policy asked for, and keep it where it only stops."""
+    those that run on without it: they lose the guard that its policy asked for, and keep it where it only stops.
+    `others` as in AdoptNetwork."""
 
     backup: NetworkBackup
     after: frozenset[str] = frozenset()
     left: tuple[LeftNic, ...] = ()
+    others: frozenset[str] = frozenset()
     VERB = "remove"
     KIND = "network"
 
@@ -300,4 +302,4 @@ class RemoveNetwork(Change):
         run.step("undefined")
         for nic in self.left:
             run.effects.release(nic.uuid, nic.tap)
-        _raise(_have_follow(run, tuple(sorted({nic.domain for nic in self.left}))))
+        _raise(_have_follow(run, tuple(sorted({nic.domain for nic in self.left})), self.others))

@@ -81,12 +81,18 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     _map(verb)
     verb.add_argument("--allow-interrupt", action="store_true", help="also make changes that interrupt running guests")
     verb = _verb(
-        verbs, "destroy", "topologies.destroy", "remove everything of libvirt's whose metadata names a topology"
+        verbs,
+        "destroy",
+        "topologies.destroy",
+        "take a topology away: its networks, lab guests, plugged NICs and metadata; domains of your own stay",
     )
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="the topology file, or - for standard input")
     what.add_argument("--name", help="the topology's name, where the file is gone")
-    text = "also cut off running guests that are not in the file, or copies of its guests"
+    text = (
+        "also cut off running guests that are not in the file, copies of its guests, and guests' own NICs on a "
+        "network that goes"
+    )
     verb.add_argument("--allow-interrupt", action="store_true", help=text)
     verb = _verb(verbs, "render", "topologies.render", "write the libvirt XML of a topology, for virsh")
     _topology(verb)

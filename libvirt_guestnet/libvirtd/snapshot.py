@@ -12,6 +12,7 @@ from lxml import etree
 
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest.config import FWCFG
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy
 from libvirt_guestnet.model.drift import Drift
@@ -22,6 +23,7 @@ Element = etree._Element
 NETWORK_MARK = f"metadata/{{{NAMESPACE}}}network"
 DOMAIN_MARK = f"metadata/{{{NAMESPACE}}}domain"
 PORT_MARK = f"{{{NAMESPACE}}}port"
+_CONFIGURATION = f"sysinfo[@type='fwcfg']/entry[@name='{FWCFG}']"
 
 
 def parse_xml(text: str) -> Element:
@@ -151,8 +153,10 @@ class DomainState:
 
     @property
     def ours(self) -> bool:
-        """Whether guestnet itself defined it (a lab guest), as against a user's domain whose NICs we manage."""
-        return self.mark is not None and self.mark.get("image") is not None and not self.is_copy
+        """Whether guestnet itself defined it (a lab guest), as against a user's domain whose NICs we manage. Its
+        definition shows that: a guest that is ours is stopped and undefined, and metadata can be anybody's."""
+        said = self.mark is not None and self.mark.get("image") is not None and not self.is_copy
+        return said and self.config.find(_CONFIGURATION) is not None
 
     @property
     def is_copy(self) -> bool:

@@ -35,7 +35,7 @@ from libvirt_guestnet.metadata.policy import NAMESPACE, NetworkPolicy
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import address, prefix
 from libvirt_guestnet.plan.compare import differences, summary
-from libvirt_guestnet.plan.network import bridge_with_rules
+from libvirt_guestnet.plan.network import bridge_with_rules, others_of
 
 _RESERVATION, _DNS = (f"{{{NAMESPACE}}}{tag}" for tag in ("reservation", "dns"))
 _NIC = "devices/interface"
@@ -46,7 +46,7 @@ def plan_external(wanted: WantedExternal, snapshot: Snapshot, sure: Collection[s
     the list does, and what comes is listed before. `sure`: guests that follow in any
     case, as their metadata is the topology's own, or is taken out before."""
     state = snapshot.network[wanted.name]
-    mark = _withoutothers_of(wanted.mark, state)
+    mark = _without_theirs(wanted.mark, state)
     yield from _updates(state, lambda root: _leaving(root, state.mark, mark))
     yield from _adopt(state, mark, snapshot, sure)
     yield from _updates(state, lambda root: _coming(root, mark))
@@ -79,12 +79,6 @@ def _adopt(state: NetworkState, mark: Element, snapshot: Snapshot, sure: Collect
             return
         new = new if found else Replacement(old, old)
     yield AdoptNetwork(state.name, what, mark=new, ports=ports, others=others_of(ports, snapshot, sure))
-
-
-def others_of(ports: tuple[str, ...], snapshot: Snapshot, sure: Collection[str]) -> frozenset[str]:
-    """Those of the followers that follow by metadata of their own, which is none of the topology's."""
-    own = (name for name in ports if snapshot.domain[name].current.find(DOMAIN_MARK) is not None)
-    return frozenset(own) - frozenset(sure)
 
 
 def followers(state: NetworkState, snapshot: Snapshot, mark: Element | None, sure: Collection[str]) -> tuple[str, ...]:
@@ -139,7 +133,7 @@ def _is_on(nic: Element, state: NetworkState) -> bool:
     return source_network(nic) == state.name or (bridge is not None and bridge == state.bridge)
 
 
-def _withoutothers_of(mark: Element, state: NetworkState) -> Element:
+def _without_theirs(mark: Element, state: NetworkState) -> Element:
     """Not listed is what the network's owner has said already, or made of what was listed, and a name where its DNS is
     off."""
     result, before = deepcopy(mark), _listed(state.mark)

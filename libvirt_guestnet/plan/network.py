@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
 
 from lxml import etree
@@ -24,6 +24,7 @@ from libvirt_guestnet.changes.network import (
     UpdateNetwork,
 )
 from libvirt_guestnet.libvirtd.snapshot import (
+    DOMAIN_MARK,
     NETWORK_MARK,
     Element,
     NetworkState,
@@ -47,28 +48,39 @@ _REPLACED = frozenset({"dns-host", "dns-srv", "dns-txt", "dhcp-range"})
 _CARRIER = re.compile(rf"metadata/.*\b({'|'.join(sorted(registry.TAGS))})\b")
 
 
-def plan_network(wanted: WantedNetwork, snapshot: Snapshot) -> Iterator[Change]:
-    """All changes for one network of the topology, in order."""
+def plan_network(wanted: WantedNetwork, snapshot: Snapshot, sure: Collection[str] = ()) -> Iterator[Change]:
+    """All changes for one network of the topology, in order. `sure` as for `others_of`."""
     state = snapshot.network.get(wanted.name)
     if state is None:
         yield DefineNetwork(wanted.name, _kind(wanted.element), xml=to_text(wanted.element))
     else:
-        yield from _change_network(fitted(wanted, state), state, snapshot)
+        yield from _change_network(fitted(wanted, state), state, snapshot, sure)
     if wanted.autostart != (state is not None and state.autostart):
         yield SetNetworkAutostart(wanted.name, "on" if wanted.autostart else "off", on=wanted.autostart)
     if state is None or state.live is None:
-        taps = _taps(wanted.name, snapshot, wanted.element)
+        taps = _taps(wanted.name, snapshot, wanted.element, sure)
         yield StartNetwork(wanted.name, bridge=bridge_of(wanted.element), taps=taps)
 
 
-def plan_removal(state: NetworkState, snapshot: Snapshot, users: set[str], gone: set[str], why: str) -> RemoveNetwork:
-    """The change that removes a network from running `users`, and from saved guests except those `gone` by then."""
+def plan_removal(
+    state: NetworkState, snapshot: Snapshot, users: set[str], gone: set[str], why: str, *, sure: Collection[str]
+) -> RemoveNetwork:
+    """The change that removes a network from running `users`, and from saved guests except those `gone` by then. `sure`
+    as for `others_of`."""
     saved = snapshot.kept.get(state.name, frozenset()) - gone
     if saved:
         why += f"; what is saved of {', '.join(sorted(saved))} cannot be resumed without it"
-    backup = _backup(state, snapshot)
+    backup = _backup(state, snapshot, sure)
     left = tuple(LeftNic(x.domain, snapshot.domain[x.domain].uuid, x.tap) for x in backup.taps if x.domain in users)
-    return RemoveNetwork(state.name, why, tuple(sorted(users | saved)), backup=backup, left=left)
+    others = others_of(users, snapshot, sure)
+    return RemoveNetwork(state.name, why, tuple(sorted(users | saved)), backup=backup, left=left, others=others)
+
+
+def others_of(guests: Iterable[str], snapshot: Snapshot, sure: Collection[str]) -> frozenset[str]:
+    """Those running guests that follow a network by metadata of their own, which may be impossible: but for those that
+    are `sure`, as theirs is what the topology says, or is taken out before."""
+    own = (name for name in guests if snapshot.domain[name].current.find(DOMAIN_MARK) is not None)
+    return frozenset(own) - frozenset(sure)
 
 
 def bridge_of(network: Element) -> str | None:
@@ -77,7 +89,9 @@ def bridge_of(network: Element) -> str | None:
     return None if bridge is None else bridge.get("name")
 
 
-def _change_network(element: Element, state: NetworkState, snapshot: Snapshot) -> Iterator[Change]:
+def _change_network(
+    element: Element, state: NetworkState, snapshot: Snapshot, sure: Collection[str]
+) -> Iterator[Change]:
     live = () if state.live is None else differences(element, state.live)
     rigid = [d for d in live if not _changes_live(d, snapshot)]
     if rigid:
@@ -88,8 +102,8 @@ def _change_network(element: Element, state: NetworkState, snapshot: Snapshot) -
             users,
             xml=to_text(element),
             bridge=bridge_of(element),
-            taps=_taps(state.name, snapshot, element),
-            backup=_backup(state, snapshot),
+            taps=_taps(state.name, snapshot, element, sure),
+            backup=_backup(state, snapshot, sure),
         )
         return
     config = differences(element, state.config)
@@ -195,29 +209,29 @@ def _leave_as_it_was(network: Element, theirs: Element) -> None:
             network.remove(options)
 
 
-def _backup(state: NetworkState, snapshot: Snapshot) -> NetworkBackup:
+def _backup(state: NetworkState, snapshot: Snapshot, sure: Collection[str]) -> NetworkBackup:
     return NetworkBackup(
         name=state.name,
         config=to_text(state.config),
         live=None if state.told is None else to_text(state.told),
         autostart=state.autostart,
         bridge=state.bridge,
-        taps=_taps(state.name, snapshot, state.current),
+        taps=_taps(state.name, snapshot, state.current, sure),
     )
 
 
-def _taps(network: str, snapshot: Snapshot, element: Element) -> tuple[Plugged, ...]:
+def _taps(network: str, snapshot: Snapshot, element: Element, sure: Collection[str] = ()) -> tuple[Plugged, ...]:
     """The running guests' taps on a network, with the isolation that `element` gives them."""
-    everybody, mark = _isolated(element) == "yes", element.find(NETWORK_MARK)
-    topology = None if mark is None else mark.get("topology")
+    everybody, plugged = _isolated(element) == "yes", snapshot.plugged.get(network, ())
+    others = others_of((domain for domain, _ in plugged), snapshot, sure)
     return tuple(
         Plugged(
             domain,
             device,
             _is_isolated(_defined(domain, interface, snapshot), interface, everybody),
-            other=snapshot.domain[domain].topology not in (None, topology),
+            other=domain in others,
         )
-        for domain, interface in snapshot.plugged.get(network, ())
+        for domain, interface in plugged
         if (device := tap(interface)) is not None
     )
 

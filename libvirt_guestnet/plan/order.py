@@ -157,12 +157,13 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
         if network.topology == topology and network.is_external:
             changes += plan_release(network, snapshot, why, _freed(parting))
         elif network.topology == topology:
-            plugged = snapshot.plugged.get(network.name, ())
-            staying = [(d, nic) for d, nic in plugged if d not in gone]
+            staying = ((d, nic) for d, nic in snapshot.plugged.get(network.name, ()) if d not in gone)
             users = {d for d, nic in staying if not _lets_go(released.get(d), nic)}
-            cut_off |= {d for d, nic in plugged if d in users and d in released and stays_on(released[d], nic)}
+            cut_off |= users
             after = frozenset(state.name for state in domains if network.name in state.needed)
-            changes.append(replace(plan_removal(network, snapshot, users, gone, why), after=after))
+            changes.append(
+                replace(plan_removal(network, snapshot, users, gone, why, sure=_freed(parting)), after=after)
+            )
         elif network.mark is None and snapshot.adopted.get(network.name) == topology:
             taken_out = f"{why}; somebody took its metadata out"
             changes += plan_release(network, snapshot, taken_out, _freed(parting))
@@ -211,7 +212,7 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str])
                 yield from plan_release(state, snapshot, why, sure)
         elif state.topology == wanted.topology and state.name not in staying and wanted.leaving is None:
             users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
-            yield plan_removal(state, snapshot, users, gone, "no longer in the topology")
+            yield plan_removal(state, snapshot, users, gone, "no longer in the topology", sure=sure)
 
 
 def _is_managed(domain: DomainState, topology: str) -> bool:

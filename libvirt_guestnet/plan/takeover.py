@@ -20,9 +20,9 @@ from libvirt_guestnet.libvirtd.snapshot import (
     to_text,
 )
 from libvirt_guestnet.metadata.policy import NAMESPACE
-from libvirt_guestnet.plan.adoption import followers, left_alone, others_of
+from libvirt_guestnet.plan.adoption import followers, left_alone
 from libvirt_guestnet.plan.compare import differences, summary
-from libvirt_guestnet.plan.network import plan_network
+from libvirt_guestnet.plan.network import others_of, plan_network
 
 WORDS = "from now on it is guestnet's own, and guestnet destroy removes it"
 _CARRIERS = tuple(f"{{{NAMESPACE}}}{tag}" for tag in registry.TAGS)
@@ -34,12 +34,12 @@ def plan_own(wanted: Wanted, snapshot: Snapshot, sure: Collection[str]) -> Itera
     told = tuple(_told(state, marks[state.name]) if state.name in marks else state for state in snapshot.networks)
     facing = replace(snapshot, networks=told)
     for network in wanted.networks:
-        changes = list(plan_network(network, facing))
+        changes = list(plan_network(network, facing, sure))
         state = snapshot.network.get(network.name)
         if state is None or network.name not in marks:
             yield from changes
         elif state.mark is None and any(isinstance(each, RestartNetwork) for each in changes):
-            yield from map(_said, plan_network(network, snapshot))
+            yield from map(_said, plan_network(network, snapshot, sure))
         else:
             yield from _marking(state, marks[network.name], snapshot, sure)
             yield from changes

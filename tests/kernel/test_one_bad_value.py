@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
-from support.hooks import DATA, NETWORK, with_metadata
+from support.box import Box
+from support.hooks import DATA, DOMAIN, NETWORK, NS, START, Hooks, with_metadata
 from support.kernel_lan import FLOAT, FORWARDS, GUEST, GUEST6, HOST, LanHost, start
 
 pytestmark = pytest.mark.kernel
@@ -39,6 +42,34 @@ def test_a_rule_in_an_address_fails_at_start(host: LanHost) -> None:
         assert (host.box.ok("ip6tables", "-S"), host.box.ok("iptables", "-S")) == before, where
         assert "guestnet" not in host.box.ok("nft", "list", "tables"), where
         assert host.receipts() == [], where
+
+
+TAKEN_OVER = f"""<network><name>lan</name><metadata><guestnet:network {NS} topology="t" name="lan"/></metadata>
+<bridge name="virbr9"/></network>"""
+FOLLOWED = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hook import live
+from libvirt_guestnet.state.locked import UnlockedState
+live.adopt_network(sys.argv[1].encode())
+try:
+    live.guard_domain(sys.argv[2].encode())
+except GuestnetError as error:
+    print(UnlockedState().bridges(), error)
+"""
+
+
+def test_a_guest_that_follows_last_and_cannot_keeps_no_bridge_open(tmp_path: Path) -> None:
+    box = Box()
+    box.add_taps("vnet0", "vnet1")
+    hooks = Hooks(box, tmp_path)
+    assert hooks.call("qemu", "guesta", "start", "begin", START) == (0, "")
+    bad = with_metadata(START, DOMAIN.replace("10.61.1.10", "nonsense")).decode()
+    said = box.ok(sys.executable, "-IS", "-c", FOLLOWED, TAKEN_OVER, bad)
+    assert said.startswith("Bridges(networks={'virbr9': 'lan'}, settled=True, ")
+    assert hooks.chains() == ["vnet0", "vnet1"], "it is guarded as before"
+    box.close()
 
 
 def test_a_receipt_that_nft_refuses_is_left_out_by_name(host: LanHost) -> None:

@@ -183,7 +183,7 @@ def clean(element: etree._Element) -> str:
 
 
 def empty_machine(domain: etree._Element) -> etree._Element:
-    for path in ("sysinfo", "os/kernel", "os/initrd", "os/cmdline"):
+    for path in ("os/kernel", "os/initrd", "os/cmdline"):
         for element in domain.findall(path):
             element.getparent().remove(element)
     domain.find("memory").text = "8"

@@ -23,6 +23,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
     NetworkState,
     Snapshot,
+    Wanted,
     marked,
     parse_xml,
     to_text,
@@ -263,18 +264,39 @@ def test_what_the_hooks_know_of_a_network_goes_when_somebody_took_its_metadata_o
     assert_taken_back(host)
 
 
-def test_a_network_of_ours_starts_again_past_anothers_guest_that_asks_for_the_impossible() -> None:
+@pytest.mark.parametrize("whose", ["topology='theirs'", "topology='t'", ""])
+def test_a_network_of_ours_starts_again_past_a_guest_that_asks_for_the_impossible(whose: str) -> None:
+    """Also past one of the same file's, whose metadata somebody changed: what the file says comes after this."""
     host, notes = Spoilt(), list[str]()
     run = Run(host, host, lambda _what, _undo: None, lambda _what: None, notes.append)  # type: ignore[arg-type]
     host.enslave = lambda *_: None  # type: ignore[attr-defined]
-    mark = parse_xml(f"<g:domain xmlns:g='{NAMESPACE}' topology='theirs' guest='other'/>")
+    mark = parse_xml(f"<g:domain xmlns:g='{NAMESPACE}' {whose} guest='other'/>")
     xml = marked(host.domains["other"].config, mark, DOMAIN_MARK)
     host.domains["other"] = replace(host.domains["other"], config=xml, live=xml)
     ours = marked(parse_xml(NAT), parse_xml(f"<g:network xmlns:g='{NAMESPACE}' topology='t' name='default'/>"))
     taps = _taps("default", host.snapshot(), ours)
     assert sorted((each.domain, each.other) for each in taps) == [("other", True), ("web", False)]
+    assert not any(each.other for each in _taps("default", host.snapshot(), ours, {"other"}))
     plug_taps(run, taps, "virbr0")
     assert (host.followed, len(notes)) == (["web"], 1)
     assert notes[0].startswith("guest other: bad metadata: it stays as it is")
     with pytest.raises(GuestnetError, match="bad metadata"):
         plug_taps(run, tuple(replace(each, other=False) for each in taps), "virbr0")
+
+
+@pytest.mark.parametrize("whose", ["topology='theirs'", "topology='t' image='tiny'", ""])
+def test_a_network_of_ours_goes_past_a_guest_that_asks_for_the_impossible(whose: str) -> None:
+    host, notes = Spoilt(), list[str]()
+    run = Run(host, host, lambda _what, _undo: None, lambda _what: None, notes.append)  # type: ignore[arg-type]
+    for name in ("stop_network", "undefine_network", "release"):
+        setattr(host, name, lambda *_: None)
+    ours = marked(parse_xml(NAT), parse_xml(f"<g:network xmlns:g='{NAMESPACE}' topology='mine' name='default'/>"))
+    host.networks["default"] = replace(host.networks["default"], config=ours, live=ours)
+    mark = parse_xml(f"<g:domain xmlns:g='{NAMESPACE}' {whose} guest='other'/>")
+    xml = marked(host.domains["other"].config, mark, DOMAIN_MARK)
+    host.domains["other"] = replace(host.domains["other"], config=xml, live=xml)
+    for made in (plan_destroy("mine", host.snapshot()), plan(Wanted("mine"), host.snapshot())):
+        (removal,) = made.changes
+        removal.run(run)
+    assert host.followed == ["web", "web"]
+    assert notes == ["guest other: bad metadata: it stays as it is, guarded or not; the others go on"] * 2

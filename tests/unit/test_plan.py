@@ -770,6 +770,19 @@ def with_users_nic() -> tuple[Wanted, Snapshot, str]:
     return made, replace(snapshot, domains=(*snapshot.domains, domain)), text
 
 
+def test_a_users_domain_whose_metadata_claims_an_image_is_not_removed() -> None:
+    """Whoever may change a domain's metadata, and no more, must not have it stopped and undefined."""
+    made, snapshot, text = with_users_nic()
+    claims = etree.fromstring(text.replace('guest="u"', 'guest="u" image="tiny"'))
+    *others, user = snapshot.domains
+    runs = replace(snapshot, domains=(*others, replace(user, config=claims, live=claims)))
+    assert runs.domains[-1].mark.get("image") == "tiny"
+    for each in (plan_destroy("lab", runs), plan(replace(made, guests=made.guests[:1]), runs)):
+        assert [change.KIND for change in each.changes if change.name == "u"] == ["NIC", "guest metadata"]
+    assert plan(replace(made, guests=made.guests[:1]), runs).interrupts == (), "nor does it keep the others waiting"
+    assert ("remove", "a") in [(change.verb, change.name) for change in plan_destroy("lab", runs).changes]
+
+
 def test_a_saved_guest_is_cut_off_no_more_than_a_running_one() -> None:
     _, snapshot, text = with_users_nic()
     assert plan_destroy("lab", snapshot, ["a", "u"]).interrupts == ()
@@ -820,3 +833,4 @@ def test_a_users_other_nic_on_a_leaving_network_is_interrupted() -> None:
     without = TOPOLOGY[: TOPOLOGY.index("  two:")] + "guests: {u: {ports: [{network: one}]}}\n"
     removal = next(c for c in plan(want(without), runs).changes if (c.verb, c.KIND) == ("remove", "network"))
     assert removal.interrupts == ("u",)
+    assert plan_destroy("lab", runs, ["a", "u"]).interrupts == ("u",), "destroy asks first, too"

@@ -23,6 +23,7 @@ DOMAIN = """
 <metadata><g:domain xmlns:g="https://libvirt-guestnet.org/xmlns/1" topology="t" guest="b" image="tiny">
   <g:port mac="52:54:00:61:0b:02" name="p" network="vlan1" note="the shop">
   <g:address ip="10.61.2.1"/></g:port></g:domain></metadata>
+<sysinfo type="fwcfg"><entry name="opt/org.libvirt-guestnet/config">guestnet 1</entry></sysinfo>
 <devices>
 <interface type="network"><mac address="52:54:00:61:0B:02"/><source network="vlan1"/><target dev="vme1"/></interface>
 <interface type="network"><mac address="52:54:00:61:0b:03"/><source network="vlan1"/><target dev="vme2"/>

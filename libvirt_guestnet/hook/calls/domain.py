@@ -247,7 +247,7 @@ def repair(xml: Node, state: UnlockedState, settle: bool = True, *, open_first: 
     try:
         result = repair_all([domain], state, settle, open_first=open_first)
     except GuestnetError:
-        keep([domain.uuid], state)
+        keep([domain.uuid], state, settle)
         raise
     reachability.open_forwards([domain], state, force=True)
     if any(result):
@@ -275,14 +275,17 @@ def repair_all(
     return RepairResult([*aside, *refused], unrouted, unimpaired)
 
 
-def keep(uuids: Iterable[str], state: UnlockedState) -> None:
-    """Guards running domains as before, since what their XML asks for now is not possible. Raises GuestnetError."""
+def keep(uuids: Iterable[str], state: UnlockedState, settle: bool = False) -> None:
+    """Guards running domains as before, since what their XML asks for now is not possible. With `settle` bridges are
+    closed as if it were: nobody keeps one open by asking for that. Raises GuestnetError."""
     from libvirt_guestnet.hook.enforce import host_routes
 
     with state.lock() as locked:
         locked.put_shared("")
         for uuid in uuids:
             port_guard.restore(uuid, router.gate(host_routes.gateways(uuid, locked)), locked)
+        if settle:
+            bridge_guard.settle_pending(locked)
 
 
 def release(xml: Node, state: UnlockedState) -> None:
