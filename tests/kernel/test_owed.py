@@ -107,10 +107,11 @@ def test_a_repair(host: Host, finished: Finished, step: int) -> None:
 
 
 def migrates(host: Host, xml: bytes, state: str = "paused' reason='migration") -> None:
-    """What libvirt has on record of a guest that comes from elsewhere."""
+    """What libvirt has on record of a guest that comes from elsewhere; it puts a new record in the place of the old."""
     status = f"<domstatus state='{state}'><job type='none' async='migration in'/>".encode()
     host.box.ok("mkdir", "-p", "/run/libvirt/qemu")
-    assert host.box.run("tee", "/run/libvirt/qemu/a.xml", stdin=status + xml + b"</domstatus>").returncode == 0
+    put = "cat >/run/libvirt/qemu/a.new && mv /run/libvirt/qemu/a.new /run/libvirt/qemu/a.xml"
+    assert host.box.run("sh", "-c", put, stdin=status + xml + b"</domstatus>").returncode == 0
 
 
 def awaited(host: Host, change: str = "") -> None:

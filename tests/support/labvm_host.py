@@ -70,7 +70,9 @@ class Host:
         file = self.root / f"etc/libvirt/hooks/{hook}.d/50-guestnet"
         if operation == "reconnect":
             Path("/run/libvirt/qemu").mkdir(parents=True, exist_ok=True)
-            Path(f"/run/libvirt/qemu/{name}.xml").write_bytes(b"<domstatus>" + xml + b"</domstatus>")
+            put = Path(f"/run/libvirt/qemu/{name}.new")  # put in the place of the old one, as libvirt does
+            put.write_bytes(b"<domstatus>" + xml + b"</domstatus>")
+            put.rename(put.with_suffix(".xml"))
         done = subprocess.run([file, name, operation, "begin", "-"], input=xml, capture_output=True, timeout=240)
         if operation == "reconnect":
             _repaired()
