@@ -50,7 +50,7 @@ class Targets(NamedTuple):
 
 
 def _is_free(each: ForwardRule | Floating) -> bool:
-    """A lease is the port's own; an untranslated address is only routed."""
+    """A lease is followed only while it is the port's own; an untranslated address is only routed."""
     return each.to in LEASES or (isinstance(each, Floating) and bool(each.via))
 
 

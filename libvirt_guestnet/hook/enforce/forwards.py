@@ -187,7 +187,7 @@ def _sources(wanted: list[Wanted]) -> list[str]:
 def _active(state: State) -> list[PortForwards]:
     active = [each for each in state.forwards() if each.active]
     allowed = targets(state) if active else None
-    return [allowed.kept(lease_forwards.followed(each, state)) for each in active] if allowed else []
+    return [lease_forwards.followed(allowed.kept(each), state) for each in active] if allowed else []
 
 
 def following(state: State) -> list[PortForwards]:
