@@ -59,8 +59,8 @@ def test_guests_that_share_an_address_have_ports_of_it_in_ranges_that_overlap(ho
     """For some clients only: what is cut off of the two is one range."""
     shared = '<guestnet:pair prefix="10.61.1.100/32"/><guestnet:forward protocol="tcp" ports="{}" to="10.61.1.100" '
     shared += 'first="{}" from="198.18.1.0/24"/>'
-    xml, other = start(shared.format("8000-8010", 80)), neighbour(host)
-    other = other.replace(f'<guestnet:address ip="{NEAR6}"/>'.encode(), shared.format("9005", 85).encode())
+    xml, other = start(shared.format("9005", 85)), neighbour(host)
+    other = other.replace(f'<guestnet:address ip="{NEAR6}"/>'.encode(), shared.format("8000-8010", 80).encode())
     assert host.started(xml) == [(0, "")] * 2
     assert host.started(other, "near") == [(0, "")] * 2
     assert "10.61.1.100 . 80-90" in host.rules()
