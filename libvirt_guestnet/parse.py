@@ -27,6 +27,7 @@ _OCTETS, _PAIRS = frozenset(map(str, range(256))), frozenset(f"{octet:02x}" for 
 _DEVICE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 # Folders of /proc/sys/net/ipv4/conf; for the kernel no devices either.
 _NO_DEVICES = frozenset((".", "..", "all", "default"))
+_NOWHERE = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")
 _LONGEST_ADDRESS, _LONGEST_NUMBER = 39, 20
 _SHOWN = 60
 _QUANTITY = r"([0-9]{1,9})(?:\.([0-9]{1,6}))?([a-z%]{1,4})"
@@ -97,6 +98,16 @@ def prefixes(text: str, most: int) -> tuple[Prefix, ...]:
     if len(parts) > most:
         raise TextError(f"{shown(text)} has more than {most} prefixes")
     return tuple(map(prefix, parts))
+
+
+def routable(text: str) -> Prefix:
+    """A prefix that can be behind a router: none with an address that is nobody's elsewhere, as multicast groups,
+    loopback and link-local addresses are (RFC 6890), since the host itself uses those. Raises TextError."""
+    found = prefix(text)
+    for nowhere in map(prefix, _NOWHERE):
+        if nowhere.version == found.version and nowhere.overlaps(found):
+            raise TextError(f"{shown(text)} has addresses that are not routed: {nowhere}")
+    return found
 
 
 def fewest(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:

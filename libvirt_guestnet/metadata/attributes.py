@@ -51,6 +51,11 @@ def prefix(node: Node, attribute: str) -> parse.Prefix:
     return _read(node, attribute, parse.prefix)
 
 
+def routable(node: Node, attribute: str) -> parse.Prefix:
+    """The prefix behind a router that an attribute is."""
+    return _read(node, attribute, parse.routable)
+
+
 def prefixes(node: Node, attribute: str, most: int) -> tuple[parse.Prefix, ...]:
     """The prefixes that an attribute lists with commas."""
     return _read(node, attribute, lambda text: parse.prefixes(text, most))

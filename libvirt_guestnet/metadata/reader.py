@@ -21,6 +21,7 @@ from libvirt_guestnet.metadata.attributes import (
     prefixes,
     protocol,
     quantity,
+    routable,
     span,
     word,
 )
@@ -177,10 +178,9 @@ def _refusal(port: Node, what: str) -> PortError:
 
 
 def _behind(behind: Node) -> Prefix:
-    found = prefix(behind, "prefix")
-    if not found.prefixlen:
+    if not (found := prefix(behind, "prefix")).prefixlen:
         raise GuestnetError(f"metadata: {found} is behind no guest: the host has a default route of its own")
-    return found
+    return routable(behind, "prefix")
 
 
 def _pair(pair: Node) -> Pair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.model.network import IPNetwork, Mode
 
 from .guest_keys import PortDecl
@@ -63,6 +64,10 @@ def _check_prefix(placed: Placed, prefix: IPNetwork, seg: Segment, taken: _Taken
     where = placed.decl.next_hop.where
     if seg.sure and not any(address.ip.version == prefix.version for address in placed.port.addresses):
         report.add(where, f"next-hop: the port has no IPv{prefix.version} address that {prefix} could be routed to")
+    try:
+        parse.routable(str(prefix))
+    except parse.TextError as error:
+        report.add(where, f"next-hop: {error}")
     for other, title in taken:
         if other.version == prefix.version and overlap(other, prefix):
             report.add(where, f"next-hop: {prefix} cannot be behind the guest: {title} has {other}")

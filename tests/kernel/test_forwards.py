@@ -127,8 +127,9 @@ def test_what_another_guest_has_is_refused_by_name(host: LanHost) -> None:
         f'<guestnet:forward protocol="tcp" ports="8010-8020" to="{NEAR}"/>': "tcp/8010-8020",
         f'<guestnet:forward at="{HOST2}" protocol="udp" ports="6900-7000" to="{NEAR}"/>': "udp/6900-7000 at 198.18.1.2",
     }
+    near = f'<guestnet:address ip="{NEAR}"/>'
     for forwards, message in wanted.items():
-        other = start(forwards, b"61000009-", b"other").replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
+        other = start(near + forwards, b"61000009-", b"other").replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
         status, stderr = host.call("qemu", "other", "start", "begin", other)
         assert status == 1
         assert f"guest 'other': {message} is already forwarded to guest 'guesta'" in stderr
@@ -136,7 +137,8 @@ def test_what_another_guest_has_is_refused_by_name(host: LanHost) -> None:
         assert host.rules() == rules
     # Once the first is gone, even if nobody heard of it, the other has it.
     host.box.ok("ip", "link", "del", "vnet1")
-    other = start(next(iter(wanted)), b"61000009-", b"other").replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
+    first = start(near + next(iter(wanted)), b"61000009-", b"other")
+    other = first.replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
     assert host.started(other, "other") == [(0, "")] * 2
     assert NEAR in host.box.ok("nft", "list", "table", "inet", "guestnet")
     assert GUEST not in host.box.ok("nft", "list", "table", "inet", "guestnet")
@@ -506,7 +508,8 @@ def test_who_keeps_sending_reaches_who_is_there_now(host: LanHost) -> None:
             assert ask() == f"{LAN} 4444"
             assert host.gone(xml) == (0, "")
             assert ask() == "nothing"
-            other = start(f'<guestnet:forward protocol="udp" ports="5300" to="{NEAR}" first="53"/>')
+            near = f'<guestnet:address ip="{NEAR}"/>'
+            other = start(f'{near}<guestnet:forward protocol="udp" ports="5300" to="{NEAR}" first="53"/>')
             assert host.started(other) == [(0, "")] * 2
             assert ask() == f"{LAN} 4444"
             host.box.ok("ip", "-n", "near", "link", "set", "eth0", "down")

@@ -71,7 +71,7 @@ def test_two_guests_cannot_have_it_at_one_address(host: LanHost, tunnels: Tunnel
     assert host.started(start(WHOLE)) == [(0, "")] * 2
     host.box.ok("sh", "-c", "ip link add vnet7 type veth peer name eth7 && ip link set vnet7 master virbr1 up")
     host.box.ok("ip", "tuntap", "add", "vnet6", "mode", "tap")
-    said = f'<guestnet:forward at="{HOST2}" protocol="proto/47" to="{NEAR}"/>'
+    said = f'<guestnet:address ip="{NEAR}"/><guestnet:forward at="{HOST2}" protocol="proto/47" to="{NEAR}"/>'
     other = start(said, b"61000009-", b"other").replace(b"vnet1", b"vnet7").replace(b"vnet0", b"vnet6")
     status, stderr = host.call("qemu", "other", "start", "begin", other)
     assert (status, f"guest 'other': gre at {HOST2} is already forwarded to guest 'guesta'" in stderr) == (1, True)

@@ -116,7 +116,8 @@ def test_an_untranslated_floating_address_is_the_guests_own(net: Net) -> None:
 
 def test_a_nic_that_is_plugged_in_brings_its_ways_and_takes_them_along(net: Net) -> None:
     late = "52:54:00:00:00:0b"
-    port = f'<g:port mac="{late}" name="late" network="inside"><g:forward protocol="udp" ports="5500" to="10.61.2.10"/>'
+    port = f'<g:port mac="{late}" name="late" network="inside"><g:address ip="10.61.2.10"/>'
+    port += '<g:forward protocol="udp" ports="5500" to="10.61.2.10"/>'
     plugged = xml("web").replace("</g:domain>", f"{port}</g:port></g:domain>")
     nic = f"<interface type='network'><mac address='{late}'/><source network='inside'/><model type='rtl8139'/>{NO_ROM}"
     net.sandbox.run(["virsh", "-q", "create", "/dev/stdin"], stdin=plugged)

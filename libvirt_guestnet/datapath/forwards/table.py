@@ -26,6 +26,7 @@ from libvirt_guestnet.state import serialiser
 from libvirt_guestnet.state.receipts import ForwardRule, PortForwards
 
 TABLE = "inet guestnet"
+_TOGETHER = "cut"  # the set whose ranges may be several ports'
 
 
 def version_of(to: str) -> int:
@@ -90,9 +91,10 @@ def sizes(ports: Iterable[PortForwards], hidden: int = 0) -> dict[str, int]:
 
 
 def elements(port: PortForwards) -> frozenset[tuple[str, str, str]]:
-    """What is in the maps of that table for one port: (map, key, value)."""
+    """What is in the maps of that table for one port, and for no other together with it: (map, key, value)."""
     families = [_Family(version, [port]) for version in (4, 6)]
-    maps = ((f"{kind}{each.version}", found) for each in families for kind, found in each.found.items())
+    kinds = ((each.version, *kind) for each in families for kind in each.found.items() if kind[0] != _TOGETHER)
+    maps = ((f"{kind}{version}", found) for version, kind, found in kinds)
     return frozenset((name, key.replace('"', ""), value) for name, found in maps for key, value in found.items())
 
 
@@ -136,10 +138,10 @@ class _Family:
             for forward in each.forwards:
                 if (to := prefix(forward.to)).version == version:
                     self._forward(forward, bridge, to)
-            self._cut(each)
             for floating in each.floating:
                 if (to := prefix(floating.to)).version == version and not floating.via:
                     self._floating(prefix(floating.ip), bridge, to)
+        self._cut(ports)
 
     def _add(self, kind: str, key: str, value: str = "") -> None:
         self.found.setdefault(kind, {}).setdefault(key, value)
@@ -182,10 +184,11 @@ class _Family:
         if hide:
             self._add("hidden", f"{bridge} . {guest}")
 
-    def _cut(self, port: PortForwards) -> None:
-        """The guest's ports of limited forwards, several of which may lead to one."""
+    def _cut(self, ports: list[PortForwards]) -> None:
+        """The guests' ports of limited forwards. Several may lead to one, also those of guests that share an address:
+        nft refuses ranges that overlap."""
         spans: dict[str, list[tuple[int, int]]] = {}
-        for f in port.forwards:
+        for f in (f for port in ports for f in port.forwards):
             if f.sources and f.protocol == "tcp" and prefix(f.to).version == self.version:
                 guest = str(prefix(f.to).network_address)
                 spans.setdefault(guest, []).append((f.to_first, f.to_first + f.last - f.first))

@@ -18,6 +18,7 @@ from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import lease_forwards
 from libvirt_guestnet.hook.enforce.allow_rules import Through, passages
+from libvirt_guestnet.hook.enforce.forward_targets import targets
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import wanted_forwards
@@ -104,6 +105,14 @@ def activate(uuids: set[str], locked: LockedState, force: bool = False) -> None:
         if each.uuid in uuids and not each.active and _exists(each):
             locked.put_forwards(each._replace(active=True))
     settle(locked, force)
+    _report_refused([each for each in locked.forwards() if each.uuid in uuids], locked)
+
+
+def _report_refused(ports: list[PortForwards], state: State) -> None:
+    allowed = targets(state) if ports else None
+    for each in ports if allowed else ():
+        for to in allowed.refused(each) if allowed else ():
+            log.report(f"guest {each.domain!r}: nothing is forwarded to {to}: that address is not its port's own")
 
 
 def sweep(uuid: str, locked: LockedState) -> None:
@@ -176,16 +185,15 @@ def _sources(wanted: list[Wanted]) -> list[str]:
 
 
 def _active(state: State) -> list[PortForwards]:
-    return [lease_forwards.followed(each, state) for each in state.forwards() if each.active]
+    active = [each for each in state.forwards() if each.active]
+    allowed = targets(state) if active else None
+    return [lease_forwards.followed(allowed.kept(each), state) for each in active] if allowed else []
 
 
 def following(state: State) -> list[PortForwards]:
     """The active forwards of ports that have some to a leased address, as they should be now."""
-    return [
-        lease_forwards.followed(each, state)
-        for each in state.forwards()
-        if each.active and lease_forwards.follows(each)
-    ]
+    taps = {each.tap for each in state.forwards() if lease_forwards.follows(each)}
+    return [each for each in _active(state) if each.tap in taps]
 
 
 def follow(state: UnlockedState) -> None:

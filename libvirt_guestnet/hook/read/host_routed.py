@@ -49,7 +49,7 @@ def _routed_port(policy: PortPolicy, routed: HostRouted, nic: Nic) -> RoutedPort
         gateway=routed.gateway,
         addresses=policy.addresses,
         # A router may send from anywhere, but the host's default route must not lead to it.
-        prefixes=tuple(str(prefix) for prefix in policy.sources if prefix.prefixlen),
+        prefixes=tuple(str(parse.routable(str(prefix))) for prefix in policy.sources if prefix.prefixlen),
         publish=routed.publish,
         device=routed.device,
         table=routed.table or MAIN_TABLE,
