@@ -171,7 +171,7 @@ def _effective(element: Element, tag: str, name: str) -> str | None:
         if source is not None and source.get("network"):
             return "network"  # a live port of a forward=bridge network shows as type bridge
     value = element.get(name)
-    if value is None and tag == "ip" and name == "prefix" and element.get("netmask"):
+    if value is None and tag in ("ip", "route") and name == "prefix" and element.get("netmask"):
         return str(parse.netmask(str(element.get("netmask"))))
     return _DEFAULTS.get((tag, name)) if value is None else value
 

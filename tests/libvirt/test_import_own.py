@@ -43,19 +43,25 @@ def own(host: Host, name: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_public_network_that_runs_is_taken_over(host: Host, name: str) -> None:
     found = (FOLDER / f"{name}.found.xml").read_text().replace("/var/lib/tftpboot", "/run/tftpboot")
-    network = etree.fromstring(found.encode()).findtext("name") or ""
+    root = etree.fromstring(found.encode())
+    network, outside = root.findtext("name") or "", root.xpath("string(forward/@dev)")
+    mapped = ("--map", f"{outside}={outside}") if outside else ()
+    if outside:
+        host.sandbox.run(["ip", "link", "add", outside, "type", "veth", "peer", "name", f"{outside}-out"])
     host.define("net-define", found)
     host.virsh("net-start", network)
     text = own(host, network)
     server = server_of(host, network)
-    said = host.guestnet("apply", "/tmp/mine.yaml", topology=text)
+    said = host.guestnet("apply", "/tmp/mine.yaml", *mapped, topology=text)
     assert (
         f"{'restart' if name in REWORDED else 'take over'} network {network}: from now on it is guestnet's own" in said
     )
     assert (server_of(host, network) == server) == (name not in REWORDED)
-    assert host.guestnet("plan", "/tmp/mine.yaml", topology=text) == "nothing to do\n"
+    assert host.guestnet("plan", "/tmp/mine.yaml", *mapped, topology=text) == "nothing to do\n"
     host.guestnet("destroy", "/tmp/mine.yaml", topology=text)
     assert network not in host.virsh("net-list", "--all", "--name").split()
+    if outside:
+        host.sandbox.run(["ip", "link", "del", outside])
 
 
 def server_of(host: Host, network: str) -> str:
