@@ -44,7 +44,8 @@ def own(host: Host, name: str) -> str:
 def test_a_public_network_that_runs_is_taken_over(host: Host, name: str) -> None:
     found = (FOLDER / f"{name}.found.xml").read_text().replace("/var/lib/tftpboot", "/run/tftpboot")
     root = etree.fromstring(found.encode())
-    network, outside = root.findtext("name") or "", root.xpath("string(forward/@dev)")
+    forward = root.find("forward")
+    network, outside = root.findtext("name") or "", "" if forward is None else forward.get("dev", "")
     mapped = ("--map", f"{outside}={outside}") if outside else ()
     if outside:
         host.sandbox.run(["ip", "link", "add", outside, "type", "veth", "peer", "name", f"{outside}-out"])
