@@ -6,10 +6,9 @@ the first public one; those that follow are further public networks and further 
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork
@@ -35,7 +34,8 @@ class NicAddress:
 
     @property
     def prefix(self) -> IPNetwork:
-        return ipaddress.ip_network((self.ip.packed, self.prefix_length), strict=False)
+        kind = IPv4Network if self.ip.version == 4 else IPv6Network
+        return kind((self.ip.packed, self.prefix_length), strict=False)
 
     def __str__(self) -> str:
         return f"{self.ip}/{self.prefix_length}"

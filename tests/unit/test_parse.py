@@ -132,6 +132,8 @@ _BINARY = {
     ("datapath/port/ranges.py", "as_set"),
     ("hook/enforce/address_sets.py", "_addresses_in"),
     ("lab/standin.py", "_interface"),
+    ("model/router.py", "prefix"),
+    ("router/health.py", "_lease"),
 }
 _MAKERS = {f"IPv{version}{kind}" for version in (4, 6) for kind in ("Address", "Network", "Interface")}
 _OF_TEXT = {"ip_address", "ip_network", "ip_interface"}
