@@ -70,7 +70,7 @@ MAKES_NO_TAP = (
     "null",
 )
 MAKES_A_TAP = ("network", "bridge", "ethernet")
-OWN = policy(THIEF_MAC, "10.61.1.66", FORWARD.replace("8080", "9090"))
+OWN = policy(THIEF_MAC, "10.61.1.66", FORWARD.replace("8080", "9090").replace("10.61.1.10", "10.61.1.66"))
 
 
 def test_the_guests_have_all_there_is(host: Host) -> None:

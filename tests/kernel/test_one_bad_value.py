@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.box import Box
 from support.hooks import DATA, DOMAIN, NETWORK, NS, START, Hooks, with_metadata
-from support.kernel_lan import FLOAT, FORWARDS, GUEST, GUEST6, HOST, LanHost, start
+from support.kernel_lan import FLOAT, FORWARDS, GUEST6, HOST, NEAR, LanHost, start
 
 pytestmark = pytest.mark.kernel
 
@@ -148,7 +148,7 @@ def test_no_damaged_file_blocks_another_guest(host: LanHost, text: str) -> None:
 
 
 def _range(first: int, last: int) -> list[object]:
-    return ["tcp", first, last, GUEST, first, HOST, False]
+    return ["tcp", first, last, NEAR, first, HOST, False]
 
 
 def _write(host: LanHost, device: str, **change: object) -> None:
