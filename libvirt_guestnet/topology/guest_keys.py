@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.topology import PortKind, Role, Service
 
-from . import kinds, service_kinds
-from .kinds import Image, LinkState
+from . import card_kinds, kinds, service_kinds
+from .card_kinds import LinkState
+from .kinds import Image
 from .network_keys import BandwidthDecl
 from .service_keys import OPTIONS
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
@@ -76,12 +77,12 @@ class ImpairmentDecl(Decl):
 class DriverDecl(Decl):
     """Options of a virtio NIC's driver."""
 
-    name: At[kinds.DriverName] | None = key(
-        kinds.DRIVER_NAME,
+    name: At[card_kinds.DriverName] | None = key(
+        card_kinds.DRIVER_NAME,
         "What moves the frames: vhost (the host's kernel) or qemu. Left out: vhost where it is there.",
     )
     rx_queue_size: At[int] | None = key(
-        kinds.RING, "How many packets wait for the guest in each queue: 256, 512, 1024."
+        card_kinds.RING, "How many packets wait for the guest in each queue: 256, 512, 1024."
     )
     packed: At[bool] | None = key(kinds.BOOL, "Whether the packed ring format may be used.")
     iommu: At[bool] | None = key(
@@ -133,12 +134,13 @@ class PortDecl(Decl):
         "DHCPv4 options for this port alone, before those of the network's dhcp.",
     )
     model: At[str] | None = key(
-        kinds.MODEL,
+        card_kinds.MODEL,
         "The model of the NIC that the guest sees: virtio, e1000e, rtl8139 … Left out: virtio; a NIC that your own "
         "domain has keeps its own, and with this key and the next ones all that is not said.",
     )
     queues: At[int] | None = key(
-        kinds.QUEUES, "Queues of a virtio NIC, such as one for each of the guest's processors; the tap has as many."
+        card_kinds.QUEUES,
+        "Queues of a virtio NIC, such as one for each of the guest's processors; the tap has as many.",
     )
     driver: DriverDecl | None = key(RecordKind(DriverDecl), "Options of a virtio NIC's driver.")
     mtu: At[int] | None = key(
@@ -147,14 +149,16 @@ class PortDecl(Decl):
         "the network's.",
     )
     boot_order: At[int] | None = key(
-        kinds.BOOT_ORDER, "At what turn the domain boots from this NIC; its disks need <boot order=…/> of their own."
+        card_kinds.BOOT_ORDER,
+        "At what turn the domain boots from this NIC; its disks need <boot order=…/> of their own.",
     )
     pci_slot: At[str] | None = key(
-        kinds.PCI_SLOT, "Where the guest sees the NIC: BUS:SLOT or BUS:SLOT.FUNCTION, such as 00:0a, as lspci has it."
+        card_kinds.PCI_SLOT,
+        "Where the guest sees the NIC: BUS:SLOT or BUS:SLOT.FUNCTION, such as 00:0a, as lspci has it.",
     )
-    alias: At[str] | None = key(kinds.ALIAS, "libvirt's alias of the NIC, such as ua-wan: once per guest.")
-    teaming: At[kinds.Teaming] | None = key(
-        kinds.TEAMING,
+    alias: At[str] | None = key(card_kinds.ALIAS, "libvirt's alias of the NIC, such as ua-wan: once per guest.")
+    teaming: At[card_kinds.Teaming] | None = key(
+        card_kinds.TEAMING,
         "persistent: this NIC of a net_failover pair stays when the guest migrates. The other one, of the same MAC "
         "address, is yours to plug in, with <teaming type='transient' persistent='ALIAS'/>.",
     )
@@ -162,7 +166,7 @@ class PortDecl(Decl):
         kinds.BOOL, "The guest's default route leaves here. Left out: true for the first port that has a gateway."
     )
     link: At[LinkState] | None = key(
-        kinds.LINK, "Whether the cable is plugged in. Left out: up; a NIC that your own domain has stays as it is."
+        card_kinds.LINK, "Whether the cable is plugged in. Left out: up; a NIC that your own domain has stays as it is."
     )
     isolated: At[bool] | None = key(
         kinds.BOOL, "Cannot reach other isolated ports. Left out: the network's isolated-ports."

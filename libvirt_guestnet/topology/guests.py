@@ -23,8 +23,9 @@ from . import (
     vlans,
 )
 from .addresses import Addresses
+from .card_kinds import LinkState
 from .guest_keys import GuestDecl, PortDecl
-from .kinds import Image, LinkState
+from .kinds import Image
 from .networks import bandwidth
 from .report import Report
 from .scope import HOST, Placed, Scope, Segment

@@ -15,7 +15,6 @@ from uuid import UUID
 
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model import ip_protocols
-from libvirt_guestnet.model.card import PERSISTENT, VIRTIO_MODELS
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
 
@@ -27,10 +26,6 @@ _E = TypeVar("_E", bound=StrEnum)
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 _PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
-_ALIAS, ALIAS_CHARACTERS = "ua-[A-Za-z0-9_-]+", 64
-_PCI_SLOT, _LAST_SLOT = r"[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(\.[0-7])?", 0x1F
-_MODELS = (*sorted(VIRTIO_MODELS), "e1000", "e1000e", "igb", "ne2k_pci", "pcnet", "rtl8139", "vmxnet3")
-_RINGS = ("256", "512", "1024")
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
 # Unspecified, loopback, multicast and broadcast.
@@ -50,8 +45,8 @@ class Kind:
     schema: Mapping[str, Any]
 
 
-def _pattern(pattern: str) -> dict[str, str]:
-    return {"type": "string", "pattern": f"^{pattern}$"}
+def pattern(text: str) -> dict[str, str]:
+    return {"type": "string", "pattern": f"^{text}$"}
 
 
 def _read_text(text: str) -> str:
@@ -323,41 +318,8 @@ def _read_dns_name(text: str) -> str:
     return text
 
 
-def _read_alias(text: str) -> str:
-    if not re.fullmatch(_ALIAS, text) or len(text) > ALIAS_CHARACTERS:
-        raise ValueError(
-            f"{shown(text)} is no alias such as ua-wan: libvirt takes those of users that start with ua-, of letters, "
-            f"digits, '_' and '-' (here at most {ALIAS_CHARACTERS})"
-        )
-    return text
-
-
-def _read_pci_slot(text: str) -> str:
-    found = re.fullmatch(_PCI_SLOT, text)
-    if not found or int(text[3:5], 16) > _LAST_SLOT:
-        raise ValueError(
-            f"{shown(text)} is no BUS:SLOT such as 00:0a, hexadecimal as lspci has it, with slots up to 1f"
-        )
-    if text[:5] == "00:00":
-        raise ValueError(f"{shown(text)}: the first slot is the machine's own")
-    return f"{text[:5].lower()}.{text[6:] or 0}"
-
-
-def _read_model(text: str) -> str:
-    if text not in _MODELS:
-        hint = "any other one stays as it is where the key is left out"
-        raise ValueError(f"{unknown('model', text, _MODELS)} ({hint})")
-    return text
-
-
-def _read_ring(text: str) -> int:
-    if text not in _RINGS:
-        raise ValueError(f"rx-queue-size must be {', '.join(_RINGS[:-1])} or {_RINGS[-1]}, not {shown(text)}")
-    return int(text)
-
-
 def _quantity(read: Callable[[str], int], units: str) -> Kind:
-    return Kind(read, _pattern(rf"[0-9]{{1,9}}(\.[0-9]{{1,6}})?({units})"))
+    return Kind(read, pattern(rf"[0-9]{{1,9}}(\.[0-9]{{1,6}})?({units})"))
 
 
 def _read_uuid(text: str) -> str:
@@ -380,22 +342,6 @@ def _read_image(text: str) -> Image:
         raise ValueError(f"{unknown('image', text, list(Image))} ({hint})") from None
 
 
-class DriverName(StrEnum):
-    """What moves the frames between the guest and the tap."""
-
-    VHOST = "vhost"
-    QEMU = "qemu"
-
-
-class Teaming(StrEnum):
-    PERSISTENT = PERSISTENT
-
-
-class LinkState(StrEnum):
-    UP = "up"
-    DOWN = "down"
-
-
 LAYER2 = "layer2"
 AUTO = 0  # neither a VLAN nor a VNI: one is to be drawn from the label's pool
 TEXT = Kind(_read_text, {"type": "string"})
@@ -404,52 +350,43 @@ BOOL = Kind(_read_bool, {"type": "boolean"})
 PRIVACY = Kind(_read_privacy, {"enum": [True, False, STRICT]})
 GUARDED = Kind(_read_guarded, {"enum": [True, False, OBSERVE, REQUIRED]})
 PORT_GUARDED = Kind(_read_port_guarded, {"enum": [True, False, OBSERVE]})
-WORD = Kind(_read_word, _pattern(_WORD) | {"maxLength": 64})
-OBJECT_NAME = Kind(_read_object_name, _pattern(r"[^/\s-]([^/]*[^/\s])?") | {"maxLength": OBJECT_NAME_BYTES})
-IFNAME = Kind(_read_ifname, _pattern(_WORD) | {"maxLength": IFNAME_BYTES})
-TAP = Kind(_read_tap, _pattern(rf"(?!{'|'.join(_TAP_PREFIXES)}){_WORD}") | {"maxLength": IFNAME_BYTES})
-MAC = Kind(_read_mac, _pattern(_MAC))
-IP = Kind(_read_ip, _pattern("[0-9A-Fa-f:.]+"))
+WORD = Kind(_read_word, pattern(_WORD) | {"maxLength": 64})
+OBJECT_NAME = Kind(_read_object_name, pattern(r"[^/\s-]([^/]*[^/\s])?") | {"maxLength": OBJECT_NAME_BYTES})
+IFNAME = Kind(_read_ifname, pattern(_WORD) | {"maxLength": IFNAME_BYTES})
+TAP = Kind(_read_tap, pattern(rf"(?!{'|'.join(_TAP_PREFIXES)}){_WORD}") | {"maxLength": IFNAME_BYTES})
+MAC = Kind(_read_mac, pattern(_MAC))
+IP = Kind(_read_ip, pattern("[0-9A-Fa-f:.]+"))
 IPV4 = Kind(_read_ipv4, {"type": "string", "format": "ipv4"})
-PREFIX = Kind(_read_prefix, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
-SUBNET = Kind(_read_subnet, _pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
-PAIR = Kind(_read_pair, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3}|-[0-9A-Fa-f:.]+)?"))
-CLIENT = Kind(_read_client, _pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
-SERVICE = Kind(_read_service, _pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
+PREFIX = Kind(_read_prefix, pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
+SUBNET = Kind(_read_subnet, pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
+PAIR = Kind(_read_pair, pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3}|-[0-9A-Fa-f:.]+)?"))
+CLIENT = Kind(_read_client, pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
+SERVICE = Kind(_read_service, pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
 FORWARDED = Kind(
     _read_forwarded,
-    _pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?|{'|'.join(ip_protocols.WHOLE)}|proto/[0-9]{{1,3}})"),
+    pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?|{'|'.join(ip_protocols.WHOLE)}|proto/[0-9]{{1,3}})"),
 )
-PROBE = Kind(_read_probe, _pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
+PROBE = Kind(_read_probe, pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
 HOST_TABLE = Kind(_read_host_table, {"enum": list(TABLES)})
-DNS_NAME = Kind(_read_dns_name, _pattern("[A-Za-z0-9_.-]+") | {"maxLength": 253})
+DNS_NAME = Kind(_read_dns_name, pattern("[A-Za-z0-9_.-]+") | {"maxLength": 253})
 UUID_TEXT = Kind(_read_uuid, {"type": "string", "format": "uuid"})
 MODE = choice(Mode, "mode", without=[Mode.EXTERNAL])
 PORT_KIND = choice(PortKind, "kind of port")
 ROLE = choice(Role, "role")
 FAMILY = choice(Family, "family")
 IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
-LINK = choice(LinkState, "link state")
 OFFLOAD = choice(Offload, "answer")
 MTU = integer(576, 9216, "MTU")
-MODEL = Kind(_read_model, {"enum": list(_MODELS)})
-QUEUES = integer(1, 256, "queues")  # MAX_TAP_QUEUES of the kernel's tun
-BOOT_ORDER = integer(1, 99, "boot order")
-PCI_SLOT = Kind(_read_pci_slot, _pattern(_PCI_SLOT))
-ALIAS = Kind(_read_alias, _pattern(_ALIAS) | {"maxLength": ALIAS_CHARACTERS})
-TEAMING = choice(Teaming, "teaming")
-DRIVER_NAME = choice(DriverName, "driver")
-RING = Kind(_read_ring, {"enum": list(map(int, _RINGS))})
 VLAN = integer(1, 4094, "VLAN")
 VLAN_RANGE = Kind(
     _read_vlan_range,
-    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 4094}, _pattern("[0-9]{1,4}(-[0-9]{1,4})?")]},
+    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 4094}, pattern("[0-9]{1,4}(-[0-9]{1,4})?")]},
 )
 VNI = integer(1, (1 << 24) - 1, "VNI")
 VNI_RANGE = Kind(
     _read_vni_range,
-    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": (1 << 24) - 1}, _pattern("[0-9]{1,8}(-[0-9]{1,8})?")]},
+    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": (1 << 24) - 1}, pattern("[0-9]{1,8}(-[0-9]{1,8})?")]},
 )
 DRAWN_VLAN, DRAWN_VNI = _or_auto(VLAN), _or_auto(VNI)
 UDP_PORT = integer(1, 65535, "port")

@@ -52,7 +52,7 @@ ELSEWHERE = {
         r"|_taken$|_elsewhere$|_program$|doctype$|set_down$|_refused?$|_refusal$|_nothing$"
         r"|values\.py _name$|enforce/forwards\.py _names"
         r"|guardable\.py _check_devices$|culprits\.py|port_guard\.py (_guard_living|restore)"
-        r"|address_owners\.py (_answering|_published_on)$|forward_targets\.py (Targets\._lives|_may_use)$"
+        r"|address_owners\.py (_answering|_published_on)$|forward_targets\.py (_lives|_may_use|Targets\._holding)$"
         r"|plug_marks\.py _(guard|is_guarded|is_wanted)$|hotplug\.py _guard_as_recorded$"
         r"|calls/domain\.py keep$|ports\.py _put_back$|repair\.py _keep$|host_routes\.py gateways$|hook/caller\.py"
     ),

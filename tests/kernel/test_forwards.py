@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,29 @@ def test_a_client_that_a_forward_is_no_longer_for_is_cut_off(host: LanHost) -> N
     assert "inet guestnet" not in host.rules()
 
 
+@contextmanager
+def talking(host: LanHost, program: str) -> Iterator[Callable[..., str]]:
+    """The program runs at the guest and at a client. Gives what one of them says next, told a line before if any."""
+    enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec"]
+    with ExitStack() as stack:
+        run: dict[str, subprocess.Popen[str]] = {}
+
+        def said(who: str, line: str = "") -> str:
+            stdin, stdout = run[who].stdin, run[who].stdout
+            assert stdin is not None and stdout is not None
+            if line:
+                stdin.write(f"{line}\n")
+                stdin.flush()
+            return stdout.readline().strip()
+
+        for who, address in (("guest", GUEST), ("lan", HOST)):
+            argv, pipe = [*enter, who, sys.executable, "-c", program, who, address], subprocess.PIPE
+            run[who] = stack.enter_context(subprocess.Popen(argv, text=True, stdin=pipe, stdout=pipe))
+            stack.callback(run[who].kill)
+            assert said(who) == {"guest": "ready", "lan": "open"}[who]
+        yield said
+
+
 STREAM = """
 import socket, sys
 role, address = sys.argv[1:]
@@ -287,22 +311,7 @@ def test_a_guest_that_goes_on_sending_does_not_keep_such_a_client(host: LanHost)
     """Its next packet is the first of a new flow for the kernel, and libvirt's masquerade gives it the old address."""
     forward = f'<guestnet:forward at="{HOST}" protocol="tcp" ports="8007" to="{GUEST}" from="{{}}"/>'
     assert host.started(start(forward.format("198.18.1.0/24"))) == [(0, "")] * 2
-    enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec"]
-    with ExitStack() as stack:
-        run: dict[str, subprocess.Popen[str]] = {}
-
-        def said(who: str, line: str = "") -> str:
-            if line:
-                run[who].stdin.write(f"{line}\n")
-                run[who].stdin.flush()
-            return run[who].stdout.readline().strip()
-
-        for who, address in (("guest", GUEST), ("lan", HOST)):
-            argv = [*enter, who, sys.executable, "-c", STREAM, who, address]
-            pipe = subprocess.PIPE
-            run[who] = stack.enter_context(subprocess.Popen(argv, text=True, stdin=pipe, stdout=pipe))
-            stack.callback(run[who].kill)
-            assert said(who) == {"guest": "ready", "lan": "open"}[who]
+    with talking(host, STREAM) as said:
         assert said("guest") == "open"
         fewer = start(forward.format("198.18.1.128/25"))
         assert host.call("qemu", "guesta", "reconnect", "begin", fewer) == (0, "")
@@ -344,22 +353,7 @@ def test_a_guest_that_goes_on_sending_datagrams_keeps_no_such_client(host: LanHo
     """Datagrams have no beginning by which the guest's own first one would be known."""
     forward = f'<guestnet:forward {at}protocol="udp" ports="8007" to="{GUEST}" from="{{}}"/>'
     assert host.started(start(forward.format("198.18.1.0/24"))) == [(0, "")] * 2
-    enter = ["nsenter", "-t", host.box.pid, "--net", "--mount", "--", "ip", "netns", "exec"]
-    with ExitStack() as stack:
-        run: dict[str, subprocess.Popen[str]] = {}
-
-        def said(who: str, line: str = "") -> str:
-            if line:
-                run[who].stdin.write(f"{line}\n")
-                run[who].stdin.flush()
-            return run[who].stdout.readline().strip()
-
-        for who, address in (("guest", GUEST), ("lan", HOST)):
-            argv = [*enter, who, sys.executable, "-c", DATAGRAMS, who, address]
-            pipe = subprocess.PIPE
-            run[who] = stack.enter_context(subprocess.Popen(argv, text=True, stdin=pipe, stdout=pipe))
-            stack.callback(run[who].kill)
-            assert said(who) == {"guest": "ready", "lan": "open"}[who]
+    with talking(host, DATAGRAMS) as said:
         assert said("guest", "receive") == "x"
         assert said("guest", "send") == "sent"
         assert said("lan", "receive") == "x", "it is a client"

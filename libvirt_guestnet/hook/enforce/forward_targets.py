@@ -9,17 +9,18 @@ from collections.abc import Iterator
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import Floating, ForwardRule, PortForwards, PortReceipt
 from libvirt_guestnet.state.serialiser import LEASES
 
 
-class Targets(NamedTuple):
-    """Ports' receipts by tap, and the taps that hold an address, by link and address."""
+class Targets:
+    """Judges by ports' receipts. Those of all are read only for an address that is not plainly the port's own: there
+    may be a thousand, and a start waits."""
 
-    receipts: dict[str, PortReceipt]
-    holders: dict[tuple[str, str], list[str]]
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._holders: dict[tuple[str, str], list[PortReceipt]] | None = None
 
     def refused(self, port: PortForwards) -> list[str]:
         """The addresses to which nothing is forwarded for a port."""
@@ -37,31 +38,30 @@ class Targets(NamedTuple):
         )
 
     def _is_own(self, port: PortForwards, to: str) -> bool:
-        own = self.receipts.get(port.tap)
+        own = self._state.sound_port(port.tap)
         if own is not None and to in _singles(own):
             return True
         if own is not None and not (own.trusted or own.observed or _may_use(own, to)):
             return False
         link = own.segment if own is not None and own.segment else port.bridge
-        return not any(tap != port.tap and self._lives(tap) for tap in self.holders.get((link, to), ()))
+        return not any(each.tap != port.tap and _lives(each) for each in self._holding(link, to))
 
-    def _lives(self, tap: str) -> bool:
-        return links.exists(tap, self.receipts[tap].ifindex)
+    def _holding(self, link: str, to: str) -> list[PortReceipt]:
+        if self._holders is None:
+            self._holders = {}
+            for receipt in self._state.ports():
+                for address in _singles(receipt):
+                    self._holders.setdefault((receipt.segment, address), []).append(receipt)
+        return self._holders.get((link, to), [])
+
+
+def _lives(receipt: PortReceipt) -> bool:
+    return links.exists(receipt.tap, receipt.ifindex)
 
 
 def _is_free(each: ForwardRule | Floating) -> bool:
     """A lease is followed only while it is the port's own; an untranslated address is only routed."""
     return each.to in LEASES or (isinstance(each, Floating) and bool(each.via))
-
-
-def targets(state: State) -> Targets:
-    """Of all ports."""
-    receipts = {receipt.tap: receipt for receipt in state.ports()}
-    holders: dict[tuple[str, str], list[str]] = {}
-    for receipt in receipts.values():
-        for address in _singles(receipt):
-            holders.setdefault((receipt.segment, address), []).append(receipt.tap)
-    return Targets(receipts, holders)
 
 
 def _singles(receipt: PortReceipt) -> Iterator[str]:

@@ -18,7 +18,7 @@ from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.enforce import lease_forwards
 from libvirt_guestnet.hook.enforce.allow_rules import Through, passages
-from libvirt_guestnet.hook.enforce.forward_targets import targets
+from libvirt_guestnet.hook.enforce.forward_targets import Targets
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.processes.notes import Promise
 from libvirt_guestnet.hook.read import wanted_forwards
@@ -109,9 +109,9 @@ def activate(uuids: set[str], locked: LockedState, force: bool = False) -> None:
 
 
 def _report_refused(ports: list[PortForwards], state: State) -> None:
-    allowed = targets(state) if ports else None
-    for each in ports if allowed else ():
-        for to in allowed.refused(each) if allowed else ():
+    allowed = Targets(state)
+    for each in ports:
+        for to in allowed.refused(each):
             log.report(f"guest {each.domain!r}: nothing is forwarded to {to}: that address is not its port's own")
 
 
@@ -185,9 +185,8 @@ def _sources(wanted: list[Wanted]) -> list[str]:
 
 
 def _active(state: State) -> list[PortForwards]:
-    active = [each for each in state.forwards() if each.active]
-    allowed = targets(state) if active else None
-    return [lease_forwards.followed(allowed.kept(each), state) for each in active] if allowed else []
+    allowed = Targets(state)
+    return [lease_forwards.followed(allowed.kept(each), state) for each in state.forwards() if each.active]
 
 
 def following(state: State) -> list[PortForwards]:
