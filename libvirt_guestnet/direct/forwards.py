@@ -14,7 +14,8 @@ from libvirt_guestnet.libvirtd.snapshot import DomainState
 from libvirt_guestnet.metadata.policy import LEASE, Forward, PortPolicy
 from libvirt_guestnet.model.claims import ANYWHERE, Claim, clash
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
-from libvirt_guestnet.model.topology import DIRECT, Service
+from libvirt_guestnet.model.topology import DIRECT
+from libvirt_guestnet.model.traffic import Service
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.topology import kinds
 from libvirt_guestnet.topology.forwards import clients, not_whole, served, unfit, unlisted, unreachable

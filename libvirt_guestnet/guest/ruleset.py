@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from libvirt_guestnet.model.network import IPNetwork
-from libvirt_guestnet.model.topology import Allow, Guest, Protocol, Router, Service, Topology
+from libvirt_guestnet.model.topology import Allow, Guest, Router, Topology
+from libvirt_guestnet.model.traffic import Protocol, Service
 
 # ICMPv6 is 58: the guest has no /etc/protocols. No commas and quotes: libvirt hands fw_cfg text to QEMU as it is, where
 # a comma ends it, and leaves quotes escaped as in XML.

@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from libvirt_guestnet.lab import endpoints
 from libvirt_guestnet.model.network import IPAddress
-from libvirt_guestnet.model.topology import FORGERIES, Expect, Family, Protocol, Service, Topology
+from libvirt_guestnet.model.topology import FORGERIES, Expect, Family, Topology
+from libvirt_guestnet.model.traffic import Protocol, Service
 
 
 class Kind(StrEnum):

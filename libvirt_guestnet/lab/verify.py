@@ -17,7 +17,8 @@ from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.lab import checks, endpoints, forge, tables
 from libvirt_guestnet.lab.checks import Check, Kind
 from libvirt_guestnet.model.network import IPAddress
-from libvirt_guestnet.model.topology import Port, Protocol, Service, Topology
+from libvirt_guestnet.model.topology import Port, Topology
+from libvirt_guestnet.model.traffic import Protocol, Service
 
 _ETH_P_ALL = 3
 _FORGE_SECONDS = 0.5

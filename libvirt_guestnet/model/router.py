@@ -7,22 +7,14 @@ the first public one; those that follow are further public networks and further 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork
 from libvirt_guestnet.model.services import Forwarder
-from libvirt_guestnet.model.topology import Protocol, Service
+from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
 
 ALL_PORTS = (Service(Protocol.TCP), Service(Protocol.UDP))
-
-
-class Verdict(StrEnum):
-    """What becomes of packets that no rule of a policy speaks about. There is no default: a file has to say it."""
-
-    ALLOW = "allow"
-    DENY = "deny"
 
 
 @dataclass(frozen=True)
@@ -39,17 +31,6 @@ class NicAddress:
 
     def __str__(self) -> str:
         return f"{self.ip}/{self.prefix_length}"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """New connections of these services, from one of these sources to one of these destinations; a tuple that is empty
-    stands for all. `name` is its counter's, so it is unique among its kind."""
-
-    name: str
-    services: tuple[Service, ...] = ()
-    sources: tuple[IPNetwork, ...] = ()
-    destinations: tuple[IPNetwork, ...] = ()
 
 
 @dataclass(frozen=True)

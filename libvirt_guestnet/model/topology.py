@@ -11,11 +11,12 @@ from enum import StrEnum
 from functools import cached_property
 
 from libvirt_guestnet.errors import Where
-from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.traffic import Service
+from libvirt_guestnet.model.virtual_router import VirtualRouter
 
 # What stands in the place of a topology's name in metadata that is changed without a file. No file can have this name.
 DIRECT = "direct"
@@ -88,34 +89,6 @@ class PortKind(StrEnum):
     NETWORK = "network"
     BRIDGE = "bridge"
     ETHERNET = "ethernet"
-
-
-class Protocol(StrEnum):
-    """What a policy line or a check speaks about. ICMP means ICMP for IPv4 and ICMPv6 for IPv6. SCTP is forwarded
-    alone."""
-
-    ICMP = "icmp"
-    TCP = "tcp"
-    UDP = "udp"
-    SCTP = "sctp"
-
-
-@dataclass(frozen=True)
-class Service:
-    """A protocol (a Protocol, or one of `ip_protocols` that has no ports) with, if it has some, an inclusive range of
-    destination ports (all when both are None)."""
-
-    protocol: str
-    first_port: int | None = None
-    last_port: int | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is forwarded as a whole, since its protocol has no ports."""
-        return self.protocol != Protocol.ICMP and ip_protocols.is_whole(self.protocol)
-
-    def __str__(self) -> str:
-        return ip_protocols.service(str(self.protocol), self.first_port or 0, self.last_port or 0)
 
 
 @dataclass(frozen=True)
@@ -234,9 +207,9 @@ class Router:
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet; None means the
-    user's own libvirt domain of that name, whose NICs (and nothing else) guestnet manages. `hostname` is what the file
-    says."""
+    """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet, "router" its
+    virtual router, whose `virtual_router` says what it does; None means the user's own libvirt domain of that name,
+    whose NICs (and nothing else) guestnet manages. `hostname` is what the file says."""
 
     name: str
     ports: tuple[Port, ...]
@@ -244,6 +217,7 @@ class Guest:
     uuid: str | None = None
     memory_mib: int = 128
     router: Router | None = None
+    virtual_router: VirtualRouter | None = None
     autostart: bool = False
     hostname: str = ""
 

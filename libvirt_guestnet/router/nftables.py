@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
-from libvirt_guestnet.model.router import GuestNic, PortForward, PublicNic, RouterConfig, Rule, Verdict
-from libvirt_guestnet.model.topology import Protocol, Service
+from libvirt_guestnet.model.router import GuestNic, PortForward, PublicNic, RouterConfig
+from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
 from libvirt_guestnet.router import parts
 
 TABLE = "inet guestnet"

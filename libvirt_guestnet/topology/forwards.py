@@ -9,7 +9,8 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.claims import ANYWHERE, MOST_MOVED, MOST_SOURCES, Claim, clash
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Network
-from libvirt_guestnet.model.topology import AddressWord, Forward, Port, Service
+from libvirt_guestnet.model.topology import AddressWord, Forward, Port
+from libvirt_guestnet.model.traffic import Service
 
 from .guest_keys import ForwardDecl, PortDecl
 from .report import Report

@@ -7,7 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
-from libvirt_guestnet.model.topology import PortKind, Role, Service
+from libvirt_guestnet.model.topology import PortKind, Role
+from libvirt_guestnet.model.traffic import Service
 
 from . import card_kinds, kinds, service_kinds
 from .card_kinds import LinkState

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libvirt_guestnet.model.network import IPAddress
-from libvirt_guestnet.model.topology import FORGERIES, Family, Service
+from libvirt_guestnet.model.topology import FORGERIES, Family
+from libvirt_guestnet.model.traffic import Service
 
 from . import kinds
 from .guest_keys import GuestDecl

@@ -16,7 +16,8 @@ from uuid import UUID
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
-from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Protocol, Role, Service
+from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Role
+from libvirt_guestnet.model.traffic import Protocol, Service
 
 from .. import parse
 from .address_ranges import blocks

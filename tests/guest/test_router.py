@@ -21,7 +21,8 @@ from support.router_config import HEALTH_MAC, LAN, OTHER_MAC, PUBLIC, ROUTER, TI
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.guest.agent import Agent
-from libvirt_guestnet.model.router import PortForward, Reservation, RouterConfig, Rule
+from libvirt_guestnet.model.router import PortForward, Reservation, RouterConfig
+from libvirt_guestnet.model.traffic import Rule
 from libvirt_guestnet.router import control, disks
 from libvirt_guestnet.router.client import RefusedDocumentError, RouterClient
 from libvirt_guestnet.router.document import document

@@ -16,13 +16,11 @@ from libvirt_guestnet.model.router import (
     PublicNic,
     Reservation,
     RouterConfig,
-    Rule,
     StaticNat,
     TierRule,
-    Verdict,
 )
 from libvirt_guestnet.model.services import Forwarder
-from libvirt_guestnet.model.topology import Protocol, Service
+from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
 
 
 def own(text: str) -> NicAddress:
