@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
+from libvirt_guestnet.model.balancing import HealthCheck, Method
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork
 from libvirt_guestnet.model.services import Forwarder
@@ -129,6 +130,28 @@ class StaticNat:
 
 
 @dataclass(frozen=True)
+class BalancerMember:
+    """One of the guests that a balancer shares connections among; `name` is its counter's, unique in its balancer."""
+
+    name: str
+    address: IPAddress
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """Ports of a public address that several guests serve, from `port` on. Members see the client's own address, and
+    without `check` each is taken to be healthy."""
+
+    name: str
+    public: IPAddress
+    service: Service
+    members: tuple[BalancerMember, ...]
+    port: int
+    method: Method = Method.ROUND_ROBIN
+    check: HealthCheck | None = None
+
+
+@dataclass(frozen=True)
 class RouterConfig:
     """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are what
     may be opened from the public side, beside port forwards; destinations are guests' own addresses. The router asks
@@ -143,6 +166,7 @@ class RouterConfig:
     ingress: tuple[Rule, ...] = ()
     tier_rules: tuple[TierRule, ...] = ()
     forwarders: tuple[Forwarder, ...] = ()
+    balancers: tuple[Balancer, ...] = ()
 
     @property
     def traffic_nics(self) -> tuple[GuestNic | PublicNic, ...]:
@@ -153,3 +177,8 @@ class RouterConfig:
     def translations(self) -> tuple[PortForward | StaticNat, ...]:
         """What is a guest's of public addresses."""
         return (*self.static_nat, *self.forwards)
+
+    @property
+    def ported(self) -> tuple[PortForward | Balancer, ...]:
+        """What takes ports of public addresses."""
+        return (*self.forwards, *self.balancers)

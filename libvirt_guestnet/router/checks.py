@@ -10,9 +10,14 @@ from collections.abc import Hashable, Iterable, Iterator
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.model import ip_protocols
-from libvirt_guestnet.model.network import IPAddress
-from libvirt_guestnet.model.router import GuestNic, PortForward, RouterConfig
+from libvirt_guestnet.model.network import IPAddress, IPNetwork
+from libvirt_guestnet.model.router import Balancer, GuestNic, PortForward, RouterConfig
+from libvirt_guestnet.model.traffic import Protocol, Service
 from libvirt_guestnet.router import parts
+
+MOST_MEMBERS = 64
+PORTS, INTERVALS, TIMES = range(1, 65536), range(1, 3601), range(1, 101)
+"""Of a health check: its port, the seconds between two, and how many of them change a member's state."""
 
 MOST_SHIFTED = 1024
 """Ports of one forward that are moved to others: each is an element of a map."""
@@ -28,6 +33,7 @@ def conflicts(config: RouterConfig) -> list[str]:
         *_public(config),
         *_inside(config),
         *(problem for each in config.forwards for problem in _ports(each)),
+        *(problem for each in config.balancers for problem in _balancer(config, each)),
         *_tier_rules(config),
         *(
             f"forwarder of {each.domain or 'all names'} has no address"
@@ -62,6 +68,7 @@ def _is_nic_name(name: str) -> bool:
 
 def _names(config: RouterConfig) -> Iterator[str]:
     yield from _twice("port forward", (each.name for each in config.forwards))
+    yield from _twice("balancer", (each.name for each in config.balancers))
     yield from _twice("static NAT", (each.name for each in config.static_nat))
     yield from _twice("ingress rule", (each.name for each in config.ingress))
     yield from _twice("tier rule", (each.rule.name for each in config.tier_rules))
@@ -113,23 +120,63 @@ def _public(config: RouterConfig) -> Iterator[str]:
     static = [each.public for each in config.static_nat]
     yield from _twice("public address", static)
     yield from _twice("guest address of static NAT,", (each.guest for each in config.static_nat))
-    shared = {each.public for each in config.forwards} | {a for nic in config.guests for a in nic.source_nat} | own
+    shared = {each.public for each in config.ported} | {a for nic in config.guests for a in nic.source_nat} | own
     yield from (
         f"public address {address} of static NAT is used otherwise, too" for address in static if address in shared
     )
-    taken: dict[tuple[IPAddress, str], list[PortForward]] = {}
-    for each in config.forwards:
+    yield from _shared_ports(config)
+
+
+def _shared_ports(config: RouterConfig) -> Iterator[str]:
+    taken: dict[tuple[IPAddress, str], list[PortForward | Balancer]] = {}
+    for each in config.ported:
         for other in taken.setdefault((each.public, each.service.protocol), []):
-            if not each.sources and not other.sources and _overlap(each, other):
-                yield f"port forwards {other.name} and {each.name} share ports of {each.public}"
+            if not _sources(each) and not _sources(other) and _overlap(each.service, other.service):
+                yield f"{_called(other)} and {_called(each)} share ports of {each.public}"
         taken[each.public, each.service.protocol].append(each)
 
 
-def _overlap(one: PortForward, other: PortForward) -> bool:
-    a, b = one.service, other.service
+def _sources(each: PortForward | Balancer) -> tuple[IPNetwork, ...]:
+    return each.sources if isinstance(each, PortForward) else ()
+
+
+def _called(each: PortForward | Balancer) -> str:
+    return f"{'port forward' if isinstance(each, PortForward) else 'balancer'} {each.name}"
+
+
+def _overlap(a: Service, b: Service) -> bool:
     if None in (a.first_port, a.last_port, b.first_port, b.last_port):
         return True
     return a.first_port <= b.last_port and b.first_port <= a.last_port  # type: ignore[operator]
+
+
+def _balancer(config: RouterConfig, each: Balancer) -> Iterator[str]:
+    if not each.members:
+        yield f"balancer {each.name} has no members"
+    elif len(each.members) > MOST_MEMBERS:
+        yield f"balancer {each.name} has more than {MOST_MEMBERS} members"
+    yield from _twice(f"member of balancer {each.name}", (one.name for one in each.members))
+    yield from _twice(f"address in balancer {each.name},", (one.address for one in each.members))
+    tiers = [own for nic in config.guests for own in nic.addresses]
+    for one in each.members:
+        if one.address.version != each.public.version:
+            yield f"balancer {each.name} leads from {each.public} to {one.address}, which is of another IP version"
+        if not any(one.address in own.prefix for own in tiers):
+            yield f"balancer {each.name} leads to {one.address}, which is in no guest network of the router"
+        elif any(one.address == own.ip for own in tiers):
+            yield f"balancer {each.name} leads to {one.address}, which is the router's"
+    yield from _balanced_ports(each)
+
+
+def _balanced_ports(each: Balancer) -> Iterator[str]:
+    first, last = each.service.first_port, each.service.last_port
+    if first is None or last is None or each.service.protocol not in (Protocol.TCP, Protocol.UDP):
+        yield f"balancer {each.name} has no TCP or UDP ports"
+    elif first not in (each.port, last):
+        yield f"balancer {each.name} moves a range of ports"
+    check = each.check
+    if check and not (check.port in PORTS and check.interval in INTERVALS and {check.rise, check.fall} <= set(TIMES)):
+        yield f"the health check of balancer {each.name} has a number that is too small or too large"
 
 
 def _inside(config: RouterConfig) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from libvirt_guestnet import parse
@@ -24,6 +25,7 @@ VERSION = 1
 CONFIGURE_SECONDS = 30.0
 _MOST_LINES = 20_000
 _HOST_NAME = re.compile("[A-Za-z0-9_.-]{1,253}")
+_OWN_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _REFUSED = re.compile(r"(?s)(document|[a-z]{1,20})(?::([0-9]{1,7}))?: (.{1,4096})")
 
 
@@ -69,6 +71,25 @@ class RouterState:
     memory_free_kib: int
     connections: int
     trouble: tuple[str, ...] = ()
+
+
+class MemberState(StrEnum):
+    """Of a balancer's member: new ones, whose first check is not answered yet, and those that are down get nothing."""
+
+    NEW = "new"
+    UP = "up"
+    DOWN = "down"
+    UNCHECKED = "unchecked"
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """How a balancer's member is, and how many connections it has open."""
+
+    balancer: str
+    member: str
+    state: MemberState
+    connections: int
 
 
 class RouterClient:
@@ -145,6 +166,17 @@ class RouterClient:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise GuestnetError(f"router {self.name} says of its counters what nobody understands: {error}") from error
 
+    def balancers(self) -> tuple[Balanced, ...]:
+        """All members of all balancers."""
+        lines = [line.split(" ") for line in self._ask("balancers").splitlines()[:_MOST_LINES]]
+        try:
+            return tuple(
+                Balanced(_called(balancer), _called(member), MemberState(state), _natural(connections))
+                for balancer, member, state, connections in lines
+            )
+        except ValueError as error:
+            raise GuestnetError(f"router {self.name} says of its balancers what nobody understands: {error}") from error
+
     def rules(self) -> str:
         """The ruleset as nft lists it. A guest wrote it: show it as such."""
         return self._ask("rules")
@@ -188,6 +220,12 @@ def _lease(expires: str, client: str, address: str, name: str, duid: str) -> Lea
         return Lease(_natural(expires), who, ip, known)
     except parse.TextError:
         return None
+
+
+def _called(text: str) -> str:
+    if not _OWN_NAME.fullmatch(text):
+        raise ValueError(f"{parse.shown(text)} is no name")
+    return text
 
 
 def _natural(text: str) -> int:

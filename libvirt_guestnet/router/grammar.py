@@ -24,20 +24,24 @@ _WORDS = _words("""
     name limit rate over burst packets 100/second 50/second 10s ct state established related invalid new mark status
     dnat snat to map meta l4proto nfproto ipv4 ipv6 tcp udp sctp icmp icmpv6 th dport sport saddr daddr ip ip6 hoplimit
     iifname oifname lo echo-request nd-neighbor-solicit nd-neighbor-advert nd-router-solicit denied refused spoofed
-    limited
+    limited goto reject with reset
 """)
 _STARTS = re.compile(r"add table inet guestnet$|(add (counter|set|chain|rule)|flush chain) inet guestnet [a-z]")
 _SEPARATORS = str.maketrans(",;", "  ")
 _NIC = re.compile("eth[0-9]{1,3}")
-_COUNTER = re.compile(r"(egress-eth[0-9]{1,3}|forward|static|ingress|tier|egress)-[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_OWN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+_KIND = "egress-eth[0-9]{1,3}|forward|static|ingress|tier|egress|balance|unserved"
+_COUNTER = re.compile(rf"(?:(?:{_KIND})-{_OWN}|member-{_OWN}/{_OWN})")
 _TARGET = re.compile(r"([0-9.]+|\[[0-9a-f:]+\]):([0-9]{1,5})")
 _HEX = re.compile("0x[0-9a-f]{1,3}")
-_QUOTED = re.compile('"([A-Za-z0-9_.-]*)"')
+_QUOTED = re.compile('"([A-Za-z0-9_./-]*)"')
 
 _PREFIX, _TAG = r"[0-9a-f.:]+(?:/[0-9]+)?", r"[a-z0-9-]{1,40}"
 _ADDRESS, _MAC = r"[0-9a-f.:]{2,39}", "[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
 _NAME, _NUMBER, _ETH = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", "[0-9]{1,10}", "eth[0-9]{1,3}"
 _ITEM = r'(?:"[ !$-+\--\[\]-~]{1,240}"|[A-Za-z0-9_./:+\-\[\]]{1,255})'
+_METHOD = "(?:round-robin|source|least-connections)"
+_CHECK = rf"(?:-|{_NUMBER} {_NUMBER} {_NUMBER} {_NUMBER})"
 _FORMS = {
     "net": (
         rf"nic {_ETH} {_MAC} (?:{_NUMBER}|-) 46?",
@@ -59,6 +63,10 @@ _FORMS = {
     "options": (rf"tag:{_TAG},(?:option6?:[a-z0-9+-]{{1,40}}|{_NUMBER})(?:,{_ITEM}){{0,32}}",),
     "names": (rf"{_ADDRESS} {_NAME}(?: {_NAME})?",),
     "servers": (rf"server=(?:/{_NAME}/)?{_ADDRESS}",),
+    "balance": (
+        rf"balancer {_OWN} {_METHOD} (?:tcp|udp) {_ADDRESS} {_NUMBER} {_NUMBER} {_CHECK}",
+        rf"member {_OWN} {_OWN} {_ADDRESS}",
+    ),
 }
 _LINES = {section: re.compile("|".join(forms)) for section, forms in _FORMS.items()}
 

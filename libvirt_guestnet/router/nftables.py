@@ -13,7 +13,7 @@ from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.router import GuestNic, PortForward, PublicNic, RouterConfig
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
-from libvirt_guestnet.router import parts
+from libvirt_guestnet.router import balancing, parts
 
 TABLE = "inet guestnet"
 FAMILY = {4: "ip", 6: "ip6"}
@@ -51,6 +51,7 @@ def lines(config: RouterConfig) -> Iterator[str]:
 def _chains(config: RouterConfig) -> dict[str, list[str]]:
     chains = {
         "marks": _marks(config),
+        **balancing.chains(config),
         "translate": _translate(config),
         "ingress": _ingress(config),
         "tiers": _tiers(config),
@@ -77,6 +78,7 @@ def _counters(config: RouterConfig) -> Iterator[str]:
     yield from (counter("static", each.name) for each in config.static_nat)
     yield from (counter("ingress", each.name) for each in config.ingress)
     yield from (counter("tier", each.rule.name) for each in config.tier_rules)
+    yield from balancing.counters(config)
 
 
 def _count(name: str) -> str:
@@ -131,6 +133,7 @@ def _translate(config: RouterConfig) -> Iterator[str]:
         count = _count(counter("forward", each.name))
         mark = f"ct mark set ct mark | {parts.FORWARDED:#x}"
         yield f"{which} {count} {mark} dnat {family} to {_target(each)}"
+    yield from balancing.choices(config)
     for static in config.static_nat:
         family = FAMILY[static.public.version]
         count = _count(counter("static", static.name))
@@ -272,6 +275,7 @@ def _input(config: RouterConfig) -> Iterator[str]:
         yield from (f"iifname {nic.name} {_echo(own.ip)}" for own in nic.addresses)
     for address in parts.translated(config):
         yield _echo(address)
+    yield from balancing.refusals(config)
     yield f"{_count('refused')} drop"
 
 

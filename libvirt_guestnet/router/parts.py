@@ -8,7 +8,9 @@ from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.router import GuestNic, PublicNic, RouterConfig
 
 FORWARDED = 0x100
-"""In a connection's mark: a port forward let it in. The bits below are the number of its public NIC."""
+"""In a connection's mark: a port forward or a balancer let it in. The bits below are the number of its public NIC."""
+BALANCED = 0x200
+"""It is a balancer's: the agent asks the kernel for such connections alone."""
 NIC_BITS = 0xFF
 
 
@@ -25,7 +27,7 @@ def mark(nic: PublicNic) -> int:
 def translated(config: RouterConfig) -> Iterator[IPAddress]:
     """The public addresses that NAT uses, each once."""
     used = [address for nic in config.guests for address in nic.source_nat]
-    used += [each.public for each in config.translations]
+    used += [each.public for each in (*config.translations, *config.balancers)]
     yield from dict.fromkeys(used)
 
 

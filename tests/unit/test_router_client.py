@@ -8,7 +8,15 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.guest.wire import AgentResult
-from libvirt_guestnet.router.client import Counted, Lease, RefusedDocumentError, RouterClient, read_leases
+from libvirt_guestnet.router.client import (
+    Balanced,
+    Counted,
+    Lease,
+    MemberState,
+    RefusedDocumentError,
+    RouterClient,
+    read_leases,
+)
 
 STATE = """connections 3
 dnsmasq runs
@@ -56,6 +64,20 @@ def test_counters() -> None:
 def test_counters_that_nobody_understands(spoilt: str) -> None:
     with pytest.raises(GuestnetError, match="router r1 says of its counters what nobody understands"):
         client(0, spoilt).counters()
+
+
+def test_balancers() -> None:
+    found = client(0, "web web1 up 3\nweb web2 new 0\n").balancers()
+    assert found == (
+        Balanced("web", "web1", MemberState.UP, 3),
+        Balanced("web", "web2", MemberState.NEW, 0),
+    )
+
+
+@pytest.mark.parametrize("spoilt", ["web", "web web1 up -1", "web web1 well 1", "web \x1b[31m up 1", "web web1 up 1 2"])
+def test_balancers_that_nobody_understands(spoilt: str) -> None:
+    with pytest.raises(GuestnetError, match="router r1 says of its balancers what nobody understands"):
+        client(0, spoilt).balancers()
 
 
 def test_leases() -> None:

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.balanced_config import BALANCED, TURNS, balancer, members
 from support.router_config import LAN, PUBLIC, ROUTER, TIER, own, tcp, with_two_publics
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.model.balancing import HealthCheck
 from libvirt_guestnet.model.network import DhcpRange
-from libvirt_guestnet.model.router import PortForward, Reservation, RouterConfig, StaticNat, TierRule
+from libvirt_guestnet.model.router import BalancerMember, PortForward, Reservation, RouterConfig, StaticNat, TierRule
 from libvirt_guestnet.model.services import Forwarder
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service
 from libvirt_guestnet.router import checks, grammar
@@ -21,7 +23,9 @@ from libvirt_guestnet.router.document import Document, document
 EXPECTED = Path(__file__).parents[1] / "data/router"
 
 
-@pytest.mark.parametrize(("name", "config"), [("one-public", ROUTER), ("two-publics", with_two_publics())])
+@pytest.mark.parametrize(
+    ("name", "config"), [("one-public", ROUTER), ("two-publics", with_two_publics()), ("balanced", BALANCED)]
+)
 def test_the_files_of_a_router(name: str, config: RouterConfig, regenerate: bool) -> None:
     """Reviewed as differences; tests/guest/test_router.py shows that they do what they should."""
     made = document(config)
@@ -70,6 +74,10 @@ def _range(first: str, last: str) -> RouterConfig:
     return _lan(dhcp=replace(LAN.dhcp, ranges=(span,)))
 
 
+def _balanced(**changes: object) -> RouterConfig:
+    return replace(ROUTER, balancers=(replace(TURNS, **changes),))  # type: ignore[arg-type]
+
+
 def _static(public: str, guest: str) -> RouterConfig:
     return replace(ROUTER, static_nat=(StaticNat("x", parse.address(public), parse.address(guest)),))
 
@@ -109,7 +117,7 @@ WRONG = [
     ),
     (
         _forward(public=parse.address("203.0.113.10"), service=tcp(9003, 9004), guest_port=9003),
-        "port forwards many and x share ports of 203.0.113.10",
+        "port forward many and port forward x share ports of 203.0.113.10",
     ),
     (_forward(name="web"), "port forward web is used twice"),
     (_forward(service=Service(Protocol.TCP)), "port forward x has no ports"),
@@ -120,6 +128,46 @@ WRONG = [
     (
         replace(ROUTER, tier_rules=(TierRule("eth0", "eth2", Rule("x")),)),
         "tier rule x is about eth2, which is no guest network of the router",
+    ),
+    (replace(ROUTER, balancers=(TURNS, TURNS)), "balancer turns is used twice"),
+    (
+        replace(ROUTER, balancers=(TURNS, replace(TURNS, name="x"))),
+        "balancer turns and balancer x share ports of 203.0.113.12",
+    ),
+    (
+        _balanced(public=parse.address("203.0.113.10"), service=tcp(8080)),
+        "port forward web and balancer turns share ports of 203.0.113.10",
+    ),
+    (
+        _balanced(public=parse.address("203.0.113.20")),
+        "public address 203.0.113.20 of static NAT is used otherwise, too",
+    ),
+    (_balanced(public=parse.address("192.0.2.1")), "public address 192.0.2.1 is in no public network of the router"),
+    (_balanced(members=()), "balancer turns has no members"),
+    (
+        _balanced(members=tuple(BalancerMember(f"m{n}", parse.address(f"10.1.1.{n}")) for n in range(2, 67))),
+        "balancer turns has more than 64 members",
+    ),
+    (_balanced(members=members("10.1.1.", "web1", "web1")), "member of balancer turns web1 is used twice"),
+    (_balanced(members=members("10.1.1.", "web1", "web1")), "address in balancer turns, 10.1.1.11 is used twice"),
+    (
+        _balanced(members=members("fd13:1::", "web1")),
+        "balancer turns leads from 203.0.113.12 to fd13:1::11, which is of another IP version",
+    ),
+    (
+        _balanced(members=members("10.9.1.", "web1")),
+        "balancer turns leads to 10.9.1.11, which is in no guest network of the router",
+    ),
+    (
+        _balanced(members=(BalancerMember("x", parse.address("10.1.1.1")),)),
+        "balancer turns leads to 10.1.1.1, which is the router's",
+    ),
+    (_balanced(service=Service(Protocol.SCTP, 80, 80)), "balancer turns has no TCP or UDP ports"),
+    (_balanced(service=Service(Protocol.TCP)), "balancer turns has no TCP or UDP ports"),
+    (_balanced(service=tcp(80, 81)), "balancer turns moves a range of ports"),
+    (
+        _balanced(check=HealthCheck(8080, interval=0)),
+        "the health check of balancer turns has a number that is too small or too large",
     ),
     (replace(ROUTER, forwarders=(Forwarder(None, "corp.example"),)), "forwarder of corp.example has no address"),
 ]
@@ -133,7 +181,9 @@ def test_what_contradicts_itself_is_refused(config: RouterConfig, message: str) 
 
 
 def test_what_is_right_has_no_conflicts() -> None:
-    assert checks.conflicts(ROUTER) == checks.conflicts(with_two_publics()) == []
+    ranged = replace(ROUTER, balancers=(balancer("x", "203.0.113.15", service=tcp(8000, 8010), port=8000),))
+    for config in (ROUTER, with_two_publics(), BALANCED, ranged):
+        assert checks.conflicts(config) == []
 
 
 def test_a_rule_can_be_of_a_protocol_as_a_whole() -> None:
@@ -148,6 +198,9 @@ HOSTILE = [
     _lan(domain="lan internal"),
     _lan(exceptions=(Rule('x" accept comment "'),)),
     _lan(exceptions=(Rule("x\nflush ruleset"),)),
+    _balanced(name="x accept"),
+    _balanced(name="x/y"),
+    _balanced(members=(BalancerMember("x\nmember turns y 10.1.1.9", parse.address("10.1.1.11")),)),
     replace(ROUTER, name="r1\n10.0.0.1 bank.example"),
     _lan(name="eth0", mac="52:54:00:13:01:00 up\nreboot"),
     _reserved("10.1.1.77", mac="52:54:00:13:00:77,set:x\n"),
@@ -178,6 +231,9 @@ def test_what_no_parser_would_have_let_through_is_not_written(config: RouterConf
         ("names", "10.1.1.10 a b c"),
         ("servers", "server=/etc/passwd"),
         ("net", "reboot"),
+        ("nft", "add rule inet guestnet translate goto member-x/y/z"),
+        ("balance", "balancer web random tcp 203.0.113.12 80 80 -"),
+        ("balance", "member web web1 10.1.1.11 8080"),
     ],
 )
 def test_the_second_wall(section: str, line: str) -> None:
