@@ -155,7 +155,8 @@ class Balancer:
 class RouterConfig:
     """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are what
     may be opened from the public side, beside port forwards; destinations are guests' own addresses. The router asks
-    `forwarders` for names that are not its guests'."""
+    `forwarders` for names that are not its guests'. Of connections that one guest opened, and of those that lead to
+    it, `guest_connections` each are tracked at a time."""
 
     name: str
     guests: tuple[GuestNic, ...]
@@ -167,6 +168,7 @@ class RouterConfig:
     tier_rules: tuple[TierRule, ...] = ()
     forwarders: tuple[Forwarder, ...] = ()
     balancers: tuple[Balancer, ...] = ()
+    guest_connections: int = 4096
 
     @property
     def traffic_nics(self) -> tuple[GuestNic | PublicNic, ...]:

@@ -57,6 +57,8 @@ def _nics(config: RouterConfig) -> Iterator[str]:
         yield f"control address {control.address} and the host's {control.host} are not of one link-local prefix"
     if not config.guests:
         yield "there is no guest network"
+    if config.guest_connections < 1:
+        yield "guests may have no connections"
 
 
 def _is_nic_name(name: str) -> bool:

@@ -18,13 +18,14 @@ def _words(text: str) -> frozenset[str]:
 
 
 _WORDS = _words("""
-    add flush table chain rule set counter inet guestnet { } : ; , == != & | @asking asking
+    add flush table chain rule set counter inet guestnet { } : ; , == != & |
     type filter nat hook priority policy accept drop goto mangle dstnat srcnat filter prerouting input forward output
-    postrouting marks translate sources ingress tiers size flags dynamic timeout ether_addr ether update
-    name limit rate over burst packets 100/second 50/second 10s ct state established related invalid new mark status
+    postrouting marks translate sources ingress tiers size flags dynamic timeout ether_addr ipv4_addr ipv6_addr ether
+    update name limit rate over burst packets 100/second 50/second 20/second 10/second 5/second 10s 1s
+    ct state established related invalid new mark status
     dnat snat to map meta l4proto nfproto ipv4 ipv6 tcp udp sctp icmp icmpv6 th dport sport saddr daddr ip ip6 hoplimit
     iifname oifname lo echo-request nd-neighbor-solicit nd-neighbor-advert nd-router-solicit denied refused spoofed
-    limited goto reject with reset
+    limited crowded goto reject with reset count queue num
 """)
 _STARTS = re.compile(r"add table inet guestnet$|(add (counter|set|chain|rule)|flush chain) inet guestnet [a-z]")
 _SEPARATORS = str.maketrans(",;", "  ")
@@ -33,6 +34,7 @@ _OWN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _KIND = "egress-eth[0-9]{1,3}|forward|static|ingress|tier|egress|balance|unserved"
 _COUNTER = re.compile(rf"(?:(?:{_KIND})-{_OWN}|member-{_OWN}/{_OWN})")
 _TARGET = re.compile(r"([0-9.]+|\[[0-9a-f:]+\]):([0-9]{1,5})")
+_LIMIT_SET = re.compile("@?(?:asking|connected|tracked|crowded)-[a-z0-9-]{1,20}")
 _HEX = re.compile("0x[0-9a-f]{1,3}")
 _QUOTED = re.compile('"([A-Za-z0-9_./-]*)"')
 
@@ -52,7 +54,7 @@ _FORMS = {
     "dnsmasq": (
         "user=dnsmasq|group=dnsmasq|no-resolv|no-hosts|no-ping|bind-dynamic|domain-needed|bogus-priv|enable-ra",
         "quiet-dhcp|quiet-dhcp6|quiet-ra|dhcp-authoritative|dhcp-ignore-clid",
-        rf"dhcp-lease-max={_NUMBER}|dhcp-leasefile=/run/dnsmasq/leases",
+        rf"dhcp-lease-max={_NUMBER}|dns-forward-max={_NUMBER}|dhcp-leasefile=/run/dnsmasq/leases",
         "dhcp-hostsfile=/run/router/hosts|dhcp-optsfile=/run/router/options|addn-hosts=/run/router/names",
         "servers-file=/run/router/servers",
         rf"interface={_ETH}|local=/{_NAME}/|domain={_NAME},{_PREFIX}|ra-param={_ETH},{_NUMBER},{_NUMBER}",
@@ -93,7 +95,7 @@ def _is_nft(line: str) -> bool:
 def _is_value(word: str) -> bool:
     if quoted := _QUOTED.fullmatch(word):
         return quoted[1] in _WORDS or bool(_COUNTER.fullmatch(quoted[1]))
-    if _NIC.fullmatch(word) or _HEX.fullmatch(word) or _COUNTER.fullmatch(word):
+    if _NIC.fullmatch(word) or _HEX.fullmatch(word) or _COUNTER.fullmatch(word) or _LIMIT_SET.fullmatch(word):
         return True
     if target := _TARGET.fullmatch(word):
         return _passes(target[1].strip("[]"), parse.address) and _passes(target[2], _port)

@@ -14,7 +14,8 @@ from libvirt_guestnet.guest.initrd import ArchiveEntry
 MODULES = (
     *("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "button", "evdev"),
     *("nf_tables", "nft_ct", "nft_nat", "nft_chain_nat", "nft_limit", "nft_objref"),
-    *("nft_numgen", "nft_hash", "nft_reject_inet", "nft_connlimit", "nf_conntrack_netlink"),
+    *("nft_numgen", "nft_hash", "nft_reject_inet", "nft_connlimit", "nft_queue"),
+    *("nf_conntrack_netlink", "nfnetlink_queue"),
 )
 _APPLETS = ("sh", "mkdir", "mount", "modprobe", "sleep", "ip", "sha256sum", "poweroff", "reboot")
 _USERS = b"root:*:0:0:root:/:/bin/false\ndnsmasq:*:100:100:dnsmasq:/run/dnsmasq:/bin/false\n"
@@ -34,7 +35,8 @@ def userland() -> dict[str, ArchiveEntry]:
         if entry.data != b"busybox" or path.removeprefix("bin/") in _APPLETS
     }
     data = files("libvirt_guestnet.router").joinpath("data")
-    for name, place in (("init", "init"), ("agent", "etc/agent"), ("balancer", "etc/balancer")):
+    for name in ("init", "agent", "balancer", "identities"):
+        place = name if name == "init" else f"etc/{name}"
         contents[place] = ArchiveEntry(stat.S_IFREG | 0o755, data.joinpath(name).read_bytes())
     contents["etc/passwd"] = ArchiveEntry(stat.S_IFREG | 0o644, _USERS)
     contents["etc/group"] = ArchiveEntry(stat.S_IFREG | 0o644, _GROUPS)

@@ -13,7 +13,7 @@ from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.router import GuestNic, PortForward, PublicNic, RouterConfig
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
-from libvirt_guestnet.router import balancing, parts
+from libvirt_guestnet.router import balancing, limits, parts
 
 TABLE = "inet guestnet"
 FAMILY = {4: "ip", 6: "ip6"}
@@ -21,8 +21,6 @@ _OPPOSITE = {Verdict.ALLOW: "drop", Verdict.DENY: "accept"}
 _POLICY = {Verdict.ALLOW: "accept", Verdict.DENY: "drop"}
 _ICMP = {4: "1", 6: "58"}  # numbers: the appliance has no /etc/protocols
 
-# Requests that a guest may put to the router in a second: of DNS, DHCP and DHCPv6 together, by its MAC address.
-_ASKING = "limit rate over 100/second burst 300 packets"
 _ECHO = "limit rate 50/second burst 50 packets"
 
 _BASE = {
@@ -39,7 +37,7 @@ _KNOWN_STATES = ("ct state { established, related } accept", "ct state invalid d
 def lines(config: RouterConfig) -> Iterator[str]:
     yield f"add table {TABLE}"
     yield from (f"add counter {TABLE} {name}" for name in _counters(config))
-    yield f"add set {TABLE} asking {{ type ether_addr ; size 4096 ; flags dynamic,timeout ; timeout 10s ; }}"
+    yield from (f"add set {TABLE} {each}" for each in limits.sets(config))
     chains = _chains(config)
     for name in chains:
         yield f"add chain {TABLE} {name}" + (f" {{ {_BASE[name]} }}" if name in _BASE else "")
@@ -70,7 +68,7 @@ def counter(kind: str, name: str) -> str:
 
 
 def _counters(config: RouterConfig) -> Iterator[str]:
-    yield from ("denied", "refused", "spoofed", "limited")
+    yield from ("denied", "refused", "spoofed", "limited", "crowded")
     for nic in config.guests:
         yield f"egress-{nic.name}"
         yield from (counter(f"egress-{nic.name}", rule.name) for rule in nic.exceptions)
@@ -188,6 +186,7 @@ def _forward(config: RouterConfig) -> Iterator[str]:
     for nic in config.guests:
         yield from _spoofed(nic)
     guests, public = _set(nic.name for nic in config.guests), _set(nic.name for nic in config.public)
+    yield from limits.tracking(config, guests)
     yield f"ct status dnat ct mark & {parts.FORWARDED:#x} == {parts.FORWARDED:#x} oifname {guests} accept"
     if config.public:
         yield from (f"iifname {nic.name} oifname {public} goto egress-{nic.name}" for nic in config.guests)
@@ -259,29 +258,30 @@ def _input(config: RouterConfig) -> Iterator[str]:
     yield f"iifname {control.name} ct state established meta l4proto 1 accept"
     yield f"iifname {control.name} drop"
     guests = _set(nic.name for nic in config.guests)
-    asks = f"iifname {guests} meta l4proto {{ tcp, udp }} th dport {{ 53, 67, 547 }}"
-    yield f"{asks} update @asking {{ ether saddr {_ASKING} }} {_count('limited')} drop"
+    yield from limits.asking(guests)
     yield from _KNOWN_STATES
     yield "iifname lo accept"
     yield f"iifname {guests} udp sport 68 udp dport 67 accept"
-    yield f"iifname {guests} ip6 saddr fe80::/10 udp sport 546 udp dport 547 accept"
+    yield f"iifname {guests} ip6 saddr fe80::/10 udp sport 546 udp dport 547 queue num {limits.DHCP6_QUEUE}"
     yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept"
     yield f"iifname {guests} icmpv6 type nd-router-solicit ip6 hoplimit 255 accept"
     for guest in config.guests:
         for own in guest.addresses:
             family = FAMILY[own.ip.version]
             yield f"iifname {guest.name} {family} daddr {own.ip} meta l4proto {{ tcp, udp }} th dport 53 accept"
-    for nic in config.traffic_nics:
-        yield from (f"iifname {nic.name} {_echo(own.ip)}" for own in nic.addresses)
+    for nic in config.guests:
+        yield from (f"iifname {nic.name} {_echo(own.ip)} accept" for own in nic.addresses)
+    for public in config.public:
+        yield from (f"iifname {public.name} {_echo(own.ip)} {_ECHO} accept" for own in public.addresses)
     for address in parts.translated(config):
-        yield _echo(address)
+        yield f"{_echo(address)} {_ECHO} accept"
     yield from balancing.refusals(config)
     yield f"{_count('refused')} drop"
 
 
 def _echo(address: IPAddress) -> str:
     kind = "icmp" if address.version == 4 else "icmpv6"
-    return f"{FAMILY[address.version]} daddr {address} {kind} type echo-request {_ECHO} accept"
+    return f"{FAMILY[address.version]} daddr {address} {kind} type echo-request"
 
 
 def _output(config: RouterConfig) -> Iterator[str]:

@@ -28,9 +28,11 @@ from support.balanced_config import (
     members,
 )
 from support.router_bench import Namespace, Router, RouterBench
-from support.router_config import OTHER_MAC
+from support.router_config import LAN, OTHER_MAC
 from support.router_in_namespace import NamespaceRouter
 
+from libvirt_guestnet import parse
+from libvirt_guestnet.model.network import DhcpRange6
 from libvirt_guestnet.model.router import Balancer, RouterConfig
 from libvirt_guestnet.router import disks
 from libvirt_guestnet.router.client import MemberState, RefusedDocumentError, RouterClient
@@ -156,13 +158,17 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         db = bench.machine("db", "tier", OTHER_MAC, "10.1.2.10/24", "fd13:2::10/64")
         public = [f"{address}/{64 if ':' in address else 24}" for address in sorted(INTERNET)]
         internet = bench.machine("internet", "pub", "52:54:00:13:02:01", *public)
+        resolver = bench.machine("resolver", "pub", "52:54:00:13:02:03", "203.0.113.3/24")
+        resolver.start(
+            *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--no-resolv", "--no-hosts"),
+            *("--user=root", "--address=/example.org/192.0.2.7", "--server=/slow.example/203.0.113.99"),
+            stderr=subprocess.DEVNULL,
+        )
         client = ROUTERS[request.param](bench, {"eth0": "lan", "eth1": "ctl", "eth2": "pub", "eth3": "tier"})
-        for machine, gateways in (
-            (db, ("10.1.2.1", "fd13:2::1")),
-            *((web, ("10.1.1.1", "fd13:1::1")) for web in webs.values()),
-        ):
-            for gateway in gateways:
-                machine.ip(f"route add default via {gateway}")
+        for machine in (db, *webs.values()):
+            tier = 2 if machine is db else 1
+            for gateway in (f"10.1.{tier}.1", f"fd13:{tier}::1"):
+                machine.ip(f"route replace default via {gateway}")
         world = World(bench, client, webs, {}, db, internet)
         for name in WEBS:
             world.serve(name)
@@ -339,3 +345,98 @@ def test_a_bad_line_changes_nothing(world: World, line: str) -> None:
         world.client.configure(made._replace(balance=f"{made.balance}{line}\n").encoded())
     assert (refused.value.section, refused.value.line) == ("balance", number)
     assert who(ask(world.internet, TURNS, 3)) == dict.fromkeys(WEBS, 1)
+
+
+# ---- one guest that floods
+
+
+def _flood(machine: Namespace, program: str, *argv: str) -> subprocess.Popen[bytes]:
+    process = machine.start(sys.executable, "-c", program, *argv, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"floods\n"
+    return process
+
+
+def test_a_guest_that_floods_dns_takes_no_answer_from_others(world: World) -> None:
+    """A thousand questions a second, for names that nobody answers, which dnsmasq remembers for long."""
+    argv = (sys.executable, "-c", programs.ASK_DNS, "10.1.2.1")
+    quiet = float(world.db.run(*argv, "20"))
+    before = world.counted("limited")
+    flood = _flood(world.webs["web1"], programs.FLOOD_DNS, "10.1.1.1", "15")
+    time.sleep(3)
+    meanwhile = float(world.db.run(*argv, "40"))
+    sent = int(flood.communicate(timeout=120)[0])
+    limited = world.counted("limited") - before
+    print(f"longest answer {quiet} s, and {meanwhile} s while {sent} questions came and {limited} were dropped")
+    assert limited > sent / 2
+    assert meanwhile < quiet + 2
+
+
+def test_a_guest_that_floods_connections_leaves_room_for_others(world: World) -> None:
+    before, others = world.counted("crowded"), world.client.state().connections
+    world.webs["web1"].run(sys.executable, "-c", programs.FLOOD_CONNECTIONS, "12000")
+    tracked, crowded = world.client.state().connections, world.counted("crowded") - before
+    print(f"{tracked} connections are tracked, {crowded} were dropped")
+    assert 3000 < tracked < 4096 + others + 500
+    assert crowded > 5000
+    assert who(ask(world.db, TURNS, 3)) == dict.fromkeys(WEBS, 1)
+    assert who(ask(world.internet, TURNS, 3)) == dict.fromkeys(WEBS, 1), "others reach the guest itself, too"
+    assert world.states()["web1"] == MemberState.UP
+
+
+def test_a_guest_that_floods_dhcp_takes_no_lease_from_others(world: World) -> None:
+    script = world.bench.directory / "udhcpc"
+    script.write_text('#!/bin/sh\n[ "$1" != bound ] || echo "$ip"\n')
+    script.chmod(0o755)
+    flood = _flood(world.webs["web1"], programs.FLOOD_DHCP, "52:54:00:13:00:11", "8")
+    began = time.monotonic()
+    client = ("busybox", "udhcpc", "-f", "-n", "-q", "-t", "20", "-T", "1", "-i", "net0", "-s", str(script))
+    assert "10.1.2.10" in world.db.run(*client).split()
+    print(f"a lease after {time.monotonic() - began:.1f} s while {flood.communicate(timeout=120)[0].decode()} came")
+    leases = [lease for lease in world.client.leases() if lease.client == "52:54:00:13:00:11"]
+    assert len(leases) <= 1, leases
+
+
+def test_one_guest_does_not_use_up_dns_over_tcp(world: World) -> None:
+    many = "import socket, sys, time\n"
+    many += "held = [socket.create_connection(('10.1.1.1', 53), 30) for _ in range(4)]\nprint('floods', flush=True)\n"
+    many += (
+        "try: socket.create_connection(('10.1.1.1', 53), 30)\nexcept OSError as error: print(type(error).__name__)\n"
+    )
+    many += "sys.stdout.flush()\nsys.stdin.read()\n"
+    flood = _flood(world.webs["web1"], many)
+    assert flood.stdout is not None
+    assert flood.stdout.readline() == b"ConnectionRefusedError\n"
+    one = "import socket; socket.create_connection(('10.1.2.1', 53), 30); print('open')"
+    assert world.db.run(sys.executable, "-c", one) == "open\n"
+    flood.kill()
+
+
+def test_one_guests_pings_take_no_answer_from_others(world: World) -> None:
+    flood = world.webs["web1"].agent().submit("ping", "10.1.1.1", "3000", "2", "2000", "32", timeout=60)
+    answered = world.db.agent().submit("ping", "10.1.2.1", "20", "200", "5000", "32", timeout=60).result(60).text
+    assert answered == "sent 20 received 20 -\n"
+    sent, received = flood.result(60).text.split()[1:4:2]
+    print(f"{received} of {sent} were answered")
+    assert int(received) < int(sent) / 2
+
+
+def test_one_guest_does_not_use_up_the_addresses_of_dhcpv6(world: World) -> None:
+    if "num 6" not in world.client.rules():
+        pytest.skip("this machine's kernel has no queues of nft: the appliance's has")
+    span = DhcpRange6(parse.address("fd13:1::1000"), parse.address("fd13:1::101f"))  # type: ignore[arg-type]
+    lan = replace(LAN, dhcp=replace(LAN.dhcp, ranges=(*LAN.dhcp.ranges, span)))
+    world.configure(replace(BALANCED, guests=(lan, *BALANCED.guests[1:])))
+
+    def cycle(name: str, count: int, associations: int) -> set[str]:
+        mac = f"52:54:00:13:00:{WEBS[name]}"
+        local = f"fe80::5054:ff:fe13:{WEBS[name]}"
+        argv = (sys.executable, "-c", programs.CYCLE_DUIDS, mac, local, str(count), str(associations))
+        return set(world.webs[name].run(*argv, timeout=300).split())
+
+    assert len(cycle("web1", 40, 1)) == 8
+    assert len(cycle("web2", 10, 3)) == 6
+    assert len(cycle("web2", 3, 9)) == 0
+    assert len(cycle("web3", 1, 1)) == 1
+    assert len([lease for lease in world.client.leases() if lease.address in parse.prefix("fd13:1::1000/120")]) == 15
+    world.configure(BALANCED)

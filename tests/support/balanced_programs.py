@@ -78,3 +78,89 @@ for each in held:
     assert each.readline() == b"still\n"
 print("all answer", flush=True)
 """
+
+FLOOD_DNS = r"""
+# server seconds: questions for names that no forwarder answers, as fast as it goes
+import random, socket, struct, sys, time
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.setblocking(False)
+until, sent = time.monotonic() + float(sys.argv[2]), 0
+print("floods", flush=True)
+while time.monotonic() < until:
+    name = b"%08x" % random.randrange(1 << 32)
+    question = struct.pack("!HHHHHH", sent % 65536, 0x0100, 1, 0, 0, 0)
+    question += b"\x08" + name + b"\x04slow\x07example\0\0\1\0\1"
+    try:
+        client.sendto(question, (sys.argv[1], 53))
+        sent += 1
+    except BlockingIOError:
+        pass
+    time.sleep(0.001)
+print(sent, flush=True)
+"""
+
+ASK_DNS = r"""
+# server count: forwarded names that nobody asked for before; the longest answer in seconds, or what went wrong
+import os, socket, sys, time
+longest = 0.0
+for number in range(int(sys.argv[2])):
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.connect((sys.argv[1], 53))
+    client.settimeout(30)
+    name = os.urandom(4).hex().encode()
+    began = time.monotonic()
+    client.send(os.urandom(2) + b"\1\0\0\1\0\0\0\0\0\0\x08" + name + b"\7example\3org\0\0\1\0\1")
+    answer = client.recv(512)
+    longest = max(longest, time.monotonic() - began)
+    if answer[3] & 15 or not answer[7]:
+        sys.exit("refused: %d" % (answer[3] & 15))
+    time.sleep(0.1)
+print("%.3f" % longest)
+"""
+
+FLOOD_CONNECTIONS = r"""
+# count: UDP to so many addresses on the public side, a connection each
+import socket, sys, time
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(int(sys.argv[1])):
+    client.sendto(b"?", ("198.18.%d.%d" % (number // 250, number % 250 + 1), 53))
+    if number % 20 == 0:
+        time.sleep(0.002)
+"""
+
+FLOOD_DHCP = r"""
+# mac seconds: discovers with a new client identifier each
+import os, sys, time
+from scapy.all import *
+mac, until, sent = sys.argv[1], time.monotonic() + float(sys.argv[2]), 0
+socket = conf.L2socket(iface="net0")
+print("floods", flush=True)
+while time.monotonic() < until:
+    socket.send(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255")
+        / UDP(sport=68, dport=67) / BOOTP(chaddr=mac2str(mac), xid=random.randrange(1 << 32))
+        / DHCP(options=[("message-type", "discover"), ("client_id", os.urandom(8)), "end"]))
+    sent += 1
+print(sent, flush=True)
+"""
+
+CYCLE_DUIDS = r"""
+# mac link-local count associations: a DUID each time, and so many associations in it; the addresses that were given
+import os, sys
+from scapy.all import *
+mac, link_local, count, associations = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+conf.verb = 0
+socket = conf.L2socket(iface="net0")
+for number in range(count):
+    packet = Ether(src=mac, dst="33:33:00:01:00:02") / IPv6(src=link_local, dst="ff02::1:2")
+    packet = packet / UDP(sport=546, dport=547) / DHCP6_Solicit(trid=number + 1)
+    packet = packet / DHCP6OptClientId(duid=DUID_UUID(uuid=os.urandom(16))) / DHCP6OptRapidCommit()
+    for association in range(associations):
+        packet = packet / DHCP6OptIA_NA(iaid=association + 1)
+    socket.send(packet)
+    for reply in sniff(opened_socket=socket, timeout=0.4, count=1,
+            lfilter=lambda p: DHCP6_Reply in p and p[DHCP6_Reply].trid == number + 1):
+        layer = 1
+        while found := reply.getlayer(DHCP6OptIAAddress, layer):
+            print(found.addr, flush=True)
+            layer += 1
+"""

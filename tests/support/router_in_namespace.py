@@ -14,17 +14,20 @@ from support.router_bench import Namespace, RouterBench
 
 AGENT = Path(str(files("libvirt_guestnet.router").joinpath("data/agent")))
 
-# Its host's end is a socket here, which one client may use, and there are no disks.
+# Its host's end is a socket here, which one client may use, and there are no disks. Nobody is asked about DHCPv6, since
+# not every kernel that tests run on has nft's queues.
 _DRIVER = r"""
 use strict; use warnings; use IO::Socket::UNIX;
 require $ARGV[0];
-no warnings 'redefine';
+no warnings qw(redefine once);
 *main::open_port = sub {
     my $host = IO::Socket::UNIX->new(Local => $ARGV[1], Listen => 1) or die "socket: $!";
     my $client = $host->accept or die "accept: $!";
     $client->blocking(0);
     return $client;
 };
+my $transaction = \&main::transaction;
+*main::transaction = sub { return $transaction->(@_) =~ s/^add rule .* queue num .*$/#/mgr };
 *main::open_button = sub { return undef };
 serve();
 """
