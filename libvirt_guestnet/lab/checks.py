@@ -106,6 +106,13 @@ def _behind(topology: Topology, expect: Expect, service: Service) -> int | None:
         port = service.first_port or 0
         if here and forward.protocol == service.protocol and forward.first <= port <= forward.last:
             return forward.to_first + port - forward.first
+    for each in (
+        each for router in topology.guests if router.virtual_router for each in router.virtual_router.balancers
+    ):
+        first, last = each.service.first_port or 0, each.service.last_port or 0
+        here = each.public == expect.at and each.service.protocol == service.protocol
+        if here and first <= (service.first_port or 0) <= last:
+            return each.port + (service.first_port or 0) - first
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from libvirt_guestnet.model.balancing import HealthCheck, Method
+from libvirt_guestnet.model.balancing import Balancer
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, DnsHost, IPAddress, IPNetwork
 from libvirt_guestnet.model.services import DnsService, DnsText, Forwarder
@@ -132,28 +132,6 @@ class StaticNat:
     name: str
     public: IPAddress
     guest: IPAddress
-
-
-@dataclass(frozen=True)
-class BalancerMember:
-    """One of the guests that a balancer shares connections among; `name` is its counter's, unique in its balancer."""
-
-    name: str
-    address: IPAddress
-
-
-@dataclass(frozen=True)
-class Balancer:
-    """Ports of a public address that several guests serve, from `port` on. Members see the client's own address, and
-    without `check` each is taken to be healthy."""
-
-    name: str
-    public: IPAddress
-    service: Service
-    members: tuple[BalancerMember, ...]
-    port: int
-    method: Method = Method.ROUND_ROBIN
-    check: HealthCheck | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from libvirt_guestnet.model.balancing import Balancer
 from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.services import Forwarder
 from libvirt_guestnet.model.traffic import Rule, Verdict
@@ -52,3 +53,4 @@ class VirtualRouter:
     allow: tuple[TierAllow, ...] = ()
     ingress: tuple[Rule, ...] = ()
     forwarders: tuple[Forwarder, ...] = ()
+    balancers: tuple[Balancer, ...] = ()

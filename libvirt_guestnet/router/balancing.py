@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libvirt_guestnet.model import ip_protocols
-from libvirt_guestnet.model.router import Balancer, BalancerMember, RouterConfig
+from libvirt_guestnet.model.balancing import Balancer, BalancerMember
+from libvirt_guestnet.model.router import RouterConfig
 from libvirt_guestnet.model.traffic import Protocol
 from libvirt_guestnet.router import parts
 

@@ -10,12 +10,12 @@ from collections.abc import Hashable, Iterable, Iterator
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.model import ip_protocols
+from libvirt_guestnet.model.balancing import MOST_MEMBERS, Balancer
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
-from libvirt_guestnet.model.router import Balancer, GuestNic, PortForward, RouterConfig
+from libvirt_guestnet.model.router import GuestNic, PortForward, RouterConfig
 from libvirt_guestnet.model.traffic import Protocol, Service
 from libvirt_guestnet.router import parts
 
-MOST_MEMBERS = 64
 PORTS, INTERVALS, TIMES = range(1, 65536), range(1, 3601), range(1, 101)
 """Of a health check: its port, the seconds between two, and how many of them change a member's state."""
 

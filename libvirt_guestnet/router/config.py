@@ -24,6 +24,9 @@ from libvirt_guestnet.router import tier
 from libvirt_guestnet.router.health import Wanted
 from libvirt_guestnet.topology.router_rules import rule_name
 
+_GUEST_CONNECTIONS = 32
+"""Of one guest for each MiB of the router's memory: a sixth of what it tracks at all (`router/data/init`)."""
+
 
 def router_config(topology: Topology, guest: Guest) -> RouterConfig:
     """All that a virtual router of the topology does. Never at odds with `checks` for a topology that was loaded."""
@@ -62,6 +65,8 @@ class _Router:
             services=tuple(each for network in networks for each in tier.services(network)),
             texts=tuple(each for network in networks for each in network.dns.texts),
             wildcards=tuple(each for network in networks for each in network.dns.wildcards),
+            balancers=self._router.balancers,
+            guest_connections=_GUEST_CONNECTIONS * self._guest.memory_mib,
             local=tuple(name for network in networks for name in network.dns.local),
         )
 

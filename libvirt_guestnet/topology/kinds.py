@@ -15,6 +15,7 @@ from uuid import UUID
 
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model import ip_protocols
+from libvirt_guestnet.model.balancing import Method
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Role
 from libvirt_guestnet.model.traffic import Protocol, Service, Verdict
@@ -395,6 +396,8 @@ UDP_PORT = integer(1, 65535, "port")
 TABLE = integer(1, (1 << 32) - 1, "table")
 METRIC = integer(1, (1 << 32) - 1, "metric")
 MEMORY = integer(64, 1 << 20, "memory")
+BALANCING = choice(Method, "method")
+CHECK_SECONDS, CHECK_TIMES = integer(1, 3600, "interval"), integer(1, 100, "number of checks")
 ROUTER_MEMORY = integer(96, 4096, "memory")  # docs/virtual-router.md has what was measured
 RATE = integer(1, 1 << 31, "rate")
 DURATION, SHARE = _quantity(parse.duration, "us|ms|s"), _quantity(parse.share, "%")

@@ -68,6 +68,8 @@ def _uses(decl: TopologyDecl, said: VirtualRouterDecl) -> Iterator[_Use]:
     for at, tier in said.tiers:
         for address in tier.source_nat or () if tier else ():
             yield _Use(address, f"the source NAT address of '{at.value}'")
+    for balancer in said.balancers or ():
+        yield from (_Use(address, "balanced") for address in balancer.addresses)
     for name, guest in decl.guests or ():
         for port in guest.ports if guest else ():
             if port.network.value in tiers:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ..errors import Where
 from .kinds import Kind
 from .report import LISTED, Report, nearest, shown, unknown
-from .spec import At, Decl, Everything, Key, ListOf, MapOf, RecordKind, Type, Word, keys_of
+from .spec import At, Decl, Everything, Key, ListOf, MapOf, RecordKind, Type, Word, keys_of, made
 from .yamltree import Mapping, Node, Scalar, Sequence
 
 D = TypeVar("D", bound=Decl)
@@ -35,7 +35,7 @@ def _value(node: Node, type_: Type, report: Report) -> Any:
             return _map(node, type_, report)
         case RecordKind():
             if type_.word and isinstance(node, Scalar) and node.text == type_.word:
-                return type_.cls(at=node.where)
+                return made(type_.cls, node.where, word=type_.word)
             return _record(node, type_.cls, report, type_.word)
 
 

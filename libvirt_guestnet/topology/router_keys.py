@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from libvirt_guestnet.model.balancing import Method
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.traffic import Service, Verdict
 
@@ -91,6 +92,44 @@ class IngressDecl(Decl):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HealthCheckDecl(Decl):
+    """A TCP connection that the router opens to each member. One that does not answer is left out until it does."""
+
+    port: At[int] | None = key(kinds.UDP_PORT, "Where to. Left out: the port that is balanced, if it is one of TCP.")
+    interval: At[int] = key(kinds.CHECK_SECONDS, "Seconds from one to the next, and for an answer.", default=2)
+    rise: At[int] = key(kinds.CHECK_TIMES, "So many answers in a row bring a member back.", default=2)
+    fall: At[int] = key(kinds.CHECK_TIMES, "So many without an answer in a row leave it out.", default=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancerDecl(Decl):
+    """Ports of public addresses that several guests serve. They see the client's own address."""
+
+    addresses: tuple[At[IPAddress], ...] = key(
+        ListOf(kinds.IP, one=True), "Which addresses of the public networks.", required=True, default=(), name="at"
+    )
+    services: tuple[At[Service], ...] = key(
+        ListOf(kinds.SERVICE), "Which ports: tcp/80, udp/53, tcp/8000-8010 …", required=True, default=()
+    )
+    members: tuple[At[str], ...] = key(
+        ListOf(kinds.OBJECT_NAME),
+        "The guests, or GUEST.PORT, on the router's networks. Each has an address of every family in at.",
+        required=True,
+        default=(),
+    )
+    method: At[Method] = key(
+        kinds.BALANCING,
+        "Who gets a new connection: each in turn, a member for each client's address, or who has the fewest.",
+        default=Method.ROUND_ROBIN,
+    )
+    to: At[int] | None = key(kinds.UDP_PORT, "The members' port. Left out: the one that was asked for.")
+    check: HealthCheckDecl | None = key(
+        RecordKind(HealthCheckDecl, word="false"),
+        "How the router finds out who serves. Left out: as its keys say; false: everybody is taken to serve.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class VirtualRouterDecl(Decl):
     """A small virtual machine of guestnet's own: gateway, DHCP and DNS server, NAT and firewall of its networks."""
 
@@ -108,6 +147,9 @@ class VirtualRouterDecl(Decl):
     ingress: tuple[IngressDecl, ...] | None = key(
         ListOf(RecordKind(IngressDecl)),
         "What comes in from the public side beside port forwards. Left out: nothing.",
+    )
+    balancers: tuple[BalancerDecl, ...] | None = key(
+        ListOf(RecordKind(BalancerDecl)), "Ports of public addresses that several guests serve. Left out: none."
     )
     memory: At[int] | None = key(kinds.ROUTER_MEMORY, "Its memory in MiB. Left out: 128.")
     autostart: At[bool] = key(kinds.BOOL, "Start it together with the host.", default=True)

@@ -10,7 +10,7 @@ from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.topology import Guest, Port
 from libvirt_guestnet.model.virtual_router import PublicLink, Tier, VirtualRouter
 
-from . import addressing, router_rules
+from . import addressing, balancers, router_rules
 from .report import Report
 from .router_keys import PublicDecl, TierDecl, VirtualRouterDecl
 from .scope import Scope, Segment
@@ -95,6 +95,7 @@ def _virtual_router(
         allow=tuple(router_rules.allows(said.allow or (), behind, name.value, report)),
         ingress=tuple(router_rules.ingress(said.ingress or (), guests, behind, name.value, report)),
         forwarders=tuple(dict.fromkeys(forwarders)),
+        balancers=tuple(balancers.balancers(said.balancers or (), guests, behind, name.value, report)),
     )
 
 

@@ -109,11 +109,11 @@ def ingress(
 ) -> Iterator[Rule]:
     """What comes in from the public side."""
     seen: dict[str, Where] = {}
-    behind = dict(_behind(guests, tiers))
+    known = dict(behind(guests, tiers))
     for each in decls:
-        ports = behind.get(each.destination.value)
+        ports = known.get(each.destination.value)
         if ports is None:
-            report.unknown(each.destination.where, f"guest behind router '{router}'", each.destination.value, behind)
+            report.unknown(each.destination.where, f"guest behind router '{router}'", each.destination.value, known)
             continue
         if not each.services and "services" not in each.bad:
             report.add(each.at, "services is empty: list what may come in, or remove the line")
@@ -127,7 +127,7 @@ def ingress(
             yield made
 
 
-def _behind(guests: Mapping[str, Guest], tiers: Tiers) -> Iterator[tuple[str, tuple[Port, ...]]]:
+def behind(guests: Mapping[str, Guest], tiers: Tiers) -> Iterator[tuple[str, tuple[Port, ...]]]:
     """Guests and their ports, by the names that a rule has for them."""
     for guest in guests.values():
         ports = tuple(p for p in guest.ports if p.network in tiers and tiers[p.network].network.gateway != guest.name)

@@ -76,10 +76,11 @@ Type = Kind | ListOf | MapOf | RecordKind
 @dataclass(frozen=True, kw_only=True)
 class Decl:
     """What the file says about one thing. `bad` are the keys that are there but could not be understood (a check that
-    depends on them is pointless)."""
+    depends on them is pointless). `word` was written in its place."""
 
     at: Where
     bad: frozenset[str] = frozenset()
+    word: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ _D = TypeVar("_D", bound=Decl)
 def made(cls: type[_D], at: Where, **said: Any) -> _D:
     """A declaration that no file has, with the defaults of its keys, all of it in one place."""
     known = keys_of(cls).values()
-    defaults = {name: At(key.default, at) for name, key in known if key.default is not None and name not in said}
+    defaults: dict[str, Any] = {
+        name: At(key.default, at) for name, key in known if key.default is not None and name not in said
+    }
     return cls(at=at, **defaults, **said)
 
 

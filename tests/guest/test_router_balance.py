@@ -32,8 +32,9 @@ from support.router_config import LAN, OTHER_MAC
 from support.router_in_namespace import NamespaceRouter
 
 from libvirt_guestnet import parse
+from libvirt_guestnet.model.balancing import Balancer
 from libvirt_guestnet.model.network import DhcpRange6
-from libvirt_guestnet.model.router import Balancer, RouterConfig
+from libvirt_guestnet.model.router import RouterConfig
 from libvirt_guestnet.router import disks
 from libvirt_guestnet.router.client import MemberState, RefusedDocumentError, RouterClient
 from libvirt_guestnet.router.document import document

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.model.balancing import HealthCheck, Method
-from libvirt_guestnet.model.router import Balancer, BalancerMember
+from libvirt_guestnet.model.balancing import Balancer, BalancerMember, HealthCheck, Method
 from support.router_config import ROUTER, tcp, udp
 
 CHECK = HealthCheck(8080, interval=1, rise=2, fall=2)

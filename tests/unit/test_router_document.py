@@ -12,9 +12,9 @@ from support.router_config import LAN, PUBLIC, ROUTER, TIER, own, tcp, with_two_
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.model.balancing import HealthCheck
+from libvirt_guestnet.model.balancing import BalancerMember, HealthCheck
 from libvirt_guestnet.model.network import DhcpRange
-from libvirt_guestnet.model.router import BalancerMember, PortForward, Reservation, RouterConfig, StaticNat, TierRule
+from libvirt_guestnet.model.router import PortForward, Reservation, RouterConfig, StaticNat, TierRule
 from libvirt_guestnet.model.services import Forwarder
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service
 from libvirt_guestnet.router import checks, grammar
