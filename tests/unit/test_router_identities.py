@@ -1,5 +1,5 @@
-"""Which DHCPv6 requests a virtual router lets through to dnsmasq, by the program in its appliance: a MAC address has few
-identities, however they are written down."""
+"""Which DHCPv6 requests a virtual router lets through to dnsmasq, by the program in its appliance: of each MAC address
+a few identities, however they are written down."""
 
 from __future__ import annotations
 
