@@ -58,7 +58,7 @@ def expand(decl: TopologyDecl, report: Report) -> TopologyDecl:
     networks[control] = At(control, first), _control(decl.name.value, first)
     expanded = replace(decl, networks=tuple(networks.values()), routers=routers)
     guests = [(name, each) for name, each in decl.guests or () if name.value not in {n.value for n, _ in routers}]
-    made_ = [(name, each and _guest(expanded, (name, each), report)) for name, each in routers]
+    made_ = [(name, _guest(expanded, (name, each), report) if each else None) for name, each in routers]
     return replace(expanded, guests=(*guests, *made_))
 
 
