@@ -379,7 +379,7 @@ def test_a_guest_that_floods_connections_leaves_room_for_others(world: World) ->
     tracked, crowded = world.client.state().connections, world.counted("crowded") - before
     print(f"{tracked} connections are tracked, {crowded} were dropped")
     assert 3000 < tracked < 4096 + others + 500
-    assert crowded > 5000
+    assert crowded > 1000
     assert who(ask(world.db, TURNS, 3)) == dict.fromkeys(WEBS, 1)
     assert who(ask(world.internet, TURNS, 3)) == dict.fromkeys(WEBS, 1), "others reach the guest itself, too"
     assert world.states()["web1"] == MemberState.UP
