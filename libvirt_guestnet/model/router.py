@@ -72,7 +72,7 @@ class GuestNic:
 
     `source_nat` are public addresses, at most one of a family, that its guests go out with; of a family without one
     they go out untranslated. `egress` is what becomes of connections to the public side, but for `exceptions`, for
-    which the opposite is done.
+    which the opposite is done. `virtual_mac` is the MAC address that both routers of a pair have there, one at a time.
     """
 
     name: str
@@ -84,6 +84,7 @@ class GuestNic:
     dhcp: Dhcp = Dhcp()
     domain: str = ""
     mtu: int | None = None
+    virtual_mac: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,25 @@ class ControlNic:
 
 @dataclass(frozen=True)
 class PublicNic:
-    """A public network, with a default gateway of each family at most."""
+    """A public network, with a default gateway of each family at most. `virtual_mac` as for guest networks."""
 
     name: str
     mac: str
     addresses: tuple[NicAddress, ...]
     gateways: tuple[IPAddress, ...] = ()
     mtu: int | None = None
+    virtual_mac: str = ""
+
+
+@dataclass(frozen=True)
+class SyncNic:
+    """The NIC by which the two routers of a pair tell each other their connections; nobody else is on that link. Both
+    addresses are link-local, of IPv4."""
+
+    name: str
+    mac: str
+    address: NicAddress
+    peer: IPv4Address
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,8 @@ class StaticNat:
 class RouterConfig:
     """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are what
     may be opened from the public side, beside port forwards; destinations are guests' own addresses. The router asks
-    `forwarders` for names that are not its guests'."""
+    `forwarders` for names that are not its guests'. With `sync` it is one of a pair: it waits with its links down until
+    its host has it take over."""
 
     name: str
     guests: tuple[GuestNic, ...]
@@ -143,11 +157,17 @@ class RouterConfig:
     ingress: tuple[Rule, ...] = ()
     tier_rules: tuple[TierRule, ...] = ()
     forwarders: tuple[Forwarder, ...] = ()
+    sync: SyncNic | None = None
 
     @property
     def traffic_nics(self) -> tuple[GuestNic | PublicNic, ...]:
         """All but the control NIC."""
         return (*self.guests, *self.public)
+
+    @property
+    def own_nics(self) -> tuple[ControlNic | SyncNic, ...]:
+        """Those by which nothing of guests passes."""
+        return (self.control, self.sync) if self.sync else (self.control,)
 
     @property
     def translations(self) -> tuple[PortForward | StaticNat, ...]:

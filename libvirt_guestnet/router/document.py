@@ -16,14 +16,15 @@ from typing import NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.router import RouterConfig
-from libvirt_guestnet.router import checks, dnsmasq, grammar, links, nftables
+from libvirt_guestnet.router import checks, conntrackd, dnsmasq, grammar, links, nftables
 
 MAX_BYTES = 1_000_000
 """More than the agent takes in one request; a thousand guests and rules are a third of it."""
 
 
 class Document(NamedTuple):
-    """The files. A change of `dnsmasq` restarts dnsmasq, one of the four after it makes it read them again."""
+    """The files. A change of `dnsmasq` restarts dnsmasq, one of the four after it makes it read them again.
+    `sync` is conntrackd's configuration, empty but in a pair."""
 
     net: str
     nft: str
@@ -32,6 +33,7 @@ class Document(NamedTuple):
     options: str
     names: str
     servers: str
+    sync: str
 
     def encoded(self) -> bytes:
         """Raises GuestnetError when it is longer than the appliance takes."""
@@ -67,4 +69,5 @@ def document(config: RouterConfig) -> Document:
         options=grammar.checked("options", dnsmasq.options(config)),
         names=grammar.checked("names", dnsmasq.names(config)),
         servers=grammar.checked("servers", dnsmasq.servers(config)),
+        sync=grammar.checked("sync", conntrackd.lines(config)),
     )

@@ -40,7 +40,7 @@ _NAME, _NUMBER, _ETH = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", "[0-9]{1,10}", "eth[
 _ITEM = r'(?:"[ !$-+\--\[\]-~]{1,240}"|[A-Za-z0-9_./:+\-\[\]]{1,255})'
 _FORMS = {
     "net": (
-        rf"nic {_ETH} {_MAC} (?:{_NUMBER}|-) 46?",
+        rf"nic {_ETH} {_MAC} (?:{_NUMBER}|-) 46?(?: {_MAC})?",
         rf"address {_ETH} {_PREFIX}",
         rf"route {_PREFIX} {_ADDRESS} {_ETH} {_NUMBER}",
         rf"rule [46] (?:from {_PREFIX}|mark {_NUMBER}) {_NUMBER}",
@@ -59,6 +59,13 @@ _FORMS = {
     "options": (rf"tag:{_TAG},(?:option6?:[a-z0-9+-]{{1,40}}|{_NUMBER})(?:,{_ITEM}){{0,32}}",),
     "names": (rf"{_ADDRESS} {_NAME}(?: {_NAME})?",),
     "servers": (rf"server=(?:/{_NAME}/)?{_ADDRESS}",),
+    "sync": (
+        "}|(?:Sync|Mode FTFW|UDP|General|UNIX|Filter From Kernelspace|Protocol Accept|Address Ignore) {",
+        "(?:DisableExternalCache|StartupResync) yes|Checksum on|TCP|UDP|SCTP|ICMP|IPv6-ICMP",
+        rf"(?:IPv4_address|IPv4_Destination_Address|IPv6_address) {_ADDRESS}|Interface {_ETH}",
+        rf"(?:Port|HashSize|HashLimit|NetlinkBufferSize|NetlinkBufferSizeMaxGrowth) {_NUMBER}",
+        "LockFile /run/router/conntrackd.lock|Path /run/router/conntrackd.socket",
+    ),
 }
 _LINES = {section: re.compile("|".join(forms)) for section, forms in _FORMS.items()}
 

@@ -12,6 +12,7 @@ from libvirt_guestnet.router.client import Counted, Lease, RefusedDocumentError,
 
 STATE = """connections 3
 dnsmasq runs
+role serves
 dnsmasq-restarts 0
 document {document}
 memory-free-kib 15416
