@@ -7,7 +7,7 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
 
-from . import clashes, dhcp, networks, pools, router_policy, virtual_routers
+from . import clashes, dhcp, networks, pools, router_pairs, router_policy, virtual_routers
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -46,7 +46,14 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
     )
     Links(topology).check(decl.expect or (), report)
-    return topology
+    return router_pairs.paired(topology, _redundant(decl, scope, report))
+
+
+def _redundant(decl: TopologyDecl, scope: Scope, report: Report) -> set[str]:
+    routers = [(name, each) for name, each in decl.routers or () if each]
+    for name, each in routers:
+        router_pairs.check_names(name, each, set(scope.guests), set(scope.networks), report)
+    return {name.value for name, each in routers if each.redundant.value}
 
 
 def _with_routers(

@@ -109,5 +109,10 @@ class VirtualRouterDecl(Decl):
         ListOf(RecordKind(IngressDecl)),
         "What comes in from the public side beside port forwards. Left out: nothing.",
     )
+    redundant: At[bool] = key(
+        kinds.BOOL,
+        "Two routers, of which one serves: the host has the other one take over when it does not answer any more.",
+        default=False,
+    )
     memory: At[int] | None = key(kinds.ROUTER_MEMORY, "Its memory in MiB. Left out: 128.")
     autostart: At[bool] = key(kinds.BOOL, "Start it together with the host.", default=True)
