@@ -194,6 +194,9 @@ class Network:
     `drawn`: the VLAN or VNI comes from a pool, so no network of another topology may have it too.
     Of an `external` one the file says only how its ports are guarded: `plan.external` has the rest from the host.
     With `take_over` libvirt may have it already, made by nobody of ours: from then on it is guestnet's.
+    `router` is the virtual router that is the gateway here: it serves DHCP, DNS and what ports say of forwards and
+    floating addresses, and the host nothing. `control` is the network between the host and its virtual routers, on
+    which neither DHCP nor DNS is served.
     """
 
     name: str
@@ -228,3 +231,5 @@ class Network:
     routes: tuple[StaticRoute, ...] = ()
     external: External | None = None
     take_over: bool = False
+    router: str | None = None
+    control: bool = False

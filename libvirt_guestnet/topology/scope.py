@@ -22,19 +22,30 @@ OUTSIDE = (Mode.BRIDGE, Mode.HOST_ROUTED, Mode.EXTERNAL)
 @dataclass(frozen=True)
 class Scope:
     """Every name of the file. A value of None is something declared that could not be read: it exists, and that is all
-    we know."""
+    we know. `tiers` are the networks of virtual routers, with their routers' names, `control` that between the host and
+    them, "" where there are none; routers are among the guests."""
 
     topology: str
     physicals: Mapping[str, PhysicalDecl | None]
     networks: Mapping[str, NetworkDecl | None]
     guests: Mapping[str, GuestDecl | None]
+    tiers: Mapping[str, str]
+    control: str
 
     @classmethod
     def of(cls, decl: TopologyDecl) -> Scope:
         physicals = {name.value: value for name, value in decl.physical_networks or ()}
         networks = {name.value: value for name, value in decl.networks or ()}
         guests = {name.value: value for name, value in decl.guests or ()}
-        return cls(decl.name.value, physicals, networks, guests)
+        routers = [(name.value, router) for name, router in decl.routers or ()]
+        tiers = {tier.value: name for name, router in routers for tier, _ in (router.tiers if router else ())}
+        control = control_name(decl.name.value) if routers else ""
+        return cls(decl.name.value, physicals, networks, guests, tiers, control)
+
+
+def control_name(topology: str) -> str:
+    """The libvirt network between the host and a topology's virtual routers."""
+    return f"{topology}-control"
 
 
 @dataclass(frozen=True)
