@@ -47,7 +47,7 @@ def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) ->
     changes = apply_topology(topology, _hostmap(topology, real), uri, quiet=True)
     tell(f"applied: {len(changes)} changes")
     with connect(uri) as connection, ThreadPoolExecutor() as pool:
-        names = [guest.name for guest in topology.guests if guest.image == "tiny"]
+        names = [guest.name for guest in topology.guests if guest.image]
         list(pool.map(connection.start_domain, names))
         tell(f"guests started: {', '.join(names)}")
         list(pool.map(lambda guest: _await(connection, guest, tell), (g for g in topology.guests if g.image)))

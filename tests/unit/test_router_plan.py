@@ -80,7 +80,7 @@ def test_what_need_not_run_is_not_started() -> None:
 def test_a_difference_in_a_few_words() -> None:
     changed = replace(ROUTER, guests=(replace(LAN, dhcp=replace(LAN.dhcp, reservations=(), lease=60)), TIER))
     assert differing(OLD, document(changed).encoded()) == (
-        "DHCP ranges and domains (+2, -3), reservations (-2), DHCP options (-1), DNS names (-3)"
+        "DHCP ranges and domains (+1, -2), reservations (-2), DHCP options (-1), DNS names (-3)"
     )
     assert differing(b"rubbish", NEW) == "its disk has no document of this version"
 

@@ -293,7 +293,7 @@ def release(xml: Node, state: UnlockedState) -> None:
     """Takes the filters of a domain that is gone away again."""
     domain = Domain(xml)
     if is_router(xml):
-        from libvirt_guestnet.hook.helpers import revive
+        from libvirt_guestnet.hook.processes import revive
 
         revive.see_to(xml, state)
     release_all_of(domain.uuid, domain.taps & state.tapnames(), state)

@@ -99,7 +99,7 @@ def _finish_promises(state: UnlockedState) -> None:
     if broken[notes.SETTLING]:
         checksum_guard.settle_all(state)
     for uuid in broken[notes.REVIVING]:
-        from libvirt_guestnet.hook.helpers import revive
+        from libvirt_guestnet.hook.processes import revive
 
         revive.revive(uuid)
     with state.lock() as locked:
