@@ -11,6 +11,7 @@ from itertools import count
 
 from libvirt_guestnet import terminal, xmlgen
 from libvirt_guestnet.apply import apply as applying
+from libvirt_guestnet.apply import routers
 from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
@@ -28,6 +29,7 @@ from libvirt_guestnet.plan import hairpins, link_roles
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
+from libvirt_guestnet.router.image import ensure_router_image
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.status.overdue import overdue
@@ -121,7 +123,7 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     Raises GuestnetError when a physical network is not mapped.
     """
     hostmap.check_mapped(topology.networks)
-    guests = [guest for guest in topology.guests if guest.image is None or (define and guest.image == "tiny")]
+    guests = [guest for guest in topology.guests if guest.image is None or define is not None]
     return Wanted(
         topology=topology.name,
         networks=tuple(
@@ -153,6 +155,7 @@ def _wanted_guest(
         autostart=guest.autostart,
         kept=frozenset(port.mac for port in guest.ports if _was_there(topology.network(port.network))),
         mtus=frozenset(port.mac for port in guest.ports if "mtu" in port.given),
+        document=routers.document_of(topology, guest),
     )
 
 
@@ -169,12 +172,22 @@ def _was_there(on: Network) -> bool:
 
 
 def _definer(found: Topology, hostmap: HostMap) -> Define | None:
-    """What makes a lab guest's <domain>, once their image is built; None where no guest has one."""
-    if not any(guest.image for guest in found.guests):
+    """What makes a lab guest's or a router's <domain>, once their images are built; None where no guest has one."""
+    kinds = {guest.image for guest in found.guests} - {None}
+    if not kinds:
         return None
     with terminal.Progress(sys.stderr) as progress:
-        built, kind = image.ensure_image(tell=progress), image.virt_type()
-    return lambda topology, guest: xmlgen.domain(topology, guest, hostmap, built, kind)
+        tiny = image.ensure_image(tell=progress) if "tiny" in kinds else None
+        router = ensure_router_image(tell=progress) if "router" in kinds else None
+    kind = image.virt_type()
+
+    def define(topology: Topology, guest: Guest) -> Element:
+        if guest.image == "router" and router is not None:
+            return xmlgen.router_domain(topology, guest, hostmap, router, kind)
+        assert tiny is not None
+        return xmlgen.domain(topology, guest, hostmap, tiny, kind)
+
+    return define
 
 
 def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
@@ -190,4 +203,5 @@ def facing(wished: Wanted, snapshot: Snapshot, leases: Mapping[str, frozenset[st
     taken = taken_addresses(wished, snapshot, UnlockedState())
     networks, guests = overdue(snapshot, UnlockedState() if os.geteuid() == 0 else None)
     wrong = (*wrongs(snapshot), *guests)
-    return replace(snapshot, taken=taken, wrong=wrong, leased=leases, overdue=networks)
+    does = routers.seen(wished, snapshot)
+    return replace(snapshot, taken=taken, wrong=wrong, leased=leases, overdue=networks, routers=does)

@@ -19,7 +19,7 @@ def status(args: Namespace) -> int:
     from libvirt_guestnet.status.gather import status_rows
 
     only = Only(args.guest, args.network, args.of_topology)
-    rows, missing = lacking.settled(lambda: status_rows(args.connect, only))
+    rows, missing = lacking.settled(lambda: status_rows(args.connect, only, tried=not args.drops))
     if args.json:
         print(json.dumps(rows, indent=2))
     else:

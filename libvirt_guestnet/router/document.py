@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
@@ -54,6 +55,23 @@ class Document(NamedTuple):
 def digest(encoded: bytes) -> str:
     """The name of a document: its SHA-256."""
     return hashlib.sha256(encoded).hexdigest()
+
+
+def decoded(encoded: bytes) -> Document | None:
+    """The files in an encoded document; None for what is none, or of another version."""
+    head, left, parts = b"guestnet-router 1\n", encoded, []
+    if not left.startswith(head) or not encoded.isascii() or len(encoded) > MAX_BYTES:
+        return None
+    left = left[len(head) :]
+    for name in Document._fields:
+        found = re.match(rb"section %s ([0-9]{1,7})\n" % name.encode(), left)
+        if found is None:
+            return None
+        end = found.end() + int(found[1])
+        parts.append(left[found.end() : end].decode("ascii"))
+        left = left[end:]
+    made = Document(*parts)
+    return made if made.encoded() == encoded else None
 
 
 def document(config: RouterConfig) -> Document:

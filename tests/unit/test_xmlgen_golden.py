@@ -36,6 +36,9 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     every_key = load(ROOT / "tests/topologies/every-key.yaml")
     yield "every-key/metadata-of-the-router.xml", xmlgen.domain_metadata(every_key, every_key.guest("router"), HOSTMAP)
     yield from _external()
+    virtual = load(ROOT / "labs/virtual-router.yaml")
+    domain = xmlgen.router_domain(virtual, virtual.guest("edge"), HOSTMAP, IMAGE, "qemu")
+    yield "virtual-router/domain-edge.xml", domain
     yield from _vlans("vlan", HOSTMAP)
     yield from _vlans("vlan-openvswitch", HostMap({"lan": "ovs:br0", "provider": "eth9"}, lambda _device: False))
 

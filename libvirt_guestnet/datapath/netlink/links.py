@@ -155,13 +155,23 @@ def tap_mac(guest_mac: str) -> str:
 
 def set_down(name: str) -> None:
     """Takes a device down. Raises OSError."""
+    _set_flags(name, up=False)
+
+
+def set_up(name: str) -> None:
+    """Brings a device up. Raises OSError."""
+    _set_flags(name, up=True)
+
+
+def _set_flags(name: str, *, up: bool) -> None:
     import fcntl
 
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
         request = struct.pack("16sh14x", name.encode(), 0)
         (flags,) = struct.unpack_from("=h", fcntl.ioctl(sock.fileno(), _SIOCGIFFLAGS, request), 16)
-        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), flags & ~_IFF_UP))
+        wanted = flags | _IFF_UP if up else flags & ~_IFF_UP
+        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), wanted))
     finally:
         sock.close()
 
