@@ -13,7 +13,7 @@ from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.libvirtd.connection import Connection, connect
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, channel, parse_xml, to_text
 from libvirt_guestnet.parse import shown
-from libvirt_guestnet.router import control
+from libvirt_guestnet.router import control, pairing
 from libvirt_guestnet.router.image import ensure_router_image
 
 Tell = Callable[[str], None]
@@ -22,7 +22,7 @@ Tell = Callable[[str], None]
 def replace(uri: str | None, name: str, tell: Tell) -> float:
     """Replaces a router; the seconds from its stop until it serves again. Where the new one does not serve, the old one
     is back before GuestnetError is raised."""
-    image = ensure_router_image(tell=tell)
+    image = ensure_router_image(tell=tell, of_pair=pairing.pair_of(name) is not None)
     with applying.locked(), connect(uri) as connection:
         old = connection.snapshot().domain.get(name)
         if old is None or not old.is_router:

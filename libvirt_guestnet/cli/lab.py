@@ -154,7 +154,9 @@ def _start_sandbox(found: Topology, args: Namespace, *, keep: bool, tell: Progre
             if "tiny" in kinds:
                 image.ensure_image(tell=progress)
             if "router" in kinds:
-                ensure_router_image(tell=progress)
+                pairs = {guest.virtual_router.pair is not None for guest in found.guests if guest.virtual_router}
+                for of_pair in pairs:
+                    ensure_router_image(tell=progress, of_pair=of_pair)
         tell("guests' image: ready")
     sandbox.start(name, prepare=[sandboxes.hooks_install()], keep=keep)
     tell(f"sandbox {name}: libvirtd answers, hooks installed")

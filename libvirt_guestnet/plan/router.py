@@ -18,6 +18,7 @@ SECTIONS = {
     "options": "DHCP options",
     "names": "DNS names",
     "servers": "forwarders",
+    "sync": "its second router",
 }
 """What each file of a document is, for people."""
 

@@ -20,14 +20,14 @@ TRY_SECONDS, LONG_TRY_SECONDS = 3.0, 10.0
 """How long each thing is tried: for a glance at all routers, and for a verdict on one."""
 # `document` of a router: what is in force is what its disk has; something else is; nothing is, or nobody knows.
 IN_FORCE, OTHER, NONE = "in force", "other in force", ""
-SERVES, STOPPED, NOT_TRIED = "serves", "stopped", ""
+SERVES, WAITS, STOPPED, NOT_TRIED = "serves", "waits", "stopped", ""
 
 
 @dataclass(frozen=True)
 class RouterRow:
     """One virtual router. `document` says whether it does what its disk has (the words above), `leases` how many
-    addresses it gave, `health` what was tried with packets and failed, or SERVES; `trouble` what went wrong in it, by
-    its own word."""
+    addresses it gave, `health` what was tried with packets and failed, or SERVES, of a pair's other one WAITS;
+    `trouble` what went wrong in it, by its own word."""
 
     topology: str
     guest: str
@@ -79,7 +79,8 @@ def _row(router: DomainState, *, tried: bool) -> RouterRow:
         return RouterRow(row.topology, row.guest, True, NONE, None, None, healthy or "does not answer", (str(error),))
     document = in_force(router.name, state)
     free = state.memory_free_kib >> 10
-    return RouterRow(row.topology, row.guest, True, document, leases, free, healthy, state.trouble)
+    serves = WAITS if state.waits else healthy
+    return RouterRow(row.topology, row.guest, True, document, leases, free, serves, state.trouble)
 
 
 def _summary(router: DomainState) -> str:
