@@ -71,7 +71,11 @@ class PairLab(Lab):
             time.sleep(0.5)
 
     def serving(self) -> str:
-        return next(name for name, health in self.roles().items() if health == "serves")
+        """Once there is one, and another one that waits."""
+        deadline = time.monotonic() + SOON
+        while sorted((found := self.roles()).values()) != ["serves", "waits"]:
+            assert time.monotonic() < deadline, (found, self.log())
+        return next(name for name, health in found.items() if health == "serves")
 
     def qemu(self, router: str) -> str:
         return self.sandbox.run(["cat", f"/run/libvirt/qemu/{router}.pid"]).stdout.strip()
@@ -104,12 +108,12 @@ class PairLab(Lab):
 
 
 @pytest.fixture(scope="module")
-def lab(each_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PairLab]:
+def lab(hooked_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PairLab]:
     image.ensure_image()
     ensure_router_image(of_pair=True)
     path = tmp_path_factory.mktemp("pair") / "twins.yaml"
     path.write_text(TOPOLOGY)
-    lab = PairLab(each_sandbox, path)
+    lab = PairLab(hooked_sandbox, path)
     up = lab.guestnet("lab", "up", "--here", "-", stdin=TOPOLOGY)
     assert up.returncode == 0, up.stdout + up.stderr
     print(up.stderr)

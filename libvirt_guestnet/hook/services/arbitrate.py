@@ -93,7 +93,11 @@ class VirshHost(PairHost):
             client.activate(leases.decode("ascii", "replace"))
 
     def restart(self, router: str) -> None:
-        detached.leave(lambda: _restart(router), _RESTART_SECONDS, f"start router {router} again")
+        """Of one that has ended, whoever ended it has it started, or not: `processes.revive` if it was killed."""
+        if not any(map(links.index_of, self._last_taps(router))):
+            return
+        number = _virsh("domid", router).strip()
+        detached.leave(lambda: _restart(router, number), _RESTART_SECONDS, f"start router {router} again")
 
     def _client(self, router: str, seconds: float) -> RouterClient:
         for channel in self._xml(router).all("devices/channel"):
@@ -121,15 +125,10 @@ class VirshHost(PairHost):
         return taps
 
 
-def _restart(router: str) -> None:
-    """Ends a router that runs, whatever it does, and starts it; one that somebody has ended stays off."""
+def _restart(router: str, number: str) -> None:
+    """Ends the run of that number, if it goes on: not one that somebody has begun since."""
     try:
-        state = _virsh("domstate", "--reason", router)
-        if "shut off" in state and "(crashed)" not in state:
-            log.complain(f"router {router!r} was shut off, and stays so: start it to have two again")
-            return
-        if "shut off" not in state:
-            _virsh("destroy", router)
+        _virsh("destroy", number)
         _virsh("start", router)
     except GuestnetError as error:
         log.complain(f"router {router!r} is not started again: {error}")
