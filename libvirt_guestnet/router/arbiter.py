@@ -19,7 +19,10 @@ ROLE_SECONDS = 5.0
 
 
 class PairHost(Protocol):
-    """What the host can do with the routers of a pair. All but `role` and `linked` raise GuestnetError."""
+    """What the host can do with the routers of a pair. All but `run`, `role` and `linked` raise GuestnetError."""
+
+    def run(self, router: str) -> str:
+        """What tells one run of it from the next one; "" while it does not run."""
 
     def role(self, router: str) -> Role:
         """What it says of itself, UNKNOWN when it does not answer at once; its channel may be in use."""
@@ -55,6 +58,7 @@ class Arbiter:
         self._known = {each.router: Seen(Role.UNKNOWN, 0.0, linked=False) for each in (first, second)}
         self._asked = dict.fromkeys(self._known, 0.0)
         self._said = dict.fromkeys(self._known, time.monotonic())
+        self._runs = {name: host.run(name) for name in self._known}
         self._refused = ""
 
     @property
@@ -88,14 +92,22 @@ class Arbiter:
 
     def _seen(self, member: PairMember) -> Seen:
         name, now = member.router, time.monotonic()
-        role, silent = self._known[name].role, self._pings.silent(member.address)
+        role, silent = self._role(name), self._pings.silent(member.address)
         if silent >= LOST_SECONDS or role is not Role.UNKNOWN:
             self._said[name] = now
         if silent < LOST_SECONDS and (role is Role.UNKNOWN or now - self._asked[name] > ROLE_SECONDS):
             self._asked[name] = now
             said = self._host.role(name)
             role = role if said is Role.UNKNOWN else said
-        return Seen(role, silent, self._host.linked(name), now - self._said[name])
+        return Seen(role, silent, self._host.linked(name), now - self._said[name], runs=bool(self._runs[name]))
+
+    def _role(self, name: str) -> Role:
+        """What is known of this run: a router that was started again waits, whatever it did before."""
+        run = self._host.run(name)
+        if run == self._runs[name]:
+            return self._known[name].role
+        self._runs[name] = run
+        return Role.UNKNOWN
 
     def _do(self, step: Step) -> None:
         if step.fence:

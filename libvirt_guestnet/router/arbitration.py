@@ -29,16 +29,18 @@ class Role(StrEnum):
 @dataclass(frozen=True)
 class Seen:
     """What the host sees of one of the two: for how many seconds it has answered no ping (`silent`), whether its taps
-    are up and in their bridges (`linked`), and for how many seconds it has been asked in vain what it does."""
+    are up and in their bridges (`linked`), for how many seconds it has been asked in vain what it does, and whether it
+    runs at all."""
 
     role: Role
     silent: float
     linked: bool
     unsaid: float = 0.0
+    runs: bool = True
 
     @property
     def answers(self) -> bool:
-        return self.silent < LOST_SECONDS
+        return self.runs and self.silent < LOST_SECONDS
 
     @property
     def is_ready(self) -> bool:
@@ -86,7 +88,8 @@ def _begin(first: str, second: str, seen: dict[str, Seen]) -> Step:
 
 
 def _restart(names: list[str], seen: dict[str, Seen]) -> Step:
-    """One that serves never is, unless the other one has taken over."""
+    """One that serves never is, unless the other one has taken over; nor one that somebody has ended."""
+    names = [name for name in names if seen[name].runs]
     lost = [name for name in names if seen[name].silent >= GONE_SECONDS or seen[name].unsaid >= SILENT_SECONDS]
     return Step(fence=lost[0], restart=lost[0], why=_why(lost[0], seen[lost[0]])) if lost else NOTHING
 

@@ -64,6 +64,9 @@ class BenchHost(PairHost):
     def __init__(self, bench: RouterBench, routers: dict[str, Router]) -> None:
         self.bench, self.routers = bench, routers
 
+    def run(self, router: str) -> str:
+        return str(self.routers[router].qemu())
+
     def role(self, router: str) -> Role:
         try:
             with self.client(router, 1.0) as client:

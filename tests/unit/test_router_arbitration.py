@@ -30,6 +30,8 @@ UNKNOWN = Seen(Role.UNKNOWN, 0.1, linked=True)
         (Seen(Role.SERVES, 5.0, linked=True), Seen(Role.WAITS, 5.0, linked=False), "", "", ""),
         (Seen(Role.SERVES, 5.0, linked=True), Seen(Role.UNKNOWN, 200.0, linked=False), "b", "", "b"),
         (WELL, Seen(Role.WAITS, 30.0, linked=False), "", "", ""),
+        (WELL, Seen(Role.UNKNOWN, 300.0, linked=False, runs=False), "", "", ""),
+        (Seen(Role.UNKNOWN, 0.1, linked=False, runs=False), READY, "a", "b", ""),
     ],
 )
 def test_what_is_done(first: Seen, second: Seen, fence: str, activate: str, restart: str) -> None:

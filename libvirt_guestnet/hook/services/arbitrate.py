@@ -64,6 +64,9 @@ class VirshHost(PairHost):
             self._seen = time.monotonic()
         return time.monotonic() - self._seen < _IDLE_SECONDS
 
+    def run(self, router: str) -> str:
+        return " ".join(str(index) for tap in self._last_taps(router) if (index := links.index_of(tap)))
+
     def role(self, router: str) -> Role:
         try:
             with self._client(router, _ROLE_SECONDS) as client:
