@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import repeat
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import DomainState, RouterSeen, Snapshot, Wanted
@@ -14,8 +15,9 @@ from libvirt_guestnet.router.client import RouterClient
 from libvirt_guestnet.router.config import router_config
 from libvirt_guestnet.router.document import document
 
-ANSWER_SECONDS = 3.0
-"""How long a plan waits for a router, all of them together."""
+GLANCE_SECONDS, PATIENCE_SECONDS = 3.0, 30.0
+"""How long `plan` waits for a router to answer, and `apply`, which would leave it without what it should do; all of
+them together."""
 
 
 def document_of(topology: Topology, guest: Guest) -> bytes | None:
@@ -25,7 +27,7 @@ def document_of(topology: Topology, guest: Guest) -> bytes | None:
     return document(router_config(topology, guest)).encoded()
 
 
-def seen(wanted: Wanted, snapshot: Snapshot) -> dict[str, RouterSeen]:
+def seen(wanted: Wanted, snapshot: Snapshot, seconds: float) -> dict[str, RouterSeen]:
     """What each wanted router does. One that does not answer in time holds up nobody. Raises GuestnetError."""
     if os.geteuid() != 0:  # only root can look; who plans as somebody else learns of the rest
         found = {guest.name: guest.document for guest in wanted.guests if guest.document is not None}
@@ -35,15 +37,15 @@ def seen(wanted: Wanted, snapshot: Snapshot) -> dict[str, RouterSeen]:
     if not routers:
         return {}
     with ThreadPoolExecutor(len(routers)) as pool:
-        return dict(zip(routers, pool.map(_seen, routers, states), strict=True))
+        return dict(zip(routers, pool.map(_seen, routers, states, repeat(seconds)), strict=True))
 
 
-def _seen(name: str, state: DomainState | None) -> RouterSeen:
+def _seen(name: str, state: DomainState | None, seconds: float) -> RouterSeen:
     on_disk = RouterSeen(folder.document(name))
     if state is None or not state.channel:
         return on_disk
     try:
-        with RouterClient.connect(state.channel, name, ANSWER_SECONDS) as client:
+        with RouterClient.connect(state.channel, name, seconds) as client:
             return replace(on_disk, in_force=client.state().document)
     except GuestnetError as error:
         return replace(on_disk, silent=str(error))

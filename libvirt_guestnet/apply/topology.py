@@ -44,17 +44,20 @@ def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
     hostmap.check_mapped(found.networks)
     define = _definer(found, hostmap)
     with connect(uri) as connection:
-        return _planned(found, hostmap, define, host_snapshot(connection))[0]
+        return _planned(found, hostmap, define, host_snapshot(connection), routers.GLANCE_SECONDS)[0]
 
 
 Define = Callable[[Topology, Guest], Element]
 
 
-def _planned(found: Topology, hostmap: HostMap, define: Define | None, snapshot: Snapshot) -> tuple[Plan, Topology]:
-    """The plan, and the topology with what this host knows of it."""
+def _planned(
+    found: Topology, hostmap: HostMap, define: Define | None, snapshot: Snapshot, patience: float
+) -> tuple[Plan, Topology]:
+    """The plan, and the topology with what this host knows of it. Routers have `patience` seconds to answer."""
     here = resolved(found, snapshot)
     wished = wanted(here, hostmap, None if define is None else lambda guest: define(here, guest))
-    return plan(wished, _facing(here, wished, snapshot)), here
+    facts = replace(_facing(here, wished, snapshot), routers=routers.seen(wished, snapshot, patience))
+    return plan(wished, facts), here
 
 
 def apply_topology(
@@ -64,7 +67,7 @@ def apply_topology(
     hostmap.check_mapped(found.networks)
     define = _definer(found, hostmap)
     with applying.locked(), connect(uri) as connection:
-        made, here = _planned(found, hostmap, define, host_snapshot(connection))
+        made, here = _planned(found, hostmap, define, host_snapshot(connection), routers.PATIENCE_SECONDS)
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *notes(here), *notes_here(here, hostmap), *([hooks] if hooks else ())):
             applying.tell_note(note)
@@ -205,5 +208,4 @@ def facing(wished: Wanted, snapshot: Snapshot, leases: Mapping[str, frozenset[st
     taken = taken_addresses(wished, snapshot, UnlockedState())
     networks, guests = overdue(snapshot, UnlockedState() if os.geteuid() == 0 else None)
     wrong = (*wrongs(snapshot), *guests)
-    does = routers.seen(wished, snapshot)
-    return replace(snapshot, taken=taken, wrong=wrong, leased=leases, overdue=networks, routers=does)
+    return replace(snapshot, taken=taken, wrong=wrong, leased=leases, overdue=networks)

@@ -81,8 +81,8 @@ def down(args: Namespace) -> int:
 def shell(args: Namespace) -> int:
     """`guestnet lab shell`"""
     found = arguments.load(args)
-    if args.guest and args.guest not in {guest.name for guest in found.guests if guest.image}:
-        raise GuestnetError(f"{found.file}: no guest {args.guest!r} with an image in this topology")
+    if args.guest and args.guest not in {guest.name for guest in found.guests if guest.image == "tiny"}:
+        raise GuestnetError(f"{found.file}: no guest {args.guest!r} with image: tiny in this topology")
     argv = ["virsh", "console", args.guest] if args.guest else ["bash"]
     try:
         return sandboxes.shell_inside(sandbox_name(found), argv)

@@ -205,7 +205,8 @@ def _check_guests(segments: Mapping[str, Segment], ports: list[Placed], report: 
             continue
         for other in found.setdefault(placed.guest, []):
             if (other.wire != seg.wire or placed.guest in routers) and (shared := _shared(seg, other)):
-                message = f"guest '{placed.guest}' is on network '{other.network.name}', too, and both have {shared}"
+                whose = "router" if placed.guest in routers else "guest"
+                message = f"{whose} '{placed.guest}' is on network '{other.network.name}', too, and both have {shared}"
                 report.add(placed.decl.network.where, f"{message}: it could not tell them apart")
         found[placed.guest].append(seg)
 

@@ -34,7 +34,7 @@ class PairDecl(Decl):
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardDecl(Decl):
-    """What is asked of the host reaches the guest, while it runs."""
+    """What is asked of the host, or of the network's virtual router, reaches the guest, while it runs."""
 
     services: tuple[At[Service], ...] = key(
         ListOf(kinds.FORWARDED),
@@ -45,8 +45,9 @@ class ForwardDecl(Decl):
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),
-        "Where it is asked for. Left out: at every address of the host but loopback. Required for a protocol without "
-        "ports, of which tunnels of the host's own may be at the others.",
+        "Where it is asked for; behind a virtual router, addresses of its public networks. Left out: at every address "
+        "of the host but loopback. Required for a protocol without ports, of which tunnels of the host's own may be at "
+        "the others.",
         name="at",
     )
     to: At[int] | None = key(
@@ -201,12 +202,13 @@ class PortDecl(Decl):
         "Prefixes the guest forwards for: it may send from them. Left out: derived from `router`.",
     )
     forwards: tuple[ForwardDecl, ...] | None = key(
-        ListOf(RecordKind(ForwardDecl)), "Port forwards, on a network behind the host: ports of the host for the guest."
+        ListOf(RecordKind(ForwardDecl)),
+        "Port forwards, on a network behind the host or a router: ports of that for the guest.",
     )
     floating: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),
-        "Addresses outside that are the guest's while it runs, on a nat, route or open network: what is sent to one "
-        "reaches the guest, and what the guest sends outside comes from the first of each family.",
+        "Addresses outside that are the guest's while it runs, on a nat, route or open network or behind a router: "
+        "what is sent to one reaches the guest, and what the guest sends outside comes from the first of each family.",
     )
     untranslated: tuple[At[IPAddress], ...] | None = key(
         ListOf(kinds.IP),

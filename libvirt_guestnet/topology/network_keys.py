@@ -147,7 +147,7 @@ class NetworkDecl(Decl):
     )
     gateway: At[str] | None = key(
         kinds.OBJECT_NAME,
-        "Who forwards for the guests: host, none, or the name of a guest that has an address here. "
+        "Who forwards for the guests: host, none, or the name of a guest that has an address here, or of a router. "
         "Left out: host for nat, route and open, none for isolated and bridge.",
     )
     routes: tuple[RouteDecl, ...] | None = key(

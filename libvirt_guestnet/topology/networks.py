@@ -230,7 +230,7 @@ def _gateway(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> st
         return None if given == NONE else HOST
     if given not in scope.guests:
         report.unknown(decl.gateway.where, "gateway", given, [*scope.guests, HOST, NONE])
-    elif guest := scope.guests[given]:
+    elif (guest := scope.guests[given]) and given not in scope.routers:
         _check_gateway(scope, at, decl.gateway, guest, report)
     return given
 

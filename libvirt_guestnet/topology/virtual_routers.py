@@ -45,25 +45,41 @@ def expand(decl: TopologyDecl, report: Report) -> TopologyDecl:
     """The file with all that its routers stand for; what contradicts itself is reported."""
     if not decl.routers:
         return decl
-    networks: _Networks = {name.value: (name, each) for name, each in decl.networks or ()}
-    routers = [(name, each) for name, each in decl.routers if each]
     _check_names(decl, report)
+    networks: _Networks = {name.value: (name, each) for name, each in decl.networks or ()}
     owners: dict[str, str] = {}
-    for name, router in routers:
-        for tier, _ in router.tiers:
-            _own(tier, name.value, owners, report)
-            if tier.value not in networks:
-                report.unknown(tier.where, "network", tier.value, networks)
-            elif network := networks[tier.value][1]:
-                networks[tier.value] = networks[tier.value][0], _tier(tier, name.value, network, report)
+    routers = tuple((name, each and _sorted_out((name, each), networks, owners, report)) for name, each in decl.routers)
     _check_gateways(decl, owners, report)
-    control = control_name(decl.name.value)
-    at = decl.routers[0][0].where
-    networks[control] = At(control, at), _control(decl.name.value, at)
-    expanded = replace(decl, networks=tuple(networks.values()))
-    guests = [(name, each) for name, each in decl.guests or () if name.value not in {n.value for n, _ in decl.routers}]
-    made_ = [(name, _guest(expanded, (name, each), report) if each else None) for name, each in decl.routers]
+    for name, router in routers:
+        for tier, _ in router.tiers if router else ():
+            at, network = networks[tier.value]
+            networks[tier.value] = at, network and _tier(tier, name.value, network, report)
+    control, first = control_name(decl.name.value), decl.routers[0][0].where
+    networks[control] = At(control, first), _control(decl.name.value, first)
+    expanded = replace(decl, networks=tuple(networks.values()), routers=routers)
+    guests = [(name, each) for name, each in decl.guests or () if name.value not in {n.value for n, _ in routers}]
+    made_ = [(name, _guest(expanded, (name, each), report) if each else None) for name, each in routers]
     return replace(expanded, guests=(*guests, *made_))
+
+
+def _sorted_out(router: _Router, networks: _Networks, owners: dict[str, str], report: Report) -> VirtualRouterDecl:
+    """The router with those of its networks that are there, and can be what they are to be for it."""
+    name, said = router
+    if not said.tiers:
+        report.add(said.at, f"router '{name.value}' has no network behind it: name one in tiers")
+    if not said.public:
+        report.add(said.at, f"router '{name.value}' has no public network: name one in public")
+    tiers = tuple(each for each in said.tiers if _owns(each[0], name.value, networks, owners, report))
+    behind = {tier.value for tier, _ in said.tiers}
+    public = []
+    for at, link in said.public:
+        if at.value not in networks:
+            report.unknown(at.where, "network", at.value, networks)
+        elif at.value in behind:
+            report.add(at.where, f"network '{at.value}' is behind router '{name.value}' already")
+        elif _can_be_public(at, networks[at.value][1], report):
+            public.append((at, link))
+    return replace(said, tiers=tiers, public=tuple(public))
 
 
 def _check_names(decl: TopologyDecl, report: Report) -> None:
@@ -82,10 +98,14 @@ def _check_names(decl: TopologyDecl, report: Report) -> None:
                 report.add(port.network.where, message)
 
 
-def _own(tier: At[str], router: str, owners: dict[str, str], report: Report) -> None:
+def _owns(tier: At[str], router: str, networks: _Networks, owners: dict[str, str], report: Report) -> bool:
+    if tier.value not in networks:
+        report.unknown(tier.where, "network", tier.value, networks)
+        return False
     other = owners.setdefault(tier.value, router)
     if other != router:
         report.add(tier.where, f"network '{tier.value}' has a router already, '{other}': it can have one")
+    return other == router
 
 
 def _tier(tier: At[str], router: str, network: NetworkDecl, report: Report) -> NetworkDecl:
@@ -99,9 +119,10 @@ def _tier(tier: At[str], router: str, network: NetworkDecl, report: Report) -> N
         report.add(network.gateway.where, f"{message}: leave it out")
     if network.subnets == ():
         report.add(tier.where, f"network '{tier.value}' has no subnet: leave subnets out for {_DEFAULT_SUBNET}")
-    left_out = network.subnets is None and "subnets" not in network.bad
-    subnets = (At(_DEFAULT_SUBNET, network.at),) if left_out else network.subnets
-    return replace(network, gateway=At(router, tier.where), subnets=subnets)
+    gateway = At(router, tier.where)
+    if network.subnets is None and "subnets" not in network.bad:
+        return replace(network, gateway=gateway, subnets=(At(_DEFAULT_SUBNET, network.at),))
+    return replace(network, gateway=gateway)
 
 
 def _check_gateways(decl: TopologyDecl, owners: Mapping[str, str], report: Report) -> None:
@@ -135,10 +156,6 @@ def _guest(decl: TopologyDecl, router: _Router, report: Report) -> GuestDecl:
     tiers = [_tier_port(at, each, networks.get(at.value), report) for at, each in said.tiers]
     public = _public_ports(decl, router, report)
     control = _port(At(control_name(decl.name.value), name.where), name=At(CONTROL, name.where), sources=())
-    if not tiers:
-        report.add(said.at, f"router '{name.value}' has no network behind it: name one in tiers")
-    if not public:
-        report.add(said.at, f"router '{name.value}' has no public network: name one in public")
     ports = (*tiers[:1], control, *public, *tiers[1:])
     if len(ports) > MOST_NICS:
         report.add(name.where, f"a router has at most {MOST_NICS} NICs, and '{name.value}' would have {len(ports)}")
@@ -177,26 +194,22 @@ def _public_ports(decl: TopologyDecl, router: _Router, report: Report) -> list[P
     """With every address that the router answers for there, its own first."""
     name, said = router
     networks = {each.value: network for each, network in decl.networks or ()}
-    tiers = {tier.value for tier, _ in said.tiers}
-    there = []
-    for at, public in said.public:
-        if at.value not in networks:
-            report.unknown(at.where, "network", at.value, networks)
-        elif at.value in tiers:
-            report.add(at.where, f"network '{at.value}' is behind router '{name.value}' already")
-        elif public:
-            there.append((at, public))
-            _check_public(at, networks[at.value], report)
     extra = public_addresses.placed(decl, router, report)
     sources = tuple(At(prefix, name.where) for prefix in _untranslated(said, networks))
-    return [_port(at, addresses=(*public.addresses, *extra.get(at.value, ())), sources=sources) for at, public in there]
+    return [
+        _port(at, addresses=(*public.addresses, *extra.get(at.value, ())), sources=sources)
+        for at, public in said.public
+        if public
+    ]
 
 
-def _check_public(at: At[str], network: NetworkDecl | None, report: Report) -> None:
+def _can_be_public(at: At[str], network: NetworkDecl | None, report: Report) -> bool:
     if network and (network.external or network.mode.value is Mode.HOST_ROUTED):
         kind = "external" if network.external else f"of mode {network.mode.value}"
         message = f"network '{at.value}' is {kind}: a router's public networks are of mode bridge, nat, route, open"
         report.add(at.where, f"{message} or isolated")
+        return False
+    return True
 
 
 def _untranslated(said: VirtualRouterDecl, networks: Mapping[str, NetworkDecl | None]) -> Iterator[IPNetwork]:
