@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from libvirt_guestnet.model.network import PhysicalNetwork
-from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
+from libvirt_guestnet.model.topology import DIRECT, Guest, Port, Topology
 
 from . import clashes, dhcp, networks, pools, router_pairs, router_policy, virtual_routers
 from .addresses import Addresses
@@ -66,10 +66,12 @@ def _with_routers(
 
 
 def _check_dhcp6(segments: dict[str, Segment], guests: tuple[Guest, ...], report: Report) -> None:
-    ips = {(port.network, each.ip) for guest in guests for port in guest.ports for each in port.addresses}
+    on: dict[str, list[Port]] = {}
+    for port in (port for guest in guests for port in guest.ports):
+        on.setdefault(port.network, []).append(port)
     for name, segment in segments.items():
         served = [subnet.prefix for subnet in segment.network.subnets if subnet.dhcp6]
-        told = any(network == name and ip in prefix for network, ip in ips for prefix in served)
+        told = any(each.ip in prefix for prefix in served for port in on.get(name, ()) for each in port.addresses)
         dhcp.check_told6(segment.decl, told, report)
 
 

