@@ -105,8 +105,8 @@ def _silent(ours: Iterable[NetworkState], receipts: Iterable[NetworkReceipt]) ->
         said, receipt = policy_of(network), by_name.get(network.name)
         carrier = said.carrier if said else None
         if receipt is not None and isinstance(carrier, Uplink) and carrier.vlan and receipt.overlay:
-            received = (_received(device) for device in (receipt.overlay, carrier.device))
-            yield SilentVlan(network.name, receipt.overlay, carrier.device, *received, _minutes(receipt.name))
+            device, nic = receipt.overlay, carrier.device
+            yield SilentVlan(network.name, device, nic, _received(device), _received(nic), _minutes(receipt.name))
 
 
 def _received(device: str) -> int:
@@ -161,7 +161,7 @@ def loose(root: str = ROOT, etc: Path = HOST_FILE.parent) -> Iterator[Loose]:
     """Files and folders that root trusts, and that others can change, or, where guests' policies are, read."""
     yield from _loose(Path(root), private=True)
     for name in ("networks", "ports", "domains"):
-        yield from _loose(Path(root, name), private=True)
+        yield from _loose(Path(root, name), private=False)  # nobody else gets that far
     for path in (etc, etc / HOST_FILE.name, *(Path(hook.path) for hook in hook_files.status())):
         yield from _loose(path, private=False)
 

@@ -147,7 +147,7 @@ OURS, HOOK = "/run/libvirt-guestnet", "/etc/libvirt/hooks/qemu.d/50-guestnet"
     ("fault", "about"),
     [
         (f"chmod 777 {OURS}", OURS),
-        (f"chmod 755 {OURS}/networks", f"{OURS}/networks"),
+        (f"chmod 777 {OURS}/networks", f"{OURS}/networks"),
         (f"mkdir -p /etc/libvirt-guestnet; touch {HOST_YAML}; chmod 666 {HOST_YAML}", HOST_YAML),
         (f"chown 1000 {HOOK}", HOOK),
     ],

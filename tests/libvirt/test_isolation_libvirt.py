@@ -53,9 +53,10 @@ class Verified(Guests):
         done = self.sandbox.run(argv, check=False, timeout=600)
         return done.returncode, json.loads(done.stdout), done.stderr
 
-    def state(self) -> str:
-        listed = "nft -s list ruleset; ip -br link; find /run/libvirt-guestnet -type f | grep -v /lock | sort"
-        return self.sandbox.run(["sh", "-c", listed]).stdout
+    def state(self) -> list[str]:
+        """Rules (in whatever order their chains are), devices (an empty bridge's state changes) and receipts."""
+        listed = "nft -s list ruleset; ls /sys/class/net; find /run/libvirt-guestnet -type f | grep -v /lock"
+        return sorted(self.sandbox.run(["sh", "-c", listed]).stdout.splitlines())
 
 
 @pytest.fixture(scope="module")

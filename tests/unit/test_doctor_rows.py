@@ -286,9 +286,9 @@ def test_files_that_others_may_change(tmp_path: Path, monkeypatch: pytest.Monkey
         return [(str(Path(each.path).relative_to(tmp_path)), each.do.split()[0]) for each in rows if str(tmp_path) in each.path]  # fmt: skip  # noqa: E501
 
     assert found() == []
-    for path_, mode in ((run / "ports", 0o755), (etc / "host.yaml", 0o664), (etc, 0o777)):
+    for path_, mode in ((run, 0o755), (run / "ports", 0o777), (etc / "host.yaml", 0o664), (etc, 0o777)):
         path_.chmod(mode)
-    assert found() == [("run/ports", "chmod"), ("etc", "chmod"), ("etc/host.yaml", "chmod")]
+    assert found() == [(path_, "chmod") for path_ in ("run", "run/ports", "etc", "etc/host.yaml")]
     monkeypatch.setattr(host_ways, "OWNER", os.getuid() + 1)
     assert {do for _, do in found()} == {"chown"}
 
