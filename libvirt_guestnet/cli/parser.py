@@ -244,7 +244,17 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     )
     verb = _verb(verbs, "doctor", "doctor.doctor", text)
     verb.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="also what this topology needs of the host")
+    text = "also measure the path of each VXLAN to the hosts that it names, with echo requests of its packets' size"
+    verb.add_argument("--packets", action="store_true", help=text)
     _map(verb)
+    _json(verb)
+    text = (
+        "send frames on every guest network of this host, from ports made for that, and look for them on all others "
+        "(1: one was seen where it does not belong, or could not be tried)"
+    )
+    verb = _verb(verbs, "verify", "verifying.verify", text)
+    verb.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="only this topology's networks")
+    verb.add_argument("--isolation", action="store_true", required=True, help="what keeps networks apart")
     _json(verb)
     text = (
         "libvirt's hooks: install, uninstall (with every filter), status, or sync (guard what runs already). "

@@ -26,7 +26,7 @@ ALLOWED = {
     "rich": {"terminal"},
     "yaml": {"hostmap", "topology"},
     "subprocess": {"cli", "draw", "guest", "install", "lab", "sandbox"},
-    "socket": {"datapath.netlink", "guest", "hook.services", "lab", "router", "sandbox"},
+    "socket": {"datapath.netlink", "doctor", "guest", "hook.services", "isolation", "lab", "router", "sandbox"},
     "_socket": {"datapath.forwards", "datapath.netlink", "hook.processes"},
     "ctypes": {"datapath.port", "guest", "hook.enforce", "sandbox"},
 }
