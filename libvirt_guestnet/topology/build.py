@@ -7,7 +7,7 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
 
-from . import clashes, dhcp, networks, pools
+from . import clashes, dhcp, networks, pools, zones
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -30,6 +30,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     addresses.finish()
     _check_dhcp6(segments, guests, report)
     clashes.check(decl, scope, segments, builder.placed, report)
+    zones.check(decl, segments, builder.placed, report)
     if decl.name.value == DIRECT:
         message = f"'{DIRECT}' stands for what guestnet guard, forward and address set without a file: choose another"
         report.add(decl.name.where, message)
@@ -39,6 +40,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         name=decl.name.value,
         file=file,
         description=value(decl.description) or "",
+        zones=scope.zones,
         physical_networks=physicals,
         networks=tuple(segment.network for segment in segments.values()),
         guests=guests,

@@ -12,7 +12,7 @@ from libvirt_guestnet.model.topology import Port
 from .guest_keys import GuestDecl, PortDecl
 from .keys import TopologyDecl
 from .network_keys import NetworkDecl, PhysicalDecl
-from .spec import At
+from .spec import At, values
 
 IPNetwork = IPv4Network | IPv6Network
 HOST, NONE = "host", "none"
@@ -28,13 +28,14 @@ class Scope:
     physicals: Mapping[str, PhysicalDecl | None]
     networks: Mapping[str, NetworkDecl | None]
     guests: Mapping[str, GuestDecl | None]
+    zones: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, decl: TopologyDecl) -> Scope:
         physicals = {name.value: value for name, value in decl.physical_networks or ()}
         networks = {name.value: value for name, value in decl.networks or ()}
         guests = {name.value: value for name, value in decl.guests or ()}
-        return cls(decl.name.value, physicals, networks, guests)
+        return cls(decl.name.value, physicals, networks, guests, values(decl.zones))
 
 
 @dataclass(frozen=True)
