@@ -22,6 +22,7 @@ from libvirt_guestnet.hook.enforce import (
 )
 from libvirt_guestnet.hook.helpers import plug_marks
 from libvirt_guestnet.hook.read import libvirt_records, network_receipts
+from libvirt_guestnet.state import network_map
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
@@ -147,3 +148,4 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         impairing.sweep(locked)
         zones.settle(locked)
         forwards.sweep("", locked)
+        network_map.update(locked, (), anew=True)
