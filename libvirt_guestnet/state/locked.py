@@ -314,6 +314,13 @@ class UnlockedState(State):
     def lock(self) -> Lock:
         return Lock(self.root)
 
+    def finish_map(self) -> None:
+        """Writes `network.json` anew if a process was killed while receipts changed."""
+        if network_map.is_owed(self.root):
+            with self.lock() as locked:
+                if network_map.is_owed(self.root):
+                    network_map.update(locked, (), anew=True)
+
     def confirm_network(self, name: str) -> None:
         """Marks the receipt, if there is one, as up to date: the hook file compares its age with libvirt's record."""
         with suppress(FileNotFoundError):

@@ -17,12 +17,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from libvirt_guestnet import light_json
-from libvirt_guestnet.light_typing import TYPE_CHECKING, Any
+from libvirt_guestnet.light_typing import Any
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import ForwardRule, HostRoutes, NetworkReceipt, PortForwards, PortReceipt, TapVlans
-
-if TYPE_CHECKING:
-    from libvirt_guestnet.state.locked import UnlockedState
 
 FILE, MARK = "network.json", ".network-changes"
 OF_NETWORKS, OF_TAPS = "networks", ("ports", "vlans", "host-routes", "forwards")
@@ -56,13 +53,9 @@ def update(state: State, changed: Iterable[tuple[str, str]], anew: bool) -> None
         os.unlink(f"{state.root}/{MARK}")
 
 
-def finish(state: UnlockedState) -> None:
-    """Writes the file anew if a process was killed while receipts changed."""
-    path = f"{state.root}/{MARK}"
-    if os.path.lexists(path):
-        with state.lock() as locked:
-            if os.path.lexists(path):  # nobody is at it: we have the lock
-                update(locked, (), anew=True)
+def is_owed(root: str) -> bool:
+    """Whether receipts are changing, or a process was killed while they were: who has the lock knows that."""
+    return os.path.lexists(f"{root}/{MARK}")
 
 
 def is_true(state: State) -> bool:

@@ -24,6 +24,7 @@ from libvirt_guestnet.state.receipts import (
     Route,
     TapVlans,
 )
+from libvirt_guestnet.status import lacking
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "xml/network.schema.json").read_text())
 ODD = ['a", "b', "a\\", 'a"', "{", "name\n", "ü", "a, b"]
@@ -152,13 +153,22 @@ def test_what_a_killed_process_owes_is_written(
         patch.setattr(network_map, "update", lambda *_, **__: (_ for _ in ()).throw(KilledError))
     assert not is_true(state)
     if mended_by == "the service":
-        network_map.finish(state)
+        state.finish_map()
     else:
         with state.lock() as locked:
             locked.put_ports("u3", [port(3)])
     assert is_true(state)
     assert not Path(state.root, network_map.MARK).exists()
     assert "vme2" in {each["tap"] for each in said(state)["ports"]}
+
+
+def test_status_says_that_it_is_not_true(state: UnlockedState) -> None:
+    with state.lock() as locked:
+        everything(locked)
+    assert lacking.untold(state) == ""
+    path = Path(state.root, network_map.FILE)
+    path.write_text(path.read_text().replace("10.1.0.1/32", "10.1.0.2/32"))
+    assert lacking.untold(state) == f"{path} is not what runs: `guestnet hooks sync` writes it anew"
 
 
 @pytest.mark.parametrize("text", ["", "{}", "{", '{"version": 2, "networks": [\n], "ports": [\n]}\n', "x" * 100, None])
@@ -185,7 +195,7 @@ def test_a_file_that_cannot_be_written_keeps_no_guest_from_starting(
             locked.put_ports("u2", [port(2)])
     assert not Path(state.root, network_map.FILE).exists(), "rather none than one that is not true"
     assert "network.json" in capsys.readouterr().err
-    network_map.finish(state)
+    state.finish_map()
     assert is_true(state)
 
 

@@ -28,7 +28,6 @@ from libvirt_guestnet.hook.helpers import unfinished
 from libvirt_guestnet.hook.processes import deadline, notes
 from libvirt_guestnet.hook.services import libvirt_rules, newcomers
 from libvirt_guestnet.hook.services.missing_state import NOTHING, Lost, lost
-from libvirt_guestnet.state import network_map
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import PortForwards
 
@@ -127,7 +126,7 @@ class _Watch:
     def _see_to_owed(self, state: UnlockedState) -> None:
         if unfinished.is_left(state):
             unfinished.finish(state)
-        network_map.finish(state)
+        state.finish_map()
         _settle_bridges(state)
         if any(state.plugging_age(mark.portid) < _LOOK_SECONDS for mark in state.pluggings()):
             self.patience = min(self.patience, _PLUG_SECONDS)
