@@ -19,6 +19,8 @@ def of_label(decl: PhysicalDecl, report: Report) -> tuple[Traffic, ...]:
     if own and set(said) - set(HOSTS_OWN):
         message = f"{own.value} and guests' traffic would share a device: give {own.value} a label of its own"
         report.add(own.where, message)
+    elif own and decl.zone:
+        report.add(decl.zone.where, f"no network of guests is on what is for {own.value}: it is in no zone")
     return tuple(dict.fromkeys(said))
 
 
