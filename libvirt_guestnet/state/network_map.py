@@ -174,7 +174,7 @@ def _of_port(guard: PortReceipt, vlans: TapVlans, routes: HostRoutes, forwards: 
     return {
         "mac": guard.mac or (forwards.mac if forwards else ""),
         "network": guard.network,
-        "bridge": guard.bridge or vlans.bridge,
+        "bridge": guard.bridge or vlans.bridge or guard.segment.partition("/")[0],
         "addresses": guard.owned,
         "sources": guard.routed,
         "dhcp": guard.dhcp,

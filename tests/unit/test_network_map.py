@@ -61,7 +61,7 @@ def everything(locked: LockedState) -> None:
         network._replace(name="lan", bridge="gn-lan.7", overlay="eth1.7", uplink="eth1.7", carried_vlan=7)
     )
     locked.put_network(network._replace(name="far", bridge="gn-far", overlay="vx9", uplink="vx9", vni=9, subnets=()))
-    locked.put_ports(port(1).uuid, [port(1), port(1)._replace(tap="vme1b", trusted=True)])
+    locked.put_ports(port(1).uuid, [port(1), port(1)._replace(tap="vme1b", trusted=True, bridge="", segment="br0/20")])
     locked.put_tap_vlans(TapVlans("vme1", port(1).uuid, "gn-web", pvid=7, tagged=((20, 29),), domain="guest-1"))
     routes = (Route("192.0.2.9/32", "vme2"),)
     locked.put_host_routes(HostRoutes("vme2", port(2).uuid, "guest-2", routes, (ProxyEntry("192.0.2.9", "eth0"),)))
@@ -88,6 +88,7 @@ def test_it_says_what_there_is(state: UnlockedState) -> None:
         "protocol": "tcp", "at": "198.18.1.2", "first": 8080, "last": 8081, "to": "10.1.0.1", "to_first": 80, "from": []
     }  # fmt: skip
     assert [each["guarded"] for each in ports.values()] == [True, False, False]
+    assert [each["bridge"] for each in ports.values()] == ["gn-web", "br0", ""]
     assert (ports["vme2"]["routes"], ports["vme2"]["published"]) == (["192.0.2.9/32"], ["192.0.2.9"])
 
 
