@@ -121,7 +121,7 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     Raises GuestnetError when a physical network is not mapped.
     """
     hostmap.check_mapped(topology.networks)
-    guests = [guest for guest in topology.guests if guest.image is None or define is not None]
+    guests = [guest for guest in topology.guests if guest.image is None or (define and guest.image == "tiny")]
     return Wanted(
         topology=topology.name,
         networks=tuple(

@@ -80,8 +80,8 @@ def down(args: Namespace) -> int:
 def shell(args: Namespace) -> int:
     """`guestnet lab shell`"""
     found = arguments.load(args)
-    if args.guest and args.guest not in {guest.name for guest in found.guests if guest.image}:
-        raise GuestnetError(f"{found.file}: no guest {args.guest!r} with an image in this topology")
+    if args.guest and args.guest not in {guest.name for guest in found.guests if guest.image == "tiny"}:
+        raise GuestnetError(f"{found.file}: no guest {args.guest!r} with image: tiny in this topology")
     argv = ["virsh", "console", args.guest] if args.guest else ["bash"]
     try:
         return sandboxes.shell_inside(sandbox_name(found), argv)
@@ -179,4 +179,4 @@ def _json(args: Namespace) -> list[str]:
 
 
 def _first_guest(found: Topology) -> str:
-    return next((guest.name for guest in found.guests if guest.image), "")
+    return next((guest.name for guest in found.guests if guest.image == "tiny"), "")

@@ -26,7 +26,7 @@ def boxes(topology: Topology, most: int) -> Iterator[tuple[int, tuple[Guest, ...
 
 def _networks(guest: Guest) -> tuple[str, ...]:
     """What makes a guest like others: its ports' networks. One that routes is like nobody."""
-    return () if guest.router else tuple(port.network for port in guest.ports)
+    return () if guest.routes else tuple(port.network for port in guest.ports)
 
 
 def title(crowd: tuple[Guest, ...]) -> str:

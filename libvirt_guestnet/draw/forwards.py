@@ -93,7 +93,7 @@ def _answered(topology: Topology) -> Iterator[tuple[IPAddress, str, PhysicalNetw
         if network.routed and network.routed.publish:
             for address in port.addresses:
                 yield address.ip, guest, _lan(topology, network, address.ip)
-        for ip in (*port.floating, *port.untranslated):
+        for ip in () if network.router else (*port.floating, *port.untranslated):
             lan = _lan(topology, network, ip)
             if lan is not None and (not lan.subnets or _is_on(ip, lan)) and ip not in lan.host:
                 yield ip, guest, lan  # other ones are routed to the host, or its own
@@ -103,7 +103,7 @@ def _forwarded(topology: Topology) -> Iterator[tuple[str, PhysicalNetwork | None
     """Each forward with the LANs where the host has an address to ask for it at."""
     anywhere: list[PhysicalNetwork | None] = [lan for lan in topology.physical_networks if lan.host]
     for guest, port, network in _ports(topology):
-        for forward in port.forwards:
+        for forward in () if network.router else port.forwards:
             moved = _target(forward)
             text = f"{_service(forward)} → {guest}{f':{moved}' if moved else ''}{_clients(forward)}"
             lans = [_lan(topology, network, forward.at)] if forward.at else anywhere or [_beyond(topology, network)]

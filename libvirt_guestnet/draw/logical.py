@@ -8,7 +8,7 @@ from textwrap import wrap
 from libvirt_guestnet.model.network import HostRouted, Mode, Network, PhysicalNetwork
 from libvirt_guestnet.model.topology import Allow, Guest, Port, Topology
 
-from . import crowds, forwards, ports
+from . import crowds, forwards, ports, virtual_routers
 from .outside import ELSEWHERE, outside, uplink
 from .picture import BADGES, MODE_TONES, Cluster, Edge, Picture, PictureNode, PictureRow, Shape, Tone
 
@@ -53,7 +53,8 @@ def _network(node: str, network: Network) -> PictureNode:
 
 def _properties(network: Network) -> Iterator[str]:
     if network.gateway:
-        yield "gateway: host" if network.gateway == "host" else f"gateway: guest {network.gateway}"
+        whose = "router" if network.router else "guest"
+        yield "gateway: host" if network.gateway == "host" else f"gateway: {whose} {network.gateway}"
     for dhcp in (subnet.dhcp for subnet in network.subnets if subnet.dhcp):
         yield f"DHCP {dhcp.start} – {dhcp.end}"
     for route in network.routes:
@@ -104,8 +105,10 @@ def _guest(topology: Topology, node: str, guest: Guest) -> PictureNode:
     rows = tuple(
         row for j, port in enumerate(guest.ports) for row in _port(topology, f"p{j}", port.name, (guest, port))
     )
-    tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
-    return PictureNode(node, Shape.BOX, tone, guest.name, badge, rows=rows, notes=tuple(_policy(guest)))
+    tone, badge = (Tone.ROUTER, "router") if guest.routes else (Tone.GUEST, "guest")
+    badge = "virtual router" if guest.virtual_router else badge
+    notes = (*_policy(guest), *virtual_routers.policy(guest))
+    return PictureNode(node, Shape.BOX, tone, guest.name, badge, rows=rows, notes=notes)
 
 
 def _crowd(topology: Topology, node: str, crowd: tuple[Guest, ...]) -> PictureNode:
@@ -164,6 +167,7 @@ def _attachments(topology: Topology) -> Iterator[Edge]:
 def _attachment(topology: Topology, guest: Guest, port: Port, ids: tuple[str, str, str]) -> Edge:
     network, (net, node, row) = topology.network(port.network), ids
     tone = MODE_TONES[network.mode]
-    if guest.router and network.gateway == guest.name and port.network != guest.router.masquerade:
+    hidden = guest.router.masquerade if guest.router else None
+    if guest.routes and network.gateway == guest.name and port.network != hidden:
         return Edge(node, net, tone, "gateway", source_row=row)
     return Edge(net, node, tone, "next hop" if port.behind else "", target_row=row)

@@ -123,7 +123,7 @@ def _guest(topology: Topology, node: str, guest: Guest) -> PictureNode:
         PictureRow(f"p{j}", port.name, (port.mac,), MODE_TONES[topology.network(port.network).mode])
         for j, port in enumerate(guest.ports)
     )
-    tone, badge = (Tone.ROUTER, "router") if guest.router else (Tone.GUEST, "guest")
+    tone, badge = (Tone.ROUTER, "router") if guest.routes else (Tone.GUEST, "guest")
     return PictureNode(node, Shape.BOX, tone, guest.name, badge, rows=rows)
 
 
@@ -133,7 +133,7 @@ def _boxed(topology: Topology) -> Iterator[PictureNode]:
         first, alone = crowd[0], len(crowd) == 1
         places = [(guest, port) for guest in crowd for port in guest.ports]
         rows = tuple(row for j, place in enumerate(places) for row in _tap_rows(topology, f"p{j}", *place, alone=alone))
-        tone, badge = (Tone.ROUTER, "router") if first.router else (Tone.GUEST, "guest")
+        tone, badge = (Tone.ROUTER, "router") if first.routes else (Tone.GUEST, "guest")
         title, badge = (first.name, badge) if alone else (crowds.title(crowd), f"{len(crowd)} guests")
         columns = 1 if alone else crowds.columns(len(rows))
         yield PictureNode(f"guest{i}", Shape.BOX, tone, title, badge, rows=rows, columns=columns)

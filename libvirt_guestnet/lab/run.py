@@ -46,7 +46,7 @@ def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) ->
     changes = apply_topology(topology, _hostmap(topology, real), uri, quiet=True)
     tell(f"applied: {len(changes)} changes")
     with connect(uri) as connection, ThreadPoolExecutor() as pool:
-        names = [guest.name for guest in topology.guests if guest.image]
+        names = [guest.name for guest in topology.guests if guest.image == "tiny"]
         list(pool.map(connection.start_domain, names))
         tell(f"guests started: {', '.join(names)}")
         list(pool.map(lambda name: _await(connection, name, tell), names))
@@ -66,7 +66,7 @@ def agents(topology: Topology, uri: str | None, mapped: Mapping[str, str]) -> It
     with ExitStack() as stack, connect(uri) as connection:
         found: dict[str, Agent] = {}
         for guest in topology.guests:
-            if guest.image:
+            if guest.image == "tiny":
                 found[guest.name] = stack.enter_context(_guest_agent(connection, guest.name))
         for each in topology.physical_networks:
             if each.label not in mapped:

@@ -211,6 +211,9 @@ class Network:
     Of an `external` one the file says only how its ports are guarded: `plan.external` has the rest from the host.
     With `take_over` libvirt may have it already, made by nobody of ours: from then on it is guestnet's. Its guests
     reach none of another `zone`, but by public addresses; None: zones meet there.
+    `router` is the virtual router that is the gateway here: it serves DHCP, DNS and what ports say of forwards and
+    floating addresses, and the host nothing. `control` is the network between the host and its virtual routers, on
+    which neither DHCP nor DNS is served.
     """
 
     name: str
@@ -246,3 +249,5 @@ class Network:
     external: External | None = None
     take_over: bool = False
     zone: str | None = None
+    router: str | None = None
+    control: bool = False

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from libvirt_guestnet.model.dhcp_options import DhcpOption
-from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork
-from libvirt_guestnet.model.services import Forwarder
+from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, DnsHost, IPAddress, IPNetwork
+from libvirt_guestnet.model.services import DnsService, DnsText, Forwarder
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
 
 ALL_PORTS = (Service(Protocol.TCP), Service(Protocol.UDP))
@@ -57,11 +57,13 @@ class Reservation:
 @dataclass(frozen=True)
 class Dhcp:
     """DHCP, DHCPv6 and router advertisements of a guest network. Without a range only reservations are served.
-    `lease` is in seconds. With `slaac` guests form IPv6 addresses of their own."""
+    `lease` and that of DHCPv6, `lease6`, are in seconds, 0 for ever. With `slaac` guests form IPv6 addresses of their
+    own in prefixes of length 64."""
 
     reservations: tuple[Reservation, ...] = ()
     ranges: tuple[DhcpRange | DhcpRange6, ...] = ()
     lease: int = 3600
+    lease6: int = 3600
     options: tuple[DhcpOption, ...] = ()
     slaac: bool = False
 
@@ -72,7 +74,8 @@ class GuestNic:
 
     `source_nat` are public addresses, at most one of a family, that its guests go out with; of a family without one
     they go out untranslated. `egress` is what becomes of connections to the public side, but for `exceptions`, for
-    which the opposite is done.
+    which the opposite is done. Nobody else is asked for names of `domain`, if that is `domain_local`; `names` are known
+    beside those of the reservations.
     """
 
     name: str
@@ -83,6 +86,8 @@ class GuestNic:
     source_nat: tuple[IPAddress, ...] = ()
     dhcp: Dhcp = Dhcp()
     domain: str = ""
+    domain_local: bool = True
+    names: tuple[DnsHost, ...] = ()
     mtu: int | None = None
 
 
@@ -132,7 +137,8 @@ class StaticNat:
 class RouterConfig:
     """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are what
     may be opened from the public side, beside port forwards; destinations are guests' own addresses. The router asks
-    `forwarders` for names that are not its guests'."""
+    `forwarders` for names that are not its guests'. `services`, `texts`, `wildcards` (domains in which every name has
+    that address) and `local` domains, of which nobody else is asked, are the same for all its guests."""
 
     name: str
     guests: tuple[GuestNic, ...]
@@ -143,6 +149,10 @@ class RouterConfig:
     ingress: tuple[Rule, ...] = ()
     tier_rules: tuple[TierRule, ...] = ()
     forwarders: tuple[Forwarder, ...] = ()
+    services: tuple[DnsService, ...] = ()
+    texts: tuple[DnsText, ...] = ()
+    wildcards: tuple[tuple[str, IPAddress], ...] = ()
+    local: tuple[str, ...] = ()
 
     @property
     def traffic_nics(self) -> tuple[GuestNic | PublicNic, ...]:

@@ -221,6 +221,11 @@ class Guest:
     autostart: bool = False
     hostname: str = ""
 
+    @property
+    def routes(self) -> bool:
+        """Whether it forwards, be it a lab guest or a virtual router."""
+        return self.router is not None or self.virtual_router is not None
+
 
 class Family(StrEnum):
     IPV4 = "ipv4"

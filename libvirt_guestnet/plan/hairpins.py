@@ -31,6 +31,8 @@ def notes(topology: Topology, bridged: Collection[int]) -> Iterator[str]:
     isolated = Counter(port.network for guest in topology.guests for port in guest.ports if port.isolated)
     for guest in topology.guests:
         for port in guest.ports:
+            if topology.network(port.network).router:
+                continue  # forwarded by its virtual router, which is isolated from nobody
             versions = [version for version in (4, 6) if version in bridged and _is_forwarded_to(port, version)]
             if versions and isolated[port.network] > 1:
                 yield (
@@ -48,7 +50,8 @@ def _isolated_target(topology: Topology, line: Expect) -> Port | None:
     """The isolated port that a line reaches by a forward or a floating address, from an isolated port beside it."""
     sources, targets = (_ports(topology, name) for name in (line.source, line.destination or ""))
     version = line.at.version if line.at else 0
-    found = (port for port in targets if _is_forwarded_to(port, version) and any(_is_near(o, port) for o in sources))
+    by_host = (port for port in targets if topology.network(port.network).router is None)
+    found = (port for port in by_host if _is_forwarded_to(port, version) and any(_is_near(o, port) for o in sources))
     return next(found, None)
 
 

@@ -18,6 +18,7 @@ _FILES = "/run/router"
 MOST_LEASES = 4096
 _RA_SECONDS = 60  # between two router advertisements that nobody asked for, and how long one holds
 _RA_LIFETIME = 600
+_SLAAC = 64  # no other prefix has room for what a guest makes of its MAC address
 
 _FIXED = (
     "user=dnsmasq",
@@ -56,22 +57,35 @@ def main(config: RouterConfig) -> Iterator[str]:
         yield from (f"dhcp-mac=set:{_tag_name(nic, each)},{each.mac}" for each in tagged)
         if parts.prefixes(nic, 6):
             yield f"ra-param={nic.name},{_RA_SECONDS},{_RA_LIFETIME}"
+    yield from dict.fromkeys(_records(config))
+
+
+def _records(config: RouterConfig) -> Iterator[str]:
+    yield from (f"local=/{name}/" for name in config.local)
+    yield from (f"address=/{name}/{address}" for name, address in config.wildcards)
+    yield from (f'txt-record={each.name},"{each.text}"' for each in config.texts)
+    for each in config.services:
+        name = f"_{each.service}._{each.protocol}" + (f".{each.domain}" if each.domain else "")
+        where = (each.target, each.port or 1, each.priority or 0, each.weight or 0) if each.target else ()
+        yield "srv-host=" + ",".join(map(str, (name, *where)))
 
 
 def _domain(nic: GuestNic) -> Iterator[str]:
     if nic.domain:
-        yield f"local=/{nic.domain}/"
+        if nic.domain_local:
+            yield f"local=/{nic.domain}/"
         yield from (f"domain={nic.domain},{own.prefix}" for own in nic.addresses)
 
 
 def _ranges(nic: GuestNic, prefix: IPNetwork) -> Iterator[str]:
     dynamic = [each for each in nic.dhcp.ranges if each.start in prefix]
     tail = str(prefix.netmask) if prefix.version == 4 else str(prefix.prefixlen)
-    slaac = ",slaac" if prefix.version == 6 and nic.dhcp.slaac else ""
+    slaac = ",slaac" if prefix.version == 6 and prefix.prefixlen == _SLAAC and nic.dhcp.slaac else ""
+    lease = (nic.dhcp.lease if prefix.version == 4 else nic.dhcp.lease6) or "infinite"
     for each in dynamic:
-        yield f"dhcp-range=set:{nic.name},{_span(each)}{slaac},{tail},{nic.dhcp.lease}"
+        yield f"dhcp-range=set:{nic.name},{_span(each)}{slaac},{tail},{lease}"
     if not dynamic:
-        yield f"dhcp-range=set:{nic.name},{prefix.network_address},static{slaac},{tail},{nic.dhcp.lease}"
+        yield f"dhcp-range=set:{nic.name},{prefix.network_address},static{slaac},{tail},{lease}"
 
 
 def _span(known: DhcpRange | DhcpRange6) -> str:
@@ -82,7 +96,8 @@ def hosts(config: RouterConfig) -> Iterator[str]:
     """A line for each guest: by MAC address, which port security knows, and by DUID for DHCPv6 where that is known."""
     for nic in config.guests:
         for each in nic.dhcp.reservations:
-            four = [str(address) for address in each.addresses if address.version == 4]
+            # dnsmasq tells a machine one IPv4 address; of several it would take the last one.
+            four = [str(address) for address in each.addresses if address.version == 4][:1]
             six = [f"[{address}]" for address in each.addresses if address.version == 6]
             by_mac = four if each.duid else four + six
             yield ",".join((each.mac, *by_mac, each.name))
@@ -115,6 +130,7 @@ def names(config: RouterConfig) -> Iterator[str]:
         known += [(each.name, address) for each in nic.dhcp.reservations for address in each.addresses]
         for name, address in known:
             yield f"{address} {name}.{nic.domain} {name}" if nic.domain else f"{address} {name}"
+        yield from (f"{host.address} {name}" for host in nic.names for name in host.names)
 
 
 def servers(config: RouterConfig) -> Iterator[str]:

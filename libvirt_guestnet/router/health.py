@@ -43,13 +43,13 @@ class Check:
 @dataclass(frozen=True)
 class Wanted:
     """What a healthy router gives: to a guest with this MAC address a lease of `address` with itself as gateway, an
-    address for `dns_name`, and a way to `target` and back."""
+    address for `dns_name`, and a way to `target` and back, if there is one to try."""
 
     mac: str
     address: IPv4Address
     gateway: IPv4Address
     dns_name: str
-    target: IPv4Address
+    target: IPv4Address | None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,10 @@ class _Prober:
 
     def all(self) -> tuple[Check, ...]:
         done = list[Check]()
-        for name, attempt in (("dhcp", self._dhcp), ("gateway", self._arp), ("dns", self._dns), ("nat", self._nat)):
+        attempts = [("dhcp", self._dhcp), ("gateway", self._arp), ("dns", self._dns)]
+        target = self._wanted.target
+        attempts += [("nat", lambda: self._nat(target))] if target else []
+        for name, attempt in attempts:
             began = time.monotonic()
             failure = attempt()
             done.append(Check(name, not failure, time.monotonic() - began, failure or "answered"))
@@ -115,11 +118,11 @@ class _Prober:
             return f"no DNS answer for {self._wanted.dns_name}"
         return ""
 
-    def _nat(self) -> str:
+    def _nat(self, target: IPv4Address) -> str:
         echo = struct.pack("!BBHHH", 8, 0, 0, *struct.unpack("!HH", self._number))
         echo = echo[:2] + struct.pack("!H", _checksum(echo)) + echo[4:]
-        if self._ask(self._ip_frame(_ICMP, self._wanted.target, echo), self._echo_answer) is None:
-            return f"no echo from {self._wanted.target}"
+        if self._ask(self._ip_frame(_ICMP, target, echo), self._echo_answer) is None:
+            return f"no echo from {target}"
         return ""
 
     # ---- sending and waiting
@@ -182,7 +185,8 @@ class _Prober:
 
     def _echo_answer(self, frame: bytes) -> bool | None:
         protocol, source, payload = _read_ip(frame)
-        right = protocol == _ICMP and source == self._wanted.target.packed and payload[:1] == b"\0"
+        target = self._wanted.target.packed if self._wanted.target else b""
+        right = protocol == _ICMP and source == target and payload[:1] == b"\0"
         return True if right and payload[4:8] == self._number else None
 
     def _answer_arp(self, frame: bytes) -> None:

@@ -67,7 +67,8 @@ class Addresses:
                 for prefix in pair.address.value:
                     if _check_range(pair.address.where, prefix, [seg] if seg else [], self._report):
                         break  # the others are of the same range
-            for at in (*(port.floating or ()), *(port.untranslated or ())):
+            behind = seg is not None and seg.network.router is not None  # the router's own port has them
+            for at in () if behind else (*(port.floating or ()), *(port.untranslated or ())):
                 hosted = [each for each in self._segments.values() if not each.vrf]
                 _check_range(at.where, single(at.value), hosted, self._report)
 
@@ -155,7 +156,7 @@ def _assignment(address: IPAddress, seg: Segment, *, given: bool) -> Assignment:
         return Assignment.DHCP
     if (
         subnet
-        and subnet.host
+        and (subnet.host or seg.network.router)
         and not given
         and isinstance(subnet.prefix, IPv6Network)
         and subnet.prefix.prefixlen == 64

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
 
-from . import clashes, dhcp, networks, pools, zones
+from . import clashes, dhcp, networks, pools, router_policy, virtual_routers, zones
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -20,7 +20,7 @@ from .spec import value
 
 def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     """The topology; worth something only when the report is empty."""
-    decl, drawn = pools.draw(decl, report)
+    decl, drawn = pools.draw(virtual_routers.expand(decl, report), report)
     scope = Scope.of(decl)
     physicals = _physicals(scope, decl, report)
     segments = _segments(scope, decl, drawn, report)
@@ -28,6 +28,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     builder = Guests(scope, segments, addresses, report)
     guests = tuple(builder.build(name, guest) for name, guest in decl.guests or () if guest)
     addresses.finish()
+    guests = _with_routers(decl, scope, segments, guests, report)
     _check_dhcp6(segments, guests, report)
     clashes.check(decl, scope, segments, builder.placed, report)
     zones.check(decl, segments, builder.placed, report)
@@ -48,6 +49,15 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     )
     Links(topology).check(decl.expect or (), report)
     return topology
+
+
+def _with_routers(
+    decl: TopologyDecl, scope: Scope, segments: dict[str, Segment], guests: tuple[Guest, ...], report: Report
+) -> tuple[Guest, ...]:
+    known = {guest.name: guest for guest in guests}
+    routers = [(name, each) for name, each in decl.routers or () if each]
+    done = {name.value: router_policy.completed(scope, segments, known, (name, each), report) for name, each in routers}
+    return tuple(done.get(guest.name, guest) for guest in guests)
 
 
 def _check_dhcp6(segments: dict[str, Segment], guests: tuple[Guest, ...], report: Report) -> None:

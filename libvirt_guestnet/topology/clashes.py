@@ -31,7 +31,7 @@ def check(
     _check_uuids(decl, report)
     _check_subnets(decl, segments, report)
     _check_guests(segments, ports, report)
-    forwards.check(ports, report)
+    forwards.check(ports, segments, report)
     in_vrfs = vrfs(segments.values())
     outside = {label: physical for label, physical in scope.physicals.items() if label not in in_vrfs}
     next_hops.check(ports, segments, outside, report)
@@ -198,13 +198,15 @@ def _check_subnets(decl: TopologyDecl, segments: Mapping[str, Segment], report: 
 def _check_guests(segments: Mapping[str, Segment], ports: list[Placed], report: Report) -> None:
     """A guest on two networks with the same addresses could not tell them apart."""
     found: dict[str, list[Segment]] = {}
+    routers = {seg.network.router for seg in segments.values()}
     for placed in ports:
         seg = segments.get(placed.port.network)
         if seg is None or seg.network.routed:
             continue
         for other in found.setdefault(placed.guest, []):
-            if other.wire != seg.wire and (shared := _shared(seg, other)):
-                message = f"guest '{placed.guest}' is on network '{other.network.name}', too, and both have {shared}"
+            if (other.wire != seg.wire or placed.guest in routers) and (shared := _shared(seg, other)):
+                whose = "router" if placed.guest in routers else "guest"
+                message = f"{whose} '{placed.guest}' is on network '{other.network.name}', too, and both have {shared}"
                 report.add(placed.decl.network.where, f"{message}: it could not tell them apart")
         found[placed.guest].append(seg)
 

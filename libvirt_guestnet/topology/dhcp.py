@@ -35,8 +35,8 @@ def why_unusable(prefix: IPNetwork, address: IPAddress) -> str | None:
     return None
 
 
-def ranges(decl: NetworkDecl, report: Report) -> dict[IPNetwork, DhcpRange]:
-    """The subnet with DHCP, if any, and its range."""
+def ranges(decl: NetworkDecl, report: Report, *, by_host: bool) -> dict[IPNetwork, DhcpRange]:
+    """The subnet with DHCP, if any, and its range; `by_host`: the host has an address there, and serves it."""
     if decl.dhcp is None or decl.mode.value is Mode.BRIDGE:
         return {}
     subnets = [p.value for p in decl.subnets or () if isinstance(p.value, IPv4Network)]
@@ -49,7 +49,7 @@ def ranges(decl: NetworkDecl, report: Report) -> dict[IPNetwork, DhcpRange]:
         return {}
     if decl.dhcp.range is None:
         return {prefixes[0]: _upper_half(prefixes[0])}
-    return _given_range(decl.dhcp, prefixes, report)
+    return _given_range(decl.dhcp, prefixes, report, by_host=by_host)
 
 
 def _no_room(subnets: Collection[IPNetwork]) -> str:
@@ -61,31 +61,33 @@ def _upper_half(prefix: IPv4Network) -> DhcpRange:
     return DhcpRange(prefix[max(half, last - _MAX_DHCP + 1)], prefix[last])
 
 
-def _given_range(decl: DhcpDecl, prefixes: list[IPv4Network], report: Report) -> dict[IPNetwork, DhcpRange]:
+def _given_range(
+    decl: DhcpDecl, prefixes: list[IPv4Network], report: Report, *, by_host: bool
+) -> dict[IPNetwork, DhcpRange]:
     start, end = decl.range or ()
     prefix = next((p for p in prefixes if start.value in p), None)
     if prefix is None:
         report.add(start.where, f"DHCP range: {start.value} is outside {', '.join(map(str, prefixes))}")
         return {}
-    bad = _unfit(prefix, start, end, report)
+    bad = _unfit(prefix, start, end, report, by_host=by_host)
     if int(end.value) - int(start.value) >= _MAX_DHCP:
         report.add(end.where, f"DHCP range: more than {_MAX_DHCP} addresses, libvirt's limit")
     return {prefix: DhcpRange(start.value, end.value)} if start.value <= end.value and not bad else {}
 
 
-def _unfit(prefix: IPNetwork, start: At[T], end: At[T], report: Report) -> bool:
+def _unfit(prefix: IPNetwork, start: At[T], end: At[T], report: Report, *, by_host: bool) -> bool:
     bad = [(at, why) for at in (start, end) if (why := why_unusable(prefix, at.value))]
     for at, why in bad:
         report.add(at.where, f"DHCP range: {why}")
     low, high = int(start.value), int(end.value)
     if high < low:
         report.add(end.where, f"DHCP range: it ends at {end.value}, before its start {start.value}")
-    elif not bad and low <= int(prefix[1]) <= high:
+    elif by_host and not bad and low <= int(prefix[1]) <= high:
         report.add(start.where, f"DHCP range: it holds {prefix[1]}, the host's own address; start at {prefix[2]}")
     return bool(bad)
 
 
-def served6(decl: NetworkDecl, report: Report) -> tuple[IPNetwork | None, DhcpRange6 | None]:
+def served6(decl: NetworkDecl, report: Report, *, by_host: bool) -> tuple[IPNetwork | None, DhcpRange6 | None]:
     """The subnet with DHCPv6, and its range; None where there is none."""
     if decl.dhcp6 is None or decl.mode.value is Mode.BRIDGE:
         return None, None
@@ -97,14 +99,14 @@ def served6(decl: NetworkDecl, report: Report) -> tuple[IPNetwork | None, DhcpRa
         return None, None
     if prefix.prefixlen < 64:  # dnsmasq: "prefix length must be at least 64"
         report.add(decl.dhcp6.at, f"dhcp6 needs a subnet of at least a /64, and {prefix} is larger")
-    return prefix, _range6(decl.dhcp6, prefix, report)
+    return prefix, _range6(decl.dhcp6, prefix, report, by_host=by_host)
 
 
-def _range6(decl: Dhcp6Decl, prefix: IPv6Network, report: Report) -> DhcpRange6 | None:
+def _range6(decl: Dhcp6Decl, prefix: IPv6Network, report: Report, *, by_host: bool) -> DhcpRange6 | None:
     if decl.range is None:
         return None
     start, end = decl.range
-    if _unfit(prefix, start, end, report):
+    if _unfit(prefix, start, end, report, by_host=by_host):
         return None
     first, last = start.value, end.value
     assert isinstance(first, IPv6Address) and isinstance(last, IPv6Address)  # they are in the prefix

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from libvirt_guestnet import parse
@@ -41,6 +41,8 @@ def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) ->
     if why := _cannot_forward(seg.network):
         report.add(decl.forwards[0].at, why)
         return ()
+    if seg.network.router:
+        return tuple(_by_router(decl.forwards, port, seg, report))
     hide = not (port.default_route and seg.network.gateway == HOST)
     found: list[Forward] = []
     for each in decl.forwards:
@@ -51,12 +53,29 @@ def forwards(decl: PortDecl, port: Port, seg: Segment | None, report: Report) ->
     return tuple(found)
 
 
+def _by_router(decls: Iterable[ForwardDecl], port: Port, seg: Segment, report: Report) -> Iterator[Forward]:
+    """Those that a virtual router makes, at addresses of its public networks."""
+    router = seg.network.router
+    for each in decls:
+        if not port.default_route:
+            report.add(each.at, f"the default route of port '{port.name}' does not lead to router '{router}'")
+        elif each.addresses is None:
+            report.add(each.at, f"say with at: which public address of router '{router}' is meant")
+        else:
+            wanted = tuple(_wanted(each, port, report))
+            for service in each.services:
+                if service.value.is_whole:
+                    report.add(service.where, f"{service.value}: a router forwards ports of tcp, udp and sctp alone")
+                else:
+                    yield from _forward(each, service, wanted, False, report)
+
+
 def _cannot_forward(network: Network) -> str:
     """Why nothing can be forwarded to a network's guests; "" if it can."""
     if routed := network.routed:
         where = f"VRF {routed.vrf}" if routed.vrf else f"table {routed.table}" if routed.table else ""
         return where and f"network '{network.name}' is in {where}, and the host forwards by its main table"
-    if network.external or any(subnet.host for subnet in network.subnets):
+    if network.external or network.router or any(subnet.host for subnet in network.subnets):
         return ""
     advice = "its guests are on the LAN themselves" if network.mode is Mode.BRIDGE else "gateway: host gives it one"
     return f"the host has no address on network '{network.name}', so it cannot forward there; {advice}"
@@ -218,6 +237,8 @@ def floating(
         report.add(addresses[0].where, problem)
         return Floating()
     network = seg.network
+    if network.router:
+        return Floating(tuple(_at_router(decl, port, network.router, report)))
     if decl.untranslated and network.external:
         report.add(decl.untranslated[0].where, "floating-untranslated is not for ports on external networks")
         return Floating()
@@ -231,7 +252,23 @@ def floating(
     return Floating(*(tuple(at.value for at in ats or () if _floats(at, port, own, report)) for ats in both))
 
 
+def _at_router(decl: PortDecl, port: Port, router: str, report: Report) -> Iterator[IPAddress]:
+    """Those that a virtual router translates; whose they are besides, `public_addresses` knows."""
+    for at in decl.untranslated or ():
+        report.add(at.where, f"router '{router}' translates floating addresses: say floating")
+    seen: set[int] = set()
+    for at in decl.floating or ():
+        if at.value.version in seen:
+            report.add(at.where, f"a port behind a router has one floating IPv{at.value.version} address")
+        elif _floats(at, port, lambda _: True, report):
+            yield at.value
+        seen.add(at.value.version)
+
+
 def _cannot_float(port: Port, seg: Segment) -> str:
+    if seg.network.router:
+        lost = f"the default route of port '{port.name}' does not lead to router '{seg.network.router}'"
+        return "" if port.default_route else f"{lost}: it cannot have floating addresses"
     if seg.network.mode not in _OUTSIDE:
         return f"network '{seg.network.name}' is {seg.network.mode}: floating addresses are for nat, route and open"
     if not (port.default_route and seg.network.gateway == HOST):
@@ -249,8 +286,17 @@ def _floats(at: At[IPAddress], port: Port, own: Callable[[At[IPAddress]], bool],
     return False
 
 
-def check(placed: Iterable[Placed], report: Report) -> None:
-    """Report everything that two ports, or one twice, ask for at the same place of the host."""
+def check(placed: Iterable[Placed], segments: Mapping[str, Segment], report: Report) -> None:
+    """Report everything that two ports, or one twice, ask for at the same place of the host, or of a router."""
+    asked: dict[str, list[Placed]] = {}
+    for each in placed:
+        seg = segments.get(each.port.network)
+        asked.setdefault((seg.network.router if seg else None) or HOST, []).append(each)
+    for ports in asked.values():
+        _check(ports, report)
+
+
+def _check(placed: Iterable[Placed], report: Report) -> None:
     seen: dict[tuple[str, int], list[tuple[Where, Claim]]] = {}
     whole: dict[str, str] = {}
     found = sorted(_claims(placed), key=lambda each: each[0])

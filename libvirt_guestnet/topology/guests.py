@@ -235,6 +235,8 @@ def _privacy(decl: PortDecl, word: bool | str, default: bool) -> bool:
 
 def _cannot_ask(guest: GuestDecl, seg: Segment) -> str:
     """Why a port cannot leave its address to the host's DHCP server; "" if it can."""
+    if seg.network.router:
+        return f"addresses: dhcp: router '{seg.network.router}' tells each port a fixed address: leave the key out"
     served = seg.network.external or any(subnet.dhcp or subnet.range6 for subnet in seg.network.subnets)
     if not served and not seg.decl.bad & {"subnets", "dhcp", "dhcp6"}:
         problem = f"addresses: dhcp: the host has no DHCP server on network '{seg.network.name}'"

@@ -51,6 +51,8 @@ class Names:
 def _has_dns(seg: Segment) -> bool:
     """Of libvirt's network that is there already, its host knows."""
     external = seg.network.external
+    if seg.network.router or seg.network.control:
+        return not seg.network.control
     return any(subnet.host for subnet in seg.network.subnets) if external is None else external.bridge is None
 
 
@@ -69,7 +71,7 @@ def check_port(decl: PortDecl, port: Port, seg: Segment, report: Report) -> None
     """What is said of a port to a server that the network does not have, or twice."""
     network = seg.network
     served = [subnet.dhcp is not None for subnet in network.subnets]
-    if decl.dhcp_options and not any(served) and "dhcp" not in seg.decl.bad:
+    if decl.dhcp_options and not any(served) and not network.router and "dhcp" not in seg.decl.bad:
         where = decl.dhcp_options[0][0].where
         message = f"dhcp-options need a DHCP server of guestnet's on network '{network.name}'"
         report.add(where, f"{message}: give it dhcp: {{}}")

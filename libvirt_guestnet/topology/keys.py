@@ -1,5 +1,5 @@
-"""The keys of a topology file, and of its checks; those of networks, guests and services are in the modules beside
-this one. They are the one source for the reader, the key checks and the JSON Schema."""
+"""The keys of a topology file, and of its checks; those of networks, guests, routers and services are in the modules
+beside this one. They are the one source for the reader, the key checks and the JSON Schema."""
 
 # ruff: noqa: RUF009 (key() declares a field, as dataclasses.field does)
 
@@ -14,6 +14,7 @@ from libvirt_guestnet.model.traffic import Service
 from . import kinds
 from .guest_keys import GuestDecl
 from .network_keys import NetworkDecl, PhysicalDecl
+from .router_keys import VirtualRouterDecl
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 
 
@@ -75,5 +76,8 @@ class TopologyDecl(Decl):
     )
     guests: tuple[tuple[At[str], GuestDecl | None], ...] | None = key(
         MapOf(RecordKind(GuestDecl)), "The guests and their ports."
+    )
+    routers: tuple[tuple[At[str], VirtualRouterDecl | None], ...] | None = key(
+        MapOf(RecordKind(VirtualRouterDecl), kinds.WORD), "Virtual routers that guestnet makes and runs itself."
     )
     expect: tuple[ExpectDecl, ...] | None = key(ListOf(RecordKind(ExpectDecl)), "What `verify` checks.")

@@ -17,7 +17,7 @@ from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload, Traffic
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Role
-from libvirt_guestnet.model.traffic import Protocol, Service
+from libvirt_guestnet.model.traffic import Protocol, Service, Verdict
 
 from .. import parse
 from .address_ranges import blocks
@@ -379,6 +379,7 @@ FAMILY = choice(Family, "family")
 IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
 TRAFFIC = choice(Traffic, "kind of traffic")
 OFFLOAD = choice(Offload, "answer")
+VERDICT = choice(Verdict, "policy")
 MTU = integer(576, 9216, "MTU")
 VLAN = integer(1, 4094, "VLAN")
 VLAN_RANGE = Kind(
@@ -395,6 +396,7 @@ UDP_PORT = integer(1, 65535, "port")
 TABLE = integer(1, (1 << 32) - 1, "table")
 METRIC = integer(1, (1 << 32) - 1, "metric")
 MEMORY = integer(64, 1 << 20, "memory")
+ROUTER_MEMORY = integer(96, 4096, "memory")  # docs/virtual-router.md has what was measured
 RATE = integer(1, 1 << 31, "rate")
 DURATION, SHARE = _quantity(parse.duration, "us|ms|s"), _quantity(parse.share, "%")
 BIT_RATE = _quantity(parse.bit_rate, "kbit|mbit|gbit")

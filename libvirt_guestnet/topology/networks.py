@@ -17,7 +17,7 @@ from libvirt_guestnet.model.network import (
 )
 
 from ..errors import Where
-from . import addressing, dhcp, dns, external, host_routed, overlay, static_routes, traffic, vlans, zones
+from . import addressing, dhcp, dns, external, host_routed, overlay, static_routes, tiers, traffic, vlans, zones
 from .dhcp import why_unusable
 from .guest_keys import GuestDecl
 from .network_keys import BandwidthDecl, NetworkDecl, PhysicalDecl, RateDecl
@@ -78,7 +78,9 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
     if decl.external is not None or "external" in decl.bad:
         return external.segment(at, decl, report)
     _check_mode(scope, decl, report)
-    _check_options(decl, report)
+    router = scope.tiers.get(at.value)
+    has_host = _has_host(decl) and router is None
+    _check_options(decl, has_host or router is not None, report)
     mode = decl.mode.value
     own = values(decl.subnets) if mode is Mode.HOST_ROUTED else _shared(decl.subnets, report)
     label = decl.physical_network.value if decl.physical_network else None
@@ -95,7 +97,7 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
     subnets = (
         host_routed.subnets(routed, prefixes)
         if routed
-        else _subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes)
+        else _subnets(scope, at, decl, report, gateway=gateway, prefixes=prefixes, has_host=has_host)
     )
     network = replace(
         with_port_security(at, decl, mode, "" if routed else _bridge(at, decl, label, tag)),
@@ -120,8 +122,12 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         drawn=drawn,
         routed=routed,
         take_over=decl.take_over.value,
+        router=router,
+        control=at.value == scope.control,
         zone=zones.of_network(scope, at, decl, report),
     )
+    if router is not None:
+        tiers.check(at, decl, network, report)
     traffic.check_network(scope, decl, report)
     _check_mtu(decl, prefixes, outside, report)
     return Segment(at, decl, network, prefixes, sure)
@@ -172,7 +178,7 @@ def _check_mode(scope: Scope, decl: NetworkDecl, report: Report) -> None:
         report.add(decl.mode.where, f"mode {mode} needs subnets, such as subnets: [10.0.1.0/24]")
 
 
-def _check_options(decl: NetworkDecl, report: Report) -> None:
+def _check_options(decl: NetworkDecl, has_dns: bool, report: Report) -> None:
     if decl.mode.value is Mode.BRIDGE:
         refused: tuple[tuple[Where | None, str, str], ...] = (
             (
@@ -192,7 +198,7 @@ def _check_options(decl: NetworkDecl, report: Report) -> None:
         for where, name, why in refused:
             if where:
                 report.add(where, f"mode bridge has no {name}: {why}")
-    elif decl.mode.value is not Mode.HOST_ROUTED and not _has_host(decl):
+    elif decl.mode.value is not Mode.HOST_ROUTED and not has_dns:
         for where, name in dns.said(decl):
             report.add(where, f"{name} needs the host on the network: add dhcp: {{}} or gateway: host")
 
@@ -227,7 +233,7 @@ def _gateway(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> st
         return None if given == NONE else HOST
     if given not in scope.guests:
         report.unknown(decl.gateway.where, "gateway", given, [*scope.guests, HOST, NONE])
-    elif guest := scope.guests[given]:
+    elif (guest := scope.guests[given]) and given not in scope.routers:
         _check_gateway(scope, at, decl.gateway, guest, report)
     return given
 
@@ -256,15 +262,17 @@ def _subnets(
     *,
     gateway: str | None,
     prefixes: tuple[IPNetwork, ...],
+    has_host: bool,
 ) -> tuple[Subnet, ...]:
     """The subnets as facts. Those a bridge network takes from its label are named only to say a guest is gateway."""
     by_guest = _addresses_of(scope, gateway, at.value) if gateway and gateway != HOST else ()
-    ranges = dhcp.ranges(decl, report)
-    six, range6 = dhcp.served6(decl, report)
+    by_host = at.value not in scope.tiers
+    ranges = dhcp.ranges(decl, report, by_host=by_host)
+    six, range6 = dhcp.served6(decl, report, by_host=by_host)
     dhcp.check_reservations(decl, [*ranges, *([six] if six else [])], report)
     subnets = []
     for prefix in prefixes if by_guest or decl.subnets else ():
-        host = prefix[1] if _has_host(decl) else None
+        host = prefix[1] if has_host else None
         router = host if gateway == HOST else next((a for a in by_guest if a in prefix), None)
         if by_guest and router is None and decl.gateway:
             message = f"gateway '{gateway}' has no address in {prefix}; give its port on network '{at.value}' one"

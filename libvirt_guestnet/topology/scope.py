@@ -12,6 +12,7 @@ from libvirt_guestnet.model.topology import Port
 from .guest_keys import GuestDecl, PortDecl
 from .keys import TopologyDecl
 from .network_keys import NetworkDecl, PhysicalDecl
+from .router_keys import VirtualRouterDecl
 from .spec import At, values
 
 IPNetwork = IPv4Network | IPv6Network
@@ -22,12 +23,16 @@ OUTSIDE = (Mode.BRIDGE, Mode.HOST_ROUTED, Mode.EXTERNAL)
 @dataclass(frozen=True)
 class Scope:
     """Every name of the file. A value of None is something declared that could not be read: it exists, and that is all
-    we know."""
+    we know. `routers` are the virtual ones, which are among the guests, too; `tiers` their networks, with their
+    names, and `control` the one between the host and them, "" where there are none."""
 
     topology: str
     physicals: Mapping[str, PhysicalDecl | None]
     networks: Mapping[str, NetworkDecl | None]
     guests: Mapping[str, GuestDecl | None]
+    routers: Mapping[str, VirtualRouterDecl | None]
+    tiers: Mapping[str, str]
+    control: str
     zones: tuple[str, ...] = ()
 
     @classmethod
@@ -35,7 +40,15 @@ class Scope:
         physicals = {name.value: value for name, value in decl.physical_networks or ()}
         networks = {name.value: value for name, value in decl.networks or ()}
         guests = {name.value: value for name, value in decl.guests or ()}
-        return cls(decl.name.value, physicals, networks, guests, values(decl.zones))
+        routers = {name.value: router for name, router in decl.routers or ()}
+        tiers = {tier.value: name for name, router in routers.items() for tier, _ in (router.tiers if router else ())}
+        control = control_name(decl.name.value) if routers else ""
+        return cls(decl.name.value, physicals, networks, guests, routers, tiers, control, values(decl.zones))
+
+
+def control_name(topology: str) -> str:
+    """The libvirt network between the host and a topology's virtual routers."""
+    return f"{topology}-control"
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,14 @@ def keys_of(cls: type[Decl]) -> dict[str, tuple[str, Key]]:
 
 
 _KEYS: dict[type[Decl], dict[str, tuple[str, Key]]] = {}
+_D = TypeVar("_D", bound=Decl)
+
+
+def made(cls: type[_D], at: Where, **said: Any) -> _D:
+    """A declaration that no file has, with the defaults of its keys, all of it in one place."""
+    known = keys_of(cls).values()
+    defaults: dict[str, Any] = {name: At(key.default, at) for name, key in known if key.default is not None}
+    return cls(at=at, **(defaults | said))
 
 
 def _declared(each: Field[Any]) -> Key:

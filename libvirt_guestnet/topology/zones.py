@@ -42,7 +42,8 @@ def of_network(scope: Scope, at: At[str], decl: NetworkDecl, report: Report) -> 
     if above and label and decl.zone and zone != above.value:
         message = f"physical network '{label.value}' is in zone {above.value}, and so is all on it"
         report.add(decl.zone.where, f"{message}: choose a label that is in no zone")
-    if decl.zone or above or not scope.zones or decl.mode.value in _ALWAYS_PUBLIC or "zone" in decl.bad:
+    public = decl.mode.value in _ALWAYS_PUBLIC or at.value == scope.control  # no router reaches another by that
+    if decl.zone or above or not scope.zones or public or "zone" in decl.bad:
         return zone or (above.value if above else None)
     report.add(at.where, f"network '{at.value}' is in no zone: say zone: and its name, or {PUBLIC} where zones meet")
     return None

@@ -31,7 +31,7 @@ def network(topology: Topology, network: Network, hostmap: HostMap) -> Element:
     """
     _refuse_what_libvirt_ignores(network)
     made_by_libvirt = network.mode is not Mode.BRIDGE
-    options = dnsmasq.options(topology, network) if made_by_libvirt else None
+    options = dnsmasq.options(topology, network) if made_by_libvirt and network.router is None else None
     element = etree.Element("network", nsmap={"dnsmasq": dnsmasq.DNSMASQ} if options is not None else None)
     fill(
         element,
@@ -95,9 +95,9 @@ def _libvirts_bridge(network: Network) -> Iterator[Element]:
 
 
 def _services(topology: Topology, network: Network) -> Iterator[Element]:
-    if network.domain:
+    if network.domain and network.router is None:
         yield node("domain", name=network.domain, localOnly=network.domain_local or None)
-    if not _has_host_address(network):
+    if network.control or not _has_host_address(network):
         yield node("dns", enable=False)
     elif answers := list(services.dns(topology, network)):
         yield node("dns", answers)

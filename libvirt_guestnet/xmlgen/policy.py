@@ -82,8 +82,10 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> PortPolicy:
         behind=tuple(port.behind),
         pairs=tuple(policy.Pair(pair.prefix, pair.mac or "") for pair in port.pairs),
         roles=tuple(str(role) for role in port.roles),
-        forwards=tuple(map(_forward, port.forwards)),
-        floating=(
+        forwards=() if network.router else tuple(map(_forward, port.forwards)),
+        floating=()
+        if network.router
+        else (
             *(policy.FloatingAddress(ip, to=port.address(ip.version)) for ip in port.floating),
             *(policy.FloatingAddress(ip, via=port.address(ip.version)) for ip in port.untranslated),
         ),

@@ -29,6 +29,8 @@ from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.plan.nic import before as remembered
 from libvirt_guestnet.plan.nic import plugged
 from libvirt_guestnet.plan.order import plan
+from libvirt_guestnet.router.config import router_config
+from libvirt_guestnet.router.document import document as document_of
 from libvirt_guestnet.topology import loads
 
 # Facts about what guestnet does not make, and words for people: they say something, and ask for nothing.
@@ -71,7 +73,12 @@ def made(document: Any) -> object:
     ]
     domains = [xmlgen.to_string(each.definition) for each in libvirt.guests if each.definition is not None]
     lans = [(each.label, each.stand_in, each.host) for each in topology.physical_networks]
-    return libvirt.topology, networks, guests, domains, lans, checks.plan(topology), topology.libvirt_networks
+    routers = [
+        (guest.memory_mib, guest.autostart, document_of(router_config(topology, guest)))
+        for guest in topology.guests
+        if guest.virtual_router
+    ]
+    return libvirt.topology, networks, guests, domains, lans, routers, checks.plan(topology), topology.libvirt_networks
 
 
 def drawn(document: Any) -> object:
