@@ -7,7 +7,7 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
 
-from . import clashes, dhcp, networks, pools, router_policy, virtual_routers, zones
+from . import clashes, dhcp, networks, pools, router_policy, traffic, virtual_routers, zones
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -31,6 +31,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     guests = _with_routers(decl, scope, segments, guests, report)
     _check_dhcp6(segments, guests, report)
     clashes.check(decl, scope, segments, builder.placed, report)
+    traffic.check_public(scope, report)
     zones.check(decl, segments, builder.placed, report)
     if decl.name.value == DIRECT:
         message = f"'{DIRECT}' stands for what guestnet guard, forward and address set without a file: choose another"

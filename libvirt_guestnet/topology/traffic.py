@@ -35,3 +35,15 @@ def check_network(scope: Scope, decl: NetworkDecl, report: Report) -> None:
 def _refusal(label: At[str], outside: PhysicalDecl) -> str:
     kinds = " and ".join(dict.fromkeys(map(str, values(outside.traffic))))
     return f"'{label.value}' is for {kinds}, so guests' traffic cannot be on it: choose a label for guest or public"
+
+
+def check_public(scope: Scope, report: Report) -> None:
+    """Report a virtual router whose public side is a label that is for something else."""
+    for router in scope.routers.values():
+        for name, _ in router.public if router else ():
+            network = scope.networks.get(name.value)
+            label = network.physical_network if network else None
+            outside = scope.physicals.get(label.value) if label else None
+            if label and outside and outside.traffic and Traffic.PUBLIC not in values(outside.traffic):
+                message = f"network '{name.value}' is on '{label.value}', which is not for public traffic"
+                report.add(name.where, f"{message}: say so there, or choose another network")
