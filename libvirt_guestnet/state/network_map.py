@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from libvirt_guestnet import light_json
@@ -27,6 +27,8 @@ KINDS = frozenset((OF_NETWORKS, *OF_TAPS))
 _HEAD, _BETWEEN, _END = b'{"version": 1, "networks": [\n', b'\n], "ports": [\n', b"\n]}\n"
 _EMPTY = _HEAD[:-1] + _BETWEEN[:-1] + _END
 _LARGEST = 64 << 20
+# Changes at once, beyond which all is read: each change of a line takes some time, too.
+_MANY = 200
 
 
 def mark(root: str) -> bool:
@@ -38,16 +40,17 @@ def mark(root: str) -> bool:
     return False
 
 
-def update(state: State, changed: Iterable[tuple[str, str]], anew: bool) -> None:
+def update(state: State, changed: Collection[tuple[str, str]], anew: bool) -> None:
     """Writes what is true by now of these receipts, each by kind and name; `anew`: of all. The lock must be held."""
-    text = None if anew else _read(state.root)
+    text = None if anew or len(changed) > _MANY else _read(state.root)
     if text is None:
-        text, changed = bytearray(_EMPTY), _everything(state)
-    for kind, name in changed:
-        if kind == OF_NETWORKS:
-            _set(text, _BETWEEN[:-1], {"name": name}, _network(state, name))
-        else:
-            _set(text, _END, {"tap": name}, _port(state, name))
+        text = bytearray(_text(*_everything(state)))
+    else:
+        for kind, name in changed:
+            if kind == OF_NETWORKS:
+                _set(text, _BETWEEN[:-1], {"name": name}, _network(state, name))
+            else:
+                _set(text, _END, {"tap": name}, _port(state, name))
     _write(state.root, text)
     with suppress(FileNotFoundError):
         os.unlink(f"{state.root}/{MARK}")
@@ -60,13 +63,23 @@ def is_owed(root: str) -> bool:
 
 def is_true(state: State) -> bool:
     """Whether the file says what the receipts say. The lock must be held, or a change may be between the two."""
-    networks = [light_json.dumps(found) for name in _names(state, OF_NETWORKS) if (found := _network(state, name))]
-    ports = [light_json.dumps(found) for tap in _taps(state) if (found := _port(state, tap))]
-    said = _read(state.root)
+    said, wanted = _read(state.root), _text(*_everything(state))
     if said is None:
-        return not (networks or ports) and not os.path.lexists(f"{state.root}/{FILE}")
-    lines = [line.removesuffix(b",").decode() for line in said.split(b"\n")]
-    return sorted(lines) == sorted([*_EMPTY.decode().split("\n"), *networks, *ports])
+        return wanted == _EMPTY and not os.path.lexists(f"{state.root}/{FILE}")
+    return _lines(said) == _lines(wanted)
+
+
+def _lines(text: bytes | bytearray) -> list[bytes]:
+    """Sorted, as new ones are added at the end."""
+    return sorted(bytes(line).removesuffix(b",") for line in text.split(b"\n"))
+
+
+def _text(networks: list[str], ports: list[str]) -> bytes:
+    return _HEAD[:-1] + _listed(networks) + _BETWEEN[:-1] + _listed(ports) + _END
+
+
+def _listed(lines: list[str]) -> bytes:
+    return b"\n" + ",\n".join(lines).encode() if lines else b""
 
 
 def _read(root: str) -> bytearray | None:
@@ -97,13 +110,12 @@ def _set(text: bytearray, end: bytes, key: dict[str, str], found: dict[str, Any]
         text[last:last] = comma + b"\n" + line
 
 
-def _everything(state: State) -> Iterator[tuple[str, str]]:
-    yield from ((OF_NETWORKS, name) for name in _names(state, OF_NETWORKS))
-    yield from (("ports", tap) for tap in _taps(state))
-
-
-def _taps(state: State) -> list[str]:
-    return sorted({tap for kind in OF_TAPS for tap in _names(state, kind)})
+def _everything(state: State) -> tuple[list[str], list[str]]:
+    """The lines of all networks, and of all ports."""
+    taps = sorted({tap for kind in OF_TAPS for tap in _names(state, kind)})
+    networks = (_network(state, name) for name in _names(state, OF_NETWORKS))
+    ports = (_port(state, tap) for tap in taps)
+    return [light_json.dumps(each) for each in networks if each], [light_json.dumps(each) for each in ports if each]
 
 
 def _names(state: State, kind: str) -> Iterator[str]:
