@@ -137,7 +137,7 @@ def _write(root: str, text: bytearray) -> None:
     if text == _EMPTY:
         remove(root)
         return
-    draft = f"{root}/.{FILE}"
+    draft = f"{root}/.draft"  # as that of receipts: one that a killed hook left is simply overwritten
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     with open(os.open(draft, flags, 0o600), "wb", buffering=0) as file:
         if file.write(text) != len(text):

@@ -52,8 +52,9 @@ def _put(networks: Iterable[NetworkReceipt], locked: LockedState) -> None:
 
 
 def _check_alone(network: NetworkReceipt, others: Iterable[NetworkReceipt]) -> None:
+    """Raises GuestnetError. Two networks whose bridges libvirt makes have two: of these it refuses one itself."""
     for other in others:
-        apart = _zone(network) != _zone(other)
+        apart = _zone(network) != _zone(other) and "bridge" in (network.mode, other.mode)
         if apart and network.bridge and (network.bridge, network.vlan) == (other.bridge, other.vlan):
             raise GuestnetError(
                 f"network {shown(network.name)} in {_said(network)} would share bridge {network.bridge} with "
