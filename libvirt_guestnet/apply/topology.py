@@ -25,7 +25,7 @@ from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal,
 from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Guest, Port, Topology
-from libvirt_guestnet.plan import hairpins, link_roles
+from libvirt_guestnet.plan import hairpins, link_roles, separation
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
@@ -56,7 +56,7 @@ def _planned(
     """The plan, and the topology with what this host knows of it. Routers have `patience` seconds to answer."""
     here = resolved(found, snapshot)
     wished = wanted(here, hostmap, None if define is None else lambda guest: define(here, guest))
-    facts = replace(_facing(here, wished, snapshot), routers=routers.seen(wished, snapshot, patience))
+    facts = replace(_facing(here, hostmap, wished, snapshot), routers=routers.seen(wished, snapshot, patience))
     return plan(wished, facts), here
 
 
@@ -195,11 +195,12 @@ def _definer(found: Topology, hostmap: HostMap) -> Define | None:
     return define
 
 
-def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
+def _facing(found: Topology, hostmap: HostMap, wished: Wanted, snapshot: Snapshot) -> Snapshot:
     bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
     found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
     here = facing(wished, snapshot, found_leases)
-    return replace(here, taken=(*here.taken, *hairpins.problems(found, host_devices.bridged())))
+    shared = separation.problems(found, hostmap, snapshot.links, snapshot.networks)
+    return replace(here, taken=(*here.taken, *shared, *hairpins.problems(found, host_devices.bridged())))
 
 
 def facing(wished: Wanted, snapshot: Snapshot, leases: Mapping[str, frozenset[str]]) -> Snapshot:

@@ -255,6 +255,7 @@ class Topology:
     name: str
     file: str
     description: str = ""
+    zones: tuple[str, ...] = ()
     physical_networks: tuple[PhysicalNetwork, ...] = ()
     networks: tuple[Network, ...] = ()
     guests: tuple[Guest, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Port, Topology
 
-from . import clashes, dhcp, networks, pools, router_pairs, router_policy, virtual_routers
+from . import clashes, dhcp, networks, pools, router_pairs, router_policy, traffic, virtual_routers, zones
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -31,6 +31,8 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     guests = _with_routers(decl, scope, segments, guests, report)
     _check_dhcp6(segments, guests, report)
     clashes.check(decl, scope, segments, builder.placed, report)
+    traffic.check_public(scope, report)
+    zones.check(decl, segments, builder.placed, report)
     if decl.name.value == DIRECT:
         message = f"'{DIRECT}' stands for what guestnet guard, forward and address set without a file: choose another"
         report.add(decl.name.where, message)
@@ -40,6 +42,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         name=decl.name.value,
         file=file,
         description=value(decl.description) or "",
+        zones=scope.zones,
         physical_networks=physicals,
         networks=tuple(segment.network for segment in segments.values()),
         guests=guests,
