@@ -103,10 +103,10 @@ class Endpoints:
         if decl.source.value in self._virtual:
             report.add(decl.source.where, f"'{decl.source.value}' is a virtual router: nothing is tried from there")
         if decl.destination and decl.destination.value in self._virtual:
-            asked = [service for service in decl.can or () if str(service.value) not in ("icmp", LAYER2)]
-            for each in (*asked, *([decl.seen_as] if decl.seen_as else [])):
+            asked = [service.where for service in decl.can or () if str(service.value) not in ("icmp", LAYER2)]
+            for where in (*asked, *([decl.seen_as.where] if decl.seen_as else [])):
                 what = f"'{decl.destination.value}' is a virtual router: it answers icmp and {LAYER2} alone"
-                report.add(each.where, what)
+                report.add(where, what)
 
     def _choose(self, decl: ExpectDecl, report: Report) -> tuple[Family, ...]:
         ends = [decl.source] + ([decl.destination] if decl.destination else [])
