@@ -25,6 +25,7 @@ _IPV4, _IPV6 = frozenset("0123456789."), frozenset("0123456789abcdefABCDEF:")
 # The parts of canonical IPv4 and MAC addresses: a network may have thousands of reservations, and sets are fast.
 _OCTETS, _PAIRS = frozenset(map(str, range(256))), frozenset(f"{octet:02x}" for octet in range(256))
 _DEVICE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_LONGEST_FILE_NAME = 128
 # Folders of /proc/sys/net/ipv4/conf; for the kernel no devices either.
 _NO_DEVICES = frozenset((".", "..", "all", "default"))
 _NOWHERE = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")
@@ -196,3 +197,10 @@ def device(name: str) -> str:
     raise TextError(
         f"device name {shown(name)} cannot be guarded: use letters, digits, '_', '.' and '-' (not first), at most 15"
     )
+
+
+def file_name(text: str) -> str:
+    """A guest's name as a file's: letters, digits, '_', '.' and '-', and no '.' or '-' first. Raises TextError."""
+    if 0 < len(text) <= _LONGEST_FILE_NAME and _DEVICE.issuperset(text) and text[0] not in ".-":
+        return text
+    raise TextError(f"{shown(text)} cannot be a file's name: use letters, digits, '_', '.' and '-' (not first)")

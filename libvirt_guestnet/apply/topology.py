@@ -11,6 +11,7 @@ from itertools import count
 
 from libvirt_guestnet import terminal, xmlgen
 from libvirt_guestnet.apply import apply as applying
+from libvirt_guestnet.apply import routers
 from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
@@ -24,10 +25,11 @@ from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal,
 from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Guest, Port, Topology
-from libvirt_guestnet.plan import hairpins, link_roles
+from libvirt_guestnet.plan import hairpins, link_roles, separation
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
+from libvirt_guestnet.router.image import ensure_router_image
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.status.overdue import overdue
@@ -42,17 +44,20 @@ def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
     hostmap.check_mapped(found.networks)
     define = _definer(found, hostmap)
     with connect(uri) as connection:
-        return _planned(found, hostmap, define, host_snapshot(connection))[0]
+        return _planned(found, hostmap, define, host_snapshot(connection), routers.GLANCE_SECONDS)[0]
 
 
 Define = Callable[[Topology, Guest], Element]
 
 
-def _planned(found: Topology, hostmap: HostMap, define: Define | None, snapshot: Snapshot) -> tuple[Plan, Topology]:
-    """The plan, and the topology with what this host knows of it."""
+def _planned(
+    found: Topology, hostmap: HostMap, define: Define | None, snapshot: Snapshot, patience: float
+) -> tuple[Plan, Topology]:
+    """The plan, and the topology with what this host knows of it. Routers have `patience` seconds to answer."""
     here = resolved(found, snapshot)
     wished = wanted(here, hostmap, None if define is None else lambda guest: define(here, guest))
-    return plan(wished, _facing(here, wished, snapshot)), here
+    facts = replace(_facing(here, hostmap, wished, snapshot), routers=routers.seen(wished, snapshot, patience))
+    return plan(wished, facts), here
 
 
 def apply_topology(
@@ -62,7 +67,7 @@ def apply_topology(
     hostmap.check_mapped(found.networks)
     define = _definer(found, hostmap)
     with applying.locked(), connect(uri) as connection:
-        made, here = _planned(found, hostmap, define, host_snapshot(connection))
+        made, here = _planned(found, hostmap, define, host_snapshot(connection), routers.PATIENCE_SECONDS)
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *notes(here), *notes_here(here, hostmap), *([hooks] if hooks else ())):
             applying.tell_note(note)
@@ -121,7 +126,7 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     Raises GuestnetError when a physical network is not mapped.
     """
     hostmap.check_mapped(topology.networks)
-    guests = [guest for guest in topology.guests if guest.image is None or (define and guest.image == "tiny")]
+    guests = [guest for guest in topology.guests if guest.image is None or define is not None]
     return Wanted(
         topology=topology.name,
         networks=tuple(
@@ -153,6 +158,7 @@ def _wanted_guest(
         autostart=guest.autostart,
         kept=frozenset(port.mac for port in guest.ports if _was_there(topology.network(port.network))),
         mtus=frozenset(port.mac for port in guest.ports if "mtu" in port.given),
+        document=routers.document_of(topology, guest),
     )
 
 
@@ -169,19 +175,32 @@ def _was_there(on: Network) -> bool:
 
 
 def _definer(found: Topology, hostmap: HostMap) -> Define | None:
-    """What makes a lab guest's <domain>, once their image is built; None where no guest has one."""
-    if not any(guest.image for guest in found.guests):
+    """What makes a lab guest's or a router's <domain>, once their images are built; None where no guest has one."""
+    kinds = {guest.image for guest in found.guests} - {None}
+    if not kinds:
         return None
     with terminal.Progress(sys.stderr) as progress:
-        built, kind = image.ensure_image(tell=progress), image.virt_type()
-    return lambda topology, guest: xmlgen.domain(topology, guest, hostmap, built, kind)
+        tiny = image.ensure_image(tell=progress) if "tiny" in kinds else None
+        pairs = {r.pair is not None for guest in found.guests if (r := guest.virtual_router)}
+        routers_ = {of_pair: ensure_router_image(tell=progress, of_pair=of_pair) for of_pair in pairs}
+    kind = image.virt_type()
+
+    def define(topology: Topology, guest: Guest) -> Element:
+        if guest.virtual_router is not None:
+            built = routers_[guest.virtual_router.pair is not None]
+            return xmlgen.router_domain(topology, guest, hostmap, built, kind)
+        assert tiny is not None
+        return xmlgen.domain(topology, guest, hostmap, tiny, kind)
+
+    return define
 
 
-def _facing(found: Topology, wished: Wanted, snapshot: Snapshot) -> Snapshot:
+def _facing(found: Topology, hostmap: HostMap, wished: Wanted, snapshot: Snapshot) -> Snapshot:
     bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
     found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
     here = facing(wished, snapshot, found_leases)
-    return replace(here, taken=(*here.taken, *hairpins.problems(found, host_devices.bridged())))
+    shared = separation.problems(found, hostmap, snapshot.links, snapshot.networks)
+    return replace(here, taken=(*here.taken, *shared, *hairpins.problems(found, host_devices.bridged())))
 
 
 def facing(wished: Wanted, snapshot: Snapshot, leases: Mapping[str, frozenset[str]]) -> Snapshot:

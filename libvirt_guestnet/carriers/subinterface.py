@@ -37,4 +37,5 @@ class Subinterface(Nic):
     def receipt(self, receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
         if (made := network_receipts.subinterface(network)) is None:
             return receipt
-        return receipt._replace(made_bridge=True, overlay=made.device, uplink=made.device)
+        of_vlan = receipt._replace(carried_vlan=made.vlan, carried_service=made.service)
+        return of_vlan._replace(made_bridge=True, overlay=made.device, uplink=made.device)

@@ -30,4 +30,4 @@ class Vxlan(Carrier):
     def receipt(self, receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
         if (made := network_receipts.overlay(network)) is None:
             return receipt
-        return receipt._replace(made_bridge=True, overlay=made.device, uplink=made.device)
+        return receipt._replace(made_bridge=True, overlay=made.device, uplink=made.device, vni=made.vni)

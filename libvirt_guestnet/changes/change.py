@@ -40,7 +40,7 @@ class Effects(Protocol):
 # What a verb does, for the reader.
 MEANINGS = {
     **dict.fromkeys(("define", "start", "attach", "adopt", "take over"), ADDS),
-    **dict.fromkeys(("redefine", "set", "update", "restart", "put back"), CHANGES),
+    **dict.fromkeys(("redefine", "set", "update", "restart", "put back", "configure"), CHANGES),
     **dict.fromkeys(("remove", "detach", "release"), REMOVES),
 }
 

@@ -197,9 +197,15 @@ class RemoveDomain(Change):
     KIND = "guest"
 
     def run(self, run: Run) -> None:
+        self._stop(run)
+        self._undefine(run)
+
+    def _stop(self, run: Run) -> None:
         if self.running:
             run.libvirt.stop_domain(self.name)
             run.done("stopped", f"start guest {self.name} afresh", lambda: run.libvirt.start_domain(self.name))
+
+    def _undefine(self, run: Run) -> None:
         run.libvirt.undefine_domain(self.name)
         run.done("undefined", f"define guest {self.name} again", lambda: self._define(run))
 

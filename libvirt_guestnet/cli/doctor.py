@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.doctor import facts
-from libvirt_guestnet.doctor.host_facts import FINE, MUST, Finding
+from libvirt_guestnet.doctor.finding import FINE, MUST, Finding
 from libvirt_guestnet.doctor.judge import judge
 
 
 def doctor(args: Namespace) -> int:
     """`guestnet doctor`: 1 when something must be done."""
     found = None if args.topology is None else arguments.load(args)
-    rows = judge(facts.gather(args.connect, found, arguments.hostmap(args)))
+    rows = judge(facts.gather(args.connect, found, arguments.hostmap(args), packets=args.packets))
     print(json.dumps([row.json() for row in rows], indent=2) if args.json else text(rows))
     return 1 if any(row.level == MUST for row in rows) else 0
 

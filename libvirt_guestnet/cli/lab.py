@@ -19,6 +19,7 @@ from libvirt_guestnet.lab import report, tables
 from libvirt_guestnet.lab import run as running
 from libvirt_guestnet.lab.run import Progress
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.router.image import ensure_router_image
 from libvirt_guestnet.status.filters import Only
 from libvirt_guestnet.status.gather import status_rows
 from libvirt_guestnet.status.text import status_blocks
@@ -147,9 +148,15 @@ def _start_sandbox(found: Topology, args: Namespace, *, keep: bool, tell: Progre
         raise GuestnetError(
             f"the lab of topology {found.name!r} is up already: `guestnet lab down {args.topology}` takes it away"
         )
-    if any(guest.image for guest in found.guests):
+    kinds = {guest.image for guest in found.guests} - {None}
+    if kinds:
         with terminal.Progress(sys.stderr) as progress:
-            image.ensure_image(tell=progress)
+            if "tiny" in kinds:
+                image.ensure_image(tell=progress)
+            if "router" in kinds:
+                pairs = {guest.virtual_router.pair is not None for guest in found.guests if guest.virtual_router}
+                for of_pair in pairs:
+                    ensure_router_image(tell=progress, of_pair=of_pair)
         tell("guests' image: ready")
     sandbox.start(name, prepare=[sandboxes.hooks_install()], keep=keep)
     tell(f"sandbox {name}: libvirtd answers, hooks installed")

@@ -8,7 +8,7 @@ from libvirt_guestnet import __version__
 
 EXIT_STATUS = (
     "exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage or topology; 3 plan found changes to make, "
-    "or status a NIC that should be guarded and is not"
+    "status a NIC that should be guarded and is not, or router health a router that does not serve"
 )
 
 
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = words.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_topology_verbs(verbs)
     _add_direct_verbs(verbs)
+    _add_router(verbs)
     _add_host_verbs(verbs)
     _add_lab_verbs(verbs)
     """Of the whole command line; `run` is a verb's function by its dotted name in this package."""
@@ -180,6 +181,26 @@ def _add_edited(
     return found
 
 
+def _add_router(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    text = "virtual routers: what one does, its leases, what its rules counted, whether it serves; replace it"
+    actions = _verb(verbs, "router", "", text).add_subparsers(
+        title="actions", metavar="ACTION", dest="action", required=True
+    )
+    texts = {
+        "show": "what a router has been told and does, and how it is",
+        "leases": "which addresses it gave, to whom",
+        "rules": "how often each of its rules was met",
+        "health": "try with packets whether it serves the guests of each of its networks (3: it does not)",
+        "replace": "restart it as it is defined, with the newest appliance; it keeps its leases and MAC addresses",
+    }
+    for action, text in texts.items():
+        verb = _verb(actions, action, f"router.{action}", text)
+        verb.add_argument("router", metavar="ROUTER", help="its guest's name")
+        _json(verb)
+        if action == "rules":
+            verb.add_argument("--nft", action="store_true", help="the whole ruleset, as the router itself lists it")
+
+
 def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     text = (
         "show networks, every NIC of every running domain and whether it is guarded, forwards and routes to guests "
@@ -223,7 +244,17 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     )
     verb = _verb(verbs, "doctor", "doctor.doctor", text)
     verb.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="also what this topology needs of the host")
+    text = "also measure the path of each VXLAN to the hosts that it names, with echo requests of its packets' size"
+    verb.add_argument("--packets", action="store_true", help=text)
     _map(verb)
+    _json(verb)
+    text = (
+        "send frames on every guest network of this host, from ports made for that, and look for them on all others "
+        "(1: one was seen where it does not belong, or could not be tried)"
+    )
+    verb = _verb(verbs, "verify", "verifying.verify", text)
+    verb.add_argument("topology", metavar="TOPOLOGY", nargs="?", help="only this topology's networks")
+    verb.add_argument("--isolation", action="store_true", required=True, help="what keeps networks apart")
     _json(verb)
     text = (
         "libvirt's hooks: install, uninstall (with every filter), status, or sync (guard what runs already). "

@@ -76,20 +76,23 @@ def render(args: Namespace) -> int:
     """`guestnet render`"""
     from libvirt_guestnet.datapath.netlink import links
     from libvirt_guestnet.guest import image
+    from libvirt_guestnet.router.image import RECIPE as ROUTER
     from libvirt_guestnet.xmlgen import render as rendering
 
     found, hostmap = arguments.load(args), arguments.hostmap(args)
     hostmap.check_mapped(found.networks)
     hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
-    built = image.newest()
-    kind = image.virt_type() if built else ""
+    built, router = image.newest(), image.newest(recipe=ROUTER)
+    kind = image.virt_type() if built or router else ""
     if args.output is None:
-        sys.stdout.write(rendering.render_text(found, hostmap, built, kind))
+        sys.stdout.write(rendering.render_text(found, hostmap, built, kind, router))
     else:
-        for path in rendering.render(found, hostmap, Path(args.output), built, kind):
+        for path in rendering.render(found, hostmap, Path(args.output), built, kind, router_image=router):
             print(path)
-    if built is None and (tiny := [guest.name for guest in found.guests if guest.image]):
-        note = f"note: without domain.xml of {', '.join(tiny)}: `guestnet lab up` or `guestnet apply` makes their image"
+    lacking = {"tiny": built is None, "router": router is None}
+    if without := [guest.name for guest in found.guests if lacking.get(guest.image or "")]:
+        made = "`guestnet lab up` or `guestnet apply` makes their image"
+        note = f"note: without domain.xml of {', '.join(without)}: {made}"
         print(note, file=sys.stderr)
     return 0
 

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
 from libvirt_guestnet.datapath.firewalls import iptables, registry
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import program
-from libvirt_guestnet.doctor import judge
+from libvirt_guestnet.doctor import host_ways, judge, path
 from libvirt_guestnet.doctor.host_facts import Asleep, HostFacts, NetworkFacts
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners
@@ -26,6 +27,7 @@ from libvirt_guestnet.hostmap import HOST_FILE, HostMap, load_hostwide
 from libvirt_guestnet.importing import survey
 from libvirt_guestnet.install import apparmor, hook_files, network_managers
 from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState, Snapshot, networks_of
+from libvirt_guestnet.metadata.policy import Uplink, Vxlan
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
@@ -37,10 +39,12 @@ _SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 _BRIDGED = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
 
 
-def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> HostFacts:
-    """The facts of this host. Raises GuestnetError when a program does not answer."""
+def gather(uri: str | None, topology: Topology | None, hostmap: HostMap, *, packets: bool = False) -> HostFacts:
+    """The facts of this host; with `packets`, paths to other hosts are measured. Raises GuestnetError when a program
+    does not answer."""
     snapshot, unreachable = _snapshot(uri)
     is_root = os.geteuid() == 0
+    ways = host_ways.gather(snapshot, UnlockedState() if is_root else None)
     facts = HostFacts(
         libvirt=hook_files.libvirt_version(),
         unreachable=unreachable,
@@ -57,7 +61,8 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
         wrong=wrongs(snapshot),
         asleep=tuple(asleep(snapshot)),
         left_out=survey.left_out(snapshot),
-        **({} if topology is None else wanted_by(topology, hostmap)),
+        ways=replace(ways, measured=tuple(path.measured(snapshot)) if packets else ()),
+        **_needs(snapshot, {} if topology is None else wanted_by(topology, hostmap)),
     )
     return _seen_by_root(facts, UnlockedState()) if is_root else facts
 
@@ -223,6 +228,26 @@ def wanted_by(topology: Topology, hostmap: HostMap) -> dict[str, Any]:
     }
 
 
+def _needs(snapshot: Snapshot, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with what networks that libvirt has need, active or not."""
+    lacking = wanting(snapshot)
+    return {**asked, "needed": frozenset(asked.get("needed", ())) | lacking.keys(), "wanting": lacking}
+
+
+def wanting(snapshot: Snapshot) -> dict[str, str]:
+    """By feature of the kernel, a device that a network of ours needs and this host does not have. Pure, but for
+    reading the networks."""
+    found: dict[str, str] = {}
+    for network in snapshot.networks:
+        said = host_ways.policy_of(network) if network.topology is not None and network.live is None else None
+        carrier = said.carrier if said else None
+        if isinstance(carrier, Uplink) and carrier.vlan:
+            found["vlan"] = VlanDevice(network.bridge or "", carrier.device, carrier.vlan).device
+        elif isinstance(carrier, Vxlan):
+            found["vxlan"] = f"of VXLAN {carrier.vni}"
+    return found
+
+
 def kernel_features(config: str | None, loadable: Any) -> Mapping[str, bool | None]:
     """By feature, whether a kernel of this configuration (None: unknown) has it. `loadable` returns for a module
     whether it is loaded or can be."""
@@ -240,12 +265,12 @@ def _has(feature: judge.Feature, lines: set[str] | None, loadable: Any) -> bool 
 
 def _kernel_config() -> str | None:
     release = os.uname().release
-    for path in (Path("/proc/config.gz"), Path(f"/boot/config-{release}"), Path(f"/lib/modules/{release}/config")):
+    for file in (Path("/proc/config.gz"), Path(f"/boot/config-{release}"), Path(f"/lib/modules/{release}/config")):
         try:
-            data = path.read_bytes()
+            data = file.read_bytes()
         except OSError:
             continue
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode(errors="replace")
+        return (gzip.decompress(data) if file.suffix == ".gz" else data).decode(errors="replace")
     return None
 
 

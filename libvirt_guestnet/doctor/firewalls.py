@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 
 from libvirt_guestnet.datapath.firewalls import registry
 from libvirt_guestnet.datapath.firewalls.chains import Guests, RefusingChain
-from libvirt_guestnet.doctor.host_facts import FINE, HOST_ROUTED, MUST, NOTE, Finding, HostFacts, NetworkFacts
+from libvirt_guestnet.doctor.finding import FINE, MUST, NOTE, Finding
+from libvirt_guestnet.doctor.host_facts import HOST_ROUTED, HostFacts, NetworkFacts
 
 _BRIDGED = {4: "net.bridge.bridge-nf-call-iptables", 6: "net.bridge.bridge-nf-call-ip6tables"}
 

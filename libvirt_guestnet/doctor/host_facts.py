@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from libvirt_guestnet.datapath.firewalls.chains import RefusingChain
+from libvirt_guestnet.doctor.ways import WayFacts
 from libvirt_guestnet.importing.facts import LeftOut
 from libvirt_guestnet.install.apparmor import Confined
 from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, HookStatus
@@ -14,23 +15,7 @@ from libvirt_guestnet.model.drift import Drift
 from libvirt_guestnet.model.held_addresses import Refusal
 from libvirt_guestnet.status.unguarded import UnguardedRow
 
-FINE, NOTE, MUST = "fine", "note", "must"
 HOST_ROUTED = "host-routed"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `level`: fine, a note, or something that must be done (`do`) for guests to be guarded or
-    reached. `about` names the thing where there are several of a `check`."""
-
-    check: str
-    level: str
-    about: str
-    found: str
-    do: str = ""
-
-    def json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -65,14 +50,14 @@ class HostFacts:
     """What was found on a host; as they stand, nothing is wrong. None stands for what only root can see.
 
     `kernel` says by feature (see FEATURES) whether it is there, None when that cannot be told; `needed` are the
-    features and `labels` (each with the device it is mapped to, "" for none) that a topology asks for; `devices` are
-    the host's. `unguarded` are (port, bridge), `unguardable` NICs that cannot be guarded, `observed`
-    ports of running guests of which nothing is dropped; `hostwide` says what is wrong
-    with what the hooks read of host.yaml. `taken`: running guests' addresses that became somebody else's. `offload`
-    says why this host cannot have the checksum guard; `wrong` is what the kernel has otherwise than it should.
-    `confined` are daemons that may not run the hooks' Python; `claims` what of ours a network manager takes, and
-    `unmanaged` our file that tells it not to. `asleep`: networks that guests would miss. `left_out`: what `guestnet
-    import` cannot write.
+    features and `labels` (each with the device it is mapped to, "" for none) that a topology asks for, or a network
+    that libvirt has; `wanting` names a device that such a network lacks; `devices` are the host's. `unguarded` are
+    (port, bridge), `unguardable` NICs that cannot be guarded, `observed` ports of running guests of which nothing is
+    dropped; `hostwide` says what is wrong with what the hooks read of host.yaml. `taken`: running guests' addresses
+    that became somebody else's. `offload` says why this host cannot have the checksum guard; `wrong` is what the
+    kernel has otherwise than it should. `confined` are daemons that may not run the hooks' Python; `claims` what of
+    ours a network manager takes, and `unmanaged` our file that tells it not to. `asleep`: networks that guests would
+    miss. `left_out`: what `guestnet import` cannot write. `ways`: what else of the host networks need.
     """
 
     libvirt: tuple[int, ...] | None = OLDEST_LIBVIRT
@@ -81,6 +66,7 @@ class HostFacts:
     loose: str = ""
     kernel: Mapping[str, bool | None] = field(default_factory=dict)
     needed: frozenset[str] = frozenset()
+    wanting: Mapping[str, str] = field(default_factory=dict)
     networks: tuple[NetworkFacts, ...] = ()
     forwarding: Mapping[int, bool] = field(default_factory=dict)
     bridged: Mapping[int, bool] = field(default_factory=dict)
@@ -102,3 +88,4 @@ class HostFacts:
     unmanaged: str = ""
     asleep: tuple[Asleep, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    ways: WayFacts = field(default_factory=WayFacts)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from libvirt_guestnet.doctor import firewalls
-from libvirt_guestnet.doctor.host_facts import FINE, HOST_ROUTED, MUST, NOTE, Finding, HostFacts, NetworkFacts
+from libvirt_guestnet.doctor import firewalls, ways
+from libvirt_guestnet.doctor.finding import FINE, MUST, NOTE, Finding
+from libvirt_guestnet.doctor.host_facts import HOST_ROUTED, HostFacts, NetworkFacts
 from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.importing.survey import nic_named
 from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, RUN_TWICE
@@ -57,6 +58,7 @@ def judge(facts: HostFacts) -> list[Finding]:
         _managers,
         _asleep,
         _left_out,
+        _ways,
     )
     rows = [row for part in parts for row in part(facts)]
     return sorted(rows, key=lambda row: (MUST, NOTE, FINE).index(row.level))
@@ -125,7 +127,8 @@ def _kernel(facts: HostFacts) -> Iterator[Finding]:
             module = f" and the module {feature.module}" if feature.module else ""
             level = MUST if name in facts.needed else feature.level
             do = f"run a kernel with CONFIG_{feature.option}{module}; Debian's have it"
-            yield Finding("kernel", level, name, f"{feature.purpose}: this kernel cannot", do)
+            missing = f": device {facts.wanting[name]} does not exist" if name in facts.wanting else ""
+            yield Finding("kernel", level, name, f"{feature.purpose}: this kernel cannot{missing}", do)
 
 
 def _offload(facts: HostFacts) -> Iterator[Finding]:
@@ -231,6 +234,10 @@ def _asleep(facts: HostFacts) -> Iterator[Finding]:
         if each.now:
             found = f"is not active: {', '.join(each.now)} cannot start"
             yield Finding("network", NOTE, each.network, found, f"virsh net-start {each.network}")
+
+
+def _ways(facts: HostFacts) -> Iterator[Finding]:
+    return ways.judge(facts.ways)
 
 
 def _left_out(facts: HostFacts) -> Iterator[Finding]:

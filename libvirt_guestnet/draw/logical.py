@@ -10,7 +10,7 @@ from libvirt_guestnet.model.topology import Allow, Guest, Port, Topology
 
 from . import crowds, forwards, ports, virtual_routers
 from .outside import ELSEWHERE, outside, uplink
-from .picture import BADGES, MODE_TONES, Edge, Picture, PictureNode, PictureRow, Shape, Tone
+from .picture import BADGES, MODE_TONES, Cluster, Edge, Picture, PictureNode, PictureRow, Shape, Tone
 
 # More things than this side by side are wider than a page: the picture then runs from left to right.
 _WIDEST = 4
@@ -27,7 +27,18 @@ def picture(topology: Topology) -> Picture:
     widest = max(len(lans), len(networks), sum(node.columns for node in guests))
     edges = (*_uplinks(topology), *_attachments(topology))
     title = f"{topology.name}: logical view"
-    return Picture(title, (*lans, *networks, *guests), edges, sideways=widest > _WIDEST)
+    clusters = tuple(_zones(topology))
+    return Picture(title, (*lans, *networks, *guests), edges, clusters, sideways=widest > _WIDEST)
+
+
+def _zones(topology: Topology) -> Iterator[Cluster]:
+    """A frame around the networks and guests of each zone; who is also where zones meet stands between them."""
+    zones = {network.name: network.zone for network in topology.networks}
+    boxes = [(f"guest{i}", {zones[p.network] for each in crowd for p in each.ports}) for i, crowd in _boxes(topology)]
+    for number, zone in enumerate(topology.zones):
+        nodes = [f"net{i}" for i, network in enumerate(topology.networks) if network.zone == zone]
+        nodes += [node for node, within in boxes if within == {zone}]
+        yield Cluster(f"zone{number}", f"zone {zone}", tuple(nodes))
 
 
 def _lan(node: str, lan: PhysicalNetwork) -> PictureNode:

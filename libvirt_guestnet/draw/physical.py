@@ -79,9 +79,11 @@ def _bridge_lines(networks: list[Network]) -> Iterator[str]:
 
 
 def _carried(network: Network) -> Iterator[str]:
-    """What tags its frames, or carries them to other hosts."""
+    """What tags its frames, or carries them to other hosts; and who may be on them."""
     if network.vlan:
         yield f"VLAN {network.vlan}{' (802.1ad)' if network.service_vlan else ''}"
+    if network.zone:
+        yield f"zone {network.zone}"
     if network.vxlan:
         yield f"VXLAN {network.vxlan.vni} over {network.vxlan.underlay}"
 

@@ -11,7 +11,8 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, Snapshot, mac, source_network, tap
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.network import PhysicalNetwork
-from libvirt_guestnet.model.topology import Assignment, Forward, Guest, Port, PortAddress, PortKind
+from libvirt_guestnet.model.port_address import Assignment, PortAddress
+from libvirt_guestnet.model.topology import Forward, Guest, Port, PortKind
 from libvirt_guestnet.status.meanings import OF_STATE
 from libvirt_guestnet.status.ports import PortRow
 from libvirt_guestnet.status.unguarded import PENDING, UnguardedRow

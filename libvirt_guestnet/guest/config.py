@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.ruleset import ruleset
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Network
-from libvirt_guestnet.model.topology import Assignment, Guest, Port, PortAddress, Topology
+from libvirt_guestnet.model.port_address import Assignment, PortAddress
+from libvirt_guestnet.model.topology import Guest, Port, Topology
 
 CHANNEL = "org.libvirt-guestnet.agent.0"
 """Name of the virtio-serial channel the agent answers on."""

@@ -9,7 +9,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +81,51 @@ def fetch(package: KernelPackage | None, debs: Path) -> Path:
 
 
 def _download(package: KernelPackage, debs: Path) -> Path:
+    return _downloaded([package.name], debs)[0]
+
+
+def _downloaded(names: Sequence[str], debs: Path) -> list[Path]:
+    """The packages' files in `debs`, in some order; apt has verified them."""
     with tempfile.TemporaryDirectory(dir=debs) as scratch:
         # As root: apt's own user cannot write into our scratch directory, and would warn about it.
-        run("apt-get", "-o", "APT::Sandbox::User=root", "-qq", "download", package.name, timeout=300, cwd=Path(scratch))
-        downloaded = next(Path(scratch).glob("*.deb"), None)
-        if downloaded is None:
-            raise GuestnetError(f"guest image: apt-get download {package.name} left no file")
-        return downloaded.rename(debs / downloaded.name)
+        run("apt-get", "-o", "APT::Sandbox::User=root", "-qq", "download", *names, timeout=300, cwd=Path(scratch))
+        found = list(Path(scratch).glob("*.deb"))
+        if len(found) != len(names):
+            raise GuestnetError(f"guest image: apt-get download {' '.join(names)} left {len(found)} files")
+        return [path.rename(debs / path.name) for path in found]
+
+
+def fetch_with_needs(name: str, debs: Path) -> tuple[Path, ...]:
+    """The .deb of a package that is not to be installed here, since it would bring a service, and those of what it
+    needs and is not installed either; in `debs`, where they also are the next time, without a network then. Raises
+    GuestnetError."""
+    debs.mkdir(mode=0o755, exist_ok=True)
+    memo = debs / f"{name}.json"
+    known, installed = _remembered(memo), Path("/var/lib/dpkg/status").stat().st_mtime_ns
+    if known and known[0] == installed:
+        return known[1]
+    try:
+        uris = run("apt-get", "-qq", "--print-uris", "--download-only", "--yes", "install", name).decode()
+        names = re.findall(r"^'[^']*' ([a-z0-9.+-]+)_\S*\.deb ", uris, re.MULTILINE)
+        files = _downloaded(names or [name], debs)
+    except GuestnetError:
+        if known:
+            return known[1]
+        raise
+    fresh = memo.with_suffix(".new")
+    fresh.write_text(json.dumps({"installed": installed, "files": [path.name for path in files]}))
+    fresh.replace(memo)
+    return tuple(files)
+
+
+def _remembered(memo: Path) -> tuple[int, tuple[Path, ...]] | None:
+    """What packages were fetched the last time, if they are still there, and when dpkg had last changed anything."""
+    try:
+        known = json.loads(memo.read_text())
+        files = tuple(memo.parent / Path(each).name for each in known["files"])
+        return (int(known["installed"]), files) if files and all(each.is_file() for each in files) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def unpack(deb: Path, into: Path) -> Path:

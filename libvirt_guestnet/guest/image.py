@@ -4,9 +4,9 @@ distribution, cached by content.
     /var/cache/libvirt-guestnet/
         lock                    held while an image is made: two builders would download and write twice
         kernel.json             the kernel package apt offered, and the state of apt's lists when it did
-        debs/                   the kernel package an image was made from
+        debs/                   the packages that images were made from, beside what is installed
         tiny-1a2b3c4d5e6f/      an image: kernel, initrd; the name is the hash of everything that went in
-        router-1a2b3c4d5e6f/    the same of a virtual router
+        router-1a2b3c4d5e6f/    the same of a virtual router, pairrouter-… of one of a pair
 
 An image is made beside its place and renamed into it, so it is whole or absent. Once made it needs no network.
 """
@@ -144,7 +144,7 @@ def _prune(cache: Path, recipe: Recipe = TINY) -> None:
     images = sorted(cache.glob(f"{recipe.prefix}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in images[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
-    for deb in sorted((cache / "debs").glob("*.deb"), key=lambda path: path.stat().st_mtime)[:-1]:
+    for deb in sorted((cache / "debs").glob("linux-image-*.deb"), key=lambda path: path.stat().st_mtime)[:-1]:
         deb.unlink(missing_ok=True)
 
 

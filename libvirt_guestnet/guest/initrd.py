@@ -46,6 +46,19 @@ def userland() -> dict[str, ArchiveEntry]:
     return contents
 
 
+def program_of(root: Path, name: str) -> dict[str, ArchiveEntry]:
+    """A program of an unpacked package and what it loads, from there or from this machine. Raises GuestnetError."""
+    program = next(iter([*root.glob(f"usr/sbin/{name}"), *root.glob(f"usr/bin/{name}")]), None)
+    if program is None:
+        raise GuestnetError(f"guest image: the package has no {name}")
+    folders = sorted({str(path.parent) for path in root.glob("**/*.so*")})
+    contents = {f"bin/{name}": _file(program)}
+    for path in _libraries(program, folders):
+        place = path.relative_to(root) if path.is_relative_to(root) else path
+        contents[str(place).lstrip("/")] = _file(path)
+    return contents
+
+
 def programs(*names: str) -> dict[str, ArchiveEntry]:
     """Static busybox with its applets, and these programs with what they load, all in bin. Raises GuestnetError for a
     missing package."""
@@ -81,12 +94,13 @@ def _perl_parts(perl: Path) -> list[Path]:
     return sorted({Path(line) for line in listed if line.startswith("/")})
 
 
-def _libraries(program: Path) -> list[Path]:
-    """The shared objects a dynamic executable or module needs, the loader included; none for anything else."""
+def _libraries(program: Path, folders: Iterable[str] = ()) -> list[Path]:
+    """The shared objects a dynamic executable or module needs, the loader included; none for anything else. Some may
+    be in `folders`."""
     if not program.read_bytes().startswith(b"\x7fELF"):
         return []
     try:
-        listed = run("ldd", str(program)).decode()
+        listed = run("env", f"LD_LIBRARY_PATH={':'.join(folders)}", "ldd", str(program)).decode()
     except GuestnetError:
         return []  # "not a dynamic executable"
     if "not found" in listed:

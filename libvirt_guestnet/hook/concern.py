@@ -18,7 +18,7 @@ MAX_STDIN = 8 << 20  # xmlread.MAX_BYTES, which says why
 SECONDS = 20
 
 # Only for a guest with one of these words in its metadata `started` does anything; the hook file looks for them first.
-STARTED_WORDS = ("routed", "behind", "forward", "floating")
+STARTED_WORDS = ("routed", "behind", "forward", "floating", "router")
 
 _STATE = "/run/libvirt-guestnet"
 _LIBVIRTS = "/run/libvirt"

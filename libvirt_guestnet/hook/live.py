@@ -18,9 +18,11 @@ from libvirt_guestnet.hook.enforce import (
     impairing,
     port_guard,
     tagging,
+    zones,
 )
 from libvirt_guestnet.hook.helpers import plug_marks
 from libvirt_guestnet.hook.read import libvirt_records, network_receipts
+from libvirt_guestnet.state import network_map
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt
 
@@ -64,6 +66,7 @@ def release_all() -> None:
         bridge_guard.remove(locked)
         bridge_ports.release(locked.tapnames(), locked)
         locked.forget_guards()
+        zones.settle(locked)
         host_routes.delete_all(locked)
         forwards.close_all(locked)
         impairing.release_all(locked)
@@ -143,4 +146,6 @@ def tidy(active_networks: set[str], known_networks: set[str]) -> None:
         bridge_guard.settle(locked)
         host_routes.tidy(locked)
         impairing.sweep(locked)
+        zones.settle(locked)
         forwards.sweep("", locked)
+        network_map.update(locked, (), anew=True)

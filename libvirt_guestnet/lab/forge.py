@@ -42,6 +42,27 @@ def honest(mac: str, nonce: int = 0) -> bytes:
     return _ethernet(mac, _ALL_NODES_MAC, _IPV6, _ip6_udp(link_local(mac), _ALL_NODES, nonce))
 
 
+def broadcast4(me: Identity, nonce: int) -> bytes:
+    """What a port with that address may send, for everybody on its link, at the discard port (RFC 863)."""
+    return _ethernet(me.mac, BROADCAST, _IPV4, _ip4_udp(me.ip4, _EVERYONE, _said(nonce)))
+
+
+def unicast4(me: Identity, them: Identity, nonce: int) -> bytes:
+    """The same for one: where nobody has that MAC address, bridges send it to everybody."""
+    return _ethernet(me.mac, them.mac, _IPV4, _ip4_udp(me.ip4, them.ip4, _said(nonce)))
+
+
+def announced(me: Identity, nonce: int) -> bytes:
+    """An ARP request for the sender's own address (RFC 5227, 2.3)."""
+    return _ethernet(me.mac, BROADCAST, _ARP, _arp_packet(1, me.mac, me.ip4, nonce))
+
+
+def empty_ra(me: Identity, nonce: int) -> bytes:
+    """A router advertisement by which nobody gets a router or a prefix: its lifetime is 0, and it has no options."""
+    message = struct.pack("!BBHBBHII", _RA, 0, 0, 64, 0, 0, 0, 0)
+    return _ethernet(me.mac, _ALL_NODES_MAC, _IPV6, _ip6(link_local(me.mac), _ICMPV6, message, nonce))
+
+
 def packet(frame: bytes) -> bytes:
     """The packet in one of these frames, without Ethernet header and padding."""
     ether_type = int.from_bytes(frame[12:14], "big")

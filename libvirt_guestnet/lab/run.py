@@ -20,8 +20,9 @@ from libvirt_guestnet.hostmap import HostMap, load_hostmap
 from libvirt_guestnet.lab import standin
 from libvirt_guestnet.lab.endpoints import HOST
 from libvirt_guestnet.libvirtd.connection import Connection, connect
-from libvirt_guestnet.libvirtd.snapshot import parse_xml
-from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.libvirtd.snapshot import channel, parse_xml
+from libvirt_guestnet.model.topology import Guest, Topology
+from libvirt_guestnet.router import control
 
 READY_SECONDS = 120.0
 
@@ -46,10 +47,10 @@ def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) ->
     changes = apply_topology(topology, _hostmap(topology, real), uri, quiet=True)
     tell(f"applied: {len(changes)} changes")
     with connect(uri) as connection, ThreadPoolExecutor() as pool:
-        names = [guest.name for guest in topology.guests if guest.image == "tiny"]
+        names = [guest.name for guest in topology.guests if guest.image]
         list(pool.map(connection.start_domain, names))
         tell(f"guests started: {', '.join(names)}")
-        list(pool.map(lambda name: _await(connection, name, tell), names))
+        list(pool.map(lambda guest: _await(connection, guest, tell), (g for g in topology.guests if g.image)))
 
 
 def down(topology: Topology, uri: str | None) -> None:
@@ -85,10 +86,8 @@ def _guest_agent(connection: Connection, name: str, seconds: float = 60.0) -> Ag
     xml = connection.live_xml(name)
     if xml is None:
         raise GuestnetError(f"guest {name} is not running: start it with `virsh start {name}`")
-    for channel in parse_xml(xml).iterfind("devices/channel"):
-        target, source = channel.find("target"), channel.find("source")
-        if target is not None and source is not None and target.get("name") == CHANNEL:
-            return Agent.connect(source.get("path", ""), seconds, name)
+    if path := channel(parse_xml(xml), CHANNEL):
+        return Agent.connect(path, seconds, name)
     raise GuestnetError(f"guest {name} has no agent channel {CHANNEL}: is it a guest of this lab?")
 
 
@@ -106,8 +105,14 @@ def _local_agent(name: str, enter: list[str]) -> Iterator[Agent]:
                 process.kill()
 
 
-def _await(connection: Connection, name: str, tell: Progress) -> None:
+def _await(connection: Connection, guest: Guest, tell: Progress) -> None:
+    if guest.image == "router":
+        xml = connection.live_xml(guest.name)
+        if trouble := control.await_serving(guest.name, channel(parse_xml(xml)) if xml else "", READY_SECONDS):
+            raise GuestnetError(f"router {guest.name} does not serve: {trouble}")
+        tell(f"router {guest.name} serves")
+        return
     # The agent answers only once the guest has booted, which a busy machine without KVM takes its time for.
-    with _guest_agent(connection, name, READY_SECONDS) as agent:
+    with _guest_agent(connection, guest.name, READY_SECONDS) as agent:
         agent.ready(READY_SECONDS)
-    tell(f"guest {name} has its addresses")
+    tell(f"guest {guest.name} has its addresses")

@@ -31,6 +31,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     to_text,
 )
 from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
+from libvirt_guestnet.router.folder import Owner
 
 _EMPTY_METADATA = "\n  <metadata/>"
 OPEN_SECONDS = 30.0
@@ -158,6 +159,10 @@ class Connection:
         """The daemon's libvirt version."""
         number: int = self._call("asking for libvirt's version", self._raw.getLibVersion)
         return number // 1_000_000, number // 1000 % 1000, number % 1000
+
+    def qemu_owner(self) -> Owner:
+        """The user and the group that guests' QEMU runs as; root's where libvirt does not say."""
+        return objects.owner(self._call("asking for libvirt's capabilities", self._raw.getCapabilities))
 
     def snapshot(self, devices: Iterable[str] = ()) -> Snapshot:
         """Everything libvirt has, in one go; `devices` are the host's network devices."""

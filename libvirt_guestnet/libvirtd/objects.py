@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from libvirt_guestnet.libvirtd.bindings import libvirt
 from libvirt_guestnet.libvirtd.snapshot import Element, parse_xml
+from libvirt_guestnet.router.folder import Owner
 
 
 def gather(list_all: Callable[[int], list[Any]], autostart: int, active: int, persistent: int, inactive: int) -> Any:
@@ -72,3 +74,12 @@ def saved_domains(texts: list[str]) -> tuple[Element, ...]:
     roots = list(map(parse_xml, texts))
     inside = (element for root in roots for element in (*root.findall("domain"), *root.findall("inactiveDomain")))
     return (*(root for root in roots if root.tag == "domain"), *inside)
+
+
+def owner(capabilities: str) -> Owner:
+    """By libvirt's capabilities: a label of its model "dac" is "+64055:+64055"."""
+    for model in parse_xml(capabilities).iterfind("host/secmodel"):
+        label = re.fullmatch(r"\+([0-9]{1,10}):\+([0-9]{1,10})", model.findtext("baselabel", ""))
+        if model.findtext("model") == "dac" and label is not None:
+            return Owner(int(label[1]), int(label[2]))
+    return Owner(0, 0)

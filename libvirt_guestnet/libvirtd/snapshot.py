@@ -17,6 +17,8 @@ from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy
 from libvirt_guestnet.model.drift import Drift
 from libvirt_guestnet.model.topology import DIRECT
+from libvirt_guestnet.router import disks, folder
+from libvirt_guestnet.router.client import CHANNEL
 
 Element = etree._Element
 
@@ -156,7 +158,19 @@ class DomainState:
         """Whether guestnet itself defined it (a lab guest), as against a user's domain whose NICs we manage. Its
         definition shows that: a guest that is ours is stopped and undefined, and metadata can be anybody's."""
         said = self.mark is not None and self.mark.get("image") is not None and not self.is_copy
-        return said and self.config.find(_CONFIGURATION) is not None
+        return said and (self.config.find(_CONFIGURATION) is not None or self.is_router)
+
+    @property
+    def is_router(self) -> bool:
+        """Whether it is a virtual router of ours, with the disk of that name."""
+        said = self.mark is not None and self.mark.get("image") == "router" and not self.is_copy
+        files = (source.get("file") for source in self.config.iterfind("devices/disk/source"))
+        return said and str(folder.ROUTERS / self.name / disks.CONFIG) in files
+
+    @property
+    def channel(self) -> str:
+        """The socket on this host that leads to a running router; "" where there is none."""
+        return "" if self.live is None else channel(self.live)
 
     @property
     def is_copy(self) -> bool:
@@ -185,6 +199,15 @@ class DomainState:
         """The networks without which it cannot run, start or be brought back."""
         roots = [self.config, *self.saved, *([] if self.live is None else [self.live])]
         return frozenset().union(*map(networks_of, roots))
+
+
+def channel(domain: Element, name: str = CHANNEL) -> str:
+    """The socket on this host behind a running <domain>'s virtio-serial port of that name, or ""."""
+    for each in domain.iterfind("devices/channel"):
+        target, source = each.find("target"), each.find("source")
+        if target is not None and source is not None and target.get("name") == name:
+            return str(source.get("path", ""))
+    return ""
 
 
 def networks_of(domain: Element) -> frozenset[str]:
@@ -247,6 +270,16 @@ def source_network(interface: Element) -> str | None:
 
 
 @dataclass(frozen=True)
+class RouterSeen:
+    """What a virtual router has been told: the document on its disk (None: none), and the digest of the one in force,
+    as the router says, None where it does not run or has not answered: `silent` says why."""
+
+    on_disk: bytes | None = None
+    in_force: str | None = None
+    silent: str = ""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Everything `plan` needs to know about a host.
 
@@ -255,7 +288,8 @@ class Snapshot:
     they are ({}: unknown). `network_metadata` says whether libvirt can
     change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7). `leased` are the addresses that the
     DHCP servers of external networks gave, by MAC address. `adopted` are the external networks that the hooks know,
-    each with its topology, and `overdue` those that they should know otherwise.
+    each with its topology, and `overdue` those that they should know otherwise. `routers` are what virtual routers do,
+    by their names.
     """
 
     networks: tuple[NetworkState, ...] = ()
@@ -266,6 +300,7 @@ class Snapshot:
     wrong: tuple[Drift, ...] = ()
     links: Mapping[str, Device] = field(default_factory=dict)
     leased: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    routers: Mapping[str, RouterSeen] = field(default_factory=dict)
     adopted: Mapping[str, str] = field(default_factory=dict)
     overdue: frozenset[str] = frozenset()
 
@@ -338,6 +373,7 @@ class WantedGuest:
     autostart: bool = False
     kept: frozenset[str] = frozenset()
     mtus: frozenset[str] = frozenset()
+    document: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ One top-level element per object, since libvirt keeps one per namespace::
       <guestnet:vxlan vni="5001" port="4789" label="lan1" device="eth1" group="239.1.1.1" mtu="1450"/>
                        <!-- mode bridge only, instead of an uplink; without group, <guestnet:remote ip=…/> inside -->
       <guestnet:reservation mac="52:54:00:61:0b:02" ip="10.61.1.7" name="b"/> <guestnet:dns ip="10.61.1.8" name="c"/>
+                       <!-- with zone="blue" above the network is in that zone of its topology -->
                        <!-- with external="yes" above: the network is not ours, and this is what we added to it -->
     </guestnet:network>
 
@@ -115,7 +116,8 @@ class Added(NamedTuple):
 
 class NetworkPolicy(NamedTuple):
     """<guestnet:network>. Of `guarded`, `privacy` ("": not said) and `offload` the words above; `log`: None is not
-    said. An `external` network is there without guestnet: nothing is its but what it `added`, which no hook reads."""
+    said. An `external` network is there without guestnet: nothing is its but what it `added`, which no hook reads.
+    Guests of one `zone` ("": none) of a topology do not reach those of another by their own addresses."""
 
     topology: str
     name: str
@@ -127,6 +129,7 @@ class NetworkPolicy(NamedTuple):
     carrier: Uplink | VlanBridge | Vxlan | None = None
     external: bool = False
     added: tuple[Added, ...] = ()
+    zone: str = ""
 
 
 class Pair(NamedTuple):

@@ -94,6 +94,7 @@ def read_network(mark: Node) -> NetworkPolicy:
         carrier=_carrier(mark),
         external=word(mark, "external", "yes", "no") == "yes",
         added=tuple(_added(mark)),
+        zone=mark.get("zone"),
     )
 
 

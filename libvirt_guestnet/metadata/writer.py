@@ -43,6 +43,7 @@ def network_element(policy: NetworkPolicy) -> Element:
         log=_yes_or_no(policy.log),
         offload=policy.offload,
         external=_yes(policy.external),
+        zone=policy.zone,
     )
 
 

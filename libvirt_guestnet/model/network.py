@@ -26,6 +26,19 @@ class Mode(StrEnum):
     EXTERNAL = "external"
 
 
+class Traffic(StrEnum):
+    """What a physical network is for."""
+
+    GUEST = "guest"
+    PUBLIC = "public"
+    MANAGEMENT = "management"
+    STORAGE = "storage"
+
+
+HOSTS_OWN = (Traffic.MANAGEMENT, Traffic.STORAGE)
+"""The traffic of hosts themselves, with which guests share no bridge."""
+
+
 class Offload(StrEnum):
     """Whether guests may start on a host whose kernel lacks what the checksum guard needs."""
 
@@ -40,7 +53,8 @@ class PhysicalNetwork:
     `subnets` are what is known to live there; in a lab, `stand_in` are the addresses of the one host that
     stands for the whole LAN (first address of each subnet unless given) and `host` the addresses this host
     gets on it (second address of each subnet; none when the label only carries bridged networks). `mtu` is the
-    largest IP packet there, where the file says so.
+    largest IP packet there, where the file says so. `traffic` is what it is for (none: whatever), `zone` the zone that
+    all of it is in, if it is in one.
     """
 
     label: str
@@ -48,6 +62,8 @@ class PhysicalNetwork:
     stand_in: tuple[IPAddress, ...] = ()
     host: tuple[IPAddress, ...] = ()
     mtu: int | None = None
+    traffic: tuple[Traffic, ...] = ()
+    zone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +209,8 @@ class Network:
     the place of `physical_network`: the hook makes `bridge` and the VXLAN device in it; `mtu` is then always given.
     `drawn`: the VLAN or VNI comes from a pool, so no network of another topology may have it too.
     Of an `external` one the file says only how its ports are guarded: `plan.external` has the rest from the host.
-    With `take_over` libvirt may have it already, made by nobody of ours: from then on it is guestnet's.
+    With `take_over` libvirt may have it already, made by nobody of ours: from then on it is guestnet's. Its guests
+    reach none of another `zone`, but by public addresses; None: zones meet there.
     `router` is the virtual router that is the gateway here: it serves DHCP, DNS and what ports say of forwards and
     floating addresses, and the host nothing. `control` is the network between the host and its virtual routers, on
     which neither DHCP nor DNS is served.
@@ -231,5 +248,6 @@ class Network:
     routes: tuple[StaticRoute, ...] = ()
     external: External | None = None
     take_over: bool = False
+    zone: str | None = None
     router: str | None = None
     control: bool = False

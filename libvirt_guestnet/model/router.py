@@ -76,7 +76,8 @@ class GuestNic:
     `source_nat` are public addresses, at most one of a family, that its guests go out with; of a family without one
     they go out untranslated. `egress` is what becomes of connections to the public side, but for `exceptions`, for
     which the opposite is done. Nobody else is asked for names of `domain`, if that is `domain_local`; `names` are known
-    beside those of the reservations.
+    beside those of the reservations. `virtual_mac` is the MAC address that both routers of a pair have there, one at a
+    time.
     """
 
     name: str
@@ -90,6 +91,7 @@ class GuestNic:
     domain_local: bool = True
     names: tuple[DnsHost, ...] = ()
     mtu: int | None = None
+    virtual_mac: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,25 @@ class ControlNic:
 
 @dataclass(frozen=True)
 class PublicNic:
-    """A public network, with a default gateway of each family at most."""
+    """A public network, with a default gateway of each family at most. `virtual_mac` as for guest networks."""
 
     name: str
     mac: str
     addresses: tuple[NicAddress, ...]
     gateways: tuple[IPAddress, ...] = ()
     mtu: int | None = None
+    virtual_mac: str = ""
+
+
+@dataclass(frozen=True)
+class SyncNic:
+    """The NIC by which the two routers of a pair tell each other their connections; nobody else is on that link. Both
+    addresses are link-local, of IPv4."""
+
+    name: str
+    mac: str
+    address: NicAddress
+    peer: IPv4Address
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,8 @@ class RouterConfig:
     may be opened from the public side, beside port forwards; destinations are guests' own addresses. The router asks
     `forwarders` for names that are not its guests'. `services`, `texts`, `wildcards` (domains in which every name has
     that address) and `local` domains, of which nobody else is asked, are the same for all its guests. Of connections
-    that one guest opened, and of those that lead to it, `guest_connections` each are tracked at a time."""
+    that one guest opened, and of those that lead to it, `guest_connections` each are tracked at a time. With `sync` it
+    is one of a pair: it waits with its links down until its host has it take over."""
 
     name: str
     guests: tuple[GuestNic, ...]
@@ -157,11 +172,17 @@ class RouterConfig:
     local: tuple[str, ...] = ()
     balancers: tuple[Balancer, ...] = ()
     guest_connections: int = 4096
+    sync: SyncNic | None = None
 
     @property
     def traffic_nics(self) -> tuple[GuestNic | PublicNic, ...]:
         """All but the control NIC."""
         return (*self.guests, *self.public)
+
+    @property
+    def own_nics(self) -> tuple[ControlNic | SyncNic, ...]:
+        """Those by which nothing of guests passes."""
+        return (self.control, self.sync) if self.sync else (self.control,)
 
     @property
     def translations(self) -> tuple[PortForward | StaticNat, ...]:

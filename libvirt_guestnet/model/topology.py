@@ -15,28 +15,12 @@ from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
+from libvirt_guestnet.model.port_address import PortAddress
 from libvirt_guestnet.model.traffic import Service
 from libvirt_guestnet.model.virtual_router import VirtualRouter
 
 # What stands in the place of a topology's name in metadata that is changed without a file. No file can have this name.
 DIRECT = "direct"
-
-
-class Assignment(StrEnum):
-    """How the guest itself comes to a port's address."""
-
-    STATIC = "static"
-    DHCP = "dhcp"
-    SLAAC = "slaac"
-
-
-@dataclass(frozen=True)
-class PortAddress:
-    """An address that belongs to a port: the guest may use it as source, and nobody else may."""
-
-    ip: IPAddress
-    prefix_length: int
-    assignment: Assignment
 
 
 class AddressWord(StrEnum):
@@ -271,6 +255,7 @@ class Topology:
     name: str
     file: str
     description: str = ""
+    zones: tuple[str, ...] = ()
     physical_networks: tuple[PhysicalNetwork, ...] = ()
     networks: tuple[Network, ...] = ()
     guests: tuple[Guest, ...] = ()

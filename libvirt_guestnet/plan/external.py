@@ -23,7 +23,8 @@ from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import Added
 from libvirt_guestnet.model.network import DhcpRange, External, IPAddress, IPNetwork, Mode, Network, Subnet
-from libvirt_guestnet.model.topology import DIRECT, AddressWord, Assignment, Guest, Port, PortAddress, Topology
+from libvirt_guestnet.model.port_address import Assignment, PortAddress
+from libvirt_guestnet.model.topology import DIRECT, AddressWord, Guest, Port, Topology
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.plan.problems import PlanError
 from libvirt_guestnet.state.receipts import NetworkReceipt

@@ -13,10 +13,12 @@ from lxml import etree
 
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.guest import DefineDomain, RemoveDomain, RestorePorts, SetDomainAutostart
+from libvirt_guestnet.changes.router import RemoveRouter
 from libvirt_guestnet.libvirtd.snapshot import (
     PORT_MARK,
     DomainState,
     Element,
+    RouterSeen,
     Snapshot,
     WantedGuest,
     interfaces,
@@ -31,6 +33,7 @@ from libvirt_guestnet.plan.compare import differences, summary
 from libvirt_guestnet.plan.guest_metadata import count, metadata_changes, remembering, unknown_notes, was_before
 from libvirt_guestnet.plan.nic import kept, was_there
 from libvirt_guestnet.plan.nic_changes import NicChanges, let_go
+from libvirt_guestnet.plan.router import plan_router, router_notes
 
 
 @dataclass
@@ -57,6 +60,9 @@ def plan_guest(wanted: WantedGuest, snapshot: Snapshot, inherited: dict[str, fro
     if state is not None:
         _change_interfaces(wanted, state, snapshot, inherited, changes)
     _put_back(wanted.name, snapshot, changes)
+    seen = snapshot.routers.get(wanted.name, RouterSeen())
+    changes.others += plan_router(wanted, state, seen)  # it is told of NICs that it has by then
+    changes.notes += router_notes(wanted, state, seen)
     return changes
 
 
@@ -72,7 +78,8 @@ def release_guest(state: DomainState, why: str) -> tuple[Change, ...]:
     """The changes that remove a domain of ours; of a user's domain, our NICs and metadata."""
     if state.ours:
         interrupts = () if state.live is None and not state.saved else (state.name,)
-        removal = RemoveDomain(
+        kind = RemoveRouter if state.is_router else RemoveDomain
+        removal = kind(
             state.name,
             why,
             interrupts,
@@ -111,7 +118,8 @@ def _restart_note(wanted: WantedGuest, definition: Element, state: DomainState |
     found = differences(fitted(definition, state), state.config)
     later = [d for d in found if not d.path.startswith(("devices/interface", "metadata"))]
     if later:
-        yield f"guest {wanted.name!r} is running and gets this at its next start: {summary(later)}"
+        how = f" (guestnet router replace {wanted.name})" if wanted.document is not None else ""
+        yield f"guest {wanted.name!r} is running and gets this at its next start{how}: {summary(later)}"
 
 
 def fitted(definition: Element, state: DomainState | None) -> Element:

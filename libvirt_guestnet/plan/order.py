@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from libvirt_guestnet.carriers.registry import MADE_BRIDGES
 from libvirt_guestnet.changes.change import Change
-from libvirt_guestnet.changes.guest import SetDomainMetadata
+from libvirt_guestnet.changes.guest import RemoveDomain, SetDomainMetadata
 from libvirt_guestnet.changes.network import AdoptNetwork
 from libvirt_guestnet.libvirtd.snapshot import (
     NETWORK_MARK,
@@ -149,7 +149,7 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     why = f"destroying topology {topology}"
     parting = [domain for domain in snapshot.domains if domain.topology == topology]
     changes = [change for domain in parting for change in release_guest(domain, why)]
-    gone = {change.name for change in changes if change.KIND == "guest"}
+    gone = {change.name for change in changes if isinstance(change, RemoveDomain)}
     domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
     released = {state.name: state for state in domains}
     cut_off: set[str] = set()

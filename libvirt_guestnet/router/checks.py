@@ -27,6 +27,7 @@ def conflicts(config: RouterConfig) -> list[str]:
     """Everything that is wrong, each in one sentence without a full stop."""
     return [
         *_nics(config),
+        *_pair(config),
         *_names(config),
         *(problem for nic in config.guests for problem in _guest_network(config, nic)),
         *_overlapping(config),
@@ -48,7 +49,7 @@ def _twice(what: str, values: Iterable[Hashable]) -> Iterator[str]:
 
 
 def _nics(config: RouterConfig) -> Iterator[str]:
-    nics = [*config.traffic_nics, config.control]
+    nics = [*config.traffic_nics, *config.own_nics]
     yield from _twice("NIC", (nic.name for nic in nics))
     yield from _twice("MAC address", (nic.mac for nic in nics))
     control = config.control
@@ -59,6 +60,21 @@ def _nics(config: RouterConfig) -> Iterator[str]:
         yield "there is no guest network"
     if config.guest_connections < 1:
         yield "guests may have no connections"
+
+
+def _pair(config: RouterConfig) -> Iterator[str]:
+    sync, virtual = config.sync, [nic.virtual_mac for nic in config.traffic_nics]
+    own = {nic.mac for nic in config.traffic_nics}
+    yield from _twice("virtual MAC address", (each for each in virtual if each))
+    yield from (f"virtual MAC address {each} is a NIC's own, too" for each in virtual if each in own)
+    if sync is None:
+        if any(virtual):
+            yield "there is a virtual MAC address, and no NIC for a second router"
+        return
+    if not all(virtual):
+        yield "it is one of a pair, and a NIC has no virtual MAC address"
+    if not sync.address.ip.is_link_local or sync.peer not in sync.address.prefix or sync.peer == sync.address.ip:
+        yield f"sync address {sync.address} and its peer's {sync.peer} are not two of one link-local prefix"
 
 
 def _is_nic_name(name: str) -> bool:

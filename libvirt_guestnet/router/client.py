@@ -60,7 +60,8 @@ class Counted:
 @dataclass(frozen=True)
 class RouterState:
     """How a router is. `document` names what it does (`document.digest`), None where it does nothing yet; `serving` is
-    in seconds after its start. `trouble` is what went wrong at its start or with its leases."""
+    in seconds after its start. `waits`: the other one of a pair serves. `trouble` is what went wrong at its start or
+    with its leases."""
 
     document: str | None
     serving: float
@@ -70,6 +71,7 @@ class RouterState:
     memory_kib: int
     memory_free_kib: int
     connections: int
+    waits: bool = False
     trouble: tuple[str, ...] = ()
 
 
@@ -136,6 +138,11 @@ class RouterClient:
         """The same without putting it into force."""
         self._give("check", document)
 
+    def activate(self, leases: str = "") -> None:
+        """Has one of a pair take over, with the other one's lease file. Whoever calls this has seen to it that the
+        other one does not serve. Raises GuestnetError."""
+        self._ask("activate", leases)
+
     def state(self) -> RouterState:
         lines = [line.partition(" ") for line in self._ask("state").splitlines()[:100]]
         values = {key: value for key, _, value in lines if key != "trouble"}
@@ -149,6 +156,7 @@ class RouterClient:
                 memory_kib=_natural(values["memory-kib"]),
                 memory_free_kib=_natural(values["memory-free-kib"]),
                 connections=_natural(values["connections"]),
+                waits=values["role"] == "waits",
                 trouble=tuple(value[:500] for key, _, value in lines if key == "trouble"),
             )
         except (KeyError, ValueError) as error:
@@ -181,8 +189,8 @@ class RouterClient:
         """The ruleset as nft lists it. A guest wrote it: show it as such."""
         return self._ask("rules")
 
-    def _ask(self, verb: str) -> str:
-        result = self._agent.call(verb)
+    def _ask(self, verb: str, *words: str) -> str:
+        result = self._agent.call(verb, *words)
         if result.status != 0:
             reason = result.stderr.decode("ascii", "replace").strip()[:400]
             raise GuestnetError(f"router {self.name}: {verb} failed: {reason}")

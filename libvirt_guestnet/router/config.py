@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from libvirt_guestnet.model.held_addresses import single
 from libvirt_guestnet.model.hostnames import mapped
@@ -15,6 +15,7 @@ from libvirt_guestnet.model.router import (
     PublicNic,
     RouterConfig,
     StaticNat,
+    SyncNic,
     TierRule,
 )
 from libvirt_guestnet.model.topology import Forward, Guest, Port, Topology
@@ -22,6 +23,7 @@ from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
 from libvirt_guestnet.model.virtual_router import PublicLink, Tier
 from libvirt_guestnet.router import tier
 from libvirt_guestnet.router.health import Wanted
+from libvirt_guestnet.topology.router_pairs import SYNC
 from libvirt_guestnet.topology.router_rules import rule_name
 
 _GUEST_CONNECTIONS = 32
@@ -43,7 +45,8 @@ class _Router:
     def __init__(self, topology: Topology, guest: Guest) -> None:
         assert guest.virtual_router is not None
         self._topology, self._guest, self._router = topology, guest, guest.virtual_router
-        self._name = mapped(guest.name)
+        pair = guest.virtual_router.pair
+        self._name = mapped(pair.router if pair else guest.name)
         self._ports = {port.network: port for port in guest.ports}
         self._nics = {port.network: f"eth{number}" for number, port in enumerate(guest.ports)}
 
@@ -68,6 +71,7 @@ class _Router:
             balancers=self._router.balancers,
             guest_connections=_GUEST_CONNECTIONS * self._guest.memory_mib,
             local=tuple(name for network in networks for name in network.dns.local),
+            sync=self._sync() if self._router.pair else None,
         )
 
     def _tier(self, said: Tier) -> GuestNic:
@@ -75,7 +79,7 @@ class _Router:
         return GuestNic(
             name=self._nics[said.network],
             mac=port.mac,
-            addresses=tuple(_own(port)),
+            addresses=tuple(self._own(port)),
             egress=said.egress,
             exceptions=(*said.exceptions, *self._for_health(said)),
             source_nat=said.source_nat,
@@ -84,17 +88,36 @@ class _Router:
             domain_local=network.domain_local,
             names=network.dns_hosts,
             mtu=network.mtu,
+            virtual_mac=self._virtual_mac(port),
         )
 
     def _control(self) -> ControlNic:
         network = next(net for net in map(self._topology.network, self._ports) if net.control)
         port = self._ports[network.name]
         host = next(subnet.host for subnet in network.subnets if isinstance(subnet.host, IPv4Address))
-        return ControlNic(port.mac, next(_own(port)), host, self._nics[network.name])
+        return ControlNic(port.mac, next(self._own(port)), host, self._nics[network.name])
+
+    def _sync(self) -> SyncNic:
+        port = next(port for port in self._guest.ports if port.name == SYNC)
+        own = next(self._own(port))
+        peer = next(each for each in IPv4Network(str(own.prefix)).hosts() if each != own.ip)
+        return SyncNic(self._nics[port.network], port.mac, own, peer)
+
+    def _virtual_mac(self, port: Port) -> str:
+        link = self._router.pair.link(port.network) if self._router.pair else None
+        return link.mac if link else ""
+
+    def _own(self, port: Port) -> Iterator[NicAddress]:
+        """Those of which a prefix of the link follows; the others are only translated (`topology.router_policy`)."""
+        link = self._router.pair.link(port.network) if self._router.pair else None
+        for each in link.addresses if link else port.addresses:
+            if each.prefix_length < each.ip.max_prefixlen:
+                yield NicAddress(each.ip, each.prefix_length)
 
     def _public(self, said: PublicLink) -> PublicNic:
         port, mtu = self._ports[said.network], self._topology.network(said.network).mtu
-        return PublicNic(self._nics[said.network], port.mac, tuple(_own(port)), said.gateways, mtu)
+        own, virtual = tuple(self._own(port)), self._virtual_mac(port)
+        return PublicNic(self._nics[said.network], port.mac, own, said.gateways, mtu, virtual)
 
     # ---- guests' own addresses and ports on the public side
 
@@ -117,7 +140,7 @@ class _Router:
 
     def health(self) -> Iterator[tuple[str, Wanted]]:
         for said in self._router.tiers:
-            network, own = self._topology.network(said.network), list(_own(self._ports[said.network]))
+            network, own = self._topology.network(said.network), list(self._own(self._ports[said.network]))
             health = tier.health_port(self._topology, network)
             gateway = next((a.ip for a in own if health and health.address in a.prefix), None)
             if health and isinstance(gateway, IPv4Address):
@@ -128,7 +151,7 @@ class _Router:
         """The gateway of the public network whose address a guest network goes out with."""
         leaves = next((each for each in said.source_nat if each.version == 4), None)
         for link in self._router.public if leaves else ():
-            if any(leaves in own.prefix for own in _own(self._ports[link.network])):
+            if any(leaves in own.prefix for own in self._own(self._ports[link.network])):
                 return next((each for each in link.gateways if isinstance(each, IPv4Address)), None)
         return None
 
@@ -138,13 +161,6 @@ class _Router:
         if said.egress is Verdict.DENY and health and target:
             echo, source, destination = Service(Protocol.ICMP), single(health.address), single(target)
             yield Rule(tier.HEALTH_NAME, (echo,), (source,), (destination,))
-
-
-def _own(port: Port) -> Iterator[NicAddress]:
-    """Those of which a prefix of the link follows; the others are only translated (`topology.router_policy`)."""
-    for each in port.addresses:
-        if each.prefix_length < each.ip.max_prefixlen:
-            yield NicAddress(each.ip, each.prefix_length)
 
 
 def _forward(title: str, said: Forward) -> PortForward:

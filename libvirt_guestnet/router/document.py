@@ -12,11 +12,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.router import RouterConfig
-from libvirt_guestnet.router import balancing, checks, dnsmasq, grammar, links, nftables
+from libvirt_guestnet.router import balancing, checks, conntrackd, dnsmasq, grammar, links, nftables
 
 MAX_BYTES = 1_000_000
 """More than the agent takes in one request; a thousand guests and rules are a third of it."""
@@ -24,7 +25,7 @@ MAX_BYTES = 1_000_000
 
 class Document(NamedTuple):
     """The files. A change of `dnsmasq` restarts dnsmasq, one of the four after it makes it read them again;
-    `balance` is what the agent does itself."""
+    `balance` is what the agent does itself, `sync` conntrackd's configuration, empty but in a pair."""
 
     net: str
     nft: str
@@ -34,6 +35,7 @@ class Document(NamedTuple):
     names: str
     servers: str
     balance: str
+    sync: str
 
     def encoded(self) -> bytes:
         """Raises GuestnetError when it is longer than the appliance takes."""
@@ -56,6 +58,23 @@ def digest(encoded: bytes) -> str:
     return hashlib.sha256(encoded).hexdigest()
 
 
+def decoded(encoded: bytes) -> Document | None:
+    """The files in an encoded document; None for what is none, or of another version."""
+    head, left, parts = b"guestnet-router 1\n", encoded, []
+    if not left.startswith(head) or not encoded.isascii() or len(encoded) > MAX_BYTES:
+        return None
+    left = left[len(head) :]
+    for name in Document._fields:
+        found = re.match(rb"section %s ([0-9]{1,7})\n" % name.encode(), left)
+        if found is None:
+            return None
+        end = found.end() + int(found[1])
+        parts.append(left[found.end() : end].decode("ascii"))
+        left = left[end:]
+    made = Document(*parts)
+    return made if made.encoded() == encoded else None
+
+
 def document(config: RouterConfig) -> Document:
     """The document for a router. Raises GuestnetError for a configuration that contradicts itself, and rather than
     write what no router is ever told (decision 80)."""
@@ -70,4 +89,5 @@ def document(config: RouterConfig) -> Document:
         names=grammar.checked("names", dnsmasq.names(config)),
         servers=grammar.checked("servers", dnsmasq.servers(config)),
         balance=grammar.checked("balance", balancing.section(config)),
+        sync=grammar.checked("sync", conntrackd.lines(config)),
     )

@@ -46,7 +46,7 @@ _METHOD = "(?:round-robin|source|least-connections)"
 _CHECK = rf"(?:-|{_NUMBER} {_NUMBER} {_NUMBER} {_NUMBER})"
 _FORMS = {
     "net": (
-        rf"nic {_ETH} {_MAC} (?:{_NUMBER}|-) 46?",
+        rf"nic {_ETH} {_MAC} (?:{_NUMBER}|-) 46?(?: {_MAC})?",
         rf"address {_ETH} {_PREFIX}",
         rf"route {_PREFIX} {_ADDRESS} {_ETH} {_NUMBER}",
         rf"rule [46] (?:from {_PREFIX}|mark {_NUMBER}) {_NUMBER}",
@@ -70,6 +70,13 @@ _FORMS = {
     "balance": (
         rf"balancer {_OWN} {_METHOD} (?:tcp|udp) {_ADDRESS} {_NUMBER} {_NUMBER} {_CHECK}",
         rf"member {_OWN} {_OWN} {_ADDRESS}",
+    ),
+    "sync": (
+        "}|(?:Sync|Mode FTFW|UDP|General|UNIX|Filter From Kernelspace|Protocol Accept|Address Ignore) {",
+        "(?:DisableExternalCache|StartupResync) yes|Checksum on|TCP|UDP|SCTP|ICMP|IPv6-ICMP",
+        rf"(?:IPv4_address|IPv4_Destination_Address|IPv6_address) {_ADDRESS}|Interface {_ETH}",
+        rf"(?:Port|HashSize|HashLimit|NetlinkBufferSize|NetlinkBufferSizeMaxGrowth) {_NUMBER}",
+        "LockFile /run/router/conntrackd.lock|Path /run/router/conntrackd.socket",
     ),
 }
 _LINES = {section: re.compile("|".join(forms)) for section, forms in _FORMS.items()}

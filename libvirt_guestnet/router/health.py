@@ -120,7 +120,7 @@ class _Prober:
 
     def _nat(self, target: IPv4Address) -> str:
         echo = struct.pack("!BBHHH", 8, 0, 0, *struct.unpack("!HH", self._number))
-        echo = echo[:2] + struct.pack("!H", _checksum(echo)) + echo[4:]
+        echo = echo[:2] + struct.pack("!H", checksum(echo)) + echo[4:]
         if self._ask(self._ip_frame(_ICMP, target, echo), self._echo_answer) is None:
             return f"no echo from {target}"
         return ""
@@ -196,7 +196,8 @@ class _Prober:
             self._port.send(self._arp_frame(2, frame[22:28], frame[28:32]))
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
+    """RFC 1071's."""
     data += b"\0" * (len(data) % 2)
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
@@ -211,7 +212,7 @@ def _udp(source: int, to: int, payload: bytes) -> bytes:
 
 def _ip(protocol: int, source: IPv4Address, to: IPv4Address, payload: bytes) -> bytes:
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0) + source.packed + to.packed
-    return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + payload
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 
 
 def _read_ip(frame: bytes) -> tuple[int, bytes, bytes]:

@@ -4,10 +4,11 @@ own packages. It is made and kept as the tiny guest's is."""
 from __future__ import annotations
 
 import stat
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from libvirt_guestnet.guest import image, initrd
+from libvirt_guestnet.guest import debian, image, initrd
 from libvirt_guestnet.guest.image import CACHE, Recipe, TinyImage
 from libvirt_guestnet.guest.initrd import ArchiveEntry
 
@@ -22,9 +23,12 @@ _USERS = b"root:*:0:0:root:/:/bin/false\ndnsmasq:*:100:100:dnsmasq:/run/dnsmasq:
 _GROUPS = b"root:*:0:\ndnsmasq:*:100:\n"
 
 
-def ensure_router_image(cache: Path = CACHE, tell: image.Tell = lambda _doing: None) -> TinyImage:
-    """The image for this machine's packages, made if it is not cached. Raises GuestnetError as ensure_image does."""
-    return image.ensure_image(cache, tell, RECIPE)
+def ensure_router_image(
+    cache: Path = CACHE, tell: image.Tell = lambda _doing: None, *, of_pair: bool = False
+) -> TinyImage:
+    """The image for this machine's packages, made if it is not cached; `of_pair` for one of two. Raises GuestnetError
+    as ensure_image does."""
+    return image.ensure_image(cache, tell, PAIR if of_pair else RECIPE)
 
 
 def userland() -> dict[str, ArchiveEntry]:
@@ -43,4 +47,15 @@ def userland() -> dict[str, ArchiveEntry]:
     return contents
 
 
+def pair_userland(cache: Path = CACHE) -> dict[str, ArchiveEntry]:
+    """The same with conntrackd, which is not installed on this machine: its package would start a service."""
+    contents = userland()
+    with tempfile.TemporaryDirectory(prefix="guestnet-") as scratch:
+        root = Path(scratch)
+        for deb in debian.fetch_with_needs("conntrackd", cache / "debs"):
+            debian.unpack(deb, root)
+        return contents | initrd.program_of(root, "conntrackd")
+
+
 RECIPE = Recipe("router", MODULES, userland)
+PAIR = Recipe("pairrouter", MODULES, pair_userland)

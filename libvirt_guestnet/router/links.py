@@ -1,6 +1,6 @@
 """A router's NICs, addresses and routes as lines for the appliance. Pure.
 
-nic NAME MAC MTU|- IP-VERSIONS
+nic NAME MAC MTU|- IP-VERSIONS [VIRTUAL-MAC]    one with a virtual MAC address is down until the router takes over
 address NIC ADDRESS/LENGTH
 route PREFIX GATEWAY NIC TABLE
 rule IP-VERSION from PREFIX TABLE           of what the router itself sends
@@ -20,11 +20,11 @@ _ANY = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 def lines(config: RouterConfig) -> Iterator[str]:
-    control = config.control
     for nic in config.traffic_nics:
-        yield f"nic {nic.name} {nic.mac} {nic.mtu or '-'} 46"
-    yield f"nic {control.name} {control.mac} - 4"
-    yield f"address {control.name} {control.address}"
+        yield f"nic {nic.name} {nic.mac} {nic.mtu or '-'} 46 {nic.virtual_mac}".rstrip()
+    for own in config.own_nics:
+        yield f"nic {own.name} {own.mac} - 4"
+        yield f"address {own.name} {own.address}"
     for nic in config.traffic_nics:
         yield from (f"address {nic.name} {own}" for own in nic.addresses)
     yield from _translated(config)

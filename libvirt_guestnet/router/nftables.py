@@ -13,7 +13,7 @@ from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.router import GuestNic, PortForward, PublicNic, RouterConfig
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
-from libvirt_guestnet.router import balancing, limits, parts
+from libvirt_guestnet.router import balancing, conntrackd, limits, parts
 
 TABLE = "inet guestnet"
 FAMILY = {4: "ip", 6: "ip6"}
@@ -180,8 +180,9 @@ def _source_nat(config: RouterConfig, nic: GuestNic, address: IPAddress) -> Iter
 
 
 def _forward(config: RouterConfig) -> Iterator[str]:
-    yield f"iifname {config.control.name} drop"
-    yield f"oifname {config.control.name} drop"
+    for own in config.own_nics:
+        yield f"iifname {own.name} drop"
+        yield f"oifname {own.name} drop"
     yield from _KNOWN_STATES
     for nic in config.guests:
         yield from _spoofed(nic)
@@ -257,6 +258,10 @@ def _input(config: RouterConfig) -> Iterator[str]:
     yield f"{echo} accept"
     yield f"iifname {control.name} ct state established meta l4proto 1 accept"
     yield f"iifname {control.name} drop"
+    if sync := config.sync:
+        told = f"ip saddr {sync.peer} ip daddr {sync.address.ip} udp dport {conntrackd.PORT}"
+        yield f"iifname {sync.name} {told} accept"
+        yield f"iifname {sync.name} drop"
     guests = _set(nic.name for nic in config.guests)
     yield from limits.asking(guests)
     yield from _KNOWN_STATES
@@ -285,10 +290,13 @@ def _echo(address: IPAddress) -> str:
 
 
 def _output(config: RouterConfig) -> Iterator[str]:
-    """The control NIC reaches the host alone."""
+    """The control NIC reaches the host alone, and the sync NIC the other router of a pair."""
     control = config.control
     yield f"oifname {control.name} ip daddr != {control.host} drop"
     yield f"oifname {control.name} meta nfproto ipv6 drop"
+    if sync := config.sync:
+        yield f"oifname {sync.name} ip daddr != {sync.peer} drop"
+        yield f"oifname {sync.name} meta nfproto ipv6 drop"
 
 
 def _set(values: Iterable[object]) -> str:

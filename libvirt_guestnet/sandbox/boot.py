@@ -227,6 +227,8 @@ def _settle(orders: dict[str, Any]) -> None:
     Path(INSIDE).mkdir(mode=0o700)
     _write_all("/etc/libvirt/nwfilter", filters)
     _write_all(CAPABILITIES, known)
+    # libvirt's package has it: libvirtd itself makes it for a dnsmasq, but puts files of other networks there, too.
+    Path("/var/lib/libvirt/dnsmasq").mkdir(mode=0o755)
     config = f'{_LIBVIRTD_CONF}host_uuid = "{orders["uuid"]}"\n'
     _write_all("/etc/libvirt", {"qemu.conf": _QEMU_CONF.encode(), "libvirtd.conf": config.encode()})
     _add_account("/etc/passwd", "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin")

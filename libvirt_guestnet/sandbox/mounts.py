@@ -32,7 +32,10 @@ _SYS_MOUNT_SETATTR = 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
 
 OLD = "/.machine"
-EMPTY = ("/etc/libvirt", "/etc/libvirt-guestnet", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt")
+EMPTY = (
+    *("/etc/libvirt", "/etc/libvirt-guestnet"),
+    *("/var/lib/libvirt", "/var/lib/libvirt-guestnet", "/var/log/libvirt", "/var/cache/libvirt"),
+)
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 # Mounts below these are not part of the machine's software: kernel file systems, other people's disks, containers.

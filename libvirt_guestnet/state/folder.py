@@ -14,6 +14,7 @@
     ├── incoming/NAME.json          a domain that migrates to this host, until it runs here
     ├── insisting/BRIDGE.json       the network on a bridge that requires guarded ports
     ├── lock                        held while receipts and chains change: `locked`
+    ├── network.json                what of all this other programs may read: `network_map`
     ├── networks/NAME.json          what an active network's XML said: defaults for ports without a policy of their own
     ├── plugging/PORTID.json        a NIC being plugged into a running domain, which is not guarded yet
     ├── changing/NAME … syncing/PID work that a process does as long as it has their locks: `hook.processes.notes`
@@ -188,6 +189,10 @@ class State:
 
     def impaired_taps(self) -> list[ImpairedTap]:
         return self._receipts("impaired", ImpairedTap)
+
+    def of_tap(self, kind: str, tap: str, as_: type[R]) -> R | None:
+        """What the receipts of a kind say of one tap; None too for a damaged one, which is reported."""
+        return if_sound(lambda name: self._receipt(kind, name, as_), tap)
 
     def port(self, tap: str) -> PortReceipt | None:
         return self._receipt("ports", tap, PortReceipt)

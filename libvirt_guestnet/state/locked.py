@@ -14,7 +14,7 @@ from fcntl import LOCK_EX, flock
 
 from libvirt_guestnet.datapath.run.program import LockDescriptor
 from libvirt_guestnet.light_typing import NamedTuple
-from libvirt_guestnet.state import serialiser
+from libvirt_guestnet.state import network_map, serialiser
 from libvirt_guestnet.state.folder import FORMAT, ROOT, State
 from libvirt_guestnet.state.receipts import (
     Bridges,
@@ -53,6 +53,11 @@ class LockedState(State):
         lock.check()
         self._lock = lock
         super().__init__(lock.root)
+
+    def _changing(self, kind: str, name: str) -> None:
+        self._lock.check()
+        if kind in network_map.KINDS:
+            self._lock.changing(kind, name)
 
     @property
     def descriptor(self) -> LockDescriptor:
@@ -202,6 +207,7 @@ class LockedState(State):
     def _write(self, kind: str, name: str, receipt: NamedTuple) -> None:
         path = self._path(kind, name)
         os.makedirs(f"{self.root}/{kind}", 0o700, exist_ok=True)
+        self._changing(kind, name)
         self._replace(path, serialiser.text(receipt, path))
 
     def _write_one(self, name: str, receipt: NamedTuple) -> None:
@@ -216,7 +222,9 @@ class LockedState(State):
         os.replace(draft, path)
 
     def _remove(self, kind: str, name: str) -> None:
-        self._unlink(self._path(kind, name))
+        path = self._path(kind, name)
+        self._changing(kind, name)
+        self._unlink(path)
 
     def _remove_one(self, name: str) -> None:
         self._unlink(f"{self.root}/{name}")
@@ -232,6 +240,8 @@ class Lock:
 
     def __init__(self, root: str) -> None:
         self.root, self._file = root, -1
+        self._changed: dict[tuple[str, str], None] = {}
+        self._anew = False
 
     def __enter__(self) -> LockedState:
         os.makedirs(self.root, 0o700, exist_ok=True)
@@ -254,8 +264,29 @@ class Lock:
         return locked
 
     def __exit__(self, *_: object) -> None:
-        file, self._file = self._file, -1
-        os.close(file)
+        try:
+            self._tell()
+        finally:
+            file, self._file = self._file, -1
+            os.close(file)
+
+    def changing(self, kind: str, name: str) -> None:
+        """A receipt is about to change of which `network.json` tells."""
+        if not self._changed:
+            self._anew = network_map.mark(self.root)
+        self._changed[kind, name] = None
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, {}
+        if not changed:
+            return
+        try:
+            network_map.update(LockedState(self), changed, self._anew)
+        except OSError as error:  # it is for others to read: no guest waits for it
+            from libvirt_guestnet import log
+
+            network_map.remove(self.root)
+            log.report(f"{self.root}/{network_map.FILE} cannot be written, and is removed: {error.strerror}")
 
     @property
     def descriptor(self) -> LockDescriptor:
@@ -282,6 +313,13 @@ class UnlockedState(State):
 
     def lock(self) -> Lock:
         return Lock(self.root)
+
+    def finish_map(self) -> None:
+        """Writes `network.json` anew if a process was killed while receipts changed."""
+        if network_map.is_owed(self.root):
+            with self.lock() as locked:
+                if network_map.is_owed(self.root):
+                    network_map.update(locked, (), anew=True)
 
     def confirm_network(self, name: str) -> None:
         """Marks the receipt, if there is one, as up to date: the hook file compares its age with libvirt's record."""

@@ -88,7 +88,8 @@ class NetworkReceipt(NamedTuple):
     that cannot be is refused. `observed`: by default they are not kept from anything. `isolated`: its ports are kept
     from each other. `announced` are the prefixes of which libvirt tells guests to form addresses. An `external` network
     is somebody else's: its XML may say nothing of us while it runs. An `undeclared` one is so too, and nobody has said
-    anything of it.
+    anything of it. `zone` is the zone of its topology that it is in ("": none). Of
+    a bridge over a VLAN of a NIC `carried_vlan` is that VLAN, of one with a VXLAN device `vni` its number.
     """
 
     name: str
@@ -124,6 +125,10 @@ class NetworkReceipt(NamedTuple):
     undeclared: bool = False
     mode: str = ""
     translates: serialiser.Numbers = ()
+    zone: str = ""
+    carried_vlan: serialiser.Vlan = 0
+    carried_service: bool = False
+    vni: serialiser.Index = 0
 
 
 class Bridges(NamedTuple):

@@ -21,11 +21,12 @@ _NAMES = {
     "way": (("guest", "port", "at", "service"), ()),
     "route": (("guest", "port", "prefix"), ("table",)),
     "unguarded": (("guest", "mac"), ()),
+    "router": (("guest",), ("topology",)),
     "drop": (("guest", "port", "reason"), ("tap",)),
 }
 _WORDS = {"way": "forward"}
-# Counters, which go up all the time: `--drops` is for them.
-_COUNTERS = ("drops", "reasons")
+# What changes all the time: for counters there is `--drops`.
+_COUNTERS = ("drops", "reasons", "memory_free_mib")
 
 
 class Event(NamedTuple):

@@ -16,11 +16,15 @@ from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.hook.admission import mtu
 from libvirt_guestnet.hook.services import missing_state
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, source_network, tap
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, mac, source_network, tap
 from libvirt_guestnet.model.drift import GUEST, HOST, NETWORK, SYNC, Drift
 from libvirt_guestnet.plan.devices import narrow_underlay
+from libvirt_guestnet.router import pairing
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
+
+HOST_DOWN = "host down"
+"""The link of a tap that the host has down."""
 
 
 def wrongs(
@@ -50,16 +54,24 @@ def _of_domain(
     domain: DomainState, ours: set[str], lacks: Mapping[str, list[str]], state: State | None
 ) -> Iterator[Drift]:
     refused = {each.tap: each.refused for each in state.impaired_taps() if each.refused} if state else {}
+    waits = _may_wait(domain) if state else frozenset()
     for nic in domain.live.iterfind("devices/interface") if domain.live is not None else ():
         device = tap(nic) or ""
         if links.index_of(device) and (domain.mark is not None or source_network(nic) in ours):
-            yield from _of_tap(domain.name, nic, device, state)
+            found = _of_tap(domain.name, nic, device, state)
+            yield from (each for each in found if not (mac(nic) in waits and each.link == HOST_DOWN))
             if _is_exposed(nic, device):
                 yield Drift(GUEST, domain.name, device, "is not isolated from its neighbours")
             if device in lacks:
                 yield Drift(GUEST, domain.name, device, f"lacks {', '.join(lacks[device])}")
             if device in refused:
                 yield Drift(GUEST, domain.name, device, f"is not impaired: {refused[device]}", f"then {SYNC}")
+
+
+def _may_wait(domain: DomainState) -> frozenset[str]:
+    """The MAC addresses of a router's NICs that are down while the other one of its pair serves (decision 105)."""
+    pair = pairing.pair_of(domain.name) if domain.is_router else None
+    return next((each.macs for each in pair or () if each.router == domain.name), frozenset())
 
 
 def _is_exposed(nic: Element, device: str) -> bool:
@@ -87,7 +99,7 @@ def _of_tap(guest: str, nic: Element, device: str, state: State | None) -> Itera
     if narrow and size > narrow.mtu:
         yield Drift(GUEST, guest, device, too_wide(size, narrow, bridge), f"ip link set {narrow.device} mtu {size}")
     if not links.is_up(device) and (link is None or link.get("state") != "down"):
-        yield Drift(GUEST, guest, device, "is down", f"ip link set {device} up", link="host down")
+        yield Drift(GUEST, guest, device, "is down", f"ip link set {device} up", link=HOST_DOWN)
 
 
 def _bridge(nic: Element) -> str:

@@ -19,14 +19,19 @@ from libvirt_guestnet.status.drift import lacking, wrongs
 from libvirt_guestnet.status.filters import EVERYTHING, Only, check, picked
 from libvirt_guestnet.status.open_forwards import opened
 from libvirt_guestnet.status.ports import ChecksumGuards
+from libvirt_guestnet.status.routers import router_rows
 from libvirt_guestnet.status.routes import RouteFacts
 
 
-def status_rows(uri: str | None, only: Only = EVERYTHING, *, known: bool = True) -> list[dict[str, object]]:
-    """The networks and NICs of this host, or `only` some, with forwards and routes to guests. Raises GuestnetError;
-    also for names that libvirt does not have, where they are to be `known`."""
+def status_rows(
+    uri: str | None, only: Only = EVERYTHING, *, known: bool = True, tried: bool = False
+) -> list[dict[str, object]]:
+    """The networks, virtual routers and NICs of this host, or `only` some, with forwards and routes to guests; with the
+    routers' health, where that is to be `tried`. Raises GuestnetError; also for names that libvirt does not have, where
+    they are to be `known`."""
     snapshot, found = look(uri, only.topology)
-    rows = picked([row.json() for row in found], only)
+    routers = router_rows(snapshot, only.topology, tried=tried) if os.geteuid() == 0 else []
+    rows = picked([row.json() for row in (*found, *routers)], only)
     if known:
         check(only, snapshot, rows)
     return rows

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from libvirt_guestnet.state import network_map
+from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.nic_states import CANNOT, GUARDED, STOPPED
 from libvirt_guestnet.styled import visible
 
@@ -32,6 +34,14 @@ def settled(look: Callable[[], list[dict[str, object]]]) -> tuple[list[dict[str,
     time.sleep(_PAUSE)
     second = lacking(rows := look())
     return rows, [row for nic, row in second.items() if nic in first]
+
+
+def untold(state: UnlockedState) -> str:
+    """One line if `network.json` does not say what the hooks know, else ""."""
+    with state.lock() as locked:
+        if network_map.is_true(locked):
+            return ""
+    return f"{state.root}/{network_map.FILE} is not what runs: `guestnet hooks sync` writes it anew"
 
 
 def complaint(found: Sequence[Mapping[str, object]]) -> str:

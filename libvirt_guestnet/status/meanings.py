@@ -27,6 +27,8 @@ _BY_COLUMN: Mapping[str, Mapping[str, str]] = {
     "ROUTED": _ABSENT,
     "PUBLISHED": _ABSENT,
     "REFUSED": {"yes": BAD},
+    "HEALTH": {"serves": GOOD, "stopped": QUIET, "-": QUIET},
+    "DOCUMENT": {"other in force": BAD},
     "LINK": {"host down": BAD, "no bridge": BAD, "down": QUIET},
 }
 
@@ -36,5 +38,7 @@ def meaning(column: str, cell: str) -> str:
     if column in ("DROPS", "FRAMES"):
         return "" if cell in ("0", "-") else NOTE
     if column == "LINK" and cell.startswith("in "):
+        return BAD
+    if column == "HEALTH" and cell not in _BY_COLUMN[column]:
         return BAD
     return _BY_COLUMN.get(column, {}).get(cell, QUIET if cell == "-" else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from libvirt_guestnet.hook.read.hostwide import ALL, OBSERVE
 from libvirt_guestnet.status.meanings import meaning
@@ -13,7 +13,7 @@ from libvirt_guestnet.table import Block, Table, as_text, made
 
 # What only --json has; of the table of ports and of that of NICs that cannot be guarded besides.
 _HIDDEN = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", "external")
-_HIDDEN_OF = {"port": ("running", "reason", "wanted"), "unguarded": ("state",)}
+_HIDDEN_OF = {"port": ("running", "reason", "wanted"), "unguarded": ("state",), "router": ("port", "trouble")}
 
 
 _MOST_NAMES = 12
@@ -32,7 +32,7 @@ def status_blocks(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()
 
 def tables(rows: Sequence[Mapping[str, object]], skip: Sequence[str] = ()) -> list[Table]:
     """The tables alone."""
-    found = (_table(kind, rows, skip) for kind in ("network", "port", "way", "route", "unguarded"))
+    found = (_table(kind, rows, skip) for kind in ("network", "router", "port", "way", "route", "unguarded"))
     return [each for each in found if each is not None]
 
 
@@ -117,7 +117,7 @@ def _wrong(rows: Sequence[Mapping[str, object]]) -> list[Line]:
         if row["kind"] == "network"
         for port in _listed(row, "silent")
     }
-    loud = _unguarded_offload(rows)
+    loud = [*_unguarded_offload(rows), *_of_routers(rows)]
     kinds = ("network", "port")
     loud += [
         line(("WRONG", BAD), f": {text}") for row in rows if row["kind"] in kinds for text in _listed(row, "wrong")
@@ -136,6 +136,15 @@ def _unguarded_offload(rows: Sequence[Mapping[str, object]]) -> list[Line]:
         "kernel cannot": "NO CHECKSUM GUARD, this host cannot (`guestnet doctor` says why)",
     }
     return [line((text, BAD), f": {', '.join(by_word[word])}") for word, text in said.items() if word in by_word]
+
+
+def _of_routers(rows: Sequence[Mapping[str, object]]) -> Iterator[Line]:
+    """What went wrong in virtual routers, in their own words."""
+    for row in rows:
+        if row["kind"] == "router":
+            yield from (
+                line((f"ROUTER {visible(str(row['guest']))}", BAD), f": {text}") for text in _listed(row, "trouble")
+            )
 
 
 def _listed(row: Mapping[str, object], key: str) -> list[object]:

@@ -7,8 +7,8 @@ from ipaddress import IPv6Network
 
 from libvirt_guestnet.model.held_addresses import single
 from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork, PhysicalNetwork, Subnet
+from libvirt_guestnet.model.port_address import Assignment, PortAddress
 from libvirt_guestnet.model.slaac import eui64
-from libvirt_guestnet.model.topology import Assignment, PortAddress
 
 from ..errors import Where
 from . import addressing, dhcp

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from libvirt_guestnet.model.network import PhysicalNetwork
-from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
+from libvirt_guestnet.model.topology import DIRECT, Guest, Port, Topology
 
-from . import clashes, dhcp, networks, pools, router_policy, virtual_routers
+from . import clashes, dhcp, networks, pools, router_pairs, router_policy, traffic, virtual_routers, zones
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -31,6 +31,8 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     guests = _with_routers(decl, scope, segments, guests, report)
     _check_dhcp6(segments, guests, report)
     clashes.check(decl, scope, segments, builder.placed, report)
+    traffic.check_public(scope, report)
+    zones.check(decl, segments, builder.placed, report)
     if decl.name.value == DIRECT:
         message = f"'{DIRECT}' stands for what guestnet guard, forward and address set without a file: choose another"
         report.add(decl.name.where, message)
@@ -40,13 +42,21 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         name=decl.name.value,
         file=file,
         description=value(decl.description) or "",
+        zones=scope.zones,
         physical_networks=physicals,
         networks=tuple(segment.network for segment in segments.values()),
         guests=guests,
         expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
     )
     Links(topology).check(decl.expect or (), report)
-    return topology
+    return router_pairs.paired(topology, _redundant(decl, scope, report))
+
+
+def _redundant(decl: TopologyDecl, scope: Scope, report: Report) -> set[str]:
+    routers = [(name, each) for name, each in decl.routers or () if each]
+    for name, each in routers:
+        router_pairs.check_names(name, each, set(scope.guests), set(scope.networks), report)
+    return {name.value for name, each in routers if each.redundant.value}
 
 
 def _with_routers(
@@ -59,10 +69,12 @@ def _with_routers(
 
 
 def _check_dhcp6(segments: dict[str, Segment], guests: tuple[Guest, ...], report: Report) -> None:
-    ips = {(port.network, each.ip) for guest in guests for port in guest.ports for each in port.addresses}
+    on: dict[str, list[Port]] = {}
+    for port in (port for guest in guests for port in guest.ports):
+        on.setdefault(port.network, []).append(port)
     for name, segment in segments.items():
         served = [subnet.prefix for subnet in segment.network.subnets if subnet.dhcp6]
-        told = any(network == name and ip in prefix for network, ip in ips for prefix in served)
+        told = any(each.ip in prefix for prefix in served for port in on.get(name, ()) for each in port.addresses)
         dhcp.check_told6(segment.decl, told, report)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
+from itertools import pairwise
 
 from libvirt_guestnet.model.network import IPNetwork, Mode
 
@@ -197,18 +198,30 @@ def _check_subnets(decl: TopologyDecl, segments: Mapping[str, Segment], report: 
 
 def _check_guests(segments: Mapping[str, Segment], ports: list[Placed], report: Report) -> None:
     """A guest on two networks with the same addresses could not tell them apart."""
-    found: dict[str, list[Segment]] = {}
-    routers = {seg.network.router for seg in segments.values()}
+    found: dict[str, list[tuple[Placed, Segment]]] = {}
     for placed in ports:
         seg = segments.get(placed.port.network)
-        if seg is None or seg.network.routed:
-            continue
-        for other in found.setdefault(placed.guest, []):
-            if (other.wire != seg.wire or placed.guest in routers) and (shared := _shared(seg, other)):
-                whose = "router" if placed.guest in routers else "guest"
+        if seg is not None and not seg.network.routed:
+            found.setdefault(placed.guest, []).append((placed, seg))
+    routers = {seg.network.router for seg in segments.values()}
+    for name, each in found.items():
+        if _is_repeated([prefix for _, seg in each for prefix in seg.prefixes]):
+            _check_guest(each, report, is_router=name in routers)
+
+
+def _is_repeated(prefixes: list[IPNetwork]) -> bool:
+    """Whether an address is in two of them. A guest may have many ports, so not each of them is compared with each."""
+    spans = sorted((each.version, int(each.network_address), int(each.broadcast_address)) for each in prefixes)
+    return any(one[0] == other[0] and other[1] <= one[2] for one, other in pairwise(spans))
+
+
+def _check_guest(ports: list[tuple[Placed, Segment]], report: Report, *, is_router: bool) -> None:
+    for number, (placed, seg) in enumerate(ports):
+        for _, other in ports[:number]:
+            if (other.wire != seg.wire or is_router) and (shared := _shared(seg, other)):
+                whose = "router" if is_router else "guest"
                 message = f"{whose} '{placed.guest}' is on network '{other.network.name}', too, and both have {shared}"
                 report.add(placed.decl.network.where, f"{message}: it could not tell them apart")
-        found[placed.guest].append(seg)
 
 
 def _shared(one: Segment, other: Segment) -> IPNetwork | None:

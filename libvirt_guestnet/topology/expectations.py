@@ -10,6 +10,7 @@ from libvirt_guestnet.model.topology import Expect, Family, Guest, Port
 
 from ..errors import Where
 from .keys import ExpectDecl
+from .kinds import LAYER2
 from .report import Report
 from .scope import HOST, Scope
 from .spec import At, value, values
@@ -24,6 +25,7 @@ class Endpoints:
         self._families: dict[str, frozenset[Family]] = {HOST: _BOTH}
         self._declared, self._guests = scope.guests, set(scope.guests)
         self._ports: set[str] = set()
+        self._virtual: set[str] = set()
         for name, decl in scope.guests.items():
             self._families[name] = _BOTH
             self._ports |= {f"{name}.{(port.name or port.network).value}" for port in (decl.ports if decl else ())}
@@ -39,6 +41,8 @@ class Endpoints:
             self._families[guest.name] = _of_ports(guest.ports)
         for port in guest.ports:
             self._families[f"{guest.name}.{port.name}"] = _of_ports((port,))
+        if guest.virtual_router:
+            self._virtual |= {guest.name, *(f"{guest.name}.{port.name}" for port in guest.ports)}
 
     def expect(self, decl: ExpectDecl, routers: Mapping[str, bool], report: Report) -> Expect:
         """One expectation, checked. `routers` says of every guest whether it forwards (or may, for all we know)."""
@@ -56,6 +60,7 @@ class Endpoints:
         if decl.forge:
             self._check_forge(decl, report)
         _check_router(decl, routers, report)
+        self._check_virtual(decl, report)
         families = self._choose(decl, report)
         _check_gateways(decl, families, report)
         return Expect(
@@ -92,6 +97,16 @@ class Endpoints:
         source = decl.source
         if source.value in self._families and source.value not in self._guests | self._ports:
             report.add(source.where, f"only a guest can forge frames; '{source.value}' is none")
+
+    def _check_virtual(self, decl: ExpectDecl, report: Report) -> None:
+        """A virtual router has no agent of a lab's: it can only be asked, and answers pings and ARP or ND alone."""
+        if decl.source.value in self._virtual:
+            report.add(decl.source.where, f"'{decl.source.value}' is a virtual router: nothing is tried from there")
+        if decl.destination and decl.destination.value in self._virtual:
+            asked = [service.where for service in decl.can or () if str(service.value) not in ("icmp", LAYER2)]
+            for where in (*asked, *([decl.seen_as.where] if decl.seen_as else [])):
+                what = f"'{decl.destination.value}' is a virtual router: it answers icmp and {LAYER2} alone"
+                report.add(where, what)
 
     def _choose(self, decl: ExpectDecl, report: Report) -> tuple[Family, ...]:
         ends = [decl.source] + ([decl.destination] if decl.destination else [])

@@ -64,6 +64,10 @@ class TopologyDecl(Decl):
         kinds.WORD, "Name of the topology: it marks everything guestnet makes for it.", required=True, default="unnamed"
     )
     description: At[str] | None = key(kinds.TEXT, "One sentence for people.")
+    zones: tuple[At[str], ...] | None = key(
+        ListOf(kinds.WORD),
+        "Guests of one zone reach those of another by public addresses only. Every network is in one, or public.",
+    )
     physical_networks: tuple[tuple[At[str], PhysicalDecl | None], ...] | None = key(
         MapOf(RecordKind(PhysicalDecl), kinds.WORD), "Labels for the networks outside the host."
     )

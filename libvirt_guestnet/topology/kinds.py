@@ -16,7 +16,7 @@ from uuid import UUID
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.balancing import Method
-from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload, Traffic
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Role
 from libvirt_guestnet.model.traffic import Protocol, Service, Verdict
 
@@ -378,6 +378,7 @@ PORT_KIND = choice(PortKind, "kind of port")
 ROLE = choice(Role, "role")
 FAMILY = choice(Family, "family")
 IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
+TRAFFIC = choice(Traffic, "kind of traffic")
 OFFLOAD = choice(Offload, "answer")
 VERDICT = choice(Verdict, "policy")
 MTU = integer(576, 9216, "MTU")

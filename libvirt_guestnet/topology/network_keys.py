@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload
+from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload, Traffic
 
 from . import kinds
 from .service_keys import Dhcp6Decl, DhcpDecl, DnsServiceDecl, DnsTextDecl, ForwarderDecl
@@ -41,6 +41,14 @@ class PhysicalDecl(Decl):
     )
     vnis: tuple[At[tuple[int, int]], ...] | None = key(
         ListOf(kinds.VNI_RANGE), "The pool that `vni: auto` draws from, where this is the underlay."
+    )
+    traffic: tuple[At[Traffic], ...] | None = key(
+        ListOf(kinds.TRAFFIC),
+        "What it is for. Guests' networks need guest or public; management and storage are the hosts' own, on a label "
+        "of their own, with whose device no guest shares a bridge. Left out: whatever.",
+    )
+    zone: At[str] | None = key(
+        kinds.WORD, "The zone that everything on it is in. Left out: each network says its own, in a VLAN of its own."
     )
 
 
@@ -245,5 +253,10 @@ class NetworkDecl(Decl):
         "A guest can have the host write a checksum anywhere in its frame. Guarded ports are kept from that where the "
         "kernel has BPF and BTF; where it has not, refuse keeps their guests from starting.",
         default=Offload.ALLOW,
+    )
+    zone: At[str] | None = key(
+        kinds.WORD,
+        "The zone that it is in, or public where zones meet. Left out: that of its physical network. External and "
+        "host-routed networks are public.",
     )
     autostart: At[bool] = key(kinds.BOOL, "Start the network together with the host.", default=True)

@@ -17,7 +17,7 @@ from libvirt_guestnet.model.network import (
 )
 
 from ..errors import Where
-from . import addressing, dhcp, dns, external, host_routed, overlay, static_routes, tiers, vlans
+from . import addressing, dhcp, dns, external, host_routed, overlay, static_routes, tiers, traffic, vlans, zones
 from .dhcp import why_unusable
 from .guest_keys import GuestDecl
 from .network_keys import BandwidthDecl, NetworkDecl, PhysicalDecl, RateDecl
@@ -53,7 +53,8 @@ def physical(scope: Scope, label: str, decl: PhysicalDecl, report: Report) -> Ph
     stand_in = tuple(p[1] for p in subnets) if decl.stand_in is None else values(decl.stand_in)
     beside = tuple(p[0 if addressing.is_of_two(p) else 2] for p in subnets if hosted)
     host = beside if decl.host is None else values(decl.host)
-    return PhysicalNetwork(label, subnets, stand_in, host, value(decl.mtu))
+    zone = zones.of_label(scope, decl, report)
+    return PhysicalNetwork(label, subnets, stand_in, host, value(decl.mtu), traffic.of_label(decl, report), zone)
 
 
 def _host_is_on(net: NetworkDecl, label: str) -> bool:
@@ -123,9 +124,11 @@ def segment(scope: Scope, at: At[str], decl: NetworkDecl, drawn: bool, report: R
         take_over=decl.take_over.value,
         router=router,
         control=at.value == scope.control,
+        zone=zones.of_network(scope, at, decl, report),
     )
     if router is not None:
         tiers.check(at, decl, network, report)
+    traffic.check_network(scope, decl, report)
     _check_mtu(decl, prefixes, outside, report)
     return Segment(at, decl, network, prefixes, sure)
 

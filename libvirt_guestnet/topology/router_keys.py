@@ -151,5 +151,10 @@ class VirtualRouterDecl(Decl):
     balancers: tuple[BalancerDecl, ...] | None = key(
         ListOf(RecordKind(BalancerDecl)), "Ports of public addresses that several guests serve. Left out: none."
     )
+    redundant: At[bool] = key(
+        kinds.BOOL,
+        "Two routers, of which one serves: the host has the other one take over when it does not answer any more.",
+        default=False,
+    )
     memory: At[int] | None = key(kinds.ROUTER_MEMORY, "Its memory in MiB. Left out: 128.")
     autostart: At[bool] = key(kinds.BOOL, "Start it together with the host.", default=True)

@@ -13,7 +13,7 @@ from .guest_keys import GuestDecl, PortDecl
 from .keys import TopologyDecl
 from .network_keys import NetworkDecl, PhysicalDecl
 from .router_keys import VirtualRouterDecl
-from .spec import At
+from .spec import At, values
 
 IPNetwork = IPv4Network | IPv6Network
 HOST, NONE = "host", "none"
@@ -33,6 +33,7 @@ class Scope:
     routers: Mapping[str, VirtualRouterDecl | None]
     tiers: Mapping[str, str]
     control: str
+    zones: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, decl: TopologyDecl) -> Scope:
@@ -42,7 +43,7 @@ class Scope:
         routers = {name.value: router for name, router in decl.routers or ()}
         tiers = {tier.value: name for name, router in routers.items() for tier, _ in (router.tiers if router else ())}
         control = control_name(decl.name.value) if routers else ""
-        return cls(decl.name.value, physicals, networks, guests, routers, tiers, control)
+        return cls(decl.name.value, physicals, networks, guests, routers, tiers, control, values(decl.zones))
 
 
 def control_name(topology: str) -> str:

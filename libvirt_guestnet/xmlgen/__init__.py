@@ -10,6 +10,7 @@ from libvirt_guestnet.xmlgen.external import external_metadata
 from libvirt_guestnet.xmlgen.interface import interface
 from libvirt_guestnet.xmlgen.network import network, network_uuid
 from libvirt_guestnet.xmlgen.policy import domain_metadata, network_metadata
+from libvirt_guestnet.xmlgen.router_domain import router_domain
 
 __all__ = [
     "Element",
@@ -21,5 +22,6 @@ __all__ = [
     "network",
     "network_metadata",
     "network_uuid",
+    "router_domain",
     "to_string",
 ]

@@ -14,8 +14,9 @@ from lxml import etree
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.network import Mode, Network, Subnet
+from libvirt_guestnet.model.port_address import Assignment
 from libvirt_guestnet.model.services import Boot
-from libvirt_guestnet.model.topology import Assignment, Topology
+from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.xmlgen import services
 from libvirt_guestnet.xmlgen.element import Element

@@ -34,9 +34,9 @@ def domain(topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage,
         node("memory", unit="MiB", text=str(guest.memory_mib)),
         node("vcpu", text="1"),
         _configuration(topology, guest),
-        _boot(image),
+        boot(image),
         node("features", node("acpi")),
-        _cpu(virt_type),
+        cpu(virt_type),
         node("clock", offset="utc"),
         node("on_poweroff", text="destroy"),
         node("on_reboot", text="restart"),
@@ -53,7 +53,8 @@ def _configuration(topology: Topology, guest: Guest) -> Element:
     return node("sysinfo", node("entry", name=FWCFG, text=guest_config(topology, guest)), type="fwcfg")
 
 
-def _boot(image: TinyImage) -> Element:
+def boot(image: TinyImage) -> Element:
+    """<os> with an image of ours."""
     return node(
         "os",
         node("type", arch="x86_64", machine="pc", text="hvm"),
@@ -63,7 +64,8 @@ def _boot(image: TinyImage) -> Element:
     )
 
 
-def _cpu(virt_type: str) -> Element:
+def cpu(virt_type: str) -> Element:
+    """<cpu>"""
     if virt_type == "kvm":
         return node("cpu", mode="host-passthrough")
     # QEMU 7.2 emulates cmpxchg16b with garbage in the flags: guest kernels that use it panic now and then.

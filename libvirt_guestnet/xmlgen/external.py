@@ -9,7 +9,8 @@ from libvirt_guestnet.metadata import writer
 from libvirt_guestnet.metadata.policy import Added
 from libvirt_guestnet.model.hostnames import host_name
 from libvirt_guestnet.model.network import Network
-from libvirt_guestnet.model.topology import Assignment, Topology
+from libvirt_guestnet.model.port_address import Assignment
+from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.xmlgen.element import Element
 from libvirt_guestnet.xmlgen.policy import external_policy
 from libvirt_guestnet.xmlgen.services import port_addresses

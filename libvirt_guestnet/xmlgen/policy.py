@@ -33,6 +33,7 @@ def network_policy(topology: Topology, network: Network, hostmap: HostMap) -> Ne
     return _guarding(topology, network, everybody=network.guarded)._replace(
         subnets=tuple(policy.Subnet(subnet.prefix, subnet.host) for subnet in network.subnets),
         carrier=uplink or vlan or _vxlan(network, hostmap),
+        zone=network.zone or "",
     )
 
 

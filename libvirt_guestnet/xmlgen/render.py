@@ -2,7 +2,7 @@
 
 DIRECTORY/
   networks/NETWORK.xml                   virsh net-define (not of external networks)
-  guests/GUEST/domain.xml                virsh define (guests with image: tiny)
+  guests/GUEST/domain.xml                virsh define (lab guests and virtual routers)
   guests/GUEST/interface-PORT.xml        virsh attach-device --config GUEST (the user's own domains)
   guests/GUEST/metadata.xml              goes into the domain's <metadata>, as it is
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,13 +33,18 @@ class Document(NamedTuple):
 
 
 def documents(
-    topology: Topology, hostmap: HostMap, image: TinyImage | None = None, virt_type: str = "qemu"
+    topology: Topology,
+    hostmap: HostMap,
+    image: TinyImage | None = None,
+    virt_type: str = "qemu",
+    router_image: TinyImage | None = None,
 ) -> list[Document]:
-    """Every document of the topology, networks first. Without an image there are no domain.xml.
+    """Every document of the topology, networks first. Without an image there are no domain.xml of guests that have it.
 
     Raises GuestnetError as the generators of `xmlgen` do.
     """
-    return [*_networks(topology, hostmap), *_guests(topology, hostmap, image, virt_type)]
+    images = {"tiny": image, "router": router_image}
+    return [*_networks(topology, hostmap), *_guests(topology, hostmap, images, virt_type)]
 
 
 def render(
@@ -48,19 +53,28 @@ def render(
     directory: Path,
     image: TinyImage | None = None,
     virt_type: str = "qemu",
+    *,
+    router_image: TinyImage | None = None,
 ) -> list[Path]:
     """Write every document below `directory` (made if missing); returns the files' paths.
 
     Nothing is written unless everything can be generated. Each file is replaced whole. Files of networks and guests
     that are gone from the topology stay. Raises GuestnetError when something cannot be generated or written.
     """
-    wanted = documents(topology, hostmap, image, virt_type)
+    wanted = documents(topology, hostmap, image, virt_type, router_image)
     return [_write(directory / document.path, document.text) for document in wanted]
 
 
-def render_text(topology: Topology, hostmap: HostMap, image: TinyImage | None = None, virt_type: str = "qemu") -> str:
+def render_text(
+    topology: Topology,
+    hostmap: HostMap,
+    image: TinyImage | None = None,
+    virt_type: str = "qemu",
+    router_image: TinyImage | None = None,
+) -> str:
     """Every document in one text, each under a comment with its path: to read, not to feed to virsh."""
-    return "\n".join(f"<!-- {path} -->\n{text}" for path, text in documents(topology, hostmap, image, virt_type))
+    found = documents(topology, hostmap, image, virt_type, router_image)
+    return "\n".join(f"<!-- {path} -->\n{text}" for path, text in found)
 
 
 def _networks(topology: Topology, hostmap: HostMap) -> Iterator[Document]:
@@ -69,18 +83,23 @@ def _networks(topology: Topology, hostmap: HostMap) -> Iterator[Document]:
         yield Document(Path("networks", f"{network.name}.xml"), xmlgen.to_string(element))
 
 
-def _guests(topology: Topology, hostmap: HostMap, image: TinyImage | None, virt_type: str) -> Iterator[Document]:
+_Images = Mapping[str, "TinyImage | None"]
+
+
+def _guests(topology: Topology, hostmap: HostMap, images: _Images, virt_type: str) -> Iterator[Document]:
     for guest in topology.guests:
         folder = Path("guests", guest.name)
-        for name, element in _parts(topology, guest, hostmap, image, virt_type):
+        for name, element in _parts(topology, guest, hostmap, images, virt_type):
             yield Document(folder / f"{name}.xml", xmlgen.to_string(element))
 
 
 def _parts(
-    topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage | None, virt_type: str
+    topology: Topology, guest: Guest, hostmap: HostMap, images: _Images, virt_type: str
 ) -> Iterator[tuple[str, xmlgen.Element]]:
-    if guest.image == "tiny" and image is not None:
-        yield "domain", xmlgen.domain(topology, guest, hostmap, image, virt_type)
+    image = images.get(guest.image or "")
+    if image is not None:
+        generate = xmlgen.router_domain if guest.image == "router" else xmlgen.domain
+        yield "domain", generate(topology, guest, hostmap, image, virt_type)
     for port in guest.ports:
         yield f"interface-{port.name}", xmlgen.interface(topology, guest, port, hostmap)
     yield "metadata", xmlgen.domain_metadata(topology, guest, hostmap)

@@ -8,8 +8,9 @@ from libvirt_guestnet.datapath.port.ranges import span, without
 from libvirt_guestnet.model.held_addresses import single
 from libvirt_guestnet.model.hostnames import host_name
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Network, Subnet
+from libvirt_guestnet.model.port_address import Assignment, PortAddress
 from libvirt_guestnet.model.services import Dhcp
-from libvirt_guestnet.model.topology import Assignment, Guest, Port, PortAddress, Topology
+from libvirt_guestnet.model.topology import Guest, Port, Topology
 from libvirt_guestnet.xmlgen.element import Element, maybe, node
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from libvirt_guestnet.guest.agent import Agent, agent_script
 from libvirt_guestnet.guest.config import CHANNEL, CMDLINE, FWCFG, guest_config
 from libvirt_guestnet.guest.image import TinyImage
-from libvirt_guestnet.model.topology import Assignment, Guest, Topology
+from libvirt_guestnet.model.port_address import Assignment
+from libvirt_guestnet.model.topology import Guest, Topology
 
 LAN2 = ("198.18.2.1", "fd61:12::1")
 

@@ -25,7 +25,8 @@ class Host(Hooks):
         commands = (
             "nft -s list ruleset; iptables-save | grep -v '^[#:]'; ip -4 route show table all proto 71",
             "ip neigh show proxy; ip -br link; ip -br address",
-            "cd /run/libvirt-guestnet; for f in $(find . -name '*.json' | sort); do echo $f; cat $f; done; cat lock",
+            "cd /run/libvirt-guestnet; for f in $(find . -name '*.json' | sort); do echo $f; tr -d , <$f | sort; done",
+            "cat /run/libvirt-guestnet/lock",
         )
         return "".join(self.box.ok("sh", "-c", command) for command in commands)
 

@@ -100,14 +100,15 @@ class Router:
     """A QEMU that can be killed and started again with the same disks and taps."""
 
     def __init__(self, bench: RouterBench, config: RouterConfig, image: TinyImage, bridges: dict[str, str]) -> None:
-        self.bench, self.name, self.image = bench, config.name, image
+        self.bench, self.config, self.name, self.image = bench, config, config.name, image
         self.nics = [(nic.name, nic.mac) for nic in config.traffic_nics]
-        self.nics.append((config.control.name, config.control.mac))
+        self.nics += [(nic.name, nic.mac) for nic in (config.control, config.sync) if nic]
         # The kernel's names are in the order of PCI, as a host would give it; a test wants the appliance to name them.
         self.nics.reverse()
+        self.bridges = bridges
         for name, _ in self.nics:
             bench.host.ip(f"tuntap add {self.tap(name)} mode tap")
-            bench.host.ip(f"link set {self.tap(name)} master {bridges[name]} up")
+        self.join()
         for name in ("config", "leases"):
             disks.ensure_disk(self.disk(name), disks.CONFIG_BYTES)
 
@@ -147,6 +148,21 @@ class Router:
     def qemu(self) -> int:
         """The process: nsenter has become it."""
         return self.process.pid
+
+    def join(self) -> None:
+        """Its taps are up, in their bridges."""
+        for name, _ in self.nics:
+            self.bench.host.ip(f"link set {self.tap(name)} master {self.bridges[name]} up")
+
+    @property
+    def traffic_taps(self) -> set[str]:
+        return {self.tap(nic.name) for nic in self.config.traffic_nics}
+
+    def cut_off(self) -> None:
+        """What its host does to a router of a pair that is not to serve: its links to guests and to the public side are
+        down, whatever it does."""
+        for tap in self.traffic_taps:
+            self.bench.host.ip(f"link set {tap} down")
 
     def kill(self) -> None:
         self.process.kill()

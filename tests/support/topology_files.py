@@ -27,6 +27,7 @@ HOSTMAP = HostMap(
         "provider": "eth6",
         "campus": "eth7",
         "servers": "br-servers",
+        "internet": "eth8",
     },
     device_is_bridge=lambda device: device.startswith("br-"),
 )

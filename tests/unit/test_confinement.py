@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from libvirt_guestnet.doctor import host_facts, judge
+from libvirt_guestnet.doctor import finding, host_facts, judge
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.install import apparmor
 
@@ -140,6 +140,6 @@ def test_what_cannot_be_allowed_is_refused_and_nothing_changed(
 
 def test_doctor_demands_it() -> None:
     facts = host_facts.HostFacts(confined=(apparmor.Confined("libvirtd", "libvirtd", FAR),))
-    (row,) = [row for row in judge.judge(facts) if row.level == host_facts.MUST]
+    (row,) = [row for row in judge.judge(facts) if row.level == finding.MUST]
     assert (row.check, row.about, row.do) == ("hooks", "libvirtd", "guestnet hooks install")
     assert f"AppArmor's profile libvirtd forbids {FAR}" in row.found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from lxml import etree
@@ -13,9 +15,12 @@ from libvirt_guestnet.cli.doctor import text
 from libvirt_guestnet.datapath.firewalls.chains import RefusingChain
 from libvirt_guestnet.datapath.firewalls.nftables import Nftables
 from libvirt_guestnet.datapath.firewalls.registry import IN_NFTABLES, IPTABLES
+from libvirt_guestnet.doctor import host_ways, path
 from libvirt_guestnet.doctor.facts import asleep, kernel_features, wanted_by
-from libvirt_guestnet.doctor.host_facts import FINE, MUST, NOTE, Asleep, Finding, HostFacts, NetworkFacts
+from libvirt_guestnet.doctor.finding import FINE, MUST, NOTE, Finding
+from libvirt_guestnet.doctor.host_facts import Asleep, HostFacts, NetworkFacts
 from libvirt_guestnet.doctor.judge import FEATURES, judge
+from libvirt_guestnet.doctor.ways import InUse, Loose, Measured, Renamed, SilentVlan, WayFacts
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.importing.facts import LeftOut
 from libvirt_guestnet.importing.survey import nic_named
@@ -178,6 +183,61 @@ CASES = {
         *(HostFacts(bridged={6: True}, networks=(replace(NAT, isolated=frozenset({6})),)), "bridged frames", MUST),
         *("isolated ports of web get no answer from", "sysctl -w net.bridge.bridge-nf-call-ip6tables=0"),
     ),
+    "a bridge that is there": (
+        HostFacts(ways=WayFacts(in_use=(InUse("web", "there is a device br-web", "ip link del br-web"),))),
+        "network",
+        MUST,
+        "is not active and cannot start: there is a device br-web",
+        "ip link del",
+    ),
+    "no link": (
+        *(HostFacts(ways=WayFacts(cut=(("eth1", "lan, dmz"),))), "uplink", MUST),
+        *("is up, but has no link: nothing leaves or comes by it, for lan, dmz", "cable"),
+    ),
+    "a silent VLAN": (
+        *(HostFacts(ways=WayFacts(silent=(SilentVlan("lan", "eth1.100", "eth1", 0, 9, 5),))), "vlan", NOTE),
+        *("received nothing in 5 minutes, and eth1 has: does the switch have VLAN 100", "tcpdump -eni eth1 vlan"),
+    ),
+    "a renamed bridge": (
+        *(HostFacts(ways=WayFacts(renamed=(Renamed("web", "br-web", "br7", ("edge", "a")),))), "bridge name", MUST),
+        *("bridge br-web is called br7 now", "ip link set br7 name br-web"),
+    ),
+    "segments": (
+        *(HostFacts(ways=WayFacts(unsegmented=(("eth1", "vx"),))), "offload", NOTE),
+        *("leaves it to the processor", "ethtool -K eth1 tx-udp_tnl-segmentation on"),
+    ),
+    "a short queue": (
+        *(HostFacts(ways=WayFacts(dropped=7)), "backlog", NOTE),
+        *("7 frames were dropped", "sysctl -w net.core.netdev_max_backlog=4000"),
+    ),
+    "loose files": (
+        *(HostFacts(ways=WayFacts(loose=(Loose("/etc/x", "can be changed", "chmod go-w /etc/x"),))), "permissions"),
+        *(MUST, "can be changed", "chmod go-w /etc/x"),
+    ),
+    "a narrow path": (
+        *(HostFacts(ways=WayFacts(measured=(Measured("vx", "192.0.2.2", 1550, 1500),))), "path", MUST),
+        *("packets of 1500 bytes arrive, larger ones vanish, and this network's take 1550", "or say mtu: 1450"),
+    ),
+    "a narrow path of IPv6": (
+        *(HostFacts(ways=WayFacts(measured=(Measured("vx", "2001:db8::2", 1570, 1500),))), "path", MUST),
+        *("and this network's take 1570", "or say mtu: 1430"),
+    ),
+    "a deaf path": (
+        *(HostFacts(ways=WayFacts(measured=(Measured("vx", "192.0.2.2", 1550, 0),))), "path", NOTE),
+        *("answers no echo request", "ping 192.0.2.2"),
+    ),
+    "no path": (
+        *(HostFacts(ways=WayFacts(measured=(Measured("vx", ""),))), "path", NOTE),
+        *("names a multicast group", ""),
+    ),
+    "arptables": (
+        *(HostFacts(ways=WayFacts(arptables=True)), "bridged frames", NOTE),
+        *("Port security needs neither", "sysctl -w net.bridge.bridge-nf-call-arptables=0"),
+    ),
+    "vlan wanted": (
+        *(HostFacts(kernel={"vlan": False}, needed=frozenset({"vlan"}), wanting={"vlan": "eth1.100"}), "kernel"),
+        *(MUST, "this kernel cannot: device eth1.100 does not exist", "the module 8021q"),
+    ),
     "legacy": (HostFacts(legacy={"ip": ["filter"]}), "iptables-legacy", NOTE, "(filter)", "iptables-legacy -S"),
     "active": (HostFacts(firewalls=("ufw",)), "firewall", NOTE, "is active", ""),
 }
@@ -190,6 +250,47 @@ def test_a_row(name: str) -> None:
     assert (its_level, found in its_found, do in its_do) == (level, True, True), (its_found, its_do)
     row = next(row for row in judge(facts) if row.level == level)
     assert f"{level.upper()}: {check}" in text([row])
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [SilentVlan("lan", "eth1.100", "eth1", *counts) for counts in ((1, 9, 5), (0, 0, 5), (0, 9, 1))],
+)
+def test_a_vlan_is_silent_only_while_others_speak_and_for_a_while(silent: SilentVlan) -> None:
+    assert said(HostFacts(ways=WayFacts(silent=(silent,))), "vlan") == []
+
+
+def test_a_path_that_is_wide_enough() -> None:
+    (row,) = [row for row in judge(HostFacts(ways=WayFacts(measured=(Measured("vx", "::1", 1570, 1570),)))) if row.check == "path"]  # fmt: skip  # noqa: E501
+    assert (row.level, row.found) == (FINE, "packets of 1570 bytes arrive whole")
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1500, 1500), (1550, 1550), (9000, 1550), (101, 101), (99, 0)])
+def test_the_largest_packet_is_searched_for(limit: int, expected: int) -> None:
+    asked: list[int] = []
+    assert path.search(lambda size: asked.append(size) or size <= limit, 1550) == expected
+    assert len(asked) < 14
+
+
+def test_files_that_others_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root owns what is judged, who runs this does here."""
+    monkeypatch.setattr(host_ways, "OWNER", os.getuid())
+    run, etc = tmp_path / "run", tmp_path / "etc"
+    for folder in (run, run / "ports", etc):
+        folder.mkdir(mode=0o700)
+    (etc / "host.yaml").write_text("")
+    (etc / "host.yaml").chmod(0o644)
+
+    def found() -> list[tuple[str, str]]:
+        rows = host_ways.loose(str(run), etc)
+        return [(str(Path(each.path).relative_to(tmp_path)), each.do.split()[0]) for each in rows if str(tmp_path) in each.path]  # fmt: skip  # noqa: E501
+
+    assert found() == []
+    for path_, mode in ((run, 0o755), (run / "ports", 0o777), (etc / "host.yaml", 0o664), (etc, 0o777)):
+        path_.chmod(mode)
+    assert found() == [(path_, "chmod") for path_ in ("run", "run/ports", "etc", "etc/host.yaml")]
+    monkeypatch.setattr(host_ways, "OWNER", os.getuid() + 1)
+    assert {do for _, do in found()} == {"chown"}
 
 
 def test_a_nic_that_nobody_can_guard_is_said_once() -> None:

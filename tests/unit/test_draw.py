@@ -66,7 +66,7 @@ def _with_names(lab: Topology, name: str) -> Topology:
 
 @pytest.mark.parametrize("kind", ["dot", "mermaid"])
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("lab", ["archnetwork", "modes", "network-modes", "routed", "forwards"])
+@pytest.mark.parametrize("lab", ["archnetwork", "modes", "network-modes", "routed", "forwards", "zones"])
 def test_text_is_as_committed(lab: str, view: str, kind: str, regenerate: bool) -> None:
     made = draw(_lab(lab), view, kind)
     path = GOLDEN / f"{lab}-{view}.{kind}"
@@ -272,7 +272,7 @@ def test_networks_without_a_label_lead_anywhere() -> None:
 
 
 def test_every_edge_ends_at_something_drawn() -> None:
-    labs = map(_lab, ("archnetwork", "modes", "network-modes", "routed", "forwards"))
+    labs = map(_lab, ("archnetwork", "modes", "network-modes", "routed", "forwards", "zones"))
     for lab in (*labs, _large()):
         for picture in (logical.picture(lab), physical.picture(lab)):
             nodes = {node.id: node for node in picture.nodes}

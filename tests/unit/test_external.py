@@ -28,7 +28,8 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.network import Mode
-from libvirt_guestnet.model.topology import Assignment, Topology
+from libvirt_guestnet.model.port_address import Assignment
+from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.state.receipts import NetworkReceipt

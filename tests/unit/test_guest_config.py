@@ -12,7 +12,8 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.config import guest_config
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.network import Mode, Network, Subnet
-from libvirt_guestnet.model.topology import Allow, Assignment, Guest, Port, PortAddress, PortKind, Router, Topology
+from libvirt_guestnet.model.port_address import Assignment, PortAddress
+from libvirt_guestnet.model.topology import Allow, Guest, Port, PortKind, Router, Topology
 from libvirt_guestnet.model.traffic import Protocol, Service
 from libvirt_guestnet.topology import load
 

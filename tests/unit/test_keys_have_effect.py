@@ -39,6 +39,7 @@ FACTS = {
     ("physical.mtu", "what passes there: larger ones on top of it are errors"),
     ("physical.vlans", "a pool that something may draw from"),
     ("physical.vnis", "a pool that something may draw from"),
+    ("physical.traffic", "what it is for: what does not fit is an error, also by its device: test_separation.py"),
     ("guest.hostname", "on an external network, for a DNS server that only its host knows of: test_hostnames.py"),
     ("port.hostname", "the same"),
     ("port.default-route", "how a guest of the user's own is configured: its forwards and floating addresses obey"),

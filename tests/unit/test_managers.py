@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.doctor import host_facts, judge
+from libvirt_guestnet.doctor import finding, host_facts, judge
 from libvirt_guestnet.install import network_managers
 from libvirt_guestnet.install.network_managers import NETWORKD, Claim
 
@@ -141,7 +141,7 @@ def test_a_device_that_is_configured_counts_whatever_its_name(host: Host, monkey
 def test_doctor_demands_it(device: str, unmanaged: str, do: str) -> None:
     claim = Claim(device, NETWORKD, "/etc/systemd/network/-all.network")
     facts = host_facts.HostFacts(claims=(claim,), unmanaged=unmanaged)
-    (row,) = [row for row in judge.judge(facts) if row.level == host_facts.MUST]
+    (row,) = [row for row in judge.judge(facts) if row.level == finding.MUST]
     assert (row.check, row.about) == ("network manager", device)
     assert "systemd-networkd configures it by /etc/systemd/network/-all.network" in row.found
     assert do in row.do

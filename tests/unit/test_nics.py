@@ -10,7 +10,8 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet import hostmap, xmlread
-from libvirt_guestnet.doctor.host_facts import MUST, NOTE, HostFacts
+from libvirt_guestnet.doctor.finding import MUST, NOTE
+from libvirt_guestnet.doctor.host_facts import HostFacts
 from libvirt_guestnet.doctor.judge import judge
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import concern

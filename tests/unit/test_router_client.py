@@ -20,6 +20,7 @@ from libvirt_guestnet.router.client import (
 
 STATE = """connections 3
 dnsmasq runs
+role serves
 dnsmasq-restarts 0
 document {document}
 memory-free-kib 15416

@@ -216,7 +216,7 @@ def run(monkeypatch: pytest.MonkeyPatch, looks: Sequence[list[dict[str, Any]]], 
     """`guestnet status`, which sees this at each look."""
     left = list(looks)
     monkeypatch.setattr(lacking, "_PAUSE", 0.0)
-    monkeypatch.setattr("libvirt_guestnet.status.gather.status_rows", lambda _uri, _only: left.pop(0))
+    monkeypatch.setattr("libvirt_guestnet.status.gather.status_rows", lambda _uri, _only, **_how: left.pop(0))
     result = cli.main(["status", *argv])
     assert left == []
     return result
@@ -263,7 +263,7 @@ def test_many_are_named_in_one_line_without_a_tenants_orders_to_the_terminal() -
 def test_filters_are_given_as_words(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Only] = []
 
-    def look(_uri: str | None, only: Only) -> list[dict[str, object]]:
+    def look(_uri: str | None, only: Only, **_how: bool) -> list[dict[str, object]]:
         asked.append(only)
         return []
 

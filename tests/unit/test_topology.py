@@ -11,7 +11,8 @@ from steps import steps
 from libvirt_guestnet import topology
 from libvirt_guestnet.errors import TopologyError
 from libvirt_guestnet.model.network import Mode
-from libvirt_guestnet.model.topology import AddressWord, Assignment, Family, Port, Topology
+from libvirt_guestnet.model.port_address import Assignment
+from libvirt_guestnet.model.topology import AddressWord, Family, Port, Topology
 from libvirt_guestnet.model.traffic import Protocol, Service
 
 LABS = Path(__file__).parent.parent.parent / "labs"

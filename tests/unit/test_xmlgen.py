@@ -13,7 +13,8 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.image import TinyImage
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model.network import Bandwidth, DhcpRange, DnsHost, Mode, Network, Rate, Subnet
-from libvirt_guestnet.model.topology import AddressPair, Assignment, Guest, Port, PortAddress, PortKind, Topology
+from libvirt_guestnet.model.port_address import Assignment, PortAddress
+from libvirt_guestnet.model.topology import AddressPair, Guest, Port, PortKind, Topology
 from libvirt_guestnet.xmlgen.element import fill, maybe, node
 
 NOWHERE = HostMap()

@@ -33,9 +33,13 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     yield from _modes()
     yield from _overlays()
     yield from _next_hop()
+    yield from _zones()
     every_key = load(ROOT / "tests/topologies/every-key.yaml")
     yield "every-key/metadata-of-the-router.xml", xmlgen.domain_metadata(every_key, every_key.guest("router"), HOSTMAP)
     yield from _external()
+    virtual = load(ROOT / "labs/virtual-router.yaml")
+    domain = xmlgen.router_domain(virtual, virtual.guest("edge"), HOSTMAP, IMAGE, "qemu")
+    yield "virtual-router/domain-edge.xml", domain
     yield from _vlans("vlan", HOSTMAP)
     yield from _vlans("vlan-openvswitch", HostMap({"lan": "ovs:br0", "provider": "eth9"}, lambda _device: False))
 
@@ -112,6 +116,12 @@ def _next_hop() -> Iterator[tuple[str, xmlgen.Element]]:
     topology = load(ROOT / "labs/routed.yaml")
     yield "next-hop/network-dmz.xml", xmlgen.network(topology, topology.network("dmz"), HOSTMAP)
     yield "next-hop/metadata-of-the-next-hop.xml", xmlgen.domain_metadata(topology, topology.guest("edge"), HOSTMAP)
+
+
+def _zones() -> Iterator[tuple[str, xmlgen.Element]]:
+    topology = load(ROOT / "labs/zones.yaml")
+    for name in ("blue-lan", "red-lan"):
+        yield f"zones/network-{name}.xml", xmlgen.network(topology, topology.network(name), HOSTMAP)
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,16 @@ def names() -> set[str]:
     return {name for _, name in _socket.if_nameindex()}
 
 
+def missing(names: set[str]) -> set[str]:
+    """Those of these names that no device has. The kernel lists a thousand devices in 1 ms here, by netlink in 15. What
+    is not listed is asked for by its name, as /sys may be another namespace's."""
+    try:
+        listed = set(os.listdir("/sys/class/net"))
+    except OSError:
+        listed = set()
+    return {name for name in names - listed if not index_of(name)}
+
+
 def master_of(name: str) -> str:
     """The bridge (or OVS datapath) that a device is in, or ""."""
     try:
@@ -155,13 +165,23 @@ def tap_mac(guest_mac: str) -> str:
 
 def set_down(name: str) -> None:
     """Takes a device down. Raises OSError."""
+    _set_flags(name, up=False)
+
+
+def set_up(name: str) -> None:
+    """Brings a device up. Raises OSError."""
+    _set_flags(name, up=True)
+
+
+def _set_flags(name: str, *, up: bool) -> None:
     import fcntl
 
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
         request = struct.pack("16sh14x", name.encode(), 0)
         (flags,) = struct.unpack_from("=h", fcntl.ioctl(sock.fileno(), _SIOCGIFFLAGS, request), 16)
-        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), flags & ~_IFF_UP))
+        wanted = flags | _IFF_UP if up else flags & ~_IFF_UP
+        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), wanted))
     finally:
         sock.close()
 

@@ -25,7 +25,7 @@ Drop = Callable[[str, str], list[str]]
 # The longest DHCPv6 message with its UDP header: nft on Linux 6.1 reads no octet after the 255th (NFTA_PAYLOAD_OFFSET).
 LONGEST = 256
 # The messages that a server may answer with a lease (RFC 8415): Solicit, Request, Renew, Rebind.
-_LEASING = "{ 1, 3, 5, 6 }"
+_LEASING = "leasing-types"
 # Relay-forward and Relay-reply: the message inside can be in anybody's name.
 _RELAYED = "@th,64,8 12-13"
 _FIRST_OPTION = 12  # octets from the beginning of the UDP header
@@ -53,16 +53,18 @@ def shared() -> list[str]:
     finds = [f"@th,{bit},32 @lease-options meta mark set meta mark << 1" for bit in range(96, 8 * (LONGEST - 3), 8)]
     for number in range(len(finds) // 8 * 8, 0, -8):
         finds.insert(number, f"meta mark >= {_COUNTED:#x} return")
-    leasing = f"@th,64,8 {_LEASING}"
     return [
         f"add set {TABLE} lease-options {{ typeof @th,96,32; flags interval; size 8; }}",
         f"flush set {TABLE} lease-options",
         f"add element {TABLE} lease-options {as_raw(list(_OPTIONS))}",
+        f"add set {TABLE} {_LEASING} {{ typeof @th,64,8; size 8; }}",
+        f"flush set {TABLE} {_LEASING}",
+        f"add element {TABLE} {_LEASING} {{ 1, 3, 5, 6 }}",
         *_chain("finds6", ["meta mark set 1", *finds]),
         *_chain("asks6", [
             f"{_RELAYED} meta mark set {_RELAYS:#x} return",
             f"udp length != {_FIRST_OPTION}-{LONGEST} meta mark set {_UNREADABLE:#x} return",
-            f"{leasing.replace('{', '!= {')} accept",
+            f"@th,64,8 != @{_LEASING} accept",
             "goto finds6",
         ]),
         *_chain("tells6", ["jump finds6", *_layouts()]),
@@ -132,7 +134,7 @@ def questions6(tap: str, drop: Drop, counted: int) -> list[str]:
     asks, most = "ip6 nexthdr udp udp dport 547", max(_MOST_OPTIONS, 2 * counted + 2)
     relayed = f"{asks} meta mark {_RELAYS:#x}"
     return [
-        *drop(TOO_OFTEN, f"{asks} @th,64,8 {_LEASING} limit rate over {_RATE6}"),
+        *drop(TOO_OFTEN, f"{asks} @th,64,8 @{_LEASING} limit rate over {_RATE6}"),
         f"{asks} jump asks6",
         *drop("DHCPv6 relay", relayed),
         *drop(UNREADABLE, f"{asks} meta mark >= {2 << most:#x}"),

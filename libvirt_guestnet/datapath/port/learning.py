@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from libvirt_guestnet.datapath.port import dhcp_requests
-from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, ranges
+from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, parted, ranges
 from libvirt_guestnet.datapath.run.names import (
     TABLE,
     check_device,
@@ -175,7 +175,7 @@ class Learner(NamedTuple):
         own, everybodys = self._own_set(version), held_set(version, self.server.bridge) if self.server.bridge else ""
         element = f"{{ {address} timeout {self._seconds(version)}s }}"
         if self.spans(version):
-            if owned := self._owned_ranges(version):
+            for owned in parted(self._owned_ranges(version)):
                 yield f"{answer} {address} {as_raw(owned)} {noted} accept".replace("  ", " ")
             yield from drop(ANOTHERS, f"{answer} {address} @{everybodys} {address} != @{own}")
             for account in self.accounts:
@@ -184,7 +184,7 @@ class Learner(NamedTuple):
             update = f"update @{own} {element} update @{everybodys} {element}"
         else:
             update = f"update @{own} {element}"
-            if noted and (owned := self._owned_ranges(version)):
+            for owned in parted(self._owned_ranges(version)) if noted else ():
                 yield f"{answer} {address} {as_raw(owned)} {noted}"
         yield f"{answer} {self._new(version, address)} {update} {noted}".rstrip()
 
@@ -193,8 +193,7 @@ class Learner(NamedTuple):
         if self.spans(version):
             reserved = f" {address} != @{reserved_set(version, self.reserved)}" if self.reserved else ""
             return f"{address} {self._is_free(version)}{reserved}"
-        owned = self._owned_ranges(version)
-        return f"{address} != {as_raw(owned)}" if owned else ""
+        return " ".join(f"{address} != {as_raw(owned)}" for owned in parted(self._owned_ranges(version)))
 
     def _owned_ranges(self, version: int) -> Ranges:
         return ranges(version, self.owned)

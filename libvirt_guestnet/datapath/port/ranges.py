@@ -9,6 +9,7 @@ from libvirt_guestnet.parse import Prefix
 
 Ranges = list[tuple[int, int]]  # first and last address, both included
 
+_FEW = 3
 _LINK_LOCAL = IPv6Network("fe80::/10")
 
 # Never in a prefix that a port may use: "this network", loopback, multicast, reserved and broadcast (RFC 6890), and
@@ -74,6 +75,15 @@ def merge(spans: Iterable[tuple[int, int]]) -> Ranges:
         else:
             merged.append((first, last))
     return merged
+
+
+def parted(spans: Ranges) -> list[Ranges]:
+    """The ranges, by what a rule each compares a frame with: one by one where they are few, else all together.
+
+    nft makes a set of each list of several. The more sets there are on a host, the longer takes each change: nft reads
+    them all, and the kernel goes through them all (decision 103). A few comparisons take a frame less time, too.
+    """
+    return [[each] for each in spans] if len(spans) <= _FEW else [spans]
 
 
 def as_set(version: int, spans: Ranges) -> str:

@@ -6,7 +6,7 @@ from libvirt_guestnet.datapath.port import dhcp_requests, held_sets, learning, p
 from libvirt_guestnet.datapath.port.dhcp_requests import CLIENT, request4
 from libvirt_guestnet.datapath.port.learning import SOURCE
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
-from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, merge, ranges
+from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, merge, parted, ranges
 from libvirt_guestnet.datapath.port.shared import (
     EXTENSIONS,
     ICMPV6,
@@ -50,6 +50,10 @@ def _vlans(trunk: Trunk) -> str:
 def _within(version: int, field: str, spans: Ranges) -> str:
     name = _NAMES.get(field)
     return f"{name} {as_set(version, spans)}" if name else f"{field} {as_raw(spans)}"
+
+
+def _matches(version: int, field: str, spans: Ranges) -> list[str]:
+    return [_within(version, field, part) for part in parted(spans)]
 
 
 class Rules:
@@ -179,8 +183,7 @@ class Rules:
 
     def _own(self, version: int, field: str) -> list[str]:
         """Matches on a raw field: any address of the port's own."""
-        certain = self._certain(version)
-        return [*([_within(version, field, certain)] if certain else []), *self._unheld(version, field)]
+        return [*_matches(version, field, self._certain(version)), *self._unheld(version, field)]
 
     def _unheld(self, version: int, field: str) -> list[str]:
         """The same, but only addresses that are the port's because nobody else holds them."""
@@ -208,7 +211,7 @@ class Rules:
         address announces all of the port's addresses, one of a pair only the pair's."""
         lent = [(mac, ranges(version, prefixes)) for mac, prefixes in self.virtual.items()]
         own = [(self.mac, match) for match in self._own(version, field)]
-        return [*own, *((mac, _within(version, field, spans)) for mac, spans in lent if spans)]
+        return [*own, *((mac, match) for mac, spans in lent for match in _matches(version, field, spans))]
 
     def _ethernet(self) -> list[str]:
         # `ether type` reads the frame itself: it sees a VLAN tag that the kernel has already moved out of the way, and
@@ -251,19 +254,18 @@ class Rules:
     def _common(self, of_type: str) -> list[str]:
         """The rules for most frames, one for each kind: nft compares MAC address and EtherType in one step."""
         own = f"ether saddr {self.mac} {of_type}"
-        # Without the link-local address: nft compares with one address, but looks up two in a set, which takes longer.
+        # Without the link-local address: few frames come from it, and each comparison takes all others time.
         given = ranges(6, [p for p in port_facts.certain(self.port, 6) if not p.is_link_local])
-        sources6 = [f"ip6 saddr {as_set(6, given)}"] if given else []
         return [
             *(f"{own} ip {source} {PLAIN4}" for source in self._sources()),
-            *(f"{own} ip6 {source} {PLAIN6}" for source in sources6),
+            *(f"{own} ip6 {source} {PLAIN6}" for source in _matches(6, SOURCE[6], given)),
             *([self.claimer.refreshed(f"{savi.SAMPLE} {own} ip6")] if self.claimer else []),
             *(f"{own} ip6 {source} {PLAIN6}" for source in self._unheld(6, SOURCE[6])),
         ]
 
     def _sources(self) -> list[str]:
         sources = merge([*self._certain(4), *self._routed(4)])
-        return [*([f"ip saddr {as_set(4, sources)}"] if sources else []), *self._unheld(4, SOURCE[4])]
+        return [*_matches(4, SOURCE[4], sources), *self._unheld(4, SOURCE[4])]
 
     def _arp(self) -> list[str]:
         header, rules = "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ether", []
@@ -299,13 +301,14 @@ class Rules:
 
     def _lent_asks(self) -> list[str]:
         """Matches for those of guests inside this one, each from its own MAC address, for its own."""
-        own = ((mac, as_raw(merge([(0, 0), *ranges(4, prefixes)]))) for mac, prefixes in self.lent)
-        return [f"ether saddr {mac} {request4(mac)} {CLIENT} {spans}" for mac, spans in own]
+        own = ((mac, merge([(0, 0), *ranges(4, prefixes)])) for mac, prefixes in self.lent)
+        found = ((mac, match) for mac, spans in own for match in _matches(4, CLIENT, spans))
+        return [f"ether saddr {mac} {request4(mac)} {match}" for mac, match in found]
 
     def _sendable(self, field: str, *more: tuple[int, int]) -> list[str]:
         """Matches on a raw field: any IPv4 address from which the port may send, or one of `more`."""
         spans = merge([*more, *self._certain(4), *self._routed(4)])
-        return [*([f"{field} {as_raw(spans)}"] if spans else []), *self._unheld(4, field)]
+        return [*_matches(4, field, spans), *self._unheld(4, field)]
 
     def _ip4_sent(self) -> list[str]:
         server = ["udp sport 67 udp dport 68 accept"] if self._has(port_facts.DHCP_SERVER) else []
@@ -346,14 +349,14 @@ class Rules:
     def _ip6(self) -> list[str]:
         certain, routed = self._certain(6), self._routed(6)
         dad = "ip6 saddr :: ip6 daddr ff02::1:ff00:0/104 ip6 nexthdr icmpv6 icmpv6 type nd-neighbor-solicit"
-        targets = [*([_within(6, _ND_TARGET, certain)] if certain else []), *self._given(6, _ND_TARGET)]
+        targets = [*_matches(6, _ND_TARGET, certain), *self._given(6, _ND_TARGET)]
         claims = self.claimer.claims(dad, self._drop) if self.claimer else []
         # A guest that has an address of its `sources` itself also asks for neighbours from that address.
         sent = "ip6own" if self._has(port_facts.OWN_SOURCES) else "ip6sent"
         return [
-            *([f"ip6 saddr {as_set(6, certain)} goto ip6own-{self.tap}"] if certain else []),
+            *(f"{match} goto ip6own-{self.tap}" for match in _matches(6, SOURCE[6], certain)),
             *(f"ether saddr {self.mac} {source} goto ip6own-{self.tap}" for source in self._unheld(6, SOURCE[6])),
-            *([f"ip6 saddr {as_set(6, routed)} goto {sent}-{self.tap}"] if routed else []),
+            *(f"{match} goto {sent}-{self.tap}" for match in _matches(6, SOURCE[6], routed)),
             *(f"{self._may_use()} {used} goto ip6own-{self.tap}" for used in self._used(SOURCE[6])),
             # Duplicate address detection (RFC 4862): without an option, or with a nonce (RFC 7527).
             *(f"{dad} ip6 length 24 {target} accept" for target in targets),

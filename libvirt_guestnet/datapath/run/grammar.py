@@ -15,7 +15,7 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.run.names import LINK_KINDS, check_segment
 from libvirt_guestnet.datapath.run.program import RefusedBatchError
 
-OUR_TABLES = frozenset(f"{family} guestnet" for family in ("arp", "bridge", "inet", "netdev"))
+OUR_TABLES = frozenset(("arp guestnet", "bridge guestnet", "inet guestnet", "inet guestnet-zones", "netdev guestnet"))
 LIBVIRTS_TABLES = frozenset(("ip libvirt_network", "ip6 libvirt_network"))
 _OUR_CHAIN = "guestnet"  # in libvirt's tables
 _LIBVIRTS_CHAIN = "LIBVIRT_FWI"  # its own, which says what may go into its networks
@@ -37,10 +37,10 @@ def _words(text: str) -> frozenset[str]:
 # Every word that is not a value. To use another one in a rule, add it here.
 _WORDS = _words("""
     add delete flush insert table chain rule set map element handle elements = { } . : != == < >= << | &
-    arp bridge inet netdev ip ip6 guestnet libvirt_network
+    arp bridge inet netdev ip ip6 guestnet guestnet-zones libvirt_network
     type typeof hook device priority filter policy accept drop nat size flags interval dynamic timeout
     ingress egress prerouting input forward output postrouting
-    counter comment jump goto return update log prefix
+    counter comment jump vmap verdict goto return update log prefix
     limit rate over burst packets numgen random mod masquerade dnat snat to
     ether saddr daddr vlan id 8021q 8021ad htype ptype hlen plen operation request
     meta l4proto mark pkttype broadcast multicast ibrname obrname iif oif iifname oifname fib local th dport sport
@@ -53,9 +53,10 @@ _WORDS = _words("""
 # Our names without a device in them, and the kinds of names with one, KIND-DEVICE.
 _NAMES = _words("""
     icmp-types icmpv6-types igmp-types igmp-routers-types nd-types routers-types tag-types mld-lengths lease-options
+    leasing-types
     same-octets extension-headers opaque-headers unread-headers never-plain never-plain4
     routing-protocols routing-ports judged-ports4 judged-ports6 late-ports
-    taps gateways bridges ports
+    taps gateways bridges ports zones zoned hosts4 hosts6
     at-port4 at-range4 any-port4 any-range4 floating4 source4 hairpin4 hidden4 cut4 own-at4 own-any4
     at-port6 at-range6 any-port6 any-range6 floating6 source6 hairpin6 hidden6 cut6 own-at6 own-any6
     proto4 limited-proto4 clients-proto4 source-proto4 proto6 limited-proto6 clients-proto6 source-proto6
@@ -64,7 +65,7 @@ _NAMES = _words("""
 """)
 _KINDS = _words("""
     tap vlan arp ip4 ip4sent ip6 ip6own ip6sent leases told learnt4 learnt6 free4 free6 given4 given6 closed spent
-    claimed6 heard seen4 seen6 seentags
+    claimed6 heard seen4 seen6 seentags of from hosts4 hosts6
 """)
 # The kinds of names with a link: a bridge's name, perhaps with a VLAN.
 _LINK_KINDS = frozenset(LINK_KINDS)

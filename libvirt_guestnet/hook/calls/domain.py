@@ -14,6 +14,7 @@ from libvirt_guestnet.hook.processes.deadline import DeadlineError
 from libvirt_guestnet.hook.read import host_routed, hostwide, vlan_membership, wanted_forwards, wants
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.light_typing import NamedTuple
+from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 from libvirt_guestnet.state.receipts import PortReceipt
@@ -220,6 +221,10 @@ def connect(xml: Node, state: UnlockedState) -> None:
         reachability.open_forwards([domain], state)
     except GuestnetError as error:
         log.tell(f"domain {domain.name}: {error}")
+    if is_router(xml):
+        from libvirt_guestnet.hook.processes import arbiters
+
+        arbiters.see_to(domain.name)
 
 
 def _stale(domain: Domain, guarded: set[str], state: State) -> list[str]:
@@ -291,9 +296,18 @@ def keep(uuids: Iterable[str], state: UnlockedState, settle: bool = False) -> No
 def release(xml: Node, state: UnlockedState) -> None:
     """Takes the filters of a domain that is gone away again."""
     domain = Domain(xml)
+    if is_router(xml):
+        from libvirt_guestnet.hook.processes import revive
+
+        revive.see_to(xml, state)
     release_all_of(domain.uuid, domain.taps & state.tapnames(), state)
     with state.lock() as locked:
         locked.drop_incoming(domain.name)
+
+
+def is_router(xml: Node) -> bool:
+    """Whether a domain says that it is a virtual router."""
+    return any(mark.get("image") == "router" for mark in xml.all(f"metadata|{NAMESPACE} domain", "|"))
 
 
 def release_all_of(uuid: str, named: set[str], state: UnlockedState) -> None:

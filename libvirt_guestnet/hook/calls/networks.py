@@ -8,7 +8,7 @@ from libvirt_guestnet import xmlread
 from libvirt_guestnet.datapath.port import held_sets, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import NotAdmittedError
-from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, forwards, reservations
+from libvirt_guestnet.hook.enforce import address_sets, bridge_guard, forwards, reservations, zones
 from libvirt_guestnet.hook.read import hostwide, libvirt_records, network_receipts, port_receipts
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
@@ -45,6 +45,7 @@ def keep(hook_data: xmlread.Node, state: UnlockedState, started: bool = False, t
         if any(each is not None and each.managed for each in (receipt, before)):
             bridge_guard.changing(locked)
         # The receipt is written last: should we be killed, a later call sees by the old one that this must be done.
+        zones.change(before, receipt, locked)
         if batch := reservations.changed(before, receipt, locked):
             nft(batch, locked.descriptor)
         if receipt is None:
@@ -117,6 +118,7 @@ def forget(name: str, state: UnlockedState) -> None:
         if receipt.guarded and receipt.bridge:
             links = {port_receipts.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
             nft("".join(map(forgotten, sorted(links - segments(locked)))), locked.descriptor)
+        zones.change(receipt, None, locked)
         forwards.try_to_settle(locked)
 
 

@@ -17,7 +17,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from libvirt_guestnet import log
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.calls.domain import RepairResult, keep, repair_all
-from libvirt_guestnet.hook.enforce import bridge_guard, reachability
+from libvirt_guestnet.hook.enforce import bridge_guard, reachability, zones
 from libvirt_guestnet.hook.processes import deadline, notes
 from libvirt_guestnet.hook.processes.deadline import Deadline
 from libvirt_guestnet.hook.read import libvirt_records
@@ -96,6 +96,11 @@ def repair(names: list[str], when: str) -> None:
             reachability.open_forwards_of(uuids, UnlockedState(), force=True)
     except Exception as error:  # the guests are guarded all the same
         log.complain(f"forwards to guests are not repaired {when}: {error}")
+    try:
+        with Deadline(), UnlockedState().lock() as locked:
+            zones.settle(locked)
+    except Exception as error:
+        log.complain(f"zones may not be kept apart {when}: {error}")
 
 
 def _chunks(names: list[str]) -> Iterator[list[str]]:

@@ -94,7 +94,7 @@ def settle_held(locked: LockedState) -> None:
 
 def gone(state: State) -> set[str]:
     """The taps that have a receipt and do not exist any more: hooks that were killed have left them."""
-    return state.tapnames() - links.names()
+    return links.missing(state.tapnames())
 
 
 def sweep(state: UnlockedState) -> None:

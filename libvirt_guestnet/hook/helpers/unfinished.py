@@ -18,7 +18,7 @@ from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 
 _SECONDS, _LONGEST_SECONDS = 5, 600
-_OF_PROCESSES = (notes.CONNECTING, notes.CHANGING, notes.SETTLING, notes.SYNCING)
+_OF_PROCESSES = (notes.CONNECTING, notes.CHANGING, notes.SETTLING, notes.SYNCING, notes.REVIVING, notes.ARBITRATING)
 _SPOOLS, _REPAIR = ("reconnect", "repairing"), "reconnect.lock"
 _WHEN = "after a process of ours was killed"
 
@@ -98,6 +98,14 @@ def _finish_promises(state: UnlockedState) -> None:
         repair.repair(sorted(guests), _WHEN)
     if broken[notes.SETTLING]:
         checksum_guard.settle_all(state)
+    for uuid in broken[notes.REVIVING]:
+        from libvirt_guestnet.hook.processes import revive
+
+        revive.revive(uuid)
+    for router in broken[notes.ARBITRATING]:
+        from libvirt_guestnet.hook.processes import arbiters
+
+        arbiters.see_to(router)
     with state.lock() as locked:
         if broken[notes.SYNCING]:
             bridge_guard.settle_pending(locked)

@@ -9,38 +9,34 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.processes.notes import Promise
 
+_left: set[int] = set()  # children that nobody has waited for: a service or a command outlives its helpers
+
 
 def leave(work: Callable[[], None], seconds: int, why: str, promise: Promise | None = None) -> None:
     """Leaves a process behind that does `work`, and is interrupted after so many seconds, as a hook is. As long as it
     runs, it has the lock of its note, `promise`.
 
-    Raises OSError or GuestnetError (its message says what for: `why`) when the process cannot be made.
+    Raises GuestnetError (its message says what for: `why`) when the process cannot be made.
     """
-    middle = os.fork()
-    if middle == 0:
-        _detach(work, seconds, promise)
-    if os.waitpid(middle, 0)[1] != 0:
-        raise GuestnetError(f"the helper that would {why} could not be started: is the host out of processes?")
+    _left.difference_update([child for child in _left if os.waitpid(child, os.WNOHANG)[0]])
+    try:
+        child = os.fork()
+    except OSError as error:
+        what = f"the helper that would {why} could not be started ({error.strerror})"
+        raise GuestnetError(f"{what}: is the host out of processes?") from error
+    if child == 0:
+        _run(work, seconds, promise)
+    _left.add(child)
 
 
-def _detach(work: Callable[[], None], seconds: int, promise: Promise | None) -> None:
-    """Runs in the middle process: forks the helper, which becomes a child of init, and ends."""
-    status = 1
+def _run(work: Callable[[], None], seconds: int, promise: Promise | None) -> None:
+    import _signal as signal  # type: ignore[import-not-found]  # what `signal` adds takes 4 ms
+
+    _left.clear()  # its parent's, not its own
     try:
         os.setsid()
         notes.let_go(promise)
-        if os.fork() == 0:
-            _run(work, seconds)
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _run(work: Callable[[], None], seconds: int) -> None:
-    import signal
-
-    signal.alarm(seconds)
-    try:
+        signal.alarm(seconds)
         # libvirt waits until no process has the hook's pipes open any more.
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):

@@ -16,8 +16,10 @@ from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState, UnlockedState
 
 # Kinds of notes: a guest that has migrated to here, until it is routed to and announced twice more; forwards that are
-# being changed; checksum guards that are being moved to tcx; a `guestnet hooks sync`.
+# being changed; checksum guards that are being moved to tcx; a `guestnet hooks sync`; a router that may have crashed; a
+# pair of routers, by its first one's name.
 CONNECTING, CHANGING, SETTLING, SYNCING = "connecting", "changing", "settling", "syncing"
+REVIVING, ARBITRATING = "reviving", "arbitrating"
 _held: set[int] = set()
 
 

@@ -74,6 +74,7 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         required=said.guarded == REQUIRED,
         observed=said.guarded == OBSERVE,
         external=said.external,
+        zone=said.zone,
     )
     return external_receipt(receipt, network) if said.external else _with_facts(receipt, network)
 

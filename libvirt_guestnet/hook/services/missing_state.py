@@ -20,6 +20,7 @@ from libvirt_guestnet.hook.enforce import (
     impairing,
     port_guard,
     tagging,
+    zones,
 )
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.light_typing import NamedTuple
@@ -58,7 +59,7 @@ def lost(state: State) -> Lost:
     open_ = bridge_guard.closed(state) and (bridge_filter.TABLE not in present or bridge_guard.lost(state))
     if open_ and notes.is_at_work(state, notes.SYNCING):  # it closes them when all guests are under guard
         open_ = False
-    return Lost(of_all, ports, [*([bridge_filter.TABLE] if open_ else []), *forwards.lost(state)])
+    return Lost(of_all, ports, [*([bridge_filter.TABLE] if open_ else []), *zones.lost(state), *forwards.lost(state)])
 
 
 def _tables_lost(state: State, present: set[str]) -> list[str]:

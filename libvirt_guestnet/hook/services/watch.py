@@ -126,6 +126,7 @@ class _Watch:
     def _see_to_owed(self, state: UnlockedState) -> None:
         if unfinished.is_left(state):
             unfinished.finish(state)
+        state.finish_map()
         _settle_bridges(state)
         if any(state.plugging_age(mark.portid) < _LOOK_SECONDS for mark in state.pluggings()):
             self.patience = min(self.patience, _PLUG_SECONDS)

@@ -1,0 +1,183 @@
+"""Virtual routers: what each has been told, what it does, and whether it serves, which is tried with packets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot, mac, source_network
+from libvirt_guestnet.router import disks, folder, port
+from libvirt_guestnet.router.client import Lease, RouterClient, RouterState, read_leases
+from libvirt_guestnet.router.document import decoded, digest
+from libvirt_guestnet.router.health import Check
+from libvirt_guestnet.router.health_guest import HealthGuest, health_guests
+
+ANSWER_SECONDS = 3.0
+TRY_SECONDS, LONG_TRY_SECONDS = 3.0, 10.0
+"""How long each thing is tried: for a glance at all routers, and for a verdict on one."""
+# `document` of a router: what is in force is what its disk has; something else is; nothing is, or nobody knows.
+IN_FORCE, OTHER, NONE = "in force", "other in force", ""
+SERVES, WAITS, STOPPED, NOT_TRIED = "serves", "waits", "stopped", ""
+
+
+@dataclass(frozen=True)
+class RouterRow:
+    """One virtual router. `document` says whether it does what its disk has (the words above), `leases` how many
+    addresses it gave, `health` what was tried with packets and failed, or SERVES, of a pair's other one WAITS;
+    `trouble` what went wrong in it, by its own word."""
+
+    topology: str
+    guest: str
+    active: bool
+    document: str
+    leases: int | None
+    memory_free_mib: int | None
+    health: str
+    trouble: tuple[str, ...] = ()
+
+    def json(self) -> dict[str, object]:
+        return {"kind": "router", **asdict(self), "trouble": list(self.trouble), "port": ""}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What was tried of a router from one of its networks."""
+
+    router: str
+    network: str
+    check: str
+    ok: bool
+    seconds: float
+    detail: str
+
+    def json(self) -> dict[str, object]:
+        return {**asdict(self), "seconds": round(self.seconds, 3)}
+
+
+def router_rows(snapshot: Snapshot, topology: str | None, *, tried: bool) -> list[RouterRow]:
+    """The routers of one topology, or of all, by name; `tried`: with their health, which only root can try."""
+    found = [d for d in snapshot.domains if d.is_router and topology in (None, d.topology)]
+    found.sort(key=lambda each: each.name)
+    if not found:
+        return []
+    with ThreadPoolExecutor(len(found)) as pool:
+        return list(pool.map(partial(_row, tried=tried), found))
+
+
+def _row(router: DomainState, *, tried: bool) -> RouterRow:
+    row = RouterRow(router.topology or "", router.name, router.live is not None, NONE, None, None, STOPPED)
+    if router.live is None:
+        return row
+    healthy = _summary(router) if tried else NOT_TRIED
+    try:
+        with connected(router) as client:
+            state, leases = client.state(), len(client.leases())
+    except GuestnetError as error:
+        return RouterRow(row.topology, row.guest, True, NONE, None, None, healthy or "does not answer", (str(error),))
+    document = in_force(router.name, state)
+    free = state.memory_free_kib >> 10
+    serves = WAITS if state.waits else healthy
+    return RouterRow(row.topology, row.guest, True, document, leases, free, serves, state.trouble)
+
+
+def _summary(router: DomainState) -> str:
+    try:
+        found = health(router)
+    except GuestnetError as error:
+        return f"not tried: {error}"
+    failed = [f"{each.network}: {each.check}: {each.detail}" for each in found if not each.ok]
+    return "; ".join(failed) or (SERVES if found else "not tried: no network has room for it")
+
+
+def connected(router: DomainState, seconds: float = ANSWER_SECONDS) -> RouterClient:
+    """Raises GuestnetError when it does not run or does not answer in time."""
+    if router.live is None:
+        raise GuestnetError(f"router {router.name} does not run: virsh start {router.name}")
+    if not router.channel:
+        raise GuestnetError(f"router {router.name} has no control channel: was its definition changed?")
+    return RouterClient.connect(router.channel, router.name, seconds)
+
+
+def in_force(name: str, state: RouterState) -> str:
+    """Whether a router does what its disk has. Raises GuestnetError."""
+    if state.document is None:
+        return NONE
+    on_disk = folder.document(name)
+    return IN_FORCE if on_disk is not None and digest(on_disk) == state.document else OTHER
+
+
+def health(router: DomainState, seconds: float = TRY_SECONDS) -> list[Tried]:
+    """Tries a router from each of its networks, all at once. Raises GuestnetError where that cannot be done."""
+    if router.live is None:
+        return [Tried(router.name, "", "runs", False, 0.0, "it does not run")]
+    files = decoded(folder.document(router.name) or b"")
+    guests = () if files is None else health_guests(files)
+    places = [(guest, *where) for guest in guests if (where := _place(router, guest))]
+    if not places:
+        return []
+    with ThreadPoolExecutor(len(places)) as pool:
+        done = pool.map(lambda each: port.tried(router.name, each[1], each[2], each[0], seconds), places)
+        return [
+            tried
+            for (_, network, _), checks in zip(places, done, strict=True)
+            for tried in _tried(router.name, network, checks)
+        ]
+
+
+def _place(router: DomainState, guest: HealthGuest) -> tuple[str, str] | None:
+    """The network and the bridge of a router's NIC."""
+    for nic in router.current.iterfind("devices/interface"):
+        source = nic.find("source")
+        if mac(nic) == guest.nic_mac and source is not None and source.get("bridge"):
+            return source_network(nic) or "", source.get("bridge", "")
+    return None
+
+
+def _tried(router: str, network: str, checks: Sequence[Check]) -> Iterator[Tried]:
+    return (Tried(router, network, each.name, each.ok, each.seconds, each.detail) for each in checks)
+
+
+def leases(router: DomainState) -> tuple[Lease, ...]:
+    """Which addresses a router gave; of one that does not run, by its disk. Raises GuestnetError."""
+    if router.live is not None:
+        with connected(router) as client:
+            return client.leases()
+    data = disks.read(folder.disk(router.name, disks.LEASES)) or b""
+    return read_leases(data.decode("ascii", "replace"))
+
+
+def described(router: DomainState) -> dict[str, object]:
+    """All that is known of a router in one row: keys with one value each, and `nics` and `trouble`. Raises
+    GuestnetError."""
+    on_disk = folder.document(router.name)
+    row: dict[str, object] = {
+        "topology": router.topology or "",
+        "router": router.name,
+        "active": router.live is not None,
+    }
+    row |= {"on_disk": None if on_disk is None else digest(on_disk), "in_force": None, "document": NONE}
+    trouble: tuple[str, ...] = ()
+    if router.live is not None:
+        with connected(router) as client:
+            state = client.state()
+        trouble = state.trouble
+        row |= {"in_force": state.document, "document": in_force(router.name, state)}
+        row |= {key: value for key, value in asdict(state).items() if key not in ("document", "trouble")}
+    return {**row, "nics": _nics(router, on_disk), "trouble": list(trouble)}
+
+
+def _nics(router: DomainState, on_disk: bytes | None) -> list[dict[str, object]]:
+    """By the document on its disk, each with the network that its definition says."""
+    files = None if on_disk is None else decoded(on_disk)
+    lines = [text.split() for text in files.net.splitlines()] if files else []
+    networks = {mac(nic): source_network(nic) or "" for nic in router.current.iterfind("devices/interface")}
+    addresses: dict[str, list[str]] = {}
+    for _, nic, address, *_ in (words for words in lines if words[0] == "address"):
+        addresses.setdefault(nic, []).append(address)
+    return [
+        {"nic": nic, "network": networks.get(address, ""), "mac": address, "addresses": addresses.get(nic, [])}
+        for _, nic, address, *_ in (words for words in lines if words[0] == "nic")
+    ]
