@@ -71,8 +71,8 @@ class RouterState:
     memory_kib: int
     memory_free_kib: int
     connections: int
-    waits: bool = False
     trouble: tuple[str, ...] = ()
+    waits: bool = False
 
 
 class MemberState(StrEnum):
