@@ -25,13 +25,14 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.lab import checks
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedExternal, WantedGuest
-from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.plan.nic import before as remembered
 from libvirt_guestnet.plan.nic import plugged
 from libvirt_guestnet.plan.order import plan
 from libvirt_guestnet.router.config import router_config
 from libvirt_guestnet.router.document import document as document_of
 from libvirt_guestnet.topology import loads
+from libvirt_guestnet.xmlgen import Element
 
 # Facts about what guestnet does not make, and words for people: they say something, and ask for nothing.
 FACTS = {
@@ -58,7 +59,12 @@ Path = tuple[str | int, ...]
 
 
 def wished(topology: Topology) -> Wanted:
-    return wanted(topology, HOST, lambda guest: xmlgen.domain(topology, guest, HOST, IMAGE, "qemu"))
+    return wanted(topology, HOST, lambda guest: defined(topology, guest))
+
+
+def defined(topology: Topology, guest: Guest) -> Element:
+    make = xmlgen.domain if guest.virtual_router is None else xmlgen.router_domain
+    return make(topology, guest, HOST, IMAGE, "qemu")
 
 
 def made(document: Any) -> object:

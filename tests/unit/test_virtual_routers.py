@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -259,7 +259,8 @@ def test_health_is_tried_from_the_last_address_that_nobody_has(taken: dict[str, 
     topology = load(small(**taken))
     wanted = health_wanted(topology, topology.guest("edge"))["web"]
     gateway = taken.get("routers__edge__tiers__web__addresses", ["10.1.1.1"])[0]
-    assert wanted == Wanted(wanted.mac, ip_address(found), ip_address(gateway), "edge", ip_address("192.0.2.1"))
+    target = IPv4Address("192.0.2.1")
+    assert wanted == Wanted(wanted.mac, IPv4Address(found), IPv4Address(gateway), "edge", target)
     (reserved,) = (r for r in config_of(topology).guests[0].dhcp.reservations if r.name == "router-health")
     assert (reserved.mac, reserved.addresses) == (wanted.mac, (wanted.address,))
 

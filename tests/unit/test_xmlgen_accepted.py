@@ -71,13 +71,8 @@ def test_network_is_accepted_by_the_test_driver(name: str, test_driver: Any) -> 
     network = test_driver.networkDefineXML((GOLDEN / name).read_text())
     dumped = etree.fromstring(network.XMLDesc(0))
     assert dumped.findtext("name") == read(name).findtext("name")
-    assert attribute(inside(dumped, f"metadata/{{{NAMESPACE}}}network"), "topology") in (
-        "archnetwork",
-        "modes",
-        "routed",
-        "vlans",
-        "vxlan",
-    )
+    mark = f"metadata/{{{NAMESPACE}}}network"
+    assert attribute(inside(dumped, mark), "topology") == attribute(inside(read(name), mark), "topology") != ""
     network.undefine()
 
 
@@ -107,7 +102,8 @@ def test_domain_is_accepted_by_the_test_driver(name: str, test_driver: Any) -> N
 def test_guest_configuration_has_no_comma(name: str) -> None:
     """libvirt 9.0 hands it to QEMU without doubling commas, and the domain does not start."""
     text = read(name).findtext("sysinfo/entry")
-    assert text is not None and "," not in text
+    assert (text is None) == ("virtual-router" in name)
+    assert "," not in (text or "")
 
 
 def canonical(element: etree._Element) -> bytes:
