@@ -6,7 +6,6 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from ipaddress import ip_address, ip_network
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState, Snapshot, 
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.policy import NetworkPolicy, Uplink, Vxlan
 from libvirt_guestnet.model.claims import Claim
+from libvirt_guestnet.parse import address, enclosing, netmask
 from libvirt_guestnet.state.folder import ROOT, State
 from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.xmlread import parse
@@ -69,11 +69,13 @@ def in_use(network: NetworkState, snapshot: Snapshot) -> Iterator[InUse]:
 
 def _of_address(network: NetworkState, ip: Element, bridge: str, snapshot: Snapshot) -> Iterator[InUse]:
     own = ip.get("address", "")
-    prefix = ip_network(f"{own}/{ip.get('prefix') or ip.get('netmask') or ip_address(own).max_prefixlen}", strict=False)
+    mask = ip.get("netmask", "")
+    length = ip.get("prefix") or (netmask(mask) if mask else address(own).max_prefixlen)
+    prefix = enclosing(f"{own}/{length}")
     others = (
         (device, at) for device, each in snapshot.links.items() if device != bridge for at in each.addresses
     )  # fmt: skip
-    near = next(((device, at) for device, at in others if ip_address(at) in prefix), None)
+    near = next(((device, at) for device, at in others if address(at) in prefix), None)
     if near is not None:
         found = f"its subnet {prefix} is in use: this host has {near[1]} on {near[0]}"
         yield InUse(network.name, found, "give the network another subnet, or take that address away")

@@ -1,7 +1,6 @@
 """What the installed hook files run: `python3 -IS main.py qemu|network OBJECT OPERATION SUBOPERATION EXTRA`.
 
 After `reconnect` calls they run `python3 -IS main.py repair`; the service runs `python3 -IS main.py watch`.
-A router of a pair has `python3 -IS main.py arbitrate ROUTER` left behind at its start.
 """
 
 import gc
@@ -42,10 +41,6 @@ def main(argv: list[str]) -> int:
         from libvirt_guestnet.hook.services import watch
 
         return watch.main()
-    if argv[1] == "arbitrate":
-        from libvirt_guestnet.hook.services import arbitrate
-
-        return arbitrate.main(argv[2])
     return run(argv[1], argv[1:])
 
 

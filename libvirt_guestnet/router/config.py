@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 from libvirt_guestnet.model.held_addresses import single
 from libvirt_guestnet.model.hostnames import mapped
@@ -100,7 +100,8 @@ class _Router:
     def _sync(self) -> SyncNic:
         port = next(port for port in self._guest.ports if port.name == SYNC)
         own = next(self._own(port))
-        peer = next(each for each in IPv4Network(str(own.prefix)).hosts() if each != own.ip)
+        peer = next(each for each in (own.prefix[1], own.prefix[2]) if each != own.ip)
+        assert isinstance(peer, IPv4Address)
         return SyncNic(self._nics[port.network], port.mac, own, peer)
 
     def _virtual_mac(self, port: Port) -> str:

@@ -49,8 +49,9 @@ class Pings:
                 packet, (sender, _port) = self._socket.recvfrom(_MOST_BYTES)
             except OSError:
                 return
-            address, start = IPv4Address(sender), (packet[0] & 15) * 4
-            if address in self._heard and packet[start : start + 1] == b"\0" and packet[start + 4 :] == self._number:
+            address = next((each for each in self._heard if str(each) == sender), None)
+            start = (packet[0] & 15) * 4
+            if address and packet[start : start + 1] == b"\0" and packet[start + 4 :] == self._number:
                 self._heard[address] = time.monotonic()
 
     def expect(self, address: IPv4Address) -> None:

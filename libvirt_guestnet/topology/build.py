@@ -49,7 +49,8 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
     )
     Links(topology).check(decl.expect or (), report)
-    return router_pairs.paired(topology, _redundant(decl, scope, report))
+    redundant = _redundant(decl, scope, report)
+    return router_pairs.paired(topology, redundant) if report.is_empty else topology
 
 
 def _redundant(decl: TopologyDecl, scope: Scope, report: Report) -> set[str]:

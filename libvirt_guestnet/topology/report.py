@@ -27,6 +27,11 @@ class Report:
         self._comparisons -= len(known)
         self.add(where, unknown(what, text, known if self._comparisons >= 0 else ()))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found wrong so far."""
+        return not self._problems
+
     def finish(self) -> None:
         """Raise TopologyError with everything noted, in file order; do nothing when there is nothing."""
         if self._problems:

@@ -12,6 +12,7 @@ from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.metadata.policy import REQUIRED, STRICT
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode
 from libvirt_guestnet.model.topology import Role
@@ -145,7 +146,7 @@ def _control(topology: str, at: Where) -> NetworkDecl:
         "guarded": REQUIRED,
         "privacy_addresses": STRICT,
     }
-    subnets = (At(IPv4Network(f"169.254.{number}.0/24"), at),)
+    subnets = (At(parse.prefix(f"169.254.{number}.0/24"), at),)
     return made(NetworkDecl, at, subnets=subnets, **{name: At(each, at) for name, each in said.items()})
 
 

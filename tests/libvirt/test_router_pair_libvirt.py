@@ -97,7 +97,7 @@ class PairLab(Lab):
 
     def log(self) -> str:
         return self.sandbox.run(
-            ["sh", "-c", "ls /run/libvirt-guestnet/arbitrating; ps ax | grep arbitrate"], check=False
+            ["sh", "-c", "ls /run/libvirt-guestnet/arbitrating; ps ax | grep launch"], check=False
         ).stdout
 
     def pings(self, count: int) -> subprocess.Popen[str]:
@@ -154,7 +154,7 @@ def test_the_other_one_takes_over(lab: PairLab, harm: Callable[[PairLab, str], N
 
 
 def test_a_killed_arbiter_is_followed_by_another(lab: PairLab) -> None:
-    arbiter = lab.sandbox.run(["pgrep", "-f", "main.py arbitrate"]).stdout.split()
+    arbiter = lab.sandbox.run(["pgrep", "-f", "router/launch.py"]).stdout.split()
     lab.sandbox.run(["kill", "-KILL", *arbiter])
     old = lab.serving()
     lab.guestnet("hooks", "sync")
@@ -180,7 +180,7 @@ def test_destroy_leaves_nothing(lab: PairLab) -> None:
     assert lab.virsh("list", "--all", "--name").strip() == ""
     deadline = time.monotonic() + SOON
     while lab.sandbox.run(
-        ["sh", "-c", "ls -A /run/libvirt-guestnet/arbitrating; pgrep -f 'main.py arbitrat[e]'"], check=False
+        ["sh", "-c", "ls -A /run/libvirt-guestnet/arbitrating; pgrep -f 'router/launc[h].py'"], check=False
     ).stdout:
         assert time.monotonic() < deadline
         time.sleep(0.5)

@@ -134,6 +134,9 @@ _BINARY = {
     ("lab/standin.py", "_interface"),
     ("model/router.py", "prefix"),
     ("router/health.py", "_lease"),
+    ("isolation/frames.py", "identity"),
+    ("router/tier.py", "_last_free"),
+    ("router/tier.py", "_ranges"),
 }
 _MAKERS = {f"IPv{version}{kind}" for version in (4, 6) for kind in ("Address", "Network", "Interface")}
 _OF_TEXT = {"ip_address", "ip_network", "ip_interface"}

@@ -22,8 +22,8 @@ def see_to(router: str) -> None:
 
 
 def _become(router: str) -> None:
-    main = f"{__file__.rpartition('/hook/')[0]}/hook/main.py"
-    os.execv(sys.executable, [sys.executable, "-IS", main, "arbitrate", router])  # noqa: S606 (no shell is what is wanted)
+    main = f"{__file__.rpartition('/hook/')[0]}/router/launch.py"
+    os.execv(sys.executable, [sys.executable, "-IS", main, router])  # noqa: S606 (no shell is what is wanted)
 
 
 def taken(state: UnlockedState, pair: str) -> str | None:

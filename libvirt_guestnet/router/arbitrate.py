@@ -1,4 +1,4 @@
-"""The process that decides which of a pair of routers serves: `python3 -IS main.py arbitrate ROUTER`.
+"""The process that decides which of a pair of routers serves: `python3 -IS launch.py ROUTER`.
 
 A hook leaves it behind when a router of the pair starts (`processes.arbiters`). It has the lock of a note as long as it
 runs, so that there is one for each pair, and ends when neither router runs any more. Decision 105 says how it decides.
