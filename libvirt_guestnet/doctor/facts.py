@@ -15,7 +15,7 @@ from typing import Any
 from libvirt_guestnet.datapath.firewalls import iptables, registry
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import program
-from libvirt_guestnet.doctor import judge
+from libvirt_guestnet.doctor import claimed, judge
 from libvirt_guestnet.doctor.host_facts import Asleep, HostFacts, NetworkFacts
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners
@@ -57,6 +57,7 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap) -> Host
         wrong=wrongs(snapshot),
         asleep=tuple(asleep(snapshot)),
         left_out=survey.left_out(snapshot),
+        claimed=tuple(claimed.claimed(snapshot)),
         **({} if topology is None else wanted_by(topology, hostmap)),
     )
     return _seen_by_root(facts, UnlockedState()) if is_root else facts
