@@ -16,8 +16,9 @@ from support.topology_files import ROOT, read_yaml
 from libvirt_guestnet import draw, xmlgen
 from libvirt_guestnet.errors import TopologyError
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.model.port_address import Assignment
 from libvirt_guestnet.model.router import RouterConfig
-from libvirt_guestnet.model.topology import Assignment, Guest, Port, Role, Topology
+from libvirt_guestnet.model.topology import Guest, Port, Role, Topology
 from libvirt_guestnet.model.traffic import Verdict
 from libvirt_guestnet.plan import hairpins
 from libvirt_guestnet.router.config import health_wanted, router_config
