@@ -1,5 +1,8 @@
 """Make the changes of a plan, in order; take them back when one fails.
 
+A guest that does not let go of a NIC takes nothing back (decision 100): whoever runs it decides that, and there are
+others in the plan.
+
 The lock stops two applies from interleaving: both would plan from the same snapshot and undo each other's work.
 """
 
@@ -14,6 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from libvirt_guestnet.changes.change import Change, Effects, Run
+from libvirt_guestnet.changes.guest import NicKeptError
 from libvirt_guestnet.changes.network import RemoveNetwork
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.connection import Connection
@@ -62,6 +66,14 @@ class ApplyError(GuestnetError):
         super().__init__("\n".join(lines))
 
 
+class UnfinishedError(GuestnetError):
+    """All was done but `failures`, of guests that keep a NIC which the topology changes; nothing was taken back."""
+
+    def __init__(self, failures: list[str]) -> None:
+        self.failures = tuple(failures)
+        super().__init__("\n".join(["everything else was done, but not this:", *(f"  {text}" for text in failures)]))
+
+
 class DestroyError(GuestnetError):
     """Some of it could not be removed; everything else is gone."""
 
@@ -108,12 +120,13 @@ def apply(
     allow_interrupt: bool = False,
     on_step: Step = _quiet,
     on_note: Step = _quiet,
-) -> None:
-    """Make every change; when one fails, take back everything done so far.
+) -> tuple[Change, ...]:
+    """Make every change; when one fails, take back everything done so far. Returns those that were made.
 
     `on_step` hears of every elementary step after it was done; an exception from it counts as the step's failure.
     `on_note` hears of what could not be done, and holds nothing up.
-    Raises InterruptError before anything is touched, ApplyError after rolling back.
+    Raises InterruptError before anything is touched, ApplyError after rolling back, UnfinishedError after everything
+    that could be done.
     """
     if plan.interrupts and not allow_interrupt:
         raise InterruptError(plan)
@@ -122,10 +135,10 @@ def apply(
     try:
         with ExitStack() as undo:
             run = Run(connection, effects, _registrar(undo, not_undone), on_step, on_note)
+            maker = _Maker(plan, run)
             for change in plan.changes:
                 current[:] = [change]
-                on_progress(change)
-                change.run(run)
+                maker.make(change, on_progress)
             undo.pop_all()
     except Exception as error:
         raise ApplyError(current[0], error, not_undone) from error
@@ -133,6 +146,60 @@ def apply(
         for text in not_undone:
             error.add_note(f"could not undo: {text}")
         raise
+    if maker.failures:
+        raise UnfinishedError(maker.failures)
+    return tuple(maker.made)
+
+
+class _Maker:
+    """Makes changes past guests that are `stuck`: one keeps a NIC, or goes and cannot be taken leave of. What else was
+    to change of it is left out, its metadata with it, so that it stays guarded and the next plan has it again; so do
+    the networks that it needs. `failures` are of guests in the file, which is not in force then; others are notes."""
+
+    def __init__(self, plan: Plan, run: Run) -> None:
+        self.plan, self.run = plan, run
+        self.made: list[Change] = []
+        self.failures: list[str] = []
+
+    def make(self, change: Change, on_progress: Progress) -> None:
+        if _is_of_guest(change) and change.name in self.run.stuck:
+            return
+        if needed := _still_needed(change, self.run.stuck):
+            self._tell(needed, f"{_stays(change.name, needed)}, and apply again")
+            return
+        on_progress(change)
+        try:
+            change.run(self.run)
+        except GuestnetError as error:
+            if not (isinstance(error, NicKeptError) or (_is_of_guest(change) and change.name in self.plan.leaving)):
+                raise
+            self.run.stuck.add(change.name)
+            self._tell({change.name}, f"{change.text()}\n  failed: {error}; {_LEFT_OUT}")
+        else:
+            self.made.append(change)
+
+    def _tell(self, guests: set[str], text: str) -> None:
+        if guests <= self.plan.leaving:
+            self.run.note(text)
+        else:
+            self.failures.append(text)
+
+
+_LEFT_OUT = "what else was to change of it stays as it is, its guard too; the others go on, and the next apply tries it"
+
+
+def _is_of_guest(change: Change) -> bool:
+    return not change.KIND.startswith("network")
+
+
+def _still_needed(change: Change, stuck: set[str]) -> set[str]:
+    """The guests that would have let go of the network which this removes."""
+    return set(change.after & stuck) if isinstance(change, RemoveNetwork) else set()
+
+
+def _stays(network: str, needed: set[str]) -> str:
+    users = ", ".join(sorted(needed))
+    return f"network {network} stays: {users} has it still; shut {users} off"
 
 
 def _registrar(stack: ExitStack, not_undone: list[str]) -> Callable[[str, Callable[[], object]], None]:
@@ -169,12 +236,11 @@ def destroy(
     failed: set[tuple[bool, str]] = set()
     run = Run(connection, effects, lambda _what, _undo: None, _quiet, on_note)
     for change in plan.changes:
-        subject = (change.KIND.startswith("network"), change.name)
+        subject = (_is_of_guest(change), change.name)
         if subject in failed:
             continue
-        if isinstance(change, RemoveNetwork) and (needed := sorted({n for _, n in failed} & change.after)):
-            users = ", ".join(needed)
-            failures.append(f"network {change.name} stays: {users} has it still; shut {users} off, and destroy again")
+        if needed := _still_needed(change, {name for _, name in failed}):
+            failures.append(f"{_stays(change.name, needed)}, and destroy again")
             continue
         on_progress(change)
         try:

@@ -12,13 +12,13 @@ from itertools import count
 from libvirt_guestnet import terminal, xmlgen
 from libvirt_guestnet.apply import apply as applying
 from libvirt_guestnet.apply import routers
-from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.guest import image
 from libvirt_guestnet.hook import live
 from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.importing.own import meaning
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
@@ -32,6 +32,7 @@ from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
 from libvirt_guestnet.router.image import ensure_router_image
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
+from libvirt_guestnet.status.leases import leased
 from libvirt_guestnet.status.overdue import overdue
 from libvirt_guestnet.xmlgen import Element, domain_metadata, external_metadata, interface, network
 
@@ -74,8 +75,7 @@ def apply_topology(
 
         with _telling(made, quiet=quiet) as tell:
             effects, tell_note = applying.KernelEffects(), applying.tell_note
-            applying.apply(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
-    return made.changes
+            return applying.apply(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
 
 
 def destroy_topology(
@@ -130,7 +130,7 @@ def wanted(topology: Topology, hostmap: HostMap, define: Callable[[Guest], Eleme
     return Wanted(
         topology=topology.name,
         networks=tuple(
-            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn, n.take_over)
+            WantedNetwork(n.name, network(topology, n, hostmap), n.autostart, n.drawn, n.take_over, meaning)
             for n in topology.libvirt_networks
         ),
         guests=tuple(_wanted_guest(topology, guest, hostmap, define) for guest in guests),

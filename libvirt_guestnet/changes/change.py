@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from libvirt_guestnet.styled import ADDS, CHANGES, INTERRUPTS, REMOVES, Line, line
@@ -48,13 +48,15 @@ MEANINGS = {
 @dataclass(frozen=True)
 class Run:
     """What a change works with: libvirt, the kernel, and where to register undos, report steps, and tell the user what
-    could not be done and holds nothing up."""
+    could not be done and holds nothing up. `stuck` are the guests whose changes are left out, as one could not be
+    made: what they say of themselves still stands, and fails for nobody else."""
 
     libvirt: Connection
     effects: Effects
     undo: Callable[[str, Callable[[], object]], None]
     step: Callable[[str], None]
     note: Callable[[str], None] = lambda _text: None
+    stuck: set[str] = field(default_factory=set)
 
     def done(self, what: str, undo_name: str, undo: Callable[[], object]) -> None:
         """Notes a step that was done: first its undo, then the report (which may itself fail)."""

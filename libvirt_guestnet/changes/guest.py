@@ -26,6 +26,10 @@ from libvirt_guestnet.metadata.policy import NAMESPACE
 UNPLUG_SECONDS = 20.0
 
 
+class NicKeptError(GuestnetError):
+    """A guest, or libvirt, does not let go of a NIC that is to be unplugged. Nothing was changed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DefineDomain(Change):
     """Define a lab guest, or change what its next start uses; `old` is the definition that this replaces."""
@@ -120,7 +124,7 @@ class AttachInterface(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class DetachInterface(Change):
-    """Unplug a NIC from the running guest (`live`, its live XML) and/or from its definition."""
+    """Unplug a NIC from the running guest (`live`, its live XML) and/or from its definition. Raises NicKeptError."""
 
     mac: str
     live: str | None = None
@@ -131,7 +135,10 @@ class DetachInterface(Change):
     def run(self, run: Run) -> None:
         if self.live is not None:
             live = self.live
-            unplug(run, self.name, live)
+            try:
+                unplug(run, self.name, live)
+            except GuestnetError as error:
+                raise NicKeptError(str(error)) from error
             run.done("unplugged", f"plug NIC {self.mac} of {self.name} in again", lambda: plug(run, self.name, live))
         if self.config is not None:
             config = self.config
@@ -142,31 +149,34 @@ class DetachInterface(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateInterface(Change):
-    """Change a NIC in place: link, bandwidth, isolation, or the network it is on."""
+    """Change a NIC in place: link, bandwidth, isolation, or the network it is on. `others` are NICs that are defined
+    otherwise in the same step, as each takes a PCI slot or boot order that another leaves."""
 
     mac: str
     live: Replacement | None = None
     config: Replacement | None = None
+    others: tuple[Replacement, ...] = ()
     VERB = "update"
     KIND = "NIC"
 
     def run(self, run: Run) -> None:
         if self.config is not None:
-            config = self.config
-            self._define(run, config)
-            run.done("defined", f"define NIC {self.mac} back", lambda: self._define(run, config.reverse()))
+            both = (self.config, *self.others)
+            self._define(run, both)
+            back = tuple(each.reverse() for each in both)
+            run.done("defined", f"define NIC {self.mac} back", lambda: self._define(run, back))
         if self.live is not None:
             live = self.live
             self._set(run, live.new)
             run.done("updated", f"update NIC {self.mac} back", lambda: self._set(run, live.old))
 
-    def _define(self, run: Run, config: Replacement) -> None:
+    def _define(self, run: Run, nics: tuple[Replacement, ...]) -> None:
         """libvirt finds the NIC that it is to update by these, so it cannot change them itself."""
-        old, new = parse_xml(str(config.old)), parse_xml(str(config.new))
-        if any(_attributes(old.find(tag)) != _attributes(new.find(tag)) for tag in ("alias", "address")):
-            run.libvirt.redefine_nic(self.name, str(config.old), str(config.new))
+        old, new = parse_xml(str(nics[0].old)), parse_xml(str(nics[0].new))
+        if self.others or any(_attributes(old.find(tag)) != _attributes(new.find(tag)) for tag in ("alias", "address")):
+            run.libvirt.redefine_nics(self.name, [(str(each.old), str(each.new)) for each in nics])
         else:
-            run.libvirt.update_device(self.name, str(config.new), live=False)
+            run.libvirt.update_device(self.name, str(nics[0].new), live=False)
 
     def _set(self, run: Run, xml: str | None) -> None:
         run.guard(self.name)  # before, since the update may bring the link up

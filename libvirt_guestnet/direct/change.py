@@ -56,8 +56,8 @@ class Host:
         for note in (*made.notes, *([hooks] if hooks else ())):
             applying.tell_note(note)
         effects, tell_note = applying.KernelEffects(), applying.tell_note
-        applying.apply(made, self.connection, effects, _tell, allow_interrupt=allow_interrupt, on_note=tell_note)
-        return bool(made.changes)
+        interrupts, connection = allow_interrupt, self.connection
+        return bool(applying.apply(made, connection, effects, _tell, allow_interrupt=interrupts, on_note=tell_note))
 
 
 def _tell(change: Change) -> None:

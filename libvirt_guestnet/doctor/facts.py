@@ -16,7 +16,7 @@ from libvirt_guestnet.datapath.devices.subinterface import VlanDevice
 from libvirt_guestnet.datapath.firewalls import iptables, registry
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.run import program
-from libvirt_guestnet.doctor import host_ways, judge, path
+from libvirt_guestnet.doctor import claimed, host_ways, judge, path
 from libvirt_guestnet.doctor.host_facts import Asleep, HostFacts, NetworkFacts
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.admission import address_owners
@@ -61,6 +61,7 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap, *, pack
         wrong=wrongs(snapshot),
         asleep=tuple(asleep(snapshot)),
         left_out=survey.left_out(snapshot),
+        claimed=tuple(claimed.claimed(snapshot)),
         ways=replace(ways, measured=tuple(path.measured(snapshot)) if packets else ()),
         **_needs(snapshot, {} if topology is None else wanted_by(topology, hostmap)),
     )

@@ -46,6 +46,14 @@ class Asleep:
 
 
 @dataclass(frozen=True)
+class Claimed:
+    """What domains' metadata claims and another's definition has, too: whose, and what."""
+
+    domains: str
+    found: str
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """What was found on a host; as they stand, nothing is wrong. None stands for what only root can see.
 
@@ -57,7 +65,8 @@ class HostFacts:
     that became somebody else's. `offload` says why this host cannot have the checksum guard; `wrong` is what the
     kernel has otherwise than it should. `confined` are daemons that may not run the hooks' Python; `claims` what of
     ours a network manager takes, and `unmanaged` our file that tells it not to. `asleep`: networks that guests would
-    miss. `left_out`: what `guestnet import` cannot write. `ways`: what else of the host networks need.
+    miss. `left_out`: what `guestnet import` cannot write. `claimed`: what
+    domains claim that is another's by its definition. `ways`: what else of the host networks need.
     """
 
     libvirt: tuple[int, ...] | None = OLDEST_LIBVIRT
@@ -88,4 +97,5 @@ class HostFacts:
     unmanaged: str = ""
     asleep: tuple[Asleep, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    claimed: tuple[Claimed, ...] = ()
     ways: WayFacts = field(default_factory=WayFacts)

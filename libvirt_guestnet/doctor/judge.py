@@ -58,6 +58,7 @@ def judge(facts: HostFacts) -> list[Finding]:
         _managers,
         _asleep,
         _left_out,
+        _claimed,
         _ways,
     )
     rows = [row for part in parts for row in part(facts)]
@@ -246,3 +247,10 @@ def _left_out(facts: HostFacts) -> Iterator[Finding]:
     for each in facts.left_out:
         if each.what not in said:
             yield Finding("import", NOTE, each.what, f"`guestnet import` leaves it out: {each.why}")
+
+
+def _claimed(facts: HostFacts) -> Iterator[Finding]:
+    """Whoever may edit a domain writes that, so it is no fault of the host's."""
+    for each in facts.claimed:
+        do = "ask who edits these domains; guestnet:port in virsh dumpxml --inactive says it"
+        yield Finding("metadata", NOTE, each.domains, each.found, do)

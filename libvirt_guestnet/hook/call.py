@@ -14,7 +14,8 @@ VETO, REPORT = "veto", "report"
 
 
 class Call(NamedTuple):
-    """The function that is called with the object's XML, if any; what a `failure` of it means, and `why`."""
+    """The function that is called with the object's XML, if any; what a `failure` of it means, and `why`. That of a
+    row which cannot even be imported is in `concern.VETOED`, too."""
 
     work: Callable[[Node, UnlockedState], None] | None
     failure: str

@@ -134,6 +134,17 @@ def _names(directory: str) -> list[str]:
         return [directory]
 
 
+# The calls of `lifecycle.TABLE` whose failure is a VETO: also where nothing of it can be imported.
+VETOED = frozenset(
+    {
+        ("qemu", "start"),
+        ("qemu", "started"),
+        ("network", "start"),
+        ("network", "started"),
+        ("network", "port-created"),
+    }
+)
+
 # By (hook, operation), as in `lifecycle.TABLE`: whether the object of this name, or this XML, concerns us.
 CONCERNS: "dict[tuple[str, str], Callable[[str, bytes], bool]]" = {
     ("qemu", "start"): _starting,

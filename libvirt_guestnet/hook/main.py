@@ -18,8 +18,12 @@ def run(hook: str, argv: list[str]) -> int:
     data = concern.read()
     if data is not None and not concerns(argv[1], data):
         return 0
-    from libvirt_guestnet.hook.dispatch import dispatch
-
+    try:
+        from libvirt_guestnet.hook.dispatch import dispatch
+    except Exception as error:  # a damaged installation must not end a call that libvirt kills guests for
+        what = ascii(f"{hook} {argv[1]} {argv[2]}: its library is broken: {type(error).__name__}: {error}")[1:-1]
+        print(f"libvirt-guestnet: {what}: reinstall it", file=sys.stderr)
+        return int((hook, argv[2]) in concern.VETOED)
     return dispatch(hook, argv, data)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from libvirt_guestnet import topology
-from libvirt_guestnet.apply.leases import leased
 from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.errors import GuestnetError
@@ -16,6 +15,7 @@ from libvirt_guestnet.importing.text import text
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot
 from libvirt_guestnet.model.network import IPAddress
+from libvirt_guestnet.status.leases import leased
 
 
 def imported(uri: str | None, request: Request) -> tuple[Imported, str]:

@@ -70,6 +70,12 @@ def declaration(state: NetworkState) -> Mapping[str, Value] | str:
     return found
 
 
+def meaning(network: Element) -> object:
+    """The keys and values of a <network>; None if they cannot say it."""
+    found = declaration(NetworkState("", "", network))
+    return None if isinstance(found, str) else found
+
+
 def _label(found: Mapping[str, Value]) -> str:
     label = found.get("physical-network")
     return f"physical-networks: {{ {label}: {{}} }}\n" if label else ""

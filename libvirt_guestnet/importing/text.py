@@ -30,6 +30,7 @@ _WRITTEN = frozenset(
         "addresses",
         "addressing",
         "pairs",
+        "lent",
         "roles",
         "privacy",
         "forwards",
@@ -176,6 +177,9 @@ def _said(said: PortPolicy) -> Iterator[str]:
         mac = f", mac: {scalar(pair.mac)}" if pair.mac else ""
         yield from (["allowed-pairs:"] if number == 0 else [])
         yield f"  - {{ address: {scalar(str(pair.prefix))}{mac} }}"
+    for number, inside in enumerate(said.lent):
+        yield from (["allowed-pairs:"] if number == 0 and not said.pairs else [])
+        yield f"  - {{ mac: {scalar(inside)} }}"
     if said.roles:
         yield f"roles: [{', '.join(map(scalar, said.roles))}]"
     if said.privacy:

@@ -34,6 +34,7 @@ from libvirt_guestnet.metadata.policy import NAMESPACE, PREFIX
 from libvirt_guestnet.router.folder import Owner
 
 _EMPTY_METADATA = "\n  <metadata/>"
+_ASKED = "is already in the process of unplug"  # QEMU 6.2 to 7.2; later ones forget it after a second
 OPEN_SECONDS = 30.0
 CALL_SECONDS = 120.0  # starting a guest under TCG on a loaded host is the slowest
 SNAPSHOT_SECONDS = 120.0
@@ -331,8 +332,14 @@ class Connection:
         self._call(f"attaching to domain {name!r}", lambda: self._domain(name).attachDeviceFlags(xml, _affect(live)))
 
     def detach(self, name: str, xml: str, *, live: bool) -> None:
-        """Ask for the unplugging of a device. A running guest does it in its own time."""
-        self._call(f"detaching from domain {name!r}", lambda: self._domain(name).detachDeviceFlags(xml, _affect(live)))
+        """Ask for the unplugging of a device. A running guest does it in its own time: one that was asked before and
+        has not done it yet goes on being asked."""
+        try:
+            doing = f"detaching from domain {name!r}"
+            self._call(doing, lambda: self._domain(name).detachDeviceFlags(xml, _affect(live)))
+        except LibvirtError as error:
+            if _ASKED not in str(error):
+                raise
 
     def update_device(self, name: str, xml: str, *, live: bool) -> None:
         """Change a device in place."""
@@ -340,18 +347,20 @@ class Connection:
             f"updating a device of domain {name!r}", lambda: self._domain(name).updateDeviceFlags(xml, _affect(live))
         )
 
-    def redefine_nic(self, name: str, old: str, new: str) -> None:
-        """Put one <interface> in the place of another in a domain's definition. Raises GuestnetError where that is not
-        there any more."""
+    def redefine_nics(self, name: str, nics: Iterable[tuple[str, str]]) -> None:
+        """Put each second <interface> in the place of the first in a domain's definition, all at once. Raises
+        GuestnetError where one is not there any more."""
 
         def define() -> bool:
             domain = self._domain(name)
             flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
             config = parse_xml(domain.XMLDesc(flags))
-            devices, nic = config.find("devices"), nic_like(config, parse_xml(old))
-            if devices is None or nic is None or not domain.isPersistent():
-                return False
-            devices.replace(nic, parse_xml(new))
+            devices = config.find("devices")
+            found = [(nic_like(config, parse_xml(old)), parse_xml(new)) for old, new in nics]
+            for nic, other in found:
+                if devices is None or nic is None or not domain.isPersistent():
+                    return False
+                devices.replace(nic, other)
             self._raw.defineXML(to_text(config))
             return True
 

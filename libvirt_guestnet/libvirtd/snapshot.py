@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -339,13 +339,15 @@ class Snapshot:
 @dataclass(frozen=True)
 class WantedNetwork:
     """A network as the topology wants it: `xmlgen.network`'s element. `drawn`: its VLAN or VNI comes from a pool.
-    `takes_over`: it may be libvirt's already, and nobody's of ours."""
+    `takes_over`: it may be libvirt's already, and nobody's of ours; `meaning` says then what a topology file would say
+    of a <network>, None if that cannot say it."""
 
     name: str
     element: Element
     autostart: bool = True
     drawn: bool = False
     takes_over: bool = False
+    meaning: Callable[[Element], object] = field(default=lambda _network: None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:onlink prefix="10.61.2.0/24"/>              <!-- carved out of the routed sources -->
         <guestnet:behind prefix="10.61.3.0/24"/>              <!-- the host routes it to this port -->
         <guestnet:pair prefix="10.61.2.100/32" mac="00:00:5e:00:01:05"/>  <!-- more of its own; the MAC is optional -->
+        <guestnet:lent mac="52:54:00:00:99:0a"/>       <!-- a guest inside it, which asks for its address by DHCP -->
         <guestnet:role name="dhcp-server"/>            <!-- or another of model.topology.Role -->
         <guestnet:forward at="198.18.1.1" protocol="tcp" ports="8080" to="10.61.2.1" first="80"/>  <!-- a forward; with
                                   hide="yes" the guest sees the host as client; without at: any address of the host;
@@ -186,7 +187,8 @@ class PortPolicy(NamedTuple):
 
     `addressing` is NONE, ANY or "" (what `addresses` says; or, without any, what the network's host says). `privacy`,
     `log` and `offload` as of a network; an `observed` port is a guarded one whose guard lets everything pass. `note` is
-    the user's own, `was` XML of a user's own NIC: no hook reads these two.
+    the user's own, `was` XML of a user's own NIC: no hook reads these two. `lent` are MAC addresses of guests inside it
+    that ask for their addresses by DHCP.
     """
 
     mac: str
@@ -212,6 +214,7 @@ class PortPolicy(NamedTuple):
     routed: HostRouted | None = None
     observed: bool = False
     impairment: Impairment | None = None
+    lent: tuple[str, ...] = ()
 
 
 class DomainPolicy(NamedTuple):

@@ -165,6 +165,7 @@ def read_port(port: Node) -> PortPolicy:
         onlink=tuple(_prefixes(port, "onlink")),
         behind=tuple(map(_behind, _all(port, "behind"))),
         pairs=tuple(map(_pair, _all(port, "pair"))),
+        lent=tuple(mac(lent, "mac") for lent in _all(port, "lent")),
         roles=tuple(role.get("name") for role in _all(port, "role")),
         forwards=tuple(map(_forward, _all(port, "forward"))),
         floating=tuple(map(_floating, _all(port, "floating"))),

@@ -88,6 +88,7 @@ def _port(port: PortPolicy) -> Element:
         *_prefixes("onlink", port.onlink),
         *_prefixes("behind", port.behind),
         *map(_pair, port.pairs),
+        *(_element("lent", mac=mac) for mac in port.lent),
         *(_element("role", name=role) for role in port.roles),
         *map(_forward, port.forwards),
         *map(_floating, port.floating),

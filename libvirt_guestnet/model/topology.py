@@ -121,9 +121,9 @@ class Port:
     `hostname` is what the file says that DNS calls it ("": `model.hostnames` knows), `duid` by what DHCPv6 knows it
     ("": its MAC address), `dhcp_options` what it is told beside the network's.
     `card` is what the file says of the NIC itself. `note` is the user's own.
-    `given` are the tags of libvirt's <interface> that the file says outright what it wants of, be it what libvirt
-    assumes: where it says nothing, a NIC that a user's own domain has keeps what it has. `where` is its place in the
-    file.
+    `lent` are MAC addresses of guests inside it that ask for their addresses by DHCP. `given` are the tags of libvirt's
+    <interface> that the file says outright what it wants of, be it what libvirt assumes: where it says nothing, a NIC
+    that a user's own domain has keeps what it has. `where` is its place in the file.
     """
 
     name: str
@@ -144,6 +144,7 @@ class Port:
     guarded: bool = True
     observed: bool = False
     pairs: tuple[AddressPair, ...] = ()
+    lent: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
     privacy_addresses: bool = False
     strict_addresses: bool = False

@@ -17,16 +17,20 @@ def card_problems(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
         if state is None or guest.definition is not None:
             continue
         there = interfaces(state.config, {mac(nic): source_network(nic) for nic in guest.interfaces})
-        for nic in guest.interfaces:
-            for why in _problems(nic, there.get(mac(nic)), state.config):
+        said = [(nic, there.get(mac(nic))) for nic in guest.interfaces]
+        for nic, actual in said:
+            for why in _problems(nic, actual, state.config, said):
                 yield f"guest {guest.name!r}: NIC {mac(nic)}: {why}"
 
 
-def _problems(wanted: Element, actual: Element | None, domain: Element) -> Iterator[str]:
+_Said = list[tuple[Element, Element | None]]  # a NIC as it is wanted, and as it is
+
+
+def _problems(wanted: Element, actual: Element | None, domain: Element, said: _Said) -> Iterator[str]:
     if (boot := wanted.find("boot")) is not None:
-        yield from _no_turn(boot.get("order", ""), actual, domain)
+        yield from _no_turn(boot.get("order", ""), _told("boot", said), domain)
     if (address := wanted.find("address")) is not None:
-        yield from _no_slot(address, actual, domain)
+        yield from _no_slot(address, _told("address", said), domain)
     model = wanted if wanted.find("model") is not None else actual
     asks = any(wanted.find(tag) is not None for tag in (driver.TAG, "teaming"))
     if asks and model is not None and driver.is_dropped(model):
@@ -35,7 +39,12 @@ def _problems(wanted: Element, actual: Element | None, domain: Element) -> Itera
         yield f"it is of model {name}, which has neither queues nor driver options nor teaming: say model: virtio, too"
 
 
-def _no_turn(order: str, nic: Element | None, domain: Element) -> Iterator[str]:
+def _told(tag: str, said: _Said) -> set[Element]:
+    """The NICs of which the file says that: each may take what another has so far, and no two of them the same."""
+    return {actual for wanted, actual in said if actual is not None and wanted.find(tag) is not None}
+
+
+def _no_turn(order: str, told: set[Element], domain: Element) -> Iterator[str]:
     if domain.find("os/boot") is not None:
         yield (
             "its domain boots by <boot dev=…/> in <os>, and beside that libvirt lets no device have a turn: give its "
@@ -43,19 +52,19 @@ def _no_turn(order: str, nic: Element | None, domain: Element) -> Iterator[str]:
         )
     for boot in domain.iterfind("devices/*/boot"):
         device = boot.getparent()
-        if boot.get("order") == order and device is not None and device is not nic:
+        if boot.get("order") == order and device is not None and device not in told:
             yield f"boot-order {order} is that of its domain's {device.tag} already"
 
 
-def _no_slot(wanted: Element, nic: Element | None, domain: Element) -> Iterator[str]:
+def _no_slot(wanted: Element, told: set[Element], domain: Element) -> Iterator[str]:
     for address in domain.iterfind("devices/*/address[@type='pci']"):
         device = address.getparent()
-        if device is not None and device is not nic and _slot(address) == _slot(wanted):
-            bus, slot, function = _slot(wanted)[1:]
+        if device is not None and device not in told and slot_of(address) == slot_of(wanted):
+            bus, slot, function = slot_of(wanted)[1:]
             yield f"pci-slot {bus:02x}:{slot:02x}.{function:x} is that of its domain's {device.tag} already"
 
 
-def _slot(address: Element) -> tuple[int, ...]:
+def slot_of(address: Element) -> tuple[int, ...]:
     return tuple(_hexadecimal(address.get(part, "0")) for part in _PCI)
 
 

@@ -95,6 +95,7 @@ _CONTAINERS = frozenset({"dhcp", "dns"})  # missing and empty are the same
 _DROPPED_AT_DEFAULT = frozenset({"link", "port", "driver"})
 _CASELESS = frozenset({"mac", "address", "uuid"})
 _SIZES = frozenset({"memory", "currentMemory", "maxMemory"})
+_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600}
 _Tags = frozenset[str]
 _KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "k": 1, "KiB": 1, "M": 1024, "MiB": 1024, "G": 1024**2, "GiB": 1024**2}
 
@@ -148,6 +149,8 @@ def _compare(wanted: Element, actual: Element, path: str, inherited: _Tags = fro
 
 def _compare_attributes(wanted: Element, actual: Element, path: str) -> Iterator[Difference]:
     tag = str(wanted.tag)
+    if tag == "lease" and _lease(wanted) == _lease(actual):
+        return
     for name, value in _attributes(wanted):
         if name == "unit" and tag in _SIZES:
             continue  # their text is compared in KiB
@@ -176,10 +179,22 @@ def _effective(element: Element, tag: str, name: str) -> str | None:
     return _DEFAULTS.get((tag, name)) if value is None else value
 
 
+def _lease(element: Element) -> int:
+    """The seconds of a lease; 0 for ever."""
+    return int(element.get("expiry", "0")) * _SECONDS.get(element.get("unit", "minutes"), 60)
+
+
+def _identity(text: str) -> str:
+    """A client identifier or DUID, of which people leave out zeros."""
+    return ":".join(octet.zfill(2) for octet in text.lower().split(":"))
+
+
 def _same(tag: str, name: str, wanted: str, actual: str | None) -> bool:
     if actual is None or wanted == actual:
         return wanted == actual
     if name in _CASELESS and wanted.lower() == actual.lower():
+        return True
+    if tag == "host" and name == "id" and _identity(wanted) == _identity(actual):
         return True
     if tag == "type" and name == "machine":
         return actual.startswith(f"{wanted}-" if wanted == "pc" else f"pc-{wanted}-")
@@ -318,8 +333,10 @@ def _host_key(element: Element) -> str | None:
     mac = element.get("mac")
     if mac is not None:
         return mac.lower()
+    if identity := element.get("id"):
+        return _identity(identity)
     address = element.get("ip")
-    return element.get("id") or (None if address is None else str(parse.address(address))) or element.get("name")
+    return (None if address is None else str(parse.address(address))) or element.get("name")
 
 
 def _interface_key(element: Element) -> str | None:

@@ -1,11 +1,11 @@
-"""What a topology's external networks are on this host, and which NICs of the user's domains its ports on them are.
-Pure: the snapshot says it."""
+"""What a topology's external networks are on this host, and which NICs of the user's domains its ports on them are, and
+on those that it takes over. Pure: the snapshot says it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 
 from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices.host_devices import Outlet, too_wide
@@ -24,6 +24,7 @@ from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import Added
 from libvirt_guestnet.model.network import DhcpRange, External, IPAddress, IPNetwork, Mode, Network, Subnet
 from libvirt_guestnet.model.port_address import Assignment, PortAddress
+from libvirt_guestnet.model.slaac import eui64
 from libvirt_guestnet.model.topology import DIRECT, AddressWord, Guest, Port, Topology
 from libvirt_guestnet.parse import shown
 from libvirt_guestnet.plan.problems import PlanError
@@ -38,7 +39,7 @@ _ETHERNET = 1500  # the MTU of a bridge of libvirt's that says nothing of it
 
 def resolved(found: Topology, snapshot: Snapshot) -> Topology:
     """The topology with all of that filled in. Raises PlanError with everything that this host has otherwise."""
-    if not found.external_networks:
+    if not any(network.external or network.take_over for network in found.networks):
         return found
     host = _Host(found, snapshot)
     networks = tuple(host.network(n, n.external) if n.external else n for n in found.networks)
@@ -80,11 +81,23 @@ class _Host:
         )
 
     def _placed(self, guest: Guest, port: Port, network: Network, taken: set[str]) -> Port:
-        if not network.external or network.mode is Mode.EXTERNAL:  # the second: nothing can be said of it
+        if not (network.external or network.take_over) or network.mode is Mode.EXTERNAL:  # of that one nothing is known
             return port
-        found = self._port(guest, port, network, taken)
+        place = self._port if network.external else self._named
+        found = place(guest, port, network, taken)
         taken.add(found.mac)
         return found
+
+    def _named(self, guest: Guest, port: Port, network: Network, taken: set[str]) -> Port:
+        """The port with the MAC address of the NIC that its domain has there, and what addresses follow from that."""
+        state = None if guest.image else self.snapshot.domain.get(guest.name)
+        if state is None or "mac" in port.given:
+            return port
+        mac = self._mac(state, port, network, taken)
+        formed: dict[IPAddress, IPAddress] = {}
+        formed |= {eui64(p, port.mac): eui64(p, mac) for each in network.subnets if (p := _formed_in(each.prefix))}
+        addresses = tuple(replace(each, ip=formed.get(each.ip, each.ip)) for each in port.addresses)
+        return replace(port, mac=mac, addresses=addresses)
 
     def _add(self, where: Where | None, message: str) -> None:
         self.problems.append(Problem(where or _START, message))
@@ -204,6 +217,10 @@ class _Host:
         if network.mode is Mode.ROUTE and not facts.outside:
             return f"network {name} names no device that its traffic leaves through (<forward dev=…>)"
         return next((why for each in port.behind if (why := _not_behind(each, port, network, facts))), "")
+
+
+def _formed_in(prefix: IPNetwork) -> IPv6Network | None:
+    return prefix if isinstance(prefix, IPv6Network) and prefix.prefixlen == 64 else None
 
 
 def _not_behind(prefix: IPNetwork, port: Port, network: Network, facts: NetworkReceipt) -> str:

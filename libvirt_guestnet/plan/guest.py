@@ -32,7 +32,7 @@ from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.plan.compare import differences, summary
 from libvirt_guestnet.plan.guest_metadata import count, metadata_changes, remembering, unknown_notes, was_before
 from libvirt_guestnet.plan.nic import kept, was_there
-from libvirt_guestnet.plan.nic_changes import NicChanges, let_go
+from libvirt_guestnet.plan.nic_changes import NicChanges, defined_together, let_go
 from libvirt_guestnet.plan.router import plan_router, router_notes
 
 
@@ -169,7 +169,7 @@ def _change_interfaces(
     metadata = remembering(wanted.metadata, new, state) if defined_here and from_file else wanted.metadata
     told = metadata_changes(wanted.name, state, metadata, config=defined_here)
     lost = _leased_else(wanted, state, snapshot) if defined_here else ""
-    changes.others += [*moves, *(_interrupting(each, lost) for each in told), *plugs]
+    changes.others += [*moves, *(_interrupting(each, lost) for each in told), *defined_together(plugs)]
 
 
 def _has_mtu(was: Element) -> bool:

@@ -37,12 +37,11 @@ from libvirt_guestnet.libvirtd.snapshot import (
     to_text,
 )
 from libvirt_guestnet.plan.compare import Difference, differences, element_key, summary
-from libvirt_guestnet.xmlgen.dnsmasq import DNSMASQ, IGNORE_CLIENT_IDS
+from libvirt_guestnet.plan.rewording import leave_as_it_was
 from libvirt_guestnet.xmlgen.element import api_text
 
 # What virNetworkUpdate can change in an active network, as differences name it.
 _UPDATABLE = re.compile(r"(ip\[[^]]*\]/dhcp/(host|range)|dns/(host|srv|txt)|portgroup)\[.*", re.S)
-_OPTIONS = f"{{{DNSMASQ}}}options"
 _REPLACED = frozenset({"dns-host", "dns-srv", "dns-txt", "dhcp-range"})
 # What the hook only makes when the network starts.
 _CARRIER = re.compile(rf"metadata/.*\b({'|'.join(sorted(registry.TAGS))})\b")
@@ -184,7 +183,7 @@ def fitted(wanted: WantedNetwork, state: NetworkState) -> Element:
     """The wanted network with the identity that libvirt gave the existing one: it must be a redefinition."""
     result = deepcopy(wanted.element)
     if wanted.takes_over:
-        _leave_as_it_was(result, state.config)
+        leave_as_it_was(result, state.config, wanted.meaning)
     for old in result.findall("uuid"):
         result.remove(old)
     uuid = etree.SubElement(result, "uuid")
@@ -193,20 +192,6 @@ def fitted(wanted: WantedNetwork, state: NetworkState) -> Element:
     if mac is not None and result.find("mac") is None:
         result.append(deepcopy(mac))
     return result
-
-
-def _leave_as_it_was(network: Element, theirs: Element) -> None:
-    """What guestnet would have otherwise, for no key's sake: of its own, a network has to be restarted for that."""
-    bridge, before = network.find("bridge"), theirs.find("bridge")
-    if bridge is not None and before is not None:
-        for name in ("stp", "delay"):
-            bridge.set(name, before.get(name, bridge.get(name, "")))
-    options = network.find(_OPTIONS)
-    if options is not None and theirs.find(f"{_OPTIONS}/*[@value='{IGNORE_CLIENT_IDS}']") is None:
-        for option in options.findall(f"*[@value='{IGNORE_CLIENT_IDS}']"):
-            options.remove(option)
-        if len(options) == 0:
-            network.remove(options)
 
 
 def _backup(state: NetworkState, snapshot: Snapshot, sure: Collection[str]) -> NetworkBackup:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from libvirt_guestnet.changes.change import Change, Replacement
 from libvirt_guestnet.changes.guest import AttachInterface, DetachInterface, UpdateInterface, linked
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, to_text
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, parse_xml, to_text
+from libvirt_guestnet.plan.cards import slot_of
 from libvirt_guestnet.plan.compare import Difference, differences, summary
 from libvirt_guestnet.plan.guest_metadata import is_unknown, was_before
 from libvirt_guestnet.plan.nic import CARD, as_new, merged, moves, nic_differences, place, restored, was_there
@@ -161,16 +162,40 @@ class NicChanges:
         return f"{self.address} on {place}"
 
 
+def defined_together(changes: list[Change]) -> list[Change]:
+    """The changes, with those definitions as one in which a NIC takes a PCI slot or boot order that another leaves: in
+    between, libvirt would refuse what two have."""
+    updates = [each for each in changes if isinstance(each, UpdateInterface) and each.config and not each.live]
+    taken = [place for each in updates for place in _places(each.config, new=True) - _places(each.config, new=False)]
+    if not any(place in _places(each.config, new=False) for each in updates for place in taken):
+        return changes
+    moving = [each for each in updates if _places(each.config, new=True) != _places(each.config, new=False)]
+    first, *rest = moving
+    others = tuple(each.config for each in rest if each.config)
+    joined = replace(first, detail="; ".join(each.detail for each in moving), others=others)
+    return [joined if each is first else each for each in changes if each not in rest]
+
+
+def _places(config: Replacement | None, *, new: bool) -> set[tuple[object, ...]]:
+    """Its PCI slot and its boot order, before or after."""
+    text = None if config is None else config.new if new else config.old
+    nic = None if text is None else parse_xml(text)
+    found = [] if nic is None else [("slot", *slot_of(each)) for each in nic.iterfind("address[@type='pci']")]
+    return {*found, *(("boot", each.get("order")) for each in (() if nic is None else nic.iterfind("boot")))}
+
+
 def _all(found: tuple[Difference, ...]) -> str:
     """Names each element of a NIC that changes."""
     return summary(found, len(found))
 
 
 def _defined(nic: Element) -> Element:
-    """A live NIC as a definition can have it: without its PCI slot, which may be another's there."""
+    """A live NIC as a definition can have it: without its PCI slot, which may be another's there, and the alias that
+    libvirt made up; one of its user's begins with ua-."""
     result = deepcopy(nic)
     for child in [child for child in result if child.tag in ("alias", "address", "backend")]:
-        result.remove(child)
+        if child.tag != "alias" or not child.get("name", "").startswith("ua-"):
+            result.remove(child)
     return result
 
 

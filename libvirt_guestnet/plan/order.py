@@ -55,6 +55,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     expected: frozenset[str] = frozenset()
     """Guests whose interruption needs no consent: the topology's own, when it is destroyed."""
+    leaving: frozenset[str] = frozenset()
+    """Users' own guests that are no longer in the topology: they go without our NICs and metadata."""
 
     @property
     def interrupts(self) -> tuple[str, ...]:
@@ -89,18 +91,22 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     leaving = [release_guest(state, "no longer in the topology") for state in parting]
     sure = _freed(parting) | {guest.name for guest, made in zip(wanted.guests, guests, strict=True) if _stays(made)}
     changes: list[Change] = [change for guest in guests for change in guest.detach]
-    changes += [change for released in leaving for change in released if not change.interrupts]
+    changes += [change for released in leaving for change in released if not _stops(change)]
     changes += _leaving_networks(wanted, snapshot, sure)
     changes += plan_own(wanted, snapshot, sure)
     for external in wanted.externals:
         changes += plan_external(external, snapshot, sure)
     changes += [change for guest in guests for change in guest.others]
-    changes += [change for released in leaving for change in released if change.interrupts]
+    changes += [change for released in leaving for change in released if _stops(change)]
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
     notes += [*_inactive_notes(wanted, snapshot), *_not_taken_over(wanted, snapshot)]
     notes += [note for state in parting for note in unknown_notes(state)]
     notes += _left_alone_notes(changes, {*(guest.name for guest in wanted.guests), *_names(parting)}, snapshot)
-    return Plan(wanted.topology, tuple(changes), tuple(notes))
+    return Plan(wanted.topology, tuple(changes), tuple(notes), leaving=_freed(parting))
+
+
+def _stops(change: Change) -> bool:
+    return isinstance(change, RemoveDomain) and bool(change.interrupts)
 
 
 def _names(domains: Iterable[DomainState]) -> frozenset[str]:
@@ -160,10 +166,8 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
             staying = ((d, nic) for d, nic in snapshot.plugged.get(network.name, ()) if d not in gone)
             users = {d for d, nic in staying if not _lets_go(released.get(d), nic)}
             cut_off |= users
-            after = frozenset(state.name for state in domains if network.name in state.needed)
-            changes.append(
-                replace(plan_removal(network, snapshot, users, gone, why, sure=_freed(parting)), after=after)
-            )
+            removal = plan_removal(network, snapshot, users, gone, why, sure=_freed(parting))
+            changes.append(replace(removal, after=_having(network.name, domains)))
         elif network.mark is None and snapshot.adopted.get(network.name) == topology:
             taken_out = f"{why}; somebody took its metadata out"
             changes += plan_release(network, snapshot, taken_out, _freed(parting))
@@ -173,6 +177,10 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     unknown = (note for state in parting for note in unknown_notes(state))
     notes = (*unknown, *_left_alone_notes(changes, _names(parting), snapshot))
     return Plan(topology, tuple(changes), notes, expected)
+
+
+def _having(network: str, domains: Iterable[DomainState]) -> frozenset[str]:
+    return frozenset(state.name for state in domains if network in state.needed)
 
 
 def _lets_go(state: DomainState | None, nic: Element) -> bool:
@@ -212,7 +220,8 @@ def _leaving_networks(wanted: Wanted, snapshot: Snapshot, sure: Collection[str])
                 yield from plan_release(state, snapshot, why, sure)
         elif state.topology == wanted.topology and state.name not in staying and wanted.leaving is None:
             users = {domain for domain, nic in snapshot.plugged.get(state.name, ()) if not lets_go(domain, nic)}
-            yield plan_removal(state, snapshot, users, gone, "no longer in the topology", sure=sure)
+            removal = plan_removal(state, snapshot, users, gone, "no longer in the topology", sure=sure)
+            yield replace(removal, after=_having(state.name, managed.values()) - users)
 
 
 def _is_managed(domain: DomainState, topology: str) -> bool:

@@ -26,7 +26,7 @@ class PortReceipt(NamedTuple):
     itself, but for those `unclaimed`; with `privacy` also if it has not asked whether anybody has them. `reserved`
     is the link whose set of reservations its chains look into, instead of having them among the `excluded`. Of an
     `observed` port everything is judged and counted, and passes. `by_host`: nobody asks for its guard but this host's
-    default.
+    default. `lent` are MAC addresses of guests inside it that learn what the DHCP server acknowledges to them.
     """
 
     tap: serialiser.Device
@@ -66,6 +66,7 @@ class PortReceipt(NamedTuple):
     reserved: serialiser.MaybeLink = ""
     observed: bool = False
     by_host: bool = False
+    lent: serialiser.Macs = ()
 
 
 class NetworkReceipt(NamedTuple):

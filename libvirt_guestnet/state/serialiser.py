@@ -33,6 +33,7 @@ Target: TypeAlias = str  # an address, or one of LEASES
 Prefix: TypeAlias = str
 Protocol: TypeAlias = str
 Devices: TypeAlias = tuple[str, ...]
+Macs: TypeAlias = tuple[str, ...]
 Addresses: TypeAlias = tuple[str, ...]
 Prefixes: TypeAlias = tuple[str, ...]
 Texts: TypeAlias = tuple[tuple[str, ...], ...]
@@ -288,6 +289,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "Target": _target,
     "Prefix": _prefix,
     "Devices": _all(_device),
+    "Macs": _all(_mac),
     "Addresses": _all(_address),
     "Prefixes": _all(_prefix),
     "AddressPairs": _both(_address, _address),

@@ -203,7 +203,9 @@ class _Sorted:
             found["addresses"] = [*map(str, self._listed()), *map(str, self._own)]
         pairs = [*self._pairs, *([] if lists else (("", address) for address in self._own))]
         if pairs:
-            old = [_pair(pair.mac, pair.prefix) for pair in (self.port.policy.pairs if self.port.policy else ())]
+            said = self.port.policy
+            old = [_pair(pair.mac, pair.prefix) for pair in (said.pairs if said else ())]
+            old += [{"mac": mac} for mac in (said.lent if said else ())]
             found["allowed-pairs"] = [*old, *(_pair(mac, address) for mac, address in pairs)]
         if self._privacy:
             found["privacy-addresses"] = True

@@ -63,9 +63,9 @@ class Addresses:
                 if seg and check_inside(at, seg, self._report) and self.own(at, f"port '{title}'", seg.space):
                     self._given.setdefault(seg.network.name, []).append(at.value)
                     _check_range(at.where, single(at.value), [seg], self._report)
-            for pair in port.allowed_pairs or ():
-                for prefix in pair.address.value:
-                    if _check_range(pair.address.where, prefix, [seg] if seg else [], self._report):
+            for address in (pair.address for pair in port.allowed_pairs or () if pair.address):
+                for prefix in address.value:
+                    if _check_range(address.where, prefix, [seg] if seg else [], self._report):
                         break  # the others are of the same range
             behind = seg is not None and seg.network.router is not None  # the router's own port has them
             for at in () if behind else (*(port.floating or ()), *(port.untranslated or ())):

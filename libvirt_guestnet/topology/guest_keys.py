@@ -20,12 +20,12 @@ from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 
 @dataclass(frozen=True, kw_only=True)
 class PairDecl(Decl):
-    """Addresses a port may use beside its own, such as a virtual IP."""
+    """Addresses a port may use beside its own, such as a virtual IP, or a guest inside the guest."""
 
-    address: At[tuple[IPNetwork, ...]] = key(
+    address: At[tuple[IPNetwork, ...]] | None = key(
         kinds.PAIR,
-        "An address, a prefix or a range, such as 10.0.0.100, 10.0.0.96/28 or 10.0.0.240-10.0.0.250.",
-        required=True,
+        "An address, a prefix or a range, such as 10.0.0.100, 10.0.0.96/28 or 10.0.0.240-10.0.0.250. Left out: what "
+        "the host's DHCP server gives to `mac`, a guest inside this one.",
     )
     mac: At[str] | None = key(
         kinds.MAC, "The MAC address they are announced with, such as a VRRP router's. Left out: the port's own."

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from libvirt_guestnet.metadata.policy import OBSERVE, STRICT
 from libvirt_guestnet.model.network import Mode
+from libvirt_guestnet.model.slaac import VIRTUAL_ROUTERS
 from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
 
 from . import (
@@ -161,6 +162,7 @@ class Guests:
             guarded=_guarded(given, seg, self._report),
             observed=_observed(given, seg),
             pairs=tuple(_pairs(given)),
+            lent=tuple(_lent(given, seg, self._report)),
             roles=values(given.roles),
             privacy_addresses=_privacy(given, True, bool(seg and seg.network.privacy_addresses)),
             strict_addresses=_privacy(given, STRICT, bool(seg and seg.network.strict_addresses)),
@@ -252,7 +254,28 @@ def _cannot_ask(guest: GuestDecl, seg: Segment) -> str:
 
 def _pairs(decl: PortDecl) -> Iterator[AddressPair]:
     for pair in decl.allowed_pairs or ():
-        yield from (AddressPair(prefix, value(pair.mac)) for prefix in pair.address.value)
+        yield from (AddressPair(prefix, value(pair.mac)) for prefix in value(pair.address) or ())
+
+
+def _lent(decl: PortDecl, seg: Segment | None, report: Report) -> Iterator[str]:
+    """The MAC addresses for which no address is listed: each asks the host's DHCP server."""
+    for pair in (pair for pair in decl.allowed_pairs or () if pair.address is None and not pair.bad):
+        if pair.mac is None:
+            report.add(pair.at, "an allowed pair has an address, a mac, or both")
+        elif why := _why_not_lent(pair.mac.value, decl, seg):
+            report.add(pair.mac.where, f"mac without address: {why}")
+        else:
+            yield pair.mac.value
+
+
+def _why_not_lent(mac: str, decl: PortDecl, seg: Segment | None) -> str:
+    if mac.startswith(VIRTUAL_ROUTERS):
+        return "a virtual router's MAC address, which several ports have, asks for none: list its address"
+    if decl.trunk:
+        return "a guarded trunk learns no address: list it"
+    if seg and not (seg.network.external or any(each.dhcp for each in seg.network.subnets)):
+        return f"the host has no DHCP server on network '{seg.network.name}': list its address"
+    return ""
 
 
 def _flag(given: At[bool] | None, default: bool) -> bool:

@@ -81,6 +81,7 @@ def _port(port: Port, network: Network, hostmap: HostMap) -> PortPolicy:
         onlink=tuple(port.onlink),
         behind=tuple(port.behind),
         pairs=tuple(policy.Pair(pair.prefix, pair.mac or "") for pair in port.pairs),
+        lent=port.lent,
         roles=tuple(str(role) for role in port.roles),
         forwards=() if network.router else tuple(map(_forward, port.forwards)),
         floating=()

@@ -91,11 +91,11 @@ def test_a_virtual_router_never_asks(wire: Wire) -> None:
     assert wire.judge({"asks": _from(VIRTUAL, dhcp("discover", VIRTUAL))}) == set()
 
 
-def _request(address: str, client: bytes = b"") -> bytes:
+def _request(address: str, client: bytes = b"", mac: str = LENT) -> bytes:
     named = [("client_id", client)] if client else []
     options = [("message-type", "request"), ("requested_addr", address), *named, "end"]
     header = IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
-    return _from(LENT, header / BOOTP(chaddr=bytes.fromhex(LENT.replace(":", "")), xid=7) / DHCP(options=options))
+    return _from(mac, header / BOOTP(chaddr=bytes.fromhex(mac.replace(":", "")), xid=7) / DHCP(options=options))
 
 
 def _acknowledged(wire: Wire, seconds: float) -> set[str]:
@@ -130,3 +130,51 @@ def test_what_else_it_is_given_is_not_its_own_and_is_counted(wire: Wire, dnsmasq
     assert kernel.drops_by_reason()[wire.tap]["DHCP leases"] > 20
     given = {address: _from(LENT, IP(src=address, dst=THEM4) / UDP(sport=9, dport=9) / marked()) for address in taken}
     assert wire.passing(given, HONEST["traffic"]) == set()
+
+
+INSIDE = "52:54:00:00:99:0b"
+ASKS = _from(INSIDE, dhcp("discover", INSIDE))
+
+
+def _speaks(mac: str, address: str) -> dict[str, bytes]:
+    return {
+        "traffic": _from(mac, IP(src=address, dst=THEM4) / UDP(sport=9, dport=9) / marked()),
+        "announcement": _from(mac, arp(address, hw=mac, target=address)),
+        "probe": _from(mac, arp("0.0.0.0", hw=mac, target=address)),
+        "renewal": _from(mac, dhcp("request", mac, src=address, dst=GATEWAY4, ciaddr=address)),
+    }
+
+
+@pytest.mark.parametrize("dnsmasq", [[]], indirect=True, ids=["unreserved"])
+@pytest.mark.parametrize("owned", [OWN, (ip_network(ME6),)], ids=["fixed outside", "learns outside"])
+def test_a_guest_inside_for_which_nothing_is_listed_has_what_the_hosts_server_gives_it(
+    wire: Wire, dnsmasq: Dnsmasq, owned: Any
+) -> None:
+    served = server()._replace(mac=dnsmasq.mac, served=((4, 1),), dynamic=RANGES)
+    _guard(wire, owned=owned, pairs=(), lent=(INSIDE,), server=served)
+    speaks, last = _speaks(INSIDE, "10.61.1.171"), _from(INSIDE, arp("10.61.1.171", hw=INSIDE, target=GATEWAY4))
+    assert wire.passing(speaks, ASKS) == set()
+    wire.send(_request("10.61.1.171", mac=INSIDE))
+    assert _acknowledged(wire, 2) == {"10.61.1.171"}
+    assert wire.passing(speaks, last) == set(speaks)
+    forged = {
+        "another address": _from(INSIDE, IP(src="10.61.1.172", dst=THEM4) / UDP(sport=9, dport=9) / marked()),
+        "another's announcement": _from(INSIDE, arp(THEM4, hw=INSIDE, target=THEM4)),
+        "the outer guest's, if it is listed": _from(INSIDE, arp(ME4, hw=INSIDE, target=ME4)),
+        "another address to release": _from(
+            INSIDE, dhcp("release", INSIDE, src="10.61.1.171", dst=GATEWAY4, ciaddr=THEM4)
+        ),
+        "another's hardware address": _from(INSIDE, dhcp("discover", THEM)),
+    }
+    assert wire.passing(forged, last) == set()
+    assert wire.passing(frames.FORGED, last) == set()
+
+
+@pytest.mark.parametrize("dnsmasq", [[]], indirect=True, ids=["unreserved"])
+def test_the_outer_guest_with_a_fixed_address_still_learns_none(wire: Wire, dnsmasq: Dnsmasq) -> None:
+    served = server()._replace(mac=dnsmasq.mac, served=((4, 1),), dynamic=RANGES)
+    _guard(wire, pairs=(), lent=(INSIDE,), server=served)
+    wire.send(_request("10.61.1.173", mac=ME))
+    assert _acknowledged(wire, 2) == {"10.61.1.173"}
+    speaks = _speaks(ME, "10.61.1.173")
+    assert wire.passing(speaks, mine(arp(ME4))) == set()

@@ -144,3 +144,24 @@ def test_what_cannot_be_behind_a_guest_is_refused(site: Site, behind: str, compl
     assert site.call("release", behind) == (0, "")
     assert site.routes() == set()
     assert "198.18.50.0/24 via 198.18.9.1 dev wan" in site.sh("ip route")
+
+
+def test_when_the_guest_ends_so_do_the_flows_of_what_is_behind_it(site: Site) -> None:
+    """As established they would pass the host's rules, wherever it routes them by then. Its own flows are not cut."""
+    for each in ("ip", "ip6"):
+        site.sh(
+            f"nft add table {each} watch; nft 'add chain {each} watch f {{ type filter hook forward priority 0; }}'"
+        )
+        site.sh(f"nft add rule {each} watch f ct state established counter")
+    for operation in ("start", "started"):
+        assert site.call(operation, *BEHIND) == (0, "")
+    assert all(map(site.reaches, ("10.79.0.9", "fd79::9", "10.70.1.5")))
+    behind = ("dst=10.79.0.9 ", "dst=fd79:0000:0000:0000:0000:0000:0000:0009 ")
+    flows = site.sh("cat /proc/net/nf_conntrack")
+    assert [each in flows for each in (*behind, "dst=10.70.1.5 ")] == [True] * 3
+    assert site.call("started", BEHIND[1]) == (0, "")
+    flows = site.sh("cat /proc/net/nf_conntrack")
+    assert [each in flows for each in (*behind, "dst=10.70.1.5 ")] == [False, True, True]
+    assert site.call("release", *BEHIND) == (0, "")
+    flows = site.sh("cat /proc/net/nf_conntrack")
+    assert [each in flows for each in (*behind, "dst=10.70.1.5 ")] == [False, False, True]

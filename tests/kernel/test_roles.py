@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import Iterator
 from ipaddress import ip_network
 
@@ -119,3 +121,21 @@ def test_an_observed_port_tells_which_roles_it_would_need(open_wire: Wire) -> No
 def _ambiguous(role: str) -> set[str]:
     """What of a role's frames some other may send, too."""
     return {"dhcp-server": {"dhcp-relay"}, "dhcp-relay": {"dhcp-server"}, "pppoe-server": {"pppoe"}}.get(role, set())
+
+
+def test_what_a_relay_asks_is_limited_and_what_it_hands_to_clients_is_not(wire: Wire) -> None:
+    """A relay's own leases are not counted, so that nothing else keeps it from flooding a server."""
+    _guard(wire, "dhcp-relay")
+    before = 0
+    for name in ("a relayed request (RFC 1542)", "a relay-forward (RFC 8415)"):
+        begin = time.monotonic()
+        for _ in range(2000):
+            wire.send(HONEST_AS["dhcp-relay"][name])
+        most = 201 + 100 * (time.monotonic() - begin)
+        dropped = kernel.drops_by_reason()[wire.tap].get("DHCP rate", 0)
+        assert dropped - before >= 2000 - most
+        before = dropped
+    while select.select([wire.ear], [], [], 1)[0]:  # its buffer may be full of what passed
+        wire.ear.recv(65536)
+    handed = HONEST_AS["dhcp-relay"]["an answer handed to a client"]
+    assert all(wire.passing({"handed": handed}, frames.sentinel(number)) for number in range(50))

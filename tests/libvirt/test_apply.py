@@ -9,10 +9,10 @@ import pytest
 from support.elements import attribute, inside
 from support.libvirt_apply import TOPOLOGY, USERS_OWN, WITH_USER, ApplyHost, clean
 
-from libvirt_guestnet.apply.apply import ApplyError, InterruptError, destroy
+from libvirt_guestnet.apply.apply import ApplyError, InterruptError, UnfinishedError, destroy
 from libvirt_guestnet.changes.guest import AttachInterface
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import interfaces
+from libvirt_guestnet.libvirtd.snapshot import interfaces, to_text
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.plan.order import Plan, PlanError, plan_destroy
 
@@ -119,16 +119,26 @@ def test_a_nic_is_plugged_in_guarded_before_its_link_is_up_and_unplugged(host: A
     assert device not in host.sandbox.run(["nft", "list", "ruleset"]).stdout
 
 
-def test_a_guest_that_never_lets_go_of_a_nic_fails_and_nothing_changes(
+def test_a_guest_that_never_lets_go_of_a_nic_keeps_it_guarded_and_all_else_is_done(
     host: ApplyHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("libvirt_guestnet.changes.guest.UNPLUG_SECONDS", 0.5)
     host.apply(PLUGGED)
     host.start("a")
-    before = host.fingerprint()
-    with pytest.raises(ApplyError, match=r"has not let go of NIC .* within"):
-        host.apply(TOPOLOGY)
-    assert host.fingerprint() == before
+    before = interfaces(host.libvirt.snapshot().domain["a"].live)
+    other = TOPOLOGY.replace("    dhcp: {}", "    dhcp: {}\n    dns: {printer: [10.61.1.77]}")
+    with monkeypatch.context() as patch:
+        patch.setattr("libvirt_guestnet.changes.guest.UNPLUG_SECONDS", 0.5)
+        with pytest.raises(UnfinishedError, match=r"has not let go of NIC .* within"):
+            host.apply(other)
+    after = interfaces(host.libvirt.snapshot().domain["a"].live)
+    assert after.keys() == before.keys()
+    rules = host.sandbox.run(["nft", "list", "ruleset"]).stdout
+    assert all(attribute(inside(nic, "target"), "dev") in rules for nic in after.values())
+    assert "printer" in to_text(host.libvirt.snapshot().network["one"].current), "what is no such guest's is done"
+    assert {change.name for change in host.plan(other).changes} == {"a"}
+    with host.cooperative("a"):
+        host.apply(other)
+    assert host.plan(other).changes == ()
 
 
 def test_link_state_changes_live(host: ApplyHost) -> None:

@@ -76,6 +76,7 @@ _VALUES = {
     ("port", "note"): "the shop",
     ("network", "external"): "no",  # what comes of <network>'s own elements is another thing for one that is
     ("port", "mac"): MAC,
+    ("lent", "mac"): "52:54:00:00:09:98",
     ("subnet", "host"): "fd09::1",
     ("subnet", "prefix"): "fd09::/64",
     ("routed", "gateway"): "169.255.30.1",
@@ -106,7 +107,8 @@ _BY_TYPE = {
 }
 # A domain has ports on bridges, and others that the host routes to.
 _NEED_ADDRESSES = ("address", "forward", "floating", "behind")
-_ONLY_BRIDGED, _ROUTED = ("pair", "forward", "floating", "behind", "vlan", "role", "onlink"), "routed"
+_ONLY_BRIDGED = ("pair", "lent", "forward", "floating", "behind", "vlan", "role", "onlink")
+_ROUTED = "routed"
 
 
 class _Schema:
@@ -371,6 +373,7 @@ class Host:
         patch(reachability, "announce", self.tell("announce"))
         patch(incoming, "is_incoming", lambda domain: False)
         patch(conntrack, "forget", self.tell("forget flows"))
+        patch(conntrack, "forget_behind", self.tell("forget flows behind"))
         patch(listeners, "taken", lambda wanted: None)
         patch(servers, "servers", list)
         patch(present, "missing", list)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lxml import etree
+from steps import steps
 
 from libvirt_guestnet import topology
 from libvirt_guestnet.cli.doctor import text
@@ -16,9 +17,10 @@ from libvirt_guestnet.datapath.firewalls.chains import RefusingChain
 from libvirt_guestnet.datapath.firewalls.nftables import Nftables
 from libvirt_guestnet.datapath.firewalls.registry import IN_NFTABLES, IPTABLES
 from libvirt_guestnet.doctor import host_ways, path
+from libvirt_guestnet.doctor.claimed import claimed
 from libvirt_guestnet.doctor.facts import asleep, kernel_features, wanted_by
 from libvirt_guestnet.doctor.finding import FINE, MUST, NOTE, Finding
-from libvirt_guestnet.doctor.host_facts import Asleep, HostFacts, NetworkFacts
+from libvirt_guestnet.doctor.host_facts import Asleep, Claimed, HostFacts, NetworkFacts
 from libvirt_guestnet.doctor.judge import FEATURES, judge
 from libvirt_guestnet.doctor.ways import InUse, Loose, Measured, Renamed, SilentVlan, WayFacts
 from libvirt_guestnet.hostmap import HostMap
@@ -93,6 +95,13 @@ def test_nothing_is_wrong() -> None:
 
 
 CASES = {
+    "an address of two": (
+        HostFacts(claimed=(Claimed("a b", "10.0.0.5 on 'web' is claimed by 'a' and 'b'"),)),
+        "metadata",
+        NOTE,
+        "10.0.0.5 on 'web'",
+        "virsh dumpxml --inactive",
+    ),
     "what import leaves out": (
         HostFacts(left_out=(LeftOut("domain 'a'", "it is transient"),)),
         "import",
@@ -485,3 +494,41 @@ def test_networks_that_guests_would_miss() -> None:
     assert found(network) == [Asleep("default", ("a",), ("g",))]
     assert found(replace(network, live=network.config)) == [Asleep("default", ("a",))]
     assert found(replace(network, live=network.config, autostart=True)) == []
+
+
+def _claiming(name: str, number: int, inside: str, on: str = "network='web'") -> DomainState:
+    address = f"52:54:00:00:00:0{number}"
+    port = f"<port mac='{address}' name='p' network='web'>{inside}</port>"
+    xml = f"""<domain><metadata><domain xmlns='{NAMESPACE}' topology='t' guest='{name}'>{port}</domain></metadata>
+    <devices><interface type='network'><mac address='{address}'/><source {on}/></interface></devices></domain>"""
+    return DomainState(name, name, etree.fromstring(xml))
+
+
+def test_what_two_definitions_have_is_told_before_one_takes_it_from_the_other() -> None:
+    """A start is refused only while the other guest runs."""
+    host = "<host mac='52:54:00:00:00:01' ip='10.0.0.5'/><host mac='52:54:00:00:00:99' ip='10.0.0.7'/>"
+    web = etree.fromstring(f"<network><ip address='10.0.0.1' prefix='24'><dhcp>{host}</dhcp></ip></network>")
+    domains = (
+        _claiming("a", 1, "<address ip='10.0.0.5'/><behind prefix='10.9.0.0/16'/><behind prefix='10.8.0.0/16'/>"),
+        _claiming("b", 2, "<address ip='10.0.0.5'/><address ip='10.0.0.7'/><behind prefix='10.9.3.0/24'/>"),
+        _claiming("c", 3, "<address ip='10.0.0.5'/><behind prefix='8.8.8.0/24'/>", on="network='other'"),
+        _claiming("d", 4, "<behind prefix='10.9.3.0/25'/><behind prefix='10.7.0.0/16'/>"),
+    )
+    found = claimed(Snapshot((NetworkState("web", "n", web),), domains))
+    assert [(each.domains, each.found.partition(":")[0]) for each in found] == [
+        ("a b", "10.0.0.5 on 'web' is claimed by 'a' and 'b' in their metadata"),
+        ("b", "10.0.0.5, which it claims, is reserved for 52"),
+        ("b", "10.0.0.7, which it claims, is reserved for 52"),
+        ("c", "8.8.8.0/24, which it says is behind it, is public"),
+        ("b a", "10.9.3.0/24 behind 'b' is in 10.9.0.0/16 behind 'a', and goes to the former"),
+        ("d b", "10.9.3.0/25 behind 'd' is in 10.9.3.0/24 behind 'b', and goes to the former"),
+    ]
+
+
+def test_thousands_of_prefixes_of_one_domain_take_no_longer_than_they_are_many() -> None:
+    def work(number: int) -> int:
+        behind = "".join(f"<behind prefix='10.{n >> 8}.{n & 255}.0/24'/>" for n in range(number))
+        host = Snapshot((), (_claiming("a", 1, behind), _claiming("b", 2, "<behind prefix='10.0.0.0/8'/>")))
+        return steps(lambda each: list(claimed(each)), host)
+
+    assert work(800) < 3.2 * work(400)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from libvirt_guestnet.hook.call import REPORT, VETO
-from libvirt_guestnet.hook.concern import CONCERNS
+from libvirt_guestnet.hook.concern import CONCERNS, VETOED
 from libvirt_guestnet.hook.lifecycle import TABLE
 
 ROOT = Path(__file__).parents[2]
@@ -42,3 +42,8 @@ def test_every_test_of_the_lifecycle_is_named() -> None:
 
 def test_every_call_with_work_is_told_by_what_it_concerns() -> None:
     assert {row for row, call in TABLE.items() if call.work} == set(CONCERNS)
+
+
+def test_what_a_failure_means_is_known_without_the_table() -> None:
+    """Where a part of it cannot be imported."""
+    assert {row for row, call in TABLE.items() if call.failure == VETO} == VETOED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from lxml import etree
 from support.elements import inside
 
 from libvirt_guestnet.apply.topology import wanted
+from libvirt_guestnet.changes.change import Run
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
@@ -40,10 +42,20 @@ def nic(*more: str, source: str = "network='default'", kind: str = "network", mo
     return etree.fromstring(f"<interface type='{kind}'>{inside}</interface>")
 
 
-def made(more: str, *nics: Any, network: str = "default", mtu: str = "", runs: bool = False, os: str = "") -> Plan:
+def made(
+    more: str,
+    *nics: Any,
+    network: str = "default",
+    mtu: str = "",
+    runs: bool = False,
+    os: str = "",
+    defined: bool = True,
+) -> Plan:
     domain = etree.fromstring(f"<domain><name>u</name><uuid>u1</uuid><os>{os}</os><devices/></domain>")
     domain.find("devices").extend(nics)
     live = etree.fromstring(etree.tostring(domain)) if runs else None
+    if not defined:
+        domain.find("devices").clear()
     xml = etree.fromstring(NETWORK.format(mtu))
     links = {
         "br0": Device(1500, is_bridge=True),
@@ -196,3 +208,96 @@ def test_an_import_takes_the_nic_of_a_pair_that_stays() -> None:
     assert left.why.startswith(
         "it is the transient NIC of a net_failover pair, and nobody can guard it: the guest drives"
     )
+
+
+SLOT = "<address type='pci' domain='0x0000' bus='0x00' slot='0x0{}' function='0x0'/>"
+OTHER = "52:54:00:00:00:02"
+
+
+def two(first: str, second: str, *nics: Any, runs: bool = False) -> Plan:
+    """The same with two NICs, of which the file says that."""
+    ports = (
+        f"""[{{ network: default, mac: "{MAC}"{first} }}, {{ network: default, name: b, mac: "{OTHER}"{second} }}]"""
+    )
+    text = f"name: t\nnetworks: {{ default: {{ external: true }} }}\nguests: {{ u: {{ ports: {ports} }} }}"
+    domain = etree.fromstring("<domain><name>u</name><uuid>u1</uuid><devices/></domain>")
+    domain.find("devices").extend(nics)
+    xml = etree.fromstring(
+        NETWORK.format("<ip address='10.0.0.1' prefix='24'><dhcp><range start='10.0.0.2' end='10.0.0.9'/></dhcp></ip>")
+    )
+    states = (NetworkState("default", "n1", xml, xml),), (DomainState("u", "u1", domain),)
+    snapshot = Snapshot(*states)
+    return plan(wanted(resolved(loads(text, "t.yaml"), snapshot), HostMap()), snapshot)
+
+
+def other(*more: str) -> Any:
+    found = nic(*more)
+    found.find("mac").set("address", OTHER)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("says", "has"),
+    [
+        ((', pci-slot: "00:04"', ', pci-slot: "00:03"'), (SLOT.format(3), SLOT.format(4))),
+        ((", boot-order: 2", ", boot-order: 1"), ("<boot order='1'/>", "<boot order='2'/>")),
+        ((', pci-slot: "00:04"', ', pci-slot: "00:05"'), (SLOT.format(3), SLOT.format(4))),
+    ],
+    ids=["slots", "boot order", "one after the other"],
+)
+def test_two_nics_that_take_each_others_place_are_defined_in_one_step(
+    says: tuple[str, str], has: tuple[str, str]
+) -> None:
+    """libvirt refuses a definition in which both have the same, as it would be in between."""
+    found = two(*says, nic(has[0]), other(has[1]))
+    (change,) = [each for each in found.changes if each.KIND == "NIC"]
+    done: list[tuple[str, list[tuple[str, str]]]] = []
+    undone: list[Any] = []
+    libvirt = SimpleNamespace(redefine_nics=lambda name, nics: done.append((name, list(nics))))
+    change.run(Run(libvirt, None, lambda _what, undo: undone.append(undo), lambda _: None))  # type: ignore[arg-type]
+    ((name, nics),) = done
+    assert (name, len(nics)) == ("u", 2)
+    assert MAC in change.text() and OTHER in change.text()
+    undone[0]()
+    assert done[1] == ("u", [(new, old) for old, new in nics])
+
+
+def test_what_no_nic_of_the_file_leaves_is_taken() -> None:
+    with pytest.raises(PlanError, match=r"pci-slot 00:04.0 is that of its domain's interface already"):
+        two(', pci-slot: "00:04"', "", nic(SLOT.format(3)), other(SLOT.format(4)))
+
+
+def test_slots_that_nobody_has_are_changed_one_by_one() -> None:
+    found = two(', pci-slot: "00:07"', ', pci-slot: "00:08"', nic(SLOT.format(3)), other(SLOT.format(4)))
+    assert len([each for each in found.changes if each.KIND == "NIC"]) == 2
+
+
+def test_a_nic_that_only_runs_is_defined_with_the_alias_that_its_user_gave() -> None:
+    """The one that libvirt makes up, and the slot, may be another's in the definition."""
+    for name, kept in (("ua-lan", "ua-lan"), ("net0", None)):
+        found = made("", nic(f"<alias name='{name}'/>", SLOT.format(3)), runs=True, defined=False)
+        (attach,) = [each for each in found.changes if each.KIND == "NIC" and each.verb == "attach"]
+        xml = etree.fromstring(attach.xml)  # type: ignore[attr-defined]
+        assert xml.find("address") is None
+        alias = xml.find("alias")
+        assert (None if alias is None else alias.get("name")) == kept
+
+
+def test_an_mtu_of_the_network_that_changes_says_whom_it_interrupts() -> None:
+    """libvirt changes none of a running NIC; at the next start alone, large frames would vanish until then."""
+
+    def asked_for(mtu: int) -> Any:
+        text = TOPOLOGY.replace("NETWORK", "cable").replace("MORE", "")
+        text = text.replace("physical-network: lan }", f"physical-network: lan, mtu: {mtu} }}")
+        text = text.replace("  default: { external: true }\n  office: { external: { bridge: br0 } }\n", "")
+        return wanted(loads(text, "t.yaml"), HostMap({"lan": "br0"}, lambda _device: True))
+
+    there = asked_for(1400)
+    domain = etree.fromstring("<domain><name>u</name><uuid>u1</uuid><devices/></domain>")
+    domain.find("devices").append(there.guests[0].interfaces[0])
+    (network,) = [each.element for each in there.networks]
+    running = etree.fromstring(etree.tostring(domain))
+    states = (NetworkState("cable", "n", network, network),), (DomainState("u", "u1", domain, running),)
+    found = plan(asked_for(1300), Snapshot(*states))
+    assert found.interrupts == ("u",)
+    assert f"detach NIC u (interrupts u): {MAC}, to plug it in changed: mtu/@size: 1400 -> 1300" in found.text()

@@ -131,6 +131,7 @@ _BINARY = {
     ("datapath/netlink/kernel.py", "guarded_ports"),
     ("datapath/port/ranges.py", "as_set"),
     ("hook/enforce/address_sets.py", "_addresses_in"),
+    ("hook/enforce/address_sets.py", "_names_of"),
     ("lab/standin.py", "_interface"),
     ("model/router.py", "prefix"),
     ("router/health.py", "_lease"),

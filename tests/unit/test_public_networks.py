@@ -14,14 +14,17 @@ from lxml import etree
 from support.topology_files import ROOT
 
 from libvirt_guestnet import xmlgen
+from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.importing.facts import Request, Seen
-from libvirt_guestnet.importing.own import declaration
+from libvirt_guestnet.importing.own import declaration, meaning
 from libvirt_guestnet.importing.survey import survey
 from libvirt_guestnet.importing.text import text
 from libvirt_guestnet.libvirtd.snapshot import NetworkState, Snapshot, parse_xml
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.plan.compare import differences
+from libvirt_guestnet.plan.order import plan
+from libvirt_guestnet.plan.rewording import leave_as_it_was
 from libvirt_guestnet.topology import load, loads
 
 FOLDER = Path(__file__).parents[1] / "data/networks"
@@ -152,3 +155,35 @@ def test_a_text_that_looks_like_something_else_is_no_value(value: str) -> None:
 ])  # fmt: skip
 def test_a_host_whose_address_no_key_says_is_no_network_of_ours(ip: str, why: str) -> None:
     assert why in str(declaration(state(NETWORK.format(f"<ip {ip}/>", "dhcp-ignore-clid"))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_who_wrote_it_otherwise_is_not_interrupted_when_it_is_taken_over(name: str) -> None:
+    """What of it libvirt cannot change in a running network says the same already, in other words."""
+    there = state((FOLDER / f"{name}.found.xml").read_text())
+    for uuid in there.config.findall("uuid"):
+        there.config.remove(uuid)
+    etree.SubElement(there.config, "uuid").text = there.uuid
+    host = Snapshot((there,), devices=frozenset({str(there.bridge)}))
+    found = imported((FOLDER / f"{name}.found.xml").read_text())
+    made = plan(wanted(found, HostMap({label: label for label in ("eth0",)})), host)
+    assert {change.verb for change in made.changes} <= {"take over", "update", "redefine", "set"}
+
+
+def test_only_what_means_the_same_stays_in_other_words() -> None:
+    theirs = parse_xml((FOLDER / "okd.found.xml").read_text())
+    changed = (FOLDER / "okd.xml").read_text().replace("/lab.okd.example/", "/other.example/")
+    network = parse_xml(changed)
+    leave_as_it_was(network, theirs, meaning)
+    assert [each.get("value") for each in network.iterfind("{*}options/*")] == [
+        "local=/other.example/",
+        "address=/apps.okd.example/192.168.126.51",
+    ]
+
+
+@pytest.mark.parametrize(("old", "new"), [("expiry='480' unit='minutes'", "expiry='7' unit='hours'")])
+def test_a_lease_is_compared_by_its_length(old: str, new: str) -> None:
+    theirs, ours = (FOLDER / "wins-wpad.found.xml").read_text(), (FOLDER / "wins-wpad.xml").read_text()
+    ranges = [parse_xml(each).find("ip/dhcp/range") for each in (ours, theirs, theirs.replace(old, new))]
+    assert differences(ranges[0], ranges[1]) == ()
+    assert differences(ranges[0], ranges[2])

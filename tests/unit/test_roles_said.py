@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lxml import etree
 
 from libvirt_guestnet.datapath.port.port_facts import ROLES, forwarded_groups
 from libvirt_guestnet.errors import NotAdmittedError, TopologyError
@@ -15,10 +16,13 @@ from libvirt_guestnet.hook.admission import guardable
 from libvirt_guestnet.hook.read import port_receipts
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.importing import text as imported
-from libvirt_guestnet.metadata.policy import PortPolicy
+from libvirt_guestnet.metadata.policy import DomainPolicy, Pair, PortPolicy
+from libvirt_guestnet.metadata.writer import domain_element
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Role
+from libvirt_guestnet.parse import address, prefix
 from libvirt_guestnet.plan import link_roles
+from libvirt_guestnet.state.receipts import NetworkReceipt
 from libvirt_guestnet.topology import loads, schema
 from libvirt_guestnet.xmlread import parse
 
@@ -141,3 +145,44 @@ guests:
     )
     (pair,) = found.guest("outer").ports[0].pairs
     assert (pair.mac, str(pair.prefix)) == ("52:54:00:00:99:0a", "10.0.0.60/32")
+
+
+INSIDE = "52:54:00:00:99:0a"
+LENDING = PortPolicy("52:54:00:00:00:0a", "p", "n", lent=(INSIDE,))
+HOST = ("10.0.0.1",)
+SERVED = NetworkReceipt("n", "t", True, "br-n", ("10.0.0.0/24",), HOST, dynamic=(("10.0.0.100", "10.0.0.103"),))
+
+
+@pytest.mark.parametrize(
+    ("policy", "network", "lent", "pairs", "learns"),
+    [
+        (LENDING, SERVED, (INSIDE,), (), True),
+        (LENDING._replace(addresses=(address("10.0.0.9"),)), SERVED, (INSIDE,), (), True),
+        (LENDING._replace(addressing="none"), SERVED, (INSIDE,), (), True),
+        (LENDING._replace(lent=()), SERVED._replace(dynamic=()), (), (), False),
+        (LENDING._replace(addresses=(address("10.0.0.9"),), lent=()), SERVED, (), (), False),
+        (LENDING, SERVED._replace(dynamic=()), (INSIDE,), (), False),
+        (LENDING, SERVED._replace(reservations=((INSIDE, "10.0.0.60"),)), (), ((INSIDE, "10.0.0.60"),), True),
+        (
+            LENDING._replace(pairs=(Pair(prefix("10.0.0.61/32"), INSIDE),)),
+            SERVED,
+            (),
+            ((INSIDE, "10.0.0.61/32"),),
+            True,
+        ),
+    ],
+)
+def test_a_guest_inside_learns_its_address_or_has_what_is_reserved_or_listed_for_it(
+    policy: PortPolicy,
+    network: NetworkReceipt,
+    lent: tuple[str, ...],
+    pairs: tuple[tuple[str, str], ...],
+    learns: bool,
+) -> None:
+    """The port itself learns only where nothing is listed for it."""
+    said = etree.tostring(domain_element(DomainPolicy("t", "g", ports=(policy,)))).decode()
+    nic = f"""<interface type="bridge"><mac address="{policy.mac}"/><source network="n" bridge="br-n"/>
+    <target dev="vme0"/></interface>"""
+    xml = f"<domain><name>g</name><metadata>{said}</metadata><devices>{nic}</devices></domain>"
+    (receipt,) = port_receipts.port_receipts(Domain(parse(xml.encode()), {"n": network}.get))
+    assert (receipt.lent, receipt.pairs, bool(receipt.dhcp)) == (lent, pairs, learns)

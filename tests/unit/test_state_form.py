@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.old_state import FORWARDS, ROUTES, placed
 
+from libvirt_guestnet import hook
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import concern, dispatch, lifecycle_qemu, main, strangers
 from libvirt_guestnet.hook.admission.taps import OthersTapError
@@ -357,3 +359,29 @@ def test_all_receipts_go_through_one_serialiser(root: Path) -> None:
         assert locked.forwards_in_kernel() is None
     assert json.loads((root / "uplinks/up0.json").read_text()) == UplinkVlans((3, 7))._asdict() | {"vlans": [3, 7]}
     assert all(isinstance(each, HostRoutes) for each in ROUTES)
+
+
+@pytest.mark.parametrize(("operation", "status"), [("start", 1), ("release", 0)])
+@pytest.mark.parametrize("broken", ["lifecycle_qemu", "dispatch"])
+def test_a_part_that_cannot_be_imported_fails_as_the_calls_row_says(
+    broken: str, operation: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With one line: what a damaged installation does to a guest is what any other failure does."""
+    monkeypatch.delattr(hook, broken)
+    monkeypatch.setitem(sys.modules, f"libvirt_guestnet.hook.{broken}", None)
+    monkeypatch.setattr(concern, "read", lambda: OURS)
+    assert main.run("qemu", ["qemu", "a", operation]) == status
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"libvirt-guestnet: qemu a {operation}: ")
+    assert "ModuleNotFoundError" in said or "ImportError" in said
+
+
+def test_a_broken_table_holds_up_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers, "_NETWORKS", "/nonexistent")
+    monkeypatch.setattr("libvirt_guestnet.log.complain", lambda _: None)
+    monkeypatch.delattr(hook, "lifecycle_qemu")
+    monkeypatch.setitem(sys.modules, "libvirt_guestnet.hook.lifecycle_qemu", None)
+    assert dispatch.dispatch("qemu", ["qemu", "a", "start"], STRANGER % b"") == 0
+    monkeypatch.delattr(hook, "strangers")
+    monkeypatch.setitem(sys.modules, "libvirt_guestnet.hook.strangers", None)
+    assert dispatch.dispatch("qemu", ["qemu", "a", "start"], STRANGER % b"") == 1

@@ -31,7 +31,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.plan.external import resolved
-from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
+from libvirt_guestnet.plan.order import Plan, PlanError, plan, plan_destroy
 from libvirt_guestnet.topology import loads
 
 WEB, OTHER = "52:54:00:aa:00:01", "52:54:00:aa:00:02"
@@ -199,3 +199,34 @@ def test_the_hooks_go_on_knowing_it_when_libvirt_shows_it_without_our_word() -> 
 def test_the_tap_of_a_nic_that_stays_as_it_is_cannot_be_named() -> None:
     with pytest.raises(GuestnetError, match=r"which is taken over, keeps the tap that its domain's XML names"):
         loads(file().replace(f'mac: "{WEB}"\n', f'mac: "{WEB}"\n        tap: web0\n', 1), "t")
+
+
+SHORT = """
+name: mine
+networks:
+  default:
+    take-over: true
+    mode: nat
+    subnets: [192.168.122.0/24, "fd61:1::/64"]
+    bridge: virbr0
+    autostart: false
+    dhcp: {{ range: [192.168.122.100, 192.168.122.254] }}
+guests:
+  web: {{ ports: [ {{ network: default{} }} ] }}
+"""
+
+
+def test_a_port_without_a_mac_is_the_one_nic_that_its_guest_has_there() -> None:
+    """As on an external network; and what a guest forms of its MAC address follows from that one."""
+    found = loads(SHORT.format(""), "t")
+    (port,) = resolved(found, ALONE).guests[0].ports
+    assert port.mac == WEB
+    assert "fd61:1::5054:ff:feaa:1" in [str(each.ip) for each in port.addresses]
+    assert port.addresses[0] == found.guests[0].ports[0].addresses[0], "what follows from its name stays"
+    assert not [change for change in planned(SHORT.format(""), ALONE).changes if change.KIND == "NIC"]
+    other = resolved(loads(SHORT.format(f", mac: '{OTHER}'"), "t"), ALONE).guests[0].ports[0]
+    assert other.mac == OTHER, "what the file says counts"
+    two = parse_xml(etree.tostring(ALONE.domains[0].config).decode())
+    two.find("devices").append(parse_xml(etree.tostring(domain("x", OTHER).config.find("devices/interface")).decode()))
+    with pytest.raises(PlanError, match="has 2 NICs on network 'default': say with mac: which this is"):
+        resolved(found, replace(ALONE, domains=(DomainState("web", "u", two),)))

@@ -1,7 +1,9 @@
-"""Deleting flows from the kernel's connection tracking when their destination now belongs to another guest.
+"""Deleting flows from the kernel's connection tracking when their destination now belongs to another guest, or the way
+there is gone.
 
 The kernel chooses a translation at a flow's first packet. Without this, a client that keeps sending (UDP from one port)
-would not reach a guest that has started since, or would be translated to one that is gone. Done over a bare netlink
+would not reach a guest that has started since, or would be translated to one that is gone; and what was behind a guest
+that is gone would be let pass as established, wherever the host then routes it. Done over a bare netlink
 socket, since the program conntrack is not installed everywhere. On the hook path.
 """
 
@@ -18,9 +20,11 @@ from libvirt_guestnet.datapath.netlink.codec import attributes
 from libvirt_guestnet.light_typing import NamedTuple
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.claims import ANYWHERE, Claim
+from libvirt_guestnet.parse import Prefix, address
 
 _NETFILTER, _GET, _DELETE = 12, 1 << 8 | 1, 1 << 8 | 2
 _ORIGINAL, _REPLY, _IP, _PROTO = 1, 2, 1, 2
+_SOURCE = {4: 1, 6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
 _DESTINATION = {4: 2, 6: 4}  # CTA_IP_V4_DST, CTA_IP_V6_DST
 _FAMILY = {4: 2, 6: 10}
 _NUMBER, _PORT = 1, 3
@@ -29,14 +33,25 @@ _SECONDS = 15
 
 
 class Flow(NamedTuple):
-    """The destination of a flow's first packet; `original` is its tuple in the kernel's own form. `answered` is where
-    its answers go to, which is an address of the host's if it begins at a guest that is translated."""
+    """The source and destination of a flow's first packet; `original` is its tuple in the kernel's own form. `answered`
+    is where its answers go to, which is an address of the host's if it begins at a guest that is translated."""
 
     destination: str
     protocol: int
     port: int
     original: bytes
     answered: str = ""
+    source: str = ""
+
+
+def forget_behind(prefixes: Iterable[Prefix]) -> None:
+    """Deletes all flows from and to these prefixes; where the kernel cannot, as for `forget`."""
+    wanted = list(prefixes)
+    with suppress(OSError):
+        for version in sorted({prefix.version for prefix in wanted}):
+            for flow in list(_flows(version)):
+                if any(address(end) in prefix for end in (flow.source, flow.destination) for prefix in wanted):
+                    _send(version, _DELETE, codec.REQUEST, flow.original).close()
 
 
 def forget(claims: Iterable[Claim], host: Iterable[str]) -> None:
@@ -102,18 +117,19 @@ def _parse(version: int, body: bytes) -> Flow | None:
     found = attributes(body)
     original = found.get(_ORIGINAL, b"")
     inside = attributes(original)
-    address = _address(version, inside)
+    destination = _address(inside, _DESTINATION[version])
     proto = attributes(inside.get(_PROTO, b""))
-    if not address or _NUMBER not in proto:
+    if not destination or _NUMBER not in proto:
         return None
     port = int.from_bytes(proto.get(_PORT, b"\0\0"), "big")
     nested = codec.encode([(_ORIGINAL | codec.NESTED, original)])
-    return Flow(address, proto[_NUMBER][0], port, nested, _address(version, attributes(found.get(_REPLY, b""))))
+    answered = _address(attributes(found.get(_REPLY, b"")), _DESTINATION[version])
+    return Flow(destination, proto[_NUMBER][0], port, nested, answered, _address(inside, _SOURCE[version]))
 
 
-def _address(version: int, inside: dict[int, bytes]) -> str:
-    """The destination in a tuple; "" where there is none."""
-    address = attributes(inside.get(_IP, b"")).get(_DESTINATION[version])
-    if address is None:
+def _address(inside: dict[int, bytes], which: int) -> str:
+    """An address in a tuple; "" where there is none."""
+    octets = attributes(inside.get(_IP, b"")).get(which)
+    if octets is None:
         return ""
-    return str(IPv4Address(address) if version == 4 else IPv6Address(address))
+    return str(IPv4Address(octets) if len(octets) == 4 else IPv6Address(octets))

@@ -35,6 +35,7 @@ _MOST_OPTIONS = 4
 # How many answers a port may get in the time of a lease that cannot be read, or give an address that is not learnt.
 GIVEN = 8
 _RATE6, _RATE4 = "4/second burst 4 packets", "20/second burst 40 packets"
+_RELAYED_RATE = "100/second burst 200 packets"  # a whole network's: its clients start together after a power cut
 
 _LEASES_OF = {4: "@th,192,32", 6: "@th,64,128"}
 TOO_MANY, TOO_OFTEN, UNREADABLE = "DHCP leases", "DHCP rate", "DHCPv6 message"
@@ -126,6 +127,12 @@ def questions4(asks: Iterable[str], tap: str, drop: Drop, counted: bool) -> list
     closed = drop(TOO_MANY, f"udp dport 67 udp dport @{closed_set(tap)}") if counted else []
     often = drop(TOO_OFTEN, f"udp dport 67 limit rate over {_RATE4}")
     return [*closed, *often, *(f"{each} accept" for each in asks)]
+
+
+def relayed(version: int, drop: Drop) -> list[str]:
+    """The rule for what a relay asks in the name of its clients, before what lets it pass."""
+    asks = {4: "udp sport 67 udp dport 67 @th,64,8 1", 6: "ip6 nexthdr udp udp sport 547 udp dport 547 @th,64,8 12"}
+    return drop(TOO_OFTEN, f"{asks[version]} limit rate over {_RELAYED_RATE}")
 
 
 def questions6(tap: str, drop: Drop, counted: int) -> list[str]:

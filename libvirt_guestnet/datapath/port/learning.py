@@ -85,7 +85,9 @@ def held_set(version: int, bridge: str) -> str:
 class Learner(NamedTuple):
     """A port that the host's DHCP server serves. `owned` are its fixed addresses. `free` are, by IP version, the ranges
     of which it may learn; not what ports hold on the links `accounts`, nor what is reserved on the link `reserved`.
-    `lent` are MAC addresses of its pairs, with the pairs' addresses: what else they are given is counted, not learnt.
+    `lent` are MAC addresses of guests inside it, with the addresses listed for them: what else they are given is
+    counted, not learnt. One without any learns as the port does, also where the port itself learns none, as its
+    addresses of that IP version are `known`.
     """
 
     tap: str
@@ -96,10 +98,15 @@ class Learner(NamedTuple):
     accounts: tuple[str, ...] = ()
     reserved: str = ""
     lent: tuple[tuple[str, tuple[Prefix, ...]], ...] = ()
+    known: frozenset[int] = frozenset()
 
     def spans(self, version: int) -> Ranges:
         """The addresses of one family that may be learnt."""
         return self.free[version]
+
+    def _own_spans(self, version: int) -> Ranges:
+        """Those that the port's own MAC address may be given."""
+        return [] if version in self.known else self.free[version]
 
     def counted(self, version: int) -> int:
         """How many addresses the server's answer with a lease has; 0 if none is expected: then nothing is counted."""
@@ -111,7 +118,7 @@ class Learner(NamedTuple):
         hook = f'type filter hook egress device "{self.tap}" priority filter; policy accept;'
         lines = [] if fresh else _without_chain(_OLD_CHAIN, self.tap)
         lines += [f"add chain {TABLE} leases-{self.tap} {{ {hook} }}", f"flush chain {TABLE} leases-{self.tap}"]
-        given = [version for version in (4, 6) if self.counted(version) and not self.spans(version)]
+        given = [version for version in (4, 6) if self.counted(version) and not self._own_spans(version)]
         lines += dhcp_requests.declared(self.tap, given, self.server.is_new and not fresh)
         # Almost every frame that a guest receives ends at one of these two.
         rules = ["meta l4proto != udp accept", "udp sport != 67 udp sport != 547 accept"]
@@ -150,31 +157,40 @@ class Learner(NamedTuple):
         return [f"add set {name} {kind}", f"flush set {name}", f"add element {name} {as_raw(self.spans(version))}"]
 
     def _answers4(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
-        answer, address = _acknowledgement(check_mac(self.mac), self.server)
-        yield from self._noted(4, answer, address, drop)
-        new = f"{answer} {self._new(4, address)}"
-        yield dhcp_requests.overdrawn4(new, address, self.tap, self._own_set(4), self._seconds(4))
+        yield from self._taught4(self.mac, self._own_spans(4), drop)
         for mac, prefixes in self.lent:
+            if self.spans(4) and not prefixes:
+                yield from self._taught4(mac, self.spans(4), drop)
+                continue
             answer, address = _acknowledgement(check_mac(mac), self.server)
             own = ranges(4, prefixes)
             new = f"{answer} {address} != {as_raw(own)}" if own else answer
             yield from dhcp_requests.spent4(new, address, self.tap, self._seconds(4))
 
+    def _taught4(self, mac: str, spans: Ranges, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
+        """The rules for what is acknowledged to a MAC address that may learn these."""
+        answer, address = _acknowledgement(check_mac(mac), self.server)
+        yield from self._noted(4, (answer, address), spans, drop)
+        new, learnt = f"{answer} {self._new(4, address, spans)}", self._own_set(4, spans)
+        yield dhcp_requests.overdrawn4(new, address, self.tap, learnt, self._seconds(4))
+
     def _answers6(self, drop: Callable[[str, str], list[str]]) -> Iterator[str]:
         yield from _unless_reply(check_mac(self.mac), self.server)
         before, behind = dhcp_requests.counting6(self.tap, self.counted(6), self._seconds(6))
         yield from before
-        for answer, address in dhcp_requests.answers6():
-            yield from self._noted(6, answer, address, drop, dhcp_requests.NOTED)
+        for found in dhcp_requests.answers6():
+            yield from self._noted(6, found, self._own_spans(6), drop, dhcp_requests.NOTED)
         yield from behind
 
     def _noted(
-        self, version: int, answer: str, address: str, drop: Callable[[str, str], list[str]], noted: str = ""
+        self, version: int, found: Answer, spans: Ranges, drop: Callable[[str, str], list[str]], noted: str = ""
     ) -> Iterator[str]:
         """The rules that note the address which an answer gives the port, for the time of a lease."""
-        own, everybodys = self._own_set(version), held_set(version, self.server.bridge) if self.server.bridge else ""
+        answer, address = found
+        own = self._own_set(version, spans)
+        everybodys = held_set(version, self.server.bridge) if self.server.bridge else ""
         element = f"{{ {address} timeout {self._seconds(version)}s }}"
-        if self.spans(version):
+        if spans:
             for owned in parted(self._owned_ranges(version)):
                 yield f"{answer} {address} {as_raw(owned)} {noted} accept".replace("  ", " ")
             yield from drop(ANOTHERS, f"{answer} {address} @{everybodys} {address} != @{own}")
@@ -186,11 +202,11 @@ class Learner(NamedTuple):
             update = f"update @{own} {element}"
             for owned in parted(self._owned_ranges(version)) if noted else ():
                 yield f"{answer} {address} {as_raw(owned)} {noted}"
-        yield f"{answer} {self._new(version, address)} {update} {noted}".rstrip()
+        yield f"{answer} {self._new(version, address, spans)} {update} {noted}".rstrip()
 
-    def _new(self, version: int, address: str) -> str:
+    def _new(self, version: int, address: str, spans: Ranges) -> str:
         """A match for addresses that are none of the port's fixed ones, and that it may be given."""
-        if self.spans(version):
+        if spans:
             reserved = f" {address} != @{reserved_set(version, self.reserved)}" if self.reserved else ""
             return f"{address} {self._is_free(version)}{reserved}"
         return " ".join(f"{address} != {as_raw(owned)}" for owned in parted(self._owned_ranges(version)))
@@ -198,8 +214,8 @@ class Learner(NamedTuple):
     def _owned_ranges(self, version: int) -> Ranges:
         return ranges(version, self.owned)
 
-    def _own_set(self, version: int) -> str:
-        return (learnt_set if self.spans(version) else dhcp_requests.given_set)(version, self.tap)
+    def _own_set(self, version: int, spans: Ranges) -> str:
+        return (learnt_set if spans else dhcp_requests.given_set)(version, self.tap)
 
     def _seconds(self, version: int) -> int:
         return max(1, dict(self.server.seconds)[version])
@@ -215,11 +231,12 @@ def learner(
     accounts: tuple[str, ...] = (),
     reserved: str = "",
     lent: tuple[tuple[str, tuple[Prefix, ...]], ...] = (),
+    known: frozenset[int] = frozenset(),
 ) -> Learner:
     """See `Learner`; `excluded` are prefixes of others, which the port never learns."""
     versions = [4, 6] if server.mac else [4]
     free = {version: ranges(version, server.dynamic, excluded) if version in versions else [] for version in (4, 6)}
-    return Learner(tap, mac, server, owned, free, accounts, reserved, lent)
+    return Learner(tap, mac, server, owned, free, accounts, reserved, lent, known)
 
 
 def _acknowledgement(mac: str, server: DhcpServer) -> Answer:

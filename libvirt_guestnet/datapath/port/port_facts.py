@@ -49,6 +49,8 @@ class PortGuard(NamedTuple):
       addresses that nobody else holds.
     - `pairs`: more addresses that it owns, each with the MAC address that may announce it beside the port's own (VRRP,
       CARP), or "".
+    - `lent`: MAC addresses of guests inside it, for which no address is listed: each has what the host's DHCP server
+      gives it.
     - `routed`: prefixes that it may use as IP source only.
     - `excluded`: what it may not use of open or routed prefixes. Single owned addresses and pairs are never excluded.
     - `reserved`: the link whose reservations it may neither use of an open prefix nor learn ("": none). That is for
@@ -83,6 +85,7 @@ class PortGuard(NamedTuple):
     late: int = 0
     reserved: str = ""
     observed: bool = False
+    lent: tuple[str, ...] = ()
 
 
 def link_local(mac: str) -> IPv6Address:

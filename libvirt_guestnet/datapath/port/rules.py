@@ -5,8 +5,9 @@ from __future__ import annotations
 from libvirt_guestnet.datapath.port import dhcp_requests, held_sets, learning, port_facts, savi
 from libvirt_guestnet.datapath.port.dhcp_requests import CLIENT, request4
 from libvirt_guestnet.datapath.port.learning import SOURCE
+from libvirt_guestnet.datapath.port.own_addresses import ARP_SENDER, ARP_TARGET, OwnAddresses, each_within
 from libvirt_guestnet.datapath.port.port_facts import PortGuard, Trunk
-from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, merge, parted, ranges
+from libvirt_guestnet.datapath.port.ranges import as_set, merge, ranges
 from libvirt_guestnet.datapath.port.shared import (
     EXTENSIONS,
     ICMPV6,
@@ -23,20 +24,15 @@ from libvirt_guestnet.datapath.port.shared import (
     ROUTING_PORTS,
     TAGS,
 )
-from libvirt_guestnet.datapath.run.names import TABLE, check_mac, digits, policy_set, reserved_set, wide_set
+from libvirt_guestnet.datapath.run.names import TABLE, check_mac, digits
 from libvirt_guestnet.light_typing import TYPE_CHECKING
-from libvirt_guestnet.parse import Prefix
+from libvirt_guestnet.model.slaac import VIRTUAL_ROUTERS
 
 if TYPE_CHECKING:
     from libvirt_guestnet.datapath.port.observing import Notes
     from libvirt_guestnet.datapath.port.role_rules import RoleRules
 
 _ND_TARGET = "@th,64,128"
-_ARP_SENDER, _ARP_TARGET = "@nh,112,32", "@nh,192,32"
-# What nft calls a raw field where it compares addresses; in the sets of learnt or held ones it looks up the raw field.
-_NAMES = {SOURCE[4]: "ip saddr", SOURCE[6]: "ip6 saddr", _ARP_SENDER: "arp saddr ip", _ARP_TARGET: "arp daddr ip"}
-# VRRP's and CARP's MAC addresses end in the number of their virtual router (RFC 9568).
-_VIRTUAL_ROUTERS = ("00:00:5e:00:01:", "00:00:5e:00:02:")
 
 
 def _tag(trunk: Trunk) -> str:
@@ -47,46 +43,13 @@ def _vlans(trunk: Trunk) -> str:
     return "{ " + ", ".join(f"{first:d}-{last:d}" for first, last in merge(trunk.vlans)) + " }"
 
 
-def _within(version: int, field: str, spans: Ranges) -> str:
-    name = _NAMES.get(field)
-    return f"{name} {as_set(version, spans)}" if name else f"{field} {as_raw(spans)}"
-
-
-def _matches(version: int, field: str, spans: Ranges) -> list[str]:
-    return [_within(version, field, part) for part in parted(spans)]
-
-
 class Rules:
     """The rules of one port. `fresh`: the kernel has none of this port yet."""
 
     def __init__(self, port: PortGuard, fresh: bool) -> None:
         self.port, self.tap, self.mac, self.fresh = port, port.tap, check_mac(port.mac), fresh
-        self.accounts = held_sets.looked_into(port.segment, port.trunk is not None)
-        self.virtual: dict[str, list[Prefix]] = {}
-        for mac, prefix in port.pairs:
-            if mac:
-                self.virtual.setdefault(check_mac(mac), []).append(prefix)
-        self.macs = list(dict.fromkeys([self.mac, *self.virtual]))
-        # Of guests inside this one. A virtual router never asks for an address: its MAC address is several ports'.
-        lent = [mac for mac in self.macs[1:] if not mac.startswith(_VIRTUAL_ROUTERS)]
-        self.lent = tuple((mac, tuple(self.virtual[mac])) for mac in lent)
-        self.learner = (
-            learning.learner(
-                self.tap,
-                self.mac,
-                port.server,
-                self._all_certain(),
-                port.excluded,
-                accounts=self.accounts,
-                reserved=port.reserved,
-                lent=self.lent,
-            )
-            if port.server
-            else None
-        )
-        free = ranges(6, port.claims) if port.segment else []
-        self.claimer = savi.Claimer(port, self.accounts, free) if free else None
-        self.opened = {version: self._opened(version) for version in (4, 6)}  # they may be thousands
+        self.own = OwnAddresses(port, held_sets.looked_into(port.segment, port.trunk is not None))
+        self.macs, self.learner, self.claimer = self.own.macs, self.own.learner, self.own.claimer
         self.roles = self._role_rules(port.roles) if port.roles else None
         self.notes = self._noting() if port.observed else None
 
@@ -109,8 +72,9 @@ class Rules:
         from libvirt_guestnet.datapath.port import role_rules  # few have a role, and hooks start often
 
         giaddr = role_rules.GIADDR
-        own, own_giaddr, sendable = self._own(4, SOURCE[4]), self._own(4, giaddr), self._sendable(giaddr)
-        return role_rules.RoleRules(roles, self.mac, own, own_giaddr, sendable)
+        own = self.own.matches
+        sendable = self.own.sendable(giaddr)
+        return role_rules.RoleRules(roles, self.mac, own(4, SOURCE[4]), own(4, giaddr), sendable)
 
     def _noting(self) -> Notes:
         from libvirt_guestnet.datapath.port import observing  # few are observed
@@ -147,7 +111,7 @@ class Rules:
     def _others(self) -> list[str]:
         """Declares the sets of leases and claims into which an open range looks, as they may not exist yet."""
         link = self.port.segment
-        opened = [version for version in (4, 6) if link and self.opened[version]]
+        opened = [version for version in (4, 6) if link and self.own.opened[version]]
         held = [learning.declared(learning.held_set(version, link), version) for version in opened]
         return [*held, *([learning.declared(savi.tried_set(link), 6)] if 6 in opened else [])]
 
@@ -168,50 +132,6 @@ class Rules:
 
     def _has(self, role: str) -> bool:
         return role in self.port.roles
-
-    def _all_certain(self) -> tuple[Prefix, ...]:
-        return tuple(prefix for version in (4, 6) for prefix in port_facts.certain(self.port, version))
-
-    def _certain(self, version: int) -> Ranges:
-        return ranges(version, port_facts.certain(self.port, version))
-
-    def _opened(self, version: int) -> Ranges:
-        return ranges(version, port_facts.open_prefixes(self.port, version), self.port.excluded)
-
-    def _routed(self, version: int) -> Ranges:
-        return ranges(version, self.port.routed, self.port.excluded)
-
-    def _own(self, version: int, field: str) -> list[str]:
-        """Matches on a raw field: any address of the port's own."""
-        return [*_matches(version, field, self._certain(version)), *self._unheld(version, field)]
-
-    def _unheld(self, version: int, field: str) -> list[str]:
-        """The same, but only addresses that are the port's because nobody else holds them."""
-        claimed = [self.claimer.has(field)] if self.claimer and version == 6 else []
-        return [*self._given(version, field), *claimed]
-
-    def _given(self, version: int, field: str) -> list[str]:
-        """The same, without those that it claimed."""
-        opened, found = self.opened[version], []
-        names = (of(version, account) for account in self.accounts for of in (policy_set, wide_set))
-        by_policy = "".join(f" {field} != @{name}" for name in names)
-        if self.learner is not None and self.learner.spans(version):
-            found.append(f"{field} @{learning.learnt_set(version, self.tap)}{by_policy}")
-        if opened:
-            reserved = f" {field} != @{reserved_set(version, self.port.reserved)}" if self.port.reserved else ""
-            match, link = f"{_within(version, field, opened)}{by_policy}{reserved}", self.port.segment
-            found.append(f"{match} {field} != @{learning.held_set(version, link)}" if link else match)
-            # Which address of its range a port uses shows when another asks for it by DAD: then the port must be able
-            # to answer.
-            found += [f"{match} {field} @{savi.tried_set(link)}"] if link and version == 6 else []
-        return found
-
-    def _announcers(self, version: int, field: str) -> list[tuple[str, str]]:
-        """Each MAC address of the port with matches on a field for what that MAC address may announce: its own MAC
-        address announces all of the port's addresses, one of a pair only the pair's."""
-        lent = [(mac, ranges(version, prefixes)) for mac, prefixes in self.virtual.items()]
-        own = [(self.mac, match) for match in self._own(version, field)]
-        return [*own, *((mac, match) for mac, spans in lent for match in _matches(version, field, spans))]
 
     def _ethernet(self) -> list[str]:
         # `ether type` reads the frame itself: it sees a VLAN tag that the kernel has already moved out of the way, and
@@ -257,24 +177,20 @@ class Rules:
         # Without the link-local address: few frames come from it, and each comparison takes all others time.
         given = ranges(6, [p for p in port_facts.certain(self.port, 6) if not p.is_link_local])
         return [
-            *(f"{own} ip {source} {PLAIN4}" for source in self._sources()),
-            *(f"{own} ip6 {source} {PLAIN6}" for source in _matches(6, SOURCE[6], given)),
+            *(f"{own} ip {source} {PLAIN4}" for source in self.own.sources()),
+            *(f"{own} ip6 {source} {PLAIN6}" for source in each_within(6, SOURCE[6], given)),
             *([self.claimer.refreshed(f"{savi.SAMPLE} {own} ip6")] if self.claimer else []),
-            *(f"{own} ip6 {source} {PLAIN6}" for source in self._unheld(6, SOURCE[6])),
+            *(f"{own} ip6 {source} {PLAIN6}" for source in self.own.unheld(6, SOURCE[6])),
         ]
-
-    def _sources(self) -> list[str]:
-        sources = merge([*self._certain(4), *self._routed(4)])
-        return [*_matches(4, SOURCE[4], sources), *self._unheld(4, SOURCE[4])]
 
     def _arp(self) -> list[str]:
         header, rules = "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ether", []
-        for mac, sender in self._announcers(4, _ARP_SENDER):
+        for mac, sender in self.own.announcers(4, ARP_SENDER):
             rules.append(f"{header} {mac} arp operation 1-2 {sender} accept")
-        for mac, target in self._announcers(4, _ARP_TARGET):
+        for mac, target in self.own.announcers(4, ARP_TARGET):
             # An ARP probe asks from 0.0.0.0 for the address that the sender is about to use (RFC 5227).
             rules.append(f"{header} {mac} arp operation request arp saddr ip 0.0.0.0 {target} accept")
-        routed = self._routed(4) if self._has(port_facts.OWN_SOURCES) else []
+        routed = self.own.routed(4) if self._has(port_facts.OWN_SOURCES) else []
         if routed:  # it may ask from these addresses, but not announce them
             asks = f"arp operation request arp saddr ip {as_set(4, routed)} arp daddr ip != {as_set(4, routed)}"
             rules.append(f"{header} {self.mac} {asks} accept")
@@ -284,7 +200,7 @@ class Rules:
         asks = [*([] if self.port.bare else self._asks()), *self._lent_asks()]
         asked = self._questions4(asks, "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 ") if asks else []
         return [
-            *(f"{source} goto ip4sent-{self.tap}" for source in self._sources()),
+            *(f"{source} goto ip4sent-{self.tap}" for source in self.own.sources()),
             *asked,
             *([] if self.port.bare else [f"ip saddr 0.0.0.0 {NOWHERE4}"]),
             *self._drop("IPv4 source"),
@@ -297,18 +213,12 @@ class Rules:
     def _asks(self) -> list[str]:
         """Matches for the port's own DHCP requests. The client's address in one is none, or one from which the port may
         send, as else it could release any lease."""
-        return [f"{request4(self.mac)} {client}" for client in self._sendable(CLIENT, (0, 0))]
+        return [f"{request4(self.mac)} {client}" for client in self.own.sendable(CLIENT, (0, 0))]
 
     def _lent_asks(self) -> list[str]:
         """Matches for those of guests inside this one, each from its own MAC address, for its own."""
-        own = ((mac, merge([(0, 0), *ranges(4, prefixes)])) for mac, prefixes in self.lent)
-        found = ((mac, match) for mac, spans in own for match in _matches(4, CLIENT, spans))
-        return [f"ether saddr {mac} {request4(mac)} {match}" for mac, match in found]
-
-    def _sendable(self, field: str, *more: tuple[int, int]) -> list[str]:
-        """Matches on a raw field: any IPv4 address from which the port may send, or one of `more`."""
-        spans = merge([*more, *self._certain(4), *self._routed(4)])
-        return [*_matches(4, field, spans), *self._unheld(4, field)]
+        clients = self.own.lent_clients(CLIENT)
+        return [f"ether saddr {mac} {request4(mac)} {client}" for mac, client in clients]
 
     def _ip4_sent(self) -> list[str]:
         server = ["udp sport 67 udp dport 68 accept"] if self._has(port_facts.DHCP_SERVER) else []
@@ -319,6 +229,7 @@ class Rules:
             *self._drop("IPv4 fragment", "ip frag-off & 0x3fff == 0x2000 ip length < 68"),
             *self._routes(4, f"igmp type {IGMP_ROUTERS} accept"),
             REST4,
+            *self._relayed(4),
             *(self.roles.relayed4() if self.roles else []),
             *self._questions4([*self._asks(), *self._lent_asks()]),
             *server,
@@ -330,13 +241,16 @@ class Rules:
             *self._drop("IPv4 header"),
         ]
 
+    def _relayed(self, version: int) -> list[str]:
+        return dhcp_requests.relayed(version, self._drop) if self._has(port_facts.DHCP_RELAY) else []
+
     def _routes(self, version: int, queries: str) -> list[str]:
         """The rules for routing protocols: a port with the role of all may send all of them, one with others what they
         name, and one with a virtual router's MAC address VRRP or CARP for that router."""
         if self._has(port_facts.ROUTER_PROTOCOLS):
             ospf = "meta l4proto ah @th,0,8 89 accept"  # as it is authenticated in IPv6 (RFC 4552)
             return [f"meta l4proto {ROUTING} accept", f"udp dport {ROUTING_PORTS} accept", queries, ospf]
-        numbers = sorted({int(mac[-2:], 16) for mac in self.virtual if mac.startswith(_VIRTUAL_ROUTERS)})
+        numbers = sorted({int(mac[-2:], 16) for mac in self.own.virtual if mac.startswith(VIRTUAL_ROUTERS)})
         named = self.roles.routing(version) if self.roles else []
         return [*named, *(f"meta l4proto vrrp @th,8,8 {number} accept" for number in numbers)]
 
@@ -347,16 +261,16 @@ class Rules:
         ]
 
     def _ip6(self) -> list[str]:
-        certain, routed = self._certain(6), self._routed(6)
+        certain, routed = self.own.certain(6), self.own.routed(6)
         dad = "ip6 saddr :: ip6 daddr ff02::1:ff00:0/104 ip6 nexthdr icmpv6 icmpv6 type nd-neighbor-solicit"
-        targets = [*_matches(6, _ND_TARGET, certain), *self._given(6, _ND_TARGET)]
+        targets = [*each_within(6, _ND_TARGET, certain), *self.own.given(6, _ND_TARGET)]
         claims = self.claimer.claims(dad, self._drop) if self.claimer else []
         # A guest that has an address of its `sources` itself also asks for neighbours from that address.
         sent = "ip6own" if self._has(port_facts.OWN_SOURCES) else "ip6sent"
         return [
-            *(f"{match} goto ip6own-{self.tap}" for match in _matches(6, SOURCE[6], certain)),
-            *(f"ether saddr {self.mac} {source} goto ip6own-{self.tap}" for source in self._unheld(6, SOURCE[6])),
-            *(f"{match} goto {sent}-{self.tap}" for match in _matches(6, SOURCE[6], routed)),
+            *(f"{match} goto ip6own-{self.tap}" for match in each_within(6, SOURCE[6], certain)),
+            *(f"ether saddr {self.mac} {source} goto ip6own-{self.tap}" for source in self.own.unheld(6, SOURCE[6])),
+            *(f"{match} goto {sent}-{self.tap}" for match in each_within(6, SOURCE[6], routed)),
             *(f"{self._may_use()} {used} goto ip6own-{self.tap}" for used in self._used(SOURCE[6])),
             # Duplicate address detection (RFC 4862): without an option, or with a nonce (RFC 7527).
             *(f"{dad} ip6 length 24 {target} accept" for target in targets),
@@ -373,7 +287,7 @@ class Rules:
         source = f"{{ {', '.join(f'0x0101{digits(mac)}' for mac in self.macs)} }}"
         advertised = [
             f"{nd} nd-neighbor-advert ip6 length 32 {target} @th,192,64 0x0201{digits(mac)} accept"
-            for mac, target in self._announcers(6, _ND_TARGET)
+            for mac, target in self.own.announcers(6, _ND_TARGET)
         ]
         announces = (
             [f"{nd} nd-router-advert ip6 saddr fe80::/10 ip6 hoplimit 255 accept"]
@@ -386,11 +300,12 @@ class Rules:
             *([self.claimer.refreshed(f"{nd} 135-136")] if self.claimer else []),
             f"{nd} nd-neighbor-solicit ip6 length 24 accept",
             f"{nd} nd-neighbor-solicit ip6 length 32 @th,192,64 {source} accept",
-            *(f"{nd} nd-neighbor-advert ip6 length 24 {target} accept" for target in self._own(6, _ND_TARGET)),
+            *(f"{nd} nd-neighbor-advert ip6 length 24 {target} accept" for target in self.own.matches(6, _ND_TARGET)),
             *advertised,
             f"{nd} nd-router-solicit ip6 length 8 accept",
             f"{nd} nd-router-solicit ip6 length 16 @th,64,64 {source} accept",
             *announces,
+            *self._relayed(6),
             *(self.roles.relayed6() if self.roles else []),
             f"goto ip6sent-{self.tap}",
         ]

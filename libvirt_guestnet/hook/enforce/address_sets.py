@@ -17,6 +17,7 @@ from libvirt_guestnet.datapath.run.names import TABLE, check_device
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.port_receipts import Leases, guard_of, segment
 from libvirt_guestnet.light_typing import Any
+from libvirt_guestnet.model.slaac import mac_of
 from libvirt_guestnet.parse import Address, Prefix, address, ipv4_number, prefix
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import LockedState
@@ -129,7 +130,7 @@ def _own_sets(port: PortReceipt) -> Iterator[tuple[int, str]]:
 
 def _leases(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]]:
     for lease in _read(path.format(check_device(receipt.bridge))):
-        if str(lease.get("mac-address", "")).lower() != receipt.mac:
+        if str(lease.get("mac-address", "")).lower() not in (receipt.mac, *receipt.lent):
             continue
         try:
             address = parse.address(str(lease.get("ip-address")))
@@ -158,8 +159,42 @@ def given_up(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state:
     if not lost:
         return ""
     taps = {receipt.tap for receipt in (*before, *after)}
-    lost -= _held_by(other for other in state.ports() if other.tap not in taps)
+    lost -= _held_besides(taps, lost, state)
     return "".join(f"{line}\n" for line in (f"add table {TABLE}", *held_sets.give_up(lost)))
+
+
+def _held_besides(taps: set[str], of: held_sets.Held, state: State) -> held_sets.Held:
+    """What of this is held by ports on other taps. The end of a guest waits for it, and there may be a thousand: read
+    are those whose receipts name one of the addresses that are left."""
+    found: held_sets.Held = frozenset()
+    wanted = _names_of(of)
+    for tap in sorted(state.tapnames() - taps):
+        if not wanted:
+            break
+        if _may_hold(state.port_fields(tap), wanted) and (other := state.sound_port(tap)):
+            found |= of & held_sets.held(guard_of(other))
+            wanted = _names_of(of - found)
+    return found
+
+
+def _names_of(addresses: held_sets.Held) -> set[str]:
+    """What stands for one of these in a receipt: its text, or the MAC address from which it follows."""
+    made = [IPv4Address(number) if version == 4 else IPv6Address(number) for _, version, number in addresses]
+    return {*map(str, made), *filter(None, map(mac_of, made))}
+
+
+def _may_hold(fields: dict[str, Any], wanted: set[str]) -> bool:
+    """Whether a receipt that nobody has looked through may hold one of these: it names it, or a range, or is odd."""
+    try:
+        more = [text for pairs in (fields["pairs"], fields["beside"]) for _, text in pairs]
+        names = [text.partition("/")[0] for text in (*fields["owned"], *fields["unclaimed"], *more)]
+        return not wanted.isdisjoint((fields["mac"], *names)) or any(map(_is_range, (*fields["unclaimed"], *more)))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return True
+
+
+def _is_range(text: str) -> bool:
+    return "/" in text and not text.endswith("/128" if ":" in text else "/32")
 
 
 def spread(before: Iterable[PortReceipt], after: Iterable[PortReceipt], state: State) -> str:

@@ -99,7 +99,8 @@ def _all_vlans() -> Mapping[str, Iterable[int]]:
 def _is_lent(receipt: PortReceipt) -> bool:
     """MAC addresses that a pair lends may move from port to port, as VRRP's do: for such a port the bridge goes on
     learning and flooding. Its guard sees to it that it teaches the bridge no others; an observed port may have any."""
-    return receipt.observed or any(mac not in ("", receipt.mac) for mac, _ in receipt.pairs)
+    lent = (*receipt.lent, *(mac for mac, _ in receipt.pairs))
+    return receipt.observed or any(mac not in ("", receipt.mac) for mac in lent)
 
 
 def _managed(state: State) -> set[str]:

@@ -45,6 +45,7 @@ def ensure(uuid: str, wanted: list[HostRoutes], locked: LockedState, *, only: st
     own = {*taps, *(old.tap for old in before)}
     others = [receipt for receipt in locked.host_routes() if receipt.tap not in own]
     routes.withdraw(before, [*others, *wanted])
+    _forget_flows(before, [*others, *wanted])
     for old in before:
         if old.tap not in taps:
             locked.drop_host_routes(old.tap)
@@ -90,7 +91,9 @@ def delete_on_bridge(tap: str, bridge: str, locked: LockedState) -> None:
     """Deletes the routes to a tap through a bridge in which the tap is no more."""
     receipts = locked.host_routes()
     if gone := [r for r in receipts if r.tap == tap and any(route.device == bridge for route in r.routes)]:
-        routes.withdraw(gone, [receipt for receipt in receipts if receipt.tap != tap])
+        staying = [receipt for receipt in receipts if receipt.tap != tap]
+        routes.withdraw(gone, staying)
+        _forget_flows(gone, staying)
         locked.drop_host_routes(tap)
 
 
@@ -163,8 +166,19 @@ def _withdraw(gone: list[HostRoutes], locked: LockedState) -> None:
     taps = {receipt.tap for receipt in gone}
     staying = [receipt for receipt in locked.host_routes() if receipt.tap not in taps]
     routes.withdraw(gone, staying)
+    _forget_flows(gone, staying)
     gated = [receipt.tap for receipt in gone if receipt.gateway]
     if gated:
         nft(gateway.ungate(gated, last=not any(receipt.gateway for receipt in staying)), locked.descriptor)
     for tap in taps:
         locked.drop_host_routes(tap)
+
+
+def _forget_flows(gone: Iterable[HostRoutes], staying: Iterable[HostRoutes]) -> None:
+    """Ends the flows of what was behind a guest, and is behind none any more: as established ones they would be let
+    pass to wherever the host routes them then."""
+    lost = {text for each in gone for text in each.behind} - {text for each in staying for text in each.behind}
+    if lost:
+        from libvirt_guestnet.datapath.forwards import conntrack
+
+        conntrack.forget_behind(tuple(map(parse.prefix, sorted(lost))))

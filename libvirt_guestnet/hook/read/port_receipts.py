@@ -134,13 +134,30 @@ def segment(bridge: str, vlan: int) -> str:
 
 
 def _with_policy(receipt: PortReceipt, policy: PortPolicy, network: NetworkReceipt | None) -> PortReceipt:
+    receipt = _lending(receipt, policy, network) if policy.lent else receipt
     defaulted = _with_defaults(receipt, network) if network else receipt
     return defaulted._replace(
-        pairs=_pairs(policy),
+        pairs=(*_pairs(policy), *receipt.pairs),
         roles=tuple(role for role in policy.roles if role in ROLES),
         log=defaulted.log if policy.log is None else policy.log,
         privacy=policy.privacy == "yes" if policy.privacy else defaulted.privacy,
     )
+
+
+def _lending(receipt: PortReceipt, policy: PortPolicy, network: NetworkReceipt | None) -> PortReceipt:
+    """The receipt with guests inside it that ask for their addresses: each has what is reserved for it, or else learns
+    as a port does. Who has addresses listed for it learns none."""
+    listed = {pair.mac for pair in policy.pairs}
+    lent = tuple(mac for mac in dict.fromkeys(policy.lent) if mac not in listed)
+    if network is None:
+        return receipt._replace(lent=lent)
+    reserved = tuple((mac, ip) for mac, ip in network.reservations if mac in lent and ":" not in ip)
+    receipt = receipt._replace(pairs=reserved, lent=tuple(mac for mac in lent if mac not in dict(reserved)))
+    is_told = any(":" not in host for host in receipt.dhcp)
+    if not receipt.lent or receipt.trunk or not _learns(network, 4) or is_told:
+        return receipt
+    learning = _learning(receipt, network, [6, 4] if receipt.dhcp else [4])
+    return _without_reserved(learning, network)
 
 
 def _pairs(policy: PortPolicy) -> tuple[tuple[str, str], ...]:
@@ -272,6 +289,7 @@ def guard_of(receipt: PortReceipt, leases: Leases = (), is_new: bool = True) -> 
         is_new=is_new,
         reserved=receipt.reserved,
         observed=receipt.observed,
+        lent=receipt.lent,
     )
 
 
