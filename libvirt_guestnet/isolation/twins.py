@@ -20,11 +20,14 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from libvirt_guestnet import parse, xmlread
+from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.netlink import links as devices
 from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.datapath.run import program
+from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.calls import domain as calls
+from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.isolation import frames
 from libvirt_guestnet.isolation.link import OBSERVED, TRUSTED, Link
@@ -110,10 +113,10 @@ def _join(twin: Twin) -> None:
     index, bridge = devices.index_of(twin.tap), devices.index_of(twin.link.bridge)
     if not bridge:
         raise GuestnetError(f"there is no bridge {twin.link.bridge}: is network {twin.link.networks[0]} active?")
-    with Rtnl() as kernel:
-        kernel.set_master(index, bridge)
+    with Rtnl() as netlink:
+        netlink.set_master(index, bridge)
         if twin.link.isolated:
-            kernel.isolate_port(index, isolated=True)
+            netlink.isolate_port(index, isolated=True)
 
 
 def _plug_ovs(twin: Twin) -> None:
@@ -202,22 +205,29 @@ def _nic(twin: Twin) -> str:
 def _cleaned(owner: str, links: Sequence[Link], state: UnlockedState) -> Iterator[None]:
     """Afterwards nothing is left, whatever ends this process. The second process is there before any tap, so that it
     keeps none."""
-    has_ovs = any(link.open_vswitch for link in links)
+    has_ovs, bare = any(link.open_vswitch for link in links), _accounts(links) - kernel.segments()
     _forget_ovs(has_ovs)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     cleaner = os.fork()
     if cleaner == 0:
-        _wait_and_clean(reading, writing, owner, state, has_ovs)
+        _wait_and_clean(reading, writing, owner, state, has_ovs, bare)
     os.close(reading)
     try:
         yield
     finally:
         os.close(writing)
         if os.waitpid(cleaner, 0)[1] != 0:
-            _clean(owner, state, has_ovs)
+            _clean(owner, state, has_ovs, bare)
 
 
-def _wait_and_clean(reading: int, writing: int, owner: str, state: UnlockedState, has_ovs: bool) -> None:
+def _accounts(links: Sequence[Link]) -> set[str]:
+    """The names under which the kernel has sets of what is held on these links."""
+    return {name for link in links if not link.alone for name in (link.name, link.bridge, f"{link.bridge}/0")}
+
+
+def _wait_and_clean(
+    reading: int, writing: int, owner: str, state: UnlockedState, has_ovs: bool, bare: set[str]
+) -> None:
     status = 1
     try:
         os.setsid()  # Ctrl-C is for the other one
@@ -225,17 +235,25 @@ def _wait_and_clean(reading: int, writing: int, owner: str, state: UnlockedState
             signal.signal(number, signal.SIG_IGN)
         os.close(writing)
         os.read(reading, 1)
-        _clean(owner, state, has_ovs)
+        _clean(owner, state, has_ovs, bare)
         status = 0
     finally:
         os._exit(status)
 
 
-def _clean(owner: str, state: UnlockedState, has_ovs: bool) -> None:
+def _clean(owner: str, state: UnlockedState, has_ovs: bool, bare: set[str]) -> None:
     try:
         calls.release_all_of(owner, set(), state)
+        _forget_sets(bare, state)
     finally:
         _forget_ovs(has_ovs)
+
+
+def _forget_sets(bare: set[str], state: UnlockedState) -> None:
+    """Those of links that had none before: a guest's stay until its network stops, and these never had a guest."""
+    with state.lock() as locked:
+        made = (bare & kernel.segments()) - networks.segments(locked)
+        nft("".join(map(networks.forgotten, sorted(made))), locked.descriptor)
 
 
 def _forget_ovs(has_ovs: bool) -> None:

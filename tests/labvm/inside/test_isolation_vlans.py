@@ -21,17 +21,17 @@ name: t
 physical-networks: { lan: {}, nic: {}, switch: {} }
 networks:
   red: { mode: bridge, physical-network: lan, vlan: 100, subnets: [10.0.1.0/24] }
-  blue: { mode: bridge, physical-network: lan, vlan: 200, subnets: [10.0.1.0/24] }
+  blue: { mode: bridge, physical-network: lan, vlan: 200, subnets: [10.0.2.0/24] }
   green: { mode: bridge, physical-network: nic, vlan: 300, subnets: [10.0.3.0/24] }
   grey: { mode: bridge, physical-network: nic, vlan: 301, subnets: [10.0.4.0/24] }
   ten: { mode: bridge, physical-network: switch, vlan: 10, subnets: [10.0.5.0/24] }
-  eleven: { mode: bridge, physical-network: switch, vlan: 11, subnets: [10.0.5.0/24] }
+  eleven: { mode: bridge, physical-network: switch, vlan: 11, subnets: [10.0.7.0/24] }
   inside: { mode: isolated, vlan: 20, subnets: [10.0.6.0/24] }
 guests:
   many:
     ports:
       - { network: red, name: red1, tap: red1, addresses: [10.0.1.2] }
-      - { network: blue, name: blue1, tap: blue1, addresses: [10.0.1.2], guarded: false }
+      - { network: blue, name: blue1, tap: blue1, addresses: [10.0.2.2], guarded: false }
       - { network: red, name: trunk, tap: trunk, trunk: [100-102], addresses: [], guarded: false }
 """,
     "test",
