@@ -92,7 +92,7 @@ def test_vlans_are_apart(real: Real) -> None:
             ("blue", "tr0", (200,)),
         ),
         (
-            "ip link add lk0 type veth peer name lk1; ip link set lk0 master gn-green up; ip link set lk1 master gn-grey up",  # noqa: E501
+            "ip link add lk0 type veth peer name lk1; ip link set lk0 master gn-nic.300 up; ip link set lk1 master gn-nic.301 up",  # noqa: E501
             "ip link del lk0",
             ("green", "nic0", (301,)),
         ),
