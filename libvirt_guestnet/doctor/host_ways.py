@@ -176,7 +176,8 @@ def _loose(path: Path, *, private: bool) -> Iterator[Loose]:
         elif stat.S_ISLNK(found.st_mode):
             return
         elif found.st_mode & 0o022:
-            yield Loose(str(path), "can be changed by others than root, who trusts it", f"chmod go-w {path}")
+            mend = f"chmod {'700' if private else 'go-w'} {path}"  # one command mends all that is wrong
+            yield Loose(str(path), "can be changed by others than root, who trusts it", mend)
         elif private and found.st_mode & 0o077 and stat.S_ISDIR(found.st_mode):
             yield Loose(str(path), "can be read by others than root", f"chmod 700 {path}")
 

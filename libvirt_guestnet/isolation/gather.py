@@ -74,22 +74,28 @@ def _net(name: str, xml: str, state: State) -> Net | None:
 
 @dataclass(frozen=True)
 class _Host:
-    """What the parts of it are looked up in: the first network of each bridge, all guests' taps, and the kernel."""
+    """What the parts of it are looked up in: the first network of each bridge, all by name, all guests' taps, and the
+    kernel."""
 
     on_bridge: Mapping[str, Net]
+    named: Mapping[str, Net]
     taps: frozenset[str]
     kernel: Kernel
 
     def access(self, nic: Nic) -> int:
-        """The VLAN of a port's untagged frames."""
-        return _vlans(nic).untagged or self.on_bridge[nic.bridge_of_network].vlan
+        """The VLAN of a port's untagged frames: its own, or its network's; several may have one bridge."""
+        own = self.named.get(nic.network or "")
+        if own is None or own.receipt.bridge != nic.bridge_of_network:
+            own = self.on_bridge[nic.bridge_of_network]
+        return _vlans(nic).untagged or own.vlan
 
 
 def links(nets: Collection[Net], domains: Collection[Domain], kernel: Kernel) -> Iterator[Link]:
     """The links of networks, of VLANs that single ports have there, and of host-routed guests."""
     nics = [nic for domain in domains for nic in domain.nics if nic.has_tap and nic.tap]
     on_bridge = {net.receipt.bridge: net for net in reversed(list(nets))}
-    host = _Host(on_bridge, frozenset(nic.tap for nic in nics), kernel)
+    named = {net.receipt.name: net for net in nets}
+    host = _Host(on_bridge, named, frozenset(nic.tap for nic in nics), kernel)
     for (bridge, vlan), names in _names(nets, nics, host).items():
         net = next((net for net in nets if net.receipt.name == names[0]), on_bridge[bridge])
         yield _link(host, vlan, names, [nic for nic in nics if nic.bridge_of_network == bridge], net)

@@ -20,11 +20,14 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from libvirt_guestnet import parse, xmlread
+from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.netlink import links as devices
 from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.datapath.run import program
+from libvirt_guestnet.datapath.run.nft import nft
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.calls import domain as calls
+from libvirt_guestnet.hook.calls import networks
 from libvirt_guestnet.hook.enforce import bridge_guard
 from libvirt_guestnet.isolation import frames
 from libvirt_guestnet.isolation.link import OBSERVED, TRUSTED, Link
@@ -110,10 +113,10 @@ def _join(twin: Twin) -> None:
     index, bridge = devices.index_of(twin.tap), devices.index_of(twin.link.bridge)
     if not bridge:
         raise GuestnetError(f"there is no bridge {twin.link.bridge}: is network {twin.link.networks[0]} active?")
-    with Rtnl() as kernel:
-        kernel.set_master(index, bridge)
+    with Rtnl() as netlink:
+        netlink.set_master(index, bridge)
         if twin.link.isolated:
-            kernel.isolate_port(index, isolated=True)
+            netlink.isolate_port(index, isolated=True)
 
 
 def _plug_ovs(twin: Twin) -> None:
@@ -198,26 +201,42 @@ def _nic(twin: Twin) -> str:
 # ---- and that nothing stays
 
 
+@dataclass(frozen=True)
+class _Traces:
+    """What a run leaves unless it is cleaned: the guards of `owner`, Open vSwitch's ports, and the sets of links that
+    are `bare`, as the kernel had none of them before."""
+
+    owner: str
+    has_ovs: bool
+    bare: frozenset[str]
+
+
 @contextmanager
 def _cleaned(owner: str, links: Sequence[Link], state: UnlockedState) -> Iterator[None]:
     """Afterwards nothing is left, whatever ends this process. The second process is there before any tap, so that it
     keeps none."""
-    has_ovs = any(link.open_vswitch for link in links)
-    _forget_ovs(has_ovs)
+    traces = _Traces(owner, any(link.open_vswitch for link in links), _accounts(links) - kernel.segments())
+    _forget_ovs(traces.has_ovs)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     cleaner = os.fork()
     if cleaner == 0:
-        _wait_and_clean(reading, writing, owner, state, has_ovs)
+        _wait_and_clean(reading, writing, traces, state)
     os.close(reading)
     try:
         yield
     finally:
         os.close(writing)
         if os.waitpid(cleaner, 0)[1] != 0:
-            _clean(owner, state, has_ovs)
+            _clean(traces, state)
 
 
-def _wait_and_clean(reading: int, writing: int, owner: str, state: UnlockedState, has_ovs: bool) -> None:
+def _accounts(links: Sequence[Link]) -> frozenset[str]:
+    """The names under which the kernel has sets of what is held on these links."""
+    bridges = [link for link in links if not link.alone]
+    return frozenset(name for link in bridges for name in (link.name, link.bridge, f"{link.bridge}/0"))
+
+
+def _wait_and_clean(reading: int, writing: int, traces: _Traces, state: UnlockedState) -> None:
     status = 1
     try:
         os.setsid()  # Ctrl-C is for the other one
@@ -225,17 +244,25 @@ def _wait_and_clean(reading: int, writing: int, owner: str, state: UnlockedState
             signal.signal(number, signal.SIG_IGN)
         os.close(writing)
         os.read(reading, 1)
-        _clean(owner, state, has_ovs)
+        _clean(traces, state)
         status = 0
     finally:
         os._exit(status)
 
 
-def _clean(owner: str, state: UnlockedState, has_ovs: bool) -> None:
+def _clean(traces: _Traces, state: UnlockedState) -> None:
     try:
-        calls.release_all_of(owner, set(), state)
+        calls.release_all_of(traces.owner, set(), state)
+        _forget_sets(traces.bare, state)
     finally:
-        _forget_ovs(has_ovs)
+        _forget_ovs(traces.has_ovs)
+
+
+def _forget_sets(bare: frozenset[str], state: UnlockedState) -> None:
+    """Those of links that had none before: a guest's stay until its network stops, and these never had a guest."""
+    with state.lock() as locked:
+        made = (bare & kernel.segments()) - networks.segments(locked)
+        nft("".join(map(networks.forgotten, sorted(made))), locked.descriptor)
 
 
 def _forget_ovs(has_ovs: bool) -> None:

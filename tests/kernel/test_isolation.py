@@ -66,11 +66,11 @@ def verify(state: Path, more: str = "") -> tuple[list[dict[str, Any]], bool]:
 
 
 def left() -> str:
-    """All that a run may leave: devices, rules and receipts of taps."""
+    """All that a run may leave: devices, and rules and sets of taps and bridges."""
     listed = ("nft", "-s", "list", "table", "netdev", "guestnet")
     rules = subprocess.run(listed, capture_output=True, text=True, timeout=120).stdout
     names = sorted(line.split()[0] for line in ip("-br link").splitlines())  # the state of an empty bridge changes
-    return "\n".join(names) + "\n".join(line for line in rules.splitlines() if "vmex" in line)
+    return "\n".join(names) + "\n".join(line for line in rules.splitlines() if "vmex" in line or "-br-" in line)
 
 
 def receipts(state: Path) -> list[str]:

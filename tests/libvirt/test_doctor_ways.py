@@ -16,11 +16,12 @@ WEB = f"""<network><name>web</name><metadata><g:network {MARK.format("web")}/></
 <ip address="10.61.1.1" netmask="255.255.255.0"/></network>"""
 LAN = f"""<network><name>lan</name><metadata><g:network {MARK.format("lan")}>{{}}</g:network></metadata>
 <forward mode="bridge"/><bridge name="br-lan"/></network>"""
-PLAIN, VLAN = '<g:uplink label="l" device="up0"/>', '<g:uplink label="l" device="up0" vlan="100"/>'
+PLAIN, VLAN = '<g:uplink label="l" device="lan0"/>', '<g:uplink label="l" device="up0" vlan="100"/>'
 VXLAN = """<g:vxlan vni="5001" port="4789" label="l" device="up0" mtu="1450"><g:remote ip="198.18.7.2"/></g:vxlan>"""
 SETUP = """set -e
 mkdir -p /run/netns; ip netns add far
 ip link add up0 type veth peer name eth0 netns far; ip link set up0 up; ip -n far link set eth0 up
+ip link add lan0 type veth peer name eth1 netns far; ip link set lan0 up; ip -n far link set eth1 up
 ip addr add 198.18.7.1/24 dev up0; ip -n far addr add 198.18.7.2/24 dev eth0
 for each in /proc/sys/net/bridge/bridge-nf-call-*tables; do [ ! -e $each ] || echo 0 > $each; done
 """
@@ -117,14 +118,14 @@ def test_a_kernel_without_vlans(host: Doctored) -> None:
 def test_an_uplink_that_is_down_or_without_a_link(host: Doctored) -> None:
     with network(host, "lan", LAN.format(PLAIN)):
         assert (host.said("uplink"), host.said("kernel state")) == ([], [])
-        host.sh("ip link set up0 down")
+        host.sh("ip link set lan0 down")
         (row,) = host.said("kernel state")
-        assert "up0" in row["about"] and row["do"] == "ip link set up0 up"
+        assert "lan0" in row["about"] and row["do"] == "ip link set lan0 up"
         host.sh(row["do"])
-        host.sh("ip -n far link set eth0 down")
+        host.sh("ip -n far link set eth1 down")
         (row,) = host.said("uplink")
-        assert (row["about"], row["level"]) == ("up0", "must") and "has no link" in row["found"]
-        host.sh("ip -n far link set eth0 up")
+        assert (row["about"], row["level"]) == ("lan0", "must") and "has no link" in row["found"]
+        host.sh("ip -n far link set eth1 up")
         assert (host.said("uplink"), host.said("kernel state")) == ([], [])
 
 

@@ -205,6 +205,13 @@ def test_links_of_guests_ports() -> None:
     assert "vnet5" in links["br9"].ports and "vnet5" not in links["br9"].exits
 
 
+def test_a_port_is_in_its_own_networks_vlan() -> None:
+    """Several networks have one bridge: the first of them says nothing of the other's ports."""
+    links = {each.name: each for each in found(domain(nic("52:54:00:00:00:01", "tap0", "blue", "br0"))).values()}
+    assert (links["br0/100"].networks, links["br0/200"].networks) == (("red",), ("blue",))
+    assert "tap0" not in links["br0/100"].ports and links["br0/200"].ports["tap0"] == UNTAGGED
+
+
 def test_a_network_that_is_not_there_was_not_tried() -> None:
     assert gather.check_active(["red", "gone"], list(found().values())) == ["gone"]
     result = Result((), (), absent=("gone",))
