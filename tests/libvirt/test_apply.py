@@ -12,7 +12,7 @@ from support.libvirt_apply import TOPOLOGY, USERS_OWN, WITH_USER, ApplyHost, cle
 from libvirt_guestnet.apply.apply import ApplyError, InterruptError, UnfinishedError, destroy
 from libvirt_guestnet.changes.guest import AttachInterface
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import interfaces, to_text
+from libvirt_guestnet.libvirtd.snapshot import Element, interfaces, to_text
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.plan.order import Plan, PlanError, plan_destroy
 
@@ -119,12 +119,20 @@ def test_a_nic_is_plugged_in_guarded_before_its_link_is_up_and_unplugged(host: A
     assert device not in host.sandbox.run(["nft", "list", "ruleset"]).stdout
 
 
+def _guarded(host: ApplyHost, nics: dict[str, Element]) -> set[str]:
+    """The taps of these NICs that nft's rules speak of."""
+    rules = host.sandbox.run(["nft", "list", "ruleset"]).stdout
+    return {tap for nic in nics.values() if (tap := attribute(inside(nic, "target"), "dev")) in rules}
+
+
 def test_a_guest_that_never_lets_go_of_a_nic_keeps_it_guarded_and_all_else_is_done(
     host: ApplyHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.apply(PLUGGED)
     host.start("a")
+    host.apply(PLUGGED)  # which guards what it plugs in, be it that no hook is there
     before = interfaces(host.libvirt.snapshot().domain["a"].live)
+    guarded = _guarded(host, before)
+    assert guarded
     other = TOPOLOGY.replace("    dhcp: {}", "    dhcp: {}\n    dns: {printer: [10.61.1.77]}")
     with monkeypatch.context() as patch:
         patch.setattr("libvirt_guestnet.changes.guest.UNPLUG_SECONDS", 0.5)
@@ -132,8 +140,7 @@ def test_a_guest_that_never_lets_go_of_a_nic_keeps_it_guarded_and_all_else_is_do
             host.apply(other)
     after = interfaces(host.libvirt.snapshot().domain["a"].live)
     assert after.keys() == before.keys()
-    rules = host.sandbox.run(["nft", "list", "ruleset"]).stdout
-    assert all(attribute(inside(nic, "target"), "dev") in rules for nic in after.values())
+    assert _guarded(host, after) == guarded
     assert "printer" in to_text(host.libvirt.snapshot().network["one"].current), "what is no such guest's is done"
     assert {change.name for change in host.plan(other).changes} == {"a"}
     with host.cooperative("a"):
