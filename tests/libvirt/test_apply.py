@@ -128,8 +128,9 @@ def _guarded(host: ApplyHost, nics: dict[str, Element]) -> set[str]:
 def test_a_guest_that_never_lets_go_of_a_nic_keeps_it_guarded_and_all_else_is_done(
     host: ApplyHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    host.apply()
     host.start("a")
-    host.apply(PLUGGED)  # which guards what it plugs in, be it that no hook is there
+    host.apply(PLUGGED)  # which guards what it plugs in, though no hook is there
     before = interfaces(host.libvirt.snapshot().domain["a"].live)
     guarded = _guarded(host, before)
     assert guarded

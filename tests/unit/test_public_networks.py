@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from lxml import etree
+from support.elements import inside
 from support.topology_files import ROOT
 
 from libvirt_guestnet import xmlgen
@@ -184,6 +185,6 @@ def test_only_what_means_the_same_stays_in_other_words() -> None:
 @pytest.mark.parametrize(("old", "new"), [("expiry='480' unit='minutes'", "expiry='7' unit='hours'")])
 def test_a_lease_is_compared_by_its_length(old: str, new: str) -> None:
     theirs, ours = (FOLDER / "wins-wpad.found.xml").read_text(), (FOLDER / "wins-wpad.xml").read_text()
-    ranges = [parse_xml(each).find("ip/dhcp/range") for each in (ours, theirs, theirs.replace(old, new))]
+    ranges = [inside(parse_xml(each), "ip/dhcp/range") for each in (ours, theirs, theirs.replace(old, new))]
     assert differences(ranges[0], ranges[1]) == ()
     assert differences(ranges[0], ranges[2])

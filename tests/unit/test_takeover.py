@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from lxml import etree
+from support.elements import inside
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.apply.topology import wanted
@@ -227,6 +228,7 @@ def test_a_port_without_a_mac_is_the_one_nic_that_its_guest_has_there() -> None:
     other = resolved(loads(SHORT.format(f", mac: '{OTHER}'"), "t"), ALONE).guests[0].ports[0]
     assert other.mac == OTHER, "what the file says counts"
     two = parse_xml(etree.tostring(ALONE.domains[0].config).decode())
-    two.find("devices").append(parse_xml(etree.tostring(domain("x", OTHER).config.find("devices/interface")).decode()))
+    second = inside(domain("x", OTHER).config, "devices/interface")
+    inside(two, "devices").append(parse_xml(etree.tostring(second).decode()))
     with pytest.raises(PlanError, match="has 2 NICs on network 'default': say with mac: which this is"):
         resolved(found, replace(ALONE, domains=(DomainState("web", "u", two),)))
