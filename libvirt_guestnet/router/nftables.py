@@ -25,6 +25,7 @@ _ECHO = "limit rate 50/second burst 50 packets"
 
 _BASE = {
     "marks": "type filter hook prerouting priority mangle ; policy accept ;",
+    "ways": "type filter hook prerouting priority filter ; policy accept ;",
     "translate": "type nat hook prerouting priority dstnat ; policy accept ;",
     "input": "type filter hook input priority filter ; policy drop ;",
     "forward": "type filter hook forward priority filter ; policy drop ;",
@@ -49,6 +50,7 @@ def lines(config: RouterConfig) -> Iterator[str]:
 def _chains(config: RouterConfig) -> dict[str, list[str]]:
     chains = {
         "marks": _marks(config),
+        "ways": _ways(config),
         **balancing.chains(config),
         "translate": _translate(config),
         "ingress": _ingress(config),
@@ -101,6 +103,13 @@ def _marks(config: RouterConfig) -> Iterator[str]:
                 yield from _mark_source(config, nic, prefix, address)
     for public in config.public:
         yield f"iifname {public.name} {_mark(public)}"
+
+
+def _ways(config: RouterConfig) -> Iterator[str]:
+    """Has routing go by a connection's mark, once its destination is translated: what leads back to a guest does not
+    leave."""
+    if len(config.public) < 2:
+        return
     for version in (4, 6):
         inside = [prefix for nic in config.guests for prefix in parts.prefixes(nic, version)]
         if inside:

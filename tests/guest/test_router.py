@@ -350,6 +350,7 @@ def test_a_second_public_network(world: World) -> None:
     assert second.tcp("198.51.100.2", 8080, timeout=LONG).open
     assert second.ping("198.51.100.2", timeout=LONG).received == 1
     assert world.agent(world.internet).tcp("203.0.113.10", 8080, timeout=LONG).open
+    assert world.agent(world.db).tcp("203.0.113.10", 8080, timeout=LONG).open, "what leads back inside does not leave"
     assert world.agent(world.web).tcp("10.1.2.10", 80, timeout=LONG).open
     world.configure(ROUTER)
     assert world.agent(world.web).tcp("203.0.113.1", 80, timeout=LONG).open
