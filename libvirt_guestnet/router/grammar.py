@@ -19,9 +19,9 @@ def _words(text: str) -> frozenset[str]:
 
 _WORDS = _words("""
     add flush table chain rule set counter inet guestnet { } : ; , == != & |
-    type filter nat hook priority policy accept drop goto mangle dstnat srcnat filter ways prerouting input forward output
+    type filter nat hook priority policy accept drop goto mangle dstnat srcnat filter prerouting input forward output
     postrouting marks translate sources ingress tiers size flags dynamic timeout ether_addr ipv4_addr ipv6_addr ether
-    update name limit rate over burst packets 100/second 50/second 20/second 10/second 5/second 10s 1s
+    ways update name limit rate over burst packets 100/second 50/second 20/second 10/second 5/second 10s 1s
     ct state established related invalid new mark status
     dnat snat to map meta l4proto nfproto ipv4 ipv6 tcp udp sctp icmp icmpv6 th dport sport saddr daddr ip ip6 hoplimit
     iifname oifname lo echo-request nd-neighbor-solicit nd-neighbor-advert nd-router-solicit denied refused spoofed
