@@ -169,7 +169,7 @@ def _restarted(lab: Lab, in_interface: str) -> None:
     changed = trusted.replace("</interface>", f"{in_interface}</interface>")
     lab.sandbox.run(["virsh", "-q", "define", "/dev/stdin"], stdin=changed)
     lab.virsh("start", "me")
-    lab.python("with connect() as c: run._await(c, 'me', print)")
+    lab.python("with connect() as c: run._await(c, topology.guest('me'), print)")
 
 
 def test_nothing_forged_leaves_and_all_that_is_honest_does(runs: dict[str, Delivered]) -> None:
