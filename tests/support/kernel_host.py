@@ -20,12 +20,13 @@ class Host(Hooks):
     """What guests have, and what hooks have left running."""
 
     def all(self) -> str:
-        """Everything that guests have, in the kernel and in receipts. Not every kernel has VLANs and VRFs: the lab VM
-        has."""
+        """Everything that guests have, in the kernel and in receipts; not the map that is made of these. Not every
+        kernel has VLANs and VRFs: the lab VM has."""
         commands = (
             "nft -s list ruleset; iptables-save | grep -v '^[#:]'; ip -4 route show table all proto 71",
             "ip neigh show proxy; ip -br link; ip -br address",
-            "cd /run/libvirt-guestnet; for f in $(find . -name '*.json' | sort); do echo $f; tr -d , <$f | sort; done",
+            "cd /run/libvirt-guestnet; for f in $(find . -name '*.json' ! -name network.json | sort); "
+            "do echo $f; tr -d , <$f | sort; done",
             "cat /run/libvirt-guestnet/lock",
         )
         return "".join(self.box.ok("sh", "-c", command) for command in commands)

@@ -48,7 +48,7 @@ SLOW = (
 # What a start does without, at 1 to 4 ms each: `light_typing` and `light_json` say how, decision 75 why.
 DISPENSABLE = ("enum", "json", "re", "signal", "typing")
 # What every call that concerns us loads, and that with all that its functions may import later. Raise these knowingly.
-MOST_AT_ONCE, MOST_AT_ALL = Size(95, 10_800), Size(197, 22_100)
+MOST_AT_ONCE, MOST_AT_ALL = Size(90, 10_750), Size(172, 18_700)
 
 LOADED = """
 import sys
