@@ -18,7 +18,7 @@ from libvirt_guestnet.guest import image
 from libvirt_guestnet.lab import report, tables
 from libvirt_guestnet.lab import run as running
 from libvirt_guestnet.lab.run import Progress
-from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.model.topology import TINY, Topology
 from libvirt_guestnet.status.filters import Only
 from libvirt_guestnet.status.gather import status_rows
 from libvirt_guestnet.status.text import status_blocks
@@ -147,7 +147,7 @@ def _start_sandbox(found: Topology, args: Namespace, *, keep: bool, tell: Progre
         raise GuestnetError(
             f"the lab of topology {found.name!r} is up already: `guestnet lab down {args.topology}` takes it away"
         )
-    if any(guest.image for guest in found.guests):
+    if any(guest.image == TINY for guest in found.guests):
         with terminal.Progress(sys.stderr) as progress:
             image.ensure_image(tell=progress)
         tell("guests' image: ready")

@@ -12,7 +12,7 @@ from libvirt_guestnet import terminal, topology
 from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.model.topology import TINY, Topology
 from libvirt_guestnet.styled import line
 
 CHANGES_TO_MAKE = 3
@@ -67,7 +67,9 @@ def destroy(args: Namespace) -> int:
     found = None if args.name else arguments.load(args)
     name = args.name if found is None else found.name
     guests = None if found is None else [guest.name for guest in found.guests]
-    changed = destroy_topology(name, args.connect, guests, allow_interrupt=args.allow_interrupt)
+    changed = destroy_topology(
+        name, args.connect, guests, allow_interrupt=args.allow_interrupt, remove_disks=args.remove_disks
+    )
     print(f"{count(changed, 'change')} made" if changed else f"nothing of topology {name!r} is left")
     return 0
 
@@ -82,13 +84,13 @@ def render(args: Namespace) -> int:
     hostmap.check_mapped(found.networks)
     hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
     built = image.newest()
-    kind = image.virt_type() if built else ""
+    kind = image.virt_type()
     if args.output is None:
         sys.stdout.write(rendering.render_text(found, hostmap, built, kind))
     else:
         for path in rendering.render(found, hostmap, Path(args.output), built, kind):
             print(path)
-    if built is None and (tiny := [guest.name for guest in found.guests if guest.image]):
+    if built is None and (tiny := [guest.name for guest in found.guests if guest.image == TINY]):
         note = f"note: without domain.xml of {', '.join(tiny)}: `guestnet lab up` or `guestnet apply` makes their image"
         print(note, file=sys.stderr)
     return 0

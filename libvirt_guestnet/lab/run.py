@@ -21,7 +21,7 @@ from libvirt_guestnet.lab import standin
 from libvirt_guestnet.lab.endpoints import HOST
 from libvirt_guestnet.libvirtd.connection import Connection, connect
 from libvirt_guestnet.libvirtd.snapshot import parse_xml
-from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.model.topology import TINY, Topology
 
 READY_SECONDS = 120.0
 
@@ -37,7 +37,7 @@ class Progress:
 
 
 def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) -> None:
-    """Stand-ins, networks, guests, in this order; returns when every guest has its addresses. Raises GuestnetError."""
+    """Stand-ins, networks, guests, in this order; returns when tiny guests have addresses. Raises GuestnetError."""
     real = load_hostmap(pairs=pairs).devices
     made = standin.lans(topology, real)
     for each in made:
@@ -49,7 +49,8 @@ def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) ->
         names = [guest.name for guest in topology.guests if guest.image]
         list(pool.map(connection.start_domain, names))
         tell(f"guests started: {', '.join(names)}")
-        list(pool.map(lambda name: _await(connection, name, tell), names))
+        answering = [guest.name for guest in topology.guests if guest.image == TINY]
+        list(pool.map(lambda name: _await(connection, name, tell), answering))
 
 
 def down(topology: Topology, uri: str | None) -> None:
@@ -66,7 +67,7 @@ def agents(topology: Topology, uri: str | None, mapped: Mapping[str, str]) -> It
     with ExitStack() as stack, connect(uri) as connection:
         found: dict[str, Agent] = {}
         for guest in topology.guests:
-            if guest.image:
+            if guest.image == TINY:
                 found[guest.name] = stack.enter_context(_guest_agent(connection, guest.name))
         for each in topology.physical_networks:
             if each.label not in mapped:

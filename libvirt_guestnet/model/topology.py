@@ -13,6 +13,7 @@ from functools import cached_property
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
+from libvirt_guestnet.model.disk_image import CloudInit, DiskImage
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 from libvirt_guestnet.model.traffic import Service
@@ -20,6 +21,9 @@ from libvirt_guestnet.model.virtual_router import VirtualRouter
 
 # What stands in the place of a topology's name in metadata that is changed without a file. No file can have this name.
 DIRECT = "direct"
+
+# What `Guest.image` is, where it is any.
+TINY, DISK, ROUTER = "tiny", "disk", "router"
 
 
 class Assignment(StrEnum):
@@ -207,9 +211,10 @@ class Router:
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet, "router" its
-    virtual router, whose `virtual_router` says what it does; None means the user's own libvirt domain of that name,
-    whose NICs (and nothing else) guestnet manages. `hostname` is what the file says."""
+    """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet, "disk" one of an
+    image file, which `disk` tells of, "router" its virtual router, whose `virtual_router` says what it does; None means
+    the user's own libvirt domain of that name, whose NICs (and nothing else) guestnet manages. `hostname` is what the
+    file says, and `cloud_init` too (None: nothing)."""
 
     name: str
     ports: tuple[Port, ...]
@@ -220,6 +225,8 @@ class Guest:
     virtual_router: VirtualRouter | None = None
     autostart: bool = False
     hostname: str = ""
+    disk: DiskImage | None = None
+    cloud_init: CloudInit | None = None
 
 
 class Family(StrEnum):
@@ -299,6 +306,11 @@ class Topology:
     def ports_on(self, network: str) -> tuple[tuple[Guest, Port], ...]:
         """Every (guest, port) attached to a network."""
         return self._ports.get(network, ())
+
+    def asks_router(self, guest: Guest) -> bool:
+        """Whether one of a guest's gateways is a virtual router, which tells it what it is to know."""
+        gateways = {self.network(port.network).gateway for port in guest.ports}
+        return any(each.virtual_router for each in self.guests if each.name in gateways and each is not guest)
 
     # Indexes: a thousand networks ask these questions ten thousand times.
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Topology
 
-from . import clashes, dhcp, networks, pools
+from . import clashes, dhcp, images, networks, pools
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -44,6 +44,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         guests=guests,
         expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
     )
+    images.check_told(decl, topology, report)
     Links(topology).check(decl.expect or (), report)
     return topology
 

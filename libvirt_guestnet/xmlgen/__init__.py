@@ -4,6 +4,7 @@ What a whole `<network>`, `<interface>` or `<domain>` of ours looks like is in t
 in the order in which libvirt prints it; `xml/` in the repository holds the output for every mode.
 """
 
+from libvirt_guestnet.xmlgen.disk_domain import USERS_TAG, without_users
 from libvirt_guestnet.xmlgen.domain import domain
 from libvirt_guestnet.xmlgen.element import Element, api_text, to_string
 from libvirt_guestnet.xmlgen.external import external_metadata
@@ -12,6 +13,7 @@ from libvirt_guestnet.xmlgen.network import network, network_uuid
 from libvirt_guestnet.xmlgen.policy import domain_metadata, network_metadata
 
 __all__ = [
+    "USERS_TAG",
     "Element",
     "api_text",
     "domain",
@@ -22,4 +24,5 @@ __all__ = [
     "network_metadata",
     "network_uuid",
     "to_string",
+    "without_users",
 ]

@@ -69,8 +69,9 @@ def made(document: Any) -> object:
         for each in libvirt.guests
     ]
     domains = [xmlgen.to_string(each.definition) for each in libvirt.guests if each.definition is not None]
+    told = [(each.disk, each.seed) for each in libvirt.guests]
     lans = [(each.label, each.stand_in, each.host) for each in topology.physical_networks]
-    return libvirt.topology, networks, guests, domains, lans, checks.plan(topology), topology.libvirt_networks
+    return libvirt.topology, networks, guests, domains, told, lans, checks.plan(topology), topology.libvirt_networks
 
 
 def drawn(document: Any) -> object:

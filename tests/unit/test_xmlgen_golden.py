@@ -35,6 +35,7 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     yield from _next_hop()
     every_key = load(ROOT / "tests/topologies/every-key.yaml")
     yield "every-key/metadata-of-the-router.xml", xmlgen.domain_metadata(every_key, every_key.guest("router"), HOSTMAP)
+    yield "domain/image-file.xml", xmlgen.domain(every_key, every_key.guest("cloud"), HOSTMAP, None, "qemu")
     yield from _external()
     yield from _vlans("vlan", HOSTMAP)
     yield from _vlans("vlan-openvswitch", HostMap({"lan": "ovs:br0", "provider": "eth9"}, lambda _device: False))
