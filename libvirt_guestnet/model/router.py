@@ -129,10 +129,18 @@ class StaticNat:
 
 
 @dataclass(frozen=True)
+class GuestMetadata:
+    """What the metadata service tells whoever asks from one of these addresses: texts by their paths."""
+
+    addresses: tuple[IPAddress, ...]
+    files: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class RouterConfig:
     """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are what
     may be opened from the public side, beside port forwards; destinations are guests' own addresses. The router asks
-    `forwarders` for names that are not its guests'."""
+    `forwarders` for names that are not its guests', and tells guests their `metadata`."""
 
     name: str
     guests: tuple[GuestNic, ...]
@@ -143,6 +151,7 @@ class RouterConfig:
     ingress: tuple[Rule, ...] = ()
     tier_rules: tuple[TierRule, ...] = ()
     forwarders: tuple[Forwarder, ...] = ()
+    metadata: tuple[GuestMetadata, ...] = ()
 
     @property
     def traffic_nics(self) -> tuple[GuestNic | PublicNic, ...]:

@@ -12,7 +12,7 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.router import GuestNic, PortForward, RouterConfig
-from libvirt_guestnet.router import parts
+from libvirt_guestnet.router import metadata, parts
 
 MOST_SHIFTED = 1024
 """Ports of one forward that are moved to others: each is an element of a map."""
@@ -29,6 +29,7 @@ def conflicts(config: RouterConfig) -> list[str]:
         *_inside(config),
         *(problem for each in config.forwards for problem in _ports(each)),
         *_tier_rules(config),
+        *_metadata(config),
         *(
             f"forwarder of {each.domain or 'all names'} has no address"
             for each in config.forwarders
@@ -149,6 +150,16 @@ def _ports(each: PortForward) -> Iterator[str]:
         yield f"port forward {each.name} leads beyond port 65535"
     elif first != each.guest_port and last - first >= MOST_SHIFTED:
         yield f"port forward {each.name} moves more than {MOST_SHIFTED} ports"
+
+
+def _metadata(config: RouterConfig) -> Iterator[str]:
+    yield from _twice("address of a guest's metadata,", (ip for each in config.metadata for ip in each.addresses))
+    prefixes = [own.prefix for nic in config.guests for own in nic.addresses]
+    for address in (ip for each in config.metadata for ip in each.addresses):
+        if not any(address in prefix for prefix in prefixes):
+            yield f"address {address} of a guest's metadata is in no guest network of the router"
+    if (size := metadata.size(config)) > metadata.MOST_BYTES:
+        yield f"guests are told {size} bytes by it, more than {metadata.MOST_BYTES}: give some of them a seed"
 
 
 def _tier_rules(config: RouterConfig) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.router import RouterConfig
-from libvirt_guestnet.router import checks, dnsmasq, grammar, links, nftables
+from libvirt_guestnet.router import checks, dnsmasq, grammar, links, metadata, nftables
 
 MAX_BYTES = 1_000_000
 """More than the agent takes in one request; a thousand guests and rules are a third of it."""
@@ -32,6 +32,7 @@ class Document(NamedTuple):
     options: str
     names: str
     servers: str
+    metadata: str
 
     def encoded(self) -> bytes:
         """Raises GuestnetError when it is longer than the appliance takes."""
@@ -67,4 +68,5 @@ def document(config: RouterConfig) -> Document:
         options=grammar.checked("options", dnsmasq.options(config)),
         names=grammar.checked("names", dnsmasq.names(config)),
         servers=grammar.checked("servers", dnsmasq.servers(config)),
+        metadata=grammar.checked("metadata", metadata.lines(config)),
     )

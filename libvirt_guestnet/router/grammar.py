@@ -41,7 +41,7 @@ _ITEM = r'(?:"[ !$-+\--\[\]-~]{1,240}"|[A-Za-z0-9_./:+\-\[\]]{1,255})'
 _FORMS = {
     "net": (
         rf"nic {_ETH} {_MAC} (?:{_NUMBER}|-) 46?",
-        rf"address {_ETH} {_PREFIX}",
+        rf"address (?:{_ETH}|lo) {_PREFIX}",
         rf"route {_PREFIX} {_ADDRESS} {_ETH} {_NUMBER}",
         rf"rule [46] (?:from {_PREFIX}|mark {_NUMBER}) {_NUMBER}",
     ),
@@ -58,6 +58,11 @@ _FORMS = {
     "hosts": (rf"(?:{_MAC}|id:[0-9a-f]{{2}}(?::[0-9a-f]{{2}})+)(?:,[0-9.]+|,\[[0-9a-f:]+\])*,(?![0-9.]+$){_NAME}",),
     "options": (rf"tag:{_TAG},(?:option6?:[a-z0-9+-]{{1,40}}|{_NUMBER})(?:,{_ITEM}){{0,32}}",),
     "names": (rf"{_ADDRESS} {_NAME}(?: {_NAME})?",),
+    "metadata": (
+        "data (?:[A-Za-z0-9+/]+={0,2}|-)",
+        rf"guest(?: {_ADDRESS})+",
+        rf"file [A-Za-z0-9][A-Za-z0-9./-]{{0,99}} {_NUMBER}",
+    ),
     "servers": (rf"server=(?:/{_NAME}/)?{_ADDRESS}",),
 }
 _LINES = {section: re.compile("|".join(forms)) for section, forms in _FORMS.items()}

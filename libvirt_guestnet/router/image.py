@@ -33,7 +33,7 @@ def userland() -> dict[str, ArchiveEntry]:
         if entry.data != b"busybox" or path.removeprefix("bin/") in _APPLETS
     }
     data = files("libvirt_guestnet.router").joinpath("data")
-    for name, place in (("init", "init"), ("agent", "etc/agent")):
+    for name, place in (("init", "init"), ("agent", "etc/agent"), ("metadata", "etc/metadata")):
         contents[place] = ArchiveEntry(stat.S_IFREG | 0o755, data.joinpath(name).read_bytes())
     contents["etc/passwd"] = ArchiveEntry(stat.S_IFREG | 0o644, _USERS)
     contents["etc/group"] = ArchiveEntry(stat.S_IFREG | 0o644, _GROUPS)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
-from libvirt_guestnet.model.router import GuestNic, PortForward, PublicNic, RouterConfig
+from libvirt_guestnet.model.router import GuestNic, NicAddress, PortForward, PublicNic, RouterConfig
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
-from libvirt_guestnet.router import parts
+from libvirt_guestnet.router import metadata, parts
 
 TABLE = "inet guestnet"
 FAMILY = {4: "ip", 6: "ip6"}
@@ -258,6 +259,9 @@ def _input(config: RouterConfig) -> Iterator[str]:
     guests = _set(nic.name for nic in config.guests)
     asks = f"iifname {guests} meta l4proto {{ tcp, udp }} th dport {{ 53, 67, 547 }}"
     yield f"{asks} update @asking {{ ether saddr {_ASKING} }} {_count('limited')} drop"
+    if config.metadata:
+        asks = f"iifname {guests} tcp dport 80 ct state new"
+        yield f"{asks} update @asking {{ ether saddr {_ASKING} }} {_count('limited')} drop"
     yield from _KNOWN_STATES
     yield "iifname lo accept"
     yield f"iifname {guests} udp sport 68 udp dport 67 accept"
@@ -268,11 +272,20 @@ def _input(config: RouterConfig) -> Iterator[str]:
         for own in guest.addresses:
             family = FAMILY[own.ip.version]
             yield f"iifname {guest.name} {family} daddr {own.ip} meta l4proto {{ tcp, udp }} th dport 53 accept"
+            if config.metadata:
+                yield _asks_metadata(guest, own)
     for nic in config.traffic_nics:
         yield from (f"iifname {nic.name} {_echo(own.ip)}" for own in nic.addresses)
     for address in parts.translated(config):
         yield _echo(address)
     yield f"{_count('refused')} drop"
+
+
+def _asks_metadata(guest: GuestNic, own: NicAddress) -> str:
+    """Who asks is known by the address, which is one of its own link."""
+    where = _set(each for each in (own.ip, *map(parse.address, metadata.ADDRESSES)) if each.version == own.ip.version)
+    family = FAMILY[own.ip.version]
+    return f"iifname {guest.name} {family} saddr {own.prefix} {family} daddr {where} tcp dport 80 accept"
 
 
 def _echo(address: IPAddress) -> str:
