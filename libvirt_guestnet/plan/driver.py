@@ -11,15 +11,15 @@ from copy import deepcopy
 from lxml import etree
 
 from libvirt_guestnet.libvirtd.snapshot import Element
-from libvirt_guestnet.model.card import VIRTIO_MODELS
+from libvirt_guestnet.model.card import VIRTIO, VIRTIO_MODELS
 
 TAG = "driver"
 
 
 def is_dropped(nic: Element) -> bool:
-    """Whether libvirt has no <driver> for a NIC of its model."""
+    """Whether libvirt has no <driver> for a NIC of its model; a <model> that names none is as none."""
     model = nic.find("model")
-    return model is not None and model.get("type") not in VIRTIO_MODELS
+    return model is not None and (model.get("type") or VIRTIO) not in VIRTIO_MODELS
 
 
 def add_earlier(asked: Element, was: Element) -> None:

@@ -281,8 +281,19 @@ def test_a_nic_that_the_file_lets_go_of_is_what_it_was(nic: Any, whiches: list[t
         assert nic_differences(asked, now, own=False, was=was) == ()
         was = etree.fromstring(etree.tostring(was))
     assert was is not None
-    assert as_libvirt_has(now) == first
+    assert as_libvirt_has(now) == first, (etree.tostring(nic), etree.tostring(now))
     assert blank_as_none(parts(restored(now, was))) == blank_as_none(parts(nic))
+
+
+def test_a_model_that_names_none_is_as_none() -> None:
+    nic = etree.fromstring(
+        "<interface type='network'><source network='cable'/><model/><driver queues='0'/></interface>"
+    )
+    now, was = nic, None
+    for which in (("cable", ""), ("cable", ", model: virtio, queues: 2"), ("cable", "")):
+        now, was = merged(WANTED[which], now, own=False, was=was), before(WANTED[which], now, was)
+    assert now.find("driver").get("queues") == "0"
+    assert not driver.is_dropped(nic)
 
 
 def as_libvirt_has(nic: Any) -> dict[str, list[str]]:
