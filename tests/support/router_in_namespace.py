@@ -63,8 +63,23 @@ class NamespaceRouter:
             peer = f"peer name {nic.name} address {nic.mac} netns {self.namespace.holder.pid}"
             bench.host.ip(f"link add {tap} type veth {peer}")
             bench.host.ip(f"link set {tap} master {bridges[nic.name]} up")
-        argv = ("unshare", "-m", "--propagation", "private", "sh", "-c", _START, "sh", _DRIVER, AGENT, self.socket)
-        self.process = self.namespace.start(*map(str, argv), stderr=subprocess.STDOUT, stdout=None)
+        # The agent's dnsmasq ends with it, however that ends.
+        own = ("--pid", "--fork", "--kill-child", "--mount-proc")
+        argv = (
+            "unshare",
+            "-m",
+            *own,
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            _START,
+            "sh",
+            _DRIVER,
+            AGENT,
+            self.socket,
+        )
+        self.process = self.namespace.start(*map(str, argv), str(self.socket), stderr=subprocess.STDOUT, stdout=None)
 
     def connect(self) -> RouterClient:
         deadline = time.monotonic() + 20
