@@ -52,17 +52,6 @@ FOLDER = "/var/lib/libvirt-guestnet/routers/edge"
 SOON = 240.0
 
 
-PINGS = """
-import sys
-from libvirt_guestnet.lab import run
-from libvirt_guestnet.libvirtd.connection import connect
-with connect() as connection, run._guest_agent(connection, "web") as agent:
-    print("ready", flush=True)
-    ping = agent.ping("203.0.113.1", int(sys.argv[1]), 0.25, 20)
-    print(ping.sent, ping.received)
-"""
-
-
 class RouterLab(Lab):
     def __init__(self, sandbox: Sandbox, path: Path) -> None:
         super().__init__(sandbox, path)
@@ -109,13 +98,6 @@ class RouterLab(Lab):
         while (done := self.guestnet("router", "health", "edge")).returncode != 0:
             assert time.monotonic() < began + SOON, done.stdout + done.stderr
         return time.monotonic() - began
-
-    def pings(self, count: int) -> subprocess.Popen[str]:
-        """The guest pings the outside while other things happen; it prints how many were sent and answered."""
-        command = self.sandbox.python(["-c", PINGS, str(count)])
-        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert started.stdout is not None and started.stdout.readline() == "ready\n"
-        return started
 
 
 @pytest.fixture(scope="module", params=LIBVIRTS)
@@ -183,7 +165,7 @@ def test_qemu_can_read_the_document_and_not_change_it(lab: RouterLab) -> None:
 def test_a_rule_is_changed_under_pings_with_none_lost(lab: RouterLab) -> None:
     assert "configure router edge: rules (" in lab.apply(WITH_PING)
     before = {each["rule"]: each["packets"] for each in lab.rows("router", "rules", "edge")}
-    with lab.pings(60) as pings:
+    with lab.pings("web", "203.0.113.1", 60) as pings:
         assert "configure router edge: rules (" in lab.apply(WITH_MORE)
         assert "configure router edge: rules (" in lab.apply(WITH_PING)
         assert pings.stdout is not None and pings.stdout.read().split() == ["60", "60"]
@@ -270,7 +252,7 @@ def _known(leases: list[dict[str, Any]]) -> set[tuple[str, str]]:
 
 def test_replaced_it_has_its_leases_and_mac_addresses(lab: RouterLab) -> None:
     before, macs = lab.rows("router", "leases", "edge"), lab.virsh("domiflist", "edge")
-    with lab.pings(240) as pings:
+    with lab.pings("web", "203.0.113.1", 240) as pings:
         (done,) = lab.rows("router", "replace", "edge")
         assert pings.stdout is not None
         sent, received = map(int, pings.stdout.read().split())

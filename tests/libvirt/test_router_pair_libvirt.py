@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,15 +39,6 @@ expect:
 MAP = ("--map", "wan=lan-wan")
 BOTH = ("edge", "edge-2")
 SOON = 240.0
-PINGS = """
-import sys
-from libvirt_guestnet.lab import run
-from libvirt_guestnet.libvirtd.connection import connect
-with connect() as connection, run._guest_agent(connection, "web") as agent:
-    print("ready", flush=True)
-    ping = agent.ping("203.0.113.1", int(sys.argv[1]), 0.25, 20)
-    print(ping.sent, ping.received)
-"""
 
 
 class PairLab(Lab):
@@ -100,12 +90,6 @@ class PairLab(Lab):
             ["sh", "-c", "ls /run/libvirt-guestnet/arbitrating; ps ax | grep launch"], check=False
         ).stdout
 
-    def pings(self, count: int) -> subprocess.Popen[str]:
-        command = self.sandbox.python(["-c", PINGS, str(count)])
-        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert started.stdout is not None and started.stdout.readline() == "ready\n"
-        return started
-
 
 @pytest.fixture(scope="module")
 def lab(hooked_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PairLab]:
@@ -143,7 +127,7 @@ def replaced(lab: PairLab, router: str) -> None:
 def test_the_other_one_takes_over(lab: PairLab, harm: Callable[[PairLab, str], None]) -> None:
     old = lab.serving()
     new = next(name for name in BOTH if name != old)
-    with lab.pings(100) as pings:
+    with lab.pings("web", "203.0.113.1", 100) as pings:
         harm(lab, old)
         assert pings.stdout is not None
         sent, received = map(int, pings.stdout.read().split())

@@ -13,6 +13,15 @@ from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.guest import image
 from libvirt_guestnet.sandbox import Sandbox
 
+PINGS = """
+import sys
+from libvirt_guestnet.lab import run
+from libvirt_guestnet.libvirtd.connection import connect
+with connect() as connection, run._guest_agent(connection, sys.argv[1]) as agent:
+    print("ready", flush=True)
+    ping = agent.ping(sys.argv[2], int(sys.argv[3]), 0.25, 20)
+    print(ping.sent, ping.received)
+"""
 LABS = Path(__file__).parents[2] / "labs"
 
 
@@ -55,6 +64,13 @@ class Lab:
         done = subprocess.run(command, input=topology, capture_output=True, text=True, timeout=480)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def pings(self, guest: str, address: str, count: int) -> subprocess.Popen[str]:
+        """A guest pings, four times a second, while other things happen; it prints how many were sent and answered."""
+        command = self.sandbox.python(["-c", PINGS, guest, address, str(count)])
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert started.stdout is not None and started.stdout.readline() == "ready\n"
+        return started
 
     def agent(self, guest: str, call: str) -> str:
         """One call on a guest's agent, for example `set_forwarding(False)`; prints what it returns."""
