@@ -182,13 +182,13 @@ def _definer(found: Topology, hostmap: HostMap) -> Define | None:
     with terminal.Progress(sys.stderr) as progress:
         tiny = image.ensure_image(tell=progress) if "tiny" in kinds else None
         pairs = {r.pair is not None for guest in found.guests if (r := guest.virtual_router)}
-        routers_ = {of_pair: ensure_router_image(tell=progress, of_pair=of_pair) for of_pair in pairs}
+        appliances = {of_pair: ensure_router_image(tell=progress, of_pair=of_pair) for of_pair in pairs}
     kind = image.virt_type()
 
     def define(topology: Topology, guest: Guest) -> Element:
         if guest.virtual_router is not None:
-            built = routers_[guest.virtual_router.pair is not None]
-            return xmlgen.router_domain(topology, guest, hostmap, built, kind)
+            appliance = appliances[guest.virtual_router.pair is not None]
+            return xmlgen.router_domain(topology, guest, hostmap, appliance, kind)
         assert tiny is not None
         return xmlgen.domain(topology, guest, hostmap, tiny, kind)
 
