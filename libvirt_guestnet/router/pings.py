@@ -1,7 +1,8 @@
-"""Asking routers over their control NICs whether they are there: echo requests (RFC 792), in an own socket."""
+"""Asking routers over their control NICs whether they are there: echo requests (RFC 792), in sockets of their own."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
@@ -12,6 +13,7 @@ from ipaddress import IPv4Address
 from libvirt_guestnet.router.health import checksum
 
 _MOST_BYTES = 256
+_SO_ATTACH_FILTER = 26
 
 
 class Pings:
@@ -19,9 +21,15 @@ class Pings:
     its sender and its random number are right. Close it, or use it in a `with` block. Raises OSError."""
 
     def __init__(self, addresses: Iterable[IPv4Address]) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
         self._number = os.urandom(6)
         self._heard = dict.fromkeys(addresses, time.monotonic())
+        self._sockets: dict[IPv4Address, socket.socket] = {}
+        try:
+            for address in self._heard:
+                self._sockets[address] = _socket(address)
+        except OSError:
+            self.close()
+            raise
 
     def __enter__(self) -> Pings:
         return self
@@ -30,28 +38,32 @@ class Pings:
         self.close()
 
     def close(self) -> None:
-        self._socket.close()
+        for each in self._sockets.values():
+            each.close()
 
     def ask(self) -> None:
         """Asks each. One that cannot be reached is just not heard of."""
         head = struct.pack("!BBH", 8, 0, 0) + self._number
         packet = head[:2] + struct.pack("!H", checksum(head)) + head[4:]
-        for address in self._heard:
+        for address, each in self._sockets.items():
             try:
-                self._socket.sendto(packet, (str(address), 0))
+                each.sendto(packet, (str(address), 0))
             except OSError:
                 continue
 
     def listen(self) -> None:
         """Takes note of the answers that are there; of a flood, some at each call."""
+        for address, each in self._sockets.items():
+            self._listen(address, each)
+
+    def _listen(self, address: IPv4Address, sock: socket.socket) -> None:
         for _ in range(64):
             try:
-                packet, (sender, _port) = self._socket.recvfrom(_MOST_BYTES)
+                packet, (sender, _port) = sock.recvfrom(_MOST_BYTES)
             except OSError:
                 return
-            address = next((each for each in self._heard if str(each) == sender), None)
             start = (packet[0] & 15) * 4
-            if address and packet[start : start + 1] == b"\0" and packet[start + 4 :] == self._number:
+            if sender == str(address) and packet[start : start + 1] == b"\0" and packet[start + 4 :] == self._number:
                 self._heard[address] = time.monotonic()
 
     def expect(self, address: IPv4Address) -> None:
@@ -61,3 +73,32 @@ class Pings:
     def silent(self, address: IPv4Address) -> float:
         """For how many seconds it has not answered."""
         return time.monotonic() - self._heard[address]
+
+
+def _socket(address: IPv4Address) -> socket.socket:
+    """One that has echo replies of this sender alone. All else that reaches the host by ICMP, of which anybody can send
+    much, also the other router, takes no room in it."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
+    try:
+        program = _program(address)
+        instructions = ctypes.create_string_buffer(program, len(program))
+        where = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
+        made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, where)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _program(address: IPv4Address) -> bytes:
+    """In classic BPF, on a packet from its IP header on."""
+    code = (
+        (0x20, 0, 0, 12),  # ld [12], its sender
+        (0x15, 0, 4, int(address)),  # jeq, else to the last one
+        (0xB1, 0, 0, 0),  # ldx 4*([0]&0xf), the header's length
+        (0x50, 0, 0, 0),  # ldb [x], ICMP's type
+        (0x15, 0, 1, 0),  # jeq echo reply, else to the last one
+        (0x06, 0, 0, _MOST_BYTES),  # ret, that much of it
+        (0x06, 0, 0, 0),  # ret, nothing
+    )
+    return b"".join(struct.pack("=HBBI", *each) for each in code)
