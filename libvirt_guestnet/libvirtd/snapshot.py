@@ -162,10 +162,13 @@ class DomainState:
 
     @property
     def is_router(self) -> bool:
-        """Whether it is a virtual router of ours, with the disk of that name."""
+        """Whether it is a virtual router of ours, with the disk of that name. Anybody can write such a definition, but
+        not have a folder of any name."""
         said = self.mark is not None and self.mark.get("image") == "router" and not self.is_copy
+        if not said or not folder.is_name(self.name):
+            return False
         files = (source.get("file") for source in self.config.iterfind("devices/disk/source"))
-        return said and str(folder.ROUTERS / self.name / disks.CONFIG) in files
+        return str(folder.ROUTERS / self.name / disks.CONFIG) in files
 
     @property
     def channel(self) -> str:

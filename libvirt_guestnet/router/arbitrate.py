@@ -93,7 +93,8 @@ class VirshHost(PairHost):
                     links.set_up(tap)
             except OSError as error:
                 raise GuestnetError(f"the links of router {router} cannot be brought up: {error.strerror}") from error
-            client.activate(leases.decode("ascii", "replace"))
+            # What it wrote is a guest's word: what is no ASCII would be longer as text, and too long for a request.
+            client.activate(leases.decode("ascii", "ignore"))
 
     def restart(self, router: str) -> None:
         """Of one that has ended, whoever ended it has it started, or not: `processes.revive` if it was killed."""

@@ -35,6 +35,13 @@ def disk(name: str, which: str) -> Path:
     return ROUTERS / parse.file_name(name) / which
 
 
+def is_name(name: str) -> bool:
+    """Whether a router can have that name: libvirt lets domains have others."""
+    with suppress(parse.TextError):
+        return bool(parse.file_name(name))
+    return False
+
+
 def exists(name: str) -> bool:
     """Whether there is anything in the place of a router's folder."""
     return os.path.lexists(disk(name, disks.CONFIG).parent)

@@ -25,7 +25,7 @@ from libvirt_guestnet.router import disks, folder
 from libvirt_guestnet.router.client import Counted, Lease, RouterState
 from libvirt_guestnet.router.document import digest, document
 from libvirt_guestnet.router.health import Check
-from libvirt_guestnet.status import changed, routers
+from libvirt_guestnet.status import changed, drift, routers
 from libvirt_guestnet.status.text import status_text
 
 HEALTHY = replace(LAN, dhcp=replace(LAN.dhcp, reservations=(Reservation("router-health", HEALTH_MAC, (parse.address("10.1.1.254"),)),)))  # fmt: skip  # noqa: E501
@@ -181,3 +181,14 @@ def test_health(edge: DomainState, tries: list[Check], capsys: pytest.CaptureFix
     rows = json.loads(run(cli.health, capsys, edge, json=True, status=3))  # type: ignore[arg-type]
     assert [(each["check"], each["ok"]) for each in rows] == [("dhcp", True), ("dns", False)]
     assert "it does not run" in run(cli.health, capsys, replace(edge, live=None), status=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["-2", "a b", "..", "-x", "édge", "e" * 300])
+def test_a_domain_of_a_name_that_no_folder_has_is_no_router(name: str, edge: DomainState) -> None:
+    """Whoever may define domains would else make `status`, `plan` and `doctor` of the whole host fail."""
+    xml = parse_xml(DOMAIN.format(routers=folder.ROUTERS).replace("edge", name))
+    domain = DomainState(name, "v", xml, xml)
+    assert edge.is_router
+    assert not domain.is_router
+    assert not domain.ours
+    assert drift.wrongs(Snapshot(domains=(domain,))) == ()
