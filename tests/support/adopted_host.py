@@ -47,10 +47,12 @@ guests: { web: { ports: [ { network: default } ] } }
 class Host(BareHost):
     """A sandbox in which `guestnet` itself is run."""
 
+    guestnet_seconds = 240.0
+
     def guestnet(self, *words: str, topology: str = ADOPT, status: int | None = 0) -> str:
         self.sandbox.run(["tee", "/tmp/mine.yaml"], stdin=topology)
         argv = python_inside(["-m", "libvirt_guestnet.cli", *words], self.sandbox.root)
-        done = self.sandbox.run(argv, check=False, timeout=240)
+        done = self.sandbox.run(argv, check=False, timeout=self.guestnet_seconds)
         said = done.stdout + done.stderr
         assert status is None or done.returncode == status, said
         return said

@@ -23,7 +23,7 @@ from libvirt_guestnet.model.topology import Topology
 
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 DOT1Q, DOT1AD = 0x8100, 0x88A8
-_LATEST_SECONDS = 60
+_LATEST_SECONDS = 240
 
 
 def frame(source: str, *tags: tuple[int, int], text: str = "") -> bytes:

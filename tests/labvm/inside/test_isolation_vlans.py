@@ -1,0 +1,129 @@
+"""`guestnet verify --isolation` where networks are VLANs, of a VLAN-aware bridge, a NIC's devices or Open vSwitch: a
+membership too many, a trunk port and a cable are found. `doctor` hints at a VLAN from which nothing comes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import labvm_ovs as ovs
+from support.labvm_host import DOT1Q, Tap, frame, ip
+from support.labvm_real import Real
+
+from libvirt_guestnet.sandbox import Sandbox, python_inside
+from libvirt_guestnet.topology import loads
+
+FOUND = loads(
+    """
+name: t
+physical-networks: { lan: {}, nic: {}, switch: {} }
+networks:
+  red: { mode: bridge, physical-network: lan, vlan: 100, subnets: [10.0.1.0/24] }
+  blue: { mode: bridge, physical-network: lan, vlan: 200, subnets: [10.0.2.0/24] }
+  green: { mode: bridge, physical-network: nic, vlan: 300, subnets: [10.0.3.0/24] }
+  grey: { mode: bridge, physical-network: nic, vlan: 301, subnets: [10.0.4.0/24] }
+  ten: { mode: bridge, physical-network: switch, vlan: 10, subnets: [10.0.5.0/24] }
+  eleven: { mode: bridge, physical-network: switch, vlan: 11, subnets: [10.0.7.0/24] }
+  inside: { mode: isolated, vlan: 20, subnets: [10.0.6.0/24] }
+guests:
+  many:
+    ports:
+      - { network: red, name: red1, tap: red1, addresses: [10.0.1.2] }
+      - { network: blue, name: blue1, tap: blue1, addresses: [10.0.2.2], guarded: false }
+      - { network: red, name: trunk, tap: trunk, trunk: [100-102], addresses: [], guarded: false }
+""",
+    "test",
+)
+
+
+@pytest.fixture(scope="module")
+def real(hooked_sandbox: Sandbox) -> Iterator[Real]:
+    with Real(hooked_sandbox, FOUND, {"lan": "br0/out0", "nic": "nic0", "switch": "ovs:sw0"}) as made:
+        ovs.start(hooked_sandbox.run)
+        ip("link add br0 type bridge stp_state 0 mcast_snooping 0 vlan_filtering 1 vlan_default_pvid 5")
+        ip("link set br0 up")
+        made.taps = {"out0": Tap("out0", "br0"), "nic0": Tap("nic0"), "swout": Tap("swout")}
+        hooked_sandbox.run(["ovs-vsctl", "add-br", "sw0", "--", "add-port", "sw0", "swout"])
+        made.start_networks()
+        made.create("many")
+        yield made
+        ovs.stop(hooked_sandbox.run)
+
+
+def guestnet(real: Real, *words: str) -> tuple[int, Any]:
+    argv = python_inside(["-m", "libvirt_guestnet.cli", *words, "--json"])
+    done = real.sandbox.run(argv, check=False, timeout=900)
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def leaks(rows: Any) -> set[tuple[str, str, tuple[int, ...]]]:
+    """(network, device, tags)"""
+    return {(row["networks"][0], leak["device"], tuple(leak["tags"])) for row in rows for leak in row["leaks"]}
+
+
+def test_vlans_are_apart(real: Real) -> None:
+    status, rows = guestnet(real, "verify", "--isolation")
+    assert status == 0, rows
+    left = {row["networks"][0]: set(row["left_by"]) for row in rows if row["frames"] == "ordinary"}
+    assert left["red"] == {"out0 tagged 100"} and left["blue"] == {"out0 tagged 200"}
+    assert left["green"] == {"nic0.300 untagged", "nic0 tagged 300"}
+    assert left["ten"] == {"swout tagged 10"} and left["eleven"] == {"swout tagged 11"}
+    assert left["inside"] == set()
+    heard = {row["networks"][0]: row["heard"] for row in rows if row["frames"] == "ordinary"}
+    assert {"red1", "trunk"} <= set(heard["red"]) and "trunk" not in heard["blue"]
+    assert real.sandbox.run(["ovs-vsctl", "list-ports", "sw0"]).stdout.split() == ["swout"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "mend", "expected"),
+    [
+        (
+            "bridge vlan add vid 100 dev blue1 untagged",
+            "bridge vlan del vid 100 dev blue1",
+            ("red", "blue1", ()),
+        ),
+        (
+            "ip link add tr0 type veth peer name tr1; ip link set tr1 up; ip link set tr0 master br0 up; "
+            "bridge vlan add vid 200 dev tr0",
+            "ip link del tr0",
+            ("blue", "tr0", (200,)),
+        ),
+        (
+            "ip link add lk0 type veth peer name lk1; ip link set lk0 master gn-nic.300 up; ip link set lk1 master gn-nic.301 up",  # noqa: E501
+            "ip link del lk0",
+            ("green", "nic0", (301,)),
+        ),
+        (
+            "ip link add ac0 type veth peer name ac1; ip link set ac0 up; ovs-vsctl add-port sw0 ac0 trunks=10",
+            "ovs-vsctl del-port sw0 ac0; ip link del ac0",
+            None,
+        ),
+    ],
+    ids=["membership", "trunk", "cable", "allowed"],
+)
+def test_a_leak_is_found(real: Real, fault: str, mend: str, expected: tuple[str, str, tuple[int, ...]] | None) -> None:
+    """The last is none: an administrator's own ports in the VLAN of a network are on it."""
+    real.sandbox.run(["sh", "-c", fault])
+    try:
+        status, rows = guestnet(real, "verify", "--isolation")
+        assert (status, expected in leaks(rows)) == ((1, True) if expected else (0, False)), rows
+    finally:
+        real.sandbox.run(["sh", "-c", mend])
+    assert guestnet(real, "verify", "--isolation")[0] == 0
+
+
+def test_a_vlan_that_the_switch_does_not_deliver(real: Real) -> None:
+    """Others' frames arrive; of VLAN 300 none did, for some minutes."""
+
+    def said() -> list[str]:
+        return [row["about"] for row in guestnet(real, "doctor")[1] if row["check"] == "vlan"]
+
+    real.taps["nic0"].send(frame("02:00:00:00:00:09", (DOT1Q, 301)))
+    assert said() == []
+    real.sandbox.run(["sh", "-c", "touch -d '10 minutes ago' /run/libvirt-guestnet/networks/*.json"])
+    assert said() == ["nic0.300"]
+    real.taps["nic0"].send(frame("02:00:00:00:00:09", (DOT1Q, 300)))
+    assert said() == []
