@@ -17,7 +17,8 @@ from libvirt_guestnet.lab.forge import NONCES
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.state.locked import UnlockedState
 
-_LONGEST_SECONDS, _CALM_SECONDS, _MORE_TRIES = 5.0, 0.7, 2
+LONGEST_SECONDS = 5.0
+_CALM_SECONDS, _MORE_TRIES = 0.7, 2
 _SENT_TOGETHER = 200
 
 
@@ -88,7 +89,7 @@ def _measured(links: tuple[Link, ...], pairs: Sequence[tuple[Twin, Twin]], ear: 
         missing = [number for number, (twin, frame) in enumerate(sent) if _must(twin, frame) and not sightings.get(number)]  # fmt: skip  # noqa: E501
         for number in missing if again else range(len(sent)):
             sent[number][0].send(sent[number][1].data)
-        heard = ear.listen(listed, _LONGEST_SECONDS, _CALM_SECONDS, lambda found: _all_heard(sent, links, found))
+        heard = ear.listen(listed, LONGEST_SECONDS, _CALM_SECONDS, lambda found: _all_heard(sent, links, found))
         sightings, lost = heard.sightings, lost + heard.lost
         if _all_heard(sent, links, sightings):
             break

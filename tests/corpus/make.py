@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from functools import cache
 from typing import Any
 
 from scapy.all import (  # type: ignore[attr-defined]
@@ -36,6 +38,7 @@ ME4, THEM4, GATEWAY4 = "10.61.1.10", "10.61.1.11", "10.61.1.1"
 ME6, THEM6, GATEWAY6 = "fd61:1::a", "fd61:1::b", "fd61:1::1"
 MY_LL, THEIR_LL = "fe80::5054:ff:fe00:a", "fe80::5054:ff:fe00:b"
 ALL = "ff:ff:ff:ff:ff:ff"
+_UDP_CHECKSUM = 14 + 20 + 6  # where it is in a frame
 NODES, NODES_MAC, ROUTERS = "ff02::1", "33:33:00:00:00:01", "ff02::2"
 
 
@@ -197,7 +200,20 @@ def inside(frame: bytes, *tags: tuple[int, int]) -> bytes:
 
 def sentinel(number: int, source: str = ME4) -> bytes:
     """An honest frame that is told from every other: what was sent before it has arrived, or never will."""
-    return mine(IP(src=source, dst="255.255.255.255") / UDP(sport=9, dport=9) / Raw(b"sentinel%08d" % number))
+    first, before = _first_sentinel(source)
+    digits = b"%08d" % number
+    # RFC 1624: many are made, and scapy would take a millisecond for each.
+    total = (~before & 0xFFFF) + sum(struct.unpack("!4H", digits)) - sum(struct.unpack("!4H", b"00000000"))
+    return (
+        first[:_UDP_CHECKSUM] + struct.pack("!H", ~(total % 0xFFFF) & 0xFFFF) + first[_UDP_CHECKSUM + 2 : -8] + digits
+    )
+
+
+@cache
+def _first_sentinel(source: str) -> tuple[bytes, int]:
+    """The one of number 0, and its UDP checksum."""
+    first = mine(IP(src=source, dst="255.255.255.255") / UDP(sport=9, dport=9) / Raw(b"sentinel00000000"))
+    return first, int.from_bytes(first[_UDP_CHECKSUM : _UDP_CHECKSUM + 2], "big")
 
 
 def is_same(heard: bytes, sent: bytes) -> bool:

@@ -1,6 +1,7 @@
 """Tests that run inside the lab VM, collected here as items of their own: every boot runs all that was selected for it.
 
-All VMs boot with the first test and run side by side: each is busy on one processor for most of its time (decision 23).
+All VMs boot before the first test and run side by side: each is busy on one processor for most of its time (decision
+23).
 
 A test of tests/labvm/inside/, and some of tests/kernel/, becomes one item per Debian: `test_x@bookworm` and
 `test_x@trixie`. It shows the report that came out of that VM. `@pytest.mark.only("trixie")` keeps it to one of them.
@@ -145,13 +146,18 @@ def _copies(item: pytest.Item) -> Iterator[InsideTest]:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    items = [item for item in getattr(session, "items", ()) if isinstance(item, InsideTest)]
+    session.stash[_BOOTS] = {suite: Boot(suite, items) for suite in dict.fromkeys(item.suite for item in items)}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if not isinstance(item, InsideTest):
         return None
-    boots = item.session.stash.setdefault(_BOOTS, {})
-    if not boots:
-        items = [found for found in item.session.items if isinstance(found, InsideTest)]
-        boots.update({suite: Boot(suite, items) for suite in dict.fromkeys(found.suite for found in items)})
+    boots = item.session.stash[_BOOTS]
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in boots[item.suite].reports(item):
         item.ihook.pytest_runtest_logreport(report=report)

@@ -19,7 +19,7 @@ from lxml import etree
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.install import hook_files
-from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.model.topology import Port, Topology
 
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 DOT1Q, DOT1AD = 0x8100, 0x88A8
@@ -84,19 +84,25 @@ class Host:
         done = [self.call("network", name, each, b"<hookData>" + xml + b"</hookData>") for each in operations]
         return "".join(done)
 
-    def domain(self, name: str, operation: str, bridge: str) -> str:
+    def domain(self, name: str, operation: str, bridge: str = "") -> str:
+        """The bridge is that of each port's network if none is given."""
         guest = self.found.guest(name)
-        (port,) = guest.ports
         metadata = etree.tostring(xmlgen.domain_metadata(self.found, guest, self.hostmap)).decode()
-        label = self.found.network(port.network).physical_network
-        virtualport = "<virtualport type='openvswitch'/>" if label and self.hostmap.is_ovs(label) else ""
+        nics = "".join(self._nic(port, bridge or self.found.network(port.network).bridge) for port in guest.ports)
         return self.call(
             "qemu",
             name,
             operation,
-            f"<domain><name>{name}</name><uuid>{name}</uuid><metadata>{metadata}</metadata><devices>"
+            f"<domain><name>{name}</name><uuid>{name}</uuid><metadata>{metadata}</metadata>"
+            f"<devices>{nics}</devices></domain>".encode(),
+        )
+
+    def _nic(self, port: Port, bridge: str) -> str:
+        label = self.found.network(port.network).physical_network
+        virtualport = "<virtualport type='openvswitch'/>" if label and self.hostmap.is_ovs(label) else ""
+        return (
             f"<interface type='bridge'><mac address='{port.mac}'/><source network='{port.network}' bridge='{bridge}'/>"
-            f"{virtualport}<target dev='{port.tap}'/></interface></devices></domain>".encode(),
+            f"{virtualport}<target dev='{port.tap}'/></interface>"
         )
 
     def start(self, guest: str, bridge: str) -> Tap:

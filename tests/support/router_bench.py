@@ -61,15 +61,25 @@ class Namespace:
         """The tiny guest's agent, with its echo responders."""
         path = self.directory / f"{self.name}.agent"
         self.start("perl", str(agent_script()), "--listen", str(path))
-        return self.stack.enter_context(Agent.connect(path, 20, self.name))
+        return self.stack.enter_context(Agent.connect(path, 240, self.name))
+
+
+class Here(Namespace):
+    """The network namespace that the test is in."""
+
+    def __init__(self, name: str, stack: ExitStack, directory: Path) -> None:
+        self.name, self.stack, self.directory = name, stack, directory
+
+    def inside(self, *argv: str) -> list[str]:
+        return [*argv]
 
 
 class RouterBench:
-    """A host with bridges, and routers that start there."""
+    """A host with bridges, and routers that start there. The host is a namespace of its own where none is given."""
 
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, stack: ExitStack, host: Namespace | None = None) -> None:
         self.directory, self.stack = directory, stack
-        self.host = Namespace("host", stack, directory)
+        self.host = host or Namespace("host", stack, directory)
 
     def bridge(self, name: str, address: str = "") -> None:
         self.host.ip(f"link add {name} type bridge stp_state 0")
@@ -78,11 +88,11 @@ class RouterBench:
         if address:
             self.host.ip(f"addr add {address} dev {name}")
 
-    def machine(self, name: str, bridge: str, mac: str, *addresses: str) -> Namespace:
-        """A namespace with a NIC called net0 on a bridge."""
-        machine = Namespace(name, self.stack, self.directory)
-        self.host.ip(f"link add v-{name} type veth peer name net0 address {mac} netns {machine.holder.pid}")
-        self.host.ip(f"link set v-{name} master {bridge} up")
+    def machine(self, name: str, bridge: str, mac: str, *addresses: str, tap: str = "") -> Namespace:
+        """A namespace with a NIC called net0 on a bridge; `tap` is the bridge's port."""
+        machine, tap = Namespace(name, self.stack, self.directory), tap or f"v-{name}"
+        self.host.ip(f"link add {tap} type veth peer name net0 address {mac} netns {machine.holder.pid}")
+        self.host.ip(f"link set {tap} master {bridge} up")
         machine.ip("link set net0 up")
         for address in addresses:
             machine.run("ip", "addr", "add", address, "dev", "net0", *([] if "." in address else ["nodad"]))

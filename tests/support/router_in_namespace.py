@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
 from libvirt_guestnet.model.router import RouterConfig
 from libvirt_guestnet.router.client import RouterClient
 from support.router_bench import Namespace, RouterBench
 
+NO_TAPS: Mapping[str, str] = MappingProxyType({})
 AGENT = Path(str(files("libvirt_guestnet.router").joinpath("data/agent")))
 
 # Its host's end is a socket here, which one client may use, and there are no disks. Nobody is asked about DHCPv6, since
@@ -54,12 +57,15 @@ exec perl -e "$1" "$2" "$3"
 class NamespaceRouter:
     """Stands for a `router_bench.Router` where nobody restarts it."""
 
-    def __init__(self, bench: RouterBench, config: RouterConfig, bridges: dict[str, str]) -> None:
+    def __init__(
+        self, bench: RouterBench, config: RouterConfig, bridges: dict[str, str], taps: Mapping[str, str] = NO_TAPS
+    ) -> None:
+        """Bridges are by the names of its NICs, and so are taps, where names of theirs matter."""
         self.bench, self.name = bench, config.name
         self.namespace = Namespace(config.name, bench.stack, bench.directory)
         self.socket = bench.directory / f"{config.name}.router"
         for nic in (*config.traffic_nics, config.control):
-            tap = f"{self.name}-{nic.name}"
+            tap = taps.get(nic.name, f"{self.name}-{nic.name}")
             peer = f"peer name {nic.name} address {nic.mac} netns {self.namespace.holder.pid}"
             bench.host.ip(f"link add {tap} type veth {peer}")
             bench.host.ip(f"link set {tap} master {bridges[nic.name]} up")
@@ -82,8 +88,8 @@ class NamespaceRouter:
         self.process = self.namespace.start(*map(str, argv), str(self.socket), stderr=subprocess.STDOUT, stdout=None)
 
     def connect(self) -> RouterClient:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 240
         while not self.socket.exists():
             assert time.monotonic() < deadline, "the agent did not start"
             time.sleep(0.02)
-        return self.bench.stack.enter_context(RouterClient.connect(self.socket, self.name, 20))
+        return self.bench.stack.enter_context(RouterClient.connect(self.socket, self.name, 240))
