@@ -93,12 +93,16 @@ def start(hooks: Hooks, xml: bytes = START) -> tuple[int, str]:
     return hooks.call("qemu", "guesta", "start", "begin", xml)
 
 
+def _hooks_run(hooks: Hooks) -> bool:
+    return any("hook/main.py" in args for args in hooks.box.processes().values())
+
+
 def settled(hooks: Hooks) -> dict[str, Any]:
     """What is there when the process that a start or the service leaves behind is done."""
-    deadline, notes = time.monotonic() + 240, "ls /run/libvirt-guestnet/settling 2>/dev/null; true"
-    while hooks.box.ok("sh", "-c", notes) or any("hook/main.py" in args for args in hooks.box.processes().values()):
+    deadline, notes = time.monotonic() + 240, Path(f"/proc/{hooks.box.pid}/root/run/libvirt-guestnet/settling")
+    while (notes.exists() and any(notes.iterdir())) or _hooks_run(hooks):
         assert time.monotonic() < deadline, hooks.box.processes()
-        time.sleep(0.02)
+        time.sleep(0.1)
     return seen(hooks)
 
 

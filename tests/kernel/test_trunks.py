@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from ipaddress import ip_network
+from itertools import groupby
 
 import frames
 import pytest
@@ -93,10 +95,13 @@ DROPPED = [
 
 
 def test_other_tags_are_dropped_and_counted(wire: Wire) -> None:
-    for trunk, tags, reason in DROPPED:
+    for trunk, rows in groupby(DROPPED, lambda row: row[0]):
         _guard(wire, trunk)
-        arrived = [wire.delivered(frame, within=0.03) for frame in _inside(SOME, *tags).values()]
-        assert (arrived, kernel.drops_by_reason()) == ([False] * len(SOME), {wire.tap: {reason: len(SOME)}}), tags
+        counted = Counter[str]()
+        for _, tags, reason in rows:
+            arrived = [wire.delivered(frame, within=0.03) for frame in _inside(SOME, *tags).values()]
+            counted[reason] += len(SOME)
+            assert (arrived, kernel.drops_by_reason()) == ([False] * len(SOME), {wire.tap: counted}), tags
 
 
 def test_what_is_in_a_tag_is_dropped_with_its_own_reason(wire: Wire) -> None:

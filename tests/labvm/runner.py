@@ -267,8 +267,8 @@ def _compile(checkout: Path, tests: list[str], root: Path) -> None:
 
 def _boot(disk: Path, work: Path, events: socket.socket, machine: Machine) -> subprocess.Popen[bytes]:
     # norandmaps: QEMU would translate each program anew every time that it starts, as it is elsewhere in memory then.
-    # no_timer_check: at boot the kernel waits some milliseconds for timer interrupts, and panics where none came ("IO-APIC
-    # + timer doesn't work"). On a busy machine QEMU does not run for so long; what it emulates is not broken.
+    # no_timer_check: at boot the kernel waits some milliseconds for timer interrupts, and panics where none came
+    # ("IO-APIC + timer doesn't work"). On a busy machine QEMU does not run for so long; what it emulates is not broken.
     options = "console=ttyS0 quiet panic=-1 mitigations=off norandmaps no_timer_check"
     append = f"root=/dev/nvme0n1 rw {machine.init} {options}"
     # Different buses: the kernel numbers two disks of one kind in the order in which they happen to answer.

@@ -122,10 +122,13 @@ class Guests:
 
     def soon(self, true: Callable[[], bool], what: str) -> None:
         """Waits for something a helper or a daemon does on its own."""
-        deadline = time.monotonic() + self.soon_seconds
+        began = time.monotonic()
+        deadline = began + self.soon_seconds
         while not true():
             assert time.monotonic() < deadline, f"not within {self.soon_seconds:.0f} s: {what}; {self.seen()}"
-            time.sleep(0.02)
+            # Where a look takes long, as in the lab VM, looking all the time would slow down what is waited for.
+            time.sleep(max(0.02, time.monotonic() - began))
+            began = time.monotonic()
 
     def seen(self) -> str:
         """What a test that waits in vain has seen last."""
