@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def hooked_sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def namespace() -> Iterator[None]:
     """The test runs in network and mount namespaces of its own."""
+    with _namespace():
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_namespace() -> Iterator[None]:
+    """All tests of the module do."""
+    with _namespace():
+        yield
+
+
+@contextmanager
+def _namespace() -> Iterator[None]:
     homes = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("net", "mnt")]
     cwd = Path.cwd()
     assert _LIBC.unshare(_NEWNET | _NEWNS) == 0

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import libvirt_host as guests
 from support.labvm_host import Host, Tap, frame, ip
 
 from libvirt_guestnet.hook.services import missing_state
-from libvirt_guestnet.sandbox import Sandbox, python_inside
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.topology import loads
 
@@ -31,25 +29,27 @@ DELAY = 3.0
 
 
 @pytest.fixture(scope="module")
-def all_tests(module_namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """A host with two guests; the second one's port is what tests change."""
+def shared(module_namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """A host with a guest on a good link."""
     ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
     ip("link set br0 up")
     host = Host(tmp_path_factory.mktemp("host"), found("loss: 100%"), {})
     assert host.network("lan", "started") == ""
     host.start("good", "br0")
-    host.taps["bad"] = Tap("bad", "br0")
-    tc("add dev bad root handle 0: noqueue")  # as libvirt does
-    assert host.domain("bad", "start", "br0") == ""
     return host
 
 
 @pytest.fixture
-def host(all_tests: Host) -> Host:
-    """The same, whatever a test before has left in the second one's port."""
-    if qdisc()["kind"] != "netem":
-        ...
-    return all_tests
+def host(shared: Host) -> Host:
+    """And one on a link that loses all, whatever a test before has made of it."""
+    if "bad" in shared.taps:
+        now(shared, "loss: 100%")
+        return shared
+    shared.found = found("loss: 100%")
+    shared.taps["bad"] = Tap("bad", "br0")
+    tc("add dev bad root handle 0: noqueue")  # as libvirt does
+    assert shared.domain("bad", "start", "br0") == ""
+    return shared
 
 
 def found(impairment: str) -> Any:
@@ -143,44 +143,3 @@ def test_it_is_put_back_and_goes_with_the_guest_and_leaves_its_guard_alone(host:
     assert host.domain("bad", "release", "br0") == ""
     assert qdisc()["kind"] == "noqueue", "a tap that stays is as it was"
     os.close(host.taps.pop("bad").fd)
-
-
-class Slow(guests.Host):
-    """In here all is ten times slower."""
-
-    virsh_seconds, soon_seconds = 120.0, 180.0
-
-    def root(self, tap: str) -> str:
-        (found,) = json.loads(self.sandbox.run(["tc", "-j", "qdisc", "show", "dev", tap, "root"]).stdout)
-        return str(found["kind"])
-
-
-PORT = """<g:port mac="{mac}" name="p{number}" network="one" guarded="yes"><g:address ip="10.61.1.1{number}"/>
-<g:impairment delay="20ms"/></g:port>"""
-LIMITED = "<bandwidth><outbound average='1000'/></bandwidth>"
-
-
-def test_libvirt_limits_what_an_impaired_guest_sends(hooked_sandbox: Sandbox) -> None:
-    """Before it does so, it deletes all qdiscs of a tap: of a new one before the hook is called, of a plugged one after
-    that, and of both when the limit changes."""
-    host = Slow(hooked_sandbox)
-    host.networks()
-    first, second = (
-        guests.NIC.format(network="one", mac=guests.mac(1, number)).replace("<rom", f"{LIMITED}<rom")
-        for number in (0, 1)
-    )
-    ports = "".join(PORT.format(mac=guests.mac(1, number), number=number) for number in (0, 1))
-    policy = f'<g:domain {guests.XMLNS} topology="t" guest="a">{ports}</g:domain>'
-    host.define("create", guests.DOMAIN.format(name="a", uuid=guests.uuid(1), policy=policy, nics=first))
-    (tap,) = host.nics("a")
-    assert host.root(tap) == "netem"
-    host.sandbox.run(["tee", "/tmp/nic.xml"], stdin=second)
-    host.virsh("attach-device", "a", "/tmp/nic.xml", "--live")
-    (other,) = set(host.nics("a")) - {tap}
-    host.soon(lambda: host.root(other) == "netem" and host.helpers() == [], "the plugged NIC is impaired")
-    host.virsh("domiftune", "a", tap, "--outbound", "2000", "--live")
-    assert host.root(tap) != "netem"
-    host.sandbox.run(python_inside(["-m", "libvirt_guestnet.cli", "hooks", "sync"], host.sandbox.root), timeout=480)
-    assert (host.root(tap), host.root(other)) == ("netem", "netem")
-    host.virsh("destroy", "a")
-    assert host.files("impaired") == {}
