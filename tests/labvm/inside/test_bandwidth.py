@@ -1,4 +1,4 @@
-"""libvirt's limits of a NIC's bandwidth beside the checksum guard and an impairment: all want the same places at its tap."""
+"""libvirt's limits of a NIC's bandwidth beside the checksum guard and an impairment, which want the same places."""
 
 from __future__ import annotations
 
