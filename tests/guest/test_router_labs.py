@@ -14,7 +14,7 @@ from libvirt_guestnet.router.image import ensure_router_image
 
 @pytest.mark.parametrize("name", ["tiers", "virtual-router"])
 def test_every_line_holds(name: str, tmp_path: Path) -> None:
-    """Their public networks have no VLAN here: a kernel may have none, and `tests/labvm` tries those."""
+    """No public network has a VLAN here: a kernel may have none. tests/labvm/inside/test_router_vlans.py has them."""
     ensure_router_image()
     text = (LABS / f"{name}.yaml").read_text()
     if "vlan:" in text:

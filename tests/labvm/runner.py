@@ -260,7 +260,7 @@ def _compile(checkout: Path, tests: list[str], root: Path) -> None:
     if not files:
         return
     packages = Path(pytest.__file__).parents[1]
-    argv = ["unshare", "--mount", "sh", "-euc", _COMPILE, "sh", root, checkout, packages, *files]
+    argv = ["unshare", "--mount", "sh", "-euc", _COMPILE, "sh", str(root), str(checkout), str(packages), *files]
     with suppress(OSError, subprocess.SubprocessError):
         subprocess.run(argv, capture_output=True, timeout=_COMPILE_SECONDS)
 
