@@ -35,7 +35,7 @@ class Patient:
     """A sandbox that waits."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox, self.root = sandbox, sandbox.root
+        self.sandbox, self.root, self.first = sandbox, sandbox.root, sandbox.first
 
     def run(
         self, argv: Sequence[str], *, check: bool = True, stdin: str = "", timeout: float = _LONG
