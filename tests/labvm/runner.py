@@ -37,8 +37,8 @@ _READ = 65536
 _PREFIX = "guestnet-labvm-"
 _UNHELD_SECONDS = 10  # between making a folder and holding it
 
-# A hook gives up after 20 s, nft after 15, who waits for a plugged NIC after 10, who listens for frames of its own after
-# 5, and a router that gets a document after 30; a real host is done in a tenth of a second. The VM's processor is
+# A hook gives up after 20 s, nft after 15, who waits for a plugged NIC after 10, who listens for frames of its own
+# after 5, and a router that gets a document after 30; a real host is done in a tenth of a second. The VM's processor is
 # emulated and shared, thirty times as slow and now and then slower: it gets ten times as long.
 _JOB = """#!/bin/sh
 set -e
