@@ -30,7 +30,7 @@ def any_address(mac: str) -> str:
 class Real(Host):
     """A libvirt host with a topology; this thread is in its network namespace while it is entered."""
 
-    virsh_seconds, soon_seconds = 120.0, 180.0
+    virsh_seconds, soon_seconds = 600.0, 600.0
 
     def __init__(self, sandbox: Sandbox, found: Topology, devices: dict[str, str]) -> None:
         super().__init__(sandbox)

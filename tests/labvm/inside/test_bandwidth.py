@@ -22,7 +22,7 @@ LOOK = "from libvirt_guestnet.hook.services.watch import _Watch; _Watch().look()
 class Slow(guests.Host):
     """In here all is ten times slower."""
 
-    virsh_seconds, soon_seconds = 120.0, 180.0
+    virsh_seconds, soon_seconds = 600.0, 600.0
 
     def root(self, tap: str) -> str:
         (found,) = json.loads(self.sandbox.run(["tc", "-j", "qdisc", "show", "dev", tap, "root"]).stdout)

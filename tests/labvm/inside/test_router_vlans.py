@@ -29,19 +29,19 @@ from libvirt_guestnet.topology import loads
 LAB = Path(__file__).parents[3] / "labs/virtual-router.yaml"
 FOUND = loads(LAB.read_text(), "test")
 VLANS = {"fiber": 101, "copper": 102}
-# What arrives at the provider, by the tag that it has there.
+# What arrives at the provider: each address in its own VLAN, and nowhere else.
 SEEN = """
 table netdev seen {
     chain arrived {
         type filter hook ingress device wire priority 0
-        vlan id 101 ip saddr 203.0.113.0/24 counter comment "101"
-        vlan id 102 ip saddr 198.51.100.0/24 counter comment "102"
-        vlan id 101 ip6 saddr 2001:db8:101::/64 counter comment "101 IPv6"
-        vlan id 102 ip6 saddr 2001:db8:102::/64 counter comment "102 IPv6"
-        vlan id 101 ip saddr != 203.0.113.0/24 counter comment "other"
-        vlan id 102 ip saddr != 198.51.100.0/24 counter comment "other"
-        vlan id != { 101, 102 } counter comment "other"
+        vlan id 101 ip saddr 203.0.113.0/24 counter accept comment "101"
+        vlan id 102 ip saddr 198.51.100.0/24 counter accept comment "102"
+        vlan id 101 ip6 saddr 2001:db8:101::/64 counter accept comment "101 IPv6"
+        vlan id 102 ip6 saddr 2001:db8:102::/64 counter accept comment "102 IPv6"
+        vlan id 101 arp saddr ip 203.0.113.0/24 accept
+        vlan id 102 arp saddr ip 198.51.100.0/24 accept
         meta protocol { ip, arp } counter comment "other"
+        ip6 saddr 2001:db8::/32 counter comment "other"
     }
 }
 """
