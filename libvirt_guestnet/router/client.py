@@ -76,9 +76,11 @@ class RouterState:
 
 
 class MemberState(StrEnum):
-    """Of a balancer's member: new ones, whose first check is not answered yet, and those that are down get nothing."""
+    """Of a balancer's member: new ones, whose first check is not answered yet, and those that are down get nothing.
+    Right after a take-over nobody is checked yet, and all are assumed to serve until their first check is over."""
 
     NEW = "new"
+    ASSUMED = "assumed"
     UP = "up"
     DOWN = "down"
     UNCHECKED = "unchecked"
@@ -92,6 +94,10 @@ class Balanced:
     member: str
     state: MemberState
     connections: int
+
+    @property
+    def gets_connections(self) -> bool:
+        return self.state in (MemberState.UP, MemberState.ASSUMED, MemberState.UNCHECKED)
 
 
 class RouterClient:
