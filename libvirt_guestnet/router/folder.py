@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from libvirt_guestnet import parse
+from libvirt_guestnet import parse, slots
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.ownfolder import ensure_own_folder
 from libvirt_guestnet.router import disks
 
-ROUTERS = Path("/var/lib/libvirt-guestnet/routers")
+ROUTERS = Path(slots.FOLDER)
 
 
 class Owner(NamedTuple):

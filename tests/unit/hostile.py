@@ -80,6 +80,10 @@ _VALUES = {
     ("subnet", "host"): "fd09::1",
     ("subnet", "prefix"): "fd09::/64",
     ("routed", "gateway"): "169.255.30.1",
+    ("dhcp", "routers"): "edge",
+    ("range", "start"): "10.9.0.100",
+    ("range", "end"): "10.9.0.200",
+    ("server", "ip"): "10.9.0.1",
     ("vxlan", "group"): "ff05::9",
     ("remote", "ip"): "fd99::2",
     ("forward", "at"): "fd99::9",
@@ -250,6 +254,7 @@ def documents() -> dict[str, Document]:
     found = []
     for pick in range(6):
         network = SCHEMA.made("network", pick)
+        network = network if pick == 5 else _without(network, "dhcp")  # the host serves all but one
         found.append(Document(f"network {pick}", "net", _NETWORK_CALLS, _network(network)))
     for pick in range(2):
         domain = SCHEMA.made("domain", pick)
