@@ -1,5 +1,5 @@
-"""What a virtual router's disks have, read: the newest whole slot (decision 82), and dnsmasq's leases in it. On the hook
-path. A guest may have written it all."""
+"""What a virtual router's disks have, read: the newest whole slot (decision 82), and dnsmasq's leases in it. On the
+hook path. A guest may have written it all."""
 
 from __future__ import annotations
 

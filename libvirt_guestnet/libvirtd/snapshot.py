@@ -292,7 +292,7 @@ class Snapshot:
     change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7). `leased` are the addresses that the
     DHCP servers of external networks gave, by MAC address. `adopted` are the external networks that the hooks know,
     each with its topology, and `overdue` those that they should know otherwise. `routers` are what virtual routers do,
-    by their names.
+    by their names; `left_routers` have disks and no domain, each with its topology.
     """
 
     networks: tuple[NetworkState, ...] = ()
@@ -304,6 +304,7 @@ class Snapshot:
     links: Mapping[str, Device] = field(default_factory=dict)
     leased: Mapping[str, frozenset[str]] = field(default_factory=dict)
     routers: Mapping[str, RouterSeen] = field(default_factory=dict)
+    left_routers: Mapping[str, str] = field(default_factory=dict)
     adopted: Mapping[str, str] = field(default_factory=dict)
     overdue: frozenset[str] = frozenset()
 

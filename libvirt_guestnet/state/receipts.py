@@ -14,20 +14,20 @@ class PortReceipt(NamedTuple):
     `ifindex` is the tap's in the kernel; `own` says that the policy is the port's own, not its network's default.
 
     `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the DHCP server, the host's or a virtual router's, if
-    the port's own address is what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` and
-    `lease6` how long an answer holds, in seconds; `served` says by IP version how many addresses an answer of that
-    server has, whether the port learns or not. A port with VLANs in `trunk` tags its frames (with 802.1ad's tags if
-    `service`), but those of its `native` VLAN, if there is one. A `trusted` port has no chains: it is only let through
-    the bridge guard. `offload` is "refuse" if the port must not be on a host without the checksum guard. A `bare` port
-    is to have no address of its own. `segment` names the link on which what the port holds is kept from others: its
-    bridge, with its VLAN on one that tells VLANs apart (a trunk has none), "" where unknown. `reached` are the
-    addresses for which the host answers elsewhere, in its `vrf` if there is one: floating and published ones; `beside`
-    are the other links on which it holds them, for that. `claims` are where it may have IPv6 addresses that it forms
-    itself, but for those `unclaimed`; with `privacy` also if it has not asked whether anybody has them. `reserved`
-    is the link whose set of reservations its chains look into, instead of having them among the `excluded`. Of an
-    `observed` port everything is judged and counted, and passes. `by_host`: nobody asks for its guard but this host's
-    default. `lent` are MAC addresses of guests inside it that learn what the DHCP server acknowledges to them. Where
-    that is a virtual router's, `dhcp_routers` are the domains on whose disks its leases are.
+    the port's own address is what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and
+    bridge, `lease` and `lease6` how long an answer holds, in seconds; `served` says by IP version how many addresses an
+    answer of that server has, whether the port learns or not. A port with VLANs in `trunk` tags its frames (with
+    802.1ad's tags if `service`), but those of its `native` VLAN, if there is one. A `trusted` port has no chains: it is
+    only let through the bridge guard. `offload` is "refuse" if the port must not be on a host without the checksum
+    guard. A `bare` port is to have no address of its own. `segment` names the link on which what the port holds is kept
+    from others: its bridge, with its VLAN on one that tells VLANs apart (a trunk has none), "" where unknown. `reached`
+    are the addresses for which the host answers elsewhere, in its `vrf` if there is one: floating and published ones;
+    `beside` are the other links on which it holds them, for that. `claims` are where it may have IPv6 addresses that it
+    forms itself, but for those `unclaimed`; with `privacy` also if it has not asked whether anybody has them.
+    `reserved` is the link whose set of reservations its chains look into, instead of having them among the `excluded`.
+    Of an `observed` port everything is judged and counted, and passes. `by_host`: nobody asks for its guard but this
+    host's default. `lent` are MAC addresses of guests inside it that learn what the DHCP server acknowledges to them.
+    Where that is a virtual router's, `dhcp_routers` are the domains on whose disks its leases are.
     """
 
     tap: serialiser.Device

@@ -34,8 +34,8 @@ class PortRow:
     topology's. `drops` counts the frames that port security dropped, or of an observed port would have, None when
     unknown; `reasons` has them by reason. `offload` says whether the guest is kept from having the host write checksums
     where it wants: one of the words above, or "" where nothing is guarded nor observed. `learnt` are addresses that a
-    DHCP server gave the port, `claimed` those that its guest formed itself. `link` is the kernel's where that is not what was asked for: "host down", "no
-    bridge", "in BRIDGE"; `wrong` says this, and what else the tap lacks, in words.
+    DHCP server gave the port, `claimed` those that its guest formed itself. `link` is the kernel's where that is not
+    what was asked for: "host down", "no bridge", "in BRIDGE"; `wrong` says this, and what else the tap lacks, in words.
     """
 
     topology: str

@@ -20,7 +20,7 @@ TRY_SECONDS, LONG_TRY_SECONDS = 3.0, 10.0
 """How long each thing is tried: for a glance at all routers, and for a verdict on one."""
 # `document` of a router: what is in force is what its disk has; something else is; nothing is, or nobody knows.
 IN_FORCE, OTHER, NONE = "in force", "other in force", ""
-SERVES, WAITS, STOPPED, NOT_TRIED = "serves", "waits", "stopped", ""
+SERVES, WAITS, STOPPED, GONE, NOT_TRIED = "serves", "waits", "stopped", "disks without a domain", ""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ class Tried:
 def router_rows(snapshot: Snapshot, topology: str | None, *, tried: bool) -> list[RouterRow]:
     """The routers of one topology, or of all, by name; `tried`: with their health, which only root can try."""
     found = [d for d in snapshot.domains if d.is_router and topology in (None, d.topology)]
-    found.sort(key=lambda each: each.name)
-    if not found:
-        return []
-    with ThreadPoolExecutor(len(found)) as pool:
-        return list(pool.map(partial(_row, tried=tried), found))
+    left = [
+        RouterRow(owner, name, False, NONE, None, None, GONE)
+        for name, owner in folder.found().items()
+        if name not in snapshot.domain and topology in (None, owner)
+    ]
+    with ThreadPoolExecutor(len(found) or 1) as pool:
+        return sorted([*pool.map(partial(_row, tried=tried), found), *left], key=lambda each: each.guest)
 
 
 def _row(router: DomainState, *, tried: bool) -> RouterRow:

@@ -12,7 +12,19 @@ from libvirt_guestnet.styled import BAD, NOTE, QUIET, Line, line, visible
 from libvirt_guestnet.table import Block, Table, as_text, made
 
 # What only --json has; of the table of ports and of that of NICs that cannot be guarded besides.
-_HIDDEN = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", "external", "claimed")
+_HIDDEN = (
+    "kind",
+    "trusted",
+    "any_address",
+    "unknown",
+    "note",
+    "reasons",
+    "silent",
+    "wrong",
+    "observed",
+    "external",
+    "claimed",
+)
 _HIDDEN_OF = {
     "port": ("running", "reason", "wanted"),
     "unguarded": ("state",),

@@ -241,8 +241,8 @@ def _cannot_ask(guest: GuestDecl, seg: Segment) -> str:
     if not served and not seg.decl.bad & {"subnets", "dhcp", "dhcp6"}:
         if router := seg.network.router:
             return (
-                f"addresses: dhcp: router '{router}' has no DHCP range on network '{seg.network.name}': give that one, or "
-                "leave the key out for a fixed address"
+                f"addresses: dhcp: router '{router}' has no DHCP range on network '{seg.network.name}': give that one, "
+                "or leave the key out for a fixed address"
             )
         problem = f"addresses: dhcp: the host has no DHCP server on network '{seg.network.name}'"
         if seg.network.mode is Mode.HOST_ROUTED:

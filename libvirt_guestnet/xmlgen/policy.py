@@ -47,9 +47,7 @@ def _router_dhcp(topology: Topology, network: Network) -> policy.RouterDhcp | No
     if server is None or not (said.ranges or reserved):
         return None
     ranges = tuple((each.start, each.end) for each in said.ranges)
-    return policy.RouterDhcp(
-        server.mac, server.addresses, ranges, reserved, said.lease, said.lease6, server.routers
-    )
+    return policy.RouterDhcp(server.mac, server.addresses, ranges, reserved, said.lease, said.lease6, server.routers)
 
 
 def external_policy(topology: Topology, network: Network, added: Iterable[policy.Added]) -> NetworkPolicy:

@@ -21,8 +21,8 @@ from support.claiming import (
     uses_by,
 )
 
-from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.netlink import kernel
+from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft, numbers
 
 _NONCE = b"\x0e\x01\1\2\3\4\5\6"

@@ -272,7 +272,10 @@ def documents() -> dict[str, Document]:
     found.append(Document("domain without metadata", "guest", _DOMAIN_CALLS, plain))
     found.append(
         Document(
-            "network of mode nat", "net", _NETWORK_CALLS, _network(_without(SCHEMA.made("network", 1), "vlan"), "nat")
+            "network of mode nat",
+            "net",
+            _NETWORK_CALLS,
+            _network(_without(SCHEMA.made("network", 1), "vlan", "dhcp"), "nat"),
         )
     )
     whole = _without(SCHEMA.made("domain", 0), _ROUTED)
@@ -321,7 +324,7 @@ class Host:
         shutil.rmtree(self.root, ignore_errors=True)
         _Watch.joined = "", ""
         if not self._network:
-            network = _without(SCHEMA.made("network", 1), "vlan")
+            network = _without(SCHEMA.made("network", 1), "vlan", "dhcp")
             assert self.call("network", "started", "net", etree.tostring(_network(network))) == 0, self.said
             self._network = {path: path.read_bytes() for path in self.root.rglob("*.json")}
         for path, data in self._network.items():

@@ -31,7 +31,11 @@ DOMAIN = """
 </devices></domain>"""
 KNOWN = NetworkReceipt("vlan1", "t", True, "gn-vlan1", managed=True)
 
-SEEN = {"vme1": Guarded({"ARP": 3, "ND": 4}, [ip_address("10.61.2.9"), ip_address("fd61:2::9")], (IPv6Address("fd61:2::77"),))}
+SEEN = {
+    "vme1": Guarded(
+        {"ARP": 3, "ND": 4}, [ip_address("10.61.2.9"), ip_address("fd61:2::9")], (IPv6Address("fd61:2::77"),)
+    )
+}
 
 
 def xml(text: str) -> etree._Element:

@@ -1,4 +1,4 @@
-"""Whom a virtual router's balancers choose, by the program in its appliance, without a kernel: what it checks and when."""
+"""Whom a virtual router's balancers choose, by the program in its appliance, without a kernel: what it checks, when."""
 
 from __future__ import annotations
 

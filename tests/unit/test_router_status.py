@@ -144,6 +144,16 @@ def test_what_changes_all_the_time_is_no_event(edge: DomainState, says: Says, tr
     assert event.text("now") == "now router edge changed leases=2 (was 1)"
 
 
+def test_a_router_that_somebody_undefined(edge: DomainState) -> None:
+    folder.ensure("gone", folder.Owner(os.geteuid(), os.getegid()), "other")
+    rows = routers.router_rows(Snapshot((), (replace(edge, live=None),)), None, tried=True)
+    assert [(each.guest, each.topology, each.health) for each in rows] == [
+        ("edge", "t", "stopped"),
+        ("gone", "other", "disks without a domain"),
+    ]
+    assert [each.guest for each in routers.router_rows(Snapshot(), "other", tried=True)] == ["gone"]
+
+
 def run(
     verb: Callable[[Namespace], int], capsys: pytest.CaptureFixture[str], edge: DomainState, **options: bool
 ) -> str:

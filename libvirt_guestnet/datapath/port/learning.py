@@ -2,10 +2,10 @@
 
 A chain at the tap's egress (kernel 5.16) sees the server's answers on their way to the port; the guards of all other
 ports keep them from forging one. The server is the host's, or that of a virtual router, which is a guest on the same
-bridge: of all guarded ports only the router's own may send from its MAC address. An acknowledged address goes into the port's own set, and into the set of the whole
-network: an answer that gives a second port what the first still holds is dropped. DHCPv6 makes that necessary: its
-leases belong to identifiers that anybody can copy, and dnsmasq (2.90, authoritative as libvirt runs it) lets anybody
-rebind anybody's address.
+bridge: of all guarded ports only the router's own may send from its MAC address. An acknowledged address goes into the
+port's own set, and into the set of the whole network: an answer that gives a second port what the first still holds is
+dropped. DHCPv6 makes that necessary: its leases belong to identifiers that anybody can copy, and dnsmasq (2.90,
+authoritative as libvirt runs it) lets anybody rebind anybody's address.
 
 Each option's code and length is matched at its one place, so nothing that a client chooses, and that the server
 repeats, can be taken for an answer.

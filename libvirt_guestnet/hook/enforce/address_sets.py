@@ -129,11 +129,11 @@ def _own_sets(port: PortReceipt) -> Iterator[tuple[int, str]]:
 
 
 def _leases(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]]:
-    for address, expires in (*_by_libvirt(receipt, path), *_by_router(receipt)):
-        longest = receipt.lease if address.version == 4 else receipt.lease6
+    for ip, expires in (*_by_libvirt(receipt, path), *_by_router(receipt)):
+        longest = receipt.lease if ip.version == 4 else receipt.lease6
         left = expires - int(time.time()) if expires else longest
         if min(left, longest) > 0:
-            yield address, min(left, longest)
+            yield ip, min(left, longest)
 
 
 def _by_libvirt(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]]:
