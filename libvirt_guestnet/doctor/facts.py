@@ -27,7 +27,8 @@ from libvirt_guestnet.hook.read.hostwide import HostWide
 from libvirt_guestnet.hostmap import HOST_FILE, HostMap, load_hostwide
 from libvirt_guestnet.importing import survey
 from libvirt_guestnet.install import apparmor, hook_files, network_managers
-from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState, Snapshot, networks_of
+from libvirt_guestnet.libvirtd.nics import networks_of
+from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState, Snapshot
 from libvirt_guestnet.metadata.policy import Uplink, Vxlan
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.router import folder

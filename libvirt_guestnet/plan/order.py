@@ -14,6 +14,7 @@ from libvirt_guestnet.carriers.registry import MADE_BRIDGES
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.guest import RemoveDomain, SetDomainMetadata
 from libvirt_guestnet.changes.network import AdoptNetwork
+from libvirt_guestnet.libvirtd.nics import interfaces, mac
 from libvirt_guestnet.libvirtd.snapshot import (
     NETWORK_MARK,
     PORT_MARK,
@@ -24,8 +25,6 @@ from libvirt_guestnet.libvirtd.snapshot import (
     Wanted,
     WantedGuest,
     WantedNetwork,
-    interfaces,
-    mac,
     parse_xml,
 )
 from libvirt_guestnet.metadata.policy import NAMESPACE

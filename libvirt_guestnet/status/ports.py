@@ -9,7 +9,8 @@ from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.datapath.port.port_facts import link_local
 from libvirt_guestnet.hook.read import nics
 from libvirt_guestnet.hook.read.domain import Nic
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, interfaces, mac, source_network
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element
 from libvirt_guestnet.metadata.policy import ANY, PortPolicy
 from libvirt_guestnet.model.drift import GUEST, Drift
 from libvirt_guestnet.state.receipts import PortReceipt

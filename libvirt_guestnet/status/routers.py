@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot, mac, source_network
+from libvirt_guestnet.libvirtd.nics import mac, source_network
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot
 from libvirt_guestnet.router import disks, folder, port
 from libvirt_guestnet.router.client import Balanced, Lease, RouterClient, RouterState, read_leases
 from libvirt_guestnet.router.document import decoded, digest
