@@ -40,6 +40,13 @@ def seen(wanted: Wanted, snapshot: Snapshot, seconds: float) -> dict[str, Router
         return dict(zip(routers, pool.map(_seen, routers, states, repeat(seconds)), strict=True))
 
 
+def left(snapshot: Snapshot) -> dict[str, str]:
+    """The routers that have disks and no domain, each with its topology. Only root can look. Raises GuestnetError."""
+    if os.geteuid() != 0:
+        return {}
+    return {name: topology for name, topology in folder.found().items() if name not in snapshot.domain}
+
+
 def _seen(name: str, state: DomainState | None, seconds: float) -> RouterSeen:
     on_disk = RouterSeen(folder.document(name))
     if state is None or not state.channel:

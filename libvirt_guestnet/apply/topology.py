@@ -57,7 +57,8 @@ def _planned(
     """The plan, and the topology with what this host knows of it. Routers have `patience` seconds to answer."""
     here = resolved(found, snapshot)
     wished = wanted(here, hostmap, None if define is None else lambda guest: define(here, guest))
-    facts = replace(_facing(here, hostmap, wished, snapshot), routers=routers.seen(wished, snapshot, patience))
+    facing_it = _facing(here, hostmap, wished, snapshot)
+    facts = replace(facing_it, routers=routers.seen(wished, snapshot, patience), left_routers=routers.left(snapshot))
     return plan(wished, facts), here
 
 
@@ -85,7 +86,8 @@ def destroy_topology(
     GuestnetError."""
     with applying.locked(), connect(uri) as connection:
         known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
-        made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
+        here = host_snapshot(connection)
+        made = plan_destroy(name, replace(here, adopted=known, left_routers=routers.left(here)), guests)
         for note in made.notes:
             applying.tell_note(note)
         with _telling(made) as tell:

@@ -10,17 +10,8 @@ from lxml import etree
 
 from libvirt_guestnet.changes.change import Change, Replacement, Run
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import (
-    DOMAIN_MARK,
-    Element,
-    interfaces,
-    mac,
-    marked,
-    parse_xml,
-    source_network,
-    tap,
-    to_text,
-)
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network, tap
+from libvirt_guestnet.libvirtd.snapshot import DOMAIN_MARK, Element, marked, parse_xml, to_text
 from libvirt_guestnet.metadata.policy import NAMESPACE
 
 UNPLUG_SECONDS = 20.0

@@ -19,6 +19,7 @@ class ConfigureRouter(Change):
     disk, None where it has no disks yet."""
 
     document: bytes
+    topology: str = ""
     old: bytes | None = None
     live: bool = False
     VERB = "configure"
@@ -26,7 +27,7 @@ class ConfigureRouter(Change):
 
     def run(self, run: Run) -> None:
         old, is_new = self.old, not folder.exists(self.name)
-        folder.ensure(self.name, run.libvirt.qemu_owner())
+        folder.ensure(self.name, run.libvirt.qemu_owner(), self.topology)
         if is_new:
             back = f"remove the disks of router {self.name}"
             run.done("disks made", back, lambda: folder.remove(self.name))
@@ -83,3 +84,17 @@ class RemoveRouter(RemoveDomain):
         folder.remove(self.name)  # while its definition is there to say that they are ours to remove
         run.step("disks removed")
         self._undefine(run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetRouter(Change):
+    """Remove the disks of a router that libvirt does not have any more."""
+
+    VERB = "remove"
+    KIND = "disks of router"
+
+    def run(self, run: Run) -> None:
+        owner, kept = run.libvirt.qemu_owner(), folder.contents(self.name)
+        run.undo(f"make the disks of router {self.name} again", lambda: folder.restore(self.name, owner, kept))
+        folder.remove(self.name)
+        run.step("disks removed")

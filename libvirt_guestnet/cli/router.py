@@ -27,12 +27,16 @@ def show(args: Namespace) -> int:
     row = routers.described(_router(args))
     if args.json:
         return _print_json([row])
-    nics, trouble = row.pop("nics"), row.pop("trouble")
-    assert isinstance(nics, list) and isinstance(trouble, list)
+    nics, balancers, trouble = (row.pop(key) for key in ("nics", "balancers", "trouble"))
+    assert isinstance(nics, list) and isinstance(balancers, list) and isinstance(trouble, list)
     blocks: list[Block] = [line(f"{key.replace('_', ' ')}: {_cell(value)}") for key, value in row.items()]
     terminal.show([*blocks, *(line(("trouble", BAD), f": {each}") for each in trouble)], between="")
     print()
-    return _print_table(nics)
+    _print_table(nics)
+    if balancers:
+        print()
+        _print_table(balancers)
+    return 0
 
 
 def _cell(value: object) -> object:
@@ -76,9 +80,11 @@ def rules(args: Namespace) -> int:
 
 def health(args: Namespace) -> int:
     """`guestnet router health`: 3 when something that was tried failed, or nothing could be tried."""
-    found = routers.health(_router(args), routers.LONG_TRY_SECONDS)
+    router = _router(args)
+    found = routers.health(router, routers.LONG_TRY_SECONDS)
     if not found:
         raise GuestnetError(f"router {args.router}: none of its networks has an address left to try it from")
+    found += routers.balancers(router) if router.live is not None else []
     rows = [each.json() for each in found]
     if args.json:
         _print_json(rows)

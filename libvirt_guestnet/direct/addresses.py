@@ -11,12 +11,13 @@ from libvirt_guestnet.direct.subject import DirectPort
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.importing.addresses import OnNetwork, unusable
 from libvirt_guestnet.importing.places import all_nics, of_nic, on_bridge
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot, mac
+from libvirt_guestnet.libvirtd.nics import mac
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot
 from libvirt_guestnet.metadata.policy import ANY, Pair, PortPolicy
 from libvirt_guestnet.model.held_addresses import single
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import Address, Prefix, shown
-from libvirt_guestnet.topology import kinds
+from libvirt_guestnet.topology import address_kinds
 
 Prefixes = tuple[Prefix, ...]
 Others = Mapping[Address, str]
@@ -32,7 +33,7 @@ class Asked(NamedTuple):
 def asked(words: Sequence[str]) -> tuple[Asked, ...]:
     """Reads addresses, prefixes and ranges. Raises GuestnetError."""
     try:
-        found = (Asked(each, not {*"/-"} & {*word}) for word in words for each in kinds.PAIR.read(word))
+        found = (Asked(each, not {*"/-"} & {*word}) for word in words for each in address_kinds.PAIR.read(word))
         return tuple(dict.fromkeys(found))
     except ValueError as error:
         raise GuestnetError(str(error)) from None

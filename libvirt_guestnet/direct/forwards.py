@@ -17,7 +17,7 @@ from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.model.traffic import Service
 from libvirt_guestnet.parse import shown
-from libvirt_guestnet.topology import kinds
+from libvirt_guestnet.topology import address_kinds, port_kinds
 from libvirt_guestnet.topology.forwards import clients, not_whole, served, unfit, unlisted, unreachable
 
 
@@ -44,10 +44,10 @@ def asked(text: str, at: str | None, sources: Sequence[str] | None = None) -> As
     """Reads it. Raises GuestnetError."""
     ports, colon, to = text.partition(":")
     try:
-        service = kinds.FORWARDED.read(ports)
+        service = port_kinds.FORWARDED.read(ports)
         to_first = parse.number(to, 1, 65535) if colon else 0
-        address = None if at is None else kinds.IP.read(at)
-        said = None if sources is None else tuple(map(kinds.CLIENT.read, sources))
+        address = None if at is None else address_kinds.IP.read(at)
+        said = None if sources is None else tuple(map(address_kinds.CLIENT.read, sources))
     except ValueError as error:
         raise GuestnetError(f"{shown(text)}: {error}" if colon else str(error)) from None
     first, last = service.first_port or 0, service.last_port or 0

@@ -12,6 +12,7 @@ from libvirt_guestnet.direct.guard import needed
 from libvirt_guestnet.direct.subject import network_policy, unguarded
 from libvirt_guestnet.hook.read.hostwide import DECLARED
 from libvirt_guestnet.importing.places import Known, all_nics, of_nic, places
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, tap
 from libvirt_guestnet.libvirtd.snapshot import (
     DomainState,
     Element,
@@ -19,10 +20,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     Wanted,
     WantedExternal,
     WantedGuest,
-    interfaces,
-    mac,
     parse_xml,
-    tap,
 )
 from libvirt_guestnet.metadata import writer
 from libvirt_guestnet.metadata.elements import port_policies

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from libvirt_guestnet.direct.guard import FOUND
 from libvirt_guestnet.direct.subject import DirectPort, Subject
 from libvirt_guestnet.importing.facts import Leases
-from libvirt_guestnet.libvirtd.snapshot import interfaces, tap
+from libvirt_guestnet.libvirtd.nics import interfaces, tap
 from libvirt_guestnet.metadata.policy import ANY, LEASE, LEASE6, NONE, Forward, PortPolicy
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.parse import Prefix, shown

@@ -11,7 +11,8 @@ from libvirt_guestnet.hook.read.hostwide import ALL, DECLARED
 from libvirt_guestnet.importing.facts import ImportedPort, Request, Seen
 from libvirt_guestnet.importing.places import Known, Places, all_nics, of_nic, places
 from libvirt_guestnet.importing.survey import survey
-from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, interfaces, mac
+from libvirt_guestnet.libvirtd.nics import interfaces, mac
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of, port_policies
 from libvirt_guestnet.metadata.policy import OBSERVE, NetworkPolicy, PortPolicy

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from libvirt_guestnet.doctor.host_facts import Claimed
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces
+from libvirt_guestnet.libvirtd.nics import interfaces
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.parse import Prefix, shown
 

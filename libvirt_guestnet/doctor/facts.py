@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from libvirt_guestnet.hook.read.hostwide import HostWide
 from libvirt_guestnet.hostmap import HOST_FILE, HostMap, load_hostwide
 from libvirt_guestnet.importing import survey
 from libvirt_guestnet.install import apparmor, hook_files, network_managers
-from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState, Snapshot, networks_of
+from libvirt_guestnet.libvirtd.nics import networks_of
+from libvirt_guestnet.libvirtd.snapshot import Element, NetworkState, Snapshot
 from libvirt_guestnet.metadata.policy import Uplink, Vxlan
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.router import folder
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging, PortForwards
@@ -65,7 +68,14 @@ def gather(uri: str | None, topology: Topology | None, hostmap: HostMap, *, pack
         ways=replace(ways, measured=tuple(path.measured(snapshot)) if packets else ()),
         **_needs(snapshot, {} if topology is None else wanted_by(topology, hostmap)),
     )
-    return _seen_by_root(facts, UnlockedState()) if is_root else facts
+    left = {} if unreachable or not is_root else _left_routers(snapshot)
+    return replace(_seen_by_root(facts, UnlockedState()), left_routers=left) if is_root else facts
+
+
+def _left_routers(snapshot: Snapshot) -> dict[str, str]:
+    with suppress(GuestnetError):  # whoever made it unreadable hears of it when a router is made
+        return {name: topology for name, topology in folder.found().items() if name not in snapshot.domain}
+    return {}
 
 
 def _seen_by_root(facts: HostFacts, state: State) -> HostFacts:

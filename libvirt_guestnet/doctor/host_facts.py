@@ -66,7 +66,8 @@ class HostFacts:
     kernel has otherwise than it should. `confined` are daemons that may not run the hooks' Python; `claims` what of
     ours a network manager takes, and `unmanaged` our file that tells it not to. `asleep`: networks that guests would
     miss. `left_out`: what `guestnet import` cannot write. `claimed`: what
-    domains claim that is another's by its definition. `ways`: what else of the host networks need.
+    domains claim that is another's by its definition. `left_routers` have disks and no domain, each with its topology,
+    "" where nothing says which. `ways`: what else of the host networks need.
     """
 
     libvirt: tuple[int, ...] | None = OLDEST_LIBVIRT
@@ -98,4 +99,5 @@ class HostFacts:
     asleep: tuple[Asleep, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     claimed: tuple[Claimed, ...] = ()
+    left_routers: Mapping[str, str] = field(default_factory=dict)
     ways: WayFacts = field(default_factory=WayFacts)

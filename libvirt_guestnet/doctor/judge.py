@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from libvirt_guestnet.hook.read import hostwide
 from libvirt_guestnet.importing.survey import nic_named
 from libvirt_guestnet.install.hook_files import OLDEST_LIBVIRT, RUN_TWICE
 from libvirt_guestnet.install.network_managers import Claim
+from libvirt_guestnet.router import folder
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def judge(facts: HostFacts) -> list[Finding]:
         _asleep,
         _left_out,
         _claimed,
+        _left_routers,
         _ways,
     )
     rows = [row for part in parts for row in part(facts)]
@@ -247,6 +250,14 @@ def _left_out(facts: HostFacts) -> Iterator[Finding]:
     for each in facts.left_out:
         if each.what not in said:
             yield Finding("import", NOTE, each.what, f"`guestnet import` leaves it out: {each.why}")
+
+
+def _left_routers(facts: HostFacts) -> Iterator[Finding]:
+    for name, topology in facts.left_routers.items():
+        found = f"it has disks in {folder.ROUTERS}, and no domain: somebody undefined it"
+        by_hand = f"rm -r {folder.ROUTERS / name}, or the next apply of the topology that it is in"
+        do = f"guestnet destroy --name {shlex.quote(topology)}, or the topology's next apply" if topology else by_hand
+        yield Finding("router", NOTE, name, found, do)
 
 
 def _claimed(facts: HostFacts) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from libvirt_guestnet import parse
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, Snapshot, mac, source_network, tap
+from libvirt_guestnet.libvirtd.nics import mac, source_network, tap
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, Snapshot
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.port_address import Assignment, PortAddress

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from libvirt_guestnet.model.balancing import Balancer
 from libvirt_guestnet.model.network import IPNetwork
 from libvirt_guestnet.model.topology import Guest
 from libvirt_guestnet.model.traffic import Rule
@@ -21,6 +22,26 @@ def policy(guest: Guest) -> Iterator[str]:
         yield f"{allow.source} → {allow.destination}: {_services(allow.rule)}"
     for rule in router.ingress if router else ():
         yield f"lets in {_services(rule)}{_prefixes(' from', rule.sources)}{_prefixes(' to', rule.destinations)}"
+    yield from _balanced(router.balancers if router else ())
+
+
+def _balanced(balancers: Iterable[Balancer]) -> Iterator[str]:
+    """One for all services that the same guests serve at the same public addresses in the same way."""
+    publics: dict[tuple[str, str], list[str]] = {}
+    for each in balancers:
+        publics.setdefault((str(each.service), _how(each)), []).append(str(each.public))
+    services: dict[tuple[str, str], list[str]] = {}
+    for (service, how), at in publics.items():
+        services.setdefault((_few(at), how), []).append(service)
+    for (where, how), those in services.items():
+        yield f"balances {_few(those)} at {where}"
+        yield f"  among {how}"
+
+
+def _how(balancer: Balancer) -> str:
+    names = _few([member.name for member in balancer.members])
+    port = "" if balancer.port == balancer.service.first_port else f" (port {balancer.port})"
+    return f"{names}{port}, {balancer.method}{'' if balancer.check else ', unchecked'}"
 
 
 def _egress(tier: Tier) -> Iterator[str]:

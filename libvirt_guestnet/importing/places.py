@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, mac, source_network
+from libvirt_guestnet.libvirtd.nics import mac, source_network
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot
 from libvirt_guestnet.model.network import External, Mode, Network
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import shown

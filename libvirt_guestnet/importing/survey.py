@@ -25,14 +25,15 @@ from libvirt_guestnet.importing.own import declaration
 from libvirt_guestnet.importing.places import Known, Place, Places, all_nics, in_topology, of_nic, places, unusable
 from libvirt_guestnet.importing.text import why_not_said
 from libvirt_guestnet.importing.values import Value
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, interfaces, mac, stands_in
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, stands_in
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of, port_policies
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.parse import shown
-from libvirt_guestnet.topology import kinds
+from libvirt_guestnet.topology import address_kinds, kinds
 
 # guarded= of a network's metadata, in a file.
 _GUARDED = {"yes": "true", "observe": "observe", "required": "required"}
@@ -282,7 +283,7 @@ def _in_vlan(nic: Element, known: Known) -> bool:
 
 
 def _why_unclear(address: str, holders: Counter[str], own: Counter[str]) -> str:
-    if why := unusable(address, kinds.MAC.read):
+    if why := unusable(address, address_kinds.MAC.read):
         return why
     if own[address] > 1:
         return "the domain has two NICs of that MAC address, and does not say of one that it stands in (<teaming>)"

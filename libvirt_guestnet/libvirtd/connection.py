@@ -1,13 +1,8 @@
-"""libvirt: typed, with deadlines, and with failures as GuestnetError in libvirt's words.
-
-A libvirt call has no timeout of its own, and a hook that hangs blocks every call on its object for ever. So each call
-runs in a thread of its own that is given up on after a deadline.
-"""
+"""libvirt: typed, with deadlines, and with failures as GuestnetError in libvirt's words (`calls`)."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +14,8 @@ from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd import objects
 from libvirt_guestnet.libvirtd.bindings import libvirt
+from libvirt_guestnet.libvirtd.calls import LibvirtError, bounded
+from libvirt_guestnet.libvirtd.nics import nic_like
 from libvirt_guestnet.libvirtd.snapshot import (
     NETWORK_MARK,
     DomainState,
@@ -26,7 +23,6 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     marked,
-    nic_like,
     parse_xml,
     to_text,
 )
@@ -66,7 +62,7 @@ def connect(uri: str | None = None, seconds: float = OPEN_SECONDS) -> Connection
     wanted = next(filter(None, named), "qemu:///system")
     libvirt.load()
     try:
-        return Connection(_bounded(f"connecting to {wanted}", seconds, lambda: libvirt.open(wanted)))
+        return Connection(bounded(f"connecting to {wanted}", seconds, lambda: libvirt.open(wanted)))
     except GuestnetError as error:
         raise GuestnetError(f"{error}\n{_hint(wanted)}") from None
 
@@ -81,57 +77,6 @@ def _hint(uri: str) -> str:
         "Is libvirtd running? `systemctl start libvirtd` starts it (package libvirt-daemon-system); "
         "`guestnet sandbox start` makes a private one instead, for `guestnet --sandbox default ...`"
     )
-
-
-def _bounded(doing: str, seconds: float, call: Callable[[], _T]) -> _T:
-    """Run one libvirt call with a deadline; libvirt's errors become GuestnetError, with what was being done."""
-    results: list[_T] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # handed to the caller below
-            failures.append(error)
-
-    thread = threading.Thread(target=run, daemon=True, name=doing)
-    thread.start()
-    thread.join(seconds)
-    if failures:
-        if isinstance(failures[0], libvirt.libvirtError):
-            raise LibvirtError(doing, failures[0]) from failures[0]
-        raise failures[0]
-    if not results:
-        raise GuestnetError(
-            f"{doing}: libvirt has not answered for {seconds:.0f} s: its daemon is busy, such as with its firewall "
-            f"rules, or a hook hangs (look at what libvirtd's children are doing); wait and try again"
-        )
-    return results[0]
-
-
-def _advice(said: str) -> str:
-    """What to do about the messages of libvirt that leave one puzzled."""
-    if "Specified qdisc kind is unknown" in said:
-        return (
-            "\nThis kernel cannot limit bandwidth as libvirt does it: it lacks sch_htb, sch_sfq or sch_ingress. "
-            "Load them with modprobe, or take `bandwidth:` out of the topology"
-        )
-    return ""
-
-
-class LibvirtError(GuestnetError):
-    """libvirt refused something; `code` is its VIR_ERR_* number."""
-
-    def __init__(self, doing: str, error: Any) -> None:
-        self.code: int | None = error.get_error_code()
-        said = (error.get_error_message() or str(error)).strip()
-        super().__init__(f"{doing}: {said}{_advice(said)}")
-
-    @property
-    def missing(self) -> bool:
-        """Whether the object was simply not there."""
-        missing: bool = self.code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK)
-        return missing
 
 
 class Connection:
@@ -149,7 +94,7 @@ class Connection:
     def close(self) -> None:
         """Close it; a connection that is already dead is closed."""
         try:
-            _bounded("closing the libvirt connection", OPEN_SECONDS, self._raw.close)
+            bounded("closing the libvirt connection", OPEN_SECONDS, self._raw.close)
         except LibvirtError:
             return
 
@@ -381,7 +326,7 @@ class Connection:
         return self._raw.lookupByName(name)
 
     def _call(self, doing: str, call: Callable[[], _T], seconds: float = CALL_SECONDS) -> _T:
-        return _bounded(doing, seconds, call)
+        return bounded(doing, seconds, call)
 
     def _tolerant(self, doing: str, call: Callable[[], object]) -> None:
         """A call whose aim is reached when the object is missing or in that state already."""

@@ -11,6 +11,11 @@ One top-level element per object, since libvirt keeps one per namespace::
       <guestnet:vxlan vni="5001" port="4789" label="lan1" device="eth1" group="239.1.1.1" mtu="1450"/>
                        <!-- mode bridge only, instead of an uplink; without group, <guestnet:remote ip=…/> inside -->
       <guestnet:reservation mac="52:54:00:61:0b:02" ip="10.61.1.7" name="b"/> <guestnet:dns ip="10.61.1.8" name="c"/>
+      <guestnet:dhcp mac="52:54:00:61:0c:01" routers="edge" lease="3600" lease6="86400">  <!-- a virtual router serves
+                                  DHCP: from that MAC address, with these addresses, and what it gives to whom -->
+        <guestnet:server ip="10.61.1.1"/> <guestnet:range start="10.61.1.100" end="10.61.1.200"/>
+        <guestnet:reservation mac="52:54:00:61:0b:03" ip="10.61.1.9"/>
+      </guestnet:dhcp>
                        <!-- with zone="blue" above the network is in that zone of its topology -->
                        <!-- with external="yes" above: the network is not ours, and this is what we added to it -->
     </guestnet:network>
@@ -115,10 +120,25 @@ class Added(NamedTuple):
     name: str = ""
 
 
+class RouterDhcp(NamedTuple):
+    """What the DHCP server of a virtual router gives on the network: `mac` is that of all its answers, `addresses` are
+    the router's there, `ranges` the first and last address of each, `lease` and `lease6` seconds, 0 for ever. `routers`
+    are the domains on whose disks the leases are, of a pair both."""
+
+    mac: str
+    addresses: tuple[Address, ...]
+    ranges: tuple[tuple[Address, Address], ...] = ()
+    reservations: tuple[tuple[str, Address], ...] = ()
+    lease: int = 3600
+    lease6: int = 86400
+    routers: tuple[str, ...] = ()
+
+
 class NetworkPolicy(NamedTuple):
     """<guestnet:network>. Of `guarded`, `privacy` ("": not said) and `offload` the words above; `log`: None is not
     said. An `external` network is there without guestnet: nothing is its but what it `added`, which no hook reads.
-    Guests of one `zone` ("": none) of a topology do not reach those of another by their own addresses."""
+    Guests of one `zone` ("": none) of a topology do not reach those of another by their own addresses. `dhcp` where a
+    virtual router serves it, and not the host."""
 
     topology: str
     name: str
@@ -131,6 +151,7 @@ class NetworkPolicy(NamedTuple):
     external: bool = False
     added: tuple[Added, ...] = ()
     zone: str = ""
+    dhcp: RouterDhcp | None = None
 
 
 class Pair(NamedTuple):

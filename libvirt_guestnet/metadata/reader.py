@@ -43,6 +43,7 @@ from libvirt_guestnet.metadata.policy import (
     NetworkPolicy,
     Pair,
     PortPolicy,
+    RouterDhcp,
     Span,
     Subnet,
     Uplink,
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
 
 # Each may talk to each of other routed networks.
 MOST_SUBNETS = 64
+# A subnet's one range is parted by names for which no machine is known.
+MOST_RANGES = 1024
+_MOST_SECONDS = (1 << 32) - 1
 _PRIVACY = ("yes", "no", STRICT)
 _LEASES = {LEASE: 4, LEASE6: 6}
 
@@ -95,7 +99,30 @@ def read_network(mark: Node) -> NetworkPolicy:
         external=word(mark, "external", "yes", "no") == "yes",
         added=tuple(_added(mark)),
         zone=mark.get("zone"),
+        dhcp=_dhcp(dhcp) if (dhcp := _one(mark, "dhcp")) is not None else None,
     )
+
+
+def _dhcp(dhcp: Node) -> RouterDhcp:
+    ranges = list(_all(dhcp, "range"))
+    if len(ranges) > MOST_RANGES:
+        raise GuestnetError(f"metadata: a network may have {MOST_RANGES} ranges at most, not {len(ranges)}")
+    return RouterDhcp(
+        mac=mac(dhcp, "mac"),
+        addresses=tuple(_addresses(dhcp, "server")),
+        ranges=tuple(map(_dhcp_range, ranges)),
+        reservations=tuple((mac(each, "mac"), address(each, "ip")) for each in _all(dhcp, "reservation")),
+        lease=parse.number(dhcp.get("lease"), 0, _MOST_SECONDS),
+        lease6=parse.number(dhcp.get("lease6"), 0, _MOST_SECONDS),
+        routers=tuple(map(parse.file_name, dhcp.get("routers").split()[:2])),
+    )
+
+
+def _dhcp_range(of: Node) -> tuple[Address, Address]:
+    start, end = address(of, "start"), address(of, "end")
+    if start.version != end.version or int(start) > int(end):
+        raise GuestnetError(f"metadata: <guestnet:range>: from {start} to {end} there is no address")
+    return start, end
 
 
 def _added(mark: Node) -> Iterator[Added]:

@@ -19,6 +19,7 @@ from libvirt_guestnet.metadata.policy import (
     NetworkPolicy,
     Pair,
     PortPolicy,
+    RouterDhcp,
     Span,
     Uplink,
     VlanBridge,
@@ -36,6 +37,7 @@ def network_element(policy: NetworkPolicy) -> Element:
         *(_element("subnet", prefix=subnet.prefix, host=subnet.host) for subnet in policy.subnets),
         *_carrier(policy.carrier),
         *map(_added, policy.added),
+        *([_dhcp(policy.dhcp)] if policy.dhcp else []),
         topology=policy.topology,
         name=policy.name,
         guarded=policy.guarded,
@@ -44,6 +46,19 @@ def network_element(policy: NetworkPolicy) -> Element:
         offload=policy.offload,
         external=_yes(policy.external),
         zone=policy.zone,
+    )
+
+
+def _dhcp(dhcp: RouterDhcp) -> Element:
+    return _element(
+        "dhcp",
+        *(_element("server", ip=ip) for ip in dhcp.addresses),
+        *(_element("range", start=start, end=end) for start, end in dhcp.ranges),
+        *(_element("reservation", mac=mac, ip=ip) for mac, ip in dhcp.reservations),
+        mac=dhcp.mac,
+        routers=" ".join(dhcp.routers),
+        lease=str(dhcp.lease),
+        lease6=str(dhcp.lease6),
     )
 
 

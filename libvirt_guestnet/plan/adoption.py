@@ -15,6 +15,7 @@ from libvirt_guestnet.hook.admission import guardable
 from libvirt_guestnet.hook.read import port_receipts, wants
 from libvirt_guestnet.hook.read.domain import Domain, NetworkOf
 from libvirt_guestnet.hook.read.network_receipts import network_receipt, subnet_of
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network
 from libvirt_guestnet.libvirtd.snapshot import (
     DOMAIN_MARK,
     NETWORK_MARK,
@@ -23,10 +24,7 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     WantedExternal,
-    interfaces,
-    mac,
     marked,
-    source_network,
     to_text,
 )
 from libvirt_guestnet.metadata import writer

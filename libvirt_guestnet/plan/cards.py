@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from libvirt_guestnet.libvirtd.snapshot import Element, Snapshot, Wanted, interfaces, mac, source_network
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network
+from libvirt_guestnet.libvirtd.snapshot import Element, Snapshot, Wanted
 from libvirt_guestnet.plan import driver
 
 _PCI = ("domain", "bus", "slot", "function")

@@ -9,7 +9,8 @@ from lxml import etree
 
 from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.datapath.devices.host_devices import Device, Outlet, too_wide
-from libvirt_guestnet.libvirtd.snapshot import NETWORK_MARK, Element, NetworkState, Snapshot, Wanted, source_network
+from libvirt_guestnet.libvirtd.nics import source_network
+from libvirt_guestnet.libvirtd.snapshot import NETWORK_MARK, Element, NetworkState, Snapshot, Wanted
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.network import vxlan_overhead
 from libvirt_guestnet.parse import address

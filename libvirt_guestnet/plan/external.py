@@ -11,14 +11,8 @@ from libvirt_guestnet import parse
 from libvirt_guestnet.datapath.devices.host_devices import Outlet, too_wide
 from libvirt_guestnet.errors import GuestnetError, Problem, Where
 from libvirt_guestnet.hook.read import network_receipts, nics
-from libvirt_guestnet.libvirtd.snapshot import (
-    DomainState,
-    Element,
-    NetworkState,
-    Snapshot,
-    interfaces,
-    source_network,
-)
+from libvirt_guestnet.libvirtd.nics import interfaces, source_network
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot
 from libvirt_guestnet.metadata import reader
 from libvirt_guestnet.metadata.elements import node_of
 from libvirt_guestnet.metadata.policy import Added

@@ -14,6 +14,7 @@ from lxml import etree
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.guest import DefineDomain, RemoveDomain, RestorePorts, SetDomainAutostart
 from libvirt_guestnet.changes.router import RemoveRouter
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network
 from libvirt_guestnet.libvirtd.snapshot import (
     PORT_MARK,
     DomainState,
@@ -21,9 +22,6 @@ from libvirt_guestnet.libvirtd.snapshot import (
     RouterSeen,
     Snapshot,
     WantedGuest,
-    interfaces,
-    mac,
-    source_network,
     to_text,
 )
 from libvirt_guestnet.metadata.policy import OBSERVE

@@ -9,17 +9,8 @@ from copy import deepcopy
 from libvirt_guestnet.changes.change import Change, Replacement
 from libvirt_guestnet.changes.guest import SetDomainMetadata
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import (
-    DOMAIN_MARK,
-    PORT_MARK,
-    DomainState,
-    Element,
-    interfaces,
-    mac,
-    parse_xml,
-    source_network,
-    to_text,
-)
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network
+from libvirt_guestnet.libvirtd.snapshot import DOMAIN_MARK, PORT_MARK, DomainState, Element, parse_xml, to_text
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.plan.compare import differences, summary
 from libvirt_guestnet.plan.nic import before, check_remembered, plugged, was_there

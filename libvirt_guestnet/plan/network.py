@@ -23,6 +23,7 @@ from libvirt_guestnet.changes.network import (
     StartNetwork,
     UpdateNetwork,
 )
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network, tap
 from libvirt_guestnet.libvirtd.snapshot import (
     DOMAIN_MARK,
     NETWORK_MARK,
@@ -30,10 +31,6 @@ from libvirt_guestnet.libvirtd.snapshot import (
     NetworkState,
     Snapshot,
     WantedNetwork,
-    interfaces,
-    mac,
-    source_network,
-    tap,
     to_text,
 )
 from libvirt_guestnet.plan.compare import Difference, differences, element_key, summary

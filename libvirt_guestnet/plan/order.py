@@ -14,6 +14,7 @@ from libvirt_guestnet.carriers.registry import MADE_BRIDGES
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.guest import RemoveDomain, SetDomainMetadata
 from libvirt_guestnet.changes.network import AdoptNetwork
+from libvirt_guestnet.libvirtd.nics import interfaces, mac
 from libvirt_guestnet.libvirtd.snapshot import (
     NETWORK_MARK,
     PORT_MARK,
@@ -24,8 +25,6 @@ from libvirt_guestnet.libvirtd.snapshot import (
     Wanted,
     WantedGuest,
     WantedNetwork,
-    interfaces,
-    mac,
     parse_xml,
 )
 from libvirt_guestnet.metadata.policy import NAMESPACE
@@ -33,12 +32,14 @@ from libvirt_guestnet.model.drift import HOST, NETWORK
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_release, set_without_file
 from libvirt_guestnet.plan.cards import card_problems
+from libvirt_guestnet.plan.control import control_clashes
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import GuestChanges, fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.guest_metadata import stays_on, unknown_notes
 from libvirt_guestnet.plan.network import bridge_of, plan_removal
 from libvirt_guestnet.plan.problems import PlanError
+from libvirt_guestnet.plan.router import forgotten
 from libvirt_guestnet.plan.takeover import is_taken_over, plan_own
 from libvirt_guestnet.styled import NOTE, Line, line
 
@@ -81,6 +82,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     """What `apply` has to do. Raises PlanError if it would change anything that is not this topology's."""
     problems = [*_foreign(wanted, snapshot), *_bridge_clashes(wanted, snapshot)]
     problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *forward_clashes(wanted, snapshot)]
+    problems += control_clashes(wanted, snapshot)
     problems += [*device_problems(wanted, snapshot), *card_problems(wanted, snapshot), *snapshot.taken]
     if problems:
         raise PlanError(problems)
@@ -98,6 +100,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
         changes += plan_external(external, snapshot, sure)
     changes += [change for guest in guests for change in guest.others]
     changes += [change for released in leaving for change in released if _stops(change)]
+    changes += forgotten(wanted.topology, snapshot, {guest.name for guest in wanted.guests})
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
     notes += [*_inactive_notes(wanted, snapshot), *_not_taken_over(wanted, snapshot)]
     notes += [note for state in parting for note in unknown_notes(state)]
@@ -171,6 +174,7 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
         elif network.mark is None and snapshot.adopted.get(network.name) == topology:
             taken_out = f"{why}; somebody took its metadata out"
             changes += plan_release(network, snapshot, taken_out, _freed(parting))
+    changes += forgotten(topology, snapshot)
     # What was saved of a user's own domain stays and cannot be changed, so that needs consent.
     own = (state for state in domains if state.name in gone or not state.saved)
     expected = frozenset(state.name for state in own if guests is None or state.name in guests) - cut_off

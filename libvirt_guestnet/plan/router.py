@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from libvirt_guestnet.changes.change import Change
-from libvirt_guestnet.changes.router import ConfigureRouter, StartRouter
-from libvirt_guestnet.libvirtd.snapshot import DomainState, RouterSeen, WantedGuest
+from libvirt_guestnet.changes.router import ConfigureRouter, ForgetRouter, StartRouter
+from libvirt_guestnet.libvirtd.snapshot import DomainState, RouterSeen, Snapshot, WantedGuest
 from libvirt_guestnet.router.document import decoded, digest
 
 SECTIONS = {
@@ -33,9 +33,19 @@ def plan_router(wanted: WantedGuest, state: DomainState | None, seen: RouterSeen
     in_force = not answers or seen.in_force == digest(wanted.document)
     if seen.on_disk != wanted.document or not in_force:
         detail = differing(seen.on_disk, wanted.document)
-        yield ConfigureRouter(wanted.name, detail, document=wanted.document, old=seen.on_disk, live=answers)
+        topology = wanted.metadata.get("topology", "")
+        yield ConfigureRouter(
+            wanted.name, detail, document=wanted.document, topology=topology, old=seen.on_disk, live=answers
+        )
     if wanted.autostart and not runs:
         yield StartRouter(wanted.name)
+
+
+def forgotten(topology: str, snapshot: Snapshot, wanted: Container[str] = ()) -> Iterator[Change]:
+    """Disks of routers that somebody has undefined, and that are not wanted any more."""
+    for name, owner in snapshot.left_routers.items():
+        if owner == topology and name not in wanted:
+            yield ForgetRouter(name, "its domain is gone")
 
 
 def router_notes(wanted: WantedGuest, state: DomainState | None, seen: RouterSeen) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from libvirt_guestnet import parse
+from libvirt_guestnet import parse, slots
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.agent import Agent
 from libvirt_guestnet.model.network import IPAddress
@@ -76,9 +76,11 @@ class RouterState:
 
 
 class MemberState(StrEnum):
-    """Of a balancer's member: new ones, whose first check is not answered yet, and those that are down get nothing."""
+    """Of a balancer's member: new ones, whose first check is not answered yet, and those that are down get nothing.
+    Right after a take-over nobody is checked yet, and all are assumed to serve until their first check is over."""
 
     NEW = "new"
+    ASSUMED = "assumed"
     UP = "up"
     DOWN = "down"
     UNCHECKED = "unchecked"
@@ -92,6 +94,10 @@ class Balanced:
     member: str
     state: MemberState
     connections: int
+
+    @property
+    def gets_connections(self) -> bool:
+        return self.state in (MemberState.UP, MemberState.ASSUMED, MemberState.UNCHECKED)
 
 
 class RouterClient:
@@ -209,25 +215,10 @@ class RouterClient:
 
 def read_leases(text: str) -> tuple[Lease, ...]:
     """The leases in a lease file of dnsmasq's. What is no lease is left out: a guest wrote it."""
-    found = []
-    for line in text.splitlines()[:_MOST_LINES]:
-        words = line.split(" ")
-        if len(words) == 5 and (lease := _lease(*words)):
-            found.append(lease)
-    return tuple(found)
-
-
-def _lease(expires: str, client: str, address: str, name: str, duid: str) -> Lease | None:
-    """dnsmasq's line: of DHCPv6 the second word is the IAID, and the last one the DUID."""
-    try:
-        ip = parse.address(address)
-        who = parse.mac(client) if ip.version == 4 else duid
-        if ip.version == 6 and not re.fullmatch("[0-9a-f]{2}(:[0-9a-f]{2}){0,129}", who):
-            return None
-        known = name if _HOST_NAME.fullmatch(name) else ""
-        return Lease(_natural(expires), who, ip, known)
-    except parse.TextError:
-        return None
+    return tuple(
+        Lease(each.expires, each.client, each.address, each.name if _HOST_NAME.fullmatch(each.name) else "")
+        for each in slots.lease_lines(text)
+    )
 
 
 def _called(text: str) -> str:

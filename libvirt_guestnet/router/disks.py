@@ -12,27 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
+from libvirt_guestnet import slots
 from libvirt_guestnet.errors import GuestnetError
 
-CONFIG, LEASES = "config", "leases"
+CONFIG, LEASES = "config", slots.LEASES
 """The serial numbers of the two virtio disks, by which the appliance knows them."""
 
-CONFIG_BYTES = LEASES_BYTES = 2 << 20
-HEAD_BYTES = 512
-_HEAD = re.compile(rb"guestnet-slot ([0-9]{1,15}) ([0-9]{1,8}) ([0-9a-f]{64})\n\0*")
-
-
-class Slot(NamedTuple):
-    """What one slot has."""
-
-    serial: int
-    data: bytes
+CONFIG_BYTES = LEASES_BYTES = slots.DISK_BYTES
+HEAD_BYTES = slots.HEAD_BYTES
 
 
 def ensure_disk(path: Path, size: int) -> None:
@@ -53,7 +44,7 @@ def read(path: Path) -> bytes | None:
     """The data of the slot that counts, None where none does. Reads no more than the file of that size has. Raises
     GuestnetError."""
     with _opened(path, os.O_RDONLY) as descriptor:
-        slot = _newest(descriptor)
+        slot = slots.newest(descriptor)
     return slot.data if slot else None
 
 
@@ -61,10 +52,10 @@ def write(path: Path, data: bytes) -> None:
     """Writes the slot that does not count, to which then the other one gives way. A reader at any moment finds the old
     data or the new. Raises GuestnetError, also for data that is longer than a slot."""
     with _opened(path, os.O_RDWR) as descriptor:
-        room = _slot_bytes(descriptor)
+        room = slots.room(descriptor)
         if len(data) > room - HEAD_BYTES:
             raise GuestnetError(f"{path}: {len(data)} bytes are more than a slot has, {room - HEAD_BYTES}")
-        newest = _newest(descriptor)
+        newest = slots.newest(descriptor)
         serial = newest.serial + 1 if newest else 1
         start = serial % 2 * room
         head = b"guestnet-slot %d %d %s\n" % (serial, len(data), hashlib.sha256(data).hexdigest().encode())
@@ -84,22 +75,3 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
             os.close(descriptor)
     except OSError as error:
         raise GuestnetError(f"{path}: {error.strerror}") from error
-
-
-def _slot_bytes(descriptor: int) -> int:
-    return min(os.fstat(descriptor).st_size, CONFIG_BYTES) // 2
-
-
-def _newest(descriptor: int) -> Slot | None:
-    room = _slot_bytes(descriptor)
-    slots = [slot for start in (0, room) if (slot := _slot(descriptor, start, room))]
-    return max(slots, default=None)
-
-
-def _slot(descriptor: int, start: int, room: int) -> Slot | None:
-    head = _HEAD.fullmatch(os.pread(descriptor, HEAD_BYTES, start))
-    if head is None or int(head[2]) > room - HEAD_BYTES:
-        return None
-    data = os.pread(descriptor, int(head[2]), start + HEAD_BYTES)
-    whole = hashlib.sha256(data).hexdigest().encode() == head[3]
-    return Slot(int(head[1]), data) if whole else None

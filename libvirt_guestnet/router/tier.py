@@ -14,11 +14,12 @@ from itertools import count, islice
 from libvirt_guestnet.datapath.port.ranges import without
 from libvirt_guestnet.model.held_addresses import single
 from libvirt_guestnet.model.hostnames import host_name
-from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPNetwork, Network
+from libvirt_guestnet.model.network import DhcpRange, DhcpRange6, IPAddress, IPNetwork, Network
 from libvirt_guestnet.model.router import Dhcp, Reservation
 from libvirt_guestnet.model.services import DnsService
 from libvirt_guestnet.model.services import Reservation as Machine
 from libvirt_guestnet.model.topology import AddressWord, Topology
+from libvirt_guestnet.model.virtual_router import VirtualRouter
 from libvirt_guestnet.topology.addressing import mac
 
 HEALTH_NAME = "router-health"
@@ -59,6 +60,32 @@ def _taken(topology: Topology, network: Network) -> Iterator[IPNetwork]:
     yield from (single(each.address) for each in _machines(network))
     yield from (single(host.address) for host in network.dns_hosts)
     yield from map(single, topology.floating)
+
+
+@dataclass(frozen=True)
+class Server:
+    """From where a router's answers come on a guest network, and on which guests' disks its leases are."""
+
+    mac: str
+    addresses: tuple[IPAddress, ...]
+    routers: tuple[str, ...]
+
+
+def server(topology: Topology, network: Network) -> Server | None:
+    """None for a network without a router. Both of a pair answer as the one router that they are together."""
+    both = [guest for guest in topology.guests if guest.virtual_router and _serves(guest.virtual_router, network)]
+    for guest in both[:1]:
+        port = next(each for each in guest.ports if each.network == network.name)
+        pair = guest.virtual_router.pair if guest.virtual_router else None
+        link = pair.link(network.name) if pair else None
+        mac, own = (link.mac, link.addresses) if link else (port.mac, port.addresses)
+        addresses = tuple(each.ip for each in own if each.prefix_length < each.ip.max_prefixlen)
+        return Server(mac, addresses, tuple(each.name for each in both))
+    return None
+
+
+def _serves(router: VirtualRouter, network: Network) -> bool:
+    return any(each.network == network.name for each in router.tiers)
 
 
 def dhcp(topology: Topology, network: Network) -> Dhcp:

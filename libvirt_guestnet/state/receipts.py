@@ -13,20 +13,21 @@ class PortReceipt(NamedTuple):
     """One guarded tap. Addresses and prefixes are text as in `ipaddress`; `portid` is libvirt's network port UUID;
     `ifindex` is the tap's in the kernel; `own` says that the policy is the port's own, not its network's default.
 
-    `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the host's DHCP server if the port's own address is
-    what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and bridge, `lease` and
-    `lease6` how long an answer holds, in seconds; `served` says by IP version how many addresses an answer of that
-    server has, whether the port learns or not. A port with VLANs in `trunk` tags its frames (with 802.1ad's tags if
-    `service`), but those of its `native` VLAN, if there is one. A `trusted` port has no chains: it is only let through
-    the bridge guard. `offload` is "refuse" if the port must not be on a host without the checksum guard. A `bare` port
-    is to have no address of its own. `segment` names the link on which what the port holds is kept from others: its
-    bridge, with its VLAN on one that tells VLANs apart (a trunk has none), "" where unknown. `reached` are the
-    addresses for which the host answers elsewhere, in its `vrf` if there is one: floating and published ones; `beside`
-    are the other links on which it holds them, for that. `claims` are where it may have IPv6 addresses that it forms
-    itself, but for those `unclaimed`; with `privacy` also if it has not asked whether anybody has them. `reserved`
-    is the link whose set of reservations its chains look into, instead of having them among the `excluded`. Of an
-    `observed` port everything is judged and counted, and passes. `by_host`: nobody asks for its guard but this host's
-    default. `lent` are MAC addresses of guests inside it that learn what the DHCP server acknowledges to them.
+    `pairs` are (MAC or "", prefix). `dhcp` are the addresses of the DHCP server, the host's or a virtual router's, if
+    the port's own address is what that one acknowledges of its `dynamic` ones; `dhcp_mac` and `bridge` are its MAC and
+    bridge, `lease` and `lease6` how long an answer holds, in seconds; `served` says by IP version how many addresses an
+    answer of that server has, whether the port learns or not. A port with VLANs in `trunk` tags its frames (with
+    802.1ad's tags if `service`), but those of its `native` VLAN, if there is one. A `trusted` port has no chains: it is
+    only let through the bridge guard. `offload` is "refuse" if the port must not be on a host without the checksum
+    guard. A `bare` port is to have no address of its own. `segment` names the link on which what the port holds is kept
+    from others: its bridge, with its VLAN on one that tells VLANs apart (a trunk has none), "" where unknown. `reached`
+    are the addresses for which the host answers elsewhere, in its `vrf` if there is one: floating and published ones;
+    `beside` are the other links on which it holds them, for that. `claims` are where it may have IPv6 addresses that it
+    forms itself, but for those `unclaimed`; with `privacy` also if it has not asked whether anybody has them.
+    `reserved` is the link whose set of reservations its chains look into, instead of having them among the `excluded`.
+    Of an `observed` port everything is judged and counted, and passes. `by_host`: nobody asks for its guard but this
+    host's default. `lent` are MAC addresses of guests inside it that learn what the DHCP server acknowledges to them.
+    Where that is a virtual router's, `dhcp_routers` are the domains on whose disks its leases are.
     """
 
     tap: serialiser.Device
@@ -67,6 +68,7 @@ class PortReceipt(NamedTuple):
     observed: bool = False
     by_host: bool = False
     lent: serialiser.Macs = ()
+    dhcp_routers: tuple[str, ...] = ()
 
 
 class NetworkReceipt(NamedTuple):
@@ -90,7 +92,9 @@ class NetworkReceipt(NamedTuple):
     from each other. `announced` are the prefixes of which libvirt tells guests to form addresses. An `external` network
     is somebody else's: its XML may say nothing of us while it runs. An `undeclared` one is so too, and nobody has said
     anything of it. `zone` is the zone of its topology that it is in ("": none). Of
-    a bridge over a VLAN of a NIC `carried_vlan` is that VLAN, of one with a VXLAN device `vni` its number.
+    a bridge over a VLAN of a NIC `carried_vlan` is that VLAN, of one with a VXLAN device `vni` its number. Where a
+    virtual router serves DHCP, and not the host, `dhcp_hosts` and `dhcp_mac` are its addresses and MAC address, and
+    `dhcp_routers` the domains on whose disks its leases are.
     """
 
     name: str
@@ -130,6 +134,9 @@ class NetworkReceipt(NamedTuple):
     carried_vlan: serialiser.Vlan = 0
     carried_service: bool = False
     vni: serialiser.Index = 0
+    dhcp_hosts: serialiser.Addresses = ()
+    dhcp_mac: serialiser.MaybeMac = ""
+    dhcp_routers: tuple[str, ...] = ()
 
 
 class Bridges(NamedTuple):

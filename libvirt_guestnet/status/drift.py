@@ -16,7 +16,8 @@ from libvirt_guestnet.datapath.netlink import links
 from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.hook.admission import mtu
 from libvirt_guestnet.hook.services import missing_state
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot, mac, source_network, tap
+from libvirt_guestnet.libvirtd.nics import mac, source_network, tap
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot
 from libvirt_guestnet.model.drift import GUEST, HOST, NETWORK, SYNC, Drift
 from libvirt_guestnet.plan.devices import narrow_underlay
 from libvirt_guestnet.router import pairing

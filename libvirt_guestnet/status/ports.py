@@ -9,7 +9,8 @@ from libvirt_guestnet.datapath.netlink.kernel import Guarded
 from libvirt_guestnet.datapath.port.port_facts import link_local
 from libvirt_guestnet.hook.read import nics
 from libvirt_guestnet.hook.read.domain import Nic
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, interfaces, mac, source_network
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element
 from libvirt_guestnet.metadata.policy import ANY, PortPolicy
 from libvirt_guestnet.model.drift import GUEST, Drift
 from libvirt_guestnet.state.receipts import PortReceipt
@@ -33,9 +34,9 @@ class PortRow:
     `unknown`, that the hooks know no address that it could use but those that follow from its MAC; `note` is the
     topology's. `drops` counts the frames that port security dropped, or of an observed port would have, None when
     unknown; `reasons` has them by reason. `offload` says whether the guest is kept from having the host write checksums
-    where it wants: one of the words above, or "" where nothing is guarded nor observed. `learnt` are addresses that the
-    host's DHCP server gave the port. `link` is the kernel's where that is not what was asked for: "host down", "no
-    bridge", "in BRIDGE"; `wrong` says this, and what else the tap lacks, in words.
+    where it wants: one of the words above, or "" where nothing is guarded nor observed. `learnt` are addresses that a
+    DHCP server gave the port, `claimed` those that its guest formed itself. `link` is the kernel's where that is not
+    what was asked for: "host down", "no bridge", "in BRIDGE"; `wrong` says this, and what else the tap lacks, in words.
     """
 
     topology: str
@@ -61,6 +62,7 @@ class PortRow:
     state: str = STOPPED
     reason: str = ""
     wanted: bool = False
+    claimed: tuple[str, ...] = ()
 
     def json(self) -> dict[str, object]:
         return {
@@ -68,6 +70,7 @@ class PortRow:
             **asdict(self),
             "addresses": list(self.addresses),
             "learnt": list(self.learnt),
+            "claimed": list(self.claimed),
             "reasons": dict(self.reasons),
             "wrong": list(self.wrong),
         }
@@ -177,6 +180,7 @@ def _running(row: PortRow, nic: Nic, uuid: str, facts: PortFacts) -> PortRow:
         guarded=judged and not observed if device else None,
         drops=None if found is None else sum(drops.values()),
         learnt=() if found is None else tuple(map(str, found.learnt)),
+        claimed=() if found is None else tuple(map(str, found.claimed)),
         any_address=row.any_address or (applied is not None and applied.by_host and _is_open(applied)),
         unknown=applied is not None and _unknown(applied),
         offload=facts.offload.word(device) if device and judged else "",

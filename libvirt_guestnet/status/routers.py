@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot, mac, source_network
+from libvirt_guestnet.libvirtd.nics import mac, source_network
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot
 from libvirt_guestnet.router import disks, folder, port
-from libvirt_guestnet.router.client import Lease, RouterClient, RouterState, read_leases
+from libvirt_guestnet.router.client import Balanced, Lease, RouterClient, RouterState, read_leases
 from libvirt_guestnet.router.document import decoded, digest
 from libvirt_guestnet.router.health import Check
 from libvirt_guestnet.router.health_guest import HealthGuest, health_guests
@@ -20,14 +21,15 @@ TRY_SECONDS, LONG_TRY_SECONDS = 3.0, 10.0
 """How long each thing is tried: for a glance at all routers, and for a verdict on one."""
 # `document` of a router: what is in force is what its disk has; something else is; nothing is, or nobody knows.
 IN_FORCE, OTHER, NONE = "in force", "other in force", ""
-SERVES, WAITS, STOPPED, NOT_TRIED = "serves", "waits", "stopped", ""
+SERVES, WAITS, STOPPED, GONE, NOT_TRIED = "serves", "waits", "stopped", "disks without a domain", ""
 
 
 @dataclass(frozen=True)
 class RouterRow:
     """One virtual router. `document` says whether it does what its disk has (the words above), `leases` how many
-    addresses it gave, `health` what was tried with packets and failed, or SERVES, of a pair's other one WAITS;
-    `trouble` what went wrong in it, by its own word."""
+    addresses it gave, `members` how many members its balancers have, and `members_left_out` which of them get no
+    connection, by its own checks; `health` what was tried with packets and failed, and balancers that nobody serves, or
+    SERVES, of a pair's other one WAITS; `trouble` what went wrong in it, by its own word."""
 
     topology: str
     guest: str
@@ -37,9 +39,12 @@ class RouterRow:
     memory_free_mib: int | None
     health: str
     trouble: tuple[str, ...] = ()
+    members: int | None = None
+    members_left_out: tuple[str, ...] = ()
 
     def json(self) -> dict[str, object]:
-        return {"kind": "router", **asdict(self), "trouble": list(self.trouble), "port": ""}
+        lists = {"trouble": list(self.trouble), "members_left_out": list(self.members_left_out)}
+        return {"kind": "router", **asdict(self), **lists, "port": ""}
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,13 @@ class Tried:
 def router_rows(snapshot: Snapshot, topology: str | None, *, tried: bool) -> list[RouterRow]:
     """The routers of one topology, or of all, by name; `tried`: with their health, which only root can try."""
     found = [d for d in snapshot.domains if d.is_router and topology in (None, d.topology)]
-    found.sort(key=lambda each: each.name)
-    if not found:
-        return []
-    with ThreadPoolExecutor(len(found)) as pool:
-        return list(pool.map(partial(_row, tried=tried), found))
+    left = [
+        RouterRow(owner, name, False, NONE, None, None, GONE)
+        for name, owner in folder.found().items()
+        if name not in snapshot.domain and topology in (None, owner)
+    ]
+    with ThreadPoolExecutor(len(found) or 1) as pool:
+        return sorted([*pool.map(partial(_row, tried=tried), found), *left], key=lambda each: each.guest)
 
 
 def _row(router: DomainState, *, tried: bool) -> RouterRow:
@@ -75,12 +82,38 @@ def _row(router: DomainState, *, tried: bool) -> RouterRow:
     try:
         with connected(router) as client:
             state, leases = client.state(), len(client.leases())
+            members = () if state.waits else client.balancers()
     except GuestnetError as error:
-        return RouterRow(row.topology, row.guest, True, NONE, None, None, healthy or "does not answer", (str(error),))
-    document = in_force(router.name, state)
-    free = state.memory_free_kib >> 10
-    serves = WAITS if state.waits else healthy
-    return RouterRow(row.topology, row.guest, True, document, leases, free, serves, state.trouble)
+        return replace(row, health=healthy or "does not answer", trouble=(str(error),))
+    return replace(
+        row,
+        document=in_force(router.name, state),
+        leases=leases,
+        memory_free_mib=state.memory_free_kib >> 10,
+        health=WAITS if state.waits else _with_balancers(healthy, members),
+        trouble=state.trouble,
+        members=len(members) or None,
+        members_left_out=tuple(f"{each.balancer}/{each.member}" for each in members if not each.gets_connections),
+    )
+
+
+def _with_balancers(healthy: str, members: Sequence[Balanced]) -> str:
+    if healthy == NOT_TRIED:
+        return NOT_TRIED
+    failed = [f"{each.check}: {each.detail}" for each in _balancers("", members) if not each.ok]
+    return "; ".join([*([] if healthy == SERVES and failed else [healthy]), *failed])
+
+
+def _balancers(router: str, members: Sequence[Balanced]) -> Iterator[Tried]:
+    """Whether each balancer has somebody who serves: by the checks that the router makes all the time."""
+    by_name: dict[str, list[Balanced]] = {}
+    for member in members:
+        by_name.setdefault(member.balancer, []).append(member)
+    for name, those in by_name.items():
+        left_out = [f"{each.member} ({each.state})" for each in those if not each.gets_connections]
+        detail = f"{len(those) - len(left_out)} of {len(those)} members serve"
+        but = f", not {', '.join(left_out)}" if left_out else ""
+        yield Tried(router, "", f"balancer {name}", len(left_out) < len(those), 0.0, detail + but)
 
 
 def _summary(router: DomainState) -> str:
@@ -90,6 +123,13 @@ def _summary(router: DomainState) -> str:
         return f"not tried: {error}"
     failed = [f"{each.network}: {each.check}: {each.detail}" for each in found if not each.ok]
     return "; ".join(failed) or (SERVES if found else "not tried: no network has room for it")
+
+
+def balancers(router: DomainState) -> list[Tried]:
+    """Whether each balancer of a router has a member that serves; of one that waits none is asked. Raises
+    GuestnetError."""
+    with connected(router) as client:
+        return [] if client.state().waits else list(_balancers(router.name, client.balancers()))
 
 
 def connected(router: DomainState, seconds: float = ANSWER_SECONDS) -> RouterClient:
@@ -150,7 +190,7 @@ def leases(router: DomainState) -> tuple[Lease, ...]:
 
 
 def described(router: DomainState) -> dict[str, object]:
-    """All that is known of a router in one row: keys with one value each, and `nics` and `trouble`. Raises
+    """All that is known of a router in one row: keys with one value each, and `nics`, `balancers` and `trouble`. Raises
     GuestnetError."""
     on_disk = folder.document(router.name)
     row: dict[str, object] = {
@@ -160,13 +200,15 @@ def described(router: DomainState) -> dict[str, object]:
     }
     row |= {"on_disk": None if on_disk is None else digest(on_disk), "in_force": None, "document": NONE}
     trouble: tuple[str, ...] = ()
+    members: tuple[Balanced, ...] = ()
     if router.live is not None:
         with connected(router) as client:
-            state = client.state()
+            state, members = client.state(), client.balancers()
         trouble = state.trouble
         row |= {"in_force": state.document, "document": in_force(router.name, state)}
         row |= {key: value for key, value in asdict(state).items() if key not in ("document", "trouble")}
-    return {**row, "nics": _nics(router, on_disk), "trouble": list(trouble)}
+    lists = {"balancers": [asdict(each) for each in members], "trouble": list(trouble)}
+    return {**row, "nics": _nics(router, on_disk), **lists}
 
 
 def _nics(router: DomainState, on_disk: bytes | None) -> list[dict[str, object]]:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from libvirt_guestnet.datapath.netlink.rtnl import MAIN_TABLE
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, interfaces, tap
+from libvirt_guestnet.libvirtd.nics import interfaces, tap
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element
 from libvirt_guestnet.metadata.policy import HostRouted, PortPolicy
 from libvirt_guestnet.parse import Prefix
 from libvirt_guestnet.state.receipts import HostRoutes, ProxyEntry, Route

@@ -12,8 +12,24 @@ from libvirt_guestnet.styled import BAD, NOTE, QUIET, Line, line, visible
 from libvirt_guestnet.table import Block, Table, as_text, made
 
 # What only --json has; of the table of ports and of that of NICs that cannot be guarded besides.
-_HIDDEN = ("kind", "trusted", "any_address", "unknown", "note", "reasons", "silent", "wrong", "observed", "external")
-_HIDDEN_OF = {"port": ("running", "reason", "wanted"), "unguarded": ("state",), "router": ("port", "trouble")}
+_HIDDEN = (
+    "kind",
+    "trusted",
+    "any_address",
+    "unknown",
+    "note",
+    "reasons",
+    "silent",
+    "wrong",
+    "observed",
+    "external",
+    "claimed",
+)
+_HIDDEN_OF = {
+    "port": ("running", "reason", "wanted"),
+    "unguarded": ("state",),
+    "router": ("port", "trouble", "members", "members_left_out"),
+}
 
 
 _MOST_NAMES = 12
@@ -139,12 +155,12 @@ def _unguarded_offload(rows: Sequence[Mapping[str, object]]) -> list[Line]:
 
 
 def _of_routers(rows: Sequence[Mapping[str, object]]) -> Iterator[Line]:
-    """What went wrong in virtual routers, in their own words."""
+    """What went wrong in virtual routers, in their own words, and whom their balancers leave out."""
     for row in rows:
         if row["kind"] == "router":
-            yield from (
-                line((f"ROUTER {visible(str(row['guest']))}", BAD), f": {text}") for text in _listed(row, "trouble")
-            )
+            left_out = " ".join(map(str, _listed(row, "members_left_out")))
+            said = _listed(row, "trouble") + ([f"balancers leave out {left_out}"] if left_out else [])
+            yield from (line((f"ROUTER {visible(str(row['guest']))}", BAD), f": {text}") for text in said)
 
 
 def _listed(row: Mapping[str, object], key: str) -> list[object]:

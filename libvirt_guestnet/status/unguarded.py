@@ -7,14 +7,8 @@ from dataclasses import asdict, dataclass
 
 from libvirt_guestnet.hook.read import nics
 from libvirt_guestnet.hook.read.hostwide import NOTHING_REQUIRED, REFUSE, HostWide
-from libvirt_guestnet.libvirtd.snapshot import (
-    DomainState,
-    Element,
-    interfaces,
-    mac,
-    source_network,
-    tap,
-)
+from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network, tap
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Element
 from libvirt_guestnet.metadata.policy import PortPolicy
 from libvirt_guestnet.state.receipts import NetworkReceipt, Plugging
 from libvirt_guestnet.status.nic_states import CANNOT, UNGUARDED

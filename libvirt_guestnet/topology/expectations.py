@@ -10,7 +10,7 @@ from libvirt_guestnet.model.topology import Expect, Family, Guest, Port
 
 from ..errors import Where
 from .keys import ExpectDecl
-from .kinds import LAYER2
+from .port_kinds import LAYER2
 from .report import Report
 from .scope import HOST, Scope
 from .spec import At, value, values

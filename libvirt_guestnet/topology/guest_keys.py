@@ -10,7 +10,7 @@ from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.topology import PortKind, Role
 from libvirt_guestnet.model.traffic import Service
 
-from . import card_kinds, kinds, service_kinds
+from . import address_kinds, card_kinds, kinds, port_kinds, service_kinds
 from .card_kinds import LinkState
 from .kinds import Image
 from .network_keys import BandwidthDecl
@@ -23,12 +23,12 @@ class PairDecl(Decl):
     """Addresses a port may use beside its own, such as a virtual IP, or a guest inside the guest."""
 
     address: At[tuple[IPNetwork, ...]] | None = key(
-        kinds.PAIR,
+        address_kinds.PAIR,
         "An address, a prefix or a range, such as 10.0.0.100, 10.0.0.96/28 or 10.0.0.240-10.0.0.250. Left out: what "
         "the host's DHCP server gives to `mac`, a guest inside this one.",
     )
     mac: At[str] | None = key(
-        kinds.MAC, "The MAC address they are announced with, such as a VRRP router's. Left out: the port's own."
+        address_kinds.MAC, "The MAC address they are announced with, such as a VRRP router's. Left out: the port's own."
     )
 
 
@@ -37,14 +37,14 @@ class ForwardDecl(Decl):
     """What is asked of the host, or of the network's virtual router, reaches the guest, while it runs."""
 
     services: tuple[At[Service], ...] = key(
-        ListOf(kinds.FORWARDED),
+        ListOf(port_kinds.FORWARDED),
         "What is asked for: tcp/8080, udp/53, sctp/36412, tcp/8000-8010 …; or, at an address, all of a protocol "
         "without ports: gre, esp, ipip, 6in4, or by number in IP, proto/115.",
         required=True,
         default=(),
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP),
+        ListOf(address_kinds.IP),
         "Where it is asked for; behind a virtual router, addresses of its public networks. Left out: at every address "
         "of the host but loopback. Required for a protocol without ports, of which tunnels of the host's own may be at "
         "the others.",
@@ -54,7 +54,7 @@ class ForwardDecl(Decl):
         kinds.UDP_PORT, "The guest's port; for a range its first one. Left out: the one that was asked for."
     )
     sources: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.CLIENT),
+        ListOf(address_kinds.CLIENT),
         'Who may ask, by address or prefix, such as [192.0.2.0/24, "2001:db8::7"]. Left out: whoever reaches the '
         "host; where only one family is listed, nobody in the other one.",
         name="from",
@@ -103,7 +103,7 @@ class PortDecl(Decl):
     kind: At[PortKind] = key(
         kinds.PORT_KIND, "Type of the libvirt interface: network, bridge or ethernet.", default=PortKind.NETWORK
     )
-    mac: At[str] | None = key(kinds.MAC, "MAC address. Left out: derived from the names.")
+    mac: At[str] | None = key(address_kinds.MAC, "MAC address. Left out: derived from the names.")
     tap: At[str] | None = key(
         kinds.TAP, "The host-side device. Left out: vme and 8 hex digits, derived from the names."
     )
@@ -117,7 +117,7 @@ class PortDecl(Decl):
         kinds.VLAN, "VLAN of a trunk's untagged frames. Left out: untagged frames are dropped."
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP, all_word="any", other_word="dhcp"),
+        ListOf(address_kinds.IP, all_word="any", other_word="dhcp"),
         "Its addresses, without prefix length; each must be in a subnet of the network. Subnets without one get an "
         "address derived from the names, except on bridge networks, where a guest of your own may only ask by DHCP "
         "until they are listed, and for a host-routed port that lists some. [] means none at all; any lets it use "
@@ -198,7 +198,7 @@ class PortDecl(Decl):
     )
     log_drops: At[bool] | None = key(kinds.BOOL, "Log what port security drops. Left out: the network's.")
     sources: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.PREFIX),
+        ListOf(address_kinds.PREFIX),
         "Prefixes the guest forwards for: it may send from them. Left out: derived from `router`.",
     )
     forwards: tuple[ForwardDecl, ...] | None = key(
@@ -206,12 +206,12 @@ class PortDecl(Decl):
         "Port forwards, on a network behind the host or a router: ports of that for the guest.",
     )
     floating: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP),
+        ListOf(address_kinds.IP),
         "Addresses outside that are the guest's while it runs, on a nat, route or open network or behind a router: "
         "what is sent to one reaches the guest, and what the guest sends outside comes from the first of each family.",
     )
     untranslated: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP),
+        ListOf(address_kinds.IP),
         "Floating addresses that the host routes to the port's own, without translation: the guest has them itself, "
         "with prefix length 32 or 128, and may send from them. Modes nat and route need a physical-network for that.",
         name="floating-untranslated",
@@ -240,7 +240,7 @@ class AllowDecl(Decl):
     )
     destination: At[str] = key(kinds.OBJECT_NAME, "Network or label the flow goes to.", required=True, name="to")
     services: tuple[At[Service], ...] = key(
-        ListOf(kinds.SERVICE), "icmp, tcp, udp, tcp/80, tcp/8000-8010, udp/53 …", required=True, default=()
+        ListOf(port_kinds.SERVICE), "icmp, tcp, udp, tcp/80, tcp/8000-8010, udp/53 …", required=True, default=()
     )
 
 

@@ -236,11 +236,14 @@ def _privacy(decl: PortDecl, word: bool | str, default: bool) -> bool:
 
 
 def _cannot_ask(guest: GuestDecl, seg: Segment) -> str:
-    """Why a port cannot leave its address to the host's DHCP server; "" if it can."""
-    if seg.network.router:
-        return f"addresses: dhcp: router '{seg.network.router}' tells each port a fixed address: leave the key out"
+    """Why a port cannot leave its address to the network's DHCP server; "" if it can."""
     served = seg.network.external or any(subnet.dhcp or subnet.range6 for subnet in seg.network.subnets)
     if not served and not seg.decl.bad & {"subnets", "dhcp", "dhcp6"}:
+        if router := seg.network.router:
+            return (
+                f"addresses: dhcp: router '{router}' has no DHCP range on network '{seg.network.name}': give that one, "
+                "or leave the key out for a fixed address"
+            )
         problem = f"addresses: dhcp: the host has no DHCP server on network '{seg.network.name}'"
         if seg.network.mode is Mode.HOST_ROUTED:
             return f"{problem}, as on none of mode host-routed: list the port's addresses"

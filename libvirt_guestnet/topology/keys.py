@@ -11,7 +11,7 @@ from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.topology import FORGERIES, Family
 from libvirt_guestnet.model.traffic import Service
 
-from . import kinds
+from . import address_kinds, kinds, port_kinds
 from .guest_keys import GuestDecl
 from .network_keys import NetworkDecl, PhysicalDecl
 from .router_keys import VirtualRouterDecl
@@ -24,20 +24,22 @@ class ExpectDecl(Decl):
 
     source: At[str] = key(kinds.OBJECT_NAME, "Endpoint that sends.", required=True, name="from")
     destination: At[str] | None = key(kinds.OBJECT_NAME, "Endpoint it sends to; none with forge alone.", name="to")
-    can: tuple[At[Service | str], ...] | None = key(ListOf(kinds.PROBE), "Services that work; also layer2.")
-    cannot: tuple[At[Service | str], ...] | None = key(ListOf(kinds.PROBE), "Services that do not; also layer2.")
+    can: tuple[At[Service | str], ...] | None = key(ListOf(port_kinds.PROBE), "Services that work; also layer2.")
+    cannot: tuple[At[Service | str], ...] | None = key(ListOf(port_kinds.PROBE), "Services that do not; also layer2.")
     via: tuple[At[str], ...] | None = key(
         ListOf(kinds.OBJECT_NAME), "The hops in between that a trace shows, in order: guests or host."
     )
     address: At[IPAddress] | None = key(
-        kinds.IP, "Ask for this address, which forwards or floating translate to the guest's, not its own.", name="at"
+        address_kinds.IP,
+        "Ask for this address, which forwards or floating translate to the guest's, not its own.",
+        name="at",
     )
     seen_as: At[str] | None = key(kinds.OBJECT_NAME, "Endpoint whose address the destination sees as source.")
     answered_by: At[str] | None = key(
         kinds.OBJECT_NAME, "Endpoint whose MAC address answers ARP and ND for the destination on the link."
     )
     gateways: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP), "The source's default gateways, one for each family checked."
+        ListOf(address_kinds.IP), "The source's default gateways, one for each family checked."
     )
     tables: tuple[At[str], ...] | None = key(
         ListOf(kinds.HOST_TABLE),

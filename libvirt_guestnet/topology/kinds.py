@@ -6,35 +6,25 @@ A reader gets the text and whether it was written without quotes; it raises Valu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 from uuid import UUID
 
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
-from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.balancing import Method
-from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload, Traffic
+from libvirt_guestnet.model.network import Mode, Offload, Traffic
 from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Role
-from libvirt_guestnet.model.traffic import Protocol, Service, Verdict
+from libvirt_guestnet.model.traffic import Verdict
 
 from .. import parse
-from .address_ranges import blocks
 from .report import shown, unknown
 
 _E = TypeVar("_E", bound=StrEnum)
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-_MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
-_PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
-# Unspecified, loopback, multicast and broadcast.
-_NOBODYS = tuple(
-    map(parse.prefix, ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/127", "ff00::/8"))
-)
-MOST_BLOCKS = 64  # prefixes that a range of addresses may be; with IPv4 it is never more
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
 
@@ -142,136 +132,6 @@ def _read_tap(text: str) -> str:
     return _read_ifname(text)
 
 
-def _read_mac(text: str) -> str:
-    if not re.fullmatch(_MAC, text):
-        raise ValueError(f"{shown(text)} is not a MAC address such as 52:54:00:12:34:56")
-    first = int(text[:2], 16)
-    if first & 1:
-        raise ValueError(f"{text} is a multicast MAC address; the first byte must be even")
-    if text.lower().startswith("fe:"):  # virNetDevTapCreateInBridgePort refuses it
-        raise ValueError(
-            f"libvirt keeps MAC addresses that start with fe for its taps; {text} needs another first byte"
-        )
-    if int(text.replace(":", ""), 16) == 0:
-        raise ValueError("the MAC address is all zero")
-    return text.lower()
-
-
-def _read_ip(text: str) -> IPAddress:
-    if "/" in text:
-        raise ValueError(f"{shown(text)}: write the address without a prefix length; the subnet gives it")
-    if "%" in text:
-        raise ValueError(f"{shown(text)}: an address with a scope cannot be used here")
-    try:
-        return parse.address(text)
-    except ValueError:
-        raise ValueError(f"{shown(text)} is not an IP address") from None
-
-
-def _read_ipv4(text: str) -> IPv4Address:
-    address = _read_ip(text)
-    if not isinstance(address, IPv4Address):
-        raise ValueError(f"{text} is not an IPv4 address")
-    return address
-
-
-def _read_prefix(text: str) -> IPNetwork:
-    if "/" not in text or "%" in text:
-        raise ValueError(f"{shown(text)} is not a prefix such as 192.0.2.0/24 or fd00:1::/64")
-    try:
-        return parse.prefix(text)
-    except ValueError:
-        pass
-    try:
-        near = parse.enclosing(text)
-    except ValueError:
-        raise ValueError(f"{shown(text)} is not a prefix such as 192.0.2.0/24 or fd00:1::/64") from None
-    raise ValueError(f"{shown(text)} has bits set beyond its prefix length; did you mean '{near}'?")
-
-
-def _read_pair(text: str) -> tuple[IPNetwork, ...]:
-    found = blocks(text, MOST_BLOCKS) if "-" in text else (_read_prefix_or_ip(text),)
-    for prefix in found:
-        if prefix.prefixlen == 0:
-            raise ValueError(f"{text} is every address: a guest that is trusted with that gets guarded: false")
-        if _is_nobodys(prefix):
-            raise ValueError(f"{prefix if len(found) > 1 else text} is no address that a guest can send from")
-    return found
-
-
-def _is_nobodys(prefix: IPNetwork) -> bool:
-    """Whether an address of it is one that no host sends from."""
-    return any(prefix.version == each.version and prefix.overlaps(each) for each in _NOBODYS)
-
-
-def _read_prefix_or_ip(text: str) -> IPNetwork:
-    return _read_prefix(text) if "/" in text else parse.prefix(str(_read_ip(text)))
-
-
-def _read_client(text: str) -> IPNetwork:
-    prefix = _read_prefix_or_ip(text)
-    if prefix.prefixlen and (prefix.is_multicast or prefix.is_loopback):
-        raise ValueError(f"{text} is no address that a client can have")
-    return prefix
-
-
-def _read_subnet(text: str) -> IPNetwork:
-    prefix = _read_prefix(text)
-    reserved = IPv4Network("0.0.0.0/8")
-    if isinstance(prefix, IPv4Network) and (prefix.overlaps(reserved) or prefix.is_reserved):
-        raise ValueError(f"{prefix} is reserved: guests cannot use it")
-    if prefix.is_link_local or _is_nobodys(prefix):
-        raise ValueError(f"{prefix} is not for ordinary addresses: guests cannot use it")
-    return prefix
-
-
-_FORWARDED, _ASKED = list(Protocol), [each for each in Protocol if each is not Protocol.SCTP]
-
-
-def _read_service(text: str) -> Service:
-    return _service(text, _ASKED)
-
-
-def _read_forwarded(text: str) -> Service:
-    protocol = text.partition("/")[0]
-    if protocol in _FORWARDED:
-        return _service(text, _FORWARDED)
-    if text in ("all", "any", "ip"):
-        raise ValueError(f"{shown(text)}: whatever comes to an address is a floating address: list it under floating:")
-    if protocol in ("proto", "ah", *ip_protocols.WHOLE):
-        return Service(ip_protocols.read_whole(text))
-    known = [*_FORWARDED, *ip_protocols.WHOLE]
-    raise ValueError(_no_service(text, known))
-
-
-def _service(text: str, protocols: Sequence[Protocol]) -> Service:
-    protocol, slash, ports = text.partition("/")
-    if protocol not in protocols:
-        raise ValueError(_no_service(text, protocols))
-    if not slash:
-        return Service(Protocol(protocol))
-    if protocol == Protocol.ICMP or not re.fullmatch(_PORTS, ports):
-        raise ValueError(_no_service(text))
-    first, last = int(ports.split("-")[0]), int(ports.split("-")[-1])
-    if not 1 <= first <= last <= 65535:
-        raise ValueError(f"{shown(text)}: ports go from 1 to 65535, the lower one first")
-    return Service(Protocol(protocol), first, last)
-
-
-def _no_service(text: str, known: Iterable[str] = ()) -> str:
-    guess = unknown("service", text.partition("/")[0], known)
-    plain = f"{shown(text)} is not a service such as icmp, tcp, tcp/80 or udp/8000-8010"
-    return guess if guess.endswith("?") else plain
-
-
-def _read_probe(text: str) -> Service | str:
-    if text == LAYER2:
-        return text
-    if text.partition("/")[0] not in _ASKED:
-        raise ValueError(_no_service(text, [LAYER2, *_ASKED]))
-    return _read_service(text)
-
-
 def _read_forgery(text: str) -> str:
     if text not in FORGERIES:
         raise ValueError(unknown("kind of forgery", text, [*FORGERIES, "all"]))
@@ -344,7 +204,6 @@ def _read_image(text: str) -> Image:
         raise ValueError(f"{unknown('image', text, list(Image))} ({hint})") from None
 
 
-LAYER2 = "layer2"
 AUTO = 0  # neither a VLAN nor a VNI: one is to be drawn from the label's pool
 TEXT = Kind(_read_text, {"type": "string"})
 NOTE = Kind(_read_note, {"type": "string", "minLength": 1, "maxLength": NOTE_CHARACTERS})
@@ -356,19 +215,6 @@ WORD = Kind(_read_word, pattern(_WORD) | {"maxLength": 64})
 OBJECT_NAME = Kind(_read_object_name, pattern(r"[^/\s-]([^/]*[^/\s])?") | {"maxLength": OBJECT_NAME_BYTES})
 IFNAME = Kind(_read_ifname, pattern(_WORD) | {"maxLength": IFNAME_BYTES})
 TAP = Kind(_read_tap, pattern(rf"(?!{'|'.join(_TAP_PREFIXES)}){_WORD}") | {"maxLength": IFNAME_BYTES})
-MAC = Kind(_read_mac, pattern(_MAC))
-IP = Kind(_read_ip, pattern("[0-9A-Fa-f:.]+"))
-IPV4 = Kind(_read_ipv4, {"type": "string", "format": "ipv4"})
-PREFIX = Kind(_read_prefix, pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
-SUBNET = Kind(_read_subnet, pattern("[0-9A-Fa-f:.]+/[0-9]{1,3}"))
-PAIR = Kind(_read_pair, pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3}|-[0-9A-Fa-f:.]+)?"))
-CLIENT = Kind(_read_client, pattern("[0-9A-Fa-f:.]+(/[0-9]{1,3})?"))
-SERVICE = Kind(_read_service, pattern(rf"(icmp|(tcp|udp)(/{_PORTS})?)"))
-FORWARDED = Kind(
-    _read_forwarded,
-    pattern(rf"(icmp|(tcp|udp|sctp)(/{_PORTS})?|{'|'.join(ip_protocols.WHOLE)}|proto/[0-9]{{1,3}})"),
-)
-PROBE = Kind(_read_probe, pattern(rf"({LAYER2}|icmp|(tcp|udp)(/{_PORTS})?)"))
 FORGERY = Kind(_read_forgery, {"enum": list(FORGERIES)})
 HOST_TABLE = Kind(_read_host_table, {"enum": list(TABLES)})
 DNS_NAME = Kind(_read_dns_name, pattern("[A-Za-z0-9_.-]+") | {"maxLength": 253})

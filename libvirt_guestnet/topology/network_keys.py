@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode, Offload, Traffic
 
-from . import kinds
+from . import address_kinds, kinds
 from .service_keys import Dhcp6Decl, DhcpDecl, DnsServiceDecl, DnsTextDecl, ForwarderDecl
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 
@@ -19,15 +19,15 @@ class PhysicalDecl(Decl):
     """A network outside the host. Each host maps the label to one of its NICs or bridges."""
 
     subnets: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.SUBNET), "The prefixes in use there, IPv4 and IPv6, at least a /31 or /127 each."
+        ListOf(address_kinds.SUBNET), "The prefixes in use there, IPv4 and IPv6, at least a /31 or /127 each."
     )
     stand_in: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP),
+        ListOf(address_kinds.IP),
         "In a lab, the addresses of the one host that stands for the whole network. "
         "Left out: the first address of each subnet.",
     )
     host: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP),
+        ListOf(address_kinds.IP),
         "In a lab, the addresses this host has there. "
         "Left out: the second address of each subnet if a nat, route, open or host-routed network uses the label or a "
         "vxlan has it as underlay, else none.",
@@ -63,9 +63,9 @@ class VxlanDecl(Decl):
         default=kinds.AUTO,
     )
     underlay: At[str] = key(kinds.WORD, "Label of the physical network that carries it.", required=True, default="")
-    group: At[IPAddress] | None = key(kinds.IP, "Multicast address that every host of the network listens to.")
+    group: At[IPAddress] | None = key(address_kinds.IP, "Multicast address that every host of the network listens to.")
     remotes: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP), "Addresses of the other hosts, where the underlay carries no multicast."
+        ListOf(address_kinds.IP), "Addresses of the other hosts, where the underlay carries no multicast."
     )
     port: At[int] = key(kinds.UDP_PORT, "UDP port.", default=4789)
 
@@ -74,9 +74,9 @@ class VxlanDecl(Decl):
 class RouteDecl(Decl):
     """What the host reaches through a router on the network."""
 
-    prefix: At[IPNetwork] = key(kinds.PREFIX, "The prefix there.", name="to", required=True)
+    prefix: At[IPNetwork] = key(address_kinds.PREFIX, "The prefix there.", name="to", required=True)
     gateway: At[IPAddress] = key(
-        kinds.IP,
+        address_kinds.IP,
         "The router's address, in one of the network's subnets. For a guest of this file say next-hop on its port.",
         name="via",
         required=True,
@@ -148,7 +148,7 @@ class NetworkDecl(Decl):
         "with host-routed, the addresses are published there (left out: where the host has an address beside them).",
     )
     subnets: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.SUBNET),
+        ListOf(address_kinds.SUBNET),
         "The network's prefixes; a /31 or /127 is a link of two, of which the host has the upper address. Left out for "
         "bridge and host-routed: those of its physical network. Isolated networks where the host has no address, and "
         "those with vxlan, may have the same ones. Host-routed ones may have single addresses, /32 and /128.",
@@ -164,7 +164,7 @@ class NetworkDecl(Decl):
         "open and isolated where the host has an address.",
     )
     gateway_address: At[IPv4Address] | None = key(
-        kinds.IPV4,
+        address_kinds.IPV4,
         "Mode host-routed: the host's address on each port's link. Left out: 169.255.30.1, as Virtuozzo has it; "
         "169.254.1.1 and the like are what RFC 3927 sets apart for one link. For IPv6 it is fe80::1 always.",
     )
@@ -187,7 +187,7 @@ class NetworkDecl(Decl):
         kinds.IFNAME, "The bridge device. Left out: gn- and the network's name (for bridge, the label), shortened."
     )
     mac: At[str] | None = key(
-        kinds.MAC, "MAC address of the host's interface on the network. Left out: derived from the names."
+        address_kinds.MAC, "MAC address of the host's interface on the network. Left out: derived from the names."
     )
     dhcp: DhcpDecl | None = key(RecordKind(DhcpDecl), "Have the host hand out the IPv4 addresses.")
     dhcp6: Dhcp6Decl | None = key(
@@ -199,7 +199,8 @@ class NetworkDecl(Decl):
         kinds.BOOL, "Nobody else is asked for names of that domain. false: what nobody here has. Left out: true."
     )
     dns: tuple[tuple[At[str], tuple[At[IPAddress], ...] | None], ...] | None = key(
-        MapOf(ListOf(kinds.IP), kinds.DNS_NAME), "More names the network's DNS server answers, each with its addresses."
+        MapOf(ListOf(address_kinds.IP), kinds.DNS_NAME),
+        "More names the network's DNS server answers, each with its addresses.",
     )
     dns_forwarders: tuple[ForwarderDecl, ...] | None = key(
         ListOf(RecordKind(ForwarderDecl)), "DNS servers that are asked for what is not known here."
@@ -207,7 +208,7 @@ class NetworkDecl(Decl):
     dns_services: tuple[DnsServiceDecl, ...] | None = key(ListOf(RecordKind(DnsServiceDecl)), "SRV records.")
     dns_texts: tuple[DnsTextDecl, ...] | None = key(ListOf(RecordKind(DnsTextDecl)), "TXT records.")
     dns_wildcards: tuple[tuple[At[str], tuple[At[IPAddress], ...] | None], ...] | None = key(
-        MapOf(ListOf(kinds.IP, one=True), kinds.DNS_NAME), "Domains in which every name has these addresses."
+        MapOf(ListOf(address_kinds.IP, one=True), kinds.DNS_NAME), "Domains in which every name has these addresses."
     )
     dns_local: tuple[At[str], ...] | None = key(
         ListOf(kinds.DNS_NAME), "More domains whose names nobody else is asked for (dnsmasq's local=)."

@@ -10,7 +10,7 @@ from libvirt_guestnet.model.balancing import Method
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.traffic import Service, Verdict
 
-from . import kinds
+from . import address_kinds, kinds, port_kinds
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 
 _SERVICES = "icmp, tcp, udp, tcp/80, tcp/8000-8010, udp/53 …"
@@ -20,12 +20,14 @@ _SERVICES = "icmp, tcp, udp, tcp/80, tcp/8000-8010, udp/53 …"
 class EgressDecl(Decl):
     """Connections to the public side of which the opposite of `egress` is done."""
 
-    services: tuple[At[Service], ...] | None = key(ListOf(kinds.SERVICE), f"{_SERVICES} Left out: all.")
+    services: tuple[At[Service], ...] | None = key(ListOf(port_kinds.SERVICE), f"{_SERVICES} Left out: all.")
     destinations: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.CLIENT), "Where to, by address or prefix. Left out: everywhere.", name="to"
+        ListOf(address_kinds.CLIENT), "Where to, by address or prefix. Left out: everywhere.", name="to"
     )
     sources: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.CLIENT), "From which addresses or prefixes of the network. Left out: from all.", name="from"
+        ListOf(address_kinds.CLIENT),
+        "From which addresses or prefixes of the network. Left out: from all.",
+        name="from",
     )
 
 
@@ -45,12 +47,12 @@ class TierDecl(Decl):
         name="except",
     )
     source_nat: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP),
+        ListOf(address_kinds.IP),
         "The address of a public network that the guests go out with, one of a family. A family without one goes out "
         "with the guests' own addresses.",
     )
     addresses: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP), "The router's own, the guests' gateway. Left out: the first of each subnet."
+        ListOf(address_kinds.IP), "The router's own, the guests' gateway. Left out: the first of each subnet."
     )
 
 
@@ -59,13 +61,14 @@ class PublicDecl(Decl):
     """A network that the router reaches others by."""
 
     addresses: tuple[At[IPAddress], ...] = key(
-        ListOf(kinds.IP),
+        ListOf(address_kinds.IP),
         "The router's own there. Others of the same subnets are taken for translation by naming them elsewhere.",
         required=True,
         default=(),
     )
     gateways: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP), "The default gateway there, one of a family. Left out: the network's own, where it has one."
+        ListOf(address_kinds.IP),
+        "The default gateway there, one of a family. Left out: the network's own, where it has one.",
     )
 
 
@@ -75,7 +78,7 @@ class TierAllowDecl(Decl):
 
     source: At[str] = key(kinds.OBJECT_NAME, "The network whose guests open them.", required=True, name="from")
     destination: At[str] = key(kinds.OBJECT_NAME, "The network they lead to.", required=True, name="to")
-    services: tuple[At[Service], ...] = key(ListOf(kinds.SERVICE), _SERVICES, required=True, default=())
+    services: tuple[At[Service], ...] = key(ListOf(port_kinds.SERVICE), _SERVICES, required=True, default=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +88,9 @@ class IngressDecl(Decl):
     destination: At[str] = key(
         kinds.OBJECT_NAME, "The guest, or GUEST.PORT, on one of the router's networks.", required=True, name="to"
     )
-    services: tuple[At[Service], ...] = key(ListOf(kinds.SERVICE), _SERVICES, required=True, default=())
+    services: tuple[At[Service], ...] = key(ListOf(port_kinds.SERVICE), _SERVICES, required=True, default=())
     sources: tuple[At[IPNetwork], ...] | None = key(
-        ListOf(kinds.CLIENT), "From which addresses or prefixes. Left out: from everywhere.", name="from"
+        ListOf(address_kinds.CLIENT), "From which addresses or prefixes. Left out: from everywhere.", name="from"
     )
 
 
@@ -106,10 +109,14 @@ class BalancerDecl(Decl):
     """Ports of public addresses that several guests serve. They see the client's own address."""
 
     addresses: tuple[At[IPAddress], ...] = key(
-        ListOf(kinds.IP, one=True), "Which addresses of the public networks.", required=True, default=(), name="at"
+        ListOf(address_kinds.IP, one=True),
+        "Which addresses of the public networks.",
+        required=True,
+        default=(),
+        name="at",
     )
     services: tuple[At[Service], ...] = key(
-        ListOf(kinds.SERVICE), "Which ports: tcp/80, udp/53, tcp/8000-8010 …", required=True, default=()
+        ListOf(port_kinds.SERVICE), "Which ports: tcp/80, udp/53, tcp/8000-8010 …", required=True, default=()
     )
     members: tuple[At[str], ...] = key(
         ListOf(kinds.OBJECT_NAME),

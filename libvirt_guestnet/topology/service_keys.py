@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from libvirt_guestnet.model.network import IPAddress
 
-from . import kinds, service_kinds
+from . import address_kinds, kinds, service_kinds
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 
 OPTIONS = tuple[tuple[At[str], tuple[At[str], ...] | None], ...]
@@ -37,7 +37,7 @@ class BootDecl(Decl):
     """What machines that boot from the network are told."""
 
     file: At[str] | None = key(service_kinds.BOOT_FILE, "The file that a BIOS's PXE loads by TFTP.")
-    server: At[IPv4Address] | None = key(kinds.IPV4, "The TFTP server. Left out: the host.")
+    server: At[IPv4Address] | None = key(address_kinds.IPV4, "The TFTP server. Left out: the host.")
     tftp_root: At[str] | None = key(
         service_kinds.FOLDER, "A folder of the host's whose files it serves there by TFTP, to all guests."
     )
@@ -49,8 +49,8 @@ class BootDecl(Decl):
 class ReservationDecl(Decl):
     """An address that is kept for a machine which is not in this file."""
 
-    address: At[IPAddress] = key(kinds.IP, "The address, also one inside of `range`.", required=True)
-    mac: At[str] | None = key(kinds.MAC, "The machine's MAC address.")
+    address: At[IPAddress] = key(address_kinds.IP, "The address, also one inside of `range`.", required=True)
+    mac: At[str] | None = key(address_kinds.MAC, "The machine's MAC address.")
     duid: At[str] | None = key(service_kinds.BYTES, "DHCPv6: the machine's DUID (RFC 8415), in the place of mac.")
     client_id: At[str] | None = key(
         service_kinds.BYTES,
@@ -68,7 +68,7 @@ class DhcpDecl(Decl):
     """IPv4 addresses handed out by the host. `{}` takes the default range."""
 
     range: tuple[At[IPv4Address], ...] | None = key(
-        ListOf(kinds.IPV4, length=2),
+        ListOf(address_kinds.IPV4, length=2),
         "First and last address for guests without an address of their own. Left out: the upper half of the subnet.",
     )
     lease: At[int] | None = key(
@@ -89,7 +89,7 @@ class Dhcp6Decl(Decl):
     """IPv6 addresses told by DHCPv6, in the first IPv6 subnet, in the place of those that guests form themselves."""
 
     range: tuple[At[IPAddress], ...] | None = key(
-        ListOf(kinds.IP, length=2),
+        ListOf(address_kinds.IP, length=2),
         "First and last address for guests without an address of their own. Left out: only what the file says of its "
         "guests and reservations is told.",
     )
@@ -107,7 +107,7 @@ class Dhcp6Decl(Decl):
 class ForwarderDecl(Decl):
     """A DNS server that is asked for names."""
 
-    address: At[IPAddress] | None = key(kinds.IP, "Its address. Left out: whoever the host asks itself.")
+    address: At[IPAddress] | None = key(address_kinds.IP, "Its address. Left out: whoever the host asks itself.")
     domain: At[str] | None = key(
         kinds.DNS_NAME, "It is asked for names of this domain only. Left out: for all that no other line is about."
     )

@@ -10,6 +10,7 @@ from libvirt_guestnet.metadata import policy, writer
 from libvirt_guestnet.metadata.policy import LEASE, OBSERVE, REQUIRED, STRICT, DomainPolicy, NetworkPolicy, PortPolicy
 from libvirt_guestnet.model.network import Network, Offload
 from libvirt_guestnet.model.topology import AddressWord, Forward, Guest, Port, Topology
+from libvirt_guestnet.router import tier
 from libvirt_guestnet.xmlgen.element import Element
 from libvirt_guestnet.xmlgen.vlan import has_vlans
 
@@ -34,7 +35,19 @@ def network_policy(topology: Topology, network: Network, hostmap: HostMap) -> Ne
         subnets=tuple(policy.Subnet(subnet.prefix, subnet.host) for subnet in network.subnets),
         carrier=uplink or vlan or _vxlan(network, hostmap),
         zone=network.zone or "",
+        dhcp=_router_dhcp(topology, network) if network.router else None,
     )
+
+
+def _router_dhcp(topology: Topology, network: Network) -> policy.RouterDhcp | None:
+    """None where nobody's address is to be known by what the router says: the file's guests have theirs in their own
+    policies."""
+    said, machines = tier.dhcp(topology, network), (*network.dhcp.reservations, *network.dhcp6.reservations)
+    server, reserved = tier.server(topology, network), tuple((each.mac, each.address) for each in machines if each.mac)
+    if server is None or not (said.ranges or reserved):
+        return None
+    ranges = tuple((each.start, each.end) for each in said.ranges)
+    return policy.RouterDhcp(server.mac, server.addresses, ranges, reserved, said.lease, said.lease6, server.routers)
 
 
 def external_policy(topology: Topology, network: Network, added: Iterable[policy.Added]) -> NetworkPolicy:

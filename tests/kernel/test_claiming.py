@@ -21,6 +21,7 @@ from support.claiming import (
     uses_by,
 )
 
+from libvirt_guestnet.datapath.netlink import kernel
 from libvirt_guestnet.datapath.port import filters, learning, savi
 from libvirt_guestnet.datapath.run.nft import nft, numbers
 
@@ -37,6 +38,7 @@ def test_what_a_guest_asked_for_is_its_own(both: Neighbours, address: str, nonce
     assert both.passing(uses_by(address), asked) == {*uses_by(address), "dad"}
     assert both.none(uses_by(OTHER))
     assert numbers(f"claimed6-{both.wire.tap}") == numbers("held6-br0") == [int(IPv6Address(address))]
+    assert kernel.guarded_ports()[both.wire.tap].claimed == (IPv6Address(address),)
 
 
 def test_the_first_has_it(both: Neighbours) -> None:

@@ -12,7 +12,8 @@ from support.libvirt_apply import TOPOLOGY, USERS_OWN, WITH_USER, ApplyHost, cle
 from libvirt_guestnet.apply.apply import ApplyError, InterruptError, UnfinishedError, destroy
 from libvirt_guestnet.changes.guest import AttachInterface
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.libvirtd.snapshot import Element, interfaces, to_text
+from libvirt_guestnet.libvirtd.nics import interfaces
+from libvirt_guestnet.libvirtd.snapshot import Element, to_text
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.plan.order import Plan, PlanError, plan_destroy
 

@@ -16,7 +16,7 @@ from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.importing.facts import Request, Seen
 from libvirt_guestnet.importing.survey import survey
 from libvirt_guestnet.importing.text import text as written
-from libvirt_guestnet.libvirtd.snapshot import interfaces
+from libvirt_guestnet.libvirtd.nics import interfaces
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.order import Plan, plan
 from libvirt_guestnet.status.nic_states import CANNOT

@@ -8,7 +8,7 @@ from lxml import etree
 from support.elements import attribute, inside
 from support.libvirt_apply import USERS_OWN, WITH_USER, ApplyHost, clean
 
-from libvirt_guestnet.libvirtd.snapshot import interfaces
+from libvirt_guestnet.libvirtd.nics import interfaces
 
 pytestmark = pytest.mark.libvirt
 

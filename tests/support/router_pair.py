@@ -245,8 +245,9 @@ def take_over(pair: Pair, harm: Callable[[Router], None]) -> TakenOver:
         pair.until(lambda: pair.looking.serving not in ("", old))
         took = pair.looking.since - began
         answered = pings.result(120).text.split()
-        sent, longest = stream.communicate(b"\n", timeout=120)[0].split()
+        said = stream.communicate(b"\n", timeout=120)[0].split()
         assert stream.returncode == 0, "the stream ended"
+        sent, longest = said
         return TakenOver(took, int(answered[1]), int(answered[3]), int(sent), float(longest), ears.turns())
 
 

@@ -80,6 +80,10 @@ _VALUES = {
     ("subnet", "host"): "fd09::1",
     ("subnet", "prefix"): "fd09::/64",
     ("routed", "gateway"): "169.255.30.1",
+    ("dhcp", "routers"): "edge",
+    ("range", "start"): "10.9.0.100",
+    ("range", "end"): "10.9.0.200",
+    ("server", "ip"): "10.9.0.1",
     ("vxlan", "group"): "ff05::9",
     ("remote", "ip"): "fd99::2",
     ("forward", "at"): "fd99::9",
@@ -250,6 +254,7 @@ def documents() -> dict[str, Document]:
     found = []
     for pick in range(6):
         network = SCHEMA.made("network", pick)
+        network = network if pick == 5 else _without(network, "dhcp")  # the host serves all but one
         found.append(Document(f"network {pick}", "net", _NETWORK_CALLS, _network(network)))
     for pick in range(2):
         domain = SCHEMA.made("domain", pick)
@@ -267,7 +272,10 @@ def documents() -> dict[str, Document]:
     found.append(Document("domain without metadata", "guest", _DOMAIN_CALLS, plain))
     found.append(
         Document(
-            "network of mode nat", "net", _NETWORK_CALLS, _network(_without(SCHEMA.made("network", 1), "vlan"), "nat")
+            "network of mode nat",
+            "net",
+            _NETWORK_CALLS,
+            _network(_without(SCHEMA.made("network", 1), "vlan", "dhcp"), "nat"),
         )
     )
     whole = _without(SCHEMA.made("domain", 0), _ROUTED)
@@ -316,7 +324,7 @@ class Host:
         shutil.rmtree(self.root, ignore_errors=True)
         _Watch.joined = "", ""
         if not self._network:
-            network = _without(SCHEMA.made("network", 1), "vlan")
+            network = _without(SCHEMA.made("network", 1), "vlan", "dhcp")
             assert self.call("network", "started", "net", etree.tostring(_network(network))) == 0, self.said
             self._network = {path: path.read_bytes() for path in self.root.rglob("*.json")}
         for path, data in self._network.items():

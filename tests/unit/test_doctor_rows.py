@@ -95,6 +95,14 @@ def test_nothing_is_wrong() -> None:
 
 
 CASES = {
+    "a router that somebody undefined": (
+        HostFacts(left_routers={"edge": "t"}),
+        "router",
+        NOTE,
+        "and no domain",
+        "guestnet destroy --name t, or",
+    ),
+    "one of before": (HostFacts(left_routers={"edge": ""}), "router", NOTE, "and no domain", "rm -r /var/lib/"),
     "an address of two": (
         HostFacts(claimed=(Claimed("a b", "10.0.0.5 on 'web' is claimed by 'a' and 'b'"),)),
         "metadata",

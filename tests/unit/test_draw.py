@@ -66,7 +66,7 @@ def _with_names(lab: Topology, name: str) -> Topology:
 
 @pytest.mark.parametrize("kind", ["dot", "mermaid"])
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("lab", ["archnetwork", "modes", "network-modes", "routed", "forwards", "zones"])
+@pytest.mark.parametrize("lab", ["archnetwork", "modes", "network-modes", "routed", "forwards", "zones", "tiers"])
 def test_text_is_as_committed(lab: str, view: str, kind: str, regenerate: bool) -> None:
     made = draw(_lab(lab), view, kind)
     path = GOLDEN / f"{lab}-{view}.{kind}"

@@ -16,7 +16,8 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.importing.facts import Request, Seen
 from libvirt_guestnet.importing.survey import survey
-from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, nic_like
+from libvirt_guestnet.libvirtd.nics import nic_like
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.nic import before, merged, nic_differences, plugged, restored

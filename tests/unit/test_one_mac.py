@@ -18,7 +18,8 @@ from libvirt_guestnet.hook.helpers import hotplug
 from libvirt_guestnet.hook.read import next_hop, port_receipts
 from libvirt_guestnet.hook.read.domain import Domain
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, interfaces
+from libvirt_guestnet.libvirtd.nics import interfaces
+from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.plan.order import plan, plan_destroy
 from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.state.receipts import NetworkReceipt

@@ -1,6 +1,6 @@
 """Status rows from what libvirt has and what the hooks recorded."""
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 import pytest
 from lxml import etree
@@ -31,7 +31,11 @@ DOMAIN = """
 </devices></domain>"""
 KNOWN = NetworkReceipt("vlan1", "t", True, "gn-vlan1", managed=True)
 
-SEEN = {"vme1": Guarded({"ARP": 3, "ND": 4}, [ip_address("10.61.2.9"), ip_address("fd61:2::9")])}
+SEEN = {
+    "vme1": Guarded(
+        {"ARP": 3, "ND": 4}, [ip_address("10.61.2.9"), ip_address("fd61:2::9")], (IPv6Address("fd61:2::77"),)
+    )
+}
 
 
 def xml(text: str) -> etree._Element:
@@ -83,6 +87,7 @@ def test_a_running_guests_ports_say_whether_they_are_guarded() -> None:
         "guarded": True,
         "drops": 7,
         "learnt": ["10.61.2.9", "fd61:2::9"],
+        "claimed": ["fd61:2::77"],
         "trusted": False,
         "offload": "on",
         "any_address": False,

@@ -54,14 +54,38 @@ def test_qemu_reads_one_and_owns_the_other() -> None:
     assert found == [(0, 64056), (0, 64056), (64055, 64056)]
 
 
-def test_what_was_taken_is_put_back() -> None:
+def test_a_folder_says_whose_it_is(routers: Path) -> None:
+    assert folder.found() == {}
+    for name, topology in (("edge", "t"), ("old", "")):
+        folder.ensure(name, SELF, topology)
     folder.ensure("edge", SELF)
+    (routers / "not a name").mkdir()
+    assert folder.found() == {"edge": "t", "old": ""}
+    assert (routers / "edge/topology").stat().st_mode & 0o777 == 0o600
+    folder.remove("edge")
+    assert folder.found() == {"old": ""}
+
+
+def test_a_note_that_is_none_says_nothing(routers: Path) -> None:
+    folder.ensure("edge", SELF)
+    note = routers / "edge/topology"
+    for text in (b"\xff", b""):
+        note.write_bytes(text)
+        assert folder.found() == {"edge": ""}
+    note.unlink()
+    os.mkfifo(note)
+    assert folder.found() == {"edge": ""}, "nobody waits for a writer"
+
+
+def test_what_was_taken_is_put_back() -> None:
+    folder.ensure("edge", SELF, "t")
     for which in (disks.CONFIG, disks.LEASES):
         disks.write(folder.disk("edge", which), which.encode())
     kept = folder.contents("edge")
     folder.remove("edge")
     assert folder.contents("edge") == {}
     folder.restore("edge", SELF, kept)
+    assert folder.found() == {"edge": "t"}
     assert [disks.read(folder.disk("edge", which)) for which in (disks.CONFIG, disks.LEASES)] == [b"config", b"leases"]
 
 

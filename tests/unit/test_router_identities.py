@@ -90,6 +90,18 @@ def test_what_dnsmasq_could_read_otherwise_does_not_pass() -> None:
     assert judged((ONE, 1, hidden)) == "1", "what is behind the message is no part of it"
 
 
+def test_what_is_longer_than_is_looked_at_does_not_pass() -> None:
+    """The kernel hands over the first octets, and dnsmasq would read what stands behind them."""
+    filler = option(16, b"x" * 1955)
+    whole = packet(duid("x"), filler, *map(ia, range(20)))
+    assert whole[:2048].endswith(ia(1)), "what is handed over ends with an option"
+    assert judged((ONE, 1, whole[:2048]), (ONE, 1, packet(duid("x"), filler))) == "01"
+
+
+def test_no_identity_is_longer_than_any_may_be() -> None:
+    assert judged((ONE, 1, packet(duid("x" * 130), ia(1))), (ONE, 1, packet(duid("x" * 131), ia(1)))) == "10"
+
+
 def test_without_port_security_memory_is_bounded_all_the_same() -> None:
     crowd = [(f"5254{number:08x}", 1, packet(duid("x"), ia(1))) for number in range(4097)]
     assert judged(*crowd) == "1" * 4096 + "0"

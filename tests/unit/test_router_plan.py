@@ -17,7 +17,7 @@ from support.router_config import HEALTH_MAC, LAN, ROUTER, TIER, with_two_public
 from libvirt_guestnet import parse
 from libvirt_guestnet.changes import router as changes
 from libvirt_guestnet.changes.change import Run
-from libvirt_guestnet.changes.router import ConfigureRouter, RemoveRouter, StartRouter
+from libvirt_guestnet.changes.router import ConfigureRouter, ForgetRouter, RemoveRouter, StartRouter
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.libvirtd.snapshot import DomainState, RouterSeen, WantedGuest, parse_xml
 from libvirt_guestnet.metadata.policy import NAMESPACE
@@ -210,6 +210,15 @@ def test_a_removed_router_comes_back_with_its_leases(host: Host) -> None:
     host.undo()
     assert host.calls[2:] == ["define", "start edge"]
     assert disks.read(folder.disk("edge", disks.LEASES)) == b"leases"
+
+
+def test_disks_that_a_router_left_go_and_come_back(host: Host) -> None:
+    folder.ensure("edge", host.qemu_owner(), "t")
+    disks.write(folder.disk("edge", disks.LEASES), b"leases")
+    ForgetRouter("edge").run(host.run())
+    assert (host.calls, folder.exists("edge")) == ([], False)
+    host.undo()
+    assert (folder.found(), disks.read(folder.disk("edge", disks.LEASES))) == ({"edge": "t"}, b"leases")
 
 
 def _with_health(config: RouterConfig, egress: Verdict = Verdict.DENY, *rules: Rule) -> RouterConfig:

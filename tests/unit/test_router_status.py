@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot, parse_xml
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.router import Reservation
 from libvirt_guestnet.router import disks, folder
-from libvirt_guestnet.router.client import Counted, Lease, RouterState
+from libvirt_guestnet.router.client import Balanced, Counted, Lease, MemberState, RouterState
 from libvirt_guestnet.router.document import digest, document
 from libvirt_guestnet.router.health import Check
 from libvirt_guestnet.status import changed, drift, routers
@@ -55,14 +55,21 @@ Says = Callable[..., None]
 def says(monkeypatch: pytest.MonkeyPatch) -> Says:
     """What the router answers."""
 
-    def say(in_force: str = digest(DOCUMENT), *trouble: str, ruleset: str = "") -> None:
-        state = RouterState(in_force, 2.5, 70.0, True, 0, 62008, 45 << 10, 3, trouble)
+    def say(
+        in_force: str = digest(DOCUMENT),
+        *trouble: str,
+        ruleset: str = "",
+        members: Sequence[Balanced] = (),
+        waits: bool = False,
+    ) -> None:
+        state = RouterState(in_force, 2.5, 70.0, True, 0, 62008, 45 << 10, 3, trouble, waits)
         lease = Lease(1764560000, HEALTH_MAC, parse.address("10.1.1.254"), "router-health")
         client = SimpleNamespace(
             state=lambda: state,
             leases=lambda: (lease,),
             counters=lambda: {"denied": Counted(2, 120)},
             rules=lambda: ruleset,
+            balancers=lambda: members,
         )
 
         @contextmanager
@@ -104,7 +111,7 @@ def test_a_router_that_serves(edge: DomainState, says: Says, tries: list[Check])
     found = row(edge)
     assert found == {
         "kind": "router", "topology": "t", "guest": "edge", "active": True, "document": "in force", "leases": 1,
-        "memory_free_mib": 45, "health": "serves", "trouble": [], "port": "",
+        "memory_free_mib": 45, "health": "serves", "trouble": [], "members": None, "members_left_out": [], "port": "",
     }  # fmt: skip
     assert status_text([found]) == (
         "TOPOLOGY  GUEST  ACTIVE  DOCUMENT  LEASES  MEMORY FREE MIB  HEALTH\n"
@@ -135,6 +142,16 @@ def test_what_changes_all_the_time_is_no_event(edge: DomainState, says: Says, tr
     assert changed.events([before], [{**before, "memory_free_mib": 40}]) == []
     (event,) = changed.events([before], [{**before, "leases": 2}])
     assert event.text("now") == "now router edge changed leases=2 (was 1)"
+
+
+def test_a_router_that_somebody_undefined(edge: DomainState) -> None:
+    folder.ensure("gone", folder.Owner(os.geteuid(), os.getegid()), "other")
+    rows = routers.router_rows(Snapshot((), (replace(edge, live=None),)), None, tried=True)
+    assert [(each.guest, each.topology, each.health) for each in rows] == [
+        ("edge", "t", "stopped"),
+        ("gone", "other", "disks without a domain"),
+    ]
+    assert [each.guest for each in routers.router_rows(Snapshot(), "other", tried=True)] == ["gone"]
 
 
 def run(
@@ -172,7 +189,65 @@ def test_rules(edge: DomainState, says: Says, capsys: pytest.CaptureFixture[str]
     assert run(cli.rules, capsys, edge, nft=True) == "table inet guestnet {\n    chain \\x1b[2J\n}\n"
 
 
-def test_health(edge: DomainState, tries: list[Check], capsys: pytest.CaptureFixture[str]) -> None:
+def members(*states: str) -> list[Balanced]:
+    """web1, web2, … of the balancer web, in these states."""
+    return [Balanced("web", f"web{n}", MemberState(state), n) for n, state in enumerate(states, 1)]
+
+
+def test_show_has_the_members_of_balancers(edge: DomainState, says: Says, capsys: pytest.CaptureFixture[str]) -> None:
+    says(members=members("up", "down"))
+    text = run(cli.show, capsys, edge)
+    assert text.endswith(
+        "\n\nBALANCER  MEMBER  STATE  CONNECTIONS\n"
+        "web       web1    up     1\n"
+        "web       web2    down   2\n"
+    )  # fmt: skip
+    (shown,) = json.loads(run(cli.show, capsys, edge, json=True))
+    assert shown["balancers"] == [
+        {"balancer": "web", "member": "web1", "state": "up", "connections": 1},
+        {"balancer": "web", "member": "web2", "state": "down", "connections": 2},
+    ]
+    (shown,) = json.loads(run(cli.show, capsys, replace(edge, live=None), json=True))
+    assert shown["balancers"] == []
+
+
+def test_a_member_that_is_down_is_said_aloud_and_is_no_fault_of_the_router(
+    edge: DomainState, says: Says, tries: list[Check]
+) -> None:
+    says(members=members("up", "down", "new", "unchecked", "assumed"))
+    found = row(edge)
+    assert (found["health"], found["members"], found["members_left_out"]) == ("serves", 5, ["web/web2", "web/web3"])
+    assert "ROUTER edge: balancers leave out web/web2 web/web3\n" in status_text([found])
+
+
+def test_a_balancer_that_nobody_serves_is(edge: DomainState, says: Says, tries: list[Check]) -> None:
+    says(members=members("down"))
+    assert row(edge)["health"] == "balancer web: 0 of 1 members serve, not web1 (down)"
+    tries.append(Check("dns", False, 3.0, "no DNS answer for x"))
+    assert row(edge)["health"] == "lan: dns: no DNS answer for x; balancer web: 0 of 1 members serve, not web1 (down)"
+    (untried,) = routers.router_rows(Snapshot((), (edge,)), None, tried=False)
+    assert untried.health == ""
+
+
+def test_of_a_router_that_waits_nobody_asks_for_members(edge: DomainState, says: Says, tries: list[Check]) -> None:
+    says(members=members("new"), waits=True)
+    assert (row(edge)["health"], row(edge)["members"]) == ("waits", None)
+    assert routers.balancers(edge) == []
+
+
+def test_health_of_balancers(
+    edge: DomainState, says: Says, tries: list[Check], capsys: pytest.CaptureFixture[str]
+) -> None:
+    says(members=members("up", "down"))
+    assert "-        balancer web  yes  0.0      1 of 2 members serve, not web2 (down)\n" in run(
+        cli.health, capsys, edge
+    )
+    says(members=members("down", "new"))
+    rows = json.loads(run(cli.health, capsys, edge, json=True, status=3))  # type: ignore[arg-type]
+    assert (rows[-1]["check"], rows[-1]["ok"], rows[-1]["network"]) == ("balancer web", False, "")
+
+
+def test_health(edge: DomainState, says: Says, tries: list[Check], capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run(cli.health, capsys, edge)
         == "NETWORK  CHECK  OK   SECONDS  DETAIL\nlan      dhcp   yes  0.01     answered\n"

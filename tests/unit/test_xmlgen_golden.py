@@ -27,6 +27,18 @@ DEFAULT = """<network><name>default</name><forward mode='nat'/><bridge name='vir
 </ip></network>"""
 
 
+# A router's DHCP server, from which ports learn their addresses.
+_SERVED = """name: served
+networks:
+  served: { mode: isolated, subnets: [10.1.1.0/24], dhcp: { range: [10.1.1.100, 10.1.1.200], lease: 10m,
+    reservations: [{ mac: "52:54:00:61:0b:03", address: 10.1.1.9 }] } }
+  public: { mode: bridge, physical-network: lan }
+physical-networks: { lan: { subnets: [192.0.2.0/24] } }
+routers: { edge: { tiers: { served: { egress: deny } }, public: { public: { addresses: [192.0.2.2] } } } }
+guests: { web: { ports: [{ network: served, addresses: dhcp }] } }
+"""
+
+
 def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     """Every reference file's path below xml/, and the element it holds."""
     yield from _archnetwork()
@@ -40,6 +52,8 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     virtual = load(ROOT / "labs/virtual-router.yaml")
     domain = xmlgen.router_domain(virtual, virtual.guest("edge"), HOSTMAP, IMAGE, "qemu")
     yield "virtual-router/domain-edge.xml", domain
+    served = loads(_SERVED, "served.yaml")
+    yield "virtual-router/network-served.xml", xmlgen.network(served, served.network("served"), HOSTMAP)
     yield from _vlans("vlan", HOSTMAP)
     yield from _vlans("vlan-openvswitch", HostMap({"lan": "ovs:br0", "provider": "eth9"}, lambda _device: False))
 

@@ -37,10 +37,11 @@ def drops_by_reason() -> dict[str, dict[str, int]]:
 
 class Guarded(NamedTuple):
     """What the kernel knows of a guarded port: frames dropped by reason, or of an observed one let through though they
-    would have been, and addresses that it has learnt."""
+    would have been, and addresses that it has learnt and claimed."""
 
     drops: dict[str, int]
     learnt: list[IPv4Address | IPv6Address]
+    claimed: tuple[IPv6Address, ...] = ()
 
 
 def guarded_ports() -> dict[str, Guarded]:
@@ -60,6 +61,8 @@ def guarded_ports() -> dict[str, Guarded]:
         if kind in ("learnt4", "learnt6") and tap in found:
             address = IPv4Address if kind == "learnt4" else IPv6Address
             found[tap].learnt.extend(map(address, sorted(in_set(each))))
+        elif kind == "claimed6" and tap in found:
+            found[tap] = found[tap]._replace(claimed=tuple(map(IPv6Address, sorted(in_set(each)))))
     return found
 
 

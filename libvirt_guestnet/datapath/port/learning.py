@@ -1,10 +1,11 @@
-"""Learning a port's addresses from what the host's DHCP server answers it, as nft text. Pure.
+"""Learning a port's addresses from what its network's DHCP server answers it, as nft text. Pure.
 
 A chain at the tap's egress (kernel 5.16) sees the server's answers on their way to the port; the guards of all other
-ports keep them from forging one. An acknowledged address goes into the port's own set, and into the set of the whole
-network: an answer that gives a second port what the first still holds is dropped. DHCPv6 makes that necessary: its
-leases belong to identifiers that anybody can copy, and dnsmasq (2.90, authoritative as libvirt runs it) lets anybody
-rebind anybody's address.
+ports keep them from forging one. The server is the host's, or that of a virtual router, which is a guest on the same
+bridge: of all guarded ports only the router's own may send from its MAC address. An acknowledged address goes into the
+port's own set, and into the set of the whole network: an answer that gives a second port what the first still holds is
+dropped. DHCPv6 makes that necessary: its leases belong to identifiers that anybody can copy, and dnsmasq (2.90,
+authoritative as libvirt runs it) lets anybody rebind anybody's address.
 
 Each option's code and length is matched at its one place, so nothing that a client chooses, and that the server
 repeats, can be taken for an answer.
@@ -49,10 +50,11 @@ Answer = tuple[str, str]  # a match for an answer, and the field that has the ad
 
 
 class DhcpServer(NamedTuple):
-    """The host's DHCP server on the port's network: what it acknowledges to the port becomes the port's own address.
+    """The DHCP server on the port's network, the host's or a virtual router's: what it acknowledges to the port becomes
+    the port's own address.
 
     Only addresses in `dynamic` are learnt, for as many `seconds` as this says by IP version. `bridge` names the link,
-    as `names.check_segment` has it. `addresses` are the host's, `mac` is its MAC address there ("" if unknown: then
+    as `names.check_segment` has it. `addresses` are the server's, `mac` is its MAC address there ("" if unknown: then
     nothing is learnt by DHCPv6). `leases` are in the server's lease file already: address and seconds left. With
     `is_new`, what an earlier port learnt on this tap is forgotten. `served` is, by IP version, how many addresses an
     answer that gives a lease has. The server may also serve a port that learns nothing: then these are only counted.

@@ -129,18 +129,33 @@ def _own_sets(port: PortReceipt) -> Iterator[tuple[int, str]]:
 
 
 def _leases(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]]:
+    for ip, expires in (*_by_libvirt(receipt, path), *_by_router(receipt)):
+        longest = receipt.lease if ip.version == 4 else receipt.lease6
+        left = expires - int(time.time()) if expires else longest
+        if min(left, longest) > 0:
+            yield ip, min(left, longest)
+
+
+def _by_libvirt(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]]:
     for lease in _read(path.format(check_device(receipt.bridge))):
         if str(lease.get("mac-address", "")).lower() not in (receipt.mac, *receipt.lent):
             continue
-        try:
-            address = parse.address(str(lease.get("ip-address")))
+        with suppress(parse.TextError):
             expires = parse.number(str(lease.get("expiry-time") or 0), 0, _LATEST)
-        except parse.TextError:
-            continue
-        longest = receipt.lease if address.version == 4 else receipt.lease6
-        left = expires - int(time.time()) if expires else longest
-        if min(left, longest) > 0:
-            yield address, min(left, longest)
+            yield parse.address(str(lease.get("ip-address"))), expires
+
+
+def _by_router(receipt: PortReceipt) -> Iterator[tuple[Address, int]]:
+    """Of DHCPv6 only clients are known whose DUID is made of a MAC address. What is in none of the network's ranges is
+    not learnt, whatever a router's disk says."""
+    if receipt.dhcp_routers:
+        from libvirt_guestnet import slots  # few ports have one, and hooks start often
+        from libvirt_guestnet.hook.read.network_receipts import mac_of_duid
+
+        for lease in (each for router in receipt.dhcp_routers for each in slots.leases_of(router)):
+            client = lease.client if lease.address.version == 4 else mac_of_duid(lease.client)
+            if client in (receipt.mac, *receipt.lent):
+                yield lease.address, lease.expires
 
 
 def _read(path: str) -> list[dict[str, Any]]:

@@ -104,7 +104,7 @@ def external_receipt(before: NetworkReceipt, network: Node) -> NetworkReceipt:
 def _with_facts(receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
     """With what libvirt's own elements say."""
     bridge = network.one("bridge")
-    return receipt._replace(
+    found = receipt._replace(
         bridge=optional_device(bridge, "name") if bridge else "",
         hosts=tuple(str(address(ip, "address")) for ip in network.all("ip")),
         reservations=tuple(reservations(network)),
@@ -119,6 +119,22 @@ def _with_facts(receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
         isolated=any(port.get("isolated") == "yes" for port in network.all("port")),
         libvirt_fdb=bridge is not None and bridge.get("macTableManager") == "libvirt",
         announced=tuple(_announced(network)),
+    )
+    said = network_policy(network)
+    return _with_router(found, said.dhcp) if said and said.dhcp else found
+
+
+def _with_router(receipt: NetworkReceipt, dhcp: policy.RouterDhcp) -> NetworkReceipt:
+    """Of a network that a virtual router serves in the place of the host."""
+    versions = {start.version for start, _ in dhcp.ranges}
+    return receipt._replace(
+        dhcp_hosts=tuple(map(str, dhcp.addresses)),
+        dhcp_mac=dhcp.mac,
+        dhcp_routers=dhcp.routers,
+        dynamic=tuple((str(start), str(end)) for start, end in dhcp.ranges),
+        reservations=tuple((mac, str(ip)) for mac, ip in dhcp.reservations),
+        lease=min(dhcp.lease or _FOREVER, _FOREVER) if 4 in versions else 0,
+        lease6=min(dhcp.lease6 or _FOREVER, _FOREVER) if 6 in versions else 0,
     )
 
 
@@ -201,7 +217,7 @@ def reservations(network: Node) -> Iterator[tuple[str, str]]:
     """The MAC address and address of each reservation; "" if it is for a name or a DUID, which anybody can claim."""
     for host in network.all("ip/dhcp/host"):
         if host.get("ip"):
-            yield _mac(host.get("mac") or _mac_of(host.get("id"))), str(address(host, "ip"))
+            yield _mac(host.get("mac") or mac_of_duid(host.get("id"))), str(address(host, "ip"))
 
 
 def _mac(text: str) -> str:
@@ -211,7 +227,7 @@ def _mac(text: str) -> str:
         return ""
 
 
-def _mac_of(duid: str) -> str:
+def mac_of_duid(duid: str) -> str:
     """The MAC in a DUID that is made of an Ethernet address, alone or with a time (RFC 8415, 11.2 and 11.4)."""
     octets = [pair.zfill(2) for pair in duid.lower().split(":")]
     made_of_mac = {10: ["00", "03", "00", "01"], 14: ["00", "01", "00", "01"]}.get(len(octets))

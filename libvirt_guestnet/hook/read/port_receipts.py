@@ -114,12 +114,13 @@ def _offload(policy: PortPolicy | None, network: NetworkReceipt | None) -> str:
 
 
 def _served(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
-    """The receipt with what it takes to count the leases of the host's DHCP server, even if addresses are listed."""
+    """The receipt with what it takes to count the leases of the network's DHCP server, even if addresses are listed."""
+    mac = network.dhcp_mac or network.mac
     starts = [address(start) for start, _ in network.dynamic]
     six = [start for start in starts if isinstance(start, IPv6Address)]
-    counted = ((4, int(len(starts) > len(six))), (6, usual_addresses(six, bare.mac, network.mac)))
+    counted = ((4, int(len(starts) > len(six))), (6, usual_addresses(six, bare.mac, mac)))
     served = tuple((version, count) for version, count in counted if count and _serves(network, version))
-    return bare._replace(served=served, dhcp_mac=network.mac, lease=network.lease, lease6=network.lease6)
+    return bare._replace(served=served, dhcp_mac=mac, lease=network.lease, lease6=network.lease6)
 
 
 def _segment(nic: Nic, vlan: int) -> str:
@@ -184,7 +185,8 @@ def _by_policy(bare: PortReceipt, policy: PortPolicy, network: NetworkReceipt | 
 
 
 def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
-    """The receipt of a port without listed addresses: its reservation, what it may learn from the host's DHCP server,
+    """The receipt of a port without listed addresses: its reservation, what it may learn from the DHCP server that the
+    host knows,
     and what follows from its MAC address. If there is neither, it may ask by DHCP, but not use answers, as they may be
     forged."""
     reserved = tuple(ip for mac, ip in network.reservations if mac == bare.mac)
@@ -202,22 +204,29 @@ def _by_network(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
 
 
 def _learns(network: NetworkReceipt, version: int) -> bool:
-    """Whether answers of the host's DHCP server can be distinguished from forged ones."""
-    ranged = next(_dynamic(network, version), "")
-    return bool(_serves(network, version) and ranged and network.bridge and (network.mac or version == 4))
+    """Whether answers of the network's DHCP server can be distinguished from forged ones: no guarded port but the
+    server's own can send from its MAC address."""
+    ranged, mac = next(_dynamic(network, version), ""), network.dhcp_mac or network.mac
+    return bool(_serves(network, version) and ranged and network.bridge and (mac or version == 4))
 
 
 def _serves(network: NetworkReceipt, version: int) -> bool:
-    return any(address(host).version == version for host in network.hosts)
+    return any(address(host).version == version for host in _servers(network))
+
+
+def _servers(network: NetworkReceipt) -> tuple[str, ...]:
+    """The addresses of who serves DHCP: a virtual router, or else the host."""
+    return network.dhcp_hosts or network.hosts
 
 
 def _learning(receipt: PortReceipt, network: NetworkReceipt, versions: list[int]) -> PortReceipt:
     return receipt._replace(
-        dhcp=tuple(host for host in network.hosts if address(host).version in versions),
+        dhcp=tuple(host for host in _servers(network) if address(host).version in versions),
         dynamic=tuple(text for version in versions for text in _dynamic(network, version)),
-        # The host's own addresses are never learnt, even if its DHCP server gives them.
-        excluded=(*receipt.excluded, *network.hosts),
+        # The server's own addresses are never learnt, even if it gives them, nor are the host's.
+        excluded=(*receipt.excluded, *dict.fromkeys((*network.hosts, *network.dhcp_hosts))),
         bridge=network.bridge,
+        dhcp_routers=network.dhcp_routers,
     )
 
 
