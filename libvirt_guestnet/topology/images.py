@@ -1,0 +1,142 @@
+"""Guests with an image file: their disk, what they are told, and the XML of the user's."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from libvirt_guestnet import xmlread
+from libvirt_guestnet.model.disk_image import CloudInit, DiskImage, ImageFormat, Seed
+from libvirt_guestnet.model.topology import DISK, TINY
+
+from ..errors import GuestnetError, Where
+from .guest_keys import GuestDecl
+from .kinds import DOMAIN_XML_BYTES, USER_DATA_BYTES
+from .report import Report
+from .spec import At, value, values
+
+_OWN = {
+    "name": "it is the guest's name",
+    "uuid": "say uuid: of the guest",
+    "metadata": "guestnet's metadata is there",
+    "memory": "say memory: of the guest",
+    "currentMemory": "say memory: of the guest",
+    "vcpu": "say vcpus: of the guest",
+}
+_DISKS = ("vda", "vdb")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+
+
+def image(decl: GuestDecl) -> str | None:
+    """The kind of image that a guest has."""
+    said = value(decl.image)
+    return DISK if said and said != TINY else said
+
+
+def disk_image(at: At[str], decl: GuestDecl, report: Report) -> DiskImage | None:
+    """The image file of a guest; None where it has none, and then its keys are reported."""
+    if image(decl) != DISK:
+        if "image" not in decl.bad:
+            _check_keys(at, decl, report)
+        return None
+    assert decl.image is not None
+    if not re.fullmatch(_NAME, at.value):
+        message = f"a guest with an image file has a folder of its name: '{at.value}' needs another one, of letters"
+        report.add(at.where, f"{message}, digits, '.', '_', '-', at most 64 characters")
+    return DiskImage(
+        file=decl.image.value,
+        format=ImageFormat(decl.image.value.rpartition(".")[2]),
+        size=value(decl.disk),
+        vcpus=value(decl.vcpus) or 1,
+        domain_xml=_domain_xml(decl.domain_xml, report) if decl.domain_xml else "",
+        seed=value(decl.seed) or Seed.DISK,
+    )
+
+
+def _check_keys(at: At[str], decl: GuestDecl, report: Report) -> None:
+    said: list[tuple[str, At[int] | At[str] | At[Seed] | None]] = [("disk", decl.disk), ("vcpus", decl.vcpus)]
+    said += [*_told(decl), ("domain-xml", decl.domain_xml), ("seed", decl.seed)]
+    for key, given in said:
+        if given:
+            report.add(given.where, f"{key} is for guests with an image file; '{at.value}' has none")
+
+
+def _told(decl: GuestDecl) -> list[tuple[str, At[str] | None]]:
+    """The keys whose values cloud-init is told, each with its first value."""
+    return [("ssh-keys", next(iter(decl.ssh_keys or ()), None)), ("user-data", decl.user_data)]
+
+
+def cloud_init(decl: GuestDecl, report: Report) -> CloudInit | None:
+    """What the file says that the guest is told; None where it says nothing."""
+    if image(decl) != DISK or (decl.ssh_keys is None and decl.user_data is None):
+        return None
+    for key, given in _told(decl) if value(decl.seed) is Seed.NONE else ():
+        if given:
+            report.add(given.where, f"{key} is on a guest's seed, and seed: none leaves that out")
+    text = _text(decl.user_data, USER_DATA_BYTES, "user-data", report) if decl.user_data else ""
+    return CloudInit(values(decl.ssh_keys), text)
+
+
+def _domain_xml(at: At[str], report: Report) -> str:
+    text = _text(at, DOMAIN_XML_BYTES, "domain-xml", report)
+    try:
+        root = xmlread.parse(text.encode()) if text else None
+    except GuestnetError as error:
+        report.add(at.where, f"domain-xml: {error}")
+        return ""
+    for problem in _problems(root) if root else ():
+        report.add(at.where, f"domain-xml: {problem}")
+    return text
+
+
+def _problems(root: xmlread.Node) -> list[str]:
+    if root.tag != "domain":
+        return [f"<{root.tag}> stands there, not <domain>"]
+    found = [f"leave <{each.tag}> out: {_OWN[each.tag]}" for each in root.children if each.tag in _OWN]
+    # QEMU's own arguments could be a NIC that nobody guards.
+    found += [f"<{each.tag.split()[-1]}> of another namespace cannot be handed on" for each in _foreign(root)]
+    found += ["leave <interface> out: NICs are the guest's ports" for _ in root.all("devices/interface")]
+    targets = {target.get("dev") for target in root.all("devices/disk/target")}
+    found += [f"disk {name} is guestnet's own: choose another" for name in _DISKS if name in targets]
+    return list(dict.fromkeys(found))
+
+
+def _foreign(node: xmlread.Node) -> list[xmlread.Node]:
+    return [each for child in node.children for each in ([child] if " " in child.tag else _foreign(child))]
+
+
+def _text(at: At[str], most: int, what: str, report: Report) -> str:
+    """The value itself, or what is in the file that it names; a mistake is reported at its place."""
+    if not at.value.startswith("/"):
+        return at.value
+    try:
+        return _read(at.value, most)
+    except OSError as error:
+        _complain(at.where, what, at.value, error.strerror or "it cannot be read", report)
+    except ValueError as error:
+        _complain(at.where, what, at.value, str(error), report)
+    return ""
+
+
+def _complain(where: Where, what: str, path: str, why: str, report: Report) -> None:
+    report.add(where, f"{what}: {path}: {why}")
+
+
+def _read(path: str, most: int) -> str:
+    """A file's text. It may be anything: a pipe, a device, endless."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has {max(found.st_size, len(data))} bytes, more than {most}")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    if "\0" in text:
+        raise ValueError("it has a zero byte")
+    return text
