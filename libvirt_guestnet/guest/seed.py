@@ -82,7 +82,7 @@ def _nic(topology: Topology, guest: Guest, port: Port) -> Iterator[tuple[str, ob
         yield "addresses", told
     if ways := [*_default_routes(network, port, asks), *_other_routes(topology, guest, port)]:
         yield "routes", ways
-    if servers := [] if asks else _name_servers(topology, network):
+    if servers := [] if asks else _name_servers(network):
         yield "nameservers", {"addresses": servers}
     if size := port.card.mtu or network.mtu:
         yield "mtu", size
@@ -113,10 +113,9 @@ def _other_routes(topology: Topology, guest: Guest, port: Port) -> Iterator[dict
         yield {"to": str(prefix), "via": str(via)}
 
 
-def _name_servers(topology: Topology, network: Network) -> list[str]:
+def _name_servers(network: Network) -> list[str]:
     """Who answers DNS there: libvirt's server on the host, or the network's virtual router."""
-    routers = {guest.name for guest in topology.guests if guest.virtual_router}
-    if network.gateway in routers:
+    if network.router:
         return [str(subnet.gateway) for subnet in network.subnets if subnet.gateway]
     return [str(subnet.host) for subnet in network.subnets if subnet.host and network.external is None]
 

@@ -158,12 +158,13 @@ class GuestMetadata:
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are what
-    may be opened from the public side, beside port forwards; destinations are guests' own addresses. The router asks
-    `forwarders` for names that are not its guests', and tells guests their `metadata`. `services`, `texts`, `wildcards` (domains in which every name has
-    that address) and `local` domains, of which nobody else is asked, are the same for all its guests. Of connections
-    that one guest opened, and of those that lead to it, `guest_connections` each are tracked at a time. With `sync` it
-    is one of a pair: it waits with its links down until its host has it take over."""
+    """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are
+    what may be opened from the public side, beside port forwards; destinations are guests' own addresses. The
+    router asks `forwarders` for names that are not its guests', and tells guests their `metadata`. `services`,
+    `texts`, `wildcards` (domains in which every name has that address) and `local` domains, of which nobody else is
+    asked, are the same for all its guests. Of connections that one guest opened, and of those that lead to it,
+    `guest_connections` each are tracked at a time. With `sync` it is one of a pair: it waits with its links down
+    until its host has it take over."""
 
     name: str
     guests: tuple[GuestNic, ...]

@@ -13,7 +13,7 @@ from functools import cached_property
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
-from libvirt_guestnet.model.disk_image import CloudInit, DiskImage
+from libvirt_guestnet.model.disk_image import CloudInit, DiskImage, Seed
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 from libvirt_guestnet.model.port_address import PortAddress
@@ -297,6 +297,14 @@ class Topology:
     def ports_on(self, network: str) -> tuple[tuple[Guest, Port], ...]:
         """Every (guest, port) attached to a network."""
         return self._ports.get(network, ())
+
+    def asks_router(self, guest: Guest) -> bool:
+        """Whether it is virtual routers that tell a guest what it is to know: those that are its gateways."""
+        has_seed = guest.disk is not None and guest.disk.seed is Seed.DISK
+        says = guest.disk is not None or guest.cloud_init is not None
+        if has_seed or not says or guest.virtual_router is not None:
+            return False
+        return any(self.network(port.network).router for port in guest.ports)
 
     # Indexes: a thousand networks ask these questions ten thousand times.
 

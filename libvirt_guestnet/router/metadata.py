@@ -44,12 +44,13 @@ def size(config: RouterConfig) -> int:
 
 
 def of_router(topology: Topology, router: Guest) -> tuple[GuestMetadata, ...]:
-    """What the guests of a virtual router's tiers are told, each at its addresses there."""
+    """What the guests of a virtual router's tiers are told, each at its addresses there: those without a seed of which
+    the file says something that they are to know, or that are of an image file."""
     assert router.virtual_router is not None
     found = []
     for tier in router.virtual_router.tiers:
         for guest, port in topology.ports_on(tier.network):
-            if guest.virtual_router is None and port.addresses:
+            if topology.asks_router(guest) and port.addresses:
                 addresses = tuple(each.ip for each in port.addresses)
                 found.append(GuestMetadata(addresses, tuple(_files(topology, guest, port))))
     return tuple(found)

@@ -270,7 +270,9 @@ class GuestDecl(Decl):
     )
     vcpus: At[int] | None = key(kinds.VCPUS, "Virtual processors of a guest with an image file. Left out: 1.")
     ssh_keys: tuple[At[str], ...] | None = key(
-        ListOf(kinds.SSH_KEY), "Public SSH keys that may log in as the default user of a guest with an image file."
+        ListOf(kinds.SSH_KEY),
+        "Public SSH keys that may log in as the default user of a guest with cloud-init, which its seed tells it, or a "
+        "virtual router.",
     )
     user_data: At[str] | None = key(
         kinds.USER_DATA,
@@ -285,7 +287,7 @@ class GuestDecl(Decl):
     seed: At[Seed] | None = key(
         kinds.SEED,
         "disk: a guest with an image file finds what it is told on a small disk (NoCloud). none: it has no such disk, "
-        "for an image that needs to be told nothing. Left out: disk.",
+        "and asks its network's virtual router, where that is its gateway. Left out: disk.",
     )
     uuid: At[str] | None = key(
         kinds.UUID_TEXT, "UUID of the domain. Left out: derived from the names for a guest with an image."

@@ -8,10 +8,11 @@ import stat
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.model.disk_image import CloudInit, DiskImage, ImageFormat, Seed
-from libvirt_guestnet.model.topology import DISK, TINY
+from libvirt_guestnet.model.topology import DISK, TINY, Guest, Topology
 
 from ..errors import GuestnetError, Where
 from .guest_keys import GuestDecl
+from .keys import TopologyDecl
 from .kinds import DOMAIN_XML_BYTES, USER_DATA_BYTES
 from .report import Report
 from .spec import At, value, values
@@ -24,6 +25,8 @@ _OWN = {
     "currentMemory": "say memory: of the guest",
     "vcpu": "say vcpus: of the guest",
 }
+TOLD_BYTES = 300_000
+"""What one router tells its guests: a third of its document, in base64, and each guest has a kilobyte beside that."""
 _DISKS = ("vda", "vdb")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
@@ -56,7 +59,7 @@ def disk_image(at: At[str], decl: GuestDecl, report: Report) -> DiskImage | None
 
 def _check_keys(at: At[str], decl: GuestDecl, report: Report) -> None:
     said: list[tuple[str, At[int] | At[str] | At[Seed] | None]] = [("disk", decl.disk), ("vcpus", decl.vcpus)]
-    said += [*_told(decl), ("domain-xml", decl.domain_xml), ("seed", decl.seed)]
+    said += [("domain-xml", decl.domain_xml), ("seed", decl.seed), *(_told(decl) if decl.image else ())]
     for key, given in said:
         if given:
             report.add(given.where, f"{key} is for guests with an image file; '{at.value}' has none")
@@ -69,13 +72,41 @@ def _told(decl: GuestDecl) -> list[tuple[str, At[str] | None]]:
 
 def cloud_init(decl: GuestDecl, report: Report) -> CloudInit | None:
     """What the file says that the guest is told; None where it says nothing."""
-    if image(decl) != DISK or (decl.ssh_keys is None and decl.user_data is None):
+    if image(decl) == TINY or (decl.ssh_keys is None and decl.user_data is None):
         return None
-    for key, given in _told(decl) if value(decl.seed) is Seed.NONE else ():
-        if given:
-            report.add(given.where, f"{key} is on a guest's seed, and seed: none leaves that out")
     text = _text(decl.user_data, USER_DATA_BYTES, "user-data", report) if decl.user_data else ""
     return CloudInit(values(decl.ssh_keys), text)
+
+
+def check_told(decl: TopologyDecl, found: Topology, report: Report) -> None:
+    """Report what nobody would tell a guest: only a seed of its own does, and a virtual router, which has room for so
+    much."""
+    for name, guest in decl.guests or ():
+        made = _made(found, name.value) if guest else None
+        if guest is None or made is None or made.cloud_init is None or (made.disk and made.disk.seed is Seed.DISK):
+            continue
+        if not found.asks_router(made):
+            message = (
+                f"nobody would tell '{name.value}' that: it has no seed, and none of its gateways is a virtual router"
+            )
+            for where in (given.where for _, given in _told(guest) if given):
+                report.add(where, message)
+    for name, _ in decl.routers or ():
+        if (size := _told_by(found, name.value)) > TOLD_BYTES:
+            message = f"guests would be told {size} bytes by router '{name.value}', which has room for {TOLD_BYTES}"
+            report.add(name.where, f"{message}: have some of them told by a seed (seed: disk)")
+
+
+def _made(found: Topology, name: str) -> Guest | None:
+    return next((guest for guest in found.guests if guest.name == name), None)
+
+
+def _told_by(found: Topology, router: str) -> int:
+    """What several are told counts once."""
+    tiers = [network.name for network in found.networks if network.router == router]
+    guests = {guest.name: guest for tier in tiers for guest, _ in found.ports_on(tier) if found.asks_router(guest)}
+    texts = {text for each in guests.values() if (said := each.cloud_init) for text in (said.user_data, *said.ssh_keys)}
+    return sum(len(text.encode()) for text in texts)
 
 
 def _domain_xml(at: At[str], report: Report) -> str:

@@ -17,6 +17,9 @@ from libvirt_guestnet.xmlgen.element import Element, maybe, node
 from libvirt_guestnet.xmlgen.interface import interface
 from libvirt_guestnet.xmlgen.policy import domain_metadata
 
+ASKS_ROUTER = "ds=nocloud-net;s=http://169.254.169.254/"
+"""In the serial number that a machine's firmware tells: cloud-init takes it for where to ask."""
+
 USERS_TAG = "{https://libvirt-guestnet.org/xmlns/users/1}xml"
 """In a domain's <metadata>: its `sha256` is that of the XML of the user's that it was defined with."""
 
@@ -37,7 +40,7 @@ def _ours(topology: Topology, guest: Guest, hostmap: HostMap, virt_type: str, em
         node("metadata", domain_metadata(topology, guest, hostmap)),
         node("memory", unit="MiB", text=str(guest.memory_mib)),
         node("vcpu", text=str(guest.disk.vcpus)),
-        node("os", node("type", arch="x86_64", machine="pc", text="hvm"), node("boot", dev="hd")),
+        *_identity(topology, guest),
         node("features", node("acpi"), node("apic")),
         emulated_cpu,
         node("clock", offset="utc"),
@@ -47,6 +50,15 @@ def _ours(topology: Topology, guest: Guest, hostmap: HostMap, virt_type: str, em
         node("devices", _devices(topology, guest, hostmap)),
         type=virt_type,
     )
+
+
+def _identity(topology: Topology, guest: Guest) -> Iterator[Element]:
+    asks = topology.asks_router(guest)
+    if asks:
+        serial = node("system", node("entry", name="serial", text=ASKS_ROUTER))
+        yield node("sysinfo", serial, type="smbios")
+    machine = node("type", arch="x86_64", machine="pc", text="hvm")
+    yield node("os", machine, node("boot", dev="hd"), maybe(asks, "smbios", mode="sysinfo"))
 
 
 def _devices(topology: Topology, guest: Guest, hostmap: HostMap) -> Iterator[Element]:
@@ -111,6 +123,8 @@ def _with_users(made: Element, text: str) -> Element:
             ours.extend(list(each))
         elif ours is not None:
             made.replace(ours, each)
+            if (tells := ours.find("smbios")) is not None and each.find("smbios") is None:
+                each.append(tells)
         else:
             made.append(each)
     return made

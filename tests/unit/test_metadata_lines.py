@@ -3,46 +3,55 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
+from lxml import etree
 from support.router_config import LAN, ROUTER
 
 from libvirt_guestnet import parse, xmlgen
-from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model.router import GuestMetadata, RouterConfig
-from libvirt_guestnet.model.topology import Guest, Port, PortKind, Topology
-from libvirt_guestnet.model.traffic import Verdict
-from libvirt_guestnet.model.virtual_router import Tier, VirtualRouter
+from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.router import metadata
+from libvirt_guestnet.router.config import router_config
 from libvirt_guestnet.router.document import MAX_BYTES, document
 from libvirt_guestnet.topology import loads
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHdoYXRldmVyIGlzIGhlcmUgaXMgbm8ga2V5 me@example"
 TOPOLOGY = f"""
 name: t
-networks: {{ web: {{ mode: isolated, subnets: [10.1.1.0/24, "fd13:1::/64"], gateway: edge }} }}
+physical-networks: {{ provider: {{}} }}
+networks:
+  fiber: {{ mode: bridge, physical-network: provider, subnets: [203.0.113.0/24] }}
+  web: {{ mode: isolated, subnets: [10.1.1.0/24, "fd13:1::/64"] }}
+routers:
+  edge:
+    tiers: {{ web: {{ egress: deny }} }}
+    public: {{ fiber: {{ addresses: [203.0.113.2], gateways: [203.0.113.1] }} }}
 guests:
-  edge: {{ router: {{}}, ports: [{{ network: web, addresses: [10.1.1.1, "fd13:1::1"] }}] }}
   web1:
     image: /srv/debian.qcow2
     seed: SEED
     ssh-keys: [{KEY}]
     ports: [{{ network: web, mac: "52:54:00:13:00:0a", addresses: [10.1.1.10, "fd13:1::10"] }}]
-  mine: {{ ports: [{{ network: web, addresses: [10.1.1.11] }}] }}
+  mine:
+    user-data: "#!/bin/sh"
+    ports: [{{ network: web, addresses: [10.1.1.11, "fd13:1::11"] }}]
+  unsaid: {{ ports: [{{ network: web, addresses: [10.1.1.12] }}] }}
+  silent: {{ ssh-keys: [{KEY}], ports: [{{ network: web, addresses: [] }}] }}
 """
 
 
-def with_router(seed: str = "disk") -> Topology:
-    """The topology with its guest `edge` as a virtual router."""
-    found = loads(TOPOLOGY.replace("SEED", seed).replace(f"    ssh-keys: [{KEY}]\n", ""), "t.yaml")
-    router = VirtualRouter((Tier("web", Verdict.DENY),), ())
-    told = loads(TOPOLOGY.replace("SEED", "disk"), "t.yaml").guest("web1").cloud_init
-    guests = {g.name: g for g in found.guests}
-    edge, web1 = replace(guests["edge"], virtual_router=router), replace(guests["web1"], cloud_init=told)
-    return replace(found, guests=(edge, web1, guests["mine"]))
+def with_router(seed: str = "none") -> Topology:
+    return loads(TOPOLOGY.replace("SEED", seed), "t.yaml")
+
+
+def told(topology: Topology) -> tuple[GuestMetadata, ...]:
+    return router_config(topology, topology.guest("edge")).metadata
 
 
 def config(*guests: GuestMetadata) -> RouterConfig:
@@ -55,8 +64,7 @@ def guest(number: int, user_data: str) -> GuestMetadata:
 
 
 def test_each_guest_of_a_tier_is_told_its_own() -> None:
-    topology = with_router()
-    web1, mine = metadata.of_router(topology, topology.guest("edge"))
+    web1, mine = told(with_router())
     assert list(map(str, web1.addresses)) == ["10.1.1.10", "fd13:1::10"]
     files = dict(web1.files)
     assert sorted(files) == [
@@ -77,22 +85,65 @@ def test_each_guest_of_a_tier_is_told_its_own() -> None:
     assert files["latest/meta-data/public-keys/0/openssh-key"] == KEY
     assert files["latest/meta-data/mac"] == "52:54:00:13:00:0a"
     assert dict(mine.files)["latest/meta-data/local-hostname"] == "mine"
+    assert dict(mine.files)["user-data"] == dict(mine.files)["latest/user-data"] == "#!/bin/sh"
     assert "latest/meta-data/public-keys" not in dict(mine.files)
 
 
+def test_a_guest_with_a_seed_is_told_by_that_alone() -> None:
+    (mine,) = told(with_router("disk"))
+    assert list(map(str, mine.addresses)) == ["10.1.1.11", "fd13:1::11"]
+
+
+def test_a_router_of_a_pair_tells_the_same() -> None:
+    topology = loads(TOPOLOGY.replace("SEED", "none").replace("  edge:\n", "  edge:\n    redundant: true\n"), "t.yaml")
+    first, second = (guest for guest in topology.guests if guest.virtual_router)
+    assert told(topology) == router_config(topology, second).metadata == router_config(topology, first).metadata
+    assert len(told(topology)) == 2
+
+
 def test_the_router_is_its_guests_name_server() -> None:
-    topology = with_router()
-    (text,) = [dict(each.files)["network-config"] for each in metadata.of_router(topology, topology.guest("edge"))][:1]
+    text = dict(told(with_router())[0].files)["network-config"]
     assert '"via": "10.1.1.1"' in text and '"nameservers"' in text
 
 
 def test_a_guest_without_a_seed_is_sent_to_its_router() -> None:
-    def serial(topology: Topology) -> str | None:
-        made = xmlgen.domain(topology, topology.guest("web1"), HostMap({}), None, "qemu")
-        return made.findtext("sysinfo/system/entry")
+    def made(topology: Topology) -> etree._Element:
+        return xmlgen.domain(topology, topology.guest("web1"), HostMap({}), None, "qemu")
 
-    assert serial(with_router("none")) == "ds=nocloud-net;s=http://169.254.169.254/"
-    assert serial(with_router("disk")) is None
+    asks = made(with_router())
+    assert asks.findtext("sysinfo/system/entry") == "ds=nocloud-net;s=http://169.254.169.254/"
+    assert asks.find("os/smbios[@mode='sysinfo']") is not None
+    assert made(with_router("disk")).find("sysinfo") is None
+    booted = TOPOLOGY.replace(
+        "SEED", "none\n    domain-xml: <domain><os><type>hvm</type><kernel>/k</kernel></os></domain>"
+    )
+    with_own = made(loads(booted, "t.yaml"))
+    assert with_own.findtext("os/kernel") == "/k"
+    assert with_own.find("os/smbios[@mode='sysinfo']") is not None
+
+
+def test_what_nobody_would_tell_is_refused_at_its_place() -> None:
+    alone = """
+name: t
+networks: { web: { mode: isolated, subnets: [10.1.1.0/24] } }
+guests:
+  mine: { user-data: "#!/bin/sh", ports: [{ network: web }] }
+"""
+    with pytest.raises(TopologyError, match=r"t.yaml:5:23: nobody would tell 'mine' that: it has no seed, and none of"):
+        loads(alone, "t.yaml")
+
+
+def test_more_than_a_router_has_room_for_is_refused_at_its_place() -> None:
+    more = "".join(
+        f"  more{number}: {{ user-data: '#{number:04}{'x' * 16_000}', ports: [{{ network: web }}] }}\n"
+        for number in range(20)
+    )
+    with pytest.raises(
+        TopologyError, match=r"t.yaml:8:3: guests would be told 3\d{5} bytes by router 'edge', which has"
+    ):
+        loads(TOPOLOGY.replace("SEED", "none") + more, "t.yaml")
+    found = loads(TOPOLOGY.replace("SEED", "none") + re.sub("'#[0-9]{4}", "'#", more), "t.yaml")  # once for all of them
+    assert len(document(router_config(found, found.guest("edge"))).encoded()) < MAX_BYTES
 
 
 def test_a_text_stands_there_once_whoever_is_told_it() -> None:
@@ -154,10 +205,3 @@ def test_an_address_is_one_guests_and_of_a_tier() -> None:
 def test_no_other_paths_are_written(path: str) -> None:
     with pytest.raises(GuestnetError, match="never write"):
         document(config(GuestMetadata((parse.address("10.1.1.10"),), ((path, "x"),))))
-
-
-def test_a_port_without_addresses_is_nobody_who_asks() -> None:
-    topology = with_router()
-    silent = Guest("silent", (Port("web", "web", PortKind.NETWORK, "52:54:00:13:00:0c", "t0"),))
-    more = replace(topology, guests=(*topology.guests, silent))
-    assert len(metadata.of_router(more, more.guest("edge"))) == 2
