@@ -1,7 +1,7 @@
-"""A Debian image with cloud-init, booted for real: reached by SSH with the key that it was given.
+"""A Debian image with cloud-init, booted for real in a lab: reached by SSH with the key that it was given.
 
-One guest has a NIC of each of the modes nat, bridge and host-routed and a seed; another one is behind a virtual router
-and has none: its router tells it. Both boot at once.
+Guest `web1` has a seed, and a NIC of each of the modes nat, bridge, host-routed and isolated behind a virtual router.
+Guest `web2` is behind that router, too, and has no seed: the router's metadata service tells it. Both boot at once.
 """
 
 from __future__ import annotations
@@ -11,41 +11,34 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import cloud
 from support.cloud import CloudImage
 from support.lab import Lab
-from support.router_bench import Namespace, Router, RouterBench
-from support.router_config import ROUTER, WEB_MAC
 
 from libvirt_guestnet import sandbox as sandboxes
-from libvirt_guestnet.guest import qcow2
-from libvirt_guestnet.model.disk_image import CloudInit
-from libvirt_guestnet.model.router import RouterConfig
-from libvirt_guestnet.model.traffic import Verdict
-from libvirt_guestnet.model.virtual_router import Tier, VirtualRouter
-from libvirt_guestnet.router import disks, metadata
-from libvirt_guestnet.router.document import document
-from libvirt_guestnet.router.image import ensure_router_image
-from libvirt_guestnet.topology import loads
-from libvirt_guestnet.xmlgen.disk_domain import ASKS_ROUTER
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes and taps need root")
 
 DISK_BYTES = 3 << 30
 HOST = "192.0.2.1"  # an address of the host's that is on no link of the guest's
+WIRE, FORWARDED, OFFICE = "198.18.21.7", "198.18.21.20", "10.61.4.7"
 TOPOLOGY = """
 name: cloud
-physical-networks: {{ lan: {{ subnets: [198.18.21.0/24, "fd61:21::/64"] }} }}
+physical-networks:
+  lan: {{ subnets: [198.18.21.0/24, "fd61:21::/64"], host: [198.18.21.2, "fd61:21::2"] }}
 networks:
   nat: {{ mode: nat, subnets: [10.61.1.0/24, "fd61:1::/64"], dhcp: {{}}, mtu: 1400 }}
   wire: {{ mode: bridge, physical-network: lan }}
   routed: {{ mode: host-routed, subnets: [203.0.113.0/24, "fd61:3::/64"] }}
+  office: {{ mode: isolated, subnets: [10.61.4.0/24, "fd61:4::/64"] }}
+routers:
+  edge:
+    tiers: {{ office: {{ egress: deny }} }}
+    public: {{ wire: {{ addresses: [198.18.21.30, "fd61:21::30"], gateways: [198.18.21.1, "fd61:21::1"] }} }}
 guests:
   web1:
     image: {image.disk}
@@ -58,13 +51,15 @@ guests:
       - {{ network: nat, default-route: false, addresses: [10.61.1.7, "fd61:1::7"] }}
       - {{ network: wire, default-route: false, addresses: [198.18.21.7, "fd61:21::7"] }}
       - {{ network: routed, default-route: true, addresses: [203.0.113.7, "fd61:3::7"] }}
-"""
-BEHIND = """
-name: behind
-networks: {{ web: {{ mode: isolated, subnets: [10.1.1.0/24, "fd13:1::/64"], gateway: edge }} }}
-guests:
-  edge: {{ router: {{}}, ports: [{{ network: web, addresses: [10.1.1.1, "fd13:1::1"] }}] }}
-  web: {{ ports: [{{ network: web, mac: "{mac}", addresses: [10.1.1.10, "fd13:1::10"] }}] }}
+      - {{ network: office, default-route: false, addresses: [10.61.4.7, "fd61:4::7"] }}
+  web2:
+    image: {image.disk}
+    seed: none
+    memory: 512
+    ssh-keys: ["{key}"]
+    user-data: {user_data}
+    domain-xml: {domain_xml}
+    ports: [{{ network: office, addresses: [10.61.4.8], forwards: [{{ services: [tcp/22], at: [198.18.21.20] }}] }}]
 """
 
 
@@ -76,18 +71,18 @@ class World:
     digest: str
     key: Path
     lab: Lab
-    peer: Namespace
-    console: Path
 
-    def seeded(self, address: str, *command: str, source: str = "") -> subprocess.CompletedProcess[str]:
-        """A command in the guest with the seed, by the host."""
-        argv = self.lab.sandbox.command(cloud.ssh(self.key, address, *command, source=source))
-        return subprocess.run(argv, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    def login(self, address: str, *command: str, source: str = "", by: str = "") -> subprocess.CompletedProcess[str]:
+        """A command in a guest, by the host, or by way of another guest."""
+        argv = self.lab.sandbox.command(cloud.ssh(self.key, address, *command, source=source, by=by))
+        return subprocess.run(argv, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
 
-    def told(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command in the guest behind the router, by its neighbour."""
-        argv = self.peer.inside(*cloud.ssh(self.key, "10.1.1.10", *command))
-        return subprocess.run(argv, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    def seeded(self, *command: str) -> str:
+        return self.login(WIRE, *command).stdout
+
+    def told(self, *command: str) -> str:
+        """A command in the guest behind the router, which forwards the port."""
+        return self.login(FORWARDED, *command).stdout
 
 
 def digest(path: Path) -> str:
@@ -98,91 +93,50 @@ def digest(path: Path) -> str:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     image, folder = cloud.cloud_image(), tmp_path_factory.mktemp("cloud")
-    key = cloud.make_key(folder)
+    key, before = cloud.make_key(folder), digest(image.disk)
+    topology = folder / "cloud.yaml"
+    domain_xml, user_data = json.dumps(image.domain_xml), json.dumps(cloud.USER_DATA)
     public = key.with_suffix(".pub").read_text().strip()
-    with ExitStack() as stack:
-        before = digest(image.disk)
-        lab = stack.enter_context(_sandbox(folder, image, public))
-        peer, console = _behind_a_router(folder, stack, image, public)
-        made = World(image, before, key, lab, peer, console)
-        print(lab.guestnet("lab", "up", "--here", "-").stderr)
-        lab.sandbox.run(["ip", "address", "add", HOST, "dev", "lo"])
-        cloud.await_login(lambda: made.seeded("198.18.21.7", "true"), lambda: lab.virsh("domiflist", "web1"))
-        cloud.await_login(lambda: made.told("true"), console.read_text)
+    topology.write_text(TOPOLOGY.format(image=image, key=public, user_data=user_data, domain_xml=domain_xml))
+    with sandboxes.start(f"cloud-{os.getpid()}", prepare=_prepare()) as sandbox:
+        made = World(image, before, key, Lab(sandbox, topology))
+        up = made.lab.guestnet("lab", "up", "--here", "-")
+        print(up.stdout, up.stderr)
+        assert up.returncode == 0
+        sandbox.run(["ip", "address", "add", HOST, "dev", "lo"])
+        cloud.await_login(lambda: made.login(WIRE, "true"), lambda: made.lab.virsh("domiflist", "web1"))
+        cloud.await_login(lambda: made.login(FORWARDED, "true"), lambda: made.lab.virsh("domiflist", "web2"))
         yield made
 
 
-def _sandbox(folder: Path, image: CloudImage, public: str) -> Any:
+def _prepare() -> list[list[str]]:
     """A host with our hooks, whose QEMU is not root, and gets what it opens from libvirt as on a default host."""
-    topology = folder / "cloud.yaml"
-    domain_xml, user_data = json.dumps(image.domain_xml), json.dumps(cloud.USER_DATA)
-    topology.write_text(TOPOLOGY.format(image=image, key=public, user_data=user_data, domain_xml=domain_xml))
     install = sandboxes.python_inside(["-m", "libvirt_guestnet.cli", "hooks", "install", "--any-owner"])
     said = {"user": "nobody", "group": "nogroup"}
     words = [f's/^{name} = .*/{name} = "{value}"/' for name, value in said.items()]
     nobody = f"sed -i '{'; '.join(words)}; s/^dynamic_ownership.*/dynamic_ownership = 1/'"
-    prepare = [install, ["sh", "-c", f"{nobody} /etc/libvirt/qemu.conf"]]
-    return _LabOf(sandboxes.start(f"cloud-{os.getpid()}", prepare=prepare), topology)
-
-
-class _LabOf(Lab):
-    def __enter__(self) -> Lab:
-        self.sandbox.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.sandbox.__exit__(*error)
-
-
-def _config(public: str) -> RouterConfig:
-    """A router that tells its guest what a topology says of it."""
-    found = loads(BEHIND.format(mac=WEB_MAC), "behind.yaml")
-    edge = replace(found.guest("edge"), virtual_router=VirtualRouter((Tier("web", Verdict.DENY),), ()))
-    said = replace(found.guest("web"), cloud_init=CloudInit((public,), cloud.USER_DATA))
-    topology = replace(found, guests=(edge, said))
-    return replace(ROUTER, metadata=metadata.of_router(topology, edge))
-
-
-def _behind_a_router(folder: Path, stack: ExitStack, image: CloudImage, public: str) -> tuple[Namespace, Path]:
-    bench = RouterBench(folder, stack)
-    for name in ("lan", "tier", "pub"):
-        bench.bridge(name)
-    bench.bridge("ctl", "169.254.7.1/30")
-    bridges = {"eth0": "lan", "eth1": "ctl", "eth2": "pub", "eth3": "tier"}
-    router = Router(bench, ROUTER, ensure_router_image(), bridges)
-    disks.write(router.disk("config"), document(_config(public)).encoded())
-    router.start()
-    peer = bench.machine("peer", "lan", "52:54:00:13:00:77", "10.1.1.77/24")
-    bench.host.ip("tuntap add web mode tap")
-    bench.host.ip("link set web master lan up")
-    disk, console = folder / "web.qcow2", folder / "web.console"
-    disk.write_bytes(qcow2.overlay(str(image.disk), "raw", DISK_BYTES))
-    argv = ["qemu-system-x86_64", "-M", "pc,accel=tcg", "-cpu", "qemu64,-cx16", "-m", "512", "-nodefaults"]
-    argv += ["-display", "none", "-serial", f"file:{console}", "-smbios", f"type=1,serial={ASKS_ROUTER}"]
-    argv += ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", cloud.CMDLINE]
-    argv += ["-drive", f"file={disk},if=virtio,format=qcow2", "-object", "rng-random,id=r,filename=/dev/urandom"]
-    argv += ["-device", "virtio-rng-pci,rng=r", "-netdev", "tap,id=n,ifname=web,script=no,downscript=no"]
-    bench.host.start(*argv, "-device", f"virtio-net,netdev=n,mac={WEB_MAC}")
-    return peer, console
+    return [install, ["sh", "-c", f"{nobody} /etc/libvirt/qemu.conf"]]
 
 
 @pytest.mark.parametrize(
-    ("address", "source"),
+    ("address", "source", "by"),
     [
-        ("10.61.1.7", ""),
-        ("fd61:1::7", ""),
-        ("198.18.21.7", ""),
-        ("fd61:21::7", ""),
-        ("203.0.113.7", HOST),
+        ("10.61.1.7", "", ""),
+        ("fd61:1::7", "", ""),
+        (WIRE, "", ""),
+        ("fd61:21::7", "", ""),
+        ("203.0.113.7", HOST, ""),
+        (OFFICE, "", FORWARDED),
+        ("fd61:4::7", "", FORWARDED),
     ],
 )
-def test_it_is_reached_with_its_key_in_each_mode(world: World, address: str, source: str) -> None:
-    done = world.seeded(address, "hostname; cat /etc/told", source=source)
+def test_it_is_reached_with_its_key_in_each_mode(world: World, address: str, source: str, by: str) -> None:
+    done = world.login(address, "hostname; cat /etc/told", source=source, by=by)
     assert done.stdout.split() == ["web1", "hello"], done.stderr
 
 
 def test_its_nics_are_as_the_file_says(world: World) -> None:
-    links = json.loads(world.seeded("198.18.21.7", "ip -j address").stdout)
+    links = json.loads(world.seeded("ip -j address"))
     found = {
         f"{each['local']}/{each['prefixlen']}": link["mtu"]
         for link in links
@@ -196,16 +150,16 @@ def test_its_nics_are_as_the_file_says(world: World) -> None:
         "fd61:21::7/64": 1500,
         "203.0.113.7/32": 1500,
         "fd61:3::7/128": 1500,
+        "10.61.4.7/24": 1500,
+        "fd61:4::7/64": 1500,
     }
-    routes = world.seeded("198.18.21.7", "ip route show default; ip -6 route show default").stdout
+    routes = world.seeded("ip route show default; ip -6 route show default")
     assert "via 169.255.30.1" in routes and "onlink" in routes and "via fe80::1" in routes
     assert routes.count("default") == 2
 
 
 def test_its_disk_is_larger_than_the_image_and_that_is_untouched(world: World) -> None:
-    size, root = world.seeded(
-        "198.18.21.7", "lsblk -bdno SIZE /dev/vda; df -B1 --output=size / | tail -1"
-    ).stdout.split()
+    size, root = world.seeded("lsblk -bdno SIZE /dev/vda; df -B1 --output=size / | tail -1").split()
     assert int(size) == DISK_BYTES
     assert int(root) > DISK_BYTES * 0.9
     assert digest(world.image.disk) == world.digest
@@ -217,22 +171,24 @@ def test_a_second_apply_changes_nothing(world: World) -> None:
 
 
 def test_a_guest_without_a_seed_is_told_by_its_router(world: World) -> None:
-    done = world.told(
-        "hostname; cat /etc/told; cloud-init query ds.meta_data.instance-id || cloud-init query instance_id"
-    )
-    assert done.stdout.split()[:2] == ["web", "hello"], done.stderr
-    addresses = world.told("ip -j address show scope global").stdout
-    assert {"10.1.1.10"} <= {a["local"] for link in json.loads(addresses) for a in link.get("addr_info", ()) if a}
+    assert world.told("hostname; cat /etc/told").split() == ["web2", "hello"]
+    assert "10.61.4.8" in world.told("ip -4 address show scope global")
     for url in (
         "http://169.254.169.254/latest/meta-data/local-hostname",
-        "http://10.1.1.1/latest/meta-data/local-hostname",
+        "http://10.61.4.1/latest/meta-data/local-hostname",
     ):
-        code = f"import urllib.request as u; print(u.urlopen('{url}', timeout=60).read().decode())"
-        assert world.told(f'python3 -c "{code}"').stdout == "web\n"
+        code = f"import urllib.request as u; print(u.urlopen('{url}', timeout=120).read().decode())"
+        assert world.told(f'python3 -c "{code}"') == "web2\n"
+
+
+def test_a_guest_with_a_seed_is_told_nothing_there(world: World) -> None:
+    code = "import urllib.request as u; print(u.urlopen('http://10.61.4.1/user-data', timeout=120).read())"
+    done = world.login(WIRE, f'python3 -c "{code}"')
+    assert done.returncode != 0 and "HTTP Error 404" in done.stderr, done.stdout + done.stderr
 
 
 def test_destroying_keeps_its_disk(world: World) -> None:
-    """The last one: the guest is gone after that."""
+    """The last one: the guests are gone after that."""
     disk = "/var/lib/libvirt-guestnet/guests/web1/disk.qcow2"
     done = world.lab.guestnet("destroy", "-")
     assert "remove guest web1" in done.stdout and f"rm {disk}" in done.stderr, done.stdout + done.stderr

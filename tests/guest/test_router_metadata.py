@@ -86,7 +86,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         web = bench.machine("web", "lan", WEB_MAC, "10.1.1.10/24", "fd13:1::10/64")
         db = bench.machine("db", "tier", OTHER_MAC, "10.1.2.10/24", "fd13:2::10/64")
         # The tier's router advertises, and nobody guards the port: no other address than the file's is formed here.
-        db.run("sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/net0/autoconf; ip -6 addr flush dev net0 scope global dynamic")
+        db.run(
+            "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/net0/autoconf; ip -6 addr flush dev net0 scope global dynamic"
+        )
         for machine, number in ((web, 1), (db, 2)):
             machine.ip(f"route add default via 10.1.{number}.1")
             machine.ip(f"-6 route add default via fd13:{number}::1")
