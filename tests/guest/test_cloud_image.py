@@ -20,6 +20,7 @@ from support.cloud import CloudImage
 from support.lab import Lab
 
 from libvirt_guestnet import sandbox as sandboxes
+from libvirt_guestnet.router.image import ensure_router_image
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes and taps need root")
 
@@ -33,7 +34,7 @@ physical-networks:
 networks:
   nat: {{ mode: nat, subnets: [10.61.1.0/24, "fd61:1::/64"], dhcp: {{}}, mtu: 1400 }}
   wire: {{ mode: bridge, physical-network: lan }}
-  routed: {{ mode: host-routed, subnets: [203.0.113.0/24, "fd61:3::/64"] }}
+  routed: {{ mode: host-routed, publish: false, subnets: [203.0.113.0/24, "fd61:3::/64"] }}
   office: {{ mode: isolated, subnets: [10.61.4.0/24, "fd61:4::/64"] }}
 routers:
   edge:
@@ -98,6 +99,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     domain_xml, user_data = json.dumps(image.domain_xml), json.dumps(cloud.USER_DATA)
     public = key.with_suffix(".pub").read_text().strip()
     topology.write_text(TOPOLOGY.format(image=image, key=public, user_data=user_data, domain_xml=domain_xml))
+    ensure_router_image()  # a sandbox cannot make one
     with sandboxes.start(f"cloud-{os.getpid()}", prepare=_prepare()) as sandbox:
         made = World(image, before, key, Lab(sandbox, topology))
         up = made.lab.guestnet("lab", "up", "--here", "-")
