@@ -129,7 +129,7 @@ networks: { web: { mode: isolated, subnets: [10.1.1.0/24] } }
 guests:
   mine: { user-data: "#!/bin/sh", ports: [{ network: web }] }
 """
-    with pytest.raises(TopologyError, match=r"t.yaml:5:23: nobody would tell 'mine' that: it has no seed, and none of"):
+    with pytest.raises(TopologyError, match=r"t.yaml:5:22: nobody would tell 'mine' that: it has no seed, and none of"):
         loads(alone, "t.yaml")
 
 
