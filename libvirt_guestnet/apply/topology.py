@@ -15,16 +15,20 @@ from libvirt_guestnet.apply import routers
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.datapath.netlink import links
-from libvirt_guestnet.guest import image
+from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest import files, image
+from libvirt_guestnet.guest.files import GuestFiles
+from libvirt_guestnet.guest.seed import seed_image
 from libvirt_guestnet.hook import live
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.importing.own import meaning
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
+from libvirt_guestnet.model.disk_image import Seed
 from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.notes import notes
-from libvirt_guestnet.model.topology import Guest, Port, Topology
+from libvirt_guestnet.model.topology import ROUTER, TINY, Guest, Port, Topology
 from libvirt_guestnet.plan import hairpins, link_roles, separation
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
@@ -80,14 +84,20 @@ def apply_topology(
 
 
 def destroy_topology(
-    name: str, uri: str | None, guests: Sequence[str] | None = None, *, allow_interrupt: bool = False
+    name: str,
+    uri: str | None,
+    guests: Sequence[str] | None = None,
+    *,
+    allow_interrupt: bool = False,
+    remove_disks: bool = False,
 ) -> Sequence[object]:
-    """Removes everything of a topology, and prints each step; returns the steps. `guests`: those in its file. Raises
-    GuestnetError."""
+    """Removes everything of a topology, and prints each step; returns the steps. `guests`: those in its file. With
+    `remove_disks` the disks of its guests go, too. Raises GuestnetError."""
     with applying.locked(), connect(uri) as connection:
         known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
         here = host_snapshot(connection)
-        made = plan_destroy(name, replace(here, adopted=known, left_routers=routers.left(here)), guests)
+        snapshot = replace(here, adopted=known, left_routers=routers.left(here))
+        made = plan_destroy(name, snapshot, guests, remove_disks=remove_disks)
         for note in made.notes:
             applying.tell_note(note)
         with _telling(made) as tell:
@@ -161,7 +171,16 @@ def _wanted_guest(
         kept=frozenset(port.mac for port in guest.ports if _was_there(topology.network(port.network))),
         mtus=frozenset(port.mac for port in guest.ports if "mtu" in port.given),
         document=routers.document_of(topology, guest),
+        disk=guest.disk,
+        seed=seed_image(topology, guest) if guest.disk and guest.disk.seed is Seed.DISK else None,
+        plain=_plain(guest, definition),
     )
+
+
+def _plain(guest: Guest, definition: Element | None) -> Element | None:
+    if definition is None or guest.disk is None or not guest.disk.domain_xml:
+        return None
+    return xmlgen.without_users(definition, guest.disk.domain_xml)
 
 
 def _of_users(port: Port, nic: Element) -> Element:
@@ -177,32 +196,54 @@ def _was_there(on: Network) -> bool:
 
 
 def _definer(found: Topology, hostmap: HostMap) -> Define | None:
-    """What makes a lab guest's or a router's <domain>, once their images are built; None where no guest has one."""
+    """What makes the <domain> of a guest with an image, once those of tiny guests and routers are built; None where no
+    guest has one."""
     kinds = {guest.image for guest in found.guests} - {None}
     if not kinds:
         return None
-    with terminal.Progress(sys.stderr) as progress:
-        tiny = image.ensure_image(tell=progress) if "tiny" in kinds else None
-        pairs = {r.pair is not None for guest in found.guests if (r := guest.virtual_router)}
-        appliances = {of_pair: ensure_router_image(tell=progress, of_pair=of_pair) for of_pair in pairs}
+    tiny, routers_ = _built(found) if kinds & {TINY, ROUTER} else (None, {})
     kind = image.virt_type()
 
     def define(topology: Topology, guest: Guest) -> Element:
         if guest.virtual_router is not None:
-            appliance = appliances[guest.virtual_router.pair is not None]
-            return xmlgen.router_domain(topology, guest, hostmap, appliance, kind)
-        assert tiny is not None
+            built = routers_[guest.virtual_router.pair is not None]
+            return xmlgen.router_domain(topology, guest, hostmap, built, kind)
         return xmlgen.domain(topology, guest, hostmap, tiny, kind)
 
     return define
+
+
+def _built(found: Topology) -> tuple[image.TinyImage | None, dict[bool, image.TinyImage]]:
+    """The tiny guest's image, if one is needed, and those of routers, by whether they are of a pair."""
+    with terminal.Progress(sys.stderr) as progress:
+        tiny = image.ensure_image(tell=progress) if any(guest.image == TINY for guest in found.guests) else None
+        pairs = {r.pair is not None for guest in found.guests if (r := guest.virtual_router)}
+        return tiny, {of_pair: ensure_router_image(tell=progress, of_pair=of_pair) for of_pair in pairs}
 
 
 def _facing(found: Topology, hostmap: HostMap, wished: Wanted, snapshot: Snapshot) -> Snapshot:
     bridges = [each.bridge for each in found.external_networks if any(subnet.dhcp for subnet in each.subnets)]
     found_leases = {mac: ips for bridge in bridges for mac, ips in leased(bridge).items()}
     here = facing(wished, snapshot, found_leases)
+    there, problems = _guest_files(wished)
     shared = separation.problems(found, hostmap, snapshot.links, snapshot.networks)
-    return replace(here, taken=(*here.taken, *shared, *hairpins.problems(found, host_devices.bridged())))
+    taken = (*here.taken, *shared, *hairpins.problems(found, host_devices.bridged()), *problems)
+    return replace(here, taken=taken, files=there)
+
+
+def _guest_files(wished: Wanted) -> tuple[dict[str, GuestFiles], list[str]]:
+    """What there is of guests with an image file, and what is wrong with that."""
+    found: dict[str, GuestFiles] = {}
+    problems = []
+    for guest in wished.guests:
+        if guest.disk is None:
+            continue
+        try:
+            size = files.image_size(guest.disk.file, guest.disk.format)
+            found[guest.name] = replace(files.look(guest.name), image_size=size)
+        except GuestnetError as error:
+            problems.append(f"guest {guest.name!r}: {error}")
+    return found, problems
 
 
 def facing(wished: Wanted, snapshot: Snapshot, leases: Mapping[str, frozenset[str]]) -> Snapshot:

@@ -39,8 +39,8 @@ class Effects(Protocol):
 
 # What a verb does, for the reader.
 MEANINGS = {
-    **dict.fromkeys(("define", "start", "attach", "adopt", "take over"), ADDS),
-    **dict.fromkeys(("redefine", "set", "update", "restart", "put back", "configure"), CHANGES),
+    **dict.fromkeys(("define", "start", "attach", "adopt", "take over", "make"), ADDS),
+    **dict.fromkeys(("redefine", "set", "update", "restart", "put back", "configure", "write"), CHANGES),
     **dict.fromkeys(("remove", "detach", "release"), REMOVES),
 }
 

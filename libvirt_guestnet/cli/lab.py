@@ -18,7 +18,7 @@ from libvirt_guestnet.guest import image
 from libvirt_guestnet.lab import report, tables
 from libvirt_guestnet.lab import run as running
 from libvirt_guestnet.lab.run import Progress
-from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.model.topology import ROUTER, TINY, Topology
 from libvirt_guestnet.router.image import ensure_router_image
 from libvirt_guestnet.status.filters import Only
 from libvirt_guestnet.status.gather import status_rows
@@ -81,7 +81,7 @@ def down(args: Namespace) -> int:
 def shell(args: Namespace) -> int:
     """`guestnet lab shell`"""
     found = arguments.load(args)
-    if args.guest and args.guest not in {guest.name for guest in found.guests if guest.image == "tiny"}:
+    if args.guest and args.guest not in {guest.name for guest in found.guests if guest.image == TINY}:
         raise GuestnetError(f"{found.file}: no guest {args.guest!r} with image: tiny in this topology")
     argv = ["virsh", "console", args.guest] if args.guest else ["bash"]
     try:
@@ -148,12 +148,12 @@ def _start_sandbox(found: Topology, args: Namespace, *, keep: bool, tell: Progre
         raise GuestnetError(
             f"the lab of topology {found.name!r} is up already: `guestnet lab down {args.topology}` takes it away"
         )
-    kinds = {guest.image for guest in found.guests} - {None}
+    kinds = {guest.image for guest in found.guests} & {TINY, ROUTER}
     if kinds:
         with terminal.Progress(sys.stderr) as progress:
-            if "tiny" in kinds:
+            if TINY in kinds:
                 image.ensure_image(tell=progress)
-            if "router" in kinds:
+            if ROUTER in kinds:
                 pairs = {guest.virtual_router.pair is not None for guest in found.guests if guest.virtual_router}
                 for of_pair in pairs:
                     ensure_router_image(tell=progress, of_pair=of_pair)
@@ -186,4 +186,4 @@ def _json(args: Namespace) -> list[str]:
 
 
 def _first_guest(found: Topology) -> str:
-    return next((guest.name for guest in found.guests if guest.image == "tiny"), "")
+    return next((guest.name for guest in found.guests if guest.image == TINY), "")

@@ -95,6 +95,8 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
         "network that goes"
     )
     verb.add_argument("--allow-interrupt", action="store_true", help=text)
+    text = "also remove the disks of guests with an image file, with all that is on them (default: they stay)"
+    verb.add_argument("--remove-disks", action="store_true", help=text)
     verb = _verb(verbs, "render", "topologies.render", "write the libvirt XML of a topology, for virsh")
     _topology(verb)
     _map(verb)

@@ -67,7 +67,9 @@ def destroy(args: Namespace) -> int:
     found = None if args.name else arguments.load(args)
     name = args.name if found is None else found.name
     guests = None if found is None else [guest.name for guest in found.guests]
-    changed = destroy_topology(name, args.connect, guests, allow_interrupt=args.allow_interrupt)
+    changed = destroy_topology(
+        name, args.connect, guests, allow_interrupt=args.allow_interrupt, remove_disks=args.remove_disks
+    )
     print(f"{count(changed, 'change')} made" if changed else f"nothing of topology {name!r} is left")
     return 0
 
@@ -83,7 +85,7 @@ def render(args: Namespace) -> int:
     hostmap.check_mapped(found.networks)
     hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
     built, router = image.newest(), image.newest(recipe=ROUTER)
-    kind = image.virt_type() if built or router else ""
+    kind = image.virt_type()
     if args.output is None:
         sys.stdout.write(rendering.render_text(found, hostmap, built, kind, router))
     else:

@@ -67,7 +67,7 @@ def _lines(topology: Topology, guest: Guest) -> Iterator[str]:
     for index, port in enumerate(guest.ports):
         yield from _nic(topology, nic_name(index), port)
     for index, port in enumerate(guest.ports):
-        for prefix, via in _routes(topology, guest, port):
+        for prefix, via in routes(topology, guest, port):
             yield f"route {nic_name(index)} {prefix} {via}"
     if guest.router is not None:
         yield "router"
@@ -92,7 +92,7 @@ def _nic(topology: Topology, nic: str, port: Port) -> Iterator[str]:
         yield _address(network, nic, port, address)
     for ip in port.untranslated:
         yield f"static {nic} {ip}/{ip.max_prefixlen}"
-    for gateway in _gateways(network, port):
+    for gateway in gateways(network, port):
         assignments = {a.assignment for a in port.addresses if a.ip.version == gateway.version}
         learnt = Assignment.SLAAC if gateway.version == 6 else Assignment.DHCP
         if learnt not in assignments or (gateway.version == 6 and not _is_host(network, gateway)):
@@ -102,7 +102,7 @@ def _nic(topology: Topology, nic: str, port: Port) -> Iterator[str]:
 def _address(network: Network, nic: str, port: Port, address: PortAddress) -> str:
     six = address.ip.version == 6 and address.assignment is Assignment.DHCP  # it does not ask by DHCPv6
     text = f"{Assignment.STATIC if six else address.assignment} {nic} {address.ip}/{address.prefix_length}"
-    gateway = next((g for g in _gateways(network, port) if g.version == address.ip.version), None)
+    gateway = next((g for g in gateways(network, port) if g.version == address.ip.version), None)
     if address.assignment is Assignment.DHCP and not six:
         return f"{text} {gateway or '-'}"
     if address.assignment is Assignment.SLAAC:
@@ -110,7 +110,7 @@ def _address(network: Network, nic: str, port: Port, address: PortAddress) -> st
     return text
 
 
-def _gateways(network: Network, port: Port) -> list[IPAddress]:
+def gateways(network: Network, port: Port) -> list[IPAddress]:
     """The default gateways of a port, one per family at most; none unless the default route leaves there."""
     own = {address.ip for address in port.addresses}
     versions = {address.ip.version for address in port.addresses}
@@ -126,11 +126,11 @@ def _is_host(network: Network, gateway: IPAddress) -> bool:
     return any(subnet.host == gateway for subnet in network.subnets)
 
 
-def _routes(topology: Topology, guest: Guest, port: Port) -> Iterator[tuple[IPNetwork, IPAddress]]:
+def routes(topology: Topology, guest: Guest, port: Port) -> Iterator[tuple[IPNetwork, IPAddress]]:
     """Routes to guest networks behind another guest on this port's network: what a router there lets this network
     reach, and what reaches this network through a router that does not masquerade."""
     near = {p.network for p in guest.ports}
-    defaults = set(_gateways(topology.network(port.network), port))
+    defaults = set(gateways(topology.network(port.network), port))
     for router, router_port in topology.ports_on(port.network):
         if router.router is None or router.name == guest.name:
             continue

@@ -21,7 +21,7 @@ from libvirt_guestnet.lab import standin
 from libvirt_guestnet.lab.endpoints import HOST
 from libvirt_guestnet.libvirtd.connection import Connection, connect
 from libvirt_guestnet.libvirtd.snapshot import channel, parse_xml
-from libvirt_guestnet.model.topology import Guest, Topology
+from libvirt_guestnet.model.topology import ROUTER, TINY, Guest, Topology
 from libvirt_guestnet.router import control
 
 READY_SECONDS = 120.0
@@ -38,7 +38,8 @@ class Progress:
 
 
 def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) -> None:
-    """Stand-ins, networks, guests, in this order; returns when every guest has its addresses. Raises GuestnetError."""
+    """Stand-ins, networks, guests, in this order; returns when tiny guests and routers are ready. Raises
+    GuestnetError."""
     real = load_hostmap(pairs=pairs).devices
     made = standin.lans(topology, real)
     for each in made:
@@ -50,7 +51,8 @@ def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) ->
         names = [guest.name for guest in topology.guests if guest.image]
         list(pool.map(connection.start_domain, names))
         tell(f"guests started: {', '.join(names)}")
-        list(pool.map(lambda guest: _await(connection, guest, tell), (g for g in topology.guests if g.image)))
+        answering = [guest for guest in topology.guests if guest.image in (TINY, ROUTER)]
+        list(pool.map(lambda guest: _await(connection, guest, tell), answering))
 
 
 def down(topology: Topology, uri: str | None) -> None:
@@ -67,7 +69,7 @@ def agents(topology: Topology, uri: str | None, mapped: Mapping[str, str]) -> It
     with ExitStack() as stack, connect(uri) as connection:
         found: dict[str, Agent] = {}
         for guest in topology.guests:
-            if guest.image == "tiny":
+            if guest.image == TINY:
                 found[guest.name] = stack.enter_context(_guest_agent(connection, guest.name))
         for each in topology.physical_networks:
             if each.label not in mapped:
@@ -106,7 +108,7 @@ def _local_agent(name: str, enter: list[str]) -> Iterator[Agent]:
 
 
 def _await(connection: Connection, guest: Guest, tell: Progress) -> None:
-    if guest.image == "router":
+    if guest.image == ROUTER:
         xml = connection.live_xml(guest.name)
         if trouble := control.await_serving(guest.name, channel(parse_xml(xml)) if xml else "", READY_SECONDS):
             raise GuestnetError(f"router {guest.name} does not serve: {trouble}")

@@ -12,10 +12,13 @@ from lxml import etree
 
 from libvirt_guestnet.datapath.devices.host_devices import Device
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest import files
 from libvirt_guestnet.guest.config import FWCFG
+from libvirt_guestnet.guest.files import GuestFiles
 from libvirt_guestnet.libvirtd.nics import networks_of, source_network
 from libvirt_guestnet.metadata.elements import port_policies
 from libvirt_guestnet.metadata.policy import NAMESPACE, PortPolicy
+from libvirt_guestnet.model.disk_image import DiskImage
 from libvirt_guestnet.model.drift import Drift
 from libvirt_guestnet.model.topology import DIRECT
 from libvirt_guestnet.router import disks, folder
@@ -158,8 +161,15 @@ class DomainState:
     def ours(self) -> bool:
         """Whether guestnet itself defined it (a lab guest), as against a user's domain whose NICs we manage. Its
         definition shows that: a guest that is ours is stopped and undefined, and metadata can be anybody's."""
-        said = self.mark is not None and self.mark.get("image") is not None and not self.is_copy
-        return said and (self.config.find(_CONFIGURATION) is not None or self.is_router)
+        if self.mark is None or self.mark.get("image") is None or self.is_copy:
+            return False
+        return self.config.find(_CONFIGURATION) is not None or self.is_router or self.has_own_disk
+
+    @property
+    def has_own_disk(self) -> bool:
+        """Whether it has a disk in the folder that guestnet keeps for a guest of its name."""
+        own = str(files.place(self.name).disk)
+        return any(source.get("file") == own for source in self.config.iterfind("devices/disk/source"))
 
     @property
     def is_router(self) -> bool:
@@ -168,8 +178,8 @@ class DomainState:
         said = self.mark is not None and self.mark.get("image") == "router" and not self.is_copy
         if not said or not folder.is_name(self.name):
             return False
-        files = (source.get("file") for source in self.config.iterfind("devices/disk/source"))
-        return str(folder.ROUTERS / self.name / disks.CONFIG) in files
+        sources = (source.get("file") for source in self.config.iterfind("devices/disk/source"))
+        return str(folder.ROUTERS / self.name / disks.CONFIG) in sources
 
     @property
     def channel(self) -> str:
@@ -234,7 +244,8 @@ class Snapshot:
     change the metadata of an active network (virNetworkSetMetadata, libvirt 9.7). `leased` are the addresses that the
     DHCP servers of external networks gave, by MAC address. `adopted` are the external networks that the hooks know,
     each with its topology, and `overdue` those that they should know otherwise. `routers` are what virtual routers do,
-    by their names; `left_routers` have disks and no domain, each with its topology.
+    by their names; `left_routers` have disks and no domain, each with its topology. `files` are those of guests with an
+    image file.
     """
 
     networks: tuple[NetworkState, ...] = ()
@@ -249,6 +260,7 @@ class Snapshot:
     left_routers: Mapping[str, str] = field(default_factory=dict)
     adopted: Mapping[str, str] = field(default_factory=dict)
     overdue: frozenset[str] = frozenset()
+    files: Mapping[str, GuestFiles] = field(default_factory=dict)
 
     @cached_property
     def network(self) -> dict[str, NetworkState]:
@@ -311,7 +323,8 @@ class WantedGuest:
     `definition` is the whole <domain> of a lab guest, None for a user's own domain, whose `interfaces` have a model
     only where the file says it. `kept` are the MAC addresses of ports on external networks and on those taken over: a
     NIC that the domain has there already is left where it is, as it is. `mtus` are those of ports that have an MTU of
-    their own.
+    their own. `disk` is what the disk of a guest with an image file begins as, `seed` its seed, if it has one, `plain`
+    its definition without XML of the user's.
     """
 
     name: str
@@ -322,6 +335,9 @@ class WantedGuest:
     kept: frozenset[str] = frozenset()
     mtus: frozenset[str] = frozenset()
     document: bytes | None = None
+    disk: DiskImage | None = None
+    seed: bytes | None = None
+    plain: Element | None = None
 
 
 @dataclass(frozen=True)

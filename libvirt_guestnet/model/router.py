@@ -149,13 +149,22 @@ class StaticNat:
 
 
 @dataclass(frozen=True)
+class GuestMetadata:
+    """What the metadata service tells whoever asks from one of these addresses: texts by their paths."""
+
+    addresses: tuple[IPAddress, ...]
+    files: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class RouterConfig:
-    """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are what
-    may be opened from the public side, beside port forwards; destinations are guests' own addresses. The router asks
-    `forwarders` for names that are not its guests'. `services`, `texts`, `wildcards` (domains in which every name has
-    that address) and `local` domains, of which nobody else is asked, are the same for all its guests. Of connections
-    that one guest opened, and of those that lead to it, `guest_connections` each are tracked at a time. With `sync` it
-    is one of a pair: it waits with its links down until its host has it take over."""
+    """All that one router does. Public addresses of NAT belong to the NIC in whose prefix they are. `ingress` are
+    what may be opened from the public side, beside port forwards; destinations are guests' own addresses. The
+    router asks `forwarders` for names that are not its guests', and tells guests their `metadata`. `services`,
+    `texts`, `wildcards` (domains in which every name has that address) and `local` domains, of which nobody else is
+    asked, are the same for all its guests. Of connections that one guest opened, and of those that lead to it,
+    `guest_connections` each are tracked at a time. With `sync` it is one of a pair: it waits with its links down
+    until its host has it take over."""
 
     name: str
     guests: tuple[GuestNic, ...]
@@ -173,6 +182,7 @@ class RouterConfig:
     balancers: tuple[Balancer, ...] = ()
     guest_connections: int = 4096
     sync: SyncNic | None = None
+    metadata: tuple[GuestMetadata, ...] = ()
 
     @property
     def traffic_nics(self) -> tuple[GuestNic | PublicNic, ...]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
+from libvirt_guestnet.model.disk_image import CloudInit, DiskImage, Seed
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 from libvirt_guestnet.model.port_address import PortAddress
@@ -21,6 +22,9 @@ from libvirt_guestnet.model.virtual_router import VirtualRouter
 
 # What stands in the place of a topology's name in metadata that is changed without a file. No file can have this name.
 DIRECT = "direct"
+
+# What `Guest.image` is, where it is any.
+TINY, DISK, ROUTER = "tiny", "disk", "router"
 
 
 class AddressWord(StrEnum):
@@ -192,9 +196,10 @@ class Router:
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet, "router" its
-    virtual router, whose `virtual_router` says what it does; None means the user's own libvirt domain of that name,
-    whose NICs (and nothing else) guestnet manages. `hostname` is what the file says."""
+    """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet, "disk" one of an
+    image file, which `disk` tells of, "router" its virtual router, whose `virtual_router` says what it does; None means
+    the user's own libvirt domain of that name, whose NICs (and nothing else) guestnet manages. `hostname` is what the
+    file says, and `cloud_init` too (None: nothing)."""
 
     name: str
     ports: tuple[Port, ...]
@@ -205,6 +210,8 @@ class Guest:
     virtual_router: VirtualRouter | None = None
     autostart: bool = False
     hostname: str = ""
+    disk: DiskImage | None = None
+    cloud_init: CloudInit | None = None
 
     @property
     def routes(self) -> bool:
@@ -290,6 +297,14 @@ class Topology:
     def ports_on(self, network: str) -> tuple[tuple[Guest, Port], ...]:
         """Every (guest, port) attached to a network."""
         return self._ports.get(network, ())
+
+    def asks_router(self, guest: Guest) -> bool:
+        """Whether it is virtual routers that tell a guest what it is to know: those that are its gateways."""
+        has_seed = guest.disk is not None and guest.disk.seed is Seed.DISK
+        says = guest.disk is not None or guest.cloud_init is not None
+        if has_seed or not says or guest.virtual_router is not None:
+            return False
+        return any(self.network(port.network).router for port in guest.ports)
 
     # Indexes: a thousand networks ask these questions ten thousand times.
 

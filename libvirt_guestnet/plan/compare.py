@@ -344,6 +344,11 @@ def _interface_key(element: Element) -> str | None:
     return element.get("dev") if mac is None else mac.get("address", "").lower()
 
 
+def _disk_key(element: Element) -> str | None:
+    target = element.find("target")
+    return None if target is None else target.get("dev")
+
+
 _KEYS: dict[str, Callable[[Element], str | None]] = {
     "ip": _ip_key,
     "route": _ip_key,
@@ -356,6 +361,7 @@ _KEYS: dict[str, Callable[[Element], str | None]] = {
     "txt": lambda e: e.get("name"),
     "entry": lambda e: e.get("name"),
     "tag": lambda e: e.get("id"),
+    "disk": _disk_key,
     f"{_DNSMASQ}option": lambda e: e.get("value"),
 }
 

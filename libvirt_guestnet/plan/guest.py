@@ -14,6 +14,7 @@ from lxml import etree
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.changes.guest import DefineDomain, RemoveDomain, RestorePorts, SetDomainAutostart
 from libvirt_guestnet.changes.router import RemoveRouter
+from libvirt_guestnet.guest.files import GuestFiles
 from libvirt_guestnet.libvirtd.nics import interfaces, mac, source_network
 from libvirt_guestnet.libvirtd.snapshot import (
     PORT_MARK,
@@ -27,11 +28,13 @@ from libvirt_guestnet.libvirtd.snapshot import (
 from libvirt_guestnet.metadata.policy import OBSERVE
 from libvirt_guestnet.model.drift import GUEST
 from libvirt_guestnet.model.topology import DIRECT
-from libvirt_guestnet.plan.compare import differences, summary
+from libvirt_guestnet.plan.compare import Difference, differences, summary
+from libvirt_guestnet.plan.files import file_notes, leave_files, plan_files
 from libvirt_guestnet.plan.guest_metadata import count, metadata_changes, remembering, unknown_notes, was_before
 from libvirt_guestnet.plan.nic import kept, was_there
 from libvirt_guestnet.plan.nic_changes import NicChanges, defined_together, let_go
 from libvirt_guestnet.plan.router import plan_router, router_notes
+from libvirt_guestnet.xmlgen import USERS_TAG
 
 
 @dataclass
@@ -53,6 +56,9 @@ def plan_guest(wanted: WantedGuest, snapshot: Snapshot, inherited: dict[str, fro
             f"guest {wanted.name!r} has no domain yet: define it with libvirt, then apply again to plug its NICs in"
         )
     elif wanted.definition is not None:
+        found = snapshot.files.get(wanted.name, GuestFiles())
+        changes.others += plan_files(wanted, found)
+        changes.notes += file_notes(wanted, found, state)
         changes.others += _definition(wanted, wanted.definition, state)
         changes.notes += _restart_note(wanted, wanted.definition, state)
     if state is not None:
@@ -72,7 +78,7 @@ def _put_back(guest: str, snapshot: Snapshot, changes: GuestChanges) -> None:
     changes.notes += [f"{each.text()}: {each.do}" for each in wrong if not each.is_mended_by_guard]
 
 
-def release_guest(state: DomainState, why: str) -> tuple[Change, ...]:
+def release_guest(state: DomainState, why: str, *, remove_disk: bool = False) -> tuple[Change, ...]:
     """The changes that remove a domain of ours; of a user's domain, our NICs and metadata."""
     if state.ours:
         interrupts = () if state.live is None and not state.saved else (state.name,)
@@ -85,7 +91,7 @@ def release_guest(state: DomainState, why: str) -> tuple[Change, ...]:
             running=state.live is not None,
             autostart=state.autostart,
         )
-        return (removal,)
+        return (removal, *leave_files(state, "", remove_disk=remove_disk))
     if state.is_copy:  # its NICs are its user's
         return tuple(metadata_changes(state.name, state, None, config=True))
     on = state.marked_networks
@@ -103,17 +109,36 @@ def _definition(wanted: WantedGuest, definition: Element, state: DomainState | N
     element = fitted(definition, state)
     if state is None:
         yield DefineDomain(wanted.name, count(len(wanted.interfaces), "NIC"), xml=to_text(element))
-    elif (found := differences(element, state.config)) or not state.persistent:
+    elif (found := _differences(wanted, definition, state)) or not state.persistent:
         yield DefineDomain(wanted.name, summary(found), xml=to_text(element), old=to_text(state.config))
     if wanted.autostart != (state is not None and state.autostart):
         yield SetDomainAutostart(wanted.name, "on" if wanted.autostart else "off", on=wanted.autostart)
+
+
+def _differences(wanted: WantedGuest, definition: Element, state: DomainState) -> tuple[Difference, ...]:
+    """Where a definition is not as it is wanted. XML of the user's is compared as it was written: libvirt has it in
+    other words by now."""
+    was, now = _of_users(state.config), _of_users(definition)
+    if was == now:
+        plain = definition if wanted.plain is None else wanted.plain
+        return differences(fitted(plain, state), state.config)
+    found = differences(fitted(definition, state), state.config)
+    return (
+        Difference("domain-xml", now, was),
+        *(each for each in found if not each.path.startswith("metadata/domain")),
+    )
+
+
+def _of_users(domain: Element) -> str:
+    noted = domain.find(f"metadata/{USERS_TAG}")
+    return "none" if noted is None else noted.get("sha256", "")[:8]
 
 
 def _restart_note(wanted: WantedGuest, definition: Element, state: DomainState | None) -> Iterator[str]:
     """A note about what a running guest gets at its next start only, when its definition changes."""
     if state is None or state.live is None:
         return
-    found = differences(fitted(definition, state), state.config)
+    found = _differences(wanted, definition, state)
     later = [d for d in found if not d.path.startswith(("devices/interface", "metadata"))]
     if later:
         how = f" (guestnet router replace {wanted.name})" if wanted.document is not None else ""

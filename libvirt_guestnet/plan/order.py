@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from libvirt_guestnet.carriers.registry import MADE_BRIDGES
 from libvirt_guestnet.changes.change import Change
+from libvirt_guestnet.changes.files import RemoveDisk, RemoveSeed
 from libvirt_guestnet.changes.guest import RemoveDomain, SetDomainMetadata
 from libvirt_guestnet.changes.network import AdoptNetwork
 from libvirt_guestnet.libvirtd.nics import interfaces, mac
@@ -34,6 +35,7 @@ from libvirt_guestnet.plan.adoption import left_alone, plan_external, plan_relea
 from libvirt_guestnet.plan.cards import card_problems
 from libvirt_guestnet.plan.control import control_clashes
 from libvirt_guestnet.plan.devices import device_problems, shares_nic
+from libvirt_guestnet.plan.files import file_problems, left_notes
 from libvirt_guestnet.plan.forwards import forward_clashes
 from libvirt_guestnet.plan.guest import GuestChanges, fitted, plan_guest, release_guest
 from libvirt_guestnet.plan.guest_metadata import stays_on, unknown_notes
@@ -84,6 +86,7 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     problems += [*_drawn_clashes(wanted, snapshot), *_mac_clashes(wanted, snapshot), *forward_clashes(wanted, snapshot)]
     problems += control_clashes(wanted, snapshot)
     problems += [*device_problems(wanted, snapshot), *card_problems(wanted, snapshot), *snapshot.taken]
+    problems += [problem for guest in wanted.guests for problem in file_problems(guest, snapshot)]
     if problems:
         raise PlanError(problems)
     inherited = {network.name: _inherited(network.element) for network in wanted.networks}
@@ -93,23 +96,25 @@ def plan(wanted: Wanted, snapshot: Snapshot) -> Plan:
     leaving = [release_guest(state, "no longer in the topology") for state in parting]
     sure = _freed(parting) | {guest.name for guest, made in zip(wanted.guests, guests, strict=True) if _stays(made)}
     changes: list[Change] = [change for guest in guests for change in guest.detach]
-    changes += [change for released in leaving for change in released if not _stops(change)]
+    changes += [change for released in leaving for change in released if not _is_last(change)]
     changes += _leaving_networks(wanted, snapshot, sure)
     changes += plan_own(wanted, snapshot, sure)
     for external in wanted.externals:
         changes += plan_external(external, snapshot, sure)
     changes += [change for guest in guests for change in guest.others]
-    changes += [change for released in leaving for change in released if _stops(change)]
+    changes += [change for released in leaving for change in released if _is_last(change)]
     changes += forgotten(wanted.topology, snapshot, {guest.name for guest in wanted.guests})
     notes = [*(note for guest in guests for note in guest.notes), *_wrong_notes(wanted, snapshot)]
     notes += [*_inactive_notes(wanted, snapshot), *_not_taken_over(wanted, snapshot)]
-    notes += [note for state in parting for note in unknown_notes(state)]
+    notes += [note for state in parting for note in (*unknown_notes(state), *left_notes(state))]
     notes += _left_alone_notes(changes, {*(guest.name for guest in wanted.guests), *_names(parting)}, snapshot)
     return Plan(wanted.topology, tuple(changes), tuple(notes), leaving=_freed(parting))
 
 
-def _stops(change: Change) -> bool:
-    return isinstance(change, RemoveDomain) and bool(change.interrupts)
+def _is_last(change: Change) -> bool:
+    """Whether it belongs to the end: it stops a guest, or removes what only a guest that is gone does without."""
+    stops = isinstance(change, RemoveDomain) and bool(change.interrupts)
+    return stops or isinstance(change, RemoveSeed | RemoveDisk)
 
 
 def _names(domains: Iterable[DomainState]) -> frozenset[str]:
@@ -152,12 +157,14 @@ def _wrong_notes(wanted: Wanted, snapshot: Snapshot) -> Iterator[str]:
             yield f"{each.text()}: {each.do}"
 
 
-def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | None = None) -> Plan:
+def plan_destroy(
+    topology: str, snapshot: Snapshot, guests: Collection[str] | None = None, *, remove_disks: bool = False
+) -> Plan:
     """Removes everything that has our mark and this topology's name, whatever the file says now. `guests` are those in
-    the file, if there is one: other running guests are interrupted."""
+    the file, if there is one: other running guests are interrupted. Guests' disks stay but with `remove_disks`."""
     why = f"destroying topology {topology}"
     parting = [domain for domain in snapshot.domains if domain.topology == topology]
-    changes = [change for domain in parting for change in release_guest(domain, why)]
+    changes = [change for domain in parting for change in release_guest(domain, why, remove_disk=remove_disks)]
     gone = {change.name for change in changes if isinstance(change, RemoveDomain)}
     domains = [state for state in snapshot.domains if state.topology == topology and not state.is_copy]
     released = {state.name: state for state in domains}
@@ -179,7 +186,8 @@ def plan_destroy(topology: str, snapshot: Snapshot, guests: Collection[str] | No
     own = (state for state in domains if state.name in gone or not state.saved)
     expected = frozenset(state.name for state in own if guests is None or state.name in guests) - cut_off
     unknown = (note for state in parting for note in unknown_notes(state))
-    notes = (*unknown, *_left_alone_notes(changes, _names(parting), snapshot))
+    kept = () if remove_disks else (note for state in parting for note in left_notes(state))
+    notes = (*unknown, *_left_alone_notes(changes, _names(parting), snapshot), *kept)
     return Plan(topology, tuple(changes), notes, expected)
 
 

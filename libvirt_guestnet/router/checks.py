@@ -14,7 +14,7 @@ from libvirt_guestnet.model.balancing import MOST_MEMBERS, Balancer
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.router import GuestNic, PortForward, RouterConfig
 from libvirt_guestnet.model.traffic import Protocol, Service
-from libvirt_guestnet.router import parts
+from libvirt_guestnet.router import metadata, parts
 
 PORTS, INTERVALS, TIMES = range(1, 65536), range(1, 3601), range(1, 101)
 """Of a health check: its port, the seconds between two, and how many of them change a member's state."""
@@ -36,6 +36,7 @@ def conflicts(config: RouterConfig) -> list[str]:
         *(problem for each in config.forwards for problem in _ports(each)),
         *(problem for each in config.balancers for problem in _balancer(config, each)),
         *_tier_rules(config),
+        *_metadata(config),
         *(
             f"forwarder of {each.domain or 'all names'} has no address"
             for each in config.forwarders
@@ -214,6 +215,16 @@ def _ports(each: PortForward) -> Iterator[str]:
         yield f"port forward {each.name} leads beyond port 65535"
     elif first != each.guest_port and last - first >= MOST_SHIFTED:
         yield f"port forward {each.name} moves more than {MOST_SHIFTED} ports"
+
+
+def _metadata(config: RouterConfig) -> Iterator[str]:
+    yield from _twice("address of a guest's metadata,", (ip for each in config.metadata for ip in each.addresses))
+    prefixes = [own.prefix for nic in config.guests for own in nic.addresses]
+    for address in (ip for each in config.metadata for ip in each.addresses):
+        if not any(address in prefix for prefix in prefixes):
+            yield f"address {address} of a guest's metadata is in no guest network of the router"
+    if (size := metadata.size(config)) > metadata.MOST_BYTES:
+        yield f"guests are told {size} bytes by it, more than {metadata.MOST_BYTES}: give some of them a seed"
 
 
 def _tier_rules(config: RouterConfig) -> Iterator[str]:

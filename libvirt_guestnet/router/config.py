@@ -21,7 +21,7 @@ from libvirt_guestnet.model.router import (
 from libvirt_guestnet.model.topology import Forward, Guest, Port, Topology
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
 from libvirt_guestnet.model.virtual_router import PublicLink, Tier
-from libvirt_guestnet.router import tier
+from libvirt_guestnet.router import metadata, tier
 from libvirt_guestnet.router.health import Wanted
 from libvirt_guestnet.topology.router_pairs import SYNC
 from libvirt_guestnet.topology.router_rules import rule_name
@@ -71,6 +71,7 @@ class _Router:
             balancers=self._router.balancers,
             guest_connections=_GUEST_CONNECTIONS * self._guest.memory_mib,
             local=tuple(name for network in networks for name in network.dns.local),
+            metadata=metadata.of_router(self._topology, self._guest),
             sync=self._sync() if self._router.pair else None,
         )
 

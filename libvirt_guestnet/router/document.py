@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.router import RouterConfig
-from libvirt_guestnet.router import balancing, checks, conntrackd, dnsmasq, grammar, links, nftables
+from libvirt_guestnet.router import balancing, checks, conntrackd, dnsmasq, grammar, links, metadata, nftables
 
 MAX_BYTES = 1_000_000
 """More than the agent takes in one request; a thousand guests and rules are a third of it."""
@@ -25,7 +25,8 @@ MAX_BYTES = 1_000_000
 
 class Document(NamedTuple):
     """The files. A change of `dnsmasq` restarts dnsmasq, one of the four after it makes it read them again;
-    `balance` is what the agent does itself, `sync` conntrackd's configuration, empty but in a pair."""
+    `balance` is what the agent does itself, `sync` conntrackd's configuration, empty but in a pair, `metadata` what
+    guests are told by the service for that."""
 
     net: str
     nft: str
@@ -36,6 +37,7 @@ class Document(NamedTuple):
     servers: str
     balance: str
     sync: str
+    metadata: str
 
     def encoded(self) -> bytes:
         """Raises GuestnetError when it is longer than the appliance takes."""
@@ -90,4 +92,5 @@ def document(config: RouterConfig) -> Document:
         servers=grammar.checked("servers", dnsmasq.servers(config)),
         balance=grammar.checked("balance", balancing.section(config)),
         sync=grammar.checked("sync", conntrackd.lines(config)),
+        metadata=grammar.checked("metadata", metadata.lines(config)),
     )

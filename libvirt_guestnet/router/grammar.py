@@ -47,7 +47,7 @@ _CHECK = rf"(?:-|{_NUMBER} {_NUMBER} {_NUMBER} {_NUMBER})"
 _FORMS = {
     "net": (
         rf"nic {_ETH} {_MAC} (?:{_NUMBER}|-) 46?(?: {_MAC})?",
-        rf"address {_ETH} {_PREFIX}",
+        rf"address (?:{_ETH}|lo) {_PREFIX}",
         rf"route {_PREFIX} {_ADDRESS} {_ETH} {_NUMBER}",
         rf"rule [46] (?:from {_PREFIX}|mark {_NUMBER}) {_NUMBER}",
     ),
@@ -66,6 +66,11 @@ _FORMS = {
     "hosts": (rf"(?:{_MAC}|id:[0-9a-f]{{2}}(?::[0-9a-f]{{2}})+)(?:,[0-9.]+|,\[[0-9a-f:]+\])*,(?![0-9.]+$){_NAME}",),
     "options": (rf"tag:{_TAG},(?:option6?:[a-z0-9+-]{{1,40}}|{_NUMBER})(?:,{_ITEM}){{0,32}}",),
     "names": (rf"{_ADDRESS} {_NAME}(?: {_NAME})?",),
+    "metadata": (
+        "data (?:[A-Za-z0-9+/]+={0,2}|-)",
+        rf"guest(?: {_ADDRESS})+",
+        rf"file [A-Za-z0-9][A-Za-z0-9./-]{{0,99}} {_NUMBER}",
+    ),
     "servers": (rf"server=(?:/{_NAME}/)?{_ADDRESS}",),
     "balance": (
         rf"balancer {_OWN} {_METHOD} (?:tcp|udp) {_ADDRESS} {_NUMBER} {_NUMBER} {_CHECK}",

@@ -39,7 +39,7 @@ def userland() -> dict[str, ArchiveEntry]:
         if entry.data != b"busybox" or path.removeprefix("bin/") in _APPLETS
     }
     data = files("libvirt_guestnet.router").joinpath("data")
-    for name in ("init", "agent", "balancer", "identities"):
+    for name in ("init", "agent", "balancer", "identities", "metadata"):
         place = name if name == "init" else f"etc/{name}"
         contents[place] = ArchiveEntry(stat.S_IFREG | 0o755, data.joinpath(name).read_bytes())
     contents["etc/passwd"] = ArchiveEntry(stat.S_IFREG | 0o644, _USERS)

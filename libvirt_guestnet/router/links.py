@@ -1,7 +1,7 @@
 """A router's NICs, addresses and routes as lines for the appliance. Pure.
 
 nic NAME MAC MTU|- IP-VERSIONS [VIRTUAL-MAC]    one with a virtual MAC address is down until the router takes over
-address NIC ADDRESS/LENGTH
+address NIC ADDRESS/LENGTH                      lo where guests ask for metadata
 route PREFIX GATEWAY NIC TABLE
 rule IP-VERSION from PREFIX TABLE           of what the router itself sends
 rule IP-VERSION mark NUMBER TABLE
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.model.network import IPAddress
 from libvirt_guestnet.model.router import PublicNic, RouterConfig
-from libvirt_guestnet.router import parts
+from libvirt_guestnet.router import metadata, parts
 
 MAIN_TABLE = 254
 _ANY = {4: "0.0.0.0/0", 6: "::/0"}
@@ -27,6 +28,8 @@ def lines(config: RouterConfig) -> Iterator[str]:
         yield f"address {own.name} {own.address}"
     for nic in config.traffic_nics:
         yield from (f"address {nic.name} {own}" for own in nic.addresses)
+    if config.metadata:
+        yield from (f"address lo {each}/{parse.address(each).max_prefixlen}" for each in metadata.ADDRESSES)
     yield from _translated(config)
     yield from _default_routes(config)
     if len(config.public) > 1:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from libvirt_guestnet import parse
 from libvirt_guestnet.model import ip_protocols
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
-from libvirt_guestnet.model.router import GuestNic, PortForward, PublicNic, RouterConfig
+from libvirt_guestnet.model.router import GuestNic, NicAddress, PortForward, PublicNic, RouterConfig
 from libvirt_guestnet.model.traffic import Protocol, Rule, Service, Verdict
-from libvirt_guestnet.router import balancing, conntrackd, limits, parts
+from libvirt_guestnet.router import balancing, conntrackd, limits, metadata, parts
 
 TABLE = "inet guestnet"
 FAMILY = {4: "ip", 6: "ip6"}
@@ -283,6 +284,8 @@ def _input(config: RouterConfig) -> Iterator[str]:
         for own in guest.addresses:
             family = FAMILY[own.ip.version]
             yield f"iifname {guest.name} {family} daddr {own.ip} meta l4proto {{ tcp, udp }} th dport 53 accept"
+            if config.metadata:
+                yield _asks_metadata(guest, own)
     for nic in config.guests:
         yield from (f"iifname {nic.name} {_echo(own.ip)} accept" for own in nic.addresses)
     for public in config.public:
@@ -291,6 +294,13 @@ def _input(config: RouterConfig) -> Iterator[str]:
         yield f"{_echo(address)} {_ECHO} accept"
     yield from balancing.refusals(config)
     yield f"{_count('refused')} drop"
+
+
+def _asks_metadata(guest: GuestNic, own: NicAddress) -> str:
+    """Who asks is known by the address, which is one of its own link."""
+    where = _set(each for each in (own.ip, *map(parse.address, metadata.ADDRESSES)) if each.version == own.ip.version)
+    family = FAMILY[own.ip.version]
+    return f"iifname {guest.name} {family} saddr {own.prefix} {family} daddr {where} tcp dport 80 accept"
 
 
 def _echo(address: IPAddress) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Port, Topology
 
-from . import clashes, dhcp, networks, pools, router_pairs, router_policy, traffic, virtual_routers, zones
+from . import clashes, dhcp, images, networks, pools, router_pairs, router_policy, traffic, virtual_routers, zones
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -48,6 +48,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         guests=guests,
         expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
     )
+    images.check_told(decl, topology, report)
     Links(topology).check(decl.expect or (), report)
     redundant = _redundant(decl, scope, report)
     return router_pairs.paired(topology, redundant) if report.is_empty else topology

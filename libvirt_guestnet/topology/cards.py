@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from libvirt_guestnet.model.card import VIRTIO_MODELS, Card
 from libvirt_guestnet.model.network import Mode
+from libvirt_guestnet.model.topology import TINY
 
 from ..errors import Where
 from .guest_keys import DriverDecl, GuestDecl, PortDecl
@@ -47,12 +48,15 @@ def _driver(decl: PortDecl) -> Iterator[tuple[str, str]]:
 
 def check(guest: GuestDecl, report: Report) -> None:
     """Report what a guest's NICs cannot be, each by itself and beside the others."""
+    tiny = value(guest.image) == TINY
     for port in guest.ports:
         _check_driver(port, report)
-        for where, name in _for_users(port) if guest.image else ():
-            report.add(where, f"{name} is for guests of your own: nothing in a guest with an image makes use of it")
-        if guest.image and port.model and port.model.value not in VIRTIO_MODELS:
-            report.add(port.model.where, f"a guest with an image has no driver but virtio's, not {port.model.value}'s")
+        for where, name in _for_users(port) if tiny else ():
+            report.add(where, f"{name} is not for image: tiny: nothing in such a guest makes use of it")
+        if tiny and port.model and port.model.value not in VIRTIO_MODELS:
+            report.add(
+                port.model.where, f"a guest with image: tiny has no driver but virtio's, not {port.model.value}'s"
+            )
     for key in ("boot_order", "pci_slot", "alias"):
         _check_unique(guest, key, report)
 

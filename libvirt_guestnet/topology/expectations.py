@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 from libvirt_guestnet.model.network import PhysicalNetwork
-from libvirt_guestnet.model.topology import Expect, Family, Guest, Port
+from libvirt_guestnet.model.topology import DISK, Expect, Family, Guest, Port
 
 from ..errors import Where
+from . import images
 from .keys import ExpectDecl
 from .port_kinds import LAYER2
 from .report import Report
@@ -26,9 +27,12 @@ class Endpoints:
         self._declared, self._guests = scope.guests, set(scope.guests)
         self._ports: set[str] = set()
         self._virtual: set[str] = set()
+        self._silent: set[str] = set()
         for name, decl in scope.guests.items():
             self._families[name] = _BOTH
-            self._ports |= {f"{name}.{(port.name or port.network).value}" for port in (decl.ports if decl else ())}
+            ports = {f"{name}.{(port.name or port.network).value}" for port in (decl.ports if decl else ())}
+            self._ports |= ports
+            self._silent |= {name, *ports} if decl and images.image(decl) == DISK else set()
         self._families |= dict.fromkeys(self._ports, _BOTH)
         self._families |= dict.fromkeys(scope.physicals, _BOTH)
         self._families |= {p.label: _families(p.subnets) for p in physicals}
@@ -82,6 +86,9 @@ class Endpoints:
     def _check(self, at: At[str], report: Report) -> None:
         if at.value not in self._families:
             report.unknown(at.where, "endpoint", at.value, self._families)
+        if at.value in self._silent:
+            message = f"'{at.value}' has an image of yours, in which nothing would ask or answer for `verify`"
+            report.add(at.where, f"{message}: only a guest with image: tiny does")
 
     def _check_hops(self, decl: ExpectDecl, report: Report) -> None:
         for hop in decl.via or ():

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from libvirt_guestnet.model.disk_image import Seed
 from libvirt_guestnet.model.network import IPAddress, IPNetwork
 from libvirt_guestnet.model.topology import PortKind, Role
 from libvirt_guestnet.model.traffic import Service
 
 from . import address_kinds, card_kinds, kinds, port_kinds, service_kinds
 from .card_kinds import LinkState
-from .kinds import Image
 from .network_keys import BandwidthDecl
 from .service_keys import OPTIONS
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
@@ -259,10 +259,35 @@ class GuestDecl(Decl):
     """A guest; its name is the libvirt domain's name."""
 
     ports: tuple[PortDecl, ...] = key(ListOf(RecordKind(PortDecl)), "Its NICs, in order.", required=True, default=())
-    image: At[Image] | None = key(
+    image: At[str] | None = key(
         kinds.IMAGE,
-        "tiny: the project's own small guest, defined and run by guestnet. "
+        "tiny: the project's own small guest, defined and run by guestnet; or the whole path of an image with "
+        "cloud-init, such as /srv/images/debian-12.qcow2, which is never changed: the guest's disk begins as it is. "
         "Left out: your own domain of that name, of which guestnet manages only the NICs.",
+    )
+    disk: At[int] | None = key(
+        kinds.SIZE, "How large the disk of a guest with an image file is: 10G, 512M, 1T. Left out: as large as that."
+    )
+    vcpus: At[int] | None = key(kinds.VCPUS, "Virtual processors of a guest with an image file. Left out: 1.")
+    ssh_keys: tuple[At[str], ...] | None = key(
+        ListOf(kinds.SSH_KEY),
+        "Public SSH keys that may log in as the default user of a guest with cloud-init, which its seed tells it, or a "
+        "virtual router.",
+    )
+    user_data: At[str] | None = key(
+        kinds.USER_DATA,
+        "What cloud-init in the guest is told, handed on as it is: the text, such as #cloud-config and more lines, or "
+        "the whole path of a file; at most 16 KiB.",
+    )
+    domain_xml: At[str] | None = key(
+        kinds.DOMAIN_XML,
+        "A <domain> of yours with what guestnet does not say itself, such as <os>, <cpu> or more devices: the XML, or "
+        "the whole path of a file; at most 64 KiB. No NICs: they are ports.",
+    )
+    seed: At[Seed] | None = key(
+        kinds.SEED,
+        "disk: a guest with an image file finds what it is told on a small disk (NoCloud). none: it has no such disk, "
+        "and asks its network's virtual router, where that is its gateway. Left out: disk.",
     )
     uuid: At[str] | None = key(
         kinds.UUID_TEXT, "UUID of the domain. Left out: derived from the names for a guest with an image."
@@ -272,6 +297,8 @@ class GuestDecl(Decl):
         "What DNS calls it on its first port on each network; further ones have their port's name behind that. Left "
         "out: its name, with what DNS cannot have replaced.",
     )
-    memory: At[int] | None = key(kinds.MEMORY, "Memory of a guest with an image, in MiB. Left out: 128.")
+    memory: At[int] | None = key(
+        kinds.MEMORY, "Memory of a guest with an image, in MiB. Left out: 128 of tiny, 1024 of a file."
+    )
     router: RouterDecl | None = key(RecordKind(RouterDecl), "The guest forwards between its ports.")
     autostart: At[bool] = key(kinds.BOOL, "Start a guest with an image together with the host.", default=False)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from libvirt_guestnet.metadata.policy import OBSERVE, STRICT
 from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.slaac import VIRTUAL_ROUTERS
-from libvirt_guestnet.model.topology import AddressPair, AddressWord, Guest, Port, PortKind
+from libvirt_guestnet.model.topology import DISK, AddressPair, AddressWord, Guest, Port, PortKind
 
 from . import (
     addressing,
@@ -18,6 +18,7 @@ from . import (
     forwards,
     host_routed,
     hostnames,
+    images,
     impairments,
     next_hops,
     routers,
@@ -26,13 +27,12 @@ from . import (
 from .addresses import Addresses
 from .card_kinds import LinkState
 from .guest_keys import GuestDecl, PortDecl
-from .kinds import Image
 from .networks import bandwidth
 from .report import Report
 from .scope import HOST, Placed, Scope, Segment
 from .spec import At, Everything, Word, value, values
 
-_DEFAULT_MEMORY_MIB = 128
+_DEFAULT_MEMORY_MIB = {False: 128, True: 1024}  # of tiny, and of an image file
 
 
 class Guests:
@@ -48,7 +48,7 @@ class Guests:
 
     def build(self, at: At[str], decl: GuestDecl) -> Guest:
         """The guest, complete."""
-        name, image = at.value, value(decl.image)
+        name, image = at.value, images.image(decl)
         self._check(at, decl)
         leaves = self._default_port(decl)
         ports = tuple(self._port(name, decl, index, index == leaves) for index in range(len(decl.ports)))
@@ -56,12 +56,14 @@ class Guests:
         guest = Guest(
             name=name,
             ports=ports,
-            image=str(image) if image else None,
+            image=image,
             uuid=uuid,
-            memory_mib=value(decl.memory) or _DEFAULT_MEMORY_MIB,
+            memory_mib=value(decl.memory) or _DEFAULT_MEMORY_MIB[image == DISK],
             router=routers.router(self._scope, self._segments, name, decl, self._report),
             autostart=decl.autostart.value,
             hostname=value(decl.hostname) or "",
+            disk=images.disk_image(at, decl, self._report),
+            cloud_init=images.cloud_init(decl, self._report),
         )
         self._names.check(at, decl, guest)
         return guest
@@ -103,7 +105,7 @@ class Guests:
         elif seg and seg.network.external:
             external.check_port(guest, decl, seg.network, self._report)
             return
-        elif seg is None or seg.network.mode is not Mode.BRIDGE or value(guest.image) is not Image.TINY:
+        elif seg is None or seg.network.mode is not Mode.BRIDGE or guest.image is None:
             return
         if seg.derives:
             return

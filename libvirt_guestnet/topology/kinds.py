@@ -14,8 +14,9 @@ from uuid import UUID
 
 from libvirt_guestnet.metadata.policy import OBSERVE, REQUIRED, STRICT
 from libvirt_guestnet.model.balancing import Method
+from libvirt_guestnet.model.disk_image import Seed
 from libvirt_guestnet.model.network import Mode, Offload, Traffic
-from libvirt_guestnet.model.topology import FORGERIES, TABLES, Family, PortKind, Role
+from libvirt_guestnet.model.topology import FORGERIES, TABLES, TINY, Family, PortKind, Role
 from libvirt_guestnet.model.traffic import Verdict
 
 from .. import parse
@@ -26,6 +27,12 @@ _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 IFNAME_BYTES = 15  # IFNAMSIZ less the terminating NUL
 NOTE_CHARACTERS = 200
 OBJECT_NAME_BYTES = 128  # it becomes part of file names, with prefixes and suffixes of libvirt's
+PATH_CHARACTERS = 900  # a qcow2's header has room for 1023 bytes
+_PATH_PART = "[A-Za-z0-9._+~@=,-]+"
+USER_DATA_BYTES = 16 << 10
+DOMAIN_XML_BYTES = 64 << 10
+SSH_KEY_CHARACTERS = 2000
+MOST_DISK = 16 << 40
 _TAP_PREFIXES = ("vnet", "vif", "macvtap", "macvlan")  # libvirt erases such names and chooses its own
 
 
@@ -192,16 +199,64 @@ def _read_uuid(text: str) -> str:
     return str(UUID(text))
 
 
-class Image(StrEnum):
-    TINY = "tiny"
+def _read_image(text: str) -> str:
+    if text == TINY or text.startswith("/"):
+        return text if text == TINY else _read_image_file(text)
+    hint = "or the whole path of a file that ends in .qcow2 or .raw; leave the key out for a domain of your own"
+    raise ValueError(f"{unknown('image', text, [TINY])} ({hint})")
 
 
-def _read_image(text: str) -> Image:
-    try:
-        return Image(text)
-    except ValueError:
-        hint = "leave the key out for a domain of your own"
-        raise ValueError(f"{unknown('image', text, list(Image))} ({hint})") from None
+def _read_image_file(text: str) -> str:
+    path = _read_path(text)
+    if not path.endswith((".qcow2", ".raw")):
+        raise ValueError(
+            f"{shown(text)}: the name of an image ends in .qcow2 or .raw, which says what it is: rename it"
+        )
+    return path
+
+
+def _read_path(text: str) -> str:
+    parts = text.split("/")[1:]
+    plain = text.startswith("/") and len(text) <= PATH_CHARACTERS and all(re.fullmatch(_PATH_PART, p) for p in parts)
+    if not plain or {".", ".."} & set(parts):
+        raise ValueError(
+            f"{shown(text)} is not the whole path of a file, of letters, digits and ._+~@=,- between slashes"
+        )
+    return text
+
+
+def _read_user_data(text: str) -> str:
+    if text.startswith("/"):
+        return _read_path(text)
+    if (size := len(text.encode(errors="replace"))) > USER_DATA_BYTES:
+        raise ValueError(f"a user-data of {size} bytes: at most {USER_DATA_BYTES} are handed on, as EC2 does")
+    return text
+
+
+def _read_domain_xml(text: str) -> str:
+    if text.startswith("/"):
+        return _read_path(text)
+    if len(text) > DOMAIN_XML_BYTES:
+        raise ValueError(f"a domain-xml of {len(text)} characters is longer than {DOMAIN_XML_BYTES}")
+    if not text.lstrip().startswith("<"):
+        raise ValueError(f"{shown(text)} is neither XML nor the whole path of a file")
+    return text
+
+
+def _read_ssh_key(text: str) -> str:
+    key = r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
+    line = text.strip()
+    if len(line) > SSH_KEY_CHARACTERS or not re.fullmatch(rf"{key} [A-Za-z0-9+/]+={{0,2}}( [ -~]*)?", line):
+        raise ValueError(f"{shown(text)} is not a public SSH key such as ssh-ed25519 AAAA… name, without options")
+    return line
+
+
+def _read_size(text: str) -> int:
+    found = re.fullmatch("([0-9]{1,6})([MGT])", text)
+    size = int(found[1]) << {"M": 20, "G": 30, "T": 40}[found[2]] if found else 0
+    if not 1 << 20 <= size <= MOST_DISK:
+        raise ValueError(f"{shown(text)} is not a disk's size such as 512M, 10G or 1T, at most {MOST_DISK >> 40}T")
+    return size
 
 
 AUTO = 0  # neither a VLAN nor a VNI: one is to be drawn from the label's pool
@@ -223,7 +278,13 @@ MODE = choice(Mode, "mode", without=[Mode.EXTERNAL])
 PORT_KIND = choice(PortKind, "kind of port")
 ROLE = choice(Role, "role")
 FAMILY = choice(Family, "family")
-IMAGE = Kind(_read_image, {"enum": [str(member) for member in Image]})
+IMAGE = Kind(_read_image, {"anyOf": [{"const": TINY}, pattern(rf"(/{_PATH_PART})+\.(qcow2|raw)")]})
+SIZE = Kind(_read_size, pattern("[0-9]{1,6}[MGT]"))
+VCPUS = integer(1, 255, "vcpus")
+SSH_KEY = Kind(_read_ssh_key, {"type": "string", "maxLength": SSH_KEY_CHARACTERS})
+USER_DATA = Kind(_read_user_data, {"type": "string", "maxLength": USER_DATA_BYTES})
+DOMAIN_XML = Kind(_read_domain_xml, {"type": "string", "maxLength": DOMAIN_XML_BYTES})
+SEED = choice(Seed, "seed")
 TRAFFIC = choice(Traffic, "kind of traffic")
 OFFLOAD = choice(Offload, "answer")
 VERDICT = choice(Verdict, "policy")

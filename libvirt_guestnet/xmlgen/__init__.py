@@ -4,6 +4,7 @@ What a whole `<network>`, `<interface>` or `<domain>` of ours looks like is in t
 in the order in which libvirt prints it; `xml/` in the repository holds the output for every mode.
 """
 
+from libvirt_guestnet.xmlgen.disk_domain import USERS_TAG, without_users
 from libvirt_guestnet.xmlgen.domain import domain
 from libvirt_guestnet.xmlgen.element import Element, api_text, to_string
 from libvirt_guestnet.xmlgen.external import external_metadata
@@ -13,6 +14,7 @@ from libvirt_guestnet.xmlgen.policy import domain_metadata, network_metadata
 from libvirt_guestnet.xmlgen.router_domain import router_domain
 
 __all__ = [
+    "USERS_TAG",
     "Element",
     "api_text",
     "domain",
@@ -24,4 +26,5 @@ __all__ = [
     "network_uuid",
     "router_domain",
     "to_string",
+    "without_users",
 ]

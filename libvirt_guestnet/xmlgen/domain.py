@@ -1,4 +1,5 @@
-"""<domain>, for guests that run the project's own tiny image. Users' own domains are never generated."""
+"""<domain>, for guests that run the project's own tiny image, or an image file. Users' own domains are never
+generated."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.guest.config import CHANNEL, CMDLINE, FWCFG, guest_config
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model.topology import Guest, Topology
+from libvirt_guestnet.model.topology import DISK, TINY, Guest, Topology
+from libvirt_guestnet.xmlgen.disk_domain import disk_domain
 from libvirt_guestnet.xmlgen.element import Element, node
 from libvirt_guestnet.xmlgen.interface import interface
 from libvirt_guestnet.xmlgen.policy import domain_metadata
@@ -17,14 +19,17 @@ if TYPE_CHECKING:
     from libvirt_guestnet.guest.image import TinyImage
 
 
-def domain(topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage, virt_type: str) -> Element:
-    """The complete <domain> of a tiny guest; `virt_type` is "kvm" or "qemu" (emulated).
+def domain(topology: Topology, guest: Guest, hostmap: HostMap, image: TinyImage | None, virt_type: str) -> Element:
+    """The complete <domain> of a guest with an image; `virt_type` is "kvm" or "qemu" (emulated). `image` is the tiny
+    guest's, which only such a one needs.
 
     Raises GuestnetError when the guest is the user's own domain, or a physical network it needs is not mapped.
     """
-    if guest.image != "tiny":
+    if guest.image == DISK:
+        return disk_domain(topology, guest, hostmap, virt_type, cpu(virt_type))
+    if guest.image != TINY or image is None:
         raise GuestnetError(
-            f"guest {guest.name!r} has no image: tiny, so its domain is yours to define; only its NICs are generated"
+            f"guest {guest.name!r} has no image, so its domain is yours to define; only its NICs are generated"
         )
     return node(
         "domain",

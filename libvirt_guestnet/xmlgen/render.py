@@ -2,7 +2,8 @@
 
 DIRECTORY/
   networks/NETWORK.xml                   virsh net-define (not of external networks)
-  guests/GUEST/domain.xml                virsh define (lab guests and virtual routers)
+  guests/GUEST/domain.xml                virsh define (guests with an image and virtual routers)
+  guests/GUEST/seed/…                    what cloud-init is told (guests with an image file): a disk labelled cidata
   guests/GUEST/interface-PORT.xml        virsh attach-device --config GUEST (the user's own domains)
   guests/GUEST/metadata.xml              goes into the domain's <metadata>, as it is
 """
@@ -18,18 +19,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from libvirt_guestnet import xmlgen
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.guest.seed import seed_files
 from libvirt_guestnet.hostmap import HostMap
-from libvirt_guestnet.model.topology import Guest, Topology
+from libvirt_guestnet.model.topology import DISK, TINY, Guest, Topology
 
 if TYPE_CHECKING:
     from libvirt_guestnet.guest.image import TinyImage
 
 
 class Document(NamedTuple):
-    """One file: its path below the directory, and its text."""
+    """One file: its path below the directory, its text, and whether only its owner may read it."""
 
     path: Path
     text: str
+    secret: bool = False
 
 
 def documents(
@@ -39,7 +42,7 @@ def documents(
     virt_type: str = "qemu",
     router_image: TinyImage | None = None,
 ) -> list[Document]:
-    """Every document of the topology, networks first. Without an image there are no domain.xml of guests that have it.
+    """Every document of the topology, networks first. Without an image there are no domain.xml of guests that boot it.
 
     Raises GuestnetError as the generators of `xmlgen` do.
     """
@@ -62,7 +65,7 @@ def render(
     that are gone from the topology stay. Raises GuestnetError when something cannot be generated or written.
     """
     wanted = documents(topology, hostmap, image, virt_type, router_image)
-    return [_write(directory / document.path, document.text) for document in wanted]
+    return [_write(directory / each.path, each.text, 0o600 if each.secret else 0o644) for each in wanted]
 
 
 def render_text(
@@ -74,7 +77,7 @@ def render_text(
 ) -> str:
     """Every document in one text, each under a comment with its path: to read, not to feed to virsh."""
     found = documents(topology, hostmap, image, virt_type, router_image)
-    return "\n".join(f"<!-- {path} -->\n{text}" for path, text in found)
+    return "\n".join(f"<!-- {path} -->\n{text}" for path, text, _ in found)
 
 
 def _networks(topology: Topology, hostmap: HostMap) -> Iterator[Document]:
@@ -91,21 +94,24 @@ def _guests(topology: Topology, hostmap: HostMap, images: _Images, virt_type: st
         folder = Path("guests", guest.name)
         for name, element in _parts(topology, guest, hostmap, images, virt_type):
             yield Document(folder / f"{name}.xml", xmlgen.to_string(element))
+        for name, text in seed_files(topology, guest).items() if guest.image == DISK else ():
+            yield Document(folder / "seed" / name, text, secret=True)
 
 
 def _parts(
     topology: Topology, guest: Guest, hostmap: HostMap, images: _Images, virt_type: str
 ) -> Iterator[tuple[str, xmlgen.Element]]:
     image = images.get(guest.image or "")
-    if image is not None:
-        generate = xmlgen.router_domain if guest.image == "router" else xmlgen.domain
-        yield "domain", generate(topology, guest, hostmap, image, virt_type)
+    if guest.image == DISK or (guest.image == TINY and image is not None):
+        yield "domain", xmlgen.domain(topology, guest, hostmap, image, virt_type)
+    elif image is not None:
+        yield "domain", xmlgen.router_domain(topology, guest, hostmap, image, virt_type)
     for port in guest.ports:
         yield f"interface-{port.name}", xmlgen.interface(topology, guest, port, hostmap)
     yield "metadata", xmlgen.domain_metadata(topology, guest, hostmap)
 
 
-def _write(path: Path, text: str) -> Path:
+def _write(path: Path, text: str, mode: int) -> Path:
     """Replace a file whole: a reader, or a crash, sees the old text or the new."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +119,7 @@ def _write(path: Path, text: str) -> Path:
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 stream.write(text)
-            Path(temporary).chmod(0o644)
+            Path(temporary).chmod(mode)
             Path(temporary).replace(path)
         except BaseException:
             with suppress(FileNotFoundError):

@@ -78,13 +78,15 @@ def made(document: Any) -> object:
         for each in libvirt.guests
     ]
     domains = [xmlgen.to_string(each.definition) for each in libvirt.guests if each.definition is not None]
+    told = [(each.disk, each.seed) for each in libvirt.guests]
     lans = [(each.label, each.stand_in, each.host) for each in topology.physical_networks]
     routers = [
         (guest.memory_mib, guest.autostart, document_of(router_config(topology, guest)))
         for guest in topology.guests
         if guest.virtual_router
     ]
-    return libvirt.topology, networks, guests, domains, lans, routers, checks.plan(topology), topology.libvirt_networks
+    facts = (domains, told, lans, routers, checks.plan(topology), topology.libvirt_networks)
+    return libvirt.topology, networks, guests, facts
 
 
 def drawn(document: Any) -> object:

@@ -56,6 +56,11 @@ def test_network_is_valid_for_libvirts_schema(name: str) -> None:
     schema(SCHEMAS / "network.rng").assertValid(read(name))
 
 
+@pytest.mark.parametrize("name", files("image-"))
+def test_the_domain_of_an_image_file_is_valid_for_libvirts_schema(name: str) -> None:
+    schema(SCHEMAS / "domain.rng").assertValid(read(name))
+
+
 @pytest.mark.parametrize("name", files("domain-"))
 def test_domain_is_valid_for_libvirts_schema(name: str) -> None:
     schema(SCHEMAS / "domain.rng").assertValid(read(name))

@@ -48,6 +48,7 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     yield from _zones()
     every_key = load(ROOT / "tests/topologies/every-key.yaml")
     yield "every-key/metadata-of-the-router.xml", xmlgen.domain_metadata(every_key, every_key.guest("router"), HOSTMAP)
+    yield "domain/image-file.xml", xmlgen.domain(every_key, every_key.guest("debian"), HOSTMAP, None, "qemu")
     yield from _external()
     virtual = load(ROOT / "labs/virtual-router.yaml")
     domain = xmlgen.router_domain(virtual, virtual.guest("edge"), HOSTMAP, IMAGE, "qemu")
