@@ -195,8 +195,8 @@ class Router:
 class Guest:
     """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet, "router" its
     virtual router, whose `virtual_router` says what it does; None means the user's own libvirt domain of that name,
-    whose NICs (and nothing else) guestnet manages. `hostname` is what the file says. `host` is the one of several that it
-    is on; None: wherever its domain is."""
+    whose NICs (and nothing else) guestnet manages. `hostname` is what the file says. `host` is the
+    one of several that it is on; None: wherever its domain is."""
 
     name: str
     ports: tuple[Port, ...]

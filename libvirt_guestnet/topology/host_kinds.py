@@ -22,7 +22,7 @@ _DATABASE = rf"((tcp|ssl):([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{{1,5}}|unix:{_PATH}
 
 
 def _read_uri(text: str) -> str:
-    if re.fullmatch(rf"qemu(\+[a-z0-9]+)?:///[^\n]*", text):
+    if re.fullmatch(r"qemu(\+[a-z0-9]+)?:///[^\n]*", text):
         raise ValueError(f"{shown(text)} is whatever host reads it: write {_uri_example()}, so that all mean the same")
     if not re.fullmatch(_URI, text) or len(text) > URI_CHARACTERS:
         raise ValueError(f"{shown(text)} is not the URI of a host's libvirt such as {_uri_example()}")
