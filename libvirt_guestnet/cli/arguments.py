@@ -41,6 +41,23 @@ def check_labels(pairs: Iterable[str], found: Topology) -> None:
             )
 
 
+def refuse_hosts(args: Namespace, found: Topology | None) -> None:
+    """Raises GuestnetError for what is asked of hosts that the file does not have."""
+    for option, given in (("--host", args.host), ("--allow-partial", args.allow_partial)):
+        if given:
+            whose = f"topology {found.name!r} has no hosts:" if found else "without a file there are none"
+            raise GuestnetError(f"{option} is for a topology with several hosts; {whose}")
+
+
+def one_host(found: Topology, what: str) -> Topology:
+    """The topology, if it is for the one host that reads it. Raises GuestnetError."""
+    if found.hosts:
+        raise GuestnetError(
+            f"{what} is for the host that reads the file, and topology {found.name!r} has several hosts"
+        )
+    return found
+
+
 def hostmap(args: Namespace) -> HostMap:
     """By host.yaml and `--map`. Raises GuestnetError."""
     return load_hostmap(pairs=args.map)

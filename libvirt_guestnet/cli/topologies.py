@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from libvirt_guestnet import terminal, topology
-from libvirt_guestnet.cli import arguments
+from libvirt_guestnet.cli import arguments, many
 from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
@@ -39,6 +39,9 @@ def plan(args: Namespace) -> int:
     from libvirt_guestnet.model.notes import notes
 
     found = arguments.load(args)
+    if found.hosts:
+        return many.plan(found, args)
+    arguments.refuse_hosts(args, found)
     hostmap = arguments.hostmap(args)
     made = topologies.current_plan(found, hostmap, args.connect)
     for note in (*notes(found), *topologies.notes_here(found, hostmap)):
@@ -55,6 +58,9 @@ def apply(args: Namespace) -> int:
     from libvirt_guestnet.apply.topology import apply_topology
 
     found = arguments.load(args)
+    if found.hosts:
+        return many.apply(found, args)
+    arguments.refuse_hosts(args, found)
     changed = apply_topology(found, arguments.hostmap(args), args.connect, allow_interrupt=args.allow_interrupt)
     print(f"{count(changed, 'change')} made" if changed else "nothing to do")
     return 0
@@ -65,6 +71,9 @@ def destroy(args: Namespace) -> int:
     from libvirt_guestnet.apply.topology import destroy_topology
 
     found = None if args.name else arguments.load(args)
+    if found and found.hosts:
+        return many.destroy(found, args)
+    arguments.refuse_hosts(args, found)
     name = args.name if found is None else found.name
     guests = None if found is None else [guest.name for guest in found.guests]
     changed = destroy_topology(name, args.connect, guests, allow_interrupt=args.allow_interrupt)
