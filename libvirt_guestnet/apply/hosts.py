@@ -17,7 +17,7 @@ from libvirt_guestnet.apply.reaching import DownError, Reached, reach
 from libvirt_guestnet.changes.change import Effects
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import live
-from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.hostmap import HostMap, of_host
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.model.host import Host
 from libvirt_guestnet.model.notes import notes
@@ -152,18 +152,13 @@ def _plan_host(found: Topology, reached: Reached, placing: Placing, patience: fl
     if problems := lacking(found, host, placing.guests[host.name]):
         raise PlanError(problems)
     own = there(on_host(found, host, placing.guests[host.name]), reached.snapshot)
-    astray, hostmap = placing.astray[host.name], labels(host)
+    astray, hostmap = placing.astray[host.name], of_host(host)
     if not reached.is_here:
         return _plan_from_afar(own, reached, hostmap, astray)
     define = topologies.definer(own, hostmap)
     made, own = topologies.planned(own, hostmap, define, reached.snapshot, patience, left_alone=astray)
     hooks = hook_files.unseen() if made.changes else ""
     return HostPlan(reached, made, (*topologies.notes_here(own, hostmap), *([hooks] if hooks else ())))
-
-
-def labels(host: Host) -> HostMap:
-    """The host's devices by the file alone, so that every host comes to the same result: a bare name is a NIC's."""
-    return HostMap(dict(host.labels), lambda _device: False)
 
 
 def _plan_from_afar(own: Topology, reached: Reached, hostmap: HostMap, astray: frozenset[str]) -> HostPlan:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hostmap import HostMap, of_host
 from libvirt_guestnet.libvirtd.connection import Connection, connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot
 from libvirt_guestnet.model.host import Host
+from libvirt_guestnet.model.placing import in_file
+from libvirt_guestnet.model.topology import Topology
 
 MOST_AT_ONCE = 8
 """So many hosts are asked at a time; each has libvirtd.connection's deadlines to answer."""
@@ -44,7 +47,7 @@ def told(name: str, why: str) -> str:
 def reach(hosts: Sequence[Host], closing: ExitStack) -> tuple[list[Reached], dict[str, str]]:
     """Those that answer, and why the others do not, in the file's order. Raises GuestnetError where the kernel does not
     say which of them this is."""
-    local = here(hosts, {address for each in host_devices.read().values() for address in each.addresses})
+    local = here(hosts, _addresses())
     with ThreadPoolExecutor(min(MOST_AT_ONCE, len(hosts) or 1)) as pool:
         answers = list(pool.map(lambda host: _answer(host, host is local), hosts))
     found = [each for each in answers if isinstance(each, Reached)]
@@ -58,6 +61,19 @@ def here(hosts: Iterable[Host], addresses: set[str]) -> Host | None:
     """Which of them has these addresses; one without an underlay is known by its name."""
     node = os.uname().nodename.partition(".")[0]
     return next((h for h in hosts if (str(h.underlay) in addresses if h.underlay else h.name == node)), None)
+
+
+def own_part(found: Topology) -> tuple[Topology, HostMap]:
+    """What this host has of a topology, by the file. Raises GuestnetError where it is none of its hosts."""
+    host = here(found.hosts, _addresses())
+    if host is None:
+        known = ", ".join(f"{each.name} ({each.underlay or 'known by its name'})" for each in found.hosts)
+        raise GuestnetError(f"this is none of the hosts of topology {found.name!r}: {known}")
+    return in_file(found, host), of_host(host)
+
+
+def _addresses() -> set[str]:
+    return {address for each in host_devices.read().values() for address in each.addresses}
 
 
 def _answer(host: Host, is_here: bool) -> Reached | str:

@@ -49,12 +49,18 @@ def refuse_hosts(args: Namespace, found: Topology | None) -> None:
             raise GuestnetError(f"{option} is for a topology with several hosts; {whose}")
 
 
-def one_host(found: Topology, what: str) -> Topology:
+def refuse_own(args: Namespace) -> None:
+    """Raises GuestnetError for what of one host's own is no use where a file has hosts."""
+    for option, given, instead in (("-c", args.connect, "uri"), ("--map", getattr(args, "map", ()), "labels")):
+        if given:
+            raise GuestnetError(f"{option}: the topology has hosts:, each with {instead}: of its own")
+
+
+def load_for_one(args: Namespace, what: str) -> Topology:
     """The topology, if it is for the one host that reads it. Raises GuestnetError."""
+    found = load(args)
     if found.hosts:
-        raise GuestnetError(
-            f"{what} is for the host that reads the file, and topology {found.name!r} has several hosts"
-        )
+        raise GuestnetError(f"{what} is on one host, and topology {found.name!r} has several")
     return found
 
 

@@ -6,16 +6,20 @@ import json
 import sys
 from argparse import Namespace
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libvirt_guestnet import terminal
+from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.cli.arguments import count
-from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.styled import Line, line
+from libvirt_guestnet.table import made
 
 if TYPE_CHECKING:
     from libvirt_guestnet.apply.hosts import HostPlan
+    from libvirt_guestnet.apply.reaching import Reached
+    from libvirt_guestnet.model.host import Host
 
 CHANGES_TO_MAKE = 3
 
@@ -27,7 +31,7 @@ def plan(found: Topology, args: Namespace) -> int:
     from libvirt_guestnet.apply.routers import GLANCE_SECONDS
     from libvirt_guestnet.model.notes import notes
 
-    _check(args)
+    arguments.refuse_own(args)
     with ExitStack() as closing:
         plans = hosts.plan_hosts(found, hosts.Choice(tuple(args.host), True), closing, GLANCE_SECONDS)
     for note in (*plans.notes, *notes(found), *(f"{h.name}: {n}" for h in plans.hosts for n in h.notes)):
@@ -52,7 +56,7 @@ def apply(found: Topology, args: Namespace) -> int:
     """`guestnet apply`"""
     from libvirt_guestnet.apply import hosts
 
-    _check(args)
+    arguments.refuse_own(args)
     choice = hosts.Choice(tuple(args.host), args.allow_partial)
     changes = hosts.apply_hosts(found, choice, allow_interrupt=args.allow_interrupt)
     print(f"{count(range(changes), 'change')} made" if changes else "nothing to do")
@@ -63,15 +67,37 @@ def destroy(found: Topology, args: Namespace) -> int:
     """`guestnet destroy`"""
     from libvirt_guestnet.apply import hosts
 
-    _check(args)
+    arguments.refuse_own(args)
     choice = hosts.Choice(tuple(args.host), args.allow_partial)
     changes = hosts.destroy_hosts(found, choice, allow_interrupt=args.allow_interrupt)
     print(f"{count(range(changes), 'change')} made" if changes else f"nothing of topology {found.name!r} is left")
     return 0
 
 
-def _check(args: Namespace) -> None:
-    """What of one host's own is no use here."""
-    for option, given, instead in (("-c", args.connect, "uri"), ("--map", getattr(args, "map", ()), "labels")):
-        if given:
-            raise GuestnetError(f"{option}: the topology has hosts:, each with {instead}: of its own")
+def status(args: Namespace) -> int:
+    """`guestnet status --hosts FILE`: 1 where a host does not answer."""
+    from libvirt_guestnet import topology
+    from libvirt_guestnet.apply.reaching import reach
+    from libvirt_guestnet.status import hosts as of_hosts
+
+    arguments.refuse_own(args)
+    found = topology.load(Path(args.hosts))
+    with ExitStack() as closing:
+        reached, down = reach(found.hosts, closing)
+    rows = [*(_host_row(found, host, reached, down) for host in found.hosts)]
+    ports = [row for each in reached for row in of_hosts.port_rows(each.host, each.snapshot, found.name)]
+    if args.json:
+        print(json.dumps([*rows, *ports], indent=2))
+    else:
+        terminal.show([each for each in (made(rows, ("kind",)), made(ports, ("kind",))) if each])
+    return 1 if down else 0
+
+
+def _host_row(found: Topology, host: Host, reached: list[Reached], down: dict[str, str]) -> dict[str, object]:
+    from libvirt_guestnet.status import hosts as of_hosts
+
+    each = next((each for each in reached if each.host == host), None)
+    if each is None:
+        return of_hosts.host_row(host, of_hosts.DOWN, None, found.name, down[host.name])
+    state = of_hosts.HERE if each.is_here else of_hosts.REACHED
+    return of_hosts.host_row(host, state, each.snapshot, found.name)

@@ -219,6 +219,8 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb = _verb(verbs, "status", "status.status", text)
     verb.add_argument("--guest", metavar="NAME", help="only this guest's NICs, and its networks")
     verb.add_argument("--network", metavar="NAME", help="only this network, and the NICs on it")
+    text = "of a topology with several hosts: how each is and which of its guests' ports it has, by libvirt there"
+    verb.add_argument("--hosts", metavar="TOPOLOGY", help=f"{text} (1: one does not answer)")
     # Not `topology`, which is the file of other verbs: `main` would read it.
     verb.add_argument("--topology", metavar="NAME", dest="of_topology", help="only what belongs to this topology")
     _json(verb)

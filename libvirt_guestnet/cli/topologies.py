@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet import terminal, topology
 from libvirt_guestnet.cli import arguments, many
@@ -14,6 +15,9 @@ from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.styled import line
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.hostmap import HostMap
 
 CHANGES_TO_MAKE = 3
 
@@ -82,21 +86,35 @@ def destroy(args: Namespace) -> int:
 
 
 def render(args: Namespace) -> int:
-    """`guestnet render`"""
+    """`guestnet render`: of several hosts, what each has, in a folder of its name."""
+    from libvirt_guestnet.hostmap import of_host
+    from libvirt_guestnet.model.placing import in_file
+
+    found = arguments.load(args)
+    if not found.hosts:
+        return _render(found, arguments.hostmap(args), args.output)
+    arguments.refuse_own(args)
+    for host in found.hosts:
+        if args.output is None:
+            print(f"<!-- host {host.name} -->")
+        _render(in_file(found, host), of_host(host), args.output and str(Path(args.output, host.name)))
+    return 0
+
+
+def _render(found: Topology, hostmap: HostMap, output: str | None) -> int:
     from libvirt_guestnet.datapath.netlink import links
     from libvirt_guestnet.guest import image
     from libvirt_guestnet.router.image import RECIPE as ROUTER
     from libvirt_guestnet.xmlgen import render as rendering
 
-    found, hostmap = arguments.load(args), arguments.hostmap(args)
     hostmap.check_mapped(found.networks)
     hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
     built, router = image.newest(), image.newest(recipe=ROUTER)
     kind = image.virt_type() if built or router else ""
-    if args.output is None:
+    if output is None:
         sys.stdout.write(rendering.render_text(found, hostmap, built, kind, router))
     else:
-        for path in rendering.render(found, hostmap, Path(args.output), built, kind, router_image=router):
+        for path in rendering.render(found, hostmap, Path(output), built, kind, router_image=router):
             print(path)
     lacking = {"tiny": built is None, "router": router is None}
     if without := [guest.name for guest in found.guests if lacking.get(guest.image or "")]:

@@ -37,6 +37,12 @@ def on_host(topology: Topology, host: Host, guests: Collection[str]) -> Topology
     return replace(topology, hosts=(host,), networks=networks, guests=here)
 
 
+def in_file(topology: Topology, host: Host) -> Topology:
+    """The same by the file alone: with every guest that may be there."""
+    guests = {guest.name for guest in topology.guests if guest.host in (None, host.name)}
+    return on_host(topology, host, {name for name in guests if not lacking(topology, host, {name})})
+
+
 def _there(host: Host, network: Network) -> Network:
     """A tunnel has every end but the host's own."""
     if network.vxlan is None or host.underlay not in network.vxlan.remotes:
