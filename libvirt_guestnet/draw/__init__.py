@@ -1,7 +1,8 @@
 """Topologies, and what runs, as pictures, the two ways libvirt's network architecture page draws its own.
 
 picture (what there is to draw) · logical, physical, hosts (topology → picture, pure) · outside, forwards, ports, crowds
-(what they show) · running, places (what runs → topology) · dot, mermaid (picture → text) · graphviz (dot text → SVG or PNG).
+(what they show) · running, places (what runs → topology) · dot, mermaid (picture → text) · graphviz (dot text → SVG or
+PNG).
 """
 
 from __future__ import annotations
