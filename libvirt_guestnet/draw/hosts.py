@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
+from libvirt_guestnet.model import labelled
 from libvirt_guestnet.model.host import Host
 from libvirt_guestnet.model.placing import in_file
 from libvirt_guestnet.model.topology import Topology
@@ -51,7 +52,7 @@ def _node(number: int, host: Host, part: Topology, node: PictureNode) -> Picture
     devices = dict(host.labels)
     labels = {f"nic{i}": lan.label for i, lan in enumerate(part.physical_networks)}
     if (label := labels.get(node.id)) is not None:
-        node = replace(node, title=devices[label], lines=(f"NIC on {label}",))
+        node = replace(node, title=labelled.bare(devices[label]), lines=(f"NIC on {label}",))
     return replace(node, id=_id(number, node.id))
 
 

@@ -12,6 +12,7 @@ from scapy.all import IP, UDP, Ether, Raw  # type: ignore[attr-defined]
 from support.adopted_host import Host
 from support.libvirt_host import DOMAIN, uuid
 from support.libvirt_many import LISTENING, UNDERLAYS, on_a_lan, uris
+from support.libvirt_migration import migrate
 from support.libvirt_wire import Wire
 from support.sandboxes import install_hooks
 
@@ -93,7 +94,8 @@ def test_guests_of_two_hosts_reach_each_other_and_a_forged_frame_does_not(hosts:
             forged = Ether(src=WEB, dst=DB) / IP(src="10.61.1.99", dst="10.61.1.12") / packet
             honest = Ether(src=WEB, dst=DB) / IP(src="10.61.1.11", dst="10.61.1.12") / packet
             _arrives(web, db, bytes(honest), bytes(forged))
-        _what_runs_is_changed_on_its_host(hosts)
+            _what_runs_is_changed_on_its_host(hosts)
+            _moves(hosts, web, bytes(honest), bytes(forged))
     finally:
         alpha.virsh("destroy", "web")
         gamma.virsh("destroy", "db")
@@ -109,6 +111,20 @@ def _arrives(web: Wire, db: Wire, honest: bytes, forged: bytes) -> None:
             if frame.startswith(honest):
                 return
     pytest.fail("no honest frame arrived")
+
+
+def _moves(hosts: Hosts, web: Wire, honest: bytes, forged: bytes) -> None:
+    """db goes to beta, where the file has it then, and its guard with it; and back."""
+    beta, gamma = hosts["beta"], hosts["gamma"]
+    assert migrate("db", gamma, beta, UNDERLAYS["beta"]) == ""
+    try:
+        with Wire(beta.sandbox, "db") as db:
+            _arrives(web, db, honest, forged)
+        assert beta.macs() == {DB}
+        assert gamma.macs() == set()
+        assert plan(hosts["alpha"], TOPOLOGY).count("nothing to do") == 3
+    finally:
+        assert migrate("db", beta, gamma, UNDERLAYS["gamma"]) == ""
 
 
 def _what_runs_is_changed_on_its_host(hosts: Hosts) -> None:
