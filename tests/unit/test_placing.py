@@ -56,6 +56,12 @@ def test_each_host_has_its_own_devices() -> None:
     assert 'device="eth2"' not in said["alpha"]
 
 
+def test_a_host_routed_guest_is_published_on_its_own_hosts_lan() -> None:
+    part = in_file(MANY, ALPHA)
+    said = xmlgen.to_string(xmlgen.domain_metadata(part, part.guest("web"), of_host(ALPHA)))
+    assert 'label="wan" device="eth3"' in said
+
+
 def test_without_hosts_nothing_is_said_of_any() -> None:
     found = loads("name: t", "t.yaml")
     assert (found.hosts, found.fabric) == ((), Fabric(FabricKind.BRIDGE))
