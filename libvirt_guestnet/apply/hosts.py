@@ -19,7 +19,7 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import live
 from libvirt_guestnet.hostmap import HostMap, of_host
 from libvirt_guestnet.install import hook_files
-from libvirt_guestnet.model.host import Host
+from libvirt_guestnet.model.host import FabricKind, Host
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.placing import Placing, lacking, on_host, place
 from libvirt_guestnet.model.topology import Topology
@@ -130,6 +130,8 @@ def plan_hosts(found: Topology, choice: Choice, closing: ExitStack, patience: fl
     """What `apply_hosts` would do. Connections last until `closing`. Raises PlanError with everything that stands in
     the way on any host, DownError where hosts do not answer and that is not allowed."""
     hosts = choice.of(found)
+    if found.fabric.kind is FabricKind.OVN:  # which is no plain libvirt network on any host
+        raise GuestnetError(f"topology {found.name!r}: fabric of kind ovn is not built on yet: choose vxlan or bridge")
     reached, down = reach(hosts, closing)
     if down and not choice.allow_partial:
         raise DownError(down, f"nothing was changed: {_PARTIAL}")
