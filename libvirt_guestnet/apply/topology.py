@@ -38,6 +38,7 @@ from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.status.leases import leased
 from libvirt_guestnet.status.overdue import overdue
+from libvirt_guestnet.styled import line
 from libvirt_guestnet.xmlgen import Element, domain_metadata, external_metadata, interface, network
 
 # So many changes have a bar at a terminal: of fewer, the lines say enough.
@@ -47,20 +48,27 @@ MANY = 10
 def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
     """What `apply_topology` would do. Raises GuestnetError."""
     hostmap.check_mapped(found.networks)
-    define = _definer(found, hostmap)
+    define = definer(found, hostmap)
     with connect(uri) as connection:
-        return _planned(found, hostmap, define, host_snapshot(connection), routers.GLANCE_SECONDS)[0]
+        return planned(found, hostmap, define, host_snapshot(connection), routers.GLANCE_SECONDS)[0]
 
 
 Define = Callable[[Topology, Guest], Element]
 
 
-def _planned(
-    found: Topology, hostmap: HostMap, define: Define | None, snapshot: Snapshot, patience: float
+def planned(
+    found: Topology,
+    hostmap: HostMap,
+    define: Define | None,
+    snapshot: Snapshot,
+    patience: float,
+    *,
+    left_alone: frozenset[str] = frozenset(),
 ) -> tuple[Plan, Topology]:
     """The plan, and the topology with what this host knows of it. Routers have `patience` seconds to answer."""
     here = resolved(found, snapshot)
     wished = wanted(here, hostmap, None if define is None else lambda guest: define(here, guest))
+    wished = replace(wished, left_alone=left_alone)
     facing_it = _facing(here, hostmap, wished, snapshot)
     facts = replace(facing_it, routers=routers.seen(wished, snapshot, patience), left_routers=routers.left(snapshot))
     return plan(wished, facts), here
@@ -71,14 +79,14 @@ def apply_topology(
 ) -> Sequence[object]:
     """Plans and makes the changes, telling each as it comes; returns them. Raises GuestnetError."""
     hostmap.check_mapped(found.networks)
-    define = _definer(found, hostmap)
+    define = definer(found, hostmap)
     with applying.locked(), connect(uri) as connection:
-        made, here = _planned(found, hostmap, define, host_snapshot(connection), routers.PATIENCE_SECONDS)
+        made, here = planned(found, hostmap, define, host_snapshot(connection), routers.PATIENCE_SECONDS)
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *notes(here), *notes_here(here, hostmap), *([hooks] if hooks else ())):
             applying.tell_note(note)
 
-        with _telling(made, quiet=quiet) as tell:
+        with telling(made, quiet=quiet) as tell:
             effects, tell_note = applying.KernelEffects(), applying.tell_note
             return applying.apply(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
 
@@ -100,7 +108,7 @@ def destroy_topology(
         made = plan_destroy(name, snapshot, guests, remove_disks=remove_disks)
         for note in made.notes:
             applying.tell_note(note)
-        with _telling(made) as tell:
+        with telling(made) as tell:
             effects, tell_note = applying.KernelEffects(), applying.tell_note
             applying.destroy(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
         live.remove_unused()
@@ -108,15 +116,15 @@ def destroy_topology(
 
 
 @contextmanager
-def _telling(made: Plan, *, quiet: bool = False) -> Iterator[Callable[[Change], None]]:
-    """What says each change before it is made; with a bar at a terminal, where they are many."""
+def telling(made: Plan, *, quiet: bool = False, where: str = "") -> Iterator[Callable[[Change], None]]:
+    """What says each change before it is made, behind `where`; with a bar at a terminal, where they are many."""
     done = count()
     with terminal.Progress(sys.stdout, sys.stderr) as progress:
 
         def tell(change: Change) -> None:
             if quiet:
                 return
-            progress.say(change.line())
+            progress.say(line(where, *change.line().parts))
             if len(made.changes) >= MANY:
                 progress(f"{change.verb} {change.KIND} {change.name}", next(done), len(made.changes))
 
@@ -195,7 +203,7 @@ def _was_there(on: Network) -> bool:
     return on.external is not None or on.take_over
 
 
-def _definer(found: Topology, hostmap: HostMap) -> Define | None:
+def definer(found: Topology, hostmap: HostMap) -> Define | None:
     """What makes the <domain> of a guest with an image, once those of tiny guests and routers are built; None where no
     guest has one."""
     kinds = {guest.image for guest in found.guests} - {None}

@@ -14,6 +14,7 @@ from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
 from libvirt_guestnet.model.disk_image import CloudInit, DiskImage, Seed
+from libvirt_guestnet.model.host import BRIDGED, Fabric, Host
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 from libvirt_guestnet.model.port_address import PortAddress
@@ -199,7 +200,8 @@ class Guest:
     """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet, "disk" one of an
     image file, which `disk` tells of, "router" its virtual router, whose `virtual_router` says what it does; None means
     the user's own libvirt domain of that name, whose NICs (and nothing else) guestnet manages. `hostname` is what the
-    file says, and `cloud_init` too (None: nothing)."""
+    file says, and `cloud_init` too (None: nothing). `host` is the one of several that it is on; None: wherever its
+    domain is."""
 
     name: str
     ports: tuple[Port, ...]
@@ -212,6 +214,7 @@ class Guest:
     hostname: str = ""
     disk: DiskImage | None = None
     cloud_init: CloudInit | None = None
+    host: str | None = None
 
     @property
     def routes(self) -> bool:
@@ -258,12 +261,15 @@ FORGERIES = ("mac", "arp", "ipv4", "ipv6", "nd", "ra", "dhcp-offer")
 
 @dataclass(frozen=True)
 class Topology:
-    """A whole topology file, checked and with every default filled in."""
+    """A whole topology file, checked and with every default filled in. Without `hosts` it is for the one that reads
+    it."""
 
     name: str
     file: str
     description: str = ""
     zones: tuple[str, ...] = ()
+    hosts: tuple[Host, ...] = ()
+    fabric: Fabric = BRIDGED
     physical_networks: tuple[PhysicalNetwork, ...] = ()
     networks: tuple[Network, ...] = ()
     guests: tuple[Guest, ...] = ()

@@ -289,6 +289,10 @@ class GuestDecl(Decl):
         "disk: a guest with an image file finds what it is told on a small disk (NoCloud). none: it has no such disk, "
         "and asks its network's virtual router, where that is its gateway. Left out: disk.",
     )
+    host: At[str] | None = key(
+        kinds.WORD,
+        "Of several hosts, the one that it is on. Required with image; left out, every one that has its domain.",
+    )
     uuid: At[str] | None = key(
         kinds.UUID_TEXT, "UUID of the domain. Left out: derived from the names for a guest with an image."
     )

@@ -64,6 +64,7 @@ class Guests:
             hostname=value(decl.hostname) or "",
             disk=images.disk_image(at, decl, self._report),
             cloud_init=images.cloud_init(decl, self._report),
+            host=value(decl.host),
         )
         self._names.check(at, decl, guest)
         return guest

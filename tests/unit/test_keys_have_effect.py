@@ -22,9 +22,11 @@ from support.topology_files import GOOD, HOSTMAP, IMAGE, SCHEMA, read_yaml
 from libvirt_guestnet import draw, xmlgen
 from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.hostmap import HostMap, of_host
 from libvirt_guestnet.lab import checks
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedExternal, WantedGuest
+from libvirt_guestnet.model.host import Host
+from libvirt_guestnet.model.placing import in_file
 from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.plan.nic import before as remembered
 from libvirt_guestnet.plan.nic import plugged
@@ -43,6 +45,12 @@ FACTS = {
     ("physical.traffic", "what it is for: what does not fit is an error, also by its device: test_separation.py"),
     ("guest.hostname", "on an external network, for a DNS server that only its host knows of: test_hostnames.py"),
     ("port.hostname", "the same"),
+    ("host.uri", "how the host is reached: test_many_hosts.py"),
+    ("host.chassis", "its name in OVN"),
+    (".fabric", "of kind ovn: nothing is built on it yet"),
+    ("fabric.northbound", "where OVN's database is"),
+    ("fabric.encapsulation", "how OVN's chassis send frames"),
+    *((f"tls.{key}", "a file for OVN's database") for key in ("key", "certificate", "ca")),
     ("port.default-route", "how a guest of the user's own is configured: its forwards and floating addresses obey"),
 }
 # Of a network that nobody is on.
@@ -85,8 +93,16 @@ def made(document: Any) -> object:
         for guest in topology.guests
         if guest.virtual_router
     ]
+    hosts = [made_on(topology, host) for host in topology.hosts]
     facts = (domains, told, lans, routers, checks.plan(topology), topology.libvirt_networks)
-    return libvirt.topology, networks, guests, facts
+    return libvirt.topology, networks, guests, hosts, facts
+
+
+def made_on(topology: Topology, host: Host) -> object:
+    """What one of several hosts has of it."""
+    part = in_file(topology, host)
+    networks = [xmlgen.to_string(each.element) for each in wanted(part, of_host(host)).networks]
+    return networks, [guest.name for guest in part.guests]
 
 
 def drawn(document: Any) -> object:
