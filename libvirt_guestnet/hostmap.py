@@ -16,16 +16,14 @@ from typing import Any
 
 import yaml
 
-from libvirt_guestnet import parse
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.hostwide import ALLOW, DECLARED, GUARDS, REFUSE, HostWide
+from libvirt_guestnet.model import labelled
 from libvirt_guestnet.model.network import Mode, Network
 from libvirt_guestnet.topology import yamlwords
 
 HOST_FILE = Path("/etc/libvirt-guestnet/host.yaml")
 _KEYS = _KEY, _UNGUARDABLE, _GUARD = "physical-networks", "unguardable", "guard"
-_OVS, _NIC, _BRIDGE = "ovs:", "nic:", "bridge:"
-_KINDS = (_OVS, _NIC, _BRIDGE)
 _LARGEST_FILE = 64 * 1024
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # whose words yamlwords knows
 
@@ -44,13 +42,13 @@ class HostMap:
 
     def device(self, label: str, wanted_by: str = "the topology") -> str:
         """The device behind a label. Raises GuestnetError, saying how to map it, when there is none."""
-        return _bare(self._entry(label, f"{wanted_by} needs")).partition("/")[0]
+        return labelled.bare(self._entry(label, f"{wanted_by} needs")).partition("/")[0]
 
     def check_mapped(self, networks: Iterable[Network]) -> None:
         """Raises GuestnetError, with a line for each label that networks need and this host maps to no device."""
         wanted: dict[str, list[str]] = {}
         for network in networks:
-            for label in _labels(network):
+            for label in network.labels:
                 wanted.setdefault(label, []).append(repr(network.name))
         missing = []
         for label, names in wanted.items():
@@ -93,11 +91,11 @@ class HostMap:
 
     def is_ovs(self, label: str) -> bool:
         """Whether an Open vSwitch bridge stands behind the label (ovs:BRIDGE)."""
-        return self._entry(label).startswith(_OVS)
+        return self._entry(label).startswith(labelled.OVS)
 
     def is_bridge(self, label: str) -> bool:
         """Whether an existing bridge stands behind the label. Raises GuestnetError when the label is not mapped."""
-        said = _said_bridge(self._entry(label))
+        said = labelled.is_bridge(self._entry(label))
         return self.device_is_bridge(self.device(label)) if said is None else said
 
     def bridge(self, network: Network) -> str:
@@ -119,27 +117,8 @@ class HostMap:
 
     def _is_bridge_of(self, network: Network, device: str) -> bool:
         # A bridge of our own name is the one the hook makes: a NIC cannot be under itself.
-        said = _said_bridge(self.devices[network.physical_network or ""])
+        said = labelled.is_bridge(self.devices[network.physical_network or ""])
         return device == network.bridge or (self.device_is_bridge(device) if said is None else said)
-
-
-def _labels(network: Network) -> list[str]:
-    """The labels for which a network's XML names devices."""
-    own = None if network.routed and not network.routed.publish else network.physical_network
-    return [label for label in (own, network.vxlan.underlay if network.vxlan else None) if label]
-
-
-def _said_bridge(entry: str) -> bool | None:
-    """Whether an entry itself says that it is a bridge; None for a bare name."""
-    if entry.startswith(_NIC):
-        return False
-    return True if "/" in entry or entry.startswith((_OVS, _BRIDGE)) else None
-
-
-def _bare(entry: str) -> str:
-    for kind in _KINDS:
-        entry = entry.removeprefix(kind)
-    return entry
 
 
 def _uplink_of(hostmap: HostMap, network: Network) -> str | None:
@@ -216,18 +195,9 @@ def _parse_devices(file: Path, document: dict[str, object]) -> dict[str, str]:
 
 
 def _checked(device: object, where: str) -> str:
-    names = _bare(device).split("/") if isinstance(device, str) else []
-    nic = isinstance(device, str) and device.startswith(_NIC)
-    if not isinstance(device, str) or not 1 <= len(names) <= (1 if nic else 2) or not all(map(_is_device, names)):
+    if not isinstance(device, str) or not labelled.is_entry(device):
         raise GuestnetError(
             f"{where}: {device!r} is not a device name: write a NIC, a bridge, BRIDGE/NIC or ovs:BRIDGE, names of 1 to "
             f"15 letters, digits, '_', '.' and '-'"
         )
     return device
-
-
-def _is_device(name: str) -> bool:
-    try:
-        return bool(parse.device(name))
-    except parse.TextError:
-        return False

@@ -251,3 +251,9 @@ class Network:
     zone: str | None = None
     router: str | None = None
     control: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels for which its libvirt XML, or that of its ports, names devices."""
+        own = None if self.routed and not self.routed.publish else self.physical_network
+        return tuple(label for label in (own, self.vxlan.underlay if self.vxlan else None) if label)

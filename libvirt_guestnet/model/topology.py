@@ -13,6 +13,7 @@ from functools import cached_property
 from libvirt_guestnet.errors import Where
 from libvirt_guestnet.model.card import Card
 from libvirt_guestnet.model.dhcp_options import DhcpOption
+from libvirt_guestnet.model.host import BRIDGED, Fabric, Host
 from libvirt_guestnet.model.impairment import Impairment
 from libvirt_guestnet.model.network import Bandwidth, IPAddress, IPNetwork, Mode, Network, PhysicalNetwork
 from libvirt_guestnet.model.port_address import PortAddress
@@ -194,7 +195,8 @@ class Router:
 class Guest:
     """A guest and its ports. `image` "tiny" is the project's own guest, defined and run by guestnet, "router" its
     virtual router, whose `virtual_router` says what it does; None means the user's own libvirt domain of that name,
-    whose NICs (and nothing else) guestnet manages. `hostname` is what the file says."""
+    whose NICs (and nothing else) guestnet manages. `hostname` is what the file says. `host` is the
+    one of several that it is on; None: wherever its domain is."""
 
     name: str
     ports: tuple[Port, ...]
@@ -205,6 +207,7 @@ class Guest:
     virtual_router: VirtualRouter | None = None
     autostart: bool = False
     hostname: str = ""
+    host: str | None = None
 
     @property
     def routes(self) -> bool:
@@ -251,12 +254,15 @@ FORGERIES = ("mac", "arp", "ipv4", "ipv6", "nd", "ra", "dhcp-offer")
 
 @dataclass(frozen=True)
 class Topology:
-    """A whole topology file, checked and with every default filled in."""
+    """A whole topology file, checked and with every default filled in. Without `hosts` it is for the one that reads
+    it."""
 
     name: str
     file: str
     description: str = ""
     zones: tuple[str, ...] = ()
+    hosts: tuple[Host, ...] = ()
+    fabric: Fabric = BRIDGED
     physical_networks: tuple[PhysicalNetwork, ...] = ()
     networks: tuple[Network, ...] = ()
     guests: tuple[Guest, ...] = ()

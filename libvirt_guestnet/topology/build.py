@@ -7,7 +7,19 @@ from collections.abc import Collection
 from libvirt_guestnet.model.network import PhysicalNetwork
 from libvirt_guestnet.model.topology import DIRECT, Guest, Port, Topology
 
-from . import clashes, dhcp, networks, pools, router_pairs, router_policy, traffic, virtual_routers, zones
+from . import (
+    clashes,
+    dhcp,
+    hosts,
+    networks,
+    placing,
+    pools,
+    router_pairs,
+    router_policy,
+    traffic,
+    virtual_routers,
+    zones,
+)
 from .addresses import Addresses
 from .expectations import Endpoints
 from .guests import Guests
@@ -20,6 +32,7 @@ from .spec import value
 
 def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     """The topology; worth something only when the report is empty."""
+    hosts.check_places(decl, report)
     decl, drawn = pools.draw(virtual_routers.expand(decl, report), report)
     scope = Scope.of(decl)
     physicals = _physicals(scope, decl, report)
@@ -43,11 +56,14 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         file=file,
         description=value(decl.description) or "",
         zones=scope.zones,
+        hosts=hosts.hosts(scope, decl, report),
+        fabric=hosts.fabric(decl, report),
         physical_networks=physicals,
         networks=tuple(segment.network for segment in segments.values()),
         guests=guests,
         expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
     )
+    placing.check(topology, segments, builder.placed, report)
     Links(topology).check(decl.expect or (), report)
     redundant = _redundant(decl, scope, report)
     return router_pairs.paired(topology, redundant) if report.is_empty else topology

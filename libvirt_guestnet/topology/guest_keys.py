@@ -264,6 +264,10 @@ class GuestDecl(Decl):
         "tiny: the project's own small guest, defined and run by guestnet. "
         "Left out: your own domain of that name, of which guestnet manages only the NICs.",
     )
+    host: At[str] | None = key(
+        kinds.WORD,
+        "Of several hosts, the one that it is on. Required with image; left out, every one that has its domain.",
+    )
     uuid: At[str] | None = key(
         kinds.UUID_TEXT, "UUID of the domain. Left out: derived from the names for a guest with an image."
     )

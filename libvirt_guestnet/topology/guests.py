@@ -62,6 +62,7 @@ class Guests:
             router=routers.router(self._scope, self._segments, name, decl, self._report),
             autostart=decl.autostart.value,
             hostname=value(decl.hostname) or "",
+            host=value(decl.host),
         )
         self._names.check(at, decl, guest)
         return guest

@@ -13,6 +13,7 @@ from libvirt_guestnet.model.traffic import Service
 
 from . import kinds
 from .guest_keys import GuestDecl
+from .host_keys import FabricDecl, HostDecl
 from .network_keys import NetworkDecl, PhysicalDecl
 from .router_keys import VirtualRouterDecl
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
@@ -58,7 +59,7 @@ class ExpectDecl(Decl):
 
 @dataclass(frozen=True, kw_only=True)
 class TopologyDecl(Decl):
-    """Guest networks of one host, and what must and must not be reachable in them."""
+    """Guest networks of one host or several, and what must and must not be reachable in them."""
 
     name: At[str] = key(
         kinds.WORD, "Name of the topology: it marks everything guestnet makes for it.", required=True, default="unnamed"
@@ -71,6 +72,11 @@ class TopologyDecl(Decl):
     physical_networks: tuple[tuple[At[str], PhysicalDecl | None], ...] | None = key(
         MapOf(RecordKind(PhysicalDecl), kinds.WORD), "Labels for the networks outside the host."
     )
+    hosts: tuple[tuple[At[str], HostDecl | None], ...] | None = key(
+        MapOf(RecordKind(HostDecl), kinds.WORD),
+        "The libvirt hosts that the networks are on. Left out: the one that reads the file.",
+    )
+    fabric: FabricDecl | None = key(RecordKind(FabricDecl), "What joins the hosts. Left out: of kind bridge.")
     networks: tuple[tuple[At[str], NetworkDecl | None], ...] | None = key(
         MapOf(RecordKind(NetworkDecl)), "The guest networks."
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from libvirt_guestnet.model.host import FabricKind
 from libvirt_guestnet.model.network import IPAddress, Mode, Vxlan
 
+from .host_keys import HostDecl
 from .network_keys import NetworkDecl, VxlanDecl
 from .report import Report
 from .scope import Scope
@@ -26,18 +28,40 @@ def vxlan(scope: Scope, decl: NetworkDecl, report: Report) -> Vxlan | None:
         )
     if given.underlay.value not in scope.physicals and "underlay" not in given.bad and given.underlay.value:
         report.unknown(given.underlay.where, "physical network", given.underlay.value, scope.physicals)
-    if not _check_ends(given, report):
+    if (remotes := _remotes(scope, given, report)) is None:
         return None
-    remotes = tuple(dict.fromkeys(values(given.remotes)))
     return Vxlan(given.vni.value, given.underlay.value, value(given.group), remotes, given.port.value)
 
 
-def _check_ends(given: VxlanDecl, report: Report) -> bool:
+def _remotes(scope: Scope, given: VxlanDecl, report: Report) -> tuple[IPAddress, ...] | None:
+    """The unicast ends, of which each host leaves out its own; None where it is not clear where the frames go."""
+    if scope.fabric is FabricKind.VXLAN and not (given.group or given.remotes or given.bad & {"group", "remotes"}):
+        return _hosts_ends(scope, given, report)
+    return tuple(dict.fromkeys(values(given.remotes))) if _check_ends(scope, given, report) else None
+
+
+def _hosts_ends(scope: Scope, given: VxlanDecl, report: Report) -> tuple[IPAddress, ...] | None:
+    """The underlays of all hosts that carry it."""
+    hosts = [each for each in (scope.hosts or {}).values() if each and _carries(each, given.underlay.value)]
+    ends = tuple(dict.fromkeys(each.underlay.value for each in hosts if each.underlay))
+    if len(hosts) < 2 and given.underlay.value in scope.physicals:
+        message = f"vxlan needs two hosts or more whose labels have '{given.underlay.value}': {len(hosts)} of them has"
+        report.add(given.underlay.where, message)
+    return ends or None
+
+
+def _carries(host: HostDecl, label: str) -> bool:
+    return any(label == known.value for known, _ in host.labels or ()) or "labels" in host.bad
+
+
+def _check_ends(scope: Scope, given: VxlanDecl, report: Report) -> bool:
     """Whether it is clear where the frames go; what is not goes to the report."""
     if given.bad & {"group", "remotes"}:
         return False
     if bool(given.group) == bool(given.remotes):
-        report.add(given.at, "vxlan needs either a group (a multicast address) or remotes (the other hosts' addresses)")
+        follow = "; those of hosts: follow by fabric: { kind: vxlan }" if scope.hosts and not given.group else ""
+        message = "vxlan needs either a group (a multicast address) or remotes (the other hosts' addresses)"
+        report.add(given.at, f"{message}{follow}")
         return False
     if given.group and not given.group.value.is_multicast:
         report.add(given.group.where, f"group {given.group.value} is not a multicast address such as 239.1.1.1")

@@ -151,6 +151,9 @@ class VirtualRouterDecl(Decl):
     balancers: tuple[BalancerDecl, ...] | None = key(
         ListOf(RecordKind(BalancerDecl)), "Ports of public addresses that several guests serve. Left out: none."
     )
+    host: At[str] | None = key(
+        kinds.WORD, "Of several hosts, the one that it is on; both of a redundant pair. Required, unless fabric is ovn."
+    )
     redundant: At[bool] = key(
         kinds.BOOL,
         "Two routers, of which one serves: the host has the other one take over when it does not answer any more.",

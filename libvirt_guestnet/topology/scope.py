@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+from libvirt_guestnet.model.host import FabricKind
 from libvirt_guestnet.model.network import Mode, Network
 from libvirt_guestnet.model.topology import Port
 
 from .guest_keys import GuestDecl, PortDecl
+from .host_keys import HostDecl
 from .keys import TopologyDecl
 from .network_keys import NetworkDecl, PhysicalDecl
 from .router_keys import VirtualRouterDecl
@@ -24,7 +26,8 @@ OUTSIDE = (Mode.BRIDGE, Mode.HOST_ROUTED, Mode.EXTERNAL)
 class Scope:
     """Every name of the file. A value of None is something declared that could not be read: it exists, and that is all
     we know. `routers` are the virtual ones, which are among the guests, too; `tiers` their networks, with their
-    names, and `control` the one between the host and them, "" where there are none."""
+    names, and `control` the one between the host and them, "" where there are none. `hosts` are None where the file is
+    for the one that reads it, `fabric` what joins them."""
 
     topology: str
     physicals: Mapping[str, PhysicalDecl | None]
@@ -34,6 +37,8 @@ class Scope:
     tiers: Mapping[str, str]
     control: str
     zones: tuple[str, ...] = ()
+    hosts: Mapping[str, HostDecl | None] | None = None
+    fabric: FabricKind = FabricKind.BRIDGE
 
     @classmethod
     def of(cls, decl: TopologyDecl) -> Scope:
@@ -43,7 +48,10 @@ class Scope:
         routers = {name.value: router for name, router in decl.routers or ()}
         tiers = {tier.value: name for name, router in routers.items() for tier, _ in (router.tiers if router else ())}
         control = control_name(decl.name.value) if routers else ""
-        return cls(decl.name.value, physicals, networks, guests, routers, tiers, control, values(decl.zones))
+        hosts = None if decl.hosts is None else {name.value: host for name, host in decl.hosts}
+        fabric = decl.fabric.kind.value if decl.fabric else FabricKind.BRIDGE
+        zones = values(decl.zones)
+        return cls(decl.name.value, physicals, networks, guests, routers, tiers, control, zones, hosts, fabric)
 
 
 def control_name(topology: str) -> str:

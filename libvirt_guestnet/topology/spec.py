@@ -58,7 +58,7 @@ class ListOf:
 class MapOf:
     """Names chosen by the user, each with a value."""
 
-    value: ListOf | RecordKind
+    value: Kind | ListOf | RecordKind
     key: Kind = OBJECT_NAME
 
 

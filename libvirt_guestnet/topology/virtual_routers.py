@@ -160,7 +160,7 @@ def _guest(decl: TopologyDecl, router: _Router, report: Report) -> GuestDecl:
     ports = (*tiers[:1], control, *public, *tiers[1:])
     if len(ports) > MOST_NICS:
         report.add(name.where, f"a router has at most {MOST_NICS} NICs, and '{name.value}' would have {len(ports)}")
-    return made(GuestDecl, name.where, ports=ports)
+    return made(GuestDecl, name.where, ports=ports, host=said.host)
 
 
 def _port(network: At[str], **said: Any) -> PortDecl:

@@ -25,6 +25,8 @@ from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.lab import checks
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedExternal, WantedGuest
+from libvirt_guestnet.model.host import Host
+from libvirt_guestnet.model.placing import on_host
 from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.plan.nic import before as remembered
 from libvirt_guestnet.plan.nic import plugged
@@ -43,6 +45,11 @@ FACTS = {
     ("physical.traffic", "what it is for: what does not fit is an error, also by its device: test_separation.py"),
     ("guest.hostname", "on an external network, for a DNS server that only its host knows of: test_hostnames.py"),
     ("port.hostname", "the same"),
+    ("host.uri", "how the host is reached: test_many_hosts.py"),
+    ("host.chassis", "its name in OVN"),
+    ("fabric.northbound", "where OVN's database is"),
+    ("fabric.encapsulation", "how OVN's chassis send frames"),
+    *((f"tls.{key}", "a file for OVN's database") for key in ("key", "certificate", "ca")),
     ("port.default-route", "how a guest of the user's own is configured: its forwards and floating addresses obey"),
 }
 # Of a network that nobody is on.
@@ -84,7 +91,17 @@ def made(document: Any) -> object:
         for guest in topology.guests
         if guest.virtual_router
     ]
-    return libvirt.topology, networks, guests, domains, lans, routers, checks.plan(topology), topology.libvirt_networks
+    hosts = [made_on(topology, host) for host in topology.hosts]
+    here = libvirt.topology, networks, guests, domains, lans, routers
+    return here, hosts, checks.plan(topology), topology.libvirt_networks
+
+
+def made_on(topology: Topology, host: Host) -> object:
+    """What one of several hosts has of it."""
+    guests = {guest.name for guest in topology.guests if guest.host in (None, host.name)}
+    libvirt = wanted(on_host(topology, host, guests), HostMap(dict(host.labels), lambda _device: False))
+    networks = [xmlgen.to_string(each.element) for each in libvirt.networks]
+    return networks, [guest.name for guest in topology.guests if guest.host in (None, host.name)]
 
 
 def drawn(document: Any) -> object:
