@@ -189,7 +189,7 @@ _LEFT_OUT = "what else was to change of it stays as it is, its guard too; the ot
 
 
 def _is_of_guest(change: Change) -> bool:
-    return not change.KIND.startswith("network")
+    return not change.KIND.startswith(("network", "OVN"))
 
 
 def _still_needed(change: Change, stuck: set[str]) -> set[str]:

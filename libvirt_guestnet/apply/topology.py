@@ -11,7 +11,7 @@ from itertools import count
 
 from libvirt_guestnet import terminal, xmlgen
 from libvirt_guestnet.apply import apply as applying
-from libvirt_guestnet.apply import routers
+from libvirt_guestnet.apply import northbound, routers
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.datapath.netlink import links
@@ -22,9 +22,11 @@ from libvirt_guestnet.importing.own import meaning
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
+from libvirt_guestnet.model.host import Fabric
 from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Guest, Port, Topology
+from libvirt_guestnet.ovn.hosted import hosted
 from libvirt_guestnet.plan import hairpins, link_roles, separation
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
@@ -42,10 +44,12 @@ MANY = 10
 
 def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
     """What `apply_topology` would do. Raises GuestnetError."""
-    hostmap.check_mapped(found.networks)
-    define = _definer(found, hostmap)
-    with connect(uri) as connection:
-        return _planned(found, hostmap, define, host_snapshot(connection), routers.GLANCE_SECONDS)[0]
+    here = hosted(found)
+    hostmap.check_mapped(here.networks)
+    define = _definer(here, hostmap)
+    with northbound.of_topology(found) as rows, connect(uri) as connection:
+        made = _planned(here, hostmap, define, host_snapshot(connection), routers.GLANCE_SECONDS)[0]
+        return replace(made, changes=(*rows, *made.changes))
 
 
 Define = Callable[[Topology, Guest], Element]
@@ -65,10 +69,12 @@ def apply_topology(
     found: Topology, hostmap: HostMap, uri: str | None, *, allow_interrupt: bool = False, quiet: bool = False
 ) -> Sequence[object]:
     """Plans and makes the changes, telling each as it comes; returns them. Raises GuestnetError."""
+    logical, found = found, hosted(found)
     hostmap.check_mapped(found.networks)
     define = _definer(found, hostmap)
-    with applying.locked(), connect(uri) as connection:
+    with applying.locked(), northbound.of_topology(logical) as rows, connect(uri) as connection:
         made, here = _planned(found, hostmap, define, host_snapshot(connection), routers.PATIENCE_SECONDS)
+        made = replace(made, changes=(*rows, *made.changes))
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *notes(here), *notes_here(here, hostmap), *([hooks] if hooks else ())):
             applying.tell_note(note)
@@ -79,13 +85,19 @@ def apply_topology(
 
 
 def destroy_topology(
-    name: str, uri: str | None, guests: Sequence[str] | None = None, *, allow_interrupt: bool = False
+    name: str,
+    uri: str | None,
+    guests: Sequence[str] | None = None,
+    *,
+    fabric: Fabric | None = None,
+    allow_interrupt: bool = False,
 ) -> Sequence[object]:
-    """Removes everything of a topology, and prints each step; returns the steps. `guests`: those in its file. Raises
-    GuestnetError."""
-    with applying.locked(), connect(uri) as connection:
+    """Removes everything of a topology, and prints each step; returns the steps. `guests` and `fabric` are those in its
+    file. Raises GuestnetError."""
+    with applying.locked(), northbound.of_destroyed(name, fabric) as rows, connect(uri) as connection:
         known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
         made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
+        made = replace(made, changes=(*made.changes, *rows))
         for note in made.notes:
             applying.tell_note(note)
         with _telling(made) as tell:

@@ -13,6 +13,7 @@ from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.ovn.hosted import hosted
 from libvirt_guestnet.styled import line
 
 CHANGES_TO_MAKE = 3
@@ -41,7 +42,7 @@ def plan(args: Namespace) -> int:
     found = arguments.load(args)
     hostmap = arguments.hostmap(args)
     made = topologies.current_plan(found, hostmap, args.connect)
-    for note in (*notes(found), *topologies.notes_here(found, hostmap)):
+    for note in (*notes(found), *topologies.notes_here(hosted(found), hostmap)):
         print(f"note: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps(made.json(), indent=2))
@@ -67,7 +68,8 @@ def destroy(args: Namespace) -> int:
     found = None if args.name else arguments.load(args)
     name = args.name if found is None else found.name
     guests = None if found is None else [guest.name for guest in found.guests]
-    changed = destroy_topology(name, args.connect, guests, allow_interrupt=args.allow_interrupt)
+    fabric = None if found is None else found.fabric
+    changed = destroy_topology(name, args.connect, guests, fabric=fabric, allow_interrupt=args.allow_interrupt)
     print(f"{count(changed, 'change')} made" if changed else f"nothing of topology {name!r} is left")
     return 0
 
@@ -79,7 +81,7 @@ def render(args: Namespace) -> int:
     from libvirt_guestnet.router.image import RECIPE as ROUTER
     from libvirt_guestnet.xmlgen import render as rendering
 
-    found, hostmap = arguments.load(args), arguments.hostmap(args)
+    found, hostmap = hosted(arguments.load(args)), arguments.hostmap(args)
     hostmap.check_mapped(found.networks)
     hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
     built, router = image.newest(), image.newest(recipe=ROUTER)

@@ -12,6 +12,7 @@ One top-level element per object, since libvirt keeps one per namespace::
                        <!-- mode bridge only, instead of an uplink; without group, <guestnet:remote ip=…/> inside -->
       <guestnet:reservation mac="52:54:00:61:0b:02" ip="10.61.1.7" name="b"/> <guestnet:dns ip="10.61.1.8" name="c"/>
                        <!-- with zone="blue" above the network is in that zone of its topology -->
+                       <!-- with link="gnl-1f0c2a77" above others on its bridge are links of their own -->
                        <!-- with external="yes" above: the network is not ours, and this is what we added to it -->
     </guestnet:network>
 
@@ -118,7 +119,8 @@ class Added(NamedTuple):
 class NetworkPolicy(NamedTuple):
     """<guestnet:network>. Of `guarded`, `privacy` ("": not said) and `offload` the words above; `log`: None is not
     said. An `external` network is there without guestnet: nothing is its but what it `added`, which no hook reads.
-    Guests of one `zone` ("": none) of a topology do not reach those of another by their own addresses."""
+    Guests of one `zone` ("": none) of a topology do not reach those of another by their own addresses. Where several
+    networks share a bridge that keeps them apart by itself, `link` is the name of this one's link ("": its bridge's)."""
 
     topology: str
     name: str
@@ -131,6 +133,7 @@ class NetworkPolicy(NamedTuple):
     external: bool = False
     added: tuple[Added, ...] = ()
     zone: str = ""
+    link: str = ""
 
 
 class Pair(NamedTuple):

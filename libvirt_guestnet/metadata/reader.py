@@ -95,6 +95,7 @@ def read_network(mark: Node) -> NetworkPolicy:
         external=word(mark, "external", "yes", "no") == "yes",
         added=tuple(_added(mark)),
         zone=mark.get("zone"),
+        link=optional_device(mark, "link"),
     )
 
 

@@ -12,7 +12,7 @@ from libvirt_guestnet.model.host import Encapsulation, FabricKind
 from libvirt_guestnet.model.network import Mode, Network
 from libvirt_guestnet.model.services import NO_DHCP, NO_DNS
 from libvirt_guestnet.model.topology import Guest, Port, PortKind, Topology
-from libvirt_guestnet.ovn.names import BRIDGE, logical_port
+from libvirt_guestnet.ovn import names
 
 LOGICAL_MODES = (Mode.NAT, Mode.ISOLATED, Mode.ROUTE, Mode.BRIDGE)
 _UNDERLAY_MTU = 1500
@@ -53,8 +53,8 @@ def _network(topology: Topology, network: Network) -> Network:
     return replace(
         network,
         mode=Mode.BRIDGE,
-        bridge=BRIDGE,
-        logical=True,
+        bridge=names.BRIDGE,
+        link=names.link(topology.name, network.name),
         mtu=mtu(topology, network),
         physical_network=None,
         mac=None,
@@ -83,7 +83,7 @@ def _port(topology: Topology, guest: Guest, port: Port) -> Port:
     return replace(
         port,
         kind=PortKind.NETWORK,
-        logical_port=logical_port(topology.name, guest.name, port.name),
+        logical_port=names.logical_port(topology.name, guest.name, port.name),
         isolated=False,
         forwards=(),
         floating=(),

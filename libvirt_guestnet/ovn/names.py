@@ -27,5 +27,10 @@ def group(*names: str) -> str:
     return "guestnet_" + _digest("group", *names).hex()[:16]
 
 
+def link(topology: str, network: str) -> str:
+    """What the hooks call a network's link on the bridge that it shares with all others: as long as a device's name."""
+    return "gnl-" + _digest("link", topology, network).hex()[:8]
+
+
 def _digest(*names: str) -> bytes:
     return sha256("\0".join(names).encode()).digest()

@@ -89,7 +89,8 @@ class NetworkReceipt(NamedTuple):
     that cannot be is refused. `observed`: by default they are not kept from anything. `isolated`: its ports are kept
     from each other. `announced` are the prefixes of which libvirt tells guests to form addresses. An `external` network
     is somebody else's: its XML may say nothing of us while it runs. An `undeclared` one is so too, and nobody has said
-    anything of it. `zone` is the zone of its topology that it is in ("": none). Of
+    anything of it. `zone` is the zone of its topology that it is in ("": none).
+    `link` is the name of its link where the bridge has others, too, and keeps them apart by itself ("": none). Of
     a bridge over a VLAN of a NIC `carried_vlan` is that VLAN, of one with a VXLAN device `vni` its number.
     """
 
@@ -127,6 +128,7 @@ class NetworkReceipt(NamedTuple):
     mode: str = ""
     translates: serialiser.Numbers = ()
     zone: str = ""
+    link: serialiser.MaybeDevice = ""
     carried_vlan: serialiser.Vlan = 0
     carried_service: bool = False
     vni: serialiser.Index = 0

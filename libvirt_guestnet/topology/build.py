@@ -11,6 +11,7 @@ from . import (
     clashes,
     dhcp,
     hosts,
+    logical,
     networks,
     placing,
     pools,
@@ -64,6 +65,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
         expect=tuple(endpoints.expect(line, routers, report) for line in decl.expect or ()),
     )
     placing.check(topology, segments, builder.placed, report)
+    logical.check(decl, topology, segments, builder.placed, report)
     Links(topology).check(decl.expect or (), report)
     redundant = _redundant(decl, scope, report)
     return router_pairs.paired(topology, redundant) if report.is_empty else topology

@@ -34,6 +34,7 @@ def network_policy(topology: Topology, network: Network, hostmap: HostMap) -> Ne
         subnets=tuple(policy.Subnet(subnet.prefix, subnet.host) for subnet in network.subnets),
         carrier=uplink or vlan or _vxlan(network, hostmap),
         zone=network.zone or "",
+        link=network.link,
     )
 
 

@@ -162,3 +162,51 @@ def programs_of(host: Chassis) -> Sequence[str]:
     """The daemons of OVN and Open vSwitch that run there."""
     listed = host.sh("ps -eo args= | grep -E '^(ovn|ovsdb|/usr/lib/openvswitch)' || true")
     return sorted(line.split()[0].rpartition("/")[2] for line in listed.splitlines())
+
+
+# Asks for something by UDP from where it runs, and says what the answer is, or nothing.
+ASK = """
+import socket, sys
+address, port = sys.argv[1], int(sys.argv[2])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+with socket.socket(family, socket.SOCK_DGRAM) as asking:
+    asking.settimeout(2)
+    for _ in range(int(sys.argv[3])):
+        asking.sendto(b"hello", (address, port))
+        try:
+            print(asking.recv(200).decode().split()[0])
+            break
+        except TimeoutError:
+            pass
+"""
+# Answers whoever asks by UDP with the address that it sees him with.
+TELL = """
+import socket
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as told:
+    told.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    told.bind(("::", 9000))
+    print("up", flush=True)
+    while True:
+        data, client = told.recvfrom(200)
+        told.sendto(client[0].removeprefix("::ffff:").encode() + b" \\n", client)
+"""
+
+
+def from_lan(host: Chassis, address: str, port: int, times: int = 20) -> str:
+    """What the LAN's computer is answered; "" for nothing."""
+    return host.sandbox.run(["ip", "netns", "exec", "lan", "python3", "-c", ASK, address, str(port), str(times)]).stdout.strip()
+
+
+def telling(host: Chassis) -> subprocess.Popen[bytes]:
+    """The LAN's computer answers."""
+    argv = host.sandbox.command(["ip", "netns", "exec", "lan", "python3", "-c", TELL])
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    return process
+
+
+def guestnet(host: Chassis, text: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A verb on a topology, on that host."""
+    argv = [*host.sandbox.python(["-m", "libvirt_guestnet.cli", *words, "-"])]
+    return subprocess.run(argv, input=text, capture_output=True, text=True, timeout=240, check=False)
