@@ -19,6 +19,7 @@ import yaml
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook.read.hostwide import ALLOW, DECLARED, GUARDS, REFUSE, HostWide
 from libvirt_guestnet.model import labelled
+from libvirt_guestnet.model.host import Host
 from libvirt_guestnet.model.network import Mode, Network
 from libvirt_guestnet.topology import yamlwords
 
@@ -125,6 +126,12 @@ def _uplink_of(hostmap: HostMap, network: Network) -> str | None:
     if network.mode is not Mode.BRIDGE or network.physical_network is None:
         return None
     return hostmap.device(network.physical_network, f"network {network.name!r}")
+
+
+def of_host(host: Host) -> HostMap:
+    """The devices of one of a topology's hosts by the file alone, so that all come to the same result: a bare name is a
+    NIC's (decision 120)."""
+    return HostMap(dict(host.labels), lambda _device: False)
 
 
 def load_hostmap(file: Path = HOST_FILE, pairs: Sequence[str] = ()) -> HostMap:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from libvirt_guestnet.changes.change import Change, Effects, Run
@@ -57,7 +58,8 @@ class ApplyError(GuestnetError):
     def __init__(self, change: Change, cause: BaseException, not_undone: list[str]) -> None:
         self.change = change
         self.not_undone = tuple(not_undone)
-        lines = [f"{change.text()}\n  failed: {cause}"]
+        self.failure = f"{change.text()}\n  failed: {cause}"
+        lines = [self.failure]
         if not_undone:
             lines += ["rolled back, except:", *(f"  {text}" for text in not_undone)]
             lines += ["run `guestnet apply` again once the cause is removed"]
@@ -111,6 +113,15 @@ class KernelEffects:
         return kept_open(bridge)
 
 
+@dataclass
+class Within:
+    """A plan among several that are made together: `undo` takes back what was made of it, and `not_undone` is what it
+    could not."""
+
+    undo: ExitStack = field(default_factory=ExitStack)
+    not_undone: list[str] = field(default_factory=list)
+
+
 def apply(
     plan: Plan,
     connection: Connection,
@@ -120,8 +131,10 @@ def apply(
     allow_interrupt: bool = False,
     on_step: Step = _quiet,
     on_note: Step = _quiet,
+    within: Within | None = None,
 ) -> tuple[Change, ...]:
-    """Make every change; when one fails, take back everything done so far. Returns those that were made.
+    """Make every change; when one fails, take back everything done so far. Returns those that were made. What is then
+    still to be taken back should something else fail goes to `within`.
 
     `on_step` hears of every elementary step after it was done; an exception from it counts as the step's failure.
     `on_note` hears of what could not be done, and holds nothing up.
@@ -130,7 +143,8 @@ def apply(
     """
     if plan.interrupts and not allow_interrupt:
         raise InterruptError(plan)
-    not_undone: list[str] = []
+    whole = within or Within()
+    not_undone = whole.not_undone
     current: list[Change] = []
     try:
         with ExitStack() as undo:
@@ -139,7 +153,7 @@ def apply(
             for change in plan.changes:
                 current[:] = [change]
                 maker.make(change, on_progress)
-            undo.pop_all()
+            whole.undo.push(undo.pop_all())
     except Exception as error:
         raise ApplyError(current[0], error, not_undone) from error
     except BaseException as error:  # the user's Ctrl-C rolls back too
@@ -189,7 +203,7 @@ _LEFT_OUT = "what else was to change of it stays as it is, its guard too; the ot
 
 
 def _is_of_guest(change: Change) -> bool:
-    return not change.KIND.startswith(("network", "OVN"))
+    return not change.KIND.startswith("network")
 
 
 def _still_needed(change: Change, stuck: set[str]) -> set[str]:

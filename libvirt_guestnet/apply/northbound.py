@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from libvirt_guestnet import terminal
 from libvirt_guestnet.changes.northbound import SetRow, changes
 from libvirt_guestnet.model.host import Fabric, FabricKind
 from libvirt_guestnet.model.topology import Topology
@@ -35,6 +37,27 @@ def of_destroyed(name: str, fabric: Fabric | None) -> Iterator[tuple[SetRow, ...
         return
     with _planned(fabric, name, ()) as made:
         yield made
+
+
+def make(rows: Sequence[SetRow], undo: ExitStack, not_undone: list[str]) -> None:
+    """Makes them, in one transaction, telling each before. `undo` takes that back, and says in `not_undone` what it
+    could not. Raises GuestnetError, when nothing was changed."""
+    if not rows:
+        return
+    with terminal.Progress(sys.stdout, sys.stderr) as progress:
+        for each in rows:
+            progress.say(each.line())
+    transaction = rows[-1].transaction
+    assert transaction is not None
+    transaction.run()
+
+    def take_back() -> None:
+        try:
+            transaction.reverse()
+        except Exception as error:  # whatever it is, the hosts must still be taken back
+            not_undone.append(f"change OVN's northbound database back: {error}")
+
+    undo.callback(take_back)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from itertools import count
 
 from libvirt_guestnet import terminal, xmlgen
 from libvirt_guestnet.apply import apply as applying
-from libvirt_guestnet.apply import northbound, routers
+from libvirt_guestnet.apply import routers
 from libvirt_guestnet.changes.change import Change
 from libvirt_guestnet.datapath.devices import host_devices
 from libvirt_guestnet.datapath.netlink import links
@@ -22,11 +22,9 @@ from libvirt_guestnet.importing.own import meaning
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.libvirtd.connection import connect, host_snapshot
 from libvirt_guestnet.libvirtd.snapshot import Snapshot, Wanted, WantedExternal, WantedGuest, WantedNetwork
-from libvirt_guestnet.model.host import Fabric
 from libvirt_guestnet.model.network import Network
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.topology import Guest, Port, Topology
-from libvirt_guestnet.ovn.hosted import hosted
 from libvirt_guestnet.plan import hairpins, link_roles, separation
 from libvirt_guestnet.plan.addresses import taken_addresses
 from libvirt_guestnet.plan.external import resolved
@@ -36,6 +34,7 @@ from libvirt_guestnet.state.locked import UnlockedState
 from libvirt_guestnet.status.drift import wrongs
 from libvirt_guestnet.status.leases import leased
 from libvirt_guestnet.status.overdue import overdue
+from libvirt_guestnet.styled import line
 from libvirt_guestnet.xmlgen import Element, domain_metadata, external_metadata, interface, network
 
 # So many changes have a bar at a terminal: of fewer, the lines say enough.
@@ -44,23 +43,28 @@ MANY = 10
 
 def current_plan(found: Topology, hostmap: HostMap, uri: str | None) -> Plan:
     """What `apply_topology` would do. Raises GuestnetError."""
-    here = hosted(found)
-    hostmap.check_mapped(here.networks)
-    define = _definer(here, hostmap)
-    with northbound.of_topology(found) as rows, connect(uri) as connection:
-        made = _planned(here, hostmap, define, host_snapshot(connection), routers.GLANCE_SECONDS)[0]
-        return replace(made, changes=(*rows, *made.changes))
+    hostmap.check_mapped(found.networks)
+    define = definer(found, hostmap)
+    with connect(uri) as connection:
+        return planned(found, hostmap, define, host_snapshot(connection), routers.GLANCE_SECONDS)[0]
 
 
 Define = Callable[[Topology, Guest], Element]
 
 
-def _planned(
-    found: Topology, hostmap: HostMap, define: Define | None, snapshot: Snapshot, patience: float
+def planned(
+    found: Topology,
+    hostmap: HostMap,
+    define: Define | None,
+    snapshot: Snapshot,
+    patience: float,
+    *,
+    left_alone: frozenset[str] = frozenset(),
 ) -> tuple[Plan, Topology]:
     """The plan, and the topology with what this host knows of it. Routers have `patience` seconds to answer."""
     here = resolved(found, snapshot)
     wished = wanted(here, hostmap, None if define is None else lambda guest: define(here, guest))
+    wished = replace(wished, left_alone=left_alone)
     facts = replace(_facing(here, hostmap, wished, snapshot), routers=routers.seen(wished, snapshot, patience))
     return plan(wished, facts), here
 
@@ -69,38 +73,30 @@ def apply_topology(
     found: Topology, hostmap: HostMap, uri: str | None, *, allow_interrupt: bool = False, quiet: bool = False
 ) -> Sequence[object]:
     """Plans and makes the changes, telling each as it comes; returns them. Raises GuestnetError."""
-    logical, found = found, hosted(found)
     hostmap.check_mapped(found.networks)
-    define = _definer(found, hostmap)
-    with applying.locked(), northbound.of_topology(logical) as rows, connect(uri) as connection:
-        made, here = _planned(found, hostmap, define, host_snapshot(connection), routers.PATIENCE_SECONDS)
-        made = replace(made, changes=(*rows, *made.changes))
+    define = definer(found, hostmap)
+    with applying.locked(), connect(uri) as connection:
+        made, here = planned(found, hostmap, define, host_snapshot(connection), routers.PATIENCE_SECONDS)
         hooks = hook_files.unseen() if made.changes else ""
         for note in (*made.notes, *notes(here), *notes_here(here, hostmap), *([hooks] if hooks else ())):
             applying.tell_note(note)
 
-        with _telling(made, quiet=quiet) as tell:
+        with telling(made, quiet=quiet) as tell:
             effects, tell_note = applying.KernelEffects(), applying.tell_note
             return applying.apply(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
 
 
 def destroy_topology(
-    name: str,
-    uri: str | None,
-    guests: Sequence[str] | None = None,
-    *,
-    fabric: Fabric | None = None,
-    allow_interrupt: bool = False,
+    name: str, uri: str | None, guests: Sequence[str] | None = None, *, allow_interrupt: bool = False
 ) -> Sequence[object]:
-    """Removes everything of a topology, and prints each step; returns the steps. `guests` and `fabric` are those in its
-    file. Raises GuestnetError."""
-    with applying.locked(), northbound.of_destroyed(name, fabric) as rows, connect(uri) as connection:
+    """Removes everything of a topology, and prints each step; returns the steps. `guests`: those in its file. Raises
+    GuestnetError."""
+    with applying.locked(), connect(uri) as connection:
         known = {receipt.name: receipt.topology for receipt in UnlockedState().networks() if receipt.external}
         made = plan_destroy(name, replace(host_snapshot(connection), adopted=known), guests)
-        made = replace(made, changes=(*made.changes, *rows))
         for note in made.notes:
             applying.tell_note(note)
-        with _telling(made) as tell:
+        with telling(made) as tell:
             effects, tell_note = applying.KernelEffects(), applying.tell_note
             applying.destroy(made, connection, effects, tell, allow_interrupt=allow_interrupt, on_note=tell_note)
         live.remove_unused()
@@ -108,15 +104,15 @@ def destroy_topology(
 
 
 @contextmanager
-def _telling(made: Plan, *, quiet: bool = False) -> Iterator[Callable[[Change], None]]:
-    """What says each change before it is made; with a bar at a terminal, where they are many."""
+def telling(made: Plan, *, quiet: bool = False, where: str = "") -> Iterator[Callable[[Change], None]]:
+    """What says each change before it is made, behind `where`; with a bar at a terminal, where they are many."""
     done = count()
     with terminal.Progress(sys.stdout, sys.stderr) as progress:
 
         def tell(change: Change) -> None:
             if quiet:
                 return
-            progress.say(change.line())
+            progress.say(line(where, *change.line().parts))
             if len(made.changes) >= MANY:
                 progress(f"{change.verb} {change.KIND} {change.name}", next(done), len(made.changes))
 
@@ -186,7 +182,7 @@ def _was_there(on: Network) -> bool:
     return on.external is not None or on.take_over
 
 
-def _definer(found: Topology, hostmap: HostMap) -> Define | None:
+def definer(found: Topology, hostmap: HostMap) -> Define | None:
     """What makes a lab guest's or a router's <domain>, once their images are built; None where no guest has one."""
     kinds = {guest.image for guest in found.guests} - {None}
     if not kinds:

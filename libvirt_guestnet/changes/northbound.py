@@ -1,4 +1,5 @@
-"""Changes of rows in OVN's northbound database: each says what it is of, and all of a plan are one transaction."""
+"""Changes of rows in OVN's northbound database: each says what it is of, and all of a plan are one transaction, which
+is made before what is changed of any host, and taken back after it."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ class SetRow(Change):
     def run(self, run: Run) -> None:
         if self.transaction is not None:
             self.transaction.run()
-            run.done("changed OVN's northbound database", "change OVN's northbound database back", self.transaction.reverse)
+            run.done("changed OVN's database", "change OVN's database back", self.transaction.reverse)
 
 
 def changes(database: Committing, topology: str, differences: tuple[Difference, ...]) -> tuple[SetRow, ...]:

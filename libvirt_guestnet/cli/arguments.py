@@ -41,6 +41,29 @@ def check_labels(pairs: Iterable[str], found: Topology) -> None:
             )
 
 
+def refuse_hosts(args: Namespace, found: Topology | None) -> None:
+    """Raises GuestnetError for what is asked of hosts that the file does not have."""
+    for option, given in (("--host", args.host), ("--allow-partial", args.allow_partial)):
+        if given:
+            whose = f"topology {found.name!r} has no hosts:" if found else "without a file there are none"
+            raise GuestnetError(f"{option} is for a topology with several hosts; {whose}")
+
+
+def refuse_own(args: Namespace) -> None:
+    """Raises GuestnetError for what of one host's own is no use where a file has hosts."""
+    for option, given, instead in (("-c", args.connect, "uri"), ("--map", getattr(args, "map", ()), "labels")):
+        if given:
+            raise GuestnetError(f"{option}: the topology has hosts:, each with {instead}: of its own")
+
+
+def load_for_one(args: Namespace, what: str) -> Topology:
+    """The topology, if it is for the one host that reads it. Raises GuestnetError."""
+    found = load(args)
+    if found.hosts:
+        raise GuestnetError(f"{what} is on one host, and topology {found.name!r} has several")
+    return found
+
+
 def hostmap(args: Namespace) -> HostMap:
     """By host.yaml and `--map`. Raises GuestnetError."""
     return load_hostmap(pairs=args.map)

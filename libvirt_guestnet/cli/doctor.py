@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 
+from libvirt_guestnet.apply.reaching import own_part
 from libvirt_guestnet.cli import arguments
 from libvirt_guestnet.doctor import facts
 from libvirt_guestnet.doctor.finding import FINE, MUST, Finding
@@ -15,7 +16,11 @@ from libvirt_guestnet.doctor.judge import judge
 def doctor(args: Namespace) -> int:
     """`guestnet doctor`: 1 when something must be done."""
     found = None if args.topology is None else arguments.load(args)
-    rows = judge(facts.gather(args.connect, found, arguments.hostmap(args), packets=args.packets))
+    hostmap = arguments.hostmap(args)
+    if found is not None and found.hosts:
+        arguments.refuse_own(args)
+        found, hostmap = own_part(found)
+    rows = judge(facts.gather(args.connect, found, hostmap, packets=args.packets))
     print(json.dumps([row.json() for row in rows], indent=2) if args.json else text(rows))
     return 1 if any(row.level == MUST for row in rows) else 0
 

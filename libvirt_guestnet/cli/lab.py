@@ -43,7 +43,7 @@ def run(args: Namespace) -> int:
 
 def up(args: Namespace) -> int:
     """`guestnet lab up`"""
-    found, tell = arguments.load(args), Progress(args.began)
+    found, tell = arguments.load_for_one(args, "a lab"), Progress(args.began)
     if args.here:
         running.up(found, args.map, args.connect, tell)
         _show_status(found, args)
@@ -67,7 +67,7 @@ def verify(args: Namespace) -> int:
 
 def down(args: Namespace) -> int:
     """`guestnet lab down`; twice is success."""
-    found = arguments.load(args)
+    found = arguments.load_for_one(args, "a lab")
     if args.here:
         running.down(found, args.connect)
         return 0
@@ -80,7 +80,7 @@ def down(args: Namespace) -> int:
 
 def shell(args: Namespace) -> int:
     """`guestnet lab shell`"""
-    found = arguments.load(args)
+    found = arguments.load_for_one(args, "a lab")
     if args.guest and args.guest not in {guest.name for guest in found.guests if guest.image == "tiny"}:
         raise GuestnetError(f"{found.file}: no guest {args.guest!r} with image: tiny in this topology")
     argv = ["virsh", "console", args.guest] if args.guest else ["bash"]
@@ -99,7 +99,7 @@ def sandbox_name(found: Topology) -> str:
 
 
 def _load_to_verify(args: Namespace) -> Topology:
-    found = arguments.load(args)
+    found = arguments.load_for_one(args, "a lab")
     if not found.expect:
         raise GuestnetError(f"{found.file}: no `expect:` lines, nothing to verify; `guestnet lab up` needs none")
     return found

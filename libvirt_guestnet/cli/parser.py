@@ -65,6 +65,13 @@ def _map(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _hosts(verb: argparse.ArgumentParser) -> None:
+    text = "of a topology with several hosts only this one; once for each (default: all)"
+    verb.add_argument("--host", metavar="NAME", action="append", default=[], help=text)
+    text = "of several hosts, finish those that answer; the next apply completes it"
+    verb.add_argument("--allow-partial", action="store_true", help=text)
+
+
 def _json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="for programs: a flat list with stable keys")
 
@@ -76,10 +83,12 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb = _verb(verbs, "plan", "topologies.plan", "show what apply would change, and whom it would interrupt")
     _topology(verb)
     _map(verb)
+    _hosts(verb)
     _json(verb)
     verb = _verb(verbs, "apply", "topologies.apply", "make libvirt's networks and interfaces match a topology file")
     _topology(verb)
     _map(verb)
+    _hosts(verb)
     verb.add_argument("--allow-interrupt", action="store_true", help="also make changes that interrupt running guests")
     verb = _verb(
         verbs,
@@ -95,6 +104,7 @@ def _add_topology_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
         "network that goes"
     )
     verb.add_argument("--allow-interrupt", action="store_true", help=text)
+    _hosts(verb)
     verb = _verb(verbs, "render", "topologies.render", "write the libvirt XML of a topology, for virsh")
     _topology(verb)
     _map(verb)
@@ -209,6 +219,8 @@ def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     verb = _verb(verbs, "status", "status.status", text)
     verb.add_argument("--guest", metavar="NAME", help="only this guest's NICs, and its networks")
     verb.add_argument("--network", metavar="NAME", help="only this network, and the NICs on it")
+    text = "of a topology with several hosts: how each is and which of its guests' ports it has, by libvirt there"
+    verb.add_argument("--hosts", metavar="TOPOLOGY", help=f"{text} (1: one does not answer)")
     # Not `topology`, which is the file of other verbs: `main` would read it.
     verb.add_argument("--topology", metavar="NAME", dest="of_topology", help="only what belongs to this topology")
     _json(verb)

@@ -12,6 +12,10 @@ from pathlib import Path
 def status(args: Namespace) -> int:
     """`guestnet status`: 3 if a NIC that should be guarded is not, or network.json is not true; with `--watch` 0, once
     a signal ends it."""
+    if args.hosts:
+        from libvirt_guestnet.cli import many
+
+        return many.status(args)
     if args.watch:
         from libvirt_guestnet.cli import watching
 

@@ -7,14 +7,18 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from libvirt_guestnet import terminal, topology
-from libvirt_guestnet.cli import arguments
+from libvirt_guestnet.cli import arguments, many
 from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.ovn.hosted import hosted
 from libvirt_guestnet.styled import line
+
+if TYPE_CHECKING:
+    from libvirt_guestnet.hostmap import HostMap
 
 CHANGES_TO_MAKE = 3
 
@@ -40,9 +44,12 @@ def plan(args: Namespace) -> int:
     from libvirt_guestnet.model.notes import notes
 
     found = arguments.load(args)
+    if found.hosts:
+        return many.plan(found, args)
+    arguments.refuse_hosts(args, found)
     hostmap = arguments.hostmap(args)
     made = topologies.current_plan(found, hostmap, args.connect)
-    for note in (*notes(found), *topologies.notes_here(hosted(found), hostmap)):
+    for note in (*notes(found), *topologies.notes_here(found, hostmap)):
         print(f"note: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps(made.json(), indent=2))
@@ -56,6 +63,9 @@ def apply(args: Namespace) -> int:
     from libvirt_guestnet.apply.topology import apply_topology
 
     found = arguments.load(args)
+    if found.hosts:
+        return many.apply(found, args)
+    arguments.refuse_hosts(args, found)
     changed = apply_topology(found, arguments.hostmap(args), args.connect, allow_interrupt=args.allow_interrupt)
     print(f"{count(changed, 'change')} made" if changed else "nothing to do")
     return 0
@@ -66,30 +76,47 @@ def destroy(args: Namespace) -> int:
     from libvirt_guestnet.apply.topology import destroy_topology
 
     found = None if args.name else arguments.load(args)
+    if found and found.hosts:
+        return many.destroy(found, args)
+    arguments.refuse_hosts(args, found)
     name = args.name if found is None else found.name
     guests = None if found is None else [guest.name for guest in found.guests]
-    fabric = None if found is None else found.fabric
-    changed = destroy_topology(name, args.connect, guests, fabric=fabric, allow_interrupt=args.allow_interrupt)
+    changed = destroy_topology(name, args.connect, guests, allow_interrupt=args.allow_interrupt)
     print(f"{count(changed, 'change')} made" if changed else f"nothing of topology {name!r} is left")
     return 0
 
 
 def render(args: Namespace) -> int:
-    """`guestnet render`"""
+    """`guestnet render`: of several hosts, what each has, in a folder of its name."""
+    from libvirt_guestnet.hostmap import of_host
+    from libvirt_guestnet.model.placing import in_file
+
+    found = arguments.load(args)
+    if not found.hosts:
+        return _render(found, arguments.hostmap(args), args.output)
+    arguments.refuse_own(args)
+    found = hosted(found)
+    for host in found.hosts:
+        if args.output is None:
+            print(f"<!-- host {host.name} -->")
+        _render(in_file(found, host), of_host(host), args.output and str(Path(args.output, host.name)))
+    return 0
+
+
+def _render(found: Topology, hostmap: HostMap, output: str | None) -> int:
     from libvirt_guestnet.datapath.netlink import links
     from libvirt_guestnet.guest import image
     from libvirt_guestnet.router.image import RECIPE as ROUTER
     from libvirt_guestnet.xmlgen import render as rendering
 
-    found, hostmap = hosted(arguments.load(args)), arguments.hostmap(args)
     hostmap.check_mapped(found.networks)
     hostmap.check_kinds(found.networks, lambda device: links.index_of(device) > 0)
     built, router = image.newest(), image.newest(recipe=ROUTER)
     kind = image.virt_type() if built or router else ""
-    if args.output is None:
+    if output is None:
         sys.stdout.write(rendering.render_text(found, hostmap, built, kind, router))
     else:
-        for path in rendering.render(found, hostmap, Path(args.output), built, kind, router_image=router):
+        for path in rendering.render(found, hostmap, Path(output), built, kind, router_image=router):
             print(path)
     lacking = {"tiny": built is None, "router": router is None}
     if without := [guest.name for guest in found.guests if lacking.get(guest.image or "")]:

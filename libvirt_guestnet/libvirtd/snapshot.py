@@ -384,10 +384,11 @@ class WantedGuest:
 @dataclass(frozen=True)
 class Wanted:
     """Everything a topology wants libvirt to have. `leaving` are "domain" or "network" and the name of what goes;
-    None: all of the topology that is not wanted."""
+    None: all of the topology that is not wanted, but for domains that are `left_alone`."""
 
     topology: str
     networks: tuple[WantedNetwork, ...] = ()
     guests: tuple[WantedGuest, ...] = ()
     externals: tuple[WantedExternal, ...] = ()
     leaving: frozenset[tuple[str, str]] | None = None
+    left_alone: frozenset[str] = frozenset()

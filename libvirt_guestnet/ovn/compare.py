@@ -38,7 +38,9 @@ class Difference:
     def detail(self) -> str:
         """What is new, in words."""
         if self.old is not None and self.new is not None:
-            said = (f"{name} {_text(self.old.columns[name])} -> {_text(self.new.columns[name])}" for name in self.changed)
+            said = (
+                f"{name} {_text(self.old.columns[name])} -> {_text(self.new.columns[name])}" for name in self.changed
+            )
             return "; ".join(said)
         return "" if self.new is None else _summary(self.new)
 

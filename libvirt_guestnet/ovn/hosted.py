@@ -70,7 +70,9 @@ def _network(topology: Topology, network: Network) -> Network:
         routes=(),
         isolated_ports=False,
         zone=None,
-        subnets=tuple(replace(s, gateway=None, host=None, dhcp=None, dhcp6=False, range6=None) for s in network.subnets),
+        subnets=tuple(
+            replace(s, gateway=None, host=None, dhcp=None, dhcp6=False, range6=None) for s in network.subnets
+        ),
     )
 
 

@@ -50,6 +50,18 @@ def resolved(found: Topology, snapshot: Snapshot) -> Topology:
     return replace(found, networks=networks, guests=guests)
 
 
+def there(found: Topology, snapshot: Snapshot) -> Topology:
+    """The topology of one of several hosts without the external networks that it neither has nor needs."""
+    needed = {port.network for guest in found.guests for port in guest.ports}
+    known = set(snapshot.network) | set(snapshot.links)
+    networks = (n for n in found.networks if n.external is None or n.name in needed or _of_host(n) in known)
+    return replace(found, networks=tuple(networks))
+
+
+def _of_host(network: Network) -> str:
+    return (network.external.bridge if network.external else None) or network.name
+
+
 @dataclass
 class _Host:
     """What the host says, and what does not fit it."""

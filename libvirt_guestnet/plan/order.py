@@ -195,7 +195,7 @@ def _inherited(network: Element) -> frozenset[str]:
 
 
 def _leaving_domains(wanted: Wanted, snapshot: Snapshot) -> Iterator[DomainState]:
-    staying = {guest.name for guest in wanted.guests}
+    staying = {guest.name for guest in wanted.guests} | wanted.left_alone
     ours = (d for d in snapshot.domains if d.topology == wanted.topology and d.name not in staying)
     return (d for d in ours if wanted.leaving is None or ("domain", d.name) in wanted.leaving)
 

@@ -13,7 +13,8 @@ from .report import shown
 
 _TRANSPORTS = "ssh|libssh|libssh2|tls|tcp"
 _SERVER = r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?([A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
-_PARAMETERS = r"(\?[A-Za-z0-9_.,=&%/~+-]*)?"
+_PARAMETER = r"[a-z_]+=[A-Za-z0-9_.,%/~+-]*"  # names as they are: libvirt would decode them
+_PARAMETERS = rf"(\?{_PARAMETER}(&{_PARAMETER})*)?"
 _URI = rf"qemu\+({_TRANSPORTS})://{_SERVER}/system{_PARAMETERS}"
 URI_CHARACTERS = PATH_CHARACTERS = 255
 _PROGRAMS = ("command", "netcat")  # libvirt runs them, here or over there

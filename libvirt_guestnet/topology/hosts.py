@@ -88,7 +88,7 @@ def fabric(decl: TopologyDecl, report: Report) -> Fabric:
         _check_ovn(given, report)
     elif "kind" not in given.bad:
         _refuse_ovns(given, report)
-    tls = given.tls and Tls(given.tls.private_key.value, given.tls.certificate.value, given.tls.ca.value)
+    tls = Tls(given.tls.private_key.value, given.tls.certificate.value, given.tls.ca.value) if given.tls else None
     encapsulation = value(given.encapsulation) or Encapsulation.GENEVE
     return Fabric(given.kind.value, values(given.northbound), tls, encapsulation, given.at)
 

@@ -34,7 +34,9 @@ def check(
         return
     for name, router in decl.routers or ():
         if router:
-            message = f"router '{name.value}': virtual routers cannot be had with a fabric of kind ovn yet; the router of a"
+            message = (
+                f"router '{name.value}': virtual routers cannot be had with a fabric of kind ovn yet; the router of a"
+            )
             report.add(name.where, f"{message} network of mode nat or route is OVN's own: say physical-network there")
     for seg in segments.values():
         if seg.decl.external is None and not seg.network.control:
@@ -114,7 +116,9 @@ def unknown_options(version: int, options: OPTIONS) -> _Found:
 def _check_zones(topology: Topology, segments: Mapping[str, Segment], report: Report) -> None:
     """Each zone has a router of its own, with an address of its own."""
     for physical in topology.physical_networks:
-        on = [s for s in segments.values() if s.network.mode in _ROUTED and s.network.physical_network == physical.label]
+        on = [
+            s for s in segments.values() if s.network.mode in _ROUTED and s.network.physical_network == physical.label
+        ]
         zones = list(dict.fromkeys(seg.network.zone for seg in on))
         for version in sorted({subnet.version for subnet in physical.subnets}):
             _check_enough(version, [ip for ip in physical.host if ip.version == version], zones, on, report)
@@ -128,4 +132,6 @@ def _check_enough(
         label = seg.network.physical_network
         message = f"the router of zone '{zone or 'none'}' has no IPv{version} address on '{label}': host there needs"
         where = seg.decl.physical_network.where if seg.decl.physical_network else seg.at.where
-        report.add(where, f"network '{seg.network.name}': {message} {len(zones)}, one for each zone, and has {len(have)}")
+        report.add(
+            where, f"network '{seg.network.name}': {message} {len(zones)}, one for each zone, and has {len(have)}"
+        )

@@ -122,7 +122,9 @@ def test_each_host_has_what_libvirt_needs(bed: Bed) -> None:
 
 
 def test_dhcp_tells_what_the_file_says(bed: Bed) -> None:
-    ask = Ether(src=WEB_MAC, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
+    ask = (
+        Ether(src=WEB_MAC, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
+    )
     boot = BOOTP(chaddr=bytes.fromhex(WEB_MAC.replace(":", "")), xid=7)
     offered = seen(bed.web, ask / boot / DHCP(options=[("message-type", "discover"), "end"]), "DHCP options")
     options = dict(each for each in offered[DHCP].options if isinstance(each, tuple) and len(each) == 2)

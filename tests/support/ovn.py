@@ -49,7 +49,15 @@ def unpacked() -> list[list[str]]:
     """What `prepare` of a sandbox needs for the programs to be there."""
     debs = sorted({str(deb) for name in PACKAGES for deb in debian.fetch_with_needs(name, CACHE / "debs")})
     # Nothing in them is a program of the machine's that another one here would replace.
-    return [["sh", "-c", 'for deb; do dpkg-deb --fsys-tarfile "$deb" | tar -xC / --keep-directory-symlink; done', "sh", *debs]]
+    return [
+        [
+            "sh",
+            "-c",
+            'for deb; do dpkg-deb --fsys-tarfile "$deb" | tar -xC / --keep-directory-symlink; done',
+            "sh",
+            *debs,
+        ]
+    ]
 
 
 class Chassis:
@@ -194,7 +202,9 @@ with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as told:
 
 def from_lan(host: Chassis, address: str, port: int, times: int = 20) -> str:
     """What the LAN's computer is answered; "" for nothing."""
-    return host.sandbox.run(["ip", "netns", "exec", "lan", "python3", "-c", ASK, address, str(port), str(times)]).stdout.strip()
+    return host.sandbox.run(
+        ["ip", "netns", "exec", "lan", "python3", "-c", ASK, address, str(port), str(times)]
+    ).stdout.strip()
 
 
 def telling(host: Chassis) -> subprocess.Popen[bytes]:

@@ -22,11 +22,11 @@ from support.topology_files import GOOD, HOSTMAP, IMAGE, SCHEMA, read_yaml
 from libvirt_guestnet import draw, xmlgen
 from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.hostmap import HostMap, of_host
 from libvirt_guestnet.lab import checks
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, Wanted, WantedExternal, WantedGuest
 from libvirt_guestnet.model.host import Host
-from libvirt_guestnet.model.placing import on_host
+from libvirt_guestnet.model.placing import in_file
 from libvirt_guestnet.model.topology import Guest, Topology
 from libvirt_guestnet.plan.nic import before as remembered
 from libvirt_guestnet.plan.nic import plugged
@@ -47,6 +47,7 @@ FACTS = {
     ("port.hostname", "the same"),
     ("host.uri", "how the host is reached: test_many_hosts.py"),
     ("host.chassis", "its name in OVN"),
+    (".fabric", "of kind ovn: nothing is built on it yet"),
     ("fabric.northbound", "where OVN's database is"),
     ("fabric.encapsulation", "how OVN's chassis send frames"),
     *((f"tls.{key}", "a file for OVN's database") for key in ("key", "certificate", "ca")),
@@ -98,10 +99,9 @@ def made(document: Any) -> object:
 
 def made_on(topology: Topology, host: Host) -> object:
     """What one of several hosts has of it."""
-    guests = {guest.name for guest in topology.guests if guest.host in (None, host.name)}
-    libvirt = wanted(on_host(topology, host, guests), HostMap(dict(host.labels), lambda _device: False))
-    networks = [xmlgen.to_string(each.element) for each in libvirt.networks]
-    return networks, [guest.name for guest in topology.guests if guest.host in (None, host.name)]
+    part = in_file(topology, host)
+    networks = [xmlgen.to_string(each.element) for each in wanted(part, of_host(host)).networks]
+    return networks, [guest.name for guest in part.guests]
 
 
 def drawn(document: Any) -> object:
