@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 import pytest
-from scapy.all import BOOTP, DHCP, DNS, DNSQR, IP, UDP, Ether, Raw  # type: ignore[attr-defined]
+from scapy.all import BOOTP, DHCP, DNS, DNSQR, ICMP, IP, UDP, Ether, IPv6, Raw  # type: ignore[attr-defined]
 from support import ovn
 from support.libvirt_lan import Puppet
+from support.libvirt_many import LISTENING
 from support.libvirt_wire import Wire, domain
-from support.ovn import Central, Chassis, guestnet
+from support.ovn import Central, Chassis, guestnet, telling
 from support.sandboxes import install_hooks
 
 from libvirt_guestnet import sandbox as sandboxes
@@ -22,8 +23,8 @@ from libvirt_guestnet import sandbox as sandboxes
 TOPOLOGY = f"""
 name: t
 hosts:
-  left: {{ uri: "qemu+ssh://left/system", underlay: {ovn.UNDERLAY["left"]}, labels: {{ wan: br-wan }} }}
-  right: {{ uri: "qemu+ssh://right/system", underlay: {ovn.UNDERLAY["right"]}, labels: {{ wan: br-wan }} }}
+  left: {{ uri: "qemu+tcp://{ovn.UNDERLAY["left"]}/system", underlay: {ovn.UNDERLAY["left"]}, labels: {{ wan: br-wan }} }}
+  right: {{ uri: "qemu+tcp://{ovn.UNDERLAY["right"]}/system", underlay: {ovn.UNDERLAY["right"]}, labels: {{ wan: br-wan }} }}
 fabric: {{ kind: ovn, northbound: "tcp:{ovn.UNDERLAY["left"]}:6641" }}
 physical-networks:
   wan:
@@ -59,6 +60,8 @@ guests:
 """
 WEB, MAIL = ("10.1.1.11", "fd11:1::11"), ("10.1.1.12", "fd11:1::12")
 WEB_MAC, MAIL_MAC = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
+LONE = ("52:54:00:00:01:0a", "52:54:00:00:01:0b")
+ROUTER = "52:54:00:8b:fe:87"  # on network lone; derived from the names
 
 
 class Bed(NamedTuple):
@@ -70,7 +73,7 @@ class Bed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[tuple[Central, Chassis]]:
-    prepare = [*ovn.unpacked(), *install_hooks()]
+    prepare = [*ovn.unpacked(), *install_hooks(), ["sh", "-c", LISTENING]]
     with ExitStack() as stack:
         named = {n: sandboxes.start(f"ovn-{n}-{os.getpid()}", prepare=prepare) for n in ovn.UNDERLAY}
         for each in named.values():
@@ -82,11 +85,10 @@ def hosts() -> Iterator[tuple[Central, Chassis]]:
 def bed(hosts: tuple[Central, Chassis]) -> Iterator[Bed]:
     """The topology applied on both hosts, with web on the left and mail on the right."""
     left, right = hosts
-    for host in hosts:
-        for name in ("web", "mail"):
-            host.sandbox.run(["virsh", "-q", "define", "/dev/stdin"], stdin=domain(name))
-        done = guestnet(host, TOPOLOGY, "apply")
-        assert done.returncode == 0, done.stderr
+    for host, name in ((left, "web"), (right, "mail")):
+        host.sandbox.run(["virsh", "-q", "define", "/dev/stdin"], stdin=domain(name))
+    done = guestnet(left, TOPOLOGY, "apply")
+    assert done.returncode == 0, done.stderr
     left.sandbox.run(["virsh", "-q", "start", "web"], timeout=240)
     right.sandbox.run(["virsh", "-q", "start", "mail"], timeout=240)
     ports = re.findall(r"port ([0-9a-f-]{36})", left.nbctl("show"))
@@ -110,7 +112,7 @@ def seen(wire: Wire, asked: Ether, wanted: str, seconds: float = 60.0) -> Ether:
 
 def test_a_second_plan_has_nothing_to_do(bed: Bed) -> None:
     for host in (bed.left, bed.right):
-        assert guestnet(host, TOPOLOGY, "plan").stdout == "nothing to do\n"
+        assert guestnet(host, TOPOLOGY, "plan").stdout == "left: nothing to do\nright: nothing to do\n"
 
 
 def test_each_host_has_what_libvirt_needs(bed: Bed) -> None:
@@ -147,14 +149,36 @@ def test_guests_reach_each_other_across_hosts_and_outside(bed: Bed) -> None:
             assert asked(bed, mine, theirs) == mine
 
 
-def asked(bed: Bed, mine: str, theirs: str) -> str:
-    """With what address web is seen by whom it asks."""
-    from scapy.all import IPv6  # type: ignore[attr-defined]
+def test_guests_go_out_with_the_routers_address_or_their_own_floating_one(bed: Bed) -> None:
+    with telling(bed.left):
+        for mac, wire, mine, seen_as in (
+            (MAIL_MAC, bed.mail, MAIL[0], "198.18.1.2"),
+            (WEB_MAC, bed.web, WEB[0], "198.18.1.60"),
+        ):
+            assert answered(wire, mac, "52:54:00:75:9e:de", mine, ovn.LAN_HOST, 9000) == seen_as
 
+
+def asked(bed: Bed, mine: str, theirs: str) -> str:
+    """With what address web is seen by mail, which it asks."""
+    return answered(bed.web, WEB_MAC, MAIL_MAC, mine, theirs, 4002)
+
+
+def answered(wire: Wire, mac: str, to: str, mine: str, theirs: str, port: int) -> str:
+    """What a guest hears that asks by UDP."""
     layer = IPv6 if ":" in mine else IP
-    frame = Ether(src=WEB_MAC, dst=MAIL_MAC) / layer(src=mine, dst=theirs) / UDP(sport=4001, dport=53) / Raw(b"hello")
-    found = seen(bed.web, frame, "UDP")
+    frame = Ether(src=mac, dst=to) / layer(src=mine, dst=theirs) / UDP(sport=4001, dport=port) / Raw(b"hello")
+    found = seen(wire, frame, "UDP")
     return str(found[UDP].payload.load.decode().split()[0])
+
+
+def test_an_isolated_port_reaches_no_other_one(bed: Bed) -> None:
+    """But the router."""
+    with Wire(bed.left.sandbox, "web", "net1") as web, Wire(bed.right.sandbox, "mail", "net1") as mail:
+        hello = Ether(src=LONE[0], dst=LONE[1]) / IP(src="10.1.2.11", dst="10.1.2.12") / UDP(dport=9) / Raw(b"hello")
+        web.send(bytes(hello))
+        ping = Ether(src=LONE[0], dst=ROUTER) / IP(src="10.1.2.11", dst="10.1.2.1") / ICMP(id=7)
+        assert seen(web, ping, "ICMP")[ICMP].type == 0
+        assert b"hello" not in b"".join(frame for frame in iter(lambda: mail.next_frame(1), None))
 
 
 def test_a_floating_address_is_its_guests_and_a_forward_reaches_it(bed: Bed) -> None:
@@ -164,5 +188,65 @@ def test_a_floating_address_is_its_guests_and_a_forward_reaches_it(bed: Bed) -> 
         assert ovn.from_lan(bed.left, "198.18.1.2", 5300) == ovn.LAN_HOST
         # Nobody opens a connection to what is behind NAT by a route of his own, nor by a port that is not forwarded.
         bed.left.sh("ip -n lan route add 10.1.1.0/24 via 198.18.1.2")
-        assert ovn.from_lan(bed.left, "10.1.1.12", 53, times=2) == ""
+        assert ovn.from_lan(bed.left, "10.1.1.12", 54, times=2) == ""
         assert ovn.from_lan(bed.left, "198.18.1.2", 53, times=1) == ""
+
+
+def test_what_somebody_changes_by_hand_is_found_and_put_back(bed: Bed) -> None:
+    left = bed.left
+    left.nbctl("lsp-set-addresses", "t/office/to/router", "02:00:00:00:00:01")
+    left.nbctl("lr-nat-del", "t/router/wan", "snat", "10.1.1.0/24")
+    left.nbctl("set", "logical_switch", "t/office", "other_config:mcast_snoop=true")
+    found = guestnet(bed.right, TOPOLOGY, "plan")
+    assert found.returncode == 3
+    assert {line.partition(": ")[0] for line in found.stdout.splitlines()[:3]} == {
+        "define OVN nat wan/10.1.1.0/24",
+        "set OVN logical-switch office",
+        "set OVN logical-port office/to/router",
+    }
+    assert guestnet(bed.right, TOPOLOGY, "apply").stdout.endswith("3 changes made\n")
+    assert "10.1.1.0/24" in left.nbctl("lr-nat-list", "t/router/wan")
+    assert guestnet(left, TOPOLOGY, "plan").stdout == "left: nothing to do\nright: nothing to do\n"
+
+
+def test_a_failure_on_a_host_takes_the_databases_change_back(bed: Bed) -> None:
+    """A bridge of the name that a network wants is a libvirt network's already, so that libvirt refuses to start it."""
+    before = bed.left.nbctl("show")
+    more = TOPOLOGY.replace("guests:", "  more: { mode: isolated, subnets: [10.1.3.0/24] }\nguests:")
+    bed.left.sandbox.run(["sh", "-c", "mv /run/libvirt/network /run/libvirt/away && touch /run/libvirt/network"])
+    try:
+        failed = guestnet(bed.left, more, "apply")
+    finally:
+        bed.left.sandbox.run(["sh", "-c", "rm /run/libvirt/network && mv /run/libvirt/away /run/libvirt/network"])
+    assert failed.returncode == 1
+    assert "OVN's database: everything is as before" in failed.stderr
+    assert sorted(bed.left.nbctl("show").split()) == sorted(before.split())
+
+
+def test_rows_of_others_are_neither_changed_nor_taken(bed: Bed) -> None:
+    left = bed.left
+    left.nbctl("ls-add", "u/inside")
+    left.nbctl("ls-add", "theirs")
+    left.nbctl("lsp-add", "t/lone", "their-port")
+    head = TOPOLOGY[: TOPOLOGY.index("networks:")].replace("name: t", "name: u")
+    other = head + "networks: { inside: { mode: isolated, subnets: [10.9.0.0/24] } }\n"
+    refused = guestnet(left, other, "apply")
+    assert refused.returncode == 1
+    assert "logical-switch 'u/inside'" in refused.stderr
+    assert "somebody else than guestnet made it" in refused.stderr
+    gone = TOPOLOGY.replace("  lone: {", "  left: {").replace("network: lone", "network: left")
+    held = guestnet(left, gone, "plan")
+    assert held.returncode == 1
+    assert "has Logical_Switch_Port their-port, which guestnet did not make" in held.stderr
+    left.nbctl("lsp-del", "their-port")
+    assert {"u/inside", "theirs"} <= set(left.nbctl("--bare", "--columns=name", "list", "logical_switch").split())
+
+
+def test_destroy_takes_its_own_rows_and_nothing_else(bed: Bed) -> None:
+    for host, guest in ((bed.left, "web"), (bed.right, "mail")):
+        host.sandbox.run(["virsh", "-q", "destroy", guest])
+    done = guestnet(bed.left, TOPOLOGY, "destroy")
+    assert done.returncode == 0, done.stderr
+    assert set(bed.left.nbctl("--bare", "--columns=name", "list", "logical_switch").split()) == {"u/inside", "theirs"}
+    for table in ("logical_router", "acl", "nat", "load_balancer", "dhcp_options", "dns", "port_group"):
+        assert bed.left.nbctl("--bare", "--columns=_uuid", "list", table) == ""
