@@ -92,7 +92,8 @@ class HostsError(GuestnetError):
 
 def _standing(stands: dict[str, list[str]]) -> Iterator[str]:
     for name, left in stands.items():
-        yield f"{name if name == _OVN else f'host {name}'}: {'rolled back, except:' if left else 'everything is as before'}"
+        who = name if name == _OVN else f"host {name}"
+        yield f"{who}: {'rolled back, except:' if left else 'everything is as before'}"
         yield from (f"  {text}" for text in left)
 
 

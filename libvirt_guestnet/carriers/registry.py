@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier
 from libvirt_guestnet.carriers.nic import Nic
-from libvirt_guestnet.carriers.ovn import Ovn
 from libvirt_guestnet.carriers.open_vswitch import OpenVSwitch
+from libvirt_guestnet.carriers.ovn import Ovn
 from libvirt_guestnet.carriers.own_bridge import OwnBridge
 from libvirt_guestnet.carriers.subinterface import Subinterface
 from libvirt_guestnet.carriers.vlan_bridge import VlanBridge

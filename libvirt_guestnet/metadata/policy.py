@@ -120,7 +120,7 @@ class NetworkPolicy(NamedTuple):
     """<guestnet:network>. Of `guarded`, `privacy` ("": not said) and `offload` the words above; `log`: None is not
     said. An `external` network is there without guestnet: nothing is its but what it `added`, which no hook reads.
     Guests of one `zone` ("": none) of a topology do not reach those of another by their own addresses. Where several
-    networks share a bridge that keeps them apart by itself, `link` is the name of this one's link ("": its bridge's)."""
+    networks share a bridge that keeps them apart by itself, `link` names this one's link ("": it is the bridge)."""
 
     topology: str
     name: str

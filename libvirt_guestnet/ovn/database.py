@@ -289,5 +289,7 @@ def _python(row: Any, name: str, value: Value) -> object:
         return dict(value)  # type: ignore[arg-type]
     if not isinstance(value, tuple):
         return value
-    make = {"integer": int, "boolean": lambda text: text == "True"}.get(kind.key.type.to_string(), str)
-    return [make(each) for each in value]
+    of = kind.key.type.to_string()
+    if of == "boolean":
+        return [each == "True" for each in value]
+    return [int(str(each)) if of == "integer" else each for each in value]

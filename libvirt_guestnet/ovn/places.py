@@ -59,8 +59,9 @@ class Layout:
             number = taken[place.label] = taken.get(place.label, -1) + 1
             physical = self.topology.physical_network(place.label)
             for version in (4, 6):
-                ips = [ip for ip in physical.host if ip.version == version][number : number + 1]
-                found[place] |= {version: (ip, prefix) for ip in ips if (prefix := _prefix(physical, ip))}
+                ips = [ip for ip in physical.host if ip.version == version]
+                if number < len(ips) and (prefix := _prefix(physical, ips[number])) is not None:
+                    found[place][version] = (ips[number], prefix)
         return found
 
     def ways_out(self, place: Place) -> list[IPAddress]:

@@ -14,8 +14,9 @@ from libvirt_guestnet.ovn import names
 from libvirt_guestnet.ovn.ports import ref
 from libvirt_guestnet.ovn.rows import ACL, GROUP, Ref, Row, row
 
-_DROP, _LET = 1001, 1002
+_DROP, _LET, _ISOLATED = 1001, 1002, 1003
 _TO, _FROM = "to-lport", "from-lport"
+_NEW = {4: ("0.0.0.0",), 6: ("::", "fe80::/10")}  # noqa: S104
 
 
 def rows(topology: Topology, network: Network) -> Iterator[Row]:
@@ -26,7 +27,7 @@ def rows(topology: Topology, network: Network) -> Iterator[Row]:
         group = _group(topology, network, "isolated", isolated)
         yield group
         match = f"outport == @{group.name} && inport == @{group.name}"
-        yield _rule(group, "between", _TO, 1003, match, "drop")
+        yield _drop(group, "between", match, _ISOLATED)
     if network.mode is Mode.NAT and on:
         yield from _behind_nat(topology, network, on)
 
@@ -35,28 +36,28 @@ def _behind_nat(topology: Topology, network: Network, on: tuple[tuple[Guest, Por
     members = tuple(sorted(ref(guest.name, port.name) for guest, port in on))
     group = _group(topology, network, "nat", members)
     yield group
-    yield _rule(group, "out", _FROM, _LET, f"inport == @{group.name} && ip", "allow-related")
-    # OVN makes a flow for each combination of what several prefixes are not: 82,000 of three IPv6 ones. So what may come
-    # in is said, and never what may not.
+    yield _let(group, "out", f"inport == @{group.name} && ip", _FROM)
+    # OVN makes a flow for each combination of what several prefixes are not: 82,000 of three IPv6 ones (decision 127).
+    # So what may come in is said, and never what may not.
     for version in (4, 6):
         inside = f"outport == @{group.name} && ip{version}.src == {{{_inside(network, version)}}}"
-        yield _rule(group, f"inside/{version}", _TO, _LET, inside, "allow-related")
-    yield _rule(group, "in", _TO, _DROP, f"outport == @{group.name} && ip", "drop")
+        yield _let(group, f"inside/{version}", inside)
+    yield _drop(group, "in", f"outport == @{group.name} && ip")
     for guest, port in on:
         outport = f'outport == "{names.logical_port(topology.name, guest.name, port.name)}"'
         title = f"{guest.name}/{port.name}"
         for version in sorted({address.version for address in port.floating}):
-            yield _rule(group, f"floating/{title}/{version}", _TO, _LET, f"{outport} && ip{version}", "allow-related")
+            yield _let(group, f"floating/{title}/{version}", f"{outport} && ip{version}")
         for forward in port.forwards:
             if (address := forward.address or port.address(forward.version)) is not None:
                 match = f"{outport} && {_forwarded(forward, address)}"
-                yield _rule(group, f"forward/{title}/{forward_key(forward)}", _TO, _LET, match, "allow-related")
+                yield _let(group, f"forward/{title}/{forward_key(forward)}", match)
 
 
 def _inside(network: Network, version: int) -> str:
     """Whom its guests hear in any case: their own prefixes, who has no address yet, and the link."""
     own = [str(s.prefix) for s in network.subnets if s.prefix.version == version]
-    return ", ".join([*own, *(("0.0.0.0",) if version == 4 else ("::", "fe80::/10"))])
+    return ", ".join([*own, *_NEW[version]])
 
 
 def forward_key(forward: Forward) -> str:
@@ -80,6 +81,12 @@ def _group(topology: Topology, network: Network, what: str, members: tuple[Ref, 
     return row(Ref(GROUP, key), name=names.group(topology.name, network.name, what), ports=members)
 
 
-def _rule(group: Row, what: str, direction: str, priority: int, match: str, action: str) -> Row:
-    key = f"{group.key}/{what}"
-    return row(Ref(ACL, key), group.ref, direction=direction, priority=priority, match=match, action=action)
+def _let(group: Row, what: str, match: str, direction: str = _TO) -> Row:
+    """What may begin, and all that answers it."""
+    key = Ref(ACL, f"{group.key}/{what}")
+    return row(key, group.ref, direction=direction, priority=_LET, match=match, action="allow-related")
+
+
+def _drop(group: Row, what: str, match: str, priority: int = _DROP) -> Row:
+    key = Ref(ACL, f"{group.key}/{what}")
+    return row(key, group.ref, direction=_TO, priority=priority, match=match, action="drop")

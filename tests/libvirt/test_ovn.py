@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 from typing import NamedTuple
 
+import frames
 import pytest
 from scapy.all import BOOTP, DHCP, DNS, DNSQR, ICMP, IP, UDP, Ether, IPv6, Raw  # type: ignore[attr-defined]
 from support import ovn
@@ -20,12 +23,13 @@ from support.sandboxes import install_hooks
 
 from libvirt_guestnet import sandbox as sandboxes
 
+LEFT, RIGHT = ovn.UNDERLAY["left"], ovn.UNDERLAY["right"]
 TOPOLOGY = f"""
 name: t
 hosts:
-  left: {{ uri: "qemu+tcp://{ovn.UNDERLAY["left"]}/system", underlay: {ovn.UNDERLAY["left"]}, labels: {{ wan: br-wan }} }}
-  right: {{ uri: "qemu+tcp://{ovn.UNDERLAY["right"]}/system", underlay: {ovn.UNDERLAY["right"]}, labels: {{ wan: br-wan }} }}
-fabric: {{ kind: ovn, northbound: "tcp:{ovn.UNDERLAY["left"]}:6641" }}
+  left: {{ uri: "qemu+tcp://{LEFT}/system", underlay: {LEFT}, labels: {{ wan: "ovs:br-wan" }} }}
+  right: {{ uri: "qemu+tcp://{RIGHT}/system", underlay: {RIGHT}, labels: {{ wan: "ovs:br-wan" }} }}
+fabric: {{ kind: ovn, northbound: "tcp:{LEFT}:6641" }}
 physical-networks:
   wan:
     subnets: [198.18.1.0/24, "fd61:1::/64"]
@@ -192,6 +196,85 @@ def test_a_floating_address_is_its_guests_and_a_forward_reaches_it(bed: Bed) -> 
         assert ovn.from_lan(bed.left, "198.18.1.2", 53, times=1) == ""
 
 
+CORPUS = f"""
+name: c
+{TOPOLOGY[TOPOLOGY.index("hosts:") : TOPOLOGY.index("physical-networks:")]}
+networks:
+  lab: {{ mode: isolated, privacy-addresses: strict, subnets: [10.61.1.0/24, "fd61:1::/64"] }}
+guests:
+  me: {{ ports: [{{ network: lab, model: rtl8139, mac: "{frames.ME}", addresses: [{frames.ME4}, "{frames.ME6}"] }}] }}
+  them:
+    ports:
+      - network: lab
+        model: rtl8139
+        guarded: false
+        mac: "{frames.THEM}"
+        addresses: [{frames.THEM4}, "{frames.THEM6}"]
+"""
+
+
+@pytest.fixture(scope="module")
+def forgers(bed: Bed) -> Iterator[tuple[Wire, Wire]]:
+    """A guest on the left that forges, and one on the right that hears."""
+    for host, name in ((bed.left, "me"), (bed.right, "them")):
+        host.sandbox.run(["virsh", "-q", "define", "/dev/stdin"], stdin=domain(name))
+    done = guestnet(bed.left, CORPUS, "apply")
+    assert done.returncode == 0, done.stderr
+    for host, name in ((bed.left, "me"), (bed.right, "them")):
+        host.sandbox.run(["virsh", "-q", "start", name], timeout=240)
+    with Wire(bed.left.sandbox, "me") as me, Wire(bed.right.sandbox, "them") as them:
+        seen_by(me, them, {})
+        yield me, them
+    for host, name in ((bed.left, "me"), (bed.right, "them")):
+        host.sandbox.run(["virsh", "-q", "destroy", name])
+
+
+NUMBERS = count(1)
+
+
+def seen_by(me: Wire, them: Wire, corpus: dict[str, bytes]) -> set[str]:
+    """Which frames arrive on the other host. What follows them arrives, be it only when the port is bound; but a first
+    frame of its kind may be overtaken, as it takes the way through ovs-vswitchd."""
+    heard = set[str]()
+    for start in range(0, max(len(corpus), 1), 40):
+        batch = dict(list(corpus.items())[start : start + 40])
+        me.send(*batch.values())
+        found = until_heard(me, them)
+        found += until_heard(me, them)
+        heard |= {name for name, frame in batch.items() if any(frames.is_same(each, frame) for each in found)}
+    return heard
+
+
+def until_heard(me: Wire, them: Wire) -> list[bytes]:
+    found: list[bytes] = []
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        last = frames.sentinel(next(NUMBERS))
+        me.send(last)
+        while (frame := them.next_frame(1)) is not None:
+            found.append(frame)
+            if frame.startswith(last):
+                return found
+    raise AssertionError("nothing arrives")
+
+
+def test_nothing_forged_passes_the_guard_and_much_passes_ovn_alone(bed: Bed, forgers: tuple[Wire, Wire]) -> None:
+    """OVN's own port security, which the topology asks for too, holds what has a wrong MAC or IP address, and no more:
+    so the guard stays on the tap."""
+    guarded = seen_by(*forgers, frames.FORGED)
+    honest = seen_by(*forgers, frames.HONEST)
+    bed.left.sandbox.run(["nft", "delete", "table", "netdev", "guestnet"])
+    alone = seen_by(*forgers, frames.FORGED)
+    honest_alone = seen_by(*forgers, frames.HONEST)
+    kinds = Counter(name.partition(":")[0] for name in alone)
+    print(f"{len(alone)} of {len(frames.FORGED)} forged frames pass OVN alone: {dict(kinds)}")
+    print(*sorted(alone), sep="\n")
+    print("honest:", len(honest), len(honest_alone), sorted(honest_alone ^ honest))
+    assert guarded == set()
+    assert {"arp: RARP with an address (RFC 903)", "ra: router advertisement", "dhcp-offer: from port 67"} <= alone
+    assert honest == honest_alone
+
+
 def test_what_somebody_changes_by_hand_is_found_and_put_back(bed: Bed) -> None:
     left = bed.left
     left.nbctl("lsp-set-addresses", "t/office/to/router", "02:00:00:00:00:01")
@@ -210,7 +293,7 @@ def test_what_somebody_changes_by_hand_is_found_and_put_back(bed: Bed) -> None:
 
 
 def test_a_failure_on_a_host_takes_the_databases_change_back(bed: Bed) -> None:
-    """A bridge of the name that a network wants is a libvirt network's already, so that libvirt refuses to start it."""
+    """libvirt has no folder any more for what it keeps of a network that it starts."""
     before = bed.left.nbctl("show")
     more = TOPOLOGY.replace("guests:", "  more: { mode: isolated, subnets: [10.1.3.0/24] }\nguests:")
     bed.left.sandbox.run(["sh", "-c", "mv /run/libvirt/network /run/libvirt/away && touch /run/libvirt/network"])
@@ -242,11 +325,22 @@ def test_rows_of_others_are_neither_changed_nor_taken(bed: Bed) -> None:
     assert {"u/inside", "theirs"} <= set(left.nbctl("--bare", "--columns=name", "list", "logical_switch").split())
 
 
+def test_a_chassis_that_is_up_stays_as_it_is_and_one_of_another_kind_is_no_ones(bed: Bed) -> None:
+    for host in (bed.left, bed.right):
+        said = guestnet(host, TOPOLOGY, "ovn", "up")
+        assert said.stdout == f"chassis {host.name} is up already: nothing to do\n", said.stderr
+    elsewhere = TOPOLOGY.replace("underlay: 192.0.2.2", "chassis: elsewhere, underlay: 192.0.2.2")
+    other = guestnet(bed.right, elsewhere, "ovn", "up")
+    assert other.returncode == 1
+    assert "whose system-id is right, and the topology says elsewhere" in other.stderr
+
+
 def test_destroy_takes_its_own_rows_and_nothing_else(bed: Bed) -> None:
     for host, guest in ((bed.left, "web"), (bed.right, "mail")):
         host.sandbox.run(["virsh", "-q", "destroy", guest])
-    done = guestnet(bed.left, TOPOLOGY, "destroy")
-    assert done.returncode == 0, done.stderr
+    for text in (CORPUS, TOPOLOGY):
+        done = guestnet(bed.left, text, "destroy")
+        assert done.returncode == 0, done.stderr
     assert set(bed.left.nbctl("--bare", "--columns=name", "list", "logical_switch").split()) == {"u/inside", "theirs"}
     for table in ("logical_router", "acl", "nat", "load_balancer", "dhcp_options", "dns", "port_group"):
         assert bed.left.nbctl("--bare", "--columns=_uuid", "list", table) == ""

@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from libvirt_guestnet.guest import debian
 from libvirt_guestnet.sandbox import CACHE, Sandbox
@@ -37,8 +38,9 @@ mkdir -p /etc/ovn /run/ovn /var/log/ovn /var/lib/ovn
 for each in nb sb; do
     ovsdb-tool create /var/lib/ovn/ovn${{each}}_db.db /usr/share/ovn/ovn-$each.ovsschema
     port=$([ $each = nb ] && echo 6641 || echo 6642)
-    ovsdb-server /var/lib/ovn/ovn${{each}}_db.db --remote=punix:/run/ovn/ovn${{each}}_db.sock --remote=ptcp:$port:0.0.0.0 \\
-        --unixctl=/run/ovn/ovn${{each}}_db.ctl --detach --no-chdir --pidfile=/run/ovn/ovn${{each}}_db.pid \\
+    ovsdb-server /var/lib/ovn/ovn${{each}}_db.db --remote=punix:/run/ovn/ovn${{each}}_db.sock \\
+        --remote=ptcp:$port:0.0.0.0 --unixctl=/run/ovn/ovn${{each}}_db.ctl \\
+        --detach --no-chdir --pidfile=/run/ovn/ovn${{each}}_db.pid \\
         -vconsole:off -vsyslog:off --log-file=/var/log/ovn/ovsdb-server-$each.log
 done
 ovn-northd --ovnnb-db=unix:/run/ovn/ovnnb_db.sock --ovnsb-db=unix:/run/ovn/ovnsb_db.sock {_DAEMON}
@@ -207,13 +209,15 @@ def from_lan(host: Chassis, address: str, port: int, times: int = 20) -> str:
     ).stdout.strip()
 
 
-def telling(host: Chassis) -> subprocess.Popen[bytes]:
+@contextmanager
+def telling(host: Chassis) -> Iterator[None]:
     """The LAN's computer answers."""
     argv = host.sandbox.command(["ip", "netns", "exec", "lan", "python3", "-c", TELL])
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"up\n"
-    return process
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        yield
+        process.kill()
 
 
 def guestnet(host: Chassis, text: str, *words: str) -> subprocess.CompletedProcess[str]:
