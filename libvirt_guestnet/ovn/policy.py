@@ -22,12 +22,14 @@ _NEW = {4: ("0.0.0.0",), 6: ("::", "fe80::/10")}  # noqa: S104
 def rows(topology: Topology, network: Network) -> Iterator[Row]:
     """The groups of a network's ports, and their rules."""
     on = topology.ports_on(network.name)
-    isolated = tuple(sorted(ref(guest.name, port.name) for guest, port in on if port.isolated))
+    isolated = [(guest, port) for guest, port in on if port.isolated]
     if isolated:
-        group = _group(topology, network, "isolated", isolated)
+        members = tuple(sorted(ref(guest.name, port.name) for guest, port in isolated))
+        group = _group(topology, network, "isolated", members)
         yield group
-        match = f"outport == @{group.name} && inport == @{group.name}"
-        yield _drop(group, "between", match, _ISOLATED)
+        # On another host's chassis a group of ports has the ones there alone: from whom a frame is, only its MAC says.
+        macs = ", ".join(sorted({mac for _, port in isolated for mac in _macs(port)}))
+        yield _drop(group, "between", f"outport == @{group.name} && eth.src == {{{macs}}}", _ISOLATED)
     if network.mode is Mode.NAT and on:
         yield from _behind_nat(topology, network, on)
 
@@ -52,6 +54,10 @@ def _behind_nat(topology: Topology, network: Network, on: tuple[tuple[Guest, Por
             if (address := forward.address or port.address(forward.version)) is not None:
                 match = f"{outport} && {_forwarded(forward, address)}"
                 yield _let(group, f"forward/{title}/{forward_key(forward)}", match)
+
+
+def _macs(port: Port) -> tuple[str, ...]:
+    return (port.mac, *(pair.mac for pair in port.pairs if pair.mac), *port.lent)
 
 
 def _inside(network: Network, version: int) -> str:

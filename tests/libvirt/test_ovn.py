@@ -198,7 +198,7 @@ def test_a_floating_address_is_its_guests_and_a_forward_reaches_it(bed: Bed) -> 
 
 CORPUS = f"""
 name: c
-{TOPOLOGY[TOPOLOGY.index("hosts:") : TOPOLOGY.index("physical-networks:")]}
+{TOPOLOGY[TOPOLOGY.index("hosts:") : TOPOLOGY.index("networks:\n  office")]}
 networks:
   lab: {{ mode: isolated, privacy-addresses: strict, subnets: [10.61.1.0/24, "fd61:1::/64"] }}
 guests:
@@ -311,7 +311,7 @@ def test_rows_of_others_are_neither_changed_nor_taken(bed: Bed) -> None:
     left.nbctl("ls-add", "u/inside")
     left.nbctl("ls-add", "theirs")
     left.nbctl("lsp-add", "t/lone", "their-port")
-    head = TOPOLOGY[: TOPOLOGY.index("networks:")].replace("name: t", "name: u")
+    head = TOPOLOGY[: TOPOLOGY.index("networks:\n  office")].replace("name: t", "name: u")
     other = head + "networks: { inside: { mode: isolated, subnets: [10.9.0.0/24] } }\n"
     refused = guestnet(left, other, "apply")
     assert refused.returncode == 1
