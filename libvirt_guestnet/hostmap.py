@@ -131,7 +131,7 @@ def _uplink_of(hostmap: HostMap, network: Network) -> str | None:
 def of_host(host: Host) -> HostMap:
     """The devices of one of a topology's hosts by the file alone, so that all come to the same result: a bare name is a
     NIC's (decision 120)."""
-    return HostMap(dict(host.labels), lambda _device: False)
+    return HostMap({label: labelled.with_kind(entry) for label, entry in host.labels}, lambda _device: False)
 
 
 def load_hostmap(file: Path = HOST_FILE, pairs: Sequence[str] = ()) -> HostMap:

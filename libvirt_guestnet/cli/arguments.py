@@ -56,14 +56,6 @@ def refuse_own(args: Namespace) -> None:
             raise GuestnetError(f"{option}: the topology has hosts:, each with {instead}: of its own")
 
 
-def load_for_one(args: Namespace, what: str) -> Topology:
-    """The topology, if it is for the one host that reads it. Raises GuestnetError."""
-    found = load(args)
-    if found.hosts:
-        raise GuestnetError(f"{what} is on one host, and topology {found.name!r} has several")
-    return found
-
-
 def hostmap(args: Namespace) -> HostMap:
     """By host.yaml and `--map`. Raises GuestnetError."""
     return load_hostmap(pairs=args.map)

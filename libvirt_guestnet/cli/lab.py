@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from libvirt_guestnet import sandbox, terminal
-from libvirt_guestnet.cli import arguments, sandboxes
+from libvirt_guestnet.cli import arguments, many_labs, sandboxes
+from libvirt_guestnet.cli.labs import ensure_images, sandbox_name
 from libvirt_guestnet.errors import GuestnetError
-from libvirt_guestnet.guest import image
 from libvirt_guestnet.lab import report, tables
 from libvirt_guestnet.lab import run as running
 from libvirt_guestnet.lab.run import Progress
 from libvirt_guestnet.model.topology import Topology
-from libvirt_guestnet.router.image import ensure_router_image
 from libvirt_guestnet.status.filters import Only
 from libvirt_guestnet.status.gather import status_rows
 from libvirt_guestnet.status.text import status_blocks
@@ -28,6 +24,8 @@ from libvirt_guestnet.status.text import status_blocks
 def run(args: Namespace) -> int:
     """`guestnet lab run`: everything, and everything gone again unless `--keep`."""
     found, tell = _load_to_verify(args), Progress(args.began)
+    if found.hosts:
+        return many_labs.run(found, args, tell)
     if args.here:
         return _run_here(found, args, tell)
     _start_sandbox(found, args, keep=args.keep, tell=tell)
@@ -43,7 +41,9 @@ def run(args: Namespace) -> int:
 
 def up(args: Namespace) -> int:
     """`guestnet lab up`"""
-    found, tell = arguments.load_for_one(args, "a lab"), Progress(args.began)
+    found, tell = arguments.load(args), Progress(args.began)
+    if found.hosts:
+        return many_labs.up(found, args, tell)
     if args.here:
         running.up(found, args.map, args.connect, tell)
         _show_status(found, args)
@@ -60,6 +60,8 @@ def up(args: Namespace) -> int:
 def verify(args: Namespace) -> int:
     """`guestnet lab verify`"""
     found, tell = _load_to_verify(args), Progress(args.began)
+    if found.hosts:
+        return many_labs.verify(found, args, tell)
     if args.here:
         return _verify_here(found, args, tell)
     return _inside(found, args, "verify", _json(args), tell)
@@ -67,7 +69,9 @@ def verify(args: Namespace) -> int:
 
 def down(args: Namespace) -> int:
     """`guestnet lab down`; twice is success."""
-    found = arguments.load_for_one(args, "a lab")
+    found = arguments.load(args)
+    if found.hosts:
+        return many_labs.down(found)
     if args.here:
         running.down(found, args.connect)
         return 0
@@ -80,26 +84,19 @@ def down(args: Namespace) -> int:
 
 def shell(args: Namespace) -> int:
     """`guestnet lab shell`"""
-    found = arguments.load_for_one(args, "a lab")
+    found = arguments.load(args)
     if args.guest and args.guest not in {guest.name for guest in found.guests if guest.image == "tiny"}:
         raise GuestnetError(f"{found.file}: no guest {args.guest!r} with image: tiny in this topology")
     argv = ["virsh", "console", args.guest] if args.guest else ["bash"]
     try:
-        return sandboxes.shell_inside(sandbox_name(found), argv)
+        name = many_labs.sandbox_of(found, args.guest) if found.hosts else sandbox_name(found)
+        return sandboxes.shell_inside(name, argv)
     except sandbox.NoSandboxError:
         raise _not_up(found) from None
 
 
-def sandbox_name(found: Topology) -> str:
-    """The sandbox a topology's lab lives in: a sandbox's name takes less than a topology's."""
-    plain = re.sub(r"[^a-z0-9]+", "-", found.name.lower())[:20].strip("-")
-    if plain == found.name:
-        return f"lab-{plain}"
-    return f"lab-{plain}-{hashlib.sha256(found.name.encode()).hexdigest()[:6]}"
-
-
 def _load_to_verify(args: Namespace) -> Topology:
-    found = arguments.load_for_one(args, "a lab")
+    found = arguments.load(args)
     if not found.expect:
         raise GuestnetError(f"{found.file}: no `expect:` lines, nothing to verify; `guestnet lab up` needs none")
     return found
@@ -148,16 +145,7 @@ def _start_sandbox(found: Topology, args: Namespace, *, keep: bool, tell: Progre
         raise GuestnetError(
             f"the lab of topology {found.name!r} is up already: `guestnet lab down {args.topology}` takes it away"
         )
-    kinds = {guest.image for guest in found.guests} - {None}
-    if kinds:
-        with terminal.Progress(sys.stderr) as progress:
-            if "tiny" in kinds:
-                image.ensure_image(tell=progress)
-            if "router" in kinds:
-                pairs = {guest.virtual_router.pair is not None for guest in found.guests if guest.virtual_router}
-                for of_pair in pairs:
-                    ensure_router_image(tell=progress, of_pair=of_pair)
-        tell("guests' image: ready")
+    ensure_images(found, tell)
     sandbox.start(name, prepare=[sandboxes.hooks_install()], keep=keep)
     tell(f"sandbox {name}: libvirtd answers, hooks installed")
 

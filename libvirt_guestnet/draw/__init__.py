@@ -1,14 +1,15 @@
 """Topologies, and what runs, as pictures, the two ways libvirt's network architecture page draws its own.
 
-picture (what there is to draw) · logical, physical (topology → picture, pure) · outside, forwards, ports, crowds (what
-both show) · running, places (what runs → topology) · dot, mermaid (picture → text) · graphviz (dot text → SVG or PNG).
+picture (what there is to draw) · logical, physical, hosts (topology → picture, pure) · outside, forwards, ports, crowds
+(what they show) · running, places (what runs → topology) · dot, mermaid (picture → text) · graphviz (dot text → SVG or
+PNG).
 """
 
 from __future__ import annotations
 
 from libvirt_guestnet.model.topology import Topology
 
-from . import dot, graphviz, logical, mermaid, physical
+from . import dot, graphviz, hosts, logical, mermaid, physical
 
 __all__ = ["FORMATS", "VIEWS", "draw"]
 
@@ -22,7 +23,8 @@ def draw(topology: Topology, view: str, kind: str) -> bytes:
 
     Raises GuestnetError when Graphviz, which svg and png need, is missing or fails.
     """
-    picture = _PLANS[view](topology)
+    many = view == "physical" and topology.hosts
+    picture = hosts.picture(topology) if many else _PLANS[view](topology)
     if kind == "mermaid":
         return mermaid.text(picture).encode()
     text = dot.text(picture).encode()

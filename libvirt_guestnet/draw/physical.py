@@ -59,7 +59,7 @@ def _bridges(topology: Topology) -> Iterator[PictureNode]:
         on = [] if first.routed else [(port, n) for n in networks for _, port in topology.ports_on(n.name)]
         lines, rows = tuple(_bridge_lines(networks)), forwards.route_rows(on)
         yield PictureNode(
-            _bridge_id(topology, first), Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines, rows
+            bridge_id(topology, first), Shape.BAR, MODE_TONES[first.mode], title, BADGES[first.mode], lines, rows
         )
 
 
@@ -95,7 +95,8 @@ def _by_bridge(topology: Topology) -> list[list[Network]]:
     return list(found.values())
 
 
-def _bridge_id(topology: Topology, network: Network) -> str:
+def bridge_id(topology: Topology, network: Network) -> str:
+    """The id of the node of a network's bridge."""
     return f"bridge{[network in networks for networks in _by_bridge(topology)].index(True)}"
 
 
@@ -152,7 +153,7 @@ def _uplinks(topology: Topology) -> Iterator[Edge]:
     """A solid line for a NIC that is a port of the bridge, a dashed one where the host forwards."""
     seen = set()
     for network in topology.networks:
-        lan, bridge = uplink(topology, network), _bridge_id(topology, network)
+        lan, bridge = uplink(topology, network), bridge_id(topology, network)
         if lan is not None and (lan, bridge) not in seen:
             seen.add((lan, bridge))
             label = {Mode.BRIDGE: "", Mode.NAT: "NAT"}.get(network.mode, "routing")
@@ -166,7 +167,7 @@ def _to_taps(topology: Topology) -> Iterator[Edge]:
         for j, port in enumerate(guest.ports):
             network = topology.network(port.network)
             tone = MODE_TONES[network.mode]
-            yield Edge(_bridge_id(topology, network), f"tap{i}x{j}", tone)
+            yield Edge(bridge_id(topology, network), f"tap{i}x{j}", tone)
             yield Edge(f"tap{i}x{j}", f"guest{i}", tone, target_row=f"p{j}")
 
 
@@ -176,4 +177,4 @@ def _to_boxes(topology: Topology) -> Iterator[Edge]:
         ends = dict.fromkeys((port.network, "" if others else f"p{j}") for j, port in enumerate(guest.ports))
         for name, row in ends:
             network = topology.network(name)
-            yield Edge(_bridge_id(topology, network), f"guest{i}", MODE_TONES[network.mode], target_row=row)
+            yield Edge(bridge_id(topology, network), f"guest{i}", MODE_TONES[network.mode], target_row=row)

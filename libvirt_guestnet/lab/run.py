@@ -50,7 +50,7 @@ def up(topology: Topology, pairs: list[str], uri: str | None, tell: Progress) ->
         names = [guest.name for guest in topology.guests if guest.image]
         list(pool.map(connection.start_domain, names))
         tell(f"guests started: {', '.join(names)}")
-        list(pool.map(lambda guest: _await(connection, guest, tell), (g for g in topology.guests if g.image)))
+        list(pool.map(lambda guest: await_guest(connection, guest, tell), (g for g in topology.guests if g.image)))
 
 
 def down(topology: Topology, uri: str | None) -> None:
@@ -68,7 +68,7 @@ def agents(topology: Topology, uri: str | None, mapped: Mapping[str, str]) -> It
         found: dict[str, Agent] = {}
         for guest in topology.guests:
             if guest.image == "tiny":
-                found[guest.name] = stack.enter_context(_guest_agent(connection, guest.name))
+                found[guest.name] = stack.enter_context(guest_agent(connection, guest.name))
         for each in topology.physical_networks:
             if each.label not in mapped:
                 namespace = standin.device_name(each.label)
@@ -82,12 +82,13 @@ def _hostmap(topology: Topology, real: Mapping[str, str]) -> HostMap:
     return HostMap({**made, **real})
 
 
-def _guest_agent(connection: Connection, name: str, seconds: float = 60.0) -> Agent:
+def guest_agent(connection: Connection, name: str, seconds: float = 60.0, root: str = "") -> Agent:
+    """The agent of a running lab guest; `root` is where the files of its host are seen. Raises GuestnetError."""
     xml = connection.live_xml(name)
     if xml is None:
         raise GuestnetError(f"guest {name} is not running: start it with `virsh start {name}`")
     if path := channel(parse_xml(xml), CHANNEL):
-        return Agent.connect(path, seconds, name)
+        return Agent.connect(root + path, seconds, name)
     raise GuestnetError(f"guest {name} has no agent channel {CHANNEL}: is it a guest of this lab?")
 
 
@@ -105,14 +106,15 @@ def _local_agent(name: str, enter: list[str]) -> Iterator[Agent]:
                 process.kill()
 
 
-def _await(connection: Connection, guest: Guest, tell: Progress) -> None:
+def await_guest(connection: Connection, guest: Guest, tell: Progress, root: str = "") -> None:
+    """Waits until a lab guest has its addresses, or a router serves. Raises GuestnetError."""
     if guest.image == "router":
         xml = connection.live_xml(guest.name)
-        if trouble := control.await_serving(guest.name, channel(parse_xml(xml)) if xml else "", READY_SECONDS):
+        if trouble := control.await_serving(guest.name, root + channel(parse_xml(xml)) if xml else "", READY_SECONDS):
             raise GuestnetError(f"router {guest.name} does not serve: {trouble}")
         tell(f"router {guest.name} serves")
         return
     # The agent answers only once the guest has booted, which a busy machine without KVM takes its time for.
-    with _guest_agent(connection, guest.name, READY_SECONDS) as agent:
+    with guest_agent(connection, guest.name, READY_SECONDS, root) as agent:
         agent.ready(READY_SECONDS)
     tell(f"guest {guest.name} has its addresses")

@@ -23,6 +23,11 @@ def is_bridge(entry: str) -> bool | None:
     return True if "/" in entry or entry.startswith((OVS, BRIDGE)) else None
 
 
+def with_kind(entry: str) -> str:
+    """The same where a bare name is a NIC's, whatever any host has of that name."""
+    return f"{NIC}{entry}" if is_bridge(entry) is None else entry
+
+
 def is_entry(text: object) -> bool:
     """Whether a host can map a label to that."""
     if not isinstance(text, str):

@@ -149,21 +149,20 @@ def test_frames_leave_and_arrive_unchanged(b: Agent, host: Agent, topology: Topo
     frame = bytes.fromhex("ffffffffffff" + "020000000001" + "88b5") + b"a marker in a frame" + bytes(range(40))
     with host.capturing(topology.guest("b").ports[0].tap, b"a marker") as seen:
         b.send_frames(mac, [frame, frame])
-        time.sleep(0.3)
+        time.sleep(2)
     assert seen.frames == [frame, frame]
     with b.capturing(mac, b"a marker") as received, b.capturing(mac, b"not in it") as nothing:
         host.send_frames("vlan1", [frame])
-        time.sleep(0.3)
+        time.sleep(2)
     assert received.frames == [frame]
     assert nothing.frames == []
 
 
 def test_requests_do_not_wait_for_each_other(c: Agent) -> None:
-    started = time.monotonic()
-    slow = [c.submit("run", "sleep", "3", timeout=10) for _ in range(5)]
+    slow = [c.submit("run", "sleep", "6", timeout=30) for _ in range(5)]
     assert c.run(["echo", "hello"]).text == "hello\n"
-    assert time.monotonic() - started < 2.5
-    assert [future.result(10).status for future in slow] == [0] * 5
+    assert not any(future.done() for future in slow)
+    assert [future.result(30).status for future in slow] == [0] * 5
 
 
 def test_the_guest_ends_what_takes_too_long_and_cuts_what_is_too_much(c: Agent) -> None:

@@ -28,7 +28,7 @@ import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from libvirt_guestnet.lab import run
 from libvirt_guestnet.libvirtd.connection import connect
-with connect() as connection, run._guest_agent(connection, sys.argv[1]) as agent, ThreadPoolExecutor() as pool:
+with connect() as connection, run.guest_agent(connection, sys.argv[1]) as agent, ThreadPoolExecutor() as pool:
     assert agent.ping(sys.argv[2], count=3).received
     ping = pool.submit(agent.run, ["ping", "-q", "-i", "0.05", sys.argv[2]], 120)
     time.sleep(0.5)
@@ -39,7 +39,7 @@ with connect() as connection, run._guest_agent(connection, sys.argv[1]) as agent
 """
 CONFIGURE = """
 from libvirt_guestnet.guest.config import guest_config
-with connect() as connection, run._guest_agent(connection, sys.argv[1]) as agent:
+with connect() as connection, run.guest_agent(connection, sys.argv[1]) as agent:
     agent.configure(guest_config(topology, topology.guest(sys.argv[1])))
     agent.ready(20)
 """

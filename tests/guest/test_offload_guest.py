@@ -52,7 +52,7 @@ CALL = """
 import sys
 from libvirt_guestnet.lab import run
 from libvirt_guestnet.libvirtd.connection import connect
-with connect() as connection, run._guest_agent(connection, "me") as agent:
+with connect() as connection, run.guest_agent(connection, "me") as agent:
     for line in sys.stdin:
         result = agent.run(["perl", "-e", sys.argv[1], "net0", *line.split()], 60)
         assert result.status == 0, result.stderr
@@ -169,7 +169,7 @@ def _restarted(lab: Lab, in_interface: str) -> None:
     changed = trusted.replace("</interface>", f"{in_interface}</interface>")
     lab.sandbox.run(["virsh", "-q", "define", "/dev/stdin"], stdin=changed)
     lab.virsh("start", "me")
-    lab.python("with connect() as c: run._await(c, topology.guest('me'), print)")
+    lab.python("with connect() as c: run.await_guest(c, topology.guest('me'), print)")
 
 
 def test_nothing_forged_leaves_and_all_that_is_honest_does(runs: dict[str, Delivered]) -> None:

@@ -48,7 +48,7 @@ def kill(lab: Lab, guest: str) -> None:
 
 
 def await_guest(lab: Lab, guest: str) -> None:
-    lab.python("with connect() as c, run._guest_agent(c, sys.argv[1], run.READY_SECONDS) as a: a.ready(60)", guest)
+    lab.python("with connect() as c, run.guest_agent(c, sys.argv[1], run.READY_SECONDS) as a: a.ready(60)", guest)
 
 
 def test_everything_is_as_expected(routed: Lab) -> None:

@@ -188,7 +188,7 @@ def test_plug_is_guarded_at_once(host: Host) -> None:
         began = time.monotonic()
         _soon_guarded(host, mac(1, nic))
         # Milliseconds, where nobody else uses the processors; a helper that missed the tap would wait for 10 s.
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8
     host.soon_exact()
 
 

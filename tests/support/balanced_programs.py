@@ -144,23 +144,40 @@ print(sent, flush=True)
 """
 
 CYCLE_DUIDS = r"""
-# mac link-local count associations: a DUID each time, and so many associations in it; the addresses that were given
+# mac link-local count associations: a DUID each time, and so many associations in it; the addresses that were given.
+# Whoever asks for no address is always answered, and after all others: so nobody has to guess how long a refusal takes.
 import os, sys
 from scapy.all import *
 mac, link_local, count, associations = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 conf.verb = 0
+LAST = 0xffffff
 socket = conf.L2socket(iface="net0")
-for number in range(count):
+def send(message):
     packet = Ether(src=mac, dst="33:33:00:01:00:02") / IPv6(src=link_local, dst="ff02::1:2")
-    packet = packet / UDP(sport=546, dport=547) / DHCP6_Solicit(trid=number + 1)
-    packet = packet / DHCP6OptClientId(duid=DUID_UUID(uuid=os.urandom(16))) / DHCP6OptRapidCommit()
+    socket.send(packet / UDP(sport=546, dport=547) / message)
+def solicit(number):
+    message = DHCP6_Solicit(trid=number + 1)
+    message = message / DHCP6OptClientId(duid=DUID_UUID(uuid=os.urandom(16))) / DHCP6OptRapidCommit()
     for association in range(associations):
-        packet = packet / DHCP6OptIA_NA(iaid=association + 1)
-    socket.send(packet)
-    for reply in sniff(opened_socket=socket, timeout=0.4, count=1,
-            lfilter=lambda p: DHCP6_Reply in p and p[DHCP6_Reply].trid == number + 1):
-        layer = 1
+        message = message / DHCP6OptIA_NA(iaid=association + 1)
+    send(message)
+given = {}
+def hear(seconds):
+    for reply in sniff(opened_socket=socket, timeout=seconds, count=1, lfilter=lambda p: DHCP6_Reply in p):
+        addresses, layer = [], 1
         while found := reply.getlayer(DHCP6OptIAAddress, layer):
-            print(found.addr, flush=True)
+            addresses.append(found.addr)
             layer += 1
+        given[reply[DHCP6_Reply].trid] = addresses
+for number in range(count):
+    solicit(number)
+    hear(0.2)
+for _ in range(60):
+    if LAST in given:
+        break
+    send(DHCP6_InfoRequest(trid=LAST) / DHCP6OptClientId(duid=DUID_UUID(uuid=bytes(16))) / DHCP6OptElapsedTime())
+    hear(1)
+else:
+    sys.exit(f"nobody answers any more, but {given}")
+print(*(address for addresses in given.values() for address in addresses))
 """

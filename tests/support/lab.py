@@ -17,7 +17,7 @@ PINGS = """
 import sys
 from libvirt_guestnet.lab import run
 from libvirt_guestnet.libvirtd.connection import connect
-with connect() as connection, run._guest_agent(connection, sys.argv[1]) as agent:
+with connect() as connection, run.guest_agent(connection, sys.argv[1]) as agent:
     print("ready", flush=True)
     ping = agent.ping(sys.argv[2], int(sys.argv[3]), 0.25, 20)
     print(ping.sent, ping.received)
@@ -74,7 +74,7 @@ class Lab:
 
     def agent(self, guest: str, call: str) -> str:
         """One call on a guest's agent, for example `set_forwarding(False)`; prints what it returns."""
-        return self.python(f"with connect() as c, run._guest_agent(c, sys.argv[1]) as a: print(a.{call})", guest)
+        return self.python(f"with connect() as c, run.guest_agent(c, sys.argv[1]) as a: print(a.{call})", guest)
 
     def await_guest(self, guest: str) -> None:
         self.agent(guest, "ready(60)")

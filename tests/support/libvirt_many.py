@@ -32,6 +32,9 @@ def on_a_lan(hosts: Mapping[str, Host]) -> None:
         subprocess.run(["ip", "link", "add", *ends], check=True, timeout=120)
         hosts[name].sandbox.run(["ip", "address", "add", f"{UNDERLAYS[name]}/24", "dev", "up0"])
         hosts[name].sandbox.run(["ip", "link", "set", "up0", "up"])
+    names = "".join(f"{UNDERLAYS[name]} {host.sandbox.name}\n" for name, host in hosts.items())
+    for host in hosts.values():
+        host.sandbox.run(["tee", "-a", "/etc/hosts"], stdin=names)  # for migration
     hosts[first].sandbox.run(["sh", "-c", LAN, "lan", *(f"to-{name}" for name in hosts)])
 
 

@@ -24,8 +24,13 @@ def join(hosts: Mapping[str, Host]) -> None:
         host.networks()
 
 
+def migration(guest: str, source: Host, target: Host, address: str, *options: str) -> list[str]:
+    """The command that moves it."""
+    to = ["--live", "--undefinesource", "--persistent", guest, target.sandbox.uri, f"tcp://{address}:49152"]
+    return ["virsh", "-q", "-c", source.sandbox.uri, "migrate", *options, *to]
+
+
 def migrate(guest: str, source: Host, target: Host, address: str) -> str:
     """What virsh says of the migration: "" when it went well."""
-    to = ["--live", "--undefinesource", "--persistent", guest, target.sandbox.uri, f"tcp://{address}:49152"]
-    argv = ["virsh", "-q", "-c", source.sandbox.uri, "migrate", *to]
+    argv = migration(guest, source, target, address)
     return subprocess.run(argv, capture_output=True, text=True, timeout=240).stderr

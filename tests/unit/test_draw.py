@@ -11,7 +11,7 @@ import pytest
 from support import pictures
 
 from libvirt_guestnet import topology
-from libvirt_guestnet.draw import FORMATS, VIEWS, draw, graphviz, logical, physical
+from libvirt_guestnet.draw import FORMATS, VIEWS, draw, graphviz, hosts, logical, physical
 from libvirt_guestnet.draw.picture import MUTED, PALETTE, TEXT
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
@@ -420,3 +420,23 @@ def _luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_several_hosts_are_drawn_side_by_side_with_their_tunnels() -> None:
+    found = topology.load(ROOT / "labs" / "two-hosts.yaml")
+    view = hosts.picture(found)
+    assert [cluster.title for cluster in view.clusters] == ["host alpha (198.18.7.1)", "host beta (198.18.7.2)"]
+    assert [node.title for node in view.nodes if node.id.startswith("lan")] == ["core", "office"]
+    names = {node.id: node.title for node in view.nodes}
+    assert len(names) == len(view.nodes), "each has an id of its own"
+    tunnels = {(names[e.source], names[e.target], e.label) for e in view.edges if e.label.startswith("VXLAN")}
+    assert tunnels == {("gn-red", "gn-red", "VXLAN 5001"), ("gn-blue", "gn-blue", "VXLAN 5002")}
+    nics = [names[node] for cluster in view.clusters for node in cluster.nodes if names[node].startswith("eth")]
+    assert nics == ["eth1", "eth2", "eth3", "eth4"]
+
+
+def test_a_host_has_no_nic_on_a_lan_that_it_is_not_on() -> None:
+    found = topology.load(ROOT / "tests/topologies/many-hosts.yaml")
+    gamma = hosts.picture(found).clusters[2]
+    names = {node.id: node.title for node in hosts.picture(found).nodes}
+    assert [names[node] for node in gamma.nodes if node.startswith("h2nic")] == ["eth0", "any NIC"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from libvirt_guestnet.cli.lab import sandbox_name
+from libvirt_guestnet.cli.labs import sandbox_name
 from libvirt_guestnet.lab import report, verify
 from libvirt_guestnet.lab.checks import Check, Kind
 from libvirt_guestnet.lab.verify import CheckResult

@@ -32,7 +32,7 @@ def test_a_host_has_the_networks_whose_labels_it_maps() -> None:
 
 
 def test_a_tunnel_leads_to_all_others_that_have_its_underlay() -> None:
-    ends = {h.name: [*map(str, in_file(MANY, h).network("joined").vxlan.remotes)] for h in MANY.hosts}  # type: ignore[union-attr]
+    ends = {h.name: [*map(str, in_file(MANY, h).network("joined").vxlan.remotes)] for h in MANY.hosts}
     assert ends == {
         "alpha": ["192.0.2.2", "192.0.2.3"],
         "beta": ["192.0.2.1", "192.0.2.3"],
@@ -41,7 +41,7 @@ def test_a_tunnel_leads_to_all_others_that_have_its_underlay() -> None:
 
 
 def test_a_host_is_no_end_of_its_own_where_the_file_lists_them() -> None:
-    listed = {h.name: [*map(str, in_file(MANY, h).network("some").vxlan.remotes)] for h in MANY.hosts}  # type: ignore[union-attr]
+    listed = {h.name: [*map(str, in_file(MANY, h).network("some").vxlan.remotes)] for h in MANY.hosts}
     assert listed["alpha"] == ["192.0.2.2", "192.0.2.9"]
     assert listed["gamma"] == ["192.0.2.1", "192.0.2.2", "192.0.2.9"]
 
@@ -54,6 +54,12 @@ def test_each_host_has_its_own_devices() -> None:
     assert '<bridge name="br-lan"/>' in said["alpha"]
     assert 'device="eth2"' in said["beta"]
     assert 'device="eth2"' not in said["alpha"]
+
+
+def test_a_host_routed_guest_is_published_on_its_own_hosts_lan() -> None:
+    part = in_file(MANY, ALPHA)
+    said = xmlgen.to_string(xmlgen.domain_metadata(part, part.guest("web"), of_host(ALPHA)))
+    assert 'label="wan" device="eth3"' in said
 
 
 def test_without_hosts_nothing_is_said_of_any() -> None:

@@ -178,7 +178,7 @@ def test_every_verb_means_something() -> None:
 def test_many_changes_have_a_bar_below_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     many = plan_of(*(Made("define", f"n{number}") for number in range(applying.MANY)))
     monkeypatch.setattr("libvirt_guestnet.terminal.drawn._REDRAW_SECONDS", 0.0)
-    with Terminal(monkeypatch, "stdout", "stderr") as seen, applying._telling(many) as tell:
+    with Terminal(monkeypatch, "stdout", "stderr") as seen, applying.telling(many) as tell:
         for change in many.changes:
             tell(change)
     text = COLOUR.sub("", seen.text)
@@ -190,7 +190,7 @@ def test_many_changes_have_a_bar_below_their_lines(monkeypatch: pytest.MonkeyPat
 
 def test_few_changes_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     few = plan_of(*(Made("define", f"n{number}") for number in range(applying.MANY - 1)))
-    with Terminal(monkeypatch, "stdout", "stderr") as seen, applying._telling(few) as tell:
+    with Terminal(monkeypatch, "stdout", "stderr") as seen, applying.telling(few) as tell:
         for change in few.changes:
             tell(change)
     assert COLOUR.sub("", seen.text) == f"{few.text()}\n"
@@ -200,7 +200,7 @@ def test_lines_of_changes_go_to_a_file_and_the_bar_to_the_terminal(monkeypatch: 
     many = plan_of(*(Made("define", f"n{number}") for number in range(applying.MANY)))
     with Terminal(monkeypatch, "stderr") as seen:
         monkeypatch.setattr(sys, "stdout", out := io.StringIO())
-        with applying._telling(many) as tell:
+        with applying.telling(many) as tell:
             for change in many.changes:
                 tell(change)
     assert out.getvalue() == f"{many.text()}\n"
