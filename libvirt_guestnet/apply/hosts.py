@@ -11,24 +11,27 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 
 from libvirt_guestnet.apply import apply as applying
-from libvirt_guestnet.apply import routers
+from libvirt_guestnet.apply import northbound, routers
 from libvirt_guestnet.apply import topology as topologies
 from libvirt_guestnet.apply.reaching import DownError, Reached, reach
 from libvirt_guestnet.changes.change import Effects
+from libvirt_guestnet.changes.northbound import SetRow
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import live
 from libvirt_guestnet.hostmap import HostMap, of_host
 from libvirt_guestnet.install import hook_files
-from libvirt_guestnet.model.host import FabricKind, Host
+from libvirt_guestnet.model.host import Host
 from libvirt_guestnet.model.notes import notes
 from libvirt_guestnet.model.placing import Placing, lacking, on_host, place
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.ovn.hosted import hosted
 from libvirt_guestnet.plan.external import resolved, there
 from libvirt_guestnet.plan.order import Plan, plan, plan_destroy
 from libvirt_guestnet.plan.problems import PlanError
 from libvirt_guestnet.plan.remote import beyond
 from libvirt_guestnet.state.locked import UnlockedState
 
+_OVN = "OVN's database"
 _PARTIAL = "--allow-partial finishes the others, and the next apply completes it"
 
 
@@ -47,15 +50,17 @@ class HostPlan:
 
 @dataclass(frozen=True)
 class HostPlans:
-    """The plans of all hosts that answer; `down` are the others, each with why."""
+    """The plans of all hosts that answer; `down` are the others, each with why. `rows` are the changes of OVN's
+    database, before all others."""
 
     hosts: tuple[HostPlan, ...]
     down: dict[str, str]
     notes: tuple[str, ...] = ()
+    rows: tuple[SetRow, ...] = ()
 
     @property
     def changes(self) -> int:
-        return sum(len(each.plan.changes) for each in self.hosts)
+        return len(self.rows) + sum(len(each.plan.changes) for each in self.hosts)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ class HostsError(GuestnetError):
 
 def _standing(stands: dict[str, list[str]]) -> Iterator[str]:
     for name, left in stands.items():
-        yield f"host {name}: {'rolled back, except:' if left else 'everything is as before'}"
+        who = name if name == _OVN else f"host {name}"
+        yield f"{who}: {'rolled back, except:' if left else 'everything is as before'}"
         yield from (f"  {text}" for text in left)
 
 
@@ -130,8 +136,7 @@ def plan_hosts(found: Topology, choice: Choice, closing: ExitStack, patience: fl
     """What `apply_hosts` would do. Connections last until `closing`. Raises PlanError with everything that stands in
     the way on any host, DownError where hosts do not answer and that is not allowed."""
     hosts = choice.of(found)
-    if found.fabric.kind is FabricKind.OVN:  # which is no plain libvirt network on any host
-        raise GuestnetError(f"topology {found.name!r}: fabric of kind ovn is not built on yet: choose vxlan or bridge")
+    rows, found = closing.enter_context(northbound.of_topology(found)), hosted(found)
     reached, down = reach(hosts, closing)
     if down and not choice.allow_partial:
         raise DownError(down, f"nothing was changed: {_PARTIAL}")
@@ -146,7 +151,7 @@ def plan_hosts(found: Topology, choice: Choice, closing: ExitStack, patience: fl
     if problems:
         raise PlanError(problems)
     unknown = placing.notes if len(reached) == len(found.hosts) else ()
-    return HostPlans(tuple(made), down, unknown)
+    return HostPlans(tuple(made), down, unknown, rows)
 
 
 def _plan_host(found: Topology, reached: Reached, placing: Placing, patience: float) -> HostPlan:
@@ -185,7 +190,7 @@ def apply_hosts(found: Topology, choice: Choice, *, allow_interrupt: bool = Fals
         for note in (*plans.notes, *notes(found), *(f"{h.name}: {n}" for h in plans.hosts for n in said(h))):
             applying.tell_note(note)
         _check_consent(plans.hosts, allow_interrupt)
-        failures = _make_all(plans.hosts, choice)
+        failures = _make_all(plans, choice)
         down = {name: f"not reached: {why}" for name, why in plans.down.items()}
         if failures or down:
             raise PartialError(down | failures)
@@ -204,12 +209,14 @@ def _check_consent(hosts: Sequence[HostPlan], allow_interrupt: bool) -> None:
             raise GuestnetError(f"host {each.name}: {applying.InterruptError(each.plan)}")
 
 
-def _make_all(hosts: Sequence[HostPlan], choice: Choice) -> dict[str, str]:
+def _make_all(plans: HostPlans, choice: Choice) -> dict[str, str]:
     """Makes the changes of each host; why of those that are left undone. Raises HostsError once all that was made is
     taken back."""
     failures: dict[str, str] = {}
-    made = [(each, applying.Within()) for each in hosts]
+    made = [(each, applying.Within()) for each in plans.hosts]
+    rows_left: list[str] = []
     with ExitStack() as whole:
+        northbound.make(plans.rows, whole, rows_left)
         for each, within in made:
             whole.push(within.undo)
             try:
@@ -219,7 +226,8 @@ def _make_all(hosts: Sequence[HostPlan], choice: Choice) -> dict[str, str]:
             except applying.ApplyError as error:
                 if not choice.allow_partial:
                     whole.close()
-                    stands = {other.name: undone.not_undone for other, undone in made}
+                    stands = {_OVN: rows_left} if plans.rows else {}
+                    stands |= {other.name: undone.not_undone for other, undone in made}
                     raise HostsError(each.name, error.failure, stands) from error
                 failures[each.name] = str(error)
         whole.pop_all()
@@ -250,6 +258,7 @@ def destroy_hosts(found: Topology, choice: Choice, *, allow_interrupt: bool = Fa
         reached, down = reach(choice.of(found), closing)
         if down and not choice.allow_partial:
             raise DownError(down, f"nothing was changed: {_PARTIAL.replace('apply', 'destroy')}")
+        rows = closing.enter_context(northbound.of_destroyed(found.name, found.fabric))
         plans = [_destroy_plan(found, each) for each in reached]
         _check_consent(plans, allow_interrupt)
         failures = {name: f"not reached: {why}" for name, why in down.items()}
@@ -258,9 +267,15 @@ def destroy_hosts(found: Topology, choice: Choice, *, allow_interrupt: bool = Fa
                 _destroy(each)
             except applying.DestroyError as error:
                 failures[each.name] = str(error)
+        # A host that still has guests of the topology needs their rows.
+        if failures or choice.only:
+            rows = ()
+        with ExitStack() as kept:
+            northbound.make(rows, kept, [])
+            kept.pop_all()
         if failures:
             raise PartialError(failures)
-        return sum(len(each.plan.changes) for each in plans)
+        return len(rows) + sum(len(each.plan.changes) for each in plans)
 
 
 def _destroy_plan(found: Topology, reached: Reached) -> HostPlan:

@@ -16,6 +16,7 @@ from libvirt_guestnet.libvirtd.snapshot import Snapshot
 from libvirt_guestnet.model.host import Host
 from libvirt_guestnet.model.placing import in_file
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.ovn.hosted import hosted
 
 MOST_AT_ONCE = 8
 """So many hosts are asked at a time; each has libvirtd.connection's deadlines to answer."""
@@ -65,11 +66,17 @@ def here(hosts: Iterable[Host], addresses: set[str]) -> Host | None:
 
 def own_part(found: Topology) -> tuple[Topology, HostMap]:
     """What this host has of a topology, by the file. Raises GuestnetError where it is none of its hosts."""
+    host = local(found)
+    return in_file(hosted(found), host), of_host(host)
+
+
+def local(found: Topology) -> Host:
+    """Which of a topology's hosts this one is. Raises GuestnetError where it is none of them."""
     host = here(found.hosts, _addresses())
     if host is None:
         known = ", ".join(f"{each.name} ({each.underlay or 'known by its name'})" for each in found.hosts)
         raise GuestnetError(f"this is none of the hosts of topology {found.name!r}: {known}")
-    return in_file(found, host), of_host(host)
+    return host
 
 
 def _addresses() -> set[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from libvirt_guestnet.carriers.contract import CarriedNetwork, Carrier
 from libvirt_guestnet.carriers.nic import Nic
 from libvirt_guestnet.carriers.open_vswitch import OpenVSwitch
+from libvirt_guestnet.carriers.ovn import Ovn
 from libvirt_guestnet.carriers.own_bridge import OwnBridge
 from libvirt_guestnet.carriers.subinterface import Subinterface
 from libvirt_guestnet.carriers.vlan_bridge import VlanBridge
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from libvirt_guestnet.state.receipts import NetworkReceipt
     from libvirt_guestnet.xmlread import Node
 
-ALL: tuple[Carrier, ...] = (Nic(), OwnBridge(), OpenVSwitch(), VlanBridge(), Subinterface(), Vxlan())
+ALL: tuple[Carrier, ...] = (Ovn(), Nic(), OwnBridge(), OpenVSwitch(), VlanBridge(), Subinterface(), Vxlan())
 TAGS = frozenset(each.tag for each in ALL if each.tag)
 """Their elements in a network's metadata, each of which a network has once."""
 MADE_BRIDGES = frozenset(each.tag for each in ALL if each.makes_bridge)

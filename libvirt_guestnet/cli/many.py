@@ -36,10 +36,12 @@ def plan(found: Topology, args: Namespace) -> int:
         plans = hosts.plan_hosts(found, hosts.Choice(tuple(args.host), True), closing, GLANCE_SECONDS)
     for note in (*plans.notes, *notes(found), *(f"{h.name}: {n}" for h in plans.hosts for n in h.notes)):
         print(f"note: {note}", file=sys.stderr)
+    rows = [{"host": "", **each.json()} for each in plans.rows]
     if args.json:
-        print(json.dumps([{"host": h.name, **row} for h in plans.hosts for row in h.plan.json()], indent=2))
+        print(json.dumps([*rows, *({"host": h.name, **row} for h in plans.hosts for row in h.plan.json())], indent=2))
     else:
-        terminal.show([each for host in plans.hosts for each in _lines(host)], between="")
+        lines = [each for host in plans.hosts for each in _lines(host)]
+        terminal.show([*(each.line() for each in plans.rows), *lines], between="")
     for name, why in plans.down.items():
         sys.stderr.write(f"guestnet: {told(name, why)}\n")
     if plans.down and not args.allow_partial:

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     _add_topology_verbs(verbs)
     _add_direct_verbs(verbs)
     _add_router(verbs)
+    _add_ovn(verbs)
     _add_host_verbs(verbs)
     _add_lab_verbs(verbs)
     """Of the whole command line; `run` is a verb's function by its dotted name in this package."""
@@ -211,6 +212,19 @@ def _add_router(verbs: _Verbs[argparse.ArgumentParser]) -> None:
         _json(verb)
         if action == "rules":
             verb.add_argument("--nft", action="store_true", help="the whole ruleset, as the router itself lists it")
+
+
+def _add_ovn(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    text = "OVN on this host, for topologies with a fabric of that kind"
+    actions = _verb(verbs, "ovn", "", text).add_subparsers(
+        title="actions", metavar="ACTION", dest="action", required=True
+    )
+    text = "make this host the chassis that a topology says it is, of Debian's packages; what it is already it stays"
+    verb = _verb(actions, "up", "ovn.up", text)
+    _topology(verb)
+    verb.add_argument("--central", action="store_true", help="also have OVN's databases and northd run here")
+    where = "the southbound database (default: beside the northbound one, at port 6642)"
+    verb.add_argument("--southbound", metavar="ADDRESS", help=where)
 
 
 def _add_host_verbs(verbs: _Verbs[argparse.ArgumentParser]) -> None:

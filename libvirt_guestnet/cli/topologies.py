@@ -14,6 +14,7 @@ from libvirt_guestnet.cli import arguments, many
 from libvirt_guestnet.cli.arguments import count
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.ovn.hosted import hosted
 from libvirt_guestnet.styled import line
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def render(args: Namespace) -> int:
     if not found.hosts:
         return _render(found, arguments.hostmap(args), args.output)
     arguments.refuse_own(args)
+    found = hosted(found)
     for host in found.hosts:
         if args.output is None:
             print(f"<!-- host {host.name} -->")

@@ -105,9 +105,7 @@ def fetch_with_needs(name: str, debs: Path) -> tuple[Path, ...]:
     if known and known[0] == installed:
         return known[1]
     try:
-        uris = run("apt-get", "-qq", "--print-uris", "--download-only", "--yes", "install", name).decode()
-        names = re.findall(r"^'[^']*' ([a-z0-9.+-]+)_\S*\.deb ", uris, re.MULTILINE)
-        files = _downloaded(names or [name], debs)
+        files = _downloaded(_needed(name, debs) or [name], debs)
     except GuestnetError:
         if known:
             return known[1]
@@ -116,6 +114,16 @@ def fetch_with_needs(name: str, debs: Path) -> tuple[Path, ...]:
     fresh.write_text(json.dumps({"installed": installed, "files": [path.name for path in files]}))
     fresh.replace(memo)
     return tuple(files)
+
+
+def _needed(name: str, debs: Path) -> list[str]:
+    """What apt would have to install for a package. It leaves out what lies in its cache already, so it gets another
+    one to look into."""
+    with tempfile.TemporaryDirectory(dir=debs) as empty:
+        (Path(empty) / "partial").mkdir()
+        asked = ("--print-uris", "--download-only", "--yes", "-o", f"Dir::Cache::archives={empty}", "install", name)
+        uris = run("apt-get", "-qq", *asked).decode()
+    return re.findall(r"^'[^']*' ([a-z0-9.+-]+)_\S*\.deb ", uris, re.MULTILINE)
 
 
 def _remembered(memo: Path) -> tuple[int, tuple[Path, ...]] | None:

@@ -17,6 +17,7 @@ One top-level element per object, since libvirt keeps one per namespace::
         <guestnet:reservation mac="52:54:00:61:0b:03" ip="10.61.1.9"/>
       </guestnet:dhcp>
                        <!-- with zone="blue" above the network is in that zone of its topology -->
+                       <!-- with link="gnl-1f0c2a77" above others on its bridge are links of their own -->
                        <!-- with external="yes" above: the network is not ours, and this is what we added to it -->
     </guestnet:network>
 
@@ -138,7 +139,8 @@ class NetworkPolicy(NamedTuple):
     """<guestnet:network>. Of `guarded`, `privacy` ("": not said) and `offload` the words above; `log`: None is not
     said. An `external` network is there without guestnet: nothing is its but what it `added`, which no hook reads.
     Guests of one `zone` ("": none) of a topology do not reach those of another by their own addresses. `dhcp` where a
-    virtual router serves it, and not the host."""
+    virtual router serves it, and not the host. Where several networks share a bridge that keeps them apart by itself,
+    `link` names this one's link ("": it is the bridge)."""
 
     topology: str
     name: str
@@ -152,6 +154,7 @@ class NetworkPolicy(NamedTuple):
     added: tuple[Added, ...] = ()
     zone: str = ""
     dhcp: RouterDhcp | None = None
+    link: str = ""
 
 
 class Pair(NamedTuple):

@@ -100,6 +100,7 @@ def read_network(mark: Node) -> NetworkPolicy:
         added=tuple(_added(mark)),
         zone=mark.get("zone"),
         dhcp=_dhcp(dhcp) if (dhcp := _one(mark, "dhcp")) is not None else None,
+        link=optional_device(mark, "link"),
     )
 
 

@@ -46,6 +46,7 @@ def network_element(policy: NetworkPolicy) -> Element:
         offload=policy.offload,
         external=_yes(policy.external),
         zone=policy.zone,
+        link=policy.link,
     )
 
 

@@ -213,7 +213,8 @@ class Network:
     reach none of another `zone`, but by public addresses; None: zones meet there.
     `router` is the virtual router that is the gateway here: it serves DHCP, DNS and what ports say of forwards and
     floating addresses, and the host nothing. `control` is the network between the host and its virtual routers, on
-    which neither DHCP nor DNS is served.
+    which neither DHCP nor DNS is served. With a `link` it is OVN's, on a bridge that has many, and that is the name
+    under which the hooks keep what its ports hold.
     """
 
     name: str
@@ -251,6 +252,7 @@ class Network:
     zone: str | None = None
     router: str | None = None
     control: bool = False
+    link: str = ""
 
     @property
     def labels(self) -> tuple[str, ...]:

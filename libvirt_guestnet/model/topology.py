@@ -126,7 +126,8 @@ class Port:
     `hostname` is what the file says that DNS calls it ("": `model.hostnames` knows), `duid` by what DHCPv6 knows it
     ("": its MAC address), `dhcp_options` what it is told beside the network's.
     `card` is what the file says of the NIC itself. `note` is the user's own.
-    `lent` are MAC addresses of guests inside it that ask for their addresses by DHCP. `given` are the tags of libvirt's
+    `lent` are MAC addresses of guests inside it that ask for their addresses by DHCP. `logical_port` is its name in OVN
+    ("": it is none of OVN's). `given` are the tags of libvirt's
     <interface> that the file says outright what it wants of, be it what libvirt assumes: where it says nothing, a NIC
     that a user's own domain has keeps what it has. `where` is its place in the file.
     """
@@ -167,6 +168,7 @@ class Port:
     dhcp_options: tuple[DhcpOption, ...] = ()
     card: Card = field(default_factory=Card)
     note: str = ""
+    logical_port: str = ""
     where: Where | None = field(default=None, compare=False)
 
     def address(self, version: int) -> IPAddress | None:

@@ -91,10 +91,11 @@ class NetworkReceipt(NamedTuple):
     that cannot be is refused. `observed`: by default they are not kept from anything. `isolated`: its ports are kept
     from each other. `announced` are the prefixes of which libvirt tells guests to form addresses. An `external` network
     is somebody else's: its XML may say nothing of us while it runs. An `undeclared` one is so too, and nobody has said
-    anything of it. `zone` is the zone of its topology that it is in ("": none). Of
-    a bridge over a VLAN of a NIC `carried_vlan` is that VLAN, of one with a VXLAN device `vni` its number. Where a
-    virtual router serves DHCP, and not the host, `dhcp_hosts` and `dhcp_mac` are its addresses and MAC address, and
-    `dhcp_routers` the domains on whose disks its leases are.
+    anything of it. `zone` is the zone of its topology that it is in ("": none). `link` is the name of its link where
+    the bridge has others, too, and keeps them apart by itself ("": none). Of a bridge over a VLAN of a NIC
+    `carried_vlan` is that VLAN, of one with a VXLAN device `vni` its number. Where a virtual router serves DHCP, and
+    not the host, `dhcp_hosts` and `dhcp_mac` are its addresses and MAC address, and `dhcp_routers` the domains on whose
+    disks its leases are.
     """
 
     name: str
@@ -131,6 +132,7 @@ class NetworkReceipt(NamedTuple):
     mode: str = ""
     translates: serialiser.Numbers = ()
     zone: str = ""
+    link: serialiser.MaybeDevice = ""
     carried_vlan: serialiser.Vlan = 0
     carried_service: bool = False
     vni: serialiser.Index = 0

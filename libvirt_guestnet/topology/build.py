@@ -12,6 +12,7 @@ from . import (
     dhcp,
     hosts,
     images,
+    logical,
     networks,
     placing,
     pools,
@@ -66,6 +67,7 @@ def build(decl: TopologyDecl, file: str, report: Report) -> Topology:
     )
     placing.check(topology, segments, builder.placed, report)
     images.check_told(decl, topology, report)
+    logical.check(decl, topology, segments, builder.placed, report)
     Links(topology).check(decl.expect or (), report)
     redundant = _redundant(decl, scope, report)
     return router_pairs.paired(topology, redundant) if report.is_empty else topology

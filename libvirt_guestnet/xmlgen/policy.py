@@ -36,6 +36,7 @@ def network_policy(topology: Topology, network: Network, hostmap: HostMap) -> Ne
         carrier=uplink or vlan or _vxlan(network, hostmap),
         zone=network.zone or "",
         dhcp=_router_dhcp(topology, network) if network.router else None,
+        link=network.link,
     )
 
 

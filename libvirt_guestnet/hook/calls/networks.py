@@ -116,7 +116,7 @@ def forget(name: str, state: UnlockedState) -> None:
         locked.drop_network(name)
         bridge_guard.settle_pending(locked)
         if receipt.guarded and receipt.bridge:
-            links = {port_receipts.segment(receipt.bridge, receipt.vlan), receipt.bridge, f"{receipt.bridge}/0"}
+            links = {port_receipts.link_of(receipt), receipt.bridge, f"{receipt.bridge}/0"}
             nft("".join(map(forgotten, sorted(links - segments(locked)))), locked.descriptor)
         zones.change(receipt, None, locked)
         forwards.try_to_settle(locked)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from libvirt_guestnet.datapath.port import held_sets
 from libvirt_guestnet.datapath.run.names import TABLE
-from libvirt_guestnet.hook.read.port_receipts import FEW_RESERVED, Leases, segment
+from libvirt_guestnet.hook.read.port_receipts import FEW_RESERVED, Leases, link_of
 from libvirt_guestnet.parse import address
 from libvirt_guestnet.state.folder import State
 from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
@@ -44,7 +44,7 @@ def _batch(links: set[str], networks: list[NetworkReceipt]) -> str:
 
 
 def _link(network: NetworkReceipt) -> str:
-    return segment(network.bridge, network.vlan)
+    return link_of(network)
 
 
 def _all_of(network: NetworkReceipt | None) -> list[str]:

@@ -75,6 +75,7 @@ def network_receipt(network: Node) -> NetworkReceipt | None:
         observed=said.guarded == OBSERVE,
         external=said.external,
         zone=said.zone,
+        link=said.link,
     )
     return external_receipt(receipt, network) if said.external else _with_facts(receipt, network)
 

@@ -124,6 +124,8 @@ def _served(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
 
 
 def _segment(nic: Nic, vlan: int) -> str:
+    if nic.receipt is not None and nic.receipt.link:
+        return nic.receipt.link
     with suppress(GuestnetError):  # a name that nft cannot have: such a link has no sets
         return segment(parse.device(nic.bridge_of_network), vlan)
     return ""
@@ -132,6 +134,11 @@ def _segment(nic: Nic, vlan: int) -> str:
 def segment(bridge: str, vlan: int) -> str:
     """The name of a link: a bridge, or one VLAN of it."""
     return f"{bridge}/{vlan}" if vlan else bridge
+
+
+def link_of(network: NetworkReceipt) -> str:
+    """The name of a network's link, that of its ports without VLANs of their own."""
+    return network.link or segment(network.bridge, network.vlan)
 
 
 def _with_policy(receipt: PortReceipt, policy: PortPolicy, network: NetworkReceipt | None) -> PortReceipt:
@@ -241,7 +248,7 @@ def _anything(bare: PortReceipt, network: NetworkReceipt | None) -> PortReceipt:
 def _without_reserved(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     """The receipt without reserved addresses. For `sources` these are excluded one by one, as no set is looked into."""
     if len(network.reservations) > FEW_RESERVED and network.bridge and not bare.routed:
-        return bare._replace(reserved=segment(network.bridge, network.vlan))
+        return bare._replace(reserved=link_of(network))
     return bare._replace(excluded=(*bare.excluded, *(ip for _, ip in network.reservations)))
 
 
