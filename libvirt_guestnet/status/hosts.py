@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot, interfaces, tap
+from libvirt_guestnet.libvirtd.nics import interfaces, tap
+from libvirt_guestnet.libvirtd.snapshot import DomainState, Snapshot
 from libvirt_guestnet.model.host import Host
 
 Row = dict[str, object]

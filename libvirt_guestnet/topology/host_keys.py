@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from libvirt_guestnet.model.host import Encapsulation, FabricKind
 from libvirt_guestnet.model.network import IPAddress
 
-from . import host_kinds, kinds
+from . import address_kinds, host_kinds, kinds
 from .spec import At, Decl, ListOf, MapOf, RecordKind, key
 
 
@@ -25,7 +25,7 @@ class HostDecl(Decl):
         default="",
     )
     underlay: At[IPAddress] | None = key(
-        kinds.IP,
+        address_kinds.IP,
         "Its address among the hosts, where its end of every tunnel is: each other host of a vxlan has it as remote. "
         "Required unless fabric is bridge.",
     )

@@ -196,9 +196,10 @@ def test_a_floating_address_is_its_guests_and_a_forward_reaches_it(bed: Bed) -> 
         assert ovn.from_lan(bed.left, "198.18.1.2", 53, times=1) == ""
 
 
+_HOSTS = TOPOLOGY[TOPOLOGY.index("hosts:") : TOPOLOGY.index("networks:\n  office")]
 CORPUS = f"""
 name: c
-{TOPOLOGY[TOPOLOGY.index("hosts:") : TOPOLOGY.index("networks:\n  office")]}
+{_HOSTS}
 networks:
   lab: {{ mode: isolated, privacy-addresses: strict, subnets: [10.61.1.0/24, "fd61:1::/64"] }}
 guests:
