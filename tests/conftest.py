@@ -11,7 +11,7 @@ import pytest
 
 pytest.register_assert_rewrite("support")
 
-TIERS = ("defaulthost", "labvm", "trixie", "guest", "libvirt", "kernel", "system")
+TIERS = ("cloud", "defaulthost", "labvm", "trixie", "guest", "libvirt", "kernel", "system")
 """Markers; a test belongs to the first that it carries, else to the tier `unit`."""
 FOLDERS = {"unit": {"unit"}, "system": {"unit"}, "labvm": {"labvm", "kernel"}}
 """Where all tests of a tier are. What is beside that takes long to import, and may need what only Debian has."""

@@ -22,7 +22,10 @@ from support.lab import Lab
 from libvirt_guestnet import sandbox as sandboxes
 from libvirt_guestnet.router.image import ensure_router_image
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes and taps need root")
+pytestmark = [
+    pytest.mark.cloud,
+    pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes and taps need root"),
+]
 
 DISK_BYTES = 3 << 30
 HOST = "192.0.2.1"  # an address of the host's that is on no link of the guest's
