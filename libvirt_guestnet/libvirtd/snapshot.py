@@ -168,6 +168,8 @@ class DomainState:
     @property
     def has_own_disk(self) -> bool:
         """Whether it has a disk in the folder that guestnet keeps for a guest of its name."""
+        if not folder.is_name(self.name):
+            return False
         own = str(files.place(self.name).disk)
         return any(source.get("file") == own for source in self.config.iterfind("devices/disk/source"))
 

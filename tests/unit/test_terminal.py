@@ -14,7 +14,7 @@ from support.terminals import Terminal
 
 from libvirt_guestnet import terminal
 from libvirt_guestnet.apply import topology as applying
-from libvirt_guestnet.changes import guest, network, router
+from libvirt_guestnet.changes import files, guest, network, northbound, router
 from libvirt_guestnet.changes.change import MEANINGS, Change, Run
 from libvirt_guestnet.plan.order import Plan
 from libvirt_guestnet.status import meanings, nic_states
@@ -167,7 +167,7 @@ def test_a_plan_is_coloured_by_what_it_does(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_verb_means_something() -> None:
-    classes = [each for module in (guest, network, router) for each in vars(module).values() if isinstance(each, type)]
+    classes = [each for module in (files, guest, network, northbound, router) for each in vars(module).values() if isinstance(each, type)]
     verbs = {each.VERB for each in classes if issubclass(each, Change) and hasattr(each, "VERB")}
     assert len(verbs) > 8 and verbs | {"redefine", "release"} == set(MEANINGS)
     assert INTERRUPTS not in MEANINGS.values()
