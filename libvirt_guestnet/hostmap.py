@@ -24,6 +24,8 @@ from libvirt_guestnet.model.network import Mode, Network
 from libvirt_guestnet.topology import yamlwords
 
 HOST_FILE = Path("/etc/libvirt-guestnet/host.yaml")
+MAPPED_BY = f"(--map, or {HOST_FILE})"
+"""Where a label is mapped to another device, in messages."""
 _KEYS = _KEY, _UNGUARDABLE, _GUARD = "physical-networks", "unguardable", "guard"
 _LARGEST_FILE = 64 * 1024
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # whose words yamlwords knows

@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--newest", action="store_true", help="run the tier trixie on a Debian testing root")
     parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
     parser.addoption(
-        "--fuzz", metavar="SECONDS", type=float, default=30.0, help="of a processor, for each test by chance"
+        "--fuzz", metavar="SECONDS", type=float, default=20.0, help="of a processor, for each test by chance"
     )
     parser.addoption("--fuzz-seed", metavar="NAME", default="1", help="where its random numbers begin")
     parser.addoption("--soak", metavar="SECONDS", type=float, default=150.0, help="how long each soak goes on")

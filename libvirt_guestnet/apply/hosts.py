@@ -18,7 +18,7 @@ from libvirt_guestnet.changes.change import Effects
 from libvirt_guestnet.changes.northbound import SetRow
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.hook import live
-from libvirt_guestnet.hostmap import HostMap, of_host
+from libvirt_guestnet.hostmap import MAPPED_BY, HostMap, of_host
 from libvirt_guestnet.install import hook_files
 from libvirt_guestnet.model.host import Host
 from libvirt_guestnet.model.notes import notes
@@ -147,11 +147,16 @@ def plan_hosts(found: Topology, choice: Choice, closing: ExitStack, patience: fl
         try:
             made.append(_plan_host(found, each, placing, patience))
         except GuestnetError as error:
-            problems += [f"host {each.host.name}: {text}" for text in str(error).splitlines()]
+            problems += [f"host {each.host.name}: {text}" for text in _in_file(error, each.host).splitlines()]
     if problems:
         raise PlanError(problems)
     unknown = placing.notes if len(reached) == len(found.hosts) else ()
     return HostPlans(tuple(made), down, unknown, rows)
+
+
+def _in_file(error: GuestnetError, host: Host) -> str:
+    """A message of what one host has otherwise, where it is the file that maps its labels."""
+    return str(error).replace(MAPPED_BY, f"(labels: of host {host.name})")
 
 
 def _plan_host(found: Topology, reached: Reached, placing: Placing, patience: float) -> HostPlan:

@@ -18,6 +18,7 @@ from libvirt_guestnet.model.placing import in_file
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.ovn.hosted import hosted
 
+_OWN = "qemu:///system"  # whatever virsh is told to take: that may be another host
 MOST_AT_ONCE = 8
 """So many hosts are asked at a time; each has libvirtd.connection's deadlines to answer."""
 
@@ -86,7 +87,7 @@ def _addresses() -> set[str]:
 def _answer(host: Host, is_here: bool) -> Reached | str:
     connection: Connection | None = None
     try:
-        connection = connect(None if is_here else unattended(host.uri))
+        connection = connect(_OWN if is_here else unattended(host.uri))
         # libvirt does not say which devices another host has, and no hook hears of metadata that changes.
         snapshot = host_snapshot(connection) if is_here else _from_afar(connection)
     except GuestnetError as error:

@@ -62,7 +62,8 @@ class SetDomainAutostart(Change):
 
     def run(self, run: Run) -> None:
         run.libvirt.set_domain_autostart(self.name, self.on)
-        run.done("set", "set it back", lambda: run.libvirt.set_domain_autostart(self.name, not self.on))
+        back = f"set the autostart of guest {self.name} back"
+        run.done("set", back, lambda: run.libvirt.set_domain_autostart(self.name, not self.on))
 
 
 @dataclass(frozen=True, kw_only=True)

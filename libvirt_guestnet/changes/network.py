@@ -187,7 +187,8 @@ class SetNetworkMetadata(Change):
 
     def run(self, run: Run) -> None:
         run.libvirt.set_network_metadata(self.name, self.xml)
-        run.done("set", "set it back", lambda: run.libvirt.set_network_metadata(self.name, self.old))
+        back = f"set the metadata of network {self.name} back"
+        run.done("set", back, lambda: run.libvirt.set_network_metadata(self.name, self.old))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +280,8 @@ class SetNetworkAutostart(Change):
 
     def run(self, run: Run) -> None:
         run.libvirt.set_network_autostart(self.name, self.on)
-        run.done("set", "set it back", lambda: run.libvirt.set_network_autostart(self.name, not self.on))
+        back = f"set the autostart of network {self.name} back"
+        run.done("set", back, lambda: run.libvirt.set_network_autostart(self.name, not self.on))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from lxml import etree
 
 from libvirt_guestnet.carriers import registry
 from libvirt_guestnet.datapath.devices.host_devices import Device, Outlet, too_wide
+from libvirt_guestnet.hostmap import MAPPED_BY
 from libvirt_guestnet.libvirtd.snapshot import NETWORK_MARK, Element, NetworkState, Snapshot, Wanted, source_network
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.network import vxlan_overhead
@@ -16,7 +17,6 @@ from libvirt_guestnet.parse import address
 
 _UPLINK, _VXLAN = (f"{NETWORK_MARK}/{{{NAMESPACE}}}{tag}" for tag in ("uplink", "vxlan"))
 _ALIAS = "libvirt-guestnet"  # datapath.netlink.kernel.ALIAS
-_MAP = "(--map, or /etc/libvirt-guestnet/host.yaml)"
 
 
 class _Nic(NamedTuple):
@@ -78,14 +78,14 @@ def _quarrel(network: Element, others: dict[_Nic, NetworkState]) -> str:
     return (
         f"{nic} is that of {whose}, and can be in one bridge only: put both networks into one topology, or make a "
         f"bridge of your own (ip link add br0 type bridge{kind}; ip link set {nic.device} master br0) and map the "
-        f"label to that for both {_MAP}"
+        f"label to that for both {MAPPED_BY}"
     )
 
 
 def _missing(network: Element, snapshot: Snapshot) -> str:
     for device in _needed(network) if snapshot.links else ():
         if device and device not in snapshot.links:
-            return f"this host has no device {device}: map the label to one that it has {_MAP}"
+            return f"this host has no device {device}: map the label to one that it has {MAPPED_BY}"
     return ""
 
 
@@ -182,12 +182,11 @@ def _in_use(nic: _Nic, found: Device, own: set[str | None], snapshot: Snapshot) 
     if found.master and found.master not in own:
         master = snapshot.links.get(found.master)
         what = "bridge" if master is not None and master.is_bridge else "device"
-        return (
-            f"{nic} is in {what} {found.master} already: map the label to {found.master} {_MAP}, or take it out there"
-        )
+        do = f"map the label to {found.master} {MAPPED_BY}, or take it out there"
+        return f"{nic} is in {what} {found.master} already: {do}"
     if found.addresses:
         return (
             f"{nic} carries {', '.join(found.addresses)}, which the host would lose: make a bridge with those "
-            f"addresses yourself and map the label to it {_MAP}"
+            f"addresses yourself and map the label to it {MAPPED_BY}"
         )
     return ""

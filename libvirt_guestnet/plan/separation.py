@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from libvirt_guestnet.datapath.devices.host_devices import Device
-from libvirt_guestnet.hostmap import HostMap
+from libvirt_guestnet.hostmap import MAPPED_BY, HostMap
 from libvirt_guestnet.libvirtd.snapshot import NETWORK_MARK, NetworkState
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.network import HOSTS_OWN, Mode, Network
 from libvirt_guestnet.model.topology import Topology
 
 _VLAN = f"{NETWORK_MARK}/{{{NAMESPACE}}}vlan"
-_MAP = "map one of them to another device (--map, or /etc/libvirt-guestnet/host.yaml)"
+_MAP = f"map one of them to another device {MAPPED_BY}"
 Links = Mapping[str, Device]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from libvirt_guestnet.model.host import FabricKind
+from libvirt_guestnet.model.network import Mode
 from libvirt_guestnet.model.placing import has
 from libvirt_guestnet.model.topology import Topology
 
@@ -25,6 +26,17 @@ def check(topology: Topology, segments: Mapping[str, Segment], placed: Iterable[
             labels = " and ".join(f"'{label}'" for label in seg.network.labels if not host.maps(label))
             message = f"host '{host.name}' has no network '{seg.network.name}': its labels say no device for {labels}"
             report.add(each.decl.network.where, message)
+        elif host and seg and (away := of.get(seg.network.gateway or "")) and away != host and not _spans(seg):
+            message = (
+                f"the gateway of network '{seg.network.name}', '{seg.network.gateway}', is on host '{away.name}': mode "
+                f"{seg.network.mode} does not reach from '{host.name}' to it; have both on one host"
+            )
+            report.add(each.decl.network.where, message)
+
+
+def _spans(seg: Segment) -> bool:
+    """Whether a network is the same one on all hosts."""
+    return seg.network.mode in (Mode.BRIDGE, Mode.HOST_ROUTED, Mode.EXTERNAL)
 
 
 def _check_networks(topology: Topology, segments: Mapping[str, Segment], report: Report) -> None:

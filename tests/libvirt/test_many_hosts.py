@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -62,6 +63,12 @@ def apply(host: Host, text: str, *more: str, status: int = 0) -> str:
     return host.guestnet("apply", "/tmp/mine.yaml", *more, topology=text, status=status)
 
 
+def ports(host: Host) -> list[tuple[str, str]]:
+    """Which guest's port `status` finds on which host."""
+    shown = host.guestnet("status", "--hosts", "/tmp/mine.yaml", "--json", topology=TOPOLOGY)
+    return [(row["host"], row["guest"]) for row in json.loads(shown) if row["kind"] == "host-port"]
+
+
 def plan(host: Host, text: str, *more: str, status: int = 0) -> str:
     return host.guestnet("plan", "/tmp/mine.yaml", *more, topology=text, status=status)
 
@@ -80,6 +87,7 @@ def test_the_same_file_says_the_same_on_every_host(hosts: Hosts) -> None:
     for host in hosts.values():
         assert plan(host, TOPOLOGY).splitlines() == [f"{name}: nothing to do" for name in hosts]
         assert networks(host) == {"joined"}
+        assert ports(host) == [("alpha", "web"), ("gamma", "db")]
     for name, host in hosts.items():
         assert remotes(host) == set(UNDERLAYS.values()) - {UNDERLAYS[name]}
 
@@ -141,7 +149,7 @@ def _what_runs_is_changed_on_its_host(hosts: Hosts) -> None:
 def test_a_host_that_is_down_is_named_and_completed_later(hosts: Hosts) -> None:
     hosts["gamma"].stop_daemon()
     try:
-        assert "host gamma: not reached: connecting to qemu+tcp://10.61.9.3/system" in apply(
+        assert "host gamma: not reached: connecting to qemu+ssh://root@10.61.9.3/system?no_tty=1" in apply(
             hosts["alpha"], MORE, status=1
         )
         assert networks(hosts["alpha"]) == {"joined"}
@@ -150,6 +158,12 @@ def test_a_host_that_is_down_is_named_and_completed_later(hosts: Hosts) -> None:
         assert "done, but not on all hosts" in said
         assert "host gamma: not reached" in said
         assert plan(hosts["beta"], MORE, "--allow-partial", status=0).count("nothing to do") == 2
+        shown = hosts["beta"].guestnet("status", "--hosts", "/tmp/mine.yaml", topology=MORE, status=1)
+        assert [line.split()[:2] for line in shown.splitlines()[1:4]] == [
+            ["alpha", "reached"],
+            ["beta", "here"],
+            ["gamma", "down"],
+        ]
     finally:
         hosts["gamma"].sandbox.start_libvirtd()
     assert {name for name, host in hosts.items() if "inside" in networks(host)} == {"alpha", "beta"}
@@ -175,6 +189,39 @@ def test_a_failure_on_one_host_takes_all_back(hosts: Hosts) -> None:
         beta.sandbox.run(["ip", "link", "del", "vx12"])
     apply(hosts["gamma"], SECOND)
     assert remotes(beta, "vx12") == {UNDERLAYS["alpha"], UNDERLAYS["gamma"]}
+
+
+KILLER = """#!/bin/sh
+[ "$1 $2" != "second start" ] || kill -9 $(cat /run/libvirtd.pid)
+"""
+HOOK = "/etc/libvirt/hooks/network.d/99-killer"
+
+
+def test_a_daemon_that_dies_meanwhile_leaves_what_is_said(hosts: Hosts) -> None:
+    beta = hosts["beta"]
+    beta.sandbox.run(["sh", "-c", f"cat > {HOOK} && chmod 755 {HOOK}"], stdin=KILLER)
+    try:
+        said = apply(hosts["alpha"], SECOND, status=1)
+    finally:
+        beta.sandbox.run(["rm", HOOK])
+        beta.sandbox.start_libvirtd()
+    assert "host beta: start network second" in said
+    for name in ("alpha", "gamma"):
+        assert f"host {name}: everything is as before" in said
+        assert networks(hosts[name]) == {"joined"}
+    assert "host beta: rolled back, except:\nguestnet:   set the autostart of network second back: " in said
+    assert "guestnet:   undefine network second: " in said
+    assert networks(beta) == {"joined", "second"}
+    apply(hosts["gamma"], SECOND)
+    assert all(networks(host) == {"joined", "second"} for host in hosts.values())
+
+
+def test_ssh_is_not_to_ask_anybody(hosts: Hosts) -> None:
+    plan(hosts["alpha"], TOPOLOGY)
+    (asked, *_) = hosts["alpha"].sandbox.run(["cat", "/tmp/ssh.log"]).stdout.splitlines()
+    assert "-T -e none" in asked
+    assert "BatchMode=yes" in asked
+    assert UNDERLAYS["gamma"] in asked
 
 
 def test_everything_goes_from_any_host(hosts: Hosts) -> None:

@@ -1,4 +1,4 @@
-"""Libvirt hosts on one LAN, each of which reaches the others' libvirtd by TCP."""
+"""Libvirt hosts on one LAN, each of which reaches the others' libvirtd by TCP, or by what stands for ssh."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ printf 'listen_tls = 0\\nlisten_tcp = 1\\nauth_tcp = "none"\\n' >> /etc/libvirt/
 mv /usr/sbin/libvirtd /usr/sbin/libvirtd-really
 printf '#!/bin/sh\\nexec /usr/sbin/libvirtd-really --listen "$@"\\n' > /usr/sbin/libvirtd
 chmod 755 /usr/sbin/libvirtd
+"""
+# What libvirt runs for qemu+ssh. sshd would start virt-ssh-helper, which does no more than this.
+SSH = """#!/bin/sh
+echo "$@" >> /tmp/ssh.log
+while [ "$1" != -- ]; do shift; done
+exec busybox nc "$2" 16509
 """
 LAN = """set -e
 ip netns add lan
@@ -32,6 +38,8 @@ def on_a_lan(hosts: Mapping[str, Host]) -> None:
         subprocess.run(["ip", "link", "add", *ends], check=True, timeout=120)
         hosts[name].sandbox.run(["ip", "address", "add", f"{UNDERLAYS[name]}/24", "dev", "up0"])
         hosts[name].sandbox.run(["ip", "link", "set", "up0", "up"])
+    for host in hosts.values():
+        host.sandbox.run(["sh", "-c", "cat > /usr/bin/ssh && chmod 755 /usr/bin/ssh"], stdin=SSH)
     names = "".join(f"{UNDERLAYS[name]} {host.sandbox.name}\n" for name, host in hosts.items())
     for host in hosts.values():
         host.sandbox.run(["tee", "-a", "/etc/hosts"], stdin=names)  # for migration
@@ -39,7 +47,9 @@ def on_a_lan(hosts: Mapping[str, Host]) -> None:
 
 
 def uris() -> str:
-    """What a topology says of them."""
+    """What a topology says of them: the last one is reached by ssh."""
+    by = {name: f"qemu+tcp://{address}/system" for name, address in UNDERLAYS.items()}
+    by["gamma"] = f"qemu+ssh://root@{UNDERLAYS['gamma']}/system"
     labels = "labels: { core: up0 }"
-    lines = [f'  {n}: {{ uri: "qemu+tcp://{a}/system", underlay: {a}, {labels} }}' for n, a in UNDERLAYS.items()]
+    lines = [f'  {n}: {{ uri: "{by[n]}", underlay: {a}, {labels} }}' for n, a in UNDERLAYS.items()]
     return "\n".join(["hosts:", *lines])

@@ -9,7 +9,7 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet.apply.apply import Within
-from libvirt_guestnet.apply.hosts import Choice, HostPlan, HostsError, LibvirtAlone, _make_all
+from libvirt_guestnet.apply.hosts import Choice, HostPlan, HostsError, LibvirtAlone, _in_file, _make_all
 from libvirt_guestnet.apply.reaching import Reached
 from libvirt_guestnet.changes.change import Change, Replacement, Run
 from libvirt_guestnet.changes.guest import AttachInterface, DetachInterface, NicKeptError, SetDomainMetadata
@@ -25,6 +25,7 @@ from libvirt_guestnet.changes.network import (
 )
 from libvirt_guestnet.changes.router import ConfigureRouter
 from libvirt_guestnet.errors import GuestnetError
+from libvirt_guestnet.hostmap import MAPPED_BY
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot
 from libvirt_guestnet.metadata.policy import NAMESPACE
 from libvirt_guestnet.model.host import Host
@@ -155,6 +156,12 @@ def test_what_is_left_to_the_host_itself(change: Change, why: str) -> None:
     found = beyond(Plan("t", (change,)), snapshot)
     assert len(found) == bool(why)
     assert all(text.startswith(f"{change.text()}: ") and why in text for text in found)
+
+
+def test_where_a_label_is_mapped() -> None:
+    error = GuestnetError(f"this host has no device eth9: map the label to one that it has {MAPPED_BY}")
+    said = "this host has no device eth9: map the label to one that it has (labels: of host beta)"
+    assert _in_file(error, Host("beta", "")) == said
 
 
 def test_what_was_refused_is_not_done_all_the_same() -> None:

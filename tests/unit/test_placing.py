@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.topology_files import ROOT
 
 from libvirt_guestnet import xmlgen
+from libvirt_guestnet.apply import reaching
 from libvirt_guestnet.apply.reaching import here, unattended
 from libvirt_guestnet.apply.topology import wanted
-from libvirt_guestnet.errors import TopologyError
+from libvirt_guestnet.errors import GuestnetError, TopologyError
 from libvirt_guestnet.hostmap import of_host
+from libvirt_guestnet.libvirtd.connection import Connection
 from libvirt_guestnet.model.host import Fabric, FabricKind, Host
 from libvirt_guestnet.model.placing import in_file, lacking, on_host, place
 from libvirt_guestnet.parse import address
@@ -156,3 +160,24 @@ def test_a_percent_sign_hides_no_parameter() -> None:
     """libvirt decodes names of parameters, too."""
     with pytest.raises(TopologyError):
         loads('name: t\nhosts: { a: { uri: "qemu+ssh://a/system?comman%64=/tmp/x" } }', Path("t.yaml").name)
+
+
+def test_hosts_are_asked_side_by_side_and_each_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(len(MANY.hosts), timeout=60)
+    asked: dict[str, int] = {}
+
+    def connect(uri: str) -> Connection:
+        asked[uri] = together.wait()
+        raise GuestnetError("nobody there")
+
+    monkeypatch.setattr(reaching, "connect", connect)
+    monkeypatch.setattr(reaching, "_addresses", lambda: {"192.0.2.2"})
+    with ExitStack() as closing:
+        reached, down = reaching.reach(MANY.hosts, closing)
+    assert reached == []
+    assert down == dict.fromkeys(("alpha", "beta", "gamma"), "nobody there")
+    assert set(asked) == {
+        "qemu+ssh://root@alpha.example/system?no_tty=1",
+        "qemu:///system",
+        "qemu+ssh://root@[2001:db8::3]:2222/system?no_tty=1",
+    }
