@@ -27,7 +27,7 @@ def rows(topology: Topology, network: Network) -> Iterator[Row]:
         members = tuple(sorted(ref(guest.name, port.name) for guest, port in isolated))
         group = _group(topology, network, "isolated", members)
         yield group
-        # On another host's chassis a group of ports has the ones there alone: from whom a frame is, only its MAC says.
+        # From which port of another host a frame is, VXLAN does not carry: only its MAC address says that.
         macs = ", ".join(sorted({mac for _, port in isolated for mac in _macs(port)}))
         yield _drop(group, "between", f"outport == @{group.name} && eth.src == {{{macs}}}", _ISOLATED)
     if network.mode is Mode.NAT and on:

@@ -17,7 +17,7 @@ from libvirt_guestnet.datapath.netlink.rtnl import Rtnl
 from libvirt_guestnet.hook.admission import mtu
 from libvirt_guestnet.hook.services import missing_state
 from libvirt_guestnet.libvirtd.nics import mac, source_network, tap
-from libvirt_guestnet.libvirtd.snapshot import DomainState, Element, NetworkState, Snapshot
+from libvirt_guestnet.libvirtd.snapshot import NETWORK_MARK, DomainState, Element, NetworkState, Snapshot
 from libvirt_guestnet.model.drift import GUEST, HOST, NETWORK, SYNC, Drift
 from libvirt_guestnet.plan.devices import narrow_underlay
 from libvirt_guestnet.router import pairing
@@ -126,6 +126,13 @@ def _of_place(guest: str, device: str, bridge: str, network: str) -> Iterator[Dr
         yield Drift(GUEST, guest, device, f"is in no bridge: {bridge} is gone", do, link="no bridge")
 
 
+_UNHELD = (
+    "is of Open vSwitch's user-space datapath, which reads what a guest sends before any guard on its tap drops it: "
+    "its guests are held by what Open vSwitch and OVN check, and by nothing else"
+)
+_USE_KERNEL = "ovs-vsctl set bridge {} datapath_type=system (OVN: remove external_ids:ovn-bridge-datapath-type, too)"
+
+
 def _of_network(network: NetworkState) -> Iterator[Drift]:
     bridge, name = network.bridge or "", network.name
     if network.live is None or not bridge:
@@ -136,6 +143,8 @@ def _of_network(network: NetworkState) -> Iterator[Drift]:
     # A bridge of Open vSwitch carries frames whatever state the host's own port of it is in.
     if not links.is_up(bridge) and network.live.find("virtualport") is None:
         yield Drift(NETWORK, name, bridge, "is down", f"ip link set {bridge} up")
+    if network.live.find(NETWORK_MARK) is not None and links.is_user_space(bridge):
+        yield Drift(NETWORK, name, bridge, _UNHELD, _USE_KERNEL.format(bridge))
     addresses = _addresses(bridge)
     for ip in network.live.iterfind("ip"):
         if ip.get("address") and ip.get("address", "") not in addresses:

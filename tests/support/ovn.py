@@ -33,18 +33,13 @@ ovsdb-server /etc/openvswitch/conf.db --remote=punix:/run/openvswitch/db.sock {_
 ovs-vsctl --no-wait init
 /usr/lib/openvswitch-switch/ovs-vswitchd --disable-system {_DAEMON}
 """
-_CENTRAL = f"""set -e
-mkdir -p /etc/ovn /run/ovn /var/log/ovn /var/lib/ovn
-for each in nb sb; do
-    ovsdb-tool create /var/lib/ovn/ovn${{each}}_db.db /usr/share/ovn/ovn-$each.ovsschema
-    port=$([ $each = nb ] && echo 6641 || echo 6642)
-    ovsdb-server /var/lib/ovn/ovn${{each}}_db.db --remote=punix:/run/ovn/ovn${{each}}_db.sock \\
-        --remote=ptcp:$port:0.0.0.0 --unixctl=/run/ovn/ovn${{each}}_db.ctl \\
-        --detach --no-chdir --pidfile=/run/ovn/ovn${{each}}_db.pid \\
-        -vconsole:off -vsyslog:off --log-file=/var/log/ovn/ovsdb-server-$each.log
-done
-ovn-northd --ovnnb-db=unix:/run/ovn/ovnnb_db.sock --ovnsb-db=unix:/run/ovn/ovnsb_db.sock {_DAEMON}
+_DATABASE = """set -e
+each=$0 port=$1
+ovsdb-server /var/lib/ovn/ovn${each}_db.db --remote=punix:/run/ovn/ovn${each}_db.sock --remote=ptcp:$port:0.0.0.0 \\
+    --unixctl=/run/ovn/ovn${each}_db.ctl --detach --no-chdir --pidfile=/run/ovn/ovn${each}_db.pid \\
+    -vconsole:off -vsyslog:off --log-file=/var/log/ovn/ovsdb-server-$each.log
 """
+_NORTHD = f"ovn-northd --ovnnb-db=unix:/run/ovn/ovnnb_db.sock --ovnsb-db=unix:/run/ovn/ovnsb_db.sock {_DAEMON}"
 
 
 def unpacked() -> list[list[str]]:
@@ -116,7 +111,15 @@ class Central(Chassis):
         return f"unix:/proc/{self.sandbox.first.pid}/root{NORTHBOUND}"
 
     def start_central(self) -> None:
-        self.sh(_CENTRAL)
+        self.sh("mkdir -p /etc/ovn /run/ovn /var/log/ovn /var/lib/ovn")
+        for each in ("nb", "sb"):
+            self.sh(f"ovsdb-tool create /var/lib/ovn/ovn{each}_db.db /usr/share/ovn/ovn-{each}.ovsschema")
+        self.start_northbound()
+        self.sandbox.run(["sh", "-c", _DATABASE, "sb", "6642"])
+        self.sh(_NORTHD)
+
+    def start_northbound(self) -> None:
+        self.sandbox.run(["sh", "-c", _DATABASE, "nb", "6641"])
 
     def nbctl(self, *words: str) -> str:
         return self.sandbox.run(["ovn-nbctl", f"--db=unix:{NORTHBOUND}", *words]).stdout.strip()

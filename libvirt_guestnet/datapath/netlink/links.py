@@ -74,6 +74,11 @@ def is_bridge(name: str) -> bool:
     return os.path.isdir(f"/sys/class/net/{name}/bridge")
 
 
+def is_user_space(name: str) -> bool:
+    """Whether a device is a bridge of Open vSwitch's user-space datapath, whose own port is a tap."""
+    return os.path.exists(f"/sys/class/net/{name}/tun_flags")
+
+
 def is_vlan_aware(name: str) -> bool:
     """Whether a device is a Linux bridge that filters by VLAN."""
     try:
