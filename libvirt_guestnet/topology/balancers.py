@@ -22,7 +22,7 @@ class _Taken:
     have all of them."""
 
     def __init__(self) -> None:
-        self._of: dict[tuple[IPAddress, Protocol], list[tuple[int, int, str]]] = {}
+        self._of: dict[tuple[IPAddress, str], list[tuple[int, int, str]]] = {}
 
     def by(self, at: IPAddress, service: Service, what: str) -> str:
         """Takes them, unless they are somebody's: who has one of them already, "" for nobody."""

@@ -8,13 +8,16 @@ import pytest
 from support.topology_files import read_yaml
 
 from libvirt_guestnet.errors import TopologyError
+from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.router import disks, folder, pairing
 from libvirt_guestnet.router.config import router_config
 from libvirt_guestnet.router.document import document
 from libvirt_guestnet.topology import loads
 from libvirt_guestnet.topology.virtual_routers import control_number
+from libvirt_guestnet.xmlgen.policy import network_policy
 
+HOST = HostMap({})
 LABS = Path(__file__).parents[2] / "labs"
 ALONE = (LABS / "virtual-router.yaml").read_text()
 TWO = ALONE.replace("  edge:\n", "  edge:\n    redundant: true\n")
@@ -127,3 +130,17 @@ def test_two_routers_meet_beside_the_control_network() -> None:
 def test_more_routers_than_their_control_network_has_room_for_are_refused() -> None:
     with pytest.raises(TopologyError, match="a topology has at most 200 routers, a redundant one counting as two"):
         loads(_many([f"r{number}" for number in range(101)]), "t.yaml")
+
+
+def test_ports_learn_from_the_mac_address_that_both_have() -> None:
+    ranged, bare = (
+        loads(TWO, "t.yaml"),
+        loads(TWO.replace("    dhcp: { range: [10.1.1.100, 10.1.1.199], lease: 1h }\n", ""), "t.yaml"),
+    )
+    config = router_config(ranged, ranged.guest("edge-2"))
+    found, none = (network_policy(each, each.network("office"), HOST).dhcp for each in (ranged, bare))
+    assert found is not None
+    assert (found.mac, found.routers, found.lease) == (config.guests[0].virtual_mac, ("edge", "edge-2"), 3600)
+    assert found.addresses == tuple(each.ip for each in config.guests[0].addresses)
+    assert [tuple(map(str, each)) for each in found.ranges][:1] == [("10.1.1.100", "10.1.1.199")]
+    assert none is None, "each guest of the file has an address in its own policy"
