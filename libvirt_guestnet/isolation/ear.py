@@ -18,6 +18,7 @@ _ETH_P_ALL, _SOL_PACKET, _AUXDATA, _STATISTICS = 3, 263, 8, 6
 _SO_RCVBUFFORCE, _BUFFER, _LARGEST = 33, 32 << 20, 65536
 _AUX = struct.Struct("=IIIHHHH")
 _HAS_TAG, _HAS_PROTOCOL = 0x10, 0x40
+_MOST_SIGHTINGS = 64
 
 
 class Heard(NamedTuple):
@@ -59,8 +60,15 @@ class Ear:
         for number, frame in enumerate(sent):
             seen = frames.seen(data, frame.packet, device, direction == socket.PACKET_OUTGOING, _offloaded(extra))
             if seen is not None:
-                found = self._sightings.setdefault(number, [])
-                found += [] if seen in found else [seen]
+                note(self._sightings.setdefault(number, []), seen)
+
+
+def note(found: list[Sighting], seen: Sighting) -> None:
+    """Adds what is new. Of one frame so much at each device that a guest who sends it back again and again, with other
+    tags, neither fills the memory nor hides where else it was seen."""
+    here = (each for each in found if (each.device, each.outgoing) == (seen.device, seen.outgoing))
+    if seen not in found and sum(1 for _ in here) < _MOST_SIGHTINGS:
+        found.append(seen)
 
 
 def _offloaded(extra: list[tuple[int, int, bytes]]) -> Tags:

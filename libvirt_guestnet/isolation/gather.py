@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from libvirt_guestnet import light_json, xmlread
+from libvirt_guestnet import light_json, parse, xmlread
 from libvirt_guestnet.datapath.devices import vlan_bridge
 from libvirt_guestnet.datapath.netlink import links as devices
 from libvirt_guestnet.datapath.run import program
@@ -63,7 +63,9 @@ def _net(name: str, xml: str, state: State) -> Net | None:
     virtualport, over, vxlan = node.one("virtualport"), network_receipts.subinterface(node), network_receipts.overlay(node)  # fmt: skip  # noqa: E501
     is_ovs = virtualport is not None and virtualport.get("type") == _OVS
     tag = node.one("vlan/tag") if is_ovs else None
-    found = Net(receipt, is_ovs, int(tag.get("id")) if tag else receipt.vlan, vni=vxlan.vni if vxlan else None)
+    found = Net(
+        receipt, is_ovs, parse.number(tag.get("id"), 0, 4094) if tag else receipt.vlan, vni=vxlan.vni if vxlan else None
+    )
     if over is None:
         return found
     return replace(found, parent=over.nic, tag=Tag(DOT1AD if over.service else DOT1Q, over.vlan))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from libvirt_guestnet.model.balancing import MOST_MEMBERS, Balancer, BalancerMember, HealthCheck
 from libvirt_guestnet.model.network import IPAddress
@@ -17,21 +17,22 @@ from .router_rules import Tiers, behind, rule_name
 from .spec import At, value
 
 
-class _Taken(NamedTuple):
-    """Ports of a public address that somebody serves already."""
+class _Taken:
+    """Whose the ports of public addresses are. Those of one address and protocol are kept in their order: a file may
+    have all of them."""
 
-    at: IPAddress
-    service: Service
-    what: str
+    def __init__(self) -> None:
+        self._of: dict[tuple[IPAddress, str], list[tuple[int, int, str]]] = {}
 
-    def meets(self, at: IPAddress, service: Service) -> bool:
-        mine, other = (_span(each) for each in (self.service, service))
-        same = self.at == at and self.service.protocol == service.protocol
-        return same and mine[0] <= other[1] and other[0] <= mine[1]
-
-
-def _span(service: Service) -> tuple[int, int]:
-    return service.first_port or 0, service.last_port or 65535
+    def by(self, at: IPAddress, service: Service, what: str) -> str:
+        """Takes them, unless they are somebody's: who has one of them already, "" for nobody."""
+        first, last = service.first_port or 0, service.last_port or 65535
+        spans = self._of.setdefault((at, service.protocol), [])
+        place = bisect_right(spans, (last, 65536))
+        if place and spans[place - 1][1] >= first:
+            return spans[place - 1][2]
+        spans.insert(place, (first, last, what))
+        return ""
 
 
 def balancers(
@@ -39,7 +40,7 @@ def balancers(
 ) -> Iterator[Balancer]:
     """A balancer for each address and service."""
     ports = dict(behind(guests, tiers))
-    taken = list(_forwarded(ports))
+    taken = _forwarded(ports)
     for each in decls:
         found = _members(each, ports, router, report)
         members = {at: tuple(_of_version(found, at, report)) for at in each.addresses}
@@ -51,19 +52,20 @@ def balancers(
                     yield _balancer(each, at.value, service.value, members[at], check)
 
 
-def _forwarded(ports: Mapping[str, tuple[Port, ...]]) -> Iterator[_Taken]:
+def _forwarded(ports: Mapping[str, tuple[Port, ...]]) -> _Taken:
     """What port forwards for everybody take; one for some clients only goes before a balancer."""
+    taken = _Taken()
     for name, those in ports.items():
         for forward in (forward for port in those for forward in port.forwards if not forward.sources):
             if forward.at is not None:
                 service = Service(forward.protocol, forward.first, forward.last)
-                yield _Taken(forward.at, service, f"forwarded to '{name}'")
+                taken.by(forward.at, service, f"forwarded to '{name}'")
+    return taken
 
 
-def _take(at: At[IPAddress], service: At[Service], decl: BalancerDecl, taken: list[_Taken], report: Report) -> None:
-    if other := next((each for each in taken if each.meets(at.value, service.value)), None):
-        report.add(service.where, f"{service.value} at {at.value} is {other.what} already")
-    taken.append(_Taken(at.value, service.value, f"balanced (line {decl.at.line})"))
+def _take(at: At[IPAddress], service: At[Service], decl: BalancerDecl, taken: _Taken, report: Report) -> None:
+    if other := taken.by(at.value, service.value, f"balanced (line {decl.at.line})"):
+        report.add(service.where, f"{service.value} at {at.value} is {other} already")
 
 
 def _is_balanced(decl: BalancerDecl, at: At[Service], report: Report) -> bool:

@@ -15,6 +15,7 @@ from .networks import vrfs
 from .report import Report
 from .scope import HOST, NONE, Placed, Scope, Segment
 
+_DEEPEST = 8
 _Subnet = tuple[IPNetwork, Where, str, str]  # prefix, where it is said, whose, wire
 
 
@@ -216,16 +217,33 @@ def _is_repeated(prefixes: list[IPNetwork]) -> bool:
 
 
 def _check_guest(ports: list[tuple[Placed, Segment]], report: Report, *, is_router: bool) -> None:
-    for number, (placed, seg) in enumerate(ports):
-        for _, other in ports[:number]:
-            if (other.wire != seg.wire or is_router) and (shared := _shared(seg, other)):
-                whose = "router" if is_router else "guest"
-                message = f"{whose} '{placed.guest}' is on network '{other.network.name}', too, and both have {shared}"
-                report.add(placed.decl.network.where, f"{message}: it could not tell them apart")
+    """Of a router that is on one network twice, too. Prefixes lie in each other or apart: in their order each one is
+    compared with those that it is in, of which one for each wire says all."""
+    prefixes = sorted(
+        ((prefix, number) for number, (_, seg) in enumerate(ports) for prefix in seg.prefixes),
+        key=lambda each: (_sort_key(each[0]), each[1]),
+    )
+    open_: list[tuple[IPNetwork, int]] = []
+    told: set[tuple[int, int]] = set()
+    for prefix, number in prefixes:
+        while open_ and not _contains(open_[-1][0], prefix):
+            open_.pop()
+        wire = ports[number][1].wire
+        others = [each for each in open_ if each[1] != number and (is_router or ports[each[1]][1].wire != wire)]
+        for outer, other in others:
+            earlier, later = sorted((number, other))
+            if (earlier, later) not in told:
+                shared = prefix if number == later else outer
+                _report_shared(ports[later][0], ports[earlier][1], shared, report, is_router)
+            told.add((earlier, later))
+        if len(open_) < _DEEPEST and len(others) == sum(each[1] != number for each in open_):
+            open_.append((prefix, number))
 
 
-def _shared(one: Segment, other: Segment) -> IPNetwork | None:
-    return next((mine for mine in one.prefixes for its in other.prefixes if _contains(its, mine)), None)
+def _report_shared(placed: Placed, other: Segment, shared: IPNetwork, report: Report, is_router: bool) -> None:
+    whose = "router" if is_router else "guest"
+    message = f"{whose} '{placed.guest}' is on network '{other.network.name}', too, and both have {shared}"
+    report.add(placed.decl.network.where, f"{message}: it could not tell them apart")
 
 
 def _check_overlaps(subnets: list[_Subnet], report: Report) -> None:
@@ -240,7 +258,7 @@ def _check_overlaps(subnets: list[_Subnet], report: Report) -> None:
             own, other_prefix = (prefix, outer) if later == where else (outer, prefix)
             whose = other if later == where else title
             report.add(later, f"subnet {own} overlaps {other_prefix} of {whose} (line {earlier.line})")
-        if len(open_) < 8:  # deeper nesting repeats what is already reported
+        if len(open_) < _DEEPEST:  # deeper nesting repeats what is already reported
             open_.append((prefix, where, title, wire))
 
 

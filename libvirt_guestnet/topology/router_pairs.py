@@ -25,6 +25,7 @@ from .spec import At
 
 SYNC = "sync"
 """The name of a router's port on the network between the two."""
+_SYNC = (IPv4Address("169.254.250.1"), IPv4Address("169.254.251.1"))
 
 
 def second_name(router: str) -> str:
@@ -50,7 +51,8 @@ def check_names(name: At[str], decl: VirtualRouterDecl, guests: set[str], networ
 def paired(topology: Topology, redundant: set[str]) -> Topology:
     """The topology with two guests for each router of those names."""
     networks = [_sync_network(name) for name in sorted(redundant)]
-    guests = [each for guest in topology.guests for each in _guests(topology, guest, guest.name in redundant)]
+    second = _second_addresses(topology, redundant)
+    guests = [each for guest in topology.guests for each in _guests(topology, guest, second.get(guest.name))]
     return replace(topology, networks=(*topology.networks, *networks), guests=tuple(guests))
 
 
@@ -65,14 +67,15 @@ def _sync_network(router: str) -> Network:
     )
 
 
-def _guests(topology: Topology, guest: Guest, redundant: bool) -> Iterator[Guest]:
-    if not redundant or guest.virtual_router is None:
+def _guests(topology: Topology, guest: Guest, second: PortAddress | None) -> Iterator[Guest]:
+    if second is None or guest.virtual_router is None:
         yield guest
         return
     links = tuple(_links(topology, guest))
     for number, name in enumerate((guest.name, second_name(guest.name))):
         pair = RouterPair(guest.name, number, links)
-        ports = (*(_port(topology, name, port, pair) for port in guest.ports), _sync_port(topology, name, pair))
+        own = (_port(topology, name, port, pair, second) for port in guest.ports)
+        ports = (*own, _sync_port(topology, name, pair))
         router = replace(guest.virtual_router, pair=pair)
         uuid = addressing.guest_uuid(topology.name, name)
         yield replace(guest, name=name, uuid=uuid, ports=ports, virtual_router=router)
@@ -86,7 +89,7 @@ def _links(topology: Topology, guest: Guest) -> Iterator[PairLink]:
             )
 
 
-def _port(topology: Topology, name: str, port: Port, pair: RouterPair) -> Port:
+def _port(topology: Topology, name: str, port: Port, pair: RouterPair, second: PortAddress) -> Port:
     """The first router's devices and MAC addresses are those that it has without a second one."""
     if pair.number:
         port = replace(
@@ -94,7 +97,7 @@ def _port(topology: Topology, name: str, port: Port, pair: RouterPair) -> Port:
         )
     link = pair.link(port.network)
     if link is None:
-        return _second_address(topology, name, port) if pair.number else port
+        return replace(port, addresses=(second,)) if pair.number else port
     return replace(port, addresses=(), address_word=AddressWord.NONE, pairs=tuple(_pairs(link)))
 
 
@@ -105,15 +108,28 @@ def _pairs(link: PairLink) -> Iterator[AddressPair]:
         yield AddressPair(single(eui64(IPv6Network("fe80::/64"), link.mac)), link.mac)
 
 
-def _second_address(topology: Topology, name: str, port: Port) -> Port:
-    """On the control network: derived from its name, and nobody else's there."""
-    taken = {each.ip for _, other in topology.ports_on(port.network) for each in other.addresses}
-    network = topology.network(port.network).subnets[0].prefix
-    start = int.from_bytes(sha256(name.encode()).digest()[:4])
-    size = network.num_addresses - 3
-    numbers = (2 + (start + step) % size for step in range(size))
-    address = next(network[number] for number in numbers if network[number] not in taken)
-    return replace(port, addresses=(PortAddress(address, network.prefixlen, Assignment.STATIC),))
+def _second_addresses(topology: Topology, redundant: set[str]) -> dict[str, PortAddress]:
+    """Of each second router the address on the control network: derived from its name, and nobody else's there."""
+    found: dict[str, PortAddress] = {}
+    control = next((each for each in topology.networks if each.control), None)
+    if control is None:
+        return found
+    taken = {each.ip for _, port in topology.ports_on(control.name) for each in port.addresses}
+    prefix = control.subnets[0].prefix
+    size = prefix.num_addresses - 3
+    for name in sorted(redundant):
+        start = int.from_bytes(sha256(second_name(name).encode()).digest()[:4])
+        numbers = (2 + (start + step) % size for step in range(size))
+        address = next(prefix[number] for number in numbers if prefix[number] not in taken)  # MOST_ROUTERS fit
+        taken.add(address)
+        found[name] = PortAddress(address, prefix.prefixlen, Assignment.STATIC)
+    return found
+
+
+def _sync_first(topology: Topology) -> IPv4Address:
+    """The first router's address on each network between two. The routers' control NICs have another prefix."""
+    control = [subnet.prefix for each in topology.networks if each.control for subnet in each.subnets]
+    return next(first for first in _SYNC if not any(first in prefix for prefix in control))
 
 
 def _sync_port(topology: Topology, name: str, pair: RouterPair) -> Port:
@@ -123,6 +139,6 @@ def _sync_port(topology: Topology, name: str, pair: RouterPair) -> Port:
         kind=PortKind.NETWORK,
         mac=addressing.mac(topology.name, name, SYNC),
         tap=addressing.tap(topology.name, name, SYNC),
-        addresses=(PortAddress(IPv4Address("169.254.250.1") + pair.number, 30, Assignment.STATIC),),
+        addresses=(PortAddress(_sync_first(topology) + pair.number, 30, Assignment.STATIC),),
         strict_addresses=True,
     )

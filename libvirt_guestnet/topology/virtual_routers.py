@@ -18,7 +18,7 @@ from libvirt_guestnet.model.network import IPAddress, IPNetwork, Mode
 from libvirt_guestnet.model.topology import Role
 
 from ..errors import Where
-from . import public_addresses
+from . import addressing, public_addresses
 from .guest_keys import GuestDecl, PortDecl
 from .keys import TopologyDecl
 from .network_keys import NetworkDecl
@@ -29,6 +29,8 @@ from .spec import At, made, values
 
 CONTROL = "control"
 """The name of a router's port on the network between it and the host."""
+MOST_ROUTERS = 200
+"""With both of each pair: the control network has room for 253."""
 MOST_NICS = 24
 """A PCI bus has 32 slots, and disks and channels are in some."""
 
@@ -59,7 +61,8 @@ def expand(decl: TopologyDecl, report: Report) -> TopologyDecl:
     networks[control] = At(control, first), _control(decl.name.value, first)
     expanded = replace(decl, networks=tuple(networks.values()), routers=routers)
     guests = [(name, each) for name, each in decl.guests or () if name.value not in {n.value for n, _ in routers}]
-    made_ = [(name, _guest(expanded, (name, each), report) if each else None) for name, each in routers]
+    own = _control_addresses(decl)
+    made_ = [(name, _guest(expanded, (name, each), own, report) if each else None) for name, each in routers]
     return replace(expanded, guests=(*guests, *made_))
 
 
@@ -84,8 +87,12 @@ def _sorted_out(router: _Router, networks: _Networks, owners: dict[str, str], re
 
 
 def _check_names(decl: TopologyDecl, report: Report) -> None:
-    guests = {name.value for name, _ in decl.guests or ()}
-    for name, _ in decl.routers or ():
+    guests, count = {name.value for name, _ in decl.guests or ()}, 0
+    for name, router in decl.routers or ():
+        count += 2 if router and router.redundant.value else 1
+        if count > MOST_ROUTERS:
+            report.add(name.where, f"a topology has at most {MOST_ROUTERS} routers, a redundant one counting as two")
+            break
         if name.value in guests:
             report.add(name.where, f"'{name.value}' is also a guest: a router has a name of its own")
     control = control_name(decl.name.value)
@@ -135,10 +142,15 @@ def _check_gateways(decl: TopologyDecl, owners: Mapping[str, str], report: Repor
             report.add(gateway.where, f"{message}: say its egress under routers: {gateway.value}: tiers:")
 
 
+def control_number(topology: str) -> int:
+    """N in 169.254.N.0/24, which is the control network of a topology of that name."""
+    allowed = [number for number in range(256) if number not in _NO_CONTROL]
+    return allowed[int.from_bytes(sha256(f"control\0{topology}".encode()).digest()) % len(allowed)]
+
+
 def _control(topology: str, at: Where) -> NetworkDecl:
     """The host has the first address, and each router one that is derived from its name."""
-    allowed = [number for number in range(256) if number not in _NO_CONTROL]
-    number = allowed[int.from_bytes(sha256(f"control\0{topology}".encode()).digest()) % len(allowed)]
+    number = control_number(topology)
     said: dict[str, Any] = {
         "mode": Mode.ISOLATED,
         "gateway": HOST,
@@ -150,13 +162,28 @@ def _control(topology: str, at: Where) -> NetworkDecl:
     return made(NetworkDecl, at, subnets=subnets, **{name: At(each, at) for name, each in said.items()})
 
 
-def _guest(decl: TopologyDecl, router: _Router, report: Report) -> GuestDecl:
+def _control_addresses(decl: TopologyDecl) -> dict[str, IPAddress]:
+    """The address of each router on the control network: derived from its name. Of two that come to the same one, the
+    file cannot give either another one, so the second by name has the next that is free."""
+    prefix = parse.prefix(f"169.254.{control_number(decl.name.value)}.0/24")
+    pool = addressing.Pool(prefix, [prefix[1]])
+    found: dict[str, IPAddress] = {}
+    for name in sorted(name.value for name, _ in decl.routers or ()):
+        if address := pool.derive(decl.name.value, name, CONTROL, str(prefix)):
+            pool.take(address)
+            found[name] = address
+    return found
+
+
+def _guest(decl: TopologyDecl, router: _Router, own: Mapping[str, IPAddress], report: Report) -> GuestDecl:
     """Its ports, in the order of its NICs: the first tier, the control network, the public ones, all other tiers."""
     name, said = router
     networks = {name.value: each for name, each in decl.networks or ()}
     tiers = [_tier_port(at, each, networks.get(at.value), report) for at, each in said.tiers]
     public = _public_ports(decl, router, report)
-    control = _port(At(control_name(decl.name.value), name.where), name=At(CONTROL, name.where), sources=())
+    address = (At(own[name.value], name.where),) if name.value in own else None
+    network = At(control_name(decl.name.value), name.where)
+    control = _port(network, name=At(CONTROL, name.where), sources=(), addresses=address)
     ports = (*tiers[:1], control, *public, *tiers[1:])
     if len(ports) > MOST_NICS:
         report.add(name.where, f"a router has at most {MOST_NICS} NICs, and '{name.value}' would have {len(ports)}")

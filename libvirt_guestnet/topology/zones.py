@@ -101,19 +101,37 @@ def _check_names(decl: TopologyDecl, segments: Mapping[str, Segment], report: Re
 
 def _check_wires(segments: Mapping[str, Segment], placed: list[Placed], report: Report) -> None:
     """A bridge, and a VLAN of it, is one zone's. Networks of modes that libvirt makes bridges for have their own."""
-    owners: dict[tuple[str, int], tuple[str, str | None]] = {}
+    wires: dict[str, _Wire] = {}
     done: set[tuple[str, str | None, int, int]] = set()
     for where, label, first, last, title, zone in (*_networks(segments), *_ports(segments, placed)):
         if (label, zone, first, last) in done:
             continue
         done.add((label, zone, first, last))
-        for vlan in range(first, last + 1):
-            other, its = owners.setdefault((label, vlan), (title, zone))
-            if its != zone:
-                what = f"VLAN {vlan}" if vlan else "what is untagged"
-                message = f"{what} on '{label}' is that of {other} in {_shown(its)}, and {title} is in {_shown(zone)}"
-                report.add(where, f"{message}: zones share no bridge and no VLAN")
-                break
+        wire = wires.setdefault(label, _Wire())
+        if (vlan := wire.taken(first, last, title, zone)) is not None:
+            other, its = wire.owners[vlan]
+            what = f"VLAN {vlan}" if vlan else "what is untagged"
+            message = f"{what} on '{label}' is that of {other} in {_shown(its)}, and {title} is in {_shown(zone)}"
+            report.add(where, f"{message}: zones share no bridge and no VLAN")
+
+
+class _Wire:
+    """Whose each VLAN of a label is. Sets of VLANs are bits of a number: a file may have a trunk of all of them a
+    hundred thousand times."""
+
+    def __init__(self) -> None:
+        self.owners: dict[int, tuple[str, str | None]] = {}
+        self._all, self._of = 0, dict[str | None, int]()
+
+    def taken(self, first: int, last: int, title: str, zone: str | None) -> int | None:
+        """Takes these VLANs, unless they are somebody's; the first that is another zone's, or None."""
+        span = ((1 << last - first + 1) - 1) << first
+        new, own = span & ~self._all, self._of.get(zone, 0)
+        if new:
+            self.owners |= {vlan: (title, zone) for vlan in range(first, last + 1) if new >> vlan & 1}
+        self._all, self._of[zone] = self._all | new, own | new
+        others = span & ~self._of[zone]
+        return (others & -others).bit_length() - 1 if others else None
 
 
 def _networks(segments: Mapping[str, Segment]) -> Iterator[_Use]:

@@ -10,7 +10,7 @@ import pytest
 
 from libvirt_guestnet import xmlread
 from libvirt_guestnet.hook.read.domain import Domain
-from libvirt_guestnet.isolation import frames, gather, judge, report
+from libvirt_guestnet.isolation import ear, frames, gather, judge, report
 from libvirt_guestnet.isolation.frames import FORGED, ORDINARY, TAGGED, Frame
 from libvirt_guestnet.isolation.gather import Kernel, Net
 from libvirt_guestnet.isolation.link import (
@@ -225,6 +225,18 @@ def test_a_network_that_is_not_there_was_not_tried() -> None:
 def tried(*leaks: Sighting, home: bool = True) -> Tried:
     near = tuple(judge.whose(each, LINKS) for each in leaks)
     return Tried(RED, GUARDED, FRAME, (Sighting("red1", True),) if home else (), leaks, near)
+
+
+def test_a_guest_that_sends_it_back_hides_nothing() -> None:
+    """Who hears a frame of ours can send it again, with as many other tags as there are."""
+    found: list[Sighting] = []
+    for number in range(1, 1000):
+        ear.note(found, Sighting("guest", False, (Tag(DOT1Q, number),)))
+    elsewhere = [Sighting("guest", True), Sighting("other", False), Sighting("guest", False, (Tag(DOT1Q, 1),))]
+    for seen in elsewhere:
+        ear.note(found, seen)
+    assert len(found) == 64 + 2
+    assert set(elsewhere) <= set(found)
 
 
 def test_a_leak_is_named() -> None:

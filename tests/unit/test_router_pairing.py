@@ -8,12 +8,16 @@ import pytest
 from support.topology_files import read_yaml
 
 from libvirt_guestnet.errors import TopologyError
+from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.router import disks, folder, pairing
 from libvirt_guestnet.router.config import router_config
 from libvirt_guestnet.router.document import document
 from libvirt_guestnet.topology import loads
+from libvirt_guestnet.topology.virtual_routers import control_number
+from libvirt_guestnet.xmlgen.policy import network_policy
 
+HOST = HostMap({})
 LABS = Path(__file__).parents[2] / "labs"
 ALONE = (LABS / "virtual-router.yaml").read_text()
 TWO = ALONE.replace("  edge:\n", "  edge:\n    redundant: true\n")
@@ -85,3 +89,58 @@ def test_the_seconds_name_is_nobody_elses() -> None:
     assert "edge-2" not in document["guests"]
     with pytest.raises(TopologyError, match="'edge-2' is the second router's name, and a guest's or router's"):
         loads(TWO.replace("  desk:", "  edge-2:").replace("desk", "edge-2"), "t.yaml")
+
+
+def _many(names: list[str], topology: str = "t") -> str:
+    """So many redundant routers, each with a network of its own, on one public one."""
+    networks = "".join(
+        f"  n{number}: {{ mode: isolated, subnets: [10.{number}.0.0/24] }}\n" for number in range(len(names))
+    )
+    routers = "".join(
+        f"  {name}: {{ redundant: true, tiers: {{ n{number}: {{ egress: deny }} }},"
+        f" public: {{ public: {{ addresses: [198.18.0.{number + 2}] }} }} }}\n"
+        for number, name in enumerate(names)
+    )
+    public = "  public: { mode: isolated, subnets: [198.18.0.0/16] }\n"
+    return f"name: {topology}\nnetworks:\n{public}{networks}routers:\n{routers}"
+
+
+def _controls(topology: Topology) -> list[str]:
+    return [str(router_config(topology, guest).control.address.ip) for guest in topology.guests if guest.virtual_router]
+
+
+def test_second_routers_of_several_pairs_have_addresses_of_their_own() -> None:
+    """Both are derived from names, and some names come to the same."""
+    names = [f"r{number}" for number in range(40)]
+    found = _controls(loads(_many(names), "t.yaml"))
+    assert len(set(found)) == len(found) == 80
+
+
+def test_two_routers_meet_beside_the_control_network() -> None:
+    """That one has a number that is derived from the topology's name: any of the link-local ones but a few."""
+    for wanted in (250, 251, 24):
+        name = next(f"t{number}" for number in range(10_000) if control_number(f"t{number}") == wanted)
+        topology = loads(_many(["edge"], name), "t.yaml")
+        config = router_config(topology, topology.guest("edge"))
+        assert str(config.control.address.prefix) == f"169.254.{wanted}.0/24"
+        assert config.sync
+        assert not config.sync.address.prefix.overlaps(config.control.address.prefix)
+
+
+def test_more_routers_than_their_control_network_has_room_for_are_refused() -> None:
+    with pytest.raises(TopologyError, match="a topology has at most 200 routers, a redundant one counting as two"):
+        loads(_many([f"r{number}" for number in range(101)]), "t.yaml")
+
+
+def test_ports_learn_from_the_mac_address_that_both_have() -> None:
+    ranged, bare = (
+        loads(TWO, "t.yaml"),
+        loads(TWO.replace("    dhcp: { range: [10.1.1.100, 10.1.1.199], lease: 1h }\n", ""), "t.yaml"),
+    )
+    config = router_config(ranged, ranged.guest("edge-2"))
+    found, none = (network_policy(each, each.network("office"), HOST).dhcp for each in (ranged, bare))
+    assert found is not None
+    assert (found.mac, found.routers, found.lease) == (config.guests[0].virtual_mac, ("edge", "edge-2"), 3600)
+    assert found.addresses == tuple(each.ip for each in config.guests[0].addresses)
+    assert [tuple(map(str, each)) for each in found.ranges][:1] == [("10.1.1.100", "10.1.1.199")]
+    assert none is None, "each guest of the file has an address in its own policy"
