@@ -24,6 +24,8 @@ from support.stage import inside
 
 from libvirt_guestnet.sandbox import Sandbox
 
+pytestmark = pytest.mark.only("trixie")  # minutes: test_isolation_vlans.py is the other one's
+
 NIC = """<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/>{port}<model type='rtl8139'/>
 <rom enabled='no'/></interface>"""
 MINE, OTHERS, FORGED = "10.61.8.5", "10.61.8.6", "10.61.8.9"

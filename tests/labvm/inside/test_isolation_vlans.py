@@ -15,6 +15,10 @@ from support.labvm_real import Real
 from libvirt_guestnet.sandbox import Sandbox, python_inside
 from libvirt_guestnet.topology import loads
 
+pytestmark = pytest.mark.only(
+    "bookworm"
+)  # minutes: the other one has test_external_bridges.py and test_router_vlans.py
+
 FOUND = loads(
     """
 name: t

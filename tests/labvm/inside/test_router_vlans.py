@@ -26,6 +26,8 @@ from libvirt_guestnet.router.config import router_config
 from libvirt_guestnet.router.document import document
 from libvirt_guestnet.topology import loads
 
+pytestmark = pytest.mark.only("trixie")  # minutes: test_isolation_vlans.py is the other one's
+
 LAB = Path(__file__).parents[3] / "labs/virtual-router.yaml"
 FOUND = loads(LAB.read_text(), "test")
 VLANS = {"fiber": 101, "copper": 102}
