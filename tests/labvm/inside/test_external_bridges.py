@@ -24,9 +24,11 @@ from support.stage import inside
 
 from libvirt_guestnet.sandbox import Sandbox
 
+pytestmark = pytest.mark.only("trixie")  # minutes: test_isolation_vlans.py is the other one's
+
 NIC = """<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/>{port}<model type='rtl8139'/>
 <rom enabled='no'/></interface>"""
-MINE, OTHERS, FORGED = "10.61.8.5", "10.61.8.6", "10.61.8.9"
+MINE, OTHERS, NOBODYS, FORGED = "10.61.8.5", "10.61.8.6", "10.61.8.7", "10.61.8.9"
 OUTSIDE, VLANS = "02:00:00:00:00:01", {"web": 100, "other": 200}
 _LONG = 900.0  # seconds: in here all is thirty times as slow, and now and then slower
 
@@ -87,61 +89,19 @@ LANS = (FILTERING, SWITCH)
 MEMBERS = """bridge vlan show; ls /sys/class/net/brv/brif
 ovs-vsctl --columns=name,tag,trunks,vlan_mode,other_config list port | sort"""
 _NETWORKS = ", ".join(f"{lan.bridge}: {{ external: {{ bridge: {lan.bridge} }} }}" for lan in LANS)
-_PORTS = ", ".join(f'{{ network: {lan.bridge}, mac: "{lan.macs["web"]}", addresses: [{MINE}] }}' for lan in LANS)
-GUARDED = f"name: imported\nnetworks: {{ {_NETWORKS} }}\nguests: {{ web: {{ ports: [ {_PORTS} ] }} }}\n"
 
 
-@pytest.fixture
-def host(hooked_sandbox: Sandbox) -> Iterator[Slow]:
-    ovs.start(hooked_sandbox.run)
-    with inside(hooked_sandbox.first.pid):
-        yield Slow(hooked_sandbox)
-    ovs.stop(hooked_sandbox.run)
+def _guest(name: str, port: str) -> str:
+    ports = ", ".join(f'{{ network: {lan.bridge}, mac: "{lan.macs[name]}", {port} }}' for lan in LANS)
+    return f"{name}: {{ ports: [{ports}] }}"
 
 
-def test_existing_bridges_are_adopted_and_their_vlans_are_left_alone(host: Slow) -> None:
-    with ExitStack() as stack:
-        taps = [Tap(lan.out) for lan in LANS]
-        for lan in LANS:
-            host.shell(lan.make)
-        for name in VLANS:
-            start(host, name)
-        all_wires = [
-            {name: stack.enter_context(Wire(host.sandbox, name, f"net{nic}")) for name in VLANS}
-            for nic, _ in enumerate(LANS)
-        ]
-        speakers = [Speakers(*each) for each in zip(LANS, all_wires, taps, strict=True)]
-        everybody = {mac for lan in LANS for mac in lan.macs.values()}
-        told, members = host.texts(), host.shell(MEMBERS)
-        all_pass(speakers, {FORGED, MINE, OTHERS})
-
-        text = host.guestnet("import").rpartition("imported: ")[0]
-        for lan in LANS:
-            assert f"external: {{ bridge: {lan.bridge} }}" in text
-        host.guestnet("apply", "/tmp/mine.yaml", topology=text)
-        assert host.macs() == everybody
-        all_pass(speakers, {FORGED, MINE, OTHERS})  # what is imported is observed
-
-        host.guestnet("apply", "/tmp/mine.yaml", topology=GUARDED)
-        assert host.guarded() == {host.tap("web", lan.macs["web"]): lan.macs["web"] for lan in LANS}
-        all_pass(speakers, {MINE, OTHERS})
-        assert "nothing to do" in host.guestnet("plan", "/tmp/mine.yaml", topology=GUARDED)
-        assert host.shell(MEMBERS) == members
-
-        host.guestnet("destroy", "/tmp/mine.yaml", topology=GUARDED)
-        all_pass(speakers, {FORGED, MINE, OTHERS})
-        assert (host.guarded(), host.shell(MEMBERS)) == ({}, members)
-        assert [each for each in host.differences(told) if not each.endswith("+  <metadata/>")] == []
-        assert "guestnet" not in host.shell("nft list tables")
-
-
-def start(host: Slow, name: str) -> None:
-    """Starts a guest with a NIC on each bridge, which its owner puts into its VLAN."""
-    nics = [NIC.format(mac=lan.macs[name], bridge=lan.bridge, port=lan.port) for lan in LANS]
-    host.define("define", domain(name, *nics))
-    host.virsh("start", name)
-    taps = {mac: tap for tap, mac in host.nics(name).items()}
-    host.shell("; ".join(lan.put.format(taps[lan.macs[name]], VLANS[name]) for lan in LANS))
+# The second one is observed: it may say what it must not.
+ADOPTED = f"""
+name: mine
+networks: {{ {_NETWORKS} }}
+guests: {{ {_guest("web", f"addresses: [{MINE}]")}, {_guest("other", f"addresses: [{NOBODYS}], guarded: observe")} }}
+"""
 
 
 class Speakers(NamedTuple):
@@ -169,9 +129,61 @@ class Speakers(NamedTuple):
         assert [data for data in received if data[6:12].hex(":") == self.lan.macs["web"]] == []
 
 
-def all_pass(speakers: Sequence[Speakers], addresses: set[str]) -> None:
-    for each in speakers:
-        each.passes(addresses)
+class World(NamedTuple):
+    """A host with both bridges and guests that run on them, before guestnet."""
+
+    host: Slow
+    speakers: list[Speakers]
+
+    def passes(self, addresses: set[str]) -> None:
+        for each in self.speakers:
+            each.passes(addresses)
+
+
+@pytest.fixture
+def world(hooked_sandbox: Sandbox) -> Iterator[World]:
+    ovs.start(hooked_sandbox.run)
+    with inside(hooked_sandbox.first.pid), ExitStack() as stack:
+        host, taps = Slow(hooked_sandbox), [Tap(lan.out) for lan in LANS]
+        for lan in LANS:
+            host.shell(lan.make)
+        for name in VLANS:
+            start(host, name)
+        speakers = [
+            Speakers(lan, {name: stack.enter_context(Wire(host.sandbox, name, f"net{nic}")) for name in VLANS}, tap)
+            for nic, (lan, tap) in enumerate(zip(LANS, taps, strict=True))
+        ]
+        yield World(host, speakers)
+    ovs.stop(hooked_sandbox.run)
+
+
+def test_existing_bridges_are_adopted_and_their_vlans_are_left_alone(world: World) -> None:
+    host = world.host
+    told, members = host.texts(), host.shell(MEMBERS)
+    world.passes({FORGED, MINE, OTHERS})
+    imported = host.guestnet("import")
+    for lan in LANS:
+        assert f"external: {{ bridge: {lan.bridge} }}" in imported
+
+    host.guestnet("apply", "/tmp/mine.yaml", topology=ADOPTED)
+    assert host.macs() == {mac for lan in LANS for mac in lan.macs.values()}
+    world.passes({MINE, OTHERS})
+    assert host.shell(MEMBERS) == members
+
+    host.guestnet("destroy", "/tmp/mine.yaml", topology=ADOPTED)
+    world.passes({FORGED, MINE, OTHERS})
+    assert (host.guarded(), host.shell(MEMBERS)) == ({}, members)
+    assert [each for each in host.differences(told) if not each.endswith("+  <metadata/>")] == []
+    assert "guestnet" not in host.shell("nft list tables")
+
+
+def start(host: Slow, name: str) -> None:
+    """Starts a guest with a NIC on each bridge, which its owner puts into its VLAN."""
+    nics = [NIC.format(mac=lan.macs[name], bridge=lan.bridge, port=lan.port) for lan in LANS]
+    host.define("define", domain(name, *nics))
+    host.virsh("start", name)
+    taps = {mac: tap for tap, mac in host.nics(name).items()}
+    host.shell("; ".join(lan.put.format(taps[lan.macs[name]], VLANS[name]) for lan in LANS))
 
 
 def tagged(data: bytes, vlan: int) -> bytes:

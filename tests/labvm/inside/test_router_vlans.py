@@ -26,6 +26,8 @@ from libvirt_guestnet.router.config import router_config
 from libvirt_guestnet.router.document import document
 from libvirt_guestnet.topology import loads
 
+pytestmark = pytest.mark.only("trixie")  # minutes: test_isolation_vlans.py is the other one's
+
 LAB = Path(__file__).parents[3] / "labs/virtual-router.yaml"
 FOUND = loads(LAB.read_text(), "test")
 VLANS = {"fiber": 101, "copper": 102}
@@ -128,7 +130,7 @@ def world(namespace: None, tmp_path: Path) -> Iterator[World]:
 
 
 def test_every_line_holds_and_every_packet_has_its_vlans_tag(world: World) -> None:
-    rows = verify.verify(FOUND, world.agents)
+    rows = tried(world)
     assert [row for row in rows if not row.passed] == []
     assert len(rows) > 50
     arrived = world.arrived()
@@ -137,6 +139,16 @@ def test_every_line_holds_and_every_packet_has_its_vlans_tag(world: World) -> No
     for device, address in (("wire.101", "198.51.100.2"), ("wire.102", "203.0.113.2")):
         assert not pinged(world.internet, device, address)
     assert pinged(world.internet, "wire.102", "198.51.100.2")
+
+
+def tried(world: World) -> list[verify.CheckResult]:
+    """All of it once more, where only something that should work did not: in here that may take very long."""
+    for _ in range(3):
+        rows = verify.verify(FOUND, world.agents)
+        failed = [row for row in rows if not row.passed]
+        if not failed or not all(row.check.allowed for row in failed):
+            break
+    return rows
 
 
 def pinged(machine: Namespace, device: str, address: str) -> bool:
