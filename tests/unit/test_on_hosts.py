@@ -9,7 +9,7 @@ import pytest
 from lxml import etree
 
 from libvirt_guestnet.apply.apply import Within
-from libvirt_guestnet.apply.hosts import Choice, HostPlan, HostsError, LibvirtAlone, _in_file, _make_all
+from libvirt_guestnet.apply.hosts import Choice, HostPlan, HostPlans, HostsError, LibvirtAlone, _in_file, _make_all
 from libvirt_guestnet.apply.reaching import Reached
 from libvirt_guestnet.changes.change import Change, Replacement, Run
 from libvirt_guestnet.changes.guest import AttachInterface, DetachInterface, NicKeptError, SetDomainMetadata
@@ -59,12 +59,12 @@ class Step(Change):
         self.log.append(f"undone {self.name}")
 
 
-def plans(log: list[str], **of: dict[str, Any]) -> list[HostPlan]:
+def plans(log: list[str], **of: dict[str, Any]) -> HostPlans:
     found = []
     for name in NAMES:
         reached: Any = Reached(Host(name, f"qemu+ssh://{name}/system"), False, None, Snapshot())  # type: ignore[arg-type]
         found.append(HostPlan(reached, Plan("t", (Step(name, log=log, **of.get(name, {})),))))
-    return found
+    return HostPlans(tuple(found), {})
 
 
 FAILS = {"error": GuestnetError("no such device")}

@@ -167,7 +167,8 @@ def test_a_plan_is_coloured_by_what_it_does(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_verb_means_something() -> None:
-    classes = [each for module in (files, guest, network, northbound, router) for each in vars(module).values() if isinstance(each, type)]
+    modules = (files, guest, network, northbound, router)
+    classes = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
     verbs = {each.VERB for each in classes if issubclass(each, Change) and hasattr(each, "VERB")}
     assert len(verbs) > 8 and verbs | {"redefine", "release"} == set(MEANINGS)
     assert INTERRUPTS not in MEANINGS.values()
