@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
 import time
+from array import array
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
@@ -80,10 +80,9 @@ def _socket(address: IPv4Address) -> socket.socket:
     much, also the other router, takes no room in it."""
     made = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
     try:
-        program = _program(address)
-        instructions = ctypes.create_string_buffer(program, len(program))
-        where = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
-        made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, where)
+        program = array("B", _program(address))
+        where, size = program.buffer_info()
+        made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", size // 8, where))
     except OSError:
         made.close()
         raise

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from libvirt_guestnet.hook import concern
 from libvirt_guestnet.hook.calls import repair
 from libvirt_guestnet.state.locked import UnlockedState
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

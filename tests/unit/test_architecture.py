@@ -30,7 +30,7 @@ ALLOWED = {
     "subprocess": {"cli", "draw", "guest", "install", "lab", "sandbox"},
     "socket": {"datapath.netlink", "doctor", "guest", "hook.services", "isolation", "lab", "router", "sandbox"},
     "_socket": {"datapath.forwards", "datapath.netlink", "hook.processes"},
-    "ctypes": {"datapath.port", "guest", "hook.enforce", "router", "sandbox"},
+    "ctypes": {"datapath.port", "guest", "hook.enforce", "sandbox"},
 }
 
 # A hook's call has to be as fast as it is: importing these takes 10 to 100 ms.

@@ -133,7 +133,7 @@ def test_every_pair_of_claims_that_quarrel() -> None:
 ADDRESSES = ("0.0.0.0", "::", "10.0.0.1", "10.0.0.2", "fd00::1")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     *[
         st.lists(

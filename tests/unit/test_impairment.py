@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -36,7 +36,6 @@ OF_TC = bytes.fromhex(
 )
 
 
-@settings(deadline=None)
 @given(st.builds(Impairment, *[st.integers(0, 10**6)] * 6))
 def test_what_is_written_is_read_again(wanted: Impairment) -> None:
     words = wanted.words()

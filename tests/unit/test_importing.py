@@ -433,7 +433,6 @@ NAMES = st.text(max_size=40) | st.sampled_from(
 
 
 @given(NAMES)
-@settings(deadline=None)
 def test_a_scalar_reads_back_as_it_was(name: str) -> None:
     for form in (
         f"{scalar(name)}: 1  # c",
@@ -449,7 +448,6 @@ def test_a_scalar_reads_back_as_it_was(name: str) -> None:
 
 
 @given(NAMES)
-@settings(deadline=None)
 def test_nothing_breaks_out_of_a_comment(said: str) -> None:
     assert yaml.safe_load(f"{comment(said)}\na: 1  {comment(said)}\n{comment(said)}") == {"a": 1}
     assert yamltree.parse(comment(said), "t", []) is None
@@ -457,7 +455,7 @@ def test_nothing_breaks_out_of_a_comment(said: str) -> None:
 
 
 @given(NAMES.filter(bool), NAMES.filter(bool))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_domain_and_a_network_of_any_name_are_in_the_file_or_left_out(guest: str, net: str) -> None:
     plain, there = network(), domain(guest, nic(1))
     (source,) = there.config.iterfind("devices/interface/source")

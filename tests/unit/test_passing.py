@@ -133,7 +133,7 @@ def test_what_comes_from_a_tap_in_a_vrf_comes_from_the_vrf(state: LockedState) -
     ]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.dictionaries(st.integers(1, 9), st.sampled_from(["", "wan", "lan"])))
 def test_two_bridges_are_joined_exactly_if_their_device_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, networks: dict[int, str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libvirt_guestnet.errors import TopologyError
@@ -48,14 +48,12 @@ def test_a_ports_own_vlan_is_not_drawn_but_a_trunks_may_be() -> None:
     assert loads(text, "t.yaml").network("a").vlan == 200
 
 
-@settings(deadline=None)
 @given(st.permutations(NAMES), st.integers(1, 20))
 def test_a_network_at_the_end_moves_nobody(order: list[str], count: int) -> None:
     before, after = vlans(load(order[:count])), vlans(load(order[: count + 1]))
     assert before.items() <= after.items()
 
 
-@settings(deadline=None)
 @given(st.permutations(NAMES), st.integers(0, 20))
 def test_a_network_taken_away_moves_no_earlier_one(order: list[str], gone: int) -> None:
     before, after = vlans(load(order)), vlans(load(order[:gone] + order[gone + 1 :]))
@@ -77,7 +75,6 @@ def test_two_topologies_usually_draw_different_numbers_of_one_pool() -> None:
     assert vlans(ours) != vlans(theirs)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 4000), st.integers(0, 90)), max_size=5), st.sets(st.integers(1, 4094)))
 def test_what_is_drawn_is_in_the_pool_and_free(spans: list[tuple[int, int]], taken: set[int]) -> None:
     pool = [(first, first + more) for first, more in spans]

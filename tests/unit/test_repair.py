@@ -26,7 +26,7 @@ memory = int(sys.argv[3]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 from libvirt_guestnet import log
 from libvirt_guestnet.hook.calls.domain import RepairResult
-from libvirt_guestnet.hook.enforce import reachability
+from libvirt_guestnet.hook.enforce import reachability, zones
 from libvirt_guestnet.hook.processes import notes
 from libvirt_guestnet.hook.read import libvirt_records
 from libvirt_guestnet.hook.calls import repair
@@ -39,6 +39,7 @@ def repair_all(domains, _state):
     return RepairResult([], [], [])
 repair.repair_all = repair_all
 reachability.open_forwards_of = lambda uuids, *_, **__: print("opened", *sorted(uuids))
+zones.settle = lambda _: print("zones")
 repair.repair(sys.argv[4:], "now")
 """
 
@@ -68,7 +69,8 @@ def test_hostile_records_are_repaired_one_by_one_or_named(tmp_path: Path) -> Non
     said = done.stdout.splitlines()
     good = sorted(name for name in records if name.startswith(("large", "small")))
     assert sorted(word for line in said if line.startswith("repaired") for word in line.split()[1:]) == good
-    assert said[-1].split() == ["opened", *(f"{name}-uuid" for name in good)]
+    assert said[-2].split() == ["opened", *(f"{name}-uuid" for name in good)]
+    assert said[-1] == "zones"
     complaints = [line for line in said if line.startswith("said")]
     assert complaints == [
         "said guest damaged is not repaired now: XML cannot be read: no element found: line 1, column 11",

@@ -46,14 +46,6 @@ def test_two_disks_for_whom_they_are(routers: Path) -> None:
     assert not routers.parent.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_qemu_reads_one_and_owns_the_other() -> None:
-    folder.ensure("edge", Owner(64055, 64056))
-    config, leases = folder.disk("edge", disks.CONFIG), folder.disk("edge", disks.LEASES)
-    found = [(each.stat().st_uid, each.stat().st_gid) for each in (config.parent, config, leases)]
-    assert found == [(0, 64056), (0, 64056), (64055, 64056)]
-
-
 def test_a_folder_says_whose_it_is(routers: Path) -> None:
     assert folder.found() == {}
     for name, topology in (("edge", "t"), ("old", "")):

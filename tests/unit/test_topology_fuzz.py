@@ -21,9 +21,7 @@ ROOT = Path(__file__).parent.parent
 SEEDS = [
     path.read_text() for path in sorted([*ROOT.rglob("topologies/**/*.yaml"), *(ROOT.parent / "labs").glob("*.yaml")])
 ]
-QUICK = settings(
-    max_examples=150, database=None, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+QUICK = settings(max_examples=150, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 WORDS = st.sampled_from(
     "name networks guests expect physical-networks ports network mode nat bridge subnets 10.0.0.0/24 fd00::/64 "  # noqa: SIM905
     "addresses 10.0.0.1 host none a b a.b gateway router allow from to services icmp tcp/80 can dhcp range".split()

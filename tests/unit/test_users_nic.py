@@ -239,7 +239,7 @@ def interfaces(draw: Any) -> Any:
 
 
 @pytest.mark.system
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(nic=interfaces(), which=st.sampled_from(sorted(WANTED)))
 def test_of_any_nic_only_source_target_and_what_the_file_declares_change(nic: Any, which: tuple[str, str]) -> None:
     asked = WANTED[which]
@@ -257,7 +257,7 @@ def test_of_any_nic_only_source_target_and_what_the_file_declares_change(nic: An
 
 
 @pytest.mark.system
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(nic=interfaces(), which=st.sampled_from(sorted(WANTED)))
 def test_a_plan_never_takes_a_nic_out_of_a_definition(nic: Any, which: tuple[str, str]) -> None:
     asked = want(*which)
@@ -270,7 +270,7 @@ def test_a_plan_never_takes_a_nic_out_of_a_definition(nic: Any, which: tuple[str
 
 
 @pytest.mark.system
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(nic=interfaces(), whiches=st.lists(st.sampled_from(sorted(WANTED)), min_size=1, max_size=3))
 def test_a_nic_that_the_file_lets_go_of_is_what_it_was(nic: Any, whiches: list[tuple[str, str]]) -> None:
     """Whatever the file said of it meanwhile; and what it says no more, it has as before."""
