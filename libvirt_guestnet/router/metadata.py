@@ -50,9 +50,10 @@ def of_router(topology: Topology, router: Guest) -> tuple[GuestMetadata, ...]:
     found = []
     for tier in router.virtual_router.tiers:
         for guest, port in topology.ports_on(tier.network):
-            if topology.asks_router(guest) and port.addresses:
-                addresses = tuple(each.ip for each in port.addresses)
-                found.append(GuestMetadata(addresses, tuple(_files(topology, guest, port))))
+            if topology.asks_router(guest):
+                prefixes = [subnet.prefix for subnet in topology.network(tier.network).subnets]
+                addresses = tuple(each.ip for each in port.addresses if any(each.ip in prefix for prefix in prefixes))
+                found += [GuestMetadata(addresses, tuple(_files(topology, guest, port)))] if addresses else []
     return tuple(found)
 
 

@@ -136,10 +136,10 @@ guests:
 def test_more_than_a_router_has_room_for_is_refused_at_its_place() -> None:
     more = "".join(
         f"  more{number}: {{ user-data: '#{number:04}{'x' * 16_000}', ports: [{{ network: web }}] }}\n"
-        for number in range(20)
+        for number in range(29)
     )
     with pytest.raises(
-        TopologyError, match=r"t.yaml:8:3: guests would be told 3\d{5} bytes by router 'edge', which has"
+        TopologyError, match=r"t.yaml:8:3: guests would be told about 6\d{5} bytes by router 'edge', which has"
     ):
         loads(TOPOLOGY.replace("SEED", "none") + more, "t.yaml")
     found = loads(TOPOLOGY.replace("SEED", "none") + re.sub("'#[0-9]{4}", "'#", more), "t.yaml")  # once for all of them

@@ -10,8 +10,7 @@ import pytest
 pytestmark = pytest.mark.system
 
 AGENT = files("libvirt_guestnet.router").joinpath("data/agent")
-# A port that is closed is always ready. The clock goes on by a millisecond at each look at that, by a tenth at each
-# wait.
+# A port that is closed is always ready. The clock goes on by a millisecond with each look, by a tenth with each wait.
 TURNS = """
 require $ARGV[0];
 no warnings qw(redefine once);

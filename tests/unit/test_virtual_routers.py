@@ -359,7 +359,7 @@ def at(made: Any, path: tuple[Any, ...]) -> Any:
     return made
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_whatever_is_a_good_file_makes_a_document(data: st.DataObject) -> None:
     made = deepcopy(data.draw(st.sampled_from([small(networks__web=SERVED), *LABS.values(), EVERY_KEY])))
