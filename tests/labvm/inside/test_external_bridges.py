@@ -28,7 +28,7 @@ pytestmark = pytest.mark.only("trixie")  # minutes: test_isolation_vlans.py is t
 
 NIC = """<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/>{port}<model type='rtl8139'/>
 <rom enabled='no'/></interface>"""
-MINE, OTHERS, NOBODYS, FORGED = "10.61.8.5", "10.61.8.6", "10.61.8.7", "10.61.8.9"
+MINE, OTHERS, NOBODYS, FORGED = 5, 6, 7, 9  # the ends of addresses
 OUTSIDE, VLANS = "02:00:00:00:00:01", {"web": 100, "other": 200}
 _LONG = 900.0  # seconds: in here all is thirty times as slow, and now and then slower
 
@@ -66,6 +66,10 @@ class Lan(NamedTuple):
     make: str
     put: str
     macs: dict[str, str]
+    prefix: str
+
+    def announced(self, name: str, end: int) -> bytes:
+        return announcement(self.macs[name], f"{self.prefix}.{end}")
 
 
 FILTERING = Lan(
@@ -76,6 +80,7 @@ FILTERING = Lan(
     "bridge vlan add dev out0 vid 100; bridge vlan add dev out0 vid 200",
     "bridge vlan del dev {0} vid 1; bridge vlan add dev {0} vid {1} pvid untagged",
     {"web": "52:54:00:aa:00:01", "other": "52:54:00:aa:00:02"},
+    "10.61.8",
 )
 SWITCH = Lan(
     "ovs0",
@@ -84,6 +89,7 @@ SWITCH = Lan(
     "ovs-vsctl add-br ovs0 -- add-port ovs0 out1",
     "ovs-vsctl set port {0} tag={1}",
     {"web": "52:54:00:aa:01:01", "other": "52:54:00:aa:01:02"},
+    "10.61.9",
 )
 LANS = (FILTERING, SWITCH)
 MEMBERS = """bridge vlan show; ls /sys/class/net/brv/brif
@@ -91,8 +97,10 @@ ovs-vsctl --columns=name,tag,trunks,vlan_mode,other_config list port | sort"""
 _NETWORKS = ", ".join(f"{lan.bridge}: {{ external: {{ bridge: {lan.bridge} }} }}" for lan in LANS)
 
 
-def _guest(name: str, port: str) -> str:
-    ports = ", ".join(f'{{ network: {lan.bridge}, mac: "{lan.macs[name]}", {port} }}' for lan in LANS)
+def _guest(name: str, end: int, more: str = "") -> str:
+    ports = ", ".join(
+        f'{{ network: {lan.bridge}, mac: "{lan.macs[name]}", addresses: [{lan.prefix}.{end}]{more} }}' for lan in LANS
+    )
     return f"{name}: {{ ports: [{ports}] }}"
 
 
@@ -100,7 +108,7 @@ def _guest(name: str, port: str) -> str:
 ADOPTED = f"""
 name: mine
 networks: {{ {_NETWORKS} }}
-guests: {{ {_guest("web", f"addresses: [{MINE}]")}, {_guest("other", f"addresses: [{NOBODYS}], guarded: observe")} }}
+guests: {{ {_guest("web", MINE)}, {_guest("other", NOBODYS, ", guarded: observe")} }}
 """
 
 
@@ -111,19 +119,15 @@ class Speakers(NamedTuple):
     wires: dict[str, Wire]
     out: Tap
 
-    def passes(self, addresses: set[str]) -> None:
-        """Announcements from these addresses alone reach the LAN, and the other VLAN's guest hears none of them."""
+    def passes(self, ends: set[int]) -> None:
+        """Announcements of these addresses alone reach the LAN, and the other VLAN's guest hears none of them."""
         said = [("web", FORGED), ("web", MINE), ("other", OTHERS)]
-        for name, address in said:
-            self.wires[name].send(announcement(self.lan.macs[name], address))
-        want = {
-            tagged(announcement(self.lan.macs[name], address), VLANS[name])
-            for name, address in said
-            if address in addresses
-        }
+        for name, end in said:
+            self.wires[name].send(self.lan.announced(name, end))
+        want = {tagged(self.lan.announced(name, end), VLANS[name]) for name, end in said if end in ends}
         heard = self.out.heard(kind=b"\x08\x06", least=len(want))
         assert {data.ljust(64, b"\0") for data in heard} == want
-        last = announcement(OUTSIDE, "10.61.8.1")
+        last = announcement(OUTSIDE, f"{self.lan.prefix}.1")
         self.out.send(tagged(last, VLANS["other"]))
         received = self.wires["other"].receive_until(last, seconds=_LONG)
         assert [data for data in received if data[6:12].hex(":") == self.lan.macs["web"]] == []
@@ -135,9 +139,9 @@ class World(NamedTuple):
     host: Slow
     speakers: list[Speakers]
 
-    def passes(self, addresses: set[str]) -> None:
+    def passes(self, ends: set[int]) -> None:
         for each in self.speakers:
-            each.passes(addresses)
+            each.passes(ends)
 
 
 @pytest.fixture
