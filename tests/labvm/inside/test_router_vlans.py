@@ -109,7 +109,7 @@ class World:
         """How many packets came to the provider, by SEEN's words for them."""
         rules = json.loads(self.internet.run("nft", "-j", "list", "table", "netdev", "seen"))["nftables"]
         counted = dict[str, int]()
-        for rule in (each["rule"] for each in rules if "rule" in each):
+        for rule in (each["rule"] for each in rules if "comment" in each.get("rule", {})):
             packets = next(each["counter"]["packets"] for each in rule["expr"] if "counter" in each)
             counted[rule["comment"]] = counted.get(rule["comment"], 0) + packets
         return counted
