@@ -82,12 +82,18 @@ def _cable(number: int) -> str:
     )
 
 
-# By where it is found: on (network, device, tags).
+# By where it is found: on (network, device, tags). A cable between two bridges of ours carries nothing, as the bridge
+# guard silences both its ends: what leaves by a NIC's device of VLAN 300 is copied to that of VLAN 301. The last is no
+# leak: an administrator's own port in the VLAN of a network is on it.
 FAULTS = {
     ("red", "blue1", ()): "bridge vlan add vid 100 dev blue1 untagged",
     ("blue", "lk1", (200,)): _cable(1) + "ip link set lk1 master br0; bridge vlan add vid 200 dev lk1",
+    ("green", "nic0", (301,)): "tc qdisc add dev nic0.300 clsact; "
+    "tc filter add dev nic0.300 egress matchall action mirred egress mirror dev nic0.301",
     ("ten", "swout", (11,)): _cable(3) + "ovs-vsctl add-port sw0 lk3 tag=10 -- add-port sw0 cb3 tag=11",
+    ("eleven", "lk4", (11,)): _cable(4) + "ovs-vsctl add-port sw0 lk4 trunks=11",
 }
+ALLOWED = {("eleven", "lk4", (11,))}
 
 
 def test_leaks_are_found(real: Real) -> None:
@@ -95,7 +101,7 @@ def test_leaks_are_found(real: Real) -> None:
     real.sandbox.run(["sh", "-euc", "; ".join(FAULTS.values())])
     status, rows = guestnet(real, "verify", "--isolation")
     found = {(row["networks"][0], leak["device"], tuple(leak["tags"])) for row in rows for leak in row["leaks"]}
-    assert (status, FAULTS.keys() - found) == (1, set()), found
+    assert (status, FAULTS.keys() - found) == (1, ALLOWED), found
     assert {network for network, *_ in found if network == "inside"} == set()
 
 
