@@ -83,7 +83,7 @@ def _cable(number: int) -> str:
 
 
 # By where it is found: on (network, device, tags). A cable between two bridges of ours carries nothing, as the bridge
-# guard silences both its ends: what leaves by the device of VLAN 300 is copied to that of VLAN 301. The last is no
+# guard silences both its ends: what leaves by a NIC's device of VLAN 300 is copied to that of VLAN 301. The last is no
 # leak: an administrator's own port in the VLAN of a network is on it.
 FAULTS = {
     ("red", "blue1", ()): "bridge vlan add vid 100 dev blue1 untagged",
