@@ -18,7 +18,7 @@ from libvirt_guestnet.lab import standin
 from libvirt_guestnet.lab.endpoints import HOST, STAND_IN_DEVICE, stand_in_mac
 from libvirt_guestnet.libvirtd.connection import connect
 from libvirt_guestnet.model import labelled
-from libvirt_guestnet.model.host import Host
+from libvirt_guestnet.model.host import FabricKind, Host
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.sandbox import Sandbox
 
@@ -37,6 +37,10 @@ class Plug:
 
 def check(found: Topology) -> None:
     """Raises GuestnetError for what a lab of several hosts cannot show."""
+    if found.fabric.kind is FabricKind.OVN:
+        raise GuestnetError(
+            f"{found.file}: a lab cannot have a fabric of kind ovn yet, as its hosts have no OVN: try vxlan"
+        )
     lines = [line for line in found.expect if line.forge or HOST in (line.source, line.destination, *line.via)]
     if lines:
         raise GuestnetError(
