@@ -38,9 +38,7 @@ class Plug:
 def check(found: Topology) -> None:
     """Raises GuestnetError for what a lab of several hosts cannot show."""
     if found.fabric.kind is FabricKind.OVN:
-        raise GuestnetError(
-            f"{found.file}: a lab cannot have a fabric of kind ovn yet, as its hosts have no OVN: try vxlan"
-        )
+        raise GuestnetError(f"{found.file}: the hosts of a lab have no OVN yet: say kind: vxlan, or vxlan on networks")
     lines = [line for line in found.expect if line.forge or HOST in (line.source, line.destination, *line.via)]
     if lines:
         raise GuestnetError(

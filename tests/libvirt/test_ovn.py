@@ -358,6 +358,22 @@ def test_a_chassis_that_is_up_stays_as_it_is_and_one_of_another_kind_is_no_ones(
     assert "whose system-id is right, and the topology says elsewhere" in other.stderr
 
 
+def test_a_host_is_made_a_chassis(bed: Bed) -> None:
+    """One that is none any more; which datapath it has is not guestnet's to say."""
+    right = bed.right
+    ids = ("system-id", "ovn-remote", "ovn-encap-type", "ovn-encap-ip", "ovn-bridge-mappings")
+    right.sh("ovn-appctl -t ovn-controller exit")
+    right.soon(lambda: "ovn-controller" not in ovn.programs_of(right), "it has ended")
+    for each in ids:
+        right.sh(f"ovs-vsctl remove open_vswitch . external_ids {each}")
+    made = guestnet(right, TOPOLOGY, "ovn", "up")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[-2:] == ["start ovn-controller", "chassis right is up"]
+    assert [line.split()[1] for line in made.stdout.splitlines()[:-2]] == list(ids)
+    with Puppet(bed.mail, *MAIL, mac=MAIL_MAC):
+        assert asked(bed, WEB[0], MAIL[0]) == WEB[0]
+
+
 def test_destroy_takes_its_own_rows_and_nothing_else(bed: Bed) -> None:
     for host, guest in ((bed.left, "web"), (bed.right, "mail"), (bed.left, "me"), (bed.right, "them")):
         host.sandbox.run(["virsh", "-q", "destroy", guest], check=False)
