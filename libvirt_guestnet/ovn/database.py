@@ -277,7 +277,8 @@ def _set(rows: Mapping[Ref, Any], refs: Mapping[Any, Ref], new: Row, names: Sequ
         if name in REFERENCES.get(new.table, {}):
             listed = getattr(row, name) if new.ref in refs.values() else []
             others = [each for each in listed if each.uuid not in refs]
-            setattr(row, name, [*others, *(rows[ref] for ref in new.columns[name])])  # type: ignore[union-attr,index]
+            ours: Any = new.columns[name]
+            setattr(row, name, [*others, *(rows[ref] for ref in ours)])
         else:
             setattr(row, name, _python(row, name, new.columns[name]))
 

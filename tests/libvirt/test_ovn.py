@@ -105,14 +105,16 @@ def bed(hosts: tuple[Central, Chassis]) -> Iterator[Bed]:
         yield Bed(left, right, web, mail)
 
 
-def seen(wire: Wire, asked: Ether, wanted: str, seconds: float = 60.0) -> Ether:
-    """The first frame with such a layer that answers what is asked, again and again."""
+def seen(wire: Wire, asked: Ether, wanted: str, port: int = 0, seconds: float = 60.0) -> Ether:
+    """The first frame with such a layer, from that port, that answers what is asked, again and again. NICs' boot ROMs
+    ask for addresses themselves."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         wire.send(bytes(asked))
         until = time.monotonic() + 2
         while (frame := wire.next_frame(max(0, until - time.monotonic()))) is not None:
-            if wanted in (found := Ether(frame)) and found.dst == asked.src:
+            is_from = not port or (UDP in (found := Ether(frame)) and found[UDP].sport == port)
+            if is_from and wanted in (found := Ether(frame)) and found.dst == asked.src:
                 return found
     raise AssertionError(f"no {wanted} within {seconds:.0f} s")
 
@@ -184,7 +186,7 @@ def answered(wire: Wire, mac: str, to: str, mine: str, theirs: str, port: int) -
     """What a guest hears that asks by UDP."""
     layer = IPv6 if ":" in mine else IP
     frame = Ether(src=mac, dst=to) / layer(src=mine, dst=theirs) / UDP(sport=4001, dport=port) / Raw(b"hello")
-    found = seen(wire, frame, "UDP")
+    found = seen(wire, frame, "UDP", port)
     return str(found[UDP].payload.load.decode().split()[0])
 
 
