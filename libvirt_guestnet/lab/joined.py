@@ -18,7 +18,7 @@ from libvirt_guestnet.lab import standin
 from libvirt_guestnet.lab.endpoints import HOST, STAND_IN_DEVICE, stand_in_mac
 from libvirt_guestnet.libvirtd.connection import connect
 from libvirt_guestnet.model import labelled
-from libvirt_guestnet.model.host import Host
+from libvirt_guestnet.model.host import FabricKind, Host
 from libvirt_guestnet.model.topology import Topology
 from libvirt_guestnet.sandbox import Sandbox
 
@@ -37,6 +37,8 @@ class Plug:
 
 def check(found: Topology) -> None:
     """Raises GuestnetError for what a lab of several hosts cannot show."""
+    if found.fabric.kind is FabricKind.OVN:
+        raise GuestnetError(f"{found.file}: the hosts of a lab have no OVN yet: say kind: vxlan, or vxlan on networks")
     lines = [line for line in found.expect if line.forge or HOST in (line.source, line.destination, *line.via)]
     if lines:
         raise GuestnetError(

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from libvirt_guestnet.errors import GuestnetError
 from libvirt_guestnet.model.host import Fabric
@@ -277,8 +277,8 @@ def _set(rows: Mapping[Ref, Any], refs: Mapping[Any, Ref], new: Row, names: Sequ
         if name in REFERENCES.get(new.table, {}):
             listed = getattr(row, name) if new.ref in refs.values() else []
             others = [each for each in listed if each.uuid not in refs]
-            named = cast("tuple[Ref, ...]", new.columns[name])
-            setattr(row, name, [*others, *(rows[ref] for ref in named)])
+            ours: Any = new.columns[name]
+            setattr(row, name, [*others, *(rows[ref] for ref in ours)])
         else:
             setattr(row, name, _python(row, name, new.columns[name]))
 

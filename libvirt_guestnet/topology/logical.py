@@ -43,10 +43,23 @@ def check(
             for where, message in _network(topology, seg):
                 report.add(where, f"network '{seg.network.name}': {message}")
     _check_zones(topology, segments, report)
+    hosts = {guest.name: guest.host for guest in topology.guests}
     for each in placed:
+        if (on := segments.get(each.port.network)) and on.network.mode is Mode.BRIDGE:
+            _check_reached(topology, each, hosts.get(each.guest), on.network.physical_network, report)
         if (on := segments.get(each.port.network)) and on.decl.external is None:
             for where, message in logical_ports.problems(each, on.network):
                 report.add(where, f"port '{each.title}': {message}")
+
+
+def _check_reached(topology: Topology, placed: Placed, host: str | None, label: str | None, report: Report) -> None:
+    """OVN has no tunnels for what leaves by a physical network: each guest's own host must have that."""
+    meant = [each for each in topology.hosts if host in (None, each.name)]
+    lacking = [each.name for each in meant if label and not each.maps(label)]
+    if lacking:
+        who = f"host '{lacking[0]}', on which it may be," if host is None else f"host '{lacking[0]}'"
+        message = f"{who} says under labels no bridge for '{label}', by which network '{placed.port.network}' leaves"
+        report.add(placed.decl.network.where, f"port '{placed.title}': {message}: add it, or say host on the guest")
 
 
 def _network(topology: Topology, seg: Segment) -> _Found:

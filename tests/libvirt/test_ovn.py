@@ -105,14 +105,16 @@ def bed(hosts: tuple[Central, Chassis]) -> Iterator[Bed]:
         yield Bed(left, right, web, mail)
 
 
-def seen(wire: Wire, asked: Ether, wanted: str, seconds: float = 60.0) -> Ether:
-    """The first frame with such a layer that answers what is asked, again and again."""
+def seen(wire: Wire, asked: Ether, wanted: str, port: int = 0, seconds: float = 60.0) -> Ether:
+    """The first frame with such a layer, from that port, that answers what is asked, again and again. NICs' boot ROMs
+    ask for addresses themselves."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         wire.send(bytes(asked))
         until = time.monotonic() + 2
         while (frame := wire.next_frame(max(0, until - time.monotonic()))) is not None:
-            if wanted in (found := Ether(frame)) and found.dst == asked.src:
+            is_from = not port or (UDP in (found := Ether(frame)) and found[UDP].sport == port)
+            if is_from and wanted in (found := Ether(frame)) and found.dst == asked.src:
                 return found
     raise AssertionError(f"no {wanted} within {seconds:.0f} s")
 
@@ -184,7 +186,7 @@ def answered(wire: Wire, mac: str, to: str, mine: str, theirs: str, port: int) -
     """What a guest hears that asks by UDP."""
     layer = IPv6 if ":" in mine else IP
     frame = Ether(src=mac, dst=to) / layer(src=mine, dst=theirs) / UDP(sport=4001, dport=port) / Raw(b"hello")
-    found = seen(wire, frame, "UDP")
+    found = seen(wire, frame, "UDP", port)
     return str(found[UDP].payload.load.decode().split()[0])
 
 
@@ -356,6 +358,22 @@ def test_a_chassis_that_is_up_stays_as_it_is_and_one_of_another_kind_is_no_ones(
     other = guestnet(bed.right, elsewhere, "ovn", "up")
     assert other.returncode == 1
     assert "whose system-id is right, and the topology says elsewhere" in other.stderr
+
+
+def test_a_host_is_made_a_chassis(bed: Bed) -> None:
+    """One that is none any more; which datapath it has is not guestnet's to say."""
+    right = bed.right
+    ids = ("system-id", "ovn-remote", "ovn-encap-type", "ovn-encap-ip", "ovn-bridge-mappings")
+    right.sh("ovn-appctl -t ovn-controller exit")
+    right.soon(lambda: "ovn-controller" not in ovn.programs_of(right), "it has ended")
+    for each in ids:
+        right.sh(f"ovs-vsctl remove open_vswitch . external_ids {each}")
+    made = guestnet(right, TOPOLOGY, "ovn", "up")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[-2:] == ["start ovn-controller", "chassis right is up"]
+    assert [line.split()[1] for line in made.stdout.splitlines()[:-2]] == list(ids)
+    with Puppet(bed.mail, *MAIL, mac=MAIL_MAC):
+        assert asked(bed, WEB[0], MAIL[0]) == WEB[0]
 
 
 def test_destroy_takes_its_own_rows_and_nothing_else(bed: Bed) -> None:

@@ -23,7 +23,7 @@ from libvirt_guestnet.topology import loads
 HEAD = """
 name: t
 hosts:
-  left: { uri: "qemu+ssh://left/system", underlay: 192.0.2.1, labels: { wan: br-wan } }
+  left: { uri: "qemu+ssh://left/system", underlay: 192.0.2.1, labels: { wan: "ovs:br-wan" } }
   right: { uri: "qemu+ssh://right/system", underlay: 192.0.2.2 }
 fabric: { kind: ovn, northbound: "tcp:192.0.2.1:6641" }
 physical-networks:
@@ -36,6 +36,7 @@ networks:
   lan: { mode: bridge, physical-network: wan, vlan: 7, subnets: [10.7.0.0/24] }
 guests:
   web:
+    host: left
     ports:
       - network: office
         mac: "52:54:00:00:00:0a"
@@ -252,6 +253,7 @@ def test_all_changes_are_one_transaction_that_is_taken_back_whole(fails: bool) -
         ("dhcp: {}", "dns-forwarders: [{ domain: a.b, address: 10.0.0.1 }]", "asks nobody for names"),
         ("dhcp: {}", "bridge: br9", "leave bridge out"),
         ("dhcp: {}", "bandwidth: { inbound: { average: 1 } }", "limit its ports"),
+        ("host: left", "host: right", "says under labels no bridge for 'wan'"),
         ("guarded: false", "trunk: [5-7]", "ports have no VLANs of their own"),
         ("guarded: false", "kind: bridge", "leave kind out"),
         ("guarded: false", "floating: [198.18.1.61]", "no router for floating"),
