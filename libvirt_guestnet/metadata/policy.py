@@ -11,11 +11,11 @@ One top-level element per object, since libvirt keeps one per namespace::
       <guestnet:vxlan vni="5001" port="4789" label="lan1" device="eth1" group="239.1.1.1" mtu="1450"/>
                        <!-- mode bridge only, instead of an uplink; without group, <guestnet:remote ip=…/> inside -->
       <guestnet:reservation mac="52:54:00:61:0b:02" ip="10.61.1.7" name="b"/> <guestnet:dns ip="10.61.1.8" name="c"/>
-      <guestnet:dhcp mac="52:54:00:61:0c:01" routers="edge" lease="3600" lease6="86400">  <!-- a virtual router serves
-                                  DHCP: from that MAC address, with these addresses, and what it gives to whom -->
-        <guestnet:server ip="10.61.1.1"/> <guestnet:range start="10.61.1.100" end="10.61.1.200"/>
-        <guestnet:reservation mac="52:54:00:61:0b:03" ip="10.61.1.9"/>
+      <guestnet:dhcp mac="52:54:00:61:0c:01" routers="edge" lease="3600">
+        <guestnet:server ip="10.61.1.1"/>
       </guestnet:dhcp>
+                       <!-- a virtual router gives addresses of the subnets, from that MAC address and these addresses,
+                                  for so long; lease6="86400" for IPv6 -->
                        <!-- with zone="blue" above the network is in that zone of its topology -->
                        <!-- with link="gnl-1f0c2a77" above others on its bridge are links of their own -->
                        <!-- with external="yes" above: the network is not ours, and this is what we added to it -->
@@ -122,16 +122,15 @@ class Added(NamedTuple):
 
 
 class RouterDhcp(NamedTuple):
-    """What the DHCP server of a virtual router gives on the network: `mac` is that of all its answers, `addresses` are
-    the router's there, `ranges` the first and last address of each, `lease` and `lease6` seconds, 0 for ever. `routers`
-    are the domains on whose disks the leases are, of a pair both."""
+    """The DHCP server of a virtual router: `mac` is that of all its answers, `addresses` are the router's on the
+    network. `lease` and `lease6` say for how many seconds it gives an address of that IP version, 0 for ever, None if
+    to nobody but those whose address is fixed. `routers` are the domains on whose disks the leases are, of a pair both.
+    """
 
     mac: str
     addresses: tuple[Address, ...]
-    ranges: tuple[tuple[Address, Address], ...] = ()
-    reservations: tuple[tuple[str, Address], ...] = ()
-    lease: int = 3600
-    lease6: int = 86400
+    lease: int | None = None
+    lease6: int | None = None
     routers: tuple[str, ...] = ()
 
 

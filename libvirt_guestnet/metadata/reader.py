@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 
 # Each may talk to each of other routed networks.
 MOST_SUBNETS = 64
-# A subnet's one range is parted by names for which no machine is known.
-MOST_RANGES = 1024
 _MOST_SECONDS = (1 << 32) - 1
 _PRIVACY = ("yes", "no", STRICT)
 _LEASES = {LEASE: 4, LEASE6: 6}
@@ -105,25 +103,17 @@ def read_network(mark: Node) -> NetworkPolicy:
 
 
 def _dhcp(dhcp: Node) -> RouterDhcp:
-    ranges = list(_all(dhcp, "range"))
-    if len(ranges) > MOST_RANGES:
-        raise GuestnetError(f"metadata: a network may have {MOST_RANGES} ranges at most, not {len(ranges)}")
     return RouterDhcp(
         mac=mac(dhcp, "mac"),
         addresses=tuple(_addresses(dhcp, "server")),
-        ranges=tuple(map(_dhcp_range, ranges)),
-        reservations=tuple((mac(each, "mac"), address(each, "ip")) for each in _all(dhcp, "reservation")),
-        lease=parse.number(dhcp.get("lease"), 0, _MOST_SECONDS),
-        lease6=parse.number(dhcp.get("lease6"), 0, _MOST_SECONDS),
+        lease=_seconds(dhcp, "lease"),
+        lease6=_seconds(dhcp, "lease6"),
         routers=tuple(map(parse.file_name, dhcp.get("routers").split()[:2])),
     )
 
 
-def _dhcp_range(of: Node) -> tuple[Address, Address]:
-    start, end = address(of, "start"), address(of, "end")
-    if start.version != end.version or int(start) > int(end):
-        raise GuestnetError(f"metadata: <guestnet:range>: from {start} to {end} there is no address")
-    return start, end
+def _seconds(of: Node, attribute: str) -> int | None:
+    return parse.number(of.get(attribute), 0, _MOST_SECONDS) if of.get(attribute) else None
 
 
 def _added(mark: Node) -> Iterator[Added]:

@@ -54,12 +54,10 @@ def _dhcp(dhcp: RouterDhcp) -> Element:
     return _element(
         "dhcp",
         *(_element("server", ip=ip) for ip in dhcp.addresses),
-        *(_element("range", start=start, end=end) for start, end in dhcp.ranges),
-        *(_element("reservation", mac=mac, ip=ip) for mac, ip in dhcp.reservations),
         mac=dhcp.mac,
         routers=" ".join(dhcp.routers),
-        lease=str(dhcp.lease),
-        lease6=str(dhcp.lease6),
+        lease=None if dhcp.lease is None else str(dhcp.lease),
+        lease6=None if dhcp.lease6 is None else str(dhcp.lease6),
     )
 
 

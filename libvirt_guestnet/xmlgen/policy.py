@@ -42,13 +42,13 @@ def network_policy(topology: Topology, network: Network, hostmap: HostMap) -> Ne
 
 def _router_dhcp(topology: Topology, network: Network) -> policy.RouterDhcp | None:
     """None where nobody's address is to be known by what the router says: the file's guests have theirs in their own
-    policies."""
-    said, machines = tier.dhcp(topology, network), (*network.dhcp.reservations, *network.dhcp6.reservations)
-    server, reserved = tier.server(topology, network), tuple((each.mac, each.address) for each in machines if each.mac)
-    if server is None or not (said.ranges or reserved):
+    policies. What is said changes seldom, as an older libvirt restarts a network for that."""
+    said, server = tier.dhcp(topology, network), tier.server(topology, network)
+    versions = {each.start.version for each in said.ranges}
+    if server is None or not versions:
         return None
-    ranges = tuple((each.start, each.end) for each in said.ranges)
-    return policy.RouterDhcp(server.mac, server.addresses, ranges, reserved, said.lease, said.lease6, server.routers)
+    lease, lease6 = said.lease if 4 in versions else None, said.lease6 if 6 in versions else None
+    return policy.RouterDhcp(server.mac, server.addresses, lease, lease6, server.routers)
 
 
 def external_policy(topology: Topology, network: Network, added: Iterable[policy.Added]) -> NetworkPolicy:

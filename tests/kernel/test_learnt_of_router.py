@@ -44,15 +44,14 @@ from libvirt_guestnet.router import disks, dnsmasq, folder
 
 ROUTER_TAP, ROUTER_MAC, ROUTER_LL = "vmerouter", "52:54:00:13:01:00", "fe80::5054:ff:fe13:100"
 FIRST, LAST, FIRST6, LAST6 = "10.61.1.150", "10.61.1.159", "fd61:1::150", "fd61:1::1ff"
-OUTSIDE, RESERVED = "10.61.1.77", "10.61.1.155"
+OUTSIDE, NOBODYS = "10.61.2.77", "10.61.1.255"
 SERVES = '<g:role name="dhcp-server"/><g:role name="ra-sender"/>'
 GATEWAY = f'<g:address ip="{GATEWAY4}"/><g:address ip="{GATEWAY6}"/>{SERVES}'
 NETWORK = f"""<hookData><network><name>lab</name><bridge name="br0"/><metadata>
 <g:network xmlns:g="{NAMESPACE}" topology="t" name="lab" guarded="yes" privacy="strict">
 <g:subnet prefix="10.61.1.0/24"/><g:subnet prefix="fd61:1::/64"/>
 <g:dhcp mac="{ROUTER_MAC}" lease="3600" lease6="3600"><g:server ip="{GATEWAY4}"/><g:server ip="{GATEWAY6}"/>
-<g:range start="{FIRST}" end="{LAST}"/><g:range start="{FIRST6}" end="{LAST6}"/>
-<g:reservation mac="52:54:00:00:00:0c" ip="{RESERVED}"/></g:dhcp></g:network></metadata></network></hookData>"""
+</g:dhcp></g:network></metadata></network></hookData>"""
 CONFIG = replace(
     ROUTER,
     guests=(
@@ -137,9 +136,9 @@ def test_an_address_is_learnt_from_the_routers_own_port(tier: Lab, given: bytes,
 def test_only_what_the_router_hands_out_is(tier: Lab) -> None:
     odd = {
         "an offer": given4("offer"),
-        "outside its ranges": given4(yiaddr=OUTSIDE),
+        "outside the network": given4(yiaddr=OUTSIDE),
         "the router's own": given4(yiaddr=GATEWAY4),
-        "reserved for another": given4(yiaddr=RESERVED),
+        "for nobody": given4(yiaddr=NOBODYS),
         "another's": given4(mac=THEM),
     }
     for frame in odd.values():
@@ -147,7 +146,7 @@ def test_only_what_the_router_hands_out_is(tier: Lab) -> None:
     os.write(router_of(tier), given4(yiaddr=LAST))
     assert heard(tier.wire.fd, given4(yiaddr=LAST))
     assert numbers_in(f"learnt4-{tier.wire.tap}") == {hex(int(ip_address(LAST)))}
-    assert [has(tier, each) for each in (FIRST, OUTSIDE, RESERVED, LAST)] == [False, False, False, True]
+    assert [has(tier, each) for each in (FIRST, OUTSIDE, LAST)] == [False, False, True]
 
 
 @pytest.mark.parametrize("roles", ["", SERVES], ids=["a guest", "a guest that may serve DHCP"])
@@ -197,13 +196,6 @@ def test_what_another_port_has_learnt_is_its_own(tier: Lab) -> None:
     assert heard(tier.wire.fd, given4(yiaddr=LAST))
     assert [has(tier, each) for each in (FIRST, LAST)] == [False, True]
     assert numbers_in(f"learnt4-{THEIR_TAP}") == {hex(int(ip_address(FIRST)))}
-
-
-def test_a_reservation_is_its_owners(tier: Lab) -> None:
-    network = NETWORK.replace("52:54:00:00:00:0c", ME)
-    networks.remember_network(xmlread.parse(network.encode()), tier.state)
-    tier.me()
-    assert [has(tier, each) for each in (RESERVED, FIRST)] == [True, False]
 
 
 # ---- the server that a router runs
@@ -322,11 +314,11 @@ def test_what_the_router_leased_is_had_again(tier: Lab, disk: Path) -> None:
 
 def test_a_router_that_lies_gives_nobody_what_is_not_its_own(tier: Lab, disk: Path) -> None:
     soon, past = int(time.time()) + 600, int(time.time()) - 10
-    lies = [f"{soon} {ME} {each} me *" for each in (OUTSIDE, GATEWAY4, RESERVED, "nonsense")]
+    lies = [f"{soon} {ME} {each} me *" for each in (OUTSIDE, GATEWAY4, "nonsense")]
     lies += [f"{past} {ME} {FIRST} me *", f"{'9' * 40} {ME} {FIRST} me *", "\x1b[2J"]
     disks.write(disk, "".join(f"{each}\n" for each in lies).encode())
     flushed(tier)
-    assert [has(tier, each) for each in (OUTSIDE, GATEWAY4, RESERVED, FIRST)] == [False] * 4
+    assert [has(tier, each) for each in (OUTSIDE, GATEWAY4, FIRST)] == [False] * 3
 
 
 def test_a_disk_that_is_no_disk_leaves_the_guard(tier: Lab, disk: Path) -> None:

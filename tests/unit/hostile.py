@@ -81,8 +81,6 @@ _VALUES = {
     ("subnet", "prefix"): "fd09::/64",
     ("routed", "gateway"): "169.255.30.1",
     ("dhcp", "routers"): "edge",
-    ("range", "start"): "10.9.0.100",
-    ("range", "end"): "10.9.0.200",
     ("server", "ip"): "10.9.0.1",
     ("vxlan", "group"): "ff05::9",
     ("remote", "ip"): "fd99::2",

@@ -30,8 +30,9 @@ DEFAULT = """<network><name>default</name><forward mode='nat'/><bridge name='vir
 # A router's DHCP server, from which ports learn their addresses.
 _SERVED = """name: served
 networks:
-  served: { mode: isolated, subnets: [10.1.1.0/24], dhcp: { range: [10.1.1.100, 10.1.1.200], lease: 10m,
-    reservations: [{ mac: "52:54:00:61:0b:03", address: 10.1.1.9 }] } }
+  served: { mode: isolated, subnets: [10.1.1.0/24, "fd11:1::/64"],
+    dhcp: { range: [10.1.1.100, 10.1.1.200], lease: 10m },
+    dhcp6: { range: ["fd11:1::100", "fd11:1::1ff"] } }
   public: { mode: bridge, physical-network: lan }
 physical-networks: { lan: { subnets: [192.0.2.0/24] } }
 routers: { edge: { tiers: { served: { egress: deny } }, public: { public: { addresses: [192.0.2.2] } } } }

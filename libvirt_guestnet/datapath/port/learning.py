@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from libvirt_guestnet.datapath.port import dhcp_requests
-from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, parted, ranges
+from libvirt_guestnet.datapath.port.ranges import Ranges, as_raw, as_set, parted, ranges, span, without
 from libvirt_guestnet.datapath.run.names import (
     TABLE,
     check_device,
@@ -237,7 +237,10 @@ def learner(
 ) -> Learner:
     """See `Learner`; `excluded` are prefixes of others, which the port never learns."""
     versions = [4, 6] if server.mac else [4]
-    free = {version: ranges(version, server.dynamic, excluded) if version in versions else [] for version in (4, 6)}
+    # A range whose ends are odd is single addresses there, which `ranges` alone would not take out.
+    holes = {version: [span(hole) for hole in excluded if hole.version == version] for version in versions}
+    free = {version: without(ranges(version, server.dynamic), holes[version]) for version in versions}
+    free = {version: free.get(version, []) for version in (4, 6)}
     return Learner(tap, mac, server, owned, free, accounts, reserved, lent, known)
 
 

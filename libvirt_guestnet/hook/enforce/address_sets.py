@@ -146,8 +146,8 @@ def _by_libvirt(receipt: PortReceipt, path: str) -> Iterator[tuple[Address, int]
 
 
 def _by_router(receipt: PortReceipt) -> Iterator[tuple[Address, int]]:
-    """Of DHCPv6 only clients are known whose DUID is made of a MAC address. What is in none of the network's ranges is
-    not learnt, whatever a router's disk says."""
+    """Of DHCPv6 only clients are known whose DUID is made of a MAC address. What is in none of the network's subnets
+    is not learnt, whatever a router's disk says."""
     if receipt.dhcp_routers:
         from libvirt_guestnet import slots  # few ports have one, and hooks start often
         from libvirt_guestnet.hook.read.network_receipts import mac_of_duid

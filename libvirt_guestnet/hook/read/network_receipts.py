@@ -126,16 +126,17 @@ def _with_facts(receipt: NetworkReceipt, network: Node) -> NetworkReceipt:
 
 
 def _with_router(receipt: NetworkReceipt, dhcp: policy.RouterDhcp) -> NetworkReceipt:
-    """Of a network that a virtual router serves in the place of the host."""
-    versions = {start.version for start, _ in dhcp.ranges}
+    """Of a network that a virtual router serves in the place of the host. Which addresses it gives, it knows itself."""
+    leases = {4: dhcp.lease, 6: dhcp.lease6}
+    seconds = {version: min(lease or _FOREVER, _FOREVER) for version, lease in leases.items() if lease is not None}
+    given = [each for each in map(parse.prefix, receipt.subnets) if each.version in seconds]
     return receipt._replace(
         dhcp_hosts=tuple(map(str, dhcp.addresses)),
         dhcp_mac=dhcp.mac,
         dhcp_routers=dhcp.routers,
-        dynamic=tuple((str(start), str(end)) for start, end in dhcp.ranges),
-        reservations=tuple((mac, str(ip)) for mac, ip in dhcp.reservations),
-        lease=min(dhcp.lease or _FOREVER, _FOREVER) if 4 in versions else 0,
-        lease6=min(dhcp.lease6 or _FOREVER, _FOREVER) if 6 in versions else 0,
+        dynamic=tuple((str(each[1]), str(each[-2])) for each in given if each.num_addresses > 3),
+        lease=seconds.get(4, 0),
+        lease6=seconds.get(6, 0),
     )
 
 

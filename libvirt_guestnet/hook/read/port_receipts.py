@@ -23,6 +23,9 @@ from libvirt_guestnet.state.receipts import NetworkReceipt, PortReceipt
 # Up to so many reservations of a network are in each port's receipt. More are in a set that all its ports share.
 FEW_RESERVED = 100
 
+# A router's range may be parted by names, and each part gives an address: the router itself counts what it gives.
+_RANGES = 3
+
 Leases = tuple[tuple[Address, int], ...]
 
 
@@ -117,7 +120,7 @@ def _served(bare: PortReceipt, network: NetworkReceipt) -> PortReceipt:
     """The receipt with what it takes to count the leases of the network's DHCP server, even if addresses are listed."""
     mac = network.dhcp_mac or network.mac
     starts = [address(start) for start, _ in network.dynamic]
-    six = [start for start in starts if isinstance(start, IPv6Address)]
+    six = [start for start in starts if isinstance(start, IPv6Address)] * (_RANGES if network.dhcp_routers else 1)
     counted = ((4, int(len(starts) > len(six))), (6, usual_addresses(six, bare.mac, mac)))
     served = tuple((version, count) for version, count in counted if count and _serves(network, version))
     return bare._replace(served=served, dhcp_mac=mac, lease=network.lease, lease6=network.lease6)
