@@ -189,7 +189,7 @@ def python_inside(argv: Sequence[str], root: Path = Path("/")) -> list[str]:
 def stop(name: str) -> None:
     """Ends a sandbox with everything in it. Raises GuestnetError when there is none or it does not end."""
     with registry.locked():
-        if name not in {entry.name for entry in registry.sweep()}:
+        if name not in {entry.name for entry in registry.sweep() if entry.seen_from_here()}:
             raise _unknown(name)
         entry = registry.read(name)
     if entry:
@@ -210,7 +210,7 @@ def running() -> list[Sandbox]:
     """The sandboxes that are up, by name; what dead ones left is removed."""
     with registry.locked():
         entries = registry.sweep()
-    found = [(e, e.first()) for e in entries if e.ready()]
+    found = [(e, e.first()) for e in entries if e.ready() and e.seen_from_here()]
     return [Sandbox(e.name, Path(e.root), e.keep, first) for e, first in found if first]
 
 
@@ -268,7 +268,8 @@ def _launch(name: str, root: Path, keep: bool, orders: dict[str, Any], status: i
                 raise GuestnetError(f"sandbox {name!r} is already running: stop it, or choose another name")
             (registry.ROOT / name).mkdir(mode=0o700)
             keeper = _spawn_keeper(name, (status, owner))
-            entry = RegistryEntry(name, str(root), keep, Process.of(keeper.pid), Process.of(os.getpid()))
+            processes = Process.of(keeper.pid), Process.of(os.getpid())
+            entry = RegistryEntry(name, str(root), keep, *processes, registry.own_pid_namespace())
             registry.write(entry)
             _keepers[name] = keeper
             # Only now may the keeper act: until its orders are complete it does nothing at all.

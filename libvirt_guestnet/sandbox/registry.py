@@ -96,6 +96,7 @@ class RegistryEntry:
     keep: bool
     keeper: Process
     owner: Process
+    pid_namespace: int = 0
 
     @property
     def folder(self) -> Path:
@@ -110,9 +111,19 @@ class RegistryEntry:
             return Process(*json.loads((self.folder / "first").read_text()))
         return None
 
+    def seen_from_here(self) -> bool:
+        """Whether its processes have the same numbers here as where it was started: in another PID namespace that
+        shares /run they look as if they had ended. 0: its version did not say."""
+        return self.pid_namespace in (0, own_pid_namespace())
+
     def doomed(self) -> bool:
         """Its owner is gone, so it is about to end by itself."""
         return not (self.keep and self.ready()) and not self.owner.alive()
+
+
+def own_pid_namespace() -> int:
+    """The inode number of the PID namespace that this process is in."""
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def check_name(name: str) -> None:
@@ -165,6 +176,9 @@ def sweep() -> list[RegistryEntry]:
         if not folder.is_dir():
             continue
         entry = read(folder.name)
+        if entry and not entry.seen_from_here():
+            living.append(entry)
+            continue
         if entry and entry.doomed():
             entry.keeper.gone(GONE_SECONDS)
         if entry and entry.keeper.alive():

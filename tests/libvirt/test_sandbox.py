@@ -127,6 +127,15 @@ def test_two_side_by_side_know_nothing_of_each_other(new_sandbox: MakeSandbox) -
     assert len(hosts) == 2
 
 
+def test_who_sees_other_processes_takes_it_for_no_dead_one(new_sandbox: MakeSandbox) -> None:
+    """In another PID namespace with the same /run each of its processes looks as if it had ended."""
+    running = new_sandbox("seen")
+    listed = "from libvirt_guestnet import sandbox; print([each.name for each in sandbox.running()])"
+    apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", listed]
+    assert subprocess.run(apart, capture_output=True, text=True, timeout=120, check=True).stdout == "[]\n"
+    assert running.name in {each.name for each in sandboxes.running()}
+
+
 def test_a_name_is_taken_while_it_runs_and_free_afterwards(new_sandbox: MakeSandbox) -> None:
     first = new_sandbox("again")
     with pytest.raises(GuestnetError, match="is already running: stop it"):
