@@ -15,6 +15,7 @@ from libvirt_guestnet.apply.topology import wanted
 from libvirt_guestnet.hostmap import HostMap
 from libvirt_guestnet.libvirtd.snapshot import DomainState, NetworkState, Snapshot, parse_xml
 from libvirt_guestnet.model.topology import Topology
+from libvirt_guestnet.ovn.hosted import hosted
 from libvirt_guestnet.plan.external import resolved
 from libvirt_guestnet.plan.nic import before
 from libvirt_guestnet.topology import load, loads
@@ -47,6 +48,10 @@ def golden_files() -> Iterator[tuple[str, xmlgen.Element]]:
     yield from _overlays()
     yield from _next_hop()
     yield from _zones()
+    logical = hosted(load(ROOT / "tests/topologies/ovn.yaml"))
+    yield "ovn/network-shop.xml", xmlgen.network(logical, logical.network("shop"), HOSTMAP)
+    web = logical.guest("web")
+    yield "ovn/interface-web.xml", xmlgen.interface(logical, web, web.ports[0], HOSTMAP)
     every_key = load(ROOT / "tests/topologies/every-key.yaml")
     yield "every-key/metadata-of-the-router.xml", xmlgen.domain_metadata(every_key, every_key.guest("router"), HOSTMAP)
     yield "domain/image-file.xml", xmlgen.domain(every_key, every_key.guest("debian"), HOSTMAP, None, "qemu")
