@@ -158,7 +158,8 @@ OFFICE = b"""<hookData><network><name>office</name>%s<forward mode='nat'/><bridg
 <ip address='10.0.6.1' netmask='255.255.255.0'/><ip family='ipv6' address='fd00:6::1' prefix='64'/></network>
 </hookData>"""
 ADOPTED = b"""<metadata><guestnet:network xmlns:guestnet="https://libvirt-guestnet.org/xmlns/1" topology="t"
-name="office" guarded="observe" external="yes"/></metadata>"""
+name="office" guarded="observe" external="yes"><guestnet:dhcp mac="52:54:00:61:0c:01" routers="edge" lease="3600">
+<guestnet:server ip="10.0.6.2"/></guestnet:dhcp></guestnet:network></metadata>"""
 
 
 def port_of(owner: str, network: str, mac: str, portid: str) -> bytes:

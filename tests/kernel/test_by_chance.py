@@ -34,7 +34,7 @@ ELSEWHERE = {
     ),
     "commands of a person's, and labs": (
         r"firewalls/(base_chains|docker|ufw|nftables|flows)\.py|netlink/(lan|kernel)\.py|run/iptables\.py|host_devices\.py"
-        r"|links\.py ports_of|firewalls/registry\.py (named|survey|surveyed|managed|advice)$"
+        r"|links\.py (ports_of|is_user_space)$|firewalls/registry\.py (named|survey|surveyed|managed|advice)$"
         r"|firewalls/\w+\.py (\w+\.)?(survey|_survey|chains|_described|_whose|knows|advice|legacy|_words)$"
         r"|firewalls/iptables\.py (_refuses|_devices)$|firewalls/chains\.py"
         r"|missing_state\.py by_port$|forwards/table\.py elements$|rtnl\.py Rtnl\.neighbours$"
