@@ -126,10 +126,13 @@ def _summary(router: DomainState) -> str:
 
 
 def balancers(router: DomainState) -> list[Tried]:
-    """Whether each balancer of a router has a member that serves; of one that waits none is asked. Raises
-    GuestnetError."""
-    with connected(router) as client:
-        return [] if client.state().waits else list(_balancers(router.name, client.balancers()))
+    """Whether each balancer of a router has a member that serves; of one that waits none is asked. That it does not
+    answer is one of the findings."""
+    try:
+        with connected(router) as client:
+            return [] if client.state().waits else list(_balancers(router.name, client.balancers()))
+    except GuestnetError as error:
+        return [Tried(router.name, "", "balancers", False, 0.0, str(error))]
 
 
 def connected(router: DomainState, seconds: float = ANSWER_SECONDS) -> RouterClient:

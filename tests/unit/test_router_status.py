@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from support.router_config import HEALTH_MAC, LAN, ROUTER
@@ -256,6 +256,24 @@ def test_health(edge: DomainState, says: Says, tries: list[Check], capsys: pytes
     rows = json.loads(run(cli.health, capsys, edge, json=True, status=3))  # type: ignore[arg-type]
     assert [(each["check"], each["ok"]) for each in rows] == [("dhcp", True), ("dns", False)]
     assert "it does not run" in run(cli.health, capsys, replace(edge, live=None), status=3)  # type: ignore[arg-type]
+
+
+def test_health_of_one_that_does_not_answer_its_host(
+    edge: DomainState, tries: list[Check], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a finding beside the others; one from which no packet came is not asked at all, which takes long."""
+    asked: list[float] = []
+
+    def connect(_path: str, name: str, seconds: float) -> NoReturn:
+        asked.append(seconds)
+        raise GuestnetError(f"{name}: no answer")
+
+    monkeypatch.setattr(routers, "RouterClient", SimpleNamespace(connect=connect))
+    rows = json.loads(run(cli.health, capsys, edge, json=True, status=3))  # type: ignore[arg-type]
+    assert [(each["check"], each["ok"]) for each in rows] == [("dhcp", True), ("balancers", False)]
+    tries[:] = [Check("dhcp", False, 10.0, "no DHCP offer")]
+    rows = json.loads(run(cli.health, capsys, edge, json=True, status=3))  # type: ignore[arg-type]
+    assert ([each["check"] for each in rows], len(asked)) == (["dhcp"], 1)
 
 
 @pytest.mark.parametrize("name", ["-2", "a b", "..", "-x", "édge", "e" * 300])
