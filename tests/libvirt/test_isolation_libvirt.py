@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.hooks import SETTLED
 from support.libvirt_host import Guests
 from support.libvirt_wire import domain
 
@@ -54,8 +55,11 @@ class Verified(Guests):
         return done.returncode, json.loads(done.stdout), done.stderr
 
     def state(self) -> list[str]:
-        """Rules (in whatever order their chains are), devices (an empty bridge's state changes) and receipts."""
-        listed = "nft -s list ruleset; ls /sys/class/net; find /run/libvirt-guestnet -type f | grep -v /lock"
+        """Rules (in whatever order their chains are), devices (an empty bridge's state changes) and receipts, once no
+        process of a hook works any more."""
+        listed = (
+            f"{SETTLED}; nft -s list ruleset; ls /sys/class/net; find /run/libvirt-guestnet -type f | grep -v /lock"
+        )
         return sorted(self.sandbox.run(["sh", "-c", listed]).stdout.splitlines())
 
 
