@@ -36,8 +36,9 @@ class PairHost(Protocol):
     def activate(self, router: str, previous: str) -> None:
         """Brings its links up, and has it serve, with the leases of the previous one."""
 
-    def restart(self, router: str) -> None:
-        """Ends it, whatever it does, and starts it again; returns at once."""
+    def restart(self, router: str, run: str) -> None:
+        """Ends that run of it, whatever it does, and starts it again; returns at once. Once that run is over, nothing
+        is done: somebody else has begun another one, and waits for it."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Arbiter:
             self._host.activate(step.activate, self._other(step.activate))
             self._log(f"{step.activate} serves now: {step.why}")
         if step.restart:
-            self._host.restart(step.restart)
+            self._host.restart(step.restart, self._runs[step.restart])
             self._pings.expect(self._address(step.restart))
             self._log(f"{step.restart} is started again: {step.why}")
         self._known = after(step, self._known)

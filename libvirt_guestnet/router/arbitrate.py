@@ -96,12 +96,13 @@ class VirshHost(PairHost):
             # What it wrote is a guest's word: what is no ASCII would be longer as text, and too long for a request.
             client.activate(leases.decode("ascii", "ignore"))
 
-    def restart(self, router: str) -> None:
+    def restart(self, router: str, run: str) -> None:
         """Of one that has ended, whoever ended it has it started, or not: `processes.revive` if it was killed."""
-        if not any(map(links.index_of, self._last_taps(router))):
+        if not run or self.run(router) != run:
             return
         number = _virsh("domid", router).strip()
-        detached.leave(lambda: _restart(router, number), _RESTART_SECONDS, f"start router {router} again")
+        if self.run(router) == run:  # else the number may be that of a run which has begun meanwhile
+            detached.leave(lambda: _restart(router, number), _RESTART_SECONDS, f"start router {router} again")
 
     def _client(self, router: str, seconds: float) -> RouterClient:
         for channel in self._xml(router).all("devices/channel"):

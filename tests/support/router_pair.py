@@ -90,7 +90,7 @@ class BenchHost(PairHost):
         with self.client(router, 10.0) as client:
             client.activate((disks.read(self.routers[previous].disk("leases")) or b"").decode())
 
-    def restart(self, router: str) -> None:
+    def restart(self, router: str, run: str) -> None:
         self.routers[router].kill()
         self.routers[router].join()
         self.routers[router].start()
